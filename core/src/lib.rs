@@ -1,0 +1,15 @@
+//! What every part of wirepost must agree on, without I/O: the `WsBusiness` declaration, the envelope and control frames of the wire,
+//! broker names, and `compile`: declarations -> broker topology + edge configuration.
+
+pub mod cursor;
+pub mod edge_config;
+pub mod envelope;
+pub mod frames;
+pub mod names;
+pub mod pattern;
+pub mod send_type;
+pub mod topology;
+
+pub use cursor::Cursor;
+pub use envelope::{Envelope, EnvelopeError};
+pub use send_type::SendType;

@@ -1,0 +1,188 @@
+//! What an edge knows of a business: made by [`crate::compile`], carried in one ConfigMap (or one file) per business, read by the edge.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::SendType;
+
+/// The format that this build writes and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// One business as an edge runs it. Every default is already filled in: an absent limit can't mean "unlimited" here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BusinessConfig {
+    /// [`FORMAT`] at the time of writing. An edge refuses a larger one only where `requires` names something that it lacks.
+    pub format: u32,
+    /// Names of abilities without which this configuration would be misunderstood; an edge that lacks one keeps the last good configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// The business type.
+    pub business_type: String,
+    /// Namespace and name of the declaring resource, for messages to people.
+    pub owner: String,
+    /// The resource's generation.
+    pub generation: i64,
+    /// Who may connect.
+    pub client_types: Vec<String>,
+    /// Routes in the order of the declaration; the first that fits decides.
+    pub routes: Vec<RouteConfig>,
+    /// How pushes travel.
+    pub delivery: Delivery,
+    /// Who is let in.
+    pub auth: AuthConfig,
+    /// Limits of each edge.
+    pub limits: Limits,
+    /// Longest session in seconds; a token of the issuer may end it earlier.
+    pub session_max_seconds: u64,
+    /// Businesses whose senders may address this one's clients by `businesses`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept_from: Vec<String>,
+}
+
+impl BusinessConfig {
+    /// Hex SHA-256 of the canonical JSON: what `/configz` reports and what `Programmed` compares.
+    pub fn hash(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// How pushes of a business travel from the broker to the edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// Through a stream; clients resume by cursor.
+    Durable,
+    /// Through a queue of each edge; nothing to resume.
+    Transient,
+}
+
+/// One declared message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteConfig {
+    /// AMQP topic pattern of the message type.
+    pub message_type: String,
+    /// Direction.
+    pub send_type: SendType,
+    /// Client types that may send it; empty for ServerToClient.
+    pub from: Vec<String>,
+    /// Client types that may get it; empty for ClientToServer.
+    pub to: Vec<String>,
+    /// Seconds after `timestamp` from which it is not delivered any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// Whether everyone may be addressed.
+    pub audience: Audience,
+    /// Whether the business is told of receipts.
+    #[serde(default)]
+    pub receipts: bool,
+    /// JSON Schema of `content`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
+}
+
+/// Whom a push of a route may address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Audience {
+    /// An identity or tags must be named.
+    #[default]
+    Addressed,
+    /// `"toUniqueId": "*"` is allowed as well.
+    Everyone,
+}
+
+/// Who is let in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthConfig {
+    /// Tokens of clients; absent = only the business's services hand out sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtConfig>,
+    /// Origins of browsers, exact (`https://shop.example`) or `*`; empty = no browser origin is accepted, programs without an Origin are.
+    pub allowed_origins: Vec<String>,
+    /// Keys of the business's services.
+    #[serde(default)]
+    pub api_keys: Vec<ApiKey>,
+}
+
+/// A key of a business's service, known by its digest alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKey {
+    /// Hex SHA-256 of the key. Keys are random with 256 bits, so that a plain digest can't be searched.
+    pub sha256: String,
+    /// Ms since the epoch after which it is refused; absent = the current key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+/// How tokens of clients are checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JwtConfig {
+    /// Required `iss`.
+    pub issuer: String,
+    /// One of these must be in `aud`.
+    pub audiences: Vec<String>,
+    /// The keys.
+    pub jwks: Jwks,
+    /// Which claims mean what.
+    pub claims: Claims,
+}
+
+/// Where keys come from: exactly one of the two.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Jwks {
+    /// Fetched from the issuer.
+    Uri(String),
+    /// Written in the declaration (RFC 7517 key set).
+    Inline(Value),
+}
+
+/// Claims that carry identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claims {
+    /// The identity; default `sub`.
+    pub unique_id: String,
+    /// The client type; absent = the token call's `clientType` parameter, checked against `clientTypes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_type: Option<String>,
+    /// Tags (a list of strings, or one string); absent = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<String>,
+}
+
+/// Limits of one edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Limits {
+    /// Largest message from a client, in bytes.
+    pub message_bytes: usize,
+    /// Largest push, in bytes.
+    pub push_bytes: usize,
+    /// Sustained messages a second from one connection.
+    pub messages_per_second: u32,
+    /// Messages at once from one connection.
+    pub burst: u32,
+    /// Connections of one identity; the oldest is replaced.
+    pub connections_per_id: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 64 << 10,
+            push_bytes: 256 << 10,
+            messages_per_second: 20,
+            burst: 40,
+            connections_per_id: 8,
+        }
+    }
+}
+
+/// Longest session where the declaration names none: a day.
+pub const DEFAULT_SESSION_SECONDS: u64 = 86_400;

@@ -1,0 +1,215 @@
+//! Reading an envelope: one pass over the top level, everything borrowed.
+
+use std::{borrow::Cow, fmt};
+
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Envelope, EnvelopeError, MAX_DEPTH, MAX_ID, MAX_IDENTITY, MAX_LIST, MAX_MESSAGE_TYPE};
+use crate::SendType;
+
+/// Our names in the order of their bits in the set of seen ones.
+const NAMES: [&str; 16] = [
+    "id",
+    "sendType",
+    "messageType",
+    "businessType",
+    "fromUniqueId",
+    "fromClientType",
+    "toUniqueId",
+    "toClientType",
+    "timestamp",
+    "content",
+    "tags",
+    "businesses",
+    "correlationId",
+    "expiresAt",
+    "cursor",
+    "op",
+];
+
+pub(super) fn parse(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| EnvelopeError::Utf8)?;
+    check_depth(bytes)?;
+    let Raw(fields) = serde_json::from_str(text).map_err(|error| EnvelopeError::Json(error.to_string()))?;
+    let mut envelope = Envelope::default();
+    let mut seen = 0_u32;
+    for (key, raw) in fields {
+        let Some(index) = NAMES.iter().position(|name| *name == key) else {
+            envelope.unknown.push((quoted(&key), raw.get()));
+            continue;
+        };
+        if seen & (1 << index) != 0 {
+            return Err(EnvelopeError::Duplicate(NAMES[index]));
+        }
+        seen |= 1 << index;
+        set(&mut envelope, NAMES[index], raw.get())?;
+    }
+    Ok(envelope)
+}
+
+fn set<'a>(envelope: &mut Envelope<'a>, name: &'static str, raw: &'a str) -> Result<(), EnvelopeError> {
+    match name {
+        "id" => envelope.id = text(name, raw, MAX_ID)?,
+        "sendType" => envelope.send_type = send_type(name, raw)?,
+        "messageType" => {
+            envelope.message_type = text(name, raw, MAX_MESSAGE_TYPE)?;
+            if let Some(word) = &envelope.message_type
+                && word.contains(|c: char| c == '*' || c == '#' || c.is_whitespace() || c.is_control())
+            {
+                return Err(bad(name, "must be dotted words without space, * or #"));
+            }
+        }
+        "businessType" => envelope.business_type = text(name, raw, MAX_IDENTITY)?,
+        "fromUniqueId" => envelope.from_unique_id = text(name, raw, MAX_IDENTITY)?,
+        "fromClientType" => envelope.from_client_type = text(name, raw, MAX_IDENTITY)?,
+        "toUniqueId" => envelope.to_unique_id = text(name, raw, MAX_IDENTITY)?,
+        "toClientType" => envelope.to_client_type = text(name, raw, MAX_IDENTITY)?,
+        "timestamp" => envelope.timestamp = millis(name, raw)?,
+        "content" => envelope.content = Some(raw),
+        "tags" => envelope.tags = list(name, raw)?,
+        "businesses" => envelope.businesses = list(name, raw)?,
+        "correlationId" => envelope.correlation_id = text(name, raw, MAX_ID)?,
+        "expiresAt" => envelope.expires_at = millis(name, raw)?,
+        "cursor" => envelope.cursor = text(name, raw, MAX_IDENTITY)?,
+        _ => envelope.op = text(name, raw, MAX_ID)?,
+    }
+    Ok(())
+}
+
+fn bad(field: &'static str, problem: impl Into<String>) -> EnvelopeError {
+    EnvelopeError::Field { field, problem: problem.into() }
+}
+
+/// A string; null and empty are `None`.
+fn text<'a>(field: &'static str, raw: &'a str, max: usize) -> Result<Option<Cow<'a, str>>, EnvelopeError> {
+    if raw == "null" {
+        return Ok(None);
+    }
+    let Text(value) = serde_json::from_str(raw).map_err(|_| bad(field, "must be a string"))?;
+    if value.len() > max {
+        return Err(bad(field, format!("is longer than {max} bytes")));
+    }
+    Ok((!value.is_empty()).then_some(value))
+}
+
+fn send_type(field: &'static str, raw: &str) -> Result<Option<SendType>, EnvelopeError> {
+    let Some(word) = text(field, raw, MAX_ID)? else {
+        return Ok(None);
+    };
+    SendType::parse(&word)
+        .map(Some)
+        .ok_or_else(|| bad(field, "must be ClientToServer, ServerToClient or ClientToClient"))
+}
+
+/// Milliseconds since the epoch; null and 0 are `None`.
+fn millis(field: &'static str, raw: &str) -> Result<Option<i64>, EnvelopeError> {
+    if raw == "null" {
+        return Ok(None);
+    }
+    let value: i64 =
+        serde_json::from_str(raw).map_err(|_| bad(field, "must be a whole number of milliseconds since the epoch"))?;
+    if value < 0 {
+        return Err(bad(field, "must not be negative"));
+    }
+    Ok((value != 0).then_some(value))
+}
+
+/// A list of strings; null is empty, empty strings in it name nobody and are dropped.
+fn list<'a>(field: &'static str, raw: &'a str) -> Result<Vec<Cow<'a, str>>, EnvelopeError> {
+    if raw == "null" {
+        return Ok(Vec::new());
+    }
+    let items: Vec<Text<'a>> = serde_json::from_str(raw).map_err(|_| bad(field, "must be a list of strings"))?;
+    if items.len() > MAX_LIST {
+        return Err(bad(field, format!("has more than {MAX_LIST} items")));
+    }
+    if items.iter().any(|Text(item)| item.len() > MAX_IDENTITY) {
+        return Err(bad(field, format!("has an item longer than {MAX_IDENTITY} bytes")));
+    }
+    Ok(items.into_iter().map(|Text(item)| item).filter(|item| !item.is_empty()).collect())
+}
+
+fn quoted(key: &str) -> String {
+    serde_json::Value::from(key).to_string()
+}
+
+/// Counts brackets outside strings. Cheaper than a parse, and independent of any parser's own recursion.
+fn check_depth(bytes: &[u8]) -> Result<(), EnvelopeError> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for &byte in bytes {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Err(EnvelopeError::Depth);
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A string that borrows where it has no escapes. (`Cow` by itself always copies: serde-rs/serde 1852.)
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Cow<'de, str>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(v))
+            }
+            fn visit_str<E>(self, v: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(v.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor).map(Text)
+    }
+}
+
+/// Fields kept at most; more is no envelope of anybody's.
+const MAX_FIELDS: usize = 256;
+
+/// The top level in order, unescaped keys, raw values.
+struct Raw<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RawVisitor;
+        impl<'de> Visitor<'de> for RawVisitor {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an envelope (a JSON object)")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::with_capacity(12);
+                while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
+                    if fields.len() == MAX_FIELDS {
+                        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                        return Err(A::Error::custom(format!("more than {MAX_FIELDS} fields")));
+                    }
+                    fields.push((key, map.next_value()?));
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(RawVisitor).map(Raw)
+    }
+}

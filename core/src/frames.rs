@@ -1,0 +1,308 @@
+//! Control frames of the subprotocol `wirepost.v1`, nack codes and close codes.
+
+use serde::{Deserialize, Serialize};
+
+/// The WebSocket subprotocol that switches control frames on.
+pub const SUBPROTOCOL: &str = "wirepost.v1";
+
+/// A control frame to a client.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase", rename_all_fields = "camelCase")]
+pub enum ServerFrame<'a> {
+    /// The first frame.
+    Welcome {
+        /// Names this connection in events and logs.
+        connection_id: &'a str,
+        /// Where the client stands now; absent while the edge can't know (broker away): a `position` follows.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<&'a str>,
+        /// Whether nothing is missing since the client's cursor; absent while the edge can't know, and where no cursor was given it is
+        /// false without a gap.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed: Option<bool>,
+        /// Brings the client back within the session without its backend.
+        resume_token: &'a str,
+        /// Ms since the epoch.
+        session_ends_at: i64,
+        /// What this client has to keep to.
+        limits: ClientLimits,
+    },
+    /// Where the client stands, for quiet clients.
+    Position {
+        /// The newest cursor.
+        cursor: &'a str,
+        /// A fresh one where the old one would end before the session.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume_token: Option<&'a str>,
+    },
+    /// The broker confirmed the message.
+    Ack {
+        /// Id of the message.
+        id: &'a str,
+    },
+    /// The message was not accepted, or it is not known.
+    Nack {
+        /// Id of the message; absent where it could not be read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        /// Why.
+        code: NackCode,
+        /// The same for a person.
+        reason: &'a str,
+        /// Whether the same message may pass later.
+        retryable: bool,
+        /// Whether it may have arrived all the same; a repeat must carry the same id.
+        may_have_arrived: bool,
+        /// How long to wait before a repeat, where known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
+    /// Messages may be missing: refetch state.
+    Gap {
+        /// Whose messages.
+        business: &'a str,
+        /// Why.
+        reason: GapReason,
+    },
+    /// The session ends soon.
+    Expiring {
+        /// Seconds left.
+        in_seconds: u64,
+    },
+    /// The session goes on until then.
+    Refreshed {
+        /// Ms since the epoch.
+        session_ends_at: i64,
+        /// For the new session.
+        resume_token: &'a str,
+    },
+    /// A control frame of the client was refused; nothing changed.
+    Error {
+        /// Which operation.
+        about: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// This edge goes.
+    Drain {
+        /// Come back within that time; each client gets its own share of it.
+        reconnect_within_ms: u64,
+    },
+    /// Answer to `ping`.
+    Pong,
+}
+
+impl ServerFrame<'_> {
+    /// The frame's text.
+    pub fn to_text(&self) -> String {
+        #[expect(clippy::expect_used)]
+        serde_json::to_string(self).expect("strings, numbers and enums always serialize")
+    }
+}
+
+/// Limits that `welcome` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientLimits {
+    /// Largest message in bytes.
+    pub message_bytes: usize,
+    /// Sustained rate.
+    pub messages_per_second: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// A control frame from a client.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum ClientFrame {
+    /// Prolongs the session with a new ticket of the same identity.
+    Refresh {
+        /// A token from the token call.
+        token: String,
+    },
+    /// Receipt of messages whose route asks for it.
+    Received {
+        /// At most [`MAX_RECEIPTS`] ids.
+        ids: Vec<String>,
+    },
+    /// For browsers.
+    Ping,
+}
+
+/// Ids in one `received`.
+pub const MAX_RECEIPTS: usize = 256;
+
+/// Why messages may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapReason {
+    /// The cursor is older than what the stream still has.
+    Retention,
+    /// The cursor belongs to another stream.
+    Incarnation,
+}
+
+/// Why a message was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NackCode {
+    /// Not an envelope.
+    InvalidEnvelope,
+    /// No declared route has this message type.
+    UnknownRoute,
+    /// The route is not for this client, or addresses whom it may not.
+    NotAllowed,
+    /// `content` does not fit the route's schema.
+    SchemaMismatch,
+    /// The sender names somebody else.
+    IdentityMismatch,
+    /// Larger than `messageBytes`.
+    TooLarge,
+    /// More than `messagesPerSecond` and `burst`.
+    RateLimited,
+    /// The broker is away or blocked.
+    BrokerUnavailable,
+    /// No confirm came in time.
+    Timeout,
+}
+
+impl NackCode {
+    /// Every code, for closed label sets.
+    pub const ALL: [Self; 9] = [
+        Self::InvalidEnvelope,
+        Self::UnknownRoute,
+        Self::NotAllowed,
+        Self::SchemaMismatch,
+        Self::IdentityMismatch,
+        Self::TooLarge,
+        Self::RateLimited,
+        Self::BrokerUnavailable,
+        Self::Timeout,
+    ];
+
+    /// The word on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidEnvelope => "invalid_envelope",
+            Self::UnknownRoute => "unknown_route",
+            Self::NotAllowed => "not_allowed",
+            Self::SchemaMismatch => "schema_mismatch",
+            Self::IdentityMismatch => "identity_mismatch",
+            Self::TooLarge => "too_large",
+            Self::RateLimited => "rate_limited",
+            Self::BrokerUnavailable => "broker_unavailable",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// Whether the same message may pass later.
+    pub fn retryable(self) -> bool {
+        match self {
+            Self::RateLimited | Self::BrokerUnavailable | Self::Timeout => true,
+            Self::InvalidEnvelope
+            | Self::UnknownRoute
+            | Self::NotAllowed
+            | Self::SchemaMismatch
+            | Self::IdentityMismatch
+            | Self::TooLarge => false,
+        }
+    }
+}
+
+/// Why the edge ends a connection. The number is the close code (RFC 6455, section 7.4; 3000 and 3003 as registered with IANA, 4xxx ours).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseCode {
+    /// The client said goodbye.
+    Normal,
+    /// The edge goes.
+    Drain,
+    /// A frame that breaks RFC 6455.
+    Protocol,
+    /// A binary frame.
+    Binary,
+    /// Text that is not UTF-8.
+    BadUtf8,
+    /// A message above the transport's bound.
+    TooBig,
+    /// The edge is at its connection limit.
+    Overloaded,
+    /// The session is over or the token no good: get a new token.
+    SessionOver,
+    /// The identity was revoked.
+    Revoked,
+    /// The client can't keep up: resume by cursor.
+    TooSlow,
+    /// A newer connection of the same identity took the place. Don't come back by yourself.
+    Replaced,
+    /// The business is gone.
+    BusinessRemoved,
+}
+
+impl CloseCode {
+    /// The number on the wire.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Normal => 1000,
+            Self::Drain => 1012,
+            Self::Protocol => 1002,
+            Self::Binary => 1003,
+            Self::BadUtf8 => 1007,
+            Self::TooBig => 1009,
+            Self::Overloaded => 1013,
+            Self::SessionOver => 3000,
+            Self::Revoked => 3003,
+            Self::TooSlow => 4008,
+            Self::Replaced => 4009,
+            Self::BusinessRemoved => 4010,
+        }
+    }
+
+    /// The reason in the close frame, the log and the metrics (at most 123 bytes by RFC 6455).
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Normal => "closed by the client",
+            Self::Drain => "this server goes, reconnect with your cursor",
+            Self::Protocol => "protocol error",
+            Self::Binary => "binary frames are not accepted, send text",
+            Self::BadUtf8 => "text is not valid UTF-8",
+            Self::TooBig => "message too big",
+            Self::Overloaded => "this server is full, retry later",
+            Self::SessionOver => "session over, get a new token",
+            Self::Revoked => "access revoked",
+            Self::TooSlow => "too slow, reconnect with your cursor",
+            Self::Replaced => "replaced by a newer connection, do not reconnect",
+            Self::BusinessRemoved => "this business is gone",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_the_documented_form() {
+        let nack = ServerFrame::Nack {
+            id: Some("x1"),
+            code: NackCode::Timeout,
+            reason: "no confirm within 2 s",
+            retryable: true,
+            may_have_arrived: true,
+            retry_after_ms: None,
+        };
+        assert_eq!(
+            nack.to_text(),
+            r#"{"op":"nack","id":"x1","code":"timeout","reason":"no confirm within 2 s","retryable":true,"mayHaveArrived":true}"#
+        );
+        assert_eq!(ServerFrame::Pong.to_text(), r#"{"op":"pong"}"#);
+        assert_eq!(serde_json::from_str::<ClientFrame>(r#"{"op":"ping","x":1}"#).unwrap(), ClientFrame::Ping);
+    }
+
+    #[test]
+    fn every_close_reason_fits_its_frame() {
+        for code in [CloseCode::Drain, CloseCode::Replaced, CloseCode::Binary] {
+            assert!(code.reason().len() <= 123);
+        }
+    }
+}

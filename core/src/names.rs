@@ -1,0 +1,91 @@
+//! Names of broker objects. Everything of business `B` is called `wirepost.B.…`; the business type never holds a dot, so two businesses
+//! can't collide and a name tells its owner.
+
+/// What every broker object of ours begins with. Objects without it are never touched.
+pub const PREFIX: &str = "wirepost.";
+
+/// Topic exchange for client → server messages; routing key = message type.
+pub fn receive_exchange(business: &str) -> String {
+    format!("{PREFIX}{business}.receive")
+}
+
+/// Fanout exchange for server → client and client → client messages.
+pub fn push_exchange(business: &str) -> String {
+    format!("{PREFIX}{business}.push")
+}
+
+/// Topic exchange for connected, disconnected, delivered and rejected; routing key = the event.
+pub fn events_exchange(business: &str) -> String {
+    format!("{PREFIX}{business}.events")
+}
+
+/// Stream that keeps what was pushed (delivery `Durable`).
+pub fn stream(business: &str) -> String {
+    format!("{PREFIX}{business}.stream")
+}
+
+/// Queue of one edge (delivery `Transient`), declared by that edge.
+pub fn edge_queue(business: &str, edge: &str) -> String {
+    format!("{PREFIX}{business}.edge.{edge}")
+}
+
+/// Queue of a route, unless the team owns an existing one.
+pub fn route_queue(business: &str, queue: &str) -> String {
+    format!("{PREFIX}{business}.q.{queue}")
+}
+
+/// Queue of messages that exceeded their delivery limit.
+pub fn dead_queue(business: &str) -> String {
+    format!("{PREFIX}{business}.dead")
+}
+
+/// Fanout exchange in front of [`dead_queue`].
+pub fn dead_letter_exchange(business: &str) -> String {
+    format!("{PREFIX}{business}.dlx")
+}
+
+/// Fanout exchange and queue of one name: the alternate exchange of `receive` and `push`. Keeps what a lost binding would have lost.
+pub fn unrouted(business: &str) -> String {
+    format!("{PREFIX}{business}.unrouted")
+}
+
+/// The business of a broker object of ours; `None` for an object that is not ours.
+pub fn owner(object: &str) -> Option<&str> {
+    let (business, rest) = object.strip_prefix(PREFIX)?.split_once('.')?;
+    (!business.is_empty() && !rest.is_empty()).then_some(business)
+}
+
+/// A pattern for broker policies and permissions that matches this name alone. They are regular expressions, unanchored by default, in
+/// which a dot is any character.
+pub fn exact_pattern(name: &str) -> String {
+    format!("^{}$", escape(name))
+}
+
+/// `name` with everything that a regular expression could take as special escaped.
+pub fn escape(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        if !(c.is_ascii_alphanumeric() || c == '-' || c == '_' || !c.is_ascii()) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_tells_its_owner() {
+        assert_eq!(owner("wirepost.pay.q.orders.eu"), Some("pay"));
+        assert_eq!(owner("wirepost.pay"), None);
+        assert_eq!(owner("amq.topic"), None);
+    }
+
+    #[test]
+    fn a_pattern_matches_no_neighbour() {
+        assert_eq!(exact_pattern("wirepost.pay.push"), r"^wirepost\.pay\.push$");
+    }
+}
