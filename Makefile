@@ -1,0 +1,74 @@
+# Everything that people and CI do with this repository. Bare `make` lists it.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CACHE := $(or $(WIREPOST_CACHE),$(HOME)/.cache/wirepost)
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+CARGO := scripts/cargo
+# The lock file is part of the source: a build never changes it.
+LOCKED := --workspace --locked
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: dev
+dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed
+	$(CARGO) run --locked -q -p wirepost --bin wirepost -- dev examples/
+
+.PHONY: test
+test: setup check unit doc integration ## everything that CI runs (cold: about 20 minutes on two cores, then 5)
+
+.PHONY: setup
+setup: ## installs what is missing: Rust toolchain, C compiler, cmake, openssl
+	scripts/setup
+
+.PHONY: check
+check: fmt clippy licences ## formatting, lints, licences
+
+.PHONY: fmt
+fmt: ## is everything formatted? (`cargo fmt` does it)
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## lints, warnings are errors
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+
+.PHONY: unit
+unit: ## tests that need nothing but themselves
+	$(CARGO) test $(LOCKED) --lib --bins
+
+.PHONY: doc
+doc: ## examples in the documentation
+	$(CARGO) test $(LOCKED) --doc
+
+.PHONY: integration
+integration: ## tests against a real RabbitMQ, started for them and stopped afterwards
+	$(CARGO) test $(LOCKED) --test '*' --no-run
+	scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
+
+.PHONY: broker
+broker: ## a RabbitMQ to try things on; prints its addresses (`tests/services/rabbitmq stop main` ends it)
+	@tests/services/rabbitmq start main
+
+.PHONY: bench
+bench: ## micro-benchmarks; those on a real broker are in docs/benchmarks.md
+	$(CARGO) bench $(LOCKED) --benches
+
+# The database of advisories is left to the scanner of the hosting service: it must not stop a build without a network.
+DENY := $(firstword $(wildcard $(CACHE)/tools/bin/cargo-deny) $(shell command -v cargo-deny 2>/dev/null))
+.PHONY: licences
+licences:
+	@if [[ -n "$(DENY)" ]]; then PATH="$(dir $(DENY)):$$PATH" $(CARGO) deny --locked check bans licenses sources; \
+	else echo "cargo-deny is not installed: licences and duplicate crates are not checked (make deny)"; fi
+
+.PHONY: deny
+deny: ## installs cargo-deny (five minutes) and checks licences, sources and duplicate crates
+	@[[ -n "$(DENY)" ]] || CARGO_TARGET_DIR=$(CACHE)/tools/target $(CARGO) install --locked cargo-deny --root $(CACHE)/tools
+	@rm -rf $(CACHE)/tools/target
+	@$(MAKE) --no-print-directory licences
+
+.PHONY: clean
+clean: ## stops the test brokers, deletes their data and what was compiled (the Debian roots stay)
+	-tests/services/rabbitmq remove --all
+	$(CARGO) clean
