@@ -1,0 +1,3 @@
+//! Helpers of the black-box tests.
+
+pub mod broker;
