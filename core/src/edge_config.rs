@@ -1,5 +1,6 @@
 //! What an edge knows of a business: made by [`crate::compile`], carried in one ConfigMap (or one file) per business, read by the edge.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -30,6 +31,8 @@ pub struct BusinessConfig {
     pub routes: Vec<RouteConfig>,
     /// How pushes travel.
     pub delivery: Delivery,
+    /// What the stream keeps (`Durable`): quiet clients are told their position well before it falls out.
+    pub retention: Retention,
     /// Who is let in.
     pub auth: AuthConfig,
     /// Limits of each edge.
@@ -50,12 +53,23 @@ impl BusinessConfig {
 }
 
 /// How pushes of a business travel from the broker to the edges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Delivery {
     /// Through a stream; clients resume by cursor.
+    #[default]
     Durable,
     /// Through a queue of each edge; nothing to resume.
     Transient,
+}
+
+/// What the push stream keeps; the smaller of the two counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// Age.
+    pub seconds: u64,
+    /// Size.
+    pub bytes: u64,
 }
 
 /// One declared message.
@@ -84,7 +98,7 @@ pub struct RouteConfig {
 }
 
 /// Whom a push of a route may address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Audience {
     /// An identity or tags must be named.
     #[default]

@@ -1,15 +1,24 @@
 //! What every part of wirepost must agree on, without I/O: the `WsBusiness` declaration, the envelope and control frames of the wire,
 //! broker names, and `compile`: declarations -> broker topology + edge configuration.
 
+pub mod business;
+pub mod compile;
+pub mod content;
+pub mod crd;
 pub mod cursor;
 pub mod edge_config;
 pub mod envelope;
 pub mod frames;
 pub mod names;
 pub mod pattern;
+pub mod problem;
 pub mod send_type;
 pub mod topology;
+pub mod validate;
 
+pub use business::{WsBusiness, WsBusinessSpec};
+pub use compile::{Compilation, Compiled, Rejection, compile};
 pub use cursor::Cursor;
 pub use envelope::{Envelope, EnvelopeError};
+pub use problem::{Problem, Reason};
 pub use send_type::SendType;

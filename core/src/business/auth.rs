@@ -1,0 +1,72 @@
+//! Who is let in.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{route::any_object, rules};
+
+/// Who is let in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Auth {
+    /// Tokens of clients. Absent: only the business's services, by API key, hand out sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Jwt>,
+    /// Origins of browser pages that may connect, such as https://shop.example, or `*`. Empty: no browser; programs without an Origin may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    #[x_kube(validation = rules::ORIGIN_SYNTAX.to_kube())]
+    pub allowed_origins: Vec<String>,
+}
+
+/// How tokens of clients are checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Jwt {
+    /// Required `iss`.
+    #[schemars(length(min = 1, max = 512))]
+    pub issuer: String,
+    /// One of these must be in `aud`.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
+    pub audiences: Vec<String>,
+    /// The issuer's keys.
+    pub jwks: KeySource,
+    /// Which claims carry what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<ClaimNames>,
+}
+
+/// Where the issuer's keys come from: exactly one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::ONE_KEY_SOURCE.to_kube())]
+pub struct KeySource {
+    /// Address of the key set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = rules::KEY_URI.to_kube())]
+    pub uri: Option<String>,
+    /// The key set itself (RFC 7517), public keys only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub inline: Option<Value>,
+}
+
+/// Which claims carry what.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimNames {
+    /// The identity. Default: sub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub unique_id: Option<String>,
+    /// The client type. Absent: the token call's `clientType`, which must be one of clientTypes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub client_type: Option<String>,
+    /// Tags, a list of strings or one string. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub tags: Option<String>,
+}

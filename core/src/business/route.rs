@@ -1,0 +1,96 @@
+//! One declared message.
+
+use kube::KubeSchema;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::rules;
+use crate::{SendType, edge_config::Audience};
+
+/// One declared message: its type, its direction, and what holds for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::CLIENT_TO_SERVER_NEEDS_QUEUE.to_kube(),
+    validation = rules::SERVER_TO_CLIENT_NEEDS_TO.to_kube(),
+    validation = rules::CLIENT_TO_CLIENT_NEEDS_FROM.to_kube(),
+    validation = rules::CLIENT_TO_CLIENT_NEEDS_TO.to_kube(),
+    validation = rules::QUEUE_IS_FOR_CLIENT_TO_SERVER.to_kube(),
+    validation = rules::SERVER_TO_CLIENT_HAS_NO_FROM.to_kube(),
+    validation = rules::CLIENT_TO_SERVER_HAS_NO_TO.to_kube(),
+    validation = rules::TTL_IS_FOR_PUSHES.to_kube(),
+    validation = rules::AUDIENCE_IS_FOR_PUSHES.to_kube(),
+    validation = rules::RECEIPTS_ARE_FOR_SERVER_TO_CLIENT.to_kube(),
+)]
+pub struct Route {
+    /// What happened, dotted words such as payment.completed; as an AMQP topic pattern `*` stands for one word and `#` for any number of
+    /// words.
+    #[schemars(length(min = 1, max = 200))]
+    #[x_kube(
+        validation = rules::MESSAGE_TYPE_SYNTAX.to_kube(),
+        validation = rules::MESSAGE_TYPE_BYTES.to_kube(),
+    )]
+    pub message_type: String,
+    /// Direction.
+    pub send_type: SendType,
+    /// Client types that may send it. Default for ClientToServer: every client type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 40)))]
+    pub from: Vec<String>,
+    /// Client types that may get it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 40)))]
+    pub to: Vec<String>,
+    /// Where the business's service takes it from; for ClientToServer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
+    /// Seconds after which it is not delivered any more. Absent: as long as the retention keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub ttl_seconds: Option<i64>,
+    /// Addressed: a push must name an identity or tags. Everyone: `"toUniqueId": "*"` is allowed as well.
+    #[serde(default)]
+    pub audience: Audience,
+    /// Whether the business is told when a client has it; for ServerToClient.
+    #[serde(default)]
+    pub receipts: bool,
+    /// JSON Schema that `content` must fulfil, at most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub schema: Option<Value>,
+}
+
+/// A queue that a route fills. Routes that name one queue share its settings: give each setting once, or the same each time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::QUEUE_NAME_SYNTAX.to_kube(),
+    validation = rules::EXISTING_QUEUE_NAME.to_kube(),
+    validation = rules::EXISTING_QUEUE_HAS_NO_SETTINGS.to_kube(),
+)]
+pub struct Queue {
+    /// Short name; the queue is called wirepost.<businessType>.q.<name>. With `existing: true` the exact name of the team's own queue.
+    #[schemars(length(min = 1, max = 200))]
+    pub name: String,
+    /// The queue is the team's own: it is bound, and otherwise left alone.
+    #[serde(default)]
+    pub existing: bool,
+    /// Most messages it holds; further ones are refused to their sender. Default: 1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub max_length: Option<i64>,
+    /// Seconds after which an unread message moves to the dead queue. Absent: it waits for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub message_ttl_seconds: Option<i64>,
+    /// Failed deliveries after which a message moves to the dead queue. Default: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub delivery_limit: Option<i64>,
+}
+
+/// An object that the API server keeps as it is. Its size is bounded by [`crate::validate`].
+pub(super) fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}

@@ -1,0 +1,263 @@
+//! Rules that the schema can't say, in CEL: run by the API server at `kubectl apply` and offline by [`crate::validate`], from this one
+//! table. Each says what is wrong and what to do.
+//!
+//! The expressions keep to what both the API server (Kubernetes 1.29 and newer) and the offline evaluator know. Regular expressions name
+//! their characters instead of using `\s` or `\w`, whose meaning differs between the two engines.
+
+use kube::core::{Message, Rule};
+
+/// One rule of the declaration.
+#[derive(Clone, Copy, Debug)]
+pub struct CelRule {
+    /// CEL over `self` (and `oldSelf`); true means fine.
+    pub rule: &'static str,
+    /// What is wrong. A CEL expression where [`Self::names_culprit`].
+    pub problem: &'static str,
+    /// What to do.
+    pub remedy: &'static str,
+    /// The field, relative to where the rule stands; empty for that place itself.
+    pub field: &'static str,
+    /// Whether `problem` is a CEL expression, so that the sentence can name the culprit.
+    pub names_culprit: bool,
+}
+
+impl CelRule {
+    /// The rule as it stands in the CRD.
+    pub fn to_kube(&self) -> Rule {
+        let message = if self.names_culprit {
+            Message::Expression(format!("{} + ': {}'", self.problem, self.remedy))
+        } else {
+            Message::Message(format!("{}: {}", self.problem, self.remedy))
+        };
+        let rule = Rule::new(self.rule).message(message);
+        if self.field.is_empty() { rule } else { rule.field_path(self.field) }
+    }
+}
+
+/// Business types that would clash with paths of ours, as a CEL list.
+macro_rules! reserved {
+    () => {
+        "['socket', 'websocket', 'token', 'messages', 'livez', 'readyz', 'healthz', 'metrics', 'configz', 'admin', 'api', 'static', 'wirepost']"
+    };
+}
+
+macro_rules! rules {
+    ($($name:ident { rule: $rule:expr, problem: $problem:expr, remedy: $remedy:expr $(, field: $field:expr)? $(, names_culprit: $culprit:expr)? $(,)? })*) => {
+        $(
+            #[doc = $remedy]
+            pub const $name: CelRule = CelRule {
+                rule: $rule,
+                problem: $problem,
+                remedy: $remedy,
+                field: rules!(@or "" $($field)?),
+                names_culprit: rules!(@or false $($culprit)?),
+            };
+        )*
+        /// Every rule.
+        pub const ALL: &[CelRule] = &[$($name),*];
+    };
+    (@or $default:expr) => { $default };
+    (@or $default:expr, ) => { $default };
+    (@or $default:literal $value:expr) => { $value };
+}
+
+rules! {
+    // The resource.
+    BUSINESS_TYPE_FROM_NAME {
+        rule: "has(self.spec.businessType) || self.metadata.name.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$')",
+        problem: "metadata.name can't serve as the business type",
+        remedy: "set spec.businessType to at most 40 of a-z, 0-9 and hyphens, beginning and ending with a letter or digit",
+        field: ".spec.businessType",
+    }
+    RESERVED_NAME {
+        rule: concat!("has(self.spec.businessType) || !(self.metadata.name in ", reserved!(), ")"),
+        problem: "metadata.name is a path of wirepost's own and can't serve as the business type",
+        remedy: "set spec.businessType to another name",
+        field: ".spec.businessType",
+    }
+    BUSINESS_TYPE_IMMUTABLE {
+        rule: "(has(self.spec.businessType) ? self.spec.businessType : self.metadata.name) == (has(oldSelf.spec.businessType) ? oldSelf.spec.businessType : oldSelf.metadata.name)",
+        problem: "the business type can't be changed, its queues may hold messages",
+        remedy: "keep it, or make a new WsBusiness and delete this one when its clients have moved",
+        field: ".spec.businessType",
+    }
+    DELIVERY_IMMUTABLE {
+        rule: "(has(self.spec.push) ? self.spec.push.delivery : 'Durable') == (has(oldSelf.spec.push) ? oldSelf.spec.push.delivery : 'Durable')",
+        problem: "push.delivery can't be changed, pushes on their way would be lost",
+        remedy: "keep it, or make a new WsBusiness and delete this one when its clients have moved",
+        field: ".spec.push",
+    }
+
+    // The spec.
+    BUSINESS_TYPE_SYNTAX {
+        rule: "!has(self.businessType) || self.businessType.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$')",
+        problem: "not a business type",
+        remedy: "use at most 40 of a-z, 0-9 and hyphens, beginning and ending with a letter or digit",
+        field: ".businessType",
+    }
+    RESERVED_TYPE {
+        rule: concat!("!has(self.businessType) || !(self.businessType in ", reserved!(), ")"),
+        problem: "this business type is a path of wirepost's own",
+        remedy: "choose another name",
+        field: ".businessType",
+    }
+    CLIENT_TYPE_SYNTAX {
+        rule: "self.all(t, t.matches('^[A-Za-z0-9]([A-Za-z0-9_-]{0,38}[A-Za-z0-9])?$'))",
+        problem: "a client type is not well formed",
+        remedy: "use at most 40 letters, digits, hyphens and underscores, beginning and ending with a letter or digit",
+    }
+    CLIENT_TYPE_ONCE {
+        rule: "self.all(t, self.exists_one(o, o == t))",
+        problem: "a client type is listed twice",
+        remedy: "list each client type once",
+    }
+    FROM_IS_CLIENT_TYPE {
+        rule: "self.routes.all(r, !has(r.from) || r.from.all(t, t in self.clientTypes))",
+        problem: "'route ' + self.routes.filter(r, has(r.from) && !r.from.all(t, t in self.clientTypes))[0].messageType + ' is from a client type that clientTypes lacks'",
+        remedy: "add the client type to clientTypes, or correct from",
+        field: ".routes",
+        names_culprit: true,
+    }
+    TO_IS_CLIENT_TYPE {
+        rule: "self.routes.all(r, !has(r.to) || r.to.all(t, t in self.clientTypes))",
+        problem: "'route ' + self.routes.filter(r, has(r.to) && !r.to.all(t, t in self.clientTypes))[0].messageType + ' goes to a client type that clientTypes lacks'",
+        remedy: "add the client type to clientTypes, or correct to",
+        field: ".routes",
+        names_culprit: true,
+    }
+    ROUTE_ONCE {
+        rule: "self.all(r, self.exists_one(o, o.sendType == r.sendType && o.messageType == r.messageType))",
+        problem: "two routes have the same sendType and messageType",
+        remedy: "merge them into one route",
+    }
+    ACCEPT_FROM_SYNTAX {
+        rule: "self.all(t, t.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'))",
+        problem: "acceptFrom holds something that is not a business type",
+        remedy: "list business types: at most 40 of a-z, 0-9 and hyphens",
+    }
+    TRANSIENT_KEEPS_NOTHING {
+        rule: "self.delivery != 'Transient' || !has(self.retention)",
+        problem: "Transient pushes are not kept, a retention means nothing",
+        remedy: "remove retention, or use delivery: Durable",
+        field: ".retention",
+    }
+    RETENTION_BYTES {
+        rule: "isQuantity(self) && quantity(self).isInteger() && quantity(self).compareTo(quantity('100k')) >= 0 && quantity(self).compareTo(quantity('1Ti')) <= 0",
+        problem: "not a size from 100k to 1Ti",
+        remedy: "write a quantity such as 500Mi or 1Gi",
+    }
+    SECRET_NAME {
+        rule: "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+        problem: "not a name for a Secret",
+        remedy: "use a-z, 0-9, hyphens and dots, beginning and ending with a letter or digit",
+    }
+
+    // A route.
+    MESSAGE_TYPE_SYNTAX {
+        rule: "self.matches('^([*]|#|[^.*#\\\\x00-\\\\x20\\\\x7f]+)([.]([*]|#|[^.*#\\\\x00-\\\\x20\\\\x7f]+))*$')",
+        problem: "not a message type",
+        remedy: "write words divided by single dots, without spaces; * and # stand alone as a word",
+    }
+    MESSAGE_TYPE_BYTES {
+        rule: "bytes(self).size() <= 200",
+        problem: "the message type is longer than 200 bytes",
+        remedy: "shorten it",
+    }
+    CLIENT_TO_SERVER_NEEDS_QUEUE {
+        rule: "self.sendType != 'ClientToServer' || has(self.queue)",
+        problem: "a ClientToServer route needs a queue, else no service would get the message",
+        remedy: "add queue: {name: ...}",
+        field: ".queue",
+    }
+    SERVER_TO_CLIENT_NEEDS_TO {
+        rule: "self.sendType != 'ServerToClient' || has(self.to)",
+        problem: "a ServerToClient route needs to",
+        remedy: "list the client types that may get the message",
+        field: ".to",
+    }
+    CLIENT_TO_CLIENT_NEEDS_FROM {
+        rule: "self.sendType != 'ClientToClient' || has(self.from)",
+        problem: "a ClientToClient route needs from",
+        remedy: "list the client types that may send the message",
+        field: ".from",
+    }
+    CLIENT_TO_CLIENT_NEEDS_TO {
+        rule: "self.sendType != 'ClientToClient' || has(self.to)",
+        problem: "a ClientToClient route needs to",
+        remedy: "list the client types that may get the message",
+        field: ".to",
+    }
+    QUEUE_IS_FOR_CLIENT_TO_SERVER {
+        rule: "self.sendType == 'ClientToServer' || !has(self.queue)",
+        problem: "queue is for ClientToServer only, pushes go through the push exchange",
+        remedy: "remove queue, or add a ClientToServer route",
+        field: ".queue",
+    }
+    SERVER_TO_CLIENT_HAS_NO_FROM {
+        rule: "self.sendType != 'ServerToClient' || !has(self.from)",
+        problem: "from means nothing on a ServerToClient route, the business sends it",
+        remedy: "remove from, or use ClientToClient",
+        field: ".from",
+    }
+    CLIENT_TO_SERVER_HAS_NO_TO {
+        rule: "self.sendType != 'ClientToServer' || !has(self.to)",
+        problem: "to means nothing on a ClientToServer route, the queue gets it",
+        remedy: "remove to, or use ClientToClient",
+        field: ".to",
+    }
+    TTL_IS_FOR_PUSHES {
+        rule: "self.sendType != 'ClientToServer' || !has(self.ttlSeconds)",
+        problem: "ttlSeconds is for messages to clients",
+        remedy: "use queue.messageTtlSeconds to bound the time in the queue",
+        field: ".ttlSeconds",
+    }
+    AUDIENCE_IS_FOR_PUSHES {
+        rule: "self.sendType != 'ClientToServer' || self.audience == 'Addressed'",
+        problem: "audience is for messages to clients",
+        remedy: "remove audience",
+        field: ".audience",
+    }
+    RECEIPTS_ARE_FOR_SERVER_TO_CLIENT {
+        rule: "self.sendType == 'ServerToClient' || !self.receipts",
+        problem: "receipts tell the business of its own messages, so they are for ServerToClient only",
+        remedy: "remove receipts",
+        field: ".receipts",
+    }
+
+    // A queue.
+    QUEUE_NAME_SYNTAX {
+        rule: "self.existing || self.name.matches('^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$')",
+        problem: "not a queue name",
+        remedy: "use at most 64 of a-z, 0-9, hyphens and underscores without dots, or existing: true for a queue of your own",
+        field: ".name",
+    }
+    EXISTING_QUEUE_NAME {
+        rule: "!self.existing || !(self.name.startsWith('wirepost.') || self.name.startsWith('amq.'))",
+        problem: "an existing queue must be your own, wirepost. and amq. names are not",
+        remedy: "name a queue of your own, or remove existing",
+        field: ".name",
+    }
+    EXISTING_QUEUE_HAS_NO_SETTINGS {
+        rule: "!self.existing || !(has(self.maxLength) || has(self.messageTtlSeconds) || has(self.deliveryLimit))",
+        problem: "the settings of an existing queue are its owner's",
+        remedy: "remove maxLength, messageTtlSeconds and deliveryLimit, or remove existing",
+        field: ".existing",
+    }
+
+    // Who is let in.
+    ORIGIN_SYNTAX {
+        rule: "self.all(o, o == '*' || o.matches('^https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|[[][0-9a-f:.]+[]])(:[0-9]{1,5})?$'))",
+        problem: "an origin is not well formed",
+        remedy: "write scheme and host in lower case, such as https://shop.example or http://localhost:3000, without path or slash",
+    }
+    ONE_KEY_SOURCE {
+        rule: "has(self.uri) != has(self.inline)",
+        problem: "jwks needs exactly one of uri and inline",
+        remedy: "keep one of them",
+    }
+    KEY_URI {
+        rule: "self.matches('^(https://[^/?#\\\\x00-\\\\x20]+|http://(localhost|127[.]0[.]0[.]1|[a-z0-9.-]+[.]svc|[a-z0-9.-]+[.]svc[.]cluster[.]local)(:[0-9]{1,5})?)([/?][^\\\\x00-\\\\x20]*)?$')",
+        problem: "keys must come from an https address, or over http from this machine or a Service of the cluster",
+        remedy: "write an https address such as https://id.example/.well-known/jwks.json",
+    }
+}

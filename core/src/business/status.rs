@@ -1,0 +1,71 @@
+//! What the operator reports.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator found and did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WsBusinessStatus {
+    /// The generation that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The business type in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub business_type: Option<String>,
+    /// Accepted, Provisioned, Programmed, and Ready, which sums up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".to_owned()]))]
+    pub conditions: Vec<Condition>,
+    /// Address of the token call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_url: Option<String>,
+    /// Exchanges for the business's services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanges: Option<ExchangesStatus>,
+    /// Queues that the business's services consume, by full name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub queues: Vec<String>,
+    /// The Secret with the credentials, as Service Binding for Kubernetes names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<LocalReference>,
+    /// How many edges run this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edges: Option<EdgesStatus>,
+}
+
+/// Exchanges for the business's services, by full name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExchangesStatus {
+    /// Where messages of clients arrive.
+    pub receive: String,
+    /// Where the business publishes to clients.
+    pub push: String,
+    /// Where connections and receipts are reported.
+    pub events: String,
+}
+
+/// An object in the resource's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// How many edges run this generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgesStatus {
+    /// Edges that run it.
+    pub programmed: i32,
+    /// Ready edges.
+    pub total: i32,
+    /// Both for people: `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+}

@@ -1,0 +1,133 @@
+//! Declarations → broker topology and edge configuration. Pure and deterministic: equal declarations give equal results, in any order.
+//!
+//! One bad business never stops another. The business type belongs to the oldest resource that claims it, even while that resource is
+//! otherwise invalid: a typo must not hand a team's queues to another team.
+
+mod config;
+mod queues;
+mod retention;
+mod topology;
+
+pub use config::MAX_CONFIG_BYTES;
+pub(crate) use queues::merge as merge_queues;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    business::WsBusiness,
+    edge_config::BusinessConfig,
+    problem::{Problem, Reason},
+    topology::Topology,
+    validate,
+};
+
+/// What all declarations together come to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Compilation {
+    /// Businesses that run, sorted by business type.
+    pub accepted: Vec<Compiled>,
+    /// Those that don't, sorted by owner.
+    pub rejected: Vec<Rejection>,
+}
+
+/// One business that runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Compiled {
+    /// The business type.
+    pub business: String,
+    /// `namespace/name` of the resource.
+    pub owner: String,
+    /// What it needs on the broker.
+    pub topology: Topology,
+    /// What the edges run. `auth.apiKeys` is empty: whoever holds the keys adds them.
+    pub config: BusinessConfig,
+}
+
+/// One business that does not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rejection {
+    /// The business type it asks for.
+    pub business: String,
+    /// `namespace/name` of the resource.
+    pub owner: String,
+    /// What is wrong; never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl Rejection {
+    /// The reason for the `Accepted` condition: that of the first problem.
+    pub fn reason(&self) -> Reason {
+        self.problems.first().map_or(Reason::InvalidSpec, |problem| problem.reason)
+    }
+}
+
+/// Compiles all declarations of a cluster (or of a folder).
+pub fn compile(businesses: &[WsBusiness]) -> Compilation {
+    let mut out = Compilation::default();
+    for (business, claimants) in claims(businesses) {
+        let Some((owner, others)) = claimants.split_first() else {
+            continue;
+        };
+        out.rejected.extend(others.iter().map(|other| taken(business, owner, other)));
+        match compile_one(owner) {
+            Ok(compiled) => out.accepted.push(compiled),
+            Err(rejection) => out.rejected.push(rejection),
+        }
+    }
+    out.rejected.sort_by(|a, b| a.owner.cmp(&b.owner));
+    out
+}
+
+/// Who claims which business type, each list with the rightful owner first. Deterministic: oldest `creationTimestamp` (a resource without
+/// one is newest), then namespace and name.
+pub fn claims(businesses: &[WsBusiness]) -> BTreeMap<&str, Vec<&WsBusiness>> {
+    let mut claims: BTreeMap<&str, Vec<&WsBusiness>> = BTreeMap::new();
+    for business in businesses {
+        claims.entry(business.business_type()).or_default().push(business);
+    }
+    for claimants in claims.values_mut() {
+        claimants.sort_by_key(|business| {
+            let created = business.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (created.is_none(), created, &business.metadata.namespace, &business.metadata.name)
+        });
+    }
+    claims
+}
+
+/// Compiles one declaration, without regard to who else claims its business type.
+///
+/// # Errors
+/// Everything that is wrong with it. A resource may be stored that today's schema would refuse, so all is checked again here.
+pub fn compile_one(business: &WsBusiness) -> Result<Compiled, Rejection> {
+    let problems = validate::check_resource(business);
+    if !problems.is_empty() {
+        return Err(Rejection { business: business.business_type().to_owned(), owner: business.owner(), problems });
+    }
+    let name = business.business_type();
+    Ok(Compiled {
+        business: name.to_owned(),
+        owner: business.owner(),
+        topology: topology::topology(name, &business.spec),
+        config: config::config(business),
+    })
+}
+
+pub(crate) use config::config as edge_config;
+
+fn taken(business: &str, owner: &WsBusiness, other: &WsBusiness) -> Rejection {
+    Rejection {
+        business: business.to_owned(),
+        owner: other.owner(),
+        problems: vec![Problem {
+            field: "spec.businessType".into(),
+            reason: Reason::BusinessTypeTaken,
+            message: format!("business type {business} belongs to {}", owner.owner()),
+            remedy: "set spec.businessType to a name of your own, or delete the other resource".into(),
+        }],
+    }
+}
+
+#[cfg(test)]
+mod tests;

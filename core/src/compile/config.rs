@@ -1,0 +1,97 @@
+//! What the edges run for one business.
+
+use super::retention::retention;
+use crate::{
+    SendType,
+    business::{Auth, Jwt, LimitsSpec, Route, WsBusiness},
+    edge_config::{
+        AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, FORMAT, Jwks, JwtConfig, Limits,
+        RouteConfig,
+    },
+};
+
+/// Largest edge configuration of one business, as JSON text in bytes: it travels in a ConfigMap, which holds 1 MiB, beside room for keys.
+pub const MAX_CONFIG_BYTES: usize = 900 << 10;
+
+pub(crate) fn config(business: &WsBusiness) -> BusinessConfig {
+    let spec = &business.spec;
+    BusinessConfig {
+        format: FORMAT,
+        requires: Vec::new(),
+        business_type: business.business_type().to_owned(),
+        owner: business.owner(),
+        generation: business.metadata.generation.unwrap_or_default(),
+        client_types: spec.client_types.clone(),
+        routes: spec.routes.iter().map(|r| route(r, &spec.client_types)).collect(),
+        delivery: spec.push.as_ref().map_or(Delivery::default(), |p| p.delivery),
+        retention: retention(spec.push.as_ref().and_then(|p| p.retention.as_ref())),
+        auth: spec.auth.as_ref().map(auth).unwrap_or_default(),
+        limits: limits(spec.limits.as_ref()),
+        session_max_seconds: spec
+            .session
+            .as_ref()
+            .and_then(|s| s.max_seconds)
+            .map_or(DEFAULT_SESSION_SECONDS, i64::unsigned_abs),
+        accept_from: spec.accept_from.clone(),
+    }
+}
+
+fn route(route: &Route, client_types: &[String]) -> RouteConfig {
+    let everyone_may_send = route.send_type == SendType::ClientToServer && route.from.is_empty();
+    RouteConfig {
+        message_type: route.message_type.clone(),
+        send_type: route.send_type,
+        from: if everyone_may_send { client_types.to_vec() } else { route.from.clone() },
+        to: route.to.clone(),
+        ttl_seconds: route.ttl_seconds.map(i64::unsigned_abs),
+        audience: route.audience,
+        receipts: route.receipts,
+        schema: route.schema.clone(),
+    }
+}
+
+fn auth(auth: &Auth) -> AuthConfig {
+    AuthConfig {
+        jwt: auth.jwt.as_ref().and_then(jwt),
+        allowed_origins: auth.allowed_origins.clone(),
+        api_keys: Vec::new(),
+    }
+}
+
+/// `None` only without a key source, which the check refuses.
+fn jwt(jwt: &Jwt) -> Option<JwtConfig> {
+    let jwks = match (&jwt.jwks.uri, &jwt.jwks.inline) {
+        (Some(uri), _) => Jwks::Uri(uri.clone()),
+        (None, Some(keys)) => Jwks::Inline(keys.clone()),
+        (None, None) => return None,
+    };
+    let claims = jwt.claims.clone().unwrap_or_default();
+    Some(JwtConfig {
+        issuer: jwt.issuer.clone(),
+        audiences: jwt.audiences.clone(),
+        jwks,
+        claims: Claims {
+            unique_id: claims.unique_id.unwrap_or_else(|| "sub".into()),
+            client_type: claims.client_type,
+            tags: claims.tags,
+        },
+    })
+}
+
+fn limits(declared: Option<&LimitsSpec>) -> Limits {
+    let default = Limits::default();
+    let Some(declared) = declared else {
+        return default;
+    };
+    // The check keeps every number within a few millions.
+    let number =
+        |declared: Option<i64>, default: usize| declared.map_or(default, |n| usize::try_from(n).unwrap_or(default));
+    let rate = |declared: Option<i64>, default: u32| declared.map_or(default, |n| u32::try_from(n).unwrap_or(default));
+    Limits {
+        message_bytes: number(declared.message_bytes, default.message_bytes),
+        push_bytes: number(declared.push_bytes, default.push_bytes),
+        messages_per_second: rate(declared.messages_per_second, default.messages_per_second),
+        burst: rate(declared.burst, default.burst),
+        connections_per_id: rate(declared.connections_per_id, default.connections_per_id),
+    }
+}

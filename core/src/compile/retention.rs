@@ -1,0 +1,86 @@
+//! How long pushes are kept, and in how large pieces.
+
+use crate::{
+    business::{DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_SECONDS, Retention as Declared},
+    edge_config::Retention,
+};
+
+/// The broker reclaims whole segments, so a retention needs several.
+const SEGMENTS: u64 = 4;
+/// The broker's own default and a size that it handles well.
+const MAX_SEGMENT_BYTES: u64 = 500_000_000;
+
+/// The retention that a declaration asks for, defaults filled in. An unreadable size (the check refuses it) means the default.
+pub(crate) fn retention(declared: Option<&Declared>) -> Retention {
+    let seconds = declared.and_then(|d| d.seconds).unwrap_or(DEFAULT_RETENTION_SECONDS);
+    let bytes =
+        declared.and_then(|d| d.bytes.as_deref()).and_then(quantity).or_else(|| quantity(DEFAULT_RETENTION_BYTES));
+    Retention { seconds: seconds.unsigned_abs(), bytes: bytes.unwrap_or(1 << 30) }
+}
+
+/// Size of one segment of a stream with this retention.
+pub(crate) fn segment_bytes(retention: Retention) -> u64 {
+    (retention.bytes / SEGMENTS).clamp(1, MAX_SEGMENT_BYTES)
+}
+
+/// A Kubernetes quantity as a whole number: `200k`, `1.5Gi`, `1e6`. `None` for what is none, is negative, or has a fraction.
+pub(crate) fn quantity(text: &str) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || fraction.len() > 18 {
+        return None;
+    }
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let divisor = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let factor: u128 = match suffix {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => {
+            let exponent = suffix.strip_prefix(['e', 'E'])?;
+            10u128.checked_pow(exponent.parse().ok()?)?
+        }
+    };
+    let scaled = digits.checked_mul(factor)?;
+    (scaled % divisor == 0).then(|| u64::try_from(scaled / divisor).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_writes_them() {
+        for (text, expected) in [
+            ("100k", Some(100_000)),
+            ("1Gi", Some(1 << 30)),
+            ("1.5Gi", Some(3 << 29)),
+            ("1e6", Some(1_000_000)),
+            ("12345", Some(12_345)),
+            ("1.5", None),
+            ("100m", None),
+            ("-1", None),
+            ("", None),
+            (".", None),
+            ("1.2.3", None),
+            ("999999999999999999999999999999999999999999Ti", None),
+        ] {
+            assert_eq!(quantity(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_retention_has_several_segments() {
+        let small = Retention { seconds: 1, bytes: 200_000 };
+        assert_eq!(segment_bytes(small), 50_000);
+        let large = Retention { seconds: 1, bytes: 1 << 40 };
+        assert_eq!(segment_bytes(large), 500_000_000);
+    }
+}

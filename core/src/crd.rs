@@ -1,0 +1,83 @@
+//! The CustomResourceDefinition, generated from [`crate::business`].
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::CustomResourceExt;
+use serde_json::{Value, json};
+
+use crate::business::WsBusiness;
+
+/// The CRD as JSON, made plain for people and for the API server:
+/// no `nullable` (an absent field is the only way to say "default"; the API server drops a null), no unsigned formats, and a bound on
+/// `metadata.name`, which the rules read.
+#[expect(clippy::expect_used, reason = "the derived type always serializes; a test runs this")]
+pub fn crd() -> Value {
+    let mut crd = serde_json::to_value(WsBusiness::crd()).expect("a derived CRD serializes to JSON");
+    let schema = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    plain(schema);
+    schema["properties"]["metadata"] = json!({
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 63}},
+    });
+    crd
+}
+
+/// The schema of the one version.
+pub fn schema() -> Value {
+    crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+}
+
+/// The CRD as the YAML file of `crds/`.
+pub fn yaml() -> String {
+    let yaml = serde_yaml::to_string(&crd()).unwrap_or_default();
+    format!("# Generated from core/src/business.rs by `make crds`. Do not edit.\n{yaml}")
+}
+
+/// The CRD as a typed object, to apply or to compare with an installed one.
+#[expect(clippy::expect_used, reason = "made from this very type and only narrowed; a test runs this")]
+pub fn definition() -> CustomResourceDefinition {
+    serde_json::from_value(crd()).expect("a CRD made from the type is one")
+}
+
+fn plain(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("nullable") == Some(&Value::Bool(true)) {
+                map.remove("nullable");
+            }
+            if let Some(Value::String(format)) = map.get("format")
+                && format.starts_with("uint")
+            {
+                map.remove("format");
+            }
+            map.values_mut().for_each(plain);
+        }
+        // Bounds come as floats (`1.0`).
+        Value::Number(number) => {
+            if let Some(float) = number.as_f64()
+                && float.fract() == 0.0
+                && float.abs() < 1e15
+            {
+                *schema = Value::from(float as i64);
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(plain),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_in_crds_is_what_the_types_say() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/wsbusinesses.wirepost.dev.yaml");
+        let stored = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(stored == yaml(), "{file} is stale: run `make crds`");
+    }
+
+    #[test]
+    fn the_definition_is_a_definition() {
+        assert_eq!(definition().metadata.name.as_deref(), Some("wsbusinesses.wirepost.dev"));
+    }
+}

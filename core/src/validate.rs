@@ -1,0 +1,121 @@
+//! The rules of the cluster, offline: what `kubectl apply` would refuse (strictly: unknown fields too), by the very CRD that the cluster
+//! has, then what CEL can't see: JSON Schemas, key sets, queues that contradict each other.
+
+mod keys;
+mod meaning;
+mod structure;
+
+use std::sync::LazyLock;
+
+use kube_cel::CompiledSchema;
+use serde_json::Value;
+
+use crate::{
+    business::{API_VERSION, KIND, WsBusiness, rules},
+    crd,
+    problem::Problem,
+};
+
+struct Schema {
+    json: Value,
+    cel: CompiledSchema,
+}
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
+    let json = crd::schema();
+    let cel = kube_cel::compile_schema(&json);
+    Schema { json, cel }
+});
+
+/// Everything that is wrong with one resource, as parsed from YAML or JSON. `old` is the stored one, for what may not change; without it
+/// the resource is taken as new. Empty means that the cluster would take it and that it compiles.
+pub fn check(value: &Value, old: Option<&Value>) -> Vec<Problem> {
+    parse(value, old).err().unwrap_or_default()
+}
+
+/// [`check`], with the resource as the API server would store it, defaults filled in.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Problem>> {
+    let mut problems = envelope(value);
+    structure::check(&SCHEMA.json, value, &mut problems);
+    // As in the API server: a rule may rely on the schema, so it runs only where the schema holds. Unknown fields harm no rule.
+    if problems.iter().any(|p| !p.message.starts_with(structure::UNKNOWN)) {
+        return Err(problems);
+    }
+    let stored = structure::store(&SCHEMA.json, value);
+    let old = old.map(|old| structure::store(&SCHEMA.json, old));
+    problems.extend(cel(&stored, old.as_ref()));
+    match serde_json::from_value::<WsBusiness>(stored) {
+        Ok(business) => {
+            problems.extend(meaning::check(&business));
+            if problems.is_empty() {
+                return Ok(business);
+            }
+        }
+        Err(error) => problems.push(Problem::at(
+            "",
+            format!("can't be read as a WsBusiness: {error}"),
+            "correct the field that the message names",
+        )),
+    }
+    Err(problems)
+}
+
+/// [`check`] of a typed resource, such as one from the API server.
+pub fn check_resource(business: &WsBusiness) -> Vec<Problem> {
+    match serde_json::to_value(business) {
+        Ok(value) => check(&value, None),
+        Err(error) => vec![Problem::at("", format!("can't be written as JSON: {error}"), "apply it anew")],
+    }
+}
+
+/// apiVersion, kind and metadata, which the API server checks before any schema.
+fn envelope(value: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+        if value.get(field).and_then(Value::as_str) != Some(expected) {
+            problems.push(Problem::at(field, format!("is not {expected}"), format!("write {field}: {expected}")));
+        }
+    }
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    let well_formed = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
+        && !name.contains("..");
+    if name.is_empty() || !well_formed {
+        problems.push(Problem::at(
+            "metadata.name",
+            if name.is_empty() { "is missing" } else { "is not a name that Kubernetes takes" },
+            "use a-z, 0-9, hyphens and dots, beginning and ending with a letter or digit",
+        ));
+    }
+    problems
+}
+
+fn cel(value: &Value, old: Option<&Value>) -> Vec<Problem> {
+    let Err(errors) = kube_cel::validate_compiled(&SCHEMA.cel, value, old) else {
+        return Vec::new();
+    };
+    let mut problems: Vec<Problem> = errors
+        .into_iter()
+        .map(|error| {
+            let field = error.field_path.trim_start_matches('.');
+            match rules::ALL.iter().find(|rule| rule.rule == error.rule) {
+                Some(rule) => {
+                    let tail = format!(": {}", rule.remedy);
+                    let message = error.message.strip_suffix(&tail).unwrap_or(&error.message);
+                    Problem::at(field, message, rule.remedy)
+                }
+                None => Problem::at(field, error.message.clone(), "correct the field that the message names"),
+            }
+        })
+        .collect();
+    // The evaluator walks fields in no fixed order.
+    problems.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
+    problems
+}
+
+#[cfg(test)]
+mod tests;

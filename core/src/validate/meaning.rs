@@ -1,0 +1,58 @@
+//! What neither schema nor CEL can see.
+
+use super::keys;
+use crate::{
+    business::WsBusiness,
+    compile::{MAX_CONFIG_BYTES, edge_config, merge_queues},
+    content,
+    problem::{Problem, Reason},
+};
+
+/// AMQP 0-9-1 names are short strings.
+const MAX_AMQP_NAME: usize = 255;
+
+pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
+    let spec = &business.spec;
+    let mut problems = Vec::new();
+    for (i, route) in spec.routes.iter().enumerate() {
+        if let Some(schema) = &route.schema
+            && let Err(error) = content::compile(schema)
+        {
+            problems.push(Problem::at(
+                format!("spec.routes[{i}].schema"),
+                format!("the JSON Schema {error}"),
+                "correct the schema, or remove it to accept any content",
+            ));
+        }
+        if let Some(queue) = &route.queue
+            && queue.name.len() > MAX_AMQP_NAME
+        {
+            problems.push(Problem::at(
+                format!("spec.routes[{i}].queue.name"),
+                format!("has {} bytes", queue.name.len()),
+                format!("use at most {MAX_AMQP_NAME}, the broker takes no longer name"),
+            ));
+        }
+    }
+    problems.extend(merge_queues(&spec.routes).err().unwrap_or_default());
+    if let Some(keys) = spec.auth.as_ref().and_then(|auth| auth.jwt.as_ref()).and_then(|jwt| jwt.jwks.inline.as_ref())
+        && let Err((message, remedy)) = keys::check(keys)
+    {
+        problems.push(Problem::at("spec.auth.jwt.jwks.inline", message, remedy));
+    }
+    if problems.is_empty() {
+        problems.extend(too_large(business));
+    }
+    problems
+}
+
+/// The configuration must fit into the one object that carries it to the edges.
+fn too_large(business: &WsBusiness) -> Option<Problem> {
+    let bytes = serde_json::to_string(&edge_config(business)).map_or(usize::MAX, |s| s.len());
+    (bytes > MAX_CONFIG_BYTES).then(|| Problem {
+        field: "spec.routes".into(),
+        reason: Reason::InvalidSchema,
+        message: format!("the schemas come to {bytes} bytes together, an edge configuration holds {MAX_CONFIG_BYTES}"),
+        remedy: "shorten the schemas, or split the business in two".into(),
+    })
+}

@@ -1,0 +1,237 @@
+//! The structural schema as the API server applies it: types, required and unknown fields, bounds, enums; defaults and nulls.
+
+use serde_json::{Map, Value};
+
+use crate::problem::Problem;
+
+/// How the message of an unknown field begins.
+pub(super) const UNKNOWN: &str = "unknown field";
+/// Most problems that one resource reports; beyond that a file is something else altogether.
+const MAX_PROBLEMS: usize = 50;
+/// Fields of the resource that its schema does not list.
+const ENVELOPE: [&str; 2] = ["apiVersion", "kind"];
+/// Fields of `metadata` (Kubernetes API reference, ObjectMeta).
+const METADATA: [&str; 14] = [
+    "annotations",
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "name",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "uid",
+];
+
+/// Adds every way in which the resource breaks the schema.
+pub(super) fn check(schema: &Value, value: &Value, problems: &mut Vec<Problem>) {
+    if !value.is_object() {
+        problems.push(Problem::at("", "is not an object", "write a mapping of fields"));
+        return;
+    }
+    walk(schema, value, "", problems);
+    problems.truncate(MAX_PROBLEMS);
+}
+
+fn walk(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>) {
+    if problems.len() >= MAX_PROBLEMS {
+        return;
+    }
+    let expected = schema["type"].as_str().unwrap_or("object");
+    if !has_type(value, expected) {
+        problems.push(Problem::at(
+            path,
+            format!("is {}, not {}", type_of(value), article(expected)),
+            format!("write {}", article(expected)),
+        ));
+        return;
+    }
+    match value {
+        Value::Object(map) => object(schema, map, path, problems),
+        Value::Array(list) => array(schema, list, path, problems),
+        Value::String(text) => string(schema, text, path, problems),
+        Value::Number(_) => number(schema, value, path, problems),
+        _ => {}
+    }
+}
+
+fn object(schema: &Value, map: &Map<String, Value>, path: &str, problems: &mut Vec<Problem>) {
+    let no_properties = Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&no_properties);
+    for name in schema["required"].as_array().into_iter().flatten() {
+        let name = name.as_str().unwrap_or_default();
+        if map.get(name).is_none_or(Value::is_null) {
+            problems.push(Problem::at(join(path, name), "is missing", format!("add {name}")));
+        }
+    }
+    let open = schema["x-kubernetes-preserve-unknown-fields"] == Value::Bool(true);
+    for (name, value) in map {
+        match properties.get(name) {
+            // The API server drops a null where the schema has no use for it.
+            Some(_) if value.is_null() => {}
+            Some(_) if path.is_empty() && name == "status" => {}
+            Some(schema) => walk(schema, value, &join(path, name), problems),
+            None if open
+                || (path.is_empty() && ENVELOPE.contains(&name.as_str()))
+                || (path == "metadata" && METADATA.contains(&name.as_str())) => {}
+            None => problems.push(unknown(path, name, properties)),
+        }
+    }
+}
+
+fn unknown(path: &str, name: &str, properties: &Map<String, Value>) -> Problem {
+    let known = || properties.keys().map(String::as_str);
+    let remedy = match known().find(|known| alike(known, name)) {
+        Some(known) => format!("did you mean {known}?"),
+        None if path.is_empty() => "remove it".to_owned(),
+        None => format!("remove it; known here: {}", known().collect::<Vec<_>>().join(", ")),
+    };
+    Problem::at(join(path, name), format!("{UNKNOWN} {name}"), remedy)
+}
+
+fn array(schema: &Value, list: &[Value], path: &str, problems: &mut Vec<Problem>) {
+    let bound = |key: &str| schema[key].as_u64().map(|n| n as usize);
+    if let Some(min) = bound("minItems")
+        && list.len() < min
+    {
+        problems.push(Problem::at(
+            path,
+            "is empty",
+            format!("list {min} or more, or leave the field out where it is optional"),
+        ));
+    }
+    if let Some(max) = bound("maxItems")
+        && list.len() > max
+    {
+        problems.push(Problem::at(path, format!("has {} items", list.len()), format!("list at most {max}")));
+        return;
+    }
+    for (i, item) in list.iter().enumerate() {
+        walk(&schema["items"], item, &format!("{path}[{i}]"), problems);
+    }
+}
+
+fn string(schema: &Value, text: &str, path: &str, problems: &mut Vec<Problem>) {
+    let length = text.chars().count() as u64;
+    if let Some(allowed) = schema["enum"].as_array()
+        && !allowed.iter().any(|a| a == text)
+    {
+        let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
+        problems.push(Problem::at(
+            path,
+            format!("{text} is not a value that it takes"),
+            format!("write one of {}", allowed.join(", ")),
+        ));
+    }
+    if let Some(min) = schema["minLength"].as_u64()
+        && length < min
+    {
+        problems.push(Problem::at(path, "is empty", "write a value"));
+    }
+    if let Some(max) = schema["maxLength"].as_u64()
+        && length > max
+    {
+        problems.push(Problem::at(path, format!("has {length} characters"), format!("use at most {max}")));
+    }
+}
+
+fn number(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>) {
+    let number = value.as_f64().unwrap_or(f64::NAN);
+    let min = schema["minimum"].as_f64();
+    let max = schema["maximum"].as_f64();
+    if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
+        problems.push(Problem::at(
+            path,
+            format!("{value} is out of range"),
+            match (&schema["minimum"], &schema["maximum"]) {
+                (min, Value::Null) => format!("use at least {min}"),
+                (Value::Null, max) => format!("use at most {max}"),
+                (min, max) => format!("use {min} to {max}"),
+            },
+        ));
+    }
+}
+
+/// What the API server would store: nulls dropped, defaults filled in, unknown fields pruned.
+pub(super) fn store(schema: &Value, value: &Value) -> Value {
+    kube_cel::apply_defaults(schema, &prune(schema, value, true))
+}
+
+fn prune(schema: &Value, value: &Value, root: bool) -> Value {
+    if schema["x-kubernetes-preserve-unknown-fields"] == Value::Bool(true) {
+        return value.clone();
+    }
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .filter_map(|(name, value)| {
+                let kept = match schema["properties"].get(name) {
+                    _ if root && name == "metadata" => value.clone(),
+                    Some(schema) => prune(schema, value, false),
+                    None if root && ENVELOPE.contains(&name.as_str()) => value.clone(),
+                    None => return None,
+                };
+                Some((name.clone(), kept))
+            })
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(list) => list.iter().map(|item| prune(&schema["items"], item, false)).collect(),
+        other => other.clone(),
+    }
+}
+
+fn has_type(value: &Value, expected: &str) -> bool {
+    match expected {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        _ => value.is_number(),
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn article(expected: &str) -> &'static str {
+    match expected {
+        "array" => "a list",
+        "string" => "text (in quotes where it looks like something else)",
+        "boolean" => "true or false",
+        "integer" => "a whole number",
+        "number" => "a number",
+        _ => "an object",
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// Whether two names differ by a slip: case, separators, or one edit.
+fn alike(a: &str, b: &str) -> bool {
+    let plain = |s: &str| -> Vec<char> {
+        s.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let (a, b) = (plain(a), plain(b));
+    let prefix = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let suffix = |a: &[char], b: &[char]| a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
+    let rest = suffix(&a[prefix..], &b[prefix..]);
+    let edits = a.len().max(b.len()) - prefix - rest;
+    edits <= 1 || (edits == 2 && a.len() == b.len() && a.len() > 4)
+}
