@@ -1,0 +1,84 @@
+//! What a vhost has, as `GET /api/definitions/{vhost}` tells: everything but statistics, in one call.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// The objects of a vhost. Exclusive and auto-named queues, the default exchange and its bindings are not among them.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Actual {
+    /// In no order.
+    #[serde(default)]
+    pub exchanges: Vec<Exchange>,
+    /// Queues and streams, in no order.
+    #[serde(default)]
+    pub queues: Vec<Queue>,
+    /// To queues and to exchanges, in no order.
+    #[serde(default)]
+    pub bindings: Vec<Binding>,
+    /// In no order. Operator policies are not among them.
+    #[serde(default)]
+    pub policies: Vec<Policy>,
+}
+
+/// An exchange as it is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// `topic`, `fanout`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Goes with its last binding.
+    pub auto_delete: bool,
+    /// Such as `alternate-exchange`.
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
+}
+
+/// A queue or stream as it is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Goes with its last consumer.
+    pub auto_delete: bool,
+    /// With `x-queue-type`; without it the queue is a classic one.
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
+}
+
+/// A binding as it is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Binding {
+    /// The exchange that messages come from.
+    pub source: String,
+    /// The queue or exchange that they go to.
+    pub destination: String,
+    /// `queue` or `exchange`.
+    pub destination_type: String,
+    /// Pattern, for a topic exchange.
+    pub routing_key: String,
+    /// Two bindings that differ only in these are two.
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
+}
+
+/// A policy as it is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Regular expression, matched anywhere in an object's name.
+    pub pattern: String,
+    /// `queues`, `streams`, `all`, …
+    #[serde(rename = "apply-to")]
+    pub apply_to: String,
+    /// The highest of all that match an object is in force, alone.
+    pub priority: i32,
+    /// What it sets.
+    pub definition: Map<String, Value>,
+}

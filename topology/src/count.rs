@@ -1,0 +1,32 @@
+//! Whether a queue may go: its numbers, asked of the queue itself. Those of the management API are up to five seconds old, and quorum
+//! queues refuse `if-empty`.
+
+use lapin::Connection;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+
+use crate::report::{Error, KeptBecause};
+
+/// `None` if the queue is empty and nobody consumes from it, or if it is gone.
+pub(crate) async fn in_use(connection: &Connection, queue: &str) -> Result<Option<KeptBecause>, Error> {
+    let failed =
+        |e: lapin::Error| Error::Amqp { doing: format!("counting the messages of {queue}"), cause: e.to_string() };
+    // A channel of its own: the broker closes it when the queue is gone.
+    let channel = connection.create_channel().await.map_err(failed)?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let counts = match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+        Ok(queue) => (queue.message_count(), queue.consumer_count()),
+        Err(e) if is_not_found(&e) => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let _ = channel.close(200, "done".into()).await;
+    Ok(match counts {
+        (0, 0) => None,
+        (0, consumers) => Some(KeptBecause::Consumers(consumers)),
+        (messages, _) => Some(KeptBecause::Messages(messages)),
+    })
+}
+
+pub(crate) fn is_not_found(error: &lapin::Error) -> bool {
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(e) if e.get_id() == 404)
+}

@@ -1,0 +1,299 @@
+//! The management API of one vhost: four verbs, bounded in time, with the broker's reason in every error.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Method, StatusCode, Url, redirect};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::actual::Actual;
+use crate::report::Error;
+
+/// A management node of the same cluster answers a handshake in milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The export of 200 businesses takes 40 ms; a broker that is busy electing leaders takes seconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where the management API is and who we are there.
+pub struct Settings {
+    /// `http://host:15672` or `https://…`, with or without `/api`, with or without `user:password@`.
+    pub url: String,
+    /// The vhost, not escaped.
+    pub vhost: String,
+    /// Needed where the URL names nobody; else they take precedence over it.
+    pub credentials: Option<Credentials>,
+    /// PEM file of the only authority that is trusted for `https`. Default: those of the system.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Who we are.
+#[derive(Clone)]
+pub enum Credentials {
+    /// These, always.
+    Fixed {
+        /// User name.
+        user: String,
+        /// Password.
+        password: String,
+    },
+    /// What these files hold, read again for every call, so that a rotated Secret needs no restart. Line ends are cut off.
+    Files {
+        /// File with the user name.
+        user: PathBuf,
+        /// File with the password.
+        password: PathBuf,
+    },
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed { user, .. } => write!(f, "Fixed({user})"),
+            Self::Files { user, password } => write!(f, "Files({}, {})", user.display(), password.display()),
+        }
+    }
+}
+
+/// The management API of one vhost. Follows no redirects: they would carry the password elsewhere.
+pub struct Management {
+    http: Client,
+    api: Url,
+    vhost: String,
+    credentials: Credentials,
+}
+
+impl fmt::Debug for Management {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Management({}, vhost {}, {:?})", self.api, self.vhost, self.credentials)
+    }
+}
+
+/// How a single call failed.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// All further calls will fail as well.
+    Fatal(Error),
+    /// This object was refused, others may be taken. The broker's reason.
+    Object(String),
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error: Option<String>,
+    reason: Option<Value>,
+}
+
+impl Management {
+    /// Checks the settings; connects nowhere yet.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let doing = "setting up the management API".to_owned();
+        let refused =
+            |reason: String, remedy: &str| Error::Refused { doing: doing.clone(), reason, remedy: remedy.to_owned() };
+        let form = "give a URL of the form http://user:password@host:15672";
+        // The URL may hold a password: never in the message.
+        let mut api = Url::parse(&settings.url).map_err(|e| refused(format!("not a URL: {e}"), form))?;
+        if !matches!(api.scheme(), "http" | "https") || api.host_str().is_none() {
+            return Err(refused(format!("'{}' is not the scheme of a management API", api.scheme()), form));
+        }
+        let credentials = match settings.credentials {
+            Some(credentials) => credentials,
+            None if api.username().is_empty() => return Err(refused("no user is named".to_owned(), form)),
+            None => Credentials::Fixed {
+                user: percent_decoded(api.username()),
+                password: percent_decoded(api.password().unwrap_or_default()),
+            },
+        };
+        // Neither fails for a URL with a host.
+        let _ = (api.set_username(""), api.set_password(None));
+        api.set_query(None);
+        let path = api.path().trim_end_matches('/').trim_end_matches("/api").to_owned();
+        api.set_path(&format!("{path}/api"));
+        let mut builder = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+            .redirect(redirect::Policy::none())
+            // A broker is inside; a proxy of the environment is for the outside.
+            .no_proxy();
+        if let Some(file) = &settings.ca_file {
+            let remedy = "give a PEM file with the authority's certificate";
+            let pem = std::fs::read(file).map_err(|e| refused(format!("reading {}: {e}", file.display()), remedy))?;
+            let certificates = Certificate::from_pem_bundle(&pem)
+                .map_err(|e| refused(format!("{} holds no certificate: {e}", file.display()), remedy))?;
+            builder = builder.tls_certs_only(certificates);
+        }
+        let http = builder.build().map_err(|e| refused(chain(&e), "check the certificates of this machine"))?;
+        Ok(Self { http, api, vhost: settings.vhost, credentials })
+    }
+
+    /// The vhost that this is for.
+    pub fn vhost(&self) -> &str {
+        &self.vhost
+    }
+
+    /// Everything that the vhost has, without statistics. 430 kB and 40 ms for 200 businesses.
+    pub async fn export(&self) -> Result<Actual, Error> {
+        let doing = format!("reading vhost {}", self.vhost);
+        self.get(&doing, &["definitions", &self.vhost], "").await.map_err(|e| match e {
+            CallError::Fatal(e) => e,
+            CallError::Object(reason) => Error::Refused {
+                doing,
+                reason,
+                remedy: format!("does the vhost exist? `rabbitmqctl add_vhost {}` makes it", self.vhost),
+            },
+        })
+    }
+
+    /// `path` after `/api/`, one element a segment, not escaped.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        doing: &str,
+        path: &[&str],
+        query: &str,
+    ) -> Result<T, CallError> {
+        let body = self.call(doing, Method::GET, path, query, None).await?;
+        serde_json::from_slice(&body).map_err(|e| {
+            CallError::Fatal(Error::Refused {
+                doing: doing.to_owned(),
+                reason: format!("the answer is not understood: {e}"),
+                remedy: "is this the management API of a RabbitMQ 4?".to_owned(),
+            })
+        })
+    }
+
+    pub(crate) async fn put(&self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
+        self.call(doing, Method::PUT, path, "", Some(body)).await.map(drop)
+    }
+
+    pub(crate) async fn post(&self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
+        self.call(doing, Method::POST, path, "", Some(body)).await.map(drop)
+    }
+
+    /// Gone already is as good as deleted.
+    pub(crate) async fn delete(&self, doing: &str, path: &[&str]) -> Result<(), CallError> {
+        self.call(doing, Method::DELETE, path, "", None).await.map(drop)
+    }
+
+    async fn call(
+        &self,
+        doing: &str,
+        method: Method,
+        path: &[&str],
+        query: &str,
+        body: Option<&Value>,
+    ) -> Result<Vec<u8>, CallError> {
+        let unreachable = |cause: String| CallError::Fatal(Error::Unreachable { doing: doing.to_owned(), cause });
+        let (user, password) = self.credentials.read(doing).await.map_err(CallError::Fatal)?;
+        let mut url = self.api.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path);
+        }
+        url.set_query((!query.is_empty()).then_some(query));
+        let deleting = method == Method::DELETE;
+        let mut request = self.http.request(method, url).basic_auth(user, Some(password));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|e| unreachable(chain(&e.without_url())))?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(|e| unreachable(chain(&e.without_url())))?.to_vec();
+        let reason = || match serde_json::from_slice::<Refusal>(&body) {
+            Ok(Refusal { reason: Some(Value::String(reason)), .. }) => reason.trim().to_owned(),
+            Ok(Refusal { error: Some(error), .. }) => error,
+            _ => status.to_string(),
+        };
+        let refused = |remedy: &str| {
+            CallError::Fatal(Error::Refused { doing: doing.to_owned(), reason: reason(), remedy: remedy.to_owned() })
+        };
+        match status {
+            _ if status.is_success() => Ok(body),
+            StatusCode::NOT_FOUND if deleting => Ok(Vec::new()),
+            StatusCode::UNAUTHORIZED => Err(refused(
+                "check user and password; the user needs the tag `administrator`, or `policymaker` and all permissions in the vhost",
+            )),
+            StatusCode::FORBIDDEN => Err(refused("give the user all permissions in the vhost")),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(unreachable(reason())),
+            _ if status.is_client_error() => Err(CallError::Object(reason())),
+            _ if status.is_redirection() => Err(refused("give the address of the management API itself")),
+            _ => Err(unreachable(format!("{status}: {}", reason()))),
+        }
+    }
+}
+
+impl Credentials {
+    async fn read(&self, doing: &str) -> Result<(String, String), Error> {
+        match self {
+            Self::Fixed { user, password } => Ok((user.clone(), password.clone())),
+            Self::Files { user, password } => {
+                let mut both = Vec::with_capacity(2);
+                for file in [user, password] {
+                    // Retryable: a mounted Secret is away for a moment while it is exchanged.
+                    let text = tokio::fs::read_to_string(file).await.map_err(|e| Error::Unreachable {
+                        doing: doing.to_owned(),
+                        cause: format!("reading credentials from {}: {e}", file.display()),
+                    })?;
+                    both.push(text.trim_end_matches(['\r', '\n']).to_owned());
+                }
+                let password = both.pop().unwrap_or_default();
+                Ok((both.pop().unwrap_or_default(), password))
+            }
+        }
+    }
+}
+
+/// The error and its causes: reqwest's own text is only "error sending request".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let escaped = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
+        if let Some(byte) = escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            out.push(byte);
+            i += 3;
+        } else {
+            out.push(bytes[i]);
+            i += 1;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(url: &str) -> Settings {
+        Settings { url: url.to_owned(), vhost: "/".to_owned(), credentials: None, ca_file: None }
+    }
+
+    #[test]
+    fn credentials_of_the_url_are_used_and_never_shown() {
+        let management = Management::new(settings("http://me:s%40cret@broker:15672/rabbit/api/")).unwrap();
+        assert_eq!(management.api.as_str(), "http://broker:15672/rabbit/api");
+        let Credentials::Fixed { user, password } = &management.credentials else { panic!("not those of the URL") };
+        assert_eq!((user.as_str(), password.as_str()), ("me", "s@cret"));
+        assert!(!format!("{management:?}").contains("cret"));
+    }
+
+    #[test]
+    fn a_url_that_is_none_is_refused_without_its_password() {
+        for url in ["me:s@cret", "amqp://me:s@cret", "http://broker:15672"] {
+            let error = Management::new(settings(url)).unwrap_err();
+            assert!(!error.is_retryable());
+            assert!(!error.to_string().contains("cret"), "{error}");
+        }
+    }
+}

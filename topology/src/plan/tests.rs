@@ -1,0 +1,237 @@
+use super::*;
+
+fn business(name: &str) -> Topology {
+    Topology {
+        exchanges: vec![
+            Exchange { name: names::dead_letter_exchange(name), kind: ExchangeKind::Fanout, alternate: None },
+            Exchange {
+                name: names::receive_exchange(name),
+                kind: ExchangeKind::Topic,
+                alternate: Some(names::unrouted(name)),
+            },
+            Exchange { name: names::unrouted(name), kind: ExchangeKind::Fanout, alternate: None },
+        ],
+        queues: vec![
+            Queue { name: names::dead_queue(name), kind: QueueKind::Quorum },
+            Queue { name: names::route_queue(name, "orders"), kind: QueueKind::Quorum },
+            Queue { name: names::unrouted(name), kind: QueueKind::Quorum },
+        ],
+        existing_queues: Vec::new(),
+        bindings: vec![
+            bind(&names::dead_letter_exchange(name), &names::dead_queue(name), ""),
+            bind(&names::receive_exchange(name), &names::route_queue(name, "orders"), "order.*"),
+            bind(&names::unrouted(name), &names::unrouted(name), ""),
+        ],
+        policies: vec![policy(&names::route_queue(name, "orders"))],
+    }
+}
+
+fn bind(exchange: &str, queue: &str, key: &str) -> Binding {
+    Binding { exchange: exchange.to_owned(), queue: queue.to_owned(), routing_key: key.to_owned() }
+}
+
+fn policy(queue: &str) -> Policy {
+    Policy {
+        name: queue.to_owned(),
+        pattern: names::exact_pattern(queue),
+        apply_to: "quorum_queues",
+        priority: 100,
+        definition: Map::from_iter([("delivery-limit".to_owned(), json!(20))]),
+    }
+}
+
+/// A vhost that has exactly this.
+fn has(topology: &Topology) -> Actual {
+    Actual {
+        exchanges: topology
+            .exchanges
+            .iter()
+            .map(|e| actual::Exchange {
+                name: e.name.clone(),
+                kind: exchange_kind(e.kind).to_owned(),
+                durable: true,
+                auto_delete: false,
+                arguments: exchange_arguments(e),
+            })
+            .collect(),
+        queues: topology
+            .queues
+            .iter()
+            .map(|q| actual::Queue {
+                name: q.name.clone(),
+                durable: true,
+                auto_delete: false,
+                arguments: queue_arguments(q),
+            })
+            .collect(),
+        bindings: topology
+            .bindings
+            .iter()
+            .map(|b| actual::Binding {
+                source: b.exchange.clone(),
+                destination: b.queue.clone(),
+                destination_type: "queue".to_owned(),
+                routing_key: b.routing_key.clone(),
+                arguments: Map::new(),
+            })
+            .collect(),
+        policies: topology
+            .policies
+            .iter()
+            .map(|p| actual::Policy {
+                name: p.name.clone(),
+                pattern: p.pattern.clone(),
+                apply_to: p.apply_to.to_owned(),
+                priority: p.priority,
+                definition: p.definition.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn steps(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_is_done_where_all_is_as_declared() {
+    let topology = merge([&business("pay"), &business("payments")]);
+    assert_eq!(plan(&topology, &has(&topology), Scope::Everything), Plan::default());
+}
+
+#[test]
+fn an_exchange_is_made_after_its_alternate_is_bound_and_a_queue_after_its_policy() {
+    let plan = plan(&business("pay"), &Actual::default(), Scope::Business("pay"));
+    assert_eq!(
+        steps(&plan),
+        [
+            "set policy wirepost.pay.q.orders",
+            "create queue wirepost.pay.dead",
+            "create queue wirepost.pay.q.orders",
+            "create queue wirepost.pay.unrouted",
+            "create exchange wirepost.pay.dlx",
+            "create exchange wirepost.pay.unrouted",
+            "bind queue wirepost.pay.dead to exchange wirepost.pay.dlx with ''",
+            "bind queue wirepost.pay.unrouted to exchange wirepost.pay.unrouted with ''",
+            "create exchange wirepost.pay.receive",
+            "bind queue wirepost.pay.q.orders to exchange wirepost.pay.receive with 'order.*'",
+        ]
+    );
+}
+
+#[test]
+fn what_nothing_declares_goes_and_what_a_queue_dead_letters_to_goes_last() {
+    let plan = plan(&Topology::default(), &has(&business("pay")), Scope::Everything);
+    assert_eq!(
+        steps(&plan),
+        [
+            "unbind wirepost.pay.q.orders from exchange wirepost.pay.receive with 'order.*'",
+            "unbind wirepost.pay.unrouted from exchange wirepost.pay.unrouted with ''",
+            "delete queue wirepost.pay.q.orders",
+            "delete queue wirepost.pay.unrouted",
+            "unbind wirepost.pay.dead from exchange wirepost.pay.dlx with ''",
+            "delete queue wirepost.pay.dead",
+            "delete exchange wirepost.pay.dlx",
+            "delete exchange wirepost.pay.receive",
+            "delete exchange wirepost.pay.unrouted",
+            "delete policy wirepost.pay.q.orders",
+        ]
+    );
+}
+
+#[test]
+fn one_business_is_blind_to_the_others_also_to_one_that_begins_alike() {
+    let there = has(&merge([&business("pay"), &business("payments")]));
+    assert_eq!(plan(&business("pay"), &there, Scope::Business("pay")), Plan::default());
+    let gone = plan(&Topology::default(), &there, Scope::Business("pay"));
+    assert!(steps(&gone).iter().all(|step| !step.contains("payments")), "{gone:?}");
+}
+
+#[test]
+fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
+    let topology = business("pay");
+    let mut there = has(&topology);
+    let foreign = |source: &str, destination: &str| actual::Binding {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        destination_type: "queue".to_owned(),
+        routing_key: String::new(),
+        arguments: Map::new(),
+    };
+    for name in ["orders", "wirepost", "wirepost.pay", "mine.wirepost.pay.q.x", &names::edge_queue("pay", "e1")] {
+        there.queues.push(actual::Queue {
+            name: name.to_owned(),
+            durable: true,
+            auto_delete: false,
+            arguments: Map::new(),
+        });
+        there.bindings.push(foreign("amq.topic", name));
+    }
+    there.bindings.push(foreign(&names::events_exchange("pay"), "orders"));
+    there.bindings.push(foreign(&names::push_exchange("pay"), &names::edge_queue("pay", "e1")));
+    assert_eq!(plan(&topology, &there, Scope::Everything), Plan::default());
+    // But a binding of ours to a queue that is not: a route that names no existing queue any more.
+    there.bindings.push(foreign(&names::receive_exchange("pay"), "orders"));
+    assert_eq!(
+        steps(&plan(&topology, &there, Scope::Everything)),
+        ["unbind orders from exchange wirepost.pay.receive with ''"]
+    );
+}
+
+#[test]
+fn an_object_that_differs_is_reported_with_both_sides_and_not_touched() {
+    let topology = business("pay");
+    let mut there = has(&topology);
+    there.exchanges[1].kind = "direct".to_owned();
+    there.exchanges[1].arguments = Map::new();
+    there.queues[1].arguments = Map::from_iter([("x-max-length".to_owned(), json!(5))]);
+    let plan = plan(&topology, &there, Scope::Everything);
+    assert_eq!(steps(&plan), Vec::<String>::new());
+    let problems: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
+    assert!(problems[0].starts_with(
+        "exchange wirepost.pay.receive is durable direct and should be \
+         durable topic with alternate-exchange=\"wirepost.pay.unrouted\""
+    ));
+    assert!(problems[1].starts_with(
+        "queue wirepost.pay.q.orders is durable classic with x-max-length=5 and should be durable quorum"
+    ));
+}
+
+#[test]
+fn a_queue_of_the_team_that_is_missing_is_reported_and_not_bound() {
+    let mut topology = business("pay");
+    topology.existing_queues.push("theirs".to_owned());
+    topology.bindings.push(bind(&names::receive_exchange("pay"), "theirs", "a"));
+    let mut there = has(&business("pay"));
+    let missing = plan(&topology, &there, Scope::Everything);
+    assert_eq!((steps(&missing).len(), missing.problems.len()), (0, 1));
+    there.queues.push(actual::Queue {
+        name: "theirs".to_owned(),
+        durable: true,
+        auto_delete: false,
+        arguments: Map::new(),
+    });
+    assert_eq!(
+        steps(&plan(&topology, &there, Scope::Everything)),
+        ["bind queue theirs to exchange wirepost.pay.receive with 'a'"]
+    );
+}
+
+#[test]
+fn a_changed_policy_is_set_and_a_foreign_one_of_equal_priority_is_a_rival() {
+    let topology = business("pay");
+    let mut there = has(&topology);
+    there.policies[0].definition.insert("delivery-limit".to_owned(), json!(5));
+    there.policies.push(actual::Policy {
+        name: "everything".to_owned(),
+        pattern: ".*".to_owned(),
+        apply_to: "all".to_owned(),
+        priority: 99,
+        definition: Map::new(),
+    });
+    let changed = plan(&topology, &there, Scope::Everything);
+    assert_eq!(steps(&changed), ["set policy wirepost.pay.q.orders"]);
+    assert!(!changed.rival_policies);
+    there.policies[1].priority = 100;
+    assert!(plan(&topology, &there, Scope::Everything).rival_policies);
+}

@@ -1,0 +1,165 @@
+//! What [`apply()`](crate::apply()) did, what it could not make true, and why it gave up.
+
+use std::fmt;
+
+/// Why nothing, or not everything, could be compared and written. What was written so far stays; a repeat goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker or the way to it; a repeat may help.
+    #[error("{doing}: the management API is not reachable: {cause}")]
+    Unreachable {
+        /// The call.
+        doing: String,
+        /// What went wrong.
+        cause: String,
+    },
+    /// A person has to do something first.
+    #[error("{doing}: refused: {reason}; {remedy}")]
+    Refused {
+        /// The call.
+        doing: String,
+        /// As the broker says it.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The AMQP connection failed; a repeat with a new connection may help.
+    #[error("{doing}: {cause}")]
+    Amqp {
+        /// The operation.
+        doing: String,
+        /// What went wrong.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// Whether a repeat may help without anybody's doing.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Amqp { .. } => true,
+            Self::Refused { .. } => false,
+        }
+    }
+}
+
+/// What was done and what is not as declared. Empty problems mean that the broker has exactly the topology.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// What was changed, in order, as sentences for a log (`created queue wirepost.…`). Empty if all was as declared.
+    pub changes: Vec<String>,
+    /// What is not as declared.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Whether the broker has exactly the declared topology.
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Something that is not as declared and that needs a person. `Display` says what it is and what to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Problem {
+    /// An object of that name exists and differs in what can't be changed. It is left as it is.
+    Differs {
+        /// `exchange`, `queue`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// As it is.
+        is: String,
+        /// As declared.
+        should_be: String,
+    },
+    /// A route names a queue of the team (`existing: true`) that is not there.
+    MissingQueue {
+        /// Its name.
+        queue: String,
+    },
+    /// No longer declared, but not empty or in use, so only unbound.
+    Kept {
+        /// The queue or stream.
+        queue: String,
+        /// Why it could not go.
+        because: KeptBecause,
+    },
+    /// Another policy is in force on an object of ours: only the one with the highest priority counts.
+    PolicyOverruled {
+        /// The queue or stream.
+        queue: String,
+        /// Ours.
+        policy: String,
+        /// The one in force; `None` if no policy is.
+        by: Option<String>,
+    },
+    /// Our policy is in force, but an operator policy changes what it sets.
+    PolicyLimited {
+        /// The queue or stream.
+        queue: String,
+        /// The operator policy.
+        by: String,
+        /// Keys that have another value than declared.
+        keys: Vec<String>,
+    },
+    /// The broker refused one object; the others were written.
+    Refused {
+        /// `create queue wirepost.…`
+        doing: String,
+        /// As the broker says it.
+        reason: String,
+    },
+}
+
+/// Why a queue that nothing declares any more is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptBecause {
+    /// Messages wait in it.
+    Messages(u32),
+    /// It is empty, but someone consumes from it.
+    Consumers(u32),
+    /// Without an AMQP connection nobody can say whether it is empty: the API's numbers are up to five seconds old.
+    Unknown,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Differs { kind, name, is, should_be } => write!(
+                f,
+                "{kind} {name} is {is} and should be {should_be}; this can't be changed in place: empty and delete it, and it is made anew"
+            ),
+            Self::MissingQueue { queue } => write!(
+                f,
+                "queue {queue} does not exist; declare it, or leave out `existing: true` to get a queue made for the route"
+            ),
+            Self::Kept { queue, because: KeptBecause::Messages(n) } => {
+                write!(
+                    f,
+                    "queue {queue} is no longer declared but holds {n} messages; consume or purge them, and it goes"
+                )
+            }
+            Self::Kept { queue, because: KeptBecause::Consumers(n) } => {
+                write!(f, "queue {queue} is no longer declared but has {n} consumers; stop them, and it goes")
+            }
+            Self::Kept { queue, because: KeptBecause::Unknown } => write!(
+                f,
+                "queue {queue} is no longer declared; it is kept because only an AMQP connection can tell whether it is empty"
+            ),
+            Self::PolicyOverruled { queue, policy, by: Some(by) } => write!(
+                f,
+                "policy {by} is in force on {queue} instead of {policy}; lower its priority or narrow its pattern"
+            ),
+            Self::PolicyOverruled { queue, policy, by: None } => {
+                write!(f, "no policy is in force on {queue}, it should be {policy}; see the broker's log")
+            }
+            Self::PolicyLimited { queue, by, keys } => write!(
+                f,
+                "operator policy {by} changes {} on {queue}; widen it, or declare what it allows",
+                keys.join(", ")
+            ),
+            Self::Refused { doing, reason } => write!(f, "{doing}: refused: {reason}"),
+        }
+    }
+}

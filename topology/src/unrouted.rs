@@ -1,0 +1,154 @@
+//! Moves the messages of `wirepost.B.unrouted` back to where their publishers sent them, after the bindings are repaired.
+
+use std::time::Duration;
+
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Confirmation, Connection};
+use tokio::time::timeout;
+use wirepost_core::names;
+
+use crate::count::is_not_found;
+use crate::report::Error;
+
+/// A broker under an alarm answers nothing until the alarm ends.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How far [`move_back`] came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Messages that a queue or stream behind their exchange has confirmed.
+    pub moved: u32,
+    /// Why it stopped before all that were there at its start were moved; those left are untouched.
+    pub stopped: Option<Stopped>,
+}
+
+/// Why [`move_back`] stopped early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// A binding is still missing. That message is now behind the others.
+    #[error(
+        "a message came back to {queue}: exchange {exchange} has no binding for '{routing_key}'; repair the topology, then move again"
+    )]
+    CameBack {
+        /// The queue of unrouted messages.
+        queue: String,
+        /// Where the message was published.
+        exchange: String,
+        /// Its routing key.
+        routing_key: String,
+    },
+    /// It did not come by way of our exchanges, so nobody knows where it belongs.
+    #[error(
+        "a message in {queue} was published to '{exchange}', which is not an exchange of the business; look at it and remove it"
+    )]
+    Foreign {
+        /// The queue of unrouted messages.
+        queue: String,
+        /// Where the message was published.
+        exchange: String,
+    },
+    /// Not taken now.
+    #[error("exchange {exchange} did not take a message with '{routing_key}': {reason}; move again later")]
+    NotTaken {
+        /// Where the message was published.
+        exchange: String,
+        /// Its routing key.
+        routing_key: String,
+        /// As the broker says it.
+        reason: String,
+    },
+}
+
+/// Publishes the messages of `wirepost.{business}.unrouted` again, oldest first, each to the exchange and with the routing key that it
+/// came with, unchanged, and removes each only after the broker's confirm.
+///
+/// **Flow.** As many as are there at the start, one at a time: order counts more than speed here (about 1,000 a second).
+/// **Guarantees.** None is lost. One may be there twice if this breaks off between confirm and removal, with the same `message_id`.
+/// **Caveats.** A message whose binding is still missing goes through the alternate exchange again, to the end of the queue: seen, because
+/// the queue has not become shorter, and the run stops. A message that another publisher adds at that moment looks the same; so call this
+/// when [`apply()`](crate::apply()) has found nothing to do. Do not run two at once for one business.
+/// **Cancel safety.** Dropping the future leaves the message at hand unacknowledged; the broker puts it back when the channel closes.
+pub async fn move_back(connection: &Connection, business: &str) -> Result<Moved, Error> {
+    let queue = names::unrouted(business);
+    let failed =
+        |e: lapin::Error| Error::Amqp { doing: format!("moving the messages of {queue} back"), cause: e.to_string() };
+    let mut result = Moved { moved: 0, stopped: None };
+    let channel = connection.create_channel().await.map_err(failed)?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+    let count = match ready(&channel, &queue).await {
+        Ok(count) => count,
+        Err(e) if is_not_found(&e) => return Ok(result),
+        Err(e) => return Err(failed(e)),
+    };
+    for _ in 0..count {
+        let message = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.map_err(failed)?;
+        let Some(message) = message else { break };
+        let message = message.delivery;
+        let (exchange, routing_key) = (message.exchange.to_string(), message.routing_key.to_string());
+        if ![names::receive_exchange(business), names::push_exchange(business)].contains(&exchange) {
+            put_back(&message).await.map_err(failed)?;
+            result.stopped = Some(Stopped::Foreign { queue: queue.clone(), exchange });
+            break;
+        }
+        let left = ready(&channel, &queue).await.map_err(failed)?;
+        let publish = async {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            channel
+                .basic_publish(
+                    message.exchange.clone(),
+                    message.routing_key.clone(),
+                    options,
+                    &message.data,
+                    message.properties.clone(),
+                )
+                .await?
+                .await
+        };
+        let refused = match timeout(CONFIRM_TIMEOUT, publish).await {
+            Ok(Ok(Confirmation::Ack(None))) => None,
+            Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
+                Some(returned.reply_text.to_string())
+            }
+            Ok(Ok(_)) => Some("refused".to_owned()),
+            // No such exchange: the channel is closed, and with it the message is put back.
+            Ok(Err(e)) if is_not_found(&e) => {
+                result.stopped =
+                    Some(Stopped::NotTaken { exchange, routing_key, reason: "it does not exist".to_owned() });
+                return Ok(result);
+            }
+            Ok(Err(e)) => return Err(failed(e)),
+            Err(_) => {
+                // The channel must not be used again: a late confirm would be taken for that of another message.
+                return Err(Error::Amqp {
+                    doing: format!("moving the messages of {queue} back"),
+                    cause: format!("no confirm within {CONFIRM_TIMEOUT:?}"),
+                });
+            }
+        };
+        if let Some(reason) = refused {
+            put_back(&message).await.map_err(failed)?;
+            result.stopped = Some(Stopped::NotTaken { exchange, routing_key, reason });
+            break;
+        }
+        message.ack(BasicAckOptions::default()).await.map_err(failed)?;
+        if ready(&channel, &queue).await.map_err(failed)? > left {
+            result.stopped = Some(Stopped::CameBack { queue: queue.clone(), exchange, routing_key });
+            break;
+        }
+        result.moved += 1;
+    }
+    let _ = channel.close(200, "done".into()).await;
+    Ok(result)
+}
+
+async fn ready(channel: &Channel, queue: &str) -> lapin::Result<u32> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
+}
+
+async fn put_back(message: &lapin::message::Delivery) -> lapin::Result<()> {
+    message.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await.map(drop)
+}
