@@ -1,0 +1,104 @@
+//! Wires an edge, runs it, and ends it in order. `main`, `wirepost dev` and tests call the same two functions.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::time::{Instant, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    broker::Broker,
+    catalog::Catalog,
+    drain::Drain,
+    http,
+    identity::keys::KeyRing,
+    listener::{self, Listener},
+    metrics::Metrics,
+    places::Places,
+    push::{catch_up::CatchUp, hub::Context, log::LogBudget},
+    readiness::Readiness,
+    settings::Settings,
+    state::State,
+};
+
+/// What `/readyz` waits for once shutdown has begun.
+const DRAINING: &str = "draining";
+
+/// A running edge.
+pub struct App {
+    /// What its handlers share; configurations go into `state.catalog`.
+    pub state: Arc<State>,
+    /// Where it listens.
+    pub public: SocketAddr,
+    /// Where its admin port listens.
+    pub admin: SocketAddr,
+    accepting: CancellationToken,
+    administering: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// Binds both ports, then starts. Nothing is served before the caller fills the catalog; the broker may be away.
+    ///
+    /// # Errors
+    /// A port is taken, or a certificate can't be read.
+    pub async fn start(
+        settings: Settings,
+        keys: Arc<KeyRing>,
+        broker: Arc<dyn Broker>,
+        readiness: Arc<Readiness>,
+    ) -> Result<Self, listener::StartError> {
+        let metrics = Arc::new(Metrics::default());
+        let public = Listener::bind(&settings, Arc::clone(&metrics)).await?;
+        let private = Listener::bind_admin(&settings, Arc::clone(&metrics)).await?;
+        let context = Arc::new(Context {
+            broker: Arc::clone(&broker),
+            metrics: Arc::clone(&metrics),
+            budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
+            catch_up: CatchUp::new(settings.catch_up_readers),
+            settings: settings.clone(),
+        });
+        let state = Arc::new(State {
+            catalog: Arc::new(Catalog::new(context)),
+            places: Places::new(settings.max_connections),
+            keys,
+            broker,
+            metrics,
+            drain: Drain::default(),
+            readiness,
+            connections: TaskTracker::new(),
+            settings,
+        });
+        let (accepting, administering, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (public_address, admin_address) = (public.local_addr(), private.local_addr());
+        tasks.spawn(public.serve(http::router(Arc::clone(&state)), accepting.clone()));
+        tasks.spawn(private.serve(admin::router(Arc::clone(&state)), administering.clone()));
+        Ok(Self { state, public: public_address, admin: admin_address, accepting, administering, tasks })
+    }
+
+    /// Ends in order: not ready at once; accept on until load balancers have heard of it; then clients go, spread over the window; readers
+    /// stop; the broker's connections close last. Returns at the deadline at the latest, plus what closing the broker takes.
+    pub async fn shutdown(self) {
+        let state = &self.state;
+        let settings = &state.settings;
+        let deadline = Instant::now() + settings.drain_deadline;
+        state.readiness.add(DRAINING);
+        tracing::info!(connections = state.metrics.connections.get(), lag = ?settings.endpoint_lag, "shutdown: not ready any more, still accepting");
+        tokio::time::sleep_until(deadline.min(Instant::now() + settings.endpoint_lag)).await;
+        self.accepting.cancel();
+        let window = settings.drain_window.min(deadline.saturating_duration_since(Instant::now()));
+        tracing::info!(connections = state.metrics.connections.get(), ?window, "shutdown: clients are told to go");
+        state.drain.begin(window, deadline);
+        state.connections.close();
+        if timeout_at(deadline, state.connections.wait()).await.is_err() {
+            tracing::warn!(connections = state.metrics.connections.get(), "shutdown: deadline reached, the rest is cut");
+        }
+        state.catalog.stop().await;
+        state.broker.close().await;
+        self.administering.cancel();
+        self.tasks.close();
+        // Requests without an end must not hold the process: their sockets go with it.
+        let _ = timeout_at(Instant::now() + settings.header_timeout, self.tasks.wait()).await;
+        tracing::info!("shutdown: done");
+    }
+}

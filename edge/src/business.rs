@@ -1,0 +1,142 @@
+//! A business as this edge runs it: its configuration, made ready for the hot path. Immutable; a change makes a new one.
+
+use std::sync::Arc;
+
+use wirepost_core::{
+    SendType,
+    edge_config::{BusinessConfig, FORMAT, RouteConfig},
+    names, pattern,
+};
+
+use crate::identity::jwt::JwtVerifier;
+
+/// Abilities that a configuration may require of an edge (`requires`).
+pub const ABILITIES: &[&str] = &[];
+
+/// One business, ready to run.
+#[derive(Debug)]
+pub struct Business {
+    /// The configuration as it was loaded.
+    pub config: BusinessConfig,
+    /// [`BusinessConfig::hash`], reported by `/configz`.
+    pub hash: String,
+    /// Routes in the order of the declaration.
+    pub routes: Vec<Route>,
+    /// Checks tokens of clients; `None` where only services hand out sessions.
+    pub jwt: Option<JwtVerifier>,
+    /// Topic exchange for client → server.
+    pub receive_exchange: Arc<str>,
+    /// Fanout exchange for pushes.
+    pub push_exchange: Arc<str>,
+    /// Topic exchange for events.
+    pub events_exchange: Arc<str>,
+}
+
+/// A route with its schema compiled.
+#[derive(Debug)]
+pub struct Route {
+    /// As declared.
+    pub config: RouteConfig,
+    /// Of `content`.
+    pub schema: Option<jsonschema::Validator>,
+}
+
+/// Why a configuration can't be run; the last good one stays in use.
+#[derive(Debug, thiserror::Error)]
+pub enum BadConfig {
+    /// Written by a newer operator that relies on something this edge lacks.
+    #[error("business {business} requires {abilities:?}, which this edge does not know; upgrade the edge")]
+    Requires {
+        /// Which business.
+        business: String,
+        /// What is lacking.
+        abilities: Vec<String>,
+    },
+    /// A schema does not compile.
+    #[error("business {business}, route {message_type}: schema does not compile: {reason}")]
+    Schema {
+        /// Which business.
+        business: String,
+        /// Which route.
+        message_type: String,
+        /// Why.
+        reason: String,
+    },
+    /// The key set or claims of `auth.jwt`.
+    #[error("business {business}, auth.jwt: {reason}")]
+    Jwt {
+        /// Which business.
+        business: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Business {
+    /// Makes a configuration ready.
+    ///
+    /// # Errors
+    /// See [`BadConfig`]: a retry does not help, another configuration does.
+    pub fn try_new(config: BusinessConfig) -> Result<Self, BadConfig> {
+        let lacking: Vec<_> =
+            config.requires.iter().filter(|ability| !ABILITIES.contains(&ability.as_str())).cloned().collect();
+        if !lacking.is_empty() {
+            return Err(BadConfig::Requires { business: config.business_type, abilities: lacking });
+        }
+        if config.format > FORMAT {
+            tracing::warn!(business = config.business_type, format = config.format, "configuration is of a newer format; taking what is understood");
+        }
+        let name = config.business_type.as_str();
+        let routes = config
+            .routes
+            .iter()
+            .map(|route| {
+                let schema = route.schema.as_ref().map(jsonschema::validator_for).transpose().map_err(|error| {
+                    BadConfig::Schema {
+                        business: name.to_owned(),
+                        message_type: route.message_type.clone(),
+                        reason: error.to_string(),
+                    }
+                })?;
+                Ok(Route { config: route.clone(), schema })
+            })
+            .collect::<Result<_, _>>()?;
+        let jwt = config
+            .auth
+            .jwt
+            .as_ref()
+            .map(JwtVerifier::try_new)
+            .transpose()
+            .map_err(|error| BadConfig::Jwt { business: name.to_owned(), reason: error.to_string() })?;
+        Ok(Self {
+            hash: config.hash(),
+            receive_exchange: names::receive_exchange(name).into(),
+            push_exchange: names::push_exchange(name).into(),
+            events_exchange: names::events_exchange(name).into(),
+            routes,
+            jwt,
+            config,
+        })
+    }
+
+    /// The business type.
+    pub fn name(&self) -> &str {
+        &self.config.business_type
+    }
+
+    /// The first route that takes `message_type` in that direction.
+    pub fn route(&self, send_type: SendType, message_type: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| {
+            route.config.send_type == send_type && pattern::matches(&route.config.message_type, message_type)
+        })
+    }
+
+    /// The first route that lets any client send `message_type`, of the direction named or of any where none is.
+    pub fn client_route(&self, send_type: Option<SendType>, message_type: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| {
+            route.config.send_type != SendType::ServerToClient
+                && send_type.is_none_or(|wanted| wanted == route.config.send_type)
+                && pattern::matches(&route.config.message_type, message_type)
+        })
+    }
+}

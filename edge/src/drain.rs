@@ -1,0 +1,104 @@
+//! Shutdown, as connections see it: not begun, or draining with a share of the window for each of them.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::{sync::watch, time::Instant};
+
+/// Part of the window over which clients are told; the rest is theirs to go.
+const TELL_PART: f64 = 0.75;
+/// Between two looks at sends that still wait for their confirm.
+const POSTPONE: Duration = Duration::from_millis(50);
+
+/// Begins the drain.
+#[derive(Debug, Default)]
+pub struct Drain {
+    phase: watch::Sender<Option<Window>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    begins: Instant,
+    length: Duration,
+    deadline: Instant,
+}
+
+impl Drain {
+    /// Tells every connection to go within `window`, at the latest at `deadline`.
+    pub fn begin(&self, window: Duration, deadline: Instant) {
+        self.phase.send_replace(Some(Window { begins: Instant::now(), length: window, deadline }));
+    }
+
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.phase.borrow().is_some()
+    }
+
+    /// For one connection.
+    pub fn subscribe(&self) -> Draining {
+        Draining { phase: self.phase.subscribe(), taken: false }
+    }
+}
+
+/// One connection's view.
+#[derive(Debug)]
+pub struct Draining {
+    phase: watch::Receiver<Option<Window>>,
+    taken: bool,
+}
+
+impl Draining {
+    /// The connection's share of the drain, once it begins; pending for ever afterwards. Cancel safe.
+    pub async fn share(&mut self) -> Share {
+        if !self.taken
+            && let Ok(phase) = self.phase.wait_for(Option::is_some).await
+            && let Some(window) = *phase
+        {
+            self.taken = true;
+            return Share::of(window);
+        }
+        std::future::pending().await
+    }
+}
+
+/// One connection's part of the drain: told at a random time of the window, closed a while later.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// When the next step is due.
+    pub due: Instant,
+    leave_within: Duration,
+    told: bool,
+    deadline: Instant,
+}
+
+impl Share {
+    fn of(window: Window) -> Self {
+        let telling = window.length.mul_f64(TELL_PART);
+        Self {
+            due: window.begins + telling.mul_f64(rand::rng().random_range(0.0..1.0)),
+            leave_within: window.length - telling,
+            told: false,
+            deadline: window.deadline,
+        }
+    }
+
+    /// At the first call how long the client has; afterwards `None`: close it.
+    pub fn told(&mut self) -> Option<Duration> {
+        if self.told {
+            return None;
+        }
+        self.told = true;
+        self.due = Instant::now() + self.leave_within;
+        Some(self.leave_within)
+    }
+
+    /// Looks again a little later.
+    pub fn postpone(&mut self) {
+        self.due = Instant::now() + POSTPONE;
+    }
+
+    /// Whether there is no time left to postpone.
+    pub fn exhausted(&self, now: Instant) -> bool {
+        now + POSTPONE * 2 >= self.deadline
+    }
+}

@@ -1,0 +1,126 @@
+//! Counters and gauges of the edge. Labels come from closed sets: no names, ids or error texts.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// All metrics; cheap to clone parts of.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Open sockets.
+    pub connections: Gauge,
+    /// Sockets ever opened.
+    pub connections_total: Counter,
+    /// Ends of connections by close reason.
+    pub closes: Family<Label, Counter>,
+    /// Frames by direction: `in`, `out`.
+    pub frames: Family<Label, Counter>,
+    /// Messages of clients confirmed by the broker.
+    pub acks: Counter,
+    /// Messages of clients refused, by code.
+    pub nacks: Family<Label, Counter>,
+    /// Pushes handed to sockets (one per connection).
+    pub deliveries: Counter,
+    /// Pushes read that addressed nobody or were broken, by reason.
+    pub rejected_pushes: Family<Label, Counter>,
+    /// Bytes of recent pushes in memory.
+    pub log_bytes: Gauge,
+    /// Bytes queued for sockets.
+    pub outbound_bytes: Gauge,
+    /// Requests refused, by reason (`connection_limit`, `unauthorized`, `bad_request`, `draining`, …).
+    pub refused: Family<Label, Counter>,
+    /// Token calls by outcome (`ok`, `refused`).
+    pub tokens: Family<Label, Counter>,
+    /// Clients told of a gap, by reason.
+    pub gaps: Family<Label, Counter>,
+    /// Pieces of streams read for clients that catch up.
+    pub catch_up_reads: Counter,
+    /// Businesses that are read at the moment.
+    pub readers: Gauge,
+    /// Configurations refused, the last good one kept.
+    pub bad_configs: Counter,
+    /// Failed accepts.
+    pub accept_errors: Counter,
+    /// Events dropped because they could not be sent at once.
+    pub dropped_events: Counter<u64, AtomicU64>,
+}
+
+/// One label from a closed set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Label {
+    /// The set's member.
+    pub kind: Kind,
+}
+
+/// A label value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kind(pub &'static str);
+
+impl EncodeLabelValue for Kind {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
+/// The label of a member of a closed set.
+pub fn label(kind: &'static str) -> Label {
+    Label { kind: Kind(kind) }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("wirepost_edge");
+        macro_rules! metric {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                registry.register($name, $help, Clone::clone(&metric));
+                metric
+            }};
+        }
+        Self {
+            connections: metric!("connections", "Open sockets"),
+            connections_total: metric!("connections_opened", "Sockets ever opened"),
+            closes: metric!("closes", "Ends of connections by reason"),
+            frames: metric!("frames", "WebSocket frames by direction"),
+            acks: metric!("acks", "Messages of clients that the broker confirmed"),
+            nacks: metric!("nacks", "Messages of clients that were not accepted, by code"),
+            deliveries: metric!("deliveries", "Pushes handed to sockets"),
+            rejected_pushes: metric!("rejected_pushes", "Pushes that were not delivered to anybody, by reason"),
+            log_bytes: metric!("log_bytes", "Recent pushes in memory, in bytes"),
+            outbound_bytes: metric!("outbound_bytes", "Queued for sockets, in bytes"),
+            refused: metric!("refused", "Requests refused, by reason"),
+            tokens: metric!("tokens", "Token calls by outcome"),
+            gaps: metric!("gaps", "Clients told that messages may be missing, by reason"),
+            catch_up_reads: metric!("catch_up_reads", "Pieces of streams read for clients that catch up"),
+            readers: metric!("readers", "Businesses that are read at the moment"),
+            bad_configs: metric!("bad_configs", "Configurations refused, the last good one kept"),
+            accept_errors: metric!("accept_errors", "Failed accepts"),
+            dropped_events: metric!("dropped_events", "Events dropped because they could not be sent at once"),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// OpenMetrics text, the broker's counters included.
+    pub fn encode(&self, broker: &[(&'static str, u64)]) -> String {
+        use std::fmt::Write;
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let text_end = text.strip_suffix("# EOF\n").map(str::len);
+        if let Some(end) = text_end {
+            text.truncate(end);
+        }
+        for (name, value) in broker {
+            let _ = write!(text, "# TYPE wirepost_broker_{name} gauge\nwirepost_broker_{name} {value}\n");
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+}

@@ -1,0 +1,43 @@
+//! The edge-wide limit of connections.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+/// Places for connections; each has a number of its own.
+#[derive(Debug)]
+pub struct Places {
+    taken: Arc<AtomicUsize>,
+    max: usize,
+    // 0 is the lane of the edge itself.
+    next: AtomicU64,
+}
+
+/// One place, given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    /// The connection's number, unique in this process.
+    pub number: u64,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Places {
+    /// At most `max`.
+    pub fn new(max: usize) -> Self {
+        Self { taken: Arc::default(), max, next: AtomicU64::new(1) }
+    }
+
+    /// Takes one; `None` where all are taken.
+    pub fn take(&self) -> Option<Place> {
+        let more = |taken| (taken < self.max).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Place { number: self.next.fetch_add(1, Ordering::Relaxed), taken: Arc::clone(&self.taken) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}

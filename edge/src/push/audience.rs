@@ -1,0 +1,130 @@
+//! Whom a push addresses. The rule stands here alone: pushes by HTTP, by AMQP and from clients all pass it.
+
+use wirepost_core::{Envelope, SendType, edge_config};
+
+use crate::business::{Business, Route};
+
+/// Whom a push addresses; never "everyone" by omission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audience {
+    /// Who.
+    pub whom: Whom,
+    /// Client types that get it, never empty.
+    pub client_types: Vec<String>,
+}
+
+/// The identities or tags that a push names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// All connections of the business.
+    Everyone,
+    /// All connections of one identity; of these, where tags are named, those that hold one of them.
+    Identity {
+        /// Who.
+        id: String,
+        /// Empty = every connection of the identity.
+        tags: Vec<String>,
+    },
+    /// All connections that hold one of these.
+    Tags(Vec<String>),
+}
+
+/// Why a push reaches nobody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// Not an envelope.
+    #[error("not an envelope: {0}")]
+    Invalid(String),
+    /// Larger than `pushBytes`.
+    #[error("{bytes} bytes, more than the business's pushBytes of {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// No message type, or none that is declared.
+    #[error("no route of the business takes messageType {0:?} to clients; declare one in its WsBusiness")]
+    UnknownRoute(String),
+    /// No audience.
+    #[error("toUniqueId and tags are absent or empty, which addresses nobody; name an identity or tags")]
+    Nobody,
+    /// Everyone, on a route that does not allow it.
+    #[error("toUniqueId \"*\" addresses everyone, which the route does not allow; declare audience: Everyone on it")]
+    EveryoneNotAllowed,
+    /// A client type that the route does not serve.
+    #[error("toClientType {0:?} is not among the route's `to`")]
+    ClientType(String),
+    /// Names another business.
+    #[error("businessType {0:?} is not the business of this exchange")]
+    OtherBusiness(String),
+}
+
+impl Rejection {
+    /// The label in metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid",
+            Self::TooLarge { .. } => "too_large",
+            Self::UnknownRoute(_) => "unknown_route",
+            Self::Nobody => "nobody",
+            Self::EveryoneNotAllowed | Self::ClientType(_) => "not_allowed",
+            Self::OtherBusiness(_) => "other_business",
+        }
+    }
+
+    /// The envelope's field at fault, where one is.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Invalid(_) | Self::TooLarge { .. } => None,
+            Self::UnknownRoute(_) => Some("messageType"),
+            Self::Nobody | Self::EveryoneNotAllowed => Some("toUniqueId"),
+            Self::ClientType(_) => Some("toClientType"),
+            Self::OtherBusiness(_) => Some("businessType"),
+        }
+    }
+}
+
+/// The route of a push: `ClientToClient` where the envelope says so, else `ServerToClient`.
+///
+/// # Errors
+/// [`Rejection::UnknownRoute`] and [`Rejection::OtherBusiness`].
+pub fn route<'b>(business: &'b Business, envelope: &Envelope<'_>) -> Result<&'b Route, Rejection> {
+    if let Some(other) = envelope.business_type.as_deref().filter(|other| *other != business.name()) {
+        return Err(Rejection::OtherBusiness(other.to_owned()));
+    }
+    let direction = match envelope.send_type {
+        Some(SendType::ClientToClient) => SendType::ClientToClient,
+        Some(SendType::ServerToClient) | None => SendType::ServerToClient,
+        Some(SendType::ClientToServer) => {
+            return Err(Rejection::UnknownRoute(envelope.message_type.as_deref().unwrap_or_default().to_owned()));
+        }
+    };
+    let message_type = envelope.message_type.as_deref().unwrap_or_default();
+    business.route(direction, message_type).ok_or_else(|| Rejection::UnknownRoute(message_type.to_owned()))
+}
+
+/// Whom an envelope addresses on its route.
+///
+/// # Errors
+/// [`Rejection`]: a repeat does not help.
+pub fn audience(route: &Route, envelope: &Envelope<'_>) -> Result<Audience, Rejection> {
+    let client_types = match envelope.to_client_type.as_deref() {
+        None => route.config.to.clone(),
+        Some(one) if route.config.to.iter().any(|allowed| allowed == one) => vec![one.to_owned()],
+        Some(other) => return Err(Rejection::ClientType(other.to_owned())),
+    };
+    let tags = || envelope.tags.iter().map(|tag| tag.as_ref().to_owned()).collect::<Vec<_>>();
+    let whom = match envelope.to_unique_id.as_deref() {
+        _ if !envelope.has_audience() => return Err(Rejection::Nobody),
+        Some(_) if envelope.for_everyone() => {
+            if route.config.audience != edge_config::Audience::Everyone {
+                return Err(Rejection::EveryoneNotAllowed);
+            }
+            if envelope.tags.is_empty() { Whom::Everyone } else { Whom::Tags(tags()) }
+        }
+        Some(id) => Whom::Identity { id: id.to_owned(), tags: tags() },
+        None => Whom::Tags(tags()),
+    };
+    Ok(Audience { whom, client_types })
+}

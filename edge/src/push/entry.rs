@@ -1,0 +1,115 @@
+//! A pushed message as this edge holds it: read once, encoded once, shared by all its receivers.
+
+use axum::extract::ws::Utf8Bytes;
+use wirepost_core::{Cursor, Envelope, edge_config::Delivery};
+
+use super::audience::{self, Audience, Rejection};
+use crate::{
+    broker::{Position, Record},
+    business::Business,
+};
+
+/// Message type of the marker that an edge writes into an empty stream: with it every position has a message whose fingerprint proves it.
+pub const BEGIN: &str = "wirepost.begin";
+
+/// Bytes that an entry costs beside its frame; an estimate for the log's bound.
+const OVERHEAD: usize = 256;
+
+/// A record of the stream. Entries without a push (markers, garbage, pushes to nobody) still mark their position.
+#[derive(Debug)]
+pub struct Entry {
+    /// Where it stands.
+    pub position: Position,
+    /// What to deliver.
+    pub push: Option<Push>,
+}
+
+/// A deliverable push.
+#[derive(Debug)]
+pub struct Push {
+    /// To whom.
+    pub audience: Audience,
+    /// The text frame, with its cursor.
+    pub frame: Utf8Bytes,
+    /// Ms since the epoch from which it is not delivered any more.
+    pub expires_at: Option<i64>,
+}
+
+impl Entry {
+    /// A position without a message.
+    pub fn mark(position: Position) -> Self {
+        Self { position, push: None }
+    }
+
+    /// Reads a record. A record that reaches nobody gives an entry without push and the reason.
+    pub fn read(business: &Business, record: &Record) -> (Self, Option<Rejected>) {
+        match push(business, record) {
+            Ok(push) => (Self { position: record.position, push }, None),
+            Err(rejected) => (Self::mark(record.position), Some(rejected)),
+        }
+    }
+
+    /// Bytes in memory, about.
+    pub fn cost(&self) -> usize {
+        OVERHEAD + self.push.as_ref().map_or(0, |push| push.frame.len())
+    }
+}
+
+/// A push that reaches nobody.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Its id, where it could be read.
+    pub id: Option<String>,
+    /// Why.
+    pub why: Rejection,
+}
+
+fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> {
+    let max = business.config.limits.push_bytes;
+    if record.body.len() > max {
+        return Err(Rejected { id: None, why: Rejection::TooLarge { bytes: record.body.len(), max } });
+    }
+    let mut envelope = Envelope::parse(&record.body)
+        .map_err(|error| Rejected { id: None, why: Rejection::Invalid(error.to_string()) })?;
+    if envelope.message_type.as_deref() == Some(BEGIN) {
+        return Ok(None);
+    }
+    let rejected = |why| Rejected { id: envelope.id.as_deref().map(str::to_owned), why };
+    let route = audience::route(business, &envelope).map_err(rejected)?;
+    let audience = audience::audience(route, &envelope).map_err(rejected)?;
+    let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
+    let expires_at = [
+        envelope.expires_at,
+        route.config.ttl_seconds.map(|ttl| timestamp.saturating_add((ttl as i64).saturating_mul(1000))),
+    ]
+    .into_iter()
+    .flatten()
+    .min();
+    envelope.send_type = Some(route.config.send_type);
+    envelope.timestamp = Some(timestamp);
+    envelope.expires_at = expires_at;
+    envelope.business_type.get_or_insert_with(|| business.name().into());
+    envelope.id.get_or_insert_with(|| id_of(record).into());
+    let mut frame = Vec::with_capacity(record.body.len() + 192);
+    match business.config.delivery {
+        Delivery::Durable => envelope.write_with_cursor(&cursor(business.name(), record.position), &mut frame),
+        Delivery::Transient => envelope.write(&mut frame),
+    }
+    let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
+        .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
+    Ok(Some(Push { audience, frame, expires_at }))
+}
+
+/// The cursor of a position.
+pub fn cursor(business: &str, position: Position) -> String {
+    Cursor { business: business.to_owned(), partition: 0, offset: position.offset, fingerprint: position.fingerprint }
+        .to_string()
+}
+
+/// The id of a push that came without one: a UUIDv7 made of what the stream keeps, so that every edge and every replay names it alike.
+fn id_of(record: &Record) -> String {
+    let mut random = [0_u8; 10];
+    random[..8].copy_from_slice(&record.position.fingerprint.to_be_bytes());
+    random[8..].copy_from_slice(&(record.position.offset as u16).to_be_bytes());
+    uuid::Builder::from_unix_timestamp_millis(record.timestamp.max(0) as u64, &random).into_uuid().to_string()
+}

@@ -1,0 +1,315 @@
+//! One business on this edge: push log and registry under one lock.
+//!
+//! The reader ([`super::reader`]) writes: it appends entries and hands them to live connections. Connections read: they join, catch up and
+//! leave. Because going live happens under the same lock as appending, a connection gets each entry either from the log or live, never both
+//! and never neither.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use wirepost_core::{
+    edge_config::Delivery,
+    frames::{CloseCode, GapReason, ServerFrame},
+};
+
+use super::{
+    catch_up::CatchUp,
+    entry::{self, Entry},
+    log::{Log, LogBudget, Lookup},
+    registry::Registry,
+};
+use crate::{
+    broker::{Broker, Position},
+    business::Business,
+    clock,
+    metrics::{Metrics, label},
+    settings::Settings,
+    socket::conn::Conn,
+};
+
+/// What all hubs of a process share.
+pub struct Context {
+    /// Reads and publishes.
+    pub broker: Arc<dyn Broker>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Bounds and intervals.
+    pub settings: Settings,
+    /// Bytes of all logs.
+    pub budget: Arc<LogBudget>,
+    /// Pieces of streams for clients that catch up.
+    pub catch_up: CatchUp,
+}
+
+/// See the module.
+pub struct Hub {
+    /// The business type.
+    pub name: Arc<str>,
+    /// What all hubs share.
+    pub context: Arc<Context>,
+    /// One read of the stream at a time for clients that catch up; the others then find it in the cache.
+    pub(super) fetching: tokio::sync::Mutex<()>,
+    business: ArcSwap<Business>,
+    state: Mutex<State>,
+    /// Counts attachments and batches, for those that wait for the log to move.
+    moved: watch::Sender<u64>,
+    /// Number of connections, for the reader.
+    clients: watch::Sender<usize>,
+}
+
+struct State {
+    log: Log,
+    registry: Registry,
+    /// `Transient` alone: whether the reader's queue is consumed.
+    consuming: bool,
+}
+
+/// Where a connection stands after a step of its catch-up.
+#[derive(Debug)]
+pub enum Advance {
+    /// It is live: pushes come by themselves from now on.
+    Live,
+    /// Entries for it, and the position behind them; more follow.
+    More(Vec<Arc<Entry>>, Position),
+    /// The reader is not attached: wait.
+    Unattached,
+    /// The log does not reach back that far: read the stream.
+    Older,
+    /// The log has not come that far: read the stream or wait.
+    Newer,
+    /// The position is not of this stream.
+    Foreign,
+}
+
+/// Bytes of entries that one step of a catch-up takes from the log.
+const STEP_BYTES: usize = 256 << 10;
+/// Entries that one step looks at under the lock.
+const STEP_ENTRIES: usize = 4096;
+
+impl Hub {
+    /// A hub that nobody reads for yet.
+    pub fn new(business: Arc<Business>, context: Arc<Context>) -> Self {
+        let log = Log::new(Arc::clone(&context.budget));
+        Self {
+            name: business.name().into(),
+            fetching: tokio::sync::Mutex::default(),
+            business: ArcSwap::new(business),
+            state: Mutex::new(State { log, registry: Registry::default(), consuming: false }),
+            moved: watch::Sender::new(0),
+            clients: watch::Sender::new(0),
+            context,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The business as configured now.
+    pub fn business(&self) -> Arc<Business> {
+        self.business.load_full()
+    }
+
+    /// Takes a new configuration. The reader notices a change of delivery by itself.
+    pub fn update(&self, business: Arc<Business>) {
+        self.business.store(business);
+        self.moved.send_modify(|n| *n += 1);
+    }
+
+    /// Changes whenever the reader attaches or the log grows.
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
+    /// The number of connections.
+    pub fn clients(&self) -> watch::Receiver<usize> {
+        self.clients.subscribe()
+    }
+
+    // --- connections
+
+    /// Registers a connection. The surplus of its identity, oldest first, is closed with 4009.
+    pub fn enter(&self, conn: &Arc<Conn>, tags: &[String]) {
+        let max = self.business().config.limits.connections_per_id as usize;
+        let mut state = self.lock();
+        let replaced = state.registry.add(conn, tags, max);
+        self.clients.send_replace(state.registry.len());
+        drop(state);
+        for old in replaced {
+            old.outbound.close(CloseCode::Replaced);
+        }
+    }
+
+    /// Removes a connection; no other one is touched.
+    pub fn leave(&self, conn: &Conn) {
+        let mut state = self.lock();
+        state.registry.remove(conn);
+        self.clients.send_replace(state.registry.len());
+    }
+
+    /// Replaces a connection's tags: lost ones stop at once.
+    pub fn set_tags(&self, conn: &Arc<Conn>, tags: &[String]) {
+        self.lock().registry.set_tags(conn, tags);
+    }
+
+    /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come. False: the reader is
+    /// not attached.
+    pub fn join_at_end(&self, conn: &Conn, greet: impl FnOnce(Option<Position>)) -> bool {
+        let delivery = self.business().config.delivery;
+        let state = self.lock();
+        let position = match delivery {
+            Delivery::Durable => match state.log.position() {
+                Some(position) => Some(position),
+                None => return false,
+            },
+            Delivery::Transient if state.consuming => None,
+            Delivery::Transient => return false,
+        };
+        greet(position);
+        if let Some(position) = position {
+            conn.tell(position.offset);
+        }
+        conn.set_live();
+        true
+    }
+
+    /// One step of a connection's catch-up from the log: it gets what is addressed to it after `at`. Where that is all there is, it goes
+    /// live in the same step. `greet` runs before the first entry, as soon as the log knows the position.
+    pub fn advance(&self, conn: &Arc<Conn>, at: Position, greet: impl FnOnce()) -> Advance {
+        let now = clock::now_ms();
+        let state = self.lock();
+        let index = match state.log.lookup(at) {
+            Lookup::Unattached => return Advance::Unattached,
+            Lookup::Older => return Advance::Older,
+            Lookup::Newer => return Advance::Newer,
+            Lookup::Foreign => return Advance::Foreign,
+            Lookup::Found(index) => index,
+        };
+        greet();
+        let (mut entries, mut bytes, mut reached) = (Vec::new(), 0, at);
+        for (seen, entry) in state.log.since(index).enumerate() {
+            if bytes > STEP_BYTES || seen == STEP_ENTRIES {
+                return Advance::More(entries, reached);
+            }
+            reached = entry.position;
+            if is_for(&state.registry, conn, entry, now) {
+                bytes += entry.cost();
+                entries.push(Arc::clone(entry));
+            }
+        }
+        for entry in &entries {
+            if conn.deliver(entry) {
+                self.context.metrics.deliveries.inc();
+            }
+        }
+        conn.set_live();
+        Advance::Live
+    }
+
+    /// Those entries that are for this connection now.
+    pub fn select(&self, conn: &Conn, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
+        let now = clock::now_ms();
+        let state = self.lock();
+        entries.iter().filter(|entry| is_for(&state.registry, conn, entry, now)).cloned().collect()
+    }
+
+    /// Ends every connection.
+    pub fn close_all(&self, code: CloseCode) {
+        let conns: Vec<_> = self.lock().registry.iter().cloned().collect();
+        for conn in conns {
+            conn.outbound.close(code);
+        }
+    }
+
+    // --- the reader
+
+    /// The reader is attached behind `position`. False: the log ends elsewhere, so continuity is not shown.
+    pub(super) fn attach(&self, position: Option<Position>) -> bool {
+        let mut state = self.lock();
+        state.consuming = true;
+        let continues = match (position, state.log.position()) {
+            (Some(position), None) => {
+                state.log.append(Arc::new(Entry::mark(position)));
+                true
+            }
+            (Some(position), Some(last)) => position == last,
+            // An empty stream: nothing is known until its first message (the marker) comes.
+            (None, last) => last.is_none(),
+        };
+        drop(state);
+        self.moved.send_modify(|n| *n += 1);
+        continues
+    }
+
+    /// Appends entries and hands them to the connections that they address.
+    pub(super) fn append(&self, entries: Vec<Arc<Entry>>, delivery: Delivery) {
+        let now = clock::now_ms();
+        let mut delivered = 0;
+        let mut state = self.lock();
+        for entry in entries {
+            if let Some(push) = entry.push.as_ref().filter(|push| push.expires_at.is_none_or(|at| at > now)) {
+                state.registry.for_each_addressed(push, |conn| {
+                    if conn.is_live() && conn.deliver(&entry) {
+                        delivered += 1;
+                    }
+                });
+            }
+            if delivery == Delivery::Durable {
+                state.log.append(entry);
+            }
+        }
+        drop(state);
+        self.context.metrics.deliveries.inc_by(delivered);
+        self.moved.send_modify(|n| *n += 1);
+    }
+
+    /// Forgets the log, since the reader stopped or what follows does not continue it; with a reason, live connections are told.
+    pub(super) fn forget(&self, gap: Option<GapReason>) {
+        let mut state = self.lock();
+        state.log.clear();
+        state.consuming = false;
+        self.context.catch_up.forget(&self.name);
+        let Some(reason) = gap else { return };
+        let text = axum::extract::ws::Utf8Bytes::from(ServerFrame::Gap { business: &self.name, reason }.to_text());
+        let mut told = 0;
+        for conn in state.registry.iter().filter(|conn| conn.is_live()) {
+            conn.control(text.clone());
+            told += 1;
+        }
+        self.context.metrics.gaps.get_or_create(&label(gap_label(reason))).inc_by(told);
+    }
+
+    /// Tells quiet connections where they stand, so that their cursor does not fall out of the retention.
+    pub(super) fn tell_position(&self) {
+        let state = self.lock();
+        let Some(position) = state.log.position() else { return };
+        let mut text = None;
+        for conn in state.registry.iter() {
+            if conn.control && conn.is_live() && conn.knows_less_than(position.offset) {
+                conn.tell(position.offset);
+                conn.control(text.get_or_insert_with(|| position_frame(&self.name, position)).clone());
+            }
+        }
+    }
+}
+
+/// The `position` frame of a position.
+pub fn position_frame(business: &str, position: Position) -> axum::extract::ws::Utf8Bytes {
+    let cursor = entry::cursor(business, position);
+    ServerFrame::Position { cursor: &cursor, resume_token: None }.to_text().into()
+}
+
+/// The label of a gap in metrics.
+pub fn gap_label(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Retention => "retention",
+        GapReason::Incarnation => "incarnation",
+    }
+}
+
+fn is_for(registry: &Registry, conn: &Conn, entry: &Entry, now: i64) -> bool {
+    entry.push.as_ref().is_some_and(|push| {
+        push.expires_at.is_none_or(|at| at > now) && registry.addresses(push, conn)
+    })
+}

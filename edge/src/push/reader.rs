@@ -1,0 +1,201 @@
+//! Follows the pushes of one business while a client of it is here, and a while longer.
+//!
+//! One task per hub, owned by the catalog. Entries are made outside the hub's lock; only appending and handing out happen under it.
+
+use std::{
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use wirepost_core::{edge_config::Delivery, frames::GapReason, names};
+
+use super::{
+    entry::{BEGIN, Entry, Rejected},
+    hub::Hub,
+};
+use crate::{
+    broker::{FeedEvent, Publication, Record, Start},
+    clock,
+    events::{self, Event},
+    metrics::label,
+};
+
+/// How often a reader looks after its quiet clients and itself.
+const TICK: Duration = Duration::from_secs(1);
+/// Part of the retention after which quiet clients are told their position.
+const RETENTION_PART: u64 = 16;
+/// How often rejected pushes are logged at most, for each business.
+const REJECTED_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Lane key of markers; connections count from 1.
+const MARKER_LANE: u64 = 0;
+
+/// Runs until `cancel`.
+pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
+    let mut clients = hub.clients();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            present = clients.wait_for(|n| *n > 0) => if present.is_err() { return },
+        }
+        hub.context.metrics.readers.inc();
+        let delivery = hub.business().config.delivery;
+        let end = tokio::select! {
+            () = cancel.cancelled() => End::Idle,
+            end = follow(&hub, delivery) => end,
+        };
+        hub.context.metrics.readers.dec();
+        hub.forget(match end {
+            End::Idle => None,
+            End::DeliveryChanged => Some(GapReason::Incarnation),
+        });
+        if cancel.is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// Why a reader stops.
+enum End {
+    Idle,
+    DeliveryChanged,
+}
+
+async fn follow(hub: &Hub, delivery: Delivery) -> End {
+    let context = &hub.context;
+    let mut feed = context.broker.tail(&hub.name, delivery, Start::Next);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut idle_since: Option<Instant> = None;
+    let mut reader = Reader { hub, delivery, empty: false, unsaid_bytes: 0, said: Instant::now(), rejected: RejectedLog::default() };
+    loop {
+        tokio::select! {
+            event = feed.recv() => match event {
+                FeedEvent::Attached { position } => {
+                    reader.empty = delivery == Delivery::Durable && position.is_none();
+                    if reader.empty {
+                        reader.mark();
+                    }
+                    if !hub.attach(position) {
+                        tracing::warn!(business = %hub.name, "the stream does not continue where this edge stopped reading; clients are told");
+                        hub.forget(Some(GapReason::Incarnation));
+                        hub.attach(position);
+                    }
+                }
+                FeedEvent::Records(batch) => {
+                    reader.empty = false;
+                    reader.take(&batch.records);
+                    if let Some(done) = batch.done {
+                        done();
+                    }
+                }
+                FeedEvent::Gap => hub.forget(Some(GapReason::Retention)),
+                FeedEvent::Reset => hub.forget(Some(GapReason::Incarnation)),
+                FeedEvent::Down { reason } => tracing::warn!(business = %hub.name, reason, "pushes are not read at the moment"),
+            },
+            _ = tick.tick() => {
+                let business = hub.business();
+                if business.config.delivery != delivery {
+                    return End::DeliveryChanged;
+                }
+                let present = *hub.clients().borrow() > 0;
+                let since = idle_since.get_or_insert_with(Instant::now);
+                if present {
+                    idle_since = None;
+                } else if since.elapsed() >= context.settings.linger {
+                    return End::Idle;
+                }
+                if reader.empty {
+                    reader.mark();
+                }
+                let retention = Duration::from_secs(business.config.retention.seconds);
+                if reader.said.elapsed() >= context.settings.position_interval.min(retention / 8) {
+                    reader.tell_position();
+                }
+            }
+        }
+    }
+}
+
+struct Reader<'h> {
+    hub: &'h Hub,
+    delivery: Delivery,
+    /// The stream has no message yet.
+    empty: bool,
+    /// Bytes read since quiet clients were told their position.
+    unsaid_bytes: u64,
+    said: Instant,
+    rejected: RejectedLog,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, records: &[Record]) {
+        let business = self.hub.business();
+        let mut entries = Vec::with_capacity(records.len());
+        for record in records {
+            let (entry, rejected) = Entry::read(&business, record);
+            if let Some(rejected) = rejected {
+                self.reject(record, &rejected);
+            }
+            self.unsaid_bytes += record.body.len() as u64;
+            entries.push(Arc::new(entry));
+        }
+        self.hub.append(entries, self.delivery);
+        if self.unsaid_bytes >= business.config.retention.bytes / RETENTION_PART {
+            self.tell_position();
+        }
+    }
+
+    fn tell_position(&mut self) {
+        self.unsaid_bytes = 0;
+        self.said = Instant::now();
+        self.hub.tell_position();
+    }
+
+    /// A push that reaches nobody is counted, reported to the business and logged once a minute.
+    fn reject(&mut self, record: &Record, rejected: &Rejected) {
+        let context = &self.hub.context;
+        let reason = rejected.why.label();
+        context.metrics.rejected_pushes.get_or_create(&label(reason)).inc();
+        let why = rejected.why.to_string();
+        let event = Event::Rejected { id: rejected.id.as_deref(), reason, description: &why, offset: record.position.offset };
+        events::emit(context.broker.as_ref(), &self.hub.business(), &context.settings.edge, &event);
+        self.rejected.note(&self.hub.name, rejected.id.as_deref(), &why);
+    }
+
+    /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees it, or tries again.
+    fn mark(&self) {
+        let id = uuid::Uuid::now_v7().to_string();
+        drop(self.hub.context.broker.publish(
+            MARKER_LANE,
+            Publication {
+                exchange: "".into(),
+                routing_key: names::stream(&self.hub.name),
+                body: format!(r#"{{"id":"{id}","messageType":"{BEGIN}"}}"#).into(),
+                message_id: id,
+                timestamp: clock::now_ms(),
+                headers: Vec::new(),
+            },
+        ));
+    }
+}
+
+/// Logs at most once an interval, with the number of those that were not logged.
+#[derive(Default)]
+struct RejectedLog {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl RejectedLog {
+    fn note(&mut self, business: &str, id: Option<&str>, why: &str) {
+        if self.last.is_some_and(|last| last.elapsed() < REJECTED_LOG_INTERVAL) {
+            self.unsaid += 1;
+            return;
+        }
+        tracing::warn!(business, id, why, more = self.unsaid, "a push reached nobody");
+        self.last = Some(Instant::now());
+        self.unsaid = 0;
+    }
+}

@@ -1,0 +1,136 @@
+//! Local connections of one business by number, identity and tag. Lives under the hub's lock.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{audience::Whom, entry::Push};
+use crate::socket::conn::Conn;
+
+/// Members of one tag; ordered, so that a union of tags can be made without a set.
+type Members = BTreeMap<u64, Arc<Conn>>;
+
+/// The connections.
+#[derive(Debug, Default)]
+pub struct Registry {
+    all: Members,
+    /// In the order in which they came: the first one is the oldest.
+    by_identity: HashMap<Arc<str>, Vec<Arc<Conn>>>,
+    by_tag: HashMap<String, Members>,
+    tags: HashMap<u64, Vec<String>>,
+}
+
+impl Registry {
+    /// Adds a connection. Those that an identity has beyond `max`, the oldest first, are returned: they are to be replaced.
+    pub fn add(&mut self, conn: &Arc<Conn>, tags: &[String], max: usize) -> Vec<Arc<Conn>> {
+        self.all.insert(conn.number, Arc::clone(conn));
+        self.set_tags(conn, tags);
+        let of_identity = self.by_identity.entry(Arc::clone(&conn.unique_id)).or_default();
+        of_identity.push(Arc::clone(conn));
+        let surplus = of_identity.len().saturating_sub(max.max(1));
+        let replaced: Vec<_> = of_identity.drain(..surplus).collect();
+        for old in &replaced {
+            self.forget(old.number);
+        }
+        replaced
+    }
+
+    /// Removes exactly this connection; a newer one of the same identity is not touched.
+    pub fn remove(&mut self, conn: &Conn) {
+        if let Some(of_identity) = self.by_identity.get_mut(&conn.unique_id) {
+            of_identity.retain(|other| other.number != conn.number);
+            if of_identity.is_empty() {
+                self.by_identity.remove(&conn.unique_id);
+            }
+        }
+        self.forget(conn.number);
+    }
+
+    fn forget(&mut self, number: u64) {
+        self.all.remove(&number);
+        for tag in self.tags.remove(&number).unwrap_or_default() {
+            if let Some(members) = self.by_tag.get_mut(&tag) {
+                members.remove(&number);
+                if members.is_empty() {
+                    self.by_tag.remove(&tag);
+                }
+            }
+        }
+    }
+
+    /// Replaces a connection's tags; a connection that is not registered stays so.
+    pub fn set_tags(&mut self, conn: &Arc<Conn>, tags: &[String]) {
+        let number = conn.number;
+        if !self.all.contains_key(&number) {
+            return;
+        }
+        for tag in self.tags.remove(&number).unwrap_or_default() {
+            if let Some(members) = self.by_tag.get_mut(&tag) {
+                members.remove(&number);
+                if members.is_empty() {
+                    self.by_tag.remove(&tag);
+                }
+            }
+        }
+        if tags.is_empty() {
+            return;
+        }
+        for tag in tags {
+            self.by_tag.entry(tag.clone()).or_default().insert(number, Arc::clone(conn));
+        }
+        self.tags.insert(number, tags.to_vec());
+    }
+
+    /// Whether a push is for this connection.
+    pub fn addresses(&self, push: &Push, conn: &Conn) -> bool {
+        push.audience.client_types.iter().any(|allowed| **allowed == *conn.client_type)
+            && match &push.audience.whom {
+                Whom::Everyone => true,
+                Whom::Identity { id, tags } => **id == *conn.unique_id && (tags.is_empty() || self.holds(conn, tags)),
+                Whom::Tags(tags) => self.holds(conn, tags),
+            }
+    }
+
+    fn holds(&self, conn: &Conn, tags: &[String]) -> bool {
+        self.tags.get(&conn.number).is_some_and(|held| held.iter().any(|tag| tags.contains(tag)))
+    }
+
+    /// Calls `f` once for each connection that a push addresses.
+    pub fn for_each_addressed(&self, push: &Push, mut f: impl FnMut(&Arc<Conn>)) {
+        let mut check = |conn: &Arc<Conn>| {
+            if self.addresses(push, conn) {
+                f(conn);
+            }
+        };
+        match &push.audience.whom {
+            Whom::Everyone => self.all.values().for_each(check),
+            Whom::Identity { id, .. } => self.by_identity.get(id.as_str()).into_iter().flatten().for_each(check),
+            Whom::Tags(tags) => match tags.as_slice() {
+                [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).for_each(check),
+                tags => {
+                    let union: BTreeMap<_, _> =
+                        tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
+                    for conn in union.into_values() {
+                        check(conn);
+                    }
+                }
+            },
+        }
+    }
+
+    /// Every connection.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Conn>> {
+        self.all.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+}

@@ -1,0 +1,9 @@
+//! A client's WebSocket: upgrade, the connection's task, its bounded outbound queue, control frames.
+
+pub mod conn;
+pub mod driver;
+pub mod outbound;
+pub mod receive;
+pub mod session;
+pub mod upgrade;
+pub mod window;

@@ -1,0 +1,90 @@
+//! A connection as the registry and the reader see it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use super::outbound::{Item, Outbound};
+use crate::push::entry::Entry;
+
+/// Who a connection is. Tags may change with a refresh, all else stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `uniqueId`.
+    pub unique_id: String,
+    /// `clientType`.
+    pub client_type: String,
+    /// Tags.
+    pub tags: Vec<String>,
+}
+
+/// One local connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Local number; the lane key for publishing, so that its messages keep their order.
+    pub number: u64,
+    /// The name that clients, events and logs see (UUIDv7).
+    pub id: String,
+    /// `uniqueId`.
+    pub unique_id: Arc<str>,
+    /// `clientType`.
+    pub client_type: Box<str>,
+    /// Whether control frames are on.
+    pub control: bool,
+    /// Where frames wait.
+    pub outbound: Outbound,
+    /// Whether the reader hands pushes to it; set in the step in which its catch-up read the end of the log.
+    live: AtomicBool,
+    /// Offset + 1 of the newest cursor that it was sent; 0 = none.
+    told: AtomicU64,
+}
+
+impl Conn {
+    /// A connection that is not live yet.
+    pub fn new(number: u64, identity: &Identity, control: bool, outbound: Outbound) -> Self {
+        Self {
+            number,
+            id: uuid::Uuid::now_v7().to_string(),
+            unique_id: identity.unique_id.as_str().into(),
+            client_type: identity.client_type.as_str().into(),
+            control,
+            outbound,
+            live: AtomicBool::new(false),
+            told: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether pushes come to it.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Only under the hub's lock.
+    pub fn set_live(&self) {
+        self.live.store(true, Ordering::Relaxed);
+    }
+
+    /// Queues a push.
+    pub fn deliver(&self, entry: &Arc<Entry>) -> bool {
+        self.tell(entry.position.offset);
+        self.outbound.push(Item::Push(Arc::clone(entry)))
+    }
+
+    /// Queues a control frame; a client without control frames gets none.
+    pub fn control(&self, text: impl Into<axum::extract::ws::Utf8Bytes>) {
+        if self.control {
+            self.outbound.push(Item::Control(text.into()));
+        }
+    }
+
+    /// Notes that a cursor of that offset is on its way to the client.
+    pub fn tell(&self, offset: u64) {
+        self.told.store(offset.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Whether the client's newest cursor is older than this offset.
+    pub fn knows_less_than(&self, offset: u64) -> bool {
+        self.told.load(Ordering::Relaxed) <= offset
+    }
+}

@@ -1,0 +1,171 @@
+//! Reading and writing one socket at the same time, without splitting it.
+//!
+//! Every poll first writes what is queued, then reads: a pending write never stops reading, so two peers that both wait for the other to
+//! read can't block each other. Frames are fed to the WebSocket's buffer and flushed together: what is queued goes into one write.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::{Sink, Stream};
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite;
+use wirepost_core::frames::CloseCode;
+
+use super::{conn::Conn, outbound::Next};
+use crate::metrics::{Metrics, label};
+
+/// How long a peer may take to answer a close frame.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What came from the socket.
+#[derive(Debug)]
+pub enum Io {
+    /// A text frame.
+    Text(Utf8Bytes),
+    /// A sign of life without content.
+    Alive,
+    /// The peer said goodbye with this code (1005: without one).
+    Closed(u16),
+    /// The peer vanished.
+    Gone,
+    /// The peer broke a rule: end with this code.
+    Broken(CloseCode),
+    /// The queue is closing: end with this code.
+    Goodbye(CloseCode),
+}
+
+/// One socket with its outbound queue.
+pub struct Driver {
+    socket: WebSocket,
+    conn: Arc<Conn>,
+    metrics: Arc<Metrics>,
+    unflushed: bool,
+    stalled_since: Option<Instant>,
+}
+
+impl Driver {
+    /// Drives `socket` with the queue of `conn`.
+    pub fn new(socket: WebSocket, conn: Arc<Conn>, metrics: Arc<Metrics>) -> Self {
+        Self { socket, conn, metrics, unflushed: false, stalled_since: None }
+    }
+
+    /// Since when the peer takes nothing although something is to be written.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.stalled_since
+    }
+
+    /// Writes what is queued and waits for the next thing to happen. With `read` false the socket is not read. Cancel safe.
+    pub async fn next(&mut self, read: bool) -> Io {
+        std::future::poll_fn(|cx| self.poll(cx, read)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Io> {
+        if let Poll::Ready(io) = self.poll_write(cx) {
+            return Poll::Ready(io);
+        }
+        if !read {
+            return Poll::Pending;
+        }
+        let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
+        self.metrics.frames.get_or_create(&label("in")).inc();
+        Poll::Ready(match message {
+            None => Io::Gone,
+            Some(Ok(Message::Text(text))) => Io::Text(text),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Io::Alive,
+            Some(Ok(Message::Binary(_))) => Io::Broken(CloseCode::Binary),
+            Some(Ok(Message::Close(frame))) => Io::Closed(frame.map_or(1005, |frame| frame.code)),
+            Some(Err(error)) => fault(error),
+        })
+    }
+
+    /// Ready only when the connection is to end.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Io> {
+        loop {
+            match Pin::new(&mut self.socket).poll_ready(cx) {
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert_with(Instant::now);
+                    return self.poll_closing();
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Io::Gone),
+                Poll::Ready(Ok(())) => {}
+            }
+            match self.conn.outbound.poll_next(cx) {
+                Poll::Ready(Next::Item(item)) => {
+                    self.stalled_since = None;
+                    let Some(message) = item.message() else { continue };
+                    if Pin::new(&mut self.socket).start_send(message).is_err() {
+                        return Poll::Ready(Io::Gone);
+                    }
+                    self.metrics.frames.get_or_create(&label("out")).inc();
+                    self.unflushed = true;
+                }
+                Poll::Ready(Next::Close(code)) => return Poll::Ready(Io::Goodbye(code)),
+                Poll::Pending => break,
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.socket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    self.stalled_since = None;
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Io::Gone),
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert_with(Instant::now);
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A queue that is closing for any cause but a drain does not wait for a peer that takes nothing.
+    fn poll_closing(&self) -> Poll<Io> {
+        match self.conn.outbound.closing() {
+            Some(code) if code != CloseCode::Drain => Poll::Ready(Io::Goodbye(code)),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Sends a close frame and waits a little for the answer: a socket that is closed with unread input resets, and the peer would see
+    /// 1006 instead of the code.
+    pub async fn close(mut self, code: CloseCode) {
+        let goodbye = async {
+            let frame = CloseFrame { code: code.code(), reason: code.reason().into() };
+            if self.socket.send(Message::Close(Some(frame))).await.is_err() {
+                return;
+            }
+            while let Some(Ok(message)) = self.socket.recv().await {
+                if matches!(message, Message::Close(_)) {
+                    // Lets the WebSocket finish the handshake: the next read ends.
+                }
+            }
+        };
+        // A peer that takes nothing loses its socket without a code.
+        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+    }
+
+    /// Answers the peer's close frame.
+    pub async fn finish(mut self) {
+        let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = self.socket.recv().await {} }).await;
+    }
+}
+
+/// The close code of a fault in what the peer sent.
+fn fault(error: axum::Error) -> Io {
+    let Ok(error) = error.into_inner().downcast::<tungstenite::Error>() else { return Io::Gone };
+    match *error {
+        tungstenite::Error::Utf8(_) => Io::Broken(CloseCode::BadUtf8),
+        tungstenite::Error::Capacity(_) => Io::Broken(CloseCode::TooBig),
+        tungstenite::Error::Protocol(
+            tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
+            | tungstenite::error::ProtocolError::ReceivedAfterClosing,
+        ) => Io::Gone,
+        tungstenite::Error::Protocol(_) => Io::Broken(CloseCode::Protocol),
+        _ => Io::Gone,
+    }
+}

@@ -1,0 +1,235 @@
+//! What waits to be written to one socket: bounded in messages and bytes.
+//!
+//! Written by the business's reader and the connection's own task, read by the connection's task. At the bound the connection ends with 4008
+//! and the queue is dropped: the client resumes by its cursor, so nothing is lost and memory stays bounded. One item always fits an empty
+//! queue, so that a push larger than the bound can't loop for ever.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+};
+
+use axum::extract::ws::{Message, Utf8Bytes};
+use prometheus_client::metrics::gauge::Gauge;
+use wirepost_core::frames::CloseCode;
+
+use crate::push::entry::Entry;
+
+/// Bounds of a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Items.
+    pub messages: usize,
+    /// Bytes of all items.
+    pub bytes: usize,
+}
+
+/// One frame to write.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A push, shared with all its receivers.
+    Push(Arc<Entry>),
+    /// A control frame.
+    Control(Utf8Bytes),
+    /// A WebSocket ping.
+    Ping,
+}
+
+impl Item {
+    /// The frame; `None` for an entry without push, which nobody queues.
+    pub fn message(&self) -> Option<Message> {
+        match self {
+            Self::Push(entry) => entry.push.as_ref().map(|push| Message::Text(push.frame.clone())),
+            Self::Control(text) => Some(Message::Text(text.clone())),
+            Self::Ping => Some(Message::Ping(bytes::Bytes::new())),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Push(entry) => entry.push.as_ref().map_or(0, |push| push.frame.len()),
+            Self::Control(text) => text.len(),
+            Self::Ping => 0,
+        }
+    }
+}
+
+/// The queue.
+#[derive(Debug)]
+pub struct Outbound {
+    bounds: Bounds,
+    inner: Mutex<Inner>,
+    gauge: Gauge,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    // A VecDeque allocates nothing until its first item: an idle connection costs no queue.
+    queue: VecDeque<Item>,
+    bytes: usize,
+    closing: Option<CloseCode>,
+    writer: Option<Waker>,
+    refill: Option<Waker>,
+}
+
+/// What the writer finds.
+#[derive(Debug)]
+pub enum Next {
+    /// Write this.
+    Item(Item),
+    /// Nothing is left: say goodbye with this code.
+    Close(CloseCode),
+}
+
+impl Outbound {
+    /// An empty queue.
+    pub fn new(bounds: Bounds, gauge: Gauge) -> Self {
+        Self { bounds, inner: Mutex::default(), gauge }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an item. False: the queue is closing, or was full and is closing now.
+    pub fn push(&self, item: Item) -> bool {
+        let bytes = item.len();
+        let mut inner = self.lock();
+        if inner.closing.is_some() {
+            return false;
+        }
+        let full =
+            inner.queue.len() >= self.bounds.messages || inner.bytes.saturating_add(bytes) > self.bounds.bytes;
+        if full && !inner.queue.is_empty() {
+            self.end(&mut inner, CloseCode::TooSlow);
+            return false;
+        }
+        inner.bytes += bytes;
+        self.gauge.inc_by(bytes as i64);
+        inner.queue.push_back(item);
+        wake(inner.writer.take());
+        true
+    }
+
+    /// Ends the connection. The first cause counts. What is queued is still written where the client could not get it again, that is for a
+    /// drain; in all other cases it is dropped.
+    pub fn close(&self, code: CloseCode) {
+        let mut inner = self.lock();
+        if inner.closing.is_none() {
+            self.end(&mut inner, code);
+        }
+    }
+
+    fn end(&self, inner: &mut Inner, code: CloseCode) {
+        inner.closing = Some(code);
+        if code != CloseCode::Drain {
+            self.gauge.dec_by(inner.bytes as i64);
+            inner.bytes = 0;
+            inner.queue = VecDeque::new();
+        }
+        wake(inner.writer.take());
+        wake(inner.refill.take());
+    }
+
+    /// The next item to write; pending while there is none. One writer only.
+    pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
+        let mut inner = self.lock();
+        if let Some(item) = inner.queue.pop_front() {
+            let bytes = item.len();
+            inner.bytes -= bytes;
+            self.gauge.dec_by(bytes as i64);
+            if inner.queue.is_empty() {
+                // Give back what a burst took.
+                if inner.queue.capacity() > 64 {
+                    inner.queue = VecDeque::new();
+                }
+                wake(inner.refill.take());
+            }
+            return Poll::Ready(Next::Item(item));
+        }
+        if let Some(code) = inner.closing {
+            return Poll::Ready(Next::Close(code));
+        }
+        inner.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Why the connection is ending, if it is.
+    pub fn closing(&self) -> Option<CloseCode> {
+        self.lock().closing
+    }
+
+    /// Waits until everything queued was taken by the writer, or the queue is closing. One waiter only.
+    pub async fn emptied(&self) {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.lock();
+            if inner.queue.is_empty() || inner.closing.is_some() {
+                return Poll::Ready(());
+            }
+            inner.refill = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        let bytes = self.lock().bytes;
+        self.gauge.dec_by(bytes as i64);
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Context;
+
+    use super::*;
+
+    fn outbound() -> Outbound {
+        Outbound::new(Bounds { messages: 2, bytes: 10 }, Gauge::default())
+    }
+
+    fn control(text: &str) -> Item {
+        Item::Control(text.to_owned().into())
+    }
+
+    fn next(outbound: &Outbound) -> Poll<Next> {
+        outbound.poll_next(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_full_queue_ends_with_too_slow_and_holds_nothing() {
+        let out = outbound();
+        assert!(out.push(control("1234")));
+        assert!(out.push(control("1234")));
+        assert!(!out.push(control("1")));
+        assert!(matches!(next(&out), Poll::Ready(Next::Close(CloseCode::TooSlow))));
+        assert_eq!(out.gauge.get(), 0);
+    }
+
+    #[test]
+    fn one_item_larger_than_the_bound_passes() {
+        let out = outbound();
+        assert!(out.push(control("a push larger than the bound")));
+        assert!(matches!(next(&out), Poll::Ready(Next::Item(_))));
+        assert!(next(&out).is_pending());
+    }
+
+    #[test]
+    fn a_drain_flushes_first_and_the_first_cause_counts() {
+        let out = outbound();
+        out.push(control("ack"));
+        out.close(CloseCode::Drain);
+        out.close(CloseCode::Replaced);
+        assert!(matches!(next(&out), Poll::Ready(Next::Item(_))));
+        assert!(matches!(next(&out), Poll::Ready(Next::Close(CloseCode::Drain))));
+    }
+}

@@ -1,0 +1,142 @@
+//! Client → server and client → client: what a client sent, checked, stamped and made ready to publish.
+
+use std::sync::Arc;
+
+use wirepost_core::{Envelope, EnvelopeError, SendType, frames::NackCode};
+
+use crate::{
+    broker::{Publication, PublishError},
+    business::{Business, Route},
+    clock,
+    push::audience,
+    socket::conn::Conn,
+};
+
+/// Why a message is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nack {
+    /// The message's id, where it could be read.
+    pub id: Option<String>,
+    /// The code.
+    pub code: NackCode,
+    /// The same for a person.
+    pub reason: String,
+    /// Whether it may have arrived all the same.
+    pub may_have_arrived: bool,
+    /// How long to wait before a repeat, where known.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Nack {
+    /// A refusal: nothing was sent.
+    pub fn new(id: Option<&str>, code: NackCode, reason: impl Into<String>) -> Self {
+        Self {
+            id: id.map(str::to_owned),
+            code,
+            reason: reason.into(),
+            may_have_arrived: false,
+            retry_after_ms: None,
+        }
+    }
+
+    /// What the broker's answer means for the client.
+    pub fn of_publish(id: &str, error: &PublishError) -> Self {
+        let (code, may_have_arrived) = match error {
+            PublishError::Unavailable(_) | PublishError::Refused(_) => (NackCode::BrokerUnavailable, false),
+            PublishError::Unknown(_) => (NackCode::Timeout, true),
+        };
+        Self { may_have_arrived, ..Self::new(Some(id), code, error.to_string()) }
+    }
+
+    /// Why bytes are no envelope.
+    pub fn of_envelope(error: &EnvelopeError) -> Self {
+        Self::new(None, NackCode::InvalidEnvelope, error.to_string())
+    }
+}
+
+/// A message ready to publish, with its id.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The id: the client's, or one made here.
+    pub id: String,
+    /// What to publish.
+    pub publication: Publication,
+}
+
+/// Checks and stamps what `conn` sent.
+///
+/// # Errors
+/// A [`Nack`]; nothing was sent.
+pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Result<Prepared, Nack> {
+    let id = envelope.id.as_deref().map(str::to_owned);
+    let nack = |code, reason: String| Nack::new(id.as_deref(), code, reason);
+    identity(business, conn, &envelope).map_err(|reason| nack(NackCode::IdentityMismatch, reason))?;
+    let Some(message_type) = envelope.message_type.as_deref().map(str::to_owned) else {
+        return Err(nack(NackCode::InvalidEnvelope, "field messageType is missing".into()));
+    };
+    let Some(route) = business.client_route(envelope.send_type, &message_type) else {
+        return Err(nack(NackCode::UnknownRoute, format!("no route of {} takes {message_type:?} from clients", business.name())));
+    };
+    if !route.config.from.iter().any(|allowed| **allowed == *conn.client_type) {
+        let reason = format!("clients of type {:?} may not send {message_type:?}", conn.client_type);
+        return Err(nack(NackCode::NotAllowed, reason));
+    }
+    if !envelope.businesses.is_empty() {
+        return Err(nack(NackCode::NotAllowed, "clients can't address other businesses".into()));
+    }
+    let exchange = match route.config.send_type {
+        SendType::ClientToClient => {
+            audience::audience(route, &envelope).map_err(|why| nack(NackCode::NotAllowed, why.to_string()))?;
+            &business.push_exchange
+        }
+        SendType::ClientToServer | SendType::ServerToClient => &business.receive_exchange,
+    };
+    schema(route, envelope.content).map_err(|reason| nack(NackCode::SchemaMismatch, reason))?;
+    let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    let timestamp = envelope.timestamp.unwrap_or_else(clock::now_ms);
+    let body = Envelope {
+        id: Some(id.as_str().into()),
+        send_type: Some(route.config.send_type),
+        business_type: Some(business.name().into()),
+        from_unique_id: Some((*conn.unique_id).into()),
+        from_client_type: Some((*conn.client_type).into()),
+        timestamp: Some(timestamp),
+        ..envelope
+    }
+    .to_vec();
+    Ok(Prepared {
+        publication: Publication {
+            exchange: Arc::clone(exchange),
+            routing_key: message_type.clone(),
+            message_id: id.clone(),
+            body: body.into(),
+            timestamp,
+            headers: vec![
+                ("message-type", message_type),
+                ("from-client-type", conn.client_type.to_string()),
+                ("from-unique-id", conn.unique_id.to_string()),
+            ],
+        },
+        id,
+    })
+}
+
+/// The sender is who the token says; a value that contradicts it is refused rather than corrected, so that a client's mistake shows.
+fn identity(business: &Business, conn: &Conn, envelope: &Envelope<'_>) -> Result<(), String> {
+    for (field, claimed, actual) in [
+        ("fromUniqueId", envelope.from_unique_id.as_deref(), &*conn.unique_id),
+        ("fromClientType", envelope.from_client_type.as_deref(), &*conn.client_type),
+        ("businessType", envelope.business_type.as_deref(), business.name()),
+    ] {
+        if claimed.is_some_and(|claimed| claimed != actual) {
+            return Err(format!("{field} is not this connection's; leave it out"));
+        }
+    }
+    Ok(())
+}
+
+fn schema(route: &Route, content: Option<&str>) -> Result<(), String> {
+    let Some(schema) = &route.schema else { return Ok(()) };
+    let content: serde_json::Value = serde_json::from_str(content.unwrap_or("null")).map_err(|error| error.to_string())?;
+    schema.validate(&content).map_err(|error| format!("content{}: {error}", error.instance_path()))
+}

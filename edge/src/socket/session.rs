@@ -1,0 +1,478 @@
+//! The task of one connection: from the upgrade to the close frame.
+//!
+//! Owns the socket, the window of unconfirmed messages and the catch-up. Ends for one cause, which gives the close code, the log line and the
+//! counters.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use axum::extract::ws::{Utf8Bytes, WebSocket};
+use futures_util::{FutureExt, future::BoxFuture};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
+use tokio::time::Instant;
+use wirepost_core::{
+    Envelope,
+    edge_config::Limits,
+    frames::{ClientFrame, ClientLimits, CloseCode, GapReason, MAX_RECEIPTS, NackCode, ServerFrame},
+};
+
+use super::{
+    conn::{Conn, Identity},
+    driver::{Driver, Io},
+    outbound::{Bounds, Item, Outbound},
+    receive::{self, Nack},
+    window::Window,
+};
+use crate::{
+    broker::Position,
+    clock,
+    drain::Share,
+    events::{self, Event},
+    identity::ticket::{self, Purpose, Ticket},
+    metrics::label,
+    push::{
+        catch_up::{self, From},
+        entry,
+        hub::{Hub, gap_label, position_frame},
+    },
+    state::State,
+};
+
+/// How long before its end a session's client is told.
+const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
+
+/// What a connection begins with.
+pub struct Session {
+    /// The process.
+    pub state: Arc<State>,
+    /// The business.
+    pub hub: Arc<Hub>,
+    /// Who, and until when.
+    pub ticket: Ticket,
+    /// Where to begin.
+    pub from: From,
+    /// Whether control frames are on.
+    pub control: bool,
+    /// Local number of the connection.
+    pub number: u64,
+}
+
+impl Session {
+    /// Runs the connection to its end.
+    pub async fn run(self, socket: WebSocket) {
+        let metrics = Arc::clone(&self.state.metrics);
+        metrics.connections.inc();
+        metrics.connections_total.inc();
+        let settings = &self.state.settings;
+        let bounds = Bounds { messages: settings.outbound_messages, bytes: settings.outbound_bytes };
+        let identity = Identity {
+            unique_id: self.ticket.unique_id.clone(),
+            client_type: self.ticket.client_type.clone(),
+            tags: self.ticket.tags.clone(),
+        };
+        let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone());
+        let conn = Arc::new(Conn::new(self.number, &identity, self.control, outbound));
+        let left = Leave { hub: &self.hub, conn: &conn };
+        self.hub.enter(&conn, &identity.tags);
+        self.emit(&Event::Connected {
+            connection_id: &conn.id,
+            unique_id: &conn.unique_id,
+            client_type: &conn.client_type,
+        });
+        let end = Running::new(&self, Arc::clone(&conn), identity).run(socket).await;
+        drop(left);
+        self.emit(&Event::Disconnected {
+            connection_id: &conn.id,
+            unique_id: &conn.unique_id,
+            client_type: &conn.client_type,
+            code: end.code,
+            reason: end.reason,
+        });
+        metrics.connections.dec();
+        metrics.closes.get_or_create(&label(end.reason)).inc();
+        tracing::debug!(business = %self.hub.name, connection = conn.id, code = end.code, reason = end.reason, "connection ended");
+    }
+
+    fn emit(&self, event: &Event<'_>) {
+        events::emit(self.state.broker.as_ref(), &self.hub.business(), &self.state.settings.edge, event);
+    }
+
+    fn resume_token(&self, identity: &Identity, ends_at: i64) -> String {
+        let session = Ticket { tags: identity.tags.clone(), session_ends_at: ends_at, ..self.ticket.clone() };
+        ticket::seal(&self.state.keys, &session.to_resume())
+    }
+}
+
+/// Takes the connection out of the registry, however its task ends.
+struct Leave<'a> {
+    hub: &'a Hub,
+    conn: &'a Conn,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.hub.leave(self.conn);
+    }
+}
+
+/// Why a connection ended.
+struct Ended {
+    code: u16,
+    reason: &'static str,
+}
+
+impl Ended {
+    fn by(code: CloseCode) -> Self {
+        Self { code: code.code(), reason: code.reason() }
+    }
+}
+
+/// The parts that change while a connection lives.
+struct Running<'s> {
+    session: &'s Session,
+    conn: Arc<Conn>,
+    identity: Identity,
+    window: Window,
+    limiter: Option<(Limits, DefaultDirectRateLimiter)>,
+    ends_at: i64,
+    expiring_at: Option<i64>,
+    heard: Instant,
+    pinged: bool,
+    drain: Option<Share>,
+}
+
+impl<'s> Running<'s> {
+    fn new(session: &'s Session, conn: Arc<Conn>, identity: Identity) -> Self {
+        let ends_at = session.ticket.session_ends_at;
+        Self {
+            session,
+            conn,
+            identity,
+            window: Window::default(),
+            limiter: None,
+            ends_at,
+            expiring_at: Some(expiring_at(ends_at)),
+            heard: Instant::now(),
+            pinged: false,
+            drain: None,
+        }
+    }
+
+    async fn run(mut self, socket: WebSocket) -> Ended {
+        let state = Arc::clone(&self.session.state);
+        let mut driver = Driver::new(socket, Arc::clone(&self.conn), Arc::clone(&state.metrics));
+        let mut catch_up: Option<BoxFuture<'_, ()>> = Some(self.catch_up());
+        let mut draining = state.drain.subscribe();
+        let timer = tokio::time::sleep_until(self.deadline(&driver));
+        tokio::pin!(timer);
+        loop {
+            let read = self.window.len() < state.settings.window;
+            let deadline = self.deadline(&driver);
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                io = driver.next(read) => match io {
+                    Io::Text(text) => {
+                        self.alive();
+                        self.text(&text);
+                    }
+                    Io::Alive => self.alive(),
+                    Io::Closed(code) => {
+                        driver.finish().await;
+                        return Ended { code, reason: CloseCode::Normal.reason() };
+                    }
+                    Io::Gone => return Ended { code: 1006, reason: "the peer vanished" },
+                    Io::Broken(code) | Io::Goodbye(code) => {
+                        self.conn.outbound.close(code);
+                        driver.close(code).await;
+                        return Ended::by(code);
+                    }
+                },
+                () = async { if let Some(catch_up) = catch_up.as_mut() { catch_up.await } else { std::future::pending().await } } => catch_up = None,
+                (id, outcome) = self.window.next() => self.confirmed(&id, outcome),
+                share = draining.share() => self.drain = Some(share),
+                () = &mut timer => if let Some(ended) = self.timeout(&driver) {
+                    return ended;
+                },
+            }
+        }
+    }
+
+    fn catch_up(&self) -> BoxFuture<'s, ()> {
+        let session = self.session;
+        let conn = Arc::clone(&self.conn);
+        let mut greeting = Greeting {
+            conn: Arc::clone(&conn),
+            resume_token: session.resume_token(&self.identity, self.ends_at),
+            ends_at: self.ends_at,
+            hub: &session.hub,
+            sent: false,
+            placed: false,
+        };
+        async move { catch_up::run(&session.hub, &conn, session.from, &mut greeting).await }.boxed()
+    }
+
+    fn alive(&mut self) {
+        self.heard = Instant::now();
+        self.pinged = false;
+    }
+
+    // --- time
+
+    fn deadline(&self, driver: &Driver) -> Instant {
+        let settings = &self.session.state.settings;
+        let quiet = self.heard + settings.heartbeat * if self.pinged { 2 } else { 1 };
+        [
+            Some(quiet),
+            Some(at(self.expiring_at.unwrap_or(self.ends_at))),
+            driver.stalled_since().map(|since| since + settings.write_timeout),
+            self.drain.as_ref().map(|share| share.due),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(quiet)
+    }
+
+    /// What is due now. Some: the connection ends without a close frame.
+    fn timeout(&mut self, driver: &Driver) -> Option<Ended> {
+        let settings = &self.session.state.settings;
+        let (now, now_ms) = (Instant::now(), clock::now_ms());
+        if now_ms >= self.ends_at {
+            self.conn.outbound.close(CloseCode::SessionOver);
+        } else if self.expiring_at.is_some_and(|due| now_ms >= due) {
+            self.expiring_at = None;
+            let in_seconds = (self.ends_at - now_ms).max(0) as u64 / 1000;
+            self.conn.control(ServerFrame::Expiring { in_seconds }.to_text());
+        }
+        if driver.stalled_since().is_some_and(|since| now >= since + settings.write_timeout) {
+            self.conn.outbound.close(CloseCode::TooSlow);
+        }
+        if now >= self.heard + settings.heartbeat * 2 {
+            return Some(Ended { code: 1006, reason: "no sign of life within two heartbeats" });
+        }
+        if !self.pinged && now >= self.heard + settings.heartbeat {
+            self.pinged = true;
+            self.conn.outbound.push(Item::Ping);
+        }
+        if let Some(share) = self.drain.as_mut().filter(|share| now >= share.due) {
+            match share.told() {
+                Some(reconnect_within) => {
+                    let reconnect_within_ms = reconnect_within.as_millis() as u64;
+                    self.conn.control(ServerFrame::Drain { reconnect_within_ms }.to_text());
+                }
+                // Sends that still wait for their confirm get their answer first.
+                None if !self.window.is_empty() && !share.exhausted(now) => share.postpone(),
+                None => self.conn.outbound.close(CloseCode::Drain),
+            }
+        }
+        None
+    }
+
+    // --- what the client sends
+
+    fn text(&mut self, text: &Utf8Bytes) {
+        let business = self.session.hub.business();
+        let limits = &business.config.limits;
+        let envelope = match Envelope::parse(text.as_bytes()) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.nack(&Nack::of_envelope(&error)),
+        };
+        if self.conn.control
+            && let Some(op) = &envelope.op
+        {
+            return self.control(op, text);
+        }
+        let id = envelope.id.as_deref().map(str::to_owned);
+        if text.len() > limits.message_bytes {
+            let reason = format!("{} bytes, more than messageBytes of {}", text.len(), limits.message_bytes);
+            return self.nack(&Nack::new(id.as_deref(), NackCode::TooLarge, reason));
+        }
+        if let Err(wait) = self.admit(limits) {
+            let reason = format!("more than {} messages a second and {} at once", limits.messages_per_second, limits.burst);
+            let nack = Nack::new(id.as_deref(), NackCode::RateLimited, reason);
+            return self.nack(&Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack });
+        }
+        match receive::prepare(&business, &self.conn, envelope) {
+            Ok(prepared) => {
+                let confirm = self.session.state.broker.publish(self.conn.number, prepared.publication);
+                self.window.add(prepared.id, confirm);
+            }
+            Err(nack) => self.nack(&nack),
+        }
+    }
+
+    /// Takes one message from the connection's rate; otherwise how long to wait. The limiter is made at the first message, and again when
+    /// the declaration changes.
+    fn admit(&mut self, limits: &Limits) -> Result<(), Duration> {
+        if self.limiter.as_ref().is_none_or(|(made_for, _)| made_for != limits) {
+            let rate = NonZeroU32::new(limits.messages_per_second).unwrap_or(NonZeroU32::MIN);
+            let burst = NonZeroU32::new(limits.burst).unwrap_or(NonZeroU32::MIN);
+            self.limiter = Some((limits.clone(), RateLimiter::direct(Quota::per_second(rate).allow_burst(burst))));
+        }
+        let Some((_, limiter)) = &self.limiter else { return Ok(()) };
+        limiter.check().map_err(|until| until.wait_time_from(limiter.clock().now()))
+    }
+
+    fn confirmed(&self, id: &str, outcome: Result<(), crate::broker::PublishError>) {
+        match outcome {
+            Ok(()) => {
+                self.session.state.metrics.acks.inc();
+                self.conn.control(ServerFrame::Ack { id }.to_text());
+            }
+            Err(error) => self.nack(&Nack::of_publish(id, &error)),
+        }
+    }
+
+    fn nack(&self, nack: &Nack) {
+        self.session.state.metrics.nacks.get_or_create(&label(nack.code.as_str())).inc();
+        let frame = ServerFrame::Nack {
+            id: nack.id.as_deref(),
+            code: nack.code,
+            reason: &nack.reason,
+            retryable: nack.code.retryable(),
+            may_have_arrived: nack.may_have_arrived,
+            retry_after_ms: nack.retry_after_ms,
+        };
+        self.conn.control(frame.to_text());
+    }
+
+    fn control(&mut self, op: &str, text: &str) {
+        match serde_json::from_str(text) {
+            Ok(ClientFrame::Ping) => self.conn.control(ServerFrame::Pong.to_text()),
+            Ok(ClientFrame::Received { ids }) if ids.len() <= MAX_RECEIPTS => self.session.emit(&Event::Delivered {
+                connection_id: &self.conn.id,
+                unique_id: &self.conn.unique_id,
+                client_type: &self.conn.client_type,
+                ids: &ids,
+            }),
+            Ok(ClientFrame::Received { .. }) => self.refuse(op, &format!("more than {MAX_RECEIPTS} ids in one receipt")),
+            Ok(ClientFrame::Refresh { token }) => match self.refresh(&token) {
+                Ok(()) => {
+                    let resume_token = &self.session.resume_token(&self.identity, self.ends_at);
+                    self.conn.control(ServerFrame::Refreshed { session_ends_at: self.ends_at, resume_token }.to_text());
+                }
+                Err(reason) => self.refuse(op, &reason),
+            },
+            Err(error) => self.refuse(op, &format!("not a control frame of this protocol: {error}")),
+        }
+    }
+
+    fn refuse(&self, about: &str, reason: &str) {
+        self.conn.control(ServerFrame::Error { about, reason }.to_text());
+    }
+
+    /// Prolongs the session with a ticket of the same identity. Tags of the new ticket replace the old ones at once.
+    fn refresh(&mut self, token: &str) -> Result<(), String> {
+        let ticket = ticket::open(&self.session.state.keys, token, clock::now_ms()).map_err(|error| error.to_string())?;
+        if ticket.purpose != Purpose::Connect {
+            return Err("a resume token does not prolong a session; get a new token".into());
+        }
+        if *ticket.business != *self.session.hub.name
+            || ticket.unique_id != self.identity.unique_id
+            || ticket.client_type != self.identity.client_type
+        {
+            return Err("the token is of another identity; the session goes on as it was".into());
+        }
+        if ticket.tags != self.identity.tags {
+            self.session.hub.set_tags(&self.conn, &ticket.tags);
+        }
+        self.identity.tags = ticket.tags;
+        self.ends_at = ticket.session_ends_at;
+        self.expiring_at = Some(expiring_at(self.ends_at));
+        Ok(())
+    }
+}
+
+/// When to tell of the end: a minute before, in short sessions after two thirds.
+fn expiring_at(ends_at: i64) -> i64 {
+    let left = (ends_at - clock::now_ms()).max(0);
+    ends_at - (EXPIRING_BEFORE.as_millis() as i64).min(left / 3)
+}
+
+fn at(ms: i64) -> Instant {
+    Instant::now() + Duration::from_millis((ms - clock::now_ms()).max(0) as u64)
+}
+
+/// The first frame, and what stands for it later where it could not be known at once.
+pub struct Greeting<'h> {
+    conn: Arc<Conn>,
+    resume_token: String,
+    ends_at: i64,
+    hub: &'h Hub,
+    /// `welcome` is queued.
+    sent: bool,
+    /// The client knows where it stands.
+    placed: bool,
+}
+
+impl Greeting<'_> {
+    /// Whether `welcome` is queued.
+    pub fn is_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// It begins with now and had no cursor.
+    pub fn fresh(&mut self, position: Option<Position>) {
+        self.place(position, false);
+    }
+
+    /// Nothing is missing since its cursor.
+    pub fn resumed(&mut self, at: Position) {
+        if !self.placed {
+            self.place(Some(at), true);
+        }
+    }
+
+    /// Something may be missing; it goes on with now.
+    pub fn gap(&mut self, position: Option<Position>, reason: GapReason) {
+        self.hub.context.metrics.gaps.get_or_create(&label(gap_label(reason))).inc();
+        if self.sent {
+            self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
+            self.placed = false;
+        }
+        let greeted = self.sent;
+        self.place(position, false);
+        if !greeted {
+            self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
+        }
+    }
+
+    /// The broker is away: where it stands is told later.
+    pub fn unknown(&mut self) {
+        if !self.sent {
+            self.welcome(None, None);
+        }
+    }
+
+    fn place(&mut self, position: Option<Position>, resumed: bool) {
+        self.placed = true;
+        if let Some(position) = position {
+            self.conn.tell(position.offset);
+        }
+        if !self.sent {
+            let cursor = position.map(|position| entry::cursor(&self.hub.name, position));
+            self.welcome(cursor.as_deref(), Some(resumed));
+        } else if let Some(position) = position {
+            self.conn.control(position_frame(&self.hub.name, position));
+        }
+    }
+
+    fn welcome(&mut self, cursor: Option<&str>, resumed: Option<bool>) {
+        self.sent = true;
+        let limits = &self.hub.business().config.limits;
+        let frame = ServerFrame::Welcome {
+            connection_id: &self.conn.id,
+            cursor,
+            resumed,
+            resume_token: &self.resume_token,
+            session_ends_at: self.ends_at,
+            limits: ClientLimits {
+                message_bytes: limits.message_bytes,
+                messages_per_second: limits.messages_per_second,
+                burst: limits.burst,
+            },
+        };
+        self.conn.control(frame.to_text());
+    }
+}

@@ -1,0 +1,32 @@
+//! What request handlers and connections share.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    broker::Broker, catalog::Catalog, drain::Drain, identity::keys::KeyRing, metrics::Metrics, places::Places,
+    readiness::Readiness, settings::Settings,
+};
+
+/// One per process; handlers hold it as `Arc<State>`.
+pub struct State {
+    /// The process's settings.
+    pub settings: Settings,
+    /// The businesses.
+    pub catalog: Arc<Catalog>,
+    /// Signs and verifies tickets.
+    pub keys: Arc<KeyRing>,
+    /// Publishes and reads.
+    pub broker: Arc<dyn Broker>,
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// Where shutdown stands.
+    pub drain: Drain,
+    /// What `/readyz` says.
+    pub readiness: Arc<Readiness>,
+    /// The edge-wide limit of connections.
+    pub places: Places,
+    /// Tasks of connections.
+    pub connections: TaskTracker,
+}
