@@ -1,0 +1,305 @@
+//! Tokens of clients, made by the business's issuer. The library checks the signature; every claim is checked here, since its own checks
+//! are too lax for us: `nbf` is off by default, a missing `aud` passes, and its leeway also prolongs `exp`.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, Validation};
+use serde_json::{Map, Value};
+use wirepost_core::edge_config::{Claims, Jwks, JwtConfig};
+
+use super::key_set::{BadKeySet, KeySet, NoKey};
+use crate::clock;
+
+/// Longest token, in bytes.
+pub const MAX_TOKEN: usize = 16 << 10;
+/// How far the issuer's clock may be ahead of ours, in seconds. It never prolongs `exp`: a token is short-lived, and an expired one is
+/// refused at once.
+pub const LEEWAY: f64 = 60.0;
+
+/// Checks tokens for one business.
+#[derive(Debug)]
+pub struct JwtVerifier {
+    issuer: String,
+    audiences: Vec<String>,
+    claims: Claims,
+    keys: Option<KeySet>,
+}
+
+/// Whom a token speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The identity.
+    pub unique_id: String,
+    /// The kind of client; not yet checked against the declared ones.
+    pub client_type: String,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// The token's end, ms since the epoch.
+    pub expires_at: i64,
+}
+
+/// Why a token is refused: which check failed. Never holds a part of the token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwtError {
+    /// Too long to be looked at.
+    #[error("token has {0} bytes, at most {MAX_TOKEN} are looked at")]
+    TooLong(usize),
+    /// Not a signed JWT.
+    #[error("token is not a signed JWT: {0}")]
+    Malformed(&'static str),
+    /// An algorithm that is never accepted, `none` and the HMAC ones among them.
+    #[error("token's algorithm (alg) is not accepted, sign with RS256, ES256 or EdDSA")]
+    Algorithm,
+    /// The key is for another algorithm than the token claims.
+    #[error("token's algorithm (alg) is not the one of its key, which is for {0:?}")]
+    KeyAlgorithm(Algorithm),
+    /// The key set has no such key.
+    #[error("token's key (kid) is not in the issuer's key set")]
+    UnknownKey,
+    /// The token names no key.
+    #[error("token names no key (kid) and the issuer's key set has several")]
+    UnnamedKey,
+    /// The key is there, for something else.
+    #[error("token's key (kid) can't check tokens: {0}")]
+    UnusableKey(&'static str),
+    /// Forged or altered.
+    #[error("token's signature is wrong")]
+    Signature,
+    /// A claim that every token needs.
+    #[error("token has no {0}")]
+    Missing(&'static str),
+    /// A claim of the wrong type.
+    #[error("token's {claim} must be {expected}")]
+    Type {
+        /// Which.
+        claim: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// From another issuer.
+    #[error("token's issuer (iss) is not the one of this business")]
+    Issuer,
+    /// For somebody else.
+    #[error("token's audience (aud) does not name this business's")]
+    Audience,
+    /// Too late.
+    #[error("token expired (exp), get a new one")]
+    Expired,
+    /// Too early.
+    #[error("token is not valid yet (nbf); check the issuer's clock")]
+    NotYet,
+    /// From the future.
+    #[error("token was issued in the future (iat); check the issuer's clock")]
+    IssuedInFuture,
+    /// The configured claim is not there.
+    #[error("token has no claim {0}, which this business takes for the identity or client type")]
+    MissingClaim(String),
+    /// The call names another client type than the token.
+    #[error("clientType of the call is not the one of the token")]
+    ClientTypeMismatch,
+    /// Nobody names a client type.
+    #[error("name a client type with ?clientType=")]
+    NoClientType,
+    /// The issuer could not be asked so far.
+    #[error("key set of the issuer is not loaded yet, retry in a few seconds")]
+    KeysNotLoaded,
+}
+
+/// A configuration that can't work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadJwtConfig {
+    /// The inline key set.
+    #[error(transparent)]
+    KeySet(#[from] BadKeySet),
+    /// No issuer or no audience: every token of anybody would do.
+    #[error("{0} must not be empty")]
+    Empty(&'static str),
+}
+
+impl JwtVerifier {
+    /// Makes a verifier ready. A key set from a URI is fetched when it is first needed, so that an issuer's trouble keeps no edge from
+    /// starting.
+    ///
+    /// # Errors
+    /// See [`BadJwtConfig`].
+    pub fn try_new(config: &JwtConfig) -> Result<Self, BadJwtConfig> {
+        let JwtConfig { issuer, audiences, jwks, claims } = config;
+        if issuer.is_empty() {
+            return Err(BadJwtConfig::Empty("issuer"));
+        }
+        if audiences.is_empty() || audiences.iter().any(String::is_empty) {
+            return Err(BadJwtConfig::Empty("audiences"));
+        }
+        let keys = match jwks {
+            Jwks::Inline(set) => Some(KeySet::parse(set)?),
+            Jwks::Uri(_) => None,
+        };
+        Ok(Self { issuer: issuer.clone(), audiences: audiences.clone(), claims: claims.clone(), keys })
+    }
+
+    /// Checks a token. `client_type` is the call's parameter: needed where no claim carries the client type, and never able to contradict
+    /// the claim.
+    ///
+    /// # Errors
+    /// See [`JwtError`].
+    #[expect(clippy::unused_async, reason = "a key set from a URI will be waited for here")]
+    pub async fn verify(&self, token: &str, client_type: Option<&str>) -> Result<Identity, JwtError> {
+        let header = Header::parse(token)?;
+        let keys = self.keys.as_ref().ok_or(JwtError::KeysNotLoaded)?;
+        let key = keys.find(header.kid.as_deref(), header.algorithm).map_err(|error| match error {
+            NoKey::Unknown => JwtError::UnknownKey,
+            NoKey::Ignored(reason) => JwtError::UnusableKey(reason),
+            NoKey::OtherAlgorithm(algorithm) => JwtError::KeyAlgorithm(algorithm),
+            NoKey::Unnamed => JwtError::UnnamedKey,
+        })?;
+        let mut only_signature = Validation::new(header.algorithm);
+        only_signature.required_spec_claims.clear();
+        only_signature.validate_exp = false;
+        only_signature.validate_aud = false;
+        let claims = jsonwebtoken::decode::<Map<String, Value>>(token, key, &only_signature)
+            .map_err(|error| match error.kind() {
+                jsonwebtoken::errors::ErrorKind::Json(_) => JwtError::Malformed("its payload is not a JSON object"),
+                _ => JwtError::Signature,
+            })?
+            .claims;
+        let expires_at = self.check_claims(&claims, clock::now_ms())?;
+        Ok(Identity {
+            unique_id: self.unique_id(&claims)?,
+            client_type: self.client_type(&claims, client_type)?,
+            tags: self.tags(&claims)?,
+            expires_at,
+        })
+    }
+
+    /// Checks what every token needs (RFC 7519, section 4.1); its end in ms.
+    fn check_claims(&self, claims: &Map<String, Value>, now: i64) -> Result<i64, JwtError> {
+        let now = now as f64 / 1000.0;
+        if text(claims, "iss")? != self.issuer {
+            return Err(JwtError::Issuer);
+        }
+        let names_us = |audience: &str| self.audiences.iter().any(|ours| ours == audience);
+        let for_us = match claims.get("aud").ok_or(JwtError::Missing("audience (aud)"))? {
+            Value::String(audience) => names_us(audience),
+            Value::Array(list) => list.iter().filter_map(Value::as_str).any(names_us),
+            _ => return Err(wrong_type("aud", "a string or a list of strings")),
+        };
+        if !for_us {
+            return Err(JwtError::Audience);
+        }
+        text(claims, "sub")?;
+        let expires = seconds(claims, "exp")?.ok_or(JwtError::Missing("end (exp)"))?;
+        if now >= expires {
+            return Err(JwtError::Expired);
+        }
+        let not_before = seconds(claims, "nbf")?.ok_or(JwtError::Missing("beginning (nbf)"))?;
+        if not_before > now + LEEWAY {
+            return Err(JwtError::NotYet);
+        }
+        if seconds(claims, "iat")?.is_some_and(|issued| issued > now + LEEWAY) {
+            return Err(JwtError::IssuedInFuture);
+        }
+        Ok((expires * 1000.0) as i64)
+    }
+
+    fn unique_id(&self, claims: &Map<String, Value>) -> Result<String, JwtError> {
+        let name = &self.claims.unique_id;
+        match claims.get(name) {
+            Some(Value::String(id)) => Ok(id.clone()),
+            // Many systems number their users; a whole number has one decimal form.
+            Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
+            None | Some(Value::Null) => Err(JwtError::MissingClaim(name.clone())),
+            Some(_) => Err(wrong_type(name, "a string or a whole number")),
+        }
+    }
+
+    fn client_type(&self, claims: &Map<String, Value>, asked: Option<&str>) -> Result<String, JwtError> {
+        let Some(name) = &self.claims.client_type else {
+            return asked.map(str::to_owned).ok_or(JwtError::NoClientType);
+        };
+        match claims.get(name) {
+            Some(Value::String(client_type)) if asked.is_none_or(|asked| asked == client_type) => {
+                Ok(client_type.clone())
+            }
+            Some(Value::String(_)) => Err(JwtError::ClientTypeMismatch),
+            None | Some(Value::Null) => Err(JwtError::MissingClaim(name.clone())),
+            Some(_) => Err(wrong_type(name, "a string")),
+        }
+    }
+
+    fn tags(&self, claims: &Map<String, Value>) -> Result<Vec<String>, JwtError> {
+        const EXPECTED: &str = "a string or a list of strings";
+        let Some(name) = &self.claims.tags else {
+            return Ok(Vec::new());
+        };
+        match claims.get(name) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(tag)) => Ok(vec![tag.clone()]),
+            Some(Value::Array(tags)) => {
+                let tag = |tag: &Value| tag.as_str().map(str::to_owned).ok_or_else(|| wrong_type(name, EXPECTED));
+                tags.iter().map(tag).collect()
+            }
+            Some(_) => Err(wrong_type(name, EXPECTED)),
+        }
+    }
+}
+
+/// What of a token's header decides how it is checked.
+struct Header {
+    algorithm: Algorithm,
+    kid: Option<String>,
+}
+
+impl Header {
+    fn parse(token: &str) -> Result<Self, JwtError> {
+        if token.len() > MAX_TOKEN {
+            return Err(JwtError::TooLong(token.len()));
+        }
+        let mut parts = token.split('.');
+        let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return Err(JwtError::Malformed("it does not have three parts"));
+        };
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| JwtError::Malformed("its header is not base64url"))?;
+        let header: Map<String, Value> =
+            serde_json::from_slice(&header).map_err(|_| JwtError::Malformed("its header is not a JSON object"))?;
+        // Extensions that must be understood (RFC 7515, section 4.1.11); we know none.
+        if header.contains_key("crit") {
+            return Err(JwtError::Malformed("its header asks for an extension (crit)"));
+        }
+        let algorithm = match header.get("alg").and_then(Value::as_str) {
+            Some("RS256") => Algorithm::RS256,
+            Some("ES256") => Algorithm::ES256,
+            Some("EdDSA") => Algorithm::EdDSA,
+            _ => return Err(JwtError::Algorithm),
+        };
+        let kid = match header.get("kid") {
+            None => None,
+            Some(Value::String(kid)) => Some(kid.clone()),
+            Some(_) => return Err(JwtError::Malformed("its kid is not a string")),
+        };
+        Ok(Self { algorithm, kid })
+    }
+}
+
+fn wrong_type(claim: &str, expected: &'static str) -> JwtError {
+    JwtError::Type { claim: claim.to_owned(), expected }
+}
+
+fn text<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, JwtError> {
+    match claims.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text),
+        None | Some(Value::Null | Value::String(_)) => {
+            Err(JwtError::Missing(if name == "iss" { "issuer (iss)" } else { "subject (sub)" }))
+        }
+        Some(_) => Err(wrong_type(name, "a string")),
+    }
+}
+
+/// Seconds since the epoch, fractions allowed (RFC 7519, section 2, NumericDate).
+fn seconds(claims: &Map<String, Value>, name: &'static str) -> Result<Option<f64>, JwtError> {
+    match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_f64().map(Some).ok_or_else(|| wrong_type(name, "a number of seconds since the epoch")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

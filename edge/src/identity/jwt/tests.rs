@@ -1,0 +1,251 @@
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    rsa::{KeyPair as RsaKeyPair, KeySize},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaPublicKeyComponents},
+};
+use jsonwebtoken::EncodingKey;
+use rstest::rstest;
+use serde_json::json;
+use std::sync::LazyLock;
+
+use super::*;
+
+/// Issuer `https://id.example` with one key of each kind and one for encryption.
+struct Issuer {
+    rsa: EncodingKey,
+    rsa_pem: String,
+    ec: EncodingKey,
+    ed: EncodingKey,
+    set: Value,
+}
+
+static ISSUER: LazyLock<Issuer> = LazyLock::new(|| {
+    let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+    let parts: RsaPublicKeyComponents<Vec<u8>> = rsa.public_key().into();
+    let spki: PublicKeyX509Der<'_> = rsa.public_key().as_der().unwrap();
+    let pem = |label: &str, der: &[u8]| {
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+    };
+    let rsa_der: Pkcs8V1Der<'_> = rsa.as_der().unwrap();
+    let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let point = ec.public_key().as_ref().to_vec();
+    let ed = Ed25519KeyPair::generate().unwrap();
+    let set = json!({"keys": [
+        {"kty": "RSA", "kid": "rsa", "use": "sig", "alg": "RS256", "n": b64(&parts.n), "e": b64(&parts.e)},
+        {"kty": "RSA", "kid": "enc", "use": "enc", "n": b64(&parts.n), "e": b64(&parts.e)},
+        {"kty": "EC", "kid": "ec", "crv": "P-256", "x": b64(&point[1..33]), "y": b64(&point[33..])},
+        {"kty": "OKP", "kid": "ed", "crv": "Ed25519", "x": b64(ed.public_key().as_ref())},
+        {"kty": "AKP", "kid": "later", "alg": "ML-DSA-65", "pub": "AAAA"},
+    ]});
+    Issuer {
+        rsa: EncodingKey::from_rsa_pem(pem("PRIVATE KEY", rsa_der.as_ref()).as_bytes()).unwrap(),
+        rsa_pem: pem("PUBLIC KEY", spki.as_ref()),
+        ec: EncodingKey::from_ec_der(ec.to_pkcs8v1().unwrap().as_ref()),
+        ed: EncodingKey::from_ed_der(ed.to_pkcs8().unwrap().as_ref()),
+        set,
+    }
+});
+
+fn config() -> JwtConfig {
+    JwtConfig {
+        issuer: "https://id.example".into(),
+        audiences: vec!["shop".into(), "shop-beta".into()],
+        jwks: Jwks::Inline(ISSUER.set.clone()),
+        claims: Claims {
+            unique_id: "sub".into(),
+            client_type: Some("client_type".into()),
+            tags: Some("https://id.example/groups".into()),
+        },
+    }
+}
+
+/// Claims of a good token, some replaced; null removes one.
+fn claims(changes: &Value) -> Value {
+    let now = clock::now_ms() / 1000;
+    let mut claims = json!({
+        "iss": "https://id.example", "aud": "shop", "sub": "alice", "exp": now + 300, "nbf": now - 5, "iat": now - 5,
+        "client_type": "app", "https://id.example/groups": ["vip", "eu"],
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value.clone();
+        }
+    }
+    claims
+}
+
+fn token(algorithm: Algorithm, kid: &str, key: &EncodingKey, claims: &Value) -> String {
+    let mut header = jsonwebtoken::Header::new(algorithm);
+    header.kid = Some(kid.into());
+    jsonwebtoken::encode(&header, claims, key).unwrap()
+}
+
+fn signed(changes: &Value) -> String {
+    token(Algorithm::RS256, "rsa", &ISSUER.rsa, &claims(changes))
+}
+
+async fn verify(token: &str) -> Result<Identity, JwtError> {
+    JwtVerifier::try_new(&config()).unwrap().verify(token, None).await
+}
+
+#[rstest]
+#[case::rs256(Algorithm::RS256, "rsa", &ISSUER.rsa)]
+#[case::es256(Algorithm::ES256, "ec", &ISSUER.ec)]
+#[case::eddsa(Algorithm::EdDSA, "ed", &ISSUER.ed)]
+#[tokio::test]
+async fn a_good_token_gives_its_identity(#[case] algorithm: Algorithm, #[case] kid: &str, #[case] key: &EncodingKey) {
+    let claims = claims(&json!({}));
+    let identity = verify(&token(algorithm, kid, key, &claims)).await.unwrap();
+    let expected = Identity {
+        unique_id: "alice".into(),
+        client_type: "app".into(),
+        tags: vec!["vip".into(), "eu".into()],
+        expires_at: claims["exp"].as_i64().unwrap() * 1000,
+    };
+    assert_eq!(identity, expected);
+}
+
+/// Times are seconds from now.
+#[rstest]
+#[case::thirty_seconds_of_skew(&["nbf", "iat"], 30, None)]
+#[case::nbf_an_hour_ahead(&["nbf"], 3600, Some(JwtError::NotYet))]
+#[case::iat_an_hour_ahead(&["iat"], 3600, Some(JwtError::IssuedInFuture))]
+#[case::exp_two_minutes_ago(&["exp"], -120, Some(JwtError::Expired))]
+#[case::exp_a_second_ago(&["exp"], -1, Some(JwtError::Expired))]
+#[tokio::test]
+async fn times_are_checked(#[case] names: &[&str], #[case] offset: i64, #[case] expected: Option<JwtError>) {
+    let changes: Map<String, Value> =
+        names.iter().map(|name| ((*name).to_owned(), json!(clock::now_ms() / 1000 + offset))).collect();
+    assert_eq!(verify(&signed(&Value::Object(changes))).await.err(), expected);
+}
+
+#[rstest]
+#[case::no_exp(json!({"exp": null}), JwtError::Missing("end (exp)"))]
+#[case::no_nbf(json!({"nbf": null}), JwtError::Missing("beginning (nbf)"))]
+#[case::no_aud(json!({"aud": null}), JwtError::Missing("audience (aud)"))]
+#[case::no_iss(json!({"iss": null}), JwtError::Missing("issuer (iss)"))]
+#[case::no_sub(json!({"sub": null}), JwtError::Missing("subject (sub)"))]
+#[case::wrong_aud(json!({"aud": "bank"}), JwtError::Audience)]
+#[case::wrong_auds(json!({"aud": ["bank", "shop2"]}), JwtError::Audience)]
+#[case::no_auds(json!({"aud": []}), JwtError::Audience)]
+#[case::other_issuer(json!({"iss": "https://id.example/other"}), JwtError::Issuer)]
+#[case::text_exp(json!({"exp": "tomorrow"}), wrong_type("exp", "a number of seconds since the epoch"))]
+#[case::list_iss(json!({"iss": ["https://id.example"]}), wrong_type("iss", "a string"))]
+#[case::number_aud(json!({"aud": 7}), wrong_type("aud", "a string or a list of strings"))]
+#[case::no_client_type(json!({"client_type": null}), JwtError::MissingClaim("client_type".into()))]
+#[case::tags_of_numbers(json!({"https://id.example/groups": [1]}), wrong_type("https://id.example/groups", "a string or a list of strings"))]
+#[tokio::test]
+async fn a_wrong_claim_is_named(#[case] changes: Value, #[case] expected: JwtError) {
+    assert_eq!(verify(&signed(&changes)).await, Err(expected));
+}
+
+#[rstest]
+#[case::an_aud_list_with_ours(json!({"aud": ["bank", "shop-beta"]}))]
+#[case::no_iat(json!({"iat": null}))]
+#[case::fractions(json!({"exp": clock::now_ms() as f64 / 1000.0 + 10.5}))]
+#[case::no_tags(json!({"https://id.example/groups": null}))]
+#[case::more_claims(json!({"nested": {"sub": "ceo"}}))]
+#[tokio::test]
+async fn other_forms_of_a_good_token_pass(#[case] changes: Value) {
+    assert_eq!(verify(&signed(&changes)).await.unwrap().unique_id, "alice");
+}
+
+#[tokio::test]
+async fn a_token_can_not_choose_how_it_is_checked() {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let good = claims(&json!({}));
+    let none = format!("{}.{}.", part(&json!({"alg": "none", "kid": "rsa"})), part(&good));
+    let hmac = |kid| token(Algorithm::HS256, kid, &EncodingKey::from_secret(ISSUER.rsa_pem.as_bytes()), &good);
+    let altered = {
+        let whole = signed(&json!({}));
+        let parts: Vec<_> = whole.split('.').collect();
+        format!("{}.{}.{}", parts[0], part(&claims(&json!({"sub": "ceo"}))), parts[2])
+    };
+    let critical = format!("{}.{}.AAAA", part(&json!({"alg": "RS256", "crit": ["b64"], "b64": false})), part(&good));
+    let unnamed = jsonwebtoken::encode(&jsonwebtoken::Header::new(Algorithm::RS256), &good, &ISSUER.rsa).unwrap();
+    for (name, token, expected) in [
+        ("alg none", none, JwtError::Algorithm),
+        ("HS256 with the public key as secret", hmac("rsa"), JwtError::Algorithm),
+        ("unknown kid", token(Algorithm::RS256, "x", &ISSUER.rsa, &good), JwtError::UnknownKey),
+        ("no kid among several keys", unnamed, JwtError::UnnamedKey),
+        (
+            "kid of an encryption key",
+            token(Algorithm::RS256, "enc", &ISSUER.rsa, &good),
+            JwtError::UnusableKey("the key is not for signatures (its `use`)"),
+        ),
+        ("RS384", token(Algorithm::RS384, "rsa", &ISSUER.rsa, &good), JwtError::Algorithm),
+        (
+            "another key's id",
+            token(Algorithm::RS256, "ec", &ISSUER.rsa, &good),
+            JwtError::KeyAlgorithm(Algorithm::ES256),
+        ),
+        ("signed by another key", token(Algorithm::ES256, "ec", &foreign_ec(), &good), JwtError::Signature),
+        ("altered", altered, JwtError::Signature),
+        ("critical extension", critical, JwtError::Malformed("its header asks for an extension (crit)")),
+        ("64 kB", "a".repeat(64_000), JwtError::TooLong(64_000)),
+        ("no token", "alice".into(), JwtError::Malformed("it does not have three parts")),
+        ("no header", "!.a.b".into(), JwtError::Malformed("its header is not base64url")),
+        ("no JSON", "AAAA.a.b".into(), JwtError::Malformed("its header is not a JSON object")),
+    ] {
+        assert_eq!(verify(&token).await, Err(expected), "{name}");
+    }
+}
+
+fn foreign_ec() -> EncodingKey {
+    let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    EncodingKey::from_ec_der(key.to_pkcs8v1().unwrap().as_ref())
+}
+
+#[tokio::test]
+async fn no_refusal_holds_a_part_of_the_token() {
+    let token = signed(&json!({"sub": "alice-secret", "aud": "bank-secret", "iss": "https://id.example"}));
+    let error = verify(&token).await.unwrap_err();
+    let said = format!("{error} {error:?}");
+    assert!(!said.contains("secret") && token.split('.').all(|part| !said.contains(part)), "{said}");
+}
+
+#[tokio::test]
+async fn without_a_claim_for_it_the_call_names_the_client_type() {
+    let mut config = config();
+    config.claims.client_type = None;
+    let verifier = JwtVerifier::try_new(&config).unwrap();
+    let token = signed(&json!({}));
+    assert_eq!(verifier.verify(&token, Some("pos")).await.unwrap().client_type, "pos");
+    assert_eq!(verifier.verify(&token, None).await, Err(JwtError::NoClientType));
+}
+
+#[tokio::test]
+async fn a_call_can_not_contradict_the_tokens_client_type() {
+    let verifier = JwtVerifier::try_new(&config()).unwrap();
+    assert_eq!(verifier.verify(&signed(&json!({})), Some("pos")).await, Err(JwtError::ClientTypeMismatch));
+    assert!(verifier.verify(&signed(&json!({})), Some("app")).await.is_ok());
+}
+
+#[tokio::test]
+async fn another_claim_can_carry_the_identity() {
+    let mut config = config();
+    config.claims.unique_id = "user_id".into();
+    let verifier = JwtVerifier::try_new(&config).unwrap();
+    assert_eq!(verifier.verify(&signed(&json!({"user_id": 42})), None).await.unwrap().unique_id, "42");
+    assert_eq!(verifier.verify(&signed(&json!({})), None).await, Err(JwtError::MissingClaim("user_id".into())));
+    assert!(verifier.verify(&signed(&json!({"user_id": 4.2})), None).await.is_err());
+}
+
+#[test]
+fn a_configuration_that_lets_everybody_in_is_refused() {
+    assert_eq!(
+        JwtVerifier::try_new(&JwtConfig { audiences: vec![], ..config() }).err(),
+        Some(BadJwtConfig::Empty("audiences"))
+    );
+    assert_eq!(
+        JwtVerifier::try_new(&JwtConfig { issuer: String::new(), ..config() }).err(),
+        Some(BadJwtConfig::Empty("issuer"))
+    );
+    let empty = JwtConfig { jwks: Jwks::Inline(json!({"keys": []})), ..config() };
+    assert!(matches!(JwtVerifier::try_new(&empty), Err(BadJwtConfig::KeySet(_))));
+}
