@@ -1,0 +1,133 @@
+//! Messages as the caller gets them: a chunk at a time, decoded message by message.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    amqp10::Sections,
+    chunk::{Chunk, Entries, Entry, Position, fingerprint},
+    flow::Held,
+    metrics::Counters,
+};
+
+/// The messages of one chunk, in order.
+///
+/// It holds the chunk's credit and its part of the byte budget: drop it (or the iterator made of it) when the messages are
+/// dealt with, not before, and the broker sends at the reader's pace. What is copied out of it may be kept.
+#[derive(Debug)]
+pub struct Batch {
+    pub(crate) chunk: Chunk,
+    /// Messages below this offset are not part of it.
+    pub(crate) from: u64,
+    pub(crate) counters: Arc<Counters>,
+    /// For its drop alone; `None` if the credit was given back before.
+    pub(crate) _held: Option<Held>,
+}
+
+impl Batch {
+    /// No message of it has a smaller offset.
+    pub fn first_offset(&self) -> u64 {
+        self.chunk.first_offset.max(self.from)
+    }
+
+    /// The offset after the last message; where to go on.
+    pub fn end_offset(&self) -> u64 {
+        self.chunk.end_offset()
+    }
+
+    /// When the broker wrote the chunk, ms since the epoch.
+    pub const fn timestamp(&self) -> i64 {
+        self.chunk.timestamp
+    }
+
+    /// Memory that it holds.
+    pub const fn bytes(&self) -> usize {
+        self.chunk.data.len()
+    }
+
+    /// The messages; unreadable ones are left out and counted.
+    pub fn iter(&self) -> Messages<'_> {
+        Messages { batch: self, entries: self.chunk.entries() }
+    }
+}
+
+impl<'a> IntoIterator for &'a Batch {
+    type Item = Message;
+    type IntoIter = Messages<'a>;
+
+    fn into_iter(self) -> Messages<'a> {
+        self.iter()
+    }
+}
+
+/// Iterator over the messages of a [`Batch`].
+#[derive(Debug)]
+pub struct Messages<'a> {
+    batch: &'a Batch,
+    entries: Entries,
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        loop {
+            // Unreadable entries are counted when the chunk arrives, malformed messages only here.
+            let Entry::Message { offset, bytes } = self.entries.next()? else { continue };
+            if offset < self.batch.from {
+                continue;
+            }
+            if let Ok(sections) = Sections::parse(&bytes) {
+                return Some(Message { offset, timestamp: self.batch.chunk.timestamp, bytes, sections });
+            }
+            self.batch.counters.skipped_messages.increment();
+        }
+    }
+}
+
+/// One message. It shares the memory of its chunk.
+#[derive(Debug, Clone)]
+pub struct Message {
+    offset: u64,
+    timestamp: i64,
+    bytes: Bytes,
+    sections: Sections,
+}
+
+impl Message {
+    /// Its number in the stream; increasing, with holes.
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// When the broker wrote the chunk, ms since the epoch.
+    pub const fn timestamp(&self) -> i64 {
+        self.timestamp
+    }
+
+    /// See [`fingerprint`]; computed at each call.
+    pub fn fingerprint(&self) -> u64 {
+        fingerprint(self.offset, self.timestamp, &self.bytes)
+    }
+
+    /// Where this message is: resume after it with [`crate::Start::After`].
+    pub fn position(&self) -> Position {
+        Position { offset: self.offset, fingerprint: self.fingerprint() }
+    }
+
+    /// The body.
+    pub const fn body(&self) -> &Bytes {
+        self.sections.body()
+    }
+
+    /// Body kind, properties, annotations, application properties.
+    pub const fn sections(&self) -> &Sections {
+        &self.sections
+    }
+
+    /// The AMQP 1.0 bytes as stored.
+    pub const fn encoded(&self) -> &Bytes {
+        &self.bytes
+    }
+}

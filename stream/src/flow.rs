@@ -1,0 +1,184 @@
+//! Credit: how many chunks the broker may send, and the budget of bytes that all subscriptions share.
+//!
+//! A chunk that arrives uses up a credit of its subscription and holds its bytes until its [`Held`] is dropped. Then the credit
+//! goes back to the broker at once, unless the budget is exceeded and the subscription has another chunk in flight: then it
+//! is withheld until the bytes are back below the budget. A subscription always keeps one chunk in flight, so that one slow
+//! reader that sits on the whole budget delays the others but never stops them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use crate::{connection::Shared, metrics::Counters};
+
+/// Bytes of chunks in memory, of all subscriptions of a client.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: u64,
+    counters: Arc<Counters>,
+    /// Subscriptions with withheld credits; at most one entry each.
+    waiting: Mutex<VecDeque<Arc<Flow>>>,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize, counters: Arc<Counters>) -> Self {
+        Self { limit: limit as u64, counters, waiting: Mutex::default() }
+    }
+
+    fn exceeded(&self) -> bool {
+        self.counters.held_bytes.get() > self.limit
+    }
+
+    fn release(&self, bytes: u64) {
+        if self.counters.held_bytes.sub(bytes) <= self.limit {
+            let waiting = std::mem::take(&mut *lock(&self.waiting));
+            for flow in waiting {
+                flow.grant_withheld();
+            }
+        }
+    }
+}
+
+/// The credit of one subscription on one connection.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    budget: Arc<Budget>,
+    connection: Weak<Shared>,
+    id: u8,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Credits that the broker has and has not used.
+    granted: u32,
+    /// Chunks received and not given back.
+    held: u32,
+    /// Credits to be granted when the budget allows.
+    withheld: u32,
+    /// The subscription is over: its id may belong to another one.
+    closed: bool,
+}
+
+impl Flow {
+    /// For a subscription that is about to grant `credits` with its Subscribe request.
+    pub(crate) fn new(budget: Arc<Budget>, connection: Weak<Shared>, id: u8, credits: u16) -> Self {
+        let state = State { granted: u32::from(credits), held: 0, withheld: 0, closed: false };
+        Self { budget, connection, id, state: Mutex::new(state) }
+    }
+
+    /// Accounts for a chunk that has arrived.
+    pub(crate) fn arrived(self: &Arc<Self>, bytes: usize) -> Held {
+        let mut state = lock(&self.state);
+        state.granted = state.granted.saturating_sub(1);
+        state.held += 1;
+        self.budget.counters.held_bytes.add(bytes as u64);
+        Held { flow: Arc::clone(self), bytes: bytes as u64 }
+    }
+
+    /// Whether the broker may send a chunk now. False means that the reader holds all of them.
+    pub(crate) fn may_send(&self) -> bool {
+        lock(&self.state).granted > 0
+    }
+
+    /// No credit leaves from here any more.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+    }
+
+    fn chunk_done(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        state.held -= 1;
+        if state.closed {
+            return;
+        }
+        let idle = state.granted + state.held == 0;
+        if idle || !self.budget.exceeded() {
+            self.grant(&mut state, 1);
+            return;
+        }
+        state.withheld += 1;
+        self.budget.counters.withheld_credits.increment();
+        let first = state.withheld == 1;
+        drop(state);
+        if first {
+            lock(&self.budget.waiting).push_back(Arc::clone(self));
+        }
+    }
+
+    fn grant_withheld(&self) {
+        let mut state = lock(&self.state);
+        let credits = std::mem::take(&mut state.withheld);
+        if credits > 0 && !state.closed {
+            self.grant(&mut state, credits);
+        }
+    }
+
+    fn grant(&self, state: &mut State, credits: u32) {
+        state.granted += credits;
+        if let Some(connection) = self.connection.upgrade() {
+            connection.send_credit(self.id, credits as u16);
+        }
+    }
+}
+
+/// A chunk's bytes and its credit, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Held {
+    flow: Arc<Flow>,
+    bytes: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.flow.budget.release(self.bytes);
+        self.flow.chunk_done();
+    }
+}
+
+/// Locks a mutex that guards plain data: a panic elsewhere cannot have left it half changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(budget: &Arc<Budget>) -> Arc<Flow> {
+        Arc::new(Flow::new(Arc::clone(budget), Weak::new(), 0, 3))
+    }
+
+    #[test]
+    fn above_the_budget_one_chunk_stays_in_flight_and_the_rest_waits() {
+        let counters = Arc::new(Counters::default());
+        let budget = Arc::new(Budget::new(100, Arc::clone(&counters)));
+        let (hog, other) = (flow(&budget), flow(&budget));
+        let big = hog.arrived(1000);
+        let chunks: Vec<_> = (0..3).map(|_| other.arrived(10)).collect();
+        assert!(!other.may_send());
+        drop(chunks);
+        // Two credits were withheld, the last one granted although the hog still sits on the budget.
+        assert_eq!(lock(&other.state).withheld, 2);
+        assert_eq!(lock(&other.state).granted, 1);
+        drop(big);
+        assert_eq!(lock(&other.state).withheld, 0);
+        assert_eq!(lock(&other.state).granted, 3);
+        assert_eq!(lock(&hog.state).granted, 3);
+        assert_eq!(counters.held_bytes.get(), 0);
+        assert_eq!(counters.withheld_credits.get(), 2);
+    }
+
+    #[test]
+    fn a_chunk_of_a_closed_subscription_frees_its_bytes_only() {
+        let counters = Arc::new(Counters::default());
+        let budget = Arc::new(Budget::new(100, Arc::clone(&counters)));
+        let flow = flow(&budget);
+        let held = flow.arrived(10);
+        flow.close();
+        drop(held);
+        assert_eq!(lock(&flow.state).granted, 2);
+        assert_eq!(counters.held_bytes.get(), 0);
+    }
+}

@@ -1,0 +1,145 @@
+//! The connections of a client: where a subscription finds its place.
+//!
+//! Connections are made on demand, one attempt at a time, and shared: an attempt that fails fails for everyone who was waiting for
+//! it, so that 250 subscriptions of a lost connection knock once, not 250 times.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::{
+    backoff::Backoff,
+    config::Config,
+    connection::{Connection, Reservation},
+    error::Error,
+    flow::lock,
+    handshake::Address,
+    metrics::Counters,
+};
+
+#[derive(Debug)]
+pub(crate) struct Pool {
+    config: Arc<Config>,
+    counters: Arc<Counters>,
+    tasks: TaskTracker,
+    open: Mutex<Connections>,
+    dialing: AsyncMutex<Dialing>,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    closed: bool,
+    list: Vec<Arc<Connection>>,
+}
+
+#[derive(Debug)]
+struct Dialing {
+    backoff: Backoff,
+    /// No attempt before this.
+    not_before: Instant,
+    failed: Option<(Instant, Error)>,
+    /// Which host is next.
+    turn: usize,
+}
+
+impl Pool {
+    pub(crate) fn new(config: Arc<Config>, counters: Arc<Counters>, tasks: TaskTracker) -> Self {
+        let dialing =
+            Dialing { backoff: Backoff::new(config.backoff), not_before: Instant::now(), failed: None, turn: 0 };
+        Self { config, counters, tasks, open: Mutex::default(), dialing: AsyncMutex::new(dialing) }
+    }
+
+    /// A place for one subscription, on a connection that is made if need be.
+    ///
+    /// `nodes`: the nodes that have the stream, by the address they tell; empty: any. Waits for the pause between attempts
+    /// and for one attempt, so not longer than the longest backoff and `connect_timeout` together.
+    pub(crate) async fn reserve(&self, nodes: &[Address]) -> Result<Reservation, Error> {
+        if let Some(reservation) = self.reserve_open(nodes)? {
+            return Ok(reservation);
+        }
+        let asked = Instant::now();
+        let mut dialing = self.dialing.lock().await;
+        if let Some(reservation) = self.reserve_open(nodes)? {
+            return Ok(reservation);
+        }
+        if let Some((at, error)) = &dialing.failed
+            && *at >= asked
+        {
+            return Err(error.clone());
+        }
+        tokio::time::sleep_until(dialing.not_before).await;
+        let address = self.next_address(&mut dialing, nodes)?;
+        match Connection::open(&self.config, &address, &self.counters, &self.tasks).await {
+            Ok(connection) => {
+                if dialing.failed.take().is_some() {
+                    info!(%address, "stream broker reached again");
+                }
+                dialing.backoff.reset();
+                self.add(connection)
+            }
+            Err(error) => {
+                let pause = dialing.backoff.pause();
+                if dialing.failed.is_none() {
+                    warn!(%address, %error, "cannot reach the stream broker, retrying");
+                }
+                dialing.not_before = Instant::now() + pause;
+                dialing.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve_open(&self, nodes: &[Address]) -> Result<Option<Reservation>, Error> {
+        let mut open = lock(&self.open);
+        if open.closed {
+            return Err(Error::Closed);
+        }
+        open.list.retain(|connection| connection.is_open());
+        let fits = |connection: &&Arc<Connection>| {
+            nodes.is_empty() || connection.advertised().is_some_and(|address| nodes.contains(address))
+        };
+        Ok(open.list.iter().filter(fits).find_map(Connection::reserve))
+    }
+
+    fn add(&self, connection: Connection) -> Result<Reservation, Error> {
+        let connection = Arc::new(connection);
+        let mut open = lock(&self.open);
+        if open.closed {
+            return Err(Error::Closed);
+        }
+        let lost = || Error::ConnectionLost("ended at once".to_owned());
+        let reservation = Connection::reserve(&connection).ok_or_else(lost)?;
+        open.list.push(connection);
+        Ok(reservation)
+    }
+
+    /// Configured hosts and the nodes that have the stream in turn: a node's own address may be unreachable from here, a
+    /// load balancer may lead to the node sooner or later.
+    fn next_address(&self, dialing: &mut Dialing, nodes: &[Address]) -> Result<Address, Error> {
+        let turn = dialing.turn;
+        dialing.turn = turn.wrapping_add(1);
+        if !nodes.is_empty() && turn.is_multiple_of(2) {
+            return Ok(nodes[(turn / 2) % nodes.len()].clone());
+        }
+        let hosts = &self.config.hosts;
+        let no_host =
+            || Error::Connect { address: "the broker".to_owned(), reason: "no host is configured".to_owned() };
+        let turn = if nodes.is_empty() { turn } else { turn / 2 };
+        let index = turn.checked_rem(hosts.len()).ok_or_else(no_host)?;
+        let (host, port) = &hosts[index];
+        Ok(Address { host: host.clone(), port: *port })
+    }
+
+    /// Ends all connections and makes no new ones.
+    pub(crate) fn close(&self) {
+        let mut open = lock(&self.open);
+        open.closed = true;
+        let list = std::mem::take(&mut open.list);
+        drop(open);
+        for connection in list {
+            connection.close();
+        }
+    }
+}
