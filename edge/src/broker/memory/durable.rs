@@ -1,0 +1,110 @@
+//! A feed on a stream in memory.
+
+use std::sync::Arc;
+
+use futures_util::{FutureExt, future::BoxFuture};
+use wirepost_core::names;
+
+use super::{Inner, log::Log};
+use crate::broker::{Feed, FeedEvent, Health, RecordBatch, Start};
+
+/// Bytes of one batch.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Follows one stream through its lives.
+pub(super) struct StreamFeed {
+    inner: Arc<Inner>,
+    stream: String,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Never attached so far.
+    Starting(Start),
+    /// Reading the life `incarnation`; `next` is the lowest offset not handed out. `down`: it was told that reading has stopped.
+    Reading { incarnation: u64, next: u64, down: bool },
+    /// Told that reading can't begin.
+    Waiting(Start),
+    /// Told of a gap or another life: `Attached` comes next, before the message `next`.
+    Broken { incarnation: u64, next: u64 },
+}
+
+impl StreamFeed {
+    pub(super) fn new(inner: Arc<Inner>, business: &str, start: Start) -> Self {
+        Self { inner, stream: names::stream(business), state: State::Starting(start) }
+    }
+}
+
+impl Feed for StreamFeed {
+    fn recv(&mut self) -> BoxFuture<'_, FeedEvent> {
+        async move {
+            let Self { inner, stream, state } = self;
+            inner
+                .wait_for(stream, |world, health| {
+                    let log = world.streams.get(stream.as_str());
+                    let trouble = match (health, log) {
+                        (Health::Away(reason), _) => Some(reason.clone()),
+                        (_, None) => Some(format!("there is no stream {stream}")),
+                        _ => None,
+                    };
+                    let (next_state, event) = match (trouble, log) {
+                        (None, Some(log)) => state.read(log)?,
+                        (reason, _) => state.stopped(reason.unwrap_or_default())?,
+                    };
+                    *state = next_state;
+                    Some(event)
+                })
+                .await
+        }
+        .boxed()
+    }
+}
+
+impl State {
+    fn stopped(self, reason: String) -> Option<(Self, FeedEvent)> {
+        let next = match self {
+            Self::Starting(start) => Self::Waiting(start),
+            Self::Reading { incarnation, next, down: false } => Self::Reading { incarnation, next, down: true },
+            Self::Broken { incarnation, next } => Self::Reading { incarnation, next, down: true },
+            Self::Waiting(_) | Self::Reading { down: true, .. } => return None,
+        };
+        Some((next, FeedEvent::Down { reason }))
+    }
+
+    fn read(self, log: &Log) -> Option<(Self, FeedEvent)> {
+        let incarnation = log.incarnation;
+        let at = |next| Self::Reading { incarnation, next, down: false };
+        let attached = |next: u64| {
+            let before = next.checked_sub(1).and_then(|offset| log.at(offset));
+            (at(next), FeedEvent::Attached { position: before.map(|record| record.position) })
+        };
+        let first = log.first().unwrap_or_else(|| log.next());
+        let broken = Self::Broken { incarnation, next: first };
+        match self {
+            Self::Starting(start) | Self::Waiting(start) => Some(match start {
+                Start::Next => (at(log.next()), FeedEvent::Attached { position: log.last_position() }),
+                Start::First => attached(first),
+                Start::After(position) => match log.at(position.offset) {
+                    Some(record) if record.position == position => attached(position.offset + 1),
+                    // Reclaimed: whether it was this life's can't be shown.
+                    None if position.offset < first => (broken, FeedEvent::Gap),
+                    _ => (broken, FeedEvent::Reset),
+                },
+            }),
+            Self::Reading { incarnation: known, .. } | Self::Broken { incarnation: known, .. }
+                if known != incarnation =>
+            {
+                Some((broken, FeedEvent::Reset))
+            }
+            Self::Reading { next, .. } | Self::Broken { next, .. } if next < first => Some((broken, FeedEvent::Gap)),
+            Self::Broken { next, .. } => Some(attached(next)),
+            Self::Reading { next, down: true, .. } => Some(attached(next)),
+            Self::Reading { next, .. } => {
+                let records = log.piece(next, BATCH_BYTES).records;
+                let last = records.last()?.position.offset;
+                Some((at(last + 1), FeedEvent::Records(RecordBatch { records, done: None })))
+            }
+        }
+    }
+}
