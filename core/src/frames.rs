@@ -229,7 +229,7 @@ pub enum CloseCode {
     Overloaded,
     /// The session is over or the token no good: get a new token.
     SessionOver,
-    /// The identity was revoked.
+    /// Refused: the identity was revoked, or a page of this origin may not connect.
     Revoked,
     /// The client can't keep up: resume by cursor.
     TooSlow,
@@ -269,7 +269,7 @@ impl CloseCode {
             Self::TooBig => "message too big",
             Self::Overloaded => "this server is full, retry later",
             Self::SessionOver => "session over, get a new token",
-            Self::Revoked => "access revoked",
+            Self::Revoked => "access refused",
             Self::TooSlow => "too slow, reconnect with your cursor",
             Self::Replaced => "replaced by a newer connection, do not reconnect",
             Self::BusinessRemoved => "this business is gone",

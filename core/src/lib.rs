@@ -1,11 +1,13 @@
 //! What every part of wirepost must agree on, without I/O: the `WsBusiness` declaration, the envelope and control frames of the wire,
 //! broker names, and `compile`: declarations -> broker topology + edge configuration.
 
+pub mod asyncapi;
 pub mod business;
 pub mod compile;
 pub mod content;
 pub mod crd;
 pub mod cursor;
+pub mod documents;
 pub mod edge_config;
 pub mod envelope;
 pub mod frames;

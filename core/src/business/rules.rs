@@ -246,7 +246,7 @@ rules! {
 
     // Who is let in.
     ORIGIN_SYNTAX {
-        rule: "self.all(o, o == '*' || o.matches('^https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|[[][0-9a-f:.]+[]])(:[0-9]{1,5})?$'))",
+        rule: "self.all(o, o == '*' || o.matches('^https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\\\\x5b[0-9a-f:.]+\\\\x5d)(:[0-9]{1,5})?$'))",
         problem: "an origin is not well formed",
         remedy: "write scheme and host in lower case, such as https://shop.example or http://localhost:3000, without path or slash",
     }
