@@ -11,3 +11,6 @@ pub mod hub;
 pub mod log;
 pub mod reader;
 pub mod registry;
+
+#[cfg(test)]
+mod tests;

@@ -102,15 +102,17 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
             },
         };
         for entry in &sent {
-            if conn.deliver(entry) {
-                hub.context.metrics.deliveries.inc();
+            conn.outbound.room_for(entry.cost()).await;
+            if !conn.deliver(entry) {
+                return;
             }
+            hub.context.metrics.deliveries.inc();
         }
         if sent.last().is_none_or(|entry| entry.position != at) {
             conn.tell(at.offset);
             conn.control(position_frame(&hub.name, at));
         }
-        conn.outbound.emptied().await;
+        conn.outbound.room_for(0).await;
     }
 }
 

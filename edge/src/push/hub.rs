@@ -82,9 +82,7 @@ pub enum Advance {
     Foreign,
 }
 
-/// Bytes of entries that one step of a catch-up takes from the log.
-const STEP_BYTES: usize = 256 << 10;
-/// Entries that one step looks at under the lock.
+/// Entries that one step of a catch-up looks at under the lock.
 const STEP_ENTRIES: usize = 4096;
 
 impl Hub {
@@ -187,9 +185,11 @@ impl Hub {
             Lookup::Found(index) => index,
         };
         greet();
+        // Half of the queue is free, and a quarter is kept for what else happens meanwhile.
+        let step = conn.outbound.bounds().half().half();
         let (mut entries, mut bytes, mut reached) = (Vec::new(), 0, at);
         for (seen, entry) in state.log.since(index).enumerate() {
-            if bytes > STEP_BYTES || seen == STEP_ENTRIES {
+            if bytes > step.bytes || entries.len() > step.messages || seen == STEP_ENTRIES {
                 return Advance::More(entries, reached);
             }
             reached = entry.position;
@@ -197,6 +197,9 @@ impl Hub {
                 bytes += entry.cost();
                 entries.push(Arc::clone(entry));
             }
+        }
+        if bytes > step.bytes {
+            return Advance::More(entries, reached);
         }
         for entry in &entries {
             if conn.deliver(entry) {

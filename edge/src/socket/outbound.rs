@@ -25,6 +25,18 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
+impl Bounds {
+    /// Half of each.
+    #[must_use]
+    pub fn half(self) -> Self {
+        Self { messages: self.messages / 2, bytes: self.bytes / 2 }
+    }
+
+    fn hold(self, inner: &Inner) -> bool {
+        inner.queue.len() <= self.messages && inner.bytes <= self.bytes
+    }
+}
+
 /// One frame to write.
 #[derive(Clone, Debug)]
 pub enum Item {
@@ -139,11 +151,11 @@ impl Outbound {
             let bytes = item.len();
             inner.bytes -= bytes;
             self.gauge.dec_by(bytes as i64);
-            if inner.queue.is_empty() {
+            if inner.queue.is_empty() && inner.queue.capacity() > 64 {
                 // Give back what a burst took.
-                if inner.queue.capacity() > 64 {
-                    inner.queue = VecDeque::new();
-                }
+                inner.queue = VecDeque::new();
+            }
+            if self.bounds.half().hold(&inner) {
                 wake(inner.refill.take());
             }
             return Poll::Ready(Next::Item(item));
@@ -160,11 +172,18 @@ impl Outbound {
         self.lock().closing
     }
 
-    /// Waits until everything queued was taken by the writer, or the queue is closing. One waiter only.
-    pub async fn emptied(&self) {
+    /// Its bounds.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Waits until at most half of the bounds is taken and `bytes` more fit, or nothing is queued, or the queue is closing. Who fills it by
+    /// itself, rather than because something happened, waits here first and so never is the one that makes it overflow. One waiter only.
+    pub async fn room_for(&self, bytes: usize) {
         std::future::poll_fn(|cx| {
             let mut inner = self.lock();
-            if inner.queue.is_empty() || inner.closing.is_some() {
+            let room = self.bounds.half().hold(&inner) && inner.bytes.saturating_add(bytes) <= self.bounds.bytes;
+            if room || inner.queue.is_empty() || inner.closing.is_some() {
                 return Poll::Ready(());
             }
             inner.refill = Some(cx.waker().clone());

@@ -201,14 +201,8 @@ impl<'s> Running<'s> {
     fn catch_up(&self) -> BoxFuture<'s, ()> {
         let session = self.session;
         let conn = Arc::clone(&self.conn);
-        let mut greeting = Greeting {
-            conn: Arc::clone(&conn),
-            resume_token: session.resume_token(&self.identity, self.ends_at),
-            ends_at: self.ends_at,
-            hub: &session.hub,
-            sent: false,
-            placed: false,
-        };
+        let resume_token = session.resume_token(&self.identity, self.ends_at);
+        let mut greeting = Greeting::new(&session.hub, Arc::clone(&conn), resume_token, self.ends_at);
         async move { catch_up::run(&session.hub, &conn, session.from, &mut greeting).await }.boxed()
     }
 
@@ -406,7 +400,12 @@ pub struct Greeting<'h> {
     placed: bool,
 }
 
-impl Greeting<'_> {
+impl<'h> Greeting<'h> {
+    /// Nothing is said yet.
+    pub fn new(hub: &'h Hub, conn: Arc<Conn>, resume_token: String, ends_at: i64) -> Self {
+        Self { conn, resume_token, ends_at, hub, sent: false, placed: false }
+    }
+
     /// Whether `welcome` is queued.
     pub fn is_sent(&self) -> bool {
         self.sent
