@@ -27,7 +27,7 @@ pub struct Options<'a> {
     pub scope: Scope<'a>,
     /// For counting the messages of queues that nothing declares any more, in the same vhost. Without it they are only unbound.
     pub amqp: Option<&'a Connection>,
-    /// Delete those queues and streams also with messages and consumers. For a business that is removed on purpose.
+    /// Delete those queues also with messages and consumers, and streams. For a business that is removed on purpose.
     pub delete_messages: bool,
 }
 
@@ -49,18 +49,10 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
             continue;
         }
         let doing = step.to_string();
-        if let Step::DeleteQueue(queue) = &step
-            && !options.delete_messages
-        {
-            let because = match options.amqp {
-                Some(connection) => in_use(connection, queue).await?,
-                None => Some(KeptBecause::Unknown),
-            };
-            if let Some(because) = because {
-                report.problems.push(Problem::Kept { queue: queue.clone(), because });
-                kept.extend(names::owner(queue).map(str::to_owned));
-                continue;
-            }
+        if let Some((queue, because)) = must_stay(&step, options).await? {
+            kept.extend(names::owner(queue).map(str::to_owned));
+            report.problems.push(Problem::Kept { queue: queue.to_owned(), because });
+            continue;
         }
         match carry_out(management, &doing, &step).await {
             Ok(()) => {
@@ -78,6 +70,19 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
         tracing::warn!(vhost = management.vhost(), "{problem}");
     }
     Ok(report)
+}
+
+/// The queue that the step would delete, and why it must not.
+async fn must_stay<'a>(step: &'a Step, options: Options<'_>) -> Result<Option<(&'a str, KeptBecause)>, Error> {
+    if options.delete_messages {
+        return Ok(None);
+    }
+    Ok(match (step, options.amqp) {
+        (Step::DeleteStream(name), _) => Some((name.as_str(), KeptBecause::Stream)),
+        (Step::DeleteQueue(name), None) => Some((name.as_str(), KeptBecause::Unknown)),
+        (Step::DeleteQueue(name), Some(connection)) => in_use(connection, name).await?.map(|why| (name.as_str(), why)),
+        _ => None,
+    })
 }
 
 async fn carry_out(management: &Management, doing: &str, step: &Step) -> Result<(), CallError> {
@@ -106,7 +111,7 @@ async fn carry_out(management: &Management, doing: &str, step: &Step) -> Result<
             management.post(doing, &["bindings", vhost, "e", &b.exchange, "q", &b.queue], &body).await
         }
         Step::Unbind(binding) => unbind(management, doing, binding).await,
-        Step::DeleteQueue(name) => management.delete(doing, &["queues", vhost, name]).await,
+        Step::DeleteQueue(name) | Step::DeleteStream(name) => management.delete(doing, &["queues", vhost, name]).await,
         Step::DeleteExchange(name) => management.delete(doing, &["exchanges", vhost, name]).await,
         Step::DeletePolicy(name) => management.delete(doing, &["policies", vhost, name]).await,
     }

@@ -1,6 +1,6 @@
 //! The difference between what is declared and what a vhost has, in the order in which it can be made good without losing a message.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde_json::{Map, Value, json};
@@ -13,7 +13,8 @@ use crate::report::Problem;
 /// Whose objects are looked at; all others are left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
-    /// Every object with our prefix: what no business declares is removed.
+    /// Every object with our prefix: what is not desired goes. So a business whose newest declaration is bad must be in `desired` with its
+    /// last good topology.
     Everything,
     /// The objects of this business only.
     Business(&'a str),
@@ -53,8 +54,10 @@ pub enum Step {
     Bind(Binding),
     /// Removes a binding.
     Unbind(actual::Binding),
-    /// Deletes a queue or stream, if it is empty and not in use.
+    /// Deletes a queue, if it is empty and not in use.
     DeleteQueue(String),
+    /// Deletes a stream and what it keeps.
+    DeleteStream(String),
     /// Deletes an exchange.
     DeleteExchange(String),
     /// Deletes a policy.
@@ -72,6 +75,7 @@ impl fmt::Display for Step {
                 write!(f, "unbind {} from exchange {} with '{}'", b.destination, b.source, b.routing_key)
             }
             Self::DeleteQueue(name) => write!(f, "delete queue {name}"),
+            Self::DeleteStream(name) => write!(f, "delete stream {name}"),
             Self::DeleteExchange(name) => write!(f, "delete exchange {name}"),
             Self::DeletePolicy(name) => write!(f, "delete policy {name}"),
         }
@@ -102,6 +106,7 @@ impl Step {
             Self::PutExchange(_) => 4,
             Self::Bind(_) => 5,
             Self::Unbind(_) if self.waits_for_queues_of().is_none() => 6,
+            Self::DeleteStream(_) => 7,
             Self::DeleteQueue(_) if self.waits_for_queues_of().is_none() => 7,
             Self::Unbind(_) => 8,
             Self::DeleteQueue(_) => 9,
@@ -146,6 +151,7 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
 }
 
 fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
+    let there: HashMap<_, _> = actual.exchanges.iter().map(|e| (e.name.as_str(), e)).collect();
     for exchange in &desired.exchanges {
         let should = actual::Exchange {
             name: exchange.name.clone(),
@@ -154,9 +160,9 @@ fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: S
             auto_delete: false,
             arguments: exchange_arguments(exchange),
         };
-        match actual.exchanges.iter().find(|is| is.name == exchange.name) {
+        match there.get(exchange.name.as_str()) {
             None => plan.steps.push(Step::PutExchange(exchange.clone())),
-            Some(is) if *is == should => {}
+            Some(is) if **is == should => {}
             Some(is) => plan.problems.push(Problem::Differs {
                 kind: "exchange",
                 name: exchange.name.clone(),
@@ -171,9 +177,10 @@ fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: S
 }
 
 fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
+    let there: HashMap<_, _> = actual.queues.iter().map(|q| (q.name.as_str(), q)).collect();
     for queue in &desired.queues {
         let should = queue_arguments(queue);
-        match actual.queues.iter().find(|is| is.name == queue.name) {
+        match there.get(queue.name.as_str()) {
             None => plan.steps.push(Step::PutQueue(queue.clone())),
             Some(is) if is.durable && !is.auto_delete && is.arguments == should => {}
             Some(is) => plan.problems.push(Problem::Differs {
@@ -184,9 +191,12 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scop
             }),
         }
     }
-    let exists = |name: &String| actual.queues.iter().any(|q| q.name == *name);
     plan.problems.extend(
-        desired.existing_queues.iter().filter(|q| !exists(q)).map(|q| Problem::MissingQueue { queue: q.clone() }),
+        desired
+            .existing_queues
+            .iter()
+            .filter(|q| !there.contains_key(q.as_str()))
+            .map(|q| Problem::MissingQueue { queue: q.clone() }),
     );
     let declared: HashSet<&str> = desired
         .queues
@@ -198,19 +208,17 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scop
         .queues
         .iter()
         .filter(|q| scope.holds(&q.name) && !is_an_edges(&q.name) && !declared.contains(q.name.as_str()));
-    plan.steps.extend(gone.map(|q| Step::DeleteQueue(q.name.clone())));
+    plan.steps.extend(gone.map(|q| match queue_kind(&q.arguments) {
+        "stream" => Step::DeleteStream(q.name.clone()),
+        _ => Step::DeleteQueue(q.name.clone()),
+    }));
 }
 
 fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
-    let same = |is: &actual::Binding, should: &Binding| {
-        is.destination_type == "queue"
-            && is.source == should.exchange
-            && is.destination == should.queue
-            && is.routing_key == should.routing_key
-            && is.arguments.is_empty()
-    };
-    // Sets, not nested loops: a thousand businesses have ten thousand bindings.
-    let there: HashSet<_> = actual.bindings.iter().map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
+    // One of ours has a queue at its end and no arguments; another with the same key is another binding.
+    let simple = |is: &&actual::Binding| is.destination_type == "queue" && is.arguments.is_empty();
+    let there: HashSet<_> =
+        actual.bindings.iter().filter(simple).map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
     let declared: HashSet<_> = desired.bindings.iter().map(|b| (&*b.exchange, &*b.queue, &*b.routing_key)).collect();
     let missing: HashSet<&str> = plan
         .problems
@@ -218,8 +226,7 @@ fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Sc
         .filter_map(|p| if let Problem::MissingQueue { queue } = p { Some(queue.as_str()) } else { None })
         .collect();
     let wanted = desired.bindings.iter().filter(|b| {
-        let maybe = there.contains(&(&*b.exchange, &*b.queue, &*b.routing_key));
-        !missing.contains(b.queue.as_str()) && !(maybe && actual.bindings.iter().any(|is| same(is, b)))
+        !there.contains(&(&*b.exchange, &*b.queue, &*b.routing_key)) && !missing.contains(b.queue.as_str())
     });
     let made: Vec<Step> = wanted.map(|b| Step::Bind(b.clone())).collect();
     let gone = actual.bindings.iter().filter(|is| {
@@ -227,7 +234,7 @@ fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Sc
         scope.holds(&is.source)
             && names::owner(&is.source).is_some_and(|business| is.source != names::events_exchange(business))
             && !is_an_edges(&is.destination)
-            && !(declared.contains(&key) && is.destination_type == "queue" && is.arguments.is_empty())
+            && !(simple(is) && declared.contains(&key))
     });
     let gone: Vec<Step> = gone.map(|b| Step::Unbind(b.clone())).collect();
     plan.steps.extend(made);
@@ -235,10 +242,10 @@ fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Sc
 }
 
 fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
+    let there: HashMap<_, _> = actual.policies.iter().map(|p| (p.name.as_str(), p)).collect();
     for policy in &desired.policies {
-        let same = actual.policies.iter().any(|is| {
-            is.name == policy.name
-                && is.pattern == policy.pattern
+        let same = there.get(policy.name.as_str()).is_some_and(|is| {
+            is.pattern == policy.pattern
                 && is.apply_to == policy.apply_to
                 && is.priority == policy.priority
                 && is.definition == policy.definition

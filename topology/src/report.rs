@@ -119,6 +119,8 @@ pub enum KeptBecause {
     Messages(u32),
     /// It is empty, but someone consumes from it.
     Consumers(u32),
+    /// It is a stream. What it keeps is history, and no number of the broker says soon enough that there is none.
+    Stream,
     /// Without an AMQP connection nobody can say whether it is empty: the API's numbers are up to five seconds old.
     Unknown,
 }
@@ -143,6 +145,10 @@ impl fmt::Display for Problem {
             Self::Kept { queue, because: KeptBecause::Consumers(n) } => {
                 write!(f, "queue {queue} is no longer declared but has {n} consumers; stop them, and it goes")
             }
+            Self::Kept { queue, because: KeptBecause::Stream } => write!(
+                f,
+                "stream {queue} is no longer declared; what it keeps is not deleted unasked: delete it, or declare the business again"
+            ),
             Self::Kept { queue, because: KeptBecause::Unknown } => write!(
                 f,
                 "queue {queue} is no longer declared; it is kept because only an AMQP connection can tell whether it is empty"

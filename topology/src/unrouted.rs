@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use wirepost_core::names;
 
 use crate::count::is_not_found;
@@ -15,6 +16,9 @@ use crate::report::Error;
 
 /// A broker under an alarm answers nothing until the alarm ends.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// The broker does not answer a `nack`, and takes a few milliseconds to act on it.
+const PUT_BACK_LOOKS: u32 = 50;
+const PUT_BACK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How far [`move_back`] came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ pub async fn move_back(connection: &Connection, business: &str) -> Result<Moved,
         let message = message.delivery;
         let (exchange, routing_key) = (message.exchange.to_string(), message.routing_key.to_string());
         if ![names::receive_exchange(business), names::push_exchange(business)].contains(&exchange) {
-            put_back(&message).await.map_err(failed)?;
+            put_back(&channel, &queue, &message).await.map_err(failed)?;
             result.stopped = Some(Stopped::Foreign { queue: queue.clone(), exchange });
             break;
         }
@@ -129,7 +133,7 @@ pub async fn move_back(connection: &Connection, business: &str) -> Result<Moved,
             }
         };
         if let Some(reason) = refused {
-            put_back(&message).await.map_err(failed)?;
+            put_back(&channel, &queue, &message).await.map_err(failed)?;
             result.stopped = Some(Stopped::NotTaken { exchange, routing_key, reason });
             break;
         }
@@ -149,6 +153,15 @@ async fn ready(channel: &Channel, queue: &str) -> lapin::Result<u32> {
     Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
 }
 
-async fn put_back(message: &lapin::message::Delivery) -> lapin::Result<()> {
-    message.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await.map(drop)
+/// Returns when the message is really back (bounded): whoever calls again at once must not find the queue empty.
+async fn put_back(channel: &Channel, queue: &str, message: &Delivery) -> lapin::Result<()> {
+    let without = ready(channel, queue).await?;
+    message.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await?;
+    for _ in 0..PUT_BACK_LOOKS {
+        if ready(channel, queue).await? > without {
+            break;
+        }
+        sleep(PUT_BACK_PAUSE).await;
+    }
+    Ok(())
 }

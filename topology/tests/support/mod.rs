@@ -1,0 +1,48 @@
+//! What the tests of this crate share.
+
+#[path = "../../../tests/src/broker.rs"]
+#[allow(dead_code, unreachable_pub)] // shared with other crates, which use the rest
+pub(crate) mod broker;
+
+use broker::Vhost;
+use serde_json::{Value, json};
+use wirepost_core::business::WsBusiness;
+use wirepost_core::compile::compile_one;
+use wirepost_core::topology::Topology;
+use wirepost_topology::{Management, Options, Report, Scope, Settings, apply};
+
+/// A business with the given routes and a small stream.
+pub(crate) fn business(name: &str, routes: &Value) -> Topology {
+    let resource: WsBusiness = serde_json::from_value(json!({
+        "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness",
+        "metadata": { "name": name, "namespace": "test" },
+        "spec": {
+            "clientTypes": ["app"], "routes": routes,
+            "push": { "delivery": "Durable", "retention": { "seconds": 3600, "bytes": "100Mi" } },
+        },
+    }))
+    .unwrap();
+    compile_one(&resource).unwrap().topology
+}
+
+/// A client-to-server route into `queue`.
+pub(crate) fn route(message_type: &str, queue: &str) -> Value {
+    json!({ "messageType": message_type, "sendType": "ClientToServer", "queue": { "name": queue } })
+}
+
+pub(crate) fn management(vhost: &Vhost) -> Management {
+    let (url, vhost) = (vhost.broker.management.clone(), vhost.name.clone());
+    Management::new(Settings { url, vhost, credentials: None, ca_file: None }).unwrap()
+}
+
+/// Applies with a fresh AMQP connection, everything in scope.
+pub(crate) async fn apply_all(vhost: &Vhost, desired: &Topology) -> Report {
+    let connection = vhost.connect().await.unwrap();
+    let options = Options { scope: Scope::Everything, amqp: Some(&connection), delete_messages: false };
+    apply(&management(vhost), desired, options).await.unwrap()
+}
+
+#[allow(dead_code)] // not every test file asks
+pub(crate) fn problems(report: &Report) -> Vec<String> {
+    report.problems.iter().map(ToString::to_string).collect()
+}

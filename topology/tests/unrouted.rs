@@ -1,0 +1,113 @@
+//! What a lost binding puts aside comes back in order, from a real RabbitMQ.
+
+#![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
+
+mod support;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
+use serde_json::json;
+use support::broker::{PATIENCE, Vhost, consume, depth, next, publish_with};
+use support::{apply_all, business, route};
+use wirepost_topology::unrouted::{Moved, Stopped, move_back};
+
+const RECEIVE: &str = "wirepost.pay.receive";
+const UNROUTED: &str = "wirepost.pay.unrouted";
+
+async fn unbind(channel: &Channel, queue: &str, exchange: &str, key: &str) {
+    channel.queue_unbind(queue.into(), exchange.into(), key.into(), FieldTable::default()).await.unwrap();
+}
+
+async fn send(channel: &Channel, exchange: &str, key: &str, number: u32) {
+    let mut headers = FieldTable::default();
+    headers.insert("from-unique-id".into(), AMQPValue::LongString("alice".into()));
+    let properties = BasicProperties::default().with_message_id(number.to_string().into()).with_headers(headers);
+    publish_with(channel, exchange, key, number.to_string().as_bytes(), properties).await.unwrap();
+}
+
+#[tokio::test]
+async fn messages_come_back_in_order_unchanged_and_each_once() {
+    let vhost = Vhost::create().await.unwrap();
+    let topology = business("pay", &json!([route("order.*", "orders")]));
+    apply_all(&vhost, &topology).await;
+    let (connection, channel) = vhost.channel().await.unwrap();
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    unbind(&channel, "wirepost.pay.stream", "wirepost.pay.push", "").await;
+    for n in 0..50 {
+        send(&channel, RECEIVE, "order.new", n).await;
+        send(&channel, "wirepost.pay.push", "", n).await;
+    }
+    assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 100);
+    // The fact that all of this rests on: the message still names the exchange that it was published to.
+    let peek = channel.basic_get(UNROUTED.into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    assert_eq!((peek.exchange.as_str(), peek.routing_key.as_str()), (RECEIVE, "order.new"));
+    peek.reject(lapin::options::BasicRejectOptions { requeue: true }).await.unwrap();
+
+    assert!(apply_all(&vhost, &topology).await.is_clean());
+    assert_eq!(move_back(&connection, "pay").await.unwrap(), Moved { moved: 100, stopped: None });
+    assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 0);
+    let mut orders = consume(&channel, "wirepost.pay.q.orders", 100).await.unwrap();
+    for n in 0..50 {
+        let message = next(&mut orders).await.unwrap();
+        assert_eq!(message.data, n.to_string().as_bytes());
+        assert_eq!(message.properties.message_id().as_ref().unwrap().as_str(), n.to_string());
+        assert!(message.properties.headers().as_ref().unwrap().inner().contains_key("from-unique-id"));
+        message.ack(BasicAckOptions::default()).await.unwrap();
+    }
+    let reader = connection.create_channel().await.unwrap();
+    reader.basic_qos(100, BasicQosOptions::default()).await.unwrap();
+    let mut first = FieldTable::default();
+    first.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
+    let mut stream = reader
+        .basic_consume("wirepost.pay.stream".into(), "reader".into(), BasicConsumeOptions::default(), first)
+        .await
+        .unwrap();
+    for n in 0..50 {
+        let message = tokio::time::timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(message.data, n.to_string().as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn it_stops_at_a_message_whose_binding_is_still_missing_and_loses_nothing() {
+    let vhost = Vhost::create().await.unwrap();
+    apply_all(&vhost, &business("pay", &json!([route("order.*", "orders")]))).await;
+    let (connection, channel) = vhost.channel().await.unwrap();
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    for n in 0..3 {
+        send(&channel, RECEIVE, "order.new", n).await;
+    }
+    for _ in 0..30 {
+        // More often than a delivery limit would bear.
+        let moved = move_back(&connection, "pay").await.unwrap();
+        assert_eq!(moved.moved, 0);
+        assert!(matches!(&moved.stopped, Some(Stopped::CameBack { exchange, .. }) if exchange == RECEIVE), "{moved:?}");
+        assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_unknown_origin_and_a_missing_exchange_stop_it_before_anything_moves() {
+    let vhost = Vhost::create().await.unwrap();
+    apply_all(&vhost, &business("pay", &json!([route("order.*", "orders")]))).await;
+    let (connection, channel) = vhost.channel().await.unwrap();
+    send(&channel, "", UNROUTED, 1).await;
+    for _ in 0..30 {
+        let moved = move_back(&connection, "pay").await.unwrap();
+        assert!(matches!(moved, Moved { moved: 0, stopped: Some(Stopped::Foreign { .. }) }), "{moved:?}");
+    }
+    channel.queue_purge(UNROUTED.into(), lapin::options::QueuePurgeOptions::default()).await.unwrap();
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    send(&channel, RECEIVE, "order.new", 2).await;
+    channel.exchange_delete(RECEIVE.into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
+    let moved = move_back(&connection, "pay").await.unwrap();
+    assert!(matches!(moved, Moved { moved: 0, stopped: Some(Stopped::NotTaken { .. }) }), "{moved:?}");
+    support::broker::eventually("the message is back", PATIENCE, || async {
+        Ok(depth(&channel, UNROUTED).await? == 1)
+    })
+    .await
+    .unwrap();
+    assert_eq!(move_back(&connection, "nobody").await.unwrap(), Moved { moved: 0, stopped: None });
+}
