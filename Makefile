@@ -47,6 +47,11 @@ integration: ## tests against a real RabbitMQ, started for them and stopped afte
 	$(CARGO) test $(LOCKED) --test '*' --no-run
 	scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
 
+.PHONY: crds
+crds: ## writes crds/ anew from the Rust type (a test fails while they differ)
+	$(CARGO) run -q --locked -p wirepost-core --example crd > crds/wsbusinesses.wirepost.dev.yaml.new
+	mv crds/wsbusinesses.wirepost.dev.yaml.new crds/wsbusinesses.wirepost.dev.yaml
+
 .PHONY: broker
 broker: ## a RabbitMQ to try things on; prints its addresses (`tests/services/rabbitmq stop main` ends it)
 	@tests/services/rabbitmq start main
