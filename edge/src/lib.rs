@@ -1,0 +1,33 @@
+//! The edge: terminates WebSockets, hands out connection tokens, and carries messages between clients and the broker. It keeps no state
+//! that matters: clients carry their position, any edge can continue it.
+//!
+//! - [`app`]: wires and runs it; [`settings`], [`catalog`] (the businesses), [`source`] (where they come from)
+//! - [`listener`], [`tls`], [`http`], [`admin`]: who may reach what
+//! - [`identity`]: keys, tickets, JWT, API keys
+//! - [`socket`]: a client's connection; [`push`]: from the broker to the sockets; [`push_check`]: what may be pushed
+//! - [`broker`]: RabbitMQ, or a broker inside the process
+//! - [`drain`], [`readiness`], [`metrics`], [`events`]
+
+pub mod admin;
+pub mod app;
+pub mod args;
+pub mod broker;
+pub mod business;
+pub mod catalog;
+pub mod clock;
+pub mod drain;
+pub mod events;
+pub mod http;
+pub mod identity;
+pub mod listener;
+pub mod metrics;
+pub mod places;
+pub mod push;
+pub mod push_check;
+pub mod readiness;
+pub mod reload;
+pub mod settings;
+pub mod socket;
+pub mod source;
+pub mod state;
+pub mod tls;

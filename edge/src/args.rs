@@ -1,0 +1,192 @@
+//! Flags and environment of `wirepost-edge`, taken apart in full.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use crate::{
+    broker::rabbit::config::{BadSettings, Config},
+    settings::{Settings, TlsFiles},
+};
+
+/// The edge of wirepost: terminates WebSockets and carries messages between clients and RabbitMQ.
+#[derive(Clone, Parser)]
+#[command(name = "wirepost-edge", version)]
+pub struct Args {
+    /// This edge's name in queues, events and logs; in a cluster the pod's name.
+    #[arg(long, env = "WIREPOST_EDGE_NAME", default_value = "edge")]
+    pub name: String,
+    /// Public address: HTTP and WebSocket.
+    #[arg(long, env = "WIREPOST_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Admin address: /livez, /readyz, /metrics, /configz.
+    #[arg(long, env = "WIREPOST_ADMIN_LISTEN", default_value = "127.0.0.1:9090")]
+    pub admin_listen: SocketAddr,
+    /// Directory with one JSON configuration per business.
+    #[arg(long, env = "WIREPOST_CONFIG_DIR")]
+    pub config_dir: PathBuf,
+    /// Key set that signs tickets (JSON); all edges share it. It is read again when it changes.
+    #[arg(long, env = "WIREPOST_KEYS_FILE")]
+    pub keys_file: PathBuf,
+    /// PEM certificate chain; with --tls-key the edge ends TLS itself. Read again when it changes.
+    #[arg(long, env = "WIREPOST_TLS_CERTIFICATE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM private key.
+    #[arg(long, env = "WIREPOST_TLS_KEY", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// What clients reach the edges by, such as wss://ws.example.com; without it the Host header is used.
+    #[arg(long, env = "WIREPOST_PUBLIC_URL")]
+    pub public_url: Option<String>,
+    /// RabbitMQ.
+    #[command(flatten)]
+    pub rabbit: RabbitArgs,
+    /// Sockets at most; beyond it 503 with Retry-After.
+    #[arg(long, env = "WIREPOST_MAX_CONNECTIONS", default_value_t = Settings::default().max_connections)]
+    pub max_connections: usize,
+    /// Bytes of recent pushes in memory, all businesses together.
+    #[arg(long, env = "WIREPOST_LOG_BYTES", default_value_t = Settings::default().log_bytes)]
+    pub log_bytes: usize,
+    /// Bytes queued for one socket at most; beyond it 4008.
+    #[arg(long, env = "WIREPOST_OUTBOUND_BYTES", default_value_t = Settings::default().outbound_bytes)]
+    pub outbound_bytes: usize,
+    /// Seconds between pings to a quiet client; after two without an answer it is dead.
+    #[arg(long, env = "WIREPOST_HEARTBEAT_SECONDS", default_value = "25", value_parser = seconds)]
+    pub heartbeat_seconds: Duration,
+    /// Seconds for a request's header and for the TLS handshake.
+    #[arg(long, env = "WIREPOST_HEADER_TIMEOUT_SECONDS", default_value = "10", value_parser = seconds)]
+    pub header_timeout_seconds: Duration,
+    /// Seconds between two `position` frames to a quiet client at most.
+    #[arg(long, env = "WIREPOST_POSITION_SECONDS", default_value = "30", value_parser = seconds)]
+    pub position_seconds: Duration,
+    /// Seconds without progress in writing to a socket, after which it ends with 4008.
+    #[arg(long, env = "WIREPOST_WRITE_TIMEOUT_SECONDS", default_value = "30", value_parser = seconds)]
+    pub write_timeout_seconds: Duration,
+    /// Seconds that a business is read on after its last client left.
+    #[arg(long, env = "WIREPOST_LINGER_SECONDS", default_value = "180", value_parser = seconds)]
+    pub linger_seconds: Duration,
+    /// Seconds that a ticket of the token call can be used to connect.
+    #[arg(long, env = "WIREPOST_TICKET_SECONDS", default_value = "30", value_parser = seconds)]
+    pub ticket_seconds: Duration,
+    /// Seconds that the edge goes on accepting after SIGTERM, until load balancers have heard of it; the chart sets it.
+    #[arg(long, env = "WIREPOST_ENDPOINT_LAG_SECONDS", default_value = "5", value_parser = seconds)]
+    pub endpoint_lag_seconds: Duration,
+    /// Seconds over which clients are told to go.
+    #[arg(long, env = "WIREPOST_DRAIN_WINDOW_SECONDS", default_value = "20", value_parser = seconds)]
+    pub drain_window_seconds: Duration,
+    /// Seconds from SIGTERM to the end at the latest; the chart keeps the pod's grace period above it.
+    #[arg(long, env = "WIREPOST_DRAIN_DEADLINE_SECONDS", default_value = "45", value_parser = seconds)]
+    pub drain_deadline_seconds: Duration,
+    /// Logs as JSON, a line each.
+    #[arg(long, env = "WIREPOST_LOG_JSON", default_value_t = false)]
+    pub log_json: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// What the flags say: process, configurations, keys, broker.
+pub struct Parts {
+    /// The process's settings.
+    pub settings: Settings,
+    /// Directory of configurations.
+    pub config_dir: PathBuf,
+    /// Key set.
+    pub keys_file: PathBuf,
+    /// RabbitMQ.
+    pub rabbit: RabbitArgs,
+}
+
+/// Where RabbitMQ is and as whom; `wirepost dev` has the same flags.
+// No Debug: the URIs hold passwords.
+#[derive(Clone, clap::Args)]
+pub struct RabbitArgs {
+    /// amqp:// or amqps:// URIs of the broker's nodes or of a load balancer, divided by commas, with the vhost.
+    #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true)]
+    pub amqp: String,
+    /// Stream listeners, `rabbitmq-stream://host:port` or `rabbitmq-stream+tls://host:port`, divided by commas. Without them no business
+    /// with delivery Durable can be read.
+    #[arg(long, env = "WIREPOST_STREAM", hide_env_values = true)]
+    pub stream: Option<String>,
+    /// Management API, `http(s)://user:password@host:port`: asked for alarms, so that publishes are refused before the first victim.
+    #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true)]
+    pub management: Option<String>,
+    /// File whose content takes the place of the user name in the URIs; read at each connect.
+    #[arg(long, env = "WIREPOST_AMQP_USERNAME_FILE")]
+    pub amqp_username_file: Option<PathBuf>,
+    /// File whose content takes the place of the password in the URIs; read at each connect.
+    #[arg(long, env = "WIREPOST_AMQP_PASSWORD_FILE")]
+    pub amqp_password_file: Option<PathBuf>,
+    /// Authorities (PEM) that the broker's certificates are checked against; without it those of the operating system.
+    #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
+    pub amqp_ca_file: Option<PathBuf>,
+}
+
+impl RabbitArgs {
+    /// The broker's configuration for an edge of this name.
+    ///
+    /// # Errors
+    /// All bad settings at once.
+    pub fn into_config(self, edge: &str) -> Result<Config, BadSettings> {
+        let Self { amqp, stream, management, amqp_username_file, amqp_password_file, amqp_ca_file } = self;
+        let config = Config::parse(edge, &amqp, stream.as_deref(), management.as_deref())?;
+        Ok(Config {
+            username_file: amqp_username_file,
+            password_file: amqp_password_file,
+            ca_file: amqp_ca_file,
+            ..config
+        })
+    }
+}
+
+impl Args {
+    /// Takes the flags apart.
+    pub fn into_parts(self) -> Parts {
+        let Self {
+            name,
+            listen,
+            admin_listen,
+            config_dir,
+            keys_file,
+            tls_certificate,
+            tls_key,
+            public_url,
+            rabbit,
+            max_connections,
+            log_bytes,
+            outbound_bytes,
+            heartbeat_seconds,
+            header_timeout_seconds,
+            position_seconds,
+            write_timeout_seconds,
+            linger_seconds,
+            ticket_seconds,
+            endpoint_lag_seconds,
+            drain_window_seconds,
+            drain_deadline_seconds,
+            log_json: _,
+        } = self;
+        let settings = Settings {
+            edge: name,
+            listen,
+            admin: admin_listen,
+            tls: tls_certificate.zip(tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+            public_url,
+            max_connections,
+            log_bytes,
+            outbound_bytes,
+            heartbeat: heartbeat_seconds,
+            header_timeout: header_timeout_seconds,
+            position_interval: position_seconds,
+            write_timeout: write_timeout_seconds,
+            linger: linger_seconds,
+            ticket_ttl: ticket_seconds,
+            endpoint_lag: endpoint_lag_seconds,
+            drain_window: drain_window_seconds,
+            drain_deadline: drain_deadline_seconds,
+            ..Settings::default()
+        };
+        Parts { settings, config_dir, keys_file, rabbit }
+    }
+}

@@ -1,0 +1,72 @@
+//! `wirepost-edge`: one process per pod.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wirepost_edge::{
+    app::App, args::Args, broker::rabbit::RabbitBroker, identity::keys::KeyRing, readiness::Readiness, source::Directory,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// lapin logs every message that the broker returns with its body; those are counted and answered to their sender instead.
+const DEFAULT_LOG: &str = "info,lapin=warn,lapin::returned_messages=off";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| DEFAULT_LOG.into());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if args.log_json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+    // One TLS stack; it fails only when a provider is installed already, and then that one serves.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "cannot run");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let parts = args.into_parts();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?parts.settings, "starting");
+    let keys = Arc::new(KeyRing::load(parts.keys_file).await?);
+    let broker = RabbitBroker::new(parts.rabbit.into_config(&parts.settings.edge)?);
+    let readiness = Arc::new(Readiness::default());
+    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let app = App::start(parts.settings, Arc::clone(&keys), Arc::new(broker), Arc::clone(&readiness)).await?;
+    tracing::info!(public = %app.public, admin = %app.admin, "listening");
+    tasks.spawn(Directory::new(parts.config_dir, Arc::clone(&app.state.catalog), readiness).run(cancel.clone()));
+    tasks.spawn(keys.watch(cancel.clone()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tokio::select! {
+        () = app.shutdown() => {}
+        _ = terminate.recv() => tracing::warn!("second signal: ending at once"),
+        _ = interrupt.recv() => tracing::warn!("second signal: ending at once"),
+    }
+    cancel.cancel();
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
