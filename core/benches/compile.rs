@@ -1,5 +1,7 @@
 //! Compiling all businesses of a large cluster: `cargo bench -p wirepost-core --bench compile`.
 
+#![allow(clippy::expect_used)]
+
 use serde_json::json;
 use wirepost_core::{WsBusiness, compile, compile::compile_one};
 

@@ -103,7 +103,7 @@ fn operation(route: &RouteConfig, key: &str, action: &str) -> Value {
             summary.push_str("; everyone may be addressed");
         }
         if let Some(seconds) = route.ttl_seconds {
-            summary.push_str(&format!("; not after {seconds} s"));
+            summary = format!("{summary}; not after {seconds} s");
         }
         if route.receipts {
             summary.push_str("; answer with received");

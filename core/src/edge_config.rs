@@ -48,7 +48,7 @@ impl BusinessConfig {
     /// Hex SHA-256 of the canonical JSON: what `/configz` reports and what `Programmed` compares.
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(json).iter().fold(String::with_capacity(64), |hex, byte| format!("{hex}{byte:02x}"))
     }
 }
 

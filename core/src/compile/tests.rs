@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::documents::parse_documents;
 
-fn business(name: &str, spec: Value) -> WsBusiness {
+fn business(name: &str, spec: &Value) -> WsBusiness {
     serde_json::from_value(json!({
         "apiVersion": "wirepost.dev/v1alpha1",
         "kind": "WsBusiness",
@@ -16,7 +16,7 @@ fn business(name: &str, spec: Value) -> WsBusiness {
 fn small(name: &str) -> WsBusiness {
     business(
         name,
-        json!({
+        &json!({
             "clientTypes": ["app"],
             "routes": [{"messageType": "a.b", "sendType": "ClientToServer", "queue": {"name": "a"}}],
         }),
@@ -40,7 +40,7 @@ fn the_examples_compile() {
 fn every_kind_of_route_and_queue() {
     let compiled = compile_one(&business(
         "all",
-        json!({
+        &json!({
             "businessType": "all-kinds",
             "clientTypes": ["app", "h5"],
             "routes": [

@@ -1,6 +1,6 @@
 use super::*;
 
-const FILE: &str = r#"# Two businesses and a stranger.
+const FILE: &str = r"# Two businesses and a stranger.
 apiVersion: v1
 kind: Secret
 metadata: {name: other}
@@ -38,7 +38,7 @@ spec:
             to: [app]
             schema:
                 type: nonsense
-"#;
+";
 
 fn problems(document: &Document) -> Vec<(usize, &str)> {
     document.result.as_ref().unwrap_err().iter().map(|located| (located.line, located.problem.field.as_str())).collect()
