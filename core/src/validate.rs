@@ -49,6 +49,7 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
     problems.extend(cel(&stored, old.as_ref()));
     match serde_json::from_value::<WsBusiness>(stored) {
         Ok(business) => {
+            meaning::locate(&business, &mut problems);
             problems.extend(meaning::check(&business));
             if problems.is_empty() {
                 return Ok(business);

@@ -24,6 +24,9 @@ const POLICY_PRIORITY: i32 = 500;
 const DEFAULT_MAX_LENGTH: i64 = 1_000_000;
 /// Failed deliveries where the declaration names no `deliveryLimit`; RabbitMQ 4's own default.
 const DEFAULT_DELIVERY_LIMIT: i64 = 20;
+/// No delivery limit, in effect. Not -1: on RabbitMQ 4.0 a queue without a limit puts a returned message behind the others (measured; with
+/// any limit, and always on 4.3, it goes back to its place).
+const KEEP_DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// Most messages of `dead` and of `unrouted`.
 const KEEP_MAX_LENGTH: i64 = 1_000_000;
 /// Most bytes of `dead` and of `unrouted`.
@@ -85,7 +88,7 @@ fn keepers(topology: &mut Topology, business: &str) {
             &queue,
             QueueKind::Quorum,
             [
-                ("delivery-limit", json!(-1)),
+                ("delivery-limit", json!(KEEP_DELIVERY_LIMIT)),
                 ("max-length", json!(KEEP_MAX_LENGTH)),
                 ("max-length-bytes", json!(KEEP_MAX_BYTES)),
                 ("overflow", json!("reject-publish")),

@@ -2,7 +2,7 @@
 
 use super::keys;
 use crate::{
-    business::WsBusiness,
+    business::{Route, WsBusiness, rules},
     compile::{MAX_CONFIG_BYTES, edge_config, merge_queues},
     content,
     problem::{Problem, Reason},
@@ -44,6 +44,32 @@ pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
         problems.extend(too_large(business));
     }
     problems
+}
+
+/// Where exactly a rule about the whole spec is broken. Replaces what CEL can only say of the list of routes.
+pub(super) fn locate(business: &WsBusiness, problems: &mut Vec<Problem>) {
+    let spec = &business.spec;
+    let mut found = Vec::new();
+    for (i, route) in spec.routes.iter().enumerate() {
+        for (field, types, remedy) in [
+            ("from", &route.from, rules::FROM_IS_CLIENT_TYPE.remedy),
+            ("to", &route.to, rules::TO_IS_CLIENT_TYPE.remedy),
+        ] {
+            for unknown in types.iter().filter(|t| !spec.client_types.contains(t)) {
+                let message = format!("{unknown} is not among clientTypes");
+                found.push(Problem::at(format!("spec.routes[{i}].{field}"), message, remedy));
+            }
+        }
+        let same = |other: &Route| other.send_type == route.send_type && other.message_type == route.message_type;
+        if let Some(first) = spec.routes[..i].iter().position(same) {
+            let message = format!("routes {first} and {i} have the same sendType and messageType");
+            found.push(Problem::at(format!("spec.routes[{i}]"), message, rules::ROUTE_ONCE.remedy));
+        }
+    }
+    for found in found {
+        problems.retain(|p| p.field != "spec.routes" || p.remedy != found.remedy);
+        problems.push(found);
+    }
 }
 
 /// The configuration must fit into the one object that carries it to the edges.
