@@ -1,0 +1,49 @@
+//! The public HTTP interface: token call, push call, description, and the way to the socket. Every answer but the upgrade has the form of
+//! [`answer`].
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    middleware::from_fn_with_state,
+    routing::{get, post},
+};
+
+use crate::{socket::upgrade::socket, state::State};
+
+pub mod answer;
+pub mod origin;
+
+mod caller;
+mod log;
+mod messages;
+mod token;
+
+use answer::{Code, Refusal};
+
+/// Path of the socket.
+const SOCKET: &str = "/socket/{token}";
+
+/// The public routes.
+pub fn router(state: Arc<State>) -> Router {
+    let calls = Router::new()
+        .route("/{business}/websocket/token", get(token::token))
+        .route("/{business}/websocket/messages", post(messages::messages))
+        .route_layer(from_fn_with_state(Arc::clone(&state), origin::layer));
+    Router::new()
+        .merge(calls)
+        .route(SOCKET, get(socket))
+        .method_not_allowed_fallback(async || Refusal::new(Code::MethodNotAllowed, "this path has no such method"))
+        .fallback(async || {
+            Refusal::new(
+                Code::NotFound,
+                "nothing is here; the calls are /{business}/websocket/token and /{business}/websocket/messages",
+            )
+        })
+        .layer(from_fn_with_state(Arc::clone(&state), log::layer))
+        .layer(Extension(messages::Budget::default()))
+        .with_state(state)
+}
+
+#[cfg(test)]
+mod tests;

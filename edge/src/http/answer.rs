@@ -1,0 +1,257 @@
+//! The one form of every answer: `{"result": 0, "description": "ok", "data": …}`, and the closed table of what can be wrong.
+
+use std::borrow::Cow;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+/// What can be wrong. A number is the HTTP status followed by two digits; it keeps its meaning for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// A parameter, a header or the body can't be read.
+    BadRequest,
+    /// The body (or an item of it) is not an envelope, or a field of it is wrong.
+    InvalidEnvelope,
+    /// The envelope names nobody.
+    NoAudience,
+    /// No declared route takes the message type.
+    UnknownRoute,
+    /// The route does not allow this audience or client type.
+    NotAllowed,
+    /// `content` does not fit the route's schema.
+    SchemaMismatch,
+    /// The message's time is over.
+    Expired,
+    /// The identity, client type or tags asked for can't be had.
+    InvalidIdentity,
+    /// Neither a bearer token nor an API key was sent.
+    NoCredential,
+    /// A token or ticket was refused.
+    InvalidToken,
+    /// The API key is unknown or has expired.
+    UnknownApiKey,
+    /// The browser's origin is not among `allowedOrigins`.
+    Origin,
+    /// Nothing is here.
+    NotFound,
+    /// No such business on this edge.
+    UnknownBusiness,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// The request did not arrive in time.
+    RequestTimeout,
+    /// The message or the batch is too large.
+    TooLarge,
+    /// The broker is away, blocked, or did not take the message.
+    BrokerUnavailable,
+    /// This edge is at a limit of its own.
+    Overloaded,
+    /// The issuer's key set could not be had yet.
+    IssuerUnavailable,
+    /// No confirm came in time: the message may have arrived.
+    ConfirmTimeout,
+}
+
+impl Code {
+    /// Every code, for documentation and tests.
+    pub const ALL: [Self; 21] = [
+        Self::BadRequest,
+        Self::InvalidEnvelope,
+        Self::NoAudience,
+        Self::UnknownRoute,
+        Self::NotAllowed,
+        Self::SchemaMismatch,
+        Self::Expired,
+        Self::InvalidIdentity,
+        Self::NoCredential,
+        Self::InvalidToken,
+        Self::UnknownApiKey,
+        Self::Origin,
+        Self::NotFound,
+        Self::UnknownBusiness,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::TooLarge,
+        Self::BrokerUnavailable,
+        Self::Overloaded,
+        Self::IssuerUnavailable,
+        Self::ConfirmTimeout,
+    ];
+
+    /// `result` of the answer.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::BadRequest => 40_001,
+            Self::InvalidEnvelope => 40_002,
+            Self::NoAudience => 40_003,
+            Self::UnknownRoute => 40_004,
+            Self::NotAllowed => 40_005,
+            Self::SchemaMismatch => 40_006,
+            Self::Expired => 40_007,
+            Self::InvalidIdentity => 40_008,
+            Self::NoCredential => 40_101,
+            Self::InvalidToken => 40_102,
+            Self::UnknownApiKey => 40_103,
+            Self::Origin => 40_301,
+            Self::NotFound => 40_401,
+            Self::UnknownBusiness => 40_402,
+            Self::MethodNotAllowed => 40_501,
+            Self::RequestTimeout => 40_801,
+            Self::TooLarge => 41_301,
+            Self::BrokerUnavailable => 50_301,
+            Self::Overloaded => 50_302,
+            Self::IssuerUnavailable => 50_303,
+            Self::ConfirmTimeout => 50_401,
+        }
+    }
+
+    /// HTTP status.
+    pub fn status(self) -> StatusCode {
+        #[expect(clippy::expect_used)]
+        u16::try_from(self.number() / 100)
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok())
+            .expect("every number begins with an HTTP status, see the test")
+    }
+
+    /// Label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::InvalidEnvelope => "invalid_envelope",
+            Self::NoAudience => "no_audience",
+            Self::UnknownRoute => "unknown_route",
+            Self::NotAllowed => "not_allowed",
+            Self::SchemaMismatch => "schema_mismatch",
+            Self::Expired => "expired",
+            Self::InvalidIdentity => "invalid_identity",
+            Self::NoCredential | Self::InvalidToken | Self::UnknownApiKey => "unauthorized",
+            Self::Origin => "origin",
+            Self::NotFound => "not_found",
+            Self::UnknownBusiness => "unknown_business",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::TooLarge => "too_large",
+            Self::BrokerUnavailable => "broker_unavailable",
+            Self::Overloaded => "overloaded",
+            Self::IssuerUnavailable => "issuer_unavailable",
+            Self::ConfirmTimeout => "confirm_timeout",
+        }
+    }
+
+    /// Whether the same request may pass later.
+    pub fn retryable(self) -> bool {
+        self.status().is_server_error() || self == Self::RequestTimeout
+    }
+}
+
+/// Seconds in `Retry-After` where nothing better is known.
+const RETRY_AFTER: u32 = 2;
+
+/// A refusal: a code and a sentence. The sentence never holds a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which.
+    pub code: Code,
+    /// What happened and what to do.
+    pub description: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: Code, description: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, description: description.into() }
+    }
+
+    /// A token or ticket was refused.
+    pub fn unauthorized(description: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidToken, description)
+    }
+
+    /// This edge is at a limit of its own.
+    pub fn overloaded(description: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Overloaded, description)
+    }
+
+    /// No such business here.
+    pub fn unknown_business(name: &str) -> Self {
+        let name: String = name.chars().take(64).collect();
+        Self::new(
+            Code::UnknownBusiness,
+            format!("business {name:?} is not served here; check the path and that its WsBusiness is Ready"),
+        )
+    }
+
+    /// A browser's page that may not call.
+    pub fn origin() -> Self {
+        Self::new(Code::Origin, "this page's origin is not among the business's allowedOrigins")
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let body = Body::<()> { result: self.code.number(), description: &self.description, data: None };
+        let mut response = answer(self.code.status(), &body);
+        if self.code.retryable() {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.into());
+        }
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // For whoever counts refusals.
+        response.extensions_mut().insert(self.code);
+        response
+    }
+}
+
+/// The form of every answer.
+#[derive(Debug, Serialize)]
+pub struct Body<'a, T> {
+    /// 0, or [`Code::number`].
+    pub result: u32,
+    /// For a person.
+    pub description: &'a str,
+    /// What was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<T>,
+}
+
+/// An answer that all is well.
+pub fn ok<T: Serialize>(data: T) -> Response {
+    answer(StatusCode::OK, &Body { result: 0, description: "ok", data: Some(data) })
+}
+
+/// Any answer. None is ever cached: most hold a token or speak of one moment.
+pub fn answer<T: Serialize>(status: StatusCode, body: &Body<'_, T>) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_number_is_there_once_and_begins_with_its_status() {
+        let numbers: HashSet<_> = Code::ALL.iter().map(|code| code.number()).collect();
+        assert_eq!(numbers.len(), Code::ALL.len());
+        for code in Code::ALL {
+            assert!(code.status().is_client_error() || code.status().is_server_error(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_back() {
+        let response = Refusal::overloaded("full").into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    }
+}

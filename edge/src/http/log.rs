@@ -1,0 +1,28 @@
+//! One line and one count a request. A path can hold a token, so only the route's template is ever written, and never a header or query.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{MatchedPath, Request, State as Shared},
+    middleware::Next,
+    response::Response,
+};
+use tokio::time::Instant;
+
+use super::{SOCKET, answer::Code};
+use crate::{metrics::label, state::State};
+
+/// Writes the line and counts a refusal by its code; the socket counts its own.
+pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let code = response.extensions().get::<Code>().map(|code| code.label());
+    if let Some(code) = code.filter(|_| route != SOCKET) {
+        state.metrics.refused.get_or_create(&label(code)).inc();
+    }
+    tracing::debug!(%method, route, status = response.status().as_u16(), code, elapsed = ?started.elapsed(), "request");
+    response
+}

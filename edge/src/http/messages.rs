@@ -1,0 +1,281 @@
+//! `POST /{business}/websocket/messages`: a service pushes an envelope, or an array of them, and hears of each whether the broker has it.
+//!
+//! *Status*: that of the items where all share one (200 when all is well), else 207 with a result for each. *Order*: items are published in
+//! their order. *A repeat* after `mayHaveArrived` must carry the same `id`, which the answer always names.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Path, State as Shared},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+use wirepost_core::Envelope;
+
+use super::{
+    answer::{self, Code, Refusal},
+    caller::{self, Credential},
+};
+use crate::{
+    broker::{Broker, Confirm, PublishError},
+    business::Business,
+    clock,
+    push::audience::Rejection,
+    push_check::{PushRefusal, check_push},
+    settings::CONFIRM_TIMEOUT,
+    state::State,
+};
+
+/// Most items of one call.
+const MAX_ITEMS: usize = 256;
+/// Largest body, unless one `pushBytes` is larger.
+const MAX_BODY: usize = 8 << 20;
+/// Room above `pushBytes` for white space that is not published.
+const BODY_ROOM: usize = 64 << 10;
+/// Time for a confirm that each further item of a batch adds: they wait in one lane.
+const CONFIRM_PER_ITEM: std::time::Duration = std::time::Duration::from_millis(20);
+/// `result` where items differ.
+const MIXED: u32 = 20_700;
+
+/// Bodies in memory at the same time, in KiB; beyond it calls are told to come back.
+#[derive(Clone)]
+pub(super) struct Budget(Arc<Semaphore>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(128 << 10)))
+    }
+}
+
+impl Budget {
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        Arc::clone(&self.0)
+            .try_acquire_many_owned(kib)
+            .map_err(|_| Refusal::overloaded("this edge holds as many messages as it may, retry"))
+    }
+}
+
+/// The handler.
+pub(super) async fn messages(
+    Shared(state): Shared<Arc<State>>,
+    Extension(budget): Extension<Budget>,
+    Path(business): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    match push(&state, &budget, &business, &headers, body).await {
+        Ok(results) => results,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn push(
+    state: &State,
+    budget: &Budget,
+    business: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let business = state.catalog.get(business).ok_or_else(|| Refusal::unknown_business(business))?;
+    if !Credential::of(headers)?.is_service(&business) {
+        return Err(caller::unknown_api_key());
+    }
+    let limit = MAX_BODY.max(business.config.limits.push_bytes + BODY_ROOM);
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large(limit));
+    }
+    let _held = budget.take(announced.unwrap_or(limit))?;
+    let body = tokio::time::timeout(state.settings.header_timeout, read(body, announced.unwrap_or(0), limit))
+        .await
+        .map_err(|_| Refusal::new(Code::RequestTimeout, "the body did not arrive in time"))??;
+    let traceparent = traceparent(headers);
+    let broker = state.broker.as_ref();
+    let single = body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[');
+    if single {
+        let pending = start(broker, rand::random(), &business, &body, traceparent);
+        return Ok(single_answer(&pending.outcome(Instant::now() + CONFIRM_TIMEOUT).await));
+    }
+    let items: Vec<&RawValue> = serde_json::from_slice(&body).map_err(|error| {
+        Refusal::new(Code::InvalidEnvelope, format!("the body is not a JSON array of envelopes: {error}"))
+    })?;
+    if items.is_empty() {
+        return Err(Refusal::new(Code::BadRequest, "the array is empty"));
+    }
+    if items.len() > MAX_ITEMS {
+        let description =
+            format!("{} messages in one call, at most {MAX_ITEMS} are taken; send several calls", items.len());
+        return Err(Refusal::new(Code::TooLarge, description));
+    }
+    let deadline = Instant::now() + CONFIRM_TIMEOUT + CONFIRM_PER_ITEM * items.len() as u32;
+    // One lane keeps their order; a random one spreads calls over all lanes.
+    let lane = rand::random();
+    let pending: Vec<_> =
+        items.iter().map(|item| start(broker, lane, &business, item.get().as_bytes(), traceparent)).collect();
+    let mut results = Vec::with_capacity(pending.len());
+    for one in pending {
+        results.push(one.outcome(deadline).await);
+    }
+    Ok(batch_answer(&results))
+}
+
+fn too_large(limit: usize) -> Refusal {
+    Refusal::new(Code::TooLarge, format!("the body is larger than {limit} bytes; send several calls"))
+}
+
+async fn read(body: Body, announced: usize, limit: usize) -> Result<Bytes, Refusal> {
+    let mut whole = BytesMut::with_capacity(announced.min(limit));
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| Refusal::new(Code::BadRequest, format!("the body broke off: {error}")))?;
+        if whole.len() + part.len() > limit {
+            return Err(too_large(limit));
+        }
+        whole.extend_from_slice(&part);
+    }
+    Ok(whole.freeze())
+}
+
+/// W3C trace context, where it is well formed (55 characters in version 00); anything else would become a header of the broker's message.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let well_formed = value.len() == 55 && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    well_formed.then_some(value)
+}
+
+/// An item: refused, or on its way.
+struct Pending {
+    id: Option<String>,
+    confirm: Result<Confirm, PushRefusal>,
+}
+
+fn start(broker: &dyn Broker, lane: u64, business: &Business, item: &[u8], traceparent: Option<&str>) -> Pending {
+    let envelope = match Envelope::parse(item) {
+        Ok(envelope) => envelope,
+        Err(error) => return Pending { id: None, confirm: Err(error.into()) },
+    };
+    let id = envelope.id.as_deref().map(str::to_owned);
+    match check_push(business, envelope, clock::now_ms()) {
+        Err(refusal) => Pending { id, confirm: Err(refusal) },
+        Ok(mut prepared) => {
+            prepared.publication.headers.extend(traceparent.map(|value| ("traceparent", value.to_owned())));
+            Pending { id: Some(prepared.id), confirm: Ok(broker.publish(lane, prepared.publication)) }
+        }
+    }
+}
+
+impl Pending {
+    async fn outcome(self, deadline: Instant) -> Outcome {
+        let (code, description, field) = match self.confirm {
+            Err(refusal) => (Some(code(&refusal)), refusal.to_string(), refusal.field()),
+            Ok(confirm) => {
+                let answer = match timeout_at(deadline, confirm).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(_)) => Err(PublishError::Unknown("the edge is stopping".into())),
+                    Err(_) => Err(PublishError::Unknown("the broker did not answer in time".into())),
+                };
+                match answer {
+                    Ok(()) => (None, "ok".to_owned(), None),
+                    Err(error @ (PublishError::Unavailable(_) | PublishError::Refused(_))) => {
+                        (Some(Code::BrokerUnavailable), error.to_string(), None)
+                    }
+                    Err(error @ PublishError::Unknown(_)) => (Some(Code::ConfirmTimeout), error.to_string(), None),
+                }
+            }
+        };
+        Outcome {
+            result: code.map_or(0, Code::number),
+            id: self.id,
+            description,
+            field,
+            retryable: code.is_some_and(Code::retryable),
+            may_have_arrived: code == Some(Code::ConfirmTimeout),
+            code,
+        }
+    }
+}
+
+fn code(refusal: &PushRefusal) -> Code {
+    match refusal {
+        PushRefusal::Envelope(_)
+        | PushRefusal::NoMessageType
+        | PushRefusal::Direction
+        | PushRefusal::Businesses
+        | PushRefusal::Rejected(Rejection::Invalid(_) | Rejection::OtherBusiness(_)) => Code::InvalidEnvelope,
+        PushRefusal::Rejected(Rejection::TooLarge { .. }) => Code::TooLarge,
+        PushRefusal::Rejected(Rejection::UnknownRoute(_)) => Code::UnknownRoute,
+        PushRefusal::Rejected(Rejection::Nobody) => Code::NoAudience,
+        PushRefusal::Rejected(Rejection::EveryoneNotAllowed | Rejection::ClientType(_)) => Code::NotAllowed,
+        PushRefusal::Expired(_) => Code::Expired,
+        PushRefusal::Schema(_) => Code::SchemaMismatch,
+    }
+}
+
+/// What became of one item.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Outcome {
+    result: u32,
+    /// Absent where it could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    description: String,
+    /// The field at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+    retryable: bool,
+    may_have_arrived: bool,
+    #[serde(skip)]
+    code: Option<Code>,
+}
+
+impl Outcome {
+    fn status(&self) -> StatusCode {
+        self.code.map_or(StatusCode::OK, Code::status)
+    }
+}
+
+fn single_answer(outcome: &Outcome) -> Response {
+    let body = answer::Body { result: outcome.result, description: &outcome.description, data: Some(outcome) };
+    finish(answer::answer(outcome.status(), &body), std::slice::from_ref(outcome))
+}
+
+fn batch_answer(outcomes: &[Outcome]) -> Response {
+    let failed = outcomes.iter().filter(|outcome| outcome.code.is_some()).count();
+    let status = outcomes.iter().map(Outcome::status).reduce(
+        |one, other| {
+            if one == other { one } else { StatusCode::MULTI_STATUS }
+        },
+    );
+    let result = match outcomes {
+        [first, rest @ ..] if rest.iter().all(|other| other.result == first.result) => first.result,
+        _ => MIXED,
+    };
+    let description = match failed {
+        0 => "ok".to_owned(),
+        _ => format!("{failed} of {} messages were not taken, see data", outcomes.len()),
+    };
+    let body = answer::Body { result, description: &description, data: Some(outcomes) };
+    finish(answer::answer(status.unwrap_or(StatusCode::MULTI_STATUS), &body), outcomes)
+}
+
+fn finish(mut response: Response, outcomes: &[Outcome]) -> Response {
+    if outcomes.iter().any(|outcome| outcome.retryable) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+    }
+    if let Some(code) = outcomes.iter().find_map(|outcome| outcome.code) {
+        response.extensions_mut().insert(code);
+    }
+    response
+}

@@ -1,0 +1,206 @@
+//! `GET /{business}/websocket/token`: a client shows its token, or a service its API key and for whom it asks; the answer is the URL to
+//! connect to, with a ticket in it.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Query, State as Shared, rejection::QueryRejection},
+    http::{HeaderMap, header, uri::Authority},
+    response::{IntoResponse, Response},
+};
+use wirepost_core::envelope::{EVERYONE, MAX_IDENTITY};
+
+use super::{
+    answer::{self, Code, Refusal},
+    caller::{self, Credential},
+};
+use crate::{
+    business::Business,
+    clock,
+    identity::{
+        jwt::JwtError,
+        ticket::{self, Purpose, Ticket},
+    },
+    metrics::label,
+    settings::Settings,
+    state::State,
+};
+
+/// The handler.
+pub(super) async fn token(
+    Shared(state): Shared<Arc<State>>,
+    Path(business): Path<String>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let outcome = issue(&state, &business, query, &headers).await;
+    state.metrics.tokens.get_or_create(&label(if outcome.is_ok() { "ok" } else { "refused" })).inc();
+    match outcome {
+        Ok(url) => answer::ok(url),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn issue(
+    state: &State,
+    business: &str,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    headers: &HeaderMap,
+) -> Result<String, Refusal> {
+    let business = state.catalog.get(business).ok_or_else(|| Refusal::unknown_business(business))?;
+    let Query(query) =
+        query.map_err(|_| Refusal::new(Code::BadRequest, "the query can't be read; percent-encode its values"))?;
+    let base = base_url(&state.settings, headers)?;
+    let asked = Asked::parse(query)?;
+    let who = identify(&business, Credential::of(headers)?, asked).await?;
+    let ticket = make(&business, &state.settings, who, clock::now_ms())?;
+    Ok(format!("{base}/socket/{}", ticket::seal(&state.keys, &ticket)))
+}
+
+/// Parameters of the call.
+#[derive(Debug, Default)]
+struct Asked {
+    unique_id: Option<String>,
+    client_type: Option<String>,
+    tags: Vec<String>,
+}
+
+impl Asked {
+    /// `uniqueId` and `clientType` once at most, `tags` with commas or several times; other parameters are not ours to judge.
+    fn parse(query: Vec<(String, String)>) -> Result<Self, Refusal> {
+        let mut asked = Self::default();
+        for (name, value) in query {
+            let single = match name.as_str() {
+                "uniqueId" => &mut asked.unique_id,
+                "clientType" => &mut asked.client_type,
+                "tags" => {
+                    asked.tags.extend(value.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+                    continue;
+                }
+                _ => continue,
+            };
+            if single.replace(value).is_some() {
+                return Err(Refusal::new(Code::BadRequest, format!("parameter {name} occurs twice")));
+            }
+        }
+        Ok(asked)
+    }
+}
+
+/// For whom a ticket is made.
+#[derive(Debug)]
+struct Who {
+    unique_id: String,
+    client_type: String,
+    tags: Vec<String>,
+    /// Of the token that was shown, ms since the epoch.
+    expires_at: Option<i64>,
+}
+
+async fn identify(business: &Business, credential: Credential<'_>, asked: Asked) -> Result<Who, Refusal> {
+    if credential.is_service(business) {
+        let Asked { unique_id, client_type, tags } = asked;
+        let missing = |name| Refusal::new(Code::InvalidIdentity, format!("parameter {name} is missing"));
+        return Ok(Who {
+            unique_id: unique_id.ok_or_else(|| missing("uniqueId"))?,
+            client_type: client_type.ok_or_else(|| missing("clientType"))?,
+            tags,
+            expires_at: None,
+        });
+    }
+    let (Credential::Bearer(token), Some(verifier)) = (credential, &business.jwt) else {
+        return Err(caller::unknown_api_key());
+    };
+    let identity = verifier.verify(token, asked.client_type.as_deref()).await.map_err(|error| match error {
+        JwtError::KeysNotLoaded => Refusal::new(Code::IssuerUnavailable, error.to_string()),
+        // A key of a service is no JWT either; the sentence must help both.
+        JwtError::Malformed(_) => {
+            Refusal::unauthorized(format!("{error}; nor is it a current API key of this business"))
+        }
+        JwtError::NoClientType | JwtError::ClientTypeMismatch => Refusal::new(Code::InvalidIdentity, error.to_string()),
+        _ => Refusal::unauthorized(error.to_string()),
+    })?;
+    if asked.unique_id.is_some_and(|asked| asked != identity.unique_id) || !asked.tags.is_empty() {
+        return Err(Refusal::new(
+            Code::InvalidIdentity,
+            "identity and tags of a client come from its token; leave uniqueId and tags out, or call with an API key",
+        ));
+    }
+    Ok(Who {
+        unique_id: identity.unique_id,
+        client_type: identity.client_type,
+        tags: identity.tags,
+        expires_at: Some(identity.expires_at),
+    })
+}
+
+fn make(business: &Business, settings: &Settings, who: Who, now: i64) -> Result<Ticket, Refusal> {
+    let Who { unique_id, client_type, mut tags, expires_at } = who;
+    let refuse = |reason: String| Refusal::new(Code::InvalidIdentity, reason);
+    check_text("uniqueId", &unique_id).map_err(refuse)?;
+    if unique_id == EVERYONE {
+        return Err(refuse("uniqueId * addresses everyone and can't be anybody's".into()));
+    }
+    check_text("clientType", &client_type).map_err(refuse)?;
+    if !business.config.client_types.contains(&client_type) {
+        return Err(refuse(format!(
+            "clientType {client_type:?} is not declared; declared are {}",
+            business.config.client_types.join(", ")
+        )));
+    }
+    tags.retain(|tag| !tag.is_empty());
+    tags.sort_unstable();
+    tags.dedup();
+    for tag in &tags {
+        check_text("a tag", tag).map_err(refuse)?;
+    }
+    let session = i64::try_from(business.config.session_max_seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+    let session_ends_at = now.saturating_add(session).min(expires_at.unwrap_or(i64::MAX));
+    let lifetime = i64::try_from(settings.ticket_ttl.as_millis()).unwrap_or(i64::MAX);
+    let ticket = Ticket {
+        purpose: Purpose::Connect,
+        business: business.name().to_owned(),
+        unique_id,
+        client_type,
+        tags,
+        session_ends_at,
+        expires_at: now.saturating_add(lifetime).min(session_ends_at),
+        id: rand::random(),
+    };
+    ticket.check_size().map_err(|error| refuse(error.to_string()))?;
+    Ok(ticket)
+}
+
+/// Any text is an identity, slashes, dots and emoji included, but not what breaks logs and headers.
+fn check_text(what: &str, text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err(format!("{what} is empty"));
+    }
+    if text.len() > MAX_IDENTITY {
+        return Err(format!("{what} has {} bytes, at most {MAX_IDENTITY} are allowed", text.len()));
+    }
+    // The replacement character stands for bytes that were no UTF-8: two such identities would become one.
+    if text.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+        return Err(format!("{what} holds a control character or is not UTF-8"));
+    }
+    Ok(())
+}
+
+/// Where the client shall connect: the configured URL, or the host that this request came to.
+fn base_url(settings: &Settings, headers: &HeaderMap) -> Result<String, Refusal> {
+    if let Some(url) = &settings.public_url {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .and_then(|host| host.parse::<Authority>().ok())
+        .filter(|host| !host.as_str().contains('@'))
+        .ok_or_else(|| Refusal::new(Code::BadRequest, "the Host header is missing or not a host"))?;
+    let behind_tls = || {
+        let first = headers.get("x-forwarded-proto")?.to_str().ok()?.split(',').next()?.trim();
+        Some(first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss"))
+    };
+    let secure = settings.tls.is_some() || behind_tls().unwrap_or(false);
+    Ok(format!("{}://{host}", if secure { "wss" } else { "ws" }))
+}

@@ -1,0 +1,309 @@
+//! Accepts connections and serves HTTP/1.1 on them, with or without TLS. Limits: open TCP connections, time for the handshake and for each
+//! request's header, size of the header. Connections that became WebSockets belong to their own tasks and count until they end.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    metrics::Metrics,
+    reload,
+    settings::Settings,
+    tls::{Certificate, TlsError},
+};
+
+/// Connections that wait to be accepted: those of a second, when an edge's clients come over.
+const BACKLOG: u32 = 4096;
+/// Largest header. It only has to hold a token of 16 KiB; a header in the making is the memory that a stranger can claim.
+const MAX_HEADER: usize = 32 << 10;
+/// Connections of the admin port at most.
+const ADMIN_CONNECTIONS: usize = 64;
+/// Pauses after a failed accept. Without them a process out of descriptors spins, since the connection stays in the queue.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why an edge can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken or not ours to take.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// No certificate to begin with.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    connections: usize,
+    header_timeout: Duration,
+}
+
+impl Listener {
+    /// Binds the public port.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn bind(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let certificate = match &settings.tls {
+            Some(files) => Some(Certificate::load(files).await?),
+            None => None,
+        };
+        // Beyond the sockets: token calls, and connections that are told 503.
+        let connections = settings.max_connections + settings.max_connections / 10 + 256;
+        let limits = Limits { connections, header_timeout: settings.header_timeout };
+        Self::new(settings.listen, certificate, limits, metrics)
+    }
+
+    /// Binds the admin port.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    #[expect(clippy::unused_async, reason = "the pair of `bind`")]
+    pub async fn bind_admin(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let limits = Limits { connections: ADMIN_CONNECTIONS, header_timeout: settings.header_timeout };
+        Self::new(settings.admin, None, limits, metrics)
+    }
+
+    fn new(
+        address: SocketAddr,
+        certificate: Option<Arc<Certificate>>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let listen = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let socket = socket.listen(BACKLOG)?;
+            Ok((socket.local_addr()?, socket))
+        };
+        let (address, socket) = listen().map_err(|source| StartError::Bind { address, source })?;
+        Ok(Self { socket, address, certificate, limits, metrics })
+    }
+
+    /// Where it listens; with the real port where port 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until cancelled; then takes no more connections, lets requests in progress end for as long as a header may take, and returns.
+    /// WebSockets go on.
+    pub async fn serve(self, router: Router, cancel: CancellationToken) {
+        self.serve_reloading(router, cancel, reload::INTERVAL).await;
+    }
+
+    async fn serve_reloading(self, router: Router, cancel: CancellationToken, interval: Duration) {
+        let Self { socket, address, certificate, limits, metrics } = self;
+        let tasks = TaskTracker::new();
+        let tls = match certificate.as_ref().map(Certificate::acceptor).transpose() {
+            Ok(tls) => tls,
+            Err(error) => return tracing::error!(%address, %error, "cannot serve TLS"),
+        };
+        if let Some(certificate) = certificate {
+            tasks.spawn(certificate.watch(interval, cancel.clone()));
+        }
+        let server = Server {
+            service: TowerToHyperService::new(router),
+            tls,
+            header_timeout: limits.header_timeout,
+            cancel: cancel.clone(),
+            cut: CancellationToken::new(),
+        };
+        accept(&socket, limits.connections, &metrics, &cancel, |stream, permit| {
+            tasks.spawn(server.clone().connection(stream, permit));
+        })
+        .await;
+        drop(socket);
+        tasks.close();
+        if timeout(limits.header_timeout, tasks.wait()).await.is_err() {
+            tracing::warn!(%address, open = tasks.len(), "requests are still open at the end and are cut");
+            server.cut.cancel();
+            tasks.wait().await;
+        }
+    }
+}
+
+/// Where connections come from.
+trait Accept: Sync {
+    fn accept(&self) -> impl Future<Output = io::Result<TcpStream>> + Send;
+}
+
+impl Accept for TcpListener {
+    async fn accept(&self) -> io::Result<TcpStream> {
+        TcpListener::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+/// Hands connections on, at most `capacity` open at a time, until cancelled.
+async fn accept(
+    from: &impl Accept,
+    capacity: usize,
+    metrics: &Metrics,
+    cancel: &CancellationToken,
+    mut hand_on: impl FnMut(TcpStream, OwnedSemaphorePermit),
+) {
+    let permits = Arc::new(Semaphore::new(capacity));
+    let mut pause = FIRST_PAUSE;
+    let connections = async {
+        // The semaphore is never closed.
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+            match from.accept().await {
+                Ok(stream) => {
+                    pause = FIRST_PAUSE;
+                    hand_on(stream, permit);
+                }
+                // Gone before we looked: that connection's end, nothing of ours.
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    metrics.accept_errors.inc();
+                    tracing::error!(%error, ?pause, "cannot accept connections; if out of descriptors, raise the limit of open files");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = connections => {}
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Server {
+    service: TowerToHyperService<Router>,
+    tls: Option<TlsAcceptor>,
+    header_timeout: Duration,
+    /// Ends connections between two requests.
+    cancel: CancellationToken,
+    /// Ends them anywhere.
+    cut: CancellationToken,
+}
+
+impl Server {
+    async fn connection(self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        // Frames are small and complete: waiting for more would only delay them.
+        if let Err(error) = stream.set_nodelay(true) {
+            return tracing::debug!(%error, "connection broke at once");
+        }
+        let stream = Counted { io: stream, _permit: permit };
+        let Some(tls) = self.tls.clone() else {
+            return self.http(stream).await;
+        };
+        match timeout(self.header_timeout, tls.accept(stream)).await {
+            // Boxed: the TLS state of a connection would otherwise lie in the task of every plain one too.
+            Ok(Ok(stream)) => Box::pin(self.http(stream)).await,
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        }
+    }
+
+    async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(MAX_HEADER)
+            .serve_connection(TokioIo::new(stream), self.service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.cancel.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    result = connection => result,
+                    () = self.cut.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// A connection that holds its place until it is closed, also after it became a WebSocket.
+struct Counted<IO> {
+    io: IO,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests;

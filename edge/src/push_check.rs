@@ -1,0 +1,123 @@
+//! What a business's service may push: an envelope checked against the declaration, completed, and made ready to publish.
+
+use std::sync::Arc;
+
+use wirepost_core::{Envelope, EnvelopeError, SendType};
+
+use crate::{
+    broker::Publication,
+    business::{Business, Route},
+    push::audience::{self, Rejection},
+};
+
+/// A push ready to publish.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The envelope's id: the caller's, or one made here.
+    pub id: String,
+    /// What to publish.
+    pub publication: Publication,
+}
+
+/// Why a push is not taken. A repeat does not help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushRefusal {
+    /// Not an envelope.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// No message type.
+    #[error("field messageType is missing")]
+    NoMessageType,
+    /// A direction that no service pushes.
+    #[error("field sendType must be ServerToClient or absent: a service speaks to clients")]
+    Direction,
+    /// Several businesses at once.
+    #[error("field businesses is not served by this call; push to each business with its own key")]
+    Businesses,
+    /// The rules that every push must pass, whichever way it came.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// `expiresAt`, or `timestamp` and the route's `ttlSeconds`, lie in the past.
+    #[error("the message expired at {0} (ms since the epoch), before it was sent; check timestamp and expiresAt")]
+    Expired(i64),
+    /// `content` does not fit.
+    #[error("does not fit the route's schema: {0}")]
+    Schema(String),
+}
+
+impl PushRefusal {
+    /// The envelope's field at fault, where one is.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Envelope(EnvelopeError::Field { field, .. } | EnvelopeError::Duplicate(field)) => Some(field),
+            Self::Envelope(_) => None,
+            Self::NoMessageType => Some("messageType"),
+            Self::Direction => Some("sendType"),
+            Self::Businesses => Some("businesses"),
+            Self::Rejected(rejection) => rejection.field(),
+            Self::Expired(_) => Some("expiresAt"),
+            Self::Schema(_) => Some("content"),
+        }
+    }
+}
+
+/// Checks a push of a service and fills in what it left out: `id` (UUIDv7), `sendType`, `businessType`, `timestamp` (the edge's clock) and
+/// `expiresAt` (from the route's `ttlSeconds`).
+///
+/// # Errors
+/// See [`PushRefusal`].
+pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Result<Prepared, PushRefusal> {
+    let Some(message_type) = envelope.message_type.as_deref().map(str::to_owned) else {
+        return Err(PushRefusal::NoMessageType);
+    };
+    if envelope.send_type.is_some_and(|direction| direction != SendType::ServerToClient) {
+        return Err(PushRefusal::Direction);
+    }
+    if !envelope.businesses.is_empty() {
+        return Err(PushRefusal::Businesses);
+    }
+    let route = audience::route(business, &envelope)?;
+    audience::audience(route, &envelope)?;
+    route.check_content(envelope.content).map_err(PushRefusal::Schema)?;
+    let expires_at = expiry(route, &envelope, now);
+    if let Some(end) = expires_at.filter(|end| *end <= now) {
+        return Err(PushRefusal::Expired(end));
+    }
+    let id = envelope.id.as_deref().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let timestamp = envelope.timestamp.unwrap_or(now);
+    let completed = Envelope {
+        id: Some(id.as_str().into()),
+        send_type: Some(SendType::ServerToClient),
+        business_type: Some(business.name().into()),
+        timestamp: Some(timestamp),
+        expires_at,
+        ..envelope
+    };
+    let body = completed.to_vec();
+    // As published, since that is what every edge measures again: what passes here must not be skipped there.
+    let max = business.config.limits.push_bytes;
+    if body.len() > max {
+        return Err(Rejection::TooLarge { bytes: body.len(), max }.into());
+    }
+    let publication = Publication {
+        exchange: Arc::clone(&business.push_exchange),
+        routing_key: message_type.clone(),
+        message_id: id.clone(),
+        body: body.into(),
+        timestamp,
+        headers: vec![("message-type", message_type)],
+    };
+    Ok(Prepared { id, publication })
+}
+
+/// The earlier of what the sender says and what the route allows. A timestamp from the future does not prolong the route's time.
+fn expiry(route: &Route, envelope: &Envelope<'_>, now: i64) -> Option<i64> {
+    let by_route = route.config.ttl_seconds.map(|seconds| {
+        let ttl = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+        envelope.timestamp.unwrap_or(now).min(now).saturating_add(ttl)
+    });
+    match (envelope.expires_at, by_route) {
+        (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
+        (one, other) => one.or(other),
+    }
+}
