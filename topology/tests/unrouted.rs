@@ -9,7 +9,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, Basi
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use serde_json::json;
-use support::broker::{PATIENCE, Vhost, consume, depth, next, publish_with};
+use support::broker::{PATIENCE, Vhost, consume, depth, eventually, next, publish_with};
 use support::{apply_all, business, route};
 use wirepost_topology::unrouted::{Moved, Stopped, move_back};
 
@@ -44,6 +44,9 @@ async fn messages_come_back_in_order_unchanged_and_each_once() {
     let peek = channel.basic_get(UNROUTED.into(), BasicGetOptions::default()).await.unwrap().unwrap();
     assert_eq!((peek.exchange.as_str(), peek.routing_key.as_str()), (RECEIVE, "order.new"));
     peek.reject(lapin::options::BasicRejectOptions { requeue: true }).await.unwrap();
+    eventually("the message is back", PATIENCE, || async { Ok(depth(&channel, UNROUTED).await? == 100) })
+        .await
+        .unwrap();
 
     assert!(apply_all(&vhost, &topology).await.is_clean());
     assert_eq!(move_back(&connection, "pay").await.unwrap(), Moved { moved: 100, stopped: None });
@@ -104,10 +107,6 @@ async fn a_message_of_unknown_origin_and_a_missing_exchange_stop_it_before_anyth
     channel.exchange_delete(RECEIVE.into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
     let moved = move_back(&connection, "pay").await.unwrap();
     assert!(matches!(moved, Moved { moved: 0, stopped: Some(Stopped::NotTaken { .. }) }), "{moved:?}");
-    support::broker::eventually("the message is back", PATIENCE, || async {
-        Ok(depth(&channel, UNROUTED).await? == 1)
-    })
-    .await
-    .unwrap();
+    eventually("the message is back", PATIENCE, || async { Ok(depth(&channel, UNROUTED).await? == 1) }).await.unwrap();
     assert_eq!(move_back(&connection, "nobody").await.unwrap(), Moved { moved: 0, stopped: None });
 }
