@@ -32,7 +32,8 @@ pub fn compile(schema: &Value) -> Result<Validator, String> {
         .build(schema)
         .map_err(|error| {
             let place = error.instance_path().to_string();
-            if place.is_empty() { error.to_string() } else { format!("{error}, at {place}") }
+            let place = if place.is_empty() { place } else { format!(", at {place}") };
+            format!("is not valid: {error}{place}")
         })
 }
 
