@@ -200,7 +200,7 @@ impl MemoryBroker {
             return;
         }
         for (publication, reply) in world.frozen.take().into_iter().flatten() {
-            let result = self.inner.route(&mut world, publication, reply.is_some());
+            let result = self.inner.route(&mut world, &publication, reply.is_some());
             if let Some(reply) = reply.and_then(|reply| take(&reply)) {
                 let _ = reply.send(result);
             }
@@ -264,7 +264,7 @@ impl Broker for MemoryBroker {
                 }
             });
         } else {
-            let _ = sender.send(self.inner.route(&mut world, publication, true));
+            let _ = sender.send(self.inner.route(&mut world, &publication, true));
         }
         confirm
     }
@@ -276,7 +276,7 @@ impl Broker for MemoryBroker {
             return;
         }
         self.inner.counters.events.fetch_add(1, Ordering::Relaxed);
-        let _ = self.inner.route(&mut world, publication, false);
+        let _ = self.inner.route(&mut world, &publication, false);
     }
 
     fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed> {

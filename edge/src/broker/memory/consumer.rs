@@ -88,7 +88,7 @@ impl Drop for MemoryDelivery {
         if let Some((exchange, mut publication)) = dead {
             publication.exchange = exchange.into();
             // A dead-letter exchange without a queue loses the message, as the broker's does.
-            let _ = self.inner.route(&mut world, publication, false);
+            let _ = self.inner.route(&mut world, &publication, false);
         }
         world.wake(&self.queue);
     }

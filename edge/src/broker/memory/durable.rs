@@ -65,8 +65,9 @@ impl State {
     fn stopped(self, reason: String) -> Option<(Self, FeedEvent)> {
         let next = match self {
             Self::Starting(start) => Self::Waiting(start),
-            Self::Reading { incarnation, next, down: false } => Self::Reading { incarnation, next, down: true },
-            Self::Broken { incarnation, next } => Self::Reading { incarnation, next, down: true },
+            Self::Reading { incarnation, next, down: false } | Self::Broken { incarnation, next } => {
+                Self::Reading { incarnation, next, down: true }
+            }
             Self::Waiting(_) | Self::Reading { down: true, .. } => return None,
         };
         Some((next, FeedEvent::Down { reason }))
@@ -98,8 +99,7 @@ impl State {
                 Some((broken, FeedEvent::Reset))
             }
             Self::Reading { next, .. } | Self::Broken { next, .. } if next < first => Some((broken, FeedEvent::Gap)),
-            Self::Broken { next, .. } => Some(attached(next)),
-            Self::Reading { next, down: true, .. } => Some(attached(next)),
+            Self::Broken { next, .. } | Self::Reading { next, down: true, .. } => Some(attached(next)),
             Self::Reading { next, .. } => {
                 let records = log.piece(next, BATCH_BYTES).records;
                 let last = records.last()?.position.offset;

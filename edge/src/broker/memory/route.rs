@@ -68,7 +68,7 @@ impl Inner {
     pub(super) fn route(
         &self,
         world: &mut World,
-        publication: Publication,
+        publication: &Publication,
         mandatory: bool,
     ) -> Result<(), PublishError> {
         let result = Self::deliver(world, publication, mandatory);
@@ -77,7 +77,7 @@ impl Inner {
         result
     }
 
-    fn deliver(world: &mut World, publication: Publication, mandatory: bool) -> Result<(), PublishError> {
+    fn deliver(world: &mut World, publication: &Publication, mandatory: bool) -> Result<(), PublishError> {
         let mut targets = Targets::default();
         world.targets(&publication.exchange, &publication.routing_key, &mut targets)?;
         if targets.is_empty() {

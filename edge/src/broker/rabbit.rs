@@ -1,0 +1,391 @@
+//! RabbitMQ.
+//!
+//! AMQP 0-9-1 by lapin: a few connections that carry publishes and nothing else ([`lane`]), one for events, one for consumers of
+//! `Transient` businesses ([`transient`]). Streams by `wirepost-stream` ([`durable`]). All of it runs on a thread of its own: heartbeats must go on while
+//! the edge's executor is busy, or the broker is thought dead.
+//!
+//! Nothing here ever gives up, and nothing waits without limit: connections are made again for ever, a publish is answered within
+//! [`crate::settings::CONFIRM_TIMEOUT`] whatever happens.
+//!
+//! A program that logs must switch lapin's own log off ([`LOG_FILTER`]): at `WARN` it prints returned messages with their bodies.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wirepost_core::edge_config::Delivery;
+use wirepost_stream::Client;
+
+use super::{Broker, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start};
+use crate::settings::CONFIRM_TIMEOUT;
+
+mod alarm;
+mod config;
+mod counters;
+mod durable;
+mod events;
+mod fair;
+mod lane;
+mod link;
+mod transient;
+
+pub use config::{BadSettings, CONNECTIONS, Config, LANES};
+
+use counters::Counters;
+use lane::{Job, Lane, Pulse, Worker};
+use link::{Dialer, Link, Status};
+
+/// Directive for the log filter of every program that uses this: lapin logs bodies of returned messages, and our own log says what
+/// happened to connections.
+pub const LOG_FILTER: &str = "lapin=off";
+
+/// Longest wait at the end for publishes in flight.
+const DRAIN_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_add(Duration::from_millis(500));
+/// Longest wait at the end for connections to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The broker.
+pub struct RabbitBroker {
+    /// `None` once dropping.
+    runtime: Option<Runtime>,
+    handle: Handle,
+    config: Config,
+    lanes: Vec<Arc<Lane>>,
+    events: mpsc::Sender<Publication>,
+    refusal: watch::Receiver<Option<PublishError>>,
+    health: watch::Receiver<Health>,
+    dialer: Arc<Dialer>,
+    counters: Arc<Counters>,
+    numbers: Arc<transient::Numbers>,
+    /// Made with the first `Transient` reader.
+    consuming: OnceLock<Link>,
+    stream: Mutex<Option<Arc<Client>>>,
+    /// Publishing ends: lanes and events, once empty.
+    closing: CancellationToken,
+    /// Then readers and connections.
+    closed: CancellationToken,
+    publishers: TaskTracker,
+    rest: TaskTracker,
+}
+
+/// Why a broker could not be made. The broker being away is none: it is waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// See [`BadSettings`].
+    #[error(transparent)]
+    Settings(#[from] BadSettings),
+    /// The operating system gave no thread.
+    #[error("cannot start the thread for AMQP: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl RabbitBroker {
+    /// Begins to connect; does not wait for it.
+    ///
+    /// # Errors
+    /// See [`StartError`]; a retry does not help.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let checked = config.check()?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).thread_name("wirepost-amqp").enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let counters = Arc::new(Counters::default());
+        let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
+        let (publishers, rest) = (TaskTracker::new(), TaskTracker::new());
+        let stream = {
+            let _on_our_thread = handle.enter();
+            durable::client(&config, &checked).map(Arc::new)
+        };
+        let (alarm_sender, alarm) = watch::channel(None);
+        if let (Some(management), Some(uri)) = (checked.management, checked.uris.first()) {
+            let polling = alarm::poll(management, checked.credentials.clone(), uri.clone(), alarm_sender);
+            rest.spawn_on(until(closed.clone(), polling), &handle);
+        }
+        let dialer = Arc::new(Dialer {
+            uris: checked.uris,
+            credentials: checked.credentials,
+            tls: checked.tls,
+            edge: config.edge.clone(),
+            counters: counters.clone(),
+        });
+        let links: Vec<(Link, Arc<Pulse>)> = (1..=config.connections)
+            .map(|number| {
+                let name = format!("publishing {number}/{}", config.connections);
+                let (link, run) = Link::new(dialer.clone(), name, closed.clone());
+                rest.spawn_on(run, &handle);
+                (link, Arc::new(Pulse::new()))
+            })
+            .collect();
+        let lanes = links
+            .iter()
+            .cycle()
+            .take(config.lanes)
+            .map(|(link, pulse)| {
+                let lane = Arc::new(Lane::new(config.lane_messages, config.lane_bytes as u64, counters.clone()));
+                let worker = Worker {
+                    lane: lane.clone(),
+                    link: link.clone(),
+                    pulse: pulse.clone(),
+                    alarm: alarm.clone(),
+                    counters: counters.clone(),
+                    closing: closing.clone(),
+                };
+                publishers.spawn_on(worker.run(), &handle);
+                lane
+            })
+            .collect();
+        let (events, queue) = mpsc::channel(config.event_capacity);
+        let statuses: Vec<_> = links.iter().map(|(link, _)| link.status()).collect();
+        let (events_link, run) = Link::new(dialer.clone(), "events".to_owned(), closed.clone());
+        rest.spawn_on(run, &handle);
+        publishers.spawn_on(events::run(events_link, queue, counters.clone(), closing.clone()), &handle);
+
+        let away = Health::Away("not connected yet".to_owned());
+        let (health_sender, health) = watch::channel(away);
+        let (refusal_sender, refusal) = watch::channel(None);
+        let watching = watch_health(statuses, alarm, health_sender, refusal_sender);
+        rest.spawn_on(until(closed.clone(), watching), &handle);
+        Ok(Self {
+            runtime: Some(runtime),
+            handle,
+            config,
+            lanes,
+            events,
+            refusal,
+            health,
+            dialer,
+            counters,
+            numbers: Arc::new(transient::Numbers::new()),
+            consuming: OnceLock::new(),
+            stream: Mutex::new(stream),
+            closing,
+            closed,
+            publishers,
+            rest,
+        })
+    }
+
+    fn stream(&self) -> Option<Arc<Client>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn consuming(&self) -> &Link {
+        self.consuming.get_or_init(|| {
+            let (link, run) = Link::new(self.dialer.clone(), "consuming".to_owned(), self.closed.clone());
+            self.rest.spawn_on(run, &self.handle);
+            link
+        })
+    }
+}
+
+impl Broker for RabbitBroker {
+    fn publish(&self, lane: u64, publication: Publication) -> Confirm {
+        let (reply, confirm) = oneshot::channel();
+        let mut job = Job::new(publication, reply, self.counters.clone());
+        let refusal = if self.closing.is_cancelled() {
+            Some(PublishError::Unavailable("this edge is closing".to_owned()))
+        } else {
+            self.refusal.borrow().clone()
+        };
+        match refusal {
+            Some(error) => job.answer(Err(error)),
+            None => self.lanes[spread(lane, self.lanes.len())].push(lane, job),
+        }
+        confirm
+    }
+
+    fn emit(&self, publication: Publication) {
+        if self.closing.is_cancelled() || self.events.try_send(publication).is_err() {
+            self.counters.dropped_events.add(1);
+        }
+    }
+
+    fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed> {
+        match delivery {
+            Delivery::Durable => match self.stream() {
+                Some(client) => {
+                    let _on_our_thread = self.handle.enter();
+                    Box::new(durable::StreamFeed::new(&client, business, start))
+                }
+                None => Box::new(durable::NoFeed(Some("no stream address is configured"))),
+            },
+            Delivery::Transient => {
+                let reader = transient::Reader {
+                    link: self.consuming().clone(),
+                    business: business.to_owned(),
+                    edge: self.config.edge.clone(),
+                    start,
+                    prefetch: self.config.prefetch,
+                    numbers: self.numbers.clone(),
+                    counters: self.counters.clone(),
+                };
+                let (feed, run) = reader.new_feed(&self.closed);
+                self.rest.spawn_on(run, &self.handle);
+                Box::new(feed)
+            }
+        }
+    }
+
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+        async move {
+            let Some(client) = self.stream() else {
+                return Err(ReadError("no stream address is configured".to_owned()));
+            };
+            durable::read(&client, business, from, max_bytes).await
+        }
+        .boxed()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut all = self.counters.all();
+        if let Some(client) = self.stream() {
+            all.extend(durable::counters(&client));
+        }
+        all
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.closing.cancel();
+            self.publishers.close();
+            if timeout(DRAIN_TIMEOUT, self.publishers.wait()).await.is_err() {
+                tracing::warn!("closing the broker with publishes in flight");
+            }
+            self.closed.cancel();
+            self.rest.close();
+            let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let closing_stream = async {
+                if let Some(client) = stream {
+                    Client::clone(&client).close().await;
+                }
+            };
+            if timeout(CLOSE_TIMEOUT, async { tokio::join!(self.rest.wait(), closing_stream) }).await.is_err() {
+                tracing::warn!("connections to the broker did not close in time");
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Drop for RabbitBroker {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        self.closed.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            // Dropping it would block, which an async caller must not.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The lane of a key. Keys are mostly consecutive numbers; multiplying by the golden ratio spreads them evenly (Knuth, TAOCP 3, 6.4).
+fn spread(key: u64, lanes: usize) -> usize {
+    let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The product of a 64-bit and a small number, divided by 2^64, is below the small number.
+    ((u128::from(hash) * lanes as u128) >> 64) as usize
+}
+
+async fn until(end: CancellationToken, work: impl Future<Output = ()> + Send) {
+    tokio::select! {
+        () = end.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Sums up the publishing links. Publishes are refused at once while the broker is blocked, and while it has been away for so long that
+/// waiting for it is vain.
+async fn watch_health(
+    mut statuses: Vec<watch::Receiver<Status>>,
+    mut alarm: watch::Receiver<Option<String>>,
+    health: watch::Sender<Health>,
+    refusal: watch::Sender<Option<PublishError>>,
+) {
+    loop {
+        let now = sum_up(&mut statuses, alarm.borrow_and_update().as_deref());
+        let refuse = match &now {
+            Health::Blocked(reason) => Some(format!("the broker takes no messages: {reason}")),
+            Health::Up | Health::Away(_) => None,
+        };
+        let away = match &now {
+            Health::Away(reason) => Some(reason.clone()),
+            Health::Up | Health::Blocked(_) => None,
+        };
+        let was_away = matches!(&*health.borrow(), Health::Away(_)) && refusal.borrow().is_some();
+        // An outage goes on through its attempts: only its first moments are waited through.
+        if !(away.is_some() && was_away) {
+            refusal.send_replace(refuse.map(PublishError::Unavailable));
+        }
+        health.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+        let changed = {
+            let changes = statuses.iter_mut().map(|status| Box::pin(status.changed()));
+            let any = futures_util::future::select_all(changes);
+            tokio::select! {
+                (result, ..) = any => result.is_ok(),
+                Ok(()) = alarm.changed() => true,
+                () = sleep(CONFIRM_TIMEOUT), if away.is_some() => {
+                    refusal.send_replace(away.map(PublishError::Unavailable));
+                    true
+                }
+            }
+        };
+        if !changed {
+            return;
+        }
+    }
+}
+
+fn sum_up(statuses: &mut [watch::Receiver<Status>], alarm: Option<&str>) -> Health {
+    let statuses: Vec<Status> = statuses.iter_mut().map(|status| status.borrow_and_update().clone()).collect();
+    let blocked = statuses.iter().find_map(|status| match status {
+        Status::Blocked(_, reason) => Some(reason.clone()),
+        Status::Up(_) | Status::Down(_) => None,
+    });
+    let up = statuses.iter().any(|status| status.live().is_some());
+    match (blocked, alarm, up) {
+        // An alarm holds for the whole cluster, whichever connection was told.
+        (Some(reason), _, _) => Health::Blocked(reason),
+        (None, Some(reason), true) => Health::Blocked(reason.to_owned()),
+        (None, _, true) => Health::Up,
+        (None, _, false) => Health::Away(
+            statuses
+                .iter()
+                .find_map(|status| match status {
+                    Status::Down(reason) => Some(reason.clone()),
+                    Status::Up(_) | Status::Blocked(..) => None,
+                })
+                .unwrap_or_default(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consecutive_keys_use_all_lanes_evenly() {
+        let mut used = [0u32; 64];
+        for key in 1..=6400 {
+            used[spread(key, used.len())] += 1;
+        }
+        assert!(used.iter().all(|&count| (90..=110).contains(&count)), "{used:?}");
+        assert_eq!(spread(7, 1), 0);
+    }
+}

@@ -1,0 +1,330 @@
+//! Where the broker is, what its credentials are, and the bounds of everything; checked as a whole before anything connects.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use super::alarm::Management;
+
+/// Default of [`Config::lanes`]: rates stop growing between 32 and 128 channels (measured, 500 B confirmed).
+pub const LANES: usize = 64;
+/// Default of [`Config::connections`].
+pub const CONNECTIONS: usize = 2;
+/// A channel number has 16 bits; RabbitMQ's default `channel_max` is 2047.
+const MAX_CHANNELS: usize = 1000;
+/// A queue's name has at most 255 bytes and holds the business type as well.
+const MAX_EDGE_NAME: usize = 128;
+
+/// How an edge reaches RabbitMQ. Build it with [`Config::new`] or [`Config::parse`], then change fields.
+#[derive(Clone)]
+pub struct Config {
+    /// This edge's name: in the queues of `Transient` businesses (two edges must not share one) and in connection names.
+    pub edge: String,
+    /// `amqp://` or `amqps://` URIs of the broker's nodes or of a load balancer, tried in turn; user, password and vhost included,
+    /// the vhost the same in all of them.
+    pub amqp: Vec<String>,
+    /// Host and port of the stream listeners, tried in turn; `None` = no business with delivery `Durable` can be read.
+    pub stream: Option<Vec<(String, u16)>>,
+    /// Whether the stream listeners speak TLS; needs `ca_file`.
+    pub stream_tls: bool,
+    /// URI of the management API, `http(s)://user:password@host:port`, polled for alarms; `None` = an alarm is learned from the
+    /// first publish that it stops.
+    pub management: Option<String>,
+    /// Files whose content takes the place of the user name and the password of every URI; read at each connect, so that a rotated
+    /// secret takes effect. White space at their ends does not count.
+    pub username_file: Option<PathBuf>,
+    /// See `username_file`.
+    pub password_file: Option<PathBuf>,
+    /// Authorities (PEM) that certificates of the broker are checked against; `None` = those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// Channels that publish, one message in flight on each.
+    pub lanes: usize,
+    /// Connections that carry them and nothing else.
+    pub connections: usize,
+    /// Messages waiting in one lane at most; beyond it they are refused as unavailable.
+    pub lane_messages: usize,
+    /// Bytes waiting in all lanes together at most; beyond it they are refused as unavailable.
+    pub lane_bytes: usize,
+    /// Events waiting at most; beyond it they are dropped and counted.
+    pub event_capacity: usize,
+    /// Unacknowledged messages of one `Transient` business at most (`basic.qos`).
+    pub prefetch: u16,
+}
+
+impl Config {
+    /// A configuration with the defaults for one AMQP URI.
+    pub fn new(edge: impl Into<String>, amqp: impl Into<String>) -> Self {
+        Self {
+            edge: edge.into(),
+            amqp: vec![amqp.into()],
+            stream: None,
+            stream_tls: false,
+            management: None,
+            username_file: None,
+            password_file: None,
+            ca_file: None,
+            lanes: LANES,
+            connections: CONNECTIONS,
+            lane_messages: 4096,
+            lane_bytes: 64 << 20,
+            event_capacity: 1024,
+            prefetch: 200,
+        }
+    }
+
+    /// From texts as flags and environment have them: URIs divided by commas. `stream` as `rabbitmq-stream://host:port`,
+    /// `rabbitmq-stream+tls://host:port` or `host:port`; a user in it is ignored, the AMQP one is used.
+    ///
+    /// # Errors
+    /// All bad settings at once.
+    pub fn parse(edge: &str, amqp: &str, stream: Option<&str>, management: Option<&str>) -> Result<Self, BadSettings> {
+        let list = |text: &str| -> Vec<String> {
+            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        };
+        let mut config = Self::new(edge, "");
+        let mut bad = Vec::new();
+        config.amqp = list(amqp);
+        config.management = management.map(str::trim).filter(|uri| !uri.is_empty()).map(str::to_owned);
+        for address in stream.map(list).unwrap_or_default() {
+            let (tls, rest) = match address.split_once("://") {
+                None => (false, address.as_str()),
+                Some(("rabbitmq-stream", rest)) => (false, rest),
+                Some(("rabbitmq-stream+tls", rest)) => (true, rest),
+                Some((scheme, _)) => {
+                    bad.push(format!("stream: scheme {scheme} is neither rabbitmq-stream nor rabbitmq-stream+tls"));
+                    continue;
+                }
+            };
+            config.stream_tls |= tls;
+            let authority = rest.split('/').next().unwrap_or_default();
+            let host_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            match host_port.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+                Some((host, Ok(port))) if !host.is_empty() => {
+                    config.stream.get_or_insert_default().push((host.to_owned(), port));
+                }
+                _ => bad.push(format!("stream: {host_port} is not host:port")),
+            }
+        }
+        match config.check() {
+            Ok(_) if bad.is_empty() => Ok(config),
+            Ok(_) => Err(BadSettings(bad)),
+            Err(BadSettings(more)) => Err(BadSettings([bad, more].concat())),
+        }
+    }
+
+    /// What the broker is reached by, parsed.
+    pub(super) fn check(&self) -> Result<Checked, BadSettings> {
+        let mut bad = Vec::new();
+        let mut uris = Vec::new();
+        for (index, text) in self.amqp.iter().enumerate() {
+            // The URI itself holds a password: it is named by its place.
+            match text.parse::<AMQPUri>() {
+                Ok(uri) => uris.push(uri),
+                Err(reason) => bad.push(format!("amqp: URI {} of {}: {reason}", index + 1, self.amqp.len())),
+            }
+        }
+        if self.amqp.is_empty() {
+            bad.push("amqp: no URI; give amqp://user:password@host:5672/vhost".to_owned());
+        }
+        if uris.windows(2).any(|pair| pair[0].vhost != pair[1].vhost) {
+            bad.push("amqp: the URIs name different vhosts".to_owned());
+        }
+        if self.edge.is_empty() || self.edge.len() > MAX_EDGE_NAME {
+            bad.push(format!("edge: a name has 1 to {MAX_EDGE_NAME} bytes, not {}", self.edge.len()));
+        }
+        if self.stream.as_ref().is_some_and(Vec::is_empty) {
+            bad.push("stream: no address; give host:port or leave it out".to_owned());
+        }
+        let tls = self.ca_file.as_deref().map(client_tls).transpose().unwrap_or_else(|reason| {
+            bad.push(format!("ca_file: {reason}"));
+            None
+        });
+        if self.stream_tls && self.ca_file.is_none() {
+            bad.push("ca_file: needed for stream listeners with TLS".to_owned());
+        }
+        let management = self.management.as_deref().map(|uri| Management::parse(uri, tls.clone())).transpose();
+        let management = management.unwrap_or_else(|reason| {
+            bad.push(format!("management: {reason}"));
+            None
+        });
+        for (name, path) in [("username_file", &self.username_file), ("password_file", &self.password_file)] {
+            if let Some(path) = path
+                && let Err(error) = fs::metadata(path)
+            {
+                bad.push(format!("{name}: {}: {error}", path.display()));
+            }
+        }
+        for (name, value, max) in [
+            ("lanes", self.lanes, MAX_CHANNELS),
+            ("connections", self.connections, self.lanes.max(1)),
+            ("lane_messages", self.lane_messages, 1 << 20),
+            ("lane_bytes", self.lane_bytes, usize::MAX),
+            ("event_capacity", self.event_capacity, 1 << 20),
+            ("prefetch", usize::from(self.prefetch), usize::from(u16::MAX)),
+        ] {
+            if value == 0 || value > max {
+                bad.push(format!("{name}: {value} is not within 1 to {max}"));
+            }
+        }
+        if bad.is_empty() {
+            let credentials =
+                Credentials { username_file: self.username_file.clone(), password_file: self.password_file.clone() };
+            Ok(Checked { uris, tls, management, credentials })
+        } else {
+            Err(BadSettings(bad))
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Without the URIs, which hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<_> = self
+            .amqp
+            .iter()
+            .filter_map(|uri| uri.parse::<AMQPUri>().ok())
+            .map(|uri| format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost))
+            .collect();
+        f.debug_struct("Config")
+            .field("edge", &self.edge)
+            .field("amqp", &hosts)
+            .field("stream", &self.stream)
+            .field("management", &self.management.is_some())
+            .field("username_file", &self.username_file)
+            .field("password_file", &self.password_file)
+            .field("ca_file", &self.ca_file)
+            .field("lanes", &self.lanes)
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Every setting that is wrong, each with what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad broker settings: {}", .0.join("; "))]
+pub struct BadSettings(pub Vec<String>);
+
+/// What [`Config::check`] made.
+pub(super) struct Checked {
+    pub(super) uris: Vec<AMQPUri>,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) management: Option<Management>,
+    pub(super) credentials: Credentials,
+}
+
+/// Files with credentials, read at each use.
+#[derive(Clone, Debug)]
+pub(super) struct Credentials {
+    username_file: Option<PathBuf>,
+    password_file: Option<PathBuf>,
+}
+
+impl Credentials {
+    /// The URI with the credentials that hold now.
+    pub(super) fn apply(&self, uri: &AMQPUri) -> Result<AMQPUri, String> {
+        let read = |path: &Path| match fs::read_to_string(path) {
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        };
+        let mut uri = uri.clone();
+        if let Some(path) = &self.username_file {
+            uri.authority.userinfo.username = read(path)?;
+        }
+        if let Some(path) = &self.password_file {
+            uri.authority.userinfo.password = read(path)?;
+        }
+        Ok(uri)
+    }
+}
+
+/// Trusts the authorities of this file and no others.
+fn client_tls(ca_file: &Path) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    let certificates =
+        CertificateDer::pem_file_iter(ca_file).map_err(|error| format!("{}: {error}", ca_file.display()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| format!("{}: {error}", ca_file.display()))?;
+        roots.add(certificate).map_err(|error| format!("{}: {error}", ca_file.display()))?;
+    }
+    if roots.is_empty() {
+        return Err(format!("{} holds no certificate", ca_file.display()));
+    }
+    // The provider by name: a process that has none installed would panic in `builder()`.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Whether this URI needs TLS.
+pub(super) fn is_tls(uri: &AMQPUri) -> bool {
+    uri.scheme == AMQPScheme::AMQPS
+}
+
+impl From<BadSettings> for io::Error {
+    fn from(bad: BadSettings) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, bad)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bad_setting_is_named_at_once_and_no_password_is_shown() {
+        let mut config = Config::new("", "amqp://u:hunter2@h/a");
+        config.amqp.push("http://u:hunter2@h/a".into());
+        config.amqp.push("amqp://u:hunter2@h/b".into());
+        config.stream_tls = true;
+        config.management = Some("ftp://u:hunter2@h".into());
+        config.password_file = Some("/nowhere/password".into());
+        config.lanes = 0;
+        let Err(BadSettings(bad)) = config.check() else { panic!("accepted") };
+        for name in ["amqp: URI 2", "amqp: the URIs", "edge:", "ca_file:", "management:", "password_file:", "lanes:"] {
+            assert!(bad.iter().any(|line| line.starts_with(name)), "{name} is missing in {bad:#?}");
+        }
+        assert!(!format!("{bad:?} {config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn texts_of_flags_are_understood() {
+        let config = Config::parse(
+            "e1",
+            "amqp://a:b@one:5672/v, amqp://a:b@two/v",
+            Some("rabbitmq-stream://a:b@one:5552,two:5553"),
+            Some("http://a:b@one:15672"),
+        )
+        .unwrap();
+        assert_eq!(config.amqp.len(), 2);
+        assert_eq!(config.stream, Some(vec![("one".into(), 5552), ("two".into(), 5553)]));
+        assert!(!config.stream_tls);
+        let bad = Config::parse("e1", "", Some("one,ftp://two:1"), None).unwrap_err();
+        assert_eq!(bad.0.len(), 3, "{bad}");
+    }
+
+    #[test]
+    fn credentials_are_read_anew_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        fs::write(&path, "one\n").unwrap();
+        let mut config = Config::new("e", "amqp://user:none@h");
+        config.password_file = Some(path.clone());
+        let checked = config.check().unwrap();
+        let password = || checked.credentials.apply(&checked.uris[0]).unwrap().authority.userinfo.password;
+        assert_eq!(password(), "one");
+        fs::write(&path, "two").unwrap();
+        assert_eq!(password(), "two");
+    }
+}

@@ -1,0 +1,72 @@
+//! What this broker has done, for the admin port.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number; gauges are lowered by who raised them.
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        #[derive(Debug, Default)]
+        pub(super) struct Counters {
+            $($(#[$doc])* pub(super) $name: Counter,)*
+        }
+
+        impl Counters {
+            /// All of them by name.
+            pub(super) fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// AMQP connections opened.
+    connects,
+    /// Attempts to open one that failed.
+    connect_failures,
+    /// AMQP connections that ended unasked.
+    connections_lost,
+    /// Channels opened for publishing.
+    channels_opened,
+    /// Publishing channels thrown away, because a confirm did not come or the broker closed them.
+    channels_discarded,
+    /// Messages confirmed.
+    confirmed,
+    /// Messages refused by the broker: returned, or no such exchange.
+    refused,
+    /// Messages never sent: broker away or blocked, or too many waiting.
+    unavailable,
+    /// Messages sent without a confirm in time.
+    unknown,
+    /// Messages waiting in lanes (gauge).
+    waiting,
+    /// Bytes waiting in lanes (gauge).
+    waiting_bytes,
+    /// Events published.
+    events,
+    /// Events dropped.
+    dropped_events,
+    /// Times a reader of a `Transient` business began anew.
+    transient_restarts,
+    /// Messages read by `Transient` readers.
+    transient_records,
+    /// Messages put back unacknowledged by `Transient` readers.
+    transient_requeued,
+}
