@@ -69,7 +69,8 @@ impl App {
             connections: TaskTracker::new(),
             settings,
         });
-        let (accepting, administering, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (accepting, administering, tasks) =
+            (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let (public_address, admin_address) = (public.local_addr(), private.local_addr());
         tasks.spawn(public.serve(http::router(Arc::clone(&state)), accepting.clone()));
         tasks.spawn(private.serve(admin::router(Arc::clone(&state)), administering.clone()));
@@ -91,7 +92,10 @@ impl App {
         state.drain.begin(window, deadline);
         state.connections.close();
         if timeout_at(deadline, state.connections.wait()).await.is_err() {
-            tracing::warn!(connections = state.metrics.connections.get(), "shutdown: deadline reached, the rest is cut");
+            tracing::warn!(
+                connections = state.metrics.connections.get(),
+                "shutdown: deadline reached, the rest is cut"
+            );
         }
         state.catalog.stop().await;
         state.broker.close().await;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Parser;
 
 use crate::{
-    broker::rabbit::config::{BadSettings, Config},
+    broker::rabbit::{BadSettings, Config},
     settings::{Settings, TlsFiles},
 };
 

@@ -84,20 +84,25 @@ impl Business {
             return Err(BadConfig::Requires { business: config.business_type, abilities: lacking });
         }
         if config.format > FORMAT {
-            tracing::warn!(business = config.business_type, format = config.format, "configuration is of a newer format; taking what is understood");
+            tracing::warn!(
+                business = config.business_type,
+                format = config.format,
+                "configuration is of a newer format; taking what is understood"
+            );
         }
         let name = config.business_type.as_str();
         let routes = config
             .routes
             .iter()
             .map(|route| {
-                let schema = route.schema.as_ref().map(jsonschema::validator_for).transpose().map_err(|error| {
-                    BadConfig::Schema {
-                        business: name.to_owned(),
-                        message_type: route.message_type.clone(),
-                        reason: error.to_string(),
-                    }
-                })?;
+                let schema =
+                    route.schema.as_ref().map(wirepost_core::content::compile).transpose().map_err(|error| {
+                        BadConfig::Schema {
+                            business: name.to_owned(),
+                            message_type: route.message_type.clone(),
+                            reason: error,
+                        }
+                    })?;
                 Ok(Route { config: route.clone(), schema })
             })
             .collect::<Result<_, _>>()?;
@@ -137,6 +142,25 @@ impl Business {
             route.config.send_type != SendType::ServerToClient
                 && send_type.is_none_or(|wanted| wanted == route.config.send_type)
                 && pattern::matches(&route.config.message_type, message_type)
+        })
+    }
+}
+
+/// Longest reason of a schema mismatch; a message may repeat a large value.
+const MAX_REASON: usize = 300;
+
+impl Route {
+    /// Whether `content` fits the route's schema; absent content counts as null.
+    ///
+    /// # Errors
+    /// Where it does not fit and why.
+    pub fn check_content(&self, content: Option<&str>) -> Result<(), String> {
+        let Some(schema) = &self.schema else { return Ok(()) };
+        let content: serde_json::Value =
+            serde_json::from_str(content.unwrap_or("null")).map_err(|error| error.to_string())?;
+        schema.validate(&content).map_err(|error| {
+            let reason = format!("content{}: {error}", error.instance_path());
+            reason.chars().take(MAX_REASON).collect()
         })
     }
 }

@@ -31,12 +31,7 @@ pub struct Catalog {
 impl Catalog {
     /// An empty catalog.
     pub fn new(context: Arc<Context>) -> Self {
-        Self {
-            context,
-            hubs: ArcSwap::default(),
-            readers: Mutex::default(),
-            tasks: TaskTracker::new(),
-        }
+        Self { context, hubs: ArcSwap::default(), readers: Mutex::default(), tasks: TaskTracker::new() }
     }
 
     /// A business as configured now.

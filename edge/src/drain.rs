@@ -76,7 +76,7 @@ impl Share {
         let telling = window.length.mul_f64(TELL_PART);
         Self {
             due: window.begins + telling.mul_f64(rand::rng().random_range(0.0..1.0)),
-            leave_within: window.length - telling,
+            leave_within: window.length.saturating_sub(telling),
             told: false,
             deadline: window.deadline,
         }

@@ -7,7 +7,8 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wirepost_edge::{
-    app::App, args::Args, broker::rabbit::RabbitBroker, identity::keys::KeyRing, readiness::Readiness, source::Directory,
+    app::App, args::Args, broker::rabbit::RabbitBroker, identity::keys::KeyRing, readiness::Readiness,
+    source::Directory,
 };
 
 #[global_allocator]
@@ -49,7 +50,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let parts = args.into_parts();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?parts.settings, "starting");
     let keys = Arc::new(KeyRing::load(parts.keys_file).await?);
-    let broker = RabbitBroker::new(parts.rabbit.into_config(&parts.settings.edge)?);
+    let broker = RabbitBroker::start(parts.rabbit.into_config(&parts.settings.edge)?)?;
     let readiness = Arc::new(Readiness::default());
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
     let app = App::start(parts.settings, Arc::clone(&keys), Arc::new(broker), Arc::clone(&readiness)).await?;

@@ -18,8 +18,10 @@ pub struct Metrics {
     pub connections_total: Counter,
     /// Ends of connections by close reason.
     pub closes: Family<Label, Counter>,
-    /// Frames by direction: `in`, `out`.
-    pub frames: Family<Label, Counter>,
+    /// Frames from clients.
+    pub frames_in: Counter,
+    /// Frames to clients.
+    pub frames_out: Counter,
     /// Messages of clients confirmed by the broker.
     pub acks: Counter,
     /// Messages of clients refused, by code.
@@ -82,11 +84,14 @@ impl Default for Metrics {
                 metric
             }};
         }
+        // Resolved once: a look-up by label for each frame would be a lock for each frame.
+        let frames: Family<Label, Counter> = metric!("frames", "WebSocket frames by direction");
         Self {
+            frames_in: frames.get_or_create_owned(&label("in")),
+            frames_out: frames.get_or_create_owned(&label("out")),
             connections: metric!("connections", "Open sockets"),
             connections_total: metric!("connections_opened", "Sockets ever opened"),
             closes: metric!("closes", "Ends of connections by reason"),
-            frames: metric!("frames", "WebSocket frames by direction"),
             acks: metric!("acks", "Messages of clients that the broker confirmed"),
             nacks: metric!("nacks", "Messages of clients that were not accepted, by code"),
             deliveries: metric!("deliveries", "Pushes handed to sockets"),

@@ -78,7 +78,7 @@ impl Default for Settings {
             write_timeout: Duration::from_secs(30),
             window: 64,
             log_bytes: 64 << 20,
-            linger: Duration::from_secs(180),
+            linger: Duration::from_mins(3),
             catch_up_bytes: 1 << 20,
             catch_up_readers: 4,
             position_interval: Duration::from_secs(30),

@@ -44,8 +44,8 @@ impl Directory {
             match self.files().await {
                 Ok(files) => {
                     failed = None;
-                    let changed = !loaded || files.iter().map(|(path, content)| (path, content)).ne(self.seen.iter().map(|(path, (content, _))| (path, content)));
-                    if changed {
+                    let seen = self.seen.iter().map(|(path, (content, _))| (path, content));
+                    if !loaded || seen.ne(&files) {
                         self.load(files);
                         loaded = true;
                     }

@@ -302,4 +302,4 @@ fn seconds(claims: &Map<String, Value>, name: &'static str) -> Result<Option<f64
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,1 +1,286 @@
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
+use axum::{extract::Request, http::StatusCode, response::IntoResponse, routing::get};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::settings::TlsFiles;
+
+struct Running {
+    address: SocketAddr,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+fn settings() -> Settings {
+    let loopback = ([127, 0, 0, 1], 0).into();
+    Settings { listen: loopback, admin: loopback, ..Settings::default() }
+}
+
+async fn serve(settings: &Settings, router: Router) -> Running {
+    start(Listener::bind(settings, Arc::default()).await.unwrap(), router)
+}
+
+fn start(listener: Listener, router: Router) -> Running {
+    let (address, cancel) = (listener.local_addr(), CancellationToken::new());
+    let task = tokio::spawn(listener.serve_reloading(router, cancel.clone(), Duration::from_millis(5)));
+    Running { address, cancel, task }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.cancel.cancel();
+        within(self.task).await.unwrap();
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), future).await.expect("takes too long")
+}
+
+fn hello() -> Router {
+    Router::new().route("/", get(async || "hello"))
+}
+
+async fn read_all(mut stream: impl AsyncRead + Unpin) -> String {
+    let mut text = Vec::new();
+    // A reset after the answer is an end as well.
+    let _ = within(stream.read_to_end(&mut text)).await;
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+async fn request(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    read_all(stream).await
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    within(TcpStream::connect(address)).await.unwrap()
+}
+
+/// Fails as a process out of descriptors does, until told otherwise.
+struct Exhausted {
+    tries: AtomicUsize,
+    socket: TcpListener,
+    recovered: std::sync::atomic::AtomicBool,
+}
+
+impl Accept for Exhausted {
+    async fn accept(&self) -> io::Result<TcpStream> {
+        self.tries.fetch_add(1, Ordering::Relaxed);
+        if self.recovered.load(Ordering::Relaxed) {
+            return Accept::accept(&self.socket).await;
+        }
+        Err(io::Error::from_raw_os_error(24))
+    }
+}
+
+#[tokio::test]
+async fn failed_accepts_pause_instead_of_spinning_and_accepting_goes_on() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let from = Arc::new(Exhausted { tries: AtomicUsize::new(0), socket, recovered: false.into() });
+    let (metrics, cancel) = (Arc::new(Metrics::default()), CancellationToken::new());
+    let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+    let task = tokio::spawn({
+        let (from, metrics, cancel) = (Arc::clone(&from), Arc::clone(&metrics), cancel.clone());
+        async move { accept(&*from, 10, &metrics, &cancel, |stream, _| sender.send(stream).unwrap()).await }
+    });
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    let tries = from.tries.load(Ordering::Relaxed);
+    assert!((60..80).contains(&tries), "{tries} tries in a minute");
+    assert_eq!(metrics.accept_errors.get(), tries as u64);
+    from.recovered.store(true, Ordering::Relaxed);
+    let _client = connect(address).await;
+    within(accepted.recv()).await.unwrap();
+    cancel.cancel();
+    within(task).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_at_the_start() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
+    let settings = Settings { listen: taken.local_addr().unwrap(), ..settings() };
+    let error = Listener::bind(&settings, Arc::default()).await.unwrap_err();
+    assert!(error.to_string().contains(&settings.listen.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_silent_or_slow_caller_is_cut_at_the_header_timeout() {
+    let running = serve(&Settings { header_timeout: Duration::from_millis(100), ..settings() }, hello()).await;
+    let silent = connect(running.address).await;
+    let mut slow = connect(running.address).await;
+    slow.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+    let mut idle = connect(running.address).await;
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    read_all(silent).await;
+    read_all(slow).await;
+    assert!(read_all(idle).await.contains("hello"), "answered, then cut while idle");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_huge_header_is_refused() {
+    let running = serve(&settings(), hello()).await;
+    let mut client = connect(running.address).await;
+    let header = format!("GET / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", "a".repeat(64_000));
+    let _ = client.write_all(header.as_bytes()).await;
+    let answer = read_all(client).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_place_is_held_until_the_socket_ends_also_after_an_upgrade() {
+    let release = Arc::new(Notify::new());
+    let until = Arc::clone(&release);
+    let upgrade = move |request: Request| {
+        let until = Arc::clone(&until);
+        async move {
+            tokio::spawn(async move {
+                let _socket = hyper::upgrade::on(request).await.unwrap();
+                until.notified().await;
+            });
+            (StatusCode::SWITCHING_PROTOCOLS, [("upgrade", "x"), ("connection", "upgrade")]).into_response()
+        }
+    };
+    let limits = Limits { connections: 1, header_timeout: Duration::from_secs(20) };
+    let listener = Listener::new(settings().listen, None, limits, Arc::default()).unwrap();
+    let running = start(listener, hello().route("/up", get(upgrade)));
+    let mut first = connect(running.address).await;
+    first.write_all(b"GET /up HTTP/1.1\r\nhost: x\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    within(first.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    let mut second = Box::pin(request(connect(running.address).await));
+    assert!(timeout(Duration::from_millis(200), &mut second).await.is_err(), "waits for the place");
+    release.notify_one();
+    assert!(within(second).await.contains("hello"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_lets_a_request_finish_and_closes_idle_connections() {
+    let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (inside, until) = (Arc::clone(&entered), Arc::clone(&release));
+    let slow = move || {
+        let (inside, until) = (Arc::clone(&inside), Arc::clone(&until));
+        async move {
+            inside.notify_one();
+            until.notified().await;
+            "done"
+        }
+    };
+    let running = serve(&settings(), hello().route("/slow", get(slow))).await;
+    let mut busy = connect(running.address).await;
+    busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut idle = connect(running.address).await;
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    within(entered.notified()).await;
+    running.cancel.cancel();
+    read_all(idle).await;
+    assert!(!running.task.is_finished(), "waits for the request");
+    release.notify_one();
+    assert!(read_all(busy).await.contains("done"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_without_end_is_cut() {
+    let forever = async || std::future::pending::<&str>().await;
+    let running = serve(
+        &Settings { header_timeout: Duration::from_millis(200), ..settings() },
+        Router::new().route("/", get(forever)),
+    )
+    .await;
+    let mut client = connect(running.address).await;
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    running.stop().await;
+    read_all(client).await;
+}
+
+/// Writes a fresh self-signed certificate; its DER.
+fn certify(dir: &Path) -> (CertificateDer<'static>, TlsFiles) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = TlsFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key") };
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    (made.cert.der().clone(), files)
+}
+
+async fn tls_request(address: SocketAddr, trusted: &CertificateDer<'static>) -> io::Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = within(connector.connect(name, connect(address).await)).await?;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    Ok(request(stream).await)
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_into_use_and_a_bad_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, files) = certify(dir.path());
+    let running = serve(&Settings { tls: Some(files.clone()), ..settings() }, hello()).await;
+    assert!(tls_request(running.address, &first).await.unwrap().contains("hello"));
+
+    std::fs::write(&files.certificate, "not a certificate").unwrap();
+    std::fs::write(&files.key, "not a key").unwrap();
+    assert!(tls_request(running.address, &first).await.unwrap().contains("hello"), "the last good one stays");
+
+    let (second, _) = certify(dir.path());
+    within(async {
+        while tls_request(running.address, &second).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(tls_request(running.address, &first).await.is_err());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_good_certificate_there_is_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, files) = certify(dir.path());
+    let other = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(&files.key, other.serialize_pem()).unwrap();
+    let bind = async || Listener::bind(&Settings { tls: Some(files.clone()), ..settings() }, Arc::default()).await;
+    let error = bind().await.unwrap_err().to_string();
+    assert!(error.contains("certificate and key"), "{error}");
+    std::fs::remove_file(&files.key).unwrap();
+    let error = bind().await.unwrap_err().to_string();
+    assert!(error.contains("tls.key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_speak_tls_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, files) = certify(dir.path());
+    let settings = Settings { tls: Some(files), header_timeout: Duration::from_millis(100), ..settings() };
+    let running = serve(&settings, hello()).await;
+    let silent = connect(running.address).await;
+    assert!(!request(connect(running.address).await).await.contains("hello"));
+    assert!(read_all(silent).await.is_empty());
+    running.stop().await;
+}

@@ -237,7 +237,8 @@ impl CatchUp {
         let read = loop {
             let read = context.broker.read(&hub.name, offset, bytes).await?;
             // A piece that ends with the client's own position brings it no further: the next messages are larger than the piece.
-            if read.at_end || read.records.last().is_some_and(|last| last.position.offset > offset) || bytes > MAX_PIECE {
+            if read.at_end || read.records.last().is_some_and(|last| last.position.offset > offset) || bytes > MAX_PIECE
+            {
                 break read;
             }
             bytes *= 2;

@@ -80,7 +80,11 @@ fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> 
     let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
     let expires_at = [
         envelope.expires_at,
-        route.config.ttl_seconds.map(|ttl| timestamp.saturating_add((ttl as i64).saturating_mul(1000))),
+        // A timestamp from the future does not prolong the route's time.
+        route
+            .config
+            .ttl_seconds
+            .map(|ttl| timestamp.min(record.timestamp).saturating_add((ttl as i64).saturating_mul(1000))),
     ]
     .into_iter()
     .flatten()

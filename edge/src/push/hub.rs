@@ -228,7 +228,7 @@ impl Hub {
     // --- the reader
 
     /// The reader is attached behind `position`. False: the log ends elsewhere, so continuity is not shown.
-    pub(super) fn attach(&self, position: Option<Position>) -> bool {
+    pub fn attach(&self, position: Option<Position>) -> bool {
         let mut state = self.lock();
         state.consuming = true;
         let continues = match (position, state.log.position()) {
@@ -246,7 +246,7 @@ impl Hub {
     }
 
     /// Appends entries and hands them to the connections that they address.
-    pub(super) fn append(&self, entries: Vec<Arc<Entry>>, delivery: Delivery) {
+    pub fn append(&self, entries: Vec<Arc<Entry>>, delivery: Delivery) {
         let now = clock::now_ms();
         let mut delivered = 0;
         let mut state = self.lock();
@@ -312,7 +312,5 @@ pub fn gap_label(reason: GapReason) -> &'static str {
 }
 
 fn is_for(registry: &Registry, conn: &Conn, entry: &Entry, now: i64) -> bool {
-    entry.push.as_ref().is_some_and(|push| {
-        push.expires_at.is_none_or(|at| at > now) && registry.addresses(push, conn)
-    })
+    entry.push.as_ref().is_some_and(|push| push.expires_at.is_none_or(|at| at > now) && registry.addresses(push, conn))
 }

@@ -2,10 +2,7 @@
 //!
 //! One task per hub, owned by the catalog. Entries are made outside the hub's lock; only appending and handing out happen under it.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Part of the retention after which quiet clients are told their position.
 const RETENTION_PART: u64 = 16;
 /// How often rejected pushes are logged at most, for each business.
-const REJECTED_LOG_INTERVAL: Duration = Duration::from_secs(60);
+const REJECTED_LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Lane key of markers; connections count from 1.
 const MARKER_LANE: u64 = 0;
 
@@ -68,7 +65,8 @@ async fn follow(hub: &Hub, delivery: Delivery) -> End {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut idle_since: Option<Instant> = None;
-    let mut reader = Reader { hub, delivery, empty: false, unsaid_bytes: 0, said: Instant::now(), rejected: RejectedLog::default() };
+    let mut reader =
+        Reader { hub, delivery, empty: false, unsaid_bytes: 0, said: Instant::now(), rejected: RejectedLog::default() };
     loop {
         tokio::select! {
             event = feed.recv() => match event {
@@ -159,7 +157,8 @@ impl Reader<'_> {
         let reason = rejected.why.label();
         context.metrics.rejected_pushes.get_or_create(&label(reason)).inc();
         let why = rejected.why.to_string();
-        let event = Event::Rejected { id: rejected.id.as_deref(), reason, description: &why, offset: record.position.offset };
+        let event =
+            Event::Rejected { id: rejected.id.as_deref(), reason, description: &why, offset: record.position.offset };
         events::emit(context.broker.as_ref(), &self.hub.business(), &context.settings.edge, &event);
         self.rejected.note(&self.hub.name, rejected.id.as_deref(), &why);
     }

@@ -109,8 +109,7 @@ impl Registry {
             Whom::Tags(tags) => match tags.as_slice() {
                 [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).for_each(check),
                 tags => {
-                    let union: BTreeMap<_, _> =
-                        tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
+                    let union: BTreeMap<_, _> = tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
                     for conn in union.into_values() {
                         check(conn);
                     }

@@ -225,7 +225,10 @@ async fn run(steps: Vec<Step>, log_bytes: usize, bounds: Bounds) {
         match step {
             Step::Push(count) => {
                 for _ in 0..count {
-                    publish(&broker, format!(r#"{{"messageType":"n","toUniqueId":"alice","content":{pushed},"pad":"{pad}"}}"#));
+                    publish(
+                        &broker,
+                        format!(r#"{{"messageType":"n","toUniqueId":"alice","content":{pushed},"pad":"{pad}"}}"#),
+                    );
                     pushed += 1;
                     ends += 1;
                 }

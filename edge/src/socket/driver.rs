@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite;
 use wirepost_core::frames::CloseCode;
 
 use super::{conn::Conn, outbound::Next};
-use crate::metrics::{Metrics, label};
+use crate::metrics::Metrics;
 
 /// How long a peer may take to answer a close frame.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ impl Driver {
             return Poll::Pending;
         }
         let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
-        self.metrics.frames.get_or_create(&label("in")).inc();
+        self.metrics.frames_in.inc();
         Poll::Ready(match message {
             None => Io::Gone,
             Some(Ok(Message::Text(text))) => Io::Text(text),
@@ -101,7 +101,7 @@ impl Driver {
                     if Pin::new(&mut self.socket).start_send(message).is_err() {
                         return Poll::Ready(Io::Gone);
                     }
-                    self.metrics.frames.get_or_create(&label("out")).inc();
+                    self.metrics.frames_out.inc();
                     self.unflushed = true;
                 }
                 Poll::Ready(Next::Close(code)) => return Poll::Ready(Io::Goodbye(code)),

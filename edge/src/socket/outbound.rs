@@ -111,8 +111,7 @@ impl Outbound {
         if inner.closing.is_some() {
             return false;
         }
-        let full =
-            inner.queue.len() >= self.bounds.messages || inner.bytes.saturating_add(bytes) > self.bounds.bytes;
+        let full = inner.queue.len() >= self.bounds.messages || inner.bytes.saturating_add(bytes) > self.bounds.bytes;
         if full && !inner.queue.is_empty() {
             self.end(&mut inner, CloseCode::TooSlow);
             return false;

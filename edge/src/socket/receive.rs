@@ -6,7 +6,7 @@ use wirepost_core::{Envelope, EnvelopeError, SendType, frames::NackCode};
 
 use crate::{
     broker::{Publication, PublishError},
-    business::{Business, Route},
+    business::Business,
     clock,
     push::audience,
     socket::conn::Conn,
@@ -30,13 +30,7 @@ pub struct Nack {
 impl Nack {
     /// A refusal: nothing was sent.
     pub fn new(id: Option<&str>, code: NackCode, reason: impl Into<String>) -> Self {
-        Self {
-            id: id.map(str::to_owned),
-            code,
-            reason: reason.into(),
-            may_have_arrived: false,
-            retry_after_ms: None,
-        }
+        Self { id: id.map(str::to_owned), code, reason: reason.into(), may_have_arrived: false, retry_after_ms: None }
     }
 
     /// What the broker's answer means for the client.
@@ -75,7 +69,10 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         return Err(nack(NackCode::InvalidEnvelope, "field messageType is missing".into()));
     };
     let Some(route) = business.client_route(envelope.send_type, &message_type) else {
-        return Err(nack(NackCode::UnknownRoute, format!("no route of {} takes {message_type:?} from clients", business.name())));
+        return Err(nack(
+            NackCode::UnknownRoute,
+            format!("no route of {} takes {message_type:?} from clients", business.name()),
+        ));
     };
     if !route.config.from.iter().any(|allowed| **allowed == *conn.client_type) {
         let reason = format!("clients of type {:?} may not send {message_type:?}", conn.client_type);
@@ -91,7 +88,7 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         }
         SendType::ClientToServer | SendType::ServerToClient => &business.receive_exchange,
     };
-    schema(route, envelope.content).map_err(|reason| nack(NackCode::SchemaMismatch, reason))?;
+    route.check_content(envelope.content).map_err(|reason| nack(NackCode::SchemaMismatch, reason))?;
     let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     let timestamp = envelope.timestamp.unwrap_or_else(clock::now_ms);
     let body = Envelope {
@@ -104,6 +101,12 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         ..envelope
     }
     .to_vec();
+    let max = business.config.limits.push_bytes;
+    if route.config.send_type == SendType::ClientToClient && body.len() > max {
+        // Every edge would skip it: it must not be acknowledged.
+        let reason = format!("{} bytes, more than the business's pushBytes of {max}", body.len());
+        return Err(Nack::new(Some(&id), NackCode::TooLarge, reason));
+    }
     Ok(Prepared {
         publication: Publication {
             exchange: Arc::clone(exchange),
@@ -133,10 +136,4 @@ fn identity(business: &Business, conn: &Conn, envelope: &Envelope<'_>) -> Result
         }
     }
     Ok(())
-}
-
-fn schema(route: &Route, content: Option<&str>) -> Result<(), String> {
-    let Some(schema) = &route.schema else { return Ok(()) };
-    let content: serde_json::Value = serde_json::from_str(content.unwrap_or("null")).map_err(|error| error.to_string())?;
-    schema.validate(&content).map_err(|error| format!("content{}: {error}", error.instance_path()))
 }

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// How long before its end a session's client is told.
-const EXPIRING_BEFORE: Duration = Duration::from_secs(60);
+const EXPIRING_BEFORE: Duration = Duration::from_mins(1);
 
 /// What a connection begins with.
 pub struct Session {
@@ -283,7 +283,8 @@ impl<'s> Running<'s> {
             return self.nack(&Nack::new(id.as_deref(), NackCode::TooLarge, reason));
         }
         if let Err(wait) = self.admit(limits) {
-            let reason = format!("more than {} messages a second and {} at once", limits.messages_per_second, limits.burst);
+            let reason =
+                format!("more than {} messages a second and {} at once", limits.messages_per_second, limits.burst);
             let nack = Nack::new(id.as_deref(), NackCode::RateLimited, reason);
             return self.nack(&Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack });
         }
@@ -340,7 +341,9 @@ impl<'s> Running<'s> {
                 client_type: &self.conn.client_type,
                 ids: &ids,
             }),
-            Ok(ClientFrame::Received { .. }) => self.refuse(op, &format!("more than {MAX_RECEIPTS} ids in one receipt")),
+            Ok(ClientFrame::Received { .. }) => {
+                self.refuse(op, &format!("more than {MAX_RECEIPTS} ids in one receipt"))
+            }
             Ok(ClientFrame::Refresh { token }) => match self.refresh(&token) {
                 Ok(()) => {
                     let resume_token = &self.session.resume_token(&self.identity, self.ends_at);
@@ -358,7 +361,8 @@ impl<'s> Running<'s> {
 
     /// Prolongs the session with a ticket of the same identity. Tags of the new ticket replace the old ones at once.
     fn refresh(&mut self, token: &str) -> Result<(), String> {
-        let ticket = ticket::open(&self.session.state.keys, token, clock::now_ms()).map_err(|error| error.to_string())?;
+        let ticket =
+            ticket::open(&self.session.state.keys, token, clock::now_ms()).map_err(|error| error.to_string())?;
         if ticket.purpose != Purpose::Connect {
             return Err("a resume token does not prolong a session; get a new token".into());
         }

@@ -98,6 +98,9 @@ pub async fn socket(
 type Admitted = (ticket::Ticket, Arc<crate::push::hub::Hub>, Arc<Business>);
 
 fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (CloseCode, Refusal)> {
+    if state.drain.has_begun() {
+        return Err((CloseCode::Drain, Refusal::overloaded("this edge is shutting down; connect again")));
+    }
     let ticket = ticket::open(&state.keys, token, clock::now_ms())
         .map_err(|error| (CloseCode::SessionOver, Refusal::unauthorized(format!("{error}; get a new token"))))?;
     let Some(hub) = state.catalog.hub(&ticket.business) else {

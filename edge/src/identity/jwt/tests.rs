@@ -49,7 +49,7 @@ static ISSUER: LazyLock<Issuer> = LazyLock::new(|| {
     }
 });
 
-fn config() -> JwtConfig {
+pub(crate) fn config() -> JwtConfig {
     JwtConfig {
         issuer: "https://id.example".into(),
         audiences: vec!["shop".into(), "shop-beta".into()],
@@ -85,7 +85,7 @@ fn token(algorithm: Algorithm, kid: &str, key: &EncodingKey, claims: &Value) -> 
     jsonwebtoken::encode(&header, claims, key).unwrap()
 }
 
-fn signed(changes: &Value) -> String {
+pub(crate) fn signed(changes: &Value) -> String {
     token(Algorithm::RS256, "rsa", &ISSUER.rsa, &claims(changes))
 }
 

@@ -1,0 +1,125 @@
+//! What a push costs inside the edge: read, encoded once, handed to the connections that it addresses, with 10,000 registered.
+
+use std::sync::Arc;
+
+use wirepost_core::edge_config::{
+    Audience, AuthConfig, BusinessConfig, Delivery, FORMAT, Limits, Retention, RouteConfig,
+};
+use wirepost_edge::{
+    broker::{Position, Record, memory::MemoryBroker},
+    business::Business,
+    metrics::Metrics,
+    push::{
+        catch_up::CatchUp,
+        entry::Entry,
+        hub::{Context, Hub},
+        log::LogBudget,
+    },
+    settings::Settings,
+    socket::{
+        conn::{Conn, Identity},
+        outbound::{Bounds, Outbound},
+    },
+};
+
+const CONNECTIONS: u64 = 10_000;
+
+fn main() {
+    divan::main();
+}
+
+fn config() -> BusinessConfig {
+    BusinessConfig {
+        format: FORMAT,
+        requires: vec![],
+        business_type: "bench".into(),
+        owner: "bench/bench".into(),
+        generation: 1,
+        client_types: vec!["app".into()],
+        routes: vec![RouteConfig {
+            message_type: "n".into(),
+            send_type: wirepost_core::SendType::ServerToClient,
+            from: vec![],
+            to: vec!["app".into()],
+            ttl_seconds: None,
+            audience: Audience::Everyone,
+            receipts: false,
+            schema: None,
+        }],
+        delivery: Delivery::Durable,
+        retention: Retention { seconds: 86_400, bytes: 1 << 30 },
+        auth: AuthConfig::default(),
+        limits: Limits::default(),
+        session_max_seconds: 86_400,
+        accept_from: vec![],
+    }
+}
+
+struct Fixture {
+    hub: Hub,
+    business: Arc<Business>,
+    _connections: Vec<Arc<Conn>>,
+}
+
+/// A hub whose queues are so large that none overflows; a bench takes nothing out of them, so its entries are small in number.
+fn fixture() -> Fixture {
+    let metrics = Arc::new(Metrics::default());
+    let business = Arc::new(Business::try_new(config()).expect("the configuration above is good"));
+    let context = Context {
+        broker: Arc::new(MemoryBroker::new()),
+        budget: Arc::new(LogBudget::new(1 << 20, metrics.log_bytes.clone())),
+        catch_up: CatchUp::new(1),
+        settings: Settings::default(),
+        metrics: Arc::clone(&metrics),
+    };
+    let hub = Hub::new(Arc::clone(&business), Arc::new(context));
+    hub.attach(Some(Position { offset: 0, fingerprint: 0 }));
+    let connections = (1..=CONNECTIONS)
+        .map(|number| {
+            let identity = Identity {
+                unique_id: format!("user-{number}"),
+                client_type: "app".into(),
+                tags: vec![format!("group-{}", number % 100)],
+            };
+            let outbound = Outbound::new(Bounds { messages: 1 << 30, bytes: 1 << 40 }, metrics.outbound_bytes.clone());
+            let conn = Arc::new(Conn::new(number, &identity, true, outbound));
+            hub.enter(&conn, &identity.tags);
+            assert!(hub.join_at_end(&conn, |_| {}));
+            conn
+        })
+        .collect();
+    Fixture { hub, business, _connections: connections }
+}
+
+fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str) {
+    let fixture = fixture();
+    let content = "x".repeat(200);
+    let mut offset = 0;
+    bencher.bench_local(|| {
+        offset += 1;
+        let audience = audience.replace("{}", &(offset % CONNECTIONS + 1).to_string());
+        let record = Record {
+            position: Position { offset, fingerprint: offset },
+            timestamp: 1,
+            body: format!(r#"{{"messageType":"n",{audience},"content":"{content}"}}"#).into(),
+        };
+        let (entry, rejected) = Entry::read(&fixture.business, &record);
+        assert!(rejected.is_none());
+        fixture.hub.append(vec![Arc::new(entry)], Delivery::Durable);
+    });
+}
+
+#[divan::bench]
+fn to_one_identity(bencher: divan::Bencher<'_, '_>) {
+    dispatch(bencher, r#""toUniqueId":"user-{}""#);
+}
+
+#[divan::bench]
+fn to_a_tag_of_100(bencher: divan::Bencher<'_, '_>) {
+    dispatch(bencher, r#""tags":["group-7"]"#);
+}
+
+#[divan::bench(sample_count = 20)]
+fn to_everyone(bencher: divan::Bencher<'_, '_>) {
+    dispatch(bencher, r#""toUniqueId":"*""#);
+}

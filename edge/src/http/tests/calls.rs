@@ -1,0 +1,159 @@
+//! What all calls share: origins, unknown paths, logs, and the admin port.
+
+use std::io;
+
+use rstest::rstest;
+use serde_json::json;
+
+use super::*;
+use crate::{admin, identity::jwt::tests::signed};
+
+const CALL: &str = "/payments/websocket/token?uniqueId=a&clientType=app";
+
+#[tokio::test]
+async fn a_browser_on_an_allowed_page_may_call() {
+    let edge = Edge::start().await;
+    let page = ("origin", "https://shop.example");
+    let preflight = edge
+        .call(
+            "OPTIONS",
+            CALL,
+            &[page, ("access-control-request-method", "GET"), ("access-control-request-headers", "authorization")],
+            Body::empty(),
+        )
+        .await;
+    assert_eq!(preflight.status, StatusCode::NO_CONTENT);
+    assert_eq!(preflight.headers["access-control-allow-origin"], "https://shop.example");
+    assert!(preflight.headers["access-control-allow-headers"].to_str().unwrap().contains("authorization"));
+    assert!(preflight.headers["access-control-allow-methods"].to_str().unwrap().contains("GET"));
+    assert_eq!(preflight.headers["vary"], "origin");
+
+    let call = edge.get(CALL, &[page, ("x-api-key", API_KEY)]).await;
+    assert_eq!(call.status, StatusCode::OK);
+    assert_eq!(call.headers["access-control-allow-origin"], "https://shop.example");
+    assert_eq!(call.headers["vary"], "origin");
+
+    let refused = edge.get(CALL, &[page]).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert!(refused.headers.contains_key("access-control-allow-origin"), "the page must be able to read why");
+}
+
+#[rstest]
+#[case::foreign_page("payments", "https://evil.example", 403, 40_301)]
+#[case::no_page_is_allowed("bare", "https://shop.example", 403, 40_301)]
+#[case::file("payments", "null", 403, 40_301)]
+#[case::unknown_business("nobody", "https://shop.example", 404, 40_402)]
+#[tokio::test]
+async fn a_browser_on_another_page_may_not(
+    #[case] business: &str,
+    #[case] origin: &str,
+    #[case] status: u16,
+    #[case] result: u32,
+) {
+    let edge = Edge::start().await;
+    let path = format!("/{business}/websocket/token?uniqueId=a&clientType=app");
+    let preflight = [("origin", origin), ("access-control-request-method", "GET")];
+    for (method, headers) in [("GET", [("origin", origin), ("x-api-key", API_KEY)]), ("OPTIONS", preflight)] {
+        let reply = edge.call(method, &path, &headers, Body::empty()).await;
+        assert_eq!((reply.status.as_u16(), &reply.body["result"]), (status, &json!(result)), "{method}");
+        assert!(!reply.headers.contains_key("access-control-allow-origin"), "{method}");
+        assert_eq!(reply.headers["vary"], "origin");
+    }
+}
+
+#[tokio::test]
+async fn a_program_without_origin_is_judged_by_its_credential() {
+    let edge = Edge::start().await;
+    let reply = edge.get(CALL, &[("x-api-key", API_KEY)]).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    assert_eq!(reply.headers["vary"], "origin", "a cache must not mix it up with a page's");
+}
+
+#[rstest]
+#[case("GET", "/", 404, 40_401)]
+#[case("GET", "/payments/websocket/tokens", 404, 40_401)]
+#[case("POST", "/payments/websocket/token", 405, 40_501)]
+#[case("GET", "/payments/websocket/messages", 405, 40_501)]
+#[case("OPTIONS", "/payments/websocket/token", 405, 40_501)]
+#[case("POST", "/socket/x", 405, 40_501)]
+#[tokio::test]
+async fn what_is_not_there_is_answered_in_the_same_form(
+    #[case] method: &str,
+    #[case] path: &str,
+    #[case] status: u16,
+    #[case] result: u32,
+) {
+    let edge = Edge::start().await;
+    let reply = edge.call(method, path, &[], Body::empty()).await;
+    assert_eq!((reply.status.as_u16(), &reply.body["result"]), (status, &json!(result)), "{}", reply.body);
+    assert!(reply.body["description"].is_string());
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_holds_a_token_or_key() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let edge = Edge::start().await;
+    let jwt = signed(&json!({}));
+    let bad = signed(&json!({"aud": "bank"}));
+    let reply = edge.get("/payments/websocket/token", &[("authorization", &format!("Bearer {jwt}"))]).await;
+    let ticket = reply.body["data"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    edge.get("/payments/websocket/token", &[("authorization", &format!("Bearer {bad}"))]).await;
+    edge.get(CALL, &[("x-api-key", API_KEY)]).await;
+    edge.get(CALL, &[("x-api-key", "wrong-key")]).await;
+    edge.get(&format!("/socket/{ticket}"), &[]).await;
+    edge.call("POST", &format!("/socket/{ticket}"), &[], Body::empty()).await;
+    edge.get(&format!("/socket/{ticket}/more"), &[]).await;
+
+    let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("/{business}/websocket/token"), "requests are logged by their template: {logged}");
+    for secret in [jwt.as_str(), &bad, &ticket, API_KEY, "wrong-key", jwt.rsplit('.').next().unwrap()] {
+        assert!(!logged.contains(secret), "{secret} in {logged}");
+    }
+}
+
+#[tokio::test]
+async fn the_admin_port_tells_how_the_edge_is() {
+    let edge = Edge::start().await;
+    let get = async |path: &str| call(admin::router(Arc::clone(&edge.state)), "GET", path, &[], Body::empty()).await;
+    edge.stub.health.send_replace(Health::Away("connection refused".into()));
+    edge.state.readiness.add("configuration");
+    assert_eq!(get("/livez").await.status, StatusCode::OK, "liveness looks at the process alone");
+    let pending = get("/readyz").await;
+    assert_eq!(pending.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(pending.body, "pending: configuration\n");
+    edge.state.readiness.done("configuration");
+    assert_eq!(get("/readyz").await.status, StatusCode::OK, "also while the broker is away");
+
+    let configz = get("/configz").await.body;
+    assert_eq!(configz["edge"], "edge");
+    assert_eq!(configz["broker"], "away");
+    assert_eq!(configz["businesses"]["payments"], edge.state.catalog.get("payments").unwrap().hash);
+
+    edge.get(CALL, &[]).await;
+    let metrics = get("/metrics").await;
+    let text = metrics.body.as_str().unwrap();
+    assert!(text.contains(r#"wirepost_edge_refused_total{kind="unauthorized"} 1"#), "{text}");
+    assert!(text.contains("wirepost_broker_published 7"), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}

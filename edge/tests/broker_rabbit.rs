@@ -1,0 +1,393 @@
+//! The edge's RabbitMQ side on a healthy broker that others use too: each test has its own vhost.
+
+use std::{collections::HashMap, fs, time::Duration};
+
+use anyhow::{Context, Result};
+use lapin::options::{QueueDeleteOptions, QueuePurgeOptions};
+use tokio::time::timeout;
+use wirepost_core::edge_config::Delivery;
+use wirepost_edge::broker::{Broker, Feed, FeedEvent, Health, PublishError, Start};
+
+mod broker_support;
+use broker_support::{
+    services::{self, PATIENCE, Vhost, eventually},
+    *,
+};
+
+fn refused(outcome: &Result<(), PublishError>) -> bool {
+    matches!(outcome, Err(PublishError::Refused(_)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_message_is_in_the_queue_with_its_properties() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    publish(&broker, 1, message(RECEIVE, "qr.refresh", "hello")).await??;
+    let mut consumer = services::consume(&channel, QUEUE, 1).await?;
+    let delivery = services::next(&mut consumer).await?;
+    assert_eq!(delivery.data, b"hello");
+    assert_eq!(delivery.routing_key.as_str(), "qr.refresh");
+    let properties = &delivery.properties;
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert_eq!(properties.message_id().as_ref().map(|id| id.as_str()), Some("id-hello"));
+    assert_eq!(properties.content_type().as_ref().map(|kind| kind.as_str()), Some("application/json"));
+    assert_eq!(*properties.timestamp(), Some(1_700_000_000));
+    assert!(properties.kind().is_none(), "`type` can make the broker drop the connection");
+    let headers = properties.headers().as_ref().context("no headers")?;
+    assert_eq!(headers.inner()["message-type"].as_long_string().map(ToString::to_string), Some("qr.refresh".into()));
+    broker.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_exchange_fails_its_own_publish_alone() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let mut one_lane = config(&vhost.broker, &vhost.name);
+    (one_lane.lanes, one_lane.connections) = (1, 1);
+    let broker = start(one_lane).await?;
+    let confirms: Vec<_> = (0..30)
+        .map(|number| {
+            let exchange = if number % 3 == 1 { "wirepost.gone.receive" } else { RECEIVE };
+            broker.publish(number % 5, message(exchange, "a", &number.to_string()))
+        })
+        .collect();
+    for (number, confirm) in confirms.into_iter().enumerate() {
+        let outcome = timeout(PATIENCE, confirm).await??;
+        assert_eq!(refused(&outcome), number % 3 == 1, "{number}: {outcome:?}");
+        assert_eq!(outcome.is_ok(), number % 3 != 1, "{number}: {outcome:?}");
+    }
+    assert_eq!(services::depth(&channel, QUEUE).await?, 20);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_queue_takes_is_refused_and_passes_once_one_does() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    assert!(refused(&publish(&broker, 1, message("", "later", "a")).await?));
+    declare_queue(&channel, "later", "quorum").await?;
+    publish(&broker, 1, message("", "later", "a")).await??;
+    let too_long = "k".repeat(256);
+    assert!(refused(&publish(&broker, 1, message(RECEIVE, &too_long, "a")).await?));
+    Ok(())
+}
+
+/// Publishes `per_key` messages of each of `keys` at once; bodies are `key:number`. Returns the confirmed ones.
+async fn burst(broker: &impl Broker, keys: u64, per_key: u64) -> Result<Vec<(u64, u64)>> {
+    let mut confirms = Vec::new();
+    for number in 0..per_key {
+        for key in 0..keys {
+            confirms.push((key, number, broker.publish(key, message(RECEIVE, "a", &format!("{key}:{number}")))));
+        }
+    }
+    let mut confirmed = Vec::new();
+    for (key, number, confirm) in confirms {
+        if timeout(PATIENCE, confirm).await??.is_ok() {
+            confirmed.push((key, number));
+        }
+    }
+    Ok(confirmed)
+}
+
+/// Takes what is in the queue; the numbers of each key in the order of their first arrival.
+async fn arrived(vhost: &Vhost) -> Result<HashMap<u64, Vec<u64>>> {
+    let (_connection, channel) = vhost.channel().await?;
+    let depth = services::depth(&channel, QUEUE).await?;
+    let mut consumer = services::consume(&channel, QUEUE, 500).await?;
+    let mut arrived: HashMap<u64, Vec<u64>> = HashMap::new();
+    for _ in 0..depth {
+        let body = String::from_utf8(services::next_body(&mut consumer).await?)?;
+        let (key, number) = body.split_once(':').context("no colon")?;
+        let numbers = arrived.entry(key.parse()?).or_default();
+        let number = number.parse()?;
+        if !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    Ok(arrived)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_each_key_holds_across_lost_connections() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let mut few_lanes = config(&vhost.broker, &vhost.name);
+    few_lanes.lanes = 8;
+    let broker = std::sync::Arc::new(start(few_lanes).await?);
+    let publishing = {
+        let broker = broker.clone();
+        tokio::spawn(async move { burst(&*broker, 20, 200).await })
+    };
+    // The broker closes the edge's publishing connections in the middle of it.
+    let closed = eventually("the edge's connections are listed", PATIENCE, || async {
+        Ok(close_connections(&vhost, "publishing").await? == 2)
+    });
+    closed.await?;
+    let confirmed = publishing.await??;
+    assert!(counter(&broker, "connections_lost") >= 2, "the connections were not cut");
+    let arrived = arrived(&vhost).await?;
+    for (key, numbers) in &arrived {
+        assert!(numbers.is_sorted(), "key {key}: {numbers:?}");
+    }
+    for (key, number) in &confirmed {
+        assert!(arrived[key].contains(number), "{key}:{number} was confirmed and is not there");
+    }
+    publish(&broker, 1, message(RECEIVE, "a", "1:999")).await??;
+    Ok(())
+}
+
+/// Closes the edge's connections of that kind by the management API; how many it found.
+async fn close_connections(vhost: &Vhost, kind: &str) -> Result<usize> {
+    let list = vhost.broker.call("GET", &format!("/api/vhosts/{}/connections", vhost.name), "").await?;
+    let list: serde_json::Value = serde_json::from_str(&list)?;
+    let mut found = 0;
+    for connection in list.as_array().context("no list")? {
+        let named = connection["client_properties"]["connection_name"].as_str().unwrap_or_default();
+        if named.contains(kind) {
+            let name = connection["name"].as_str().context("no name")?;
+            let escaped = name.replace(' ', "%20").replace('>', "%3E");
+            vhost.broker.call("DELETE", &format!("/api/connections/{escaped}"), "").await?;
+            found += 1;
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transient_records_come_again_until_they_are_done() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    let mut feed = broker.tail("pay", Delivery::Transient, Start::Next);
+    until_attached(&mut *feed).await?;
+    services::publish(&channel, PUSH, "m", b"a").await?;
+    match next_event(&mut *feed).await? {
+        FeedEvent::Records(batch) => drop(batch),
+        event => panic!("{event:?}"),
+    }
+    assert_eq!(bodies(&mut *feed, 1).await?, ["a"]);
+    // Cut while unacknowledged: it comes again after the rebuild, and no gap is told.
+    services::publish(&channel, PUSH, "m", b"b").await?;
+    let FeedEvent::Records(held) = next_event(&mut *feed).await? else { panic!("no records") };
+    eventually("the consuming connection is listed", PATIENCE, || async {
+        Ok(close_connections(&vhost, "consuming").await? == 1)
+    })
+    .await?;
+    assert_eq!(until_attached(&mut *feed).await?, ["down"]);
+    drop(held.done);
+    assert_eq!(bodies(&mut *feed, 1).await?, ["b"]);
+    eventually("all is acknowledged", PATIENCE, || async {
+        let queue = vhost.broker.call("GET", &format!("/api/queues/{}/{EDGE_QUEUE}", vhost.name), "").await?;
+        let queue: serde_json::Value = serde_json::from_str(&queue)?;
+        Ok(queue["messages"] == 0)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transient_queue_that_was_deleted_is_a_gap_and_what_an_earlier_reader_left_is_not_read() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    let mut feed = broker.tail("pay", Delivery::Transient, Start::Next);
+    until_attached(&mut *feed).await?;
+    channel.queue_delete(EDGE_QUEUE.into(), QueueDeleteOptions::default()).await?;
+    assert_eq!(until_attached(&mut *feed).await?, ["down", "gap"]);
+    services::publish(&channel, PUSH, "m", b"a").await?;
+    assert_eq!(bodies(&mut *feed, 1).await?, ["a"]);
+    drop(feed);
+    services::publish(&channel, PUSH, "m", b"left behind").await?;
+    let mut next = broker.tail("pay", Delivery::Transient, Start::Next);
+    until_attached(&mut *next).await?;
+    services::publish(&channel, PUSH, "m", b"b").await?;
+    assert_eq!(bodies(&mut *next, 1).await?, ["b"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_edge_of_the_same_name_waits_and_takes_over() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let (one, two) = (start(config(&vhost.broker, &vhost.name)).await?, start(config(&vhost.broker, &vhost.name)).await?);
+    let mut first = one.tail("pay", Delivery::Transient, Start::Next);
+    until_attached(&mut *first).await?;
+    let mut second = two.tail("pay", Delivery::Transient, Start::Next);
+    match next_event(&mut *second).await? {
+        FeedEvent::Down { reason } => assert!(reason.contains("edge of this name"), "{reason}"),
+        event => panic!("{event:?}"),
+    }
+    for number in 0..10 {
+        services::publish(&channel, PUSH, "m", number.to_string().as_bytes()).await?;
+    }
+    assert_eq!(bodies(&mut *first, 10).await?, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    one.close().await;
+    until_attached(&mut *second).await?;
+    services::publish(&channel, PUSH, "m", b"x").await?;
+    assert_eq!(bodies(&mut *second, 1).await?, ["x"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_followed_and_read_in_pieces_and_odd_bodies_keep_their_place() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    services::publish(&channel, PUSH, "m", b"before").await?;
+    let mut feed = broker.tail("pay", Delivery::Durable, Start::Next);
+    let FeedEvent::Attached { position: Some(before) } = next_event(&mut *feed).await? else {
+        panic!("no position of the last message");
+    };
+    assert_eq!(before.offset, 0);
+    for body in ["a", "", "b"] {
+        publish(&broker, 1, message(PUSH, "m", body)).await??;
+    }
+    assert_eq!(bodies(&mut *feed, 3).await?, ["a", "", "b"]);
+    let piece = broker.read("pay", 1, 1 << 20).await?;
+    let read: Vec<_> = piece.records.iter().map(|record| (record.position.offset, &record.body[..])).collect();
+    assert_eq!(read, [(1, &b"a"[..]), (2, b""), (3, b"b")]);
+    assert_eq!((piece.first_offset, piece.at_end), (Some(0), true));
+    let mut resumed = broker.tail("pay", Delivery::Durable, Start::After(piece.records[1].position));
+    assert_eq!(bodies(&mut *resumed, 1).await?, ["b"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_made_again_is_a_reset_and_its_first_message_is_read() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    for body in ["a", "b"] {
+        services::publish(&channel, PUSH, "m", body.as_bytes()).await?;
+    }
+    let mut feed = broker.tail("pay", Delivery::Durable, Start::First);
+    assert_eq!(bodies(&mut *feed, 2).await?, ["a", "b"]);
+    channel.queue_delete(STREAM.into(), QueueDeleteOptions::default()).await?;
+    declare(&channel).await?;
+    for body in ["c", "d", "e"] {
+        services::publish(&channel, PUSH, "m", body.as_bytes()).await?;
+    }
+    assert!(until_attached(&mut *feed).await?.contains(&"reset"));
+    assert_eq!(bodies(&mut *feed, 3).await?, ["c", "d", "e"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_arrive_and_a_missing_exchange_stops_no_others() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    declare_queue(&channel, "heard", "quorum").await?;
+    bind(&channel, "heard", EVENTS, "connected").await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    let mut consumer = services::consume(&channel, "heard", 10).await?;
+    eventually("an event arrives", PATIENCE, || {
+        broker.emit(message(EVENTS, "connected", "one"));
+        async { Ok(services::depth(&channel, "heard").await.is_ok() && counter(&broker, "events") > 0) }
+    })
+    .await?;
+    assert_eq!(services::next_body(&mut consumer).await?, b"one");
+    broker.emit(message("wirepost.gone.events", "connected", "lost"));
+    channel.queue_purge("heard".into(), QueuePurgeOptions::default()).await?;
+    // The one in between may share the end of the channel; events are of small worth, but the next ones pass.
+    let heard = async {
+        loop {
+            broker.emit(message(EVENTS, "connected", "two"));
+            if let Ok(Ok(body)) = timeout(Duration::from_millis(200), services::next_body(&mut consumer)).await
+                && body == b"two"
+            {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.context("events stopped")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_checked_against_the_authority_and_rotated_credentials_are_taken() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let (user, folder) = (format!("edge-{}", vhost.name), tempfile::tempdir()?);
+    let set_password = async |password: &str| -> Result<()> {
+        let body = format!(r#"{{"password":"{password}","tags":""}}"#);
+        vhost.broker.call("PUT", &format!("/api/users/{user}"), &body).await?;
+        fs::write(folder.path().join("password"), format!("{password}\n"))?;
+        Ok(())
+    };
+    set_password("one").await?;
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    vhost.broker.call("PUT", &format!("/api/permissions/{}/{user}", vhost.name), all).await?;
+    fs::write(folder.path().join("username"), &user)?;
+
+    let mut tls = config(&vhost.broker, &vhost.name);
+    tls.amqp = vec![vhost.tls_amqp()?.replace("127.0.0.1", "localhost")];
+    tls.username_file = Some(folder.path().join("username"));
+    tls.password_file = Some(folder.path().join("password"));
+    tls.ca_file = vhost.broker.tls_ca.clone();
+    let broker = start(tls.clone()).await?;
+    publish(&broker, 1, message(RECEIVE, "a", "1:1")).await??;
+    set_password("two").await?;
+    eventually("the connections are closed", PATIENCE, || async {
+        Ok(close_connections(&vhost, "publishing").await? == 2)
+    })
+    .await?;
+    eventually("publishing goes on with the new password", PATIENCE, || async {
+        Ok(publish(&broker, 1, message(RECEIVE, "a", "1:2")).await?.is_ok() && counter(&broker, "connects") >= 4)
+    })
+    .await?;
+
+    // An authority that did not sign the broker's certificate.
+    let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    fs::write(folder.path().join("ca.pem"), stranger.cert.pem())?;
+    tls.ca_file = Some(folder.path().join("ca.pem"));
+    let distrusting = wirepost_edge::broker::rabbit::RabbitBroker::start(tls)?;
+    until_health(
+        &distrusting,
+        PATIENCE,
+        |health| matches!(health, Health::Away(reason) if reason.to_lowercase().contains("certificate")),
+    )
+    .await?;
+    vhost.broker.call("DELETE", &format!("/api/users/{user}"), "").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_finishes_what_was_taken_and_leaves_no_connection() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let (connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&vhost.broker, &vhost.name)).await?;
+    let mut feeds: Vec<Box<dyn Feed>> = vec![
+        broker.tail("pay", Delivery::Transient, Start::Next),
+        broker.tail("pay", Delivery::Durable, Start::Next),
+    ];
+    for feed in &mut feeds {
+        until_attached(&mut **feed).await?;
+    }
+    let confirms: Vec<_> =
+        (0..500).map(|number| broker.publish(number, message(RECEIVE, "a", &number.to_string()))).collect();
+    broker.close().await;
+    for confirm in confirms {
+        timeout(PATIENCE, confirm).await???;
+    }
+    let late = publish(&broker, 1, message(RECEIVE, "a", "late")).await?;
+    assert!(matches!(late, Err(PublishError::Unavailable(_))), "{late:?}");
+    connection.close(200, "".into()).await?;
+    eventually("no connection is left", PATIENCE, || async {
+        let list = vhost.broker.call("GET", &format!("/api/vhosts/{}/connections", vhost.name), "").await?;
+        Ok(list.trim() == "[]")
+    })
+    .await
+}

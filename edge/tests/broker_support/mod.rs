@@ -1,0 +1,135 @@
+//! What the tests of the RabbitMQ side share: a topology like a compiled one, and short ways to say what is expected.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use tokio::time::timeout;
+use wirepost_edge::broker::{
+    Broker, Feed, FeedEvent, Health, Publication, PublishError,
+    rabbit::{Config, RabbitBroker},
+};
+
+#[path = "../../../tests/src/broker.rs"]
+pub mod services;
+
+use services::{PATIENCE, TestBroker};
+
+pub const RECEIVE: &str = "wirepost.pay.receive";
+pub const PUSH: &str = "wirepost.pay.push";
+pub const EVENTS: &str = "wirepost.pay.events";
+pub const QUEUE: &str = "wirepost.pay.q.in";
+pub const STREAM: &str = "wirepost.pay.stream";
+pub const EDGE_QUEUE: &str = "wirepost.pay.edge.e1";
+
+/// Exchanges, a queue that takes everything received, a stream that takes everything pushed.
+pub async fn declare(channel: &Channel) -> Result<()> {
+    for (name, kind) in [(RECEIVE, ExchangeKind::Topic), (PUSH, ExchangeKind::Fanout), (EVENTS, ExchangeKind::Topic)] {
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(name.into(), kind, durable, FieldTable::default()).await?;
+    }
+    declare_queue(channel, QUEUE, "quorum").await?;
+    declare_queue(channel, STREAM, "stream").await?;
+    bind(channel, QUEUE, RECEIVE, "#").await?;
+    bind(channel, STREAM, PUSH, "").await
+}
+
+pub async fn declare_queue(channel: &Channel, name: &str, kind: &str) -> Result<()> {
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+    channel.queue_declare(name.into(), durable, arguments).await?;
+    Ok(())
+}
+
+pub async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<()> {
+    let options = QueueBindOptions::default();
+    Ok(channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await?)
+}
+
+/// An edge's settings for a vhost.
+pub fn config(broker: &TestBroker, vhost: &str) -> Config {
+    let mut config = Config::new("e1", format!("{}/{vhost}", broker.amqp));
+    let address = broker.stream.rsplit('@').next().unwrap_or_default();
+    let (host, port) = address.split_once(':').unwrap();
+    config.stream = Some(vec![(host.to_owned(), port.parse().unwrap())]);
+    config
+}
+
+/// Starts, and waits until publishing works.
+pub async fn start(config: Config) -> Result<RabbitBroker> {
+    let broker = RabbitBroker::start(config)?;
+    until_health(&broker, PATIENCE, |health| *health == Health::Up).await?;
+    Ok(broker)
+}
+
+pub async fn until_health(broker: &RabbitBroker, limit: Duration, wanted: impl Fn(&Health) -> bool) -> Result<()> {
+    let mut health = broker.health();
+    let found = timeout(limit, health.wait_for(&wanted)).await.map(|_| ());
+    found.with_context(|| format!("health stayed {:?} for {limit:?}", *broker.health().borrow()))
+}
+
+pub fn message(exchange: &str, key: &str, body: &str) -> Publication {
+    Publication {
+        exchange: exchange.into(),
+        routing_key: key.into(),
+        message_id: format!("id-{body}"),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        timestamp: 1_700_000_000_123,
+        headers: vec![("message-type", key.to_owned())],
+    }
+}
+
+/// The outcome of one publish; errors if none comes.
+pub async fn publish(broker: &RabbitBroker, lane: u64, publication: Publication) -> Result<Result<(), PublishError>> {
+    let confirm = broker.publish(lane, publication);
+    Ok(timeout(PATIENCE, confirm).await.context("the publish was not answered")??)
+}
+
+pub async fn next_event(feed: &mut dyn Feed) -> Result<FeedEvent> {
+    timeout(PATIENCE, feed.recv()).await.context("the feed told nothing")
+}
+
+/// Goes on to the next attachment; what was told before it, in words.
+pub async fn until_attached(feed: &mut dyn Feed) -> Result<Vec<&'static str>> {
+    let mut before = Vec::new();
+    loop {
+        match next_event(feed).await? {
+            FeedEvent::Attached { .. } => return Ok(before),
+            FeedEvent::Gap => before.push("gap"),
+            FeedEvent::Reset => before.push("reset"),
+            FeedEvent::Down { .. } => before.push("down"),
+            FeedEvent::Records(batch) => bail!("records before attaching: {batch:?}"),
+        }
+    }
+}
+
+/// The next `count` bodies, each batch acknowledged; attachments and outages are passed over, losses are errors.
+pub async fn bodies(feed: &mut dyn Feed, count: usize) -> Result<Vec<String>> {
+    let mut bodies = Vec::new();
+    while bodies.len() < count {
+        match next_event(feed).await.with_context(|| format!("after {bodies:?}"))? {
+            FeedEvent::Records(batch) => {
+                bodies.extend(batch.records.iter().map(|record| String::from_utf8_lossy(&record.body).into_owned()));
+                if let Some(done) = batch.done {
+                    done();
+                }
+            }
+            FeedEvent::Attached { .. } | FeedEvent::Down { .. } => {}
+            event => bail!("{event:?} after {bodies:?}"),
+        }
+    }
+    Ok(bodies)
+}
+
+/// A counter of the broker.
+pub fn counter(broker: &RabbitBroker, name: &str) -> u64 {
+    broker.counters().into_iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no counter {name}")).1
+}
