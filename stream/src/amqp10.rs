@@ -125,7 +125,7 @@ impl Sections {
 
     /// The property `creation-time`, ms since the epoch as the publisher claims it (any number).
     pub fn creation_time(&self) -> Option<i64> {
-        match self.property(8)? {
+        match self.property(9)? {
             Value::Timestamp(ms) => Some(ms),
             _ => None,
         }

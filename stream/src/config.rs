@@ -44,8 +44,8 @@ pub struct Config {
     /// [`SUBSCRIPTIONS_PER_CONNECTION`] from 4.3 on, else 1, because older brokers make the subscriptions of a
     /// connection wait for each other (rabbitmq-server#14766).
     pub subscriptions_per_connection: Option<u16>,
-    /// Bytes of chunks that all subscriptions may hold together. Above it a subscription gets its next chunk only
-    /// when it has given back all others: at worst the budget is exceeded by one chunk for each subscription.
+    /// Bytes of chunks that all subscriptions may hold together before credits are withheld. Above it each subscription
+    /// is held to half its credits and one: at worst it is exceeded by so many chunks for each subscription.
     pub byte_budget: usize,
     /// Chunks in flight for each subscription, at least 1. More is faster on long ways and costs memory; chunks have
     /// no size limit of their own.

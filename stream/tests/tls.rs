@@ -1,0 +1,42 @@
+//! TLS, by the configuration that the caller gives.
+
+mod support;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rustls::{ClientConfig, RootCertStore};
+use support::{Publisher, broker::Vhost, config, host_of, numbers, range, take};
+use wirepost_stream::{Client, Start};
+
+fn tls(authorities: RootCertStore) -> Result<Arc<ClientConfig>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(builder.with_root_certificates(authorities).with_no_client_auth()))
+}
+
+#[tokio::test]
+async fn a_broker_whose_authority_is_trusted_is_read_and_another_is_refused() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let publisher = Publisher::connect(&vhost).await?;
+    publisher.declare("s").await?;
+    publisher.numbers("s", 0..100).await?;
+    let file = vhost
+        .broker
+        .tls_ca
+        .as_ref()
+        .context("WIREPOST_TEST_TLS_CA is not set: start the broker by tests/services/rabbitmq")?;
+    let mut authorities = RootCertStore::empty();
+    for certificate in rustls_pemfile::certs(&mut std::io::BufReader::new(std::fs::File::open(file)?)) {
+        authorities.add(certificate?)?;
+    }
+    let mut settings = config(host_of(&vhost.tls_stream()?), &vhost.name);
+    settings.tls = Some(tls(authorities)?);
+    let client = Client::new(settings.clone());
+    assert_eq!(numbers(&take(&mut client.subscribe("s", Start::First), 100).await), range(0..100));
+
+    settings.tls = Some(tls(RootCertStore::empty())?);
+    let error = Client::new(settings).stats("s").await.unwrap_err();
+    assert!(error.to_string().contains("tls"), "{error}");
+    Ok(())
+}
