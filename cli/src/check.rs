@@ -1,0 +1,83 @@
+//! `wirepost check`: the cluster's verdict on declarations, without a cluster.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use crate::{
+    declarations::{self, Finding},
+    output,
+};
+
+/// Exit status where nothing could be judged; clap uses the same for a wrong command line.
+const UNREADABLE: u8 = 2;
+
+/// Judge declarations as the cluster would, offline.
+///
+/// Exit status: 0 = all would be accepted and run, 1 = something is wrong, 2 = a file can't be read.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// YAML files, or folders with *.yaml.
+    #[arg(required = true, value_name = "FILE")]
+    paths: Vec<PathBuf>,
+    /// How problems are printed.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// One line each: `file:line: field: what is wrong. What to do.`
+    Text,
+    /// One JSON object: `{"files", "businesses", "problems": [{"file", "line", "field", "reason", "message", "remedy"}]}`.
+    Json,
+}
+
+pub(crate) fn run(Args { paths, output }: Args) -> anyhow::Result<ExitCode> {
+    let unreadable = |message: String| {
+        output::complain(&format!("wirepost: {message}"));
+        Ok(ExitCode::from(UNREADABLE))
+    };
+    let files = match declarations::find(&paths) {
+        Ok(files) if files.is_empty() => return unreadable("no *.yaml in the folders named; name a file".into()),
+        Ok(files) => files,
+        Err(error) => return unreadable(error.to_string()),
+    };
+    let (mut good, mut findings) = (Vec::new(), Vec::new());
+    for file in &files {
+        let text = match declarations::read(file) {
+            Ok(text) => text,
+            Err(error) => return unreadable(format!("cannot read {}: {error}", file.display())),
+        };
+        let contents = declarations::judge(file, &text, |_| None);
+        good.extend(contents.good);
+        findings.extend(contents.findings);
+    }
+    let (accepted, between) = declarations::compile_all(good);
+    findings.extend(between);
+    let businesses: Vec<String> = accepted.into_iter().map(|compiled| compiled.business).collect();
+    match output {
+        Output::Text => print_text(&files, &businesses, &findings)?,
+        Output::Json => {
+            output::line(&json!({"files": files.len(), "businesses": businesses, "problems": findings}).to_string())?
+        }
+    }
+    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_text(files: &[PathBuf], businesses: &[String], findings: &[Finding]) -> std::io::Result<()> {
+    for finding in findings {
+        output::line(&finding.to_string())?;
+    }
+    let files = count(files.len(), "file", "files");
+    output::line(&match (findings.len(), businesses) {
+        (0, names) => format!("{files}: fine: {}", names.join(", ")),
+        (n, []) => format!("{files}: {}", count(n, "problem", "problems")),
+        (n, names) => format!("{files}: {}; fine: {}", count(n, "problem", "problems"), names.join(", ")),
+    })
+}
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}

@@ -1,0 +1,174 @@
+//! `wirepost dev`: the whole layer on one machine: an edge, a broker inside the process or a real RabbitMQ, and the declarations of some
+//! files, followed as they change.
+
+mod card;
+mod local;
+mod project;
+mod rabbit;
+mod watch;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use wirepost_core::Compiled;
+use wirepost_edge::{
+    app::App, broker::Broker, identity::keys::KeyRing, readiness::Readiness, settings::Settings, source,
+};
+
+use crate::{edge, output, output::Console, signals::Signals};
+use project::{Change, Project};
+
+/// Where the folder of examples is, seen from the repository.
+const EXAMPLES: &str = "examples/";
+/// Exit status where the declarations can't be read.
+const UNREADABLE: u8 = 2;
+/// At the end clients are told to go at once: nobody balances load here.
+const DRAIN_WINDOW: Duration = Duration::from_secs(1);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Run the whole layer on this machine, with the declarations of some files.
+///
+/// Without --amqp the broker is inside the process: nothing else is needed, and nothing outlives it. Files are followed: a good change
+/// runs at once, a bad one is explained and the last good configuration keeps running, a removed file removes its business.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// YAML files, or folders with *.yaml.
+    #[arg(default_value = EXAMPLES, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Public address (HTTP and WebSocket); port 0 = any free one.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Admin address (/livez, /readyz, /metrics, /configz).
+    #[arg(long, default_value = "127.0.0.1:9090")]
+    admin: SocketAddr,
+    /// API key of every business's services. Default: dev-<business>, which anybody can guess.
+    #[arg(long, env = edge::API_KEY, hide_env_values = true)]
+    api_key: Option<String>,
+    #[command(flatten)]
+    rabbit: rabbit::Args,
+}
+
+/// What is behind the edge.
+enum Side {
+    Local(local::Local),
+    Rabbit(rabbit::Rabbit),
+}
+
+impl Side {
+    /// Makes the broker have what the businesses need.
+    async fn apply(&mut self, businesses: &[Compiled]) {
+        match self {
+            Self::Local(local) => local.apply(businesses),
+            Self::Rabbit(rabbit) => rabbit.apply(businesses).await,
+        }
+    }
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Args { paths, listen, admin, api_key, rabbit } = args;
+    let mut signals = Signals::register()?;
+    let console = Console::start();
+    let mut project = Project::new(paths, api_key.clone());
+    let first = match project.look(true) {
+        Ok(change) => change,
+        Err(error) => {
+            output::complain(&format!("wirepost: {error}"));
+            return Ok(ExitCode::from(UNREADABLE));
+        }
+    };
+    let mut watch = watch::Watch::start(&project.folders());
+    let name = format!("dev-{:08x}", rand::random::<u32>());
+    let (broker, mut side): (Arc<dyn Broker>, Side) = match rabbit.address()? {
+        None => {
+            let local = local::Local::new(console.clone());
+            (Arc::new(local.broker()), Side::Local(local))
+        }
+        Some(address) => {
+            let (broker, rabbit) = rabbit::Rabbit::start(&name, address, console.clone())?;
+            (Arc::new(broker), Side::Rabbit(rabbit))
+        }
+    };
+    let settings = Settings {
+        edge: name,
+        listen,
+        admin,
+        endpoint_lag: Duration::ZERO,
+        drain_window: DRAIN_WINDOW,
+        drain_deadline: DRAIN_DEADLINE,
+        ..Settings::default()
+    };
+    let readiness = Arc::new(Readiness::default());
+    readiness.add(source::PART);
+    let app = App::start(settings, Arc::new(KeyRing::random()), broker, Arc::clone(&readiness))
+        .await
+        .context("cannot start; --listen and --admin name other addresses (port 0: any free one)")?;
+    let cards = card::Cards { public: app.public, api_key };
+    console.say(greeting(&app, &side, &cards)).await;
+    take(&app, &mut side, &project, &first, &cards, &console).await;
+    readiness.done(source::PART);
+    loop {
+        tokio::select! {
+            () = signals.recv() => break,
+            () = watch.changed() => {}
+        }
+        match tokio::task::block_in_place(|| project.look(false)) {
+            Ok(change) if change.is_nothing() => {}
+            Ok(change) => take(&app, &mut side, &project, &change, &cards, &console).await,
+            Err(error) => console.say(format!("{error}; what runs keeps running")).await,
+        }
+    }
+    console.say("ending: clients are told to go (once more Ctrl-C ends at once)").await;
+    tokio::select! {
+        () = app.shutdown() => {}
+        () = signals.recv() => {}
+    }
+    drop(side);
+    console.flush().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs what the files say now, and tells what has changed.
+async fn take(app: &App, side: &mut Side, project: &Project, change: &Change, cards: &card::Cards, console: &Console) {
+    let businesses: Vec<Compiled> = project.running().cloned().collect();
+    side.apply(&businesses).await;
+    let configs = businesses.iter().map(|compiled| compiled.config.clone()).collect();
+    for bad in app.state.catalog.replace(configs, &[]) {
+        console.say(format!("{bad}; the last good configuration keeps running")).await;
+    }
+    for finding in &change.findings {
+        console.say(finding.to_string()).await;
+    }
+    for name in &change.kept {
+        console.say(format!("{name}: keeps running with its last good configuration")).await;
+    }
+    for name in &change.changed {
+        console.say(format!("{name}: changed, the new configuration runs")).await;
+    }
+    for name in &change.removed {
+        console.say(format!("{name}: removed, its clients are closed with 4010")).await;
+    }
+    for compiled in businesses.iter().filter(|compiled| change.added.contains(&compiled.business)) {
+        console.say(cards.card(compiled, project.file_of(compiled), matches!(side, Side::Local(_)))).await;
+    }
+    if businesses.is_empty() {
+        console.say("no business runs yet: correct a file or add one, it is taken up by itself").await;
+    }
+}
+
+fn greeting(app: &App, side: &Side, cards: &card::Cards) -> String {
+    let mut lines = vec![format!("wirepost dev listens on {} (admin: http://{})", cards.url(), app.admin)];
+    lines.push(match side {
+        Side::Local(_) => "broker: inside this process; what it holds goes with it".to_owned(),
+        Side::Rabbit(rabbit) => format!("broker: {}", rabbit.describe()),
+    });
+    if !app.public.ip().is_loopback() && cards.api_key.is_none() {
+        lines.push(format!(
+            "warning: {} can be reached from other machines and the API keys dev-<business> can be guessed; give --api-key",
+            app.public
+        ));
+    }
+    if let Some(alias) = card::alias() {
+        lines.push(format!("for other terminals: {alias}"));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,207 @@
+//! What a person needs to try a business: commands that work as they stand.
+
+use std::{
+    env,
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
+
+use serde_json::{Map, Value, json};
+use wirepost_core::{
+    Compiled, SendType,
+    edge_config::{Audience, BusinessConfig, RouteConfig},
+    names,
+};
+
+use crate::edge;
+
+/// Whom the commands address.
+const SOMEBODY: &str = "alice";
+
+/// What all cards share.
+pub(super) struct Cards {
+    /// Where the edge listens.
+    pub public: SocketAddr,
+    /// `None` = the key of each business follows from its name.
+    pub api_key: Option<String>,
+}
+
+impl Cards {
+    /// The address to call: an edge that listens everywhere is called on this machine.
+    pub(super) fn url(&self) -> String {
+        let ip = match self.public.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        format!("http://{}", SocketAddr::new(ip, self.public.port()))
+    }
+
+    /// Commands for one business. `shown`: what arrives on its queues is printed here.
+    pub(super) fn card(&self, compiled: &Compiled, file: Option<&Path>, shown: bool) -> String {
+        let name = &compiled.business;
+        let url = self.url();
+        let key = self.api_key.clone().unwrap_or_else(|| edge::dev_key(name));
+        let mut options = String::new();
+        if url != edge::DEFAULT_URL {
+            let _ = write!(options, " --url {url}");
+        }
+        if let Some(key) = &self.api_key {
+            let _ = write!(options, " --api-key {}", quoted(key));
+        }
+        let example = Example::of(&compiled.config);
+        let client_type = &example.client_type;
+        let file = file.map(|file| format!("  ({})", file.display())).unwrap_or_default();
+        let mut lines = vec![String::new(), format!("{name}{file}")];
+        lines.push(format!(
+            "  token    curl -s -H {} '{url}/{name}/websocket/token?uniqueId={SOMEBODY}&clientType={client_type}'",
+            quoted(&format!("X-Api-Key: {key}")),
+        ));
+        lines.push(format!(
+            "  connect  {}/socket/{{token}}   (the token call's \"data\")",
+            url.replacen("http", "ws", 1)
+        ));
+        lines.push(format!(
+            "  listen   wirepost listen --business {name} --id {SOMEBODY} --client-type {client_type}{options}"
+        ));
+        if let Some(push) = example.push {
+            lines.push(format!("  push     wirepost push {name} {}{options}", quoted(&push.to_string())));
+        }
+        if let Some((from, send)) = example.send {
+            let place =
+                if from == *client_type { "into `listen`".to_owned() } else { format!("as client type {from}") };
+            lines.push(format!("  type     {send}   ({place})"));
+        }
+        let queues: Vec<&str> = shown_queues(compiled).collect();
+        if !queues.is_empty() {
+            let remark =
+                if shown { "what arrives is shown here" } else { "for your service; --show-queues shows and takes" };
+            lines.push(format!("  queues   {}   ({remark})", queues.join(", ")));
+        }
+        lines.join("\n")
+    }
+}
+
+/// The queues that a business's services consume.
+pub(super) fn shown_queues(compiled: &Compiled) -> impl Iterator<Item = &str> {
+    let prefix = names::route_queue(&compiled.business, "");
+    let own = compiled.topology.queues.iter().map(|queue| queue.name.as_str());
+    own.filter(move |name| name.starts_with(&prefix))
+        .chain(compiled.topology.existing_queues.iter().map(String::as_str))
+}
+
+/// Messages that a declaration allows.
+struct Example {
+    client_type: String,
+    push: Option<Value>,
+    send: Option<(String, Value)>,
+}
+
+impl Example {
+    /// If it can be, one client type gets the push and sends the message.
+    fn of(config: &BusinessConfig) -> Self {
+        let of = |direction: SendType| config.routes.iter().filter(move |route| route.send_type == direction);
+        let senders: Vec<&RouteConfig> = of(SendType::ClientToServer).chain(of(SendType::ClientToClient)).collect();
+        let both = of(SendType::ServerToClient)
+            .find_map(|push| Some((push, push.to.iter().find(|t| senders.iter().any(|s| s.from.contains(t)))?)));
+        let push = both.map(|(push, _)| push).or_else(|| of(SendType::ServerToClient).next());
+        let client_type = both
+            .map(|(_, client_type)| client_type)
+            .or_else(|| push.and_then(|push| push.to.first()))
+            .or_else(|| senders.first().and_then(|route| route.from.first()))
+            .or_else(|| config.client_types.first());
+        let client_type = client_type.cloned().unwrap_or_default();
+        let sender = senders.iter().find(|route| route.from.contains(&client_type)).or_else(|| senders.first());
+        let send = sender.map(|route| {
+            let from = if route.from.contains(&client_type) { client_type.clone() } else { route.from[0].clone() };
+            (from, message(route, route.send_type == SendType::ClientToClient))
+        });
+        Self { client_type, push: push.map(|route| message(route, true)), send }
+    }
+}
+
+fn message(route: &RouteConfig, addressed: bool) -> Value {
+    let mut message = Map::new();
+    let words = route.message_type.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
+    message.insert("messageType".into(), words.collect::<Vec<_>>().join(".").into());
+    if addressed {
+        let to = if route.audience == Audience::Everyone { "*" } else { SOMEBODY };
+        message.insert("toUniqueId".into(), to.into());
+    }
+    message.insert("content".into(), route.schema.as_ref().map_or_else(|| json!({}), |schema| content(schema, 0)));
+    message.into()
+}
+
+/// A value that a simple schema takes: its required properties. No promise for elaborate ones.
+fn content(schema: &Value, depth: u8) -> Value {
+    if let Some(value) = schema.get("const").or_else(|| schema["enum"].get(0)).or_else(|| schema["examples"].get(0)) {
+        return value.clone();
+    }
+    match schema["type"].as_str() {
+        Some("string") => "o-1".into(),
+        Some("number" | "integer") => schema.get("minimum").cloned().filter(|min| *min != json!(0)).unwrap_or(json!(1)),
+        Some("boolean") => true.into(),
+        Some("array") => json!([]),
+        _ if depth < 8 => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            required
+                .map(|name| (name.to_owned(), content(&schema["properties"][name], depth + 1)))
+                .collect::<Map<_, _>>()
+                .into()
+        }
+        _ => Value::Null,
+    }
+}
+
+/// For a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// How to call this very program from another terminal, where `wirepost` alone does not.
+pub(super) fn alias() -> Option<String> {
+    let this = env::current_exe().ok()?;
+    let on_path = env::var_os("PATH").is_some_and(|path| {
+        env::split_paths(&path).any(|folder| folder.join("wirepost").canonicalize().ok() == this.canonicalize().ok())
+    });
+    (!on_path).then(|| format!("alias wirepost={}", this.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(routes: &Value) -> BusinessConfig {
+        let business = serde_json::from_value(json!({
+            "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness", "metadata": {"name": "pay"},
+            "spec": {"clientTypes": ["h5", "app"], "routes": routes},
+        }));
+        wirepost_core::compile::compile_one(&business.unwrap()).unwrap().config
+    }
+
+    #[test]
+    fn the_example_uses_one_client_type_for_both_directions() {
+        let example = Example::of(&config(&json!([
+            {"messageType": "paid.*", "sendType": "ServerToClient", "to": ["h5", "app"]},
+            {"messageType": "ask", "sendType": "ClientToServer", "from": ["app"], "queue": {"name": "q"},
+             "schema": {"type": "object", "required": ["id", "n"], "properties": {"id": {"type": "string"}, "n": {"type": "integer", "minimum": 5}}}},
+        ])));
+        assert_eq!(example.client_type, "app");
+        assert_eq!(example.push, Some(json!({"messageType": "paid.example", "toUniqueId": "alice", "content": {}})));
+        assert_eq!(example.send, Some(("app".into(), json!({"messageType": "ask", "content": {"id": "o-1", "n": 5}}))));
+    }
+
+    #[test]
+    fn a_business_without_pushes_has_an_example_too() {
+        let example = Example::of(&config(
+            &json!([{"messageType": "ask", "sendType": "ClientToServer", "queue": {"name": "q"}}]),
+        ));
+        assert_eq!((example.client_type.as_str(), example.push), ("h5", None));
+    }
+
+    #[test]
+    fn a_quote_survives_the_shell() {
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

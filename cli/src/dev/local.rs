@@ -1,0 +1,61 @@
+//! The broker inside the process, with a consumer on every queue in the place of the business's services.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio::task::{AbortHandle, JoinSet};
+use wirepost_core::Compiled;
+use wirepost_edge::broker::memory::MemoryBroker;
+
+use super::card::shown_queues;
+use crate::output::{Console, one_line};
+
+/// Ends its consumers when dropped.
+pub(super) struct Local {
+    broker: MemoryBroker,
+    console: Console,
+    tasks: JoinSet<()>,
+    /// By queue; as many as are declared.
+    consumers: HashMap<String, AbortHandle>,
+}
+
+impl Local {
+    pub(super) fn new(console: Console) -> Self {
+        Self { broker: MemoryBroker::new(), console, tasks: JoinSet::new(), consumers: HashMap::new() }
+    }
+
+    /// A handle to the broker.
+    pub(super) fn broker(&self) -> MemoryBroker {
+        self.broker.clone()
+    }
+
+    /// Makes the broker have exactly what these businesses need, and shows what arrives on their queues.
+    pub(super) fn apply(&mut self, businesses: &[Compiled]) {
+        let topologies: Vec<_> = businesses.iter().map(|compiled| compiled.topology.clone()).collect();
+        self.broker.apply(&topologies);
+        let queues: BTreeSet<&str> = businesses.iter().flat_map(shown_queues).collect();
+        self.consumers.retain(|queue, consumer| {
+            let stays = queues.contains(queue.as_str());
+            if !stays {
+                consumer.abort();
+            }
+            stays
+        });
+        for queue in queues {
+            if !self.consumers.contains_key(queue) {
+                let show = show(self.broker.clone(), queue.to_owned(), self.console.clone());
+                self.consumers.insert(queue.to_owned(), self.tasks.spawn(show));
+            }
+        }
+        // Those that were aborted.
+        while self.tasks.try_join_next().is_some() {}
+    }
+}
+
+async fn show(broker: MemoryBroker, queue: String, console: Console) {
+    let mut consumer = broker.consume(&queue, 1);
+    loop {
+        let delivery = consumer.recv().await;
+        console.say(format!("queue {queue} ← {}", one_line(&delivery.publication().body))).await;
+        delivery.ack();
+    }
+}

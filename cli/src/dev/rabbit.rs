@@ -1,0 +1,169 @@
+//! A real RabbitMQ behind `wirepost dev`: the topology is made there and repaired by the code that the operator uses.
+
+mod keeper;
+mod show;
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use lapin::{
+    Connection, ConnectionProperties,
+    uri::{AMQPScheme, AMQPUri},
+};
+use reqwest::Url;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+use wirepost_core::Compiled;
+use wirepost_edge::broker::rabbit::{Config, RabbitBroker};
+use wirepost_topology::{Management, Settings};
+
+use crate::output::Console;
+
+/// Ports of RabbitMQ as installed.
+const STREAM_PORT: u16 = 5552;
+const MANAGEMENT_PORT: (u16, u16) = (15672, 15671);
+/// Longest time for connecting to the broker.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait of a command for the first round on the broker.
+const FIRST_ROUND: Duration = Duration::from_secs(3);
+
+/// A real RabbitMQ in the place of the broker inside the process.
+#[derive(clap::Args)]
+#[command(next_help_heading = "On a real RabbitMQ 4")]
+pub(super) struct Args {
+    /// amqp://user:password@host:5672/vhost. The topology is made there, kept true, and stays when dev ends.
+    #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true, value_name = "URI")]
+    amqp: Option<String>,
+    /// The broker's stream listener. Default: port 5552 of the AMQP host.
+    #[arg(long, env = "WIREPOST_STREAM", hide_env_values = true, requires = "amqp", value_name = "HOST:PORT")]
+    stream: Option<String>,
+    /// The broker's management API. Default: port 15672 of the AMQP host, with the AMQP user.
+    #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true, requires = "amqp", value_name = "URL")]
+    management: Option<String>,
+    /// Show what arrives on queues, in the place of your services: it takes the messages away.
+    #[arg(long, requires = "amqp")]
+    show_queues: bool,
+}
+
+/// Where a RabbitMQ is.
+pub(super) struct Address {
+    amqp: String,
+    uri: AMQPUri,
+    stream: String,
+    /// With user and password.
+    management: String,
+    show_queues: bool,
+}
+
+impl Args {
+    /// `None` = the broker inside the process.
+    ///
+    /// # Errors
+    /// An address can't be read. The message holds no password.
+    pub(super) fn address(self) -> anyhow::Result<Option<Address>> {
+        let Self { amqp, stream, management, show_queues } = self;
+        let Some(amqp) = amqp else {
+            return Ok(None);
+        };
+        let uri: AMQPUri =
+            amqp.parse().map_err(|reason| anyhow!("--amqp: {reason}; write amqp://user:password@host:5672/vhost"))?;
+        let host = &uri.authority.host;
+        let stream = stream.unwrap_or_else(|| format!("{host}:{STREAM_PORT}"));
+        let management = management.unwrap_or_else(|| match uri.scheme {
+            AMQPScheme::AMQP => format!("http://{host}:{}", MANAGEMENT_PORT.0),
+            AMQPScheme::AMQPS => format!("https://{host}:{}", MANAGEMENT_PORT.1),
+        });
+        let mut management: Url =
+            management.parse().context("--management is not a URL; write http://user:password@host:15672")?;
+        if management.username().is_empty() {
+            let user = &uri.authority.userinfo;
+            // Fails only without a host, which the topology's own check names.
+            let _ = management.set_username(&user.username);
+            let _ = management.set_password(Some(&user.password));
+        }
+        Ok(Some(Address { amqp, stream, management: management.into(), show_queues, uri }))
+    }
+}
+
+/// What the tasks work on.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Desired {
+    businesses: Vec<Compiled>,
+}
+
+/// Keeps a broker's topology true. Ends its tasks when dropped; what is on the broker stays.
+pub(super) struct Rabbit {
+    place: String,
+    desired: watch::Sender<Desired>,
+    /// Rounds so far that had the newest wish.
+    rounds: watch::Receiver<u64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Rabbit {
+    /// Starts an edge's broker and what keeps its topology; the broker may be away.
+    ///
+    /// # Errors
+    /// An address can't be used.
+    pub(super) fn start(edge: &str, address: Address, console: Console) -> anyhow::Result<(RabbitBroker, Self)> {
+        let Address { amqp, uri, stream, management, show_queues } = address;
+        let config = Config::parse(edge, &amqp, Some(&stream), Some(&management))?;
+        let place = format!("{}:{}, vhost {}", uri.authority.host, uri.authority.port, uri.vhost);
+        let vhost = uri.vhost.clone();
+        let management = Management::new(Settings { url: management, vhost, credentials: None, ca_file: None })?;
+        let (desired, wish) = watch::channel(Desired::default());
+        let (done, rounds) = watch::channel(0);
+        let mut tasks = JoinSet::new();
+        if show_queues {
+            tasks.spawn(show::run(uri.clone(), wish.clone(), console.clone()));
+        }
+        tasks.spawn(keeper::run(management, uri, wish, done, console));
+        Ok((RabbitBroker::start(config)?, Self { place, desired, rounds, _tasks: tasks }))
+    }
+
+    /// Where it is, without the password.
+    pub(super) fn describe(&self) -> String {
+        format!("RabbitMQ at {}; its topology stays there when dev ends", self.place)
+    }
+
+    /// Makes the broker have what these businesses need; returns when it has been tried once, so that clients that are let in then find it.
+    pub(super) async fn apply(&mut self, businesses: &[Compiled]) {
+        self.rounds.mark_unchanged();
+        self.desired.send_replace(Desired { businesses: businesses.to_vec() });
+        let _ = timeout(FIRST_ROUND, self.rounds.changed()).await;
+    }
+}
+
+/// An AMQP connection of dev's own.
+async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, String> {
+    let properties = ConnectionProperties::default().with_connection_name(format!("wirepost dev: {name}").into());
+    match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(amqp: &str, management: Option<&str>) -> Args {
+        Args { amqp: Some(amqp.into()), stream: None, management: management.map(Into::into), show_queues: false }
+    }
+
+    #[test]
+    fn what_is_left_out_follows_from_the_amqp_address() {
+        let address = args("amqp://me:p%40ss@rabbit:5673/%2Fdev", None).address().unwrap().unwrap();
+        assert_eq!(address.uri.vhost, "/dev");
+        assert_eq!(address.stream, "rabbit:5552");
+        assert_eq!(address.management, "http://me:p%40ss@rabbit:15672/");
+        let named = args("amqp://me:secret@rabbit", Some("http://admin:a@other:1")).address().unwrap().unwrap();
+        assert_eq!(named.management, "http://admin:a@other:1/");
+    }
+
+    #[test]
+    fn a_bad_address_is_named_without_its_password() {
+        let error = args("amqp//me:secret@rabbit", None).address().err().unwrap().to_string();
+        assert!(error.contains("--amqp") && !error.contains("secret"), "{error}");
+    }
+}

@@ -1,0 +1,172 @@
+//! The edge's HTTP interface, as its callers see it.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Where `wirepost dev` listens.
+pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+/// Variable with the API key.
+pub(crate) const API_KEY: &str = "WIREPOST_API_KEY";
+/// Longer than the edge's own wait for the broker, also for a batch.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The key that `wirepost dev` gives a business.
+pub(crate) fn dev_key(business: &str) -> String {
+    format!("dev-{business}")
+}
+
+/// What a caller shows.
+#[derive(Clone)]
+pub(crate) enum Credential {
+    /// A key of the business's services.
+    ApiKey(String),
+    /// A client's own token.
+    Jwt(String),
+}
+
+/// One edge, or the address of many.
+#[derive(Clone)]
+pub(crate) struct Edge {
+    http: Client,
+    base: Url,
+}
+
+/// An answer of the edge.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Answer {
+    /// 0, or which thing is wrong.
+    pub result: u32,
+    /// For a person.
+    pub description: String,
+    /// What was asked for.
+    #[serde(default)]
+    pub data: Value,
+}
+
+/// Why a call brought no answer of the edge's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// Nobody answers.
+    #[error("cannot reach {url}: {cause}; is `wirepost dev` (or the edge) running there? --url names another address")]
+    Unreachable {
+        /// The edge.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// Something else answers.
+    #[error("{url} answers {status}, but not as an edge does: {body:?}; check --url")]
+    NotAnEdge {
+        /// What was called.
+        url: String,
+        /// HTTP status.
+        status: StatusCode,
+        /// How the answer begins.
+        body: String,
+    },
+}
+
+impl Edge {
+    /// # Errors
+    /// Not an `http(s)` URL.
+    pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
+        let base: Url = url.parse().with_context(|| format!("--url {url:?} is not a URL; write {DEFAULT_URL}"))?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            bail!("--url {url:?} must begin with http:// or https://");
+        }
+        let mut http = Client::builder().timeout(TIMEOUT);
+        if base.host_str().is_some_and(is_loopback) {
+            // A proxy of the environment is for other machines.
+            http = http.no_proxy();
+        }
+        let http = http.build().context("cannot set up HTTP")?;
+        Ok(Self { http, base })
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    fn call_url(&self, business: &str, call: &str) -> Url {
+        let mut url = self.base.clone();
+        // Never fails: http URLs have a path.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend([business, "websocket", call]);
+        }
+        url
+    }
+
+    /// The token call: on success `data` is the URL to connect to.
+    pub(crate) async fn token(
+        &self,
+        business: &str,
+        credential: &Credential,
+        query: &[(&str, &str)],
+    ) -> Result<(StatusCode, Answer), CallError> {
+        let mut url = self.call_url(business, "token");
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = self.http.get(url);
+        let request = match credential {
+            Credential::ApiKey(key) => request.header("x-api-key", key),
+            Credential::Jwt(token) => request.bearer_auth(token),
+        };
+        self.send(request).await
+    }
+
+    /// Publishes an envelope or an array of them.
+    pub(crate) async fn push(
+        &self,
+        business: &str,
+        api_key: &str,
+        body: String,
+    ) -> Result<(StatusCode, Answer), CallError> {
+        let request = self.http.post(self.call_url(business, "messages"));
+        self.send(request.header("x-api-key", api_key).header("content-type", "application/json").body(body)).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, Answer), CallError> {
+        let unreachable =
+            |error: reqwest::Error| CallError::Unreachable { url: self.url().to_owned(), cause: cause(&error) };
+        let response = request.send().await.map_err(unreachable)?;
+        let (status, url) = (response.status(), response.url().clone());
+        let body = response.text().await.map_err(unreachable)?;
+        serde_json::from_str(&body).map(|answer| (status, answer)).map_err(|_| CallError::NotAnEdge {
+            url: format!("{}{}", url.origin().ascii_serialization(), url.path()),
+            status,
+            body: body.chars().take(200).collect(),
+        })
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The innermost cause: reqwest's own sentence repeats the URL and hides it.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_business_is_one_part_of_the_path() {
+        let edge = Edge::new("http://127.0.0.1:1/prefix/").unwrap();
+        assert_eq!(edge.call_url("a/b", "token").as_str(), "http://127.0.0.1:1/prefix/a%2Fb/websocket/token");
+        assert!(Edge::new("127.0.0.1:8080").is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! `wirepost listen`: a client of a business, as the protocol wants one: gets a token, connects, prints every frame, and comes back by itself
+//! from where it was.
+
+mod connection;
+mod retry;
+
+use std::{
+    io::{self, BufRead},
+    process::ExitCode,
+};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    edge::{self, Credential, Edge},
+    output,
+    signals::Signals,
+};
+use connection::{ConnectError, Connection, End};
+use retry::{Backoff, Next, after_close};
+
+/// Lines typed while the edge is away; beyond it stdin is not read.
+const TYPED_AHEAD: usize = 16;
+
+/// Connect as a client and print frames, one a line; lines typed are sent as frames.
+///
+/// Reconnects with the newest cursor until Ctrl-C, and prints that cursor at the end. What it tells besides frames goes to stderr.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The business to connect to.
+    #[arg(long, short)]
+    business: String,
+    /// Who to be; not with --jwt, which says it.
+    #[arg(long, required_unless_present = "jwt", conflicts_with = "jwt")]
+    id: Option<String>,
+    /// As what kind of client, one of the business's clientTypes. With --jwt only where the token does not say it.
+    #[arg(long, short = 't', required_unless_present = "jwt")]
+    client_type: Option<String>,
+    /// Tags to hold.
+    #[arg(long, value_delimiter = ',', conflicts_with = "jwt")]
+    tags: Vec<String>,
+    /// Continue after this position, as printed by an earlier run.
+    #[arg(long)]
+    cursor: Option<String>,
+    /// Without the subprotocol wirepost.v1: envelopes only, no acks, no welcome.
+    #[arg(long)]
+    plain: bool,
+    /// Do not reconnect.
+    #[arg(long)]
+    once: bool,
+    /// The edge.
+    #[arg(long, default_value = edge::DEFAULT_URL, env = "WIREPOST_URL")]
+    url: String,
+    /// Key of the business's services. Default: the key of `wirepost dev`, dev-<business>.
+    #[arg(long, env = edge::API_KEY, hide_env_values = true, conflicts_with = "jwt")]
+    api_key: Option<String>,
+    /// The client's own token, as its identity provider issued it, in the place of an API key.
+    #[arg(long, env = "WIREPOST_JWT", hide_env_values = true)]
+    jwt: Option<String>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Args { business, id, client_type, tags, cursor, plain, once, url, api_key, jwt } = args;
+    let signals = Signals::register()?;
+    let credential = match jwt {
+        Some(token) => Credential::Jwt(token),
+        None => Credential::ApiKey(api_key.unwrap_or_else(|| edge::dev_key(&business))),
+    };
+    let tags = tags.join(",");
+    let query = [("uniqueId", id.as_deref()), ("clientType", client_type.as_deref()), ("tags", Some(tags.as_str()))];
+    let query: Vec<(&str, &str)> =
+        query.into_iter().filter_map(|(name, value)| value.filter(|v| !v.is_empty()).map(|v| (name, v))).collect();
+    let mut client = Client {
+        edge: Edge::new(&url)?,
+        business: business.clone(),
+        credential,
+        query: query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        plain,
+        once,
+        cursor,
+        way_back: None,
+        typed: typed(),
+        typing: true,
+        signals,
+    };
+    let result = client.run().await;
+    if let Some(cursor) = &client.cursor {
+        output::complain(&format!("wirepost: newest cursor, to go on from here: --cursor {cursor}"));
+    }
+    result
+}
+
+/// Lines of stdin, read by a thread: there is no way to wait for them that can be cancelled.
+fn typed() -> mpsc::Receiver<String> {
+    let (lines, typed) = mpsc::channel(TYPED_AHEAD);
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if !line.trim().is_empty() && lines.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    typed
+}
+
+struct Client {
+    edge: Edge,
+    business: String,
+    credential: Credential,
+    query: Vec<(String, String)>,
+    plain: bool,
+    once: bool,
+    /// The newest position seen.
+    cursor: Option<String>,
+    /// URL with the resume token: comes back without a token call.
+    way_back: Option<String>,
+    typed: mpsc::Receiver<String>,
+    /// Whether stdin is still open.
+    typing: bool,
+    signals: Signals,
+}
+
+impl Client {
+    /// Until something says not to come back.
+    async fn run(&mut self) -> anyhow::Result<ExitCode> {
+        let mut backoff = Backoff::default();
+        loop {
+            let next = match self.connect().await {
+                Ok(connection) => {
+                    backoff.connected();
+                    let Some(end) = self.converse(connection).await? else {
+                        return Ok(ExitCode::SUCCESS);
+                    };
+                    output::complain(&format!("wirepost: {end}"));
+                    after_close(&end)
+                }
+                Err(next) => next,
+            };
+            match next {
+                Next::Stop => return Ok(ExitCode::FAILURE),
+                _ if self.once => return Ok(ExitCode::FAILURE),
+                Next::NewToken => self.way_back = None,
+                Next::Resume => {}
+            }
+            let wait = backoff.next_wait();
+            output::complain(&format!("wirepost: connecting again in {:.1} s", wait.as_secs_f64()));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.signals.recv() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+    }
+
+    /// A connection by the way back, else by a new token.
+    async fn connect(&mut self) -> Result<Connection, Next> {
+        let url = match &self.way_back {
+            Some(url) => url.clone(),
+            None => self.token().await?,
+        };
+        match Connection::open(&url, self.cursor.as_deref(), self.plain).await {
+            Ok(connection) => {
+                output::complain(&format!("wirepost: connected to {}", connection::without_token(&url)));
+                Ok(connection)
+            }
+            Err(error) => {
+                output::complain(&format!("wirepost: {error}"));
+                Err(match error {
+                    ConnectError::Refused { status: 401, .. } => Next::NewToken,
+                    ConnectError::Refused { status: 400..500, .. } | ConnectError::BadUrl(_) => Next::Stop,
+                    ConnectError::Refused { .. } | ConnectError::Unreachable(_) => Next::Resume,
+                })
+            }
+        }
+    }
+
+    async fn token(&self) -> Result<String, Next> {
+        let query: Vec<(&str, &str)> = self.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (status, answer) = self.edge.token(&self.business, &self.credential, &query).await.map_err(|error| {
+            output::complain(&format!("wirepost: {error}"));
+            Next::Resume
+        })?;
+        match answer.data.as_str() {
+            Some(url) if answer.result == 0 => Ok(url.to_owned()),
+            _ => {
+                output::complain(&format!("wirepost: no token: {} (result {})", answer.description, answer.result));
+                Err(if status.is_server_error() { Next::Resume } else { Next::Stop })
+            }
+        }
+    }
+
+    /// Prints and sends until the connection ends; `None` when a signal ended it.
+    async fn converse(&mut self, mut connection: Connection) -> anyhow::Result<Option<End>> {
+        loop {
+            tokio::select! {
+                frame = connection.recv() => match frame {
+                    Ok(text) => {
+                        output::line(&output::one_line(text.as_bytes()))?;
+                        let seen = connection::Seen::of(&text);
+                        if let Some(token) = seen.resume_token {
+                            self.way_back = Some(connection.resume_url(&token));
+                        }
+                        if let Some(cursor) = seen.cursor {
+                            self.cursor = Some(cursor.into_owned());
+                        }
+                        if seen.op.as_deref() == Some("drain") {
+                            // Each client is told at a time of its own: no need to wait longer.
+                            connection.close().await;
+                            return Ok(Some(End::Drained));
+                        }
+                    }
+                    Err(end) => return Ok(Some(end)),
+                },
+                line = self.typed.recv(), if self.typing => match line {
+                    Some(line) => if let Err(end) = connection.send(line).await { return Ok(Some(end)) },
+                    None => self.typing = false,
+                },
+                () = self.signals.recv() => {
+                    connection.close().await;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}

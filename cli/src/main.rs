@@ -1,0 +1,74 @@
+//! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's verdict without a cluster (`check`), and the
+//! two hands of someone trying it (`push`, `listen`).
+
+mod check;
+mod declarations;
+mod dev;
+mod edge;
+mod listen;
+mod output;
+mod push;
+mod signals;
+
+use std::{io, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What is logged where WIREPOST_LOG says nothing. lapin logs every returned message with its body; what happens to connections is told by
+/// the edge and by dev itself.
+const LOG_FILTER: &str = "error,wirepost_edge=warn,lapin=off";
+
+/// The declared WebSocket layer: try it, check declarations, push and listen.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Dev(dev::Args),
+    Check(check::Args),
+    Push(push::Args),
+    Listen(listen::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(true).init();
+    // Fails only where a provider is installed already, which is the same one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(cli.command) {
+        Ok(code) => code,
+        // Whoever read our output has seen enough: `wirepost listen … | head -1`.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            output::complain(&format!("wirepost: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match command {
+        Command::Check(args) => check::run(args),
+        Command::Dev(args) => runtime()?.block_on(dev::run(args)),
+        Command::Push(args) => runtime()?.block_on(push::run(args)),
+        Command::Listen(args) => {
+            let runtime = runtime()?;
+            let result = runtime.block_on(listen::run(args));
+            // A thread that waits for a line on stdin can't be interrupted: it ends with the process.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
