@@ -1,5 +1,6 @@
 //! What the tests of this crate share: streams on a real RabbitMQ, a publisher, a proxy that makes network trouble.
 #![allow(dead_code, unreachable_pub, reason = "each test file includes it and uses a part")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by it")]
 
 #[path = "../../../tests/src/broker.rs"]
 pub mod broker;
@@ -36,7 +37,7 @@ pub fn credentials() -> Credentials {
 pub fn config(host: (String, u16), vhost: &str) -> Config {
     log();
     let mut config = Config::new(host.0, host.1, credentials);
-    config.vhost = vhost.to_owned();
+    vhost.clone_into(&mut config.vhost);
     config.heartbeat = Duration::from_secs(1);
     config.watchdog_interval = Duration::from_secs(1);
     config.backoff = (Duration::from_millis(50), Duration::from_secs(1));
