@@ -1,3 +1,15 @@
 //! Helpers of the black-box tests.
+//!
+//! - [`broker`]: RabbitMQ, a vhost for each test, private brokers that may be killed.
+//! - [`setup`]: what the edges of one test share: declarations, topology, keys.
+//! - [`edge`]: the real binary as a process.
+//! - [`client`]: a WebSocket client that knows the protocol.
+//! - [`service`]: a business's own service: plain AMQP, no SDK.
+//! - [`proxy`]: the trouble that networks make.
 
 pub mod broker;
+pub mod client;
+pub mod edge;
+pub mod proxy;
+pub mod service;
+pub mod setup;

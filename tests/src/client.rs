@@ -1,0 +1,452 @@
+//! A WebSocket client that knows the protocol. Everything that it awaits has a deadline, and what arrives meanwhile is kept in order.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+use wirepost_core::frames::SUBPROTOCOL;
+
+use crate::broker::PATIENCE;
+use crate::edge::Edge;
+
+/// A client that is yet to be connected, see [`Edge::client`].
+#[derive(Debug)]
+pub struct ClientBuilder<'e> {
+    edge: &'e Edge,
+    business: Option<String>,
+    unique_id: String,
+    client_type: String,
+    tags: Vec<String>,
+    token: Option<String>,
+    options: Options,
+}
+
+#[derive(Debug, Default)]
+struct Options {
+    cursor: Option<String>,
+    plain: bool,
+    origin: Option<String>,
+    via: Option<SocketAddr>,
+    receive_buffer: Option<u32>,
+}
+
+impl<'e> ClientBuilder<'e> {
+    pub(crate) fn new(edge: &'e Edge, unique_id: &str, client_type: &str) -> Self {
+        Self {
+            edge,
+            business: None,
+            unique_id: unique_id.to_owned(),
+            client_type: client_type.to_owned(),
+            tags: Vec::new(),
+            token: None,
+            options: Options::default(),
+        }
+    }
+
+    /// Of another business than the first declared one.
+    #[must_use]
+    pub fn business(mut self, business: &str) -> Self {
+        self.business = Some(business.to_owned());
+        self
+    }
+
+    /// Its tags.
+    #[must_use]
+    pub fn tags(mut self, tags: &[&str]) -> Self {
+        self.tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+        self
+    }
+
+    /// Where it stood before.
+    #[must_use]
+    pub fn cursor(mut self, cursor: impl Into<String>) -> Self {
+        self.options.cursor = Some(cursor.into());
+        self
+    }
+
+    /// With a token or resume token that it holds already, in the place of a token call.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Without the subprotocol: it sees envelopes only.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.options.plain = true;
+        self
+    }
+
+    /// As a browser's page of this origin.
+    #[must_use]
+    pub fn origin(mut self, origin: &str) -> Self {
+        self.options.origin = Some(origin.to_owned());
+        self
+    }
+
+    /// By way of a proxy.
+    #[must_use]
+    pub fn via(mut self, address: SocketAddr) -> Self {
+        self.options.via = Some(address);
+        self
+    }
+
+    /// With this much room in the kernel for what it has not read yet, for clients that are slow.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: u32) -> Self {
+        self.options.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// Asks for a token, where it has none, and connects; under the subprotocol it waits for `welcome`.
+    pub async fn connect(self) -> Result<Client> {
+        let plain = self.options.plain;
+        let mut client = self.upgrade().await?;
+        if !plain {
+            client.welcome = client.control("welcome").await?;
+            client.cursor = client.welcome["cursor"].as_str().map(str::to_owned);
+        }
+        Ok(client)
+    }
+
+    /// The same without waiting for `welcome`: for those who will be refused. An HTTP refusal is a [`Refused`] in the error.
+    pub async fn upgrade(self) -> Result<Client> {
+        let Self { edge, business, unique_id, client_type, tags, token, options } = self;
+        let tags: Vec<_> = tags.iter().map(String::as_str).collect();
+        let business = business.unwrap_or_else(|| edge.setup.business());
+        let path = match token {
+            Some(token) => format!("/socket/{token}"),
+            None => {
+                let url = edge.token(&business, &unique_id, &client_type, &tags).await?;
+                let (_, path) = url.split_once("/socket/").context("a token call without a socket URL")?;
+                format!("/socket/{path}")
+            }
+        };
+        open(edge.public, &path, options).await
+    }
+}
+
+async fn open(edge: SocketAddr, path: &str, options: Options) -> Result<Client> {
+    let Options { cursor, plain, origin, via, receive_buffer } = options;
+    let query = cursor.map(|cursor| format!("?cursor={cursor}")).unwrap_or_default();
+    let mut request = format!("ws://{edge}{path}{query}").into_client_request()?;
+    if !plain {
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(SUBPROTOCOL));
+    }
+    if let Some(origin) = origin {
+        request.headers_mut().insert("origin", origin.parse()?);
+    }
+    let socket = TcpSocket::new_v4()?;
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    let stream = socket.connect(via.unwrap_or(edge)).await.context("connecting to the edge")?;
+    stream.set_nodelay(true)?;
+    match timeout_at(Instant::now() + PATIENCE, client_async(request, stream))
+        .await
+        .context("no answer to the upgrade")?
+    {
+        Ok((socket, response)) => {
+            let chosen = response.headers().get("sec-websocket-protocol").map(HeaderValue::as_bytes);
+            ensure!(chosen == (!plain).then_some(SUBPROTOCOL.as_bytes()), "the edge chose subprotocol {chosen:?}");
+            Ok(Client {
+                socket,
+                incoming: VecDeque::new(),
+                controls: VecDeque::new(),
+                ended: None,
+                cursor: None,
+                welcome: Value::Null,
+            })
+        }
+        Err(Error::Http(response)) => {
+            let status = response.status().as_u16();
+            let body = response.body().as_deref().unwrap_or_default();
+            let body = serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into());
+            Err(Refused { status, body }.into())
+        }
+        Err(error) => Err(error).context("the upgrade"),
+    }
+}
+
+/// An upgrade that was refused as HTTP.
+#[derive(Debug)]
+pub struct Refused {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON, or text as a JSON string.
+    pub body: Value,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the upgrade was refused: {}: {}", self.status, self.body)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By a close frame: code (1005 without one) and reason.
+    Closed(u16, String),
+    /// Without one.
+    Gone(String),
+}
+
+#[derive(Debug)]
+enum Incoming {
+    Push(Value),
+    Position(String),
+}
+
+/// A connected client. Nothing is read from its socket but while it waits for something.
+#[derive(Debug)]
+pub struct Client {
+    socket: WebSocketStream<TcpStream>,
+    /// Pushes not taken yet, and positions among them.
+    incoming: VecDeque<Incoming>,
+    /// Control frames not taken yet.
+    controls: VecDeque<Value>,
+    ended: Option<End>,
+    cursor: Option<String>,
+    /// The first frame.
+    pub welcome: Value,
+}
+
+impl Client {
+    /// The position behind the last push that was taken here; `welcome` and `position` count as well.
+    pub fn cursor(&mut self) -> String {
+        while let Some(Incoming::Position(_)) = self.incoming.front() {
+            if let Some(Incoming::Position(cursor)) = self.incoming.pop_front() {
+                self.cursor = Some(cursor);
+            }
+        }
+        self.cursor.clone().expect("this client was told no cursor")
+    }
+
+    /// What brings it back without a token call.
+    pub fn resume_token(&self) -> String {
+        self.welcome["resumeToken"].as_str().expect("welcome has a resumeToken").to_owned()
+    }
+
+    /// Whether `welcome` says that nothing is missing.
+    pub fn resumed(&self) -> bool {
+        self.welcome["resumed"] == true
+    }
+
+    /// Sends a frame: an envelope, or a control frame.
+    pub async fn send(&mut self, frame: &Value) -> Result<()> {
+        self.send_text(frame.to_string()).await
+    }
+
+    /// Sends any text.
+    pub async fn send_text(&mut self, text: impl Into<String>) -> Result<()> {
+        self.send_message(Message::text(text.into())).await
+    }
+
+    /// Sends any message.
+    pub async fn send_message(&mut self, message: Message) -> Result<()> {
+        let sent = timeout_at(Instant::now() + PATIENCE, self.socket.send(message)).await;
+        Ok(sent.context("the edge takes nothing")??)
+    }
+
+    /// Sends an envelope and waits for its `ack`. It must have an id.
+    pub async fn send_acked(&mut self, envelope: &Value) -> Result<()> {
+        self.send(envelope).await?;
+        self.ack(envelope["id"].as_str().context("an envelope without id")?).await
+    }
+
+    /// The next push. Errors where a gap was announced instead: that is [`Client::gap`]'s.
+    pub async fn push(&mut self) -> Result<Value> {
+        self.push_within(PATIENCE).await
+    }
+
+    /// The same with a deadline of its own.
+    pub async fn push_within(&mut self, limit: Duration) -> Result<Value> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.incoming.pop_front() {
+                Some(Incoming::Push(push)) => {
+                    if let Some(cursor) = push["cursor"].as_str() {
+                        self.cursor = Some(cursor.to_owned());
+                    }
+                    return Ok(push);
+                }
+                Some(Incoming::Position(cursor)) => self.cursor = Some(cursor),
+                None => {
+                    if let Some(gap) = self.controls.iter().find(|frame| frame["op"] == "gap") {
+                        bail!("awaiting a push, but there is a gap: {gap}");
+                    }
+                    self.read(deadline).await.context("awaiting a push")?;
+                }
+            }
+        }
+    }
+
+    /// `content` of the next push.
+    pub async fn content(&mut self) -> Result<Value> {
+        Ok(self.push().await?["content"].take())
+    }
+
+    /// `content.n` of so many pushes.
+    pub async fn numbers(&mut self, count: usize) -> Result<Vec<u64>> {
+        let mut numbers = Vec::with_capacity(count);
+        while numbers.len() < count {
+            let push = self.push().await.with_context(|| format!("after {} of {count} pushes", numbers.len()))?;
+            numbers.push(push["content"]["n"].as_u64().with_context(|| format!("no number in {push}"))?);
+        }
+        Ok(numbers)
+    }
+
+    /// Waits for the `ack` of a message. Errors on its `nack`.
+    pub async fn ack(&mut self, id: &str) -> Result<()> {
+        let answer = self.find("an ack", PATIENCE, |frame| is_answer(frame) && frame["id"] == id).await?;
+        ensure!(answer["op"] == "ack", "expected an ack of {id}: {answer}");
+        Ok(())
+    }
+
+    /// Waits for the `nack` of a message. Errors on its `ack`.
+    pub async fn nack(&mut self, id: &str) -> Result<Value> {
+        let answer = self.find("a nack", PATIENCE, |frame| is_answer(frame) && frame["id"] == id).await?;
+        ensure!(answer["op"] == "nack", "expected a nack of {id}: {answer}");
+        Ok(answer)
+    }
+
+    /// Waits for the next `ack` or `nack`, whichever message it is for.
+    pub async fn answer(&mut self) -> Result<Value> {
+        self.find("an ack or nack", PATIENCE, is_answer).await
+    }
+
+    /// Waits for a `gap`; its reason.
+    pub async fn gap(&mut self) -> Result<String> {
+        let gap = self.control("gap").await?;
+        Ok(gap["reason"].as_str().context("a gap without reason")?.to_owned())
+    }
+
+    /// Waits for a control frame of this `op`.
+    pub async fn control(&mut self, op: &str) -> Result<Value> {
+        self.control_within(op, PATIENCE).await
+    }
+
+    /// The same with a deadline of its own.
+    pub async fn control_within(&mut self, op: &str, limit: Duration) -> Result<Value> {
+        self.find(op, limit, |frame| frame["op"] == op).await
+    }
+
+    /// Sends `ping` and waits for its answer: whatever the edge had queued for this client before is here then.
+    pub async fn sync(&mut self) -> Result<()> {
+        self.send(&json!({"op": "ping"})).await?;
+        self.control("pong").await.map(drop)
+    }
+
+    /// Control frames that were read and not taken.
+    pub fn controls(&self) -> &VecDeque<Value> {
+        &self.controls
+    }
+
+    /// Pushes that were read and not taken.
+    pub fn pushes(&self) -> Vec<&Value> {
+        let push = |incoming| match incoming {
+            &Incoming::Push(ref push) => Some(push),
+            Incoming::Position(_) => None,
+        };
+        self.incoming.iter().filter_map(push).collect()
+    }
+
+    /// Waits for the close frame; its code.
+    pub async fn close_code(&mut self) -> Result<u16> {
+        match self.end().await? {
+            End::Closed(code, _) => Ok(code),
+            End::Gone(reason) => bail!("the connection ended without a close frame: {reason}"),
+        }
+    }
+
+    /// Waits for the connection's end.
+    pub async fn end(&mut self) -> Result<End> {
+        self.end_within(PATIENCE).await
+    }
+
+    /// The same with a deadline of its own.
+    pub async fn end_within(&mut self, limit: Duration) -> Result<End> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(end) = &self.ended {
+                return Ok(end.clone());
+            }
+            self.read(deadline).await.context("awaiting the end")?;
+        }
+    }
+
+    /// Says goodbye.
+    pub async fn leave(mut self) -> Result<()> {
+        self.socket.close(None).await?;
+        self.end().await.map(drop)
+    }
+
+    /// Resets the connection, as a phone that loses its network and is noticed.
+    pub fn reset(self) {
+        // Closing then sends RST. It fails only on a socket that is closed already.
+        let _ = self.socket.get_ref().set_zero_linger();
+    }
+
+    async fn find(&mut self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(index) = self.controls.iter().position(&wanted) {
+                return self.controls.remove(index).context("just found");
+            }
+            let seen = self.controls.len();
+            self.read(deadline)
+                .await
+                .with_context(|| format!("awaiting {what}; {seen} other control frames are here"))?;
+        }
+    }
+
+    /// Reads one frame and sorts it. Errors at the deadline, and where the connection has ended.
+    async fn read(&mut self, deadline: Instant) -> Result<()> {
+        if let Some(end) = &self.ended {
+            bail!("the connection has ended: {end:?}");
+        }
+        let message = timeout_at(deadline, self.socket.next()).await.context("nothing came in time")?;
+        match message {
+            Some(Ok(Message::Text(text))) => {
+                let frame: Value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
+                match frame["op"].as_str() {
+                    None => self.incoming.push_back(Incoming::Push(frame)),
+                    Some("position") => {
+                        let cursor = frame["cursor"].as_str().context("a position without cursor")?;
+                        self.incoming.push_back(Incoming::Position(cursor.to_owned()));
+                    }
+                    Some(_) => self.controls.push_back(frame),
+                }
+            }
+            Some(Ok(Message::Close(frame))) => {
+                let (code, reason) =
+                    frame.map_or((1005, String::new()), |frame| (frame.code.into(), frame.reason.to_string()));
+                self.ended = Some(End::Closed(code, reason));
+                // Lets the library answer it.
+                let _ = timeout_at(deadline, self.socket.next()).await;
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => self.ended = Some(End::Gone(error.to_string())),
+            None => self.ended = Some(End::Gone("end of the stream".to_owned())),
+        }
+        Ok(())
+    }
+}
+
+fn is_answer(frame: &Value) -> bool {
+    frame["op"] == "ack" || frame["op"] == "nack"
+}

@@ -1,0 +1,279 @@
+//! `wirepost-edge` as a process: the binary that cargo built beside the tests, on ports of its own.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::broker::{PATIENCE, eventually};
+use crate::client::ClientBuilder;
+use crate::setup::Setup;
+
+/// Lines of an edge's log that a failing test shows.
+const LOG_TAIL: usize = 80;
+
+/// An edge that is yet to be started, see [`Setup::edge`].
+#[derive(Debug)]
+pub struct EdgeBuilder {
+    setup: Setup,
+    name: String,
+    flags: BTreeMap<String, String>,
+}
+
+impl EdgeBuilder {
+    pub(crate) fn new(setup: Setup, name: &str) -> Self {
+        let vhost = setup.vhost();
+        let flags = [
+            ("name", name.to_owned()),
+            ("listen", "127.0.0.1:0".to_owned()),
+            ("admin-listen", "127.0.0.1:0".to_owned()),
+            ("config-dir", setup.config_dir().display().to_string()),
+            ("keys-file", setup.keys_file().display().to_string()),
+            ("amqp", vhost.amqp()),
+            ("stream", vhost.broker.stream.clone()),
+            ("management", vhost.broker.management.clone()),
+            // Nobody waits in a test.
+            ("endpoint-lag-seconds", "0.1".to_owned()),
+            ("drain-window-seconds", "1".to_owned()),
+            ("drain-deadline-seconds", "10".to_owned()),
+        ];
+        let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { setup, name: name.to_owned(), flags }
+    }
+
+    /// Sets a flag of `wirepost-edge`, named without its dashes: `flag("amqp", proxied)`.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
+        self.flags.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Starts it and waits until it is ready, which does not need the broker.
+    pub async fn start(self) -> Result<Edge> {
+        let mut edge = self.spawn()?;
+        edge.await_addresses().await?;
+        eventually("the edge is ready", PATIENCE, || async { Ok(edge.readyz().await?.0 == 200) }).await?;
+        Ok(edge)
+    }
+
+    fn spawn(self) -> Result<Edge> {
+        let binary = binary()?;
+        let log = self.setup.dir().join(format!("{}-{}.log", self.name, rand::random::<u32>()));
+        let output = File::create(&log)?;
+        let child = Command::new(&binary)
+            .args(self.flags.iter().map(|(name, value)| format!("--{name}={value}")))
+            .env_clear()
+            .envs([("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")])
+            .env("WIREPOST_LOG", "info,wirepost_edge=debug,wirepost_stream=debug,lapin=off")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {}", binary.display()))?;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+        Ok(Edge {
+            name: self.name,
+            setup: self.setup,
+            pid: child.id(),
+            child: Mutex::new(child),
+            log,
+            http,
+            public: nowhere,
+            admin: nowhere,
+        })
+    }
+}
+
+/// A running edge; killed when dropped. A failing test shows the end of its log.
+#[derive(Debug)]
+pub struct Edge {
+    /// Its name in queues, events and logs.
+    pub name: String,
+    /// What it shares with others.
+    pub setup: Setup,
+    /// Where clients connect.
+    pub public: SocketAddr,
+    /// Where the probes are.
+    pub admin: SocketAddr,
+    /// The process.
+    pub pid: u32,
+    child: Mutex<Child>,
+    log: PathBuf,
+    http: reqwest::Client,
+}
+
+impl Edge {
+    async fn await_addresses(&mut self) -> Result<()> {
+        let mut found = None;
+        eventually("the edge listens", PATIENCE, || {
+            let log = self.log();
+            found = address(&log, "public=").zip(address(&log, "admin="));
+            let (listens, ended) = (found.is_some(), self.exit_status());
+            async move {
+                match ended {
+                    Ok(None) => Ok(listens),
+                    // An error ends the wait only at its end; a dead process will not change.
+                    Ok(Some(status)) => panic!("the edge ended with {status}: {log}"),
+                    Err(error) => Err(error),
+                }
+            }
+        })
+        .await?;
+        if let Some((public, admin)) = found {
+            (self.public, self.admin) = (public, admin);
+        }
+        Ok(())
+    }
+
+    /// A client of the first declared business, yet to be connected.
+    pub fn client(&self, unique_id: &str, client_type: &str) -> ClientBuilder<'_> {
+        ClientBuilder::new(self, unique_id, client_type)
+    }
+
+    /// A call of the HTTP interface with the API key: status and body.
+    pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<(u16, Value)> {
+        let mut url = reqwest::Url::parse(&format!("http://{}{path}", self.public))?;
+        url.query_pairs_mut().extend_pairs(query);
+        answer(self.http.get(url).header("x-api-key", self.setup.api_key())).await
+    }
+
+    /// Pushes an envelope or an array of them by HTTP, as the first declared business's service: status and body.
+    pub async fn post(&self, envelopes: &Value) -> Result<(u16, Value)> {
+        self.post_bytes(serde_json::to_vec(envelopes)?).await
+    }
+
+    /// The same with any body.
+    pub async fn post_bytes(&self, body: Vec<u8>) -> Result<(u16, Value)> {
+        let url = format!("http://{}/{}/websocket/messages", self.public, self.setup.business());
+        answer(self.http.post(url).header("x-api-key", self.setup.api_key()).body(body)).await
+    }
+
+    /// The token call, as a service makes it: the URL to connect to.
+    pub async fn token(&self, business: &str, unique_id: &str, client_type: &str, tags: &[&str]) -> Result<String> {
+        let mut query = vec![("uniqueId", unique_id), ("clientType", client_type)];
+        query.extend(tags.iter().map(|&tag| ("tags", tag)));
+        let (status, body) = self.get(&format!("/{business}/websocket/token"), &query).await?;
+        ensure!(status == 200, "token call: {status}: {body}");
+        Ok(body["data"].as_str().context("a token call without data")?.to_owned())
+    }
+
+    /// A path of the admin port: status and text.
+    pub async fn admin(&self, path: &str) -> Result<(u16, String)> {
+        let answer = self.http.get(format!("http://{}{path}", self.admin)).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Status and text of `/readyz`.
+    pub async fn readyz(&self) -> Result<(u16, String)> {
+        self.admin("/readyz").await
+    }
+
+    /// The value of one series, written as in `/metrics`: `wirepost_edge_nacks_total{kind="timeout"}`. Absent counts as 0.
+    pub async fn metric(&self, series: &str) -> Result<f64> {
+        let (_, text) = self.admin("/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(Ok(0.0), |value| value.parse().with_context(|| format!("{series} {value}")))
+    }
+
+    /// Waits until a series has at least this value.
+    pub async fn await_metric(&self, series: &str, least: f64) -> Result<()> {
+        eventually(&format!("{series} >= {least}"), PATIENCE, || async { Ok(self.metric(series).await? >= least) })
+            .await
+    }
+
+    /// Begins its shutdown.
+    pub fn sigterm(&self) -> Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill9(&self) -> Result<()> {
+        let mut child = self.child();
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Freezes it.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Thaws it.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    /// Waits for its end.
+    pub async fn exited(&self, limit: Duration) -> Result<ExitStatus> {
+        eventually("the edge exits", limit, || async { Ok(self.exit_status()?.is_some()) }).await?;
+        self.exit_status()?.context("exited")
+    }
+
+    /// Everything that it logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn exit_status(&self) -> Result<Option<ExitStatus>> {
+        Ok(self.child().try_wait()?)
+    }
+
+    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self, name: &str) -> Result<()> {
+        ensure!(self.exit_status()?.is_none(), "the edge {} has ended already", self.name);
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status()?;
+        ensure!(status.success(), "kill -{name} {}: {status}", self.pid);
+        Ok(())
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        let _ = self.kill9();
+        // Captured by the test harness, and so shown only where the test fails.
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        eprintln!("---- the end of the log of edge {} (pid {})", self.name, self.pid);
+        for line in &lines[lines.len().saturating_sub(LOG_TAIL)..] {
+            eprintln!("{line}");
+        }
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value)> {
+    let answer = request.send().await?;
+    let status = answer.status().as_u16();
+    let body = answer.bytes().await?;
+    let value = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+    Ok((status, value))
+}
+
+fn address(log: &str, field: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|line| line.contains("listening"))?;
+    line.split_whitespace().find_map(|word| word.strip_prefix(field)?.parse().ok())
+}
+
+/// Beside `deps/`, where cargo puts the tests themselves: so both are of one build.
+fn binary() -> Result<PathBuf> {
+    let tests = std::env::current_exe()?;
+    let path = tests.parent().and_then(Path::parent).context("the tests are not where cargo puts them")?;
+    let path = path.join("wirepost-edge");
+    if !path.exists() {
+        bail!(
+            "{} is not there: `make integration` builds it, by hand `cargo build --workspace --bins`",
+            path.display()
+        );
+    }
+    Ok(path)
+}

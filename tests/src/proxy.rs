@@ -1,0 +1,156 @@
+//! A TCP proxy, between client and edge or between edge and broker, that makes the trouble networks make.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Kernel buffers and pieces of a slow line: small, so that the sender feels it soon.
+const SLOW_BUFFER: u32 = 8 << 10;
+
+/// What happens to bytes. Those that are held come through after the trouble, as TCP sends them again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Everything passes.
+    Fine,
+    /// Nothing passes in either direction, nobody is told; new connections hang as well.
+    Stalled,
+    /// What the server sends does not arrive.
+    DownStalled,
+    /// What the client sends does not arrive.
+    UpStalled,
+}
+
+/// A proxy; ends with its connections when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where to connect in the server's place.
+    pub address: SocketAddr,
+    network: watch::Sender<Network>,
+    cuts: watch::Sender<usize>,
+    accepted: Arc<AtomicUsize>,
+    rate: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// In front of `target`, as `host:port`.
+    pub async fn start(target: impl ToString) -> Result<Self> {
+        let target = lookup_host(target.to_string()).await?.next().context("no address to proxy to")?;
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let address = listener.local_addr()?;
+        let (network, seen) = watch::channel(Network::Fine);
+        let (cuts, cut) = watch::channel(0);
+        let (accepted, rate) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let (counter, limit) = (Arc::clone(&accepted), Arc::clone(&rate));
+        let task = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                let mut cut = cut.clone();
+                cut.mark_unchanged();
+                tokio::spawn(carry(socket, target, seen.clone(), cut, Arc::clone(&limit)));
+            }
+        });
+        Ok(Self { address, network, cuts, accepted, rate, task })
+    }
+
+    /// In front of the server that a URI names, and the URI with the proxy in its place.
+    pub async fn of_uri(uri: &str) -> Result<(Self, String)> {
+        let (start, rest) = uri.split_once("://").context("not a URI")?;
+        let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(user, rest)| (user, rest));
+        let (host, path) =
+            rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
+        let proxy = Self::start(host).await?;
+        let at = if user.is_empty() { "" } else { "@" };
+        let uri = format!("{start}://{user}{at}{}{path}", proxy.address);
+        Ok((proxy, uri))
+    }
+
+    /// Changes the network, for open connections and new ones.
+    pub fn set(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+
+    /// Resets all connections.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|n| *n += 1);
+    }
+
+    /// Connections that clients have made so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Limits what the server sends, for connections made from now on; 0 = no limit.
+    pub fn limit(&self, bytes_per_second: u64) {
+        self.rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.cut();
+    }
+}
+
+async fn carry(
+    client: TcpStream,
+    target: SocketAddr,
+    mut network: watch::Receiver<Network>,
+    mut cut: watch::Receiver<usize>,
+    rate: Arc<AtomicU64>,
+) {
+    let _ = network.wait_for(|n| *n != Network::Stalled).await;
+    let rate = rate.load(Ordering::Relaxed);
+    let Ok(server) = connect(target, rate > 0).await else { return };
+    for socket in [&client, &server] {
+        let _ = socket.set_nodelay(true);
+        // Closing sends a reset, not a polite end.
+        let _ = socket.set_zero_linger();
+    }
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    tokio::select! {
+        () = pump(from_client, to_server, network.clone(), Network::UpStalled, 0) => {}
+        () = pump(from_server, to_client, network, Network::DownStalled, rate) => {}
+        _ = cut.changed() => {}
+    }
+}
+
+async fn connect(target: SocketAddr, slow: bool) -> std::io::Result<TcpStream> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if slow {
+        socket.set_recv_buffer_size(SLOW_BUFFER)?;
+    }
+    socket.connect(target).await
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut network: watch::Receiver<Network>,
+    mine: Network,
+    rate: u64,
+) {
+    let mut buffer = vec![0; if rate > 0 { SLOW_BUFFER as usize } else { 64 << 10 }];
+    loop {
+        let read = from.read(&mut buffer).await.unwrap_or(0);
+        // The end of one side is a packet as well: it waits with the rest.
+        if network.wait_for(|n| *n != Network::Stalled && *n != mine).await.is_err() {
+            return;
+        }
+        if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+        if rate > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await;
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the edges of one test share: a vhost with the declared topology, the configurations that the edges read, the keys that sign
+//! tickets, and an API key of every business.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use wirepost_core::compile::{Compiled, compile_one};
+use wirepost_core::documents::parse_documents;
+use wirepost_core::edge_config::{ApiKey, BusinessConfig};
+use wirepost_topology::unrouted::{self, Moved};
+use wirepost_topology::{Management, Options, Report, Scope, Settings, apply, merge};
+
+use crate::broker::Vhost;
+use crate::edge::EdgeBuilder;
+
+/// The business of most tests: all three kinds of message, limits that no test meets by accident.
+pub const PAYMENTS: &str = r##"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: payments, namespace: shop}
+spec:
+  clientTypes: [h5, app, pos]
+  routes:
+    - {messageType: qr.refresh, sendType: ClientToServer, from: [h5], queue: {name: qr-refresh},
+       schema: {type: object, required: [qrId], properties: {qrId: {type: string}}}}
+    - {messageType: "order.#", sendType: ClientToServer, queue: {name: orders}}
+    - {messageType: payment.completed, sendType: ServerToClient, to: [h5, app], receipts: true}
+    - {messageType: till.notice, sendType: ServerToClient, to: [pos, app], audience: Everyone}
+    - {messageType: cart.share, sendType: ClientToClient, from: [app], to: [h5]}
+    - {messageType: "chat.#", sendType: ClientToClient, from: [h5, app], to: [h5, app]}
+  limits: {messagesPerSecond: 10000, burst: 20000}
+"##;
+
+/// Everything that several edges share. Cheap to clone; the vhost goes with the last clone and the last edge.
+#[derive(Clone, Debug)]
+pub struct Setup(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    vhost: Vhost,
+    dir: TempDir,
+    api_key: String,
+    declared: Mutex<Vec<Compiled>>,
+}
+
+impl Setup {
+    /// On the shared broker, in a vhost of its own. `declarations` are YAML (or JSON) texts with one or more `WsBusiness` each.
+    pub async fn new(declarations: &[&str]) -> Result<Self> {
+        Self::on(Vhost::create().await?, declarations).await
+    }
+
+    /// The same in a given vhost, such as one of a private broker.
+    pub async fn on(vhost: Vhost, declarations: &[&str]) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir(dir.path().join("config"))?;
+        let secret = STANDARD.encode(rand::random::<[u8; 32]>());
+        let keys = format!(r#"{{"current":"test","keys":[{{"id":"test","secret":"{secret}"}}]}}"#);
+        std::fs::write(dir.path().join("keys.json"), keys)?;
+        let api_key = STANDARD.encode(rand::random::<[u8; 32]>());
+        let setup = Self(Arc::new(Shared { vhost, dir, api_key, declared: Mutex::default() }));
+        setup.declare(declarations).await?;
+        Ok(setup)
+    }
+
+    /// Makes these the declared businesses, and no others: compiles them, makes the broker's objects, writes what the edges read.
+    pub async fn declare(&self, declarations: &[&str]) -> Result<()> {
+        let compiled = declarations.iter().map(|text| compile(text)).collect::<Result<Vec<_>>>()?.concat();
+        *self.0.declared.lock().unwrap_or_else(PoisonError::into_inner) = compiled.clone();
+        let report = self.repair().await?;
+        if !report.is_clean() {
+            bail!("the topology can't be made: {:?}", report.problems);
+        }
+        let file = |business: &str| self.config_dir().join(format!("{business}.json"));
+        for entry in std::fs::read_dir(self.config_dir())? {
+            let path = entry?.path();
+            if compiled.iter().all(|one| file(&one.business) != path) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        for one in compiled {
+            self.write_config(one.config)?;
+        }
+        Ok(())
+    }
+
+    /// What `wirepost dev` and the operator do every now and then: makes the vhost have the declared topology again.
+    pub async fn repair(&self) -> Result<Report> {
+        let topologies: Vec<_> = self.declared().into_iter().map(|one| one.topology).collect();
+        let connection = self.vhost().connect().await?;
+        let options = Options { scope: Scope::Everything, amqp: Some(&connection), delete_messages: false };
+        Ok(apply(&self.management()?, &merge(&topologies), options).await?)
+    }
+
+    /// Moves back what a lost binding had put aside.
+    pub async fn move_back(&self, business: &str) -> Result<Moved> {
+        Ok(unrouted::move_back(&self.vhost().connect().await?, business).await?)
+    }
+
+    /// Changes what the edges know of a business, without its declaration.
+    pub fn reconfigure(&self, business: &str, change: impl FnOnce(&mut BusinessConfig)) -> Result<()> {
+        let found = self.declared().into_iter().find(|one| one.business == business);
+        let mut config = found.with_context(|| format!("{business} is not declared"))?.config;
+        change(&mut config);
+        self.write_config(config)
+    }
+
+    fn write_config(&self, mut config: BusinessConfig) -> Result<()> {
+        let sha256 = Sha256::digest(self.api_key()).iter().map(|byte| format!("{byte:02x}")).collect();
+        config.auth.api_keys.push(ApiKey { sha256, expires_at: None });
+        // Renamed into place: an edge must not read half a file.
+        let new = self.0.dir.path().join(&config.business_type);
+        std::fs::write(&new, serde_json::to_vec(&config)?)?;
+        Ok(std::fs::rename(new, self.config_dir().join(format!("{}.json", config.business_type)))?)
+    }
+
+    /// An edge of this name, yet to be started.
+    pub fn edge(&self, name: &str) -> EdgeBuilder {
+        EdgeBuilder::new(self.clone(), name)
+    }
+
+    /// Where everything is.
+    pub fn vhost(&self) -> &Vhost {
+        &self.0.vhost
+    }
+
+    /// A key of every declared business's services.
+    pub fn api_key(&self) -> &str {
+        &self.0.api_key
+    }
+
+    /// The first declared business.
+    pub fn business(&self) -> String {
+        self.declared().into_iter().next().map(|one| one.business).unwrap_or_default()
+    }
+
+    /// The folder of this test's files.
+    pub fn dir(&self) -> &Path {
+        self.0.dir.path()
+    }
+
+    pub(crate) fn config_dir(&self) -> PathBuf {
+        self.dir().join("config")
+    }
+
+    /// The key set that signs tickets.
+    pub fn keys_file(&self) -> PathBuf {
+        self.dir().join("keys.json")
+    }
+
+    /// The management API of the vhost, as the operator uses it.
+    pub fn management(&self) -> Result<Management> {
+        let (url, vhost) = (self.vhost().broker.management.clone(), self.vhost().name.clone());
+        Ok(Management::new(Settings { url, vhost, credentials: None, ca_file: None })?)
+    }
+
+    fn declared(&self) -> Vec<Compiled> {
+        self.0.declared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn compile(text: &str) -> Result<Vec<Compiled>> {
+    parse_documents(text)
+        .into_iter()
+        .map(|document| {
+            let business =
+                document.result.map_err(|problems| anyhow!("a test's declaration is refused: {problems:?}"))?;
+            compile_one(&business).map_err(|rejection| anyhow!("a test's declaration is refused: {rejection:?}"))
+        })
+        .collect()
+}
