@@ -17,7 +17,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 	$(CARGO) run --locked -q -p wirepost --bin wirepost -- dev examples/
 
 .PHONY: test
-test: setup check unit doc integration ## everything that CI runs (cold: about 20 minutes on two cores, then 5)
+test: setup check unit doc conformance integration ## everything that CI runs (cold: about 20 minutes on two cores, then 5)
 
 .PHONY: setup
 setup: ## installs what is missing: Rust toolchain, C compiler, cmake, openssl
@@ -46,6 +46,10 @@ doc: ## examples in the documentation
 integration: ## tests against a real RabbitMQ, started for them and stopped afterwards
 	$(CARGO) test $(LOCKED) --test '*' --no-run
 	scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
+
+.PHONY: conformance
+conformance: ## the Autobahn cases against the edge's socket code
+	tests/conformance
 
 .PHONY: crds
 crds: ## writes crds/ anew from the Rust type (a test fails while they differ)

@@ -41,9 +41,11 @@ pub(super) enum Answer {
     Never,
 }
 
+type Script = Box<dyn Fn(&Publication) -> Answer + Send>;
+
 pub(super) struct Stub {
     pub(super) published: Mutex<Vec<(u64, Publication)>>,
-    answer: Mutex<Box<dyn Fn(&Publication) -> Answer + Send>>,
+    answer: Mutex<Script>,
     unanswered: Mutex<Vec<oneshot::Sender<Result<(), PublishError>>>>,
     health: watch::Sender<Health>,
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
 use futures_util::{Sink, Stream};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite;
@@ -27,6 +28,8 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum Io {
     /// A text frame.
     Text(Utf8Bytes),
+    /// A binary frame.
+    Binary(Bytes),
     /// A sign of life without content.
     Alive,
     /// The peer said goodbye with this code (1005: without one).
@@ -77,7 +80,7 @@ impl Driver {
             None => Io::Gone,
             Some(Ok(Message::Text(text))) => Io::Text(text),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Io::Alive,
-            Some(Ok(Message::Binary(_))) => Io::Broken(CloseCode::Binary),
+            Some(Ok(Message::Binary(bytes))) => Io::Binary(bytes),
             Some(Ok(Message::Close(frame))) => Io::Closed(frame.map_or(1005, |frame| frame.code)),
             Some(Err(error)) => fault(error),
         })

@@ -44,8 +44,8 @@ pub enum Item {
     Push(Arc<Entry>),
     /// A control frame.
     Control(Utf8Bytes),
-    /// A WebSocket ping.
-    Ping,
+    /// Any other frame, such as a ping.
+    Frame(Message),
 }
 
 impl Item {
@@ -54,7 +54,7 @@ impl Item {
         match self {
             Self::Push(entry) => entry.push.as_ref().map(|push| Message::Text(push.frame.clone())),
             Self::Control(text) => Some(Message::Text(text.clone())),
-            Self::Ping => Some(Message::Ping(bytes::Bytes::new())),
+            Self::Frame(message) => Some(message.clone()),
         }
     }
 
@@ -62,7 +62,11 @@ impl Item {
         match self {
             Self::Push(entry) => entry.push.as_ref().map_or(0, |push| push.frame.len()),
             Self::Control(text) => text.len(),
-            Self::Ping => 0,
+            Self::Frame(message) => match message {
+                Message::Text(text) => text.len(),
+                Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+                Message::Close(_) => 0,
+            },
         }
     }
 }

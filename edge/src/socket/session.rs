@@ -5,7 +5,8 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use axum::extract::ws::{Utf8Bytes, WebSocket};
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
 use tokio::time::Instant;
@@ -182,11 +183,8 @@ impl<'s> Running<'s> {
                         return Ended { code, reason: CloseCode::Normal.reason() };
                     }
                     Io::Gone => return Ended { code: 1006, reason: "the peer vanished" },
-                    Io::Broken(code) | Io::Goodbye(code) => {
-                        self.conn.outbound.close(code);
-                        driver.close(code).await;
-                        return Ended::by(code);
-                    }
+                    Io::Binary(_) => return end(&self.conn, driver, CloseCode::Binary).await,
+                    Io::Broken(code) | Io::Goodbye(code) => return end(&self.conn, driver, code).await,
                 },
                 () = async { if let Some(catch_up) = catch_up.as_mut() { catch_up.await } else { std::future::pending().await } } => catch_up = None,
                 (id, outcome) = self.window.next() => self.confirmed(&id, outcome),
@@ -247,7 +245,7 @@ impl<'s> Running<'s> {
         }
         if !self.pinged && now >= self.heard + settings.heartbeat {
             self.pinged = true;
-            self.conn.outbound.push(Item::Ping);
+            self.conn.outbound.push(Item::Frame(Message::Ping(Bytes::new())));
         }
         if let Some(share) = self.drain.as_mut().filter(|share| now >= share.due) {
             match share.told() {
@@ -342,7 +340,7 @@ impl<'s> Running<'s> {
                 ids: &ids,
             }),
             Ok(ClientFrame::Received { .. }) => {
-                self.refuse(op, &format!("more than {MAX_RECEIPTS} ids in one receipt"))
+                self.refuse(op, &format!("more than {MAX_RECEIPTS} ids in one receipt"));
             }
             Ok(ClientFrame::Refresh { token }) => match self.refresh(&token) {
                 Ok(()) => {
@@ -380,6 +378,13 @@ impl<'s> Running<'s> {
         self.expiring_at = Some(expiring_at(self.ends_at));
         Ok(())
     }
+}
+
+/// Says goodbye.
+async fn end(conn: &Conn, driver: Driver, code: CloseCode) -> Ended {
+    conn.outbound.close(code);
+    driver.close(code).await;
+    Ended::by(code)
 }
 
 /// When to tell of the end: a minute before, in short sessions after two thirds.

@@ -46,6 +46,11 @@ pub struct Params {
     cursor: Option<String>,
 }
 
+/// The buffers of every socket.
+pub fn with_buffers(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(WRITE_BUFFER).max_write_buffer_size(MAX_WRITE_BUFFER)
+}
+
 /// The handler.
 pub async fn socket(
     Shared(state): Shared<Arc<State>>,
@@ -58,11 +63,7 @@ pub async fn socket(
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
     };
-    let upgrade = upgrade
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(MAX_WRITE_BUFFER);
+    let upgrade = with_buffers(upgrade).protocols([SUBPROTOCOL]);
     let control = upgrade.selected_protocol().is_some();
     let Some(place) = state.places.take() else {
         state.metrics.refused.get_or_create(&label("connection_limit")).inc();
