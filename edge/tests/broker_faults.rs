@@ -1,1 +1,191 @@
-fn main(){}
+//! The edge's RabbitMQ side when the broker is away, blocked, frozen or killed: on brokers of these tests' own.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{Instant, sleep, timeout},
+};
+use wirepost_core::edge_config::Delivery;
+use wirepost_edge::broker::{
+    Broker, Health, PublishError, Start,
+    rabbit::{Config, RabbitBroker},
+};
+
+mod broker_support;
+use broker_support::{
+    services::{self, PATIENCE, PrivateBroker, eventually},
+    *,
+};
+
+/// Clients are told within 2 s; the rest is for a busy machine.
+const ANSWERED: Duration = Duration::from_millis(3500);
+/// Everything works again this long after the broker does.
+const RECOVERED: Duration = Duration::from_secs(15);
+
+/// One private broker at a time.
+async fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::const_new(());
+    ONE.lock().await
+}
+
+/// Publishes on all lanes at once; every outcome, which must come in time.
+async fn outcomes(broker: &RabbitBroker) -> Result<Vec<Result<(), PublishError>>> {
+    let begin = Instant::now();
+    let confirms: Vec<_> = (0..200).map(|key| broker.publish(key, message(RECEIVE, "a", &key.to_string()))).collect();
+    let mut outcomes = Vec::new();
+    for confirm in confirms {
+        outcomes.push(timeout(PATIENCE, confirm).await.context("a publish was not answered")??);
+    }
+    ensure!(begin.elapsed() < ANSWERED, "answers took {:?}", begin.elapsed());
+    Ok(outcomes)
+}
+
+async fn until_publishing(broker: &RabbitBroker) -> Result<()> {
+    eventually("publishing works again", RECOVERED, || async {
+        Ok(publish(broker, 1, message(RECEIVE, "a", "again")).await?.is_ok())
+    })
+    .await
+}
+
+/// Threads of lapin in this process: one for each connection that it has not given up.
+fn lapin_threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("lapin")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_broker_everything_is_answered_and_starts_all_the_same() -> Result<()> {
+    // Nobody listens on port 1.
+    let mut away = Config::new("e1", "amqp://127.0.0.1:1");
+    away.stream = Some(vec![("127.0.0.1".into(), 1)]);
+    let broker = RabbitBroker::start(away)?;
+    for _ in 0..3 {
+        let outcomes = outcomes(&broker).await?;
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(PublishError::Unavailable(_)))), "{outcomes:?}");
+    }
+    until_health(&broker, PATIENCE, |health| matches!(health, Health::Away(reason) if reason.contains("127.0.0.1:1")))
+        .await?;
+    assert!(timeout(PATIENCE, broker.read("pay", 0, 1000)).await?.is_err());
+    timeout(PATIENCE, broker.close()).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_refuses_at_once_and_readers_go_on() -> Result<()> {
+    let _one = one_at_a_time().await;
+    let private = PrivateBroker::start("edge-alarm", &["--suite", "sid"]).await?;
+    let vhost = private.vhost().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let told = config(&private, &vhost.name);
+    let mut asking = told.clone();
+    asking.edge = "e2".into();
+    asking.management = Some(private.management.clone());
+    let (told, asking) = (start(told).await?, start(asking).await?);
+    let mut feed = told.tail("pay", Delivery::Durable, Start::Next);
+    until_attached(&mut *feed).await?;
+    services::publish(&channel, PUSH, "m", b"before").await?;
+
+    private.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await?;
+    // The one that asks knows before it has published anything.
+    until_health(&asking, PATIENCE, |health| matches!(health, Health::Blocked(reason) if reason.contains("memory")))
+        .await?;
+    let begin = Instant::now();
+    let refused = publish(&asking, 1, message(RECEIVE, "a", "x")).await?;
+    assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
+    assert!(begin.elapsed() < Duration::from_millis(500), "refused only after {:?}", begin.elapsed());
+    // The other learns it from what it publishes: those may arrive later.
+    let victims = outcomes(&told).await?;
+    assert!(victims.iter().all(Result::is_err), "{victims:?}");
+    until_health(&told, PATIENCE, |health| matches!(health, Health::Blocked(_))).await?;
+    let refused = publish(&told, 1, message(RECEIVE, "a", "x")).await?;
+    assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
+    assert_eq!(bodies(&mut *feed, 1).await?, ["before"]);
+    assert_eq!(told.read("pay", 0, 1000).await?.records.len(), 1);
+
+    private.ctl(&["set_vm_memory_high_watermark", "0.6"]).await?;
+    for broker in [&told, &asking] {
+        until_publishing(broker).await?;
+    }
+    // What was told "unknown" did arrive, what was told "unavailable" did not.
+    let unknown = victims.iter().filter(|outcome| matches!(outcome, Err(PublishError::Unknown(_)))).count();
+    let again = counter(&told, "confirmed") + counter(&asking, "confirmed");
+    eventually("the queue holds what was confirmed and what may have arrived", PATIENCE, || async {
+        let depth = u64::from(services::depth(&channel, QUEUE).await?);
+        Ok((again..=again + unknown as u64).contains(&depth))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_broker_is_answered_for_and_comes_back() -> Result<()> {
+    let _one = one_at_a_time().await;
+    let private = PrivateBroker::start("edge-frozen", &["--suite", "sid"]).await?;
+    let vhost = private.vhost().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&private, &vhost.name)).await?;
+    let mut durable = broker.tail("pay", Delivery::Durable, Start::Next);
+    let mut transient = broker.tail("pay", Delivery::Transient, Start::Next);
+    until_attached(&mut *durable).await?;
+    until_attached(&mut *transient).await?;
+    assert!(outcomes(&broker).await?.iter().all(Result::is_ok));
+    let threads = lapin_threads();
+
+    private.pause().await?;
+    let frozen = Instant::now();
+    let mut away = false;
+    while frozen.elapsed() < Duration::from_secs(40) {
+        let outcomes = outcomes(&broker).await?;
+        assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+        away |= matches!(&*broker.health().borrow(), Health::Away(_));
+        sleep(Duration::from_millis(500)).await;
+    }
+    assert!(away, "health stayed {:?}", *broker.health().borrow());
+    assert!(lapin_threads() <= threads + 4, "attempts pile up: {} threads", lapin_threads());
+    private.resume().await?;
+    until_publishing(&broker).await?;
+
+    let (_connection, channel) = vhost.channel().await?;
+    services::publish(&channel, PUSH, "m", b"after").await?;
+    assert_eq!(timeout(RECOVERED, bodies(&mut *durable, 1)).await??, ["after"]);
+    assert_eq!(timeout(RECOVERED, bodies(&mut *transient, 1)).await??, ["after"]);
+    eventually("threads of dead connections end", PATIENCE, || async { Ok(lapin_threads() <= threads) }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_broker_loses_nothing_that_was_confirmed() -> Result<()> {
+    let _one = one_at_a_time().await;
+    let private = PrivateBroker::start("edge-killed", &["--suite", "sid"]).await?;
+    let vhost = private.vhost().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    let broker = start(config(&private, &vhost.name)).await?;
+    let mut transient = broker.tail("pay", Delivery::Transient, Start::Next);
+    until_attached(&mut *transient).await?;
+
+    let mut confirmed = 0;
+    for round in 0..2 {
+        // Killed while messages are on their way.
+        let (outcomes, killed) = tokio::join!(outcomes(&broker), async {
+            sleep(Duration::from_millis(20 * round)).await;
+            private.kill9().await
+        });
+        killed?;
+        confirmed += outcomes?.iter().filter(|outcome| outcome.is_ok()).count();
+        let refused = self::outcomes(&broker).await?;
+        assert!(refused.iter().all(Result::is_err), "{refused:?}");
+        private.start_again().await?;
+        until_publishing(&broker).await?;
+        confirmed += 1;
+    }
+    let (_connection, channel) = vhost.channel().await?;
+    let depth = services::depth(&channel, QUEUE).await? as usize;
+    assert!(depth >= confirmed, "{confirmed} were confirmed, {depth} are there");
+    services::publish(&channel, PUSH, "m", b"after").await?;
+    assert_eq!(timeout(RECOVERED, bodies(&mut *transient, 1)).await??, ["after"]);
+    Ok(())
+}

@@ -1,6 +1,11 @@
 //! What the tests of the RabbitMQ side share: a topology like a compiled one, and short ways to say what is expected.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a module of several test programs, each of which uses a part"
+)]
 
 use std::time::Duration;
 

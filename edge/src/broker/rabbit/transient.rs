@@ -42,6 +42,8 @@ use crate::broker::{Feed, FeedEvent, Position, Record, RecordBatch, Start};
 const EXPIRES_MS: i32 = 60_000;
 /// Longest wait for each of the broker's answers.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a new reader waits for the connection before it says that there is none.
+const GRACE: Duration = Duration::from_secs(1);
 /// First and longest pause between attempts; each is drawn from its upper half.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// Messages and bytes of one batch at most; a batch is what is there anyway, it is never waited for.
@@ -124,6 +126,8 @@ impl Reader {
         let mut status = self.link.status();
         let mut pause = Duration::ZERO;
         let (mut attached, mut down) = (false, false);
+        // The first reader's connection has only been asked for: that is no outage yet.
+        let _ = timeout(GRACE, status.wait_for(|status| status.live().is_some())).await.map(drop);
         loop {
             let current = status.borrow_and_update().clone();
             let reason = match (current.live(), &current) {
