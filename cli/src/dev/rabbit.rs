@@ -28,6 +28,7 @@ const FIRST_ROUND: Duration = Duration::from_secs(3);
 
 /// A real RabbitMQ in the place of the broker inside the process.
 #[derive(clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "On a real RabbitMQ 4")]
 pub(super) struct Args {
     /// amqp://user:password@host:5672/vhost. The topology is made there, kept true, and stays when dev ends.

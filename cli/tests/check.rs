@@ -1,0 +1,73 @@
+//! `wirepost check`: verdicts and exit status.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{edit, folder_with, run};
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+
+#[test]
+fn the_examples_are_fine() {
+    let (status, out, err) = run(&["check", EXAMPLES]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert!(out.contains("fine: charging-port, payments, qr-login"), "{out}");
+}
+
+#[test]
+fn every_problem_has_its_line_and_a_remedy_and_the_status_is_1() {
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    edit(&file, "to: [pos]", "to: [till]");
+    edit(&file, "      queue: {name: qr-refresh}\n", "");
+    let (status, out, _) = run(&["check", file.to_str().unwrap()]);
+    assert_eq!(status, 1);
+    let lines: Vec<&str> = out.lines().collect();
+    let line_of = |text: &str| fs::read_to_string(&file).unwrap().lines().position(|l| l.contains(text)).unwrap() + 1;
+    assert!(
+        lines.iter().any(|l| l.starts_with(&format!(
+            "{}:{}: spec.routes[0].queue: ",
+            file.display(),
+            line_of("messageType: qr.refresh")
+        ))),
+        "{out}"
+    );
+    assert!(
+        lines.iter().any(|l| {
+            l.starts_with(&format!("{}:{}: spec.routes[2].to: till is not", file.display(), line_of("to: [till]")))
+        }),
+        "{out}"
+    );
+    assert!(lines.last().unwrap().ends_with("1 file: 2 problems"), "{out}");
+}
+
+#[test]
+fn the_output_can_be_read_by_a_program() {
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    edit(&file, "audience: Everyone", "audience: All");
+    let (status, out, _) = run(&["check", "--output", "json", EXAMPLES, file.to_str().unwrap()]);
+    assert_eq!(status, 1);
+    let verdict: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(verdict["files"], 4);
+    assert_eq!(verdict["businesses"], serde_json::json!(["charging-port", "payments", "qr-login"]));
+    let problem = &verdict["problems"][0];
+    assert_eq!((&problem["field"], &problem["reason"]), (&"spec.routes[2].audience".into(), &"InvalidRoute".into()));
+    assert!(problem["line"].as_u64().unwrap() > 1 && problem["remedy"].as_str().unwrap().contains("Everyone"), "{out}");
+}
+
+#[test]
+fn what_can_not_be_judged_gives_status_2() {
+    let empty = tempfile::tempdir().unwrap();
+    let missing = empty.path().join("missing.yaml");
+    for arguments in
+        [vec!["check", missing.to_str().unwrap()], vec!["check", empty.path().to_str().unwrap()], vec!["check"]]
+    {
+        let (status, out, err) = run(&arguments);
+        assert_eq!((status, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(!err.is_empty(), "{arguments:?}");
+    }
+    assert!(run(&["check", missing.to_str().unwrap()]).2.contains("missing.yaml"));
+}

@@ -1,0 +1,153 @@
+//! `wirepost dev` on the broker inside the process, with `listen` and `push` as its two hands.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{Running, edit, folder_with, run, run_with};
+
+fn push(url: &str, business: &str, message: &str) -> (i32, String, String) {
+    run(&["push", business, message, "--url", url])
+}
+
+/// A push to alice with a number in it.
+fn numbered(number: u32) -> String {
+    format!(r#"{{"messageType":"payment.completed","toUniqueId":"alice","content":{{"n":{number}}}}}"#)
+}
+
+#[test]
+fn all_three_kinds_of_message_flow() {
+    let folder = folder_with("payments.yaml");
+    let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let token = dev.line("  token ");
+    assert!(
+        token.contains(&format!("{url}/payments/websocket/token?")) && token.contains("X-Api-Key: dev-payments"),
+        "{token}"
+    );
+    dev.line("  queues ");
+
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    let mut bob = Running::listen(&url, "payments", "bob", "h5", &["--plain"]);
+    // Server to client.
+    let (status, out, err) = push(&url, "payments", &numbered(1));
+    assert!(status == 0 && out.starts_with("confirmed "), "{out}{err}");
+    let frame: Value = serde_json::from_str(&alice.line(r#""n":1"#)).unwrap();
+    assert_eq!(frame["toUniqueId"], "alice");
+    assert!(frame["cursor"].is_string());
+    // Client to client.
+    alice.type_line(r#"{"id":"c1","messageType":"cart.share","toUniqueId":"bob","content":{"cartId":"c-7"}}"#);
+    alice.line(r#"{"op":"ack","id":"c1"}"#);
+    assert!(bob.line("c-7").contains(r#""fromUniqueId":"alice""#));
+    // Client to server.
+    bob.type_line(r#"{"messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
+    let shown = dev.line("queue wirepost.payments.q.qr-refresh ← ");
+    assert!(shown.contains(r#""qrId":"q-1""#) && shown.contains(r#""fromUniqueId":"bob""#), "{shown}");
+    // What is not allowed is told.
+    alice.type_line(r#"{"id":"c2","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
+    alice.line(r#"{"op":"nack","id":"c2","code":"not_allowed""#);
+}
+
+#[test]
+fn a_push_says_what_became_of_each_message() {
+    let folder = folder_with("payments.yaml");
+    let (_dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let (status, out, _) = push(&url, "payments", r#"{"messageType":"payment.completed","tags":[],"content":1}"#);
+    assert!(status == 1 && out.starts_with("refused "), "{out}");
+    let file = folder.path().join("batch.json");
+    fs::write(&file, format!("[{},\n {}]", numbered(1), r#"{"messageType":"nobody.knows","toUniqueId":"alice"}"#))
+        .unwrap();
+    let (status, out, _) = push(&url, "payments", &format!("@{}", file.display()));
+    assert_eq!(status, 1);
+    assert!(out.starts_with("confirmed ") && out.lines().nth(1).unwrap().starts_with("refused "), "{out}");
+    let (status, out, _) = run_with(&["push", "payments", "-", "--url", &url], &numbered(2));
+    assert!(status == 0 && out.starts_with("confirmed "), "{out}");
+    let (status, _, err) = run(&["push", "payments", &numbered(3), "--url", &url, "--api-key", "wrong"]);
+    assert!(status == 1 && err.contains("API key"), "{err}");
+    let (status, _, err) = run(&["push", "payments", "{messageType:x}", "--url", &url]);
+    assert!(status == 1 && err.contains("not JSON"), "{err}");
+    let (status, _, err) = run(&["push", "payments", &numbered(3), "--url", "http://127.0.0.1:9"]);
+    assert!(status == 1 && err.contains("wirepost dev"), "{err}");
+}
+
+#[test]
+fn a_cursor_continues_where_the_client_was() {
+    let folder = folder_with("payments.yaml");
+    let (_dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    assert_eq!(push(&url, "payments", &numbered(1)).0, 0);
+    alice.line(r#""n":1"#);
+    let cursor = alice.cursor();
+    for number in [2, 3] {
+        assert_eq!(push(&url, "payments", &numbered(number)).0, 0);
+    }
+    let mut again = Running::listen(&url, "payments", "alice", "app", &["--cursor", &cursor]);
+    again.line(r#""n":2"#);
+    again.line(r#""n":3"#);
+    assert!(!again.lines().iter().any(|line| line.contains(r#""n":1"#) || line.contains(r#""op":"gap""#)));
+}
+
+#[test]
+fn files_are_followed() {
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    dev.line("  listen ");
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+
+    edit(&file, "ttlSeconds: 600", "ttlSeconds: a while");
+    let problem = dev.line("payments.yaml:");
+    let line = fs::read_to_string(&file).unwrap().lines().position(|l| l.contains("a while")).unwrap() + 1;
+    assert!(problem.contains(&format!("payments.yaml:{line}: spec.routes[1].ttlSeconds: ")), "{problem}");
+    dev.line("payments: keeps running with its last good configuration");
+    assert_eq!(push(&url, "payments", &numbered(1)).0, 0);
+    alice.line(r#""n":1"#);
+
+    edit(&file, "ttlSeconds: a while", "ttlSeconds: 60");
+    edit(&file, "messageType: payment.completed", "messageType: payment.*");
+    dev.line("payments: changed");
+    let refunded = numbered(2).replace("payment.completed", "payment.refunded");
+    assert_eq!(push(&url, "payments", &refunded).0, 0);
+    alice.line("payment.refunded");
+
+    let other = folder.path().join("chat.yaml");
+    let chat = fs::read_to_string(&file).unwrap().replace("name: payments", "name: chat");
+    fs::write(&other, chat).unwrap();
+    dev.line("chat  (");
+
+    fs::remove_file(&file).unwrap();
+    dev.line("payments: removed");
+    alice.line("4010");
+    assert!(!alice.end().success());
+    assert_eq!(push(&url, "chat", &numbered(3)).0, 0, "the other business goes on");
+}
+
+#[test]
+fn a_signal_drains_and_a_client_comes_back_to_another_edge() {
+    let folder = folder_with("payments.yaml");
+    let path = folder.path().to_str().unwrap();
+    let (mut dev, url) = Running::dev(&[path]);
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    dev.signal("TERM");
+    alice.line(r#"{"op":"drain""#);
+    assert!(dev.end().success());
+    // Another edge on the same port, with other keys: the way back is refused, a new token is taken.
+    let address = url.strip_prefix("http://").unwrap();
+    let mut again = Running::start(&["dev", "--listen", address, "--admin", "127.0.0.1:0", path]);
+    again.line("wirepost dev listens on");
+    alice.line(r#"{"op":"welcome""#);
+    assert_eq!(push(&url, "payments", &numbered(1)).0, 0);
+    alice.line(r#""n":1"#);
+}
+
+#[test]
+fn a_taken_port_and_a_missing_path_are_errors_with_a_remedy() {
+    let folder = folder_with("payments.yaml");
+    let path = folder.path().to_str().unwrap();
+    let (_dev, url) = Running::dev(&[path]);
+    let (status, _, err) =
+        run(&["dev", path, "--listen", url.strip_prefix("http://").unwrap(), "--admin", "127.0.0.1:0"]);
+    assert!(status == 1 && err.contains("--listen"), "{err}");
+    let (status, _, err) = run(&["dev", "/nowhere/at/all"]);
+    assert!(status == 2 && err.contains("/nowhere/at/all"), "{err}");
+}

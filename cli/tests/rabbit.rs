@@ -1,0 +1,70 @@
+//! `wirepost dev --amqp`: the same on a real RabbitMQ.
+
+#[path = "../../tests/src/broker.rs"]
+#[allow(dead_code, unreachable_pub)] // shared with other crates, which use the rest
+mod broker;
+mod support;
+
+use std::time::Duration;
+
+use broker::{Vhost, publish};
+use support::{Running, folder_with};
+
+/// A look every ten seconds, and what it does.
+const REPAIR: Duration = Duration::from_secs(40);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
+    let vhost = Vhost::create().await.unwrap();
+    let folder = folder_with("payments.yaml");
+    let (amqp, stream, management) = (vhost.amqp(), vhost.broker.stream.clone(), vhost.broker.management.clone());
+    let (mut dev, url) = Running::dev(&[
+        folder.path().to_str().unwrap(),
+        "--amqp",
+        &amqp,
+        "--stream",
+        &stream,
+        "--management",
+        &management,
+        "--show-queues",
+    ]);
+    dev.line("broker: payments: topology made");
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    let mut bob = Running::listen(&url, "payments", "bob", "h5", &[]);
+
+    // A service that knows AMQP alone.
+    let (_connection, channel) = vhost.channel().await.unwrap();
+    let envelope =
+        |n: u32| format!(r#"{{"messageType":"payment.completed","toUniqueId":"alice","content":{{"n":{n}}}}}"#);
+    publish(&channel, "wirepost.payments.push", "payment.completed", envelope(1).as_bytes()).await.unwrap();
+    alice.line(r#""n":1"#);
+    bob.type_line(r#"{"id":"q1","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
+    bob.line(r#"{"op":"ack","id":"q1"}"#);
+    dev.line("queue wirepost.payments.q.qr-refresh ← ");
+
+    // A binding that somebody deletes: what is pushed meanwhile is kept, and comes after the repair.
+    let binding = format!("/api/bindings/{}/e/wirepost.payments.push/q/wirepost.payments.stream/~", vhost.name);
+    vhost.broker.call("DELETE", &binding, "").await.unwrap();
+    publish(&channel, "wirepost.payments.push", "payment.completed", envelope(2).as_bytes()).await.unwrap();
+    dev.line_within("broker: payments: repaired: bind", REPAIR);
+    dev.line_within("1 unrouted messages moved back", REPAIR);
+    alice.line(r#""n":2"#);
+
+    // A business that goes takes its objects with it; nobody's messages are in them.
+    std::fs::remove_file(folder.path().join("payments.yaml")).unwrap();
+    dev.line("payments: removed");
+    alice.line("4010");
+}
+
+#[test]
+fn a_broker_that_is_away_is_told_and_waited_for() {
+    let folder = folder_with("payments.yaml");
+    // Nothing listens on the discard port.
+    let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap(), "--amqp", "amqp://guest:guest@127.0.0.1:9"]);
+    dev.line("broker: cannot connect");
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    alice.type_line(r#"{"id":"c1","messageType":"cart.share","toUniqueId":"bob","content":{}}"#);
+    alice.line(r#"{"op":"nack","id":"c1","code":"broker_unavailable""#);
+    dev.signal("TERM");
+    assert!(dev.end().success());
+}
