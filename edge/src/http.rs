@@ -29,11 +29,13 @@ pub fn router(state: Arc<State>) -> Router {
     let calls = Router::new()
         .route("/{business}/websocket/token", get(token::token))
         .route("/{business}/websocket/messages", post(messages::messages))
+        // Inside the layer, which also answers the method OPTIONS.
+        .method_not_allowed_fallback(method_not_allowed)
         .route_layer(from_fn_with_state(Arc::clone(&state), origin::layer));
     Router::new()
         .merge(calls)
         .route(SOCKET, get(socket))
-        .method_not_allowed_fallback(async || Refusal::new(Code::MethodNotAllowed, "this path has no such method"))
+        .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || {
             Refusal::new(
                 Code::NotFound,
@@ -43,6 +45,10 @@ pub fn router(state: Arc<State>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&state), log::layer))
         .layer(Extension(messages::Budget::default()))
         .with_state(state)
+}
+
+async fn method_not_allowed() -> Refusal {
+    Refusal::new(Code::MethodNotAllowed, "this path has no such method")
 }
 
 #[cfg(test)]
