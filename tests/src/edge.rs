@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -264,11 +264,12 @@ fn address(log: &str, field: &str) -> Option<SocketAddr> {
     line.split_whitespace().find_map(|word| word.strip_prefix(field)?.parse().ok())
 }
 
-/// Beside `deps/`, where cargo puts the tests themselves: so both are of one build.
+/// Beside this program, or beside `deps/`, where cargo puts tests: so both are of one build.
 fn binary() -> Result<PathBuf> {
-    let tests = std::env::current_exe()?;
-    let path = tests.parent().and_then(Path::parent).context("the tests are not where cargo puts them")?;
-    let path = path.join("wirepost-edge");
+    let here = std::env::current_exe()?;
+    let folder = here.parent().context("this program is not where cargo puts it")?;
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join("wirepost-edge");
     if !path.exists() {
         bail!(
             "{} is not there: `make integration` builds it, by hand `cargo build --workspace --bins`",

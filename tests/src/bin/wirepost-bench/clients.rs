@@ -1,0 +1,82 @@
+//! Many light clients: tickets made here with the edge's own keys, small buffers, no token call.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt, stream};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
+};
+use wirepost_edge::{
+    clock,
+    identity::{
+        keys::KeyRing,
+        ticket::{self, Purpose, Ticket},
+    },
+};
+use wirepost_tests::{edge::Edge, setup::Setup};
+
+/// Connecting at the same time.
+const CONNECTING: usize = 32;
+const DAY_MS: i64 = 86_400_000;
+
+/// A byte stream, with or without TLS.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// An open socket.
+pub(crate) type Socket = WebSocketStream<Box<dyn Stream>>;
+/// What a client trusts.
+pub(crate) type Tls = Option<Arc<rustls::ClientConfig>>;
+
+/// Opens `count` sockets of the identities `user-0`, `user-1`, …
+pub(crate) async fn connect(setup: &Setup, edge: &Edge, count: usize, tls: Tls) -> Result<Vec<Socket>> {
+    let keys = KeyRing::load(setup.keys_file()).await?;
+    let tickets: Vec<String> = (0..count).map(|i| ticket(&keys, &format!("user-{i}"))).collect();
+    let address = edge.public;
+    stream::iter(tickets)
+        .map(|ticket| open(address, ticket, tls.clone()))
+        .buffer_unordered(CONNECTING)
+        .collect::<Vec<_>>()
+        .await
+        .into_iter()
+        .collect()
+}
+
+fn ticket(keys: &KeyRing, unique_id: &str) -> String {
+    let ends = clock::now_ms() + DAY_MS;
+    let ticket = Ticket {
+        purpose: Purpose::Connect,
+        business: "bench".into(),
+        unique_id: unique_id.into(),
+        client_type: "app".into(),
+        tags: vec![],
+        session_ends_at: ends,
+        expires_at: ends,
+        id: [0; 16],
+    };
+    ticket::seal(keys, &ticket)
+}
+
+async fn open(address: SocketAddr, ticket: String, tls: Tls) -> Result<Socket> {
+    let mut request = format!("ws://localhost:{}/socket/{ticket}", address.port()).into_client_request()?;
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("wirepost.v1"));
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let stream: Box<dyn Stream> = match tls {
+        None => Box::new(stream),
+        Some(config) => Box::new(TlsConnector::from(config).connect(ServerName::try_from("localhost")?, stream).await?),
+    };
+    let config = WebSocketConfig::default().read_buffer_size(4096);
+    let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
+    // The welcome: from here on the connection is what it stays.
+    socket.next().await.context("the edge closed instead of a welcome")??;
+    Ok(socket)
+}

@@ -1,0 +1,57 @@
+//! Measures the edge beside a real RabbitMQ: memory and CPU of idle connections, fanout, unicast, client → server with confirms, and the
+//! way from a business's publish to a client. Reports; asserts nothing. Numbers of different runs differ with the machine's load: compare
+//! within one.
+//!
+//! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
+//! `cargo run --release -p wirepost-tests --bin wirepost-bench -- [idle|tls|fanout|unicast|receive|latency …]`
+
+mod clients;
+mod fanout;
+mod idle;
+mod process;
+mod receive;
+mod unicast;
+
+use anyhow::Result;
+use wirepost_tests::setup::Setup;
+
+/// Limits so high that none is met.
+const DECLARATION: &str = r##"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: bench, namespace: bench}
+spec:
+  clientTypes: [app]
+  routes:
+    - {messageType: up, sendType: ClientToServer, queue: {name: up}}
+    - {messageType: down, sendType: ServerToClient, to: [app], audience: Everyone}
+  limits: {messagesPerSecond: 10000, burst: 20000}
+"##;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    // One TLS stack; an error says that it is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let wants = |name: &str| asked.is_empty() || asked.iter().any(|one| one == name);
+    if wants("idle") {
+        idle::run(&Setup::new(&[DECLARATION]).await?, false).await?;
+    }
+    if wants("tls") {
+        idle::run(&Setup::new(&[DECLARATION]).await?, true).await?;
+    }
+    if wants("latency") {
+        unicast::latency(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("unicast") {
+        unicast::throughput(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("fanout") {
+        fanout::paced(&Setup::new(&[DECLARATION]).await?).await?;
+        fanout::at_full_rate(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("receive") {
+        receive::run(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    Ok(())
+}
