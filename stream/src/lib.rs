@@ -1,31 +1,4 @@
-//! A consumer of [RabbitMQ streams](https://www.rabbitmq.com/docs/streams) that does not go quiet.
-//!
-//! - One connection carries many subscriptions; chunks are handed on undecoded, message bodies are slices of them.
-//! - A [`Subscription`] is supervised: it survives lost connections, frozen brokers, deleted and recreated streams, and goes on with
-//!   exactly the message after the last one. Where it cannot, it says so: [`Event::Gap`], [`Event::Reset`].
-//! - Everything is bounded: memory by credits and a budget of bytes, every call and pause by time.
-//!
-//! It reads only; it does not publish, and it stores no offsets on the broker: keep a [`Position`] yourself.
-//!
-//! ```no_run
-//! # async fn example() -> Result<(), wirepost_stream::Error> {
-//! use wirepost_stream::{Client, Config, Credentials, Event, Start};
-//!
-//! let credentials = || Credentials { username: "guest".into(), password: "guest".into() };
-//! let client = Client::new(Config::new("localhost", 5552, credentials));
-//! let mut subscription = client.subscribe("orders", Start::First);
-//! while let Some(event) = subscription.recv().await {
-//!     match event {
-//!         Event::Messages(batch) => {
-//!             for message in &batch {
-//!                 println!("{} {} bytes", message.offset(), message.body().len());
-//!             }
-//!         }
-//!         other => println!("{other:?}"),
-//!     }
-//! }
-//! # Ok(()) }
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod amqp10; // sections and values of a message
 mod backoff; // pauses between attempts

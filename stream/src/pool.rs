@@ -40,14 +40,21 @@ struct Dialing {
     /// No attempt before this.
     not_before: Instant,
     failed: Option<(Instant, Error)>,
-    /// Which host is next.
-    turn: usize,
+    /// Which configured host is next.
+    host: usize,
+    /// Which node that has a stream is next; at odd numbers a configured host is.
+    node: usize,
 }
 
 impl Pool {
     pub(crate) fn new(config: Arc<Config>, counters: Arc<Counters>, tasks: TaskTracker) -> Self {
-        let dialing =
-            Dialing { backoff: Backoff::new(config.backoff), not_before: Instant::now(), failed: None, turn: 0 };
+        let dialing = Dialing {
+            backoff: Backoff::new(config.backoff),
+            not_before: Instant::now(),
+            failed: None,
+            host: 0,
+            node: 0,
+        };
         Self { config, counters, tasks, open: Mutex::default(), dialing: AsyncMutex::new(dialing) }
     }
 
@@ -118,16 +125,18 @@ impl Pool {
     /// Configured hosts and the nodes that have the stream in turn: a node's own address may be unreachable from here, a
     /// load balancer may lead to the node sooner or later.
     fn next_address(&self, dialing: &mut Dialing, nodes: &[Address]) -> Result<Address, Error> {
-        let turn = dialing.turn;
-        dialing.turn = turn.wrapping_add(1);
-        if !nodes.is_empty() && turn.is_multiple_of(2) {
-            return Ok(nodes[(turn / 2) % nodes.len()].clone());
+        if !nodes.is_empty() {
+            let turn = dialing.node;
+            dialing.node = turn.wrapping_add(1);
+            if turn.is_multiple_of(2) {
+                return Ok(nodes[(turn / 2) % nodes.len()].clone());
+            }
         }
         let hosts = &self.config.hosts;
         let no_host =
             || Error::Connect { address: "the broker".to_owned(), reason: "no host is configured".to_owned() };
-        let turn = if nodes.is_empty() { turn } else { turn / 2 };
-        let index = turn.checked_rem(hosts.len()).ok_or_else(no_host)?;
+        let index = dialing.host.checked_rem(hosts.len()).ok_or_else(no_host)?;
+        dialing.host = dialing.host.wrapping_add(1);
         let (host, port) = &hosts[index];
         Ok(Address { host: host.clone(), port: *port })
     }

@@ -103,6 +103,8 @@ impl Supervisor {
         let events = self.events.clone();
         inner.counters.subscriptions.add(1);
         tokio::select! {
+            // The connections are closed after the cancellation: that is no outage to report.
+            biased;
             () = events.closed() => {}
             () = inner.closing.cancelled() => {}
             () = self.supervise() => {}
@@ -153,8 +155,10 @@ impl Supervisor {
                 Ok(Some(attachment)) => return Ok(attachment),
                 Ok(None) => {}
                 Err(error) => {
-                    if error.is_elsewhere() {
-                        self.nodes = connection.locate(&self.stream).await.unwrap_or_default();
+                    if error.is_elsewhere()
+                        && let Ok(nodes) = connection.locate(&self.stream).await
+                    {
+                        self.nodes = nodes;
                     }
                     return Err(error);
                 }
@@ -297,7 +301,8 @@ impl Supervisor {
         self.inner.counters.attachments.increment();
         self.down = false;
         self.silent_attempts = 0;
-        self.progress.set(self.next, stats.end().map_or(0, |end| end.saturating_add(1)));
+        let next = self.next.max(stats.first_offset.unwrap_or(0));
+        self.progress.set(next, stats.end().map_or(0, |end| end.saturating_add(1)));
         self.emit(Event::Attached { position, first_offset: stats.first_offset }).await;
     }
 

@@ -148,7 +148,10 @@ fn read(client: &Client, stream: &str, newest: Arc<AtomicU64>) -> JoinHandle<Res
 async fn every_confirmed_message_arrives_once_and_in_order_through_all_faults() -> Result<()> {
     let seconds = std::env::var("WIREPOST_SOAK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
     let until = Instant::now() + Duration::from_secs(seconds);
-    let broker = PrivateBroker::start("rotation", &[]).await?;
+    // Another RabbitMQ than the default: `sid` or `trixie`.
+    let suite = std::env::var("WIREPOST_TEST_SUITE").ok();
+    let options: Vec<&str> = suite.iter().flat_map(|suite| ["--suite", suite]).collect();
+    let broker = PrivateBroker::start("rotation", &options).await?;
     let vhost = Arc::new(broker.vhost().await?);
     let proxy = Proxy::start(host_of(&broker.stream)).await?;
     let client = Client::new(config(proxy.address.clone(), &vhost.name));

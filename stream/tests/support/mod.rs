@@ -4,6 +4,7 @@
 
 #[path = "../../../tests/src/broker.rs"]
 pub mod broker;
+pub mod fake;
 pub mod proxy;
 pub mod raw;
 
