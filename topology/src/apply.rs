@@ -67,7 +67,8 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
         report.problems.extend(policies_not_in_force(management, desired).await?);
     }
     for problem in &report.problems {
-        tracing::warn!(vhost = management.vhost(), "{problem}");
+        // The caller knows whether it said so before.
+        tracing::debug!(vhost = management.vhost(), "{problem}");
     }
     Ok(report)
 }
