@@ -10,7 +10,10 @@ mod output;
 mod push;
 mod signals;
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -18,9 +21,8 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is logged where WIREPOST_LOG says nothing. lapin logs every returned message with its body; what happens to connections is told by
-/// the edge and by dev itself.
-const LOG_FILTER: &str = "error,wirepost_edge=warn,lapin=off";
+/// What is logged where WIREPOST_LOG says nothing. lapin logs every returned message with its body; how the broker is, dev says itself.
+const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::broker=error,lapin=off";
 
 /// The declared WebSocket layer: try it, check declarations, push and listen.
 #[derive(Parser)]
@@ -41,7 +43,11 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(true).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
     // Fails only where a provider is installed already, which is the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match run(cli.command) {

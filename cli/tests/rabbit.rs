@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use broker::{Vhost, publish};
+use broker::{Vhost, eventually, publish};
 use support::{Running, folder_with};
 
 /// A look every ten seconds, and what it does.
@@ -50,10 +50,17 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
     dev.line_within("1 unrouted messages moved back", REPAIR);
     alice.line(r#""n":2"#);
 
-    // A business that goes takes its objects with it; nobody's messages are in them.
+    // A business that goes takes its exchanges with it; a stream with messages in it stays, and that is told.
     std::fs::remove_file(folder.path().join("payments.yaml")).unwrap();
     dev.line("payments: removed");
     alice.line("4010");
+    dev.line_within("queue wirepost.payments.stream is no longer declared but holds 2 messages", REPAIR);
+    eventually("nobody can publish any more", REPAIR, async || {
+        let exchanges = vhost.broker.call("GET", &format!("/api/exchanges/{}", vhost.name), "").await?;
+        Ok(!exchanges.contains("wirepost.payments.receive") && !exchanges.contains("wirepost.payments.push"))
+    })
+    .await
+    .unwrap();
 }
 
 #[test]
@@ -61,7 +68,7 @@ fn a_broker_that_is_away_is_told_and_waited_for() {
     let folder = folder_with("payments.yaml");
     // Nothing listens on the discard port.
     let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap(), "--amqp", "amqp://guest:guest@127.0.0.1:9"]);
-    dev.line("broker: cannot connect");
+    dev.line("broker: topology not made: cannot connect");
     let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
     alice.type_line(r#"{"id":"c1","messageType":"cart.share","toUniqueId":"bob","content":{}}"#);
     alice.line(r#"{"op":"nack","id":"c1","code":"broker_unavailable""#);

@@ -7,10 +7,12 @@ use std::{
     path::Path,
 };
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use wirepost_core::{
     Compiled, SendType,
     edge_config::{Audience, BusinessConfig, RouteConfig},
+    envelope::EVERYONE,
     names,
 };
 
@@ -66,7 +68,7 @@ impl Cards {
             "  listen   wirepost listen --business {name} --id {SOMEBODY} --client-type {client_type}{options}"
         ));
         if let Some(push) = example.push {
-            lines.push(format!("  push     wirepost push {name} {}{options}", quoted(&push.to_string())));
+            lines.push(format!("  push     wirepost push {name} {}{options}", quoted(&push)));
         }
         if let Some((from, send)) = example.send {
             let place =
@@ -94,8 +96,8 @@ pub(super) fn shown_queues(compiled: &Compiled) -> impl Iterator<Item = &str> {
 /// Messages that a declaration allows.
 struct Example {
     client_type: String,
-    push: Option<Value>,
-    send: Option<(String, Value)>,
+    push: Option<String>,
+    send: Option<(String, String)>,
 }
 
 impl Example {
@@ -121,16 +123,25 @@ impl Example {
     }
 }
 
-fn message(route: &RouteConfig, addressed: bool) -> Value {
-    let mut message = Map::new();
+/// An envelope in the order in which people read it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Message<'a> {
+    message_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_unique_id: Option<&'a str>,
+    content: Value,
+}
+
+fn message(route: &RouteConfig, addressed: bool) -> String {
     let words = route.message_type.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
-    message.insert("messageType".into(), words.collect::<Vec<_>>().join(".").into());
-    if addressed {
-        let to = if route.audience == Audience::Everyone { "*" } else { SOMEBODY };
-        message.insert("toUniqueId".into(), to.into());
-    }
-    message.insert("content".into(), route.schema.as_ref().map_or_else(|| json!({}), |schema| content(schema, 0)));
-    message.into()
+    let to = if route.audience == Audience::Everyone { EVERYONE } else { SOMEBODY };
+    let message = Message {
+        message_type: words.collect::<Vec<_>>().join("."),
+        to_unique_id: addressed.then_some(to),
+        content: route.schema.as_ref().map_or_else(|| json!({}), |schema| content(schema, 0)),
+    };
+    serde_json::to_string(&message).unwrap_or_default()
 }
 
 /// A value that a simple schema takes: its required properties. No promise for elaborate ones.
@@ -139,7 +150,7 @@ fn content(schema: &Value, depth: u8) -> Value {
         return value.clone();
     }
     match schema["type"].as_str() {
-        Some("string") => "o-1".into(),
+        Some("string") => "example-1".into(),
         Some("number" | "integer") => schema.get("minimum").cloned().filter(|min| *min != json!(0)).unwrap_or(json!(1)),
         Some("boolean") => true.into(),
         Some("array") => json!([]),
@@ -188,8 +199,9 @@ mod tests {
              "schema": {"type": "object", "required": ["id", "n"], "properties": {"id": {"type": "string"}, "n": {"type": "integer", "minimum": 5}}}},
         ])));
         assert_eq!(example.client_type, "app");
-        assert_eq!(example.push, Some(json!({"messageType": "paid.example", "toUniqueId": "alice", "content": {}})));
-        assert_eq!(example.send, Some(("app".into(), json!({"messageType": "ask", "content": {"id": "o-1", "n": 5}}))));
+        assert_eq!(example.push, Some(r#"{"messageType":"paid.example","toUniqueId":"alice","content":{}}"#.into()));
+        let send = r#"{"messageType":"ask","content":{"id":"example-1","n":5}}"#;
+        assert_eq!(example.send, Some(("app".into(), send.into())));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A real RabbitMQ behind `wirepost dev`: the topology is made there and repaired by the code that the operator uses.
 
+mod health;
 mod keeper;
 mod show;
 
@@ -13,7 +14,10 @@ use lapin::{
 use reqwest::Url;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use wirepost_core::Compiled;
-use wirepost_edge::broker::rabbit::{Config, RabbitBroker};
+use wirepost_edge::broker::{
+    Broker,
+    rabbit::{Config, RabbitBroker},
+};
 use wirepost_topology::{Management, Settings};
 
 use crate::output::Console;
@@ -117,8 +121,10 @@ impl Rabbit {
         if show_queues {
             tasks.spawn(show::run(uri.clone(), wish.clone(), console.clone()));
         }
+        let broker = RabbitBroker::start(config)?;
+        tasks.spawn(health::run(broker.health(), console.clone()));
         tasks.spawn(keeper::run(management, uri, wish, done, console));
-        Ok((RabbitBroker::start(config)?, Self { place, desired, rounds, _tasks: tasks }))
+        Ok((broker, Self { place, desired, rounds, _tasks: tasks }))
     }
 
     /// Where it is, without the password.

@@ -24,6 +24,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Longest time for one business; a frozen broker answers nothing.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How a sentence about trouble that passes ends.
+const TRYING: &str = "; trying again";
+
 struct Keeper {
     management: Management,
     uri: AMQPUri,
@@ -54,13 +57,17 @@ pub(super) async fn run(
         made: BTreeMap::new(),
         leaving: BTreeSet::new(),
     };
+    // Nothing is known yet of what is wanted.
+    if desired.changed().await.is_err() {
+        return;
+    }
     loop {
         let wish = desired.borrow_and_update().clone();
         let pause = match keeper.round(&wish).await {
             Ok(()) => INTERVAL,
             Err(error) => {
                 keeper.connection = None;
-                keeper.say_once(format!("broker: {error}; trying again")).await;
+                keeper.say_once(format!("broker: topology not made: {error}{TRYING}")).await;
                 RETRY
             }
         };
@@ -74,7 +81,6 @@ pub(super) async fn run(
 
 impl Keeper {
     async fn round(&mut self, wish: &Desired) -> Result<(), String> {
-        let trouble: BTreeSet<String> = self.said.iter().filter(|said| said.starts_with("broker: ")).cloned().collect();
         let connection = self.connect().await?;
         let mut now = BTreeSet::new();
         let names: BTreeSet<&str> = wish.businesses.iter().map(|compiled| compiled.business.as_str()).collect();
@@ -96,8 +102,8 @@ impl Keeper {
                 self.leaving.remove(&name);
             }
         }
-        if trouble.iter().any(|said| said.ends_with("trying again")) {
-            self.console.say("broker: there").await;
+        if self.said.iter().any(|said| said.ends_with(TRYING)) {
+            self.console.say("broker: topology made").await;
         }
         // What is not wrong any more may be said again when it is.
         self.said = now;
