@@ -153,7 +153,44 @@ async fn a_frozen_broker_is_answered_for_and_comes_back() -> Result<()> {
     services::publish(&channel, PUSH, "m", b"after").await?;
     assert_eq!(timeout(RECOVERED, bodies(&mut *durable, 1)).await??, ["after"]);
     assert_eq!(timeout(RECOVERED, bodies(&mut *transient, 1)).await??, ["after"]);
-    eventually("threads of dead connections end", PATIENCE, || async { Ok(lapin_threads() <= threads) }).await
+    // This test's second connection has one of its own.
+    eventually("threads of dead connections end", PATIENCE, || async { Ok(lapin_threads() <= threads + 1) }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_makes_the_broker_close_connections_does_not_stop_others() -> Result<()> {
+    let _one = one_at_a_time().await;
+    let private = PrivateBroker::start("edge-broken", &["--suite", "sid"]).await?;
+    let vhost = private.vhost().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare_receiving(&channel).await?;
+    sleep(Duration::from_secs(4)).await;
+    // The first stream of a broker, killed at once: see `rabbit/breaker.rs`.
+    declare_queue(&channel, "broken", "stream").await?;
+    private.kill9().await?;
+    private.start_again().await?;
+    let broker = start(config(&private, &vhost.name)).await?;
+    let mut seen = Vec::new();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let outcome = publish(&broker, 1, message("", "broken", "x")).await?;
+        if matches!(&outcome, Err(PublishError::Refused(reason)) if reason.contains("tried again later")) {
+            break;
+        }
+        seen.push(outcome);
+        ensure!(Instant::now() < end, "never refused: {seen:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    let lost = counter(&broker, "connections_lost");
+    ensure!((3..20).contains(&lost), "{lost} connections lost");
+    until_publishing(&broker).await?;
+    for key in 0..50 {
+        drop(broker.publish(key, message("", "broken", "x")));
+    }
+    let good = outcomes(&broker).await?;
+    let passed = good.iter().filter(|outcome| outcome.is_ok()).count();
+    ensure!(passed >= 100, "only {passed} of 200 passed");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,6 +203,9 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed() -> Result<()> {
     let broker = start(config(&private, &vhost.name)).await?;
     let mut transient = broker.tail("pay", Delivery::Transient, Start::Next);
     until_attached(&mut *transient).await?;
+
+    // RabbitMQ 4.3.6 forgets the insides of its first stream when it is killed within the next second or so.
+    sleep(Duration::from_secs(4)).await;
 
     let mut confirmed = 0;
     for round in 0..2 {

@@ -29,6 +29,7 @@ use super::{Broker, Confirm, Feed, Health, Piece, Publication, PublishError, Rea
 use crate::settings::CONFIRM_TIMEOUT;
 
 mod alarm;
+mod breaker;
 mod config;
 mod counters;
 mod durable;
@@ -40,6 +41,7 @@ mod transient;
 
 pub use config::{BadSettings, CONNECTIONS, Config, LANES};
 
+use breaker::Breakers;
 use counters::Counters;
 use lane::{Job, Lane, Pulse, Worker};
 use link::{Dialer, Link, Status};
@@ -125,6 +127,7 @@ impl RabbitBroker {
                 (link, Arc::new(Pulse::new()))
             })
             .collect();
+        let breakers = Arc::new(Breakers::default());
         let lanes = links
             .iter()
             .cycle()
@@ -136,6 +139,7 @@ impl RabbitBroker {
                     link: link.clone(),
                     pulse: pulse.clone(),
                     alarm: alarm.clone(),
+                    breakers: breakers.clone(),
                     counters: counters.clone(),
                     closing: closing.clone(),
                 };

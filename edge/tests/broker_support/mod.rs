@@ -36,14 +36,21 @@ pub const EDGE_QUEUE: &str = "wirepost.pay.edge.e1";
 
 /// Exchanges, a queue that takes everything received, a stream that takes everything pushed.
 pub async fn declare(channel: &Channel) -> Result<()> {
-    for (name, kind) in [(RECEIVE, ExchangeKind::Topic), (PUSH, ExchangeKind::Fanout), (EVENTS, ExchangeKind::Topic)] {
+    declare_receiving(channel).await?;
+    for (name, kind) in [(PUSH, ExchangeKind::Fanout), (EVENTS, ExchangeKind::Topic)] {
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         channel.exchange_declare(name.into(), kind, durable, FieldTable::default()).await?;
     }
-    declare_queue(channel, QUEUE, "quorum").await?;
     declare_queue(channel, STREAM, "stream").await?;
-    bind(channel, QUEUE, RECEIVE, "#").await?;
     bind(channel, STREAM, PUSH, "").await
+}
+
+/// What clients send to, without a stream.
+pub async fn declare_receiving(channel: &Channel) -> Result<()> {
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    channel.exchange_declare(RECEIVE.into(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
+    declare_queue(channel, QUEUE, "quorum").await?;
+    bind(channel, QUEUE, RECEIVE, "#").await
 }
 
 pub async fn declare_queue(channel: &Channel, name: &str, kind: &str) -> Result<()> {

@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    breaker::Breakers,
     counters::Counters,
     fair::{FairQueue, Waits},
     link::{Link, Live, Status},
@@ -191,15 +192,22 @@ pub(super) struct Worker {
     pub(super) pulse: Arc<Pulse>,
     /// An alarm that the management API told.
     pub(super) alarm: watch::Receiver<Option<String>>,
+    pub(super) breakers: Arc<Breakers>,
     pub(super) counters: Arc<Counters>,
     /// Ends the lane once nothing waits.
     pub(super) closing: CancellationToken,
 }
 
 /// What became of a job that was to be sent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on its way out of a function; a box would cost each publish"
+)]
 enum Sent {
-    /// Answered, or to be answered with this.
-    Outcome(Result<(), PublishError>),
+    /// The broker's answer, or how the channel ended.
+    Outcome(Result<Confirmation, lapin::Error>),
+    /// It can't be put into AMQP's frames.
+    Unfit(String),
     /// The broker did not confirm in time.
     Silence,
     /// The channel had ended before; nothing was sent.
@@ -223,6 +231,10 @@ impl Worker {
                 job.answer(Err(unavailable("it waited too long for the broker")));
                 continue;
             }
+            if let Err(reason) = self.breakers.check(&job.publication) {
+                job.answer(Err(PublishError::Refused(reason)));
+                continue;
+            }
             while job.reply.is_some() {
                 if let Some(reason) = self.blocked(&status) {
                     let reason = format!("the broker takes no messages: {reason}");
@@ -234,12 +246,20 @@ impl Worker {
                 match self.send(&open, &mut job).await {
                     Sent::Outcome(outcome) => {
                         self.pulse.answered();
-                        job.answer(outcome);
+                        match &outcome {
+                            Ok(_) => self.breakers.passed(&job.publication),
+                            Err(error) => self.breakers.ended(&job.publication, error),
+                        }
+                        job.answer(judge(outcome));
                         if open.status().connected() {
                             channel = Some(open);
                         } else {
                             self.counters.channels_discarded.add(1);
                         }
+                    }
+                    Sent::Unfit(reason) => {
+                        job.answer(Err(PublishError::Refused(reason)));
+                        channel = Some(open);
                     }
                     Sent::Silence => {
                         self.counters.channels_discarded.add(1);
@@ -333,17 +353,17 @@ impl Worker {
     async fn send(&self, channel: &Channel, job: &mut Job) -> Sent {
         let (exchange, routing_key, properties) = match frame(&job.publication) {
             Ok(frame) => frame,
-            Err(reason) => return Sent::Outcome(Err(PublishError::Refused(reason))),
+            Err(reason) => return Sent::Unfit(reason),
         };
         let body = job.publication.body.clone();
         let give_up = Instant::now() + CONFIRM_TIMEOUT;
         let mut publishing = pin!(async {
             let options = BasicPublishOptions { mandatory: true, immediate: false };
             match channel.basic_publish(exchange, routing_key, options, &body, properties).await {
-                Ok(confirm) => Sent::Outcome(judge(confirm.await)),
+                Ok(confirm) => Sent::Outcome(confirm.await),
                 // Refused by lapin itself, before anything was written.
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidChannelState(..)) => Sent::Stale,
-                Err(error) => Sent::Outcome(judge(Err(error))),
+                Err(error) => Sent::Outcome(Err(error)),
             }
         });
         loop {
