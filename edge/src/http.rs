@@ -15,8 +15,10 @@ pub mod answer;
 pub mod origin;
 
 mod caller;
+mod description;
 mod log;
 mod messages;
+mod public_url;
 mod token;
 
 use answer::{Code, Refusal};
@@ -34,6 +36,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route_layer(from_fn_with_state(Arc::clone(&state), origin::layer));
     Router::new()
         .merge(calls)
+        .route("/{business}/asyncapi.json", get(description::asyncapi))
         .route(SOCKET, get(socket))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || {

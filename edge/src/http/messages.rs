@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    body::Body,
+    body::{Body, BodyDataStream},
     extract::{Path, State as Shared},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -40,6 +40,8 @@ use crate::{
 const MAX_ITEMS: usize = 256;
 /// Largest body, unless one `pushBytes` is larger.
 const MAX_BODY: usize = 8 << 20;
+/// Bytes read of a larger one before it is refused.
+const MAX_DISCARDED: usize = 64 << 20;
 /// Room above `pushBytes` for white space that is not published.
 const BODY_ROOM: usize = 64 << 10;
 /// Time for a confirm that each further item of a batch adds: they wait in one lane.
@@ -93,7 +95,9 @@ async fn push(
     }
     let limit = MAX_BODY.max(business.config.limits.push_bytes + BODY_ROOM);
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let body = body.into_data_stream();
     if announced.is_some_and(|length| length > limit) {
+        let _ = tokio::time::timeout(state.settings.header_timeout, discard(body)).await;
         return Err(too_large(limit));
     }
     let _held = budget.take(announced.unwrap_or(limit))?;
@@ -134,12 +138,24 @@ fn too_large(limit: usize) -> Refusal {
     Refusal::new(Code::TooLarge, format!("the body is larger than {limit} bytes; send several calls"))
 }
 
-async fn read(body: Body, announced: usize, limit: usize) -> Result<Bytes, Refusal> {
+/// Reads on what will not be used, up to a bound: to answer and close while the caller still writes resets the connection, and the caller
+/// sees that in the place of the answer.
+async fn discard(mut parts: BodyDataStream) {
+    let mut left = MAX_DISCARDED;
+    while left > 0
+        && let Some(Ok(part)) = parts.next().await
+    {
+        left = left.saturating_sub(part.len());
+    }
+}
+
+async fn read(mut parts: BodyDataStream, announced: usize, limit: usize) -> Result<Bytes, Refusal> {
     let mut whole = BytesMut::with_capacity(announced.min(limit));
-    let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| Refusal::new(Code::BadRequest, format!("the body broke off: {error}")))?;
         if whole.len() + part.len() > limit {
+            drop(whole);
+            discard(parts).await;
             return Err(too_large(limit));
         }
         whole.extend_from_slice(&part);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{Path, Query, State as Shared, rejection::QueryRejection},
-    http::{HeaderMap, header, uri::Authority},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use wirepost_core::envelope::{EVERYONE, MAX_IDENTITY};
@@ -13,6 +13,7 @@ use wirepost_core::envelope::{EVERYONE, MAX_IDENTITY};
 use super::{
     answer::{self, Code, Refusal},
     caller::{self, Credential},
+    public_url::public_url,
 };
 use crate::{
     business::Business,
@@ -50,7 +51,7 @@ async fn issue(
     let business = state.catalog.get(business).ok_or_else(|| Refusal::unknown_business(business))?;
     let Query(query) =
         query.map_err(|_| Refusal::new(Code::BadRequest, "the query can't be read; percent-encode its values"))?;
-    let base = base_url(&state.settings, headers)?;
+    let base = public_url(&state.settings, headers)?;
     let asked = Asked::parse(query)?;
     let who = identify(&business, Credential::of(headers)?, asked).await?;
     let ticket = make(&business, &state.settings, who, clock::now_ms())?;
@@ -112,7 +113,7 @@ async fn identify(business: &Business, credential: Credential<'_>, asked: Asked)
         return Err(caller::unknown_api_key());
     };
     let identity = verifier.verify(token, asked.client_type.as_deref()).await.map_err(|error| match error {
-        JwtError::KeysNotLoaded => Refusal::new(Code::IssuerUnavailable, error.to_string()),
+        JwtError::KeysNotLoaded(_) => Refusal::new(Code::IssuerUnavailable, error.to_string()),
         // A key of a service is no JWT either; the sentence must help both.
         JwtError::Malformed(_) => {
             Refusal::unauthorized(format!("{error}; nor is it a current API key of this business"))
@@ -184,23 +185,4 @@ fn check_text(what: &str, text: &str) -> Result<(), String> {
         return Err(format!("{what} holds a control character or is not UTF-8"));
     }
     Ok(())
-}
-
-/// Where the client shall connect: the configured URL, or the host that this request came to.
-fn base_url(settings: &Settings, headers: &HeaderMap) -> Result<String, Refusal> {
-    if let Some(url) = &settings.public_url {
-        return Ok(url.trim_end_matches('/').to_owned());
-    }
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .and_then(|host| host.parse::<Authority>().ok())
-        .filter(|host| !host.as_str().contains('@'))
-        .ok_or_else(|| Refusal::new(Code::BadRequest, "the Host header is missing or not a host"))?;
-    let behind_tls = || {
-        let first = headers.get("x-forwarded-proto")?.to_str().ok()?.split(',').next()?.trim();
-        Some(first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss"))
-    };
-    let secure = settings.tls.is_some() || behind_tls().unwrap_or(false);
-    Ok(format!("{}://{host}", if secure { "wss" } else { "ws" }))
 }

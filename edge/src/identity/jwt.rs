@@ -1,12 +1,17 @@
 //! Tokens of clients, made by the business's issuer. The library checks the signature; every claim is checked here, since its own checks
 //! are too lax for us: `nbf` is off by default, a missing `aud` passes, and its leeway also prolongs `exp`.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Validation};
 use serde_json::{Map, Value};
 use wirepost_core::edge_config::{Claims, Jwks, JwtConfig};
 
-use super::key_set::{BadKeySet, KeySet, NoKey};
+use super::{
+    jwks::{FetchError, Source},
+    key_set::{BadKeySet, KeySet, NoKey},
+};
 use crate::clock;
 
 /// Longest token, in bytes.
@@ -21,7 +26,14 @@ pub struct JwtVerifier {
     issuer: String,
     audiences: Vec<String>,
     claims: Claims,
-    keys: Option<KeySet>,
+    keys: Keys,
+}
+
+/// Where the keys are.
+#[derive(Debug)]
+enum Keys {
+    Inline(KeySet),
+    Fetched(Arc<Source>),
 }
 
 /// Whom a token speaks for.
@@ -100,8 +112,8 @@ pub enum JwtError {
     #[error("name a client type with ?clientType=")]
     NoClientType,
     /// The issuer could not be asked so far.
-    #[error("key set of the issuer is not loaded yet, retry in a few seconds")]
-    KeysNotLoaded,
+    #[error("the issuer's key set is not loaded yet: {0}; retry in a few seconds")]
+    KeysNotLoaded(FetchError),
 }
 
 /// A configuration that can't work.
@@ -130,8 +142,8 @@ impl JwtVerifier {
             return Err(BadJwtConfig::Empty("audiences"));
         }
         let keys = match jwks {
-            Jwks::Inline(set) => Some(KeySet::parse(set)?),
-            Jwks::Uri(_) => None,
+            Jwks::Inline(set) => Keys::Inline(KeySet::parse(set)?),
+            Jwks::Uri(uri) => Keys::Fetched(Source::of(uri)),
         };
         Ok(Self { issuer: issuer.clone(), audiences: audiences.clone(), claims: claims.clone(), keys })
     }
@@ -141,26 +153,22 @@ impl JwtVerifier {
     ///
     /// # Errors
     /// See [`JwtError`].
-    #[expect(clippy::unused_async, reason = "a key set from a URI will be waited for here")]
     pub async fn verify(&self, token: &str, client_type: Option<&str>) -> Result<Identity, JwtError> {
         let header = Header::parse(token)?;
-        let keys = self.keys.as_ref().ok_or(JwtError::KeysNotLoaded)?;
-        let key = keys.find(header.kid.as_deref(), header.algorithm).map_err(|error| match error {
-            NoKey::Unknown => JwtError::UnknownKey,
-            NoKey::Ignored(reason) => JwtError::UnusableKey(reason),
-            NoKey::OtherAlgorithm(algorithm) => JwtError::KeyAlgorithm(algorithm),
-            NoKey::Unnamed => JwtError::UnnamedKey,
-        })?;
-        let mut only_signature = Validation::new(header.algorithm);
-        only_signature.required_spec_claims.clear();
-        only_signature.validate_exp = false;
-        only_signature.validate_aud = false;
-        let claims = jsonwebtoken::decode::<Map<String, Value>>(token, key, &only_signature)
-            .map_err(|error| match error.kind() {
-                jsonwebtoken::errors::ErrorKind::Json(_) => JwtError::Malformed("its payload is not a JSON object"),
-                _ => JwtError::Signature,
-            })?
-            .claims;
+        let claims = match &self.keys {
+            Keys::Inline(set) => header.check_signature(set, token)?,
+            Keys::Fetched(source) => {
+                let known = source.get().await.map_err(JwtError::KeysNotLoaded)?;
+                match header.check_signature(&known.set, token) {
+                    // A key that is new, or new under its old id.
+                    Err(error) if error.may_pass_with_newer_keys() => match source.newer_than(&known).await {
+                        Some(newer) => header.check_signature(&newer.set, token)?,
+                        None => return Err(error),
+                    },
+                    other => other?,
+                }
+            }
+        };
         let expires_at = self.check_claims(&claims, clock::now_ms())?;
         Ok(Identity {
             unique_id: self.unique_id(&claims)?,
@@ -276,6 +284,36 @@ impl Header {
             Some(_) => return Err(JwtError::Malformed("its kid is not a string")),
         };
         Ok(Self { algorithm, kid })
+    }
+
+    /// The claims, if a key of the set signed them.
+    fn check_signature(&self, keys: &KeySet, token: &str) -> Result<Map<String, Value>, JwtError> {
+        let key = keys.find(self.kid.as_deref(), self.algorithm).map_err(|error| match error {
+            NoKey::Unknown => JwtError::UnknownKey,
+            NoKey::Ignored(reason) => JwtError::UnusableKey(reason),
+            NoKey::OtherAlgorithm(algorithm) => JwtError::KeyAlgorithm(algorithm),
+            NoKey::Unnamed => JwtError::UnnamedKey,
+        })?;
+        let mut only_signature = Validation::new(self.algorithm);
+        only_signature.required_spec_claims.clear();
+        only_signature.validate_exp = false;
+        only_signature.validate_aud = false;
+        match jsonwebtoken::decode(token, key, &only_signature) {
+            Ok(data) => Ok(data.claims),
+            Err(error) => Err(match error.kind() {
+                jsonwebtoken::errors::ErrorKind::Json(_) => JwtError::Malformed("its payload is not a JSON object"),
+                _ => JwtError::Signature,
+            }),
+        }
+    }
+}
+
+impl JwtError {
+    fn may_pass_with_newer_keys(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownKey | Self::UnnamedKey | Self::UnusableKey(_) | Self::KeyAlgorithm(_) | Self::Signature
+        )
     }
 }
 

@@ -112,3 +112,15 @@ async fn the_admin_port_tells_how_the_edge_is() {
     assert!(text.contains("wirepost_broker_published 7"), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
+
+#[tokio::test]
+async fn the_description_is_for_anyone() {
+    let edge = Edge::start().await;
+    let reply = edge.get("/payments/asyncapi.json", &[("origin", "https://docs.example")]).await;
+    assert_eq!((reply.status, &reply.body["asyncapi"]), (StatusCode::OK, &json!("3.0.0")));
+    assert_eq!(reply.headers["access-control-allow-origin"], "*");
+    assert_eq!(reply.body["servers"]["edge"]["host"], "edge.example");
+    let text = reply.body.to_string();
+    assert!(!text.contains(&digest(API_KEY)), "nothing of auth is in it");
+    assert_eq!(edge.get("/nobody/asyncapi.json", &[]).await.body["result"], 40_402);
+}

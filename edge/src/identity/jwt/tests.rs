@@ -62,8 +62,34 @@ pub(crate) fn config() -> JwtConfig {
     }
 }
 
+/// An Ed25519 key under an id.
+pub(crate) struct Keypair {
+    id: String,
+    pair: Ed25519KeyPair,
+}
+
+impl Keypair {
+    pub(crate) fn new(id: &str) -> Self {
+        Self { id: id.into(), pair: Ed25519KeyPair::generate().unwrap() }
+    }
+
+    pub(crate) fn jwk(&self) -> Value {
+        let x = URL_SAFE_NO_PAD.encode(self.pair.public_key().as_ref());
+        json!({"kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": x})
+    }
+
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        self.sign_as(&self.id, claims)
+    }
+
+    pub(crate) fn sign_as(&self, kid: &str, claims: &Value) -> String {
+        let key = EncodingKey::from_ed_der(self.pair.to_pkcs8().unwrap().as_ref());
+        token(Algorithm::EdDSA, kid, &key, claims)
+    }
+}
+
 /// Claims of a good token, some replaced; null removes one.
-fn claims(changes: &Value) -> Value {
+pub(crate) fn claims(changes: &Value) -> Value {
     let now = clock::now_ms() / 1000;
     let mut claims = json!({
         "iss": "https://id.example", "aud": "shop", "sub": "alice", "exp": now + 300, "nbf": now - 5, "iat": now - 5,

@@ -1,0 +1,26 @@
+//! `GET /{business}/asyncapi.json`: what clients may send and get, made from the declaration in use. For anyone, on any page.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State as Shared},
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+
+use super::{answer::Refusal, public_url::public_url};
+use crate::state::State;
+
+/// The handler. The document itself, not wrapped in the form of other answers: tools read it by its URL.
+pub(super) async fn asyncapi(
+    Shared(state): Shared<Arc<State>>,
+    Path(business): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let business = state.catalog.get(&business).ok_or_else(|| Refusal::unknown_business(&business))?;
+    let base = public_url(&state.settings, &headers)?;
+    let document = wirepost_core::asyncapi::asyncapi(&business.config, &base);
+    let headers = [(header::CACHE_CONTROL, "no-cache"), (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
+    Ok((headers, Json(document)).into_response())
+}

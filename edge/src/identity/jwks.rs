@@ -1,0 +1,210 @@
+//! Key sets that an issuer serves. One issuer's trouble stays with it: nothing is fetched before a token needs it, the last good set stays
+//! in use, a call waits [`TIMEOUT`] at most, and no flood of odd tokens becomes a flood at the issuer.
+//!
+//! Businesses that name one URI share one source, also across a change of their configuration: a reload while the issuer is down must not
+//! forget keys.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::key_set::{BadKeySet, KeySet};
+
+/// Longest time for a fetch. A token call promises an answer within two seconds.
+const TIMEOUT: Duration = Duration::from_millis(1500);
+/// At most [`FETCHES`] fetches in this time, so that a new key works at its first use while random key ids reach the issuer twice.
+const COOL_DOWN: Duration = Duration::from_secs(10);
+const FETCHES: usize = 2;
+/// From one fetch to the next while there is no set at all; longer than a fetch may take, so that not every call waits for one.
+const FIRST_COOL_DOWN: Duration = Duration::from_secs(3);
+/// Age from which a set is fetched again: a key that the issuer took back ends with it.
+const MAX_AGE: Duration = Duration::from_mins(5);
+/// Largest answer.
+const MAX_BYTES: usize = 256 << 10;
+
+/// Why there is no key set. Says nothing of hosts inside, since clients read it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// Nothing was tried, because a try just failed.
+    #[error("the last try failed a moment ago")]
+    CoolDown,
+    /// No connection.
+    #[error("no connection to it")]
+    Connect,
+    /// Too slow.
+    #[error("it did not answer in time")]
+    Timeout,
+    /// Not 200.
+    #[error("it answered with status {0}")]
+    Status(u16),
+    /// Too much.
+    #[error("its answer is larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    /// Not JSON.
+    #[error("its answer is not JSON")]
+    NotJson,
+    /// No usable key set.
+    #[error(transparent)]
+    KeySet(#[from] BadKeySet),
+}
+
+/// A key set and when it came.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) set: KeySet,
+    at: Instant,
+}
+
+/// One URI.
+#[derive(Debug)]
+pub(super) struct Source {
+    uri: String,
+    current: ArcSwapOption<Loaded>,
+    /// Held while fetching: one fetch at a time.
+    history: tokio::sync::Mutex<History>,
+    /// Fetches that ended.
+    ended: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    /// Begins of the last fetches.
+    begun: VecDeque<Instant>,
+    last_error: Option<FetchError>,
+}
+
+/// Sources in use. Not a setting: the same bytes come from the same URI, whoever asks.
+static SOURCES: LazyLock<Mutex<HashMap<String, Weak<Source>>>> = LazyLock::new(Mutex::default);
+
+/// One client for all issuers, because each carries the machine's root certificates. It keeps no connections: fetches are rare.
+static CLIENT: LazyLock<Option<reqwest::Client>> = LazyLock::new(|| {
+    reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .connect_timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(0)
+        .user_agent(concat!("wirepost-edge/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .inspect_err(|error| tracing::error!(%error, "key sets can't be fetched: no HTTP client"))
+        .ok()
+});
+
+impl Source {
+    /// The source of a URI.
+    pub(super) fn of(uri: &str) -> Arc<Self> {
+        let mut sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = sources.get(uri).and_then(Weak::upgrade) {
+            return source;
+        }
+        sources.retain(|_, source| source.strong_count() > 0);
+        let source = Arc::new(Self {
+            uri: uri.to_owned(),
+            current: ArcSwapOption::empty(),
+            history: tokio::sync::Mutex::default(),
+            ended: AtomicU64::new(0),
+        });
+        sources.insert(uri.to_owned(), Arc::downgrade(&source));
+        source
+    }
+
+    /// The set in use; fetched first where there is none, and again where it is old.
+    pub(super) async fn get(&self) -> Result<Arc<Loaded>, FetchError> {
+        match self.current.load_full() {
+            Some(loaded) if loaded.at.elapsed() <= MAX_AGE => Ok(loaded),
+            Some(loaded) => {
+                // Whoever finds it old first asks; nobody waits for that one.
+                if let Ok(mut history) = self.history.try_lock() {
+                    self.fetch_if_due(&mut history).await;
+                }
+                Ok(self.current.load_full().unwrap_or(loaded))
+            }
+            None => {
+                let error = self.refresh().await;
+                self.current.load_full().ok_or(error.unwrap_or(FetchError::CoolDown))
+            }
+        }
+    }
+
+    /// A set that came after `known`, if one can be had now.
+    pub(super) async fn newer_than(&self, known: &Arc<Loaded>) -> Option<Arc<Loaded>> {
+        let newer = || self.current.load_full().filter(|current| !Arc::ptr_eq(current, known));
+        if newer().is_none() {
+            self.refresh().await;
+        }
+        newer()
+    }
+
+    /// Fetches, or waits for the fetch that is under way. The last error, if the last fetch failed.
+    async fn refresh(&self) -> Option<FetchError> {
+        let ended = self.ended.load(Ordering::Acquire);
+        let mut history = self.history.lock().await;
+        if self.ended.load(Ordering::Acquire) == ended {
+            self.fetch_if_due(&mut history).await;
+        }
+        history.last_error.clone()
+    }
+
+    async fn fetch_if_due(&self, history: &mut History) {
+        let now = Instant::now();
+        let known = self.current.load().is_some();
+        let due = if known {
+            history.begun.len() < FETCHES || history.begun.front().is_none_or(|begun| now - *begun >= COOL_DOWN)
+        } else {
+            history.begun.back().is_none_or(|begun| now - *begun >= FIRST_COOL_DOWN)
+        };
+        if !due {
+            return;
+        }
+        // Written first: a caller that goes away in the middle has used its try up.
+        if history.begun.len() == FETCHES {
+            history.begun.pop_front();
+        }
+        history.begun.push_back(now);
+        history.last_error = match fetch(&self.uri).await {
+            Ok(set) => {
+                if !known {
+                    // Failed tries before the first set shall not delay its first rotation.
+                    history.begun.retain(|begun| *begun == now);
+                    tracing::info!(uri = self.uri, "key set of an issuer loaded");
+                }
+                self.current.store(Some(Arc::new(Loaded { set, at: Instant::now() })));
+                None
+            }
+            Err(error) => {
+                tracing::warn!(uri = self.uri, %error, known, "key set of an issuer can't be fetched; a known one stays in use");
+                Some(error)
+            }
+        };
+        self.ended.fetch_add(1, Ordering::Release);
+    }
+}
+
+async fn fetch(uri: &str) -> Result<KeySet, FetchError> {
+    let client = CLIENT.as_ref().ok_or(FetchError::Connect)?;
+    let classify = |error: reqwest::Error| if error.is_timeout() { FetchError::Timeout } else { FetchError::Connect };
+    let mut response = client.get(uri).header("accept", "application/json").send().await.map_err(classify)?;
+    if response.status() != reqwest::StatusCode::OK {
+        return Err(FetchError::Status(response.status().as_u16()));
+    }
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(classify)? {
+        if body.len() + part.len() > MAX_BYTES {
+            return Err(FetchError::TooLarge);
+        }
+        body.extend_from_slice(&part);
+    }
+    let set: Value = serde_json::from_slice(&body).map_err(|_| FetchError::NotJson)?;
+    Ok(KeySet::parse(&set)?)
+}
+
+#[cfg(test)]
+mod tests;

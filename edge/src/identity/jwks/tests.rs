@@ -1,0 +1,233 @@
+//! Against an issuer that counts and misbehaves as told.
+
+use std::sync::atomic::AtomicUsize;
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use serde_json::json;
+use wirepost_core::edge_config::{Jwks, JwtConfig};
+
+use super::*;
+use crate::identity::jwt::{
+    JwtError, JwtVerifier,
+    tests::{Keypair, claims, config},
+};
+
+#[derive(Clone)]
+enum Mode {
+    Keys(Value),
+    Text(&'static str),
+    Status(u16),
+    Hang,
+    Large,
+    Redirect,
+}
+
+#[derive(Clone)]
+struct Server {
+    mode: Arc<Mutex<Mode>>,
+    fetches: Arc<AtomicUsize>,
+    uri: String,
+}
+
+async fn serve(State(server): State<Server>) -> axum::response::Response {
+    server.fetches.fetch_add(1, Ordering::SeqCst);
+    let mode = server.mode.lock().unwrap().clone();
+    match mode {
+        Mode::Keys(set) => axum::Json(set).into_response(),
+        Mode::Text(text) => text.into_response(),
+        Mode::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+        Mode::Hang => std::future::pending().await,
+        Mode::Large => " ".repeat(MAX_BYTES + 1).into_response(),
+        Mode::Redirect => (StatusCode::FOUND, [("location", server.uri.as_str())]).into_response(),
+    }
+}
+
+impl Server {
+    async fn start(mode: Mode) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/jwks", listener.local_addr().unwrap());
+        let server = Self { mode: Arc::new(Mutex::new(mode)), fetches: Arc::default(), uri };
+        let router = Router::new().route("/jwks", get(serve)).with_state(server.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        server
+    }
+
+    fn becomes(&self, mode: Mode) {
+        *self.mode.lock().unwrap() = mode;
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
+    }
+
+    fn verifier(&self) -> JwtVerifier {
+        JwtVerifier::try_new(&JwtConfig { jwks: Jwks::Uri(self.uri.clone()), ..config() }).unwrap()
+    }
+}
+
+fn keys(pairs: &[&Keypair]) -> Mode {
+    Mode::Keys(json!({"keys": pairs.iter().map(|pair| pair.jwk()).collect::<Vec<_>>()}))
+}
+
+async fn check(verifier: &JwtVerifier, pair: &Keypair) -> Result<(), JwtError> {
+    verifier.verify(&pair.sign(&claims(&json!({}))), None).await.map(drop)
+}
+
+/// As if that time had passed since the last fetches. (A stopped clock does not go with real sockets.)
+async fn later(server: &Server, time: Duration) {
+    let source = Source::of(&server.uri);
+    let mut history = source.history.lock().await;
+    for begun in &mut history.begun {
+        *begun -= time;
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_works_at_its_first_use_and_a_taken_back_one_ends() {
+    let (old, new) = (Keypair::new("old"), Keypair::new("new"));
+    let server = Server::start(keys(&[&old])).await;
+    let verifier = server.verifier();
+    assert_eq!(server.fetches(), 0, "nothing is fetched before a token needs it");
+    assert_eq!(check(&verifier, &old).await, Ok(()));
+    assert_eq!(check(&verifier, &old).await, Ok(()));
+    assert_eq!(server.fetches(), 1);
+    server.becomes(keys(&[&new]));
+    assert_eq!(check(&verifier, &new).await, Ok(()));
+    assert_eq!(check(&verifier, &old).await, Err(JwtError::UnknownKey));
+    assert_eq!(server.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_changed_under_its_id_works_at_its_first_use() {
+    let (old, new) = (Keypair::new("same"), Keypair::new("same"));
+    let server = Server::start(keys(&[&old])).await;
+    let verifier = server.verifier();
+    assert_eq!(check(&verifier, &old).await, Ok(()));
+    server.becomes(keys(&[&new]));
+    assert_eq!(check(&verifier, &new).await, Ok(()));
+    assert_eq!(check(&verifier, &old).await, Err(JwtError::Signature));
+}
+
+#[tokio::test]
+async fn random_key_ids_reach_the_issuer_twice() {
+    let good = Keypair::new("good");
+    let server = Server::start(keys(&[&good])).await;
+    let verifier = Arc::new(server.verifier());
+    check(&verifier, &good).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..200 {
+        let verifier = Arc::clone(&verifier);
+        let token = good.sign_as(&format!("random-{i}"), &claims(&json!({})));
+        tasks.spawn(async move { verifier.verify(&token, None).await });
+    }
+    while let Some(result) = tasks.join_next().await {
+        assert_eq!(result.unwrap(), Err(JwtError::UnknownKey));
+    }
+    assert_eq!(server.fetches(), FETCHES);
+    assert_eq!(check(&verifier, &good).await, Ok(()));
+    later(&server, COOL_DOWN).await;
+    let new = Keypair::new("new");
+    server.becomes(keys(&[&good, &new]));
+    assert_eq!(check(&verifier, &new).await, Ok(()), "after the cool-down a new key works again");
+}
+
+#[tokio::test]
+async fn many_calls_at_the_start_make_one_fetch() {
+    let good = Keypair::new("good");
+    let server = Server::start(keys(&[&good])).await;
+    let verifier = server.verifier();
+    let results = futures_util::future::join_all((0..50).map(|_| check(&verifier, &good))).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(server.fetches(), 1);
+}
+
+#[tokio::test]
+async fn trouble_of_the_issuer_keeps_the_last_good_set() {
+    let (good, unknown) = (Keypair::new("good"), Keypair::new("unknown"));
+    for trouble in [
+        Mode::Keys(json!({"keys": []})),
+        Mode::Text("<html>"),
+        Mode::Status(500),
+        Mode::Hang,
+        Mode::Large,
+        Mode::Redirect,
+    ] {
+        let server = Server::start(keys(&[&good])).await;
+        let verifier = server.verifier();
+        check(&verifier, &good).await.unwrap();
+        server.becomes(trouble);
+        assert_eq!(check(&verifier, &unknown).await, Err(JwtError::UnknownKey));
+        assert_eq!(server.fetches(), 2, "it was asked");
+        assert_eq!(check(&verifier, &good).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_down_at_the_start_is_told_in_a_sentence_and_recovers() {
+    let good = Keypair::new("good");
+    for (trouble, expected) in [
+        (Mode::Status(500), FetchError::Status(500)),
+        (Mode::Status(404), FetchError::Status(404)),
+        (Mode::Redirect, FetchError::Status(302)),
+        (Mode::Text("<html>"), FetchError::NotJson),
+        (Mode::Large, FetchError::TooLarge),
+        (Mode::Hang, FetchError::Timeout),
+        (Mode::Text("{}"), FetchError::KeySet(BadKeySet::Form)),
+    ] {
+        let server = Server::start(trouble).await;
+        let verifier = server.verifier();
+        let error = check(&verifier, &good).await.unwrap_err();
+        assert_eq!(error, JwtError::KeysNotLoaded(expected.clone()));
+        assert!(!error.to_string().contains("127.0.0.1"), "{error}");
+        assert_eq!(check(&verifier, &good).await, Err(JwtError::KeysNotLoaded(expected)), "at once, from memory");
+        assert_eq!(server.fetches(), 1);
+        server.becomes(keys(&[&good]));
+        later(&server, FIRST_COOL_DOWN).await;
+        assert_eq!(check(&verifier, &good).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn an_odd_key_does_not_spoil_the_set() {
+    let good = Keypair::new("good");
+    let set = json!({"keys": [
+        {"kty": "AKP", "kid": "later", "alg": "ML-DSA-65", "pub": "AAAA"},
+        {"kty": "RSA", "kid": "enc", "use": "enc", "n": "AQAB", "e": "AQAB"},
+        good.jwk(),
+    ]});
+    let server = Server::start(Mode::Keys(set)).await;
+    assert_eq!(check(&server.verifier(), &good).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_changed_configuration_keeps_the_keys() {
+    let good = Keypair::new("good");
+    let server = Server::start(keys(&[&good])).await;
+    let before = server.verifier();
+    check(&before, &good).await.unwrap();
+    server.becomes(Mode::Status(500));
+    let after = server.verifier();
+    drop(before);
+    assert_eq!(check(&after, &good).await, Ok(()));
+}
+
+#[tokio::test]
+async fn an_old_set_is_fetched_again() {
+    let (old, new) = (Keypair::new("old"), Keypair::new("new"));
+    let server = Server::start(keys(&[&old])).await;
+    let verifier = server.verifier();
+    check(&verifier, &old).await.unwrap();
+    server.becomes(keys(&[&new]));
+    assert_eq!(check(&verifier, &old).await, Ok(()), "still in memory");
+    age(&server);
+    assert_eq!(check(&verifier, &old).await, Err(JwtError::UnknownKey), "the issuer took it back");
+}
+
+/// Makes the set in use an old one.
+fn age(server: &Server) {
+    let source = Source::of(&server.uri);
+    let loaded = source.current.swap(None).unwrap();
+    let Ok(loaded) = Arc::try_unwrap(loaded) else { panic!("the set is in use") };
+    let at = loaded.at - MAX_AGE - Duration::from_secs(1);
+    source.current.store(Some(Arc::new(Loaded { at, ..loaded })));
+}
