@@ -64,6 +64,7 @@ struct Fixture {
 /// A hub whose queues are so large that none overflows; a bench takes nothing out of them, so its entries are small in number.
 fn fixture() -> Fixture {
     let metrics = Arc::new(Metrics::default());
+    #[expect(clippy::expect_used)]
     let business = Arc::new(Business::try_new(config()).expect("the configuration above is good"));
     let context = Context {
         broker: Arc::new(MemoryBroker::new()),

@@ -41,6 +41,9 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
 }
 
 async fn metrics(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
+    // Labels come from closed sets: the worst reader is a number here, each business's own is in /configz.
+    let lag = state.catalog.lags().into_values().max().unwrap_or_default();
+    state.metrics.reader_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
     ([(header::CONTENT_TYPE, OPEN_METRICS)], state.metrics.encode(&state.broker.counters()))
 }
 
@@ -52,11 +55,14 @@ struct Configz {
     broker: &'static str,
     /// Business → hash of its configuration in use.
     businesses: BTreeMap<String, String>,
+    /// Business → messages that its reader is behind the broker.
+    lags: BTreeMap<String, u64>,
 }
 
 async fn configz(Shared(state): Shared<Arc<State>>) -> Json<Configz> {
     Json(Configz {
         edge: state.settings.edge.clone(),
+        lags: state.catalog.lags(),
         version: env!("CARGO_PKG_VERSION"),
         broker: match *state.broker.health().borrow() {
             Health::Up => "up",

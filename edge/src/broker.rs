@@ -111,6 +111,11 @@ impl std::fmt::Debug for RecordBatch {
 pub trait Feed: Send {
     /// The next event; cancel safe; never ends.
     fn recv(&mut self) -> BoxFuture<'_, FeedEvent>;
+
+    /// Messages that the broker holds and this feed has not handed out, as far as known.
+    fn lag(&self) -> u64 {
+        0
+    }
 }
 
 /// A bounded piece of a stream, for clients that catch up.

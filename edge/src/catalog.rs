@@ -49,6 +49,11 @@ impl Catalog {
         self.hubs.load().iter().map(|(name, hub)| (name.clone(), hub.business().hash.clone())).collect()
     }
 
+    /// How far each business's reader is behind the broker, in messages.
+    pub fn lags(&self) -> BTreeMap<String, u64> {
+        self.hubs.load().iter().map(|(name, hub)| (name.clone(), hub.lag())).collect()
+    }
+
     /// Makes exactly these businesses run. A bad configuration is returned with its reason and changes nothing for its business, which
     /// keeps its last good one; a business that is not named is removed and its clients are closed with 4010. `keep` names businesses whose
     /// declaration could not be read at all: they stay as they are.

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub catch_up_reads: Counter,
     /// Businesses that are read at the moment.
     pub readers: Gauge,
+    /// Messages that the reader furthest behind the broker has still to read.
+    pub reader_lag: Gauge,
     /// Configurations refused, the last good one kept.
     pub bad_configs: Counter,
     /// Failed accepts.
@@ -103,6 +105,7 @@ impl Default for Metrics {
             gaps: metric!("gaps", "Clients told that messages may be missing, by reason"),
             catch_up_reads: metric!("catch_up_reads", "Pieces of streams read for clients that catch up"),
             readers: metric!("readers", "Businesses that are read at the moment"),
+            reader_lag: metric!("reader_lag", "Messages that the reader furthest behind the broker has still to read"),
             bad_configs: metric!("bad_configs", "Configurations refused, the last good one kept"),
             accept_errors: metric!("accept_errors", "Failed accepts"),
             dropped_events: metric!("dropped_events", "Events dropped because they could not be sent at once"),

@@ -4,7 +4,10 @@
 //! leave. Because going live happens under the same lock as appending, a connection gets each entry either from the log or live, never both
 //! and never neither.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -56,6 +59,8 @@ pub struct Hub {
     moved: watch::Sender<u64>,
     /// Number of connections, for the reader.
     clients: watch::Sender<usize>,
+    /// How far the reader is behind the broker, in messages.
+    lag: AtomicU64,
 }
 
 struct State {
@@ -96,6 +101,7 @@ impl Hub {
             state: Mutex::new(State { log, registry: Registry::default(), consuming: false }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
+            lag: AtomicU64::new(0),
             context,
         }
     }
@@ -225,7 +231,16 @@ impl Hub {
         }
     }
 
+    /// How far the reader is behind the broker, in messages; 0 while nothing is read.
+    pub fn lag(&self) -> u64 {
+        self.lag.load(Ordering::Relaxed)
+    }
+
     // --- the reader
+
+    pub(super) fn set_lag(&self, messages: u64) {
+        self.lag.store(messages, Ordering::Relaxed);
+    }
 
     /// The reader is attached behind `position`. False: the log ends elsewhere, so continuity is not shown.
     pub fn attach(&self, position: Option<Position>) -> bool {

@@ -43,6 +43,7 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
             end = follow(&hub, delivery) => end,
         };
         hub.context.metrics.readers.dec();
+        hub.set_lag(0);
         hub.forget(match end {
             End::Idle => None,
             End::DeliveryChanged => Some(GapReason::Incarnation),
@@ -93,6 +94,7 @@ async fn follow(hub: &Hub, delivery: Delivery) -> End {
                 FeedEvent::Down { reason } => tracing::warn!(business = %hub.name, reason, "pushes are not read at the moment"),
             },
             _ = tick.tick() => {
+                hub.set_lag(feed.lag());
                 let business = hub.business();
                 if business.config.delivery != delivery {
                     return End::DeliveryChanged;

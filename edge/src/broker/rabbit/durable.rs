@@ -72,6 +72,10 @@ impl Feed for StreamFeed {
         }
         .boxed()
     }
+
+    fn lag(&self) -> u64 {
+        self.0.lag()
+    }
 }
 
 /// A feed that can't be: says why, once.
