@@ -14,7 +14,7 @@ help: ## this list
 
 .PHONY: dev
 dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed
-	$(CARGO) run --locked -q -p wirepost --bin wirepost -- dev examples/
+	$(CARGO) run --locked -p wirepost --bin wirepost -- dev examples/
 
 .PHONY: test
 test: setup check unit doc conformance integration ## everything that CI runs (cold: about 20 minutes on two cores, then 5)

@@ -60,7 +60,7 @@ pub(crate) fn run(Args { paths, output }: Args) -> anyhow::Result<ExitCode> {
     match output {
         Output::Text => print_text(&files, &businesses, &findings)?,
         Output::Json => {
-            output::line(&json!({"files": files.len(), "businesses": businesses, "problems": findings}).to_string())?
+            output::line(&json!({"files": files.len(), "businesses": businesses, "problems": findings}).to_string())?;
         }
     }
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -55,6 +55,14 @@ enum Side {
 }
 
 impl Side {
+    /// Whether what arrives on queues is printed.
+    fn shows_queues(&self) -> bool {
+        match self {
+            Self::Local(_) => true,
+            Self::Rabbit(rabbit) => rabbit.shows_queues(),
+        }
+    }
+
     /// Makes the broker have what the businesses need.
     async fn apply(&mut self, businesses: &[Compiled]) {
         match self {
@@ -130,13 +138,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Runs what the files say now, and tells what has changed.
 async fn take(app: &App, side: &mut Side, project: &Project, change: &Change, cards: &card::Cards, console: &Console) {
     let businesses: Vec<Compiled> = project.running().cloned().collect();
+    let configs = || businesses.iter().map(|compiled| compiled.config.clone());
+    if !change.removed.is_empty() {
+        // Their clients go first, then what they used on the broker.
+        let stay = configs().filter(|config| !change.added.contains(&config.business_type)).collect();
+        app.state.catalog.replace(stay, &[]);
+        for name in &change.removed {
+            console.say(format!("{name}: removed, its clients are closed with 4010")).await;
+        }
+    }
     side.apply(&businesses).await;
-    let configs = businesses.iter().map(|compiled| compiled.config.clone()).collect();
-    for bad in app.state.catalog.replace(configs, &[]) {
+    for bad in app.state.catalog.replace(configs().collect(), &[]) {
         console.say(format!("{bad}; the last good configuration keeps running")).await;
     }
     for finding in &change.findings {
         console.say(finding.to_string()).await;
+    }
+    if change.fine_again {
+        console.say("all files are fine again").await;
     }
     for name in &change.kept {
         console.say(format!("{name}: keeps running with its last good configuration")).await;
@@ -144,11 +163,8 @@ async fn take(app: &App, side: &mut Side, project: &Project, change: &Change, ca
     for name in &change.changed {
         console.say(format!("{name}: changed, the new configuration runs")).await;
     }
-    for name in &change.removed {
-        console.say(format!("{name}: removed, its clients are closed with 4010")).await;
-    }
     for compiled in businesses.iter().filter(|compiled| change.added.contains(&compiled.business)) {
-        console.say(cards.card(compiled, project.file_of(compiled), matches!(side, Side::Local(_)))).await;
+        console.say(cards.card(compiled, project.file_of(compiled), side.shows_queues())).await;
     }
     if businesses.is_empty() {
         console.say("no business runs yet: correct a file or add one, it is taken up by itself").await;

@@ -72,9 +72,6 @@ fn report(answer: &Answer) -> anyhow::Result<ExitCode> {
             for outcome in outcomes {
                 output::line(&sentence(outcome))?;
             }
-            if answer.result != 0 {
-                output::complain(&format!("wirepost: {} (result {})", answer.description, answer.result));
-            }
         }
         outcome @ Value::Object(_) => output::line(&sentence(outcome))?,
         _ => output::complain(&format!("wirepost: {} (result {})", answer.description, answer.result)),

@@ -126,7 +126,7 @@ impl Example {
 /// An envelope in the order in which people read it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Message<'a> {
+struct Sample<'a> {
     message_type: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     to_unique_id: Option<&'a str>,
@@ -136,12 +136,12 @@ struct Message<'a> {
 fn message(route: &RouteConfig, addressed: bool) -> String {
     let words = route.message_type.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
     let to = if route.audience == Audience::Everyone { EVERYONE } else { SOMEBODY };
-    let message = Message {
+    let sample = Sample {
         message_type: words.collect::<Vec<_>>().join("."),
         to_unique_id: addressed.then_some(to),
         content: route.schema.as_ref().map_or_else(|| json!({}), |schema| content(schema, 0)),
     };
-    serde_json::to_string(&message).unwrap_or_default()
+    serde_json::to_string(&sample).unwrap_or_default()
 }
 
 /// A value that a simple schema takes: its required properties. No promise for elaborate ones.

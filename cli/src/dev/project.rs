@@ -47,12 +47,19 @@ pub(super) struct Change {
     pub kept: Vec<String>,
     /// Everything that is wrong now, if that has changed.
     pub findings: Vec<Finding>,
+    /// Something was wrong at the last look and nothing is any more.
+    pub fine_again: bool,
 }
 
 impl Change {
     pub(super) fn is_nothing(&self) -> bool {
-        let Self { added, changed, removed, kept, findings } = self;
-        added.is_empty() && changed.is_empty() && removed.is_empty() && kept.is_empty() && findings.is_empty()
+        let Self { added, changed, removed, kept, findings, fine_again } = self;
+        added.is_empty()
+            && changed.is_empty()
+            && removed.is_empty()
+            && kept.is_empty()
+            && findings.is_empty()
+            && !fine_again
     }
 }
 
@@ -125,6 +132,7 @@ impl Project {
         change.removed = self.running.keys().filter(|name| !running.contains_key(*name)).cloned().collect();
         if findings != self.findings {
             change.findings.clone_from(&findings);
+            change.fine_again = findings.is_empty();
         }
         (self.files, self.running, self.findings) = (files, running, findings);
         Ok(change)

@@ -98,6 +98,7 @@ struct Desired {
 /// Keeps a broker's topology true. Ends its tasks when dropped; what is on the broker stays.
 pub(super) struct Rabbit {
     place: String,
+    show_queues: bool,
     desired: watch::Sender<Desired>,
     /// Rounds so far that had the newest wish.
     rounds: watch::Receiver<u64>,
@@ -124,7 +125,12 @@ impl Rabbit {
         let broker = RabbitBroker::start(config)?;
         tasks.spawn(health::run(broker.health(), console.clone()));
         tasks.spawn(keeper::run(management, uri, wish, done, console));
-        Ok((broker, Self { place, desired, rounds, _tasks: tasks }))
+        Ok((broker, Self { place, show_queues, desired, rounds, _tasks: tasks }))
+    }
+
+    /// Whether messages of queues are taken and printed.
+    pub(super) fn shows_queues(&self) -> bool {
+        self.show_queues
     }
 
     /// Where it is, without the password.

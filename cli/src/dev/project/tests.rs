@@ -44,6 +44,10 @@ fn a_bad_file_keeps_what_ran_and_a_good_one_replaces_it() {
     let change = project.look(false).unwrap();
     assert_eq!(change.kept, ["pay"], "not even YAML, and known all the same");
 
+    fs::write(&a, declaration("pay", "one")).unwrap();
+    let change = project.look(false).unwrap();
+    assert!(change.fine_again && change.changed.is_empty(), "back to what runs, which is told");
+
     fs::write(&a, declaration("pay", "two")).unwrap();
     let change = project.look(false).unwrap();
     assert_eq!((change.changed.as_slice(), change.findings.len()), (["pay".to_owned()].as_slice(), 0));

@@ -136,7 +136,8 @@ impl Keeper {
                     self.console.say(format!("broker: {name}: repaired: {change}")).await;
                 }
             } else {
-                self.console.say(format!("broker: {name}: topology made, {} changes", report.changes.len())).await;
+                let what = if topology.exchanges.is_empty() { "topology taken down" } else { "topology made" };
+                self.console.say(format!("broker: {name}: {what}, {} changes", report.changes.len())).await;
             }
         }
         for problem in &report.problems {
