@@ -22,6 +22,9 @@ pub enum Error {
     /// The broker ended the subscription: the stream was deleted, moved, or the credit was not accepted.
     #[error("broker ended the subscription: {0}")]
     SubscriptionEnded(ResponseCode),
+    /// The node has the stream and does not know yet how far it is committed: it has just started, or has no leader.
+    #[error("the stream is not ready on this node")]
+    NotReady,
     /// The broker had messages and sent none.
     #[error("broker has messages up to offset {end} and sends none: subscribing anew from {next}")]
     Stalled { next: u64, end: u64 },
@@ -42,6 +45,7 @@ impl Error {
             Self::Refused { .. } => "refused",
             Self::ConnectionLost(_) => "connection_lost",
             Self::SubscriptionEnded(_) => "subscription_ended",
+            Self::NotReady => "not_ready",
             Self::Stalled { .. } => "stalled",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed",

@@ -25,14 +25,16 @@ use crate::{
     subscription::{Event, Progress, Start},
 };
 
-/// A stream that seems to end before our position may be a replica that lags: look again after this.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
+/// A stream that seems to end before our position may be a replica that lags behind the one we read before: it must
+/// look so this often, with these pauses, before it counts as another one.
+const LOOKS: u32 = 4;
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Second look of the watchdog: a message that was written a moment ago is not a stall.
 const WATCHDOG_GRACE: Duration = Duration::from_secs(1);
 /// A stream that has an end but does not serve its last chunk so many times has no messages in it.
 const SILENT_ATTEMPTS: u32 = 3;
-/// A busy stream may grow between two looks at it this often in one attempt.
-const RACES: u32 = 5;
+/// A busy stream may grow between two looks at it, and doubts take some: at most this many in one attempt.
+const ATTEMPT_LOOKS: u32 = 10;
 
 pub(crate) struct Supervisor {
     inner: Arc<Inner>,
@@ -136,7 +138,12 @@ impl Supervisor {
             }
             if !self.down {
                 self.down = true;
-                info!(stream = &*self.stream, %error, "not reading, retrying");
+                if matches!(error, Error::Connect { .. } | Error::ConnectionLost(_)) {
+                    // One fact for up to 256 subscriptions, logged by the connection.
+                    debug!(stream = &*self.stream, %error, "not reading, retrying");
+                } else {
+                    warn!(stream = &*self.stream, %error, "not reading, retrying");
+                }
                 self.emit(Event::Down { reason: error }).await;
             }
             if attached && began.elapsed() > self.backoff.maximum() {
@@ -148,7 +155,7 @@ impl Supervisor {
 
     async fn attach(&mut self) -> Result<Attachment, Error> {
         let mut doubts = 0;
-        for _ in 0..RACES {
+        for _ in 0..ATTEMPT_LOOKS {
             let reservation = self.inner.pool.reserve(&self.nodes).await?;
             let connection = Arc::clone(reservation.connection());
             match self.attach_on(reservation, &mut doubts).await {
@@ -263,9 +270,10 @@ impl Supervisor {
         doubts: &mut u32,
     ) -> Result<Option<Attachment>, Error> {
         *doubts += 1;
-        if *doubts == 1 {
+        debug!(stream = &*self.stream, place = ?self.place, ?stats, doubts, "the stream ends before the last message seen");
+        if *doubts < LOOKS {
             drop(reservation);
-            sleep(SECOND_LOOK).await;
+            sleep(LOOK_PAUSE).await;
             return Ok(None);
         }
         self.become_new().await;
@@ -356,7 +364,13 @@ impl Supervisor {
                     check_at = Instant::now() + self.watchdog_interval();
                 }
                 stats = check => {
-                    let stats = stats?;
+                    let stats = match stats {
+                        Err(Error::NotReady) => {
+                            check_at = Instant::now() + self.watchdog_interval();
+                            continue;
+                        }
+                        stats => stats?,
+                    };
                     let end = stats.end().map_or(0, |end| end.saturating_add(1));
                     let shrunk = stats.committed_offset.is_some_and(|end| end.saturating_add(1) < self.next);
                     let unread = end > self.next && reader.is_starved();

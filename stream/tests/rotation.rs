@@ -1,6 +1,6 @@
 //! All faults in rotation, on a broker of its own: every confirmed message arrives once, in order.
 //!
-//! One round of faults takes about 30 s; `WIREPOST_SOAK_SECONDS` makes it go on.
+//! One round of faults takes about 30 s; `WIREPOST_SOAK_SECONDS` makes it go on, `WIREPOST_FAULTS=Kill,Restart` picks some.
 
 mod support;
 
@@ -137,7 +137,7 @@ fn read(client: &Client, stream: &str, newest: Arc<AtomicU64>) -> JoinHandle<Res
                     newest.store(received.last().copied().unwrap_or(0), Ordering::Relaxed);
                 }
                 Event::Attached { .. } | Event::Down { .. } => {}
-                Event::Gap { .. } | Event::Reset => anyhow::bail!("after {:?}: {event:?}", received.last()),
+                Event::Gap { .. } | Event::Reset => panic!("after {:?}: {event:?}", received.last()),
             }
         }
         Ok(received)
@@ -168,16 +168,20 @@ async fn every_confirmed_message_arrives_once_and_in_order_through_all_faults() 
     }
     drop(declarer);
 
+    let chosen = std::env::var("WIREPOST_FAULTS").unwrap_or_default();
+    let faults: Vec<Fault> = FAULTS
+        .into_iter()
+        .filter(|fault| chosen.is_empty() || chosen.split(',').any(|name| name == format!("{fault:?}")))
+        .collect();
     let mut round = 0;
-    while round < FAULTS.len() || Instant::now() < until {
-        let fault = FAULTS[round % FAULTS.len()];
+    while round < faults.len() || Instant::now() < until {
+        let fault = faults[round % faults.len()];
         round += 1;
         cause(fault, &broker, &vhost, &proxy).await.with_context(|| format!("{fault:?}"))?;
         let (over, before) =
             (Instant::now(), lanes.iter().map(|lane| lane.2.load(Ordering::Relaxed)).collect::<Vec<_>>());
         eventually(&format!("new messages arrive on all streams after {fault:?}"), RECOVERY, || async {
-            for ((_, reader, _, received), before) in lanes.iter().zip(&before) {
-                ensure!(!reader.is_finished(), "a reader has ended");
+            for ((_, _, _, received), before) in lanes.iter().zip(&before) {
                 if received.load(Ordering::Relaxed) <= before + 10 {
                     return Ok(false);
                 }

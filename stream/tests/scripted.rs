@@ -240,3 +240,50 @@ async fn a_connection_without_work_is_closed_with_a_goodbye() -> Result<()> {
     assert_eq!(client.counters().connections_lost.get(), 0);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_stream_that_has_just_started_is_neither_empty_nor_another_one() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = client(&broker);
+    let mut resumed = client.subscribe("s", Start::First);
+    let script = tokio::spawn(async move {
+        let mut peer = broker.accept().await?;
+        let first = peer.subscribed(&HashMap::from([("s", (0, 1))])).await?;
+        peer.deliver(first.id, 0, &["0", "1"]).await?;
+        // It goes away and comes back, its first offset known, its committed end not yet: for longer than any doubt takes.
+        let starting = Instant::now();
+        peer.send(0x10, 1, &[0, 6, 0, 1, b's']).await?;
+        while starting.elapsed() < Duration::from_secs(4) {
+            let request = peer.request().await?;
+            match request.key {
+                0x1c => peer.answer_stats(&request, 0, -1).await?,
+                0x0c => peer.answer(&request, OK, &[]).await?,
+                _ => {}
+            }
+        }
+        let again = peer.subscribed(&HashMap::from([("s", (0, 1))])).await?;
+        peer.deliver(again.id, 0, &["0", "1"]).await?;
+        peer.deliver(again.id, 2, &["2"]).await?;
+        anyhow::Ok(peer)
+    });
+    assert_eq!(numbers(&take(&mut resumed, 3).await), [0, 1, 2]);
+    assert_eq!(client.counters().resets.get(), 0);
+    script.await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_from_a_stream_that_has_just_started_is_no_end() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = client(&broker);
+    let script = tokio::spawn(async move {
+        let mut peer = broker.accept().await?;
+        let stats = peer.expect(0x1c).await?;
+        peer.answer_stats(&stats, 0, -1).await?;
+        anyhow::Ok(peer)
+    });
+    let error = client.read("s", 0, 1000, PATIENCE).await.unwrap_err();
+    assert!(matches!(error, Error::NotReady), "{error}");
+    script.await??;
+    Ok(())
+}
