@@ -79,12 +79,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         once,
         cursor,
         way_back: None,
-        typed: typed(),
-        typing: true,
+        typed: Some(typed()),
         signals,
+        trouble: None,
+        been_connected: false,
     };
     let result = client.run().await;
-    if let Some(cursor) = &client.cursor {
+    if let Some(cursor) = client.cursor.as_ref().filter(|_| client.been_connected) {
         output::complain(&format!("wirepost: newest cursor, to go on from here: --cursor {cursor}"));
     }
     result
@@ -104,6 +105,14 @@ fn typed() -> mpsc::Receiver<String> {
     typed
 }
 
+/// The next line, `None` at the end of stdin, and after that nothing any more.
+async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
+    match typed {
+        Some(lines) => lines.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Client {
     edge: Edge,
     business: String,
@@ -115,10 +124,12 @@ struct Client {
     cursor: Option<String>,
     /// URL with the resume token: comes back without a token call.
     way_back: Option<String>,
-    typed: mpsc::Receiver<String>,
-    /// Whether stdin is still open.
-    typing: bool,
+    /// Lines of stdin; `None` once it is at its end.
+    typed: Option<mpsc::Receiver<String>>,
     signals: Signals,
+    /// Why there is no connection, as told last: the same is not told with every attempt.
+    trouble: Option<String>,
+    been_connected: bool,
 }
 
 impl Client {
@@ -132,8 +143,10 @@ impl Client {
                     let Some(end) = self.converse(connection).await? else {
                         return Ok(ExitCode::SUCCESS);
                     };
-                    output::complain(&format!("wirepost: {end}"));
-                    after_close(&end)
+                    let next = after_close(&end);
+                    let comes_back = if next == Next::Stop || self.once { "" } else { "; coming back" };
+                    output::complain(&format!("wirepost: {end}{comes_back}"));
+                    next
                 }
                 Err(next) => next,
             };
@@ -143,10 +156,8 @@ impl Client {
                 Next::NewToken => self.way_back = None,
                 Next::Resume => {}
             }
-            let wait = backoff.next_wait();
-            output::complain(&format!("wirepost: connecting again in {:.1} s", wait.as_secs_f64()));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(backoff.next_wait()) => {}
                 () = self.signals.recv() => return Ok(ExitCode::SUCCESS),
             }
         }
@@ -161,32 +172,43 @@ impl Client {
         match Connection::open(&url, self.cursor.as_deref(), self.plain).await {
             Ok(connection) => {
                 output::complain(&format!("wirepost: connected to {}", connection::without_token(&url)));
+                (self.trouble, self.been_connected) = (None, true);
                 Ok(connection)
             }
             Err(error) => {
-                output::complain(&format!("wirepost: {error}"));
-                Err(match error {
+                let next = match error {
                     ConnectError::Refused { status: 401, .. } => Next::NewToken,
                     ConnectError::Refused { status: 400..500, .. } | ConnectError::BadUrl(_) => Next::Stop,
                     ConnectError::Refused { .. } | ConnectError::Unreachable(_) => Next::Resume,
-                })
+                };
+                Err(self.failed(error.to_string(), next))
             }
         }
     }
 
-    async fn token(&self) -> Result<String, Next> {
+    async fn token(&mut self) -> Result<String, Next> {
         let query: Vec<(&str, &str)> = self.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let (status, answer) = self.edge.token(&self.business, &self.credential, &query).await.map_err(|error| {
-            output::complain(&format!("wirepost: {error}"));
-            Next::Resume
-        })?;
+        let (status, answer) = match self.edge.token(&self.business, &self.credential, &query).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.failed(error.to_string(), Next::Resume)),
+        };
         match answer.data.as_str() {
             Some(url) if answer.result == 0 => Ok(url.to_owned()),
             _ => {
-                output::complain(&format!("wirepost: no token: {} (result {})", answer.description, answer.result));
-                Err(if status.is_server_error() { Next::Resume } else { Next::Stop })
+                let reason = format!("no token: {} (result {})", answer.description, answer.result);
+                Err(self.failed(reason, if status.is_server_error() { Next::Resume } else { Next::Stop }))
             }
         }
+    }
+
+    /// Tells why there is no connection, unless that was told last time.
+    fn failed(&mut self, reason: String, next: Next) -> Next {
+        if self.trouble.as_ref() != Some(&reason) {
+            let tries = if next == Next::Stop || self.once { "" } else { "; trying again" };
+            output::complain(&format!("wirepost: {reason}{tries}"));
+            self.trouble = Some(reason);
+        }
+        next
     }
 
     /// Prints and sends until the connection ends; `None` when a signal ended it.
@@ -211,9 +233,9 @@ impl Client {
                     }
                     Err(end) => return Ok(Some(end)),
                 },
-                line = self.typed.recv(), if self.typing => match line {
+                line = next_line(&mut self.typed) => match line {
                     Some(line) => if let Err(end) = connection.send(line).await { return Ok(Some(end)) },
-                    None => self.typing = false,
+                    None => self.typed = None,
                 },
                 () = self.signals.recv() => {
                     connection.close().await;

@@ -103,7 +103,7 @@ impl Keeper {
             }
         }
         if self.said.iter().any(|said| said.ends_with(TRYING)) {
-            self.console.say("broker: topology made").await;
+            self.console.say("broker: the topology is as declared").await;
         }
         // What is not wrong any more may be said again when it is.
         self.said = now;
