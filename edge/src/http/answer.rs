@@ -46,6 +46,8 @@ pub enum Code {
     RequestTimeout,
     /// The message or the batch is too large.
     TooLarge,
+    /// The path of the socket, asked for without a WebSocket.
+    UpgradeRequired,
     /// The broker is away, blocked, or did not take the message.
     BrokerUnavailable,
     /// This edge is at a limit of its own.
@@ -58,7 +60,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::InvalidEnvelope,
         Self::NoAudience,
@@ -76,6 +78,7 @@ impl Code {
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::TooLarge,
+        Self::UpgradeRequired,
         Self::BrokerUnavailable,
         Self::Overloaded,
         Self::IssuerUnavailable,
@@ -102,6 +105,7 @@ impl Code {
             Self::MethodNotAllowed => 40_501,
             Self::RequestTimeout => 40_801,
             Self::TooLarge => 41_301,
+            Self::UpgradeRequired => 42_601,
             Self::BrokerUnavailable => 50_301,
             Self::Overloaded => 50_302,
             Self::IssuerUnavailable => 50_303,
@@ -136,6 +140,7 @@ impl Code {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::TooLarge => "too_large",
+            Self::UpgradeRequired => "upgrade_required",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Overloaded => "overloaded",
             Self::IssuerUnavailable => "issuer_unavailable",
@@ -201,6 +206,9 @@ impl IntoResponse for Refusal {
         }
         if self.code.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.code == Code::UpgradeRequired {
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         // For whoever counts refusals.
         response.extensions_mut().insert(self.code);

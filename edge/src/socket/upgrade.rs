@@ -21,7 +21,10 @@ use crate::{
     broker::Position,
     business::Business,
     clock,
-    http::{answer::Refusal, origin},
+    http::{
+        answer::{Code, Refusal},
+        origin,
+    },
     identity::ticket,
     metrics::label,
     push::catch_up::From,
@@ -61,7 +64,10 @@ pub async fn socket(
 ) -> Response {
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
+        Err(rejection) => {
+            let description = format!("connect here with a WebSocket client: {rejection}");
+            return Refusal::new(Code::UpgradeRequired, description).into_response();
+        }
     };
     let upgrade = with_buffers(upgrade).protocols([SUBPROTOCOL]);
     let control = upgrade.selected_protocol().is_some();

@@ -74,6 +74,7 @@ async fn a_program_without_origin_is_judged_by_its_credential() {
 #[case("GET", "/payments/websocket/messages", 405, 40_501)]
 #[case("OPTIONS", "/payments/websocket/token", 405, 40_501)]
 #[case("POST", "/socket/x", 405, 40_501)]
+#[case("GET", "/socket/x", 426, 42_601)]
 #[tokio::test]
 async fn what_is_not_there_is_answered_in_the_same_form(
     #[case] method: &str,
