@@ -109,14 +109,22 @@ impl<'e> ClientBuilder<'e> {
         self
     }
 
-    /// Asks for a token, where it has none, and connects; under the subprotocol it waits for `welcome`.
+    /// Asks for a token, where it has none, and connects; under the subprotocol it waits until it knows where it stands. Whatever is pushed
+    /// to it from then on comes.
     pub async fn connect(self) -> Result<Client> {
         let plain = self.options.plain;
-        let mut client = self.upgrade().await?;
-        if !plain {
-            client.welcome = client.control("welcome").await?;
-            client.cursor = client.welcome["cursor"].as_str().map(str::to_owned);
+        let mut client = if plain { self.upgrade().await? } else { self.greeted().await? };
+        if !plain && client.welcome["resumed"].is_null() {
+            client.position().await.context("the edge did not tell where this client stands")?;
         }
+        Ok(client)
+    }
+
+    /// The same, but `welcome` is enough: while the broker is away an edge can't tell where a client stands.
+    pub async fn greeted(self) -> Result<Client> {
+        let mut client = self.upgrade().await?;
+        client.welcome = client.control("welcome").await?;
+        client.cursor = client.welcome["cursor"].as_str().map(str::to_owned);
         Ok(client)
     }
 
@@ -125,13 +133,12 @@ impl<'e> ClientBuilder<'e> {
         let Self { edge, business, unique_id, client_type, tags, token, options } = self;
         let tags: Vec<_> = tags.iter().map(String::as_str).collect();
         let business = business.unwrap_or_else(|| edge.setup.business());
-        let path = match token {
-            Some(token) => format!("/socket/{token}"),
-            None => {
-                let url = edge.token(&business, &unique_id, &client_type, &tags).await?;
-                let (_, path) = url.split_once("/socket/").context("a token call without a socket URL")?;
-                format!("/socket/{path}")
-            }
+        let path = if let Some(token) = token {
+            format!("/socket/{token}")
+        } else {
+            let url = edge.token(&business, &unique_id, &client_type, &tags).await?;
+            let (_, token) = url.split_once("/socket/").context("a token call without a socket URL")?;
+            format!("/socket/{token}")
         };
         open(edge.public, &path, options).await
     }
@@ -207,7 +214,7 @@ pub enum End {
 
 #[derive(Debug)]
 enum Incoming {
-    Push(Value),
+    Push(Value, String),
     Position(String),
 }
 
@@ -227,6 +234,7 @@ pub struct Client {
 
 impl Client {
     /// The position behind the last push that was taken here; `welcome` and `position` count as well.
+    #[expect(clippy::expect_used, reason = "a test that asks where no cursor can be is wrong")]
     pub fn cursor(&mut self) -> String {
         while let Some(Incoming::Position(_)) = self.incoming.front() {
             if let Some(Incoming::Position(cursor)) = self.incoming.pop_front() {
@@ -237,6 +245,7 @@ impl Client {
     }
 
     /// What brings it back without a token call.
+    #[expect(clippy::expect_used, reason = "every welcome has one")]
     pub fn resume_token(&self) -> String {
         self.welcome["resumeToken"].as_str().expect("welcome has a resumeToken").to_owned()
     }
@@ -273,16 +282,25 @@ impl Client {
         self.push_within(PATIENCE).await
     }
 
-    /// The same with a deadline of its own.
+    /// The next push as it was on the wire.
+    pub async fn push_text(&mut self) -> Result<String> {
+        Ok(self.take_push(PATIENCE).await?.1)
+    }
+
+    /// The same as [`Client::push`] with a deadline of its own.
     pub async fn push_within(&mut self, limit: Duration) -> Result<Value> {
+        Ok(self.take_push(limit).await?.0)
+    }
+
+    async fn take_push(&mut self, limit: Duration) -> Result<(Value, String)> {
         let deadline = Instant::now() + limit;
         loop {
             match self.incoming.pop_front() {
-                Some(Incoming::Push(push)) => {
+                Some(Incoming::Push(push, text)) => {
                     if let Some(cursor) = push["cursor"].as_str() {
                         self.cursor = Some(cursor.to_owned());
                     }
-                    return Ok(push);
+                    return Ok((push, text));
                 }
                 Some(Incoming::Position(cursor)) => self.cursor = Some(cursor),
                 None => {
@@ -345,6 +363,15 @@ impl Client {
         self.find(op, limit, |frame| frame["op"] == op).await
     }
 
+    /// Waits for a `position`, or for anything that carries a cursor.
+    pub async fn position(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.incoming.is_empty() {
+            self.read(deadline).await.context("awaiting a position")?;
+        }
+        Ok(())
+    }
+
     /// Sends `ping` and waits for its answer: whatever the edge had queued for this client before is here then.
     pub async fn sync(&mut self) -> Result<()> {
         self.send(&json!({"op": "ping"})).await?;
@@ -358,11 +385,11 @@ impl Client {
 
     /// Pushes that were read and not taken.
     pub fn pushes(&self) -> Vec<&Value> {
-        let push = |incoming| match incoming {
-            &Incoming::Push(ref push) => Some(push),
+        let pushes = self.incoming.iter().filter_map(|incoming| match incoming {
+            Incoming::Push(push, _) => Some(push),
             Incoming::Position(_) => None,
-        };
-        self.incoming.iter().filter_map(push).collect()
+        });
+        pushes.collect()
     }
 
     /// Waits for the close frame; its code.
@@ -424,7 +451,7 @@ impl Client {
             Some(Ok(Message::Text(text))) => {
                 let frame: Value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
                 match frame["op"].as_str() {
-                    None => self.incoming.push_back(Incoming::Push(frame)),
+                    None => self.incoming.push_back(Incoming::Push(frame, text.to_string())),
                     Some("position") => {
                         let cursor = frame["cursor"].as_str().context("a position without cursor")?;
                         self.incoming.push_back(Incoming::Position(cursor.to_owned()));

@@ -48,6 +48,7 @@ impl EdgeBuilder {
     }
 
     /// Sets a flag of `wirepost-edge`, named without its dashes: `flag("amqp", proxied)`.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers read better without a &")]
     #[must_use]
     pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
         self.flags.insert(name.to_owned(), value.to_string());

@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use wirepost_core::names;
 
 use crate::broker::{consume, depth, next, publish};
@@ -100,16 +100,29 @@ impl Service {
     }
 }
 
+/// A push of [`PAYMENTS`](crate::setup::PAYMENTS) that addresses one identity and carries a number.
+pub fn payment(to: &str, n: u64) -> Value {
+    json!({"messageType": "payment.completed", "toUniqueId": to, "content": {"n": n}})
+}
+
 /// A delivery's body as JSON.
-pub fn json(delivery: &Delivery) -> Result<Value> {
+pub fn body(delivery: &Delivery) -> Result<Value> {
     serde_json::from_slice(&delivery.data).context("a message that is not JSON")
+}
+
+/// A delivery's header as text.
+pub fn header(delivery: &Delivery, name: &str) -> Option<String> {
+    Some(match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => text.to_string(),
+        other => format!("{other:?}"),
+    })
 }
 
 /// The next delivery's body as JSON, acknowledged.
 pub async fn next_json(consumer: &mut Consumer) -> Result<Value> {
     let delivery = next(consumer).await?;
     delivery.ack(BasicAckOptions::default()).await?;
-    json(&delivery)
+    body(&delivery)
 }
 
 async fn confirmed(confirm: Option<lapin::PublisherConfirm>) -> Result<()> {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use lapin::types::FieldTable;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use wirepost_core::compile::{Compiled, compile_one};
@@ -18,7 +20,7 @@ use crate::broker::Vhost;
 use crate::edge::EdgeBuilder;
 
 /// The business of most tests: all three kinds of message, limits that no test meets by accident.
-pub const PAYMENTS: &str = r##"
+pub const PAYMENTS: &str = r#"
 apiVersion: wirepost.dev/v1alpha1
 kind: WsBusiness
 metadata: {name: payments, namespace: shop}
@@ -33,7 +35,7 @@ spec:
     - {messageType: cart.share, sendType: ClientToClient, from: [app], to: [h5]}
     - {messageType: "chat.#", sendType: ClientToClient, from: [h5, app], to: [h5, app]}
   limits: {messagesPerSecond: 10000, burst: 20000}
-"##;
+"#;
 
 /// Everything that several edges share. Cheap to clone; the vhost goes with the last clone and the last edge.
 #[derive(Clone, Debug)]
@@ -69,7 +71,7 @@ impl Setup {
     /// Makes these the declared businesses, and no others: compiles them, makes the broker's objects, writes what the edges read.
     pub async fn declare(&self, declarations: &[&str]) -> Result<()> {
         let compiled = declarations.iter().map(|text| compile(text)).collect::<Result<Vec<_>>>()?.concat();
-        *self.0.declared.lock().unwrap_or_else(PoisonError::into_inner) = compiled.clone();
+        self.0.declared.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&compiled);
         let report = self.repair().await?;
         if !report.is_clean() {
             bail!("the topology can't be made: {:?}", report.problems);
@@ -100,6 +102,37 @@ impl Setup {
         Ok(unrouted::move_back(&self.vhost().connect().await?, business).await?)
     }
 
+    /// Deletes a queue or stream by hand.
+    pub async fn delete_queue(&self, name: &str) -> Result<()> {
+        self.call("DELETE", &["queues", &self.vhost().name, name], &Value::Null).await
+    }
+
+    /// Deletes an exchange by hand.
+    pub async fn delete_exchange(&self, name: &str) -> Result<()> {
+        self.call("DELETE", &["exchanges", &self.vhost().name, name], &Value::Null).await
+    }
+
+    /// Deletes a binding of a queue by hand.
+    pub async fn unbind(&self, exchange: &str, queue: &str, routing_key: &str) -> Result<()> {
+        let channel = self.vhost().connect().await?.create_channel().await?;
+        Ok(channel.queue_unbind(queue.into(), exchange.into(), routing_key.into(), FieldTable::default()).await?)
+    }
+
+    /// Declares a stream and binds it to an exchange by hand, as a person would while no operator runs.
+    pub async fn declare_stream(&self, name: &str, exchange: &str) -> Result<()> {
+        let vhost = &self.vhost().name;
+        let stream = json!({"durable": true, "auto_delete": false, "arguments": {"x-queue-type": "stream"}});
+        self.call("PUT", &["queues", vhost, name], &stream).await?;
+        let binding = json!({"routing_key": "", "arguments": {}});
+        self.call("POST", &["bindings", vhost, "e", exchange, "q", name], &binding).await
+    }
+
+    /// A call of the management API; names need no escaping here.
+    pub async fn call(&self, method: &str, path: &[&str], body: &Value) -> Result<()> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.vhost().broker.call(method, &format!("/api/{}", path.join("/")), &body).await.map(drop)
+    }
+
     /// Changes what the edges know of a business, without its declaration.
     pub fn reconfigure(&self, business: &str, change: impl FnOnce(&mut BusinessConfig)) -> Result<()> {
         let found = self.declared().into_iter().find(|one| one.business == business);
@@ -109,7 +142,7 @@ impl Setup {
     }
 
     fn write_config(&self, mut config: BusinessConfig) -> Result<()> {
-        let sha256 = Sha256::digest(self.api_key()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = Sha256::digest(self.api_key()).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         config.auth.api_keys.push(ApiKey { sha256, expires_at: None });
         // Renamed into place: an edge must not read half a file.
         let new = self.0.dir.path().join(&config.business_type);
