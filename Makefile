@@ -60,6 +60,11 @@ crds: ## writes crds/ anew from the Rust type (a test fails while they differ)
 broker: ## a RabbitMQ to try things on; prints its addresses (`tests/services/rabbitmq stop main` ends it)
 	@tests/services/rabbitmq start main
 
+.PHONY: bench-edge
+bench-edge: ## memory, fanout, unicast, client to server of the edge on a real broker (release build; WHAT="idle fanout" for a part)
+	$(CARGO) build --release --locked -p wirepost-edge -p wirepost-tests --bins
+	ulimit -n $$(ulimit -Hn); scripts/with-broker $(CARGO_TARGET_DIR)/release/wirepost-bench $(WHAT)
+
 .PHONY: bench
 bench: ## micro-benchmarks; those on a real broker are in docs/benchmarks.md
 	$(CARGO) bench $(LOCKED) --benches

@@ -258,7 +258,25 @@ impl CloseCode {
         }
     }
 
-    /// The reason in the close frame, the log and the metrics (at most 123 bytes by RFC 6455).
+    /// A stable word for metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Drain => "drain",
+            Self::Protocol => "protocol",
+            Self::Binary => "binary",
+            Self::BadUtf8 => "bad_utf8",
+            Self::TooBig => "too_big",
+            Self::Overloaded => "overloaded",
+            Self::SessionOver => "session_over",
+            Self::Revoked => "refused",
+            Self::TooSlow => "too_slow",
+            Self::Replaced => "replaced",
+            Self::BusinessRemoved => "business_removed",
+        }
+    }
+
+    /// The reason in the close frame and the log (at most 123 bytes by RFC 6455).
     pub fn reason(self) -> &'static str {
         match self {
             Self::Normal => "closed by the client",

@@ -46,7 +46,7 @@ async fn echo(socket: WebSocket) {
     let conn = Arc::new(Conn::new(1, &identity, true, Outbound::new(bounds, Gauge::default())));
     let mut driver = Driver::new(socket, Arc::clone(&conn), Arc::new(Metrics::default()));
     loop {
-        match driver.next(true).await {
+        match driver.next(|| true).await {
             Io::Text(text) => {
                 conn.outbound.push(Item::Frame(Message::Text(text)));
             }

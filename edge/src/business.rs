@@ -129,6 +129,11 @@ impl Business {
         &self.config.business_type
     }
 
+    /// Whether any route asks for receipts.
+    pub fn wants_receipts(&self) -> bool {
+        self.routes.iter().any(|route| route.config.receipts)
+    }
+
     /// The first route that takes `message_type` in that direction.
     pub fn route(&self, send_type: SendType, message_type: &str) -> Option<&Route> {
         self.routes.iter().find(|route| {

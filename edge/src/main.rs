@@ -1,26 +1,31 @@
 //! `wirepost-edge`: one process per pod.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing_subscriber::EnvFilter;
 use wirepost_edge::{
-    app::App, args::Args, broker::rabbit::RabbitBroker, identity::keys::KeyRing, readiness::Readiness,
+    app::App,
+    args::Args,
+    broker::rabbit::{LOG_FILTER, RabbitBroker},
+    identity::keys::KeyRing,
+    readiness::Readiness,
     source::Directory,
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// lapin logs every message that the broker returns with its body; those are counted and answered to their sender instead.
-const DEFAULT_LOG: &str = "info,lapin=warn,lapin::returned_messages=off";
-
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| DEFAULT_LOG.into());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| format!("info,{LOG_FILTER}").into());
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     if args.log_json {
         logs.json().init();
     } else {

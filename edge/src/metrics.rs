@@ -1,7 +1,5 @@
 //! Counters and gauges of the edge. Labels come from closed sets: no names, ids or error texts.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -50,8 +48,6 @@ pub struct Metrics {
     pub bad_configs: Counter,
     /// Failed accepts.
     pub accept_errors: Counter,
-    /// Events dropped because they could not be sent at once.
-    pub dropped_events: Counter<u64, AtomicU64>,
 }
 
 /// One label from a closed set.
@@ -108,7 +104,6 @@ impl Default for Metrics {
             reader_lag: metric!("reader_lag", "Messages that the reader furthest behind the broker has still to read"),
             bad_configs: metric!("bad_configs", "Configurations refused, the last good one kept"),
             accept_errors: metric!("accept_errors", "Failed accepts"),
-            dropped_events: metric!("dropped_events", "Events dropped because they could not be sent at once"),
             registry,
         }
     }

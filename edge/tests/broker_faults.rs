@@ -68,6 +68,10 @@ async fn without_a_broker_everything_is_answered_and_starts_all_the_same() -> Re
     }
     until_health(&broker, PATIENCE, |health| matches!(health, Health::Away(reason) if reason.contains("127.0.0.1:1")))
         .await?;
+    // By now waiting is known to be vain.
+    let begin = Instant::now();
+    assert!(publish(&broker, 1, message(RECEIVE, "a", "x")).await?.is_err());
+    assert!(begin.elapsed() < Duration::from_millis(500), "refused only after {:?}", begin.elapsed());
     assert!(timeout(PATIENCE, broker.read("pay", 0, 1000)).await?.is_err());
     timeout(PATIENCE, broker.close()).await?;
     Ok(())

@@ -19,7 +19,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wirepost_core::edge_config::Delivery;
@@ -317,21 +317,24 @@ async fn watch_health(
     health: watch::Sender<Health>,
     refusal: watch::Sender<Option<PublishError>>,
 ) {
+    // Since when there has been no connection; an outage goes on through its attempts.
+    let mut away_since: Option<Instant> = None;
     loop {
         let now = sum_up(&mut statuses, alarm.borrow_and_update().as_deref());
+        let mut vain_from = None;
         let refuse = match &now {
+            Health::Up => None,
             Health::Blocked(reason) => Some(format!("the broker takes no messages: {reason}")),
-            Health::Up | Health::Away(_) => None,
+            Health::Away(reason) => {
+                let vain = *away_since.get_or_insert_with(Instant::now) + CONFIRM_TIMEOUT;
+                vain_from = (vain > Instant::now()).then_some(vain);
+                vain_from.is_none().then(|| reason.clone())
+            }
         };
-        let away = match &now {
-            Health::Away(reason) => Some(reason.clone()),
-            Health::Up | Health::Blocked(_) => None,
-        };
-        let was_away = matches!(&*health.borrow(), Health::Away(_)) && refusal.borrow().is_some();
-        // An outage goes on through its attempts: only its first moments are waited through.
-        if !(away.is_some() && was_away) {
-            refusal.send_replace(refuse.map(PublishError::Unavailable));
+        if !matches!(now, Health::Away(_)) {
+            away_since = None;
         }
+        refusal.send_replace(refuse.map(PublishError::Unavailable));
         health.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;
@@ -343,10 +346,7 @@ async fn watch_health(
             tokio::select! {
                 (result, ..) = any => result.is_ok(),
                 Ok(()) = alarm.changed() => true,
-                () = sleep(CONFIRM_TIMEOUT), if away.is_some() => {
-                    refusal.send_replace(away.map(PublishError::Unavailable));
-                    true
-                }
+                () = sleep_until(vain_from.unwrap_or_else(Instant::now)), if vain_from.is_some() => true,
             }
         };
         if !changed {

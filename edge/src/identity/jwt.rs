@@ -198,7 +198,8 @@ impl JwtVerifier {
         if now >= expires {
             return Err(JwtError::Expired);
         }
-        let not_before = seconds(claims, "nbf")?.ok_or(JwtError::Missing("beginning (nbf)"))?;
+        // Many issuers leave it out; where it stands it counts.
+        let not_before = seconds(claims, "nbf")?.unwrap_or_default();
         if not_before > now + LEEWAY {
             return Err(JwtError::NotYet);
         }

@@ -293,6 +293,7 @@ impl Hub {
         let mut told = 0;
         for conn in state.registry.iter().filter(|conn| conn.is_live()) {
             conn.control(text.clone());
+            conn.forget_cursor();
             told += 1;
         }
         self.context.metrics.gaps.get_or_create(&label(gap_label(reason))).inc_by(told);

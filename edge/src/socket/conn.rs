@@ -36,6 +36,7 @@ pub struct Conn {
     pub outbound: Outbound,
     /// Whether the reader hands pushes to it; set in the step in which its catch-up read the end of the log.
     live: AtomicBool,
+    greeted: AtomicBool,
     /// Offset + 1 of the newest cursor that it was sent; 0 = none.
     told: AtomicU64,
 }
@@ -51,6 +52,7 @@ impl Conn {
             control,
             outbound,
             live: AtomicBool::new(false),
+            greeted: AtomicBool::new(false),
             told: AtomicU64::new(0),
         }
     }
@@ -81,6 +83,23 @@ impl Conn {
     /// Notes that a cursor of that offset is on its way to the client.
     pub fn tell(&self, offset: u64) {
         self.told.store(offset.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Its cursors are of a stream that is no more: the next position is news to it, whatever its offset.
+    pub fn forget_cursor(&self) {
+        self.told.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether `welcome` is queued: nothing is read from a client before, so that nothing can precede it.
+    pub fn is_greeted(&self) -> bool {
+        self.greeted.load(Ordering::Relaxed)
+    }
+
+    /// `welcome` is queued, or would be if control frames were on.
+    pub fn set_greeted(&self) {
+        self.greeted.store(true, Ordering::Relaxed);
+        // A client without control frames gets no frame that would wake the task that reads it.
+        self.outbound.wake_writer();
     }
 
     /// Whether the client's newest cursor is older than this offset.

@@ -62,16 +62,16 @@ impl Driver {
         self.stalled_since
     }
 
-    /// Writes what is queued and waits for the next thing to happen. With `read` false the socket is not read. Cancel safe.
-    pub async fn next(&mut self, read: bool) -> Io {
-        std::future::poll_fn(|cx| self.poll(cx, read)).await
+    /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read. Cancel safe.
+    pub async fn next(&mut self, may_read: impl Fn() -> bool) -> Io {
+        std::future::poll_fn(|cx| self.poll(cx, &may_read)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Io> {
+    fn poll(&mut self, cx: &mut Context<'_>, may_read: impl Fn() -> bool) -> Poll<Io> {
         if let Poll::Ready(io) = self.poll_write(cx) {
             return Poll::Ready(io);
         }
-        if !read {
+        if !may_read() {
             return Poll::Pending;
         }
         let message = ready!(Pin::new(&mut self.socket).poll_next(cx));

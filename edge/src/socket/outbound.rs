@@ -175,6 +175,11 @@ impl Outbound {
         self.lock().closing
     }
 
+    /// Lets the writer look at the connection again.
+    pub fn wake_writer(&self) {
+        wake(self.lock().writer.take());
+    }
+
     /// Its bounds.
     pub fn bounds(&self) -> Bounds {
         self.bounds

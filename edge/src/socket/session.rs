@@ -38,6 +38,12 @@ use crate::{
     state::State,
 };
 
+/// Of a connection that ended without a close frame (RFC 6455, section 7.1.5).
+const ABNORMAL: u16 = 1006;
+/// Frames other than messages (control frames, and what can't be read) that a client may send a second, and at once. Beyond it its socket
+/// is not read until it is within: nothing is refused, and nobody makes an edge talk without limit.
+const CONTROL_RATE: NonZeroU32 = NonZeroU32::new(50).expect("50 is not zero");
+const CONTROL_BURST: NonZeroU32 = NonZeroU32::new(200).expect("200 is not zero");
 /// How long before its end a session's client is told.
 const EXPIRING_BEFORE: Duration = Duration::from_mins(1);
 
@@ -89,7 +95,7 @@ impl Session {
             reason: end.reason,
         });
         metrics.connections.dec();
-        metrics.closes.get_or_create(&label(end.reason)).inc();
+        metrics.closes.get_or_create(&label(end.label)).inc();
         tracing::debug!(business = %self.hub.name, connection = conn.id, code = end.code, reason = end.reason, "connection ended");
     }
 
@@ -119,11 +125,17 @@ impl Drop for Leave<'_> {
 struct Ended {
     code: u16,
     reason: &'static str,
+    label: &'static str,
 }
 
 impl Ended {
     fn by(code: CloseCode) -> Self {
-        Self { code: code.code(), reason: code.reason() }
+        Self { code: code.code(), reason: code.reason(), label: code.label() }
+    }
+
+    /// Without a close frame.
+    fn vanished(reason: &'static str) -> Self {
+        Self { code: ABNORMAL, reason, label: "vanished" }
     }
 }
 
@@ -134,6 +146,9 @@ struct Running<'s> {
     identity: Identity,
     window: Window,
     limiter: Option<(Limits, DefaultDirectRateLimiter)>,
+    control_limiter: Option<Box<DefaultDirectRateLimiter>>,
+    /// The socket is not read before.
+    paused_until: Option<Instant>,
     ends_at: i64,
     expiring_at: Option<i64>,
     heard: Instant,
@@ -150,6 +165,8 @@ impl<'s> Running<'s> {
             identity,
             window: Window::default(),
             limiter: None,
+            control_limiter: None,
+            paused_until: None,
             ends_at,
             expiring_at: Some(expiring_at(ends_at)),
             heard: Instant::now(),
@@ -166,13 +183,15 @@ impl<'s> Running<'s> {
         let timer = tokio::time::sleep_until(self.deadline(&driver));
         tokio::pin!(timer);
         loop {
-            let read = self.window.len() < state.settings.window;
+            let room = self.window.len() < state.settings.window && self.paused_until.is_none();
+            let conn = Arc::clone(&self.conn);
+            let may_read = move || room && conn.is_greeted();
             let deadline = self.deadline(&driver);
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
             tokio::select! {
-                io = driver.next(read) => match io {
+                io = driver.next(may_read) => match io {
                     Io::Text(text) => {
                         self.alive();
                         self.text(&text);
@@ -180,9 +199,9 @@ impl<'s> Running<'s> {
                     Io::Alive => self.alive(),
                     Io::Closed(code) => {
                         driver.finish().await;
-                        return Ended { code, reason: CloseCode::Normal.reason() };
+                        return Ended { code, ..Ended::by(CloseCode::Normal) };
                     }
-                    Io::Gone => return Ended { code: 1006, reason: "the peer vanished" },
+                    Io::Gone => return Ended::vanished("the peer vanished"),
                     Io::Binary(_) => return end(&self.conn, driver, CloseCode::Binary).await,
                     Io::Broken(code) | Io::Goodbye(code) => return end(&self.conn, driver, code).await,
                 },
@@ -218,6 +237,7 @@ impl<'s> Running<'s> {
             Some(quiet),
             Some(at(self.expiring_at.unwrap_or(self.ends_at))),
             driver.stalled_since().map(|since| since + settings.write_timeout),
+            self.paused_until,
             self.drain.as_ref().map(|share| share.due),
         ]
         .into_iter()
@@ -230,6 +250,9 @@ impl<'s> Running<'s> {
     fn timeout(&mut self, driver: &Driver) -> Option<Ended> {
         let settings = &self.session.state.settings;
         let (now, now_ms) = (Instant::now(), clock::now_ms());
+        if self.paused_until.is_some_and(|until| now >= until) {
+            self.paused_until = None;
+        }
         if now_ms >= self.ends_at {
             self.conn.outbound.close(CloseCode::SessionOver);
         } else if self.expiring_at.is_some_and(|due| now_ms >= due) {
@@ -241,7 +264,7 @@ impl<'s> Running<'s> {
             self.conn.outbound.close(CloseCode::TooSlow);
         }
         if now >= self.heard + settings.heartbeat * 2 {
-            return Some(Ended { code: 1006, reason: "no sign of life within two heartbeats" });
+            return Some(Ended::vanished("no sign of life within two heartbeats"));
         }
         if !self.pinged && now >= self.heard + settings.heartbeat {
             self.pinged = true;
@@ -268,23 +291,27 @@ impl<'s> Running<'s> {
         let limits = &business.config.limits;
         let envelope = match Envelope::parse(text.as_bytes()) {
             Ok(envelope) => envelope,
-            Err(error) => return self.nack(&Nack::of_envelope(&error)),
+            Err(error) => {
+                self.count_control();
+                return self.nack(&Nack::of_envelope(&error));
+            }
         };
         if self.conn.control
             && let Some(op) = &envelope.op
         {
+            self.count_control();
             return self.control(op, text);
         }
         let id = envelope.id.as_deref().map(str::to_owned);
-        if text.len() > limits.message_bytes {
-            let reason = format!("{} bytes, more than messageBytes of {}", text.len(), limits.message_bytes);
-            return self.nack(&Nack::new(id.as_deref(), NackCode::TooLarge, reason));
-        }
         if let Err(wait) = self.admit(limits) {
             let reason =
                 format!("more than {} messages a second and {} at once", limits.messages_per_second, limits.burst);
             let nack = Nack::new(id.as_deref(), NackCode::RateLimited, reason);
             return self.nack(&Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack });
+        }
+        if text.len() > limits.message_bytes {
+            let reason = format!("{} bytes, more than messageBytes of {}", text.len(), limits.message_bytes);
+            return self.nack(&Nack::new(id.as_deref(), NackCode::TooLarge, reason));
         }
         match receive::prepare(&business, &self.conn, envelope) {
             Ok(prepared) => {
@@ -305,6 +332,15 @@ impl<'s> Running<'s> {
         }
         let Some((_, limiter)) = &self.limiter else { return Ok(()) };
         limiter.check().map_err(|until| until.wait_time_from(limiter.clock().now()))
+    }
+
+    /// Counts a frame that is no message; beyond the rate the socket rests.
+    fn count_control(&mut self) {
+        let quota = || Box::new(RateLimiter::direct(Quota::per_second(CONTROL_RATE).allow_burst(CONTROL_BURST)));
+        let limiter = self.control_limiter.get_or_insert_with(quota);
+        if let Err(until) = limiter.check() {
+            self.paused_until = Some(Instant::now() + until.wait_time_from(limiter.clock().now()));
+        }
     }
 
     fn confirmed(&self, id: &str, outcome: Result<(), crate::broker::PublishError>) {
@@ -333,6 +369,9 @@ impl<'s> Running<'s> {
     fn control(&mut self, op: &str, text: &str) {
         match serde_json::from_str(text) {
             Ok(ClientFrame::Ping) => self.conn.control(ServerFrame::Pong.to_text()),
+            Ok(ClientFrame::Received { .. }) if !self.session.hub.business().wants_receipts() => {
+                self.refuse(op, "no route of this business asks for receipts");
+            }
             Ok(ClientFrame::Received { ids }) if ids.len() <= MAX_RECEIPTS => self.session.emit(&Event::Delivered {
                 connection_id: &self.conn.id,
                 unique_id: &self.conn.unique_id,
@@ -468,6 +507,7 @@ impl<'h> Greeting<'h> {
 
     fn welcome(&mut self, cursor: Option<&str>, resumed: Option<bool>) {
         self.sent = true;
+        self.conn.set_greeted();
         let limits = &self.hub.business().config.limits;
         let frame = ServerFrame::Welcome {
             connection_id: &self.conn.id,

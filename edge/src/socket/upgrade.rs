@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::{
     extract::{
         Path, Query, State as Shared, WebSocketUpgrade,
+        rejection::QueryRejection,
         ws::{CloseFrame, Message, WebSocket, rejection::WebSocketUpgradeRejection},
     },
     http::{HeaderMap, header},
@@ -58,7 +59,7 @@ pub fn with_buffers(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
 pub async fn socket(
     Shared(state): Shared<Arc<State>>,
     Path(token): Path<String>,
-    Query(params): Query<Params>,
+    params: Result<Query<Params>, QueryRejection>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
@@ -68,6 +69,10 @@ pub async fn socket(
             let description = format!("connect here with a WebSocket client: {rejection}");
             return Refusal::new(Code::UpgradeRequired, description).into_response();
         }
+    };
+    let Ok(Query(params)) = params else {
+        let description = "the query can't be read; it may hold one cursor";
+        return Refusal::new(Code::BadRequest, description).into_response();
     };
     let upgrade = with_buffers(upgrade).protocols([SUBPROTOCOL]);
     let control = upgrade.selected_protocol().is_some();

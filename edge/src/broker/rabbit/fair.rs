@@ -77,8 +77,13 @@ impl<T: Waits> FairQueue<T> {
         self.waiting.drain().flat_map(|(_, items)| items).collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+    /// Takes nothing more if nothing waits; whether that is so.
+    pub(super) fn close_if_empty(&mut self) -> bool {
+        let empty = self.len == 0;
+        if empty {
+            self.capacity = 0;
+        }
+        empty
     }
 }
 
@@ -108,7 +113,8 @@ mod tests {
         }
         let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|item| (item.0, item.1)).collect();
         assert_eq!(order, [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (1, 3)]);
-        assert!(queue.is_empty());
+        assert!(queue.close_if_empty());
+        assert!(queue.push(1, Item(1, 4, now)).is_err());
     }
 
     #[test]
@@ -156,7 +162,7 @@ mod tests {
                     prop_assert_eq!(item.1, served[item.0 as usize] + 1);
                     served[item.0 as usize] = item.1;
                 }
-                prop_assert_eq!(queue.is_empty(), inside == 0);
+                prop_assert_eq!(queue.len, inside);
             }
         }
     }

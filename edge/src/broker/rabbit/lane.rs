@@ -223,7 +223,8 @@ impl Worker {
             let Some(mut job) = self.lane.pop() else {
                 tokio::select! {
                     () = self.lane.wake.notified() => {}
-                    () = self.closing.cancelled() => if self.lane.queue().is_empty() { return },
+                    // A message that is pushed later is refused: nobody would take it out.
+                    () = self.closing.cancelled() => if self.lane.queue().close_if_empty() { return },
                 }
                 continue;
             };
