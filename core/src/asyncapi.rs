@@ -232,12 +232,12 @@ fn rebase(schema: &Value, place: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{compile, documents::parse_documents};
+    use crate::{compile, validate};
 
     #[test]
     fn the_example_is_described() {
         let text = include_str!("../../examples/payments.yaml");
-        let business = parse_documents(text).remove(0).result.unwrap();
+        let business = validate::parse(&serde_yaml::from_str(text).unwrap(), None).unwrap();
         let compiled = compile::compile_one(&business).unwrap();
         insta::assert_yaml_snapshot!(asyncapi(&compiled.config, "https://ws.example/"));
     }

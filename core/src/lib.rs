@@ -7,7 +7,6 @@ pub mod compile;
 pub mod content;
 pub mod crd;
 pub mod cursor;
-pub mod documents;
 pub mod edge_config;
 pub mod envelope;
 pub mod frames;

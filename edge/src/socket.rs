@@ -2,6 +2,7 @@
 
 pub mod conn;
 pub mod driver;
+pub mod greeting;
 pub mod outbound;
 pub mod receive;
 pub mod session;

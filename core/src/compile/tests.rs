@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::documents::parse_documents;
+use crate::validate;
 
 fn business(name: &str, spec: &Value) -> WsBusiness {
     serde_json::from_value(json!({
@@ -24,9 +24,7 @@ fn small(name: &str) -> WsBusiness {
 }
 
 fn example(text: &str) -> Compiled {
-    let mut documents = parse_documents(text);
-    assert_eq!(documents.len(), 1);
-    compile_one(&documents.remove(0).result.unwrap()).unwrap()
+    compile_one(&validate::parse(&serde_yaml::from_str(text).unwrap(), None).unwrap()).unwrap()
 }
 
 #[test]

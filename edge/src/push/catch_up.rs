@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     broker::{Position, ReadError},
-    socket::{conn::Conn, session::Greeting},
+    socket::{conn::Conn, greeting::Greeting},
 };
 
 /// How long a client waits for the broker before it is greeted without knowing where it stands.

@@ -25,8 +25,8 @@ use crate::{
     settings::Settings,
     socket::{
         conn::{Conn, Identity},
+        greeting::Greeting,
         outbound::{Bounds, Next, Outbound},
-        session::Greeting,
     },
 };
 

@@ -13,18 +13,18 @@ use tokio::time::Instant;
 use wirepost_core::{
     Envelope,
     edge_config::Limits,
-    frames::{ClientFrame, ClientLimits, CloseCode, GapReason, MAX_RECEIPTS, NackCode, ServerFrame},
+    frames::{ClientFrame, CloseCode, MAX_RECEIPTS, NackCode, ServerFrame},
 };
 
 use super::{
     conn::{Conn, Identity},
     driver::{Driver, Io},
+    greeting::Greeting,
     outbound::{Bounds, Item, Outbound},
     receive::{self, Nack},
     window::Window,
 };
 use crate::{
-    broker::Position,
     clock,
     drain::Share,
     events::{self, Event},
@@ -32,8 +32,7 @@ use crate::{
     metrics::label,
     push::{
         catch_up::{self, From},
-        entry,
-        hub::{Hub, gap_label, position_frame},
+        hub::Hub,
     },
     state::State,
 };
@@ -434,93 +433,4 @@ fn expiring_at(ends_at: i64) -> i64 {
 
 fn at(ms: i64) -> Instant {
     Instant::now() + Duration::from_millis((ms - clock::now_ms()).max(0) as u64)
-}
-
-/// The first frame, and what stands for it later where it could not be known at once.
-pub struct Greeting<'h> {
-    conn: Arc<Conn>,
-    resume_token: String,
-    ends_at: i64,
-    hub: &'h Hub,
-    /// `welcome` is queued.
-    sent: bool,
-    /// The client knows where it stands.
-    placed: bool,
-}
-
-impl<'h> Greeting<'h> {
-    /// Nothing is said yet.
-    pub fn new(hub: &'h Hub, conn: Arc<Conn>, resume_token: String, ends_at: i64) -> Self {
-        Self { conn, resume_token, ends_at, hub, sent: false, placed: false }
-    }
-
-    /// Whether `welcome` is queued.
-    pub fn is_sent(&self) -> bool {
-        self.sent
-    }
-
-    /// It begins with now and had no cursor.
-    pub fn fresh(&mut self, position: Option<Position>) {
-        self.place(position, false);
-    }
-
-    /// Nothing is missing since its cursor.
-    pub fn resumed(&mut self, at: Position) {
-        if !self.placed {
-            self.place(Some(at), true);
-        }
-    }
-
-    /// Something may be missing; it goes on with now.
-    pub fn gap(&mut self, position: Option<Position>, reason: GapReason) {
-        self.hub.context.metrics.gaps.get_or_create(&label(gap_label(reason))).inc();
-        if self.sent {
-            self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
-            self.placed = false;
-        }
-        let greeted = self.sent;
-        self.place(position, false);
-        if !greeted {
-            self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
-        }
-    }
-
-    /// The broker is away: where it stands is told later.
-    pub fn unknown(&mut self) {
-        if !self.sent {
-            self.welcome(None, None);
-        }
-    }
-
-    fn place(&mut self, position: Option<Position>, resumed: bool) {
-        self.placed = true;
-        if let Some(position) = position {
-            self.conn.tell(position.offset);
-        }
-        if !self.sent {
-            let cursor = position.map(|position| entry::cursor(&self.hub.name, position));
-            self.welcome(cursor.as_deref(), Some(resumed));
-        } else if let Some(position) = position {
-            self.conn.control(position_frame(&self.hub.name, position));
-        }
-    }
-
-    fn welcome(&mut self, cursor: Option<&str>, resumed: Option<bool>) {
-        self.sent = true;
-        self.conn.set_greeted();
-        let limits = &self.hub.business().config.limits;
-        let frame = ServerFrame::Welcome {
-            connection_id: &self.conn.id,
-            cursor,
-            resumed,
-            resume_token: &self.resume_token,
-            session_ends_at: self.ends_at,
-            limits: ClientLimits {
-                message_bytes: limits.message_bytes,
-                messages_per_second: limits.messages_per_second,
-                burst: limits.burst,
-            },
-        };
-        self.conn.control(frame.to_text());
-    }
 }
