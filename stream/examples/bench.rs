@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `latency`: one AMQP publisher sends 500 B messages with their send time to all streams in turn; all are read by one client in
-//! the same process. `replay`: one stream is filled, then read from its beginning. CPU is this process's, user and system.
+//! the same process. `replay`: one stream is filled, then read from its beginning. `--threads` (1) and `--credits` may be given.
+//! CPU is this process's.
 
 use std::{
     collections::HashMap,
@@ -27,19 +28,20 @@ use wirepost_stream::{Client, Config, Credentials, Event, Start, fingerprint};
 
 const BODY_BYTES: usize = 500;
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let what = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();
     let options: HashMap<_, _> = rest.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
     let option = |name: &str, default: u64| options.get(name).map_or(Ok(default), |value| value.parse());
+    let threads = usize::try_from(option("--threads", 1)?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     match what.as_str() {
         "latency" => {
             let (streams, rate) = (option("--streams", 200)?, option("--rate", 2000)?);
-            latency(streams, rate, option("--seconds", 20)?, option("--credits", 0)?).await
+            runtime.block_on(latency(streams, rate, option("--seconds", 20)?, option("--credits", 0)?))
         }
-        "replay" => replay(option("--messages", 1_000_000)?, option("--credits", 0)?).await,
+        "replay" => runtime.block_on(replay(option("--messages", 1_000_000)?, option("--credits", 0)?)),
         "hash" => {
             hash();
             Ok(())
@@ -86,12 +88,12 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
 
-/// User and system time of this process so far.
-fn cpu() -> Duration {
+/// User and system time of this process so far, seconds.
+fn cpu() -> [f64; 2] {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+    // Ticks of 10 ms.
+    [11, 12].map(|i: usize| fields.get(i).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0) / 100.0)
 }
 
 fn percentile(sorted: &[u64], share: f64) -> f64 {
@@ -183,7 +185,7 @@ async fn replay(messages: u64, credits: u64) -> Result<()> {
     }
     for pass in 1..=3 {
         let client = client(credits)?;
-        let (begin, used) = (Instant::now(), cpu());
+        let (begin, spent) = (Instant::now(), cpu());
         let mut subscription = client.subscribe("bench-replay", Start::First);
         let (mut count, mut sum) = (0, 0);
         while count < messages {
@@ -195,12 +197,12 @@ async fn replay(messages: u64, credits: u64) -> Result<()> {
             }
         }
         black_box(sum);
-        let (elapsed, used) = (begin.elapsed(), cpu().saturating_sub(used));
+        let (elapsed, now) = (begin.elapsed(), cpu());
+        let [user, system] = [0, 1].map(|i| (now[i] - spent[i]) * 1e6 / count as f64);
         println!(
-            "pass {pass}: {count} messages of {BODY_BYTES} B in {} chunks: {:.0}/s, {:.2} us CPU a message, body and fingerprint read",
+            "pass {pass}: {count} messages of {BODY_BYTES} B in {} chunks: {:.0}/s, {user:.2} us user and {system:.2} us system CPU a message, body and fingerprint read",
             client.counters().chunks.get(),
             count as f64 / elapsed.as_secs_f64(),
-            used.as_secs_f64() * 1e6 / count as f64,
         );
         client.close().await;
     }
