@@ -57,9 +57,15 @@ impl EdgeBuilder {
 
     /// Starts it and waits until it is ready, which does not need the broker.
     pub async fn start(self) -> Result<Edge> {
+        let edge = self.start_unready().await?;
+        eventually("the edge is ready", PATIENCE, || async { Ok(edge.readyz().await?.0 == 200) }).await?;
+        Ok(edge)
+    }
+
+    /// Starts it and waits until it listens, ready or not.
+    pub async fn start_unready(self) -> Result<Edge> {
         let mut edge = self.spawn()?;
         edge.await_addresses().await?;
-        eventually("the edge is ready", PATIENCE, || async { Ok(edge.readyz().await?.0 == 200) }).await?;
         Ok(edge)
     }
 
@@ -183,6 +189,11 @@ impl Edge {
         line.map_or(Ok(0.0), |value| value.parse().with_context(|| format!("{series} {value}")))
     }
 
+    /// The value of a series that counts.
+    pub async fn count(&self, series: &str) -> Result<u64> {
+        Ok(self.metric(series).await? as u64)
+    }
+
     /// Waits until a series has at least this value.
     pub async fn await_metric(&self, series: &str, least: f64) -> Result<()> {
         eventually(&format!("{series} >= {least}"), PATIENCE, || async { Ok(self.metric(series).await? >= least) })
@@ -200,6 +211,11 @@ impl Edge {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Whether the process lives.
+    pub fn running(&self) -> bool {
+        matches!(self.exit_status(), Ok(None))
     }
 
     /// Freezes it.

@@ -6,10 +6,14 @@
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
 //! - [`proxy`]: the trouble that networks make.
+//! - [`raw`]: bytes that no library sends.
+//! - [`traffic`]: senders and pushers that go on through trouble.
 
 pub mod broker;
 pub mod client;
 pub mod edge;
 pub mod proxy;
+pub mod raw;
 pub mod service;
 pub mod setup;
+pub mod traffic;

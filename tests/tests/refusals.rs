@@ -1,0 +1,153 @@
+//! A refusal that a browser can read, and a reconnect that asks nobody (CASES 14).
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use wirepost_tests::broker::{PATIENCE, eventually};
+use wirepost_tests::client::{Client, ClientBuilder, Refused};
+use wirepost_tests::service::Service;
+use wirepost_tests::setup::{PAYMENTS, Setup};
+
+const OTHER: &str = r#"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: gone, namespace: shop}
+spec:
+  clientTypes: [app]
+  routes: [{messageType: order.placed, sendType: ClientToServer, queue: {name: orders}}]
+"#;
+
+const BROWSERS: &str = r#"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: browsers, namespace: shop}
+spec:
+  clientTypes: [app]
+  routes: [{messageType: order.placed, sendType: ClientToServer, queue: {name: orders}}]
+  auth: {allowedOrigins: ["https://shop.example"]}
+"#;
+
+/// The ticket of a URL to connect to.
+fn ticket(url: &str) -> String {
+    url.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// As a browser sees it: the upgrade is completed, and a close frame says why.
+async fn close_code(client: ClientBuilder<'_>) -> Result<u16> {
+    client.upgrade().await.context("a browser must see an upgrade")?.close_code().await
+}
+
+/// As a program without the subprotocol sees it.
+async fn http(client: ClientBuilder<'_>) -> Result<(u16, Value)> {
+    let error = client.plain().upgrade().await.unwrap_err();
+    let refused = error.downcast_ref::<Refused>().context("not refused as HTTP")?;
+    Ok((refused.status, refused.body.clone()))
+}
+
+fn is_refusal(body: &Value) -> bool {
+    body["result"].as_u64().is_some_and(|result| result != 0) && body["description"].is_string()
+}
+
+#[tokio::test]
+async fn a_forged_ticket_is_refused_with_a_code_that_a_browser_sees() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let good = ticket(&edge.token("payments", "alice", "app", &[]).await?);
+    let middle = good.len() / 2;
+    let flipped = if good.as_bytes()[middle] == b'A' { "B" } else { "A" };
+    let altered = format!("{}{flipped}{}", &good[..middle], &good[middle + 1..]);
+    for forged in ["forged", "a.b.c", altered.as_str(), &good[..good.len() - 4]] {
+        assert_eq!(close_code(edge.client("alice", "app").token(forged)).await?, 3000, "{forged}");
+        let (status, body) = http(edge.client("alice", "app").token(forged)).await?;
+        assert_eq!(status, 401);
+        assert!(is_refusal(&body), "the form of the token call: {body}");
+    }
+    // It was the alteration.
+    edge.client("alice", "app").token(good).connect().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_expired_ticket_is_refused_with_a_code_that_a_browser_sees() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").flag("ticket-seconds", 1).start().await?;
+    let old = ticket(&edge.token("payments", "alice", "app", &[]).await?);
+    eventually("the ticket expires", PATIENCE, || async {
+        let mut client = edge.client("alice", "app").token(old.as_str()).upgrade().await?;
+        match client.control("welcome").await {
+            Ok(_) => Ok(false),
+            Err(_) => Ok(client.close_code().await? == 3000),
+        }
+    })
+    .await?;
+    let (status, body) = http(edge.client("alice", "app").token(old)).await?;
+    assert_eq!(status, 401);
+    assert!(is_refusal(&body), "{body}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_businesss_clients_are_told_that_it_is_gone() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS, OTHER]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let held = ticket(&edge.token("gone", "alice", "app", &[]).await?);
+    let mut there = edge.client("alice", "app").business("gone").connect().await?;
+    let mut neighbour = edge.client("alice", "app").connect().await?;
+    // What the operator does; the stream stays for as long as it holds messages.
+    std::fs::remove_file(setup.dir().join("config/gone.json"))?;
+    assert_eq!(there.close_code().await?, 4010);
+    assert_eq!(close_code(edge.client("alice", "app").token(held.as_str())).await?, 4010);
+    let (status, body) = http(edge.client("alice", "app").token(held)).await?;
+    assert_eq!(status, 404);
+    assert!(is_refusal(&body), "{body}");
+    neighbour.send_acked(&json!({"id": "o1", "messageType": "order.placed"})).await
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_is_refused_and_a_program_is_not() -> Result<()> {
+    let setup = Setup::new(&[BROWSERS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let evil = "https://evil.example";
+    assert_eq!(close_code(edge.client("alice", "app").origin(evil)).await?, 3003);
+    assert_eq!(close_code(edge.client("alice", "app").origin("null")).await?, 3003);
+    let (status, body) = http(edge.client("alice", "app").origin(evil)).await?;
+    assert_eq!(status, 403);
+    assert!(is_refusal(&body), "{body}");
+    edge.client("alice", "app").origin("https://shop.example").connect().await?;
+    edge.client("alice", "app").connect().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_edge_that_dies_costs_no_token_call() -> Result<()> {
+    const CLIENTS: usize = 200;
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let (e1, e2) = (setup.edge("e1").start().await?, setup.edge("e2").start().await?);
+    let service = Service::connect(&setup).await?;
+    let notice = |n: u64| json!({"messageType": "till.notice", "toUniqueId": "*", "content": {"n": n}});
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        clients.push(e1.client(&format!("till-{n}"), "pos").connect().await?);
+    }
+    service.push(&notice(0)).await?;
+    for client in &mut clients {
+        assert_eq!(client.numbers(1).await?, [0]);
+    }
+    e1.kill9()?;
+    service.push_all((1..4).map(notice)).await?;
+    let come_back = clients.iter_mut().enumerate().map(|(n, client)| {
+        let (token, cursor) = (client.resume_token(), client.cursor());
+        let back = e2.client(&format!("till-{n}"), "pos").token(token).cursor(cursor);
+        async {
+            let mut back: Client = back.connect().await?;
+            anyhow::ensure!(back.resumed(), "{}", back.welcome);
+            back.numbers(3).await
+        }
+    });
+    for numbers in futures_util::future::join_all(come_back).await {
+        assert_eq!(numbers?, [1, 2, 3]);
+    }
+    let (_, metrics) = e2.admin("/metrics").await?;
+    assert!(!metrics.contains("wirepost_edge_tokens_total{"), "somebody asked for a token: {metrics}");
+    assert_eq!(e2.metric("wirepost_edge_connections_opened_total").await?, CLIENTS as f64);
+    Ok(())
+}
