@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use lapin::types::FieldTable;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use wirepost_core::compile::{Compiled, compile_one};
-use wirepost_core::documents::parse_documents;
 use wirepost_core::edge_config::{ApiKey, BusinessConfig};
+use wirepost_core::validate;
 use wirepost_topology::unrouted::{self, Moved};
 use wirepost_topology::{Management, Options, Report, Scope, Settings, apply, merge};
 
@@ -196,11 +197,10 @@ impl Setup {
 }
 
 fn compile(text: &str) -> Result<Vec<Compiled>> {
-    parse_documents(text)
-        .into_iter()
+    serde_yaml::Deserializer::from_str(text)
         .map(|document| {
-            let business =
-                document.result.map_err(|problems| anyhow!("a test's declaration is refused: {problems:?}"))?;
+            let business = validate::parse(&Value::deserialize(document)?, None)
+                .map_err(|problems| anyhow!("a test's declaration is refused: {problems:?}"))?;
             compile_one(&business).map_err(|rejection| anyhow!("a test's declaration is refused: {rejection:?}"))
         })
         .collect()

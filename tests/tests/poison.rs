@@ -36,8 +36,8 @@ async fn garbage_on_the_push_exchange_is_skipped_and_counted_on_every_edge() -> 
     }
     for edge in [&e1, &e2] {
         let counted = |kind: &str| format!("wirepost_edge_rejected_pushes_total{{kind=\"{kind}\"}}");
-        assert_eq!(edge.metric(&counted("invalid")).await? as usize, garbage.len() - 1);
-        assert_eq!(edge.metric(&counted("too_large")).await? as usize, 1);
+        assert_eq!(edge.count(&counted("invalid")).await?, garbage.len() as u64 - 1);
+        assert_eq!(edge.count(&counted("too_large")).await?, 1);
     }
     // It is no obstacle to those who come back, either.
     let e3 = setup.edge("e3").start().await?;
