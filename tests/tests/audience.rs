@@ -12,8 +12,9 @@ fn for_nobody() -> Vec<Value> {
     let mut pushes = Vec::new();
     for message_type in ["payment.completed", "till.notice"] {
         for audience in &audiences {
-            let mut push = json!({"id": format!("nobody-{}", pushes.len()), "messageType": message_type});
-            push.as_object_mut().unwrap().extend(audience.as_object().unwrap().clone());
+            let mut push = audience.clone();
+            push["id"] = json!(format!("nobody-{}", pushes.len()));
+            push["messageType"] = json!(message_type);
             pushes.push(push);
         }
     }

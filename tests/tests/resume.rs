@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use wirepost_core::Cursor;
+use wirepost_core::frames::CloseCode;
 use wirepost_tests::client::End;
 use wirepost_tests::edge::Edge;
 use wirepost_tests::service::{Service, next_json, payment};
@@ -128,11 +129,13 @@ async fn holes_in_the_numbering_are_not_losses() -> Result<()> {
     let filler = "x".repeat(400);
     let numbered =
         |n| json!({"messageType": "payment.completed", "toUniqueId": "alice", "content": {"n": n, "filler": filler}});
-    service.push_all((1..=MESSAGES).map(numbered)).await?;
     let mut cursors = vec![alice.cursor()];
-    for n in 1..=MESSAGES {
-        assert_eq!(alice.numbers(1).await?, [n]);
-        cursors.push(alice.cursor());
+    for hundred in (1..=MESSAGES).step_by(100) {
+        service.push_all((hundred..hundred + 100).map(numbered)).await?;
+        for n in hundred..hundred + 100 {
+            assert_eq!(alice.numbers(1).await?, [n]);
+            cursors.push(alice.cursor());
+        }
     }
     let offsets = cursors.iter().map(|cursor| offset(cursor)).collect::<Result<Vec<_>>>()?;
     let holes: Vec<usize> = (1..cursors.len()).filter(|&i| offsets[i] > offsets[i - 1] + 1).collect();
@@ -218,11 +221,16 @@ async fn there_is_no_seam_between_replay_and_live() -> Result<()> {
         }
         anyhow::Ok(())
     });
+    let too_slow = End::Closed(4008, CloseCode::TooSlow.reason().to_owned());
     let mut chain = 0;
     for round in 0..ROUNDS {
         let (read, on_e1) = (rand::rng().random_range(1..=50), rand::rng().random_bool(0.5));
         for _ in 0..read {
-            let push = alice.push().await.with_context(|| format!("round {round}, after {chain}"))?;
+            let push = match alice.push().await {
+                // The burst is more than an edge queues for a client: one interruption more.
+                Err(_) if alice.end().await? == too_slow => break,
+                push => push.with_context(|| format!("round {round}, after {chain}"))?,
+            };
             assert_eq!(push["content"]["n"], chain + 1, "round {round}, {}", if on_e1 { "e1" } else { "e2" });
             chain += 1;
         }
