@@ -153,8 +153,8 @@ async fn every_confirmed_message_arrives_once_and_in_order_through_all_faults() 
     let options: Vec<&str> = suite.iter().flat_map(|suite| ["--suite", suite]).collect();
     let broker = PrivateBroker::start("rotation", &options).await?;
     let vhost = Arc::new(broker.vhost().await?);
-    let proxy = Proxy::start(host_of(&broker.stream)).await?;
-    let client = Client::new(config(proxy.address.clone(), &vhost.name));
+    let (proxy, uri) = Proxy::of_uri(&broker.stream).await?;
+    let client = Client::new(config(host_of(&uri), &vhost.name));
     let declarer = Publisher::connect(&vhost).await?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut lanes = Vec::new();

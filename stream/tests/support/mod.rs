@@ -5,6 +5,7 @@
 #[path = "../../../tests/src/broker.rs"]
 pub mod broker;
 pub mod fake;
+#[path = "../../../tests/src/proxy.rs"]
 pub mod proxy;
 pub mod raw;
 
