@@ -16,7 +16,7 @@ use anyhow::Result;
 use wirepost_tests::setup::Setup;
 
 /// Limits so high that none is met.
-const DECLARATION: &str = r##"
+const DECLARATION: &str = r"
 apiVersion: wirepost.dev/v1alpha1
 kind: WsBusiness
 metadata: {name: bench, namespace: bench}
@@ -26,7 +26,7 @@ spec:
     - {messageType: up, sendType: ClientToServer, queue: {name: up}}
     - {messageType: down, sendType: ServerToClient, to: [app], audience: Everyone}
   limits: {messagesPerSecond: 10000, burst: 20000}
-"##;
+";
 
 #[tokio::main]
 async fn main() -> Result<()> {
