@@ -16,6 +16,7 @@ use axum::{
 };
 use prometheus_client::metrics::gauge::Gauge;
 use wirepost_edge::{
+    listener::Written,
     metrics::Metrics,
     socket::{
         conn::{Conn, Identity},
@@ -44,7 +45,7 @@ async fn echo(socket: WebSocket) {
     let identity = Identity { unique_id: "echo".into(), client_type: "echo".into(), tags: vec![] };
     let bounds = Bounds { messages: 1 << 16, bytes: 64 << 20 };
     let conn = Arc::new(Conn::new(1, &identity, true, Outbound::new(bounds, Gauge::default())));
-    let mut driver = Driver::new(socket, Arc::clone(&conn), Arc::new(Metrics::default()));
+    let mut driver = Driver::new(socket, Arc::clone(&conn), Arc::new(Metrics::default()), Written::default());
     loop {
         match driver.next(|| true).await {
             Io::Text(text) => {
@@ -53,7 +54,7 @@ async fn echo(socket: WebSocket) {
             Io::Binary(bytes) => {
                 conn.outbound.push(Item::Frame(Message::Binary(bytes)));
             }
-            Io::Alive => {}
+            Io::Alive | Io::Stalled => {}
             Io::Closed(_) => return driver.finish().await,
             Io::Gone => return,
             Io::Broken(code) | Io::Goodbye(code) => return driver.close(code).await,

@@ -6,13 +6,20 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, http::Request};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -236,24 +243,29 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             return tracing::debug!(%error, "connection broke at once");
         }
-        let stream = Counted { io: stream, _permit: permit };
+        let written = Written::default();
+        let stream = Counted { io: stream, written: written.clone(), _permit: permit };
         let Some(tls) = self.tls.clone() else {
-            return self.http(stream).await;
+            return self.http(stream, written).await;
         };
         match timeout(self.header_timeout, tls.accept(stream)).await {
             // Boxed: the TLS state of a connection would otherwise lie in the task of every plain one too.
-            Ok(Ok(stream)) => Box::pin(self.http(stream)).await,
+            Ok(Ok(stream)) => Box::pin(self.http(stream, written)).await,
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake took too long"),
         }
     }
 
-    async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, written: Written) {
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(written.clone());
+            self.service.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_buf_size(MAX_HEADER)
-            .serve_connection(TokioIo::new(stream), self.service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let result = tokio::select! {
@@ -272,9 +284,29 @@ impl Server {
     }
 }
 
+/// Bytes that the kernel took of one connection, an extension of each of its requests. A WebSocket does not tell how much of a frame it
+/// has written: here a slow peer is told from one that takes nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Written(Arc<AtomicU64>);
+
+impl Written {
+    /// So far.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.0.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
 /// A connection that holds its place until it is closed, also after it became a WebSocket.
 struct Counted<IO> {
     io: IO,
+    written: Written,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -286,7 +318,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.written.note(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -302,7 +335,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.written.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite;
 use wirepost_core::frames::CloseCode;
 
 use super::{conn::Conn, outbound::Next};
-use crate::metrics::Metrics;
+use crate::{listener::Written, metrics::Metrics};
 
 /// How long a peer may take to answer a close frame.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,6 +40,8 @@ pub enum Io {
     Broken(CloseCode),
     /// The queue is closing: end with this code.
     Goodbye(CloseCode),
+    /// The peer takes nothing for the moment: [`Driver::stalled_since`] is set now.
+    Stalled,
 }
 
 /// One socket with its outbound queue.
@@ -47,19 +49,33 @@ pub struct Driver {
     socket: WebSocket,
     conn: Arc<Conn>,
     metrics: Arc<Metrics>,
+    written: Written,
     unflushed: bool,
-    stalled_since: Option<Instant>,
+    stall: Option<Stall>,
+}
+
+/// Something is to be written, and the peer takes nothing.
+#[derive(Clone, Copy, Debug)]
+struct Stall {
+    since: Instant,
+    /// What it had taken by then.
+    written: u64,
 }
 
 impl Driver {
-    /// Drives `socket` with the queue of `conn`.
-    pub fn new(socket: WebSocket, conn: Arc<Conn>, metrics: Arc<Metrics>) -> Self {
-        Self { socket, conn, metrics, unflushed: false, stalled_since: None }
+    /// Drives `socket` with the queue of `conn`; `written` counts what leaves by it.
+    pub fn new(socket: WebSocket, conn: Arc<Conn>, metrics: Arc<Metrics>, written: Written) -> Self {
+        Self { socket, conn, metrics, written, unflushed: false, stall: None }
     }
 
-    /// Since when the peer takes nothing although something is to be written.
-    pub fn stalled_since(&self) -> Option<Instant> {
-        self.stalled_since
+    /// Since when at the latest the peer takes nothing although something is to be written. Each byte that it takes counts, so a large frame
+    /// on a slow line is no stall; they are looked at here, so a stall shows at the second look.
+    pub fn stalled_since(&mut self) -> Option<Instant> {
+        let written = self.written.bytes();
+        if let Some(stall) = self.stall.as_mut().filter(|stall| stall.written != written) {
+            *stall = Stall { since: Instant::now(), written };
+        }
+        self.stall.map(|stall| stall.since)
     }
 
     /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read. Cancel safe.
@@ -90,16 +106,12 @@ impl Driver {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Io> {
         loop {
             match Pin::new(&mut self.socket).poll_ready(cx) {
-                Poll::Pending => {
-                    self.stalled_since.get_or_insert_with(Instant::now);
-                    return self.poll_closing();
-                }
+                Poll::Pending => return self.poll_stalled(cx),
                 Poll::Ready(Err(_)) => return Poll::Ready(Io::Gone),
                 Poll::Ready(Ok(())) => {}
             }
             match self.conn.outbound.poll_next(cx) {
                 Poll::Ready(Next::Item(item)) => {
-                    self.stalled_since = None;
                     let Some(message) = item.message() else { continue };
                     if Pin::new(&mut self.socket).start_send(message).is_err() {
                         return Poll::Ready(Io::Gone);
@@ -115,22 +127,25 @@ impl Driver {
             match Pin::new(&mut self.socket).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.unflushed = false;
-                    self.stalled_since = None;
+                    self.stall = None;
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Io::Gone),
-                Poll::Pending => {
-                    self.stalled_since.get_or_insert_with(Instant::now);
-                }
+                Poll::Pending => return self.poll_stalled(cx),
             }
         }
         Poll::Pending
     }
 
-    /// A queue that is closing for any cause but a drain does not wait for a peer that takes nothing.
-    fn poll_closing(&self) -> Poll<Io> {
-        match self.conn.outbound.closing() {
-            Some(code) if code != CloseCode::Drain => Poll::Ready(Io::Goodbye(code)),
-            _ => Poll::Pending,
+    /// The peer takes nothing. A queue that is closing for any cause but a drain does not wait for it. Ready at the beginning of a stall, so
+    /// that its end is looked for in time.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Io> {
+        match self.conn.outbound.poll_closing(cx) {
+            Poll::Ready(code) if code != CloseCode::Drain => Poll::Ready(Io::Goodbye(code)),
+            _ if self.stall.is_some() => Poll::Pending,
+            _ => {
+                self.stall = Some(Stall { since: Instant::now(), written: self.written.bytes() });
+                Poll::Ready(Io::Stalled)
+            }
         }
     }
 

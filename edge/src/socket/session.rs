@@ -29,6 +29,7 @@ use crate::{
     drain::Share,
     events::{self, Event},
     identity::ticket::{self, Purpose, Ticket},
+    listener::Written,
     metrics::label,
     push::{
         catch_up::{self, From},
@@ -60,6 +61,8 @@ pub struct Session {
     pub control: bool,
     /// Local number of the connection.
     pub number: u64,
+    /// What the peer has taken.
+    pub written: Written,
 }
 
 impl Session {
@@ -176,16 +179,17 @@ impl<'s> Running<'s> {
 
     async fn run(mut self, socket: WebSocket) -> Ended {
         let state = Arc::clone(&self.session.state);
-        let mut driver = Driver::new(socket, Arc::clone(&self.conn), Arc::clone(&state.metrics));
+        let mut driver =
+            Driver::new(socket, Arc::clone(&self.conn), Arc::clone(&state.metrics), self.session.written.clone());
         let mut catch_up: Option<BoxFuture<'_, ()>> = Some(self.catch_up());
         let mut draining = state.drain.subscribe();
-        let timer = tokio::time::sleep_until(self.deadline(&driver));
+        let timer = tokio::time::sleep_until(self.deadline(&mut driver));
         tokio::pin!(timer);
         loop {
             let room = self.window.len() < state.settings.window && self.paused_until.is_none();
             let conn = Arc::clone(&self.conn);
             let may_read = move || room && conn.is_greeted();
-            let deadline = self.deadline(&driver);
+            let deadline = self.deadline(&mut driver);
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
@@ -196,6 +200,7 @@ impl<'s> Running<'s> {
                         self.text(&text);
                     }
                     Io::Alive => self.alive(),
+                    Io::Stalled => {}
                     Io::Closed(code) => {
                         driver.finish().await;
                         return Ended { code, ..Ended::by(CloseCode::Normal) };
@@ -207,7 +212,7 @@ impl<'s> Running<'s> {
                 () = async { if let Some(catch_up) = catch_up.as_mut() { catch_up.await } else { std::future::pending().await } } => catch_up = None,
                 (id, outcome) = self.window.next() => self.confirmed(&id, outcome),
                 share = draining.share() => self.drain = Some(share),
-                () = &mut timer => if let Some(ended) = self.timeout(&driver) {
+                () = &mut timer => if let Some(ended) = self.timeout(&mut driver) {
                     return ended;
                 },
             }
@@ -229,7 +234,7 @@ impl<'s> Running<'s> {
 
     // --- time
 
-    fn deadline(&self, driver: &Driver) -> Instant {
+    fn deadline(&self, driver: &mut Driver) -> Instant {
         let settings = &self.session.state.settings;
         let quiet = self.heard + settings.heartbeat * if self.pinged { 2 } else { 1 };
         [
@@ -246,7 +251,7 @@ impl<'s> Running<'s> {
     }
 
     /// What is due now. Some: the connection ends without a close frame.
-    fn timeout(&mut self, driver: &Driver) -> Option<Ended> {
+    fn timeout(&mut self, driver: &mut Driver) -> Option<Ended> {
         let settings = &self.session.state.settings;
         let (now, now_ms) = (Instant::now(), clock::now_ms());
         if self.paused_until.is_some_and(|until| now >= until) {

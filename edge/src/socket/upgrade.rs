@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::{
         Path, Query, State as Shared, WebSocketUpgrade,
         rejection::QueryRejection,
@@ -27,6 +28,7 @@ use crate::{
         origin,
     },
     identity::ticket,
+    listener::Written,
     metrics::label,
     push::catch_up::From,
     state::State,
@@ -60,9 +62,12 @@ pub async fn socket(
     Shared(state): Shared<Arc<State>>,
     Path(token): Path<String>,
     params: Result<Query<Params>, QueryRejection>,
+    written: Option<Extension<Written>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
+    // Absent only where a test calls without a listener.
+    let Extension(written) = written.unwrap_or_default();
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => {
@@ -98,7 +103,7 @@ pub async fn socket(
     let from = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
     let tasks = state.connections.clone();
-    let session = Session { number: place.number, state, hub, ticket, from, control };
+    let session = Session { number: place.number, state, hub, ticket, from, control, written };
     upgrade.max_message_size(limit).max_frame_size(limit).on_upgrade(move |socket| {
         tasks.track_future(async move {
             session.run(socket).await;
