@@ -261,7 +261,7 @@ impl CloseCode {
     /// A stable word for metrics.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Normal => "normal",
+            Self::Normal => "client",
             Self::Drain => "drain",
             Self::Protocol => "protocol",
             Self::Binary => "binary",

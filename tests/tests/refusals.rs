@@ -7,14 +7,14 @@ use wirepost_tests::client::{Client, ClientBuilder, Refused};
 use wirepost_tests::service::Service;
 use wirepost_tests::setup::{PAYMENTS, Setup};
 
-const OTHER: &str = r#"
+const OTHER: &str = r"
 apiVersion: wirepost.dev/v1alpha1
 kind: WsBusiness
 metadata: {name: gone, namespace: shop}
 spec:
   clientTypes: [app]
   routes: [{messageType: order.placed, sendType: ClientToServer, queue: {name: orders}}]
-"#;
+";
 
 const BROWSERS: &str = r#"
 apiVersion: wirepost.dev/v1alpha1
@@ -38,7 +38,7 @@ async fn close_code(client: ClientBuilder<'_>) -> Result<u16> {
 
 /// As a program without the subprotocol sees it.
 async fn http(client: ClientBuilder<'_>) -> Result<(u16, Value)> {
-    let error = client.plain().upgrade().await.unwrap_err();
+    let error = client.plain().upgrade().await.err().context("not refused")?;
     let refused = error.downcast_ref::<Refused>().context("not refused as HTTP")?;
     Ok((refused.status, refused.body.clone()))
 }
@@ -148,6 +148,7 @@ async fn an_edge_that_dies_costs_no_token_call() -> Result<()> {
     }
     let (_, metrics) = e2.admin("/metrics").await?;
     assert!(!metrics.contains("wirepost_edge_tokens_total{"), "somebody asked for a token: {metrics}");
-    assert_eq!(e2.metric("wirepost_edge_connections_opened_total").await?, CLIENTS as f64);
+    let opened = e2.metric("wirepost_edge_connections_opened_total").await?;
+    assert!((opened - CLIENTS as f64).abs() < 0.5, "{opened} connections");
     Ok(())
 }

@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Members {
 
 impl Members {
     fn of(text: &str) -> Self {
-        serde_json::from_str(text).expect("a push is an object")
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("a push is an object: {error}"))
     }
 
     fn first(&self, name: &str) -> &Value {

@@ -1,5 +1,7 @@
 //! A message too big for the outbound bound must not loop, and a client on a slow link makes progress (CASES 11).
 
+#![expect(clippy::float_cmp, reason = "metrics are read as floats and count whole things")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -56,7 +58,7 @@ async fn a_slow_client_makes_progress_on_each_return_and_others_notice_nothing()
         let came = next;
         // Reads what comes until it is cut, as slowly as the link is.
         loop {
-            match alice.push_within(Duration::from_secs(60)).await {
+            match alice.push_within(Duration::from_mins(1)).await {
                 Ok(push) => {
                     assert_eq!(push["content"]["n"], next, "in order, each once");
                     next += 1;

@@ -170,6 +170,16 @@ impl Outbound {
         Poll::Pending
     }
 
+    /// Why the connection is ending; pending while it is not. For the writer while it can't write.
+    pub fn poll_closing(&self, cx: &mut std::task::Context<'_>) -> Poll<CloseCode> {
+        let mut inner = self.lock();
+        if let Some(code) = inner.closing {
+            return Poll::Ready(code);
+        }
+        inner.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Why the connection is ending, if it is.
     pub fn closing(&self) -> Option<CloseCode> {
         self.lock().closing
