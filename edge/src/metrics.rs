@@ -121,7 +121,7 @@ impl Metrics {
             text.truncate(end);
         }
         for (name, value) in broker {
-            let _ = write!(text, "# TYPE wirepost_broker_{name} gauge\nwirepost_broker_{name} {value}\n");
+            let _ = write!(text, "# TYPE wirepost_broker_{name} unknown\nwirepost_broker_{name} {value}\n");
         }
         text.push_str("# EOF\n");
         text

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use wirepost_tests::broker::{PATIENCE, PrivateBroker, eventually};
@@ -13,7 +12,7 @@ use wirepost_tests::edge::Edge;
 use wirepost_tests::proxy::{Network, Proxy};
 use wirepost_tests::service::{Service, payment};
 use wirepost_tests::setup::{PAYMENTS, Setup};
-use wirepost_tests::traffic::{Outcome, Pusher, Sender, all_pushed, all_queued};
+use wirepost_tests::traffic::{Outcome, Pusher, Sender, all_pushed, all_queued, all_queued_but};
 
 /// A client is answered within 2 s; the rest is a busy machine's.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -197,20 +196,30 @@ async fn one_businesss_missing_exchange_and_stream_are_not_anothers_trouble() ->
     let (mut alice, outcomes) = payments.stop().await?;
     check_answers(&outcomes)?;
     assert!(outcomes.iter().any(|outcome| !outcome.acked()), "nobody noticed the missing exchange");
-    all_queued(&setup, "payments", &outcomes).await?;
+    // Between an exchange and its bindings lies a moment in which messages go to `unrouted`: kept, and moved back by who repairs.
+    let moved = setup.move_back("payments").await?;
+    assert_eq!(moved.stopped, None);
+    all_queued_but(&setup, "payments", &outcomes, moved.moved).await?;
     // Its stream is another one now, of which its clients are told, and works.
     assert_eq!(alice.gap().await?, "incarnation");
     let (_, outcomes) = bank.stop().await?;
-    let slow = outcomes.iter().filter(|outcome| outcome.took > Duration::from_secs(2)).count();
+    // Who waits for longer than 2 s is refused: nobody did.
     assert!(outcomes.iter().all(Outcome::acked), "the bank was refused something");
-    assert_eq!(slow, 0, "the bank waited");
     all_queued(&setup, "bank", &outcomes).await?;
     let count = pusher.stop().await?;
     all_pushed(&mut carol, count).await?;
     assert!(carol.controls().is_empty(), "{:?}", carol.controls());
     Service::connect(&setup).await?.push(&payment("alice", 7)).await?;
-    while alice.control("gap").now_or_never().is_some() {}
-    assert_eq!(alice.push_within(RECOVERY).await?["content"]["n"], 7);
+    let seven = timeout(RECOVERY, async {
+        loop {
+            // Each life of the stream may be told of.
+            match alice.push().await {
+                Ok(push) => break anyhow::Ok(push),
+                Err(_) => assert_eq!(alice.gap().await?, "incarnation"),
+            }
+        }
+    });
+    assert_eq!(seven.await.context("nothing comes any more")??["content"]["n"], 7);
     Ok(())
 }
 
