@@ -34,9 +34,9 @@ use crate::{
     state::State,
 };
 
-/// Read buffer of a socket. Small, because it is the largest part of an idle connection's memory: 4 KiB costs 6.5 KiB a connection in all,
-/// the library's default of 128 KiB costs 134.
-const READ_BUFFER: usize = 4 << 10;
+/// Read buffer of a socket, and the most that one read takes. Small, because it is the largest part of an idle connection's memory: the
+/// library's default of 128 KiB costs 134 KiB a connection in all, and messages of clients are small.
+const READ_BUFFER: usize = 1 << 10;
 /// Bytes gathered into one write.
 const WRITE_BUFFER: usize = 16 << 10;
 /// Bound of what the WebSocket itself buffers beyond that: one frame, and no frame is larger than the largest `pushBytes` that a
