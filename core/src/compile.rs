@@ -13,6 +13,7 @@ pub(crate) use queues::merge as merge_queues;
 
 use std::collections::BTreeMap;
 
+use kube::core::ObjectMeta;
 use serde::Serialize;
 
 use crate::{
@@ -70,7 +71,12 @@ pub fn compile(businesses: &[WsBusiness]) -> Compilation {
         let Some((owner, others)) = claimants.split_first() else {
             continue;
         };
-        out.rejected.extend(others.iter().map(|other| taken(business, owner, other)));
+        let taken = |other: &&WsBusiness| Rejection {
+            business: business.to_owned(),
+            owner: other.owner(),
+            problems: vec![taken(business, &owner.owner())],
+        };
+        out.rejected.extend(others.iter().map(taken));
         match compile_one(owner) {
             Ok(compiled) => out.accepted.push(compiled),
             Err(rejection) => out.rejected.push(rejection),
@@ -88,12 +94,16 @@ pub fn claims(businesses: &[WsBusiness]) -> BTreeMap<&str, Vec<&WsBusiness>> {
         claims.entry(business.business_type()).or_default().push(business);
     }
     for claimants in claims.values_mut() {
-        claimants.sort_by_key(|business| {
-            let created = business.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (created.is_none(), created, &business.metadata.namespace, &business.metadata.name)
-        });
+        claimants.sort_by(|a, b| seniority(&a.metadata).cmp(&seniority(&b.metadata)));
     }
     claims
+}
+
+/// Of several resources that claim one business type, the one with the least seniority key owns it: the oldest `creationTimestamp` (a
+/// resource without one is newest), then namespace and name.
+pub fn seniority(metadata: &ObjectMeta) -> impl Ord + '_ {
+    let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (created.is_none(), created, &metadata.namespace, &metadata.name)
 }
 
 /// Compiles one declaration, without regard to who else claims its business type.
@@ -116,16 +126,13 @@ pub fn compile_one(business: &WsBusiness) -> Result<Compiled, Rejection> {
 
 pub(crate) use config::config as edge_config;
 
-fn taken(business: &str, owner: &WsBusiness, other: &WsBusiness) -> Rejection {
-    Rejection {
-        business: business.to_owned(),
-        owner: other.owner(),
-        problems: vec![Problem {
-            field: "spec.businessType".into(),
-            reason: Reason::BusinessTypeTaken,
-            message: format!("business type {business} belongs to {}", owner.owner()),
-            remedy: "set spec.businessType to a name of your own, or delete the other resource".into(),
-        }],
+/// The problem of a resource whose business type belongs to `owner`, an older one (`namespace/name`).
+pub fn taken(business: &str, owner: &str) -> Problem {
+    Problem {
+        field: "spec.businessType".into(),
+        reason: Reason::BusinessTypeTaken,
+        message: format!("business type {business} belongs to {owner}"),
+        remedy: "set spec.businessType to a name of your own, or delete the other resource".into(),
     }
 }
 
