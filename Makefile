@@ -17,10 +17,10 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev examples/
 
 .PHONY: test
-test: setup check unit doc conformance integration ## everything that CI runs (cold: about 20 minutes on two cores, then 5)
+test: setup check unit doc conformance integration ## everything that CI runs (cold: about 25 minutes on two cores, then 5)
 
 .PHONY: setup
-setup: ## installs what is missing: Rust toolchain, C compiler, cmake, openssl
+setup: ## installs what is missing: Rust toolchain, C compiler, cmake, openssl, iproute2
 	scripts/setup
 
 .PHONY: check
@@ -43,9 +43,9 @@ doc: ## examples in the documentation
 	$(CARGO) test $(LOCKED) --doc
 
 .PHONY: integration
-integration: ## tests against a real RabbitMQ, started for them and stopped afterwards
+integration: ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards
 	$(CARGO) test $(LOCKED) --test '*' --no-run
-	scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
+	scripts/with-kubernetes scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
 
 .PHONY: conformance
 conformance: ## the Autobahn cases against the edge's socket code
@@ -59,6 +59,10 @@ crds: ## writes crds/ anew from the Rust type (a test fails while they differ)
 .PHONY: broker
 broker: ## a RabbitMQ to try things on; prints its addresses (`tests/services/rabbitmq stop main` ends it)
 	@tests/services/rabbitmq start main
+
+.PHONY: kubernetes
+kubernetes: ## a Kubernetes API server to try things on (built when cold: five minutes); prints its addresses
+	@tests/services/kubernetes start main --controllers
 
 .PHONY: bench-edge
 bench-edge: ## memory, fanout, unicast, client to server of the edge on a real broker (release build; WHAT="idle fanout" for a part)
@@ -83,6 +87,7 @@ deny: ## installs cargo-deny (five minutes) and checks licences, sources and dup
 	@$(MAKE) --no-print-directory licences
 
 .PHONY: clean
-clean: ## stops the test brokers, deletes their data and what was compiled (the Debian roots stay)
+clean: ## stops the test servers, deletes their data and what was compiled (Debian roots and Kubernetes' programs stay)
 	-tests/services/rabbitmq remove --all
+	-tests/services/kubernetes remove --all
 	$(CARGO) clean
