@@ -1,6 +1,7 @@
 //! Helpers of the black-box tests.
 //!
 //! - [`broker`]: RabbitMQ, a vhost for each test, private brokers that may be killed.
+//! - [`cluster`]: a Kubernetes API server, a namespace for each test, private ones that may be killed.
 //! - [`setup`]: what the edges of one test share: declarations, topology, keys.
 //! - [`edge`]: the real binary as a process.
 //! - [`client`]: a WebSocket client that knows the protocol.
@@ -11,6 +12,7 @@
 
 pub mod broker;
 pub mod client;
+pub mod cluster;
 pub mod edge;
 pub mod proxy;
 pub mod raw;
