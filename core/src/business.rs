@@ -50,7 +50,6 @@ pub const DEFAULT_RETENTION_BYTES: &str = "1Gi";
     validation = rules::BUSINESS_TYPE_FROM_NAME.to_kube(),
     validation = rules::RESERVED_NAME.to_kube(),
     validation = rules::BUSINESS_TYPE_IMMUTABLE.to_kube(),
-    validation = rules::DELIVERY_IMMUTABLE.to_kube(),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -136,7 +135,7 @@ pub struct WsBusinessSpec {
 #[x_kube(validation = rules::TRANSIENT_KEEPS_NOTHING.to_kube())]
 pub struct Push {
     /// Durable: through a stream; clients resume by cursor within the retention. Transient: a queue for each edge; what a client misses is
-    /// gone. Can't be changed later.
+    /// gone. A change closes the business's connections once; from Durable to Transient, what the stream keeps goes.
     #[serde(default)]
     pub delivery: Delivery,
     /// How long a Durable push is kept; whichever bound is reached first. Default: a day, 1Gi.

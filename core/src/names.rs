@@ -19,6 +19,16 @@ pub fn events_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.events")
 }
 
+/// Queue that the business declares itself, to listen to its events.
+pub fn events_queue(business: &str, queue: &str) -> String {
+    format!("{PREFIX}{business}.events.{queue}")
+}
+
+/// Broker user of the business's own services; each rotation of its password has another `suffix`.
+pub fn user(business: &str, suffix: &str) -> String {
+    format!("{PREFIX}{business}.{suffix}")
+}
+
 /// Stream that keeps what was pushed (delivery `Durable`).
 pub fn stream(business: &str) -> String {
     format!("{PREFIX}{business}.stream")
@@ -44,7 +54,7 @@ pub fn dead_letter_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.dlx")
 }
 
-/// Fanout exchange and queue of one name: the alternate exchange of `receive` and `push`. Keeps what a lost binding would have lost.
+/// Fanout exchange and queue of one name: the alternate exchange of `receive` and (delivery `Durable`) of `push`. Keeps what a lost binding would have lost.
 pub fn unrouted(business: &str) -> String {
     format!("{PREFIX}{business}.unrouted")
 }

@@ -27,7 +27,7 @@ pub struct Exchange {
     pub name: String,
     /// How it routes.
     pub kind: ExchangeKind,
-    /// Where messages go that no binding takes.
+    /// Where messages go that no binding takes, for good. Where that can change it is in a policy.
     pub alternate: Option<String>,
 }
 

@@ -188,7 +188,7 @@ impl Setup {
     /// The management API of the vhost, as the operator uses it.
     pub fn management(&self) -> Result<Management> {
         let (url, vhost) = (self.vhost().broker.management.clone(), self.vhost().name.clone());
-        Ok(Management::new(Settings { url, vhost, credentials: None, ca_file: None })?)
+        Ok(Management::new(Settings { url, vhost, credentials: None, ca_file: None, timeout: None })?)
     }
 
     fn declared(&self) -> Vec<Compiled> {

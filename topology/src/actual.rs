@@ -1,4 +1,6 @@
-//! What a vhost has, as `GET /api/definitions/{vhost}` tells: everything but statistics, in one call.
+//! What a vhost has, as `GET /api/definitions/{vhost}` tells: everything but statistics, in one call; and the broker's users.
+
+use std::fmt;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -81,4 +83,41 @@ pub struct Policy {
     pub priority: i32,
     /// What it sets.
     pub definition: Map<String, Value>,
+}
+
+/// A user of the broker, of whatever vhosts.
+#[derive(Clone, PartialEq, Deserialize)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Such as `administrator`; ours have [`user_tag`](crate::user_tag) alone.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Base64; empty for a user who has no password.
+    #[serde(default)]
+    pub password_hash: String,
+    /// Such as `rabbit_password_hashing_sha256`.
+    #[serde(default)]
+    pub hashing_algorithm: String,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "User({}, {:?})", self.name, self.tags)
+    }
+}
+
+/// What a user may do in a vhost.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Permission {
+    /// The user.
+    pub user: String,
+    /// The vhost.
+    pub vhost: String,
+    /// Regular expression of the objects that it may declare and delete.
+    pub configure: String,
+    /// Regular expression of the objects that it may publish to, and of the queues that it may bind.
+    pub write: String,
+    /// Regular expression of the queues that it may consume, and of the exchanges that it may bind to.
+    pub read: String,
 }

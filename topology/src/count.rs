@@ -1,14 +1,27 @@
 //! Whether a queue may go: its numbers, asked of the queue itself. Those of the management API are up to five seconds old, and quorum
 //! queues refuse `if-empty`.
 
+use std::time::Duration;
+
 use lapin::Connection;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
+use tokio::time::timeout;
 
 use crate::report::{Error, KeptBecause};
 
+/// A broker that does not answer, or is under an alarm that this connection met, must not hold a plan up.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 /// `None` if the queue is empty and nobody consumes from it, or if it is gone.
 pub(crate) async fn in_use(connection: &Connection, queue: &str) -> Result<Option<KeptBecause>, Error> {
+    timeout(TIMEOUT, ask(connection, queue)).await.unwrap_or_else(|_| {
+        let doing = format!("counting the messages of {queue}");
+        Err(Error::Amqp { doing, cause: format!("no answer within {TIMEOUT:?}") })
+    })
+}
+
+async fn ask(connection: &Connection, queue: &str) -> Result<Option<KeptBecause>, Error> {
     let failed =
         |e: lapin::Error| Error::Amqp { doing: format!("counting the messages of {queue}"), cause: e.to_string() };
     // A channel of its own: the broker closes it when the queue is gone.

@@ -1,24 +1,35 @@
 //! Makes a RabbitMQ vhost have the topology that [`wirepost_core`] compiles: `wirepost dev` and the operator both call this.
 //!
 //! - [`Management`]: the management API of one vhost.
-//! - [`Actual`]: what the vhost has, read in one call.
-//! - [`plan()`]: the difference, without I/O.
-//! - [`apply()`]: carries the plan out, checks that our policies are in force, and reports what it could not make true.
-//! - [`unrouted`]: moves back what a lost binding had put aside.
+//! - [`apply()`]: makes a vhost as declared and reports what it could not make true. All in one, for `wirepost dev` and tests.
+//!
+//! The same in parts, for the operator, which has a thousand businesses:
+//! - [`Snapshot`]: what the vhost has, read once for all of them;
+//! - [`Snapshot::plan`]: the difference for one business and its broker users, without I/O;
+//! - [`apply_plan()`]: carries it out and checks that our policies are in force;
+//! - [`unrouted`]: finds and moves back what a lost binding had put aside.
 //!
 //! Nothing that holds messages is deleted, nothing without our prefix is touched, and an object that differs in what can't be changed is
 //! reported, never replaced.
 
-mod actual;
+pub mod actual;
 mod apply;
 mod count;
+mod in_force;
 mod management;
 mod plan;
 mod report;
+mod snapshot;
+mod step;
 pub mod unrouted;
+mod users;
+mod write;
 
 pub use actual::Actual;
-pub use apply::{Options, apply};
+pub use apply::{ApplyOptions, Options, apply, apply_plan};
 pub use management::{Credentials, Management, Settings};
-pub use plan::{Plan, Scope, Step, merge, plan};
-pub use report::{Error, Problem, Report};
+pub use plan::{Plan, Scope, merge, plan};
+pub use report::{Error, KeptBecause, Problem, Report};
+pub use snapshot::Snapshot;
+pub use step::Step;
+pub use users::{DesiredUser, business_user, user_tag};

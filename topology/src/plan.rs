@@ -1,14 +1,15 @@
 //! The difference between what is declared and what a vhost has, in the order in which it can be made good without losing a message.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 
 use serde_json::{Map, Value, json};
 use wirepost_core::names;
-use wirepost_core::topology::{Binding, Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology};
+use wirepost_core::topology::{Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology};
 
 use crate::actual::{self, Actual};
 use crate::report::Problem;
+use crate::step::Step;
+use crate::users::DesiredUser;
 
 /// Whose objects are looked at; all others are left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,88 +38,38 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What no step can make good.
     pub problems: Vec<Problem>,
-    /// Foreign policies that could win over ours.
+    /// Policies of others could win over ours, or limit them.
     pub rival_policies: bool,
+    /// Policies that have to be seen in force when the steps are done. Empty where nothing is done and nobody could interfere.
+    pub(crate) unproven: Vec<Policy>,
 }
 
-/// One call of the management API.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    /// Creates or changes a policy.
-    PutPolicy(Policy),
-    /// Creates a queue or stream.
-    PutQueue(Queue),
-    /// Creates an exchange.
-    PutExchange(Exchange),
-    /// Binds a queue to an exchange.
-    Bind(Binding),
-    /// Removes a binding.
-    Unbind(actual::Binding),
-    /// Deletes a queue, if it is empty and not in use.
-    DeleteQueue(String),
-    /// Deletes a stream and what it keeps.
-    DeleteStream(String),
-    /// Deletes an exchange.
-    DeleteExchange(String),
-    /// Deletes a policy.
-    DeletePolicy(String),
+impl Plan {
+    /// Whether all is as declared, as far as a look at the definitions tells.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.problems.is_empty()
+    }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PutPolicy(policy) => write!(f, "set policy {}", policy.name),
-            Self::PutQueue(queue) => write!(f, "create queue {}", queue.name),
-            Self::PutExchange(exchange) => write!(f, "create exchange {}", exchange.name),
-            Self::Bind(b) => write!(f, "bind queue {} to exchange {} with '{}'", b.queue, b.exchange, b.routing_key),
-            Self::Unbind(b) => {
-                write!(f, "unbind {} from exchange {} with '{}'", b.destination, b.source, b.routing_key)
-            }
-            Self::DeleteQueue(name) => write!(f, "delete queue {name}"),
-            Self::DeleteStream(name) => write!(f, "delete stream {name}"),
-            Self::DeleteExchange(name) => write!(f, "delete exchange {name}"),
-            Self::DeletePolicy(name) => write!(f, "delete policy {name}"),
+/// The objects that a plan is about.
+#[derive(Default)]
+pub(crate) struct Objects<'a> {
+    pub(crate) exchanges: Vec<&'a actual::Exchange>,
+    pub(crate) queues: Vec<&'a actual::Queue>,
+    pub(crate) bindings: Vec<&'a actual::Binding>,
+    pub(crate) policies: Vec<&'a actual::Policy>,
+}
+
+impl<'a> Objects<'a> {
+    /// Those of `actual` whose owner (for a binding: of its exchange) passes.
+    pub(crate) fn of(actual: &'a Actual, passes: impl Fn(&str) -> bool) -> Self {
+        Self {
+            exchanges: actual.exchanges.iter().filter(|e| passes(&e.name)).collect(),
+            queues: actual.queues.iter().filter(|q| passes(&q.name)).collect(),
+            bindings: actual.bindings.iter().filter(|b| passes(&b.source)).collect(),
+            policies: actual.policies.iter().filter(|p| passes(&p.name)).collect(),
         }
     }
-}
-
-impl Step {
-    /// The business whose other queues must have gone before: what a queue dead-letters to, and its limits, go last.
-    pub(crate) fn waits_for_queues_of(&self) -> Option<&str> {
-        let (object, last): (&str, fn(&str) -> String) = match self {
-            Self::Unbind(binding) => (&binding.source, names::dead_letter_exchange),
-            Self::DeleteQueue(name) => (name, names::dead_queue),
-            Self::DeleteExchange(name) => (name, names::dead_letter_exchange),
-            Self::DeletePolicy(name) => return names::owner(name),
-            _ => return None,
-        };
-        names::owner(object).filter(|business| last(business) == object)
-    }
-
-    // Making: a queue finds its policy (retention, limits) when it is born, and an exchange is made only when what it would otherwise
-    // lose has a place, so its alternate exchange is bound before. Going: a queue is unbound before its messages are counted.
-    fn rank(&self) -> u8 {
-        match self {
-            Self::PutPolicy(_) => 0,
-            Self::PutQueue(_) => 1,
-            Self::PutExchange(exchange) if exchange.alternate.is_none() => 2,
-            Self::Bind(binding) if !routes_for_publishers(&binding.exchange) => 3,
-            Self::PutExchange(_) => 4,
-            Self::Bind(_) => 5,
-            Self::Unbind(_) if self.waits_for_queues_of().is_none() => 6,
-            Self::DeleteStream(_) => 7,
-            Self::DeleteQueue(_) if self.waits_for_queues_of().is_none() => 7,
-            Self::Unbind(_) => 8,
-            Self::DeleteQueue(_) => 9,
-            Self::DeleteExchange(_) => 10,
-            Self::DeletePolicy(_) => 11,
-        }
-    }
-}
-
-fn routes_for_publishers(exchange: &str) -> bool {
-    names::owner(exchange)
-        .is_some_and(|b| exchange == names::receive_exchange(b) || exchange == names::push_exchange(b))
 }
 
 /// Several businesses' topologies as one.
@@ -136,21 +87,41 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
     all
 }
 
-/// What makes `actual` into `desired`. Looks only at objects in `scope` and at those that `desired` names.
+/// What makes `actual` into `desired`. Looks only at objects in `scope`, so `desired` must lie within it.
 ///
-/// The queues of edges (`wirepost.B.edge.…`) and their bindings belong to the edges, bindings of `wirepost.B.events` to whoever listens:
-/// neither is touched. All other bindings of our exchanges are ours, also those to foreign queues.
+/// The queues of edges (`wirepost.B.edge.…`) and their bindings belong to the edges, `wirepost.B.events.…` and all bindings of
+/// `wirepost.B.events` to whoever listens: none is touched. All other bindings of our exchanges are ours, also those to foreign queues.
 pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
+    let objects = Objects::of(actual, |name| scope.holds(name));
+    let queues: HashSet<&str> = actual.queues.iter().map(|q| q.name.as_str()).collect();
+    let foreign = actual.policies.iter().filter(|p| names::owner(&p.name).is_none());
+    let highest = foreign.map(|p| p.priority).max();
+    plan_objects(desired, &objects, |queue| queues.contains(queue), highest)
+}
+
+/// `exists`: whether there is a queue of that name, whoever's. `rival`: the highest priority of a policy that is not ours.
+pub(crate) fn plan_objects(
+    desired: &Topology,
+    actual: &Objects<'_>,
+    exists: impl Fn(&str) -> bool,
+    rival: Option<i32>,
+) -> Plan {
     let mut plan = Plan::default();
-    plan_exchanges(&mut plan, desired, actual, scope);
-    plan_queues(&mut plan, desired, actual, scope);
-    plan_bindings(&mut plan, desired, actual, scope);
-    plan_policies(&mut plan, desired, actual, scope);
+    plan_exchanges(&mut plan, desired, actual);
+    plan_queues(&mut plan, desired, actual, exists);
+    plan_bindings(&mut plan, desired, actual);
+    plan_policies(&mut plan, desired, actual);
+    // Equal priority: which one wins is not defined.
+    let lowest = desired.policies.iter().map(|p| p.priority).min();
+    plan.rival_policies = lowest.zip(rival).is_some_and(|(lowest, rival)| rival >= lowest);
+    if plan.rival_policies || !plan.steps.is_empty() {
+        plan.unproven.clone_from(&desired.policies);
+    }
     plan.steps.sort_by_key(Step::rank); // stable: within a rank the declared order stays
     plan
 }
 
-fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
+fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     let there: HashMap<_, _> = actual.exchanges.iter().map(|e| (e.name.as_str(), e)).collect();
     for exchange in &desired.exchanges {
         let should = actual::Exchange {
@@ -162,7 +133,7 @@ fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: S
         };
         match there.get(exchange.name.as_str()) {
             None => plan.steps.push(Step::PutExchange(exchange.clone())),
-            Some(is) if **is == should => {}
+            Some(is) if ***is == should => {}
             Some(is) => plan.problems.push(Problem::Differs {
                 kind: "exchange",
                 name: exchange.name.clone(),
@@ -172,11 +143,11 @@ fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: S
         }
     }
     let declared: HashSet<&str> = desired.exchanges.iter().map(|e| e.name.as_str()).collect();
-    let gone = actual.exchanges.iter().filter(|e| scope.holds(&e.name) && !declared.contains(e.name.as_str()));
+    let gone = actual.exchanges.iter().filter(|e| !is_anothers(&e.name) && !declared.contains(e.name.as_str()));
     plan.steps.extend(gone.map(|e| Step::DeleteExchange(e.name.clone())));
 }
 
-fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
+fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>, exists: impl Fn(&str) -> bool) {
     let there: HashMap<_, _> = actual.queues.iter().map(|q| (q.name.as_str(), q)).collect();
     for queue in &desired.queues {
         let should = queue_arguments(queue);
@@ -192,11 +163,7 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scop
         }
     }
     plan.problems.extend(
-        desired
-            .existing_queues
-            .iter()
-            .filter(|q| !there.contains_key(q.as_str()))
-            .map(|q| Problem::MissingQueue { queue: q.clone() }),
+        desired.existing_queues.iter().filter(|q| !exists(q)).map(|q| Problem::MissingQueue { queue: q.clone() }),
     );
     let declared: HashSet<&str> = desired
         .queues
@@ -204,21 +171,18 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scop
         .map(|q| q.name.as_str())
         .chain(desired.existing_queues.iter().map(String::as_str))
         .collect();
-    let gone = actual
-        .queues
-        .iter()
-        .filter(|q| scope.holds(&q.name) && !is_an_edges(&q.name) && !declared.contains(q.name.as_str()));
+    let gone = actual.queues.iter().filter(|q| !is_anothers(&q.name) && !declared.contains(q.name.as_str()));
     plan.steps.extend(gone.map(|q| match queue_kind(&q.arguments) {
         "stream" => Step::DeleteStream(q.name.clone()),
         _ => Step::DeleteQueue(q.name.clone()),
     }));
 }
 
-fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
+fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     // One of ours has a queue at its end and no arguments; another with the same key is another binding.
-    let simple = |is: &&actual::Binding| is.destination_type == "queue" && is.arguments.is_empty();
-    let there: HashSet<_> =
-        actual.bindings.iter().filter(simple).map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
+    let simple = |is: &actual::Binding| is.destination_type == "queue" && is.arguments.is_empty();
+    let mine = actual.bindings.iter().filter(|b| simple(b));
+    let there: HashSet<_> = mine.map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
     let declared: HashSet<_> = desired.bindings.iter().map(|b| (&*b.exchange, &*b.queue, &*b.routing_key)).collect();
     let missing: HashSet<&str> = plan
         .problems
@@ -231,17 +195,16 @@ fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Sc
     let made: Vec<Step> = wanted.map(|b| Step::Bind(b.clone())).collect();
     let gone = actual.bindings.iter().filter(|is| {
         let key = (&*is.source, &*is.destination, &*is.routing_key);
-        scope.holds(&is.source)
-            && names::owner(&is.source).is_some_and(|business| is.source != names::events_exchange(business))
-            && !is_an_edges(&is.destination)
-            && !(simple(is) && declared.contains(&key))
+        let theirs = is_for_events(&is.source) || is_anothers(&is.source) || is_anothers(&is.destination);
+        let wanted = simple(is) && declared.contains(&key);
+        !(theirs || wanted)
     });
-    let gone: Vec<Step> = gone.map(|b| Step::Unbind(b.clone())).collect();
+    let gone: Vec<Step> = gone.map(|&b| Step::Unbind(b.clone())).collect();
     plan.steps.extend(made);
     plan.steps.extend(gone);
 }
 
-fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Scope<'_>) {
+fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     let there: HashMap<_, _> = actual.policies.iter().map(|p| (p.name.as_str(), p)).collect();
     for policy in &desired.policies {
         let same = there.get(policy.name.as_str()).is_some_and(|is| {
@@ -255,21 +218,47 @@ fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Actual, scope: Sc
         }
     }
     let declared: HashSet<&str> = desired.policies.iter().map(|p| p.name.as_str()).collect();
-    let gone = actual.policies.iter().filter(|p| scope.holds(&p.name) && !declared.contains(p.name.as_str()));
+    let gone = actual.policies.iter().filter(|p| !declared.contains(p.name.as_str()));
     plan.steps.extend(gone.map(|p| Step::DeletePolicy(p.name.clone())));
-    // Equal priority: which one wins is not defined.
-    let lowest = desired.policies.iter().map(|p| p.priority).min();
-    plan.rival_policies = lowest.is_some_and(|lowest| {
-        actual
-            .policies
-            .iter()
-            .any(|p| names::owner(&p.name).is_none() && p.apply_to != "exchanges" && p.priority >= lowest)
-    });
 }
 
-/// `wirepost.B.edge.…`: declared by an edge, expires after it.
-fn is_an_edges(queue: &str) -> bool {
-    names::owner(queue).is_some_and(|business| queue.starts_with(&names::edge_queue(business, "")))
+/// `there`: all users whose names are those of the business's. `permissions`: theirs in this vhost.
+pub(crate) fn plan_users(
+    plan: &mut Plan,
+    desired: &[DesiredUser],
+    there: &[actual::User],
+    permissions: &[actual::Permission],
+    tag: &str,
+) {
+    for user in desired {
+        match there.iter().find(|is| is.name == user.name) {
+            Some(is) if !is.tags.iter().any(|t| t == tag) => {
+                plan.problems.push(Problem::UserTaken { user: user.name.clone(), tag: tag.to_owned() });
+                continue;
+            }
+            Some(is) if user.is(is) => {}
+            _ => plan.steps.push(Step::PutUser(user.clone())),
+        }
+        if !permissions.iter().any(|is| user.may(is)) {
+            plan.steps.push(Step::PutPermissions(user.clone()));
+        }
+    }
+    let ours = there.iter().filter(|is| is.tags.iter().any(|t| t == tag));
+    let gone = ours.filter(|is| !desired.iter().any(|user| user.name == is.name));
+    plan.steps.extend(gone.map(|is| Step::DeleteUser { name: is.name.clone(), last: desired.is_empty() }));
+    plan.steps.sort_by_key(Step::rank);
+}
+
+/// Not the operator's, though it has our prefix: `wirepost.B.edge.…` is declared by an edge and expires after it, `wirepost.B.events.…` is
+/// the business's own.
+pub(crate) fn is_anothers(name: &str) -> bool {
+    names::owner(name).is_some_and(|business| {
+        name.starts_with(&names::edge_queue(business, "")) || name.starts_with(&names::events_queue(business, ""))
+    })
+}
+
+fn is_for_events(exchange: &str) -> bool {
+    names::owner(exchange).is_some_and(|business| exchange == names::events_exchange(business))
 }
 
 pub(crate) fn exchange_kind(kind: ExchangeKind) -> &'static str {

@@ -23,6 +23,22 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// The vhost does not exist: nobody made it yet, or the broker was rebuilt empty. [`Management::create_vhost`] makes it.
+    ///
+    /// [`Management::create_vhost`]: crate::Management::create_vhost
+    #[error("{doing}: vhost {vhost} does not exist; `rabbitmqctl add_vhost {vhost}` makes it")]
+    NoVhost {
+        /// The call.
+        doing: String,
+        /// Its name.
+        vhost: String,
+    },
+    /// The caller's gate said no before this write.
+    #[error("{doing}: stopped, this process may no longer write")]
+    Stopped {
+        /// The step that was not done.
+        doing: String,
+    },
     /// The AMQP connection failed; a repeat with a new connection may help.
     #[error("{doing}: {cause}")]
     Amqp {
@@ -38,7 +54,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Amqp { .. } => true,
-            Self::Refused { .. } => false,
+            Self::Refused { .. } | Self::NoVhost { .. } | Self::Stopped { .. } => false,
         }
     }
 }
@@ -87,8 +103,8 @@ pub enum Problem {
     },
     /// Another policy is in force on an object of ours: only the one with the highest priority counts.
     PolicyOverruled {
-        /// The queue or stream.
-        queue: String,
+        /// The queue, stream or exchange.
+        object: String,
         /// Ours.
         policy: String,
         /// The one in force; `None` if no policy is.
@@ -97,11 +113,18 @@ pub enum Problem {
     /// Our policy is in force, but an operator policy changes what it sets.
     PolicyLimited {
         /// The queue or stream.
-        queue: String,
+        object: String,
         /// The operator policy.
         by: String,
         /// Keys that have another value than declared.
         keys: Vec<String>,
+    },
+    /// A user of that name exists and is not ours. It is left as it is.
+    UserTaken {
+        /// Its name.
+        user: String,
+        /// The tag that ours have.
+        tag: String,
     },
     /// The broker refused one object; the others were written.
     Refused {
@@ -153,18 +176,24 @@ impl fmt::Display for Problem {
                 f,
                 "queue {queue} is no longer declared; it is kept because only an AMQP connection can tell whether it is empty"
             ),
-            Self::PolicyOverruled { queue, policy, by: Some(by) } => write!(
+            Self::PolicyOverruled { object, policy, by: Some(by) } => write!(
                 f,
-                "policy {by} is in force on {queue} instead of {policy}; lower its priority or narrow its pattern"
+                "policy {by} is in force on {object} instead of {policy}; lower its priority or narrow its pattern"
             ),
-            Self::PolicyOverruled { queue, policy, by: None } => {
-                write!(f, "no policy is in force on {queue}, it should be {policy}; see the broker's log")
+            Self::PolicyOverruled { object, policy, by: None } => {
+                write!(f, "no policy is in force on {object}, it should be {policy}; see the broker's log")
             }
-            Self::PolicyLimited { queue, by, keys } => write!(
+            Self::PolicyLimited { object, by, keys } => write!(
                 f,
-                "operator policy {by} changes {} on {queue}; widen it, or declare what it allows",
+                "operator policy {by} changes {} on {object}; widen it, or declare what it allows",
                 keys.join(", ")
             ),
+            Self::UserTaken { user, tag } => {
+                write!(
+                    f,
+                    "broker user {user} exists without the tag {tag}, so it is not ours; delete it, and it is made anew"
+                )
+            }
             Self::Refused { doing, reason } => write!(f, "{doing}: refused: {reason}"),
         }
     }

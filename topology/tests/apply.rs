@@ -205,7 +205,7 @@ async fn who_may_not_and_what_is_not_there_is_told_from_what_is_away() {
     let vhost = Vhost::create().await.unwrap();
     let host = vhost.broker.management.rsplit_once('@').unwrap().1.to_owned();
     let try_with = async |url: String, name: &str| {
-        let settings = Settings { url, vhost: name.to_owned(), credentials: None, ca_file: None };
+        let settings = Settings { url, vhost: name.to_owned(), credentials: None, ca_file: None, timeout: None };
         let options = Options { scope: Scope::Everything, amqp: None, delete_messages: false };
         apply(&Management::new(settings).unwrap(), &Topology::default(), options).await.unwrap_err()
     };
@@ -232,6 +232,7 @@ async fn credentials_in_files_are_read_again_for_every_call() {
         vhost: vhost.name.clone(),
         credentials: Some(Credentials::Files { user, password: password.clone() }),
         ca_file: None,
+        timeout: None,
     };
     let management = Management::new(settings).unwrap();
     management.export().await.unwrap_err();

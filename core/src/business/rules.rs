@@ -75,12 +75,6 @@ rules! {
         remedy: "keep it, or make a new WsBusiness and delete this one when its clients have moved",
         field: ".spec.businessType",
     }
-    DELIVERY_IMMUTABLE {
-        rule: "(has(self.spec.push) ? self.spec.push.delivery : 'Durable') == (has(oldSelf.spec.push) ? oldSelf.spec.push.delivery : 'Durable')",
-        problem: "push.delivery can't be changed, pushes on their way would be lost",
-        remedy: "keep it, or make a new WsBusiness and delete this one when its clients have moved",
-        field: ".spec.push",
-    }
 
     // The spec.
     BUSINESS_TYPE_SYNTAX {

@@ -35,7 +35,7 @@ const KEEP_MAX_BYTES: i64 = 1 << 30;
 pub(crate) fn topology(business: &str, spec: &WsBusinessSpec) -> Topology {
     let delivery = spec.push.as_ref().map_or(Delivery::default(), |p| p.delivery);
     let mut topology = Topology::default();
-    exchanges(&mut topology, business, delivery);
+    exchanges(&mut topology, business);
     keepers(&mut topology, business);
     // The check has refused contradicting settings, so nothing is lost here.
     for queue in merge_queues(&spec.routes).unwrap_or_default().values() {
@@ -53,19 +53,18 @@ pub(crate) fn topology(business: &str, spec: &WsBusinessSpec) -> Topology {
     if delivery == Delivery::Durable {
         let declared = spec.push.as_ref().and_then(|p| p.retention.as_ref());
         stream(&mut topology, business, retention(declared));
+        push_alternate(&mut topology, business);
     }
     sort(&mut topology);
     topology
 }
 
-fn exchanges(topology: &mut Topology, business: &str, delivery: Delivery) {
+fn exchanges(topology: &mut Topology, business: &str) {
     let unrouted = names::unrouted(business);
-    // Without an edge nobody wants a Transient push: keeping it would fill `unrouted` and then refuse every further one. So it has no
-    // alternate exchange, and `mandatory` tells the publisher.
-    let push_alternate = (delivery == Delivery::Durable).then(|| unrouted.clone());
     for (name, kind, alternate) in [
         (names::receive_exchange(business), ExchangeKind::Topic, Some(unrouted.clone())),
-        (names::push_exchange(business), ExchangeKind::Fanout, push_alternate),
+        // By policy: see `push_alternate`.
+        (names::push_exchange(business), ExchangeKind::Fanout, None),
         // Nobody needs to listen to events.
         (names::events_exchange(business), ExchangeKind::Topic, None),
         (unrouted, ExchangeKind::Fanout, None),
@@ -139,6 +138,13 @@ fn stream(topology: &mut Topology, business: &str, retention: Retention) {
     });
 }
 
+/// The alternate exchange of `push`, as a policy: an argument could not change with the delivery. With Transient there is none: without an
+/// edge nobody wants a push, keeping it would fill `unrouted` and then refuse every further one; `mandatory` tells the publisher.
+fn push_alternate(topology: &mut Topology, business: &str) {
+    let settings = [("alternate-exchange", json!(names::unrouted(business)))];
+    topology.policies.push(policy(&names::push_exchange(business), "exchanges", settings));
+}
+
 fn declare(
     topology: &mut Topology,
     name: &str,
@@ -146,16 +152,21 @@ fn declare(
     settings: impl IntoIterator<Item = (&'static str, Value)>,
 ) {
     topology.queues.push(Queue { name: name.to_owned(), kind });
-    topology.policies.push(Policy {
+    let apply_to = match kind {
+        QueueKind::Quorum => "quorum_queues",
+        QueueKind::Stream => "streams",
+    };
+    topology.policies.push(policy(name, apply_to, settings));
+}
+
+fn policy(name: &str, apply_to: &'static str, settings: impl IntoIterator<Item = (&'static str, Value)>) -> Policy {
+    Policy {
         name: name.to_owned(),
         pattern: names::exact_pattern(name),
-        apply_to: match kind {
-            QueueKind::Quorum => "quorum_queues",
-            QueueKind::Stream => "streams",
-        },
+        apply_to,
         priority: POLICY_PRIORITY,
         definition: settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>(),
-    });
+    }
 }
 
 fn queue_name(business: &str, queue: &QueueSettings) -> String {

@@ -124,7 +124,6 @@ impl MemoryBroker {
     pub fn apply(&self, topologies: &[Topology]) {
         let mut guard = self.inner.world();
         let world = &mut *guard;
-        world.exchanges = topologies.iter().flat_map(|t| &t.exchanges).map(|e| (e.name.clone(), e.clone())).collect();
         world.bindings.clear();
         for binding in topologies.iter().flat_map(|t| &t.bindings) {
             let bindings = world.bindings.entry(binding.exchange.clone()).or_default();
@@ -134,6 +133,12 @@ impl MemoryBroker {
             topologies.iter().flat_map(|t| &t.policies).map(|policy| (policy.pattern.as_str(), policy)).collect();
         let policy = |name: &str| policies.get(names::exact_pattern(name).as_str()).copied();
 
+        let with_policy = |exchange: &Exchange| {
+            let alternate = || policy(&exchange.name)?.definition.get("alternate-exchange")?.as_str().map(str::to_owned);
+            Exchange { alternate: exchange.alternate.clone().or_else(alternate), ..exchange.clone() }
+        };
+        world.exchanges =
+            topologies.iter().flat_map(|t| &t.exchanges).map(|e| (e.name.clone(), with_policy(e))).collect();
         let declared = topologies.iter().flat_map(|t| &t.queues);
         let (streams, queues): (Vec<_>, Vec<_>) = declared.partition(|queue| queue.kind == QueueKind::Stream);
         let existing = topologies.iter().flat_map(|t| &t.existing_queues).map(String::as_str);

@@ -1,3 +1,5 @@
+use wirepost_core::topology::Binding;
+
 use super::*;
 
 fn business(name: &str) -> Topology {

@@ -32,7 +32,7 @@ pub(crate) fn route(message_type: &str, queue: &str) -> Value {
 
 pub(crate) fn management(vhost: &Vhost) -> Management {
     let (url, vhost) = (vhost.broker.management.clone(), vhost.name.clone());
-    Management::new(Settings { url, vhost, credentials: None, ca_file: None }).unwrap()
+    Management::new(Settings { url, vhost, credentials: None, ca_file: None, timeout: None }).unwrap()
 }
 
 /// Applies with a fresh AMQP connection, everything in scope.

@@ -36,7 +36,7 @@ fn topology() -> Topology {
     Topology {
         exchanges: vec![
             exchange("wirepost.pay.dlx", ExchangeKind::Fanout, None),
-            exchange(PUSH, ExchangeKind::Fanout, Some(UNROUTED)),
+            exchange(PUSH, ExchangeKind::Fanout, None),
             exchange(RECEIVE, ExchangeKind::Topic, Some(UNROUTED)),
             exchange(UNROUTED, ExchangeKind::Fanout, None),
         ],
@@ -56,6 +56,7 @@ fn topology() -> Topology {
             binding(UNROUTED, UNROUTED, ""),
         ],
         policies: vec![
+            policy(PUSH, json!({"alternate-exchange": UNROUTED})),
             policy(STREAM, json!({"max-length-bytes": 100})),
             policy(ORDERS, json!({"max-length": 3, "delivery-limit": 1, "dead-letter-exchange": "wirepost.pay.dlx"})),
         ],

@@ -1,0 +1,114 @@
+//! One call of the management API, what it is called in a log, and when its turn is.
+
+use std::fmt;
+
+use wirepost_core::names;
+use wirepost_core::topology::{Binding, Exchange, Policy, Queue};
+
+use crate::actual;
+use crate::users::DesiredUser;
+
+/// One call of the management API.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Creates or changes a policy.
+    PutPolicy(Policy),
+    /// Creates a queue or stream.
+    PutQueue(Queue),
+    /// Creates an exchange.
+    PutExchange(Exchange),
+    /// Binds a queue to an exchange.
+    Bind(Binding),
+    /// Creates a user, or gives it its password and tag again.
+    PutUser(DesiredUser),
+    /// Gives a user its permissions.
+    PutPermissions(DesiredUser),
+    /// Removes a binding.
+    Unbind(actual::Binding),
+    /// Deletes a queue, if it is empty and not in use.
+    DeleteQueue(String),
+    /// Deletes a stream and what it keeps.
+    DeleteStream(String),
+    /// Deletes an exchange.
+    DeleteExchange(String),
+    /// Deletes a policy.
+    DeletePolicy(String),
+    /// Deletes a user; the broker closes its connections.
+    DeleteUser {
+        /// Its name.
+        name: String,
+        /// The last of its business goes when the queues have gone: its services may have to empty them.
+        last: bool,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PutPolicy(policy) => write!(f, "set policy {}", policy.name),
+            Self::PutQueue(queue) => write!(f, "create queue {}", queue.name),
+            Self::PutExchange(exchange) => write!(f, "create exchange {}", exchange.name),
+            Self::Bind(b) => write!(f, "bind queue {} to exchange {} with '{}'", b.queue, b.exchange, b.routing_key),
+            Self::PutUser(user) => write!(f, "set user {}", user.name),
+            Self::PutPermissions(user) => write!(f, "set permissions of user {}", user.name),
+            Self::Unbind(b) => {
+                write!(f, "unbind {} from exchange {} with '{}'", b.destination, b.source, b.routing_key)
+            }
+            Self::DeleteQueue(name) => write!(f, "delete queue {name}"),
+            Self::DeleteStream(name) => write!(f, "delete stream {name}"),
+            Self::DeleteExchange(name) => write!(f, "delete exchange {name}"),
+            Self::DeletePolicy(name) => write!(f, "delete policy {name}"),
+            Self::DeleteUser { name, .. } => write!(f, "delete user {name}"),
+        }
+    }
+}
+
+impl Step {
+    /// The business whose other queues must have gone before: what a queue dead-letters to, its limits, and who may empty it, go last.
+    pub(crate) fn waits_for_queues_of(&self) -> Option<&str> {
+        let (object, last): (&str, fn(&str) -> String) = match self {
+            Self::Unbind(binding) => (&binding.source, names::dead_letter_exchange),
+            Self::DeleteQueue(name) => (name, names::dead_queue),
+            Self::DeleteExchange(name) => (name, names::dead_letter_exchange),
+            Self::DeletePolicy(name) if is_push(name) => return None,
+            Self::DeletePolicy(name) | Self::DeleteUser { name, last: true } => return names::owner(name),
+            _ => return None,
+        };
+        names::owner(object).filter(|business| last(business) == object)
+    }
+
+    /// Steps of one rank may be done in any order, ranks only one after the other.
+    ///
+    /// Making: a queue finds its policy (retention, limits) when it is born, and an exchange is made only when what it would otherwise
+    /// lose has a place, so its alternate exchange is bound before. Going: a queue is unbound before its messages are counted, and the
+    /// alternate exchange of a business that became Transient goes first, else what nobody wants would end in `unrouted`.
+    pub(crate) fn rank(&self) -> u8 {
+        match self {
+            Self::PutPolicy(_) => 0,
+            Self::PutQueue(_) => 1,
+            Self::PutExchange(exchange) if !is_for_publishers(&exchange.name) => 2,
+            Self::Bind(binding) if !is_for_publishers(&binding.exchange) => 3,
+            Self::PutExchange(_) => 4,
+            Self::Bind(_) => 5,
+            Self::PutUser(_) => 6,
+            Self::PutPermissions(_) => 7,
+            Self::DeletePolicy(name) if is_push(name) => 8,
+            Self::Unbind(_) if self.waits_for_queues_of().is_none() => 9,
+            Self::DeleteStream(_) => 10,
+            Self::DeleteQueue(_) if self.waits_for_queues_of().is_none() => 10,
+            Self::Unbind(_) => 11,
+            Self::DeleteQueue(_) => 12,
+            Self::DeleteExchange(_) => 13,
+            Self::DeletePolicy(_) => 14,
+            Self::DeleteUser { .. } => 15,
+        }
+    }
+}
+
+fn is_for_publishers(exchange: &str) -> bool {
+    is_push(exchange) || names::owner(exchange).is_some_and(|b| exchange == names::receive_exchange(b))
+}
+
+fn is_push(name: &str) -> bool {
+    names::owner(name).is_some_and(|business| name == names::push_exchange(business))
+}

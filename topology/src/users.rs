@@ -1,0 +1,134 @@
+//! Broker users of businesses. Users are global on a broker, and another wirepost may live in another vhost of it; so each of ours carries
+//! a tag that tells its vhost. A user without our tag is never touched.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use wirepost_core::names;
+
+use crate::actual::{Permission, User};
+
+/// What the broker calls `base64(salt ++ sha256(salt ++ password))` with four bytes of salt (rabbitmq.com/docs/passwords).
+pub(crate) const HASHING: &str = "rabbit_password_hashing_sha256";
+const SALT_BYTES: usize = 4;
+
+/// A user as it should be.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DesiredUser {
+    /// `wirepost.B.…`
+    pub name: String,
+    /// Never shown, and sent to the broker as a salted hash only.
+    pub password: String,
+    /// The only tag: [`user_tag`] of the vhost.
+    pub tag: String,
+    /// Regular expression of what it may declare and delete.
+    pub configure: String,
+    /// Regular expression of what it may publish to, and of the queues that it may bind.
+    pub write: String,
+    /// Regular expression of what it may consume, and of the exchanges that it may bind to.
+    pub read: String,
+}
+
+impl fmt::Debug for DesiredUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DesiredUser({}, {})", self.name, self.tag)
+    }
+}
+
+/// The tag of our users in this vhost: `wirepost-` and 8 hex digits.
+pub fn user_tag(vhost: &str) -> String {
+    let digest = Sha256::digest(vhost.as_bytes());
+    format!("wirepost-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+}
+
+/// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push`, consumes the queues of routes, `dead`, and
+/// queues `wirepost.B.events.…` that it declares and binds to `events` itself. Nothing of another business, whatever its name begins with.
+pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) -> DesiredUser {
+    // `wirepost\.B\.`, so that the patterns hold for whatever a name may come to hold.
+    let own = names::escape(&format!("{}{business}.", names::PREFIX));
+    DesiredUser {
+        name: names::user(business, suffix),
+        password: password.to_owned(),
+        tag: user_tag(vhost),
+        configure: format!(r"^{own}events\..+$"),
+        write: format!(r"^{own}(push|events\..+)$"),
+        read: format!(r"^{own}(q\..+|dead|events|events\..+)$"),
+    }
+}
+
+impl DesiredUser {
+    /// Whether the broker has this user, apart from its permissions.
+    pub(crate) fn is(&self, user: &User) -> bool {
+        user.name == self.name
+            && user.tags == [self.tag.as_str()]
+            && user.hashing_algorithm == HASHING
+            && verifies(&user.password_hash, &self.password)
+    }
+
+    /// Whether these are its permissions.
+    pub(crate) fn may(&self, permission: &Permission) -> bool {
+        let Permission { user, vhost: _, configure, write, read } = permission;
+        *user == self.name && *configure == self.configure && *write == self.write && *read == self.read
+    }
+
+    /// For the broker, with a new salt each time.
+    pub(crate) fn password_hash(&self) -> String {
+        let salt: [u8; SALT_BYTES] = rand::random();
+        BASE64_STANDARD.encode([&salt[..], &digest(&salt, &self.password)].concat())
+    }
+}
+
+fn verifies(hash: &str, password: &str) -> bool {
+    BASE64_STANDARD.decode(hash).is_ok_and(|bytes| {
+        let Some((salt, hashed)) = bytes.split_at_checked(SALT_BYTES) else { return false };
+        digest(salt, password).ct_eq(hashed).into()
+    })
+}
+
+fn digest(salt: &[u8], password: &str) -> [u8; 32] {
+    Sha256::new().chain_update(salt).chain_update(password).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_the_one_that_the_manual_computes() {
+        // rabbitmq.com/docs/passwords: password "test12", salt 908DC60A.
+        assert!(verifies("kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR", "test12"));
+        assert!(!verifies("kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR", "test13"));
+        for broken in ["", "kI3G", "not base64!"] {
+            assert!(!verifies(broken, ""), "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_user_knows_itself_and_shows_no_password() {
+        let user = business_user("/", "pay", "0a1b", "s3cret");
+        let hash = user.password_hash();
+        assert!(verifies(&hash, "s3cret") && hash != user.password_hash());
+        let is = User {
+            name: "wirepost.pay.0a1b".into(),
+            tags: vec![user_tag("/")],
+            password_hash: hash,
+            hashing_algorithm: HASHING.into(),
+        };
+        assert!(user.is(&is));
+        assert!(!user.is(&User { tags: vec![user_tag("/"), "administrator".into()], ..is.clone() }));
+        assert!(!user.is(&User { tags: vec![user_tag("other")], ..is.clone() }));
+        assert!(!format!("{user:?}{is:?}").contains("cret"));
+        assert!(!format!("{is:?}").contains(&is.password_hash));
+    }
+
+    #[test]
+    fn patterns_are_anchored_and_escaped() {
+        let user = business_user("/", "pay", "0a1b", "x");
+        assert_eq!(user.configure, r"^wirepost\.pay\.events\..+$");
+        assert_eq!(user.write, r"^wirepost\.pay\.(push|events\..+)$");
+        assert_eq!(user.read, r"^wirepost\.pay\.(q\..+|dead|events|events\..+)$");
+    }
+}

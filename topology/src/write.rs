@@ -1,0 +1,111 @@
+//! One step as calls of the management API, object by object: `POST definitions` answers success where an object differs and changes
+//! nothing.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::actual;
+use crate::management::{CallError, Management};
+use crate::plan::{exchange_arguments, exchange_kind, queue_arguments};
+use crate::report::Error;
+use crate::step::Step;
+use crate::users::HASHING;
+
+/// Writes as long as the gate says yes.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer<'a> {
+    pub(crate) management: &'a Management,
+    /// Asked right before every write.
+    pub(crate) gate: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
+}
+
+impl Writer<'_> {
+    pub(crate) async fn carry_out(self, doing: &str, step: &Step) -> Result<(), CallError> {
+        let vhost = self.management.vhost();
+        match step {
+            Step::PutPolicy(policy) => {
+                let body = json!({
+                    "pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority,
+                    "definition": policy.definition,
+                });
+                self.put(doing, &["policies", vhost, &policy.name], &body).await
+            }
+            Step::PutQueue(queue) => {
+                let body = json!({ "durable": true, "auto_delete": false, "arguments": queue_arguments(queue) });
+                self.put(doing, &["queues", vhost, &queue.name], &body).await
+            }
+            Step::PutExchange(exchange) => {
+                let body = json!({
+                    "type": exchange_kind(exchange.kind), "durable": true, "auto_delete": false,
+                    "arguments": exchange_arguments(exchange),
+                });
+                self.put(doing, &["exchanges", vhost, &exchange.name], &body).await
+            }
+            Step::Bind(b) => {
+                let body = json!({ "routing_key": b.routing_key, "arguments": {} });
+                self.open(doing)?;
+                self.management.post(doing, &["bindings", vhost, "e", &b.exchange, "q", &b.queue], &body).await
+            }
+            Step::PutUser(user) => {
+                // A hash of our own making: the broker's own might be of another kind, and would look altered for ever.
+                let body = json!({
+                    "password_hash": user.password_hash(), "hashing_algorithm": HASHING, "tags": user.tag,
+                });
+                self.put(doing, &["users", &user.name], &body).await
+            }
+            Step::PutPermissions(user) => {
+                let body = json!({ "configure": user.configure, "write": user.write, "read": user.read });
+                self.put(doing, &["permissions", vhost, &user.name], &body).await
+            }
+            Step::Unbind(binding) => self.unbind(doing, binding).await,
+            Step::DeleteQueue(name) | Step::DeleteStream(name) => self.delete(doing, &["queues", vhost, name]).await,
+            Step::DeleteExchange(name) => self.delete(doing, &["exchanges", vhost, name]).await,
+            Step::DeletePolicy(name) => self.delete(doing, &["policies", vhost, name]).await,
+            Step::DeleteUser { name, .. } => self.delete(doing, &["users", name]).await,
+        }
+    }
+
+    /// A binding goes by a key that the broker makes of its routing key and arguments: asked for, not computed.
+    async fn unbind(self, doing: &str, binding: &actual::Binding) -> Result<(), CallError> {
+        let kind = if binding.destination_type == "queue" { "q" } else { "e" };
+        let path = ["bindings", self.management.vhost(), "e", &binding.source, kind, &binding.destination];
+        let listed: Vec<Listed> = match self.management.get(doing, &path, "").await {
+            Ok(listed) => listed,
+            // One of its ends is gone, and the binding with it.
+            Err(CallError::Object(_) | CallError::NotFound(_)) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        for one in listed {
+            if one.routing_key == binding.routing_key && one.arguments == binding.arguments {
+                let path: Vec<&str> = path.iter().copied().chain([one.properties_key.as_str()]).collect();
+                self.delete(doing, &path).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
+        self.open(doing)?;
+        self.management.put(doing, path, body).await
+    }
+
+    async fn delete(self, doing: &str, path: &[&str]) -> Result<(), CallError> {
+        self.open(doing)?;
+        self.management.delete(doing, path).await
+    }
+
+    fn open(self, doing: &str) -> Result<(), CallError> {
+        if self.gate.is_none_or(|gate| gate()) {
+            return Ok(());
+        }
+        Err(CallError::Fatal(Error::Stopped { doing: doing.to_owned() }))
+    }
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    routing_key: String,
+    properties_key: String,
+    #[serde(default)]
+    arguments: Map<String, Value>,
+}
