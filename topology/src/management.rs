@@ -269,6 +269,10 @@ impl Management {
         match status {
             _ if status.is_success() => Ok(body),
             StatusCode::NOT_FOUND if deleting => Ok(Vec::new()),
+            // 400 for an export, 404 for a write (measured on 4.3).
+            _ if reason() == "vhost_not_found" => {
+                Err(CallError::Fatal(Error::NoVhost { doing: doing.to_owned(), vhost: self.vhost.clone() }))
+            }
             StatusCode::UNAUTHORIZED => Err(refused(
                 "check user and password; the user needs the tag `administrator`, or `policymaker` and all permissions in the vhost",
             )),
