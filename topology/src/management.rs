@@ -287,7 +287,8 @@ impl Management {
 }
 
 impl Credentials {
-    async fn read(&self, doing: &str) -> Result<(String, String), Error> {
+    /// User and password as they are now. `doing` is for the message of an error, which a repeat may mend.
+    pub async fn read(&self, doing: &str) -> Result<(String, String), Error> {
         match self {
             Self::Fixed { user, password } => Ok((user.clone(), password.clone())),
             Self::Files { user, password } => {

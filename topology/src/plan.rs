@@ -300,4 +300,4 @@ fn describe(kind: &str, durable: bool, auto_delete: bool, arguments: &Map<String
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -134,3 +134,6 @@ impl Parts {
         self.0.get_mut(owner)
     }
 }
+
+#[cfg(test)]
+mod tests;

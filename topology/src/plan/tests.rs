@@ -2,7 +2,7 @@ use wirepost_core::topology::Binding;
 
 use super::*;
 
-fn business(name: &str) -> Topology {
+pub(crate) fn business(name: &str) -> Topology {
     Topology {
         exchanges: vec![
             Exchange { name: names::dead_letter_exchange(name), kind: ExchangeKind::Fanout, alternate: None },
@@ -43,7 +43,7 @@ fn policy(queue: &str) -> Policy {
 }
 
 /// A vhost that has exactly this.
-fn has(topology: &Topology) -> Actual {
+pub(crate) fn has(topology: &Topology) -> Actual {
     Actual {
         exchanges: topology
             .exchanges
@@ -160,7 +160,8 @@ fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
         routing_key: String::new(),
         arguments: Map::new(),
     };
-    for name in ["orders", "wirepost", "wirepost.pay", "mine.wirepost.pay.q.x", &names::edge_queue("pay", "e1")] {
+    let (edge, events) = (names::edge_queue("pay", "e1"), names::events_queue("pay", "audit"));
+    for name in ["orders", "wirepost", "wirepost.pay", "mine.wirepost.pay.q.x", &edge, &events] {
         there.queues.push(actual::Queue {
             name: name.to_owned(),
             durable: true,
@@ -170,6 +171,7 @@ fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
         there.bindings.push(foreign("amq.topic", name));
     }
     there.bindings.push(foreign(&names::events_exchange("pay"), "orders"));
+    there.bindings.push(foreign(&names::events_exchange("pay"), &events));
     there.bindings.push(foreign(&names::push_exchange("pay"), &names::edge_queue("pay", "e1")));
     assert_eq!(plan(&topology, &there, Scope::Everything), Plan::default());
     // But a binding of ours to a queue that is not: a route that names no existing queue any more.
@@ -236,4 +238,39 @@ fn a_changed_policy_is_set_and_a_foreign_one_of_equal_priority_is_a_rival() {
     assert!(!changed.rival_policies);
     there.policies[1].priority = 100;
     assert!(plan(&topology, &there, Scope::Everything).rival_policies);
+}
+
+#[test]
+fn the_alternate_of_push_is_in_force_before_push_is_and_ends_before_its_stream_is_unbound() {
+    let push = names::push_exchange("pay");
+    let stream = names::stream("pay");
+    let mut durable = business("pay");
+    durable.exchanges.push(Exchange { name: push.clone(), kind: ExchangeKind::Fanout, alternate: None });
+    let transient = durable.clone();
+    durable.queues.push(Queue { name: stream.clone(), kind: QueueKind::Stream });
+    durable.bindings.push(bind(&push, &stream, ""));
+    durable.policies.push(Policy { apply_to: "exchanges", ..policy(&push) });
+    durable.policies.push(Policy { apply_to: "streams", ..policy(&stream) });
+    assert_eq!(
+        steps(&plan(&durable, &has(&transient), Scope::Business("pay"))),
+        [
+            "set policy wirepost.pay.push",
+            "set policy wirepost.pay.stream",
+            "create queue wirepost.pay.stream",
+            "bind queue wirepost.pay.stream to exchange wirepost.pay.push with ''",
+        ]
+    );
+    assert_eq!(
+        steps(&plan(&transient, &has(&durable), Scope::Business("pay"))),
+        [
+            "delete policy wirepost.pay.push",
+            "unbind wirepost.pay.stream from exchange wirepost.pay.push with ''",
+            "delete stream wirepost.pay.stream",
+            "delete policy wirepost.pay.stream",
+        ]
+    );
+    let new = steps(&plan(&durable, &Actual::default(), Scope::Business("pay")));
+    let at = |step: &str| new.iter().position(|s| s == step).unwrap();
+    let bound = at("bind queue wirepost.pay.unrouted to exchange wirepost.pay.unrouted with ''");
+    assert!(at("set policy wirepost.pay.push") < bound && bound < at("create exchange wirepost.pay.push"));
 }
