@@ -1,0 +1,302 @@
+//! Credentials of a business's own services: derived, never stored. One seed makes them all, so that a deleted Secret or a broker that was
+//! rebuilt from nothing gets the very same again, and so that a new owner of a business type gets others (they depend on the resource's uid).
+
+use std::{collections::BTreeMap, fmt};
+
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::Timestamp};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use sha2::{Digest, Sha256};
+use wirepost_core::{edge_config::ApiKey, names, topology::Topology};
+use wirepost_topology::{DesiredUser, business_user};
+
+use crate::{stored::Stored, writer};
+
+/// The seed's Secret in the system namespace, and its key.
+pub const SEED_SECRET: &str = "wirepost-seed";
+const SEED_KEY: &str = "seed";
+const SEED_BYTES: usize = 32;
+
+/// How long credentials stay valid after a rotation.
+pub const OVERLAP_MS: i64 = 60 * 60 * 1000;
+
+/// What all credentials are made of.
+#[derive(Clone)]
+pub struct Seed(hmac::Key);
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(…)")
+    }
+}
+
+impl Seed {
+    /// From these bytes.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// The cluster's seed, made where there is none. Of several processes that make one, the first wins.
+    ///
+    /// # Errors
+    /// The API server, or a Secret without a seed in it.
+    pub async fn load(client: Client, namespace: &str) -> anyhow::Result<Self> {
+        let secrets: Api<Secret> = Api::namespaced(client, namespace);
+        loop {
+            if let Some(secret) = secrets.get_opt(SEED_SECRET).await? {
+                let seed = secret.data.unwrap_or_default().remove(SEED_KEY).unwrap_or_default();
+                anyhow::ensure!(
+                    seed.0.len() >= SEED_BYTES,
+                    "Secret {namespace}/{SEED_SECRET} has no seed of {SEED_BYTES} bytes or more under the key {SEED_KEY}; restore it, or delete it: all businesses then get new credentials"
+                );
+                return Ok(Self::new(&seed.0));
+            }
+            let bytes: [u8; SEED_BYTES] = rand::random();
+            let secret = Secret {
+                metadata: ObjectMeta { name: Some(SEED_SECRET.to_owned()), ..ObjectMeta::default() },
+                data: Some(BTreeMap::from([(SEED_KEY.to_owned(), ByteString(bytes.to_vec()))])),
+                ..Secret::default()
+            };
+            match secrets.create(&PostParams::default(), &secret).await {
+                Ok(_) => tracing::info!(secret = SEED_SECRET, "made the seed of all credentials"),
+                Err(error) if writer::is_conflict(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn derive(&self, what: &str, uid: &str, rotation: &str) -> String {
+        // Lengths first, so that no two inputs look the same.
+        let input = format!("wirepost 1|{what}|{}|{uid}|{}|{rotation}", uid.len(), rotation.len());
+        URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, input.as_bytes()))
+    }
+
+    /// The credentials of a resource in one rotation.
+    pub fn credentials(&self, vhost: &str, business: &str, uid: &str, rotation: &str) -> Credentials {
+        let suffix = hex(&Sha256::digest(self.derive("user", uid, rotation)))[..8].to_owned();
+        let user = business_user(vhost, business, &suffix, &self.derive("password", uid, rotation));
+        Credentials { user, api_key: self.derive("api key", uid, rotation) }
+    }
+}
+
+/// What a business's services prove themselves with.
+#[derive(Clone, PartialEq)]
+pub struct Credentials {
+    /// On RabbitMQ.
+    pub user: DesiredUser,
+    /// On the edges' HTTP interface.
+    pub api_key: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({})", self.user.name)
+    }
+}
+
+impl Credentials {
+    fn digest(&self, expires_at: Option<i64>) -> ApiKey {
+        ApiKey { sha256: hex(&Sha256::digest(&self.api_key)), expires_at }
+    }
+}
+
+/// Which credentials are valid: kept as annotations of the edge ConfigMap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// The value of `wirepost.dev/rotate` that the present ones are made of.
+    pub current: String,
+    /// The one before, and until when (ms since the epoch) it is valid.
+    pub previous: Option<(String, i64)>,
+}
+
+const CURRENT: &str = "wirepost.dev/rotation";
+const PREVIOUS: &str = "wirepost.dev/previous-rotation";
+const PREVIOUS_UNTIL: &str = "wirepost.dev/previous-rotation-until";
+
+impl Rotation {
+    /// As kept; `None` where nothing was.
+    pub fn kept(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        let until = annotations.get(PREVIOUS_UNTIL).and_then(|ms| ms.parse().ok());
+        Some(Self {
+            current: annotations.get(CURRENT)?.clone(),
+            previous: annotations.get(PREVIOUS).cloned().zip(until),
+        })
+    }
+
+    /// What follows when `asked` is asked for.
+    #[must_use]
+    pub fn next(kept: Option<Self>, asked: &str) -> Self {
+        let now = now_ms();
+        let Some(kept) = kept else {
+            return Self { current: asked.to_owned(), previous: None };
+        };
+        if kept.current == asked {
+            let previous = kept.previous.filter(|(_, until)| *until > now);
+            return Self { current: kept.current, previous };
+        }
+        Self { current: asked.to_owned(), previous: Some((kept.current, now + OVERLAP_MS)) }
+    }
+
+    /// As annotations.
+    pub fn annotations(&self) -> impl Iterator<Item = (String, String)> {
+        let previous = self.previous.iter().flat_map(|(value, until)| {
+            [(PREVIOUS.to_owned(), value.clone()), (PREVIOUS_UNTIL.to_owned(), until.to_string())]
+        });
+        std::iter::once((CURRENT.to_owned(), self.current.clone())).chain(previous.collect::<Vec<_>>())
+    }
+}
+
+/// Everything that a resource's access comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Access {
+    /// Users on the broker.
+    pub users: Vec<DesiredUser>,
+    /// Keys that the edges accept.
+    pub api_keys: Vec<ApiKey>,
+    /// What the Secret holds; `None` = no access was declared.
+    pub current: Option<Credentials>,
+    /// Which they are made of.
+    pub rotation: Option<Rotation>,
+}
+
+impl Access {
+    /// The access of a resource that declares one.
+    pub fn new(seed: &Seed, vhost: &str, business: &str, uid: &str, rotation: Rotation) -> Self {
+        let current = seed.credentials(vhost, business, uid, &rotation.current);
+        let previous =
+            rotation.previous.as_ref().map(|(value, until)| (seed.credentials(vhost, business, uid, value), *until));
+        let mut access = Self {
+            users: vec![current.user.clone()],
+            api_keys: vec![current.digest(None)],
+            current: Some(current),
+            rotation: Some(rotation),
+        };
+        if let Some((credentials, until)) = previous {
+            access.api_keys.push(credentials.digest(Some(until)));
+            access.users.push(credentials.user);
+        }
+        access
+    }
+
+    /// When the former credentials end, in ms since the epoch.
+    pub fn changes_at(&self) -> Option<i64> {
+        self.rotation.as_ref()?.previous.as_ref().map(|(_, until)| *until)
+    }
+}
+
+/// Where a business's services find things.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// `amqp` or `amqps`.
+    pub scheme: &'static str,
+    /// The broker, as the services reach it.
+    pub host: String,
+    /// Its AMQP port.
+    pub port: u16,
+    /// The vhost.
+    pub vhost: String,
+    /// The edges' HTTP address, such as `https://ws.example.com`.
+    pub endpoint: Option<String>,
+}
+
+/// What the Secret holds, in the form of Service Binding for Kubernetes 1.1 (servicebinding.io/spec/core/1.1.0): one entry a fact.
+pub fn entries(
+    place: &Place,
+    credentials: &Credentials,
+    stored: &Stored,
+    topology: &Topology,
+) -> BTreeMap<String, String> {
+    let business = stored.business_type();
+    let DesiredUser { name, password, .. } = &credentials.user;
+    let Place { scheme, host, port, vhost, endpoint } = place;
+    // Neither the name nor a derived password holds a character that a URI would take as special; a vhost may.
+    let uri = format!("{scheme}://{name}:{password}@{host}:{port}/{}", escaped(vhost));
+    let mut entries: BTreeMap<String, String> = [
+        ("type", "rabbitmq".to_owned()),
+        ("provider", "wirepost".to_owned()),
+        ("uri", uri),
+        ("host", host.clone()),
+        ("port", port.to_string()),
+        ("virtual-host", vhost.clone()),
+        ("username", name.clone()),
+        ("password", password.clone()),
+        ("api-key", credentials.api_key.clone()),
+        ("business-type", business.to_owned()),
+        ("receive-exchange", names::receive_exchange(business)),
+        ("push-exchange", names::push_exchange(business)),
+        ("events-exchange", names::events_exchange(business)),
+        ("dead-queue", names::dead_queue(business)),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect();
+    if let Some(endpoint) = endpoint {
+        entries.insert("endpoint".to_owned(), format!("{endpoint}/{business}/websocket"));
+    }
+    let prefix = names::route_queue(business, "");
+    for queue in &topology.queues {
+        if let Some(short) = queue.name.strip_prefix(&prefix) {
+            entries.insert(format!("queue.{short}"), queue.name.clone());
+        }
+    }
+    entries
+}
+
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte.into());
+        } else {
+            use fmt::Write;
+            // Writing to a String does not fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(64), |hex, byte| format!("{hex}{byte:02x}"))
+}
+
+/// Ms since the epoch.
+pub fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_the_same_again_and_differ_by_resource_and_rotation() {
+        let seed = Seed::new(&[7; 32]);
+        let of = |uid: &str, rotation: &str| seed.credentials("/", "pay", uid, rotation);
+        assert_eq!(of("a", ""), of("a", ""));
+        for other in [of("b", ""), of("a", "1")] {
+            assert_ne!(of("a", "").user.name, other.user.name);
+            assert_ne!(of("a", "").user.password, other.user.password);
+            assert_ne!(of("a", "").api_key, other.api_key);
+        }
+        assert!(!format!("{:?}", of("a", "")).contains(&of("a", "").user.password));
+    }
+
+    #[test]
+    fn a_rotation_keeps_the_former_one_for_an_hour() {
+        let first = Rotation::next(None, "");
+        assert_eq!(first.previous, None);
+        let second = Rotation::next(Some(first.clone()), "2026-01");
+        let (former, until) = second.previous.clone().unwrap();
+        assert_eq!(former, "");
+        assert!(until > now_ms() + OVERLAP_MS - 10_000);
+        assert_eq!(Rotation::next(Some(second.clone()), "2026-01"), second);
+        let kept: BTreeMap<_, _> = second.annotations().collect();
+        assert_eq!(Rotation::kept(&kept), Some(second));
+        let over = Rotation { current: "x".into(), previous: Some(("w".into(), 1)) };
+        assert_eq!(Rotation::next(Some(over), "x").previous, None);
+    }
+}

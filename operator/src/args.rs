@@ -1,0 +1,153 @@
+//! Flags and environment of `wirepost-operator`, taken apart in full.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use wirepost_topology::Credentials;
+
+use crate::{
+    access::Place,
+    app::Settings,
+    broker::{self, Address},
+    leader,
+    reconcile::Options,
+};
+
+/// The operator of wirepost: makes RabbitMQ, the edges and credentials be what WsBusiness resources declare.
+#[derive(Clone, Parser)]
+#[command(name = "wirepost-operator", version)]
+pub struct Args {
+    /// Where wirepost itself is: edge configurations, the edges' Service, the lease. The chart sets it to the release's namespace.
+    #[arg(long, env = "WIREPOST_NAMESPACE")]
+    pub namespace: String,
+    /// This replica, in the lease and in events; in a cluster the pod's name.
+    #[arg(long, env = "WIREPOST_OPERATOR_NAME", default_value = "operator")]
+    pub name: String,
+    /// amqp:// or amqps:// URI of the broker, with the vhost. Of several, divided by commas, the first.
+    #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true)]
+    pub amqp: String,
+    /// The broker's management API, http(s)://host:port. Its user needs the tag administrator.
+    #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true)]
+    pub management: String,
+    /// File whose content takes the place of the user name in the addresses; read at each use.
+    #[arg(long, env = "WIREPOST_AMQP_USERNAME_FILE", requires = "amqp_password_file")]
+    pub amqp_username_file: Option<PathBuf>,
+    /// File whose content takes the place of the password in the addresses; read at each use.
+    #[arg(long, env = "WIREPOST_AMQP_PASSWORD_FILE", requires = "amqp_username_file")]
+    pub amqp_password_file: Option<PathBuf>,
+    /// Authorities (PEM) that the broker's certificates are checked against; without it those of the operating system.
+    #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
+    pub amqp_ca_file: Option<PathBuf>,
+    /// host:port at which the businesses' own services reach the broker. Default: that of --amqp.
+    #[arg(long, env = "WIREPOST_ADVERTISED_AMQP", value_parser = host_and_port)]
+    pub advertised_amqp: Option<(String, u16)>,
+    /// What services and clients reach the edges' HTTP interface by, such as https://ws.example.com.
+    #[arg(long, env = "WIREPOST_PUBLIC_URL")]
+    pub public_url: Option<String>,
+    /// Label selector of the WsBusiness resources that are this installation's, such as wirepost.dev/installation=blue, where several share
+    /// a cluster. Default: all.
+    #[arg(long, env = "WIREPOST_SELECTOR", default_value = "")]
+    pub selector: String,
+    /// The edges' Service, whose EndpointSlices name their admin port `admin`.
+    #[arg(long, env = "WIREPOST_EDGE_SERVICE", default_value = "wirepost-edge")]
+    pub edge_service: String,
+    /// Admin address: /livez, /readyz, /metrics.
+    #[arg(long, env = "WIREPOST_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
+    pub admin_listen: SocketAddr,
+    /// The lease by which one replica leads.
+    #[arg(long, env = "WIREPOST_LEASE", default_value = "wirepost-operator")]
+    pub lease: String,
+    /// Seconds after which a leader that does not renew is replaced.
+    #[arg(long, env = "WIREPOST_LEASE_SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(3..=300))]
+    pub lease_seconds: u64,
+    /// Seconds between two looks at everything on the broker.
+    #[arg(long, env = "WIREPOST_SWEEP_SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub sweep_seconds: u64,
+    /// Seconds that broker objects of ours which no resource claims are left alone before they are removed.
+    #[arg(long, env = "WIREPOST_ORPHAN_GRACE_SECONDS", default_value = "600")]
+    pub orphan_grace_seconds: u64,
+    /// Seconds that a deleted resource waits for its queues to be emptied and for a broker that is away.
+    #[arg(long, env = "WIREPOST_DELETION_DEADLINE_SECONDS", default_value = "600")]
+    pub deletion_deadline_seconds: u64,
+    /// Businesses that are reconciled at once.
+    #[arg(long, env = "WIREPOST_CONCURRENCY", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// Logs as JSON, a line each.
+    #[arg(long, env = "WIREPOST_LOG_JSON", default_value_t = false)]
+    pub log_json: bool,
+}
+
+fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("write host:port")?;
+    let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+    if host.is_empty() { Err("write host:port".to_owned()) } else { Ok((host.to_owned(), port)) }
+}
+
+impl Args {
+    /// What the flags say.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub fn into_settings(self) -> anyhow::Result<Settings> {
+        let Self {
+            namespace,
+            name,
+            amqp,
+            management,
+            amqp_username_file,
+            amqp_password_file,
+            amqp_ca_file,
+            advertised_amqp,
+            public_url,
+            selector,
+            edge_service,
+            admin_listen,
+            lease,
+            lease_seconds,
+            sweep_seconds,
+            orphan_grace_seconds,
+            deletion_deadline_seconds,
+            concurrency,
+            log_json: _,
+        } = self;
+        let amqp: Address = amqp.parse()?;
+        let files = amqp_username_file.zip(amqp_password_file);
+        // Also where the management address names nobody.
+        let (user, password) = amqp.user();
+        let fixed = || Credentials::Fixed { user: user.to_owned(), password: password.to_owned() };
+        let credentials = files
+            .map(|(user, password)| Credentials::Files { user, password })
+            .or_else(|| (!management.contains('@')).then(fixed));
+        let (host, port) = advertised_amqp.unwrap_or_else(|| (amqp.host().to_owned(), amqp.port()));
+        let place = Place {
+            scheme: amqp.scheme(),
+            host,
+            port,
+            vhost: amqp.vhost().to_owned(),
+            endpoint: public_url.map(|url| url.trim_end_matches('/').to_owned()),
+        };
+        Ok(Settings {
+            admin: admin_listen,
+            selector,
+            edge_service,
+            concurrency,
+            lease: leader::Settings {
+                namespace: namespace.clone(),
+                name: lease,
+                // A pod that is replaced under its old name is another holder.
+                identity: format!("{name}_{:08x}", rand::random::<u32>()),
+                duration: Duration::from_secs(lease_seconds),
+            },
+            broker: broker::Settings {
+                amqp,
+                management,
+                credentials,
+                ca_file: amqp_ca_file,
+                sweep: Duration::from_secs(sweep_seconds),
+                orphan_grace: Duration::from_secs(orphan_grace_seconds),
+            },
+            options: Options { namespace, place, deletion_deadline: Duration::from_secs(deletion_deadline_seconds) },
+            name,
+        })
+    }
+}

@@ -1,0 +1,449 @@
+//! The actor itself: see [`super`].
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use lapin::Connection;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use wirepost_topology::{ApplyOptions, Error, Management, Problem, Report, Snapshot, Step, apply_plan, unrouted};
+
+use super::{Answer, Desired, Request, Trouble, amqp::Link};
+use crate::{leader::Leadership, metrics::Metrics, triggers::Triggers};
+
+/// Requests that share a snapshot.
+const BATCH: usize = 64;
+/// Plans that are carried out at once; each has a few calls in flight.
+const SIDE_BY_SIDE: usize = 8;
+/// How long requests are answered with the last failure before the broker is asked again.
+const RESPITE: Duration = Duration::from_millis(500);
+/// Businesses whose unrouted messages are moved at once.
+const MOVES: usize = 4;
+/// Between two looks at what `unrouted` holds.
+const MOVE_PAUSE: Duration = Duration::from_secs(2);
+/// Longest time for counting unrouted messages.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
+/// In how many sweeps every business's `unrouted` is looked at once, whatever else happened.
+const ROUNDS: usize = 3;
+/// Attempts to take a snapshot while the vhost is made.
+const VHOST_TRIES: u32 = 2;
+
+pub(super) struct Parts {
+    pub(super) management: Management,
+    pub(super) amqp: Link,
+    pub(super) sweep: Duration,
+    pub(super) orphan_grace: Duration,
+    pub(super) leadership: Leadership,
+    pub(super) triggers: Arc<Triggers>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) drifted: Arc<Mutex<HashMap<String, Vec<String>>>>,
+}
+
+pub(super) struct Keeper {
+    parts: Parts,
+    known: HashMap<String, Known>,
+    /// Objects of ours that nobody claims, and since when.
+    orphans: HashMap<String, Instant>,
+    down: Option<(Instant, Trouble)>,
+    /// Businesses whose `unrouted` is to be looked at.
+    unrouted: HashSet<String>,
+    moving: JoinSet<(String, Result<unrouted::Moved, Error>)>,
+    moving_now: HashSet<String>,
+    round: usize,
+}
+
+/// A business at its last look.
+struct Known {
+    desired: Arc<Desired>,
+    report: Arc<Report>,
+    /// Steps that were left undone with good reason, as the plan names them.
+    left: HashSet<String>,
+    /// Nothing that anybody knows of has changed since.
+    current: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            known: HashMap::new(),
+            orphans: HashMap::new(),
+            down: None,
+            unrouted: HashSet::new(),
+            moving: JoinSet::new(),
+            moving_now: HashSet::new(),
+            round: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>, cancel: CancellationToken) {
+        let mut sweep = Instant::now() + self.parts.sweep;
+        let mut look = Instant::now() + MOVE_PAUSE;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                request = inbox.recv() => {
+                    let Some(first) = request else { break };
+                    let mut batch = vec![first];
+                    while batch.len() < BATCH
+                        && let Ok(next) = inbox.try_recv()
+                    {
+                        batch.push(next);
+                    }
+                    self.serve(batch).await;
+                }
+                () = sleep_until(sweep) => {
+                    if self.parts.leadership.holds() {
+                        self.sweep().await;
+                    }
+                    sweep = Instant::now() + self.parts.sweep;
+                }
+                () = sleep_until(look) => {
+                    if self.parts.leadership.holds() && self.down.is_none() {
+                        self.look_at_unrouted().await;
+                    }
+                    look = Instant::now() + MOVE_PAUSE;
+                }
+                Some(moved) = self.moving.join_next() => {
+                    if let Ok((business, moved)) = moved {
+                        self.moved(&business, moved);
+                    }
+                }
+            }
+        }
+        self.moving.shutdown().await;
+    }
+
+    async fn serve(&mut self, batch: Vec<Request>) {
+        let mut work = Vec::new();
+        for request in batch {
+            match request {
+                Request::Ensure { business, desired, reply } => {
+                    let known = self.known.get(&business).filter(|known| known.current && known.desired == desired);
+                    match known {
+                        // Nobody waits for the answer any more if this fails.
+                        Some(known) => drop(reply.send(Ok(Arc::clone(&known.report)))),
+                        None => work.push((Job::ensure(business, desired), reply)),
+                    }
+                }
+                Request::Remove { business, delete_messages, reply } => {
+                    work.push((Job::remove(business, delete_messages), reply));
+                }
+            }
+        }
+        if work.is_empty() {
+            return;
+        }
+        let snapshot = match self.look().await {
+            Ok(snapshot) => snapshot,
+            Err(trouble) => {
+                for (_, reply) in work {
+                    let _ = reply.send(Err(trouble.clone()));
+                }
+                return;
+            }
+        };
+        let connection = self.connection_for(&snapshot, work.iter().map(|(job, _)| job)).await;
+        let (jobs, replies): (Vec<Job>, Vec<_>) = work.into_iter().unzip();
+        let done: Vec<Done> = self.carry_out(&snapshot, jobs, connection.as_deref()).await;
+        for (done, reply) in done.into_iter().zip(replies) {
+            let _ = reply.send(self.note(done));
+        }
+    }
+
+    /// In the order of the jobs.
+    async fn carry_out(&self, snapshot: &Snapshot, jobs: Vec<Job>, connection: Option<&Connection>) -> Vec<Done> {
+        let (management, leadership) = (&self.parts.management, &self.parts.leadership);
+        stream::iter(jobs)
+            .map(|job| async move {
+                let plan = snapshot.plan(&job.business, &job.desired.topology, Some(&job.desired.users));
+                let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+                let options = ApplyOptions {
+                    amqp: connection,
+                    delete_messages: job.delete_messages,
+                    delete_streams: job.delete_streams,
+                    gate: Some(&|| leadership.holds()),
+                };
+                let result = apply_plan(management, plan, options).await;
+                Done { job, steps, result }
+            })
+            .buffered(SIDE_BY_SIDE)
+            .collect()
+            .await
+    }
+
+    fn note(&mut self, done: Done) -> Answer {
+        let Done { job, steps, result } = done;
+        let report = match result {
+            Ok(report) => Arc::new(report),
+            Err(error) => {
+                if let Some(known) = self.known.get_mut(&job.business) {
+                    known.current = false;
+                }
+                let trouble = Trouble::from(&error);
+                if matches!(error, Error::Unreachable { .. }) {
+                    self.is_down(trouble.clone());
+                }
+                return Err(trouble);
+            }
+        };
+        let made: HashSet<&String> = report.changes.iter().collect();
+        self.parts.metrics.broker_changes.inc_by(made.len() as u64);
+        let drifted = self.parts.drifted.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.business);
+        if drifted.is_some() {
+            self.parts.metrics.drift_repairs.inc_by(made.len() as u64);
+        }
+        if job.removes {
+            self.known.remove(&job.business);
+            self.unrouted.remove(&job.business);
+            return Ok(report);
+        }
+        if !self.known.contains_key(&job.business) || !made.is_empty() {
+            self.unrouted.insert(job.business.clone());
+        }
+        let left = steps.iter().filter(|step| !made.contains(step)).cloned().collect();
+        let known = Known { desired: job.desired, report: Arc::clone(&report), left, current: true };
+        self.known.insert(job.business, known);
+        Ok(report)
+    }
+
+    /// A snapshot, with the vhost made where it is missing: a broker that was rebuilt from nothing has none.
+    async fn look(&mut self) -> Result<Snapshot, Trouble> {
+        if let Some((since, trouble)) = &self.down
+            && since.elapsed() < RESPITE
+        {
+            return Err(trouble.clone());
+        }
+        let begun = Instant::now();
+        let mut tries = VHOST_TRIES;
+        let result = loop {
+            match self.parts.management.snapshot().await {
+                Err(Error::NoVhost { .. }) if tries > 0 && self.parts.leadership.holds() => {
+                    tries -= 1;
+                    if let Err(error) = self.parts.management.create_vhost().await {
+                        break Err(error);
+                    }
+                    tracing::info!(vhost = self.parts.management.vhost(), "made the vhost");
+                }
+                result => break result,
+            }
+        };
+        match result {
+            Ok(snapshot) => {
+                self.parts.metrics.snapshot_seconds.observe(begun.elapsed().as_secs_f64());
+                if self.down.take().is_some() {
+                    tracing::info!("the broker answers again");
+                    // Whoever waits out a backoff need not wait any longer.
+                    self.parts.triggers.all();
+                }
+                Ok(snapshot)
+            }
+            Err(error) => {
+                self.parts.metrics.broker_failures.inc();
+                let trouble = Trouble::from(&error);
+                self.is_down(trouble.clone());
+                Err(trouble)
+            }
+        }
+    }
+
+    fn is_down(&mut self, trouble: Trouble) {
+        let first = self.down.is_none();
+        if first {
+            tracing::warn!(reason = %trouble, "the broker can't be asked");
+        }
+        self.down = Some((Instant::now(), trouble));
+        self.parts.amqp.drop();
+        if first {
+            // So that every status tells.
+            for known in self.known.values_mut() {
+                known.current = false;
+            }
+            self.parts.triggers.all();
+        }
+    }
+
+    async fn sweep(&mut self) {
+        let Ok(snapshot) = self.look().await else { return };
+        let mut differ = HashSet::new();
+        let mut drifts = HashMap::new();
+        for (business, known) in &mut self.known {
+            let plan = snapshot.plan(business, &known.desired.topology, Some(&known.desired.users));
+            let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+            let news: Vec<String> = steps.iter().filter(|step| !known.left.contains(*step)).cloned().collect();
+            let lasting =
+                |problem: &&Problem| matches!(problem, Problem::Differs { .. } | Problem::MissingQueue { .. });
+            let same_problems = plan.problems.iter().filter(lasting).eq(known.report.problems.iter().filter(lasting));
+            if !steps.is_empty() || !same_problems || !known.report.is_clean() {
+                known.current = false;
+                differ.insert(business.clone());
+            }
+            if !news.is_empty() {
+                drifts.insert(business.clone(), news);
+            }
+        }
+        if !drifts.is_empty() {
+            tracing::warn!(businesses = drifts.len(), "objects on the broker were changed by others; repairing");
+            self.parts.drifted.lock().unwrap_or_else(PoisonError::into_inner).extend(drifts);
+        }
+        self.parts.triggers.businesses(&differ);
+        self.orphans(&snapshot).await;
+        self.round += 1;
+        let turn = self.round % ROUNDS;
+        let names = self.known.keys().enumerate().filter(|(i, _)| i % ROUNDS == turn).map(|(_, name)| name.clone());
+        self.unrouted.extend(names.collect::<Vec<_>>());
+    }
+
+    /// Removes what nobody claims any more, once that has been so for a while. Queues with messages and streams stay.
+    async fn orphans(&mut self, snapshot: &Snapshot) {
+        let claimed = self.parts.triggers.claimed();
+        let now: HashSet<String> =
+            snapshot.businesses().filter(|business| !claimed.contains(*business)).map(str::to_owned).collect();
+        self.known.retain(|business, _| claimed.contains(business));
+        self.orphans.retain(|business, _| now.contains(business));
+        for business in now {
+            self.orphans.entry(business).or_insert_with(Instant::now);
+        }
+        let grace = self.parts.orphan_grace;
+        let ripe = self.orphans.iter().filter(|(_, since)| since.elapsed() >= grace);
+        let jobs: Vec<Job> = ripe.map(|(business, _)| Job::orphan(business.clone())).collect();
+        if jobs.is_empty() {
+            return;
+        }
+        let connection = self.parts.amqp.get().await.ok();
+        for Done { job, result, .. } in self.carry_out(snapshot, jobs, connection.as_deref()).await {
+            match result {
+                Ok(report) if !report.changes.is_empty() => {
+                    tracing::info!(business = job.business, changes = ?report.changes, "removed objects that no resource claims");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(business = job.business, %error, "objects that no resource claims stay"),
+            }
+        }
+    }
+
+    async fn connection_for(
+        &mut self,
+        snapshot: &Snapshot,
+        jobs: impl Iterator<Item = &Job>,
+    ) -> Option<Arc<Connection>> {
+        let mut jobs = jobs;
+        let counts = jobs.any(|job| {
+            let plan = snapshot.plan(&job.business, &job.desired.topology, Some(&job.desired.users));
+            plan.steps.iter().any(|step| matches!(step, Step::DeleteQueue(_)))
+        });
+        if !counts {
+            return None;
+        }
+        match self.parts.amqp.get().await {
+            Ok(connection) => Some(connection),
+            Err(reason) => {
+                tracing::warn!(reason, "queues that go can't be counted, so they stay for now");
+                None
+            }
+        }
+    }
+
+    async fn look_at_unrouted(&mut self) {
+        let ready = |business: &&String| {
+            self.known.get(*business).is_some_and(|known| known.current && routes(&known.report))
+                && !self.moving_now.contains(*business)
+        };
+        let names: Vec<String> = self.unrouted.iter().filter(ready).cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let connection = match self.parts.amqp.get().await {
+            Ok(connection) => connection,
+            Err(reason) => {
+                tracing::debug!(reason, "unrouted messages can't be counted now");
+                return;
+            }
+        };
+        let counted = timeout(COUNT_TIMEOUT, unrouted::waiting(&connection, &names)).await;
+        let Ok(Ok(waiting)) = counted else {
+            self.parts.amqp.drop();
+            return;
+        };
+        let waiting: HashMap<String, u32> = waiting.into_iter().collect();
+        for name in names {
+            let Some(messages) = waiting.get(&name) else {
+                self.unrouted.remove(&name);
+                continue;
+            };
+            if self.moving_now.len() < MOVES {
+                tracing::info!(business = name, messages, "moving unrouted messages back");
+                self.unrouted.remove(&name);
+                self.moving_now.insert(name.clone());
+                let connection = Arc::clone(&connection);
+                self.moving.spawn(async move {
+                    let moved = unrouted::move_back(&connection, &name).await;
+                    (name, moved)
+                });
+            }
+        }
+    }
+
+    fn moved(&mut self, business: &str, moved: Result<unrouted::Moved, Error>) {
+        self.moving_now.remove(business);
+        match moved {
+            Ok(moved) => {
+                self.parts.metrics.moved_back.inc_by(moved.moved.into());
+                tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
+                if let Some(stopped) = moved.stopped {
+                    tracing::warn!(business, reason = %stopped, "not all unrouted messages were moved");
+                    // The next sweep finds what is wrong; the round comes back to this business.
+                } else if moved.moved > 0 {
+                    self.unrouted.insert(business.to_owned());
+                }
+            }
+            Err(error) => {
+                tracing::warn!(business, %error, "unrouted messages stay for now");
+                self.unrouted.insert(business.to_owned());
+            }
+        }
+    }
+}
+
+/// Whether messages find their way. A queue that waits to be emptied, or a foreign policy, is in nobody's way.
+fn routes(report: &Report) -> bool {
+    !report.problems.iter().any(|p| matches!(p, Problem::Differs { .. } | Problem::Refused { .. }))
+}
+
+/// What is to be done for one business.
+struct Job {
+    business: String,
+    desired: Arc<Desired>,
+    removes: bool,
+    delete_messages: bool,
+    delete_streams: bool,
+}
+
+impl Job {
+    /// The stream of a business that has become Transient goes with what it keeps: nobody can read it any more.
+    fn ensure(business: String, desired: Arc<Desired>) -> Self {
+        Self { business, desired, removes: false, delete_messages: false, delete_streams: true }
+    }
+
+    fn remove(business: String, delete_messages: bool) -> Self {
+        Self { business, desired: Arc::default(), removes: true, delete_messages, delete_streams: true }
+    }
+
+    fn orphan(business: String) -> Self {
+        Self { business, desired: Arc::default(), removes: true, delete_messages: false, delete_streams: false }
+    }
+}
+
+struct Done {
+    job: Job,
+    steps: Vec<String>,
+    result: Result<Report, Error>,
+}

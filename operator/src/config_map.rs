@@ -1,0 +1,91 @@
+//! The edge configuration of one business as a ConfigMap.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{ResourceExt, api::ObjectMeta};
+use wirepost_core::edge_config::BusinessConfig;
+
+use crate::{
+    access::Rotation,
+    stored::Stored,
+    writer::{CONFIG_KEY, CONFIG_LABEL, HASH, MANAGER, OWNER, OWNER_UID, REMOVED_LABEL},
+};
+
+const PREFIX: &str = "wirepost-business-";
+
+/// The ConfigMap's name.
+pub fn name(business: &str) -> String {
+    format!("{PREFIX}{business}")
+}
+
+/// The business of a ConfigMap of ours.
+pub fn business(config_map: &ConfigMap) -> Option<&str> {
+    config_map.metadata.name.as_deref()?.strip_prefix(PREFIX)
+}
+
+/// The ConfigMap that carries `config`, which `stored` declares.
+pub fn build(stored: &Stored, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
+    let mut annotations: BTreeMap<String, String> =
+        rotation.iter().flat_map(|rotation| rotation.annotations()).collect();
+    annotations.insert(OWNER.to_owned(), stored.owner());
+    annotations.insert(OWNER_UID.to_owned(), stored.uid().to_owned());
+    annotations.insert(HASH.to_owned(), config.hash());
+    // Plain data with string keys: it always serializes.
+    let json = serde_json::to_string(config).unwrap_or_default();
+    ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(name(&config.business_type)),
+            labels: Some(labels()),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from([(CONFIG_KEY.to_owned(), json)])),
+        ..ConfigMap::default()
+    }
+}
+
+/// The same, with the word to the edges that the business goes.
+pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
+    let mut labels = labels();
+    labels.insert(REMOVED_LABEL.to_owned(), "true".to_owned());
+    ConfigMap {
+        metadata: ObjectMeta {
+            name: config_map.metadata.name.clone(),
+            labels: Some(labels),
+            annotations: config_map.metadata.annotations.clone(),
+            ..ObjectMeta::default()
+        },
+        data: config_map.data.clone(),
+        ..ConfigMap::default()
+    }
+}
+
+/// Whether it tells the edges that the business goes.
+pub fn is_tombstone(config_map: &ConfigMap) -> bool {
+    config_map.labels().contains_key(REMOVED_LABEL)
+}
+
+/// Whether it was written for this very resource.
+pub fn is_of(config_map: &ConfigMap, stored: &Stored) -> bool {
+    config_map.annotations().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
+}
+
+/// Whether `is` has everything of `should`, and no tombstone beyond it. Labels and annotations of others are left alone.
+pub fn holds(is: &ConfigMap, should: &ConfigMap) -> bool {
+    let has = |is: &BTreeMap<String, String>, should: &BTreeMap<String, String>| {
+        should.iter().all(|(key, value)| is.get(key) == Some(value))
+    };
+    is.data == should.data
+        && has(is.labels(), should.labels())
+        && has(is.annotations(), should.annotations())
+        && is_tombstone(is) == is_tombstone(should)
+}
+
+fn labels() -> BTreeMap<String, String> {
+    let (key, value) = CONFIG_LABEL;
+    BTreeMap::from([
+        (key.to_owned(), value.to_owned()),
+        ("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned()),
+    ])
+}

@@ -1,0 +1,66 @@
+//! `wirepost-operator`: two replicas, one of which leads.
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use wirepost_operator::{app, args::Args};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// lapin logs every returned message with its body.
+const LOG_FILTER: &str = "info,lapin=off";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| LOG_FILTER.into());
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if args.log_json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+    // One TLS stack; it fails only when a provider is installed already, and then that one serves.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(args));
+    // Whatever still runs must not write any more.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let settings = args.into_settings()?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "starting");
+    let client = kube::Client::try_default().await.context("cannot reach the Kubernetes API server")?;
+    let cancel = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    app::run(client, settings, cancel).await
+}

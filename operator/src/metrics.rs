@@ -1,0 +1,179 @@
+//! Numbers of this process. Every label is from a closed set.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// How one reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// Everything is as declared.
+    Ready,
+    /// Something is awaited or a person has to act: the status says what.
+    Waiting,
+    /// Tried again with backoff.
+    Error,
+}
+
+/// What was repaired or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Object {
+    /// Status of a WsBusiness.
+    Status,
+    /// Finalizer of a WsBusiness.
+    Finalizer,
+    /// Edge configuration.
+    ConfigMap,
+    /// Access Secret.
+    Secret,
+    /// Event.
+    Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByObject {
+    object: Object,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<ByOutcome, Counter>,
+    writes: Family<ByObject, Counter>,
+    /// Seconds of a reconcile.
+    pub reconcile_seconds: Histogram,
+    /// Reconciles that run now.
+    pub reconciling: Gauge,
+    /// Businesses known.
+    pub businesses: Gauge,
+    /// Requests that wait for the broker's turn.
+    pub broker_queue: Gauge,
+    /// Changes made on the broker.
+    pub broker_changes: Counter,
+    /// Those among them that put something back which a person or a lost disk had changed.
+    pub drift_repairs: Counter,
+    /// Snapshots that the broker did not give.
+    pub broker_failures: Counter,
+    /// Seconds of a snapshot.
+    pub snapshot_seconds: Histogram,
+    /// Messages moved from `unrouted` back to where they belong.
+    pub moved_back: Counter,
+    /// Ready edges.
+    pub edges: Gauge,
+    /// Ready edges that do not answer us.
+    pub edges_unreachable: Gauge,
+    /// 1 while this replica leads.
+    pub leader: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("wirepost_operator"),
+            reconciles: Family::default(),
+            writes: Family::default(),
+            reconcile_seconds: seconds(),
+            reconciling: Gauge::default(),
+            businesses: Gauge::default(),
+            broker_queue: Gauge::default(),
+            broker_changes: Counter::default(),
+            drift_repairs: Counter::default(),
+            broker_failures: Counter::default(),
+            snapshot_seconds: seconds(),
+            moved_back: Counter::default(),
+            edges: Gauge::default(),
+            edges_unreachable: Gauge::default(),
+            leader: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let Self {
+            registry: r,
+            reconciles,
+            writes,
+            reconcile_seconds,
+            reconciling,
+            businesses,
+            broker_queue,
+            broker_changes,
+            drift_repairs,
+            broker_failures,
+            snapshot_seconds,
+            moved_back,
+            edges,
+            edges_unreachable,
+            leader,
+        } = self;
+        r.register("reconciles", "Reconciles by outcome", reconciles.clone());
+        r.register("api_writes", "Writes to the API server by object", writes.clone());
+        r.register("reconcile_seconds", "Seconds of a reconcile", reconcile_seconds.clone());
+        r.register("reconciling", "Reconciles that run now", reconciling.clone());
+        r.register("businesses", "WsBusiness resources known", businesses.clone());
+        r.register("broker_queue", "Requests that wait for the broker's turn, at most 4096", broker_queue.clone());
+        r.register("broker_changes", "Changes made on the broker", broker_changes.clone());
+        r.register(
+            "drift_repairs",
+            "Changes that put back what was not changed by a declaration",
+            drift_repairs.clone(),
+        );
+        r.register("broker_failures", "Looks at the broker that failed", broker_failures.clone());
+        r.register("broker_look_seconds", "Seconds of a look at the broker", snapshot_seconds.clone());
+        r.register("unrouted_moved_back", "Messages moved from unrouted to where they belong", moved_back.clone());
+        r.register("edges", "Ready edges", edges.clone());
+        r.register("edges_unreachable", "Ready edges that do not answer the operator", edges_unreachable.clone());
+        r.register("leader", "1 while this replica leads", leader.clone());
+    }
+
+    /// A reconcile runs until this is dropped.
+    pub fn running(&self) -> Running<'_> {
+        self.reconciling.inc();
+        Running(&self.reconciling)
+    }
+
+    /// A reconcile has ended.
+    pub fn reconciled(&self, outcome: Outcome) {
+        self.reconciles.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// An object was written.
+    pub fn wrote(&self, object: Object) {
+        self.writes.get_or_create(&ByObject { object }).inc();
+    }
+
+    /// OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// See [`Metrics::running`].
+#[derive(Debug)]
+pub struct Running<'a>(&'a Gauge);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

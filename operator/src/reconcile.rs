@@ -1,0 +1,328 @@
+//! One business: from its resource to the broker, the edges, its Secret, and back to its status. Level-based and repeatable: each run looks
+//! at what is, makes what is missing, and reports what it found.
+
+mod context;
+mod remove;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+use wirepost_core::{Compiled, Problem, Reason, Rejection};
+use wirepost_topology::{Problem as BrokerProblem, Report};
+
+pub use context::{Context, Options, Parts};
+
+use crate::{
+    access::{self, Access, Rotation},
+    broker::{Desired, Trouble},
+    config_map,
+    edges::Standing,
+    metrics::{Object, Outcome},
+    status::{Facts, Findings, Verdict},
+    stored::{ROTATE, Stored},
+    writer::{self, SecretState},
+};
+
+/// Between two looks at an access Secret, which can't be watched without a right to read all Secrets.
+const SECRET_LOOK: Duration = Duration::from_secs(20);
+/// Problems that a message names; the rest is counted.
+const NAMED: usize = 5;
+
+/// Why a reconcile has to be repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server.
+    #[error(transparent)]
+    Write(#[from] writer::Error),
+    /// The seed of all credentials.
+    #[error("no credentials can be made: {0}")]
+    Seed(String),
+}
+
+/// Looks at one business.
+///
+/// # Errors
+/// It has to be repeated.
+pub async fn reconcile(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, Error> {
+    let begun = Instant::now();
+    let _running = context.metrics.running();
+    context.ready().await;
+    let result = if context.writer.gate().is_err() {
+        // A standby computes, so that it can take over at once.
+        let _ = context.compile(&stored);
+        return Ok(Action::await_change());
+    } else if stored.metadata.deletion_timestamp.is_some() {
+        remove::run(&stored, &context).await
+    } else {
+        apply(&stored, &context).await
+    };
+    context.metrics.reconcile_seconds.observe(begun.elapsed().as_secs_f64());
+    match &result {
+        Ok((outcome, _)) => {
+            context.metrics.reconciled(*outcome);
+            if *outcome == Outcome::Ready {
+                context.calm(&stored);
+            }
+        }
+        Err(_) => context.metrics.reconciled(Outcome::Error),
+    }
+    result.map(|(_, action)| action)
+}
+
+/// When to try again after an error.
+#[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
+pub fn error_policy(stored: Arc<Stored>, error: &Error, context: Arc<Context>) -> Action {
+    match error {
+        Error::Write(writer::Error::NotLeader) => Action::await_change(),
+        Error::Write(writer::Error::Api { cause, .. }) if writer::is_conflict(cause) => {
+            Action::requeue(Duration::from_millis(100))
+        }
+        // Gone meanwhile.
+        Error::Write(writer::Error::Api { cause, .. }) if writer::is_not_found(cause) => Action::await_change(),
+        Error::Write(_) | Error::Seed(_) => {
+            tracing::warn!(business = stored.owner(), %error, "not reconciled; trying again");
+            Action::requeue(context.backoff(&stored))
+        }
+    }
+}
+
+async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), Error> {
+    let compiled = match judge(stored, context) {
+        Ok(compiled) => compiled,
+        Err(verdict) => {
+            report(stored, context, &Findings::rejected(verdict)).await?;
+            return Ok((Outcome::Waiting, Action::await_change()));
+        }
+    };
+    if !stored.is_held() {
+        context.writer.hold(stored, true).await?;
+    }
+    let declared = stored.spec.get("access").and_then(|access| access.get("secretName")).and_then(|name| name.as_str());
+    let access = access(stored, &compiled, declared.is_some(), context).await?;
+    let mut findings = Findings {
+        accepted: Verdict::good("Accepted", "the declaration is valid"),
+        provisioned: Verdict::pending("the broker"),
+        programmed: Verdict::pending("the broker"),
+        facts: Some(facts(&compiled, declared, context)),
+        edges: None,
+    };
+    if let Some(drift) = context.broker.drift(&compiled.business) {
+        let text = format!("changed by others and about to be repaired: {}", some(&drift));
+        findings.provisioned = Verdict::bad("Drifted", text);
+        findings.programmed = programmed(&context.standing(&compiled.business)).0;
+        report(stored, context, &findings).await?;
+    }
+    let desired = Arc::new(Desired { topology: compiled.topology.clone(), users: access.users.clone() });
+    let done = match context.broker.ensure(&compiled.business, desired).await {
+        Ok(done) => done,
+        Err(trouble) => return away(stored, context, findings, &compiled, &trouble).await,
+    };
+    if !done.changes.is_empty() && findings.provisioned.reason == "Drifted" {
+        context.notices.repaired(stored, &some(&done.changes)).await;
+    }
+    (findings.accepted, findings.provisioned) = provisioned(&done, findings.accepted);
+    if !done.problems.iter().any(blocks) {
+        program(stored, context, &compiled, &access).await?;
+        if let Some(verdict) = secret(stored, context, &compiled, declared, &access).await? {
+            findings.provisioned = verdict;
+        }
+    }
+    let (verdict, edges) = programmed(&context.standing(&compiled.business));
+    (findings.programmed, findings.edges) = (verdict, Some(edges));
+    if !findings.accepted.is_good() {
+        findings.programmed = Verdict::not_accepted();
+    }
+    let ready = report(stored, context, &findings).await?;
+    let outcome = if ready { Outcome::Ready } else { Outcome::Waiting };
+    Ok((outcome, Action::requeue_at(next_look(declared.is_some(), &access))))
+}
+
+/// What the declaration comes to, or why it is not accepted.
+fn judge(stored: &Stored, context: &Context) -> Result<Arc<Compiled>, Verdict> {
+    if let Some(missing) = context.outdated_definition() {
+        return Err(Verdict::bad("CustomResourceDefinitionOutdated", missing));
+    }
+    if let Some(owner) = stored.rival(&context.businesses) {
+        let problem = wirepost_core::compile::taken(stored.business_type(), &owner);
+        return Err(Verdict::bad(Reason::BusinessTypeTaken.as_str(), problem.to_string()));
+    }
+    context.compile(stored).map_err(|rejection: Rejection| {
+        let problems: Vec<String> = rejection.problems.iter().map(Problem::to_string).collect();
+        Verdict::bad(rejection.reason().as_str(), some(&problems))
+    })
+}
+
+async fn access(stored: &Stored, compiled: &Compiled, declared: bool, context: &Context) -> Result<Access, Error> {
+    if !declared {
+        return Ok(Access::default());
+    }
+    let seed = context.seed().await.map_err(|error| Error::Seed(format!("{error:#}")))?;
+    let rotation = Rotation::next(context.rotation(stored), stored.annotation(ROTATE).unwrap_or_default());
+    context.remember_rotation(stored, &rotation);
+    Ok(Access::new(seed, &context.options.place.vhost, &compiled.business, stored.uid(), rotation))
+}
+
+fn facts(compiled: &Compiled, secret: Option<&str>, context: &Context) -> Facts {
+    let business = compiled.business.clone();
+    let consumed = |name: &&String| {
+        name.starts_with(&wirepost_core::names::route_queue(&business, ""))
+            || **name == wirepost_core::names::dead_queue(&business)
+    };
+    let own = compiled.topology.queues.iter().map(|queue| &queue.name).filter(consumed);
+    Facts {
+        token_url: context.options.place.endpoint.as_ref().map(|url| format!("{url}/{business}/websocket/token")),
+        queues: own.chain(&compiled.topology.existing_queues).cloned().collect(),
+        secret: secret.map(str::to_owned),
+        business,
+    }
+}
+
+/// What runs goes on; the status tells of the broker's trouble.
+async fn away(
+    stored: &Stored,
+    context: &Context,
+    mut findings: Findings,
+    compiled: &Compiled,
+    trouble: &Trouble,
+) -> Result<(Outcome, Action), Error> {
+    let reason = if trouble.retryable { "BrokerUnavailable" } else { "BrokerRefused" };
+    findings.provisioned = Verdict::bad(reason, format!("{trouble}; clients stay connected, and it is tried again"));
+    let (verdict, edges) = programmed(&context.standing(&compiled.business));
+    (findings.programmed, findings.edges) = (verdict, Some(edges));
+    report(stored, context, &findings).await?;
+    Ok((Outcome::Error, Action::requeue(context.backoff(stored))))
+}
+
+/// Accepted and Provisioned, as the broker sees it.
+fn provisioned(done: &Report, accepted: Verdict) -> (Verdict, Verdict) {
+    let missing: Vec<String> = texts(done, |problem| matches!(problem, BrokerProblem::MissingQueue { .. }));
+    if !missing.is_empty() {
+        return (Verdict::bad("QueueNotFound", some(&missing)), Verdict::not_accepted());
+    }
+    let wrong = texts(done, |problem| !matches!(problem, BrokerProblem::Kept { .. }));
+    let kept = texts(done, |problem| matches!(problem, BrokerProblem::Kept { .. }));
+    let verdict = match (wrong.is_empty(), kept.is_empty()) {
+        (false, _) => Verdict::bad("NotAsDeclared", some(&wrong)),
+        (true, false) => Verdict::good("Provisioned", format!("the broker has the topology; {}", some(&kept))),
+        (true, true) => Verdict::good("Provisioned", "the broker has exactly the topology"),
+    };
+    (accepted, verdict)
+}
+
+/// Problems with which the edges must not go on to this generation: messages would have no place.
+fn blocks(problem: &BrokerProblem) -> bool {
+    use BrokerProblem::{Kept, PolicyLimited, PolicyOverruled};
+    !matches!(problem, Kept { .. } | PolicyOverruled { .. } | PolicyLimited { .. })
+}
+
+/// The edges' configuration, if it is not what they have.
+async fn program(stored: &Stored, context: &Context, compiled: &Compiled, access: &Access) -> Result<(), Error> {
+    let mut config = compiled.config.clone();
+    config.auth.api_keys.clone_from(&access.api_keys);
+    let should = config_map::build(stored, &config, access.rotation.as_ref());
+    context.expect_hash(&compiled.business, config.hash());
+    let there = context.config_map(&compiled.business);
+    if there.is_none_or(|is| !config_map::holds(&is, &should)) {
+        context.writer.config_map(&should).await?;
+        tracing::info!(business = compiled.business, generation = config.generation, "edge configuration written");
+    }
+    Ok(())
+}
+
+/// The access Secret, and the end of a former one. A verdict only if something is in the way.
+async fn secret(
+    stored: &Stored,
+    context: &Context,
+    compiled: &Compiled,
+    declared: Option<&str>,
+    access: &Access,
+) -> Result<Option<Verdict>, Error> {
+    let former = stored.status().binding.map(|binding| binding.name);
+    if let Some(former) = former.filter(|former| Some(former.as_str()) != declared) {
+        context.writer.delete_secret(stored, &former).await?;
+    }
+    let (Some(name), Some(credentials)) = (declared, &access.current) else { return Ok(None) };
+    let entries = access::entries(&context.options.place, credentials, stored, &compiled.topology);
+    if !context.secret_is_due(stored, &entries) {
+        return Ok(None);
+    }
+    let state = context.writer.secret(stored, name, &entries).await?;
+    Ok(match state {
+        SecretState::Taken => Some(Verdict::bad(
+            "SecretTaken",
+            format!(
+                "Secret {name} exists and was not made by wirepost: choose another access.secretName, or delete it"
+            ),
+        )),
+        SecretState::Written | SecretState::Current => {
+            context.secret_seen(stored, entries);
+            None
+        }
+    })
+}
+
+fn programmed(standing: &Standing) -> (Verdict, (usize, usize)) {
+    let Standing { total, programmed, behind, unreachable } = standing;
+    let verdict = if *total == 0 {
+        Verdict::bad("NoEdges", "no edge is ready: look at the edge Deployment's pods and their logs")
+    } else if programmed == total {
+        Verdict::good("Programmed", "every ready edge runs this generation")
+    } else if let Some((edge, reason)) = unreachable.first() {
+        let text = format!(
+            "{} of {total} edges don't answer the operator, such as {edge}: {reason}; a NetworkPolicy must let it reach their admin port",
+            unreachable.len()
+        );
+        Verdict::bad("EdgesUnreachable", text)
+    } else {
+        Verdict::bad("EdgesBehind", format!("waiting for {} of {total} edges: {}", behind.len(), some(behind)))
+    };
+    (verdict, (*programmed, *total))
+}
+
+/// Writes the status if it says something new. Whether the business is ready.
+async fn report(stored: &Stored, context: &Context, findings: &Findings) -> Result<bool, Error> {
+    let old = stored.status();
+    let new = findings.status(stored.generation(), &old);
+    let ready = new.conditions.iter().any(|c| c.type_ == crate::status::READY && c.status == "True");
+    if new != old && context.is_news(stored, &new) {
+        context.writer.status(stored, &new).await?;
+        context.wrote_status(stored, new.clone());
+        if context.notices.changed(stored, &old, &new).await > 0 {
+            context.metrics.wrote(Object::Event);
+        }
+    }
+    Ok(ready)
+}
+
+fn next_look(secret: bool, access: &Access) -> Option<Duration> {
+    let rotation = access
+        .changes_at()
+        .map(|at| Duration::from_millis(u64::try_from(at - access::now_ms()).unwrap_or_default() + 1));
+    // Spread, so that a thousand businesses don't ask at the same moment.
+    let look = secret.then(|| SECRET_LOOK.mul_f64(0.9 + 0.2 * rand::random::<f64>()));
+    rotation.into_iter().chain(look).min()
+}
+
+fn texts(done: &Report, which: impl Fn(&BrokerProblem) -> bool) -> Vec<String> {
+    done.problems.iter().filter(|problem| which(problem)).map(ToString::to_string).collect()
+}
+
+/// The first of many sentences.
+fn some(all: &[String]) -> String {
+    let mut text = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if all.len() > NAMED {
+        text = format!("{text}; and {} more", all.len() - NAMED);
+    }
+    text
+}
+
+trait RequeueAt {
+    fn requeue_at(after: Option<Duration>) -> Action;
+}
+
+impl RequeueAt for Action {
+    fn requeue_at(after: Option<Duration>) -> Self {
+        after.map_or_else(Self::await_change, Self::requeue)
+    }
+}

@@ -1,0 +1,268 @@
+//! What all reconciles share, and what is remembered of each business between two of them. Everything remembered is a saving: a process
+//! that has forgotten all makes the same of the same resources.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Client,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::{sync::OnceCell, sync::watch, time::Instant};
+use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus, compile};
+
+use super::SECRET_LOOK;
+use crate::{
+    access::{Place, Rotation, Seed},
+    broker::Broker,
+    config_map,
+    edges::{Edges, Standing},
+    metrics::Metrics,
+    notices::Notices,
+    stored::Stored,
+    triggers::Triggers,
+    writer::Writer,
+};
+
+/// How long the watch may take to bring back what we wrote.
+const WATCH_LAG: Duration = Duration::from_secs(5);
+/// Entries of resources that are gone, beyond which they are looked for.
+const SLACK: usize = 1024;
+/// What keys by business type begin with; uids don't.
+const BUSINESS: &str = "business ";
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Settings of all reconciles.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything of wirepost is.
+    pub namespace: String,
+    /// What the businesses' services are told.
+    pub place: Place,
+    /// How long a deletion may take.
+    pub deletion_deadline: Duration,
+}
+
+/// See the module.
+pub struct Context {
+    /// Settings.
+    pub options: Options,
+    /// The cluster.
+    pub client: Client,
+    /// Writes to it.
+    pub writer: Writer,
+    /// The broker.
+    pub broker: Broker,
+    /// The edges.
+    pub edges: Arc<Edges>,
+    /// Events.
+    pub notices: Notices,
+    /// Every resource.
+    pub businesses: Store<Stored>,
+    /// Every edge configuration.
+    pub config_maps: Store<ConfigMap>,
+    /// For who comes after a removed business.
+    pub triggers: Arc<Triggers>,
+    /// Fields that the installed CRD lacks.
+    pub outdated: watch::Receiver<Option<String>>,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    seed: OnceCell<Seed>,
+    memory: Mutex<HashMap<String, Memory>>,
+}
+
+/// What is remembered of a resource, by uid.
+#[derive(Default)]
+struct Memory {
+    compiled: Option<(i64, Result<Arc<Compiled>, Rejection>)>,
+    attempts: u32,
+    rotation: Option<Rotation>,
+    secret: Option<(BTreeMap<String, String>, Instant)>,
+    /// Status as last written, which the watch may not have brought back yet.
+    status: Option<(WsBusinessStatus, Instant)>,
+    hash: Option<String>,
+}
+
+/// The parts of a context that exist before it.
+pub struct Parts {
+    /// Settings.
+    pub options: Options,
+    /// The cluster.
+    pub client: Client,
+    /// Writes to it.
+    pub writer: Writer,
+    /// The broker.
+    pub broker: Broker,
+    /// The edges.
+    pub edges: Arc<Edges>,
+    /// Events.
+    pub notices: Notices,
+    /// Every resource.
+    pub businesses: Store<Stored>,
+    /// Every edge configuration.
+    pub config_maps: Store<ConfigMap>,
+    /// For who comes after a removed business.
+    pub triggers: Arc<Triggers>,
+    /// Fields that the installed CRD lacks.
+    pub outdated: watch::Receiver<Option<String>>,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Context {
+    /// Remembers nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            options,
+            client,
+            writer,
+            broker,
+            edges,
+            notices,
+            businesses,
+            config_maps,
+            triggers,
+            outdated,
+            metrics,
+        } = parts;
+        Self {
+            options,
+            client,
+            writer,
+            broker,
+            edges,
+            notices,
+            businesses,
+            config_maps,
+            triggers,
+            outdated,
+            metrics,
+            seed: OnceCell::new(),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Returns when everything that a reconcile compares with was read once.
+    pub(super) async fn ready(&self) {
+        // Their writers live as long as the process.
+        let _ = self.config_maps.wait_until_ready().await;
+    }
+
+    pub(super) fn compile(&self, stored: &Stored) -> Result<Arc<Compiled>, Rejection> {
+        let generation = stored.generation();
+        if let Some((of, result)) = &self.memory().entry(stored.uid().to_owned()).or_default().compiled
+            && *of == generation
+        {
+            return result.clone();
+        }
+        // Without the lock: a large declaration takes milliseconds.
+        let rejection =
+            |problems| Rejection { business: stored.business_type().to_owned(), owner: stored.owner(), problems };
+        let result =
+            stored.declaration().map_err(rejection).and_then(|business| compile::compile_one(&business).map(Arc::new));
+        let mut memory = self.memory();
+        memory.entry(stored.uid().to_owned()).or_default().compiled = Some((generation, result.clone()));
+        // Resources whose finalizer was taken off by force leave without a word.
+        if memory.len() > 2 * self.businesses.len() + SLACK {
+            let uids: HashSet<String> = self.businesses.state().iter().map(|stored| stored.uid().to_owned()).collect();
+            memory.retain(|key, _| key.starts_with(BUSINESS) || uids.contains(key));
+        }
+        result
+    }
+
+    pub(super) fn outdated_definition(&self) -> Option<String> {
+        self.outdated.borrow().clone()
+    }
+
+    pub(super) async fn seed(&self) -> anyhow::Result<&Seed> {
+        self.seed.get_or_try_init(|| Seed::load(self.client.clone(), &self.options.namespace)).await
+    }
+
+    pub(super) fn config_map(&self, business: &str) -> Option<Arc<ConfigMap>> {
+        self.config_maps.get(&ObjectRef::new(&config_map::name(business)).within(&self.options.namespace))
+    }
+
+    /// What was valid until now. The watch may lag behind our own last write.
+    pub(super) fn rotation(&self, stored: &Stored) -> Option<Rotation> {
+        if let Some(rotation) = self.memory().get(stored.uid()).and_then(|memory| memory.rotation.clone()) {
+            return Some(rotation);
+        }
+        let config_map = self.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
+        Rotation::kept(config_map.metadata.annotations.as_ref()?)
+    }
+
+    pub(super) fn remember_rotation(&self, stored: &Stored, rotation: &Rotation) {
+        self.memory().entry(stored.uid().to_owned()).or_default().rotation = Some(rotation.clone());
+    }
+
+    /// Whether the Secret must be looked at: it should hold something else than at the last look, or that was long ago.
+    pub(super) fn secret_is_due(&self, stored: &Stored, entries: &BTreeMap<String, String>) -> bool {
+        let memory = self.memory();
+        let seen = memory.get(stored.uid()).and_then(|memory| memory.secret.as_ref());
+        seen.is_none_or(|(held, at)| held != entries || at.elapsed() >= SECRET_LOOK * 8 / 10)
+    }
+
+    pub(super) fn secret_seen(&self, stored: &Stored, entries: BTreeMap<String, String>) {
+        self.memory().entry(stored.uid().to_owned()).or_default().secret = Some((entries, Instant::now()));
+    }
+
+    pub(super) fn expect_hash(&self, business: &str, hash: String) {
+        self.memory().entry(format!("{BUSINESS}{business}")).or_default().hash = Some(hash);
+    }
+
+    /// How far the edges are with what was last written for them.
+    pub(super) fn standing(&self, business: &str) -> Standing {
+        let hash = self.memory().get(&format!("{BUSINESS}{business}")).and_then(|memory| memory.hash.clone());
+        self.edges.standing(business, &hash.unwrap_or_default())
+    }
+
+    /// Whether a status differs from the one that was just written, too.
+    pub(super) fn is_news(&self, stored: &Stored, status: &WsBusinessStatus) -> bool {
+        let memory = self.memory();
+        let written = memory.get(stored.uid()).and_then(|memory| memory.status.as_ref());
+        written.is_none_or(|(written, at)| at.elapsed() > WATCH_LAG || !same_but_times(written, status))
+    }
+
+    pub(super) fn wrote_status(&self, stored: &Stored, status: WsBusinessStatus) {
+        self.memory().entry(stored.uid().to_owned()).or_default().status = Some((status, Instant::now()));
+    }
+
+    /// The next pause after a failure: twice the one before, with jitter.
+    pub(super) fn backoff(&self, stored: &Stored) -> Duration {
+        let mut memory = self.memory();
+        let attempts = &mut memory.entry(stored.uid().to_owned()).or_default().attempts;
+        *attempts = attempts.saturating_add(1);
+        let (least, most) = BACKOFF;
+        let pause = least.saturating_mul(1 << (*attempts - 1).min(10)).min(most);
+        pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+    }
+
+    pub(super) fn calm(&self, stored: &Stored) {
+        self.memory().entry(stored.uid().to_owned()).or_default().attempts = 0;
+    }
+
+    pub(super) fn forget(&self, stored: &Stored) {
+        let mut memory = self.memory();
+        memory.remove(stored.uid());
+        memory.remove(&format!("{BUSINESS}{}", stored.business_type()));
+    }
+
+    fn memory(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn same_but_times(a: &WsBusinessStatus, b: &WsBusinessStatus) -> bool {
+    let without = |status: &WsBusinessStatus| {
+        let mut status = status.clone();
+        for condition in &mut status.conditions {
+            condition.last_transition_time.0 = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+        }
+        status
+    };
+    without(a) == without(b)
+}

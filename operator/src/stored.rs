@@ -1,0 +1,134 @@
+//! A WsBusiness as it is stored: metadata that always parses, and a spec and status that may not. An object from the time of a laxer
+//! schema, or of a newer one, must not end the watch for all others, so it is judged one by one.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Resource, ResourceExt, core::ObjectMeta, runtime::reflector::Store};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
+use wirepost_core::{
+    Problem,
+    business::{API_VERSION, KIND, WsBusiness, WsBusinessStatus},
+    compile, validate,
+};
+
+/// What keeps a resource until its broker objects are gone.
+pub const FINALIZER: &str = "wirepost.dev/cleanup";
+/// `now`: queues go with the messages that they hold.
+pub const DELETE_QUEUES: &str = "wirepost.dev/delete-queues";
+/// A new value makes new credentials; the former ones stay valid for an hour.
+pub const ROTATE: &str = "wirepost.dev/rotate";
+
+/// See the module.
+#[derive(Clone, Debug, Deserialize, Serialize, Resource)]
+#[resource(inherit = WsBusiness)]
+pub struct Stored {
+    /// Metadata, without managed fields: nobody reads them here, and they are half of an object's memory.
+    #[serde(deserialize_with = "without_managed_fields")]
+    pub metadata: ObjectMeta,
+    /// Whatever is stored.
+    #[serde(default)]
+    pub spec: Value,
+    /// Whatever is stored.
+    #[serde(default)]
+    pub status: Value,
+}
+
+impl Stored {
+    /// The business type that it claims: `spec.businessType`, else its name.
+    pub fn business_type(&self) -> &str {
+        let named = self.spec.get("businessType").and_then(Value::as_str);
+        named.or(self.metadata.name.as_deref()).unwrap_or_default()
+    }
+
+    /// `namespace/name`, for people.
+    pub fn owner(&self) -> String {
+        format!("{}/{}", self.metadata.namespace.as_deref().unwrap_or("default"), self.name_any())
+    }
+
+    /// The declaration, if today's rules accept it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn declaration(&self) -> Result<WsBusiness, Vec<Problem>> {
+        validate::parse(
+            &json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": self.metadata, "spec": self.spec}),
+            None,
+        )
+    }
+
+    /// The status as last written; what can't be read counts as not written.
+    pub fn status(&self) -> WsBusinessStatus {
+        WsBusinessStatus::deserialize(&self.status).unwrap_or_default()
+    }
+
+    /// The generation that this is.
+    pub fn generation(&self) -> i64 {
+        self.metadata.generation.unwrap_or_default()
+    }
+
+    /// `uid`, unique for all time.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// What events are about.
+    pub fn reference(&self) -> ObjectReference {
+        self.object_ref(&())
+    }
+
+    /// The value of an annotation.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Whether our finalizer holds it.
+    pub fn is_held(&self) -> bool {
+        self.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+    }
+
+    /// The older resource that owns this one's business type, if this one does not. One that is being deleted owns it until it is gone.
+    pub fn rival(&self, all: &Store<Self>) -> Option<String> {
+        let claimants = all.state_filter(|other| other.business_type() == self.business_type());
+        let owner =
+            claimants.iter().min_by(|a, b| compile::seniority(&a.metadata).cmp(&compile::seniority(&b.metadata)))?;
+        let older = compile::seniority(&owner.metadata) < compile::seniority(&self.metadata);
+        (owner.metadata.uid != self.metadata.uid && older).then(|| owner.owner())
+    }
+}
+
+fn without_managed_fields<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMeta, D::Error> {
+    let mut metadata = ObjectMeta::deserialize(from)?;
+    metadata.managed_fields = None;
+    Ok(metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(value: Value) -> Stored {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn an_object_that_today_s_schema_refuses_still_parses_and_says_what_is_wrong() {
+        let old = stored(json!({
+            "apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "pay", "namespace": "shop"},
+            "spec": {"clientTypes": "app", "routes": [{"sendType": "Sideways"}]}, "status": {"conditions": 3},
+        }));
+        assert_eq!(old.business_type(), "pay");
+        assert!(!old.declaration().unwrap_err().is_empty());
+        assert_eq!(old.status(), WsBusinessStatus::default());
+    }
+
+    #[test]
+    fn an_unknown_field_of_a_newer_schema_is_not_ignored() {
+        let new = stored(json!({
+            "apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "pay", "namespace": "shop"},
+            "spec": {"clientTypes": ["app"], "limits": {"newLimit": 1},
+                "routes": [{"messageType": "a", "sendType": "ServerToClient", "to": ["app"]}]},
+        }));
+        let problems = new.declaration().unwrap_err();
+        assert!(problems[0].field.contains("newLimit"), "{problems:?}");
+    }
+}

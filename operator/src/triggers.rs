@@ -1,0 +1,73 @@
+//! Which businesses have to be looked at again, for reasons that are not in their resources. Each is in the set once, so that it is bounded
+//! by the number of resources however often something happens.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{Stream, stream};
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::sync::Notify;
+
+use crate::stored::Stored;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Triggers {
+    pending: Mutex<HashSet<ObjectRef<Stored>>>,
+    woken: Notify,
+    all: Store<Stored>,
+}
+
+impl Triggers {
+    /// For the resources in `all`.
+    pub fn new(all: Store<Stored>) -> Self {
+        Self { pending: Mutex::default(), woken: Notify::new(), all }
+    }
+
+    /// Every resource.
+    pub fn all(&self) {
+        self.add(self.all.state().iter().map(|stored| ObjectRef::from(&**stored)));
+    }
+
+    /// The resources that claim these business types.
+    pub fn businesses(&self, names: &HashSet<String>) {
+        if !names.is_empty() {
+            let claims = self.all.state_filter(|stored| names.contains(stored.business_type()));
+            self.add(claims.iter().map(|stored| ObjectRef::from(&**stored)));
+        }
+    }
+
+    /// The resources that claim this business type.
+    pub fn business(&self, name: &str) {
+        let claims = self.all.state_filter(|stored| stored.business_type() == name);
+        self.add(claims.iter().map(|stored| ObjectRef::from(&**stored)));
+    }
+
+    /// Business types that any resource claims.
+    pub fn claimed(&self) -> BTreeSet<String> {
+        self.all.state().iter().map(|stored| stored.business_type().to_owned()).collect()
+    }
+
+    fn add(&self, refs: impl Iterator<Item = ObjectRef<Stored>>) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(refs);
+        self.woken.notify_one();
+    }
+
+    /// What was triggered, for the controller. One reader.
+    pub fn stream(self: Arc<Self>) -> impl Stream<Item = ObjectRef<Stored>> + Send + 'static {
+        stream::unfold((self, Vec::new()), async |(triggers, mut ready)| {
+            loop {
+                if let Some(next) = ready.pop() {
+                    return Some((next, (triggers, ready)));
+                }
+                // A permit is kept while nobody waits, so that nothing is missed between the two lines.
+                ready.extend(triggers.pending.lock().unwrap_or_else(PoisonError::into_inner).drain());
+                if ready.is_empty() {
+                    triggers.woken.notified().await;
+                }
+            }
+        })
+    }
+}

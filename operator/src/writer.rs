@@ -1,0 +1,293 @@
+//! Everything that is written to the API server, each write after a look at the leadership and within a time limit.
+//!
+//! Secrets in business namespaces are never listed, watched or read: the operator has no right to. A patch that changes nothing and is not
+//! stored (`dryRun`) tells whether the Secret of a declared name is there and whose it is.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use wirepost_core::business::{API_VERSION, KIND, WsBusinessStatus};
+
+use crate::{
+    leader::Leadership,
+    metrics::{Metrics, Object},
+    stored::{FINALIZER, Stored},
+};
+
+/// Owner of the fields that we set.
+pub const MANAGER: &str = "wirepost-operator";
+/// Asks, and owns nothing.
+const PROBE: &str = "wirepost-operator-probe";
+/// Longest time of one write: it must have ended before another replica may lead.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Selects the edge configurations.
+pub const CONFIG_LABEL: (&str, &str) = ("wirepost.dev/config", "business");
+/// On the edge configuration of a business that goes.
+pub const REMOVED_LABEL: &str = "wirepost.dev/removed";
+/// `namespace/name` of the declaring resource.
+pub const OWNER: &str = "wirepost.dev/owner";
+/// Its uid.
+pub const OWNER_UID: &str = "wirepost.dev/owner-uid";
+/// Hash of the configuration, as edges report it.
+pub const HASH: &str = "wirepost.dev/hash";
+/// The key of the configuration in its ConfigMap.
+pub const CONFIG_KEY: &str = "config.json";
+/// Type of the access Secret.
+const SECRET_TYPE: &str = "servicebinding.io/rabbitmq";
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This replica does not lead.
+    #[error("this replica does not lead")]
+    NotLeader,
+    /// The API server refused or is not there.
+    #[error("{doing}: {cause}")]
+    Api {
+        /// What was being done, and to what.
+        doing: String,
+        /// What it said.
+        cause: Box<kube::Error>,
+    },
+    /// The API server did not answer in time.
+    #[error("{doing}: the API server did not answer within {TIMEOUT:?}")]
+    Timeout {
+        /// What was being done, and to what.
+        doing: String,
+    },
+}
+
+/// What is in the way of an access Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretState {
+    /// It is as it should be.
+    Current,
+    /// It was written now.
+    Written,
+    /// A Secret of that name is there and is not ours.
+    Taken,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    /// Where the edge configurations are.
+    namespace: String,
+    leadership: Leadership,
+    metrics: std::sync::Arc<Metrics>,
+}
+
+impl Writer {
+    /// Writes edge configurations to `namespace`, all else beside the resource that it belongs to.
+    pub fn new(client: Client, namespace: String, leadership: Leadership, metrics: std::sync::Arc<Metrics>) -> Self {
+        Self { client, namespace, leadership, metrics }
+    }
+
+    /// May anything be written now?
+    ///
+    /// # Errors
+    /// No.
+    pub fn gate(&self) -> Result<(), Error> {
+        if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeader) }
+    }
+
+    async fn within<T>(&self, doing: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+        self.gate()?;
+        match timeout(TIMEOUT, call).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(cause)) => Err(Error::Api { doing, cause: Box::new(cause) }),
+            Err(_) => Err(Error::Timeout { doing }),
+        }
+    }
+
+    fn businesses(&self, stored: &Stored) -> Api<Stored> {
+        Api::namespaced(self.client.clone(), stored.metadata.namespace.as_deref().unwrap_or("default"))
+    }
+
+    /// Reports what was found.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn status(&self, stored: &Stored, status: &WsBusinessStatus) -> Result<(), Error> {
+        let patch = json!({
+            "apiVersion": API_VERSION, "kind": KIND,
+            "metadata": {"name": stored.name_any(), "uid": stored.uid()},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        let api = self.businesses(stored);
+        let doing = format!("writing the status of {}", stored.owner());
+        self.within(doing, api.patch_status(&stored.name_any(), &params, &Patch::Apply(patch))).await?;
+        self.metrics.wrote(Object::Status);
+        Ok(())
+    }
+
+    /// Makes the resource stay until its broker objects are gone (`true`), or lets it go.
+    ///
+    /// # Errors
+    /// See [`Error`]; a conflict if the resource was changed since it was read.
+    pub async fn hold(&self, stored: &Stored, hold: bool) -> Result<(), Error> {
+        let mut finalizers = stored.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        if hold {
+            finalizers.push(FINALIZER.to_owned());
+        }
+        let patch = json!({"metadata": {
+            "uid": stored.uid(), "resourceVersion": stored.metadata.resource_version, "finalizers": finalizers,
+        }});
+        let api = self.businesses(stored);
+        let doing = format!("{} the finalizer of {}", if hold { "setting" } else { "removing" }, stored.owner());
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        self.within(doing, api.patch(&stored.name_any(), &params, &Patch::Merge(patch))).await?;
+        self.metrics.wrote(Object::Finalizer);
+        Ok(())
+    }
+
+    /// Writes an edge configuration.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn config_map(&self, config_map: &ConfigMap) -> Result<(), Error> {
+        let name = config_map.name_any();
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let doing = format!("writing ConfigMap {}/{name}", self.namespace);
+        let params = PatchParams::apply(MANAGER).force();
+        self.within(doing, api.patch(&name, &params, &Patch::Apply(config_map))).await?;
+        self.metrics.wrote(Object::ConfigMap);
+        Ok(())
+    }
+
+    /// Deletes an edge configuration; gone already is as good.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_config_map(&self, name: &str) -> Result<(), Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let doing = format!("deleting ConfigMap {}/{name}", self.namespace);
+        if gone_is_fine(self.within(doing, api.delete(name, &DeleteParams::default())).await)? {
+            self.metrics.wrote(Object::ConfigMap);
+        }
+        Ok(())
+    }
+
+    /// Makes the access Secret of a resource hold these entries, unless another's Secret has the name.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn secret(
+        &self,
+        stored: &Stored,
+        name: &str,
+        entries: &BTreeMap<String, String>,
+    ) -> Result<SecretState, Error> {
+        if let Some(there) = self.probe(stored, name).await? {
+            if !is_ours(&there, stored) {
+                return Ok(SecretState::Taken);
+            }
+            let data = there.data.unwrap_or_default();
+            // Entries that someone added are left alone.
+            if entries.iter().all(|(key, value)| data.get(key).is_some_and(|is| is.0 == value.as_bytes())) {
+                return Ok(SecretState::Current);
+            }
+        }
+        let data: BTreeMap<&String, String> =
+            entries.iter().map(|(key, value)| (key, STANDARD.encode(value))).collect();
+        let patch = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": SECRET_TYPE,
+            "metadata": {
+                "name": name,
+                "labels": {OWNER_UID: stored.uid(), "app.kubernetes.io/managed-by": MANAGER},
+                // So that it goes with its namespace and with its resource, whatever becomes of us.
+                "ownerReferences": [owner_reference(stored)],
+            },
+            "data": data,
+        });
+        let doing = format!("writing Secret {}/{name}", namespace(stored));
+        let params = PatchParams::apply(MANAGER).force();
+        self.within(doing, self.secrets(stored).patch(name, &params, &Patch::Apply(patch))).await?;
+        self.metrics.wrote(Object::Secret);
+        Ok(SecretState::Written)
+    }
+
+    /// Deletes the access Secret of a resource, if it is ours.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_secret(&self, stored: &Stored, name: &str) -> Result<(), Error> {
+        let Some(there) = self.probe(stored, name).await? else { return Ok(()) };
+        if !is_ours(&there, stored) {
+            return Ok(());
+        }
+        let params = DeleteParams::default()
+            .preconditions(Preconditions { uid: there.metadata.uid, ..Preconditions::default() });
+        let doing = format!("deleting Secret {}/{name}", namespace(stored));
+        if gone_is_fine(self.within(doing, self.secrets(stored).delete(name, &params)).await)? {
+            self.metrics.wrote(Object::Secret);
+        }
+        Ok(())
+    }
+
+    /// The Secret of that name, or nothing. Stores nothing.
+    async fn probe(&self, stored: &Stored, name: &str) -> Result<Option<Secret>, Error> {
+        let params = PatchParams::apply(PROBE).dry_run();
+        let patch: Value = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
+        let doing = format!("looking for Secret {}/{name}", namespace(stored));
+        let there = self.within(doing, self.secrets(stored).patch(name, &params, &Patch::Apply(patch))).await?;
+        // What would only now be made has no version.
+        let is_there = there.metadata.resource_version.as_ref().is_some_and(|version| !version.is_empty());
+        Ok(is_there.then_some(there))
+    }
+
+    fn secrets(&self, stored: &Stored) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), namespace(stored))
+    }
+}
+
+fn namespace(stored: &Stored) -> &str {
+    stored.metadata.namespace.as_deref().unwrap_or("default")
+}
+
+fn is_ours(secret: &Secret, stored: &Stored) -> bool {
+    secret.labels().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
+}
+
+fn owner_reference(stored: &Stored) -> OwnerReference {
+    OwnerReference {
+        api_version: Stored::api_version(&()).into_owned(),
+        kind: Stored::kind(&()).into_owned(),
+        name: stored.name_any(),
+        uid: stored.uid().to_owned(),
+        ..OwnerReference::default()
+    }
+}
+
+/// Whether something was there to delete.
+fn gone_is_fine<T>(result: Result<T, Error>) -> Result<bool, Error> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(Error::Api { cause, .. }) if is_not_found(&cause) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// 404.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// 409: another was faster.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
