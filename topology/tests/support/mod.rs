@@ -9,16 +9,21 @@ use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
 use wirepost_core::topology::Topology;
-use wirepost_topology::{Management, Options, Report, Scope, Settings, apply};
+use wirepost_topology::{ApplyOptions, DesiredUser, Management, Options, Report, Scope, Settings, apply, apply_plan};
 
 /// A business with the given routes and a small stream.
 pub(crate) fn business(name: &str, routes: &Value) -> Topology {
+    let push = json!({ "delivery": "Durable", "retention": { "seconds": 3600, "bytes": "100Mi" } });
+    declared(name, routes, &push)
+}
+
+/// What is compiled for a business with these parts of a declaration.
+pub(crate) fn declared(name: &str, routes: &Value, push: &Value) -> Topology {
     let resource: WsBusiness = serde_json::from_value(json!({
         "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness",
         "metadata": { "name": name, "namespace": "test" },
         "spec": {
-            "clientTypes": ["app"], "routes": routes,
-            "push": { "delivery": "Durable", "retention": { "seconds": 3600, "bytes": "100Mi" } },
+            "clientTypes": ["app"], "routes": routes, "push": push,
         },
     }))
     .unwrap();
@@ -35,7 +40,21 @@ pub(crate) fn management(vhost: &Vhost) -> Management {
     Management::new(Settings { url, vhost, credentials: None, ca_file: None, timeout: None }).unwrap()
 }
 
+/// One round of the operator for one business: snapshot, plan, apply.
+#[allow(dead_code)] // not every test file has the operator's way
+pub(crate) async fn round(
+    management: &Management,
+    name: &str,
+    topology: &Topology,
+    users: &[DesiredUser],
+    options: ApplyOptions<'_>,
+) -> Report {
+    let plan = management.snapshot().await.unwrap().plan(name, topology, Some(users));
+    apply_plan(management, plan, options).await.unwrap()
+}
+
 /// Applies with a fresh AMQP connection, everything in scope.
+#[allow(dead_code)] // not every test file has this way
 pub(crate) async fn apply_all(vhost: &Vhost, desired: &Topology) -> Report {
     let connection = vhost.connect().await.unwrap();
     let options = Options { scope: Scope::Everything, amqp: Some(&connection), delete_messages: false };

@@ -1,0 +1,186 @@
+//! The operator's way on a real RabbitMQ: one snapshot, a plan for each business, carried out in parallel.
+
+#![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
+
+mod support;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use lapin::types::FieldTable;
+use serde_json::json;
+use support::broker::{Vhost, depth, publish};
+use support::{business, declared, management, problems, round, route};
+use tokio::time::Instant;
+use wirepost_topology::{ApplyOptions, Error, KeptBecause, Management, Problem, Settings, apply_plan, unrouted};
+
+const PUSH: &str = "wirepost.pay.push";
+const STREAM: &str = "wirepost.pay.stream";
+const UNROUTED: &str = "wirepost.pay.unrouted";
+
+#[tokio::test]
+async fn a_business_changes_its_delivery_and_changes_it_back() {
+    let vhost = Vhost::create().await.unwrap();
+    let management = management(&vhost);
+    let (connection, channel) = vhost.channel().await.unwrap();
+    let options = ApplyOptions { amqp: Some(&connection), delete_streams: true, ..ApplyOptions::default() };
+    let routes = json!([route("a", "q")]);
+    let (durable, transient) = (business("pay", &routes), declared("pay", &routes, &json!({"delivery": "Transient"})));
+    let unbind = async || {
+        channel.queue_unbind(STREAM.into(), PUSH.into(), "".into(), FieldTable::default()).await.unwrap();
+    };
+
+    for turn in 0..2 {
+        let report = round(&management, "pay", &durable, &[], options).await;
+        assert_eq!(problems(&report), [""; 0]);
+        publish(&channel, PUSH, "", b"kept by the stream").await.unwrap();
+        assert_eq!(depth(&channel, UNROUTED).await.unwrap(), turn);
+        // As a lost binding would have it: kept, not lost, not returned.
+        unbind().await;
+        publish(&channel, PUSH, "", b"kept by the alternate").await.unwrap();
+        assert_eq!(depth(&channel, UNROUTED).await.unwrap(), turn + 1);
+
+        let report = round(&management, "pay", &transient, &[], options).await;
+        assert_eq!(problems(&report), [""; 0]);
+        assert!(report.changes.contains(&format!("delete stream {STREAM}")), "{report:?}");
+        // Nobody reads: the publisher is told, and nothing is put aside.
+        let error = publish(&channel, PUSH, "", b"for nobody").await.unwrap_err().to_string();
+        assert!(error.contains("NO_ROUTE"), "{error}");
+        assert_eq!(depth(&channel, UNROUTED).await.unwrap(), turn + 1);
+        assert!(round(&management, "pay", &transient, &[], options).await.changes.is_empty());
+    }
+    // Without the permission to delete it, its history stays, but nothing else is in the way of the switch.
+    round(&management, "pay", &durable, &[], options).await;
+    let careful = ApplyOptions { delete_streams: false, ..options };
+    let report = round(&management, "pay", &transient, &[], careful).await;
+    assert!(
+        matches!(&report.problems[..], [Problem::Kept { queue, because: KeptBecause::Stream }] if queue == STREAM),
+        "{report:?}"
+    );
+    assert!(publish(&channel, PUSH, "", b"for nobody").await.is_err());
+}
+
+#[tokio::test]
+async fn a_foreign_policy_on_the_push_exchange_is_named() {
+    let vhost = Vhost::create().await.unwrap();
+    let (management, topology) = (management(&vhost), business("pay", &json!([route("a", "q")])));
+    round(&management, "pay", &topology, &[], ApplyOptions::default()).await;
+    let body = r#"{"pattern":"push$","definition":{"alternate-exchange":"x"},"apply-to":"exchanges","priority":1000}"#;
+    vhost.broker.call("PUT", &format!("/api/policies/{}/theirs", vhost.name), body).await.unwrap();
+    let report = round(&management, "pay", &topology, &[], ApplyOptions::default()).await;
+    assert_eq!(
+        problems(&report),
+        [format!("policy theirs is in force on {PUSH} instead of {PUSH}; lower its priority or narrow its pattern")]
+    );
+}
+
+#[tokio::test]
+async fn a_closed_gate_stops_before_the_next_write() {
+    let vhost = Vhost::create().await.unwrap();
+    let (management, topology) = (management(&vhost), business("pay", &json!([route("a", "q")])));
+    let left = AtomicU32::new(7);
+    let gate = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+    let options = ApplyOptions { gate: Some(&gate), ..ApplyOptions::default() };
+    let plan = management.snapshot().await.unwrap().plan("pay", &topology, None);
+    let error = apply_plan(&management, plan.clone(), options).await.unwrap_err();
+    assert!(matches!(error, Error::Stopped { .. }), "{error}");
+    let rest = management.snapshot().await.unwrap().plan("pay", &topology, None);
+    assert_eq!(plan.steps.len() - rest.steps.len(), 7);
+    // Whoever may write goes on from there.
+    assert!(apply_plan(&management, rest, ApplyOptions::default()).await.unwrap().is_clean());
+    assert!(management.snapshot().await.unwrap().plan("pay", &topology, None).is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_vhost_is_known_and_made() {
+    let broker = support::broker::TestBroker::from_env().unwrap();
+    let name = format!("made/by us {}", std::process::id());
+    let settings = Settings {
+        url: broker.management.clone(),
+        vhost: name.clone(),
+        credentials: None,
+        ca_file: None,
+        timeout: Some(Duration::from_secs(5)),
+    };
+    let management = Management::new(settings).unwrap();
+    assert!(management.version().await.unwrap().starts_with("4."));
+    assert!(matches!(management.snapshot().await.unwrap_err(), Error::NoVhost { vhost, .. } if vhost == name));
+    assert!(matches!(management.export().await.unwrap_err(), Error::NoVhost { .. }));
+    // A plan that was made before the vhost went.
+    let topology = business("pay", &json!([route("a", "q")]));
+    let plan =
+        wirepost_topology::plan(&topology, &wirepost_topology::Actual::default(), wirepost_topology::Scope::Everything);
+    let error = apply_plan(&management, plan, ApplyOptions::default()).await.unwrap_err();
+    assert!(matches!(error, Error::NoVhost { .. }), "{error}");
+    management.create_vhost().await.unwrap();
+    management.create_vhost().await.unwrap();
+    let report = round(&management, "pay", &topology, &[], ApplyOptions::default()).await;
+    assert_eq!(problems(&report), [""; 0]);
+    let path = format!("/api/vhosts/{}", name.replace('/', "%2F").replace(' ', "%20"));
+    broker.call("DELETE", &path, "").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_given_up_in_time() {
+    // Takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = Settings {
+        url: format!("http://guest:guest@{}", silent.local_addr().unwrap()),
+        vhost: "/".to_owned(),
+        credentials: None,
+        ca_file: None,
+        timeout: Some(Duration::from_millis(100)),
+    };
+    let error = Management::new(settings).unwrap().snapshot().await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn businesses_with_unrouted_messages_are_found_among_others() {
+    let vhost = Vhost::create().await.unwrap();
+    let management = management(&vhost);
+    for name in ["one", "two", "three"] {
+        let report =
+            round(&management, name, &business(name, &json!([route("a", "q")])), &[], ApplyOptions::default()).await;
+        assert_eq!(problems(&report), [""; 0]);
+    }
+    let (connection, channel) = vhost.channel().await.unwrap();
+    let mut all: Vec<String> = (0..30).map(|i| format!("not-there-{i}")).collect();
+    all.extend(["one", "two", "three"].map(str::to_owned));
+    assert_eq!(unrouted::waiting(&connection, &all).await.unwrap(), []);
+    for _ in 0..2 {
+        publish(&channel, "wirepost.two.receive", "strange", b"x").await.unwrap();
+    }
+    assert_eq!(unrouted::waiting(&connection, &all).await.unwrap(), [("two".to_owned(), 2)]);
+    assert_eq!(unrouted::waiting(&connection, &[""; 0]).await.unwrap(), []);
+}
+
+/// Prints how long 50 new businesses take one after the other and side by side; run with `--nocapture`.
+#[tokio::test]
+async fn many_businesses_are_made_at_once() {
+    for at_once in [1, 8] {
+        let vhost = Vhost::create().await.unwrap();
+        let (management, snapshot) = (management(&vhost), management(&vhost).snapshot().await.unwrap());
+        let names: Vec<String> = (0..50).map(|i| format!("b{i}")).collect();
+        let start = Instant::now();
+        let reports: Vec<_> = stream::iter(names.clone())
+            .map(|name| {
+                let topology = business(&name, &json!([route("a", "q"), route("b", "r")]));
+                let plan = snapshot.plan(&name, &topology, None);
+                apply_plan(&management, plan, ApplyOptions::default())
+            })
+            .buffer_unordered(at_once)
+            .collect()
+            .await;
+        println!("50 new businesses, {at_once} at once: {:?}", start.elapsed());
+        for report in reports {
+            assert_eq!(problems(&report.unwrap()), [""; 0]);
+        }
+        let after = management.snapshot().await.unwrap();
+        assert_eq!(after.businesses().count(), 50);
+        for name in names {
+            assert!(after.plan(&name, &business(&name, &json!([route("a", "q"), route("b", "r")])), None).is_empty());
+        }
+    }
+}
