@@ -19,7 +19,7 @@ impl PrivateCluster {
     /// `--controllers`, so that deleted namespaces go away and what has lost its owner is collected.
     pub async fn start(name: &str, options: &[&str]) -> Result<Self> {
         let name = unique(name);
-        let exports = services(&[&["start", &name, "--own"], options].concat()).await?;
+        let exports = services(&["start", &name, "--own"]).await?;
         let variables: HashMap<_, _> = exports
             .lines()
             .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
@@ -28,6 +28,10 @@ impl PrivateCluster {
         let cluster = Cluster::from_variables(|name| variables.get(name).cloned()).await?;
         let private = Self { cluster, name };
         private.install_crd().await?;
+        if !options.is_empty() {
+            // After the CRD: the garbage collector asks only every 30 s which kinds there are.
+            services(&[&["start", &private.name, "--own"], options].concat()).await?;
+        }
         Ok(private)
     }
 
