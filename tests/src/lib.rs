@@ -4,6 +4,8 @@
 //! - [`cluster`]: a Kubernetes API server, a namespace for each test, private ones that may be killed.
 //! - [`setup`]: what the edges of one test share: declarations, topology, keys.
 //! - [`edge`]: the real binary as a process.
+//! - [`operator`]: the real binary as a process, and the world of one test around it.
+//! - [`process`]: what both have in common.
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
 //! - [`proxy`]: the trouble that networks make.
@@ -14,6 +16,8 @@ pub mod broker;
 pub mod client;
 pub mod cluster;
 pub mod edge;
+pub mod operator;
+pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod service;

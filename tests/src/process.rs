@@ -1,0 +1,123 @@
+//! A program of ours as a process: the binary that cargo built beside the tests, its log, its signals, its end.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::broker::eventually;
+
+/// Lines of a log that a failing test shows.
+const LOG_TAIL: usize = 80;
+
+/// A running program; killed when dropped. A failing test shows the end of its log.
+#[derive(Debug)]
+pub struct Process {
+    /// Tells it from others of the same program.
+    pub name: String,
+    pub pid: u32,
+    child: Mutex<Child>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` with an empty environment but for what `set_up` adds; its log goes into `folder`.
+    pub fn spawn(program: &str, name: &str, folder: &Path, set_up: impl FnOnce(&mut Command)) -> Result<Self> {
+        let binary = binary(program)?;
+        let log = folder.join(format!("{name}-{:08x}.log", rand::random::<u32>()));
+        let output = File::create(&log)?;
+        let mut command = Command::new(&binary);
+        command.env_clear().envs([("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")]).stdin(Stdio::null());
+        set_up(&mut command);
+        let child = command
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {}", binary.display()))?;
+        Ok(Self { name: name.to_owned(), pid: child.id(), child: Mutex::new(child), log })
+    }
+
+    /// Begins its shutdown.
+    pub fn sigterm(&self) -> Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill9(&self) -> Result<()> {
+        let mut child = self.child();
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Whether it lives.
+    pub fn running(&self) -> bool {
+        matches!(self.exit_status(), Ok(None))
+    }
+
+    /// Freezes it.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// Thaws it.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    /// Waits for its end.
+    pub async fn exited(&self, limit: Duration) -> Result<ExitStatus> {
+        eventually("the process ends", limit, || async { Ok(self.exit_status()?.is_some()) }).await?;
+        self.exit_status()?.context("exited")
+    }
+
+    /// Everything that it logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub(crate) fn exit_status(&self) -> Result<Option<ExitStatus>> {
+        Ok(self.child().try_wait()?)
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self, name: &str) -> Result<()> {
+        ensure!(self.exit_status()?.is_none(), "{} has ended already", self.name);
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status()?;
+        ensure!(status.success(), "kill -{name} {}: {status}", self.pid);
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill9();
+        // Captured by the test harness, and so shown only where the test fails.
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        eprintln!("---- the end of the log of {} (pid {})", self.name, self.pid);
+        for line in &lines[lines.len().saturating_sub(LOG_TAIL)..] {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Beside this program, or beside `deps/`, where cargo puts tests: so both are of one build.
+fn binary(program: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let folder = here.parent().context("this program is not where cargo puts it")?;
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let path = folder.join(program);
+    ensure!(
+        path.exists(),
+        "{} is not there: `make integration` builds it, by hand `cargo build --workspace --bins`",
+        path.display()
+    );
+    Ok(path)
+}
