@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::{
-    declarations::{self, Finding},
+    declarations::{self, Finding, Loaded},
     output,
 };
 
@@ -39,23 +39,10 @@ pub(crate) fn run(Args { paths, output }: Args) -> anyhow::Result<ExitCode> {
         output::complain(&format!("wirepost: {message}"));
         Ok(ExitCode::from(UNREADABLE))
     };
-    let files = match declarations::find(&paths) {
-        Ok(files) if files.is_empty() => return unreadable("no *.yaml in the folders named; name a file".into()),
-        Ok(files) => files,
+    let Loaded { files, accepted, findings } = match declarations::load(&paths) {
+        Ok(loaded) => loaded,
         Err(error) => return unreadable(error.to_string()),
     };
-    let (mut good, mut findings) = (Vec::new(), Vec::new());
-    for file in &files {
-        let text = match declarations::read(file) {
-            Ok(text) => text,
-            Err(error) => return unreadable(format!("cannot read {}: {error}", file.display())),
-        };
-        let contents = declarations::judge(file, &text, |_| None);
-        good.extend(contents.good);
-        findings.extend(contents.findings);
-    }
-    let (accepted, between) = declarations::compile_all(good);
-    findings.extend(between);
     let businesses: Vec<String> = accepted.into_iter().map(|compiled| compiled.business).collect();
     match output {
         Output::Text => print_text(&files, &businesses, &findings)?,

@@ -85,6 +85,36 @@ pub(crate) struct Contents {
     pub findings: Vec<Finding>,
 }
 
+/// What files come to.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The files that were read; never empty.
+    pub files: Vec<PathBuf>,
+    /// What runs.
+    pub accepted: Vec<Compiled>,
+    /// What is wrong with the rest.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads, judges and compiles what `paths` name.
+///
+/// # Errors
+/// Something can't be read, or there is nothing to read.
+pub(crate) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
+    let files = find(paths)?;
+    anyhow::ensure!(!files.is_empty(), "no *.yaml in the folders named; name a file");
+    let (mut good, mut findings) = (Vec::new(), Vec::new());
+    for file in &files {
+        let text = read(file).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?;
+        let contents = judge(file, &text, |_| None);
+        good.extend(contents.good);
+        findings.extend(contents.findings);
+    }
+    let (accepted, between) = compile_all(good);
+    findings.extend(between);
+    Ok(Loaded { files, accepted, findings })
+}
+
 /// The YAML files that `paths` name: each file as it is, of each folder those ending in .yaml or .yml, sorted.
 ///
 /// # Errors

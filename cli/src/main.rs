@@ -1,9 +1,10 @@
-//! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's verdict without a cluster (`check`), and the
-//! two hands of someone trying it (`push`, `listen`).
+//! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's verdict without a cluster (`check`), what
+//! would change on the broker (`diff`), and the two hands of someone trying it (`push`, `listen`).
 
 mod check;
 mod declarations;
 mod dev;
+mod diff;
 mod edge;
 mod listen;
 mod output;
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     Dev(dev::Args),
     Check(check::Args),
+    Diff(diff::Args),
     Push(push::Args),
     Listen(listen::Args),
 }
@@ -67,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match command {
         Command::Check(args) => check::run(args),
+        Command::Diff(args) => runtime()?.block_on(diff::run(args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(args)),
         Command::Push(args) => runtime()?.block_on(push::run(args)),
         Command::Listen(args) => {

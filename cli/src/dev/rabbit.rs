@@ -115,7 +115,8 @@ impl Rabbit {
         let config = Config::parse(edge, &amqp, Some(&stream), Some(&management))?;
         let place = format!("{}:{}, vhost {}", uri.authority.host, uri.authority.port, uri.vhost);
         let vhost = uri.vhost.clone();
-        let management = Management::new(Settings { url: management, vhost, credentials: None, ca_file: None, timeout: None })?;
+        let management =
+            Management::new(Settings { url: management, vhost, credentials: None, ca_file: None, timeout: None })?;
         let (desired, wish) = watch::channel(Desired::default());
         let (done, rounds) = watch::channel(0);
         let mut tasks = JoinSet::new();

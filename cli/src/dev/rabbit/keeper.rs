@@ -92,8 +92,13 @@ impl Keeper {
         self.leaving.retain(|name| !names.contains(name.as_str()));
         for compiled in &wish.businesses {
             let report = self.apply(&connection, &compiled.business, &compiled.topology, &mut now).await?;
-            if report.changes.is_empty() && report.is_clean() {
-                self.move_back(&connection, &compiled.business, &mut now).await?;
+            if report.changes.is_empty()
+                && let Err(error) = self.move_back(&connection, &compiled.business, &mut now).await
+            {
+                // One business's message must not keep others from being repaired.
+                let text = format!("broker: {}: unrouted messages stay: {error}", compiled.business);
+                now.insert(text.clone());
+                self.say_once(text).await;
             }
         }
         for name in self.leaving.clone() {

@@ -1,0 +1,126 @@
+//! `wirepost diff`: what the operator would change on the broker for these declarations. Changes nothing.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use serde_json::{Map, Value};
+use wirepost_core::Compiled;
+use wirepost_topology::{Actual, Management, Scope, Settings, Step, plan};
+
+use crate::{
+    declarations::{self, Loaded},
+    output,
+};
+
+/// Exit status where nothing could be compared, as diff programs have it.
+const TROUBLE: u8 = 2;
+
+/// Show what would change on the broker.
+///
+/// A line each: `+` is made, `~` changed, `-` removed, `!` can't be made true and needs a person. Exit status: 0 = the broker is as
+/// declared, 1 = something would change, 2 = a declaration is not accepted, or the broker can't be asked.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// YAML files, or folders with *.yaml.
+    #[arg(required = true, value_name = "FILE")]
+    paths: Vec<PathBuf>,
+    /// The broker's management API, http(s)://user:password@host:15672. Its user needs the tag policymaker and the right to read.
+    #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true, value_name = "URL")]
+    management: String,
+    /// The vhost.
+    #[arg(long, env = "WIREPOST_VHOST", default_value = "/")]
+    vhost: String,
+    /// Authorities (PEM) that the management API's certificate is checked against; without it those of the operating system.
+    #[arg(long, env = "WIREPOST_AMQP_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+pub(crate) async fn run(Args { paths, management, vhost, ca_file }: Args) -> anyhow::Result<ExitCode> {
+    match compare(&paths, Settings { url: management, vhost, credentials: None, ca_file, timeout: None }).await {
+        Ok(same) => Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some() => Err(error),
+        Err(error) => {
+            output::complain(&format!("wirepost: {error:#}"));
+            Ok(ExitCode::from(TROUBLE))
+        }
+    }
+}
+
+/// Whether nothing would change.
+async fn compare(paths: &[PathBuf], broker: Settings) -> anyhow::Result<bool> {
+    let Loaded { accepted, findings, .. } = declarations::load(paths)?;
+    for finding in &findings {
+        output::complain(&finding.to_string());
+    }
+    anyhow::ensure!(findings.is_empty(), "nothing is compared while a declaration is not accepted");
+    let actual = Management::new(broker)?.export().await?;
+    let mut same = true;
+    for compiled in &accepted {
+        let lines = lines(compiled, &actual);
+        same &= lines.is_empty();
+        if lines.is_empty() {
+            output::line(&format!("{}: as declared", compiled.business))?;
+        } else {
+            output::line(&format!("{}:", compiled.business))?;
+        }
+        for line in lines {
+            output::line(&format!("  {line}"))?;
+        }
+    }
+    Ok(same)
+}
+
+fn lines(compiled: &Compiled, actual: &Actual) -> Vec<String> {
+    let plan = plan(&compiled.topology, actual, Scope::Business(&compiled.business));
+    let steps = plan.steps.iter().map(|step| line(step, actual));
+    steps.chain(plan.problems.iter().map(|problem| format!("! {problem}"))).collect()
+}
+
+fn line(step: &Step, actual: &Actual) -> String {
+    match step {
+        Step::PutPolicy(policy) => {
+            let before = actual.policies.iter().find(|there| there.name == policy.name);
+            let sign = if before.is_some() { '~' } else { '+' };
+            let empty = Map::new();
+            let before = before.map_or(&empty, |there| &there.definition);
+            format!("{sign} {step}: {}", settings(before, &policy.definition))
+        }
+        Step::DeleteQueue(_) => format!("- {step}, once it is empty"),
+        Step::DeleteStream(_) => format!("- {step} with what it keeps"),
+        Step::Unbind(_) | Step::DeleteExchange(_) | Step::DeletePolicy(_) | Step::DeleteUser { .. } => {
+            format!("- {step}")
+        }
+        Step::PutQueue(_) | Step::PutExchange(_) | Step::Bind(_) | Step::PutUser(_) | Step::PutPermissions(_) => {
+            format!("+ {step}")
+        }
+    }
+}
+
+/// `max-length 10 → 20, message-ttl 60000 → none`.
+fn settings(before: &Map<String, Value>, after: &Map<String, Value>) -> String {
+    let text = |value: Option<&Value>| value.map_or_else(|| "none".to_owned(), Value::to_string);
+    let mut keys: Vec<&String> = before.keys().chain(after.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let changed = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
+    let changed = changed.map(|key| match before.get(key) {
+        None if before.is_empty() => format!("{key} {}", text(after.get(key))),
+        old => format!("{key} {} → {}", text(old), text(after.get(key))),
+    });
+    changed.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_shows_what_changes() {
+        let map = |value: Value| value.as_object().cloned().unwrap();
+        let before = map(json!({"max-length": 10, "message-ttl": 60_000, "overflow": "reject-publish"}));
+        let after = map(json!({"max-length": 20, "overflow": "reject-publish"}));
+        assert_eq!(settings(&before, &after), "max-length 10 → 20, message-ttl 60000 → none");
+        assert_eq!(settings(&Map::new(), &after), "max-length 20, overflow \"reject-publish\"");
+    }
+}
