@@ -2,9 +2,9 @@
 //!
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
-//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `CustomResourceDefinitionOutdated` | |
+//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `CustomResourceDefinitionOutdated` | |
 //! | Provisioned | `Provisioned` | `NotAsDeclared`, `Drifted`, `BrokerUnavailable`, `BrokerRefused`, `SecretTaken`, `Deleting` | `NotAccepted`, `Pending` |
-//! | Programmed | `Programmed` | `EdgesBehind`, `NoEdges` | `NotAccepted`, `Pending` |
+//! | Programmed | `Programmed` | `EdgesBehind`, `EdgesUnreachable`, `NoEdges` | `NotAccepted`, `Pending` |
 //! | Ready | `Ready` | the reason of the first condition that is not True | |
 
 use k8s_openapi::{
