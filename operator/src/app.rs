@@ -106,7 +106,6 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
         notices: Notices::new(client, name),
         businesses: businesses.clone(),
         config_maps,
-        triggers: Arc::clone(&triggers),
         outdated: verdict,
         metrics: Arc::clone(&metrics),
     }));
@@ -128,8 +127,7 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     });
     services.spawn(election);
     tasks.spawn(on_leading(leadership, triggers.clone(), Arc::clone(&metrics), work.clone()));
-    let queue =
-        queue(context.client.clone(), &selector, business_writer, triggers, Arc::clone(&readiness), work.clone());
+    let queue = queue(context.client.clone(), &selector, business_writer, triggers, metrics, readiness, work.clone());
     let controlling = control(queue, concurrency, context);
     let mut controlling = tokio::spawn(controlling);
     let result = tokio::select! {
@@ -164,15 +162,27 @@ fn queue(
     selector: &str,
     writer: reflector::store::Writer<Stored>,
     triggers: Arc<Triggers>,
+    metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     cancel: CancellationToken,
 ) -> impl Stream<Item = Result<ReconcileRequest<Stored>, watcher::Error>> + Send + use<> {
     let changes = watcher(Api::<Stored>::all(client), watcher::Config::default().labels(selector))
         .default_backoff()
         .reflect(writer)
-        .inspect_ok(move |event| {
-            if matches!(event, watcher::Event::InitDone) {
-                readiness.done(RESOURCES);
+        .inspect_ok({
+            let triggers = Arc::clone(&triggers);
+            move |event| {
+                match event {
+                    // Whoever waited for its business type has it now.
+                    watcher::Event::Delete(gone) => triggers.business(gone.business_type()),
+                    // What went while the watch was interrupted is missing only now.
+                    watcher::Event::InitDone => {
+                        triggers.all();
+                        readiness.done(RESOURCES);
+                    }
+                    _ => {}
+                }
+                metrics.businesses.set(triggers.known());
             }
         })
         .applied_objects();

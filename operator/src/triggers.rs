@@ -45,6 +45,11 @@ impl Triggers {
         self.add(claims.iter().map(|stored| ObjectRef::from(&**stored)));
     }
 
+    /// How many resources there are.
+    pub fn known(&self) -> i64 {
+        i64::try_from(self.all.len()).unwrap_or(i64::MAX)
+    }
+
     /// Business types that any resource claims.
     pub fn claimed(&self) -> BTreeSet<String> {
         self.all.state().iter().map(|stored| stored.business_type().to_owned()).collect()

@@ -24,7 +24,6 @@ use crate::{
     metrics::Metrics,
     notices::Notices,
     stored::Stored,
-    triggers::Triggers,
     writer::Writer,
 };
 
@@ -65,8 +64,6 @@ pub struct Context {
     pub businesses: Store<Stored>,
     /// Every edge configuration.
     pub config_maps: Store<ConfigMap>,
-    /// For who comes after a removed business.
-    pub triggers: Arc<Triggers>,
     /// Fields that the installed CRD lacks.
     pub outdated: watch::Receiver<Option<String>>,
     /// Numbers.
@@ -105,8 +102,6 @@ pub struct Parts {
     pub businesses: Store<Stored>,
     /// Every edge configuration.
     pub config_maps: Store<ConfigMap>,
-    /// For who comes after a removed business.
-    pub triggers: Arc<Triggers>,
     /// Fields that the installed CRD lacks.
     pub outdated: watch::Receiver<Option<String>>,
     /// Numbers.
@@ -116,19 +111,8 @@ pub struct Parts {
 impl Context {
     /// Remembers nothing yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts {
-            options,
-            client,
-            writer,
-            broker,
-            edges,
-            notices,
-            businesses,
-            config_maps,
-            triggers,
-            outdated,
-            metrics,
-        } = parts;
+        let Parts { options, client, writer, broker, edges, notices, businesses, config_maps, outdated, metrics } =
+            parts;
         Self {
             options,
             client,
@@ -138,7 +122,6 @@ impl Context {
             notices,
             businesses,
             config_maps,
-            triggers,
             outdated,
             metrics,
             seed: OnceCell::new(),

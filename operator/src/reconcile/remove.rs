@@ -94,8 +94,6 @@ async fn release(stored: &Stored, context: &Context) -> Result<(Outcome, Action)
     context.writer.hold(stored, false).await?;
     context.forget(stored);
     tracing::info!(business, resource = stored.owner(), "removed");
-    // Another resource may have waited for the business type.
-    context.triggers.business(business);
     Ok((Outcome::Ready, Action::await_change()))
 }
 
