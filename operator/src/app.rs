@@ -85,9 +85,8 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     let edges = Arc::new(Edges::try_new(edge_service, Arc::clone(&triggers), Arc::clone(&metrics))?);
     let namespace = options.namespace.clone();
     tasks.spawn(Arc::clone(&edges).run(client.clone(), namespace.clone(), Arc::clone(&readiness), work.clone()));
-    let (outdated, verdict) = watch::channel(None);
-    let looks = definition::run(client.clone(), outdated, Arc::clone(&readiness), Arc::clone(&triggers), work.clone());
-    tasks.spawn(looks);
+    let (looks, definition) = watch::channel(None);
+    tasks.spawn(definition::run(client.clone(), looks, Arc::clone(&readiness), Arc::clone(&triggers), work.clone()));
     let (config_maps, writer) = reflector::store();
     tasks.spawn(follow_config_maps(
         client.clone(),
@@ -106,7 +105,7 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
         notices: Notices::new(client, name),
         businesses: businesses.clone(),
         config_maps,
-        outdated: verdict,
+        definition,
         metrics: Arc::clone(&metrics),
     }));
     let serve = axum::serve(listener, admin::router(Arc::clone(&readiness), Arc::clone(&metrics)))

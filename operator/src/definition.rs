@@ -18,16 +18,20 @@ use crate::{admin::Readiness, triggers::Triggers};
 /// What `/readyz` waits for.
 pub const PART: &str = "custom resource definition";
 const NAME: &str = "wsbusinesses.wirepost.dev";
-const INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Fields that a message names.
 const NAMED: usize = 8;
 
+/// The last look at the definition: what it lacks, as a person should read it. `None` before the first look, until which nothing may be
+/// applied either.
+pub type Look = Option<Result<(), String>>;
+
 /// Looks at the definition now and then, until `cancel`.
 pub async fn run(
     client: Client,
-    outdated: watch::Sender<Option<String>>,
+    looks: watch::Sender<Look>,
     readiness: Arc<Readiness>,
     triggers: Arc<Triggers>,
     cancel: CancellationToken,
@@ -38,14 +42,14 @@ pub async fn run(
         let look = timeout(TIMEOUT, definitions.get_opt(NAME)).await;
         let pause = match look {
             Ok(Ok(Some(installed))) => {
-                let verdict = verdict(&expected, &installed);
-                if *outdated.borrow() != verdict {
-                    if let Some(text) = &verdict {
+                let verdict = Some(verdict(&expected, &installed));
+                if *looks.borrow() != verdict {
+                    if let Some(Err(text)) = &verdict {
                         tracing::error!("{text}");
                     } else {
                         tracing::info!("the installed CustomResourceDefinition has every field");
                     }
-                    outdated.send_replace(verdict);
+                    looks.send_replace(verdict);
                     triggers.all();
                 }
                 readiness.done(PART);
@@ -68,20 +72,20 @@ pub async fn run(
     }
 }
 
-/// What a person should read; `None` = nothing is missing.
-fn verdict(expected: &Value, installed: &CustomResourceDefinition) -> Option<String> {
+/// What is missing, as a person should read it.
+fn verdict(expected: &Value, installed: &CustomResourceDefinition) -> Result<(), String> {
     let version = installed.spec.versions.iter().find(|version| version.name == "v1alpha1" && version.served);
     let schema = version.and_then(|version| version.schema.as_ref()?.open_api_v3_schema.as_ref());
     let schema = schema.and_then(|schema| serde_json::to_value(schema).ok()).unwrap_or_default();
     let mut missing = Vec::new();
     compare(expected, &schema, "", &mut missing);
     if missing.is_empty() {
-        return None;
+        return Ok(());
     }
     let more = missing.len().saturating_sub(NAMED);
     missing.truncate(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Some(format!(
+    Err(format!(
         "the installed CustomResourceDefinition {NAME} is older than this operator and lacks {}{more}: apply crds/ of this version; until then nothing new is applied, what runs goes on",
         missing.join(", ")
     ))
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_own_definition_lacks_nothing() {
-        assert_eq!(verdict(&crd::schema(), &crd::definition()), None);
+        assert_eq!(verdict(&crd::schema(), &crd::definition()), Ok(()));
     }
 
     #[test]
@@ -120,7 +124,7 @@ mod tests {
         let schema = &mut installed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         schema["properties"]["limits"]["properties"].as_object_mut().unwrap().remove("burst");
         schema["properties"]["routes"]["items"]["properties"].as_object_mut().unwrap().remove("ttlSeconds");
-        let text = verdict(&crd::schema(), &serde_json::from_value(installed).unwrap()).unwrap();
+        let text = verdict(&crd::schema(), &serde_json::from_value(installed).unwrap()).unwrap_err();
         assert!(text.contains("spec.limits.burst") && text.contains("spec.routes[].ttlSeconds"), "{text}");
     }
 }

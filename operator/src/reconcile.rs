@@ -47,7 +47,9 @@ pub enum Error {
 pub async fn reconcile(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, Error> {
     let begun = Instant::now();
     let _running = context.metrics.running();
-    context.ready().await;
+    if !context.ready().await {
+        return Ok(Action::await_change());
+    }
     let result = if context.writer.gate().is_err() {
         // A standby computes, so that it can take over at once.
         let _ = context.compile(&stored);

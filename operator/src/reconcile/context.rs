@@ -19,7 +19,7 @@ use super::SECRET_LOOK;
 use crate::{
     access::{Place, Rotation, Seed},
     broker::Broker,
-    config_map,
+    config_map, definition,
     edges::{Edges, Standing},
     metrics::Metrics,
     notices::Notices,
@@ -64,8 +64,8 @@ pub struct Context {
     pub businesses: Store<Stored>,
     /// Every edge configuration.
     pub config_maps: Store<ConfigMap>,
-    /// Fields that the installed CRD lacks.
-    pub outdated: watch::Receiver<Option<String>>,
+    /// What the installed CRD lacks.
+    pub definition: watch::Receiver<definition::Look>,
     /// Numbers.
     pub metrics: Arc<Metrics>,
     seed: OnceCell<Seed>,
@@ -102,8 +102,8 @@ pub struct Parts {
     pub businesses: Store<Stored>,
     /// Every edge configuration.
     pub config_maps: Store<ConfigMap>,
-    /// Fields that the installed CRD lacks.
-    pub outdated: watch::Receiver<Option<String>>,
+    /// What the installed CRD lacks.
+    pub definition: watch::Receiver<definition::Look>,
     /// Numbers.
     pub metrics: Arc<Metrics>,
 }
@@ -111,7 +111,7 @@ pub struct Parts {
 impl Context {
     /// Remembers nothing yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { options, client, writer, broker, edges, notices, businesses, config_maps, outdated, metrics } =
+        let Parts { options, client, writer, broker, edges, notices, businesses, config_maps, definition, metrics } =
             parts;
         Self {
             options,
@@ -122,17 +122,17 @@ impl Context {
             notices,
             businesses,
             config_maps,
-            outdated,
+            definition,
             metrics,
             seed: OnceCell::new(),
             memory: Mutex::default(),
         }
     }
 
-    /// Returns when everything that a reconcile compares with was read once.
-    pub(super) async fn ready(&self) {
-        // Their writers live as long as the process.
-        let _ = self.config_maps.wait_until_ready().await;
+    /// Returns when everything that a reconcile compares with was read once; `false` when that will not happen any more.
+    pub(super) async fn ready(&self) -> bool {
+        self.config_maps.wait_until_ready().await.is_ok()
+            && self.definition.clone().wait_for(Option::is_some).await.is_ok()
     }
 
     pub(super) fn compile(&self, stored: &Stored) -> Result<Arc<Compiled>, Rejection> {
@@ -158,7 +158,7 @@ impl Context {
     }
 
     pub(super) fn outdated_definition(&self) -> Option<String> {
-        self.outdated.borrow().clone()
+        self.definition.borrow().clone()?.err()
     }
 
     pub(super) async fn seed(&self) -> anyhow::Result<&Seed> {
