@@ -85,8 +85,11 @@ async fn waiting(stored: &Stored, context: &Context, text: &str, look: Duration)
 
 async fn release(stored: &Stored, context: &Context) -> Result<(Outcome, Action), Error> {
     let business = stored.business_type();
-    if let Some(binding) = stored.status().binding {
-        context.writer.delete_secret(stored, &binding.name).await?;
+    if let Some(binding) = stored.status().binding
+        && let Err(error) = context.writer.delete_secret(stored, &binding.name).await
+    {
+        // Such as in a namespace that is itself being deleted. It has an owner reference, so it goes with the resource.
+        tracing::warn!(business, secret = binding.name, %error, "the Secret is left to the garbage collector");
     }
     if context.config_map(business).is_some_and(|map| config_map::is_of(&map, stored)) {
         context.writer.delete_config_map(&config_map::name(business)).await?;
