@@ -5,6 +5,7 @@
 //! - [`setup`]: what the edges of one test share: declarations, topology, keys.
 //! - [`edge`]: the real binary as a process.
 //! - [`operator`]: the real binary as a process, and the world of one test around it.
+//! - [`mirror`]: an edge's admin port without an edge.
 //! - [`process`]: what both have in common.
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
@@ -16,6 +17,7 @@ pub mod broker;
 pub mod client;
 pub mod cluster;
 pub mod edge;
+pub mod mirror;
 pub mod operator;
 pub mod process;
 pub mod proxy;

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
 
@@ -166,6 +167,20 @@ impl World {
         api.delete(&format!("{EDGE_SERVICE}-{name}"), &DeleteParams::default()).await?;
         Ok(())
     }
+
+    /// What `kubectl describe` shows of a business of the team: its events, in no order.
+    pub async fn events(&self, name: &str) -> Result<Vec<Event>> {
+        let api: Api<Event> = self.cluster.api(&self.team.name);
+        let mut events = api.list(&ListParams::default()).await?.items;
+        events.retain(|event| event.regarding.as_ref().is_some_and(|about| about.name.as_deref() == Some(name)));
+        Ok(events)
+    }
+}
+
+/// How often something was said in all: a repeated event is one object that counts.
+pub fn times(events: &[Event], reason: &str) -> i32 {
+    let of_reason = events.iter().filter(|event| event.reason.as_deref() == Some(reason));
+    of_reason.map(|event| event.series.as_ref().map_or(1, |series| series.count)).sum()
 }
 
 /// A condition of a business.
@@ -265,6 +280,31 @@ impl Operator {
         let (_, text) = self.admin("/metrics").await?;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(line.map(str::parse).transpose()?.unwrap_or_default())
+    }
+
+    /// Whether it says that it leads. What has ended does not.
+    pub async fn leading(&self) -> bool {
+        self.metric("wirepost_operator_leader").await.is_ok_and(|leads| leads > 0.0)
+    }
+
+    /// Writes to the API server and changes on the broker so far.
+    pub async fn writes(&self) -> Result<f64> {
+        let (_, text) = self.admin("/metrics").await?;
+        let written = |line: &&str| {
+            ["wirepost_operator_api_writes_total", "wirepost_operator_broker_changes_total"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        let values = text.lines().filter(written).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
+    }
+
+    /// Errors if the API server has ever refused it something for want of a right.
+    pub fn had_every_right(&self) -> Result<()> {
+        let log = self.log();
+        let refused: Vec<&str> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
+        ensure!(refused.is_empty(), "{} lacked a right:\n{}", self.name, refused.join("\n"));
+        Ok(())
     }
 
     /// Waits until it leads.
