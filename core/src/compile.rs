@@ -4,11 +4,13 @@
 //! otherwise invalid: a typo must not hand a team's queues to another team.
 
 mod config;
+mod policies;
 mod queues;
 mod retention;
 mod topology;
 
 pub use config::MAX_CONFIG_BYTES;
+pub use policies::{shared_policies, shared_policy_of};
 pub(crate) use queues::merge as merge_queues;
 
 use std::collections::BTreeMap;

@@ -54,9 +54,14 @@ pub fn dead_letter_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.dlx")
 }
 
-/// Fanout exchange and queue of one name: the alternate exchange of `receive` and (delivery `Durable`) of `push`. Keeps what a lost binding would have lost.
+/// Fanout exchange and queue of one name: the alternate exchange of `receive`. Keeps what a lost binding would have lost.
 pub fn unrouted(business: &str) -> String {
     format!("{PREFIX}{business}.unrouted")
+}
+
+/// Fanout exchange: the alternate exchange of `push`. Leads to the queue [`unrouted`] with delivery `Durable`, nowhere with `Transient`.
+pub fn push_unrouted(business: &str) -> String {
+    format!("{PREFIX}{business}.push.unrouted")
 }
 
 /// The business of a broker object of ours; `None` for an object that is not ours.

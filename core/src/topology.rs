@@ -1,5 +1,7 @@
 //! The broker objects that a business needs, as data. [`crate::compile`] makes them; the `topology` crate applies them.
 
+pub use crate::compile::{shared_policies, shared_policy_of};
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -15,8 +17,16 @@ pub struct Topology {
     pub existing_queues: Vec<String>,
     /// Bindings, all from exchanges of ours.
     pub bindings: Vec<Binding>,
-    /// Policies: all that can change while the objects live (limits, retention, dead-lettering).
+    /// Policies of single queues and streams: where the declaration asks for other limits or another retention than
+    /// [`shared_policies`] give. Each is called as its queue and stands alone.
     pub policies: Vec<Policy>,
+}
+
+impl Topology {
+    /// The policy that should be in force on a queue or stream of this business: its own, or a shared one.
+    pub fn policy_of(&self, queue: &str) -> Option<&Policy> {
+        self.policies.iter().find(|own| own.name == queue).or_else(|| shared_policy_of(queue))
+    }
 }
 
 /// A durable exchange.
@@ -27,7 +37,7 @@ pub struct Exchange {
     pub name: String,
     /// How it routes.
     pub kind: ExchangeKind,
-    /// Where messages go that no binding takes, for good. Where that can change it is in a policy.
+    /// Where messages go that no binding takes.
     pub alternate: Option<String>,
 }
 
@@ -41,14 +51,16 @@ pub enum ExchangeKind {
     Fanout,
 }
 
-/// A durable queue or stream. Only what can never change is an argument (`x-queue-type`); all else is in policies.
+/// A durable queue or stream. Only what can never change is an argument; all else is in policies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Queue {
     /// Full name.
     pub name: String,
-    /// Its type.
+    /// `x-queue-type`.
     pub kind: QueueKind,
+    /// `x-dead-letter-exchange`.
+    pub dead_letter: Option<String>,
 }
 
 /// `x-queue-type`.
@@ -79,11 +91,11 @@ pub struct Binding {
 pub struct Policy {
     /// Full name, `wirepost.…`.
     pub name: String,
-    /// Anchored and escaped regular expression ([`crate::names::exact_pattern`]).
+    /// Anchored and escaped regular expression.
     pub pattern: String,
-    /// `queues`, `quorum_queues`, `streams` or `exchanges`.
+    /// `quorum_queues` or `streams`.
     pub apply_to: &'static str,
-    /// Among ours all are equal; foreign ones with more win and are reported.
+    /// That of a single queue's is above that of a shared one; foreign ones with more win and are reported.
     pub priority: i32,
     /// Keys as the broker names them, such as `max-length-bytes`.
     pub definition: Map<String, Value>,

@@ -11,7 +11,7 @@ use wirepost_core::topology::Topology;
 use crate::count::in_use;
 use crate::in_force::not_in_force;
 use crate::management::{CallError, Management};
-use crate::plan::{Plan, Scope, plan};
+use crate::plan::{Plan, Scope, plan, policies_of};
 use crate::report::{Error, KeptBecause, Problem, Report};
 use crate::step::Step;
 use crate::write::Writer;
@@ -56,7 +56,7 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
     let mut plan = plan(desired, &actual, scope);
     if scope == Scope::Everything {
         // An export does not tell of operator policies.
-        plan.unproven.clone_from(&desired.policies);
+        plan.unproven = policies_of(desired);
     }
     apply_plan(management, plan, ApplyOptions { amqp, delete_messages, ..ApplyOptions::default() }).await
 }
@@ -70,13 +70,16 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
 pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptions<'_>) -> Result<Report, Error> {
     let Plan { steps, problems, rival_policies: _, unproven } = plan;
     let mut report = Report { changes: Vec::new(), problems };
-    // Businesses that have queues left which nothing declares.
-    let mut kept: HashSet<String> = HashSet::new();
+    // Queues which nothing declares and that stay all the same, and their businesses.
+    let (mut kept_queues, mut kept) = (HashSet::<String>::new(), HashSet::<String>::new());
     let mut steps = steps.into_iter().peekable();
     while let Some(rank) = steps.peek().map(Step::rank) {
         let mut same_rank = Vec::new();
         while let Some(step) = steps.next_if(|step| step.rank() == rank) {
-            if !step.waits_for_queues_of().is_some_and(|business| kept.contains(business)) {
+            let waits = step.waits_for_queues_of().is_some_and(|business| kept.contains(business));
+            // A queue keeps its limits as long as it lives.
+            let limits = matches!(&step, Step::DeletePolicy(name) if kept_queues.contains(name));
+            if !waits && !limits {
                 same_rank.push(step);
             }
         }
@@ -93,6 +96,7 @@ pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptio
                 Ok(Outcome::Not(problem)) => {
                     if let Problem::Kept { queue, .. } = &problem {
                         kept.extend(names::owner(queue).map(str::to_owned));
+                        kept_queues.insert(queue.clone());
                     }
                     report.problems.push(problem);
                 }

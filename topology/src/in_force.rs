@@ -7,24 +7,23 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
-use wirepost_core::names;
 use wirepost_core::topology::Policy;
 
 use crate::apply::PARALLEL;
 use crate::management::{CallError, Management};
 use crate::report::{Error, Problem};
 
-/// A policy reaches its objects a moment after the call that sets it.
+/// A policy reaches its queues a moment after the call that sets it.
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
-/// From so many policies on one list of everything is cheaper than one call for each (a list of 1,000 queues: 50 calls).
+/// From so many queues on one list of everything is cheaper than one call for each (a list of 1,000 queues: 50 calls).
 const MANY: usize = 50;
 
 const DOING: &str = "reading the policies in force";
 
-/// As both a list and a single object tell it.
+/// As both a list and a single queue tell it.
 #[derive(Deserialize)]
-struct Object {
+struct Queue {
     name: String,
     #[serde(default)]
     policy: Option<String>,
@@ -37,10 +36,12 @@ struct Object {
 
 const COLUMNS: &str = "disable_stats=true&columns=name,policy,operator_policy,effective_policy_definition";
 
-/// What is not in force of `policies`, each of which is for one object ([`names::exact_pattern`]). An object that is not there is none of
-/// ours to name here.
-pub(crate) async fn not_in_force(management: &Management, policies: &[Policy]) -> Result<Vec<Problem>, Error> {
-    let mut left: Vec<&Policy> = policies.iter().collect();
+/// What is not in force: `unproven` are queues and streams with the policy of each. One that is not there is none of ours to name here.
+pub(crate) async fn not_in_force(
+    management: &Management,
+    unproven: &[(String, Policy)],
+) -> Result<Vec<Problem>, Error> {
+    let mut left: Vec<&(String, Policy)> = unproven.iter().collect();
     let mut problems = Vec::new();
     for look in 0..LOOKS {
         if look > 0 {
@@ -48,19 +49,19 @@ pub(crate) async fn not_in_force(management: &Management, policies: &[Policy]) -
         }
         let looked =
             if left.len() < MANY { one_by_one(management, &left).await } else { list(management, &left).await };
-        let objects = match looked {
-            Ok(objects) => objects,
+        let queues = match looked {
+            Ok(queues) => queues,
             Err(CallError::Fatal(e)) => return Err(e),
             Err(CallError::Object(reason) | CallError::NotFound(reason)) => {
                 return Ok(vec![Problem::Refused { doing: DOING.to_owned(), reason }]);
             }
         };
         problems.clear();
-        left = objects
+        left = queues
             .into_iter()
-            .filter_map(|(policy, object)| {
-                problems.push(judge(policy, object)?);
-                Some(policy)
+            .filter_map(|(should, queue)| {
+                problems.push(judge(&should.1, queue)?);
+                Some(should)
             })
             .collect();
         if left.is_empty() {
@@ -70,36 +71,26 @@ pub(crate) async fn not_in_force(management: &Management, policies: &[Policy]) -
     Ok(problems)
 }
 
-fn judge(policy: &Policy, object: Object) -> Option<Problem> {
-    if object.policy.as_ref() != Some(&policy.name) {
-        let policy = policy.name.clone();
-        return Some(Problem::PolicyOverruled { object: object.name, policy, by: object.policy });
+fn judge(policy: &Policy, queue: Queue) -> Option<Problem> {
+    if queue.policy.as_ref() != Some(&policy.name) {
+        return Some(Problem::PolicyOverruled { queue: queue.name, policy: policy.name.clone(), by: queue.policy });
     }
-    let (Some(by), Some(Value::Object(effective))) = (object.operator_policy, object.effective_policy_definition)
-    else {
+    let (Some(by), Some(Value::Object(effective))) = (queue.operator_policy, queue.effective_policy_definition) else {
         return None;
     };
     let limited = policy.definition.iter().filter(|(key, value)| effective.get(*key) != Some(value));
     let keys: Vec<String> = limited.map(|(key, _)| key.clone()).collect();
-    (!keys.is_empty()).then_some(Problem::PolicyLimited { object: object.name, by, keys })
+    (!keys.is_empty()).then_some(Problem::PolicyLimited { queue: queue.name, by, keys })
 }
 
-/// `exchanges` or `queues`: where the API tells of the policy's object.
-fn place(policy: &Policy) -> &'static str {
-    if policy.apply_to == "exchanges" { "exchanges" } else { "queues" }
-}
+type Found<'p> = Vec<(&'p (String, Policy), Queue)>;
 
-async fn one_by_one<'p>(
-    management: &Management,
-    policies: &[&'p Policy],
-) -> Result<Vec<(&'p Policy, Object)>, CallError> {
-    let found: Vec<Option<_>> = stream::iter(0..policies.len())
+async fn one_by_one<'p>(management: &Management, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
+    let found: Vec<Option<_>> = stream::iter(0..left.len())
         .map(|i| async move {
-            let policy = policies[i];
-            // A policy of ours is called as its object.
-            let path = [place(policy), management.vhost(), &policy.name];
-            match management.get::<Object>(DOING, &path, COLUMNS).await {
-                Ok(object) => Ok(Some((policy, object))),
+            let should = left[i];
+            match management.get::<Queue>(DOING, &["queues", management.vhost(), &should.0], COLUMNS).await {
+                Ok(queue) => Ok(Some((should, queue))),
                 Err(CallError::NotFound(_)) => Ok(None),
                 Err(e) => Err(e),
             }
@@ -110,16 +101,8 @@ async fn one_by_one<'p>(
     Ok(found.into_iter().flatten().collect())
 }
 
-async fn list<'p>(management: &Management, policies: &[&'p Policy]) -> Result<Vec<(&'p Policy, Object)>, CallError> {
-    let mut found = Vec::new();
-    for kind in ["exchanges", "queues"] {
-        let ours: HashMap<&str, &Policy> =
-            policies.iter().filter(|p| place(p) == kind).map(|p| (p.pattern.as_str(), *p)).collect();
-        if ours.is_empty() {
-            continue;
-        }
-        let objects: Vec<Object> = management.get(DOING, &[kind, management.vhost()], COLUMNS).await?;
-        found.extend(objects.into_iter().filter_map(|o| Some((*ours.get(names::exact_pattern(&o.name).as_str())?, o))));
-    }
-    Ok(found)
+async fn list<'p>(management: &Management, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
+    let ours: HashMap<&str, &(String, Policy)> = left.iter().map(|should| (should.0.as_str(), *should)).collect();
+    let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], COLUMNS).await?;
+    Ok(queues.into_iter().filter_map(|queue| Some((*ours.get(queue.name.as_str())?, queue))).collect())
 }

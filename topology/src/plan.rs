@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 use wirepost_core::names;
-use wirepost_core::topology::{Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology};
+use wirepost_core::topology::{Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology, shared_policies};
 
 use crate::actual::{self, Actual};
 use crate::report::Problem;
@@ -40,8 +40,9 @@ pub struct Plan {
     pub problems: Vec<Problem>,
     /// Policies of others could win over ours, or limit them.
     pub rival_policies: bool,
-    /// Policies that have to be seen in force when the steps are done. Empty where nothing is done and nobody could interfere.
-    pub(crate) unproven: Vec<Policy>,
+    /// Queues and the policies that have to be seen in force on them when the steps are done. Empty where nothing is done and nobody could
+    /// interfere.
+    pub(crate) unproven: Vec<(String, Policy)>,
 }
 
 impl Plan {
@@ -87,16 +88,22 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
     all
 }
 
-/// What makes `actual` into `desired`. Looks only at objects in `scope`, so `desired` must lie within it.
+/// What makes `actual` into `desired`, with the shared policies that it needs. Looks only at objects in `scope`, so `desired` must lie
+/// within it.
 ///
 /// The queues of edges (`wirepost.B.edge.…`) and their bindings belong to the edges, `wirepost.B.events.…` and all bindings of
 /// `wirepost.B.events` to whoever listens: none is touched. All other bindings of our exchanges are ours, also those to foreign queues.
 pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     let objects = Objects::of(actual, |name| scope.holds(name));
     let queues: HashSet<&str> = actual.queues.iter().map(|q| q.name.as_str()).collect();
-    let foreign = actual.policies.iter().filter(|p| names::owner(&p.name).is_none());
+    let foreign = actual.policies.iter().filter(|p| names::owner(&p.name).is_none() && !is_shared(&p.name));
     let highest = foreign.map(|p| p.priority).max();
-    plan_objects(desired, &objects, |queue| queues.contains(queue), highest)
+    let mut plan = plan_objects(desired, &objects, |queue| queues.contains(queue), highest);
+    if !desired.queues.is_empty() {
+        plan_shared(&mut plan, &actual.policies);
+    }
+    plan.steps.sort_by_key(Step::rank);
+    plan
 }
 
 /// `exists`: whether there is a queue of that name, whoever's. `rival`: the highest priority of a policy that is not ours.
@@ -112,10 +119,10 @@ pub(crate) fn plan_objects(
     plan_bindings(&mut plan, desired, actual);
     plan_policies(&mut plan, desired, actual);
     // Equal priority: which one wins is not defined.
-    let lowest = desired.policies.iter().map(|p| p.priority).min();
+    let lowest = desired.queues.iter().filter_map(|q| desired.policy_of(&q.name)).map(|p| p.priority).min();
     plan.rival_policies = lowest.zip(rival).is_some_and(|(lowest, rival)| rival >= lowest);
     if plan.rival_policies || !plan.steps.is_empty() {
-        plan.unproven.clone_from(&desired.policies);
+        plan.unproven = policies_of(desired);
     }
     plan.steps.sort_by_key(Step::rank); // stable: within a rank the declared order stays
     plan
@@ -204,16 +211,32 @@ fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     plan.steps.extend(gone);
 }
 
+pub(crate) fn policies_of(desired: &Topology) -> Vec<(String, Policy)> {
+    desired.queues.iter().filter_map(|q| Some((q.name.clone(), desired.policy_of(&q.name)?.clone()))).collect()
+}
+
+/// `there`: policies of the vhost, whoever's.
+pub(crate) fn plan_shared(plan: &mut Plan, there: &[actual::Policy]) {
+    let missing = shared_policies().iter().filter(|policy| !there.iter().any(|is| is_as_declared(is, policy)));
+    plan.steps.extend(missing.map(|policy| Step::PutPolicy(policy.clone())));
+}
+
+pub(crate) fn is_shared(policy: &str) -> bool {
+    shared_policies().iter().any(|ours| ours.name == policy)
+}
+
+fn is_as_declared(is: &actual::Policy, policy: &Policy) -> bool {
+    is.name == policy.name
+        && is.pattern == policy.pattern
+        && is.apply_to == policy.apply_to
+        && is.priority == policy.priority
+        && is.definition == policy.definition
+}
+
 fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     let there: HashMap<_, _> = actual.policies.iter().map(|p| (p.name.as_str(), p)).collect();
     for policy in &desired.policies {
-        let same = there.get(policy.name.as_str()).is_some_and(|is| {
-            is.pattern == policy.pattern
-                && is.apply_to == policy.apply_to
-                && is.priority == policy.priority
-                && is.definition == policy.definition
-        });
-        if !same {
+        if !there.get(policy.name.as_str()).is_some_and(|is| is_as_declared(is, policy)) {
             plan.steps.push(Step::PutPolicy(policy.clone()));
         }
     }
@@ -277,7 +300,9 @@ pub(crate) fn queue_arguments(queue: &Queue) -> Map<String, Value> {
         QueueKind::Quorum => "quorum",
         QueueKind::Stream => "stream",
     };
-    Map::from_iter([("x-queue-type".to_owned(), json!(kind))])
+    let mut arguments = Map::from_iter([("x-queue-type".to_owned(), json!(kind))]);
+    arguments.extend(queue.dead_letter.iter().map(|to| ("x-dead-letter-exchange".to_owned(), json!(to))));
+    arguments
 }
 
 fn queue_kind(arguments: &Map<String, Value>) -> &str {

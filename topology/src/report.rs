@@ -103,8 +103,8 @@ pub enum Problem {
     },
     /// Another policy is in force on an object of ours: only the one with the highest priority counts.
     PolicyOverruled {
-        /// The queue, stream or exchange.
-        object: String,
+        /// The queue or stream.
+        queue: String,
         /// Ours.
         policy: String,
         /// The one in force; `None` if no policy is.
@@ -113,7 +113,7 @@ pub enum Problem {
     /// Our policy is in force, but an operator policy changes what it sets.
     PolicyLimited {
         /// The queue or stream.
-        object: String,
+        queue: String,
         /// The operator policy.
         by: String,
         /// Keys that have another value than declared.
@@ -176,16 +176,16 @@ impl fmt::Display for Problem {
                 f,
                 "queue {queue} is no longer declared; it is kept because only an AMQP connection can tell whether it is empty"
             ),
-            Self::PolicyOverruled { object, policy, by: Some(by) } => write!(
+            Self::PolicyOverruled { queue, policy, by: Some(by) } => write!(
                 f,
-                "policy {by} is in force on {object} instead of {policy}; lower its priority or narrow its pattern"
+                "policy {by} is in force on {queue} instead of {policy}; lower its priority or narrow its pattern"
             ),
-            Self::PolicyOverruled { object, policy, by: None } => {
-                write!(f, "no policy is in force on {object}, it should be {policy}; see the broker's log")
+            Self::PolicyOverruled { queue, policy, by: None } => {
+                write!(f, "no policy is in force on {queue}, it should be {policy}; see the broker's log")
             }
-            Self::PolicyLimited { object, by, keys } => write!(
+            Self::PolicyLimited { queue, by, keys } => write!(
                 f,
-                "operator policy {by} changes {} on {object}; widen it, or declare what it allows",
+                "operator policy {by} changes {} on {queue}; widen it, or declare what it allows",
                 keys.join(", ")
             ),
             Self::UserTaken { user, tag } => {

@@ -6,7 +6,7 @@ use wirepost_core::names;
 use wirepost_core::topology::Topology;
 
 use crate::actual::{Actual, Permission, Policy, User};
-use crate::plan::{Objects, Plan, is_anothers, plan_objects, plan_users};
+use crate::plan::{Objects, Plan, is_anothers, is_shared, plan_objects, plan_shared, plan_users};
 use crate::users::{DesiredUser, user_tag};
 
 /// What a vhost has, read at about one moment by [`Management::snapshot`](crate::Management::snapshot).
@@ -16,6 +16,8 @@ pub struct Snapshot {
     tag: String,
     /// By business type.
     parts: BTreeMap<String, Part>,
+    /// Those of the policies that all businesses share which are there.
+    shared_policies: Vec<Policy>,
     /// Queues that are nobody's of ours.
     foreign_queues: HashSet<String>,
     /// Policies that are not ours, then operator policies.
@@ -44,7 +46,7 @@ impl Snapshot {
     ) -> Self {
         let mut parts = Parts::default();
         let mut foreign_queues = HashSet::new();
-        let mut foreign_policies = Vec::new();
+        let (mut shared, mut foreign_policies) = (Vec::new(), Vec::new());
         for exchange in actual.exchanges {
             if let Some(part) = parts.of(&exchange.name) {
                 part.objects.exchanges.push(exchange);
@@ -64,6 +66,7 @@ impl Snapshot {
         for policy in actual.policies {
             match parts.of(&policy.name) {
                 Some(part) => part.objects.policies.push(policy),
+                None if is_shared(&policy.name) => shared.push(policy),
                 None => foreign_policies.push(policy),
             }
         }
@@ -80,7 +83,7 @@ impl Snapshot {
         let highest = foreign_policies.iter().map(|p| p.priority).max();
         let rival = if operator_policies.is_empty() { highest } else { Some(i32::MAX) };
         foreign_policies.extend(operator_policies);
-        Self { tag: user_tag(vhost), parts: parts.0, foreign_queues, foreign_policies, rival }
+        Self { tag: user_tag(vhost), parts: parts.0, shared_policies: shared, foreign_queues, foreign_policies, rival }
     }
 
     /// Every business that has an object or user of ours, sorted. What edges and listeners of events declared themselves does not count.
@@ -88,9 +91,17 @@ impl Snapshot {
         self.parts.iter().filter(|(_, part)| part.has_any(&self.tag)).map(|(business, _)| business.as_str())
     }
 
+    /// What makes the policies as they should be that all businesses share. To be applied before the plans of businesses: a queue should
+    /// find its limits when it is made. They stay when the last business has gone.
+    pub fn plan_shared(&self) -> Plan {
+        let mut plan = Plan::default();
+        plan_shared(&mut plan, &self.shared_policies);
+        plan
+    }
+
     /// What makes this business as declared; with an empty topology and no users, what removes it. `users: None` leaves users alone.
     ///
-    /// The rules are those of [`plan`](crate::plan()) with [`Scope::Business`](crate::Scope::Business). Users with our tag that are not in
+    /// The rules are those of [`plan`](crate::plan()) with [`Scope::Business`](crate::Scope::Business), but for the shared policies. Users with our tag that are not in
     /// `users` go; one without our tag is never touched.
     pub fn plan(&self, business: &str, topology: &Topology, users: Option<&[DesiredUser]>) -> Plan {
         let nothing = Part::default();

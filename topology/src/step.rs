@@ -64,14 +64,13 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// The business whose other queues must have gone before: what a queue dead-letters to, its limits, and who may empty it, go last.
+    /// The business whose other queues must have gone before: what a queue dead-letters to, and who may empty it, go last.
     pub(crate) fn waits_for_queues_of(&self) -> Option<&str> {
         let (object, last): (&str, fn(&str) -> String) = match self {
             Self::Unbind(binding) => (&binding.source, names::dead_letter_exchange),
             Self::DeleteQueue(name) => (name, names::dead_queue),
             Self::DeleteExchange(name) => (name, names::dead_letter_exchange),
-            Self::DeletePolicy(name) if is_push(name) => return None,
-            Self::DeletePolicy(name) | Self::DeleteUser { name, last: true } => return names::owner(name),
+            Self::DeleteUser { name, last: true } => return names::owner(name),
             _ => return None,
         };
         names::owner(object).filter(|business| last(business) == object)
@@ -80,8 +79,8 @@ impl Step {
     /// Steps of one rank may be done in any order, ranks only one after the other.
     ///
     /// Making: a queue finds its policy (retention, limits) when it is born, and an exchange is made only when what it would otherwise
-    /// lose has a place, so its alternate exchange is bound before. Going: a queue is unbound before its messages are counted, and the
-    /// alternate exchange of a business that became Transient goes first, else what nobody wants would end in `unrouted`.
+    /// lose has a place, so its alternate exchange is bound before. Going: a queue is unbound before its messages are counted, and before
+    /// the stream the alternate of a business that became Transient, else what nobody wants would end in `unrouted`.
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Self::PutPolicy(_) => 0,
@@ -92,7 +91,7 @@ impl Step {
             Self::Bind(_) => 5,
             Self::PutUser(_) => 6,
             Self::PutPermissions(_) => 7,
-            Self::DeletePolicy(name) if is_push(name) => 8,
+            Self::Unbind(binding) if is_alternate_of_push(&binding.source) => 8,
             Self::Unbind(_) if self.waits_for_queues_of().is_none() => 9,
             Self::DeleteStream(_) => 10,
             Self::DeleteQueue(_) if self.waits_for_queues_of().is_none() => 10,
@@ -106,9 +105,10 @@ impl Step {
 }
 
 fn is_for_publishers(exchange: &str) -> bool {
-    is_push(exchange) || names::owner(exchange).is_some_and(|b| exchange == names::receive_exchange(b))
+    names::owner(exchange)
+        .is_some_and(|b| exchange == names::receive_exchange(b) || exchange == names::push_exchange(b))
 }
 
-fn is_push(name: &str) -> bool {
-    names::owner(name).is_some_and(|business| name == names::push_exchange(business))
+fn is_alternate_of_push(exchange: &str) -> bool {
+    names::owner(exchange).is_some_and(|business| exchange == names::push_unrouted(business))
 }

@@ -51,18 +51,20 @@ async fn what_is_deleted_or_changed_by_hand_is_repaired() {
         "bindings/V/e/wirepost.pay.push/q/wirepost.pay.stream/~",
         "queues/V/wirepost.pay.q.orders",
         "exchanges/V/wirepost.pay.receive",
-        "policies/V/wirepost.pay.dead",
+        "policies/V/wirepost.keepers",
+        "policies/V/wirepost.pay.stream",
     ] {
         vhost.broker.call("DELETE", &format!("/api/{}", path.replace("/V/", &format!("/{v}/"))), "").await.unwrap();
     }
     let policy = r#"{"pattern":".*","definition":{"max-length":1},"apply-to":"all"}"#;
-    vhost.broker.call("PUT", &format!("/api/policies/{v}/wirepost.pay.unrouted"), policy).await.unwrap();
+    vhost.broker.call("PUT", &format!("/api/policies/{v}/wirepost.queues"), policy).await.unwrap();
     let repaired = apply_all(&vhost, &topology).await;
     assert_eq!(
         repaired.changes,
         [
-            "set policy wirepost.pay.dead",
-            "set policy wirepost.pay.unrouted",
+            "set policy wirepost.pay.stream",
+            "set policy wirepost.keepers",
+            "set policy wirepost.queues",
             "create queue wirepost.pay.q.orders",
             "create exchange wirepost.pay.receive",
             "bind queue wirepost.pay.stream to exchange wirepost.pay.push with ''",
@@ -100,7 +102,9 @@ async fn a_wrong_type_is_reported_and_neither_accepted_nor_replaced() {
 #[tokio::test]
 async fn a_queue_with_messages_that_nothing_declares_is_unbound_kept_and_goes_when_it_is_empty() {
     let vhost = Vhost::create().await.unwrap();
-    apply_all(&vhost, &business("pay", &json!([route("order.*", "orders"), route("bill", "bills")]))).await;
+    let mut orders = route("order.*", "orders");
+    orders["queue"]["maxLength"] = json!(100);
+    apply_all(&vhost, &business("pay", &json!([orders, route("bill", "bills")]))).await;
     let (_connection, channel) = vhost.channel().await.unwrap();
     publish(&channel, "wirepost.pay.receive", "order.new", b"1").await.unwrap();
     let fewer = business("pay", &json!([route("bill", "bills")]));
@@ -176,7 +180,7 @@ async fn a_foreign_policy_that_wins_is_named() {
     let report = apply_all(&vhost, &topology).await;
     assert_eq!(
         problems(&report),
-        ["policy platform-default is in force on wirepost.pay.q.q instead of wirepost.pay.q.q; \
+        ["policy platform-default is in force on wirepost.pay.q.q instead of wirepost.queues; \
           lower its priority or narrow its pattern"]
     );
     vhost.broker.call("DELETE", &path, "").await.unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use lapin::types::FieldTable;
 use serde_json::json;
-use support::broker::{Vhost, depth, publish};
+use support::broker::{PATIENCE, Vhost, depth, eventually, publish};
 use support::{business, declared, management, problems, round, route};
 use tokio::time::Instant;
 use wirepost_topology::{ApplyOptions, Error, KeptBecause, Management, Problem, Settings, apply_plan, unrouted};
@@ -62,27 +62,42 @@ async fn a_business_changes_its_delivery_and_changes_it_back() {
 }
 
 #[tokio::test]
-async fn a_foreign_policy_on_the_push_exchange_is_named() {
+async fn limits_of_its_own_come_and_go_with_the_declaration() {
     let vhost = Vhost::create().await.unwrap();
-    let (management, topology) = (management(&vhost), business("pay", &json!([route("a", "q")])));
-    round(&management, "pay", &topology, &[], ApplyOptions::default()).await;
-    let body = r#"{"pattern":"push$","definition":{"alternate-exchange":"x"},"apply-to":"exchanges","priority":1000}"#;
-    vhost.broker.call("PUT", &format!("/api/policies/{}/theirs", vhost.name), body).await.unwrap();
-    let report = round(&management, "pay", &topology, &[], ApplyOptions::default()).await;
-    assert_eq!(
-        problems(&report),
-        [format!("policy theirs is in force on {PUSH} instead of {PUSH}; lower its priority or narrow its pattern")]
-    );
+    let (management, queue) = (management(&vhost), "wirepost.pay.q.q");
+    let (connection, channel) = vhost.channel().await.unwrap();
+    let options = ApplyOptions { amqp: Some(&connection), ..ApplyOptions::default() };
+    let mut small = route("a", "q");
+    small["queue"]["maxLength"] = json!(2);
+    let limited = business("pay", &json!([small, route("b", "old")]));
+    let report = round(&management, "pay", &limited, &[], options).await;
+    assert_eq!(problems(&report), [""; 0]);
+    for _ in 0..2 {
+        publish(&channel, "wirepost.pay.receive", "a", b"x").await.unwrap();
+    }
+    publish(&channel, "wirepost.pay.receive", "b", b"x").await.unwrap();
+    eventually("the queue is full", PATIENCE, async || {
+        Ok(publish(&channel, "wirepost.pay.receive", "a", b"x").await.is_err())
+    })
+    .await
+    .unwrap();
+    // A queue that is kept for its messages does not keep another's limits.
+    let report = round(&management, "pay", &business("pay", &json!([route("a", "q")])), &[], options).await;
+    assert!(report.changes.contains(&format!("delete policy {queue}")), "{report:?}");
+    assert_eq!(report.problems.len(), 1, "{report:?}");
+    publish(&channel, "wirepost.pay.receive", "a", b"x").await.unwrap();
 }
 
 #[tokio::test]
 async fn a_closed_gate_stops_before_the_next_write() {
     let vhost = Vhost::create().await.unwrap();
     let (management, topology) = (management(&vhost), business("pay", &json!([route("a", "q")])));
+    let snapshot = management.snapshot().await.unwrap();
+    apply_plan(&management, snapshot.plan_shared(), ApplyOptions::default()).await.unwrap();
     let left = AtomicU32::new(7);
     let gate = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
     let options = ApplyOptions { gate: Some(&gate), ..ApplyOptions::default() };
-    let plan = management.snapshot().await.unwrap().plan("pay", &topology, None);
+    let plan = snapshot.plan("pay", &topology, None);
     let error = apply_plan(&management, plan.clone(), options).await.unwrap_err();
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
     let rest = management.snapshot().await.unwrap().plan("pay", &topology, None);
@@ -161,7 +176,9 @@ async fn businesses_with_unrouted_messages_are_found_among_others() {
 async fn many_businesses_are_made_at_once() {
     for at_once in [1, 8] {
         let vhost = Vhost::create().await.unwrap();
-        let (management, snapshot) = (management(&vhost), management(&vhost).snapshot().await.unwrap());
+        let management = management(&vhost);
+        let snapshot = management.snapshot().await.unwrap();
+        apply_plan(&management, snapshot.plan_shared(), ApplyOptions::default()).await.unwrap();
         let names: Vec<String> = (0..50).map(|i| format!("b{i}")).collect();
         let start = Instant::now();
         let reports: Vec<_> = stream::iter(names.clone())

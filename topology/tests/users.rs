@@ -40,29 +40,29 @@ async fn a_user_is_made_altered_by_hand_repaired_rotated_and_removed() {
         assert_eq!(problems(&report), [""; 0]);
         report.changes
     };
-    let made = apply(&[user.clone()]).await;
+    let made = apply(std::slice::from_ref(&user)).await;
     let (set_user, set_permissions) =
         (format!("set user {}", user.name), format!("set permissions of user {}", user.name));
     assert!(made.ends_with(&[set_user.clone(), set_permissions.clone()]), "{made:?}");
-    assert_eq!(apply(&[user.clone()]).await, [""; 0]);
+    assert_eq!(apply(std::slice::from_ref(&user)).await, [""; 0]);
     connect_as(&vhost, &user.name, PASSWORD).await.unwrap();
     assert!(connect_as(&vhost, &user.name, "wrong").await.is_err());
 
     let put = async |path: String, body: String| vhost.broker.call("PUT", &path, &body).await.unwrap();
     let (users, tag) = (format!("/api/users/{}", user.name), user_tag(name));
     put(users.clone(), format!(r#"{{"password":"guessed","tags":"{tag}"}}"#)).await;
-    assert_eq!(apply(&[user.clone()]).await, [set_user.clone()]);
+    assert_eq!(apply(std::slice::from_ref(&user)).await, [&*set_user]);
     connect_as(&vhost, &user.name, PASSWORD).await.unwrap();
     // As a broker that hashes otherwise would have it.
     put(users.clone(), format!(r#"{{"password":"{PASSWORD}","tags":"{tag},monitoring"}}"#)).await;
-    assert_eq!(apply(&[user.clone()]).await, [set_user.clone()]);
+    assert_eq!(apply(std::slice::from_ref(&user)).await, [&*set_user]);
     let permissions = format!("/api/permissions/{name}/{}", user.name);
     put(permissions.clone(), r#"{"configure":".*","write":".*","read":".*"}"#.to_owned()).await;
-    assert_eq!(apply(&[user.clone()]).await, [set_permissions.clone()]);
+    assert_eq!(apply(std::slice::from_ref(&user)).await, [&*set_permissions]);
     vhost.broker.call("DELETE", &permissions, "").await.unwrap();
-    assert_eq!(apply(&[user.clone()]).await, [set_permissions.clone()]);
+    assert_eq!(apply(std::slice::from_ref(&user)).await, [&*set_permissions]);
     vhost.broker.call("DELETE", &users, "").await.unwrap();
-    assert_eq!(apply(&[user.clone()]).await, [set_user, set_permissions]);
+    assert_eq!(apply(std::slice::from_ref(&user)).await, [set_user, set_permissions]);
 
     let next = business_user(name, name, "4e5f6a7b", "another");
     assert_eq!(apply(&[user.clone(), next.clone()]).await.len(), 2);

@@ -64,13 +64,40 @@ fn a_small_retention_has_small_segments() {
     let mut small = small("tiny");
     small.spec.push = serde_json::from_value(json!({"retention": {"bytes": "200k"}})).unwrap();
     let compiled = compile_one(&small).unwrap();
-    let stream = crate::names::stream("tiny");
-    let policy = compiled.topology.policies.iter().find(|p| p.name == stream).unwrap();
+    let policy = compiled.topology.policy_of(&crate::names::stream("tiny")).unwrap();
     assert_eq!(
         Value::from(policy.definition.clone()),
         json!({"max-age": "86400s", "max-length-bytes": 200_000, "stream-max-segment-size-bytes": 50_000})
     );
     assert_eq!(compiled.config.retention.bytes, 200_000);
+}
+
+/// The broker matches every object against every policy whenever one is set.
+#[test]
+fn a_thousand_businesses_that_ask_for_nothing_special_have_no_policies_of_their_own() {
+    let topology = compile_one(&small("pay")).unwrap().topology;
+    assert_eq!(topology.policies, []);
+    for queue in &topology.queues {
+        let policy = topology.policy_of(&queue.name).unwrap();
+        assert!(crate::topology::shared_policies().contains(policy));
+        assert_eq!(crate::names::owner(&policy.name), None, "belongs to no business");
+    }
+    assert_eq!(topology.policy_of("wirepost.pay.edge.e1"), None);
+    assert_eq!(topology.policy_of("wirepost.pay.events.audit"), None);
+    insta::assert_yaml_snapshot!("shared_policies", crate::topology::shared_policies());
+}
+
+#[test]
+fn a_transient_push_that_nobody_takes_is_not_kept() {
+    let durable = small("pay");
+    let mut transient = small("pay");
+    transient.spec.push = serde_json::from_value(json!({"delivery": "Transient"})).unwrap();
+    let [durable, transient] = [durable, transient].map(|b| compile_one(&b).unwrap().topology);
+    assert_eq!(durable.exchanges, transient.exchanges, "an exchange can't change");
+    let kept = |t: &crate::topology::Topology| {
+        t.bindings.iter().any(|b| b.exchange == "wirepost.pay.push.unrouted" && b.queue == "wirepost.pay.unrouted")
+    };
+    assert!(kept(&durable) && !kept(&transient));
 }
 
 #[test]

@@ -124,32 +124,30 @@ impl MemoryBroker {
     pub fn apply(&self, topologies: &[Topology]) {
         let mut guard = self.inner.world();
         let world = &mut *guard;
+        world.exchanges = topologies.iter().flat_map(|t| &t.exchanges).map(|e| (e.name.clone(), e.clone())).collect();
         world.bindings.clear();
         for binding in topologies.iter().flat_map(|t| &t.bindings) {
             let bindings = world.bindings.entry(binding.exchange.clone()).or_default();
             bindings.push((binding.routing_key.clone(), binding.queue.clone()));
         }
-        let policies: HashMap<&str, &Policy> =
-            topologies.iter().flat_map(|t| &t.policies).map(|policy| (policy.pattern.as_str(), policy)).collect();
-        let policy = |name: &str| policies.get(names::exact_pattern(name).as_str()).copied();
+        let policies: HashMap<&str, &Policy> = topologies
+            .iter()
+            .flat_map(|t| t.queues.iter().filter_map(|queue| Some((queue.name.as_str(), t.policy_of(&queue.name)?))))
+            .collect();
+        let policy = |name: &str| policies.get(name).copied();
 
-        let with_policy = |exchange: &Exchange| {
-            let alternate = || policy(&exchange.name)?.definition.get("alternate-exchange")?.as_str().map(str::to_owned);
-            Exchange { alternate: exchange.alternate.clone().or_else(alternate), ..exchange.clone() }
-        };
-        world.exchanges =
-            topologies.iter().flat_map(|t| &t.exchanges).map(|e| (e.name.clone(), with_policy(e))).collect();
         let declared = topologies.iter().flat_map(|t| &t.queues);
         let (streams, queues): (Vec<_>, Vec<_>) = declared.partition(|queue| queue.kind == QueueKind::Stream);
-        let existing = topologies.iter().flat_map(|t| &t.existing_queues).map(String::as_str);
-        let queues: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).chain(existing).collect();
-        world.queues.retain(|name, _| queues.contains(&name.as_str()));
-        for name in queues {
+        let existing = topologies.iter().flat_map(|t| &t.existing_queues).map(|name| (name.as_str(), None));
+        let queues: HashMap<&str, Option<String>> =
+            queues.iter().map(|queue| (queue.name.as_str(), queue.dead_letter.clone())).chain(existing).collect();
+        world.queues.retain(|name, _| queues.contains_key(name.as_str()));
+        for (name, dead_letter) in queues {
             let policy = policy(name);
             world.queues.entry(name.to_owned()).or_default().configure(
                 number(policy, "max-length"),
                 number(policy, "delivery-limit").map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
-                policy.and_then(|p| Some(p.definition.get("dead-letter-exchange")?.as_str()?.to_owned())),
+                dead_letter,
             );
         }
         world.streams.retain(|name, _| streams.iter().any(|stream| stream.name == *name));

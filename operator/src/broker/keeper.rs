@@ -236,6 +236,10 @@ impl Keeper {
                 result => break result,
             }
         };
+        let result = match result {
+            Ok(snapshot) => self.share(&snapshot).await.map(|()| snapshot),
+            Err(error) => Err(error),
+        };
         match result {
             Ok(snapshot) => {
                 self.parts.metrics.snapshot_seconds.observe(begun.elapsed().as_secs_f64());
@@ -253,6 +257,21 @@ impl Keeper {
                 Err(trouble)
             }
         }
+    }
+
+    /// Makes true what all businesses share, before anything of one is made: a queue should find its limits.
+    async fn share(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let (plan, leadership) = (snapshot.plan_shared(), &self.parts.leadership);
+        if plan.is_empty() || !leadership.holds() {
+            return Ok(());
+        }
+        let options = ApplyOptions { gate: Some(&|| leadership.holds()), ..ApplyOptions::default() };
+        let report = apply_plan(&self.parts.management, plan, options).await?;
+        self.parts.metrics.broker_changes.inc_by(report.changes.len() as u64);
+        for problem in &report.problems {
+            tracing::warn!(%problem, "what all businesses share is not as it should be");
+        }
+        Ok(())
     }
 
     fn is_down(&mut self, trouble: Trouble) {

@@ -14,9 +14,9 @@ pub(crate) fn business(name: &str) -> Topology {
             Exchange { name: names::unrouted(name), kind: ExchangeKind::Fanout, alternate: None },
         ],
         queues: vec![
-            Queue { name: names::dead_queue(name), kind: QueueKind::Quorum },
-            Queue { name: names::route_queue(name, "orders"), kind: QueueKind::Quorum },
-            Queue { name: names::unrouted(name), kind: QueueKind::Quorum },
+            queue(&names::dead_queue(name), None),
+            queue(&names::route_queue(name, "orders"), Some(names::dead_letter_exchange(name))),
+            queue(&names::unrouted(name), None),
         ],
         existing_queues: Vec::new(),
         bindings: vec![
@@ -28,6 +28,10 @@ pub(crate) fn business(name: &str) -> Topology {
     }
 }
 
+fn queue(name: &str, dead_letter: Option<String>) -> Queue {
+    Queue { name: name.to_owned(), kind: QueueKind::Quorum, dead_letter }
+}
+
 fn bind(exchange: &str, queue: &str, key: &str) -> Binding {
     Binding { exchange: exchange.to_owned(), queue: queue.to_owned(), routing_key: key.to_owned() }
 }
@@ -37,12 +41,12 @@ fn policy(queue: &str) -> Policy {
         name: queue.to_owned(),
         pattern: names::exact_pattern(queue),
         apply_to: "quorum_queues",
-        priority: 100,
+        priority: 500,
         definition: Map::from_iter([("delivery-limit".to_owned(), json!(20))]),
     }
 }
 
-/// A vhost that has exactly this.
+/// A vhost that has exactly this, and the shared policies.
 pub(crate) fn has(topology: &Topology) -> Actual {
     Actual {
         exchanges: topology
@@ -80,6 +84,7 @@ pub(crate) fn has(topology: &Topology) -> Actual {
         policies: topology
             .policies
             .iter()
+            .chain(shared_policies())
             .map(|p| actual::Policy {
                 name: p.name.clone(),
                 pattern: p.pattern.clone(),
@@ -108,6 +113,9 @@ fn an_exchange_is_made_after_its_alternate_is_bound_and_a_queue_after_its_policy
         steps(&plan),
         [
             "set policy wirepost.pay.q.orders",
+            "set policy wirepost.keepers",
+            "set policy wirepost.queues",
+            "set policy wirepost.streams",
             "create queue wirepost.pay.dead",
             "create queue wirepost.pay.q.orders",
             "create queue wirepost.pay.unrouted",
@@ -230,40 +238,40 @@ fn a_changed_policy_is_set_and_a_foreign_one_of_equal_priority_is_a_rival() {
         name: "everything".to_owned(),
         pattern: ".*".to_owned(),
         apply_to: "all".to_owned(),
-        priority: 99,
+        priority: 399,
         definition: Map::new(),
     });
     let changed = plan(&topology, &there, Scope::Everything);
     assert_eq!(steps(&changed), ["set policy wirepost.pay.q.orders"]);
     assert!(!changed.rival_policies);
-    there.policies[1].priority = 100;
+    there.policies.last_mut().unwrap().priority = 400;
     assert!(plan(&topology, &there, Scope::Everything).rival_policies);
 }
 
 #[test]
-fn the_alternate_of_push_is_in_force_before_push_is_and_ends_before_its_stream_is_unbound() {
-    let push = names::push_exchange("pay");
-    let stream = names::stream("pay");
+fn what_push_can_not_route_has_a_place_before_push_is_and_loses_it_before_the_stream_is_unbound() {
+    let (push, aside, stream) = (names::push_exchange("pay"), names::push_unrouted("pay"), names::stream("pay"));
     let mut durable = business("pay");
-    durable.exchanges.push(Exchange { name: push.clone(), kind: ExchangeKind::Fanout, alternate: None });
+    durable.exchanges.push(Exchange { name: push.clone(), kind: ExchangeKind::Fanout, alternate: Some(aside.clone()) });
+    durable.exchanges.push(Exchange { name: aside.clone(), kind: ExchangeKind::Fanout, alternate: None });
     let transient = durable.clone();
-    durable.queues.push(Queue { name: stream.clone(), kind: QueueKind::Stream });
+    durable.queues.push(Queue { name: stream.clone(), kind: QueueKind::Stream, dead_letter: None });
     durable.bindings.push(bind(&push, &stream, ""));
-    durable.policies.push(Policy { apply_to: "exchanges", ..policy(&push) });
+    durable.bindings.push(bind(&aside, &names::unrouted("pay"), ""));
     durable.policies.push(Policy { apply_to: "streams", ..policy(&stream) });
     assert_eq!(
         steps(&plan(&durable, &has(&transient), Scope::Business("pay"))),
         [
-            "set policy wirepost.pay.push",
             "set policy wirepost.pay.stream",
             "create queue wirepost.pay.stream",
+            "bind queue wirepost.pay.unrouted to exchange wirepost.pay.push.unrouted with ''",
             "bind queue wirepost.pay.stream to exchange wirepost.pay.push with ''",
         ]
     );
     assert_eq!(
         steps(&plan(&transient, &has(&durable), Scope::Business("pay"))),
         [
-            "delete policy wirepost.pay.push",
+            "unbind wirepost.pay.unrouted from exchange wirepost.pay.push.unrouted with ''",
             "unbind wirepost.pay.stream from exchange wirepost.pay.push with ''",
             "delete stream wirepost.pay.stream",
             "delete policy wirepost.pay.stream",
@@ -271,6 +279,16 @@ fn the_alternate_of_push_is_in_force_before_push_is_and_ends_before_its_stream_i
     );
     let new = steps(&plan(&durable, &Actual::default(), Scope::Business("pay")));
     let at = |step: &str| new.iter().position(|s| s == step).unwrap();
-    let bound = at("bind queue wirepost.pay.unrouted to exchange wirepost.pay.unrouted with ''");
-    assert!(at("set policy wirepost.pay.push") < bound && bound < at("create exchange wirepost.pay.push"));
+    let bound = at("bind queue wirepost.pay.unrouted to exchange wirepost.pay.push.unrouted with ''");
+    assert!(bound < at("create exchange wirepost.pay.push"));
+}
+
+#[test]
+fn an_altered_shared_policy_is_set_again_and_never_deleted() {
+    let topology = business("pay");
+    let mut there = has(&topology);
+    there.policies.iter_mut().find(|p| p.name == "wirepost.queues").unwrap().pattern = ".*".to_owned();
+    assert_eq!(steps(&plan(&topology, &there, Scope::Business("pay"))), ["set policy wirepost.queues"]);
+    let removed = plan(&Topology::default(), &has(&topology), Scope::Everything);
+    assert!(steps(&removed).iter().all(|step| !step.contains("policy wirepost.queues")));
 }

@@ -60,8 +60,22 @@ fn each_business_is_planned_from_its_own_part() {
         let other = if name == "pay" { ".payments." } else { ".pay." };
         assert!(steps(&removal).iter().all(|step| !step.contains(other)), "{removal:?}");
     }
+    assert!(there.plan_shared().is_empty());
     let new = there.plan("new", &business("new"), None);
-    assert_eq!(new.steps, crate::plan(&business("new"), &Actual::default(), crate::Scope::Business("new")).steps);
+    let same = crate::plan(&business("new"), &has(&Topology::default()), crate::Scope::Business("new"));
+    assert_eq!(new.steps, same.steps);
+}
+
+#[test]
+fn shared_policies_are_planned_once_and_are_no_business() {
+    let nothing = snapshot(Actual::default(), vec![]);
+    assert_eq!(
+        steps(&nothing.plan_shared()),
+        ["set policy wirepost.keepers", "set policy wirepost.queues", "set policy wirepost.streams"]
+    );
+    let there = snapshot(has(&Topology::default()), vec![]);
+    assert!(there.plan_shared().is_empty());
+    assert_eq!((there.businesses().count(), there.foreign_policies().len()), (0, 0));
 }
 
 #[test]

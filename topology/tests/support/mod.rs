@@ -49,8 +49,9 @@ pub(crate) async fn round(
     users: &[DesiredUser],
     options: ApplyOptions<'_>,
 ) -> Report {
-    let plan = management.snapshot().await.unwrap().plan(name, topology, Some(users));
-    apply_plan(management, plan, options).await.unwrap()
+    let snapshot = management.snapshot().await.unwrap();
+    assert!(apply_plan(management, snapshot.plan_shared(), options).await.unwrap().is_clean());
+    apply_plan(management, snapshot.plan(name, topology, Some(users)), options).await.unwrap()
 }
 
 /// Applies with a fresh AMQP connection, everything in scope.

@@ -20,7 +20,11 @@ fn topology() -> Topology {
         kind,
         alternate: alternate.map(Into::into),
     };
-    let queue = |name: &str, kind| Queue { name: name.into(), kind };
+    let queue = |name: &str, kind| Queue {
+        name: name.into(),
+        kind,
+        dead_letter: (name == ORDERS).then(|| "wirepost.pay.dlx".into()),
+    };
     let binding = |exchange: &str, queue: &str, key: &str| Binding {
         exchange: exchange.into(),
         queue: queue.into(),
@@ -36,7 +40,8 @@ fn topology() -> Topology {
     Topology {
         exchanges: vec![
             exchange("wirepost.pay.dlx", ExchangeKind::Fanout, None),
-            exchange(PUSH, ExchangeKind::Fanout, None),
+            exchange(PUSH, ExchangeKind::Fanout, Some("wirepost.pay.push.unrouted")),
+            exchange("wirepost.pay.push.unrouted", ExchangeKind::Fanout, None),
             exchange(RECEIVE, ExchangeKind::Topic, Some(UNROUTED)),
             exchange(UNROUTED, ExchangeKind::Fanout, None),
         ],
@@ -50,15 +55,15 @@ fn topology() -> Topology {
         bindings: vec![
             binding("wirepost.pay.dlx", "wirepost.pay.dead", ""),
             binding(PUSH, STREAM, ""),
+            binding("wirepost.pay.push.unrouted", UNROUTED, ""),
             binding(RECEIVE, ORDERS, "order.*"),
             binding(RECEIVE, ORDERS, "order.#"),
             binding(RECEIVE, "legacy", "old"),
             binding(UNROUTED, UNROUTED, ""),
         ],
         policies: vec![
-            policy(PUSH, json!({"alternate-exchange": UNROUTED})),
             policy(STREAM, json!({"max-length-bytes": 100})),
-            policy(ORDERS, json!({"max-length": 3, "delivery-limit": 1, "dead-letter-exchange": "wirepost.pay.dlx"})),
+            policy(ORDERS, json!({"max-length": 3, "delivery-limit": 1})),
         ],
     }
 }
