@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 
-use crate::metrics::Metrics;
+use crate::{leader::Leadership, metrics::Metrics};
 
 /// OpenMetrics, as [`Metrics::encode`] writes it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -44,15 +44,16 @@ impl Readiness {
 struct Shared {
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
+    leadership: Leadership,
 }
 
 /// The admin routes.
-pub fn router(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
+pub fn router(readiness: Arc<Readiness>, metrics: Arc<Metrics>, leadership: Leadership) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(numbers))
-        .with_state(Arc::new(Shared { readiness, metrics }))
+        .with_state(Arc::new(Shared { readiness, metrics, leadership }))
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
@@ -65,5 +66,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn numbers(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    // As it is at this moment: whoever compares replicas must never see two.
+    shared.metrics.leader.set(shared.leadership.holds().into());
     ([(header::CONTENT_TYPE, OPEN_METRICS)], shared.metrics.encode())
 }

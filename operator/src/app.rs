@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use futures_util::{Stream, StreamExt, TryStreamExt, pin_mut, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client,
+    Api, Client, Config as ClientConfig,
     runtime::{
         WatchStreamExt, applier,
         controller::{self, Config, ReconcileRequest, trigger_self},
@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Readiness},
+    api,
     broker::{self, Broker},
     config_map, definition,
     edges::{self, Edges},
@@ -63,7 +64,7 @@ pub struct Settings {
 ///
 /// # Errors
 /// The admin port is taken, an address can't be used, or leadership was lost: the process has to end.
-pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToken) -> anyhow::Result<()> {
     let Settings { name, admin: address, selector, edge_service, concurrency, lease, broker, options } = settings;
     let (metrics, readiness) = (Arc::new(Metrics::default()), Arc::new(Readiness::default()));
     for part in [RESOURCES, CONFIG_MAPS, edges::PART, definition::PART] {
@@ -72,11 +73,13 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(admin = %listener.local_addr()?, "listening");
 
-    let (elector, leadership) = Elector::new(client.clone(), lease);
+    // The lease has connections of its own: one that died without a word would cost each renewal its time limit.
+    let (elector, leadership) = Elector::new(api::client(api.clone())?, lease);
+    let client = api::client(api)?;
     let (businesses, business_writer) = reflector::store();
     let triggers = Arc::new(Triggers::new(businesses.clone()));
-    // Two ends: work first; the lease and the admin port when nothing is written any more.
-    let (work, last) = (cancel.child_token(), CancellationToken::new());
+    // Three ends: nothing is begun any more; what runs has ended, and with it what it needs; then the lease and the admin port.
+    let (begin, work, last) = (cancel.child_token(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
 
     let (broker, keeper) =
@@ -108,7 +111,7 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
         definition,
         metrics: Arc::clone(&metrics),
     }));
-    let serve = axum::serve(listener, admin::router(Arc::clone(&readiness), Arc::clone(&metrics)))
+    let serve = axum::serve(listener, admin::router(Arc::clone(&readiness), Arc::clone(&metrics), leadership.clone()))
         .with_graceful_shutdown(last.clone().cancelled_owned());
     let (ended, mut defeat) = watch::channel(None);
     let election = {
@@ -125,12 +128,12 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
         }
     });
     services.spawn(election);
-    tasks.spawn(on_leading(leadership, triggers.clone(), Arc::clone(&metrics), work.clone()));
-    let queue = queue(context.client.clone(), &selector, business_writer, triggers, metrics, readiness, work.clone());
+    tasks.spawn(on_leading(leadership, triggers.clone(), work.clone()));
+    let queue = queue(context.client.clone(), &selector, business_writer, triggers, metrics, readiness, begin.clone());
     let controlling = control(queue, concurrency, context);
     let mut controlling = tokio::spawn(controlling);
     let result = tokio::select! {
-        () = work.cancelled() => Ok(()),
+        () = begin.cancelled() => Ok(()),
         ended = &mut controlling => Err(anyhow::anyhow!("the controller ended: {ended:?}")),
         // Nothing may be written any more, so nothing is ended in order either.
         Ok(defeat) = defeat.wait_for(Option::is_some) => {
@@ -138,16 +141,19 @@ pub async fn run(client: Client, settings: Settings, cancel: CancellationToken) 
         }
     };
     tracing::info!("shutting down");
-    work.cancel();
-    tasks.close();
+    begin.cancel();
     let ending = async {
         if !controlling.is_finished() {
             let _ = controlling.await;
         }
+        work.cancel();
+        tasks.close();
         tasks.wait().await;
     };
     if timeout(SHUTDOWN_TIMEOUT, ending).await.is_err() {
-        tracing::warn!("not everything ended in time");
+        // It could still write.
+        tracing::warn!("not everything ended in time; the lease is left to expire");
+        return result;
     }
     last.cancel();
     services.close();
@@ -165,8 +171,8 @@ fn queue(
     readiness: Arc<Readiness>,
     cancel: CancellationToken,
 ) -> impl Stream<Item = Result<ReconcileRequest<Stored>, watcher::Error>> + Send + use<> {
-    let changes = watcher(Api::<Stored>::all(client), watcher::Config::default().labels(selector))
-        .default_backoff()
+    let changes = watcher(Api::<Stored>::all(client), api::watch(selector))
+        .backoff(api::Pause::default())
         .reflect(writer)
         .inspect_ok({
             let triggers = Arc::clone(&triggers);
@@ -218,8 +224,8 @@ async fn follow_config_maps(
 ) {
     let (key, value) = CONFIG_LABEL;
     let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
-    let events = watcher(api, watcher::Config::default().labels(&format!("{key}={value}")))
-        .default_backoff()
+    let events = watcher(api, api::watch(&format!("{key}={value}")))
+        .backoff(api::Pause::default())
         .modify(|config_map| config_map.metadata.managed_fields = None)
         .reflect(writer);
     pin_mut!(events);
@@ -246,17 +252,9 @@ async fn follow_config_maps(
 }
 
 /// Whoever begins to lead looks at everything.
-async fn on_leading(
-    mut leadership: leader::Leadership,
-    triggers: Arc<Triggers>,
-    metrics: Arc<Metrics>,
-    cancel: CancellationToken,
-) {
+async fn on_leading(mut leadership: leader::Leadership, triggers: Arc<Triggers>, cancel: CancellationToken) {
     tokio::select! {
-        () = leadership.acquired() => {
-            metrics.leader.set(1);
-            triggers.all();
-        }
+        () = leadership.acquired() => triggers.all(),
         () = cancel.cancelled() => {}
     }
 }

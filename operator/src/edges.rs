@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{admin::Readiness, metrics::Metrics, triggers::Triggers};
+use crate::{admin::Readiness, api, metrics::Metrics, triggers::Triggers};
 
 /// What `/readyz` waits for.
 pub const PART: &str = "edges";
@@ -125,8 +125,8 @@ impl Edges {
         let slices: Api<EndpointSlice> = Api::namespaced(client, &namespace);
         let selector = format!("kubernetes.io/service-name={}", self.service);
         let (store, writer) = reflector::store();
-        let events = watcher(slices, watcher::Config::default().labels(&selector))
-            .default_backoff()
+        let events = watcher(slices, api::watch(&selector))
+            .backoff(api::Pause::default())
             .modify(|slice| slice.metadata.managed_fields = None)
             .reflect(writer);
         pin_mut!(events);

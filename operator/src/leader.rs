@@ -6,6 +6,8 @@
 //! **Guarantees.** The deadline ends before anybody else may take over, and whoever loses it ends the process, so that two never write at
 //! once. A process that was frozen past its deadline is stopped by [`Leadership::holds`], which is asked before each write.
 //! **Assumptions.** Clocks may differ and jump; they run at about the same speed.
+//! **Caveats.** A Lease that is deleted by hand is made again by its holder; others leave it that time, but a replica that starts at that
+//! moment can't know that there was one.
 
 use std::time::Duration;
 
@@ -20,6 +22,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
+
+/// Longest time between two looks at the Lease.
+const MAX_RETRY: Duration = Duration::from_secs(2);
+/// Attempts to give the Lease up, should another write to it at the same moment.
+const GIVE_UP_TRIES: u32 = 3;
 
 /// Who competes for what.
 #[derive(Clone, Debug)]
@@ -40,8 +47,9 @@ impl Settings {
         self.duration * 2 / 3
     }
 
+    /// Short also for a long lease: one that is given up should be taken at once.
     fn retry(&self) -> Duration {
-        self.duration / 8
+        (self.duration / 8).min(MAX_RETRY)
     }
 
     /// Of one request: several fit before the deadline.
@@ -79,7 +87,7 @@ pub struct Elector {
     leases: Api<Lease>,
     settings: Settings,
     state: watch::Sender<Option<Instant>>,
-    /// The Lease's version at the last look and when it was first seen.
+    /// The version (empty: it was gone) in which another's Lease was last seen, and since when.
     seen: Option<(String, Instant)>,
 }
 
@@ -138,30 +146,39 @@ impl Elector {
 
     async fn try_take(&mut self) -> kube::Result<bool> {
         let Some(lease) = self.leases.get_opt(&self.settings.name).await? else {
-            let metadata = ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(self.spec(0)) };
-            return won(self.leases.create(&PostParams::default(), &lease).await);
+            // Whoever held it may act for as long as if it were still there.
+            if self.seen.is_some() && self.unchanged("") < self.settings.duration {
+                return Ok(false);
+            }
+            return self.create().await;
         };
         let spec = lease.spec.clone().unwrap_or_default();
-        let free = spec.holder_identity.as_ref().is_none_or(String::is_empty);
-        if !free && !self.expired(&lease) {
+        // Our own: an earlier attempt has succeeded, and its answer came too late.
+        let free =
+            spec.holder_identity.as_ref().is_none_or(|holder| holder.is_empty() || *holder == self.settings.identity);
+        let asked = Duration::from_secs(spec.lease_duration_seconds.unwrap_or_default().unsigned_abs().into());
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        if !free && self.unchanged(&version) < asked.max(self.settings.duration) {
             return Ok(false);
         }
         self.write(lease, spec.lease_transitions.unwrap_or_default() + 1).await
     }
 
-    /// Whether the holder was seen not to renew for as long as it asked for.
-    fn expired(&mut self, lease: &Lease) -> bool {
-        let version = lease.metadata.resource_version.clone().unwrap_or_default();
-        let asked = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or_default();
-        let duration = Duration::from_secs(asked.unsigned_abs().into()).max(self.settings.duration);
+    /// For how long the Lease has been seen in this version.
+    fn unchanged(&mut self, version: &str) -> Duration {
         match &self.seen {
-            Some((seen, since)) if *seen == version => since.elapsed() >= duration,
+            Some((seen, since)) if seen == version => since.elapsed(),
             _ => {
-                self.seen = Some((version, Instant::now()));
-                false
+                self.seen = Some((version.to_owned(), Instant::now()));
+                Duration::ZERO
             }
         }
+    }
+
+    async fn create(&self) -> kube::Result<bool> {
+        let metadata = ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() };
+        let lease = Lease { metadata, spec: Some(self.spec(0)) };
+        won(self.leases.create(&PostParams::default(), &lease).await)
     }
 
     async fn renew(&mut self, until: Instant) -> Result<(), Lost> {
@@ -171,7 +188,10 @@ impl Elector {
         while Instant::now() < until {
             let sent = Instant::now();
             let renewal = async {
-                let lease = self.leases.get(&self.settings.name).await?;
+                let Some(lease) = self.leases.get_opt(&self.settings.name).await? else {
+                    tracing::warn!(lease = self.settings.name, "the lease was deleted by hand; making it again");
+                    return self.create().await.map(Ok);
+                };
                 let spec = lease.spec.clone().unwrap_or_default();
                 if spec.holder_identity.as_ref() != Some(&self.settings.identity) {
                     return Ok(Err(spec.holder_identity.unwrap_or_default()));
@@ -226,25 +246,32 @@ impl Elector {
         }
     }
 
+    /// Also where this replica does not lead: an attempt to take the Lease may be under way, or have succeeded without an answer.
     async fn give_up(&self) {
-        if self.state.send_replace(None).is_none() {
-            return;
+        let led = self.state.send_replace(None).is_some();
+        match timeout(self.settings.timeout(), self.try_give_up()).await {
+            Ok(Ok(true)) => tracing::info!("the lease is given up"),
+            Ok(Err(error)) if led => tracing::warn!(%error, "the lease is not given up: others wait until it expires"),
+            Err(_) if led => tracing::warn!("the lease is not given up: the API server does not answer"),
+            Ok(Ok(false) | Err(_)) | Err(_) => {}
         }
-        let give_up = async {
-            let mut lease = self.leases.get(&self.settings.name).await?;
+    }
+
+    /// Whether it was ours.
+    async fn try_give_up(&self) -> kube::Result<bool> {
+        for _ in 0..GIVE_UP_TRIES {
+            let Some(mut lease) = self.leases.get_opt(&self.settings.name).await? else { return Ok(false) };
             let spec = lease.spec.get_or_insert_default();
-            if spec.holder_identity.as_ref() == Some(&self.settings.identity) {
-                spec.holder_identity = None;
-                lease.metadata.managed_fields = None;
-                won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)?;
+            if spec.holder_identity.as_ref() != Some(&self.settings.identity) {
+                return Ok(false);
             }
-            Ok::<(), kube::Error>(())
-        };
-        match timeout(self.settings.timeout(), give_up).await {
-            Ok(Ok(())) => tracing::info!("the lease is given up"),
-            Ok(Err(error)) => tracing::warn!(%error, "the lease is not given up: others wait until it expires"),
-            Err(_) => tracing::warn!("the lease is not given up: the API server does not answer"),
+            spec.holder_identity = None;
+            lease.metadata.managed_fields = None;
+            if won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)? {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 }
 

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let settings = args.into_settings()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?settings, "starting");
-    let client = kube::Client::try_default().await.context("cannot reach the Kubernetes API server")?;
+    let api = kube::Config::infer().await.context("don't know where the Kubernetes API server is")?;
     let cancel = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = cancel.clone();
@@ -62,5 +62,5 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         stop.cancel();
     });
-    app::run(client, settings, cancel).await
+    app::run(api, settings, cancel).await
 }

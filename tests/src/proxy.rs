@@ -35,6 +35,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     network: watch::Sender<Network>,
     cuts: watch::Sender<usize>,
+    forgets: watch::Sender<usize>,
     accepted: Arc<AtomicUsize>,
     rate: Arc<AtomicU64>,
     task: JoinHandle<()>,
@@ -48,17 +49,19 @@ impl Proxy {
         let address = listener.local_addr()?;
         let (network, seen) = watch::channel(Network::Fine);
         let (cuts, cut) = watch::channel(0);
+        let (forgets, forget) = watch::channel(0);
         let (accepted, rate) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         let (counter, limit) = (Arc::clone(&accepted), Arc::clone(&rate));
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
-                let mut cut = cut.clone();
+                let (mut cut, mut forget) = (cut.clone(), forget.clone());
                 cut.mark_unchanged();
-                tokio::spawn(carry(socket, target, seen.clone(), cut, Arc::clone(&limit)));
+                forget.mark_unchanged();
+                tokio::spawn(carry(socket, target, seen.clone(), (cut, forget), Arc::clone(&limit)));
             }
         });
-        Ok(Self { address, network, cuts, accepted, rate, task })
+        Ok(Self { address, network, cuts, forgets, accepted, rate, task })
     }
 
     /// In front of the server that a URI names, and the URI with the proxy in its place.
@@ -83,6 +86,11 @@ impl Proxy {
         self.cuts.send_modify(|n| *n += 1);
     }
 
+    /// Passes nothing any more on the connections that are open, and tells nobody; new ones are as ever. What a router does that forgets.
+    pub fn forget(&self) {
+        self.forgets.send_modify(|n| *n += 1);
+    }
+
     /// Connections that clients have made so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
@@ -105,7 +113,7 @@ async fn carry(
     client: TcpStream,
     target: SocketAddr,
     mut network: watch::Receiver<Network>,
-    mut cut: watch::Receiver<usize>,
+    (mut cut, mut forget): (watch::Receiver<usize>, watch::Receiver<usize>),
     rate: Arc<AtomicU64>,
 ) {
     let _ = network.wait_for(|n| *n != Network::Stalled).await;
@@ -116,11 +124,14 @@ async fn carry(
         // Closing sends a reset, not a polite end.
         let _ = socket.set_zero_linger();
     }
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
     tokio::select! {
-        () = pump(from_client, to_server, network.clone(), Network::UpStalled, 0) => {}
-        () = pump(from_server, to_client, network, Network::DownStalled, rate) => {}
+        () = pump(&mut from_client, &mut to_server, network.clone(), Network::UpStalled, 0) => {}
+        () = pump(&mut from_server, &mut to_client, network, Network::DownStalled, rate) => {}
         _ = cut.changed() => {}
+        // An error: the proxy is no more.
+        Ok(()) = forget.changed() => drop(cut.changed().await),
     }
 }
 
@@ -133,8 +144,8 @@ async fn connect(target: SocketAddr, slow: bool) -> std::io::Result<TcpStream> {
 }
 
 async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     mut network: watch::Receiver<Network>,
     mine: Network,
     rate: u64,

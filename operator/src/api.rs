@@ -1,0 +1,76 @@
+//! How we are connected to the API server. A connection can die without a word: a node goes, a router forgets. What nobody reads from then
+//! on would go unnoticed for ever, so that every wait has an end here.
+
+use std::time::Duration;
+
+use kube::{
+    Client, Config,
+    runtime::{utils::Backoff, watcher},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of an answer, or of the next piece of one. Longer than a watch.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// After so many seconds the API server ends a watch, which then goes on where it was. One that does not end five seconds later is dead, and
+/// what changed meanwhile is to be seen within the 30 s in which all is to be repaired.
+const WATCH_SECONDS: u32 = 15;
+/// Between two tries of a watch that fails.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// A client with connections of its own.
+///
+/// # Errors
+/// What `config` says can't be used.
+pub fn client(mut config: Config) -> kube::Result<Client> {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // A connection that was not used for a while has not failed to answer.
+    config.reset_reader_on_write = true;
+    Client::try_from(config)
+}
+
+/// A watch of what these labels select.
+pub fn watch(selector: &str) -> watcher::Config {
+    watcher::Config::default().labels(selector).timeout(WATCH_SECONDS)
+}
+
+/// What a watch waits after a failure: longer each time, but never so long that a server that is back goes unnoticed; with jitter.
+#[derive(Debug)]
+pub struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(PAUSE.0)
+    }
+}
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSE.1);
+        Some(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>()))
+    }
+}
+
+impl Backoff for Pause {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_begin_again() {
+        let mut pause = Pause::default();
+        let pauses: Vec<Duration> = pause.by_ref().take(20).collect();
+        assert!(pauses[0] <= PAUSE.0 && pauses[19] >= PAUSE.1 / 2, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= PAUSE.1), "{pauses:?}");
+        pause.reset();
+        assert!(pause.next().unwrap() <= PAUSE.0);
+    }
+}
