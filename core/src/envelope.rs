@@ -99,6 +99,12 @@ impl<'a> Envelope<'a> {
         parse::parse(bytes)
     }
 
+    /// The id of what [`Envelope::parse`] refused, so that its sender can tell which message it was. `None` where it can't be read, is
+    /// itself wrong, or stands twice. Reads the bytes once more: for refusals only.
+    pub fn readable_id(bytes: &'a [u8]) -> Option<Cow<'a, str>> {
+        parse::readable_id(bytes)
+    }
+
     /// Appends the envelope as JSON. `cursor` is left out, see [`Envelope::write_with_cursor`].
     pub fn write(&self, out: &mut Vec<u8>) {
         write::write(self, None, out);

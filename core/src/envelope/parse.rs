@@ -48,6 +48,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     Ok(envelope)
 }
 
+/// The `id` of an object, whatever else is wrong with the object.
+pub(super) fn readable_id(bytes: &[u8]) -> Option<Cow<'_, str>> {
+    let Raw(fields) = serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()?;
+    let mut ids = fields.iter().filter(|(key, _)| *key == "id");
+    match (ids.next(), ids.next()) {
+        (Some((_, raw)), None) => text("id", raw.get(), MAX_ID).ok().flatten(),
+        // Twice: nobody knows which one is meant.
+        _ => None,
+    }
+}
+
 fn set<'a>(envelope: &mut Envelope<'a>, name: &'static str, raw: &'a str) -> Result<(), EnvelopeError> {
     match name {
         "id" => envelope.id = text(name, raw, MAX_ID)?,

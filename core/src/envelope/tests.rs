@@ -82,6 +82,26 @@ fn what_is_not_an_object_is_refused() {
 }
 
 #[test]
+fn the_id_of_what_is_refused_is_read_where_it_can_be() {
+    let deep = format!(r#"{{"content":{}1{},"id":"m"}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    for text in [
+        r#"{"id":"m","messageType":"a b"}"#,
+        r#"{"tags":"vip","i\u0064":"\u006d"}"#,
+        r#"{"id":"m","content":1,"content":2}"#,
+        &deep,
+    ] {
+        assert!(parse(text).is_err(), "{text}");
+        assert_eq!(Envelope::readable_id(text.as_bytes()).as_deref(), Some("m"), "{text}");
+    }
+    let long = format!(r#"{{"id":"{}"}}"#, "m".repeat(MAX_ID + 1));
+    for text in [r#"{"id":1}"#, r#"{"id":"m","id":"n"}"#, r#"{"id":"m""#, r#"["id","m"]"#, &long] {
+        assert!(parse(text).is_err(), "{text}");
+        assert_eq!(Envelope::readable_id(text.as_bytes()), None, "{text}");
+    }
+    assert_eq!(Envelope::readable_id(b"{\"id\":\"m\",\"x\":\"\xff\"}"), None, "not UTF-8");
+}
+
+#[test]
 fn an_empty_envelope_is_an_object() {
     assert_eq!(Envelope::default().to_vec(), b"{}");
 }
@@ -90,6 +110,7 @@ proptest! {
     #[test]
     fn any_bytes_are_an_envelope_or_an_error(bytes: Vec<u8>) {
         let _ = Envelope::parse(&bytes);
+        let _ = Envelope::readable_id(&bytes);
     }
 
     #[test]
