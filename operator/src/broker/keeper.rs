@@ -14,6 +14,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use wirepost_topology::actual::Policy;
 use wirepost_topology::{ApplyOptions, Error, Management, Problem, Report, Snapshot, Step, apply_plan, unrouted};
 
 use super::{Answer, Desired, Request, Trouble, amqp::Link};
@@ -52,6 +53,8 @@ pub(super) struct Keeper {
     known: HashMap<String, Known>,
     /// Objects of ours that nobody claims, and since when.
     orphans: HashMap<String, Instant>,
+    /// Policies of others at the last look: they may win over ours without any object of ours having changed.
+    rivals: Vec<Policy>,
     down: Option<(Instant, Trouble)>,
     /// Businesses whose `unrouted` is to be looked at.
     unrouted: HashSet<String>,
@@ -76,6 +79,7 @@ impl Keeper {
             parts,
             known: HashMap::new(),
             orphans: HashMap::new(),
+            rivals: Vec::new(),
             down: None,
             unrouted: HashSet::new(),
             moving: JoinSet::new(),
@@ -243,6 +247,10 @@ impl Keeper {
         match result {
             Ok(snapshot) => {
                 self.parts.metrics.snapshot_seconds.observe(begun.elapsed().as_secs_f64());
+                if snapshot.foreign_policies() != self.rivals {
+                    self.rivals = snapshot.foreign_policies().to_vec();
+                    self.look_at_all_again();
+                }
                 if self.down.take().is_some() {
                     tracing::info!("the broker answers again");
                     // Whoever waits out a backoff need not wait any longer.
@@ -283,29 +291,50 @@ impl Keeper {
         self.parts.amqp.drop();
         if first {
             // So that every status tells.
-            for known in self.known.values_mut() {
-                known.current = false;
-            }
-            self.parts.triggers.all();
+            self.look_at_all_again();
         }
+    }
+
+    fn look_at_all_again(&mut self) {
+        for known in self.known.values_mut() {
+            known.current = false;
+        }
+        self.parts.triggers.all();
     }
 
     async fn sweep(&mut self) {
         let Ok(snapshot) = self.look().await else { return };
+        self.compare(&snapshot);
+        self.orphans(&snapshot).await;
+        self.round += 1;
+        let turn = self.round % ROUNDS;
+        let names = self.known.keys().enumerate().filter(|(i, _)| i % ROUNDS == turn).map(|(_, name)| name.clone());
+        self.unrouted.extend(names.collect::<Vec<_>>());
+    }
+
+    /// Finds what others have changed, and has it repaired. Returns the businesses whose messages find their way.
+    fn compare(&mut self, snapshot: &Snapshot) -> HashSet<String> {
         let mut differ = HashSet::new();
         let mut drifts = HashMap::new();
+        let mut sound = HashSet::new();
         for (business, known) in &mut self.known {
             let plan = snapshot.plan(business, &known.desired.topology, Some(&known.desired.users));
             let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
             let news: Vec<String> = steps.iter().filter(|step| !known.left.contains(*step)).cloned().collect();
-            let lasting =
-                |problem: &&Problem| matches!(problem, Problem::Differs { .. } | Problem::MissingQueue { .. });
+            // What a plan already tells; the rest shows only when it is carried out.
+            let lasting = |problem: &&Problem| {
+                matches!(problem, Problem::Differs { .. } | Problem::MissingQueue { .. } | Problem::UserTaken { .. })
+            };
             let same_problems = plan.problems.iter().filter(lasting).eq(known.report.problems.iter().filter(lasting));
             if !steps.is_empty() || !same_problems || !known.report.is_clean() {
                 known.current = false;
                 differ.insert(business.clone());
             }
-            if !news.is_empty() {
+            if news.is_empty() {
+                if routes(&plan.problems) && routes(&known.report.problems) {
+                    sound.insert(business.clone());
+                }
+            } else {
                 drifts.insert(business.clone(), news);
             }
         }
@@ -314,11 +343,7 @@ impl Keeper {
             self.parts.drifted.lock().unwrap_or_else(PoisonError::into_inner).extend(drifts);
         }
         self.parts.triggers.businesses(&differ);
-        self.orphans(&snapshot).await;
-        self.round += 1;
-        let turn = self.round % ROUNDS;
-        let names = self.known.keys().enumerate().filter(|(i, _)| i % ROUNDS == turn).map(|(_, name)| name.clone());
-        self.unrouted.extend(names.collect::<Vec<_>>());
+        sound
     }
 
     /// Removes what nobody claims any more, once that has been so for a while. Queues with messages and streams stay.
@@ -372,10 +397,7 @@ impl Keeper {
     }
 
     async fn look_at_unrouted(&mut self) {
-        let ready = |business: &&String| {
-            self.known.get(*business).is_some_and(|known| known.current && routes(&known.report))
-                && !self.moving_now.contains(*business)
-        };
+        let ready = |business: &&String| self.known.contains_key(*business) && !self.moving_now.contains(*business);
         let names: Vec<String> = self.unrouted.iter().filter(ready).cloned().collect();
         if names.is_empty() {
             return;
@@ -393,12 +415,15 @@ impl Keeper {
             return;
         };
         let waiting: HashMap<String, u32> = waiting.into_iter().collect();
-        for name in names {
-            let Some(messages) = waiting.get(&name) else {
-                self.unrouted.remove(&name);
-                continue;
-            };
-            if self.moving_now.len() < MOVES {
+        self.unrouted.retain(|name| waiting.contains_key(name) || !names.contains(name));
+        if waiting.is_empty() {
+            return;
+        }
+        // Most likely a binding has just been lost: moved now, the first message would come back, behind all the others.
+        let Ok(snapshot) = self.look().await else { return };
+        let sound = self.compare(&snapshot);
+        for (name, messages) in waiting {
+            if self.moving_now.len() < MOVES && sound.contains(&name) {
                 tracing::info!(business = name, messages, "moving unrouted messages back");
                 self.unrouted.remove(&name);
                 self.moving_now.insert(name.clone());
@@ -433,8 +458,8 @@ impl Keeper {
 }
 
 /// Whether messages find their way. A queue that waits to be emptied, or a foreign policy, is in nobody's way.
-fn routes(report: &Report) -> bool {
-    !report.problems.iter().any(|p| matches!(p, Problem::Differs { .. } | Problem::Refused { .. }))
+fn routes(problems: &[Problem]) -> bool {
+    !problems.iter().any(|p| matches!(p, Problem::Differs { .. } | Problem::Refused { .. }))
 }
 
 /// What is to be done for one business.
