@@ -1,6 +1,10 @@
 //! Events, on change only: what a person sees in `kubectl describe`. One that can't be written is logged; nothing waits for it.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use kube::{
     Client,
@@ -17,14 +21,23 @@ const MAX_NOTE: usize = 1024;
 /// What passes by itself with every change.
 const QUIET: [&str; 4] = ["EdgesBehind", "Pending", "NotAccepted", "Deleting"];
 
+/// Texts that are remembered as said; when there are more, the worst that follows is an event of its own in the place of a higher count.
+const REMEMBERED: usize = 256;
+
 /// See the module.
 #[derive(Clone)]
-pub struct Notices(Recorder);
+pub struct Notices {
+    client: Client,
+    reporter: Reporter,
+    /// By text: a recorder takes every event with the same object and reason for a repeat, whatever it says, and keeps the first text.
+    recorders: Arc<Mutex<HashMap<String, Recorder>>>,
+}
 
 impl Notices {
     /// `instance` is this replica.
     pub fn new(client: Client, instance: String) -> Self {
-        Self(Recorder::new(client, Reporter { controller: MANAGER.to_owned(), instance: Some(instance) }))
+        let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(instance) };
+        Self { client, reporter, recorders: Arc::default() }
     }
 
     /// Events for conditions whose status or reason is another than before; how many.
@@ -69,10 +82,19 @@ impl Notices {
             action: action.to_owned(),
             secondary: None,
         };
-        match timeout(TIMEOUT, self.0.publish(&event, &stored.reference())).await {
+        match timeout(TIMEOUT, self.recorder(note).publish(&event, &stored.reference())).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(business = stored.owner(), reason, note, %error, "event not written"),
             Err(_) => tracing::warn!(business = stored.owner(), reason, note, "event not written in time"),
         }
+    }
+
+    fn recorder(&self, note: &str) -> Recorder {
+        let mut recorders = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorders.len() >= REMEMBERED && !recorders.contains_key(note) {
+            recorders.clear();
+        }
+        let new = || Recorder::new(self.client.clone(), self.reporter.clone());
+        recorders.entry(note.to_owned()).or_insert_with(new).clone()
     }
 }
