@@ -9,6 +9,8 @@
 //! - [`process`]: what both have in common.
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
+//! - [`hand`]: what a person does on the broker, past the operator.
+//! - [`witness`]: every state that a business's conditions pass through.
 //! - [`proxy`]: the trouble that networks make.
 //! - [`raw`]: bytes that no library sends.
 //! - [`traffic`]: senders and pushers that go on through trouble.
@@ -17,6 +19,7 @@ pub mod broker;
 pub mod client;
 pub mod cluster;
 pub mod edge;
+pub mod hand;
 pub mod mirror;
 pub mod operator;
 pub mod process;
@@ -25,3 +28,4 @@ pub mod raw;
 pub mod service;
 pub mod setup;
 pub mod traffic;
+pub mod witness;
