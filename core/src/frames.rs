@@ -123,7 +123,7 @@ pub enum ClientFrame {
     },
     /// Receipt of messages whose route asks for it.
     Received {
-        /// At most [`MAX_RECEIPTS`] ids.
+        /// 1 to [`MAX_RECEIPTS`] ids, each of 1 to [`crate::envelope::MAX_ID`] bytes.
         ids: Vec<String>,
     },
     /// For browsers.
@@ -237,6 +237,8 @@ pub enum CloseCode {
     Replaced,
     /// The business is gone.
     BusinessRemoved,
+    /// The business now travels another way (`Durable`, `Transient`): what the connection was fed by is gone. Come back.
+    DeliveryChanged,
 }
 
 impl CloseCode {
@@ -244,7 +246,7 @@ impl CloseCode {
     pub fn code(self) -> u16 {
         match self {
             Self::Normal => 1000,
-            Self::Drain => 1012,
+            Self::Drain | Self::DeliveryChanged => 1012,
             Self::Protocol => 1002,
             Self::Binary => 1003,
             Self::BadUtf8 => 1007,
@@ -273,6 +275,7 @@ impl CloseCode {
             Self::TooSlow => "too_slow",
             Self::Replaced => "replaced",
             Self::BusinessRemoved => "business_removed",
+            Self::DeliveryChanged => "delivery_changed",
         }
     }
 
@@ -291,7 +294,13 @@ impl CloseCode {
             Self::TooSlow => "too slow, reconnect with your cursor",
             Self::Replaced => "replaced by a newer connection, do not reconnect",
             Self::BusinessRemoved => "this business is gone",
+            Self::DeliveryChanged => "this business changed how it delivers, reconnect",
         }
+    }
+
+    /// Whether what is queued for the client is still written before the close frame: where it could not get it again.
+    pub fn flushes(self) -> bool {
+        matches!(self, Self::Drain | Self::DeliveryChanged)
     }
 }
 
@@ -319,7 +328,7 @@ mod tests {
 
     #[test]
     fn every_close_reason_fits_its_frame() {
-        for code in [CloseCode::Drain, CloseCode::Replaced, CloseCode::Binary] {
+        for code in [CloseCode::Drain, CloseCode::Replaced, CloseCode::Binary, CloseCode::DeliveryChanged] {
             assert!(code.reason().len() <= 123);
         }
     }

@@ -160,6 +160,13 @@ pub trait Broker: Send + Sync + 'static {
     /// Reads a piece of a business's stream from `from` on (the record at `from` included, where it exists), at most about `max_bytes`.
     fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>>;
 
+    /// Deletes what reading the pushes of a `Transient` business has left on the broker: nobody here will read them any more. Bounded in
+    /// time; where it fails, what is left expires by itself. Call it when the business's feed is dropped.
+    fn leave<'a>(&'a self, business: &'a str) -> BoxFuture<'a, ()> {
+        let _ = business;
+        Box::pin(std::future::ready(()))
+    }
+
     /// How the broker is.
     fn health(&self) -> watch::Receiver<Health>;
 

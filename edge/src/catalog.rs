@@ -1,15 +1,18 @@
-//! The businesses of this edge: replaced as a whole, each swapped atomically, the last good configuration of each kept.
+//! The businesses of this edge: each swapped atomically, the last good configuration of each kept.
 //!
-//! Written by a configuration source (a directory of files, `wirepost dev`), read by every request.
+//! Written by a configuration source (a directory of files, ConfigMaps of a cluster, `wirepost dev`), read by every request. A change of one
+//! business costs nothing for the others: their hubs are shared between the old map and the new one.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wirepost_core::{edge_config::BusinessConfig, frames::CloseCode};
+use wirepost_core::{edge_config::BusinessConfig, edge_config::Delivery, frames::CloseCode};
 
 use crate::{
     business::{BadConfig, Business},
@@ -19,19 +22,51 @@ use crate::{
     },
 };
 
+/// Longest wait of a business's new reader for the end of its old one: what that one takes to leave the broker, see
+/// [`Broker::leave`](crate::broker::Broker::leave), and a little more.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// See the module.
 pub struct Catalog {
     context: Arc<Context>,
-    hubs: ArcSwap<HashMap<String, Arc<Hub>>>,
+    hubs: ArcSwap<Hubs>,
     /// One change at a time; also each reader's way to end.
-    readers: Mutex<HashMap<String, CancellationToken>>,
+    readers: Mutex<HashMap<Arc<str>, Reader>>,
+    /// Counts changes of what is loaded.
+    version: watch::Sender<u64>,
+    /// Ends all readers.
+    stopping: CancellationToken,
     tasks: TaskTracker,
+}
+
+type Hubs = HashMap<Arc<str>, Arc<Hub>>;
+
+/// The reader of a hub; kept until it has ended, so that the next one of that business waits for it.
+struct Reader {
+    cancel: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// A change of one business.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Run it like this.
+    Set(Box<BusinessConfig>),
+    /// It is gone: its clients are closed with 4010.
+    Remove(String),
 }
 
 impl Catalog {
     /// An empty catalog.
     pub fn new(context: Arc<Context>) -> Self {
-        Self { context, hubs: ArcSwap::default(), readers: Mutex::default(), tasks: TaskTracker::new() }
+        Self {
+            context,
+            hubs: ArcSwap::default(),
+            readers: Mutex::default(),
+            version: watch::Sender::new(0),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// A business as configured now.
@@ -46,71 +81,147 @@ impl Catalog {
 
     /// Businesses and the hashes of their loaded configurations.
     pub fn hashes(&self) -> BTreeMap<String, String> {
-        self.hubs.load().iter().map(|(name, hub)| (name.clone(), hub.business().hash.clone())).collect()
+        self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.business().hash.clone())).collect()
     }
 
     /// How far each business's reader is behind the broker, in messages.
     pub fn lags(&self) -> BTreeMap<String, u64> {
-        self.hubs.load().iter().map(|(name, hub)| (name.clone(), hub.lag())).collect()
+        self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.lag())).collect()
     }
 
-    /// Makes exactly these businesses run. A bad configuration is returned with its reason and changes nothing for its business, which
-    /// keeps its last good one; a business that is not named is removed and its clients are closed with 4010. `keep` names businesses whose
-    /// declaration could not be read at all: they stay as they are.
+    /// Changes after every change of what is loaded.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Makes exactly these businesses run; one that is not named is removed. `keep` names businesses whose declaration could not be read at
+    /// all: they stay as they are. See [`Self::apply`].
     pub fn replace(&self, configs: Vec<BusinessConfig>, keep: &[String]) -> Vec<BadConfig> {
+        let stays =
+            |name: &str| keep.iter().any(|kept| kept == name) || configs.iter().any(|c| c.business_type == name);
+        let gone: Vec<_> =
+            self.hubs.load().keys().filter(|name| !stays(name)).map(|name| Change::Remove(name.to_string())).collect();
+        self.apply(gone.into_iter().chain(configs.into_iter().map(|config| Change::Set(Box::new(config)))))
+    }
+
+    /// Makes changes, all in one step; the other businesses are not touched. A bad configuration is returned with its reason and changes
+    /// nothing for its business, which keeps its last good one.
+    ///
+    /// A changed business goes on with its connections, unless its delivery changes: they end with 1012 then, and come back to a new hub.
+    pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Vec<BadConfig> {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.hubs.load_full();
-        let mut new = HashMap::with_capacity(configs.len());
+        readers.retain(|_, reader| !reader.ended.is_cancelled());
+        let mut turn = Turn { hubs: Hubs::clone(&self.hubs.load()), ..Turn::default() };
         let mut bad = Vec::new();
-        for name in keep {
-            if let Some(hub) = old.get(name) {
-                new.insert(name.clone(), Arc::clone(hub));
-            }
-        }
-        for config in configs {
-            let name = config.business_type.clone();
-            let present = old.get(&name);
-            if present.is_some_and(|hub| hub.business().config == config) {
-                new.extend(present.map(|hub| (name, Arc::clone(hub))));
-                continue;
-            }
-            match (Business::try_new(config), present) {
-                (Ok(business), Some(hub)) => {
-                    hub.update(Arc::new(business));
-                    new.insert(name, Arc::clone(hub));
-                }
-                (Ok(business), None) => {
-                    let hub = Arc::new(Hub::new(Arc::new(business), Arc::clone(&self.context)));
-                    let cancel = CancellationToken::new();
-                    self.tasks.spawn(reader::run(Arc::clone(&hub), cancel.clone()));
-                    readers.insert(name.clone(), cancel);
-                    new.insert(name, hub);
-                }
-                (Err(reason), present) => {
-                    self.context.metrics.bad_configs.inc();
-                    new.extend(present.map(|hub| (name, Arc::clone(hub))));
-                    bad.push(reason);
+        for change in changes {
+            match change {
+                Change::Remove(name) => turn.remove(&name),
+                Change::Set(config) => {
+                    if let Err(reason) = turn.set(*config, &self.context) {
+                        self.context.metrics.bad_configs.inc();
+                        bad.push(reason);
+                    }
                 }
             }
         }
-        let gone: Vec<_> = old.iter().filter(|(name, _)| !new.contains_key(*name)).collect();
-        self.hubs.store(Arc::new(new));
-        for (name, hub) in gone {
-            // After the swap, so that a client that comes back finds no business.
-            hub.close_all(CloseCode::BusinessRemoved);
-            if let Some(cancel) = readers.remove(name) {
-                cancel.cancel();
+        let Turn { hubs, changed, closed, started } = turn;
+        if !changed {
+            return bad;
+        }
+        self.hubs.store(Arc::new(hubs));
+        for (hub, code) in closed {
+            // After the swap, so that a client that comes back finds what is there now.
+            hub.close_all(code);
+            if let Some(reader) = readers.get(&hub.name) {
+                reader.cancel.cancel();
             }
         }
+        for hub in started {
+            let reader = Reader { cancel: self.stopping.child_token(), ended: CancellationToken::new() };
+            let (cancel, ended) = (reader.cancel.clone(), reader.ended.clone().drop_guard());
+            let before = readers.insert(Arc::clone(&hub.name), reader).map(|before| before.ended);
+            let stopping = self.stopping.clone();
+            self.tasks.spawn(async move {
+                if let Some(before) = before {
+                    let ended = timeout(PREDECESSOR_TIMEOUT, before.cancelled());
+                    tokio::select! {
+                        _ = ended => {}
+                        () = stopping.cancelled() => {}
+                    }
+                }
+                read(hub, cancel, stopping).await;
+                drop(ended);
+            });
+        }
+        self.version.send_modify(|version| *version += 1);
         bad
     }
 
     /// Ends every reader and waits for them.
     pub async fn stop(&self) {
-        for (_, cancel) in self.readers.lock().unwrap_or_else(PoisonError::into_inner).drain() {
-            cancel.cancel();
-        }
+        self.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
+
+/// Reads for a hub until `cancel`. Where the hub itself is over, nothing of its reading stays on the broker.
+async fn read(hub: Arc<Hub>, cancel: CancellationToken, stopping: CancellationToken) {
+    reader::run(Arc::clone(&hub), cancel).await;
+    if hub.is_closed() && hub.delivery() == Delivery::Transient {
+        tokio::select! {
+            () = hub.context.broker.leave(&hub.name) => {}
+            () = stopping.cancelled() => {}
+        }
+    }
+}
+
+/// One step of the catalog in the making.
+#[derive(Default)]
+struct Turn {
+    hubs: Hubs,
+    changed: bool,
+    closed: Vec<(Arc<Hub>, CloseCode)>,
+    started: Vec<Arc<Hub>>,
+}
+
+impl Turn {
+    fn set(&mut self, config: BusinessConfig, context: &Arc<Context>) -> Result<(), BadConfig> {
+        let present = self.hubs.get(config.business_type.as_str());
+        if present.is_some_and(|hub| hub.business().config == config) {
+            return Ok(());
+        }
+        let business = Arc::new(Business::try_new(config)?);
+        self.changed = true;
+        match present {
+            Some(hub) if hub.delivery() == business.config.delivery => hub.update(business),
+            present => {
+                let present = present.cloned();
+                self.close(present, CloseCode::DeliveryChanged);
+                let hub = Arc::new(Hub::new(business, Arc::clone(context)));
+                self.started.push(Arc::clone(&hub));
+                self.hubs.insert(Arc::clone(&hub.name), hub);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) {
+        let removed = self.hubs.remove(name);
+        self.changed |= removed.is_some();
+        self.close(removed, CloseCode::BusinessRemoved);
+    }
+
+    fn close(&mut self, hub: Option<Arc<Hub>>, code: CloseCode) {
+        let Some(hub) = hub else { return };
+        // One that came and went within this turn was never seen.
+        let seen = self.started.len();
+        self.started.retain(|started| !Arc::ptr_eq(started, &hub));
+        if self.started.len() == seen {
+            self.closed.push((hub, code));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

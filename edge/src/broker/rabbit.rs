@@ -52,6 +52,8 @@ pub const LOG_FILTER: &str = "lapin=off";
 
 /// Longest wait at the end for publishes in flight.
 const DRAIN_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_add(Duration::from_millis(500));
+/// Longest wait for a queue's deletion.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait at the end for connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -245,6 +247,18 @@ impl Broker for RabbitBroker {
                 return Err(ReadError("no stream address is configured".to_owned()));
             };
             durable::read(&client, business, from, max_bytes).await
+        }
+        .boxed()
+    }
+
+    fn leave<'a>(&'a self, business: &'a str) -> BoxFuture<'a, ()> {
+        async move {
+            // Without that connection nothing was consumed, and so nothing declared.
+            let Some(link) = self.consuming.get() else { return };
+            let deleted = timeout(LEAVE_TIMEOUT, transient::delete_queue(link, business, &self.config.edge)).await;
+            if let Err(reason) = deleted.unwrap_or_else(|_| Err(format!("no answer within {LEAVE_TIMEOUT:?}"))) {
+                tracing::debug!(business, reason, "this edge's queue was not deleted; it expires by itself");
+            }
         }
         .boxed()
     }

@@ -68,6 +68,8 @@ struct State {
     registry: Registry,
     /// `Transient` alone: whether the reader's queue is consumed.
     consuming: bool,
+    /// Why this hub is no more: who still comes is sent away at once.
+    closed: Option<CloseCode>,
 }
 
 /// Where a connection stands after a step of its catch-up.
@@ -98,7 +100,7 @@ impl Hub {
             name: business.name().into(),
             fetching: tokio::sync::Mutex::default(),
             business: ArcSwap::new(business),
-            state: Mutex::new(State { log, registry: Registry::default(), consuming: false }),
+            state: Mutex::new(State { log, registry: Registry::default(), consuming: false, closed: None }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
             lag: AtomicU64::new(0),
@@ -115,7 +117,12 @@ impl Hub {
         self.business.load_full()
     }
 
-    /// Takes a new configuration. The reader notices a change of delivery by itself.
+    /// How pushes of this business travel; the same for the whole life of a hub.
+    pub fn delivery(&self) -> Delivery {
+        self.business.load().config.delivery
+    }
+
+    /// Takes a new configuration of the same delivery.
     pub fn update(&self, business: Arc<Business>) {
         self.business.store(business);
         self.moved.send_modify(|n| *n += 1);
@@ -133,13 +140,18 @@ impl Hub {
 
     // --- connections
 
-    /// Registers a connection. The surplus of its identity, oldest first, is closed with 4009.
+    /// Registers a connection. The surplus of its identity, oldest first, is closed with 4009; who comes after [`Self::close_all`], with that
+    /// one's code.
     pub fn enter(&self, conn: &Arc<Conn>, tags: &[String]) {
         let max = self.business().config.limits.connections_per_id as usize;
         let mut state = self.lock();
         let replaced = state.registry.add(conn, tags, max);
         self.clients.send_replace(state.registry.len());
+        let closed = state.closed;
         drop(state);
+        if let Some(code) = closed {
+            conn.outbound.close(code);
+        }
         for old in replaced {
             old.outbound.close(CloseCode::Replaced);
         }
@@ -160,7 +172,7 @@ impl Hub {
     /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come. False: the reader is
     /// not attached.
     pub fn join_at_end(&self, conn: &Conn, greet: impl FnOnce(Option<Position>)) -> bool {
-        let delivery = self.business().config.delivery;
+        let delivery = self.delivery();
         let state = self.lock();
         let position = match delivery {
             Delivery::Durable => match state.log.position() {
@@ -223,12 +235,20 @@ impl Hub {
         entries.iter().filter(|entry| is_for(&state.registry, conn, entry, now)).cloned().collect()
     }
 
-    /// Ends every connection.
+    /// Ends every connection, and those that were let in before and enter later.
     pub fn close_all(&self, code: CloseCode) {
-        let conns: Vec<_> = self.lock().registry.iter().cloned().collect();
+        let mut state = self.lock();
+        state.closed = Some(code);
+        let conns: Vec<_> = state.registry.iter().cloned().collect();
+        drop(state);
         for conn in conns {
             conn.outbound.close(code);
         }
+    }
+
+    /// Whether [`Self::close_all`] ended it.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
     }
 
     /// How far the reader is behind the broker, in messages; 0 while nothing is read.

@@ -1,6 +1,7 @@
 //! Follows the pushes of one business while a client of it is here, and a while longer.
 //!
-//! One task per hub, owned by the catalog. Entries are made outside the hub's lock; only appending and handing out happen under it.
+//! One task per hub, owned by the catalog, which makes a new hub where the delivery changes. Entries are made outside the hub's lock; only
+//! appending and handing out happen under it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,31 +38,23 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
             present = clients.wait_for(|n| *n > 0) => if present.is_err() { return },
         }
         hub.context.metrics.readers.inc();
-        let delivery = hub.business().config.delivery;
-        let end = tokio::select! {
-            () = cancel.cancelled() => End::Idle,
-            end = follow(&hub, delivery) => end,
-        };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = follow(&hub) => {}
+        }
         hub.context.metrics.readers.dec();
         hub.set_lag(0);
-        hub.forget(match end {
-            End::Idle => None,
-            End::DeliveryChanged => Some(GapReason::Incarnation),
-        });
+        hub.forget(None);
         if cancel.is_cancelled() {
             return;
         }
     }
 }
 
-/// Why a reader stops.
-enum End {
-    Idle,
-    DeliveryChanged,
-}
-
-async fn follow(hub: &Hub, delivery: Delivery) -> End {
+/// Reads until nobody has been here for a while.
+async fn follow(hub: &Hub) {
     let context = &hub.context;
+    let delivery = hub.delivery();
     let mut feed = context.broker.tail(&hub.name, delivery, Start::Next);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,15 +89,12 @@ async fn follow(hub: &Hub, delivery: Delivery) -> End {
             _ = tick.tick() => {
                 hub.set_lag(feed.lag());
                 let business = hub.business();
-                if business.config.delivery != delivery {
-                    return End::DeliveryChanged;
-                }
                 let present = *hub.clients().borrow() > 0;
                 let since = idle_since.get_or_insert_with(Instant::now);
                 if present {
                     idle_since = None;
                 } else if since.elapsed() >= context.settings.linger {
-                    return End::Idle;
+                    return;
                 }
                 if reader.empty {
                     reader.mark();

@@ -136,11 +136,11 @@ impl Driver {
         Poll::Pending
     }
 
-    /// The peer takes nothing. A queue that is closing for any cause but a drain does not wait for it. Ready at the beginning of a stall, so
+    /// The peer takes nothing. A queue that is closing and not to be flushed does not wait for it. Ready at the beginning of a stall, so
     /// that its end is looked for in time.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Io> {
         match self.conn.outbound.poll_closing(cx) {
-            Poll::Ready(code) if code != CloseCode::Drain => Poll::Ready(Io::Goodbye(code)),
+            Poll::Ready(code) if !code.flushes() => Poll::Ready(Io::Goodbye(code)),
             _ if self.stall.is_some() => Poll::Pending,
             _ => {
                 self.stall = Some(Stall { since: Instant::now(), written: self.written.bytes() });

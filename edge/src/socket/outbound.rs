@@ -127,8 +127,8 @@ impl Outbound {
         true
     }
 
-    /// Ends the connection. The first cause counts. What is queued is still written where the client could not get it again, that is for a
-    /// drain; in all other cases it is dropped.
+    /// Ends the connection. The first cause counts. What is queued is still written where the client could not get it again
+    /// ([`CloseCode::flushes`]); in all other cases it is dropped.
     pub fn close(&self, code: CloseCode) {
         let mut inner = self.lock();
         if inner.closing.is_none() {
@@ -138,7 +138,7 @@ impl Outbound {
 
     fn end(&self, inner: &mut Inner, code: CloseCode) {
         inner.closing = Some(code);
-        if code != CloseCode::Drain {
+        if !code.flushes() {
             self.gauge.dec_by(inner.bytes as i64);
             inner.bytes = 0;
             inner.queue = VecDeque::new();

@@ -21,7 +21,7 @@ use lapin::{
     message::Delivery,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
-        QueuePurgeOptions,
+        QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -169,7 +169,6 @@ impl Reader {
     async fn attach(&self, live: &Live, first: bool) -> Result<Attachment, String> {
         let queue = names::edge_queue(&self.business, &self.edge);
         let exchange = names::push_exchange(&self.business);
-        let short = |text: &str| ShortString::try_new(text).map_err(|error| format!("{text}: {error}"));
         let (queue, exchange) = (short(&queue)?, short(&exchange)?);
 
         let mut channel = call("a channel", live.connection.create_channel()).await?;
@@ -275,6 +274,23 @@ impl Reader {
         }
         Some(())
     }
+}
+
+/// Deletes an edge's queue of a business, with what it holds.
+pub(super) async fn delete_queue(link: &Link, business: &str, edge: &str) -> Result<(), String> {
+    let mut status = link.status();
+    let wanted = timeout(CALL_TIMEOUT, status.wait_for(|status| status.live().is_some())).await;
+    let Ok(Ok(Some(live))) = wanted.map(|up| up.map(|status| status.live().cloned())) else {
+        return Err("there is no connection".to_owned());
+    };
+    let channel = call("a channel", live.connection.create_channel()).await?;
+    let queue = short(&names::edge_queue(business, edge))?;
+    // One that is not there is no error in AMQP.
+    call("deleting the queue", channel.queue_delete(queue, QueueDeleteOptions::default())).await.map(drop)
+}
+
+fn short(text: &str) -> Result<ShortString, String> {
+    ShortString::try_new(text).map_err(|error| format!("{text}: {error}"))
 }
 
 struct Attachment {
