@@ -73,7 +73,8 @@ impl App {
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let (public_address, admin_address) = (public.local_addr(), private.local_addr());
         tasks.spawn(public.serve(http::router(Arc::clone(&state)), accepting.clone()));
-        tasks.spawn(private.serve(admin::router(Arc::clone(&state)), administering.clone()));
+        let admin_router = admin::router(Arc::clone(&state), administering.clone());
+        tasks.spawn(private.serve(admin_router, administering.clone()));
         Ok(Self { state, public: public_address, admin: admin_address, accepting, administering, tasks })
     }
 

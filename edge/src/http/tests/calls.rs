@@ -2,6 +2,7 @@
 
 use rstest::rstest;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::admin;
@@ -91,7 +92,8 @@ async fn what_is_not_there_is_answered_in_the_same_form(
 #[tokio::test]
 async fn the_admin_port_tells_how_the_edge_is() {
     let edge = Edge::start().await;
-    let get = async |path: &str| call(admin::router(Arc::clone(&edge.state)), "GET", path, &[], Body::empty()).await;
+    let router = admin::router(Arc::clone(&edge.state), CancellationToken::new());
+    let get = async |path: &str| call(router.clone(), "GET", path, &[], Body::empty()).await;
     edge.stub.health.send_replace(Health::Away("connection refused".into()));
     edge.state.readiness.add("configuration");
     assert_eq!(get("/livez").await.status, StatusCode::OK, "liveness looks at the process alone");

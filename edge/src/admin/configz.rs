@@ -1,0 +1,125 @@
+//! `GET /configz`: what is loaded. The operator compares it with what it wrote, and with `?wait=` hears of a change as it happens.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State as Shared},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::Semaphore,
+    time::{Duration, Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{broker::Health, state::State};
+
+/// Longest wait for a change; more is taken as this much.
+const MAX_WAIT_SECONDS: u64 = 30;
+/// Requests that wait at the same time; two replicas of an operator have one each. Beyond it the answer comes at once.
+const MAX_WAITERS: usize = 16;
+
+struct Configs {
+    state: Arc<State>,
+    waiters: Semaphore,
+    closing: CancellationToken,
+}
+
+/// The route.
+pub(super) fn router(state: Arc<State>, closing: CancellationToken) -> Router {
+    let configs = Configs { state, waiters: Semaphore::new(MAX_WAITERS), closing };
+    Router::new().route("/configz", get(configz)).with_state(Arc::new(configs))
+}
+
+#[derive(Deserialize)]
+struct Params {
+    /// Seconds to wait for a change of what `If-None-Match` names.
+    wait: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(flatten)]
+    loaded: Loaded<'a>,
+    broker: &'static str,
+    /// Business → messages that its reader is behind the broker.
+    lags: BTreeMap<String, u64>,
+}
+
+/// The part that the tag stands for: health and lags change all the time, and nobody waits for them here.
+#[derive(Serialize)]
+struct Loaded<'a> {
+    edge: &'a str,
+    version: &'static str,
+    /// Business → hash of its configuration in use.
+    businesses: BTreeMap<String, String>,
+}
+
+async fn configz(
+    Shared(configs): Shared<Arc<Configs>>,
+    Query(Params { wait }): Query<Params>,
+    headers: HeaderMap,
+) -> Response {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let mut version = configs.state.catalog.version();
+    let deadline = Instant::now() + Duration::from_secs(wait.unwrap_or_default().min(MAX_WAIT_SECONDS));
+    let mut waiting = None;
+    loop {
+        version.mark_unchanged();
+        let loaded = configs.loaded();
+        let tag = tag(&loaded);
+        if !known.is_some_and(|known| matches(known, &tag)) {
+            return configs.answer(loaded, tag);
+        }
+        let unchanged = || (StatusCode::NOT_MODIFIED, [(header::ETAG, tag.clone())]).into_response();
+        if waiting.is_none() {
+            let Ok(place) = configs.waiters.try_acquire() else { return unchanged() };
+            waiting = Some(place);
+        }
+        tokio::select! {
+            changed = timeout_at(deadline, version.changed()) => if !matches!(changed, Ok(Ok(()))) {
+                return unchanged();
+            },
+            () = configs.closing.cancelled() => return unchanged(),
+        }
+    }
+}
+
+impl Configs {
+    fn loaded(&self) -> Loaded<'_> {
+        Loaded {
+            edge: &self.state.settings.edge,
+            version: env!("CARGO_PKG_VERSION"),
+            businesses: self.state.catalog.hashes(),
+        }
+    }
+
+    fn answer(&self, loaded: Loaded<'_>, tag: String) -> Response {
+        let broker = match *self.state.broker.health().borrow() {
+            Health::Up => "up",
+            Health::Blocked(_) => "blocked",
+            Health::Away(_) => "away",
+        };
+        let body = Body { loaded, broker, lags: self.state.catalog.lags() };
+        ([(header::ETAG, tag)], Json(body)).into_response()
+    }
+}
+
+/// Weak (RFC 9110, section 8.8.3): bodies of one tag may differ in what it does not stand for.
+fn tag(loaded: &Loaded<'_>) -> String {
+    let json = serde_json::to_vec(loaded).unwrap_or_default();
+    let mut hash = Sha256::digest(json).iter().fold(String::with_capacity(64), |hex, byte| format!("{hex}{byte:02x}"));
+    hash.truncate(32);
+    format!("W/\"{hash}\"")
+}
+
+/// Weak comparison (RFC 9110, section 13.1.2): the list may hold several tags.
+fn matches(known: &str, tag: &str) -> bool {
+    let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    known.split(',').any(|known| known.trim() == "*" || strong(known) == strong(tag))
+}
