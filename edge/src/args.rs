@@ -7,6 +7,7 @@ use clap::Parser;
 use crate::{
     broker::rabbit::{BadSettings, Config},
     settings::{Settings, TlsFiles},
+    source::Source,
 };
 
 /// The edge of wirepost: terminates WebSockets and carries messages between clients and RabbitMQ.
@@ -22,9 +23,12 @@ pub struct Args {
     /// Admin address: /livez, /readyz, /metrics, /configz.
     #[arg(long, env = "WIREPOST_ADMIN_LISTEN", default_value = "127.0.0.1:9090")]
     pub admin_listen: SocketAddr,
-    /// Directory with one JSON configuration per business.
-    #[arg(long, env = "WIREPOST_CONFIG_DIR")]
-    pub config_dir: PathBuf,
+    /// Where the configurations are.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Seconds that a business is kept whose ConfigMap is missing (--config-namespace).
+    #[arg(long, env = "WIREPOST_REMOVAL_GRACE_SECONDS", default_value = "60", value_parser = seconds)]
+    pub removal_grace_seconds: Duration,
     /// Key set that signs tickets (JSON); all edges share it. It is read again when it changes.
     #[arg(long, env = "WIREPOST_KEYS_FILE")]
     pub keys_file: PathBuf,
@@ -86,12 +90,25 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// Exactly one of the two.
+#[derive(Clone, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct SourceArgs {
+    /// Directory with one JSON configuration per business.
+    #[arg(long, env = "WIREPOST_CONFIG_DIR")]
+    pub config_dir: Option<PathBuf>,
+    /// Kubernetes namespace with one ConfigMap per business, labelled wirepost.dev/config=business. The API server is that of KUBECONFIG, else
+    /// that of the pod's service account.
+    #[arg(long, env = "WIREPOST_CONFIG_NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub config_namespace: Option<String>,
+}
+
 /// What the flags say: process, configurations, keys, broker.
 pub struct Parts {
     /// The process's settings.
     pub settings: Settings,
-    /// Directory of configurations.
-    pub config_dir: PathBuf,
+    /// Configurations.
+    pub source: Source,
     /// Key set.
     pub keys_file: PathBuf,
     /// RabbitMQ.
@@ -147,7 +164,8 @@ impl Args {
             name,
             listen,
             admin_listen,
-            config_dir,
+            source: SourceArgs { config_dir, config_namespace },
+            removal_grace_seconds,
             keys_file,
             tls_certificate,
             tls_key,
@@ -187,6 +205,37 @@ impl Args {
             drain_deadline: drain_deadline_seconds,
             ..Settings::default()
         };
-        Parts { settings, config_dir, keys_file, rabbit }
+        let source = match (config_dir, config_namespace) {
+            (Some(directory), _) => Source::Directory(directory),
+            // Clap lets neither both nor none of them pass.
+            (None, namespace) => {
+                Source::Kubernetes { namespace: namespace.unwrap_or_default(), removal_grace: removal_grace_seconds }
+            }
+        };
+        Parts { settings, source, keys_file, rabbit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(source: &[&str]) -> Result<Source, String> {
+        let rest = ["wirepost-edge", "--keys-file=k", "--amqp=amqp://x"];
+        let args = Args::try_parse_from(rest.iter().chain(source)).map_err(|error| error.to_string())?;
+        Ok(args.into_parts().source)
+    }
+
+    #[test]
+    fn configurations_come_from_one_place() {
+        assert_eq!(parse(&["--config-dir=d"]), Ok(Source::Directory("d".into())));
+        let removal_grace = Duration::from_millis(500);
+        let kubernetes = Source::Kubernetes { namespace: "ns".into(), removal_grace };
+        assert_eq!(parse(&["--config-namespace=ns", "--removal-grace-seconds=0.5"]), Ok(kubernetes));
+        for wrong in [&[][..], &["--config-dir=d", "--config-namespace=ns"]] {
+            let error = parse(wrong).unwrap_err();
+            assert!(error.contains("--config-dir") && error.contains("--config-namespace"), "{error}");
+        }
+        assert!(parse(&["--config-namespace="]).is_err());
     }
 }

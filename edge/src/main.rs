@@ -13,7 +13,7 @@ use wirepost_edge::{
     broker::rabbit::{LOG_FILTER, RabbitBroker},
     identity::keys::KeyRing,
     readiness::Readiness,
-    source::Directory,
+    source::{self, Source, directory::Directory, kubernetes::ConfigMaps},
 };
 
 #[global_allocator]
@@ -57,10 +57,21 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let keys = Arc::new(KeyRing::load(parts.keys_file).await?);
     let broker = RabbitBroker::start(parts.rabbit.into_config(&parts.settings.edge)?)?;
     let readiness = Arc::new(Readiness::default());
+    readiness.add(source::PART);
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
     let app = App::start(parts.settings, Arc::clone(&keys), Arc::new(broker), Arc::clone(&readiness)).await?;
     tracing::info!(public = %app.public, admin = %app.admin, "listening");
-    tasks.spawn(Directory::new(parts.config_dir, Arc::clone(&app.state.catalog), readiness).run(cancel.clone()));
+    let (catalog, metrics) = (Arc::clone(&app.state.catalog), Arc::clone(&app.state.metrics));
+    match parts.source {
+        Source::Directory(path) => {
+            tasks.spawn(Directory::new(path, catalog, metrics, readiness).run(cancel.clone()));
+        }
+        Source::Kubernetes { namespace, removal_grace } => {
+            let config_maps = source::kubernetes::connect(&namespace).await?;
+            let source = ConfigMaps::new(config_maps, removal_grace, catalog, metrics, readiness);
+            tasks.spawn(source.run(cancel.clone()));
+        }
+    }
     tasks.spawn(keys.watch(cancel.clone()));
     tokio::select! {
         _ = terminate.recv() => {}

@@ -46,6 +46,8 @@ pub struct Metrics {
     pub reader_lag: Gauge,
     /// Configurations refused, the last good one kept.
     pub bad_configs: Counter,
+    /// Troubles with the watch of the ConfigMaps; what is loaded stays.
+    pub config_watch_errors: Counter,
     /// Failed accepts.
     pub accept_errors: Counter,
 }
@@ -103,6 +105,7 @@ impl Default for Metrics {
             readers: metric!("readers", "Businesses that are read at the moment"),
             reader_lag: metric!("reader_lag", "Messages that the reader furthest behind the broker has still to read"),
             bad_configs: metric!("bad_configs", "Configurations refused, the last good one kept"),
+            config_watch_errors: metric!("config_watch_errors", "Troubles with the watch of the ConfigMaps"),
             accept_errors: metric!("accept_errors", "Failed accepts"),
             registry,
         }

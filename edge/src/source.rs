@@ -1,109 +1,29 @@
-//! Where configurations come from: a directory with one JSON file per business.
+//! Where configurations come from: a directory with a file per business, or a namespace with a ConfigMap per business.
 //!
-//! Files are looked at every [`INTERVAL`] and compared by content, because a mounted ConfigMap changes by a symlink swap. Each file is
-//! parsed whole; where one can't be read, its business keeps the last good configuration.
+//! Both parse each configuration whole, keep the last good one where a new one can't be read, and let the edge be ready only after their
+//! first complete load.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use tokio_util::sync::CancellationToken;
-use wirepost_core::edge_config::BusinessConfig;
+pub mod directory;
+pub mod kubernetes;
 
-use crate::{catalog::Catalog, readiness::Readiness, reload};
-
-/// How often the directory is looked at.
-pub const INTERVAL: Duration = Duration::from_secs(1);
-/// What `/readyz` waits for.
+/// What `/readyz` waits for. Added before the edge listens, so that it is never ready by mistake.
 pub const PART: &str = "configuration";
 
-/// A directory of configurations.
-pub struct Directory {
-    path: PathBuf,
-    catalog: Arc<Catalog>,
-    readiness: Arc<Readiness>,
-    /// Content of each file at the last look, and the business that it last gave.
-    seen: BTreeMap<PathBuf, (Vec<u8>, Option<String>)>,
-}
+/// How long a business is kept whose ConfigMap is missing.
+pub const REMOVAL_GRACE: Duration = Duration::from_mins(1);
 
-impl Directory {
-    /// Nothing is read yet; the edge is not ready before the first complete load.
-    pub fn new(path: PathBuf, catalog: Arc<Catalog>, readiness: Arc<Readiness>) -> Self {
-        readiness.add(PART);
-        Self { path, catalog, readiness, seen: BTreeMap::new() }
-    }
-
-    /// Follows the directory until `cancel`.
-    pub async fn run(mut self, cancel: CancellationToken) {
-        let mut failed = None;
-        let mut loaded = false;
-        loop {
-            match self.files().await {
-                Ok(files) => {
-                    failed = None;
-                    let seen = self.seen.iter().map(|(path, (content, _))| (path, content));
-                    if !loaded || seen.ne(&files) {
-                        self.load(files);
-                        loaded = true;
-                    }
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if failed.as_ref() != Some(&reason) {
-                        tracing::error!(directory = %self.path.display(), reason, "cannot read the configurations; what is loaded stays in use");
-                        failed = Some(reason);
-                    }
-                }
-            }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
-            }
-        }
-    }
-
-    async fn files(&self) -> std::io::Result<BTreeMap<PathBuf, Vec<u8>>> {
-        let mut files = BTreeMap::new();
-        let mut entries = tokio::fs::read_dir(&self.path).await?;
-        while let Some(entry) = entries.next_entry().await? {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                let content = reload::read(&path).await?;
-                files.insert(path, content);
-            }
-        }
-        Ok(files)
-    }
-
-    fn load(&mut self, files: BTreeMap<PathBuf, Vec<u8>>) {
-        let (mut configs, mut keep, mut seen) = (Vec::new(), Vec::new(), BTreeMap::new());
-        for (path, content) in files {
-            let business = match serde_json::from_slice::<BusinessConfig>(&content) {
-                Ok(config) => {
-                    let business = config.business_type.clone();
-                    configs.push(config);
-                    Some(business)
-                }
-                Err(error) => {
-                    let last = self.last_good(&path);
-                    tracing::error!(file = %path.display(), %error, business = last, "configuration can't be read; the last good one stays in use");
-                    keep.extend(last.clone());
-                    last
-                }
-            };
-            seen.insert(path, (content, business));
-        }
-        for bad in self.catalog.replace(configs, &keep) {
-            tracing::error!(reason = %bad, "configuration can't be run; the last good one stays in use");
-        }
-        self.seen = seen;
-        self.readiness.done(PART);
-    }
-
-    fn last_good(&self, path: &Path) -> Option<String> {
-        self.seen.get(path).and_then(|(_, business)| business.clone())
-    }
+/// What the flags name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// See [`directory`].
+    Directory(PathBuf),
+    /// See [`kubernetes`].
+    Kubernetes {
+        /// Where the ConfigMaps are.
+        namespace: String,
+        /// [`REMOVAL_GRACE`] by default.
+        removal_grace: Duration,
+    },
 }

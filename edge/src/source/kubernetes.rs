@@ -1,0 +1,249 @@
+//! A ConfigMap per business in one namespace, found by a label and followed by a watch.
+//!
+//! *Flow*: a complete list, then every change as it comes; what arrives together is applied together, in one step of the catalog. A watch
+//! that breaks is taken up again with backoff and jitter; where the API server has forgotten the place, by another list.
+//! *Guarantees*: a ConfigMap that can't be read keeps its business's last good configuration and disturbs no other. While the API server is
+//! away everything loaded stays. The label `wirepost.dev/removed=true` removes a business at once; one whose ConfigMap is merely missing is
+//! kept for a while, and the API server is asked again before it goes.
+//! *Rights*: get, list and watch on ConfigMaps of that namespace (`charts/wirepost/files/edge-rules.yaml`).
+
+use std::{collections::VecDeque, future::pending, pin::pin, sync::Arc};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, Config,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event},
+    },
+};
+use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::PART;
+use crate::{
+    catalog::{Catalog, Change},
+    metrics::Metrics,
+    readiness::Readiness,
+};
+
+mod ledger;
+
+use ledger::{Finding, Ledger, Outcome, Question};
+
+/// Which ConfigMaps are ours.
+pub const SELECTOR: &str = "wirepost.dev/config=business";
+/// Seconds after which the API server ends a watch and it is taken up again. A connection that is dead without a word is noticed only
+/// then; kube's default is 290.
+const WATCH_SECONDS: u32 = 60;
+/// Longest silence of the API server within an answer, for lists as well; above [`WATCH_SECONDS`].
+const READ_TIMEOUT: Duration = Duration::from_secs(75);
+/// Longest time for one ConfigMap.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Events that are applied together at most, so that others on this executor have their turn.
+const BATCH: usize = 64;
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No configuration.
+    #[error(
+        "cannot find an API server for --config-namespace: set KUBECONFIG, or run in a pod with a service account: {0}"
+    )]
+    Config(#[from] Box<kube::config::InferConfigError>),
+    /// The configuration can't be used.
+    #[error("cannot use the API server's configuration: {0}")]
+    Client(#[from] Box<kube::Error>),
+}
+
+/// The ConfigMaps of a namespace, by KUBECONFIG or else by the pod's service account. Nothing is asked yet.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect(namespace: &str) -> Result<Api<ConfigMap>, ConnectError> {
+    let mut config = Config::infer().await.map_err(Box::new)?;
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.reset_reader_on_write = true;
+    let client = Client::try_from(config).map_err(Box::new)?;
+    Ok(Api::namespaced(client, namespace))
+}
+
+/// See the module.
+pub struct ConfigMaps {
+    api: Api<ConfigMap>,
+    ledger: Ledger,
+    catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    /// One at a time.
+    questions: VecDeque<Question>,
+    /// What was last said of the API server.
+    trouble: Option<String>,
+}
+
+type Answer = (String, Result<Option<ConfigMap>, String>);
+
+impl ConfigMaps {
+    /// Nothing is read yet; [`PART`] is done after the first complete list. `grace`: how long a business is kept whose ConfigMap is missing.
+    pub fn new(
+        api: Api<ConfigMap>,
+        grace: Duration,
+        catalog: Arc<Catalog>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+    ) -> Self {
+        let ledger = Ledger::new(grace);
+        Self { api, ledger, catalog, metrics, readiness, questions: VecDeque::new(), trouble: None }
+    }
+
+    /// Follows the namespace until `cancel`.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let config = watcher::Config::default().labels(SELECTOR).timeout(WATCH_SECONDS);
+        let events = watcher::watcher(self.api.clone(), config).default_backoff();
+        // It has no end of its own.
+        let mut events = pin!(events.chain(stream::pending()));
+        let mut asking: Option<BoxFuture<'static, Answer>> = None;
+        loop {
+            if asking.is_none() {
+                asking = self.questions.pop_front().map(|question| ask(self.api.clone(), question));
+            }
+            let due = self.ledger.next_due();
+            let mut step = Step::default();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                Some(event) = events.next() => self.take(event, &mut step),
+                answer = async { if let Some(asking) = asking.as_mut() { asking.await } else { pending().await } } => {
+                    asking = None;
+                    self.answered(answer, &mut step.out);
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.ledger.due(Instant::now(), &mut step.out);
+                }
+            }
+            for _ in 1..BATCH {
+                let Some(Some(event)) = events.next().now_or_never() else { break };
+                self.take(event, &mut step);
+            }
+            self.carry_out(step);
+            // A list is a row of events that are all there already.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn take(&mut self, event: watcher::Result<Event<ConfigMap>>, step: &mut Step) {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                self.metrics.config_watch_errors.inc();
+                return self.troubled(error.to_string(), is_forbidden(&error));
+            }
+        };
+        if self.trouble.take().is_some() {
+            tracing::info!("the configurations are followed again");
+        }
+        let (now, out) = (Instant::now(), &mut step.out);
+        match event {
+            Event::Init => self.ledger.list_begins(),
+            Event::InitApply(config_map) => self.ledger.listed(config_map, now, out),
+            Event::InitDone => {
+                self.ledger.list_ends(now, out);
+                step.complete = true;
+            }
+            Event::Apply(config_map) => self.ledger.apply(&config_map, now, out),
+            Event::Delete(config_map) => {
+                let name = config_map.metadata.name.unwrap_or_default();
+                self.ledger.delete(&name, now, out);
+            }
+        }
+    }
+
+    fn answered(&mut self, (business, answer): Answer, out: &mut Outcome) {
+        let answer = answer.map_err(|reason| self.troubled(reason, false));
+        self.ledger.answered(&business, answer.as_ref().map(Option::as_ref).map_err(|&()| ()), Instant::now(), out);
+    }
+
+    fn carry_out(&mut self, step: Step) {
+        let Step { complete, out: Outcome { changes, questions, findings } } = step;
+        self.questions.extend(questions);
+        for finding in findings {
+            self.metrics.bad_configs.inc();
+            match finding {
+                Finding::Broken { config_map, business, reason } => {
+                    tracing::error!(
+                        config_map,
+                        business,
+                        reason,
+                        "configuration can't be read; the last good one stays in use"
+                    );
+                }
+                Finding::Rival { config_map, business, decides } => {
+                    tracing::error!(
+                        config_map,
+                        business,
+                        decides,
+                        "another ConfigMap decides over this business; delete one of the two"
+                    );
+                }
+            }
+        }
+        for change in &changes {
+            match change {
+                Change::Set(config) => tracing::debug!(business = config.business_type, "configuration changes"),
+                Change::Remove(business) => tracing::info!(business, "business is gone"),
+            }
+        }
+        for bad in self.catalog.apply(changes) {
+            tracing::error!(reason = %bad, "configuration can't be run; the last good one stays in use");
+        }
+        if complete {
+            self.readiness.done(PART);
+        }
+    }
+
+    /// Said once, not at each attempt.
+    fn troubled(&mut self, reason: String, forbidden: bool) {
+        if self.trouble.as_ref() == Some(&reason) {
+            return;
+        }
+        if forbidden {
+            tracing::error!(
+                reason,
+                "the configurations can't be followed: this edge's account needs get, list and watch on configmaps of the namespace"
+            );
+        } else {
+            tracing::warn!(reason, "the configurations are not followed at the moment; what is loaded stays in use");
+        }
+        self.trouble = Some(reason);
+    }
+}
+
+/// What one turn of the loop came to.
+#[derive(Default)]
+struct Step {
+    out: Outcome,
+    /// A list has ended.
+    complete: bool,
+}
+
+fn ask(api: Api<ConfigMap>, question: Question) -> BoxFuture<'static, Answer> {
+    let Question { config_map, business } = question;
+    async move {
+        let answer = match timeout(ANSWER_TIMEOUT, api.get_opt(&config_map)).await {
+            Ok(answer) => answer.map_err(|error| format!("asking for ConfigMap {config_map}: {error}")),
+            Err(_) => Err(format!("asking for ConfigMap {config_map}: no answer within {ANSWER_TIMEOUT:?}")),
+        };
+        (business, answer)
+    }
+    .boxed()
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => matches!(status.code, 401 | 403),
+        _ => false,
+    }
+}

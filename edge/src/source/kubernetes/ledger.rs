@@ -1,0 +1,326 @@
+//! What the ConfigMaps of the namespace say, and what follows for the businesses. No I/O: the caller tells what it sees and carries out
+//! what [`Outcome`] asks for.
+//!
+//! Of a ConfigMap a digest is kept, not its text: the parsed configuration lives in the catalog. Both maps have an entry for each ConfigMap
+//! that is there, or was until lately; the cluster bounds them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Duration, Instant};
+use wirepost_core::edge_config::BusinessConfig;
+
+use crate::catalog::Change;
+
+/// What the operator's ConfigMaps are called, before the business's name. Of two ConfigMaps of one business the one so named decides.
+const PREFIX: &str = "wirepost-business-";
+/// The configuration as JSON.
+const KEY: &str = "config.json";
+/// Says that the business goes now: `true`.
+const REMOVED_LABEL: &str = "wirepost.dev/removed";
+/// Until the API server is asked again about a ConfigMap that is missing, where it did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    grace: Duration,
+    config_maps: HashMap<String, Seen>,
+    businesses: HashMap<String, Claim>,
+    /// Businesses whose ConfigMap is missing, and until when they are kept.
+    leaving: HashMap<String, Instant>,
+    /// Names that the list under way has shown so far, and what waits for its end.
+    listing: Option<Listing>,
+}
+
+#[derive(Debug, Default)]
+struct Listing {
+    names: HashSet<String>,
+    /// ConfigMaps of other names come last, so that they are never taken for a moment.
+    later: Vec<ConfigMap>,
+}
+
+/// A ConfigMap as seen last.
+#[derive(Debug)]
+struct Seen {
+    /// `None`: to be read anew, whatever it holds.
+    digest: Option<[u8; 32]>,
+    removed: bool,
+    /// The business that it last gave; it stays where the text can't be read any more.
+    business: Option<String>,
+}
+
+/// Who decides over a business.
+#[derive(Debug)]
+struct Claim {
+    by: String,
+    state: State,
+    /// Further ConfigMaps of the business.
+    rivals: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It runs.
+    Live,
+    /// Its ConfigMap says that it goes.
+    Removed,
+    /// Its ConfigMap is missing; see `leaving`.
+    Leaving,
+    /// The API server is asked about its ConfigMap.
+    Asked,
+}
+
+/// What to do now.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// For the catalog, in order.
+    pub(super) changes: Vec<Change>,
+    /// Questions to the API server.
+    pub(super) questions: Vec<Question>,
+    /// For the log.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// A ConfigMap to read by itself; [`Ledger::answered`] takes the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) config_map: String,
+    pub(super) business: String,
+}
+
+/// A ConfigMap that is not followed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// It can't be read; the business keeps its last good configuration, where there is one.
+    Broken { config_map: String, business: Option<String>, reason: String },
+    /// Another one decides over its business.
+    Rival { config_map: String, business: String, decides: String },
+}
+
+impl Ledger {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { grace, config_maps: HashMap::new(), businesses: HashMap::new(), leaving: HashMap::new(), listing: None }
+    }
+
+    /// A complete list begins.
+    pub(super) fn list_begins(&mut self) {
+        self.listing = Some(Listing::default());
+    }
+
+    /// A ConfigMap of the list.
+    pub(super) fn listed(&mut self, config_map: ConfigMap, now: Instant, out: &mut Outcome) {
+        let Some(listing) = &mut self.listing else { return self.apply(&config_map, now, out) };
+        let name = config_map.metadata.name.clone().unwrap_or_default();
+        let ours = name.starts_with(PREFIX);
+        listing.names.insert(name);
+        if ours {
+            self.apply(&config_map, now, out);
+        } else {
+            listing.later.push(config_map);
+        }
+    }
+
+    /// The list is complete: what it did not show is missing.
+    pub(super) fn list_ends(&mut self, now: Instant, out: &mut Outcome) {
+        let Some(Listing { names, later }) = self.listing.take() else { return };
+        for config_map in later {
+            self.apply(&config_map, now, out);
+        }
+        let missing: Vec<_> = self.config_maps.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in missing {
+            self.delete(&name, now, out);
+        }
+    }
+
+    /// A ConfigMap is there, with this content.
+    pub(super) fn apply(&mut self, config_map: &ConfigMap, now: Instant, out: &mut Outcome) {
+        let Some(name) = config_map.metadata.name.as_deref() else { return };
+        let text = config_map.data.as_ref().and_then(|data| data.get(KEY)).map(String::as_str);
+        let labels = config_map.metadata.labels.as_ref();
+        let removed = labels.is_some_and(|labels| labels.get(REMOVED_LABEL).is_some_and(|value| value == "true"));
+        let digest = Some(Sha256::digest(text.unwrap_or_default()).into());
+        let known = self.config_maps.get(name);
+        if known.is_some_and(|seen| seen.digest == digest && seen.removed == removed) {
+            return self.is_there(name);
+        }
+        let before = known.and_then(|seen| seen.business.clone());
+        let parsed = parse(text);
+        if removed {
+            let named = || parsed.ok().map(|config| config.business_type);
+            let business = before.or_else(named).or_else(|| name.strip_prefix(PREFIX).map(str::to_owned));
+            self.note(name, Seen { digest, removed, business: business.clone() });
+            if let Some(business) = business {
+                self.remove(name, &business, out);
+            }
+            return;
+        }
+        match parsed {
+            Ok(config) => {
+                let business = config.business_type.clone();
+                if let Some(before) = before.filter(|before| *before != business) {
+                    // As if it were deleted: perhaps another ConfigMap takes that business over.
+                    self.misses(name, &before, now, out);
+                }
+                self.note(name, Seen { digest, removed, business: Some(business) });
+                self.claim(name, config, out);
+            }
+            Err(reason) => {
+                self.note(name, Seen { digest, removed, business: before.clone() });
+                self.is_there(name);
+                out.findings.push(Finding::Broken { config_map: name.to_owned(), business: before, reason });
+            }
+        }
+    }
+
+    /// A ConfigMap was deleted, or is missing.
+    pub(super) fn delete(&mut self, name: &str, now: Instant, out: &mut Outcome) {
+        match self.config_maps.get(name).map(|seen| seen.business.clone()) {
+            Some(Some(business)) => self.misses(name, &business, now, out),
+            Some(None) => drop(self.config_maps.remove(name)),
+            None => {}
+        }
+    }
+
+    /// When the next business has been without its ConfigMap for long enough.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.leaving.values().min().copied()
+    }
+
+    /// Before a business goes because its ConfigMap is missing, the API server is asked once more: while it is away, nothing is known.
+    pub(super) fn due(&mut self, now: Instant, out: &mut Outcome) {
+        let due: Vec<_> = self.leaving.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        for business in due {
+            self.leaving.remove(&business);
+            if let Some(claim) = self.businesses.get_mut(&business) {
+                claim.state = State::Asked;
+                out.questions.push(Question { config_map: claim.by.clone(), business });
+            }
+        }
+    }
+
+    /// What the API server said; `Err` = nothing.
+    pub(super) fn answered(
+        &mut self,
+        business: &str,
+        answer: Result<Option<&ConfigMap>, ()>,
+        now: Instant,
+        out: &mut Outcome,
+    ) {
+        if let Ok(Some(config_map)) = answer {
+            self.apply(config_map, now, out);
+        }
+        // Where the watch was faster, the answer is old.
+        let Some(claim) = self.businesses.get_mut(business).filter(|claim| claim.state == State::Asked) else { return };
+        if answer.is_err() {
+            claim.state = State::Leaving;
+            self.leaving.insert(business.to_owned(), now + ASK_AGAIN);
+        } else {
+            // Missing, or it speaks of another business now.
+            self.gone(business, out);
+        }
+    }
+
+    fn note(&mut self, name: &str, seen: Seen) {
+        self.config_maps.insert(name.to_owned(), seen);
+    }
+
+    /// It came back, or never went.
+    fn is_there(&mut self, name: &str) {
+        let Some(business) = self.config_maps.get(name).and_then(|seen| seen.business.as_ref()) else { return };
+        if let Some(claim) = self.businesses.get_mut(business)
+            && claim.by == name
+            && claim.state != State::Removed
+        {
+            claim.state = State::Live;
+            self.leaving.remove(business);
+        }
+    }
+
+    fn claim(&mut self, name: &str, config: BusinessConfig, out: &mut Outcome) {
+        let business = config.business_type.clone();
+        let claim = self.businesses.entry(business.clone()).or_insert_with(|| Claim::new(name));
+        if claim.by != name && !claim.yields_to(name, &business, out) {
+            return;
+        }
+        claim.state = State::Live;
+        self.leaving.remove(&business);
+        out.changes.push(Change::Set(Box::new(config)));
+    }
+
+    fn remove(&mut self, name: &str, business: &str, out: &mut Outcome) {
+        let claim = self.businesses.entry(business.to_owned()).or_insert_with(|| Claim::new(name));
+        if claim.by != name {
+            if name.strip_prefix(PREFIX) != Some(business) {
+                claim.rivals.remove(name);
+                return;
+            }
+            claim.yields_to(name, business, out);
+        }
+        claim.state = State::Removed;
+        self.leaving.remove(business);
+        out.changes.push(Change::Remove(business.to_owned()));
+    }
+
+    fn misses(&mut self, name: &str, business: &str, now: Instant, out: &mut Outcome) {
+        let Some(claim) = self.businesses.get_mut(business) else { return };
+        if claim.by != name {
+            claim.rivals.remove(name);
+            self.config_maps.remove(name);
+            return;
+        }
+        match claim.state {
+            State::Live => {
+                claim.state = State::Leaving;
+                self.leaving.insert(business.to_owned(), now + self.grace);
+            }
+            State::Removed => self.gone(business, out),
+            State::Leaving | State::Asked => {}
+        }
+    }
+
+    /// The ConfigMap that decided is no more: another one takes its place, or the business goes.
+    fn gone(&mut self, business: &str, out: &mut Outcome) {
+        let Some(claim) = self.businesses.get_mut(business) else { return };
+        if self.config_maps.get(&claim.by).is_some_and(|seen| seen.business.as_deref() == Some(business)) {
+            self.config_maps.remove(&claim.by);
+        }
+        let Some(next) = claim.rivals.pop_first() else {
+            self.businesses.remove(business);
+            out.changes.push(Change::Remove(business.to_owned()));
+            return;
+        };
+        claim.by.clone_from(&next);
+        claim.state = State::Asked;
+        if let Some(seen) = self.config_maps.get_mut(&next) {
+            seen.digest = None;
+        }
+        out.questions.push(Question { config_map: next, business: business.to_owned() });
+    }
+}
+
+impl Claim {
+    fn new(by: &str) -> Self {
+        Self { by: by.to_owned(), state: State::Live, rivals: BTreeSet::new() }
+    }
+
+    /// Lets the one with the proper name decide; whoever does not is reported and kept in mind.
+    fn yields_to(&mut self, name: &str, business: &str, out: &mut Outcome) -> bool {
+        let yields = name.strip_prefix(PREFIX) == Some(business);
+        let loser = if yields { std::mem::replace(&mut self.by, name.to_owned()) } else { name.to_owned() };
+        self.rivals.remove(name);
+        let (config_map, decides) = (loser.clone(), self.by.clone());
+        self.rivals.insert(loser);
+        out.findings.push(Finding::Rival { config_map, business: business.to_owned(), decides });
+        yields
+    }
+}
+
+fn parse(text: Option<&str>) -> Result<BusinessConfig, String> {
+    let text = text.ok_or_else(|| format!("it has no key {KEY}"))?;
+    serde_json::from_str(text).map_err(|error| format!("{KEY}: {error}"))
+}
+
+#[cfg(test)]
+mod tests;
