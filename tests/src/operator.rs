@@ -168,6 +168,28 @@ impl World {
         Ok(())
     }
 
+    /// Everything that the vhost has: objects, permissions, and users with their passwords' hashes, which change with each writing.
+    pub async fn broker_objects(&self) -> Result<Value> {
+        let (broker, vhost) = (&self.setup.vhost().broker, &self.setup.vhost().name);
+        let get = async |path: String| -> Result<Value> {
+            Ok(serde_json::from_str(&broker.call("GET", &format!("/api/{path}"), "").await?)?)
+        };
+        let mut objects = get(format!("definitions/{vhost}")).await?;
+        for list in objects.as_object_mut().into_iter().flat_map(|all| all.values_mut()).filter_map(Value::as_array_mut)
+        {
+            list.sort_by_key(ToString::to_string);
+        }
+        let mut permissions = get(format!("vhosts/{vhost}/permissions")).await?;
+        let mut users = Vec::new();
+        if let Some(permissions) = permissions.as_array_mut() {
+            permissions.sort_by_key(ToString::to_string);
+            for name in permissions.iter().filter_map(|p| p["user"].as_str()) {
+                users.push(get(format!("users/{name}")).await?);
+            }
+        }
+        Ok(json!({"objects": objects, "permissions": permissions, "users": users}))
+    }
+
     /// What `kubectl describe` shows of a business of the team: its events, in no order.
     pub async fn events(&self, name: &str) -> Result<Vec<Event>> {
         let api: Api<Event> = self.cluster.api(&self.team.name);
