@@ -24,6 +24,14 @@ use crate::{
     writer::{self, SecretState},
 };
 
+/// A declaration that was accepted.
+#[derive(Clone)]
+struct Good {
+    compiled: Arc<Compiled>,
+    /// Name of the access Secret.
+    secret: Option<String>,
+}
+
 /// Between two looks at an access Secret, which can't be watched without a right to read all Secrets.
 const SECRET_LOOK: Duration = Duration::from_secs(20);
 /// Problems that a message names; the rest is counted.
@@ -92,21 +100,20 @@ pub fn error_policy(stored: Arc<Stored>, error: &Error, context: Arc<Context>) -
 async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), Error> {
     let compiled = match judge(stored, context) {
         Ok(compiled) => compiled,
-        Err(verdict) => {
-            report(stored, context, &Findings::rejected(verdict)).await?;
-            return Ok((Outcome::Waiting, Action::await_change()));
-        }
+        Err(verdict) => return rejected(stored, context, verdict).await,
     };
     if !stored.is_held() {
         context.writer.hold(stored, true).await?;
     }
-    let declared = stored.spec.get("access").and_then(|access| access.get("secretName")).and_then(|name| name.as_str());
-    let access = access(stored, &compiled, declared.is_some(), context).await?;
+    let good = Good { compiled, secret: stored.secret_name().map(str::to_owned) };
+    let compiled = &good.compiled;
+    let access = access(stored, &good, context).await?;
+    let mut facts = facts(compiled, stored, context);
     let mut findings = Findings {
         accepted: Verdict::good("Accepted", "the declaration is valid"),
         provisioned: Verdict::pending("the broker"),
         programmed: Verdict::pending("the broker"),
-        facts: Some(facts(&compiled, declared, context)),
+        facts: Some(facts.clone()),
         edges: None,
     };
     if let Some(drift) = context.broker.drift(&compiled.business) {
@@ -115,18 +122,18 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
         findings.programmed = programmed(&context.standing(&compiled.business)).0;
         report(stored, context, &findings).await?;
     }
-    let desired = Arc::new(Desired { topology: compiled.topology.clone(), users: access.users.clone() });
-    let done = match context.broker.ensure(&compiled.business, desired).await {
+    let done = match ensure(stored, context, compiled, &access).await {
         Ok(done) => done,
-        Err(trouble) => return away(stored, context, findings, &compiled, &trouble).await,
+        Err(trouble) => return away(stored, context, findings, compiled, &trouble).await,
     };
-    if !done.changes.is_empty() && findings.provisioned.reason == "Drifted" {
-        context.notices.repaired(stored, &some(&done.changes)).await;
-    }
     (findings.accepted, findings.provisioned) = provisioned(&done, findings.accepted);
     if !done.problems.iter().any(blocks) {
-        program(stored, context, &compiled, &access).await?;
-        if let Some(verdict) = secret(stored, context, &compiled, declared, &access).await? {
+        context.remember_good(stored, &good);
+        program(stored, context, compiled, &access).await?;
+        let (there, obstacle) = secret(stored, context, &good, &access).await?;
+        facts.secret = there;
+        findings.facts = Some(facts);
+        if let Some(verdict) = obstacle {
             findings.provisioned = verdict;
         }
     }
@@ -137,7 +144,41 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
     }
     let ready = report(stored, context, &findings).await?;
     let outcome = if ready { Outcome::Ready } else { Outcome::Waiting };
-    Ok((outcome, Action::requeue_at(next_look(declared.is_some(), &access))))
+    Ok((outcome, Action::requeue_at(next_look(good.secret.is_some(), &access))))
+}
+
+/// Says why a generation is not accepted. What was accepted before goes on, and is kept as it was: what others changed on the broker is put
+/// back, a lost Secret comes back, former credentials end.
+async fn rejected(stored: &Stored, context: &Context, verdict: Verdict) -> Result<(Outcome, Action), Error> {
+    report(stored, context, &Findings::rejected(verdict)).await?;
+    // A process that has started since then does not know what that was, and touches nothing.
+    let good = context.good(stored).filter(|_| stored.rival(&context.businesses).is_none());
+    let Some(good) = good else { return Ok((Outcome::Waiting, Action::await_change())) };
+    let access = access(stored, &good, context).await?;
+    let Ok(done) = ensure(stored, context, &good.compiled, &access).await else {
+        return Ok((Outcome::Error, Action::requeue(context.backoff(stored))));
+    };
+    if !done.problems.iter().any(blocks) {
+        program(stored, context, &good.compiled, &access).await?;
+        secret(stored, context, &good, &access).await?;
+    }
+    Ok((Outcome::Waiting, Action::requeue_at(next_look(good.secret.is_some(), &access))))
+}
+
+/// The broker as it should be; tells when that put something back.
+async fn ensure(
+    stored: &Stored,
+    context: &Context,
+    compiled: &Compiled,
+    access: &Access,
+) -> Result<Arc<Report>, Trouble> {
+    let drifted = context.broker.drift(&compiled.business).is_some();
+    let desired = Arc::new(Desired { topology: compiled.topology.clone(), users: access.users.clone() });
+    let done = context.broker.ensure(&compiled.business, desired).await?;
+    if drifted && !done.changes.is_empty() {
+        context.notices.repaired(stored, &some(&done.changes)).await;
+    }
+    Ok(done)
 }
 
 /// What the declaration comes to, or why it is not accepted.
@@ -155,17 +196,17 @@ fn judge(stored: &Stored, context: &Context) -> Result<Arc<Compiled>, Verdict> {
     })
 }
 
-async fn access(stored: &Stored, compiled: &Compiled, declared: bool, context: &Context) -> Result<Access, Error> {
-    if !declared {
+async fn access(stored: &Stored, good: &Good, context: &Context) -> Result<Access, Error> {
+    if good.secret.is_none() {
         return Ok(Access::default());
     }
     let seed = context.seed().await.map_err(|error| Error::Seed(format!("{error:#}")))?;
     let rotation = Rotation::next(context.rotation(stored), stored.annotation(ROTATE).unwrap_or_default());
     context.remember_rotation(stored, &rotation);
-    Ok(Access::new(seed, &context.options.place.vhost, &compiled.business, stored.uid(), rotation))
+    Ok(Access::new(seed, &context.options.place.vhost, &good.compiled.business, stored.uid(), rotation))
 }
 
-fn facts(compiled: &Compiled, secret: Option<&str>, context: &Context) -> Facts {
+fn facts(compiled: &Compiled, stored: &Stored, context: &Context) -> Facts {
     let business = compiled.business.clone();
     let consumed = |name: &&String| {
         name.starts_with(&wirepost_core::names::route_queue(&business, ""))
@@ -175,7 +216,8 @@ fn facts(compiled: &Compiled, secret: Option<&str>, context: &Context) -> Facts 
     Facts {
         token_url: context.options.place.endpoint.as_ref().map(|url| format!("{url}/{business}/websocket/token")),
         queues: own.chain(&compiled.topology.existing_queues).cloned().collect(),
-        secret: secret.map(str::to_owned),
+        // As long as nothing else is known.
+        secret: stored.status().binding.map(|binding| binding.name),
         business,
     }
 }
@@ -232,36 +274,33 @@ async fn program(stored: &Stored, context: &Context, compiled: &Compiled, access
     Ok(())
 }
 
-/// The access Secret, and the end of a former one. A verdict only if something is in the way.
+/// The access Secret, and then the end of a former one. The Secret that holds the credentials now, and what is in the way.
 async fn secret(
     stored: &Stored,
     context: &Context,
-    compiled: &Compiled,
-    declared: Option<&str>,
+    good: &Good,
     access: &Access,
-) -> Result<Option<Verdict>, Error> {
-    let former = stored.status().binding.map(|binding| binding.name);
-    if let Some(former) = former.filter(|former| Some(former.as_str()) != declared) {
+) -> Result<(Option<String>, Option<Verdict>), Error> {
+    // The status names it until it is gone: it is the only record.
+    let former = stored.status().binding.map(|binding| binding.name).filter(|name| Some(name) != good.secret.as_ref());
+    if let (Some(name), Some(credentials)) = (&good.secret, &access.current) {
+        let entries = access::entries(&context.options.place, credentials, stored, &good.compiled.topology);
+        if context.secret_is_due(stored, name, &entries) {
+            match context.writer.secret(stored, name, &entries).await? {
+                SecretState::Taken => {
+                    let text = format!(
+                        "Secret {name} exists and was not made by wirepost: choose another access.secretName, or delete it"
+                    );
+                    return Ok((former, Some(Verdict::bad("SecretTaken", text))));
+                }
+                SecretState::Written | SecretState::Current => context.secret_seen(stored, name, entries),
+            }
+        }
+    }
+    if let Some(former) = former {
         context.writer.delete_secret(stored, &former).await?;
     }
-    let (Some(name), Some(credentials)) = (declared, &access.current) else { return Ok(None) };
-    let entries = access::entries(&context.options.place, credentials, stored, &compiled.topology);
-    if !context.secret_is_due(stored, &entries) {
-        return Ok(None);
-    }
-    let state = context.writer.secret(stored, name, &entries).await?;
-    Ok(match state {
-        SecretState::Taken => Some(Verdict::bad(
-            "SecretTaken",
-            format!(
-                "Secret {name} exists and was not made by wirepost: choose another access.secretName, or delete it"
-            ),
-        )),
-        SecretState::Written | SecretState::Current => {
-            context.secret_seen(stored, entries);
-            None
-        }
-    })
+    Ok((good.secret.clone(), None))
 }
 
 fn programmed(standing: &Standing) -> (Verdict, (usize, usize)) {

@@ -40,6 +40,11 @@ impl Stored {
         named.or(self.metadata.name.as_deref()).unwrap_or_default()
     }
 
+    /// Name of the Secret that it asks for.
+    pub fn secret_name(&self) -> Option<&str> {
+        self.spec.get("access")?.get("secretName")?.as_str()
+    }
+
     /// `namespace/name`, for people.
     pub fn owner(&self) -> String {
         format!("{}/{}", self.metadata.namespace.as_deref().unwrap_or("default"), self.name_any())

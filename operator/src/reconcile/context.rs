@@ -15,7 +15,7 @@ use kube::{
 use tokio::{sync::OnceCell, sync::watch, time::Instant};
 use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus, compile};
 
-use super::SECRET_LOOK;
+use super::{Good, SECRET_LOOK};
 use crate::{
     access::{Place, Rotation, Seed},
     broker::Broker,
@@ -77,8 +77,11 @@ pub struct Context {
 struct Memory {
     compiled: Option<(i64, Result<Arc<Compiled>, Rejection>)>,
     attempts: u32,
+    /// What was last accepted, whatever was declared since.
+    good: Option<Good>,
     rotation: Option<Rotation>,
-    secret: Option<(BTreeMap<String, String>, Instant)>,
+    /// The access Secret at its last look: its name, its entries, when.
+    secret: Option<(String, BTreeMap<String, String>, Instant)>,
     /// Status as last written, which the watch may not have brought back yet.
     status: Option<(WsBusinessStatus, Instant)>,
     hash: Option<String>,
@@ -183,14 +186,24 @@ impl Context {
     }
 
     /// Whether the Secret must be looked at: it should hold something else than at the last look, or that was long ago.
-    pub(super) fn secret_is_due(&self, stored: &Stored, entries: &BTreeMap<String, String>) -> bool {
+    pub(super) fn secret_is_due(&self, stored: &Stored, name: &str, entries: &BTreeMap<String, String>) -> bool {
         let memory = self.memory();
         let seen = memory.get(stored.uid()).and_then(|memory| memory.secret.as_ref());
-        seen.is_none_or(|(held, at)| held != entries || at.elapsed() >= SECRET_LOOK * 8 / 10)
+        seen.is_none_or(|(of, held, at)| of != name || held != entries || at.elapsed() >= SECRET_LOOK * 8 / 10)
     }
 
-    pub(super) fn secret_seen(&self, stored: &Stored, entries: BTreeMap<String, String>) {
-        self.memory().entry(stored.uid().to_owned()).or_default().secret = Some((entries, Instant::now()));
+    pub(super) fn secret_seen(&self, stored: &Stored, name: &str, entries: BTreeMap<String, String>) {
+        let seen = (name.to_owned(), entries, Instant::now());
+        self.memory().entry(stored.uid().to_owned()).or_default().secret = Some(seen);
+    }
+
+    /// What was last accepted, if this process has seen it.
+    pub(super) fn good(&self, stored: &Stored) -> Option<Good> {
+        self.memory().get(stored.uid())?.good.clone()
+    }
+
+    pub(super) fn remember_good(&self, stored: &Stored, good: &Good) {
+        self.memory().entry(stored.uid().to_owned()).or_default().good = Some(good.clone());
     }
 
     pub(super) fn expect_hash(&self, business: &str, hash: String) {
