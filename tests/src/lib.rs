@@ -14,6 +14,7 @@
 //! - [`proxy`]: the trouble that networks make.
 //! - [`raw`]: bytes that no library sends.
 //! - [`traffic`]: senders and pushers that go on through trouble.
+//! - [`usage`]: memory and CPU of a process, for benchmarks.
 
 pub mod broker;
 pub mod client;
@@ -28,4 +29,5 @@ pub mod raw;
 pub mod service;
 pub mod setup;
 pub mod traffic;
+pub mod usage;
 pub mod witness;

@@ -67,6 +67,11 @@ impl World {
         Ok(Self { cluster, system, team, account, edge_account, setup, id })
     }
 
+    /// Selects this test's resources.
+    pub fn selector(&self) -> String {
+        format!("{LABEL}={}", self.id)
+    }
+
     /// Applies WsBusinesses to the team's namespace, as `kubectl apply` would.
     pub async fn apply(&self, yaml: &str) -> Result<(), Refusal> {
         self.apply_in(&self.team, yaml).await
@@ -133,7 +138,7 @@ impl World {
             ("name", name.to_owned()),
             ("amqp", vhost.amqp()),
             ("management", vhost.broker.management.clone()),
-            ("selector", format!("{LABEL}={}", self.id)),
+            ("selector", self.selector()),
             ("admin-listen", "127.0.0.1:0".to_owned()),
             ("public-url", "https://ws.example.com".to_owned()),
             // Nobody waits in a test.

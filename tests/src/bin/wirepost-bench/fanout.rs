@@ -6,12 +6,9 @@ use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use wirepost_tests::{service::Service, setup::Setup};
+use wirepost_tests::{service::Service, setup::Setup, usage};
 
-use crate::{
-    clients::{self, Socket},
-    process,
-};
+use crate::clients::{self, Socket};
 
 /// A push to everyone, with the time of its publish.
 fn push(content: &str) -> Value {
@@ -44,7 +41,7 @@ async fn measure(setup: &Setup, name: &str, sockets: usize, messages: usize, pau
     for socket in clients::connect(setup, &edge, sockets, None).await? {
         readers.spawn(read(socket, messages));
     }
-    let before = process::usage(edge.pid)?;
+    let before = usage::of(edge.pid)?;
     let begun = Instant::now();
     if pause.is_zero() {
         service.push_all((0..messages).map(|_| push(&content))).await?;
@@ -61,13 +58,13 @@ async fn measure(setup: &Setup, name: &str, sockets: usize, messages: usize, pau
         delays.extend(of_one);
         open.push(socket);
     }
-    let (took, after) = (begun.elapsed(), process::usage(edge.pid)?);
+    let (took, after) = (begun.elapsed(), usage::of(edge.pid)?);
     delays.sort();
     println!(
         "fanout, {name}: {:.1} us of CPU a delivery in the edge, p50 {:.1?} p99 {:.1?} ({sockets} sockets, {messages} pushes of 200 B, {:.0} deliveries/s)",
-        process::each(before, after, sockets * messages),
-        process::percentile(&delays, 0.5),
-        process::percentile(&delays, 0.99),
+        usage::each(before, after, sockets * messages),
+        usage::percentile(&delays, 0.5),
+        usage::percentile(&delays, 0.99),
         (sockets * messages) as f64 / took.as_secs_f64(),
     );
     Ok(())

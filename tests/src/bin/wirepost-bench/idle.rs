@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
-use wirepost_tests::setup::Setup;
+use wirepost_tests::{setup::Setup, usage};
 
-use crate::{clients, process};
+use crate::clients;
 
 /// A process may hold 20,000 descriptors on many machines, this one's own sockets included.
 const CONNECTIONS: usize = 15_000;
@@ -28,15 +28,15 @@ pub(crate) async fn run(setup: &Setup, tls: bool) -> Result<()> {
     }
     let edge = builder.start().await?;
     let mut sockets = clients::connect(setup, &edge, WARM, client.clone()).await?;
-    let before = process::usage(edge.pid)?;
+    let before = usage::of(edge.pid)?;
     sockets.extend(clients::connect(setup, &edge, CONNECTIONS - WARM, client).await?);
-    let after = process::usage(edge.pid)?;
+    let after = usage::of(edge.pid)?;
     let count = CONNECTIONS - WARM;
     println!(
         "{}: {:.1} KiB a connection, {:.0} us of CPU to connect one ({CONNECTIONS} connections, {} MiB in all)",
         if tls { "idle, TLS" } else { "idle" },
         after.memory.saturating_sub(before.memory) as f64 / 1024.0 / count as f64,
-        process::each(before, after, count),
+        usage::each(before, after, count),
         after.memory >> 20,
     );
     drop(sockets);

@@ -8,7 +8,6 @@
 mod clients;
 mod fanout;
 mod idle;
-mod process;
 mod receive;
 mod unicast;
 

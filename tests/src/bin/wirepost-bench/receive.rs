@@ -14,12 +14,9 @@ use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_tungstenite::tungstenite::Message;
 use wirepost_core::names;
-use wirepost_tests::{broker, setup::Setup};
+use wirepost_tests::{broker, setup::Setup, usage};
 
-use crate::{
-    clients::{self, Socket},
-    process,
-};
+use crate::clients::{self, Socket};
 
 /// Channels, each with one message in flight, as the edge has them by default.
 const CHANNELS: usize = 64;
@@ -35,7 +32,7 @@ pub(crate) async fn run(setup: &Setup) -> Result<()> {
     let edge = setup.edge("receive").start().await?;
     let mut senders = JoinSet::new();
     let sockets = clients::connect(setup, &edge, CLIENTS, None).await?;
-    let before = process::usage(edge.pid)?;
+    let before = usage::of(edge.pid)?;
     let begun = Instant::now();
     for socket in sockets {
         senders.spawn(send(socket));
@@ -46,10 +43,10 @@ pub(crate) async fn run(setup: &Setup) -> Result<()> {
     }
     let count = CLIENTS * MESSAGES_EACH;
     let rate = count as f64 / begun.elapsed().as_secs_f64();
-    let after = process::usage(edge.pid)?;
+    let after = usage::of(edge.pid)?;
     println!(
         "client to server: {rate:.0} acks/s, {:.0} us of CPU each in the edge; a bare publisher with {CHANNELS} in flight {bare:.0}/s; ratio {:.2} ({CLIENTS} clients, 500 B, {} nacks)",
-        process::each(before, after, count),
+        usage::each(before, after, count),
         rate / bare,
         NACKS.load(Ordering::Relaxed),
     );

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::task::JoinSet;
-use wirepost_tests::{service::Service, setup::Setup};
+use wirepost_tests::{service::Service, setup::Setup, usage};
 
-use crate::{clients, process};
+use crate::clients;
 
 const IDENTITIES: usize = 5_000;
 const MESSAGES: usize = 50_000;
@@ -34,7 +34,7 @@ pub(crate) async fn throughput(setup: &Setup) -> Result<()> {
             anyhow::Ok(socket)
         });
     }
-    let before = process::usage(edge.pid)?;
+    let before = usage::of(edge.pid)?;
     let begun = Instant::now();
     let pushes = (0..MESSAGES)
         .map(|i| json!({"messageType": "down", "toUniqueId": format!("user-{}", i % IDENTITIES), "content": content}));
@@ -44,10 +44,10 @@ pub(crate) async fn throughput(setup: &Setup) -> Result<()> {
     while let Some(reader) = readers.join_next().await {
         open.push(reader??);
     }
-    let after = process::usage(edge.pid)?;
+    let after = usage::of(edge.pid)?;
     println!(
         "unicast: {:.1} us of CPU a message in the edge ({MESSAGES} pushes of 200 B to {IDENTITIES} identities, {:.0} msg/s confirmed, all received after {:.1} s)",
-        process::each(before, after, MESSAGES),
+        usage::each(before, after, MESSAGES),
         MESSAGES as f64 / confirmed.as_secs_f64(),
         begun.elapsed().as_secs_f64(),
     );
@@ -83,10 +83,10 @@ pub(crate) async fn latency(setup: &Setup) -> Result<()> {
     confirmed.sort();
     println!(
         "latency, lightly loaded: publish to receipt p50 {:.2?} p99 {:.2?}; publish to confirm p50 {:.2?} p99 {:.2?} ({LIGHT} pushes of 200 B)",
-        process::percentile(&arrived, 0.5),
-        process::percentile(&arrived, 0.99),
-        process::percentile(&confirmed, 0.5),
-        process::percentile(&confirmed, 0.99),
+        usage::percentile(&arrived, 0.5),
+        usage::percentile(&arrived, 0.99),
+        usage::percentile(&confirmed, 0.5),
+        usage::percentile(&confirmed, 0.99),
     );
     Ok(())
 }

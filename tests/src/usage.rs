@@ -1,4 +1,4 @@
-//! Memory and CPU of a process, from /proc (proc(5)).
+//! Memory and CPU of a process, from `/proc` (proc(5)), and percentiles: for benchmarks.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ const TICKS: u64 = 100;
 
 /// A reading.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Resident memory in bytes, without what is shared with files.
-    pub(crate) memory: u64,
+    pub memory: u64,
     /// User and system time so far.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
 }
 
 /// Reads a process.
-pub(crate) fn usage(pid: u32) -> Result<Usage> {
+pub fn of(pid: u32) -> Result<Usage> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = status
         .lines()
@@ -33,12 +33,12 @@ pub(crate) fn usage(pid: u32) -> Result<Usage> {
 }
 
 /// Microseconds of CPU for each of `count` things.
-pub(crate) fn each(from: Usage, to: Usage, count: usize) -> f64 {
+pub fn each(from: Usage, to: Usage, count: usize) -> f64 {
     (to.cpu.saturating_sub(from.cpu)).as_secs_f64() * 1e6 / count as f64
 }
 
 /// The value below which this part of the samples lies.
-pub(crate) fn percentile(sorted: &[Duration], part: f64) -> Duration {
+pub fn percentile(sorted: &[Duration], part: f64) -> Duration {
     let index = ((sorted.len() as f64 - 1.0) * part).round() as usize;
     sorted.get(index).copied().unwrap_or_default()
 }
