@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Method, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::actual::{Actual, Permission, Policy, User};
 use crate::report::Error;
@@ -66,6 +67,7 @@ pub struct Management {
     api: Url,
     vhost: String,
     credentials: Credentials,
+    timeout: Duration,
 }
 
 impl fmt::Debug for Management {
@@ -135,7 +137,6 @@ impl Management {
         api.set_path(&format!("{path}/api"));
         let mut builder = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(settings.timeout.unwrap_or(REQUEST_TIMEOUT))
             .redirect(redirect::Policy::none())
             // A broker is inside; a proxy of the environment is for the outside.
             .no_proxy();
@@ -147,7 +148,8 @@ impl Management {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|e| refused(chain(&e), "check the certificates of this machine"))?;
-        Ok(Self { http, api, vhost: settings.vhost, credentials })
+        let timeout = settings.timeout.unwrap_or(REQUEST_TIMEOUT);
+        Ok(Self { http, api, vhost: settings.vhost, credentials, timeout })
     }
 
     /// The vhost that this is for.
@@ -255,9 +257,11 @@ impl Management {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(|e| unreachable(chain(&e.without_url())))?;
-        let status = answer.status();
-        let body = answer.bytes().await.map_err(|e| unreachable(chain(&e.without_url())))?.to_vec();
+        let (status, body) = match timeout(self.timeout, Box::pin(send(request))).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(e)) => return Err(unreachable(chain(&e.without_url()))),
+            Err(_) => return Err(unreachable(format!("no answer within {:?}", self.timeout))),
+        };
         let reason = || match serde_json::from_slice::<Refusal>(&body) {
             Ok(Refusal { reason: Some(Value::String(reason)), .. }) => reason.trim().to_owned(),
             Ok(Refusal { error: Some(error), .. }) => error,
@@ -284,6 +288,18 @@ impl Management {
             _ => Err(unreachable(format!("{status}: {}", reason()))),
         }
     }
+}
+
+/// The whole answer.
+async fn send(request: RequestBuilder) -> reqwest::Result<(StatusCode, Vec<u8>)> {
+    // The broker may close an idle connection at the moment in which it is used again (seen once in some ten thousand calls). Each of our
+    // calls may be made twice.
+    let again = request.try_clone();
+    let answer = match (request.send().await, again) {
+        (Err(e), Some(again)) if e.is_request() && !e.is_connect() => again.send().await?,
+        (answer, _) => answer?,
+    };
+    Ok((answer.status(), answer.bytes().await?.to_vec()))
 }
 
 impl Credentials {

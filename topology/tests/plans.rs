@@ -201,3 +201,35 @@ async fn many_businesses_are_made_at_once() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_closes_as_it_is_used_again_fails_no_call() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Answers one request on each connection, takes a second one and closes.
+    let server = tokio::task::spawn_blocking(move || {
+        for _ in 0..3 {
+            let mut socket = listener.accept().unwrap().0;
+            let mut buffer = [0; 4096];
+            let read = socket.read(&mut buffer).unwrap();
+            assert!(read > 0);
+            let body = r#"{"rabbitmq_version":"4.3.6"}"#;
+            write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            let _ = socket.read(&mut buffer);
+        }
+    });
+    let settings = Settings {
+        url: format!("http://guest:guest@{address}"),
+        vhost: "/".to_owned(),
+        credentials: None,
+        ca_file: None,
+        timeout: None,
+    };
+    let management = Management::new(settings).unwrap();
+    for _ in 0..3 {
+        assert_eq!(management.version().await.unwrap(), "4.3.6");
+    }
+    drop(management);
+    server.await.unwrap();
+}
