@@ -1,0 +1,204 @@
+# shellcheck shell=bash
+# The node, sourced by `cluster`: namespaces that hold all of it, the link to the machine, Kubernetes' programs.
+# They set $dir, $name and $bin (Kubernetes' programs).
+
+# From the range that is reserved for tests of networks. Not those of tests/services/kubernetes, which may run beside.
+machine_address=198.18.254.1 address=198.18.254.2
+pods=198.18.64.0/24 services=198.19.64.0/24 kubernetes_address=198.19.64.1 dns_address=198.19.64.10
+link=wirepost0 # its name is also what tells another cluster's presence
+
+# ---- namespaces ----
+
+in_node() { nsenter --target "$(pid_of init)" --mount --pid --net -- "$@"; }
+
+# spawn PROGRAM COMMAND...: in the node; $dir/PROGRAM.pid gets the pid that it has outside.
+spawn() {
+  local program=$1 init
+  shift
+  init=$(pid_of init)
+  rm -f "$dir/$program.started"
+  # nsenter stays as its parent and ends with it.
+  setsid nsenter --target "$init" --mount --pid --net -- bash -c '
+    read -r pid _ <"$1/proc/self/stat"; echo "$pid" >"$1/$2.started"; shift 2; exec "$@"' _ "$dir" "$program" "$@" \
+    >>"$dir/log/$program.log" 2>&1 </dev/null 9>&- &
+  disown
+  eventually 10 test -s "$dir/$program.started" || die "$program was not started: $(tail -n 3 "$dir/log/$program.log")"
+  remember "$program" "$(cat "$dir/$program.started")"
+}
+eventually() { # eventually SECONDS CONDITION...
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do ((SECONDS < end)) || return 1; sleep 0.1; done
+}
+
+begin_node() {
+  local place
+  pid_of init >/dev/null && return
+  ! ip link show "$link" >/dev/null 2>&1 || die "another such cluster runs on this machine: the link $link is there, and not this one's"
+  mkdir -p "$dir"/{bin,log,proc,tunables,kubelet,volumes}
+  mkdir -p "$cache/kube/pause" && [[ -x $cache/kube/pause/pause && ! $cluster/pause.c -nt $cache/kube/pause/pause ]] ||
+    cc -Os -static -o "$cache/kube/pause/pause" "$cluster/pause.c"
+  cp "$cache/kube/pause/pause" "$dir/bin/pause"
+  # Mount points that are not there are made, and remembered.
+  for place in /var/lib/cni /var/lib/kubelet; do [[ -d $place ]] || { mkdir "$place"; echo "$place" >>"$dir/made"; }; done
+  make_cgroup
+  rm -f "$dir/init"
+  setsid unshare --mount --propagation private --pid --net --fork -- "$cluster/node-init" "$dir" >>"$dir/log/init.log" 2>&1 </dev/null 9>&- &
+  disown
+  eventually 10 test -s "$dir/init" || die "no namespaces for the node: $(tail -n 3 "$dir/log/init.log")"
+  remember init "$(cat "$dir/init")"
+  ip link add "$link" type veth peer name eth0 netns "$(pid_of init)"
+  ip address add "$machine_address/30" dev "$link"
+  ip link set "$link" up
+  in_node ip address add "$address/30" dev eth0
+  in_node ip link set eth0 up
+  in_node ip route add default via "$machine_address"
+  # Pods and Services can be reached from the machine.
+  ip route add "$pods" via "$address"
+  ip route add "$services" via "$address"
+}
+
+# Ends everything at once: the kernel kills all processes of a process namespace with its first one, those of pods too; mounts,
+# network and packet filter go with the last one.
+end_node() {
+  local pid
+  if pid=$(pid_of init); then
+    kill -KILL "$pid"
+    wait_gone "$pid" 30 || die "the node's first process (pid $pid) outlives a kill -9"
+    ip link delete "$link" 2>/dev/null || true
+  fi
+  rm -f "$dir"/*.pid.partial "$dir"/{init,etcd,apiserver,controllers,scheduler,containerd,kubelet,proxy}.pid
+  eventually 10 remove_cgroup || say "left behind: the control groups $cgroup"
+}
+
+# ---- the control group of all pods ----
+
+cgroup=wirepost-node
+cgroup_places() {
+  if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
+    echo "/sys/fs/cgroup/$cgroup"
+  else
+    local procs
+    for procs in /sys/fs/cgroup/*/cgroup.procs; do echo "${procs%/*}/$cgroup"; done
+  fi
+}
+make_cgroup() {
+  local place controller
+  for place in $(cgroup_places); do mkdir -p "$place"; done
+  [[ -e /sys/fs/cgroup/cgroup.controllers ]] || return 0
+  for place in /sys/fs/cgroup "/sys/fs/cgroup/$cgroup"; do
+    for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+      echo "+$controller" >"$place/cgroup.subtree_control" || true
+    done
+  done 2>/dev/null
+}
+remove_cgroup() {
+  local place
+  for place in $(cgroup_places); do
+    [[ ! -d $place ]] || find "$place" -depth -type d -exec rmdir {} + 2>/dev/null || return 1
+  done
+}
+
+# ---- Kubernetes' programs ----
+
+launch_control_plane() {
+  local pki=$dir/pki
+  pid_of etcd >/dev/null || spawn etcd "$bin/etcd" --data-dir "$dir/etcd" --log-level warn \
+    --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
+    --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync # a test does not cut the power of the machine
+  pid_of apiserver >/dev/null || spawn apiserver "$bin/kube-apiserver" --etcd-servers http://127.0.0.1:2379 \
+    --secure-port 6443 --advertise-address "$address" --service-cluster-ip-range "$services" \
+    --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" --client-ca-file "$pki/ca.crt" \
+    --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction --allow-privileged \
+    --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$pki/sa.pub" \
+    --service-account-signing-key-file "$pki/sa.key" \
+    --kubelet-client-certificate "$pki/admin.crt" --kubelet-client-key "$pki/admin.key" \
+    --kubelet-certificate-authority "$pki/ca.crt" --kubelet-preferred-address-types InternalIP \
+    --requestheader-client-ca-file "$pki/front-ca.crt" --requestheader-allowed-names front \
+    --requestheader-username-headers X-Remote-User --requestheader-group-headers X-Remote-Group \
+    --requestheader-extra-headers-prefix X-Remote-Extra- \
+    --proxy-client-cert-file "$pki/front.crt" --proxy-client-key-file "$pki/front.key" --profiling=false
+}
+launch_controllers() {
+  local pki=$dir/pki
+  pid_of controllers >/dev/null || spawn controllers "$bin/kube-controller-manager" --kubeconfig "$pki/controllers.conf" \
+    --leader-elect=false --use-service-account-credentials --service-account-private-key-file "$pki/sa.key" \
+    --root-ca-file "$pki/ca.crt" --cluster-cidr "$pods" --flex-volume-plugin-dir "$dir/plugins" --bind-address 127.0.0.1 --profiling=false
+  pid_of scheduler >/dev/null || spawn scheduler "$bin/kube-scheduler" --kubeconfig "$pki/scheduler.conf" --leader-elect=false \
+    --bind-address 127.0.0.1 --profiling=false
+}
+launch_containerd() {
+  pid_of containerd >/dev/null && return
+  mkdir -p "$dir/cni"
+  # Each pod a link of its own with the node, no bridge: then traffic between pods of one node passes the packet filter also
+  # where the kernel has no br_netfilter.
+  cat >"$dir/cni/10-pods.conflist" <<END
+{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "/run/cni", "ranges": [[{"subnet": "$pods"}]],
+   "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}}]}
+END
+  cat >"$dir/containerd.toml" <<END
+version = 3
+root = "$dir/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp", "io.containerd.nri.v1.nri"]
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "$dir/opt"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "localhost/pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["/usr/lib/cni"]
+    conf_dir = "$dir/cni"
+END
+  spawn containerd env PATH="$bin:$PATH" "$bin/containerd" -c "$dir/containerd.toml"
+}
+ctr() { in_node "$bin/ctr" --namespace k8s.io "$@"; }
+
+launch_kubelet() {
+  pid_of kubelet >/dev/null && return
+  : >"$dir/resolv.conf"
+  cat >"$dir/kubelet.yaml" <<END
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+cgroupDriver: cgroupfs
+cgroupRoot: /$cgroup
+failCgroupV1: false
+failSwapOn: false
+enforceNodeAllocatable: []
+clusterDNS: ["$dns_address"]
+clusterDomain: cluster.local
+resolvConf: $dir/resolv.conf
+podLogsDir: $dir/podlogs
+volumePluginDir: $dir/plugins
+authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: $dir/pki/ca.crt}}
+authorization: {mode: Webhook}
+tlsCertFile: $dir/pki/kubelet.crt
+tlsPrivateKeyFile: $dir/pki/kubelet.key
+# The disk is other people's too, and images come from nowhere a second time.
+evictionHard: {nodefs.available: "1%", imagefs.available: "1%", memory.available: 100Mi}
+imageGCHighThresholdPercent: 100
+imageGCLowThresholdPercent: 99
+END
+  spawn kubelet "$bin/kubelet" --kubeconfig "$dir/pki/kubelet.conf" --config "$dir/kubelet.yaml" --hostname-override node \
+    --node-ip "$address"
+}
+launch_proxy() {
+  pid_of proxy >/dev/null && return
+  cat >"$dir/proxy.yaml" <<END
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: iptables
+hostnameOverride: node
+clusterCIDR: $pods
+clientConnection: {kubeconfig: $dir/pki/proxy.conf}
+# The table of connections is bounded for the whole machine, not for a network namespace.
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+END
+  spawn proxy "$bin/kube-proxy" --config "$dir/proxy.yaml"
+}
