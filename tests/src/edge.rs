@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub struct EdgeBuilder {
     setup: Setup,
     name: String,
     flags: BTreeMap<String, String>,
+    kubeconfig: Option<PathBuf>,
 }
 
 impl EdgeBuilder {
@@ -44,7 +45,7 @@ impl EdgeBuilder {
             ("drain-deadline-seconds", "10".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { setup, name: name.to_owned(), flags }
+        Self { setup, name: name.to_owned(), flags, kubeconfig: None }
     }
 
     /// Sets a flag of `wirepost-edge`, named without its dashes: `flag("amqp", proxied)`.
@@ -52,6 +53,15 @@ impl EdgeBuilder {
     #[must_use]
     pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
         self.flags.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Lets it take its configurations from the ConfigMaps of a namespace, as the account of this kubeconfig, in the place of the setup's files.
+    #[must_use]
+    pub fn config_namespace(mut self, namespace: &str, kubeconfig: &Path) -> Self {
+        self.flags.remove("config-dir");
+        self.flags.insert("config-namespace".to_owned(), namespace.to_owned());
+        self.kubeconfig = Some(kubeconfig.to_owned());
         self
     }
 
@@ -77,6 +87,7 @@ impl EdgeBuilder {
             .args(self.flags.iter().map(|(name, value)| format!("--{name}={value}")))
             .env_clear()
             .envs([("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")])
+            .envs(self.kubeconfig.iter().map(|path| ("KUBECONFIG", path)))
             .env("WIREPOST_LOG", "info,wirepost_edge=debug,wirepost_stream=debug,lapin=off")
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

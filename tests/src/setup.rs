@@ -85,7 +85,7 @@ impl Setup {
             }
         }
         for one in compiled {
-            self.write_config(one.config)?;
+            self.write_config(&self.config(&one.business)?)?;
         }
         Ok(())
     }
@@ -134,20 +134,26 @@ impl Setup {
         self.vhost().broker.call(method, &format!("/api/{}", path.join("/")), &body).await.map(drop)
     }
 
-    /// Changes what the edges know of a business, without its declaration.
-    pub fn reconfigure(&self, business: &str, change: impl FnOnce(&mut BusinessConfig)) -> Result<()> {
+    /// What the edges know of a declared business, its key included.
+    pub fn config(&self, business: &str) -> Result<BusinessConfig> {
         let found = self.declared().into_iter().find(|one| one.business == business);
         let mut config = found.with_context(|| format!("{business} is not declared"))?.config;
-        change(&mut config);
-        self.write_config(config)
-    }
-
-    fn write_config(&self, mut config: BusinessConfig) -> Result<()> {
         let sha256 = Sha256::digest(self.api_key()).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         config.auth.api_keys.push(ApiKey { sha256, expires_at: None });
+        Ok(config)
+    }
+
+    /// Changes what the edges know of a business, without its declaration.
+    pub fn reconfigure(&self, business: &str, change: impl FnOnce(&mut BusinessConfig)) -> Result<()> {
+        let mut config = self.config(business)?;
+        change(&mut config);
+        self.write_config(&config)
+    }
+
+    fn write_config(&self, config: &BusinessConfig) -> Result<()> {
         // Renamed into place: an edge must not read half a file.
         let new = self.0.dir.path().join(&config.business_type);
-        std::fs::write(&new, serde_json::to_vec(&config)?)?;
+        std::fs::write(&new, serde_json::to_vec(config)?)?;
         Ok(std::fs::rename(new, self.config_dir().join(format!("{}.json", config.business_type)))?)
     }
 
