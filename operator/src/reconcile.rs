@@ -327,7 +327,15 @@ async fn report(stored: &Stored, context: &Context, findings: &Findings) -> Resu
     let new = findings.status(stored.generation(), &old);
     let ready = new.conditions.iter().any(|c| c.type_ == crate::status::READY && c.status == "True");
     if new != old && context.is_news(stored, &new) {
-        context.writer.status(stored, &new).await?;
+        if let Err(error) = context.writer.status(stored, &new).await {
+            if error.is_invalid() {
+                // The API server takes no write to an object with a field of another type than today's, not even of its status, until a
+                // person corrects it. Events reach people all the same.
+                let told = context.told(stored, &new).unwrap_or(old);
+                context.notices.changed(stored, &told, &new).await;
+            }
+            return Err(error.into());
+        }
         context.wrote_status(stored, new.clone());
         if context.notices.changed(stored, &old, &new).await > 0 {
             context.metrics.wrote(Object::Event);

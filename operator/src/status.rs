@@ -11,6 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
+use serde_json::Value;
 use wirepost_core::business::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus};
 
 /// The declaration is valid and the business type is its own.
@@ -155,6 +156,21 @@ impl Findings {
     }
 }
 
+/// Every field of a status.
+const FIELDS: [&str; 8] =
+    ["observedGeneration", "businessType", "conditions", "tokenUrl", "exchanges", "queues", "binding", "edges"];
+
+/// The status as a merge patch (RFC 7396) that leaves nothing of a former one.
+pub fn replacing(status: &WsBusinessStatus) -> Value {
+    let mut patch = serde_json::to_value(status).unwrap_or_default();
+    for field in FIELDS {
+        if patch.get(field).is_none() {
+            patch[field] = Value::Null;
+        }
+    }
+    patch
+}
+
 fn condition(kind: &str, verdict: &Verdict, generation: i64, old: &[Condition]) -> Condition {
     let before = old.iter().find(|c| c.type_ == kind && c.status == verdict.status);
     let since = before.map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone());
@@ -215,6 +231,15 @@ mod tests {
             condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
         }
         assert_eq!(findings().status(3, &first), first);
+    }
+
+    #[test]
+    fn a_patch_speaks_of_every_field() {
+        let schema = wirepost_core::crd::schema();
+        let known = schema["properties"]["status"]["properties"].as_object().unwrap();
+        let patch = replacing(&WsBusinessStatus::default());
+        let sorted = |keys: serde_json::map::Keys<'_>| keys.cloned().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(sorted(patch.as_object().unwrap().keys()), sorted(known.keys()));
     }
 
     #[test]

@@ -16,11 +16,12 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use wirepost_core::business::{API_VERSION, KIND, WsBusinessStatus};
+use wirepost_core::business::WsBusinessStatus;
 
 use crate::{
     leader::Leadership,
     metrics::{Metrics, Object},
+    status,
     stored::{FINALIZER, Stored},
 };
 
@@ -53,7 +54,7 @@ pub enum Error {
     #[error("this replica does not lead")]
     NotLeader,
     /// The API server refused or is not there.
-    #[error("{doing}: {cause}")]
+    #[error("{doing}: {}", said(cause))]
     Api {
         /// What was being done, and to what.
         doing: String,
@@ -66,6 +67,21 @@ pub enum Error {
         /// What was being done, and to what.
         doing: String,
     },
+}
+
+impl Error {
+    /// Whether the object would not be valid, whatever is written to it.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Api { cause, .. } if matches!(&**cause, kube::Error::Api(status) if status.code == 422))
+    }
+}
+
+/// Once: a kube error says all of it twice, with all of its details.
+fn said(cause: &kube::Error) -> String {
+    match cause {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
 }
 
 /// What is in the way of an access Secret.
@@ -116,20 +132,16 @@ impl Writer {
         Api::namespaced(self.client.clone(), stored.metadata.namespace.as_deref().unwrap_or("default"))
     }
 
-    /// Reports what was found.
+    /// Reports what was found. A merge, since the API server applies nothing to an object whose other parts do not fit today's schema.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn status(&self, stored: &Stored, status: &WsBusinessStatus) -> Result<(), Error> {
-        let patch = json!({
-            "apiVersion": API_VERSION, "kind": KIND,
-            "metadata": {"name": stored.name_any(), "uid": stored.uid()},
-            "status": status,
-        });
-        let params = PatchParams::apply(MANAGER).force();
+        let patch = json!({"metadata": {"uid": stored.uid()}, "status": status::replacing(status)});
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let api = self.businesses(stored);
         let doing = format!("writing the status of {}", stored.owner());
-        self.within(doing, api.patch_status(&stored.name_any(), &params, &Patch::Apply(patch))).await?;
+        self.within(doing, api.patch_status(&stored.name_any(), &params, &Patch::Merge(patch))).await?;
         self.metrics.wrote(Object::Status);
         Ok(())
     }

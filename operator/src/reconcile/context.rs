@@ -84,6 +84,8 @@ struct Memory {
     secret: Option<(String, BTreeMap<String, String>, Instant)>,
     /// Status as last written, which the watch may not have brought back yet.
     status: Option<(WsBusinessStatus, Instant)>,
+    /// Status that the API server did not take.
+    told: Option<WsBusinessStatus>,
     hash: Option<String>,
 }
 
@@ -225,6 +227,11 @@ impl Context {
 
     pub(super) fn wrote_status(&self, stored: &Stored, status: WsBusinessStatus) {
         self.memory().entry(stored.uid().to_owned()).or_default().status = Some((status, Instant::now()));
+    }
+
+    /// Remembers a status that the API server did not take; gives the one before.
+    pub(super) fn told(&self, stored: &Stored, status: &WsBusinessStatus) -> Option<WsBusinessStatus> {
+        self.memory().entry(stored.uid().to_owned()).or_default().told.replace(status.clone())
     }
 
     /// The next pause after a failure: twice the one before, with jitter.
