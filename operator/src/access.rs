@@ -75,6 +75,11 @@ impl Seed {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, input.as_bytes()))
     }
 
+    /// The key that signs the edges' tickets.
+    pub(crate) fn edge_key(&self) -> Vec<u8> {
+        hmac::sign(&self.0, b"wirepost 1|edge key").as_ref().to_vec()
+    }
+
     /// The credentials of a resource in one rotation.
     pub fn credentials(&self, vhost: &str, business: &str, uid: &str, rotation: &str) -> Credentials {
         let suffix = hex(&Sha256::digest(self.derive("user", uid, rotation)))[..8].to_owned();

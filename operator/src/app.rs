@@ -22,6 +22,7 @@ use crate::{
     broker::{self, Broker},
     config_map, definition,
     edges::{self, Edges},
+    keys,
     leader::{self, Elector},
     metrics::Metrics,
     notices::Notices,
@@ -88,6 +89,7 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
     let edges = Arc::new(Edges::try_new(edge_service, Arc::clone(&triggers), Arc::clone(&metrics))?);
     let namespace = options.namespace.clone();
     tasks.spawn(Arc::clone(&edges).run(client.clone(), namespace.clone(), Arc::clone(&readiness), work.clone()));
+    tasks.spawn(keys::run(client.clone(), namespace.clone(), work.clone()));
     let (looks, definition) = watch::channel(None);
     tasks.spawn(definition::run(client.clone(), looks, Arc::clone(&readiness), Arc::clone(&triggers), work.clone()));
     let (config_maps, writer) = reflector::store();

@@ -1,0 +1,86 @@
+//! The key set that signs the edges' tickets: one Secret in the system namespace, which the edges mount. It is derived from the seed, so that
+//! one that was deleted comes back the same and no client loses its session. One that is there is never changed: whoever rotates keys edits
+//! it, and whoever brings a key set made elsewhere needs no right of ours.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::{access, access::Seed, api, writer};
+
+/// The Secret in the system namespace, and its key.
+pub const SECRET: &str = "wirepost-edge-keys";
+/// What edges read, see `--keys-file`.
+pub const ENTRY: &str = "keys.json";
+/// Between two looks whether it is still there: a new edge waits for it.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// Sees to it until `cancel` that the Secret is there. Every replica may, leading or not: all of them make the same, and only where none is.
+pub async fn run(client: Client, namespace: String, cancel: CancellationToken) {
+    let mut pause = api::Pause::default();
+    loop {
+        let wait = match ensure(&client, &namespace).await {
+            Ok(()) => {
+                pause = api::Pause::default();
+                LOOK
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    secret = SECRET,
+                    "the edges' key set can't be made; trying again"
+                );
+                pause.next().unwrap_or(LOOK)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+async fn ensure(client: &Client, namespace: &str) -> anyhow::Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    if secrets.get_opt(SECRET).await?.is_some() {
+        return Ok(());
+    }
+    let seed = Seed::load(client.clone(), namespace).await?;
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
+        string_data: Some(BTreeMap::from([(ENTRY.to_owned(), key_set(&seed))])),
+        ..Secret::default()
+    };
+    match secrets.create(&PostParams::default(), &secret).await {
+        Ok(_) => tracing::info!(secret = SECRET, "made the edges' key set"),
+        Err(error) if writer::is_conflict(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// As docs/platform-guide.md has it. The id tells one seed from another, so that no edge takes an old signature for a forged one.
+fn key_set(seed: &Seed) -> String {
+    let key = seed.edge_key();
+    let id = format!("seed-{}", &access::hex(&Sha256::digest(&key))[..8]);
+    json!({"current": id, "keys": [{"id": id, "secret": STANDARD.encode(key)}]}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_sets_are_the_same_again_and_differ_by_seed() {
+        assert_eq!(key_set(&Seed::new(&[7; 32])), key_set(&Seed::new(&[7; 32])));
+        assert_ne!(key_set(&Seed::new(&[7; 32])), key_set(&Seed::new(&[8; 32])));
+    }
+}

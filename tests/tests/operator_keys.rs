@@ -1,0 +1,43 @@
+//! The edges' key set, made by the operator.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use wirepost_edge::identity::keys::KeyRing;
+use wirepost_tests::cluster::wait;
+use wirepost_tests::operator::World;
+
+const NAME: &str = "wirepost-edge-keys";
+
+async fn key_set(secrets: &Api<Secret>) -> Result<Vec<u8>> {
+    let secret = wait(secrets, NAME, "appear", |secret| secret.is_some()).await?.context("no Secret")?;
+    let ByteString(content) = secret.data.unwrap_or_default().remove("keys.json").context("no keys.json")?;
+    Ok(content)
+}
+
+/// One that was deleted comes back the same, so that clients keep their sessions; one that a person made is left alone.
+#[tokio::test]
+async fn the_operator_makes_a_key_set_that_edges_take() -> Result<()> {
+    let world = World::new().await?;
+    let secrets: Api<Secret> = world.cluster.api(&world.system.name);
+    let operator = world.operator("one").start().await?;
+    let first = key_set(&secrets).await?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), &first)?;
+    KeyRing::load(file.path().to_owned()).await.context("an edge does not take it")?;
+
+    secrets.delete(NAME, &DeleteParams::default()).await?;
+    let again = key_set(&secrets).await?;
+    ensure!(first == again, "the key set that came back is another one");
+
+    let own = json!({"apiVersion": "v1", "kind": "Secret", "stringData": {"keys.json": "a person's own"}});
+    secrets.patch(NAME, &PatchParams::default(), &Patch::Merge(&own)).await?;
+    drop(operator);
+    let operator = world.operator("two").start().await?;
+    operator.leads().await?;
+    ensure!(key_set(&secrets).await? == b"a person's own", "a key set that was there is changed");
+    operator.had_every_right()
+}
