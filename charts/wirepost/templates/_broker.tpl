@@ -1,0 +1,90 @@
+{{- /* Where the broker is and as whom, for both programs. Argument: root, secret. Host and port come from the Secret by way of variables;
+user and password as files, which are read at each connect, so that a rotation needs no restart. */ -}}
+{{- define "wirepost.broker.env" -}}
+{{- $broker := .root.Values.broker -}}
+{{- $tls := $broker.tls.enabled -}}
+{{- $host := include "wirepost.broker.host" .root -}}
+{{- $port := include "wirepost.broker.fixedPort" .root -}}
+- name: BROKER_HOST
+  {{- if $host }}
+  value: {{ $host | quote }}
+  {{- else }}
+  valueFrom: {secretKeyRef: {name: {{ .secret }}, key: host}}
+  {{- end }}
+- name: BROKER_PORT
+  {{- if $port }}
+  value: {{ $port | quote }}
+  {{- else }}
+  valueFrom: {secretKeyRef: {name: {{ .secret }}, key: port}}
+  {{- end }}
+- name: WIREPOST_AMQP
+  value: {{ printf "%s://$(BROKER_HOST):$(BROKER_PORT)/%s" ($tls | ternary "amqps" "amqp") ($broker.vhost | replace "/" "%2F") }}
+- name: WIREPOST_MANAGEMENT
+  value: {{ printf "%s://%s:%s" ($tls | ternary "https" "http") ($broker.management.host | default "$(BROKER_HOST)") (include "wirepost.broker.managementPort" .root) }}
+- name: WIREPOST_AMQP_USERNAME_FILE
+  value: /etc/wirepost/broker/username
+- name: WIREPOST_AMQP_PASSWORD_FILE
+  value: /etc/wirepost/broker/password
+{{- if $broker.tls.caSecretName }}
+- name: WIREPOST_AMQP_CA_FILE
+  value: /etc/wirepost/broker-ca/ca.crt
+{{- end }}
+{{- end -}}
+
+{{- define "wirepost.broker.mounts" -}}
+- {name: broker, mountPath: /etc/wirepost/broker, readOnly: true}
+{{- if .Values.broker.tls.caSecretName }}
+- {name: broker-ca, mountPath: /etc/wirepost/broker-ca, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- /* Argument: root, secret. */ -}}
+{{- define "wirepost.broker.volumes" -}}
+- name: broker
+  secret:
+    secretName: {{ .secret }}
+    defaultMode: 0440
+    items: [{key: username, path: username}, {key: password, path: password}]
+{{- with .root.Values.broker.tls }}
+{{- if .caSecretName }}
+- name: broker-ca
+  secret:
+    secretName: {{ .caSecretName }}
+    items: [{key: {{ .caKey }}, path: ca.crt}]
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "wirepost.broker.host" -}}
+{{- if .Values.broker.host -}}
+{{- .Values.broker.host -}}
+{{- else if .Values.broker.bundled -}}
+{{- printf "%s-rabbitmq.%s.svc" (include "wirepost.fullname" .) .Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Empty = the Secret knows. */ -}}
+{{- define "wirepost.broker.fixedPort" -}}
+{{- if .Values.broker.port -}}
+{{- int .Values.broker.port -}}
+{{- else if .Values.broker.bundled -}}
+5672
+{{- end -}}
+{{- end -}}
+
+{{- /* For NetworkPolicies, which can't look into the Secret. */ -}}
+{{- define "wirepost.broker.amqpPort" -}}
+{{- include "wirepost.broker.fixedPort" . | default (.Values.broker.tls.enabled | ternary "5671" "5672") -}}
+{{- end -}}
+
+{{- define "wirepost.broker.managementPort" -}}
+{{- int (.Values.broker.management.port | default (.Values.broker.tls.enabled | ternary 15671 15672)) -}}
+{{- end -}}
+
+{{- define "wirepost.broker.streamPort" -}}
+{{- int (.Values.broker.stream.port | default (.Values.broker.tls.enabled | ternary 5551 5552)) -}}
+{{- end -}}
+
+{{- define "wirepost.broker.streamUri" -}}
+{{- printf "%s://%s:%s" (.Values.broker.tls.enabled | ternary "rabbitmq-stream+tls" "rabbitmq-stream") (.Values.broker.stream.host | default "$(BROKER_HOST)") (include "wirepost.broker.streamPort" .) -}}
+{{- end -}}

@@ -1,0 +1,65 @@
+{{- /* Names leave room for the longest suffix and for what controllers append. */ -}}
+{{- define "wirepost.fullname" -}}
+{{- $name := .Values.fullnameOverride -}}
+{{- if not $name -}}
+{{- $name = contains "wirepost" .Release.Name | ternary .Release.Name (printf "%s-wirepost" .Release.Name) -}}
+{{- end -}}
+{{- $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* In no namespace, so with it in the name. */ -}}
+{{- define "wirepost.clusterName" -}}
+{{- printf "%s:%s" .Release.Namespace (include "wirepost.fullname" .) -}}
+{{- end -}}
+
+{{- /* These never change: a Deployment's selector can't. Argument: root, component. */ -}}
+{{- define "wirepost.selector" -}}
+app.kubernetes.io/name: wirepost
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- /* Argument: root, component. */ -}}
+{{- define "wirepost.labels" -}}
+{{ include "wirepost.selector" . }}
+app.kubernetes.io/part-of: wirepost
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* Argument: root, image. */ -}}
+{{- define "wirepost.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Where clients reach the edges by; empty = not known. */ -}}
+{{- define "wirepost.publicUrl" -}}
+{{- if .Values.publicUrl -}}
+{{- .Values.publicUrl | trimSuffix "/" -}}
+{{- else if and .Values.ingress.enabled .Values.ingress.host -}}
+{{- printf "%s://%s" (.Values.ingress.tls.enabled | ternary "https" "http") .Values.ingress.host -}}
+{{- else if and .Values.gateway.enabled .Values.gateway.hostnames -}}
+{{- printf "https://%s" (first .Values.gateway.hostnames) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "wirepost.tlsSecret" -}}
+{{- .Values.tls.secretName | default (printf "%s-tls" (include "wirepost.fullname" .)) -}}
+{{- end -}}
+
+{{- define "wirepost.keysSecret" -}}
+{{- .Values.edge.keys.existingSecret | default "wirepost-edge-keys" -}}
+{{- end -}}
+
+{{- /* The port that edges speak on the outside. */ -}}
+{{- define "wirepost.portName" -}}
+{{- .Values.tls.enabled | ternary "https" "http" -}}
+{{- end -}}
