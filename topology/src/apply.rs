@@ -94,8 +94,11 @@ pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptio
             match outcome {
                 Ok(Outcome::Done(change)) => report.changes.push(change),
                 Ok(Outcome::Not(problem)) => {
-                    if let Problem::Kept { queue, .. } = &problem {
-                        kept.extend(names::owner(queue).map(str::to_owned));
+                    if let Problem::Kept { queue, because } = &problem {
+                        // Nobody can empty a stream, and it gives nothing to `dead`: no user and no keeper waits for it.
+                        if *because != KeptBecause::Stream {
+                            kept.extend(names::owner(queue).map(str::to_owned));
+                        }
                         kept_queues.insert(queue.clone());
                     }
                     report.problems.push(problem);
