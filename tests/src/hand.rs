@@ -12,8 +12,8 @@ use wirepost_core::names;
 use crate::broker::{Vhost, next_body, publish};
 use crate::setup::Setup;
 
-/// What a vhost has and who may use it: `queue wirepost.…` → its settings. Of the passwords of our users nothing: a hash has a new salt
-/// each time.
+/// What a vhost has and who may use it: `queue wirepost.…` → its settings. Of the passwords of our users and of the broker's own
+/// nothing: a hash has a new salt each time.
 pub type Picture = BTreeMap<String, Value>;
 
 impl Setup {
@@ -43,7 +43,7 @@ impl Setup {
             picture.insert(format!("permission {name}"), permission.clone());
             let user = users.as_array().into_iter().flatten().find(|user| user["name"] == permission["user"]);
             let mut user = user.cloned().unwrap_or_default();
-            if names::owner(&name).is_some() {
+            if names::owner(&name).is_some() || name == "guest" {
                 user["password_hash"].take();
             }
             picture.insert(format!("user {name}"), user);
@@ -53,7 +53,8 @@ impl Setup {
 
     /// The policy that is in force on a queue or stream, with what it sets.
     pub async fn policy_in_force(&self, queue: &str) -> Result<(String, Value)> {
-        let queue = self.ask(&["queues", &self.vhost().name, queue]).await?;
+        // Statistics would be seconds old.
+        let queue = self.ask(&["queues", &self.vhost().name, &format!("{queue}?disable_stats=true")]).await?;
         Ok((text(&queue["policy"]), queue["effective_policy_definition"].clone()))
     }
 
