@@ -1,6 +1,8 @@
 //! `wirepost-operator` as a process, and the world of one test around it: a system namespace, a namespace of a business team, a vhost, and
 //! a label that tells this test's resources from those of all others.
 
+pub mod edges;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -35,7 +37,7 @@ pub struct World {
     /// The operator's account, with exactly the chart's rules.
     pub account: ServiceAccount,
     /// The edges' account, with exactly the chart's rules.
-    pub edge_account: Option<ServiceAccount>,
+    pub edge_account: ServiceAccount,
     /// The vhost, keys and files of the edges.
     pub setup: Setup,
     id: String,
@@ -58,10 +60,8 @@ impl World {
         let team = cluster.namespace("team").await?;
         let rules = (chart_rules("operator-cluster-rules")?, chart_rules("operator-system-rules")?);
         let account = cluster.service_account(&system.name, "wirepost-operator", &rules.0, &rules.1).await?;
-        let edge_account = match chart_rules("edge-rules") {
-            Ok(rules) => Some(cluster.service_account(&system.name, "wirepost-edge", &[], &rules).await?),
-            Err(_) => None,
-        };
+        let rules = chart_rules("edge-rules")?;
+        let edge_account = cluster.service_account(&system.name, "wirepost-edge", &[], &rules).await?;
         let setup = Setup::on(vhost, &[]).await?;
         let id = team.name.clone();
         Ok(Self { cluster, system, team, account, edge_account, setup, id })
@@ -146,7 +146,13 @@ impl World {
             ("sweep-seconds", "1".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        OperatorBuilder { world: self, name: name.to_owned(), flags, kubeconfig: self.account.kubeconfig.clone() }
+        OperatorBuilder {
+            world: self,
+            name: name.to_owned(),
+            flags,
+            kubeconfig: self.account.kubeconfig.clone(),
+            log: "info,wirepost_operator=debug,wirepost_topology=debug,lapin=off",
+        }
     }
 
     /// An edge's admin port in an EndpointSlice of its own.
@@ -224,6 +230,7 @@ pub struct OperatorBuilder<'a> {
     name: String,
     flags: BTreeMap<String, String>,
     kubeconfig: PathBuf,
+    log: &'static str,
 }
 
 impl OperatorBuilder<'_> {
@@ -232,6 +239,13 @@ impl OperatorBuilder<'_> {
     #[must_use]
     pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
         self.flags.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Logs as in a cluster, for measurements.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.log = "info,lapin=off";
         self
     }
 
@@ -255,7 +269,7 @@ impl OperatorBuilder<'_> {
             command
                 .args(self.flags.iter().map(|(name, value)| format!("--{name}={value}")))
                 .env("KUBECONFIG", &self.kubeconfig)
-                .env("WIREPOST_LOG", "info,wirepost_operator=debug,wirepost_topology=debug,lapin=off");
+                .env("WIREPOST_LOG", self.log);
         })?;
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));

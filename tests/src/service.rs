@@ -1,10 +1,14 @@
 //! A business's own service: a plain AMQP publisher and consumer, no SDK.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use serde_json::{Value, json};
 use wirepost_core::names;
 
@@ -34,6 +38,15 @@ impl Service {
     pub async fn of(setup: &Setup, business: &str) -> Result<Self> {
         let (connection, channel) = setup.vhost().channel().await?;
         Ok(Self { connection, channel, business: business.to_owned() })
+    }
+
+    /// With the credentials of an access Secret.
+    pub async fn with(secret: &BTreeMap<String, String>) -> Result<Self> {
+        let uri = secret.get("uri").context("the Secret has no uri")?;
+        let connection = Connection::connect(uri, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { connection, channel, business: secret["business-type"].clone() })
     }
 
     /// Pushes an envelope to clients; returns after the confirm.
