@@ -144,7 +144,7 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
     }
     let ready = report(stored, context, &findings).await?;
     let outcome = if ready { Outcome::Ready } else { Outcome::Waiting };
-    Ok((outcome, Action::requeue_at(next_look(good.secret.is_some(), &access))))
+    Ok((outcome, Action::requeue_at(next_look(stored, context, &good, &access))))
 }
 
 /// Says why a generation is not accepted. What was accepted before goes on, and is kept as it was: what others changed on the broker is put
@@ -162,7 +162,7 @@ async fn rejected(stored: &Stored, context: &Context, verdict: Verdict) -> Resul
         program(stored, context, &good.compiled, &access).await?;
         secret(stored, context, &good, &access).await?;
     }
-    Ok((Outcome::Waiting, Action::requeue_at(next_look(good.secret.is_some(), &access))))
+    Ok((Outcome::Waiting, Action::requeue_at(next_look(stored, context, &good, &access))))
 }
 
 /// The broker as it should be; tells when that put something back.
@@ -344,12 +344,11 @@ async fn report(stored: &Stored, context: &Context, findings: &Findings) -> Resu
     Ok(ready)
 }
 
-fn next_look(secret: bool, access: &Access) -> Option<Duration> {
+fn next_look(stored: &Stored, context: &Context, good: &Good, access: &Access) -> Option<Duration> {
     let rotation = access
         .changes_at()
         .map(|at| Duration::from_millis(u64::try_from(at - access::now_ms()).unwrap_or_default() + 1));
-    // Spread, so that a thousand businesses don't ask at the same moment.
-    let look = secret.then(|| SECRET_LOOK.mul_f64(0.9 + 0.2 * rand::random::<f64>()));
+    let look = good.secret.as_ref().map(|_| context.next_secret_look(stored));
     rotation.into_iter().chain(look).min()
 }
 

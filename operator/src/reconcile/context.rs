@@ -199,6 +199,16 @@ impl Context {
         self.memory().entry(stored.uid().to_owned()).or_default().secret = Some(seen);
     }
 
+    /// Until the next look at the Secret: since the last one, however often the business was looked at for other reasons.
+    pub(super) fn next_secret_look(&self, stored: &Stored) -> Duration {
+        // Spread, so that a thousand businesses don't ask at the same moment.
+        let between = SECRET_LOOK.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+        let memory = self.memory();
+        let seen = memory.get(stored.uid()).and_then(|memory| memory.secret.as_ref());
+        // It is overdue where something else keeps it from being looked at.
+        seen.map_or(between, |(_, _, at)| between.saturating_sub(at.elapsed()).max(SECRET_LOOK / 4))
+    }
+
     /// What was last accepted, if this process has seen it.
     pub(super) fn good(&self, stored: &Stored) -> Option<Good> {
         self.memory().get(stored.uid())?.good.clone()
