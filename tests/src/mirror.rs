@@ -16,8 +16,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::operator::World;
 
-/// How long a question is held while nothing changes.
-const WAIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 
 /// See the module. Gone when dropped; [`World::leave`] takes it out of the EndpointSlices.
@@ -59,7 +57,8 @@ async fn answer(mut socket: TcpStream, config_maps: Api<ConfigMap>) -> Result<()
     }
     let question = String::from_utf8(question)?.to_lowercase();
     let known = question.lines().find_map(|line| line.strip_prefix("if-none-match: "));
-    let until = Instant::now() + WAIT;
+    let wait = question.split_once("wait=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    let until = Instant::now() + Duration::from_secs(wait.unwrap_or_default());
     loop {
         let body = json!({"edge": "mirror", "businesses": hashes(&config_maps).await?}).to_string();
         let tag = format!("\"{:08x}\"", body.bytes().fold(7u32, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into())));
