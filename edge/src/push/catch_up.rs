@@ -3,16 +3,21 @@
 //! *Flow*: the client's cursor names the last message that it saw. As long as the log knows that position, it reads from there; otherwise it
 //! reads pieces of the stream, shared with the other clients of the business, at its own pace: a slow client holds one piece, not a reader.
 //! *Guarantees*: each entry once and in order; every piece keeps its progress, since the client is told where it stands. Where the message at
-//! the cursor is not the one that its fingerprint names, the client is told of a gap and continues with now.
+//! the cursor is not the one that its fingerprint names, the client is told of a gap and continues with now. Whatever is waited for, it is
+//! greeted within [`GREET_WITHIN`].
 //! *Cancel safety*: dropping the future leaves the connection not live; nothing else is held.
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
 use wirepost_core::frames::GapReason;
 
 use super::{
@@ -52,12 +57,12 @@ pub enum From {
 
 /// Lets a connection catch up until it is live. Returns when it is, or when it is closing.
 pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greeting<'_>) {
+    let greet_by = Instant::now() + GREET_WITHIN;
     let mut at = match from {
-        From::Now => return join(hub, conn, None, greeting).await,
-        From::Foreign => return join(hub, conn, Some(GapReason::Incarnation), greeting).await,
+        From::Now => return join(hub, conn, None, greet_by, greeting).await,
+        From::Foreign => return join(hub, conn, Some(GapReason::Incarnation), greet_by, greeting).await,
         From::After(at) => at,
     };
-    let greet_by = Instant::now() + GREET_WITHIN;
     let mut moved = hub.moved();
     let mut beyond_end = 0;
     while conn.outbound.closing().is_none() {
@@ -68,17 +73,22 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
                 at = reached;
                 entries
             }
-            Advance::Foreign => return join(hub, conn, Some(GapReason::Incarnation), greeting).await,
+            Advance::Foreign => return join(hub, conn, Some(GapReason::Incarnation), greet_by, greeting).await,
             Advance::Unattached => {
-                wait(&mut moved, greet_by, greeting).await;
+                let _ = in_time(moved.changed(), greet_by, greeting).await;
                 continue;
             }
-            Advance::Older | Advance::Newer => match read(hub, at).await {
+            step @ (Advance::Older | Advance::Newer) => match in_time(read(hub, at), greet_by, greeting).await {
                 Ok(Found::Continues(entries)) => {
                     greeting.resumed(at);
                     beyond_end = 0;
                     let Some(last) = entries.last() else {
-                        wait(&mut moved, greet_by, greeting).await;
+                        if matches!(step, Advance::Newer) {
+                            let _ = moved.changed().await;
+                        } else {
+                            // A replica that is behind the log answered. The log has what is missing, and may not move for long.
+                            sleep(RETRY).await;
+                        }
                         continue;
                     };
                     at = last.position;
@@ -86,17 +96,16 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
                 }
                 Ok(Found::BeyondEnd) if beyond_end < BEYOND_END_ATTEMPTS => {
                     beyond_end += 1;
-                    tokio::time::sleep(BEYOND_END_WAIT).await;
+                    in_time(sleep(BEYOND_END_WAIT), greet_by, greeting).await;
                     continue;
                 }
-                Ok(Found::BeyondEnd) => return join(hub, conn, Some(GapReason::Incarnation), greeting).await,
-                Ok(Found::Gap(reason)) => return join(hub, conn, Some(reason), greeting).await,
+                Ok(Found::BeyondEnd) => {
+                    return join(hub, conn, Some(GapReason::Incarnation), greet_by, greeting).await;
+                }
+                Ok(Found::Gap(reason)) => return join(hub, conn, Some(reason), greet_by, greeting).await,
                 Err(error) => {
                     tracing::debug!(business = %hub.name, connection = conn.id, %error, "catching up waits for the broker");
-                    if Instant::now() >= greet_by {
-                        greeting.unknown();
-                    }
-                    tokio::time::sleep(RETRY).await;
+                    in_time(sleep(RETRY), greet_by, greeting).await;
                     continue;
                 }
             },
@@ -117,8 +126,7 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
 }
 
 /// Goes live at the log's end.
-async fn join(hub: &Hub, conn: &Arc<Conn>, gap: Option<GapReason>, greeting: &mut Greeting<'_>) {
-    let greet_by = Instant::now() + GREET_WITHIN;
+async fn join(hub: &Hub, conn: &Arc<Conn>, gap: Option<GapReason>, greet_by: Instant, greeting: &mut Greeting<'_>) {
     let mut moved = hub.moved();
     while conn.outbound.closing().is_none() {
         moved.mark_unchanged();
@@ -129,17 +137,20 @@ async fn join(hub: &Hub, conn: &Arc<Conn>, gap: Option<GapReason>, greeting: &mu
         if joined {
             return;
         }
-        wait(&mut moved, greet_by, greeting).await;
+        let _ = in_time(moved.changed(), greet_by, greeting).await;
     }
 }
 
-/// Waits for the log to move; greets in time.
-async fn wait(moved: &mut tokio::sync::watch::Receiver<u64>, greet_by: Instant, greeting: &mut Greeting<'_>) {
-    if greeting.is_sent() {
-        let _ = moved.changed().await;
-    } else if tokio::time::timeout_at(greet_by, moved.changed()).await.is_err() {
-        greeting.unknown();
+/// Awaits something to its end, however long that takes; the client is greeted in time all the same.
+async fn in_time<T>(future: impl Future<Output = T>, greet_by: Instant, greeting: &mut Greeting<'_>) -> T {
+    let mut future = pin!(future);
+    if !greeting.is_sent() {
+        match timeout_at(greet_by, future.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => greeting.unknown(),
+        }
     }
+    future.await
 }
 
 /// What the stream says of a position.

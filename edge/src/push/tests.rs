@@ -2,6 +2,8 @@
 //!
 //! The broker is the one inside the process and time stands still while anything can run, so that a failure repeats exactly.
 
+mod waits;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -58,7 +60,7 @@ struct Edge {
 }
 
 impl Edge {
-    fn start(broker: &MemoryBroker, log_bytes: usize) -> Self {
+    fn start(broker: &(impl Broker + Clone), log_bytes: usize) -> Self {
         let metrics = Arc::new(Metrics::default());
         // Pieces of a few messages, so that a catch-up takes several.
         let settings = Settings { catch_up_bytes: 1500, linger: Duration::from_secs(5), ..Settings::default() };
@@ -81,6 +83,20 @@ impl Edge {
     }
 }
 
+/// A connection of alice's with the task that lets it catch up.
+fn open(edge: &Edge, number: u64, from: From, bounds: Bounds) -> (Arc<Conn>, JoinHandle<()>) {
+    let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
+    let outbound = Outbound::new(bounds, prometheus_client::metrics::gauge::Gauge::default());
+    let conn = Arc::new(Conn::new(number, &identity, true, outbound));
+    edge.hub.enter(&conn, &[]);
+    let (hub, of_task) = (Arc::clone(&edge.hub), Arc::clone(&conn));
+    let task = tokio::spawn(async move {
+        let mut greeting = Greeting::new(&hub, Arc::clone(&of_task), String::new(), 0);
+        catch_up::run(&hub, &of_task, from, &mut greeting).await;
+    });
+    (conn, task)
+}
+
 /// A client across its connections.
 #[derive(Default)]
 struct Client {
@@ -94,16 +110,7 @@ struct Client {
 impl Client {
     async fn connect(&mut self, edge: &Edge, number: u64, bounds: Bounds) {
         self.cut();
-        let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
-        let outbound = Outbound::new(bounds, prometheus_client::metrics::gauge::Gauge::default());
-        let conn = Arc::new(Conn::new(number, &identity, true, outbound));
-        edge.hub.enter(&conn, &[]);
-        let from = self.cursor.map_or(From::Now, From::After);
-        let (hub, of_task) = (Arc::clone(&edge.hub), Arc::clone(&conn));
-        let task = tokio::spawn(async move {
-            let mut greeting = Greeting::new(&hub, Arc::clone(&of_task), String::new(), 0);
-            catch_up::run(&hub, &of_task, from, &mut greeting).await;
-        });
+        let (conn, task) = open(edge, number, self.cursor.map_or(From::Now, From::After), bounds);
         self.connection = Some((conn, task, Arc::clone(&edge.hub)));
         // The first frame is always the welcome: a client without a cursor knows its place from then on.
         assert!(self.read(1).await == 1 || self.connection.is_none(), "no welcome");

@@ -1,0 +1,161 @@
+//! What a client is told, and when, while the broker hangs or lags.
+
+use futures_util::{FutureExt, future::BoxFuture};
+use serde_json::Value;
+use tokio::{sync::watch, time::Instant};
+use wirepost_core::edge_config::Delivery;
+
+use super::*;
+use crate::broker::{Confirm, Feed, Health, Piece, ReadError, Start};
+
+const BOUNDS: Bounds = Bounds { messages: 1000, bytes: 1 << 20 };
+
+/// How reads of a stream for clients that come back go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    Good,
+    Hang,
+    /// By a replica that has nothing behind what is asked for.
+    Lag,
+}
+
+/// The broker inside the process, but for its reads.
+#[derive(Clone)]
+struct Odd {
+    inner: MemoryBroker,
+    reads: watch::Sender<Reads>,
+}
+
+impl Odd {
+    fn new() -> Self {
+        let inner = MemoryBroker::new();
+        inner.apply(&[declared().1]);
+        Self { inner, reads: watch::Sender::new(Reads::Good) }
+    }
+
+    fn becomes(&self, reads: Reads) {
+        self.reads.send_replace(reads);
+    }
+
+    fn push(&self, n: u64) {
+        publish(&self.inner, format!(r#"{{"messageType":"n","toUniqueId":"alice","content":{n}}}"#));
+    }
+}
+
+impl Broker for Odd {
+    fn publish(&self, lane: u64, publication: Publication) -> Confirm {
+        self.inner.publish(lane, publication)
+    }
+
+    fn emit(&self, publication: Publication) {
+        self.inner.emit(publication);
+    }
+
+    fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed> {
+        self.inner.tail(business, delivery, start)
+    }
+
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+        async move {
+            let mut reads = self.reads.subscribe();
+            let reads = *reads.wait_for(|reads| *reads != Reads::Hang).await.unwrap();
+            let mut piece = self.inner.read(business, from, max_bytes).await?;
+            if reads == Reads::Lag {
+                piece.records.truncate(1);
+                piece.at_end = true;
+            }
+            Ok(piece)
+        }
+        .boxed()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.inner.health()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.inner.counters()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
+
+async fn frame(conn: &Conn) -> Value {
+    let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| conn.outbound.poll_next(cx))).await;
+    let Next::Item(item) = next.expect("nothing comes") else { panic!("the connection ends") };
+    let Some(axum::extract::ws::Message::Text(text)) = item.message() else { panic!("not a text frame") };
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The next push; `position` is passed over.
+async fn number(conn: &Conn) -> Value {
+    loop {
+        let frame = frame(conn).await;
+        match frame["op"].as_str() {
+            None => return frame["content"].clone(),
+            Some("position") => {}
+            Some(_) => panic!("not a push: {frame}"),
+        }
+    }
+}
+
+fn place(frame: &Value) -> Position {
+    let cursor: wirepost_core::Cursor = frame["cursor"].as_str().unwrap().parse().unwrap();
+    Position { offset: cursor.offset, fingerprint: cursor.fingerprint }
+}
+
+/// An edge whose log has room for nothing but the newest position, and a position with the pushes 0 to 2 behind it. Somebody stays
+/// connected, so that the edge goes on reading.
+async fn behind(broker: &Odd) -> (Edge, Position, JoinHandle<()>) {
+    let edge = Edge::start(broker, 0);
+    let (conn, task) = open(&edge, 1, From::Now, BOUNDS);
+    let start = place(&frame(&conn).await);
+    for n in 0..3 {
+        broker.push(n);
+    }
+    for n in 0..3 {
+        assert_eq!(number(&conn).await, n);
+    }
+    (edge, start, task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_wait_for_the_broker_are_welcomed_in_time_and_told_their_place_later() {
+    let broker = Odd::new();
+    let (edge, start, _) = behind(&broker).await;
+    broker.becomes(Reads::Hang);
+    let begun = Instant::now();
+    let connections: Vec<_> = (2..8).map(|number| open(&edge, number, From::After(start), BOUNDS)).collect();
+    for (conn, _) in &connections {
+        let welcome = frame(conn).await;
+        assert_eq!(welcome["op"], "welcome");
+        assert!(welcome.get("resumed").is_none() && welcome.get("cursor").is_none(), "{welcome}");
+    }
+    assert_eq!(begun.elapsed().as_secs(), 2);
+    broker.becomes(Reads::Good);
+    for (conn, _) in &connections {
+        let position = frame(conn).await;
+        assert_eq!((&position["op"], place(&position)), (&"position".into(), start));
+        for n in 0..3 {
+            assert_eq!(number(conn).await, n);
+        }
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_behind_is_asked_again_although_nothing_is_pushed() {
+    let broker = Odd::new();
+    let (edge, start, _) = behind(&broker).await;
+    broker.becomes(Reads::Lag);
+    let (conn, _) = open(&edge, 2, From::After(start), BOUNDS);
+    let welcome = frame(&conn).await;
+    assert_eq!(welcome["resumed"], true, "{welcome}");
+    broker.becomes(Reads::Good);
+    for n in 0..3 {
+        assert_eq!(number(&conn).await, n);
+    }
+    edge.stop().await;
+}
