@@ -3,6 +3,10 @@
 //! Holds entries in stream order. The first one is a position that is *known*: everything behind it is here. Empty means that the reader is
 //! not attached and nothing is known. All businesses share one budget of bytes ([`LogBudget`]); a log that exceeds it forgets its own oldest
 //! entries, down to the last one, which stays as the known position.
+//!
+//! *Fairness*: bytes go to who needs them first, but each log has a floor that the others leave to it, so that a quiet business that filled
+//! the budget starves nobody. *Bound*: the budget, and one floor more for each log that began after another one had filled it, until that
+//! one grows.
 
 use std::{
     collections::VecDeque,
@@ -17,10 +21,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::entry::Entry;
 use crate::broker::Position;
 
+/// Bytes that each log may hold whatever the others hold; where there are many logs, an equal part of the budget.
+const FLOOR: usize = 256 << 10;
+
 /// Bytes of all logs together.
 #[derive(Debug)]
 pub struct LogBudget {
     used: AtomicUsize,
+    /// Logs that hold something.
+    logs: AtomicUsize,
     max: usize,
     gauge: Gauge,
 }
@@ -28,7 +37,7 @@ pub struct LogBudget {
 impl LogBudget {
     /// A budget of `max` bytes, shown by `gauge`.
     pub fn new(max: usize, gauge: Gauge) -> Self {
-        Self { used: AtomicUsize::new(0), max, gauge }
+        Self { used: AtomicUsize::new(0), logs: AtomicUsize::new(0), max, gauge }
     }
 
     fn add(&self, bytes: usize) {
@@ -41,8 +50,11 @@ impl LogBudget {
         self.gauge.set(used as i64);
     }
 
-    fn exceeded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.max
+    /// Whether a log of so many bytes has to forget: it is above its floor, and all together are above what the others' floors leave.
+    fn exceeded_by(&self, bytes: usize) -> bool {
+        let logs = self.logs.load(Ordering::Relaxed).max(1);
+        let floor = FLOOR.min(self.max / logs);
+        bytes > floor && self.used.load(Ordering::Relaxed) > self.max - floor * (logs - 1)
     }
 }
 
@@ -50,6 +62,7 @@ impl LogBudget {
 #[derive(Debug)]
 pub struct Log {
     entries: VecDeque<Arc<Entry>>,
+    bytes: usize,
     budget: Arc<LogBudget>,
 }
 
@@ -71,30 +84,46 @@ pub enum Lookup {
 impl Log {
     /// An unattached log.
     pub fn new(budget: Arc<LogBudget>) -> Self {
-        Self { entries: VecDeque::new(), budget }
+        Self { entries: VecDeque::new(), bytes: 0, budget }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        let bytes = self.entries.drain(..).map(|entry| entry.cost()).sum();
-        self.budget.sub(bytes);
+        if self.entries.is_empty() {
+            return;
+        }
+        self.entries.clear();
+        self.sub(self.bytes);
+        self.budget.logs.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Appends the next entry and forgets old ones beyond the budget.
     pub fn append(&mut self, entry: Arc<Entry>) {
-        self.budget.add(entry.cost());
+        if self.entries.is_empty() {
+            self.budget.logs.fetch_add(1, Ordering::Relaxed);
+        }
+        self.add(entry.cost());
         self.entries.push_back(entry);
-        while self.budget.exceeded() && self.forget_oldest() {}
+        while self.budget.exceeded_by(self.bytes) && self.forget_oldest() {}
         // Other businesses fill the budget: keep the position, not the message. Who needs it reads the stream.
-        if self.budget.exceeded()
-            && let Some(last) = self.entries.back_mut()
-            && last.push.is_some()
+        if self.budget.exceeded_by(self.bytes)
+            && let Some(last) = self.entries.pop_back()
         {
             let mark = Arc::new(Entry::mark(last.position));
-            self.budget.sub(last.cost());
-            self.budget.add(mark.cost());
-            *last = mark;
+            self.sub(last.cost());
+            self.add(mark.cost());
+            self.entries.push_back(mark);
         }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.budget.add(bytes);
+    }
+
+    fn sub(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.budget.sub(bytes);
     }
 
     /// Forgets the oldest entry; the last one stays.
@@ -103,7 +132,7 @@ impl Log {
             return false;
         }
         if let Some(entry) = self.entries.pop_front() {
-            self.budget.sub(entry.cost());
+            self.sub(entry.cost());
         }
         true
     }
@@ -137,5 +166,76 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::push::{
+        audience::{Audience, Whom},
+        entry::Push,
+    };
+
+    fn at(offset: u64) -> Position {
+        Position { offset, fingerprint: offset }
+    }
+
+    /// Appends messages of 1 KiB with these offsets.
+    fn fill(log: &mut Log, offsets: std::ops::Range<u64>) {
+        for offset in offsets {
+            let push = Push {
+                audience: Audience { whom: Whom::Everyone, client_types: vec!["app".into()] },
+                frame: "x".repeat(1024).into(),
+                expires_at: None,
+            };
+            log.append(Arc::new(Entry { position: at(offset), push: Some(push) }));
+        }
+    }
+
+    fn used(budget: &LogBudget) -> usize {
+        budget.used.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_quiet_log_that_filled_the_budget_leaves_the_others_their_floor() {
+        let budget = Arc::new(LogBudget::new(1 << 20, Gauge::default()));
+        let (mut quiet, mut other) = (Log::new(Arc::clone(&budget)), Log::new(Arc::clone(&budget)));
+        fill(&mut quiet, 0..2000);
+        assert!(quiet.bytes > (1 << 20) - 2048, "alone it may have everything");
+        fill(&mut other, 0..100);
+        assert!(matches!(other.lookup(at(0)), Lookup::Found(1)), "{:?}", other.lookup(at(0)));
+        fill(&mut other, 100..2000);
+        assert!((FLOOR - 2048..=FLOOR).contains(&other.bytes), "{}", other.bytes);
+        assert!(used(&budget) <= (1 << 20) + FLOOR);
+        fill(&mut quiet, 2000..2001);
+        assert!(used(&budget) <= 1 << 20, "once it grows it gives way");
+        drop(quiet);
+        fill(&mut other, 2000..4000);
+        assert!(other.bytes > (1 << 20) - 2048, "what others leave is for those who are here");
+        drop(other);
+        assert_eq!((used(&budget), budget.logs.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn many_logs_share_alike() {
+        let budget = Arc::new(LogBudget::new(1 << 20, Gauge::default()));
+        let mut logs: Vec<_> = (0..16).map(|_| Log::new(Arc::clone(&budget))).collect();
+        for offsets in [0..2000, 2000..2001] {
+            for log in &mut logs {
+                fill(log, offsets.clone());
+            }
+        }
+        let share = (1 << 20) / 16;
+        assert!(logs.iter().all(|log| (share - 2048..=share).contains(&log.bytes)));
+    }
+
+    #[test]
+    fn without_any_room_the_position_is_known() {
+        let budget = Arc::new(LogBudget::new(0, Gauge::default()));
+        let mut log = Log::new(Arc::clone(&budget));
+        fill(&mut log, 0..3);
+        assert_eq!(log.position(), Some(at(2)));
+        assert_eq!(used(&budget), Entry::mark(at(2)).cost());
     }
 }
