@@ -1,5 +1,6 @@
 //! Key sets that an issuer serves. One issuer's trouble stays with it: nothing is fetched before a token needs it, the last good set stays
-//! in use, a call waits [`TIMEOUT`] at most, and no flood of odd tokens becomes a flood at the issuer.
+//! in use, a call waits [`TIMEOUT`] at most, and no flood of odd tokens becomes a flood at the issuer. A fetch is its own task, so that no
+//! caller's going away ends it.
 //!
 //! Businesses that name one URI share one source, also across a change of their configuration: a reload while the issuer is down must not
 //! forget keys.
@@ -15,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::key_set::{BadKeySet, KeySet};
 
@@ -70,7 +71,7 @@ pub(super) struct Source {
     uri: String,
     current: ArcSwapOption<Loaded>,
     /// Held while fetching: one fetch at a time.
-    history: tokio::sync::Mutex<History>,
+    history: Arc<tokio::sync::Mutex<History>>,
     /// Fetches that ended.
     ended: AtomicU64,
 }
@@ -109,7 +110,7 @@ impl Source {
         let source = Arc::new(Self {
             uri: uri.to_owned(),
             current: ArcSwapOption::empty(),
-            history: tokio::sync::Mutex::default(),
+            history: Arc::default(),
             ended: AtomicU64::new(0),
         });
         sources.insert(uri.to_owned(), Arc::downgrade(&source));
@@ -117,13 +118,13 @@ impl Source {
     }
 
     /// The set in use; fetched first where there is none, and again where it is old.
-    pub(super) async fn get(&self) -> Result<Arc<Loaded>, FetchError> {
+    pub(super) async fn get(self: &Arc<Self>) -> Result<Arc<Loaded>, FetchError> {
         match self.current.load_full() {
             Some(loaded) if loaded.at.elapsed() <= MAX_AGE => Ok(loaded),
             Some(loaded) => {
                 // Whoever finds it old first asks; nobody waits for that one.
-                if let Ok(mut history) = self.history.try_lock() {
-                    self.fetch_if_due(&mut history).await;
+                if let Ok(history) = Arc::clone(&self.history).try_lock_owned() {
+                    self.fetch_if_due(history).await;
                 }
                 Ok(self.current.load_full().unwrap_or(loaded))
             }
@@ -135,7 +136,7 @@ impl Source {
     }
 
     /// A set that came after `known`, if one can be had now.
-    pub(super) async fn newer_than(&self, known: &Arc<Loaded>) -> Option<Arc<Loaded>> {
+    pub(super) async fn newer_than(self: &Arc<Self>, known: &Arc<Loaded>) -> Option<Arc<Loaded>> {
         let newer = || self.current.load_full().filter(|current| !Arc::ptr_eq(current, known));
         if newer().is_none() {
             self.refresh().await;
@@ -144,16 +145,19 @@ impl Source {
     }
 
     /// Fetches, or waits for the fetch that is under way. The last error, if the last fetch failed.
-    async fn refresh(&self) -> Option<FetchError> {
+    async fn refresh(self: &Arc<Self>) -> Option<FetchError> {
         let ended = self.ended.load(Ordering::Acquire);
-        let mut history = self.history.lock().await;
+        let history = Arc::clone(&self.history).lock_owned().await;
         if self.ended.load(Ordering::Acquire) == ended {
-            self.fetch_if_due(&mut history).await;
+            self.fetch_if_due(history).await
+        } else {
+            history.last_error.clone()
         }
-        history.last_error.clone()
     }
 
-    async fn fetch_if_due(&self, history: &mut History) {
+    /// The last error afterwards. Whoever calls may go away: the fetch goes on in a task of its own, and what it brings is for all. The task
+    /// holds the lock, so there is one for each source, and ends within [`TIMEOUT`].
+    async fn fetch_if_due(self: &Arc<Self>, mut history: OwnedMutexGuard<History>) -> Option<FetchError> {
         let now = Instant::now();
         let known = self.current.load().is_some();
         let due = if known {
@@ -162,18 +166,28 @@ impl Source {
             history.begun.back().is_none_or(|begun| now - *begun >= FIRST_COOL_DOWN)
         };
         if !due {
-            return;
+            return history.last_error.clone();
         }
-        // Written first: a caller that goes away in the middle has used its try up.
         if history.begun.len() == FETCHES {
             history.begun.pop_front();
         }
         history.begun.push_back(now);
-        history.last_error = match fetch(&self.uri).await {
+        let source = Arc::clone(self);
+        let fetching = tokio::spawn(async move {
+            history.last_error = source.load(&mut history.begun, now, known).await;
+            source.ended.fetch_add(1, Ordering::Release);
+            history.last_error.clone()
+        });
+        // Cut off only where the whole process ends.
+        fetching.await.unwrap_or(Some(FetchError::Connect))
+    }
+
+    async fn load(&self, begun: &mut VecDeque<Instant>, now: Instant, known: bool) -> Option<FetchError> {
+        match fetch(&self.uri).await {
             Ok(set) => {
                 if !known {
                     // Failed tries before the first set shall not delay its first rotation.
-                    history.begun.retain(|begun| *begun == now);
+                    begun.retain(|begun| *begun == now);
                     tracing::info!(uri = self.uri, "key set of an issuer loaded");
                 }
                 self.current.store(Some(Arc::new(Loaded { set, at: Instant::now() })));
@@ -183,8 +197,7 @@ impl Source {
                 tracing::warn!(uri = self.uri, %error, known, "key set of an issuer can't be fetched; a known one stays in use");
                 Some(error)
             }
-        };
-        self.ended.fetch_add(1, Ordering::Release);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use serde_json::json;
+use tokio::sync::Notify;
 use wirepost_core::edge_config::{Jwks, JwtConfig};
 
 use super::*;
@@ -15,6 +16,8 @@ use crate::identity::jwt::{
 #[derive(Clone)]
 enum Mode {
     Keys(Value),
+    /// When told.
+    Later(Value, Arc<Notify>),
     Text(&'static str),
     Status(u16),
     Hang,
@@ -26,14 +29,20 @@ enum Mode {
 struct Server {
     mode: Arc<Mutex<Mode>>,
     fetches: Arc<AtomicUsize>,
+    asked: Arc<Notify>,
     uri: String,
 }
 
 async fn serve(State(server): State<Server>) -> axum::response::Response {
     server.fetches.fetch_add(1, Ordering::SeqCst);
+    server.asked.notify_one();
     let mode = server.mode.lock().unwrap().clone();
     match mode {
         Mode::Keys(set) => axum::Json(set).into_response(),
+        Mode::Later(set, now) => {
+            now.notified().await;
+            axum::Json(set).into_response()
+        }
         Mode::Text(text) => text.into_response(),
         Mode::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
         Mode::Hang => std::future::pending().await,
@@ -46,7 +55,7 @@ impl Server {
     async fn start(mode: Mode) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}/jwks", listener.local_addr().unwrap());
-        let server = Self { mode: Arc::new(Mutex::new(mode)), fetches: Arc::default(), uri };
+        let server = Self { mode: Arc::new(Mutex::new(mode)), fetches: Arc::default(), asked: Arc::default(), uri };
         let router = Router::new().route("/jwks", get(serve)).with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         server
@@ -138,6 +147,25 @@ async fn many_calls_at_the_start_make_one_fetch() {
     let verifier = server.verifier();
     let results = futures_util::future::join_all((0..50).map(|_| check(&verifier, &good))).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(server.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_takes_no_fetch_with_it() {
+    let good = Keypair::new("good");
+    let (Mode::Keys(set), now) = (keys(&[&good]), Arc::new(Notify::new())) else { panic!("keys are a set") };
+    let server = Server::start(Mode::Later(set, Arc::clone(&now))).await;
+    let verifier = Arc::new(server.verifier());
+    let token = good.sign(&claims(&json!({})));
+    let caller = tokio::spawn({
+        let verifier = Arc::clone(&verifier);
+        async move { verifier.verify(&token, None).await }
+    });
+    server.asked.notified().await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    now.notify_one();
+    assert_eq!(check(&verifier, &good).await, Ok(()), "the keys that it asked for are there");
     assert_eq!(server.fetches(), 1);
 }
 
