@@ -57,6 +57,24 @@ async fn a_message_that_is_too_large_is_refused_by_id_and_a_huge_one_ends_the_co
 }
 
 #[tokio::test]
+async fn messages_that_are_too_large_do_not_use_up_the_rate() -> Result<()> {
+    let setup = Setup::new(&[&payments("{messageBytes: 1000, messagesPerSecond: 1, burst: 1}")]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let mut alice = edge.client("alice", "app").connect().await?;
+    let order = |id: &str, bytes: usize| json!({"id": id, "messageType": "order.placed", "content": "x".repeat(bytes)});
+    for id in ["a", "b", "c"] {
+        alice.send(&order(id, 1000)).await?;
+        let nack = alice.nack(id).await?;
+        assert_eq!((&nack["code"], &nack["retryable"]), (&json!("too_large"), &json!(false)), "{nack}");
+    }
+    alice.send_acked(&order("fits", 10)).await?;
+    // Also where the rate is used up already: to wait would not help.
+    alice.send(&order("d", 1000)).await?;
+    assert_eq!(alice.nack("d").await?["code"], "too_large");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_push_that_is_too_large_is_refused_or_skipped_and_reported_and_nobody_is_cut() -> Result<()> {
     let setup = Setup::new(&[&payments("{pushBytes: 65536}")]).await?;
     let edge = setup.edge("e1").start().await?;

@@ -96,7 +96,11 @@ async fn a_message_that_the_declaration_does_not_take_is_refused_with_its_code()
     h5.send(&json!({"id": "g", "messageType": "qr.refresh", "content": {"qrId": 7}})).await?;
     assert_eq!(h5.nack("g").await?["code"], "schema_mismatch");
     app.send_text("{\"id\": \"h\",").await?;
-    assert_eq!(app.answer().await?["code"], "invalid_envelope");
+    let nack = app.answer().await?;
+    assert_eq!(nack["code"], "invalid_envelope");
+    assert!(nack.get("id").is_none(), "{nack}");
+    app.send(&json!({"id": "i", "messageType": "order placed"})).await?;
+    assert_eq!(app.nack("i").await?["code"], "invalid_envelope");
     // The connection is as good as before, and nothing of all that arrived.
     app.send_acked(&json!({"id": "z", "messageType": "order.placed"})).await?;
     let mut orders = service.consume("orders", 10).await?;
@@ -277,5 +281,22 @@ async fn a_receipt_and_the_ends_of_connections_are_told_to_the_business() -> Res
     let disconnected = next_json(&mut events).await?;
     assert_eq!((&disconnected["event"], &disconnected["connectionId"]), (&json!("disconnected"), &id));
     assert_eq!(disconnected["uniqueId"], "alice");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_receipt_that_names_no_message_is_refused() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let service = Service::connect(&setup).await?;
+    let mut events = service.events("delivered").await?;
+    let mut alice = edge.client("alice", "app").connect().await?;
+    for ids in [json!([]), json!([""]), json!(["x".repeat(65)]), json!(vec!["x"; 257])] {
+        alice.send(&json!({"op": "received", "ids": ids})).await?;
+        assert_eq!(alice.control("error").await?["about"], "received");
+    }
+    let most = json!(vec!["x".repeat(64); 256]);
+    alice.send(&json!({"op": "received", "ids": most})).await?;
+    assert_eq!(next_json(&mut events).await?["ids"], most, "the first one that the business hears of");
     Ok(())
 }

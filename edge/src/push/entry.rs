@@ -69,8 +69,10 @@ fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> 
     if record.body.len() > max {
         return Err(Rejected { id: None, why: Rejection::TooLarge { bytes: record.body.len(), max } });
     }
-    let mut envelope = Envelope::parse(&record.body)
-        .map_err(|error| Rejected { id: None, why: Rejection::Invalid(error.to_string()) })?;
+    let mut envelope = Envelope::parse(&record.body).map_err(|error| Rejected {
+        id: Envelope::readable_id(&record.body).map(Into::into),
+        why: Rejection::Invalid(error.to_string()),
+    })?;
     if envelope.message_type.as_deref() == Some(BEGIN) {
         return Ok(None);
     }

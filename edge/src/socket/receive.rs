@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Envelope, EnvelopeError, SendType, frames::NackCode};
+use wirepost_core::{
+    Envelope, EnvelopeError, SendType,
+    envelope::MAX_ID,
+    frames::{MAX_RECEIPTS, NackCode},
+};
 
 use crate::{
     broker::{Publication, PublishError},
@@ -43,8 +47,8 @@ impl Nack {
     }
 
     /// Why bytes are no envelope.
-    pub fn of_envelope(error: &EnvelopeError) -> Self {
-        Self::new(None, NackCode::InvalidEnvelope, error.to_string())
+    pub fn of_envelope(bytes: &[u8], error: &EnvelopeError) -> Self {
+        Self::new(Envelope::readable_id(bytes).as_deref(), NackCode::InvalidEnvelope, error.to_string())
     }
 }
 
@@ -124,6 +128,20 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
     })
 }
 
+/// Checks the ids of a receipt: what no message can be called is not passed on.
+///
+/// # Errors
+/// Why it is refused.
+pub fn receipt(ids: &[String]) -> Result<(), String> {
+    if ids.is_empty() || ids.len() > MAX_RECEIPTS {
+        return Err(format!("{} ids in one receipt, 1 to {MAX_RECEIPTS} are taken", ids.len()));
+    }
+    match ids.iter().find(|id| id.is_empty() || id.len() > MAX_ID) {
+        Some(id) => Err(format!("an id of {} bytes, 1 to {MAX_ID} are taken", id.len())),
+        None => Ok(()),
+    }
+}
+
 /// The sender is who the token says; a value that contradicts it is refused rather than corrected, so that a client's mistake shows.
 fn identity(business: &Business, conn: &Conn, envelope: &Envelope<'_>) -> Result<(), String> {
     for (field, claimed, actual) in [
@@ -136,4 +154,20 @@ fn identity(business: &Business, conn: &Conn, envelope: &Envelope<'_>) -> Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_names_messages() {
+        let ids = |count: usize, bytes: usize| vec!["m".repeat(bytes); count];
+        for good in [ids(1, 1), ids(MAX_RECEIPTS, MAX_ID)] {
+            assert_eq!(receipt(&good), Ok(()));
+        }
+        for bad in [ids(0, 0), ids(MAX_RECEIPTS + 1, 1), ids(1, 0), ids(1, MAX_ID + 1)] {
+            assert!(receipt(&bad).is_err(), "{bad:?}");
+        }
+    }
 }

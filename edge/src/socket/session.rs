@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use wirepost_core::{
     Envelope,
     edge_config::Limits,
-    frames::{ClientFrame, CloseCode, MAX_RECEIPTS, NackCode, ServerFrame},
+    frames::{ClientFrame, CloseCode, NackCode, ServerFrame},
 };
 
 use super::{
@@ -40,8 +40,8 @@ use crate::{
 
 /// Of a connection that ended without a close frame (RFC 6455, section 7.1.5).
 const ABNORMAL: u16 = 1006;
-/// Frames other than messages (control frames, and what can't be read) that a client may send a second, and at once. Beyond it its socket
-/// is not read until it is within: nothing is refused, and nobody makes an edge talk without limit.
+/// Frames other than messages (control frames, and what can't be read or is too large) that a client may send a second, and at once. Beyond
+/// it its socket is not read until it is within: nothing is refused, and nobody makes an edge talk without limit.
 const CONTROL_RATE: NonZeroU32 = NonZeroU32::new(50).expect("50 is not zero");
 const CONTROL_BURST: NonZeroU32 = NonZeroU32::new(200).expect("200 is not zero");
 /// How long before its end a session's client is told.
@@ -265,6 +265,9 @@ impl<'s> Running<'s> {
             self.conn.control(ServerFrame::Expiring { in_seconds }.to_text());
         }
         if driver.stalled_since().is_some_and(|since| now >= since + settings.write_timeout) {
+            if self.conn.outbound.closing().is_some() {
+                return Some(Ended::vanished("it took nothing while its queue was flushed"));
+            }
             self.conn.outbound.close(CloseCode::TooSlow);
         }
         if now >= self.heard + settings.heartbeat * 2 {
@@ -297,7 +300,7 @@ impl<'s> Running<'s> {
             Ok(envelope) => envelope,
             Err(error) => {
                 self.count_control();
-                return self.nack(&Nack::of_envelope(&error));
+                return self.nack(&Nack::of_envelope(text.as_bytes(), &error));
             }
         };
         if self.conn.control
@@ -306,16 +309,18 @@ impl<'s> Running<'s> {
             self.count_control();
             return self.control(op, text);
         }
-        let id = envelope.id.as_deref().map(str::to_owned);
+        let id = envelope.id.as_deref();
+        // Before the rate: no waiting makes it small enough.
+        if text.len() > limits.message_bytes {
+            self.count_control();
+            let reason = format!("{} bytes, more than messageBytes of {}", text.len(), limits.message_bytes);
+            return self.nack(&Nack::new(id, NackCode::TooLarge, reason));
+        }
         if let Err(wait) = self.admit(limits) {
             let reason =
                 format!("more than {} messages a second and {} at once", limits.messages_per_second, limits.burst);
-            let nack = Nack::new(id.as_deref(), NackCode::RateLimited, reason);
+            let nack = Nack::new(id, NackCode::RateLimited, reason);
             return self.nack(&Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack });
-        }
-        if text.len() > limits.message_bytes {
-            let reason = format!("{} bytes, more than messageBytes of {}", text.len(), limits.message_bytes);
-            return self.nack(&Nack::new(id.as_deref(), NackCode::TooLarge, reason));
         }
         match receive::prepare(&business, &self.conn, envelope) {
             Ok(prepared) => {
@@ -376,15 +381,15 @@ impl<'s> Running<'s> {
             Ok(ClientFrame::Received { .. }) if !self.session.hub.business().wants_receipts() => {
                 self.refuse(op, "no route of this business asks for receipts");
             }
-            Ok(ClientFrame::Received { ids }) if ids.len() <= MAX_RECEIPTS => self.session.emit(&Event::Delivered {
-                connection_id: &self.conn.id,
-                unique_id: &self.conn.unique_id,
-                client_type: &self.conn.client_type,
-                ids: &ids,
-            }),
-            Ok(ClientFrame::Received { .. }) => {
-                self.refuse(op, &format!("more than {MAX_RECEIPTS} ids in one receipt"));
-            }
+            Ok(ClientFrame::Received { ids }) => match receive::receipt(&ids) {
+                Ok(()) => self.session.emit(&Event::Delivered {
+                    connection_id: &self.conn.id,
+                    unique_id: &self.conn.unique_id,
+                    client_type: &self.conn.client_type,
+                    ids: &ids,
+                }),
+                Err(reason) => self.refuse(op, &reason),
+            },
             Ok(ClientFrame::Refresh { token }) => match self.refresh(&token) {
                 Ok(()) => {
                     let resume_token = &self.session.resume_token(&self.identity, self.ends_at);
