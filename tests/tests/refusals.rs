@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wirepost_tests::broker::{PATIENCE, eventually};
 use wirepost_tests::client::{Client, ClientBuilder, Refused};
+use wirepost_tests::raw::{Raw, upgrade};
 use wirepost_tests::service::Service;
 use wirepost_tests::setup::{PAYMENTS, Setup};
 
@@ -63,6 +64,31 @@ async fn a_forged_ticket_is_refused_with_a_code_that_a_browser_sees() -> Result<
     }
     // It was the alteration.
     edge.client("alice", "app").token(good).connect().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_already_sends_sees_the_code_too() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    for bytes in [100, 60_000] {
+        let mut client = edge.client("alice", "app").token("forged").upgrade().await?;
+        client.send(&json!({"id": "o", "messageType": "order.placed", "content": "x".repeat(bytes)})).await?;
+        assert_eq!(client.close_code().await?, 3000, "after {bytes} bytes");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_query_that_cant_be_read_is_refused_as_every_call_is() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    for protocol in ["", "sec-websocket-protocol: wirepost.v1\r\n"] {
+        let mut raw = Raw::connect(edge.public).await?;
+        raw.send(upgrade("/socket/x?cursor=a&cursor=b", &format!("connection: close\r\n{protocol}"))).await?;
+        let answer = raw.end(PATIENCE).await?;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains(r#""result":40001"#), "{answer}");
+    }
     Ok(())
 }
 

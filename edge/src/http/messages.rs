@@ -1,6 +1,6 @@
 //! `POST /{business}/websocket/messages`: a service pushes an envelope, or an array of them, and hears of each whether the broker has it.
 //!
-//! *Status*: that of the items where all share one (200 when all is well), else 207 with a result for each. *Order*: items are published in
+//! *Status*: that of the items where all have the same result (200 when all is well), else 207 with a result for each. *Order*: items are published in
 //! their order. *A repeat* after `mayHaveArrived` must carry the same `id`, which the answer always names.
 
 use std::sync::Arc;
@@ -179,7 +179,7 @@ struct Pending {
 fn start(broker: &dyn Broker, lane: u64, business: &Business, item: &[u8], traceparent: Option<&str>) -> Pending {
     let envelope = match Envelope::parse(item) {
         Ok(envelope) => envelope,
-        Err(error) => return Pending { id: None, confirm: Err(error.into()) },
+        Err(error) => return Pending { id: Envelope::readable_id(item).map(Into::into), confirm: Err(error.into()) },
     };
     let id = envelope.id.as_deref().map(str::to_owned);
     match check_push(business, envelope, clock::now_ms()) {
@@ -269,21 +269,17 @@ fn single_answer(outcome: &Outcome) -> Response {
 
 fn batch_answer(outcomes: &[Outcome]) -> Response {
     let failed = outcomes.iter().filter(|outcome| outcome.code.is_some()).count();
-    let status = outcomes.iter().map(Outcome::status).reduce(
-        |one, other| {
-            if one == other { one } else { StatusCode::MULTI_STATUS }
-        },
-    );
-    let result = match outcomes {
-        [first, rest @ ..] if rest.iter().all(|other| other.result == first.result) => first.result,
-        _ => MIXED,
+    // Together, since a result begins with its status.
+    let (status, result) = match outcomes {
+        [first, rest @ ..] if rest.iter().all(|other| other.result == first.result) => (first.status(), first.result),
+        _ => (StatusCode::MULTI_STATUS, MIXED),
     };
     let description = match failed {
         0 => "ok".to_owned(),
         _ => format!("{failed} of {} messages were not taken, see data", outcomes.len()),
     };
     let body = answer::Body { result, description: &description, data: Some(outcomes) };
-    finish(answer::answer(status.unwrap_or(StatusCode::MULTI_STATUS), &body), outcomes)
+    finish(answer::answer(status, &body), outcomes)
 }
 
 fn finish(mut response: Response, outcomes: &[Outcome]) -> Response {

@@ -46,6 +46,9 @@ const MAX_WRITE_BUFFER: usize = 32 << 20;
 /// is somewhat too large with a nack instead of 1009.
 const MESSAGE_ROOM: usize = 64 << 10;
 
+/// Largest message that is read from a client that is refused: nothing but its close frame is of use.
+const REFUSED_MESSAGE: usize = 4 << 10;
+
 /// Query of the upgrade.
 #[derive(Debug, Deserialize)]
 pub struct Params {
@@ -97,7 +100,10 @@ pub async fn socket(
                 drop(place);
             };
             let tasks = state.connections.clone();
-            return upgrade.on_upgrade(move |socket| tasks.track_future(refuse(socket)));
+            return upgrade
+                .max_message_size(REFUSED_MESSAGE)
+                .max_frame_size(REFUSED_MESSAGE)
+                .on_upgrade(move |socket| tasks.track_future(refuse(socket)));
         }
     };
     let from = begin(&business, params.cursor.as_deref());
@@ -152,8 +158,16 @@ fn begin(business: &Business, cursor: Option<&str>) -> From {
 async fn refuse(mut socket: WebSocket, code: CloseCode) {
     let frame = CloseFrame { code: code.code(), reason: code.reason().into() };
     let goodbye = async {
-        if socket.send(Message::Close(Some(frame))).await.is_ok() {
-            while let Some(Ok(_)) = socket.recv().await {}
+        if socket.send(Message::Close(Some(frame))).await.is_err() {
+            return;
+        }
+        loop {
+            match socket.recv().await {
+                Some(Ok(_)) => {}
+                // Perhaps a message that is not read: a socket dropped now would reset, and the peer might not see the code.
+                Some(Err(_)) => std::future::pending().await,
+                None => return,
+            }
         }
     };
     let _ = tokio::time::timeout(super::driver::CLOSE_TIMEOUT, goodbye).await;

@@ -105,6 +105,28 @@ async fn a_bad_push_is_refused_with_the_field_alone_and_in_a_batch(
 }
 
 #[tokio::test]
+async fn the_answer_names_the_message_that_is_no_envelope() {
+    let edge = Edge::start().await;
+    let bad = completed(&json!({"id": "m-1", "messageType": "a b"}));
+    let alone = edge.call("POST", CALL, KEY, bad.to_string()).await;
+    assert_eq!(alone.body["data"]["id"], "m-1", "{}", alone.body);
+    let batch = edge.call("POST", CALL, KEY, json!([{"id": 1}, bad]).to_string()).await;
+    assert!(batch.body["data"][0].get("id").is_none(), "{}", batch.body);
+    assert_eq!(batch.body["data"][1]["id"], "m-1", "{}", batch.body);
+}
+
+#[tokio::test]
+async fn a_batch_that_failed_for_several_reasons_is_a_mixed_one_also_within_one_status() {
+    let edge = Edge::start().await;
+    let nobody = completed(&json!({"toUniqueId": ""}));
+    let unknown = completed(&json!({"messageType": "payment.failed"}));
+    let reply = edge.call("POST", CALL, KEY, json!([nobody, unknown]).to_string()).await;
+    assert_eq!((reply.status.as_u16(), &reply.body["result"]), (207, &json!(20_700)), "{}", reply.body);
+    let reply = edge.call("POST", CALL, KEY, json!([nobody, nobody]).to_string()).await;
+    assert_eq!((reply.status.as_u16(), &reply.body["result"]), (400, &json!(40_003)), "{}", reply.body);
+}
+
+#[tokio::test]
 async fn everyone_is_addressed_where_the_route_says_so() {
     let edge = Edge::start().await;
     let closed = json!({"messageType": "shop.closed", "toUniqueId": "*", "content": {"until": "monday"}});
