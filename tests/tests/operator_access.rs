@@ -1,0 +1,393 @@
+//! Credentials of a business's services: the Secret, its repair, its renaming, its end, and rotation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use lapin::options::ConfirmSelectOptions;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use wirepost_tests::broker::{consume, depth, eventually, next_body, publish};
+use wirepost_tests::mirror::Mirror;
+use wirepost_tests::operator::{World, times};
+
+type Entries = BTreeMap<String, String>;
+
+/// What is promised to be repaired.
+const SOON: Duration = Duration::from_secs(30);
+
+const SHOP: &str = "
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: shop}
+spec:
+  clientTypes: [app]
+  routes:
+    - {messageType: order.new, sendType: ClientToServer, queue: {name: orders}}
+    - {messageType: m, sendType: ServerToClient, to: [app]}
+";
+
+/// With access by a Secret of this name.
+fn shop(secret: &str) -> String {
+    format!("{SHOP}  access: {{secretName: {secret}}}\n")
+}
+
+fn secrets(world: &World) -> Api<Secret> {
+    world.cluster.api(&world.team.name)
+}
+
+/// Waits until a Secret of the team has these entries.
+async fn holds(world: &World, name: &str, entries: &Entries) -> Result<()> {
+    eventually(&format!("Secret {name} is as it was"), SOON, || async {
+        Ok(world.secret(name).await?.as_ref() == Some(entries))
+    })
+    .await
+}
+
+async fn gone(world: &World, name: &str) -> Result<()> {
+    eventually(&format!("Secret {name} is gone"), SOON, || async { Ok(world.secret(name).await?.is_none()) }).await
+}
+
+async fn log_in(entries: &Entries) -> Result<Connection> {
+    Ok(Connection::connect(&entries["uri"], ConnectionProperties::default()).await?)
+}
+
+/// The API keys that the edges accept: digest, and when it ends (ms since the epoch).
+async fn api_keys(world: &World) -> Result<BTreeMap<String, Option<i64>>> {
+    let data = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
+    let config: Value = serde_json::from_str(&data["config.json"])?;
+    let keys = config["auth"]["apiKeys"].as_array().cloned().unwrap_or_default();
+    Ok(keys
+        .iter()
+        .map(|key| (key["sha256"].as_str().unwrap_or_default().to_owned(), key["expiresAt"].as_i64()))
+        .collect())
+}
+
+fn digest(entries: &Entries) -> String {
+    Sha256::digest(&entries["api-key"]).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+}
+
+/// Users with permissions in the vhost, but for the tests' own.
+async fn users(world: &World) -> Result<BTreeSet<String>> {
+    let objects = world.broker_objects().await?;
+    let names = objects["permissions"].as_array().cloned().unwrap_or_default();
+    let names = names.iter().filter_map(|p| p["user"].as_str().map(str::to_owned));
+    Ok(names.filter(|name| name.starts_with("wirepost.")).collect())
+}
+
+async fn annotate(world: &World, key: &str, value: &str) -> Result<()> {
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+    world.team.businesses().patch("shop", &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_has_the_form_of_service_binding_and_what_it_says_works() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    let wsb = world.condition("shop", "Provisioned", "True").await?;
+    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let keys: Vec<&str> = entries.keys().map(String::as_str).collect();
+    ensure!(
+        keys == [
+            "api-key",
+            "business-type",
+            "dead-queue",
+            "endpoint",
+            "events-exchange",
+            "host",
+            "password",
+            "port",
+            "provider",
+            "push-exchange",
+            "queue.orders",
+            "receive-exchange",
+            "type",
+            "uri",
+            "username",
+            "virtual-host",
+        ],
+        "{keys:?}"
+    );
+    // servicebinding.io: the well-known entry names the kind of service, the Secret's type says it again, the status names the Secret.
+    ensure!(entries["type"] == "rabbitmq" && entries["provider"] == "wirepost");
+    let secret = secrets(&world).get("shop-wirepost").await?;
+    ensure!(secret.type_.as_deref() == Some("servicebinding.io/rabbitmq"));
+    ensure!(wsb.status.and_then(|status| status.binding).is_some_and(|binding| binding.name == "shop-wirepost"));
+    for (key, value) in [
+        ("virtual-host", world.setup.vhost().name.as_str()),
+        ("business-type", "shop"),
+        ("receive-exchange", "wirepost.shop.receive"),
+        ("push-exchange", "wirepost.shop.push"),
+        ("events-exchange", "wirepost.shop.events"),
+        ("dead-queue", "wirepost.shop.dead"),
+        ("queue.orders", "wirepost.shop.q.orders"),
+        ("endpoint", "https://ws.example.com/shop/websocket"),
+    ] {
+        ensure!(entries[key] == value, "{key}: {}", entries[key]);
+    }
+
+    // A service binds to the parts, or to the URI; it pushes, and takes what clients sent.
+    let parts = format!(
+        "amqp://{}:{}@{}:{}/{}",
+        entries["username"], entries["password"], entries["host"], entries["port"], entries["virtual-host"]
+    );
+    ensure!(parts == entries["uri"], "the parts say something else than the URI");
+    let connection = log_in(&entries).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    publish(&channel, &entries["push-exchange"], "", b"{}").await?;
+    let (_edge, edges) = world.setup.vhost().channel().await?;
+    publish(&edges, &entries["receive-exchange"], "order.new", b"{\"n\":1}").await?;
+    let mut orders = consume(&channel, &entries["queue.orders"], 1).await?;
+    ensure!(next_body(&mut orders).await? == b"{\"n\":1}");
+    ensure!(depth(&channel, &entries["dead-queue"]).await? == 0);
+    // The edges know the API key by its digest alone.
+    ensure!(api_keys(&world).await? == BTreeMap::from([(digest(&entries), None)]));
+    ensure!(users(&world).await? == BTreeSet::from([entries["username"].clone()]));
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_deleted_or_altered_comes_back_the_same() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let connection = log_in(&entries).await?;
+
+    secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
+    holds(&world, "shop-wirepost", &entries).await?;
+
+    let altered = json!({"stringData": {"password": "guess"}, "data": {"api-key": null}});
+    secrets(&world).patch("shop-wirepost", &PatchParams::default(), &Patch::Merge(altered)).await?;
+    holds(&world, "shop-wirepost", &entries).await?;
+
+    // What someone adds is theirs.
+    let added = json!({"stringData": {"note": "mine"}});
+    secrets(&world).patch("shop-wirepost", &PatchParams::default(), &Patch::Merge(added)).await?;
+    secrets(&world)
+        .patch("shop-wirepost", &PatchParams::default(), &Patch::Merge(json!({"data": {"host": null}})))
+        .await?;
+    let mut both = entries.clone();
+    both.insert("note".to_owned(), "mine".to_owned());
+    holds(&world, "shop-wirepost", &both).await?;
+    ensure!(connection.status().connected(), "a service was cut off by a repair");
+
+    // Another process makes the same of it.
+    drop(operator);
+    secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
+    let operator = world.operator("two").start().await?;
+    holds(&world, "shop-wirepost", &entries).await?;
+    ensure!(connection.status().connected(), "a service was cut off by another operator");
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_secret_of_that_name_is_left_alone() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    let mut foreign = Secret::default();
+    foreign.metadata.name = Some("theirs".to_owned());
+    foreign.string_data = Some(BTreeMap::from([("key".to_owned(), "value".to_owned())]));
+    let foreign = secrets(&world).create(&PostParams::default(), &foreign).await?;
+
+    world.apply(&shop("theirs")).await?;
+    let wsb = world.reason("shop", "Provisioned", "SecretTaken").await?;
+    let told = wsb.status.clone().unwrap_or_default().conditions;
+    ensure!(told.iter().any(|c| c.type_ == "Provisioned" && c.message.contains("theirs")), "{told:?}");
+    ensure!(wsb.status.and_then(|status| status.binding).is_none(), "whoever binds would get the foreign Secret");
+    eventually("an event tells of it", SOON, || async { Ok(times(&world.events("shop").await?, "SecretTaken") == 1) })
+        .await?;
+
+    // Another name, or the end of the foreign one, helps.
+    world.apply(&shop("ours")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let entries = world.secret("ours").await?.context("no Secret")?;
+    world.apply(&shop("theirs")).await?;
+    let wsb = world.reason("shop", "Provisioned", "SecretTaken").await?;
+    ensure!(wsb.status.and_then(|status| status.binding).is_some_and(|binding| binding.name == "ours"));
+    ensure!(world.secret("ours").await?.as_ref() == Some(&entries), "the services lost what they had");
+    let still = secrets(&world).get("theirs").await?;
+    ensure!(still.resource_version() == foreign.resource_version(), "it was written to");
+    secrets(&world).delete("theirs", &DeleteParams::default()).await?;
+    holds(&world, "theirs", &entries).await?;
+    gone(&world, "ours").await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_secret_name_moves_the_credentials_and_no_access_ends_them() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("first")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let entries = world.secret("first").await?.context("no Secret")?;
+    let connection = log_in(&entries).await?;
+
+    world.apply(&shop("second")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    ensure!(world.secret("second").await?.as_ref() == Some(&entries), "reported before it was there");
+    gone(&world, "first").await?;
+    ensure!(connection.status().connected(), "a service was cut off");
+
+    world.apply(SHOP).await?;
+    gone(&world, "second").await?;
+    let wsb = world.condition("shop", "Provisioned", "True").await?;
+    ensure!(wsb.status.and_then(|status| status.binding).is_none());
+    eventually("the user is gone", SOON, || async { Ok(users(&world).await?.is_empty()) }).await?;
+    eventually("it is cut off", SOON, || async { Ok(!connection.status().connected()) }).await?;
+    ensure!(log_in(&entries).await.is_err());
+    ensure!(api_keys(&world).await?.is_empty());
+    operator.had_every_right()
+}
+
+/// The name of the former Secret is nowhere but in the status.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_renamed_while_the_broker_is_away_leaves_no_former_one() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("first")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    drop(operator);
+
+    let away = world.operator("two").flag("management", "http://guest:guest@127.0.0.1:1").start().await?;
+    world.apply(&shop("second")).await?;
+    world.reason("shop", "Provisioned", "BrokerUnavailable").await?;
+    ensure!(world.secret("first").await?.is_some(), "services that start now have no credentials");
+    drop(away);
+
+    let operator = world.operator("three").start().await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    ensure!(world.secret("second").await?.is_some());
+    gone(&world, "first").await?;
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_gives_new_credentials_and_an_hour_for_the_old_ones() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    let old = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let connection = log_in(&old).await?;
+
+    annotate(&world, "wirepost.dev/rotate", "2026-12").await?;
+    eventually("the Secret has new credentials", SOON, || async {
+        let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+        Ok(["username", "password", "api-key", "uri"].iter().all(|key| entries[*key] != old[*key]))
+    })
+    .await?;
+    let new = world.secret("shop-wirepost").await?.context("no Secret")?;
+    log_in(&new).await?;
+    log_in(&old).await?;
+    ensure!(connection.status().connected());
+    let keys = api_keys(&world).await?;
+    ensure!(keys.len() == 2 && keys[&digest(&new)].is_none(), "{keys:?}");
+    let ends = keys[&digest(&old)].context("the old key never ends")?;
+    let left = ends - Timestamp::now().as_millisecond();
+    ensure!((55 * 60_000..=60 * 60_000).contains(&left), "{left} ms");
+    world.condition("shop", "Ready", "True").await?;
+
+    // Another process knows as much.
+    drop(operator);
+    let operator = world.operator("two").start().await?;
+    operator.leads().await?;
+    annotate(&world, "example.com/look", "again").await?;
+    eventually("it was looked at", SOON, || async {
+        Ok(operator.metric("wirepost_operator_reconciles_total{outcome=\"Ready\"}").await? > 0.0)
+    })
+    .await?;
+    ensure!(api_keys(&world).await? == keys && users(&world).await?.len() == 2);
+
+    // An hour later, as far as the next process knows.
+    drop(operator);
+    let config_maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
+    let past = (Timestamp::now().as_millisecond() - 1).to_string();
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"wirepost.dev/previous-rotation-until": past}}}));
+    config_maps.patch("wirepost-business-shop", &PatchParams::default(), &patch).await?;
+    let operator = world.operator("three").start().await?;
+    eventually("the old key is gone", SOON, || async {
+        Ok(api_keys(&world).await? == BTreeMap::from([(digest(&new), None)]))
+    })
+    .await?;
+    eventually("the old user is gone", SOON, || async {
+        Ok(users(&world).await? == BTreeSet::from([new["username"].clone()]))
+    })
+    .await?;
+    eventually("it is cut off", SOON, || async { Ok(!connection.status().connected()) }).await?;
+    ensure!(log_in(&old).await.is_err());
+    log_in(&new).await?;
+    ensure!(world.secret("shop-wirepost").await?.as_ref() == Some(&new));
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_resources_never_share_credentials() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let first = world.secret("shop-wirepost").await?.context("no Secret")?;
+    world.cluster.delete(&world.team.name, "shop").await?;
+    world.cluster.wait_gone(&world.team.name, "shop").await?;
+    // The same name, declared anew, possibly by another team.
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let second = world.secret("shop-wirepost").await?.context("no Secret")?;
+    for key in ["username", "password", "api-key"] {
+        ensure!(first[key] != second[key], "{key}");
+    }
+    ensure!(log_in(&first).await.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_may_write_access_secrets_and_read_none() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let client = world.account.client().await?;
+    let may = async |verb: &str, namespace: &str, name: &str| -> Result<bool> {
+        let attributes = ResourceAttributes {
+            verb: Some(verb.to_owned()),
+            resource: Some("secrets".to_owned()),
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()).filter(|name| !name.is_empty()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            ..SelfSubjectAccessReviewSpec::default()
+        };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    };
+    for namespace in [&world.team.name, &world.system.name, &"kube-system".to_owned()] {
+        for verb in ["list", "watch", "deletecollection", "update"] {
+            ensure!(!may(verb, namespace, "").await?, "it may {verb} Secrets in {namespace}");
+        }
+        ensure!(!may("get", namespace, "shop-wirepost").await?, "it may get a Secret in {namespace}");
+    }
+    ensure!(may("get", &world.system.name, "wirepost-seed").await?, "not even its own seed");
+
+    // And so it is, not only by the review.
+    let mine: Api<Secret> = Api::namespaced(client, &world.team.name);
+    for refused in [mine.get("shop-wirepost").await.map(drop), mine.list(&ListParams::default()).await.map(drop)] {
+        ensure!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
+    }
+    operator.had_every_right()
+}

@@ -1,0 +1,243 @@
+//! What whoever runs the operator sees of it: probes, numbers, logs, and what it says of a CustomResourceDefinition that does not fit.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use wirepost_tests::broker::{PATIENCE, Vhost, eventually};
+use wirepost_tests::cluster::{Cluster, PrivateCluster, wait};
+use wirepost_tests::mirror::Mirror;
+use wirepost_tests::operator::{Operator, World, condition_of, times};
+
+const CRD: &str = "wsbusinesses.wirepost.dev";
+/// What is promised to be repaired.
+const SOON: Duration = Duration::from_secs(30);
+
+fn shop(more: &str) -> String {
+    format!(
+        "
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {{name: shop}}
+spec:
+  clientTypes: [app]
+  routes:
+    - {{messageType: order.new, sendType: ClientToServer, queue: {{name: orders}}}}
+    - {{messageType: m, sendType: ServerToClient, to: [app]}}
+  access: {{secretName: shop-wirepost}}
+{more}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_definition_is_waited_for() -> Result<()> {
+    let cluster = PrivateCluster::start("no-crd", &[]).await?;
+    let world = World::on(Cluster::clone(&cluster), Vhost::create().await?).await?;
+    let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    crds.delete(CRD, &DeleteParams::default()).await?;
+    wait(&crds, CRD, "go", |found| found.is_none()).await?;
+
+    let operator = world.operator("one").start_unready().await?;
+    eventually("it names what is pending", PATIENCE, || async {
+        let (status, text) = operator.readyz().await?;
+        Ok(status == 503 && text.contains("custom resource definition") && !text.contains("edge"))
+    })
+    .await?;
+    ensure!(operator.admin("/livez").await?.0 == 200);
+    ensure!(operator.log().contains("is not installed"), "the log does not say what to do");
+    ensure!(operator.running());
+
+    cluster.install_crd().await?;
+    eventually("it is ready", SOON, || async { Ok(operator.readyz().await? == (200, "ok\n".to_owned())) }).await?;
+    world.apply(&shop("")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    operator.had_every_right()
+}
+
+/// Case 22: with an older definition the API server drops a newer limit without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_definition_is_said_and_nothing_new_is_applied() -> Result<()> {
+    let cluster = PrivateCluster::start("old-crd", &[]).await?;
+    let world = World::on(Cluster::clone(&cluster), Vhost::create().await?).await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let (running, on_broker) = (world.config_map("shop").await?, world.broker_objects().await?);
+
+    let mut older: Value = serde_yaml::from_str(include_str!("../../crds/wsbusinesses.wirepost.dev.yaml"))?;
+    let spec = &mut older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let limits = spec["limits"]["properties"].as_object_mut().context("no limits")?;
+    limits.remove("messagesPerSecond").context("there is no such field")?;
+    cluster.apply_yaml(&older.to_string()).await?;
+
+    let outdated = "CustomResourceDefinitionOutdated";
+    let wsb = world.reason("shop", "Accepted", outdated).await?;
+    let text = condition_of(&wsb, "Accepted").map(|c| c.message.clone()).unwrap_or_default();
+    ensure!(text.contains("spec.limits.messagesPerSecond") && text.contains("apply crds/"), "{text}");
+    eventually("an event tells of it", PATIENCE, || async { Ok(times(&world.events("shop").await?, outdated) == 1) })
+        .await?;
+    ensure!(operator.readyz().await?.0 == 200, "a replica that is not ready is of no more use");
+
+    // A change is not applied, by this process or by one that has seen nothing else.
+    let limited = shop("  limits: {messagesPerSecond: 7}\n  push: {delivery: Transient}");
+    ensure!(world.apply(&limited).await.is_err(), "strict clients are told by the API server");
+    world.apply(&shop("  push: {delivery: Transient}")).await?;
+    let changed = |wsb: &wirepost_core::business::WsBusiness| {
+        condition_of(wsb, "Accepted").is_some_and(|c| c.reason == outdated && c.observed_generation == Some(2))
+    };
+    world.wait("shop", "have its second generation refused", changed).await?;
+    drop(operator);
+    let operator = world.operator("two").start().await?;
+    operator.leads().await?;
+    world.apply(&shop("").replace("shop", "new")).await?;
+    world.reason("new", "Accepted", outdated).await?;
+    ensure!(world.config_map("new").await?.is_none());
+    ensure!(world.config_map("shop").await? == running && world.broker_objects().await? == on_broker);
+
+    // Deletion is as ever.
+    world.cluster.delete(&world.team.name, "new").await?;
+    world.cluster.wait_gone(&world.team.name, "new").await?;
+
+    cluster.install_crd().await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let config = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
+    ensure!(config["config.json"].contains("Transient"));
+    eventually("the limit is known", PATIENCE, || async { Ok(world.apply(&limited).await.is_ok()) }).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let config = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
+    ensure!(config["config.json"].contains("\"messagesPerSecond\":7"), "{}", config["config.json"]);
+    operator.had_every_right()
+}
+
+/// Whether a whole number is this one.
+async fn is(operator: &Operator, series: &str, value: f64) -> Result<bool> {
+    Ok((operator.metric(series).await? - value).abs() < 0.5)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_numbers_count_what_happened() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    operator.leads().await?;
+    let standby = world.operator("two").start().await?;
+    let metric = |series: &'static str| operator.metric(series);
+    world.apply(&shop("")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    ensure!(is(&operator, "wirepost_operator_leader", 1.0).await?);
+    ensure!(is(&operator, "wirepost_operator_businesses", 1.0).await?);
+    ensure!(is(&operator, "wirepost_operator_edges", 1.0).await?);
+    ensure!(is(&operator, "wirepost_operator_edges_unreachable", 0.0).await?);
+    ensure!(metric("wirepost_operator_reconciles_total{outcome=\"Ready\"}").await? > 0.0);
+    ensure!(metric("wirepost_operator_reconcile_seconds_count").await? > 0.0);
+    ensure!(metric("wirepost_operator_broker_look_seconds_count").await? > 0.0);
+    ensure!(metric("wirepost_operator_broker_changes_total").await? > 5.0);
+    ensure!(is(&operator, "wirepost_operator_drift_repairs_total", 0.0).await?);
+    for object in ["Status", "Finalizer", "ConfigMap", "Secret", "Event"] {
+        let series = format!("wirepost_operator_api_writes_total{{object=\"{object}\"}}");
+        eventually(&format!("{object} was written"), PATIENCE, || async { Ok(operator.metric(&series).await? > 0.0) })
+            .await?;
+    }
+
+    world.setup.unbind("wirepost.shop.receive", "wirepost.shop.q.orders", "order.new").await?;
+    eventually("a repair counts", SOON, || async { is(&operator, "wirepost_operator_drift_repairs_total", 1.0).await })
+        .await?;
+    world.apply(&shop("").replace("{name: orders}", "{name: orders}, schema: {type: no}")).await?;
+    world.condition("shop", "Accepted", "False").await?;
+    eventually("waiting counts", PATIENCE, || async {
+        Ok(metric("wirepost_operator_reconciles_total{outcome=\"Waiting\"}").await? > 0.0)
+    })
+    .await?;
+
+    // The other replica knows as much, and has done nothing.
+    ensure!(is(&standby, "wirepost_operator_leader", 0.0).await?);
+    ensure!(is(&standby, "wirepost_operator_businesses", 1.0).await?);
+    ensure!(standby.writes().await? < 0.5);
+    world.cluster.delete(&world.team.name, "shop").await?;
+    world.cluster.wait_gone(&world.team.name, "shop").await?;
+    eventually("it is known no more", PATIENCE, || async { is(&operator, "wirepost_operator_businesses", 0.0).await })
+        .await?;
+
+    // As metrics collectors read it.
+    let (status, text) = operator.admin("/metrics").await?;
+    ensure!(status == 200 && text.ends_with("# EOF\n"));
+    ensure!(!text.contains("shop"), "a label names a business");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_counts_as_errors_and_changes_neither_probe() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").flag("management", "http://guest:guest@127.0.0.1:1").start().await?;
+    world.apply(&shop("")).await?;
+    world.reason("shop", "Provisioned", "BrokerUnavailable").await?;
+    ensure!(operator.readyz().await?.0 == 200 && operator.admin("/livez").await?.0 == 200);
+    eventually("errors count", PATIENCE, || async {
+        Ok(operator.metric("wirepost_operator_reconciles_total{outcome=\"Error\"}").await? > 0.0
+            && operator.metric("wirepost_operator_broker_failures_total").await? > 0.0)
+    })
+    .await?;
+    ensure!(!operator.log().contains("guest:guest"), "{}", operator.log());
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_a_log_or_a_status() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let first = world.secret("shop-wirepost").await?.context("no Secret")?;
+
+    // Much that is worth a line: repairs, a rotation, a deleted Secret, a process that starts with all this, a broker that refuses it.
+    let vhost = &world.setup.vhost().name;
+    world.setup.call("DELETE", &["permissions", vhost, &first["username"]], &Value::Null).await?;
+    world.setup.delete_exchange("wirepost.shop.push").await?;
+    world.reason("shop", "Provisioned", "Drifted").await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let rotate = Patch::Merge(json!({"metadata": {"annotations": {"wirepost.dev/rotate": "x"}}}));
+    world.team.businesses().patch("shop", &PatchParams::default(), &rotate).await?;
+    eventually("it is rotated", SOON, || async {
+        Ok(world.secret("shop-wirepost").await?.is_some_and(|s| s != first))
+    })
+    .await?;
+    let second = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let secrets: Api<Secret> = world.cluster.api(&world.team.name);
+    secrets.delete("shop-wirepost", &DeleteParams::default()).await?;
+    eventually("it is back", SOON, || async { Ok(world.secret("shop-wirepost").await?.as_ref() == Some(&second)) })
+        .await?;
+    let mut logs = operator.log();
+    drop(operator);
+    let (user, password) = ("operator-of-this-test", "Wrong-Password-7");
+    let with_password = |url: &str| url.replace("guest:guest@", &format!("{user}:{password}@"));
+    let refused = world
+        .operator("two")
+        .flag("management", with_password(&world.setup.vhost().broker.management))
+        .flag("amqp", with_password(&world.setup.vhost().amqp()))
+        .start()
+        .await?;
+    world.reason("shop", "Provisioned", "BrokerRefused").await?;
+    logs += &refused.log();
+
+    let systems: Api<Secret> = world.cluster.api(&world.system.name);
+    let seed = systems.get("wirepost-seed").await?.data.unwrap_or_default().remove("seed").context("no seed")?;
+    let seed = serde_json::to_value(&seed)?;
+    let mut words = vec![("the seed", seed.as_str().unwrap_or_default()), ("the operator's password", password)];
+    for secret in [&first, &second] {
+        words.extend(["password", "api-key", "uri"].map(|key| (key, secret[key].as_str())));
+    }
+    let told = serde_json::to_string(&world.cluster.get(&world.team.name, "shop").await?)?
+        + &serde_json::to_string(&world.events("shop").await?)?
+        + &serde_json::to_string(&world.config_map("shop").await?)?;
+    for (what, word) in words {
+        ensure!(word.len() >= 16 && !logs.contains(word), "{what} is in the log");
+        ensure!(!told.contains(word), "{what} is where people without a right to Secrets read");
+    }
+    ensure!(logs.contains("shop") && told.contains("shop"), "nothing was looked at");
+    Ok(())
+}
