@@ -283,3 +283,6 @@ fn won<T>(result: kube::Result<T>) -> kube::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;
