@@ -47,8 +47,11 @@ async fn main() -> Result<()> {
         businesses.iter().map(|(name, topology, user)| snapshot.plan(name, topology, Some(user))).collect()
     };
 
-    let more =
-        ("one-more".to_owned(), topology("one-more", false)?, [business_user(vhost, "one-more", "0a1b2c3d", "secret")]);
+    let more = (
+        "one-more".to_owned(),
+        topology("one-more", special > 0)?,
+        [business_user(vhost, "one-more", "0a1b2c3d", "secret")],
+    );
     apply_plan(&management, management.snapshot().await?.plan_shared(), ApplyOptions::default()).await?;
     each_kind(&management, &more).await?;
     let empty = management.snapshot().await?;

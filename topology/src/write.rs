@@ -28,6 +28,7 @@ impl Writer<'_> {
                     "pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority,
                     "definition": policy.definition,
                 });
+                let _one_at_a_time = self.management.policies.lock().await;
                 self.put(doing, &["policies", vhost, &policy.name], &body).await
             }
             Step::PutQueue(queue) => {
@@ -60,7 +61,10 @@ impl Writer<'_> {
             Step::Unbind(binding) => self.unbind(doing, binding).await,
             Step::DeleteQueue(name) | Step::DeleteStream(name) => self.delete(doing, &["queues", vhost, name]).await,
             Step::DeleteExchange(name) => self.delete(doing, &["exchanges", vhost, name]).await,
-            Step::DeletePolicy(name) => self.delete(doing, &["policies", vhost, name]).await,
+            Step::DeletePolicy(name) => {
+                let _one_at_a_time = self.management.policies.lock().await;
+                self.delete(doing, &["policies", vhost, name]).await
+            }
             Step::DeleteUser { name, .. } => self.delete(doing, &["users", name]).await,
         }
     }
