@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_topology::actual::Policy;
-use wirepost_topology::{ApplyOptions, Error, Management, Problem, Report, Snapshot, Step, apply_plan, unrouted};
+use wirepost_topology::{ApplyOptions, Error, Management, Plan, Problem, Report, Snapshot, Step, apply_plan, unrouted};
 
 use super::{Answer, Desired, Request, Trouble, amqp::Link};
 use crate::{leader::Leadership, metrics::Metrics, triggers::Triggers};
@@ -170,6 +170,7 @@ impl Keeper {
             .map(|job| async move {
                 let plan = snapshot.plan(&job.business, &job.desired.topology, Some(&job.desired.users));
                 let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+                let plan = job.permitted(plan);
                 let options = ApplyOptions {
                     amqp: connection,
                     delete_messages: job.delete_messages,
@@ -459,7 +460,8 @@ impl Keeper {
 
 /// Whether messages find their way. A queue that waits to be emptied, or a foreign policy, is in nobody's way.
 fn routes(problems: &[Problem]) -> bool {
-    !problems.iter().any(|p| matches!(p, Problem::Differs { .. } | Problem::Refused { .. }))
+    use Problem::{Differs, MissingQueue, Refused};
+    !problems.iter().any(|p| matches!(p, Differs { .. } | MissingQueue { .. } | Refused { .. }))
 }
 
 /// What is to be done for one business.
@@ -483,6 +485,16 @@ impl Job {
 
     fn orphan(business: String) -> Self {
         Self { business, desired: Arc::default(), removes: true, delete_messages: false, delete_streams: false }
+    }
+
+    /// What of a plan may be done.
+    fn permitted(&self, plan: Plan) -> Plan {
+        if !self.desired.whole || !plan.problems.iter().any(|p| matches!(p, Problem::MissingQueue { .. })) {
+            return plan;
+        }
+        let mut nothing = Plan::default();
+        nothing.problems = plan.problems;
+        nothing
     }
 }
 
