@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
+use lapin::Connection;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
@@ -106,6 +107,12 @@ pub fn of_others(picture: &Picture) -> Picture {
         .collect()
 }
 
+/// What is called like an object or user of this business.
+pub fn of_business(picture: &Picture, business: &str) -> Picture {
+    let its = |key: &str| key.split(' ').nth(1).and_then(names::owner) == Some(business) && !key.contains(".person-");
+    picture.iter().filter(|(key, _)| its(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
 /// What two pictures differ in, for people.
 pub fn differences(before: &Picture, after: &Picture) -> Vec<String> {
     let keys: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
@@ -134,7 +141,12 @@ pub async fn publish_numbers(vhost: &Vhost, exchange: &str, key: &str, numbers: 
 
 /// The first `count` messages of a queue as numbers, consumed; of a stream from its beginning on, where they stay.
 pub async fn read_numbers(vhost: &Vhost, queue: &str, count: usize) -> Result<Vec<u64>> {
-    let (_connection, channel) = vhost.channel().await?;
+    read_numbers_over(&vhost.connect().await?, queue, count).await
+}
+
+/// The same over a connection of whoever it is.
+pub async fn read_numbers_over(connection: &Connection, queue: &str, count: usize) -> Result<Vec<u64>> {
+    let channel = connection.create_channel().await?;
     channel.basic_qos(100, BasicQosOptions::default()).await?;
     let mut from = FieldTable::default();
     if queue.ends_with(".stream") {

@@ -88,7 +88,7 @@ impl World {
             }
             value["metadata"]["labels"][LABEL] = json!(self.id);
             // JSON is YAML.
-            labelled += &format!("---\n{value}\n");
+            labelled.extend(["---\n", &value.to_string(), "\n"]);
         }
         namespace.apply_yaml(&labelled).await
     }
@@ -346,6 +346,14 @@ impl Operator {
         let refused: Vec<&str> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
         ensure!(refused.is_empty(), "{} lacked a right:\n{}", self.name, refused.join("\n"));
         Ok(())
+    }
+
+    /// Waits until it has looked at everything on the broker so many times more.
+    pub async fn looks(&self, times: u32) -> Result<()> {
+        const LOOKS: &str = "wirepost_operator_broker_look_seconds_count";
+        let before = self.metric(LOOKS).await?;
+        let looked = || async { Ok(self.metric(LOOKS).await? >= before + f64::from(times)) };
+        eventually("the operator has looked at the broker again", PATIENCE, looked).await
     }
 
     /// Waits until it leads.

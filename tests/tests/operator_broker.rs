@@ -58,6 +58,23 @@ async fn a_broker_rebuilt_empty_gets_everything_again_with_the_same_credentials(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_vhost_is_made_again_with_everything_in_it() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&payments()).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    let before = world.setup.picture().await?;
+    let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
+    world.setup.call("DELETE", &["vhosts", &world.setup.vhost().name], &serde_json::Value::Null).await?;
+    let restored = || async { Ok(world.setup.picture().await? == before) };
+    eventually("everything is there again", PATIENCE, restored).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    lapin::Connection::connect(&secret["uri"], lapin::ConnectionProperties::default()).await?;
+    ensure!(operator.running(), "it needed a restart");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_password_of_the_broker_needs_no_restart() -> Result<()> {
     let broker = PrivateBroker::start("rotated", &[]).await?;
     let world = World::on_broker(&broker).await?;

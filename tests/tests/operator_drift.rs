@@ -278,3 +278,26 @@ async fn a_foreign_policy_that_wins_is_named_as_long_as_it_does() -> Result<()> 
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_the_team_that_goes_is_named_and_its_messages_wait_for_it_in_order() -> Result<()> {
+    let world = World::new().await?;
+    let vhost = world.setup.vhost();
+    let path = ["queues", &vhost.name, "team.orders"];
+    let quorum = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
+    world.setup.call("PUT", &path, &quorum).await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&PAYMENTS.replace("{name: orders}", "{name: team.orders, existing: true}")).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+
+    world.setup.call("DELETE", &path, &Value::Null).await?;
+    let sent = publish_numbers(vhost, RECEIVE, "order.new", 1..101).await?;
+    ensure!(sent.len() == 100, "a client was refused: {sent:?}");
+    world.reason("payments", "Accepted", "QueueNotFound").await?;
+    // It must not try to move them while they have no place: the first would be the last.
+    operator.looks(8).await?;
+    world.setup.call("PUT", &path, &quorum).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    ensure!(read_numbers(vhost, "team.orders", 100).await? == sent);
+    Ok(())
+}
