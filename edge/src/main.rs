@@ -62,20 +62,22 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let app = App::start(parts.settings, Arc::clone(&keys), Arc::new(broker), Arc::clone(&readiness)).await?;
     tracing::info!(public = %app.public, admin = %app.admin, "listening");
     let (catalog, metrics) = (Arc::clone(&app.state.catalog), Arc::clone(&app.state.metrics));
-    match parts.source {
-        Source::Directory(path) => {
-            tasks.spawn(Directory::new(path, catalog, metrics, readiness).run(cancel.clone()));
-        }
+    let mut source = match parts.source {
+        Source::Directory(path) => tasks.spawn(Directory::new(path, catalog, metrics, readiness).run(cancel.clone())),
         Source::Kubernetes { namespace, removal_grace } => {
             let config_maps = source::kubernetes::connect(&namespace).await?;
-            let source = ConfigMaps::new(config_maps, removal_grace, catalog, metrics, readiness);
-            tasks.spawn(source.run(cancel.clone()));
+            tasks.spawn(ConfigMaps::new(config_maps, removal_grace, catalog, metrics, readiness).run(cancel.clone()))
         }
-    }
+    };
     tasks.spawn(keys.watch(cancel.clone()));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    // Ready for ever with the declarations of yesterday would be worse than a restart.
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut source => Some(anyhow::anyhow!("configurations are not followed any more: {ended:?}")),
+    };
+    if let Some(failure) = &failure {
+        tracing::error!(error = %failure, "ending");
     }
     tokio::select! {
         () = app.shutdown() => {}
@@ -85,5 +87,5 @@ async fn run(args: Args) -> anyhow::Result<()> {
     cancel.cancel();
     tasks.close();
     tasks.wait().await;
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
