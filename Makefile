@@ -52,9 +52,19 @@ conformance: ## the Autobahn cases against the edge's socket code
 	tests/conformance
 
 .PHONY: crds
-crds: ## writes crds/ anew from the Rust type (a test fails while they differ)
+crds: ## writes crds/ and the chart's copy anew from the Rust type (a test fails while they differ)
 	$(CARGO) run -q --locked -p wirepost-core --example crd > crds/wsbusinesses.wirepost.dev.yaml.new
 	mv crds/wsbusinesses.wirepost.dev.yaml.new crds/wsbusinesses.wirepost.dev.yaml
+	cp crds/wsbusinesses.wirepost.dev.yaml charts/wirepost/files/
+
+.PHONY: chart
+chart: ## the Helm chart's tests alone (helm is built when cold: three minutes)
+	$(CARGO) test --locked -p wirepost-tests --test chart --no-run
+	scripts/with-kubernetes $(CARGO) test --locked -p wirepost-tests --test chart --no-fail-fast
+
+.PHONY: chart-docs
+chart-docs: ## writes charts/wirepost/README.md anew from values.yaml (a test fails while they differ)
+	scripts/chart-readme
 
 .PHONY: broker
 broker: ## a RabbitMQ to try things on; prints its addresses (`tests/services/rabbitmq stop main` ends it)

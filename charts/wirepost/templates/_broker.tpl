@@ -43,7 +43,7 @@ user and password as files, which are read at each connect, so that a rotation n
 - name: broker
   secret:
     secretName: {{ .secret }}
-    defaultMode: 0440
+    defaultMode: 288 # 0440, in the way that every parser reads
     items: [{key: username, path: username}, {key: password, path: password}]
 {{- with .root.Values.broker.tls }}
 {{- if .caSecretName }}

@@ -1,0 +1,272 @@
+//! What the chart renders: the defaults, everything at once, and what holds whatever is set.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use serde_json::{Value, json};
+use wirepost_tests::cluster::chart_rules;
+
+use crate::render::{examples, render, text};
+
+/// Every part switched on.
+const EVERYTHING: &str = "
+publicUrl: https://ws.example.com
+broker: {bundled: true}
+bundledBroker: {password: secret}
+edge: {autoscaling: {connections: {average: 10000}}, service: {type: LoadBalancer}}
+tls: {enabled: true, certificate: {create: true, issuerRef: {name: issuer}}}
+ingress: {enabled: true, host: ws.example.com}
+gateway: {enabled: true, parentRefs: [{name: public}], hostnames: [ws.example.com]}
+networkPolicy: {egress: {enabled: true}}
+monitoring: {podMonitor: {enabled: true}, rules: {enabled: true}}
+";
+
+#[test]
+fn the_defaults_are_operator_and_edges_with_what_guards_them() -> Result<()> {
+    let ids: BTreeSet<String> = render("")?.ids().into_iter().collect();
+    let wanted = [
+        "ClusterRole/wirepost-system:wirepost-operator",
+        "ClusterRole/wirepost-system:wirepost:edit",
+        "ClusterRole/wirepost-system:wirepost:view",
+        "ClusterRoleBinding/wirepost-system:wirepost-operator",
+        "CustomResourceDefinition/wsbusinesses.wirepost.dev",
+        "Deployment/wirepost-edge",
+        "Deployment/wirepost-operator",
+        "HorizontalPodAutoscaler/wirepost-edge",
+        "NetworkPolicy/wirepost-edge",
+        "NetworkPolicy/wirepost-operator",
+        "PodDisruptionBudget/wirepost-edge",
+        "PodDisruptionBudget/wirepost-operator",
+        "Role/wirepost-edge",
+        "Role/wirepost-operator",
+        "RoleBinding/wirepost-edge",
+        "RoleBinding/wirepost-operator",
+        "Service/wirepost",
+        "Service/wirepost-edge",
+        "ServiceAccount/wirepost-edge",
+        "ServiceAccount/wirepost-operator",
+    ];
+    ensure!(ids == wanted.map(str::to_owned).into(), "{ids:#?}");
+    Ok(())
+}
+
+#[test]
+fn everything_at_once_is_all_of_it() -> Result<()> {
+    let rendered = render(EVERYTHING)?;
+    let ids: BTreeSet<String> = rendered.ids().into_iter().collect();
+    ensure!(ids.len() == rendered.0.len(), "an object is there twice: {:?}", rendered.ids());
+    for id in [
+        "Certificate/wirepost",
+        "ConfigMap/wirepost-rabbitmq",
+        "HTTPRoute/wirepost",
+        "Ingress/wirepost",
+        "NetworkPolicy/wirepost-rabbitmq",
+        "PodMonitor/wirepost-edge",
+        "PodMonitor/wirepost-operator",
+        "PrometheusRule/wirepost",
+        "Secret/wirepost-broker",
+        "Service/wirepost-rabbitmq",
+        "StatefulSet/wirepost-rabbitmq",
+    ] {
+        rendered.get(id)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn rendering_twice_gives_the_same() -> Result<()> {
+    let all = examples()?.into_iter().map(|(_, values)| values);
+    for values in all.chain([String::new(), EVERYTHING.to_owned()]) {
+        ensure!(text("ns", &values)? == text("ns", &values)?, "differs each time:\n{values}");
+    }
+    Ok(())
+}
+
+/// Secrets are the user's, or the operator makes them.
+#[test]
+fn no_secret_is_made_while_rendering() -> Result<()> {
+    for (name, values) in examples()? {
+        let secrets: Vec<_> = render(&values)?.ids().into_iter().filter(|id| id.starts_with("Secret/")).collect();
+        ensure!(secrets.is_empty(), "{name}: {secrets:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_crd_stays_when_the_release_goes() -> Result<()> {
+    let rendered = render("")?;
+    let crd = rendered.get("CustomResourceDefinition/wsbusinesses.wirepost.dev")?;
+    ensure!(crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep");
+    let mut bare = crd.clone();
+    bare["metadata"].as_object_mut().context("no metadata")?.remove("annotations");
+    let shipped: Value = serde_yaml::from_str(include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml"))?;
+    ensure!(bare == shipped, "it is not the CRD of crds/");
+    Ok(())
+}
+
+#[test]
+fn the_rights_are_those_that_the_tests_run_with() -> Result<()> {
+    let rendered = render("")?;
+    for (id, file) in [
+        ("ClusterRole/wirepost-system:wirepost-operator", "operator-cluster-rules"),
+        ("Role/wirepost-operator", "operator-system-rules"),
+        ("Role/wirepost-edge", "edge-rules"),
+    ] {
+        let rules: Vec<PolicyRule> = serde_json::from_value(rendered.get(id)?["rules"].clone())?;
+        ensure!(rules == chart_rules(file)?, "{id} is not {file}");
+        let words = serde_json::to_string(&rules)?;
+        ensure!(!words.contains('*'), "{id} has a *");
+    }
+    for account in ["wirepost-operator", "wirepost-edge"] {
+        let binding = rendered.get(&format!("RoleBinding/{account}"))?;
+        let subject = json!([{"kind": "ServiceAccount", "name": account, "namespace": "wirepost-system"}]);
+        ensure!(binding["subjects"] == subject && binding["roleRef"]["name"] == account, "{binding}");
+        let pod = rendered.at(&format!("Deployment/{account}"), "$pod/serviceAccountName");
+        ensure!(pod == Some(json!(account)));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_pod_is_restricted() -> Result<()> {
+    for (id, template) in render(EVERYTHING)?.pods() {
+        let pod = &template["spec"]["securityContext"];
+        ensure!(pod["runAsNonRoot"] == true && pod["seccompProfile"]["type"] == "RuntimeDefault", "{id}: {pod}");
+        for container in template["spec"]["containers"].as_array().context("no containers")? {
+            let security = &container["securityContext"];
+            let wanted = json!({
+                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+            });
+            ensure!(*security == wanted, "{id}: {security}");
+            ensure!(container["resources"]["requests"]["memory"].is_string(), "{id} requests no memory");
+            ensure!(container["resources"]["limits"]["memory"].is_string(), "{id} has no memory limit");
+        }
+    }
+    Ok(())
+}
+
+/// Deployments can't change their selectors, and Services must not select what is another's.
+#[test]
+fn selectors_are_three_labels_that_every_pod_has() -> Result<()> {
+    let rendered = render(EVERYTHING)?;
+    let mut seen = BTreeSet::new();
+    for (id, template) in rendered.pods() {
+        let labels = &rendered.get(&id)?["spec"]["selector"]["matchLabels"];
+        let labels = labels.as_object().context("no selector")?;
+        let keys: Vec<_> = labels.keys().map(String::as_str).collect();
+        let wanted = ["app.kubernetes.io/component", "app.kubernetes.io/instance", "app.kubernetes.io/name"];
+        ensure!(keys == wanted, "{id}: {keys:?}");
+        ensure!(labels.iter().all(|(key, value)| template["metadata"]["labels"][key] == *value), "{id}");
+        ensure!(seen.insert(serde_json::to_string(labels)?), "{id} selects another's pods");
+    }
+    Ok(())
+}
+
+/// The operator finds ready edges by it (`--edge-service`).
+#[test]
+fn the_discovery_service_is_headless_and_names_the_admin_port() -> Result<()> {
+    let rendered = render("")?;
+    let service = rendered.get("Service/wirepost-edge")?;
+    ensure!(service["spec"]["clusterIP"] == "None" && service["spec"]["publishNotReadyAddresses"] == false);
+    ensure!(service["spec"]["ports"] == json!([{"name": "admin", "port": 9090, "targetPort": "admin"}]), "{service}");
+    ensure!(rendered.at("Deployment/wirepost-operator", "$env/WIREPOST_EDGE_SERVICE") == Some(json!("wirepost-edge")));
+    let public = rendered.get("Service/wirepost")?;
+    ensure!(!public.to_string().contains("9090") && !public.to_string().contains("admin"), "{public}");
+    Ok(())
+}
+
+/// New edges first, and old ones get more time than they need to drain.
+#[test]
+fn a_rollout_never_has_fewer_edges() -> Result<()> {
+    let rendered = render("edge: {drain: {deadlineSeconds: 100}}")?;
+    let edge = rendered.get("Deployment/wirepost-edge")?;
+    ensure!(edge["spec"]["strategy"]["rollingUpdate"] == json!({"maxUnavailable": 0, "maxSurge": "100%"}), "{edge}");
+    ensure!(edge["spec"]["replicas"].is_null(), "the autoscaler's work would be undone by each upgrade");
+    let pod = &edge["spec"]["template"]["spec"];
+    ensure!(pod["terminationGracePeriodSeconds"] == 110 && pod["containers"][0]["lifecycle"].is_null());
+    Ok(())
+}
+
+#[test]
+fn liveness_looks_at_the_process_alone() -> Result<()> {
+    let rendered = render("")?;
+    for id in ["Deployment/wirepost-edge", "Deployment/wirepost-operator"] {
+        for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+            let get = rendered.at(id, &format!("$container/{probe}/httpGet"));
+            ensure!(get == Some(json!({"path": path, "port": "admin"})), "{id}: {get:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Variables of a program, by its source.
+fn known(args: &str) -> BTreeSet<String> {
+    let names = args.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    names.chain(["WIREPOST_LOG"]).map(str::to_owned).collect()
+}
+
+/// A misspelt variable would be silence, and a setting that the chart does not know could not be made.
+#[test]
+fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Result<()> {
+    let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
+    let external = render(
+        "{publicUrl: \"https://a\", broker: {advertised: \"a:1\", tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
+    )?;
+    for (id, args, unset) in [
+        ("Deployment/wirepost-edge", include_str!("../../../edge/src/args.rs"), vec!["WIREPOST_CONFIG_DIR"]),
+        // The Lease's name is part of the rights.
+        ("Deployment/wirepost-operator", include_str!("../../../operator/src/args.rs"), vec!["WIREPOST_LEASE"]),
+    ] {
+        let mut set = BTreeSet::new();
+        for rendered in [&rendered, &external] {
+            let env = rendered.at(id, "$container/env").context("no env")?;
+            let names = env.as_array().context("no list")?.iter().filter_map(|variable| variable["name"].as_str());
+            set.extend(names.filter(|name| name.starts_with("WIREPOST_")).map(str::to_owned));
+        }
+        let known: BTreeSet<String> = known(args);
+        let unknown: Vec<_> = set.difference(&known).collect();
+        ensure!(unknown.is_empty(), "{id} sets what the program does not know: {unknown:?}");
+        let missing: Vec<_> = known.difference(&set).filter(|name| !unset.contains(&name.as_str())).collect();
+        ensure!(missing.is_empty(), "{id} never sets {missing:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn names_fit_however_long_the_release_is_called() -> Result<()> {
+    let long = "a".repeat(60);
+    let rendered = render(&format!("{EVERYTHING}\nfullnameOverride: {long}"))?;
+    for id in rendered.ids() {
+        let name = id.split_once('/').context("no name")?.1;
+        ensure!(name.len() <= 52 || name.contains([':', '.']), "{id} has {} bytes", name.len());
+    }
+    Ok(())
+}
+
+/// An existing Secret that is rotated is taken into use: by files, which are read at each connect.
+#[test]
+fn the_brokers_password_is_never_in_an_environment() -> Result<()> {
+    let rendered = render("")?;
+    for id in ["Deployment/wirepost-edge", "Deployment/wirepost-operator"] {
+        let env = rendered.at(id, "$container/env").context("no env")?.to_string();
+        ensure!(!env.contains("key\":\"password") && !env.contains("key\":\"username"), "{id}: {env}");
+        ensure!(env.contains("/etc/wirepost/broker/password"), "{id}: {env}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bundled_broker_says_what_it_is_not_for() -> Result<()> {
+    let notes = |values: &str| -> Result<String> {
+        let output = crate::render::run(
+            &["install", "wirepost", crate::render::CHART, "--dry-run=client", "--namespace", "wirepost-system"],
+            values,
+        )?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    ensure!(notes("broker: {bundled: true}")?.contains("NOT FOR PRODUCTION"));
+    ensure!(!notes("")?.contains("NOT FOR PRODUCTION"));
+    Ok(())
+}
