@@ -34,18 +34,18 @@ def arguments():
 
 
 def libraries(program):
-    """What the loader maps for a program, by the paths it looks for: none of a static one."""
+    """What the loader maps for a program, by the paths it looks for: nothing for a static one, or for what is no program."""
     listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
     return re.findall(r"(/\S+) \(0x", listed.stdout) if listed.returncode == 0 else []
 
 
-def add_file(layer, source, path, mode=None):
+def add_file(layer, source, path):
     real = os.path.realpath(source)
     entry = layer.gettarinfo(real, arcname=path.lstrip("/"))
     entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", os.path.getsize(real)  # hard links of the outside mean nothing here
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = ""
-    entry.mode = mode or entry.mode
+    entry.mode = 0o755 if os.access(real, os.X_OK) else 0o644
     with open(real, "rb") as content:
         layer.addfile(entry, content)
 
@@ -84,7 +84,7 @@ def write_layer(options, file):
             wanted[path or "/usr/local/bin/" + os.path.basename(source)] = source
             wanted.update((library, library) for library in libraries(source))
         for path in sorted(wanted):
-            add_file(layer, wanted[path], path, 0o755)
+            add_file(layer, wanted[path], path)
         if options.user and not options.tree:  # programs look up who they are
             add_text(layer, "etc/passwd", f"root:x:0:0::/:\nnonroot:x:{options.user}::/:\n")
 
@@ -99,7 +99,7 @@ def main():
         config = json.dumps({
             "architecture": MACHINES.get(os.uname().machine, os.uname().machine),
             "os": "linux",
-            "config": {"Entrypoint": options.entry, "Env": [f"PATH={PATH}", *options.env], "User": options.user, "WorkingDir": "/"},
+            "config": {"Entrypoint": options.entry, "Env": options.env or [f"PATH={PATH}"], "User": options.user, "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }, sort_keys=True).encode()
         name = hashlib.sha256(config).hexdigest() + ".json"

@@ -8,11 +8,11 @@ load_image() {
   shift
   archive=$(mktemp "$dir/image.XXXXXX")
   for one in ${names//,/ }; do tags+=(--tag "$one"); done
-  "$cluster/image.py" "$archive" "${tags[@]}" "$@" && ctr images import --local "$archive" >"$archive.log" 2>&1 || {
+  if ! { "$cluster/image.py" "$archive" "${tags[@]}" "$@" && ctr images import --local --discard-unpacked-layers "$archive"; } >"$archive.log" 2>&1; then
     cat "$archive.log" >&2
     rm -f "$archive" "$archive.log"
     die "no image $names"
-  }
+  fi
   rm -f "$archive" "$archive.log"
 }
 
@@ -21,13 +21,13 @@ load_own_images() { # what the node itself needs
   load_image localhost/coredns:1 --file "$bin/coredns=/coredns" --entry /coredns
 }
 
-# The very binaries that the tests run, with the shared libraries that they load. Two tags, for what goes from one to the other.
+# The very binaries that the tests run, with the shared libraries that they load and public authorities. Two tags, for what goes from one to the other.
 load_wirepost() {
   local program target=${CARGO_TARGET_DIR:-$cache/target}/${WIREPOST_TEST_PROFILE:-debug}
   for program in edge operator; do
     [[ -x $target/wirepost-$program ]] || die "$target/wirepost-$program is not there: build it first (make cluster does)"
     load_image "localhost/wirepost-$program:test,localhost/wirepost-$program:next" --file "$target/wirepost-$program" \
-      --entry "/usr/local/bin/wirepost-$program" --user 65532:65532
+      --file /etc/ssl/certs/ca-certificates.crt=/etc/ssl/certs/ca-certificates.crt --entry "/usr/local/bin/wirepost-$program" --user 65532:65532
   done
 }
 
@@ -39,5 +39,6 @@ load_rabbitmq() {
   load_image localhost/rabbitmq:4 --tree "$root" --owner "$owner=999:999" --user 999:999 \
     --without proc --without sys --without dev --without run --without tmp --without srv --without var/cache --without var/log \
     --without usr/share/doc --without usr/share/man --without usr/share/locale --without var/lib/apt --without var/lib/rabbitmq \
-    --entry /usr/lib/rabbitmq/bin/rabbitmq-server --env HOME=/var/lib/rabbitmq --env LANG=C.UTF-8 --env RABBITMQ_LOGS=-
+    --entry /usr/lib/rabbitmq/bin/rabbitmq-server --env PATH=/usr/lib/rabbitmq/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    --env HOME=/var/lib/rabbitmq --env LANG=C.UTF-8 --env RABBITMQ_LOGS=-
 }

@@ -36,9 +36,7 @@ begin_node() {
   pid_of init >/dev/null && return
   ! ip link show "$link" >/dev/null 2>&1 || die "another such cluster runs on this machine: the link $link is there, and not this one's"
   mkdir -p "$dir"/{bin,log,proc,tunables,kubelet,volumes}
-  mkdir -p "$cache/kube/pause" && [[ -x $cache/kube/pause/pause && ! $cluster/pause.c -nt $cache/kube/pause/pause ]] ||
-    cc -Os -static -o "$cache/kube/pause/pause" "$cluster/pause.c"
-  cp "$cache/kube/pause/pause" "$dir/bin/pause"
+  [[ -x $dir/bin/pause ]] || cc -Os -static -o "$dir/bin/pause" "$cluster/pause.c"
   # Mount points that are not there are made, and remembered.
   for place in /var/lib/cni /var/lib/kubelet; do [[ -d $place ]] || { mkdir "$place"; echo "$place" >>"$dir/made"; }; done
   make_cgroup
@@ -67,7 +65,7 @@ end_node() {
     wait_gone "$pid" 30 || die "the node's first process (pid $pid) outlives a kill -9"
     ip link delete "$link" 2>/dev/null || true
   fi
-  rm -f "$dir"/*.pid.partial "$dir"/{init,etcd,apiserver,controllers,scheduler,containerd,kubelet,proxy}.pid
+  rm -f "$dir"/{init,etcd,apiserver,controllers,scheduler,containerd,kubelet,proxy}.pid
   eventually 10 remove_cgroup || say "left behind: the control groups $cgroup"
 }
 
@@ -180,8 +178,8 @@ authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {c
 authorization: {mode: Webhook}
 tlsCertFile: $dir/pki/kubelet.crt
 tlsPrivateKeyFile: $dir/pki/kubelet.key
-# The disk is other people's too, and images come from nowhere a second time.
-evictionHard: {nodefs.available: "1%", imagefs.available: "1%", memory.available: 100Mi}
+# A disk that is nearly full is no reason to evict pods, nor to collect images, which come from nowhere a second time.
+evictionHard: {memory.available: 100Mi}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 END

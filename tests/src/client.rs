@@ -114,8 +114,8 @@ impl<'e> ClientBuilder<'e> {
     pub async fn connect(self) -> Result<Client> {
         let plain = self.options.plain;
         let mut client = if plain { self.upgrade().await? } else { self.greeted().await? };
-        if !plain && client.welcome["resumed"].is_null() {
-            client.position().await.context("the edge did not tell where this client stands")?;
+        if !plain {
+            client.settle().await?;
         }
         Ok(client)
     }
@@ -123,8 +123,7 @@ impl<'e> ClientBuilder<'e> {
     /// The same, but `welcome` is enough: while the broker is away an edge can't tell where a client stands.
     pub async fn greeted(self) -> Result<Client> {
         let mut client = self.upgrade().await?;
-        client.welcome = client.control("welcome").await?;
-        client.cursor = client.welcome["cursor"].as_str().map(str::to_owned);
+        client.greet().await?;
         Ok(client)
     }
 
@@ -233,6 +232,28 @@ pub struct Client {
 }
 
 impl Client {
+    /// With a token at any address of edges; as [`ClientBuilder::connect`].
+    pub async fn connect(edges: SocketAddr, token: &str) -> Result<Self> {
+        let mut client = open(edges, &format!("/socket/{token}"), Options::default()).await?;
+        client.greet().await?;
+        client.settle().await?;
+        Ok(client)
+    }
+
+    async fn greet(&mut self) -> Result<()> {
+        self.welcome = self.control("welcome").await?;
+        self.cursor = self.welcome["cursor"].as_str().map(str::to_owned);
+        Ok(())
+    }
+
+    /// Waits until it knows where it stands.
+    async fn settle(&mut self) -> Result<()> {
+        if self.welcome["resumed"].is_null() {
+            self.position().await.context("the edge did not tell where this client stands")?;
+        }
+        Ok(())
+    }
+
     /// The position behind the last push that was taken here; `welcome` and `position` count as well.
     #[expect(clippy::expect_used, reason = "a test that asks where no cursor can be is wrong")]
     pub fn cursor(&mut self) -> String {

@@ -61,6 +61,11 @@ impl Cluster {
         Ok(Self { client: client(&kubeconfig).await?, kubeconfig, address })
     }
 
+    /// The one of a kubeconfig.
+    pub async fn at(kubeconfig: &Path) -> Result<Self> {
+        Ok(Self { client: client(kubeconfig).await?, kubeconfig: kubeconfig.to_owned(), address: None })
+    }
+
     /// A namespace of this test alone, `PREFIX-…`; it and its WsBusinesses are deleted when dropped.
     pub async fn namespace(&self, prefix: &str) -> Result<Namespace> {
         Namespace::create(self.clone(), unique(prefix)).await

@@ -4,6 +4,7 @@
 //! - [`cluster`]: a Kubernetes API server, a namespace for each test, private ones that may be killed.
 //! - [`setup`]: what the edges of one test share: declarations, topology, keys.
 //! - [`edge`]: the real binary as a process.
+//! - [`node`]: a whole Kubernetes where pods run, with the chart on it.
 //! - [`operator`]: the real binary as a process, and the world of one test around it.
 //! - [`mirror`]: an edge's admin port without an edge.
 //! - [`process`]: what both have in common.
@@ -22,6 +23,7 @@ pub mod cluster;
 pub mod edge;
 pub mod hand;
 pub mod mirror;
+pub mod node;
 pub mod operator;
 pub mod process;
 pub mod proxy;

@@ -1,0 +1,208 @@
+//! A whole Kubernetes, where pods run: the one that `WIREPOST_TEST_CLUSTER_KUBECONFIG` names, and on it RabbitMQ and the chart, installed
+//! as a platform team would.
+//!
+//! `scripts/with-cluster` sets the variables (`make cluster-test` does it); by hand: `eval "$(tests/cluster/cluster start main)"`.
+//! Tests that use it are `#[ignore]`d, since not every machine can hold a cluster, and run one after another: they share the release.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Node as ApiNode, Secret, Service as ApiService};
+use kube::Api;
+use kube::api::ListParams;
+use lapin::{Connection, ConnectionProperties};
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::broker::PATIENCE;
+use crate::client::Client;
+use crate::cluster::Cluster;
+
+/// Where operator, edges and broker are.
+pub const SYSTEM: &str = "wirepost";
+/// The release, which begins the name of every object of the chart.
+pub const RELEASE: &str = "wirepost";
+
+/// A cluster with nodes, seen by its administrator.
+pub struct Node {
+    /// Its API server.
+    pub cluster: Cluster,
+    /// Where Services of type `NodePort` are reached.
+    pub address: IpAddr,
+    /// Of kubectl and helm, before those in `PATH`.
+    bin: Option<PathBuf>,
+    /// More values for the chart, such as images that this cluster can pull.
+    values: Option<PathBuf>,
+    http: reqwest::Client,
+}
+
+impl Node {
+    pub async fn connect() -> Result<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let kubeconfig = variable("WIREPOST_TEST_CLUSTER_KUBECONFIG").context(
+            "no cluster with nodes to test with: run `make cluster-test`, or the test under scripts/with-cluster",
+        )?;
+        let cluster = Cluster::at(&kubeconfig).await?;
+        let nodes: Api<ApiNode> = Api::all(cluster.client.clone());
+        let address = nodes.list(&ListParams::default()).await?.items.into_iter().find_map(|node| {
+            let addresses = node.status?.addresses?;
+            addresses.into_iter().find(|address| address.type_ == "InternalIP")?.address.parse().ok()
+        });
+        Ok(Self {
+            cluster,
+            address: address.context("no node has an InternalIP")?,
+            bin: variable("WIREPOST_TEST_CLUSTER_BIN"),
+            values: variable("WIREPOST_TEST_CLUSTER_VALUES"),
+            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?,
+        })
+    }
+
+    /// Runs kubectl; its output. Errors hold what it said.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.run("kubectl", arguments).await
+    }
+
+    /// Runs helm; its output. Errors hold what it said.
+    pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
+        self.run("helm", arguments).await
+    }
+
+    async fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let path = self.bin.as_ref().map(|bin| bin.join(program)).filter(|path| path.exists());
+        let output = Command::new(path.as_deref().unwrap_or(Path::new(program)))
+            .args(arguments)
+            .env("KUBECONFIG", &self.cluster.kubeconfig)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("starting {program}"))?;
+        let what = || format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), what());
+        String::from_utf8(output.stdout).with_context(what)
+    }
+
+    /// Makes the system namespace hold RabbitMQ and the chart, with these `--set` values over `tests/cluster/values.yaml`, and waits until
+    /// all of it is ready. What is there already is upgraded.
+    pub async fn install(&self, set: &[&str]) -> Result<()> {
+        let files = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster");
+        self.namespace(SYSTEM).await?;
+        let enforce = "pod-security.kubernetes.io/enforce=restricted";
+        self.kubectl(&["label", "namespace", SYSTEM, "--overwrite", enforce]).await?;
+        self.kubectl(&["apply", "--namespace", SYSTEM, "--filename", &format!("{files}/rabbitmq.yaml")]).await?;
+        self.roll_out(SYSTEM, "statefulset/rabbitmq").await?;
+        self.upgrade(set).await
+    }
+
+    /// Only the chart of [`Node::install`].
+    pub async fn upgrade(&self, set: &[&str]) -> Result<()> {
+        let folder = env!("CARGO_MANIFEST_DIR");
+        let (chart, values) = (format!("{folder}/../charts/wirepost"), format!("{folder}/cluster/values.yaml"));
+        let mut arguments = vec!["upgrade", "--install", RELEASE, &chart, "--namespace", SYSTEM, "--values", &values];
+        let more = self.values.as_deref().map(|path| path.to_string_lossy());
+        if let Some(more) = &more {
+            arguments.extend(["--values", more]);
+        }
+        arguments.extend(["--wait", "--timeout", "3m"]);
+        for one in set {
+            arguments.extend(["--set", one]);
+        }
+        let installed = self.helm(&arguments).await;
+        self.explained(SYSTEM, installed).await.map(drop)
+    }
+
+    /// Makes a namespace, where it is missing.
+    pub async fn namespace(&self, name: &str) -> Result<()> {
+        self.cluster
+            .apply_yaml(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}"))
+            .await
+            .with_context(|| format!("namespace {name}"))
+    }
+
+    /// Waits until a `deployment/…` or `statefulset/…` is as declared.
+    pub async fn roll_out(&self, namespace: &str, what: &str) -> Result<()> {
+        let done = self.kubectl(&["rollout", "status", what, "--namespace", namespace, "--timeout", "180s"]).await;
+        self.explained(namespace, done).await.map(drop)
+    }
+
+    /// Adds to an error what one would look at.
+    async fn explained<T>(&self, namespace: &str, result: Result<T>) -> Result<T> {
+        let Err(error) = result else { return result };
+        let pods = self.kubectl(&["get", "pods", "--namespace", namespace, "--output", "wide"]).await;
+        let events = self.kubectl(&["get", "events", "--namespace", namespace, "--sort-by", "lastTimestamp"]).await;
+        let tail = |text: String| text.lines().rev().take(15).map(|line| format!("{line}\n")).collect::<Vec<_>>();
+        let events = tail(events.unwrap_or_default()).into_iter().rev().collect::<String>();
+        Err(error.context(format!("{}\n{events}", pods.unwrap_or_default())))
+    }
+
+    /// Where a port of a Service is on the node; the Service must be of type `NodePort`.
+    pub async fn node_port(&self, namespace: &str, service: &str, port: &str) -> Result<SocketAddr> {
+        let found = self.cluster.api::<ApiService>(namespace).get(service).await?;
+        let ports = found.spec.and_then(|spec| spec.ports).unwrap_or_default();
+        let found = ports.iter().find(|candidate| candidate.name.as_deref() == Some(port)).and_then(|p| p.node_port);
+        let number = found.with_context(|| format!("{namespace}/{service} has no port {port} on its nodes"))?;
+        Ok(SocketAddr::new(self.address, u16::try_from(number)?))
+    }
+
+    /// A business as its services know it: by the Secret that the operator made for them.
+    pub async fn business(&self, namespace: &str, name: &str, secret: &str) -> Result<Business<'_>> {
+        let found = self.cluster.api::<Secret>(namespace).get(secret).await.with_context(|| secret.to_owned())?;
+        let entries = found.data.unwrap_or_default().into_iter();
+        let secret = entries.map(|(key, value)| Ok((key, String::from_utf8(value.0)?))).collect::<Result<_>>()?;
+        Ok(Business { node: self, name: name.to_owned(), secret })
+    }
+}
+
+/// What a business's services hold and may do.
+pub struct Business<'n> {
+    node: &'n Node,
+    name: String,
+    /// The entries of the Secret.
+    pub secret: BTreeMap<String, String>,
+}
+
+impl Business<'_> {
+    /// A connection to RabbitMQ with the Secret's user, by the broker's port on the node.
+    pub async fn amqp(&self) -> Result<Connection> {
+        let at = self.node.node_port(SYSTEM, "rabbitmq", "amqp").await?;
+        let get = |key: &str| self.secret.get(key).with_context(|| format!("the Secret has no {key}"));
+        let uri = format!("amqp://{}:{}@{at}/{}", get("username")?, get("password")?, get("virtual-host")?);
+        Ok(Connection::connect(&uri, ConnectionProperties::default()).await?)
+    }
+
+    /// The edges' public port on the node.
+    pub async fn edges(&self) -> Result<SocketAddr> {
+        self.node.node_port(SYSTEM, RELEASE, "http").await
+    }
+
+    /// The token call: the URL to connect to.
+    pub async fn token(&self, unique_id: &str, client_type: &str) -> Result<String> {
+        let edges = self.edges().await?;
+        let mut url = reqwest::Url::parse(&format!("http://{edges}/{}/websocket/token", self.name))?;
+        url.query_pairs_mut().extend_pairs([("uniqueId", unique_id), ("clientType", client_type)]);
+        let body = self.call(self.node.http.get(url)).await?;
+        Ok(body["data"].as_str().context("a token call without data")?.to_owned())
+    }
+
+    /// Asks for a token, and connects with it.
+    pub async fn client(&self, unique_id: &str, client_type: &str) -> Result<Client> {
+        let url = self.token(unique_id, client_type).await?;
+        let (_, token) = url.split_once("/socket/").context("a token call without a socket URL")?;
+        Client::connect(self.edges().await?, token).await
+    }
+
+    /// Pushes an envelope or an array of them by HTTP; the answer.
+    pub async fn post(&self, envelopes: &Value) -> Result<Value> {
+        let url = format!("http://{}/{}/websocket/messages", self.edges().await?, self.name);
+        self.call(self.node.http.post(url).body(envelopes.to_string())).await
+    }
+
+    async fn call(&self, request: reqwest::RequestBuilder) -> Result<Value> {
+        let key = self.secret.get("api-key").context("the Secret has no api-key")?;
+        let answer = request.header("x-api-key", key).send().await?;
+        let (status, body) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "{status}: {body}");
+        Ok(serde_json::from_str(&body)?)
+    }
+}
