@@ -47,6 +47,12 @@ integration: ## tests against a real RabbitMQ and Kubernetes API server, started
 	$(CARGO) test $(LOCKED) --test '*' --no-run
 	scripts/with-kubernetes scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
 
+.PHONY: cluster-test
+cluster-test: ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)
+	$(CARGO) build $(LOCKED) --bins
+	$(CARGO) test $(LOCKED) --test 'cluster_*' --no-run
+	scripts/with-cluster $(CARGO) test $(LOCKED) --test 'cluster_*' --no-fail-fast -- --ignored --test-threads 1
+
 .PHONY: conformance
 conformance: ## the Autobahn cases against the edge's socket code
 	tests/conformance
@@ -74,6 +80,17 @@ broker: ## a RabbitMQ to try things on; prints its addresses (`tests/services/ra
 kubernetes: ## a Kubernetes API server to try things on (built when cold: five minutes); prints its addresses
 	@tests/services/kubernetes start main --controllers
 
+.PHONY: cluster
+cluster: ## a whole Kubernetes of one node with RabbitMQ, wirepost and the examples; prints how to reach it (needs root)
+	$(CARGO) build $(LOCKED) --bins
+	tests/cluster/cluster start main >/dev/null
+	tests/cluster/cluster images main
+	@tests/cluster/install main
+
+.PHONY: cluster-down
+cluster-down: ## removes every trace of it
+	tests/cluster/cluster remove main
+
 .PHONY: bench-edge
 bench-edge: ## memory, fanout, unicast, client to server of the edge on a real broker (release build; WHAT="idle fanout" for a part)
 	$(CARGO) build --release --locked -p wirepost-edge -p wirepost-tests --bins
@@ -100,4 +117,5 @@ deny: ## installs cargo-deny (five minutes) and checks licences, sources and dup
 clean: ## stops the test servers, deletes their data and what was compiled (Debian roots and Kubernetes' programs stay)
 	-tests/services/rabbitmq remove --all
 	-tests/services/kubernetes remove --all
+	-tests/cluster/cluster remove --all
 	$(CARGO) clean
