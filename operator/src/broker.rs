@@ -68,6 +68,8 @@ pub struct Desired {
     pub topology: Topology,
     /// Users of its services.
     pub users: Vec<DesiredUser>,
+    /// All or nothing: while a queue of the team's own is missing, nothing is done, so that whatever was there before goes on.
+    pub whole: bool,
 }
 
 /// The broker could not be asked, or refused altogether.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{ResourceExt, api::ObjectMeta};
+use serde::Deserialize;
 use wirepost_core::edge_config::BusinessConfig;
 
 use crate::{
@@ -69,6 +70,16 @@ pub fn is_tombstone(config_map: &ConfigMap) -> bool {
 /// Whether it was written for this very resource.
 pub fn is_of(config_map: &ConfigMap, stored: &Stored) -> bool {
     config_map.annotations().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
+}
+
+/// The generation of the declaration that it came from.
+pub fn generation(config_map: &ConfigMap) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Config {
+        generation: i64,
+    }
+    let json = config_map.data.as_ref()?.get(CONFIG_KEY)?;
+    Some(serde_json::from_str::<Config>(json).ok()?.generation)
 }
 
 /// Whether `is` has everything of `should`, and no tombstone beyond it. Labels and annotations of others are left alone.

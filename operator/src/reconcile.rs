@@ -34,6 +34,8 @@ struct Good {
 
 /// Between two looks at an access Secret, which can't be watched without a right to read all Secrets.
 const SECRET_LOOK: Duration = Duration::from_secs(20);
+/// Between two looks for a queue that its owner has yet to declare.
+const QUEUE_LOOK: Duration = Duration::from_secs(10);
 /// Problems that a message names; the rest is counted.
 const NAMED: usize = 5;
 
@@ -100,7 +102,7 @@ pub fn error_policy(stored: Arc<Stored>, error: &Error, context: Arc<Context>) -
 async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), Error> {
     let compiled = match judge(stored, context) {
         Ok(compiled) => compiled,
-        Err(verdict) => return rejected(stored, context, verdict).await,
+        Err(verdict) => return rejected(stored, context, verdict, None).await,
     };
     if !stored.is_held() {
         context.writer.hold(stored, true).await?;
@@ -122,10 +124,14 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
         findings.programmed = programmed(&context.standing(&compiled.business)).0;
         report(stored, context, &findings).await?;
     }
-    let done = match ensure(stored, context, compiled, &access).await {
+    let new = !compiled.topology.existing_queues.is_empty() && !ran_before(stored, context, compiled);
+    let done = match ensure(stored, context, compiled, &access, new).await {
         Ok(done) => done,
         Err(trouble) => return away(stored, context, findings, compiled, &trouble).await,
     };
+    if let Some(verdict) = missing(&done).filter(|_| new) {
+        return rejected(stored, context, verdict, Some(QUEUE_LOOK)).await;
+    }
     (findings.accepted, findings.provisioned) = provisioned(&done, findings.accepted);
     if !done.problems.iter().any(blocks) {
         context.remember_good(stored, &good);
@@ -148,32 +154,45 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
 }
 
 /// Says why a generation is not accepted. What was accepted before goes on, and is kept as it was: what others changed on the broker is put
-/// back, a lost Secret comes back, former credentials end.
-async fn rejected(stored: &Stored, context: &Context, verdict: Verdict) -> Result<(Outcome, Action), Error> {
+/// back, a lost Secret comes back, former credentials end. `look`: when to try again, where no change of the resource will tell.
+async fn rejected(
+    stored: &Stored,
+    context: &Context,
+    verdict: Verdict,
+    look: Option<Duration>,
+) -> Result<(Outcome, Action), Error> {
     report(stored, context, &Findings::rejected(verdict)).await?;
     // A process that has started since then does not know what that was, and touches nothing.
     let good = context.good(stored).filter(|_| stored.rival(&context.businesses).is_none());
-    let Some(good) = good else { return Ok((Outcome::Waiting, Action::await_change())) };
+    let Some(good) = good else { return Ok((Outcome::Waiting, Action::requeue_at(look))) };
     let access = access(stored, &good, context).await?;
-    let Ok(done) = ensure(stored, context, &good.compiled, &access).await else {
+    let Ok(done) = ensure(stored, context, &good.compiled, &access, false).await else {
         return Ok((Outcome::Error, Action::requeue(context.backoff(stored))));
     };
     if !done.problems.iter().any(blocks) {
         program(stored, context, &good.compiled, &access).await?;
         secret(stored, context, &good, &access).await?;
     }
-    Ok((Outcome::Waiting, Action::requeue_at(next_look(stored, context, &good, &access))))
+    let looks = next_look(stored, context, &good, &access).into_iter().chain(look);
+    Ok((Outcome::Waiting, Action::requeue_at(looks.min())))
 }
 
-/// The broker as it should be; tells when that put something back.
+/// Whether this generation was accepted once, by this process or another.
+fn ran_before(stored: &Stored, context: &Context, compiled: &Compiled) -> bool {
+    let there = context.config_map(&compiled.business).filter(|map| config_map::is_of(map, stored));
+    there.and_then(|map| config_map::generation(&map)) == Some(compiled.config.generation)
+}
+
+/// The broker as it should be; tells when that put something back. `whole`: see [`Desired`].
 async fn ensure(
     stored: &Stored,
     context: &Context,
     compiled: &Compiled,
     access: &Access,
+    whole: bool,
 ) -> Result<Arc<Report>, Trouble> {
     let drifted = context.broker.drift(&compiled.business).is_some();
-    let desired = Arc::new(Desired { topology: compiled.topology.clone(), users: access.users.clone() });
+    let desired = Arc::new(Desired { topology: compiled.topology.clone(), users: access.users.clone(), whole });
     let done = context.broker.ensure(&compiled.business, desired).await?;
     if drifted && !done.changes.is_empty() {
         context.notices.repaired(stored, &some(&done.changes)).await;
@@ -238,11 +257,16 @@ async fn away(
     Ok((Outcome::Error, Action::requeue(context.backoff(stored))))
 }
 
+/// The verdict on a declaration that names a queue which is not there.
+fn missing(done: &Report) -> Option<Verdict> {
+    let missing = texts(done, |problem| matches!(problem, BrokerProblem::MissingQueue { .. }));
+    (!missing.is_empty()).then(|| Verdict::bad("QueueNotFound", some(&missing)))
+}
+
 /// Accepted and Provisioned, as the broker sees it.
 fn provisioned(done: &Report, accepted: Verdict) -> (Verdict, Verdict) {
-    let missing: Vec<String> = texts(done, |problem| matches!(problem, BrokerProblem::MissingQueue { .. }));
-    if !missing.is_empty() {
-        return (Verdict::bad("QueueNotFound", some(&missing)), Verdict::not_accepted());
+    if let Some(verdict) = missing(done) {
+        return (verdict, Verdict::not_accepted());
     }
     let wrong = texts(done, |problem| !matches!(problem, BrokerProblem::Kept { .. }));
     let kept = texts(done, |problem| matches!(problem, BrokerProblem::Kept { .. }));
