@@ -177,6 +177,51 @@ spec:
     operator.had_every_right()
 }
 
+/// A change that waits for a queue takes nothing away from what runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_to_an_absent_queue_leaves_the_last_good_generation_running_until_it_is_there() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&with_schema("shop", "shop", "{type: object}")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    let (before, config_map) = (world.broker_objects().await?, world.config_map("shop").await?);
+
+    let moved = with_schema("shop", "shop", "{type: object}").replace("name: orders", "name: legacy, existing: true");
+    world.apply(&moved).await?;
+    condition_in(&world, &world.team, "shop", "Accepted", ("False", "QueueNotFound")).await?;
+    ensure!(world.broker_objects().await? == before, "the broker was touched");
+    ensure!(world.config_map("shop").await? == config_map, "the edges' configuration was touched");
+    // Kept as it was, by the next process too as far as it can know: it takes nothing away.
+    world.setup.unbind("wirepost.shop.receive", "wirepost.shop.q.orders", "order.new").await?;
+    eventually("the binding is back", PATIENCE, || async { Ok(world.broker_objects().await? == before) }).await?;
+    drop(operator);
+    let operator = world.operator("two").start().await?;
+    operator.leads().await?;
+    let waiting = "wirepost_operator_reconciles_total{outcome=\"Waiting\"}";
+    eventually("it was looked at", PATIENCE, || async { Ok(operator.metric(waiting).await? > 0.0) }).await?;
+    ensure!(world.broker_objects().await? == before, "the broker was touched");
+
+    let queue = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
+    world.setup.call("PUT", &["queues", &world.setup.vhost().name, "legacy"], &queue).await?;
+    world.condition("shop", "Ready", "True").await?;
+    let (_connection, channel) = world.setup.vhost().channel().await?;
+    publish(&channel, "wirepost.shop.receive", "order.new", b"{}").await?;
+    ensure!(depth(&channel, "legacy").await? == 1);
+
+    // Its own queue goes: what else is declared is repaired all the same.
+    world.setup.delete_queue("legacy").await?;
+    condition_in(&world, &world.team, "shop", "Accepted", ("False", "QueueNotFound")).await?;
+    world.setup.delete_exchange("wirepost.shop.events").await?;
+    eventually("the exchange is back", PATIENCE, || async {
+        Ok(world.setup.management()?.export().await?.exchanges.iter().any(|e| e.name == "wirepost.shop.events"))
+    })
+    .await?;
+    world.setup.call("PUT", &["queues", &world.setup.vhost().name, "legacy"], &queue).await?;
+    world.condition("shop", "Ready", "True").await?;
+    operator.had_every_right()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn schemas_beyond_what_a_configuration_holds_stop_only_their_own_business() -> Result<()> {
     let world = World::new().await?;
