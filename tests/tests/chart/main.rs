@@ -3,6 +3,7 @@
 mod alerts;
 mod api_server;
 mod generated;
+mod life;
 mod refused;
 mod render;
 mod rendered;

@@ -33,11 +33,18 @@ fn helm() -> Result<&'static Path> {
     HELM.get_or_init(find).as_deref().map_err(anyhow::Error::msg)
 }
 
+/// helm, yet to be run.
+pub(crate) fn command(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(helm()?);
+    command.args(arguments);
+    Ok(command)
+}
+
 /// Runs helm with these values (YAML) as its last argument.
 pub(crate) fn run(arguments: &[&str], values: &str) -> Result<Output> {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(values.as_bytes())?;
-    Ok(Command::new(helm()?).args(arguments).arg("--values").arg(file.path()).output()?)
+    Ok(command(arguments)?.arg("--values").arg(file.path()).output()?)
 }
 
 /// The text of all manifests.
