@@ -185,13 +185,25 @@ impl Supervisor {
                 self.attached(None, stats).await;
                 Ok(Some(Attachment { reader, chunk: None }))
             }
-            Start::Next if stats.end().is_none() || self.silent_attempts >= SILENT_ATTEMPTS => {
+            Start::Next if stats.end().is_none_or(|end| end == 0 && self.is_silent()) => {
                 self.place = Start::First;
                 self.attach_first(reservation, stats).await.map(Some)
+            }
+            // Its last chunk does not come in time: too large for the way here. From its beginning everything would come as new.
+            Start::Next if self.is_silent() => {
+                self.place = Start::First;
+                self.next = stats.end().map_or(0, |end| end.saturating_add(1));
+                let reader = self.subscribe(reservation, Specification::Offset(self.next)).await?;
+                self.attached(None, stats).await;
+                Ok(Some(Attachment { reader, chunk: None }))
             }
             Start::Next => self.attach_next(reservation, stats).await.map(Some),
             Start::After(position) => self.attach_after(position, reservation, stats, doubts).await,
         }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent_attempts >= SILENT_ATTEMPTS
     }
 
     async fn attach_first(&mut self, reservation: Reservation, stats: StreamStats) -> Result<Attachment, Error> {

@@ -95,3 +95,22 @@ async fn a_client_that_comes_back_with_any_cursor_is_told_that_messages_may_be_m
     assert_eq!(alice.numbers(1).await?, [1]);
     Ok(())
 }
+
+#[tokio::test]
+async fn an_exchange_that_was_made_again_is_heard_again() -> Result<()> {
+    let setup = Setup::new(&[TICKER]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let service = Service::connect(&setup).await?;
+    let mut alice = edge.client("alice", "app").connect().await?;
+    service.push(&price("*", 1)).await?;
+    assert_eq!(alice.numbers(1).await?, [1]);
+    setup.delete_exchange("wirepost.ticker.push").await?;
+    setup.repair().await?;
+    eventually("pushes arrive again", PATIENCE, || async {
+        // Returned while nobody is bound.
+        Ok(service.push(&price("*", 2)).await.is_ok())
+    })
+    .await?;
+    assert_eq!(alice.numbers(1).await?, [2]);
+    Ok(())
+}

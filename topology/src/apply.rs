@@ -8,7 +8,7 @@ use lapin::Connection;
 use wirepost_core::names;
 use wirepost_core::topology::Topology;
 
-use crate::count::in_use;
+use crate::count::{dead_letters_wait, in_use};
 use crate::in_force::not_in_force;
 use crate::management::{CallError, Management};
 use crate::plan::{Plan, Scope, plan, policies_of};
@@ -145,7 +145,7 @@ async fn carry_out(
 }
 
 async fn try_step(management: &Management, step: &Step, options: ApplyOptions<'_>) -> Result<Outcome, Error> {
-    if let Some((queue, because)) = must_stay(step, options).await? {
+    if let Some((queue, because)) = must_stay(management, step, options).await? {
         return Ok(Outcome::Not(Problem::Kept { queue: queue.to_owned(), because }));
     }
     let doing = step.to_string();
@@ -162,14 +162,21 @@ async fn try_step(management: &Management, step: &Step, options: ApplyOptions<'_
 }
 
 /// The queue that the step would delete, and why it must not.
-async fn must_stay<'s>(step: &'s Step, options: ApplyOptions<'_>) -> Result<Option<(&'s str, KeptBecause)>, Error> {
+async fn must_stay<'s>(
+    management: &Management,
+    step: &'s Step,
+    options: ApplyOptions<'_>,
+) -> Result<Option<(&'s str, KeptBecause)>, Error> {
     let ApplyOptions { amqp, delete_messages, delete_streams, gate: _ } = options;
     Ok(match (step, amqp) {
         _ if delete_messages => None,
         (Step::DeleteStream(_), _) if delete_streams => None,
         (Step::DeleteStream(name), _) => Some((name.as_str(), KeptBecause::Stream)),
         (Step::DeleteQueue(name), None) => Some((name.as_str(), KeptBecause::Unknown)),
-        (Step::DeleteQueue(name), Some(connection)) => in_use(connection, name).await?.map(|why| (name.as_str(), why)),
+        (Step::DeleteQueue(name), Some(connection)) => match in_use(connection, name).await? {
+            None => dead_letters_wait(management, name).await?.map(|why| (name.as_str(), why)),
+            Some(why) => Some((name.as_str(), why)),
+        },
         _ => None,
     })
 }

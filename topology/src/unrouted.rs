@@ -7,7 +7,7 @@ use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use tokio::time::{sleep, timeout};
 use wirepost_core::names;
 
@@ -71,7 +71,7 @@ pub enum Stopped {
 }
 
 /// Publishes the messages of `wirepost.{business}.unrouted` again, oldest first, each to the exchange and with the routing key that it
-/// came with, unchanged, and removes each only after the broker's confirm.
+/// came with, unchanged but for its `user-id`, and removes each only after the broker's confirm.
 ///
 /// **Flow.** As many as are there at the start, one at a time: order counts more than speed here (about 1,000 a second).
 /// **Guarantees.** None is lost. One may be there twice if this breaks off between confirm and removal, with the same `message_id`.
@@ -110,7 +110,7 @@ pub async fn move_back(connection: &Connection, business: &str) -> Result<Moved,
                     message.routing_key.clone(),
                     options,
                     &message.data,
-                    message.properties.clone(),
+                    without_user(&message.properties),
                 )
                 .await?
                 .await
@@ -121,10 +121,9 @@ pub async fn move_back(connection: &Connection, business: &str) -> Result<Moved,
                 Some(returned.reply_text.to_string())
             }
             Ok(Ok(_)) => Some("refused".to_owned()),
-            // No such exchange: the channel is closed, and with it the message is put back.
-            Ok(Err(e)) if is_not_found(&e) => {
-                result.stopped =
-                    Some(Stopped::NotTaken { exchange, routing_key, reason: "it does not exist".to_owned() });
+            // No such exchange, or something about this message: the channel is closed, and with it the message is put back.
+            Ok(Err(e)) if matches!(e.kind(), ErrorKind::ProtocolError(_)) && connection.status().connected() => {
+                result.stopped = Some(Stopped::NotTaken { exchange, routing_key, reason: e.to_string() });
                 return Ok(result);
             }
             Ok(Err(e)) => return Err(failed(e)),
@@ -150,6 +149,25 @@ pub async fn move_back(connection: &Connection, business: &str) -> Result<Moved,
     }
     let _ = channel.close(200, "done".into()).await;
     Ok(result)
+}
+
+/// The broker takes a `user-id` only from that very user (rabbitmq.com/docs/validated-user-id), and we are another.
+fn without_user(properties: &BasicProperties) -> BasicProperties {
+    let p = properties.clone();
+    if p.user_id().is_none() {
+        return p;
+    }
+    let mut out = BasicProperties::default();
+    macro_rules! keep {
+        ($($get:ident $with:ident),*) => {
+            $(if let Some(value) = p.$get().clone() { out = out.$with(value); })*
+        };
+    }
+    keep!(content_type with_content_type, content_encoding with_content_encoding, headers with_headers);
+    keep!(delivery_mode with_delivery_mode, priority with_priority, correlation_id with_correlation_id);
+    keep!(reply_to with_reply_to, expiration with_expiration, message_id with_message_id);
+    keep!(timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id);
+    out
 }
 
 /// Which of these businesses have messages in `wirepost.B.unrouted`, and how many. A business without that queue has none.

@@ -110,3 +110,31 @@ async fn a_message_of_unknown_origin_and_a_missing_exchange_stop_it_before_anyth
     eventually("the message is back", PATIENCE, || async { Ok(depth(&channel, UNROUTED).await? == 1) }).await.unwrap();
     assert_eq!(move_back(&connection, "nobody").await.unwrap(), Moved { moved: 0, stopped: None });
 }
+
+#[tokio::test]
+async fn a_message_that_names_its_user_comes_back_too() {
+    let vhost = Vhost::create().await.unwrap();
+    let topology = business("pay", &json!([route("order.*", "orders")]));
+    apply_all(&vhost, &topology).await;
+    let (connection, channel) = vhost.channel().await.unwrap();
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    // The broker takes this property from that very user only. It was here under another name, such as a rotated one: then nobody can
+    // publish it as it is. `guest` stands for it; the operator's connection below is another user's.
+    let named = BasicProperties::default().with_user_id("guest".into()).with_message_id("m".into());
+    publish_with(&channel, RECEIVE, "order.new", b"{}", named).await.unwrap();
+    apply_all(&vhost, &topology).await;
+
+    let (user, permissions) = ("/api/users/mover", format!("/api/permissions/{}/mover", vhost.name));
+    vhost.broker.call("PUT", user, r#"{"password":"mover","tags":""}"#).await.unwrap();
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    vhost.broker.call("PUT", &permissions, all).await.unwrap();
+    drop((connection, channel));
+    let uri = vhost.amqp().replace("guest:guest@", "mover:mover@");
+    let mover = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.unwrap();
+    assert_eq!(move_back(&mover, "pay").await.unwrap(), Moved { moved: 1, stopped: None });
+    let channel = mover.create_channel().await.unwrap();
+    let mut orders = consume(&channel, "wirepost.pay.q.orders", 1).await.unwrap();
+    let message = next(&mut orders).await.unwrap();
+    assert_eq!(message.properties.message_id().as_ref().unwrap().as_str(), "m");
+    vhost.broker.call("DELETE", user, "").await.unwrap();
+}

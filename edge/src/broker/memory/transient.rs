@@ -73,7 +73,6 @@ impl Feed for EdgeQueueFeed {
             let Self { inner, exchange, id, state } = self;
             let (next, event) = inner
                 .wait_for(exchange, |world, health| {
-                    let last = world.transient_records;
                     let exists = world.exchanges.contains_key(exchange.as_str());
                     let queues = world.edge_queues.entry(exchange.clone()).or_default();
                     let trouble = match health {
@@ -89,10 +88,9 @@ impl Feed for EdgeQueueFeed {
                             queues.push(EdgeQueue::new(*id));
                             Some((State::Down, FeedEvent::Gap))
                         }
-                        (State::New | State::Down, None, Some(queue)) => {
-                            let before = queue.ready.front().map_or(last, |record| record.position.offset - 1);
-                            let position = (before > 0).then_some(Position { offset: before, fingerprint: 0 });
-                            Some((State::Reading, FeedEvent::Attached { position }))
+                        (State::New | State::Down, None, Some(_)) => {
+                            // No position: nothing is kept that one could come back to.
+                            Some((State::Reading, FeedEvent::Attached { position: None }))
                         }
                         (State::Reading, None, Some(queue)) if queue.dropped => {
                             queue.dropped = false;

@@ -90,23 +90,22 @@ impl Management {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         match head.split(' ').nth(1) {
             Some("200") => Ok(None),
-            Some("503") => Ok(Some(reason(body))),
+            // A proxy in front says 503 too, with a page of its own.
+            Some("503") if let Some(reason) = reason(body) => Ok(Some(reason)),
             _ => Err(format!("unexpected answer {}", head.lines().next().unwrap_or_default())),
         }
     }
 }
 
-/// `{"status":"failed","reason":"…","alarms":[{"node":"…","resource":"memory"}]}`
-fn reason(body: &str) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let resources: Vec<_> = parsed
-        .as_ref()
-        .and_then(|answer| answer["alarms"].as_array())
-        .into_iter()
-        .flatten()
-        .filter_map(|alarm| alarm["resource"].as_str())
-        .collect();
-    if resources.is_empty() { "resource alarm".to_owned() } else { format!("alarm: {}", resources.join(", ")) }
+/// `{"status":"failed","reason":"…","alarms":[{"node":"…","resource":"memory"}]}`; `None`: something else.
+fn reason(body: &str) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_str(body).ok()?;
+    let alarms = answer["alarms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if alarms.is_empty() && answer["status"] != "failed" {
+        return None;
+    }
+    let resources: Vec<_> = alarms.iter().filter_map(|alarm| alarm["resource"].as_str()).collect();
+    Some(if resources.is_empty() { "resource alarm".to_owned() } else { format!("alarm: {}", resources.join(", ")) })
 }
 
 /// Polls for ever; what is known goes into `alarm`.
@@ -171,7 +170,9 @@ mod tests {
 
     #[test]
     fn an_alarm_names_its_resource() {
+        let reason = |body| reason(body).unwrap_or_default();
         assert_eq!(reason(r#"{"alarms":[{"node":"a","resource":"memory"}]}"#), "alarm: memory");
-        assert_eq!(reason("?"), "resource alarm");
+        assert_eq!(reason(r#"{"status":"failed"}"#), "resource alarm");
+        assert_eq!(reason("<h1>503 Service Unavailable</h1>"), "", "a proxy's page is no alarm");
     }
 }

@@ -27,7 +27,7 @@ use lapin::{
 };
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wirepost_core::names;
@@ -48,6 +48,9 @@ const GRACE: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// Messages and bytes of one batch at most; a batch is what is there anyway, it is never waited for.
 const BATCH: (usize, usize) = (100, 256 << 10);
+/// Between two looks after our binding.
+const REBIND: Duration = Duration::from_secs(10);
+const CANCELLED: &str = "the broker cancelled the consumer; was the queue deleted?";
 /// Events on their way to the reader.
 const EVENTS: usize = 4;
 
@@ -68,10 +71,6 @@ impl Numbers {
         Position { offset: self.last.fetch_add(1, Ordering::Relaxed) + 1, fingerprint: self.process }
     }
 
-    fn last(&self) -> Option<Position> {
-        let offset = self.last.load(Ordering::Relaxed);
-        (offset > 0).then_some(Position { offset, fingerprint: self.process })
-    }
 }
 
 /// Reads the pushes of one business. Dropping it ends the reader; what was not acknowledged stays in the queue until that expires.
@@ -126,17 +125,19 @@ impl Reader {
         let mut status = self.link.status();
         let mut pause = Duration::ZERO;
         let (mut attached, mut down) = (false, false);
+        // Whether an attempt had to make the queue, also one that failed later: what came before is lost.
+        let mut made = false;
         // The first reader's connection has only been asked for: that is no outage yet.
         let _ = timeout(GRACE, status.wait_for(|status| status.live().is_some())).await.map(drop);
         loop {
             let current = status.borrow_and_update().clone();
             let reason = match (current.live(), &current) {
-                (Some(live), _) => match self.attach(live, !attached).await {
+                (Some(live), _) => match self.attach(live, !attached, &mut made).await {
                     Ok(attachment) => {
                         if attached {
                             self.counters.transient_restarts.add(1);
                         }
-                        let gap = attached && attachment.new_queue;
+                        let gap = attached && std::mem::take(&mut made);
                         (attached, down, pause) = (true, false, Duration::ZERO);
                         match self.follow(attachment, gap, &events).await {
                             Some(reason) => reason,
@@ -166,16 +167,21 @@ impl Reader {
         }
     }
 
-    async fn attach(&self, live: &Live, first: bool) -> Result<Attachment, String> {
+    async fn attach(&self, live: &Live, first: bool, made: &mut bool) -> Result<Attachment, String> {
         let queue = names::edge_queue(&self.business, &self.edge);
-        let exchange = names::push_exchange(&self.business);
-        let (queue, exchange) = (short(&queue)?, short(&exchange)?);
+        let queue = short(&queue)?;
 
         let mut channel = call("a channel", live.connection.create_channel()).await?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let known = call("the queue", channel.queue_declare(queue.clone(), passive, FieldTable::default())).await;
-        let new_queue = known.is_err();
-        if new_queue {
+        let declare = channel.queue_declare(queue.clone(), passive, FieldTable::default());
+        let known = match timeout(CALL_TIMEOUT, declare).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) if is_not_found(&error) => false,
+            Ok(Err(error)) => return Err(format!("the queue: {error}")),
+            Err(_) => return Err(format!("the queue: no answer within {CALL_TIMEOUT:?}")),
+        };
+        if !known {
+            *made = true;
             // That closed the channel.
             channel = call("a channel", live.connection.create_channel()).await?;
             let mut arguments = FieldTable::default();
@@ -184,15 +190,8 @@ impl Reader {
             let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             call("declaring the queue", channel.queue_declare(queue.clone(), durable, arguments)).await?;
         }
-        let bind = channel.queue_bind(
-            queue.clone(),
-            exchange.clone(),
-            "".into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        call("binding the queue to the push exchange", bind).await?;
-        if first && !new_queue && self.start == Start::Next {
+        self.bind(&channel).await?;
+        if first && !*made && self.start == Start::Next {
             // What an earlier reader left behind is not next.
             call("emptying the queue", channel.queue_purge(queue.clone(), QueuePurgeOptions::default())).await?;
         }
@@ -201,22 +200,36 @@ impl Reader {
         let tag = short(&format!("wirepost-edge-{:016x}", rand::random::<u64>()))?;
         let consume = channel.basic_consume(queue, tag, options, FieldTable::default());
         let consumer = call("consuming (is another edge of this name running?)", consume).await?;
-        Ok(Attachment { channel, consumer, new_queue })
+        Ok(Attachment { channel, consumer })
+    }
+
+    async fn bind(&self, channel: &Channel) -> Result<(), String> {
+        let queue = short(&names::edge_queue(&self.business, &self.edge))?;
+        let exchange = short(&names::push_exchange(&self.business))?;
+        let bind = channel.queue_bind(queue, exchange, "".into(), QueueBindOptions::default(), FieldTable::default());
+        call("binding the queue to the push exchange", bind).await
     }
 
     /// Hands on what arrives. The reason when consuming ends; `None` when the feed was dropped.
     async fn follow(&self, attachment: Attachment, gap: bool, events: &mpsc::Sender<FeedEvent>) -> Option<String> {
-        let Attachment { channel, mut consumer, .. } = attachment;
+        let Attachment { channel, mut consumer } = attachment;
         if gap {
             events.send(FeedEvent::Gap).await.ok()?;
         }
-        events.send(FeedEvent::Attached { position: self.numbers.last() }).await.ok()?;
+        // No position: nothing is kept that one could come back to.
+        events.send(FeedEvent::Attached { position: None }).await.ok()?;
         // A batch has one message at least and settles once: there is always room for its token.
         let (settle, mut settled) = mpsc::channel(usize::from(self.prefetch));
         let mut unsettled = Unsettled::default();
         let mut batch = Batch::default();
+        let mut rebind = interval_at(Instant::now() + REBIND, REBIND);
+        rebind.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // An exchange that was deleted and made again has no binding to us, and nothing else would tell.
+                _ = rebind.tick() => if let Err(reason) = self.bind(&channel).await {
+                    return Some(reason);
+                },
                 Some(token) = settled.recv() => {
                     for (tag, done) in unsettled.settle(token) {
                         self.settle(&channel, tag, done).await?;
@@ -225,15 +238,21 @@ impl Reader {
                 delivery = consumer.next(), if batch.records.is_empty() => match delivery {
                     Some(Ok(delivery)) => self.take(delivery, &mut batch),
                     Some(Err(error)) => return Some(error.to_string()),
-                    None => return Some("the broker cancelled the consumer; was the queue deleted?".to_owned()),
+                    None => return Some(CANCELLED.to_owned()),
                 },
                 permit = events.reserve(), if !batch.records.is_empty() => {
                     let permit = permit.ok()?;
+                    let mut end = None;
                     while batch.records.len() < BATCH.0 && batch.bytes < BATCH.1 {
                         match consumer.next().now_or_never() {
                             Some(Some(Ok(delivery))) => self.take(delivery, &mut batch),
-                            // An end is seen again after this batch, by the channel's state.
-                            _ => break,
+                            // Told once only: a cancelled consumer is silent for ever after.
+                            Some(Some(Err(error))) => end = Some(error.to_string()),
+                            Some(None) => end = Some(CANCELLED.to_owned()),
+                            None => break,
+                        }
+                        if end.is_some() {
+                            break;
                         }
                     }
                     let Batch { records, last_tag, .. } = std::mem::take(&mut batch);
@@ -241,6 +260,9 @@ impl Reader {
                     unsettled.push(last_tag);
                     let token = Token { tag: last_tag, done: false, settle: settle.clone() };
                     permit.send(FeedEvent::Records(RecordBatch { records, done: Some(token.into_done()) }));
+                    if end.is_some() {
+                        return end;
+                    }
                     if !channel.status().connected() {
                         return Some("the channel ended".to_owned());
                     }
@@ -289,6 +311,10 @@ pub(super) async fn delete_queue(link: &Link, business: &str, edge: &str) -> Res
     call("deleting the queue", channel.queue_delete(queue, QueueDeleteOptions::default())).await.map(drop)
 }
 
+fn is_not_found(error: &lapin::Error) -> bool {
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(error) if error.get_id() == 404)
+}
+
 fn short(text: &str) -> Result<ShortString, String> {
     ShortString::try_new(text).map_err(|error| format!("{text}: {error}"))
 }
@@ -296,7 +322,6 @@ fn short(text: &str) -> Result<ShortString, String> {
 struct Attachment {
     channel: Channel,
     consumer: Consumer,
-    new_queue: bool,
 }
 
 #[derive(Default)]
