@@ -34,6 +34,8 @@ const MOVE_PAUSE: Duration = Duration::from_secs(2);
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 /// In how many sweeps every business's `unrouted` is looked at once, whatever else happened.
 const ROUNDS: usize = 3;
+/// A policy of others is there at once, and in force on a busy broker seconds later.
+const RIVAL_LOOKS: u32 = 3;
 /// Attempts to take a snapshot while the vhost is made.
 const VHOST_TRIES: u32 = 2;
 
@@ -55,6 +57,8 @@ pub(super) struct Keeper {
     orphans: HashMap<String, Instant>,
     /// Policies of others at the last look: they may win over ours without any object of ours having changed.
     rivals: Vec<Policy>,
+    /// Sweeps in which all is looked at again for their sake.
+    rival_looks: u32,
     down: Option<(Instant, Trouble)>,
     /// Businesses whose `unrouted` is to be looked at.
     unrouted: HashSet<String>,
@@ -80,6 +84,7 @@ impl Keeper {
             known: HashMap::new(),
             orphans: HashMap::new(),
             rivals: Vec::new(),
+            rival_looks: 0,
             down: None,
             unrouted: HashSet::new(),
             moving: JoinSet::new(),
@@ -250,6 +255,7 @@ impl Keeper {
                 self.parts.metrics.snapshot_seconds.observe(begun.elapsed().as_secs_f64());
                 if snapshot.foreign_policies() != self.rivals {
                     self.rivals = snapshot.foreign_policies().to_vec();
+                    self.rival_looks = RIVAL_LOOKS;
                     self.look_at_all_again();
                 }
                 if self.down.take().is_some() {
@@ -305,6 +311,10 @@ impl Keeper {
 
     async fn sweep(&mut self) {
         let Ok(snapshot) = self.look().await else { return };
+        if self.rival_looks > 0 {
+            self.rival_looks -= 1;
+            self.look_at_all_again();
+        }
         self.compare(&snapshot);
         self.orphans(&snapshot).await;
         self.round += 1;
