@@ -141,8 +141,8 @@ impl World {
             ("selector", self.selector()),
             ("admin-listen", "127.0.0.1:0".to_owned()),
             ("public-url", "https://ws.example.com".to_owned()),
-            // Nobody waits in a test.
-            ("lease-seconds", "3".to_owned()),
+            // Nobody waits in a test; but on a machine with many tests an API server may take seconds for an answer.
+            ("lease-seconds", "8".to_owned()),
             ("sweep-seconds", "1".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -4,7 +4,9 @@ use anyhow::{Context, Result, ensure};
 use lapin::{Connection, ConnectionProperties};
 use wirepost_tests::broker::{depth, eventually};
 use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::{Picture, differences, of_business, publish_numbers, read_numbers, read_numbers_over};
+use wirepost_tests::hand::{
+    Picture, all_there_in_two_rows, differences, of_business, publish_numbers, read_numbers, read_numbers_over,
+};
 use wirepost_tests::operator::{Operator, World, condition_of};
 use wirepost_tests::witness::Witness;
 
@@ -182,8 +184,7 @@ async fn stream_and_keeper_of_pushes_follow_the_delivery_there_and_back() -> Res
     world.setup.unbind(PUSH, STREAM, "").await?;
     let kept = publish_numbers(vhost, PUSH, "any", 9..12).await?;
     witness.sees("Provisioned", "Drifted", STREAM).await?;
-    ensure!(read_numbers(vhost, STREAM, 6).await? == [sent, kept].concat());
-    Ok(())
+    all_there_in_two_rows(&[sent, kept].concat(), &read_numbers(vhost, STREAM, 6).await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,7 @@ async fn one_leads_and_the_other_writes_nothing() -> Result<()> {
 async fn of_many_that_start_at_the_same_moment_exactly_one_leads() -> Result<()> {
     let world = World::new().await?;
     let names = ["one", "two", "three", "four", "five"];
-    let mut operators = try_join_all(names.map(|name| world.operator(name).start())).await?;
+    let mut operators = try_join_all(names.map(|name| world.operator(name).flag("lease-seconds", 3).start())).await?;
     while operators.len() > 1 {
         let all: Vec<&Operator> = operators.iter().collect();
         at_most_one_until(&all, "one leads", async || {
