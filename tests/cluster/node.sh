@@ -11,17 +11,16 @@ link=wirepost0 # its name is also what tells another cluster's presence
 
 in_node() { nsenter --target "$(pid_of init)" --mount --pid --net -- "$@"; }
 
-# spawn PROGRAM COMMAND...: in the node; $dir/PROGRAM.pid gets the pid that it has outside.
+# spawn PROGRAM COMMAND...: in the node; $dir/PROGRAM.pid gets the pid that it has outside. Its parent becomes the node's first
+# process: one outside would have to live on to reap it, or the node could not end.
 spawn() {
-  local program=$1 init
+  local program=$1
   shift
-  init=$(pid_of init)
   rm -f "$dir/$program.started"
-  # nsenter stays as its parent and ends with it.
-  setsid nsenter --target "$init" --mount --pid --net -- bash -c '
-    read -r pid _ <"$1/proc/self/stat"; echo "$pid" >"$1/$2.started"; shift 2; exec "$@"' _ "$dir" "$program" "$@" \
-    >>"$dir/log/$program.log" 2>&1 </dev/null 9>&- &
-  disown
+  # shellcheck disable=SC2016
+  setsid nsenter --target "$(pid_of init)" --mount --pid --net -- bash -c '
+    { read -r pid _ <"$1/proc/self/stat"; echo "$pid" >"$1/$2.started"; shift 2; exec "$@"; } &' _ "$dir" "$program" "$@" \
+    >>"$dir/log/$program.log" 2>&1 </dev/null 9>&-
   eventually 10 test -s "$dir/$program.started" || die "$program was not started: $(tail -n 3 "$dir/log/$program.log")"
   remember "$program" "$(cat "$dir/$program.started")"
 }
