@@ -265,7 +265,8 @@ impl<'s> Running<'s> {
             self.conn.control(ServerFrame::Expiring { in_seconds }.to_text());
         }
         if driver.stalled_since().is_some_and(|since| now >= since + settings.write_timeout) {
-            if self.conn.outbound.closing().is_some() {
+            // Any other cause ends by the driver, with its code: this timer may fire again before.
+            if self.conn.outbound.closing().is_some_and(CloseCode::flushes) {
                 return Some(Ended::vanished("it took nothing while its queue was flushed"));
             }
             self.conn.outbound.close(CloseCode::TooSlow);
