@@ -74,7 +74,8 @@ async fn a_slow_client_makes_progress_on_each_return_and_others_notice_nothing()
                 break;
             }
         }
-        ensure!(next > came, "no progress on return {returns}");
+        // At first it is live: what the edge reads at once may be more than its queue holds, before any of it is written.
+        ensure!(next > came || returns == 0, "no progress on return {returns}");
         let (token, cursor) = (alice.resume_token(), alice.cursor());
         alice.reset();
         alice = edge
