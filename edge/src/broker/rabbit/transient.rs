@@ -70,7 +70,6 @@ impl Numbers {
     fn next(&self) -> Position {
         Position { offset: self.last.fetch_add(1, Ordering::Relaxed) + 1, fingerprint: self.process }
     }
-
 }
 
 /// Reads the pushes of one business. Dropping it ends the reader; what was not acknowledged stays in the queue until that expires.
