@@ -7,7 +7,9 @@ use wirepost_tests::broker::{consume, next, publish};
 use wirepost_tests::node::Node;
 use wirepost_tests::operator::condition_of;
 
-const PAYMENTS: &str = include_str!("../../examples/payments.yaml");
+const PAYMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/payments.yaml");
+/// What its services need: a Secret.
+const ACCESS: &str = r#"{"spec": {"access": {"secretName": "payments-wirepost"}}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster with nodes: make cluster-test"]
@@ -16,11 +18,14 @@ async fn install_apply_and_all_three_kinds_of_message() -> Result<()> {
     node.install(&[]).await?;
 
     node.namespace("shop").await?;
-    node.cluster.apply_yaml(&format!("{PAYMENTS}  access: {{secretName: payments-wirepost}}\n")).await?;
+    node.kubectl(&["apply", "--filename", PAYMENTS]).await?;
+    let patch = ["patch", "wsbusiness", "payments", "--namespace", "shop", "--type", "merge", "--patch", ACCESS];
+    node.kubectl(&patch).await?;
     let wsb = node
         .cluster
-        .wait_for("shop", "payments", "get Ready=True", |wsb| {
-            condition_of(wsb, "Ready").is_some_and(|ready| ready.status == "True")
+        .wait_for("shop", "payments", "get Ready=True for its generation", |wsb| {
+            condition_of(wsb, "Ready")
+                .is_some_and(|ready| ready.status == "True" && ready.observed_generation == wsb.metadata.generation)
         })
         .await?;
     let edges = wsb.status.and_then(|status| status.edges).context("no edges")?;
