@@ -114,44 +114,49 @@ impl Credentials {
 pub struct Rotation {
     /// The value of `wirepost.dev/rotate` that the present ones are made of.
     pub current: String,
-    /// The one before, and until when (ms since the epoch) it is valid.
-    pub previous: Option<(String, i64)>,
+    /// Those before, each with the time (ms since the epoch) until which it is valid; at most [`MAX_FORMER`].
+    pub former: BTreeMap<String, i64>,
 }
 
 const CURRENT: &str = "wirepost.dev/rotation";
-const PREVIOUS: &str = "wirepost.dev/previous-rotation";
-const PREVIOUS_UNTIL: &str = "wirepost.dev/previous-rotation-until";
+/// A JSON object of values and times.
+const FORMER: &str = "wirepost.dev/former-rotations";
+/// Former credentials that are valid at once; who rotates more often than that within an hour ends the oldest.
+const MAX_FORMER: usize = 8;
 
 impl Rotation {
-    /// As kept; `None` where nothing was.
+    /// As kept; `None` where nothing was. What can't be read was never valid.
     pub fn kept(annotations: &BTreeMap<String, String>) -> Option<Self> {
-        let until = annotations.get(PREVIOUS_UNTIL).and_then(|ms| ms.parse().ok());
-        Some(Self {
-            current: annotations.get(CURRENT)?.clone(),
-            previous: annotations.get(PREVIOUS).cloned().zip(until),
-        })
+        let former = annotations.get(FORMER).and_then(|json| serde_json::from_str(json).ok());
+        Some(Self { current: annotations.get(CURRENT)?.clone(), former: former.unwrap_or_default() })
     }
 
     /// What follows when `asked` is asked for.
     #[must_use]
     pub fn next(kept: Option<Self>, asked: &str) -> Self {
         let now = now_ms();
-        let Some(kept) = kept else {
-            return Self { current: asked.to_owned(), previous: None };
+        let Some(Self { current, mut former }) = kept else {
+            return Self { current: asked.to_owned(), former: BTreeMap::new() };
         };
-        if kept.current == asked {
-            let previous = kept.previous.filter(|(_, until)| *until > now);
-            return Self { current: kept.current, previous };
+        former.retain(|_, until| *until > now);
+        if current != asked {
+            former.insert(current, now + OVERLAP_MS);
+            former.remove(asked);
         }
-        Self { current: asked.to_owned(), previous: Some((kept.current, now + OVERLAP_MS)) }
+        while former.len() > MAX_FORMER
+            && let Some(oldest) = former.iter().min_by_key(|(_, until)| **until).map(|(value, _)| value.clone())
+        {
+            former.remove(&oldest);
+        }
+        Self { current: asked.to_owned(), former }
     }
 
     /// As annotations.
     pub fn annotations(&self) -> impl Iterator<Item = (String, String)> {
-        let previous = self.previous.iter().flat_map(|(value, until)| {
-            [(PREVIOUS.to_owned(), value.clone()), (PREVIOUS_UNTIL.to_owned(), until.to_string())]
-        });
-        std::iter::once((CURRENT.to_owned(), self.current.clone())).chain(previous.collect::<Vec<_>>())
+        // A map of strings and numbers always serializes.
+        let former = (!self.former.is_empty()).then(|| serde_json::to_string(&self.former).unwrap_or_default());
+        let former = former.map(|json| (FORMER.to_owned(), json));
+        std::iter::once((CURRENT.to_owned(), self.current.clone())).chain(former)
     }
 }
 
@@ -172,24 +177,27 @@ impl Access {
     /// The access of a resource that declares one.
     pub fn new(seed: &Seed, vhost: &str, business: &str, uid: &str, rotation: Rotation) -> Self {
         let current = seed.credentials(vhost, business, uid, &rotation.current);
-        let previous =
-            rotation.previous.as_ref().map(|(value, until)| (seed.credentials(vhost, business, uid, value), *until));
+        let former: Vec<_> = rotation
+            .former
+            .iter()
+            .map(|(value, until)| (seed.credentials(vhost, business, uid, value), *until))
+            .collect();
         let mut access = Self {
             users: vec![current.user.clone()],
             api_keys: vec![current.digest(None)],
             current: Some(current),
             rotation: Some(rotation),
         };
-        if let Some((credentials, until)) = previous {
+        for (credentials, until) in former {
             access.api_keys.push(credentials.digest(Some(until)));
             access.users.push(credentials.user);
         }
         access
     }
 
-    /// When the former credentials end, in ms since the epoch.
+    /// When the next of the former credentials end, in ms since the epoch.
     pub fn changes_at(&self) -> Option<i64> {
-        self.rotation.as_ref()?.previous.as_ref().map(|(_, until)| *until)
+        self.rotation.as_ref()?.former.values().min().copied()
     }
 }
 
@@ -293,15 +301,28 @@ mod tests {
     #[test]
     fn a_rotation_keeps_the_former_one_for_an_hour() {
         let first = Rotation::next(None, "");
-        assert_eq!(first.previous, None);
-        let second = Rotation::next(Some(first.clone()), "2026-01");
-        let (former, until) = second.previous.clone().unwrap();
-        assert_eq!(former, "");
-        assert!(until > now_ms() + OVERLAP_MS - 10_000);
+        assert_eq!(first.former, BTreeMap::new());
+        let second = Rotation::next(Some(first), "2026-01");
+        assert!(second.former[""] > now_ms() + OVERLAP_MS - 10_000);
         assert_eq!(Rotation::next(Some(second.clone()), "2026-01"), second);
         let kept: BTreeMap<_, _> = second.annotations().collect();
-        assert_eq!(Rotation::kept(&kept), Some(second));
-        let over = Rotation { current: "x".into(), previous: Some(("w".into(), 1)) };
-        assert_eq!(Rotation::next(Some(over), "x").previous, None);
+        assert_eq!(Rotation::kept(&kept), Some(second.clone()));
+        let third = Rotation::next(Some(second), "2026-02");
+        assert_eq!(third.former.keys().collect::<Vec<_>>(), ["", "2026-01"], "each has its hour");
+        let over = Rotation { current: "x".into(), former: BTreeMap::from([("w".into(), 1)]) };
+        assert_eq!(Rotation::next(Some(over), "x").former, BTreeMap::new());
+    }
+
+    #[test]
+    fn former_rotations_are_bounded_and_the_oldest_goes() {
+        let start = Rotation { current: "0".into(), former: BTreeMap::new() };
+        let last = (1..20).fold(start, |kept, n| {
+            let mut next = Rotation::next(Some(kept), &n.to_string());
+            // A clock that moves.
+            next.former.values_mut().for_each(|until| *until -= 1000);
+            next
+        });
+        assert_eq!(last.former.len(), MAX_FORMER);
+        assert!(last.former.contains_key("18") && !last.former.contains_key("10"), "{:?}", last.former);
     }
 }

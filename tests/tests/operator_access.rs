@@ -314,8 +314,8 @@ async fn a_rotation_gives_new_credentials_and_an_hour_for_the_old_ones() -> Resu
     // An hour later, as far as the next process knows.
     drop(operator);
     let config_maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
-    let past = (Timestamp::now().as_millisecond() - 1).to_string();
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {"wirepost.dev/previous-rotation-until": past}}}));
+    let past = json!({"": Timestamp::now().as_millisecond() - 1}).to_string();
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"wirepost.dev/former-rotations": past}}}));
     config_maps.patch("wirepost-business-shop", &PatchParams::default(), &patch).await?;
     let operator = world.operator("three").start().await?;
     eventually("the old key is gone", SOON, || async {
