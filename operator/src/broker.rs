@@ -1,6 +1,6 @@
 //! The broker, as all businesses share it: one actor that asks the management API.
 //!
-//! **Flow.** Requests that wait are served together: one snapshot of the vhost for all of them, a plan for each from its part of it, the
+//! **Flow.** Requests that wait are served together: one snapshot of the vhost for all of them (and for those of the next second), a plan for each from its part of it, the
 //! plans carried out side by side. Every [`Settings::sweep`] a snapshot is compared with what every business should have; those that
 //! differ are triggered, and repaired by their own reconcile. Messages in `unrouted` are moved back once a business's bindings are right.
 //! **Bounds.** As many requests wait as reconciles run at once. While the broker is away requests are answered at once with the reason.
@@ -118,7 +118,7 @@ impl Broker {
         let (requests, inbox) = mpsc::channel(CAPACITY);
         let drifted = Arc::<Mutex<HashMap<_, _>>>::default();
         let keeper = keeper::Keeper::new(keeper::Parts {
-            management,
+            management: Arc::new(management),
             amqp: amqp::Link::new(settings.amqp, settings.credentials, settings.ca_file),
             sweep: settings.sweep,
             orphan_grace: settings.orphan_grace,

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub businesses: Gauge,
     /// Requests that wait for the broker's turn.
     pub broker_queue: Gauge,
+    /// Calls of the broker's management API.
+    pub broker_calls: Counter,
     /// Changes made on the broker.
     pub broker_changes: Counter,
     /// Those among them that put something back which a person or a lost disk had changed.
@@ -90,6 +92,7 @@ impl Default for Metrics {
             reconciling: Gauge::default(),
             businesses: Gauge::default(),
             broker_queue: Gauge::default(),
+            broker_calls: Counter::default(),
             broker_changes: Counter::default(),
             drift_repairs: Counter::default(),
             broker_failures: Counter::default(),
@@ -114,6 +117,7 @@ impl Metrics {
             reconciling,
             businesses,
             broker_queue,
+            broker_calls,
             broker_changes,
             drift_repairs,
             broker_failures,
@@ -129,6 +133,7 @@ impl Metrics {
         r.register("reconciling", "Reconciles that run now", reconciling.clone());
         r.register("businesses", "WsBusiness resources known", businesses.clone());
         r.register("broker_queue", "Requests that wait for the broker's turn, at most 4096", broker_queue.clone());
+        r.register("broker_calls", "Calls of the broker's management API", broker_calls.clone());
         r.register("broker_changes", "Changes made on the broker", broker_changes.clone());
         r.register(
             "drift_repairs",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode, Url, redirect};
@@ -76,6 +77,7 @@ pub struct Management {
     /// Held while a policy is set or deleted. The broker then matches every object against every policy, which takes a core a second with
     /// 10,000 objects and 200 policies: several at once would only run out of their time limits.
     pub(crate) policies: Mutex<()>,
+    calls: AtomicU64,
 }
 
 impl fmt::Debug for Management {
@@ -157,7 +159,20 @@ impl Management {
         }
         let http = builder.build().map_err(|e| refused(chain(&e), "check the certificates of this machine"))?;
         let timeout = settings.timeout.unwrap_or(REQUEST_TIMEOUT);
-        Ok(Self { http, api, vhost: settings.vhost, credentials, timeout, policies: Mutex::new(()) })
+        Ok(Self {
+            http,
+            api,
+            vhost: settings.vhost,
+            credentials,
+            timeout,
+            policies: Mutex::new(()),
+            calls: AtomicU64::new(0),
+        })
+    }
+
+    /// Calls made so far.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// The vhost that this is for.
@@ -255,6 +270,7 @@ impl Management {
     ) -> Result<Vec<u8>, CallError> {
         let unreachable = |cause: String| CallError::Fatal(Error::Unreachable { doing: doing.to_owned(), cause });
         let (user, password) = self.credentials.read(doing).await.map_err(CallError::Fatal)?;
+        self.calls.fetch_add(1, Ordering::Relaxed);
         let mut url = self.api.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path);

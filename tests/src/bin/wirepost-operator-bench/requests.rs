@@ -41,7 +41,7 @@ impl Counts {
             "api_writes_total",
             "broker_changes_total",
             "broker_look_seconds_count",
-            "broker_requests_total",
+            "broker_calls_total",
             "reconciles_total",
         ] {
             for (labels, value) in series(&text, &format!("wirepost_operator_{name}")) {
