@@ -35,5 +35,6 @@ async fn main() -> Result<()> {
     changes::of_a_route(&fixture, &operator).await?;
     let operator = start::with_everything_there(&fixture, operator).await?;
     idle::run(&fixture, &operator).await?;
+    start::on_a_broker_rebuilt_empty(&fixture, &operator).await?;
     start::removal(&fixture, &operator).await
 }

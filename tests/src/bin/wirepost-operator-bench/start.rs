@@ -1,7 +1,10 @@
 //! From nothing to everything, and back.
 
+use std::collections::HashMap;
+
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep};
 use wirepost_tests::{operator::Operator, usage};
 
@@ -17,11 +20,9 @@ pub(crate) async fn on_an_empty_broker(fixture: &Fixture) -> Result<Operator> {
     let begun = Instant::now();
     let operator = fixture.start_operator("cold").await?;
     let all = |is: fn(&State) -> bool| {
-        move |states: &std::collections::HashMap<_, State>| {
-            states.values().filter(|s| is(s)).count() == fixture.businesses
-        }
+        move |states: &HashMap<_, State>| states.values().filter(|s| is(s)).count() == fixture.businesses
     };
-    let some = |states: &std::collections::HashMap<_, State>| states.values().any(|state| state.provisioned.is_some());
+    let some = |states: &HashMap<_, State>| states.values().any(|state| state.provisioned.is_some());
     let first = fixture.observer.wait("the first is provisioned", some).await? - begun;
     let provisioned =
         fixture.observer.wait("all are provisioned", all(|state| state.provisioned.is_some())).await? - begun;
@@ -71,6 +72,23 @@ pub(crate) async fn with_everything_there(fixture: &Fixture, former: Operator) -
     Ok(operator)
 }
 
+/// The broker loses everything that it has of ours.
+pub(crate) async fn on_a_broker_rebuilt_empty(fixture: &Fixture, operator: &Operator) -> Result<()> {
+    let (setup, observer) = (&fixture.world.setup, &fixture.observer);
+    let before = Counts::of_operator(operator).await?;
+    setup.call("DELETE", &["vhosts", &setup.vhost().name], &Value::Null).await?;
+    let begun = Instant::now();
+    let some = |states: &HashMap<_, State>| states.values().any(|state| state.provisioned.is_none());
+    let noticed = observer.wait("it is noticed", some).await? - begun;
+    let all = |states: &HashMap<_, State>| states.values().all(|state| state.provisioned.is_some());
+    let repaired = observer.wait("all is there again", all).await? - begun;
+    settled(fixture, operator).await?;
+    println!("broker rebuilt empty: noticed after {noticed:.1?}, all Provisioned again after {repaired:.1?}");
+    let each = fixture.businesses as f64;
+    println!("  operator, for each business: {}", Counts::of_operator(operator).await?.since(&before).each(each));
+    Ok(())
+}
+
 /// Every business is deleted.
 pub(crate) async fn removal(fixture: &Fixture, operator: &Operator) -> Result<()> {
     let begun = Instant::now();
@@ -82,7 +100,7 @@ pub(crate) async fn removal(fixture: &Fixture, operator: &Operator) -> Result<()
         .buffer_unordered(DELETING)
         .try_collect::<()>()
         .await?;
-    let gone = fixture.observer.wait("all are gone", std::collections::HashMap::is_empty).await? - begun;
+    let gone = fixture.observer.wait("all are gone", HashMap::is_empty).await? - begun;
     let objects = fixture.world.setup.management()?.export().await?;
     let left = objects.queues.len() + objects.exchanges.iter().filter(|e| e.name.starts_with("wirepost.")).count();
     println!("removal of all: {gone:.1?}, {left} objects left on the broker");
