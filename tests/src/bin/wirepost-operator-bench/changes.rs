@@ -6,13 +6,15 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, sleep};
 use wirepost_core::business::WsBusiness;
 use wirepost_tests::{operator::Operator, usage};
 
 use crate::{fixture::Fixture, requests::Counts};
 
 const CHANGES: usize = 50;
+/// Longer than the operator trusts a look at the broker, so that none profits from the one before.
+const PAUSE: Duration = Duration::from_millis(1100);
 
 /// Nothing of it concerns the broker.
 pub(crate) async fn of_a_limit(fixture: &Fixture, operator: &Operator) -> Result<()> {
@@ -37,6 +39,7 @@ async fn run(fixture: &Fixture, operator: &Operator, what: &str, patch: impl Fn(
     let used = usage::of(operator.pid)?;
     let (mut provisioned, mut programmed) = (Vec::new(), Vec::new());
     for i in 0..CHANGES {
+        sleep(PAUSE).await;
         // Far from each other, in whatever order they are kept.
         let (namespace, name) = fixture.place(i * 389 % fixture.businesses);
         let businesses: Api<WsBusiness> = cluster.api(namespace);
@@ -59,7 +62,7 @@ async fn run(fixture: &Fixture, operator: &Operator, what: &str, patch: impl Fn(
     let (api, own) =
         (Counts::of_api_server(cluster).await?.since(&api), Counts::of_operator(operator).await?.since(&own));
     println!(
-        "{what}, {CHANGES} of them: to Provisioned {}; to all of {} edges programmed {}; {:.0} ms of CPU each",
+        "{what}, {CHANGES} of them, one every {PAUSE:?}: to Provisioned {}; to all of {} edges programmed {}; {:.0} ms of CPU each, with what it idles at between them",
         spread(&mut provisioned),
         fixture.edges.len(),
         spread(&mut programmed),
