@@ -99,7 +99,7 @@ bench-edge: ## memory, fanout, unicast, client to server of the edge on a real b
 .PHONY: bench-operator
 bench-operator: ## cold start, one change, idling of the operator with 1,000 businesses and 4 edges (release build; WHAT="100 2" for fewer)
 	$(CARGO) build --release --locked -p wirepost-operator -p wirepost-edge -p wirepost-tests --bins
-	scripts/with-kubernetes scripts/with-broker $(CARGO_TARGET_DIR)/release/wirepost-operator-bench $(WHAT)
+	scripts/with-kubernetes $(CARGO_TARGET_DIR)/release/wirepost-operator-bench $(WHAT)
 
 .PHONY: bench
 bench: ## micro-benchmarks; those on a real broker are in docs/benchmarks.md

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use wirepost_tests::{
+    broker::PrivateBroker,
     cluster::Namespace,
     edge::Edge,
     operator::{Operator, World},
@@ -22,6 +23,8 @@ const SWEEP_SECONDS: u32 = 10;
 /// Everything but the operator.
 pub(crate) struct Fixture {
     pub(crate) world: World,
+    /// Its own: it loses its disk.
+    pub(crate) broker: PrivateBroker,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) businesses: usize,
     pub(crate) observer: Observer,
@@ -32,7 +35,8 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Resources that no operator has seen yet, and edges without configurations.
     pub(crate) async fn new(businesses: usize, edges: usize) -> Result<Self> {
-        let world = World::new().await?;
+        let broker = PrivateBroker::start("operator-bench", &[]).await?;
+        let world = World::on_broker(&broker).await?;
         let namespaces = stream::iter(0..NAMESPACES.min(businesses))
             .map(|_| world.cluster.namespace("bench"))
             .buffered(APPLYING)
@@ -53,7 +57,7 @@ impl Fixture {
             begun.elapsed().as_secs_f64()
         );
         let observer = Observer::start(&world);
-        let mut fixture = Self { world, namespaces, businesses, observer, edges: Vec::new() };
+        let mut fixture = Self { world, broker, namespaces, businesses, observer, edges: Vec::new() };
         for i in 0..edges {
             let edge = fixture.world.edge(&format!("edge-{i}")).await?;
             fixture.edges.push(edge);

@@ -2,8 +2,8 @@
 //! start takes, how long one change takes, what an idle operator costs. Reports; asserts nothing. Numbers of different runs differ with the
 //! machine's load: compare within one.
 //!
-//! `make bench-operator`, or by hand with the addresses of both in the environment (`tests/services/kubernetes start`,
-//! `tests/services/rabbitmq start`): `cargo run --release -p wirepost-tests --bin wirepost-operator-bench -- [BUSINESSES [EDGES]]`
+//! `make bench-operator`, or by hand:
+//! `scripts/with-kubernetes cargo run --release -p wirepost-tests --bin wirepost-operator-bench -- [BUSINESSES [EDGES]]`
 
 mod changes;
 mod fixture;
