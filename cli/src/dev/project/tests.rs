@@ -66,7 +66,7 @@ fn what_may_not_change_does_not_while_it_runs() {
     fs::write(&a, declaration("pay", "one")).unwrap();
     let mut project = Project::new(vec![a.clone()], None);
     project.look(true).unwrap();
-    fs::write(&a, declaration("pay", "one") + "  push: {delivery: Transient}\n").unwrap();
+    fs::write(&a, declaration("pay", "one") + "  businessType: other\n").unwrap();
     let change = project.look(false).unwrap();
     assert_eq!(change.kept, ["pay"]);
     assert_eq!(change.findings[0].line, 8, "{}", change.findings[0]);
