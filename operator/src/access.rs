@@ -119,6 +119,8 @@ pub struct Rotation {
 }
 
 const CURRENT: &str = "wirepost.dev/rotation";
+/// The former credentials of a Secret that does not hold the new ones yet: they have no end.
+const UNTIL_DELIVERED: i64 = i64::MAX;
 /// A JSON object of values and times.
 const FORMER: &str = "wirepost.dev/former-rotations";
 /// Former credentials that are valid at once; who rotates more often than that within an hour ends the oldest.
@@ -140,7 +142,7 @@ impl Rotation {
         };
         former.retain(|_, until| *until > now);
         if current != asked {
-            former.insert(current, now + OVERLAP_MS);
+            former.insert(current, UNTIL_DELIVERED);
             former.remove(asked);
         }
         while former.len() > MAX_FORMER
@@ -149,6 +151,14 @@ impl Rotation {
             former.remove(&oldest);
         }
         Self { current: asked.to_owned(), former }
+    }
+
+    /// The Secret holds the present ones now, so the hour of the former ones begins. `None` where it has begun.
+    pub fn delivered(&self) -> Option<Self> {
+        let mut rotation = self.clone();
+        let waiting = rotation.former.values_mut().filter(|until| **until == UNTIL_DELIVERED);
+        let count = waiting.map(|until| *until = now_ms() + OVERLAP_MS).count();
+        (count > 0).then_some(rotation)
     }
 
     /// As annotations.
@@ -189,7 +199,7 @@ impl Access {
             rotation: Some(rotation),
         };
         for (credentials, until) in former {
-            access.api_keys.push(credentials.digest(Some(until)));
+            access.api_keys.push(credentials.digest(Some(until).filter(|until| *until != UNTIL_DELIVERED)));
             access.users.push(credentials.user);
         }
         access
@@ -197,7 +207,7 @@ impl Access {
 
     /// When the next of the former credentials end, in ms since the epoch.
     pub fn changes_at(&self) -> Option<i64> {
-        self.rotation.as_ref()?.former.values().min().copied()
+        self.rotation.as_ref()?.former.values().min().copied().filter(|until| *until != UNTIL_DELIVERED)
     }
 }
 
@@ -303,7 +313,10 @@ mod tests {
         let first = Rotation::next(None, "");
         assert_eq!(first.former, BTreeMap::new());
         let second = Rotation::next(Some(first), "2026-01");
+        assert_eq!(second.former[""], UNTIL_DELIVERED, "nobody has the new ones yet");
+        let second = second.delivered().unwrap();
         assert!(second.former[""] > now_ms() + OVERLAP_MS - 10_000);
+        assert_eq!(second.delivered(), None);
         assert_eq!(Rotation::next(Some(second.clone()), "2026-01"), second);
         let kept: BTreeMap<_, _> = second.annotations().collect();
         assert_eq!(Rotation::kept(&kept), Some(second.clone()));
@@ -317,7 +330,7 @@ mod tests {
     fn former_rotations_are_bounded_and_the_oldest_goes() {
         let start = Rotation { current: "0".into(), former: BTreeMap::new() };
         let last = (1..20).fold(start, |kept, n| {
-            let mut next = Rotation::next(Some(kept), &n.to_string());
+            let mut next = Rotation::next(Some(kept), &n.to_string()).delivered().unwrap();
             // A clock that moves.
             next.former.values_mut().for_each(|until| *until -= 1000);
             next

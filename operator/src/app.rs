@@ -28,7 +28,7 @@ use crate::{
     notices::Notices,
     reconcile::{self, Context, Options},
     stored::Stored,
-    triggers::Triggers,
+    triggers::{Listed, Triggers},
     writer::{CONFIG_LABEL, Writer},
 };
 
@@ -78,7 +78,8 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
     let (elector, leadership) = Elector::new(api::client(api.clone())?, lease);
     let client = api::client(api)?;
     let (businesses, business_writer) = reflector::store();
-    let triggers = Arc::new(Triggers::new(businesses.clone()));
+    let (config_maps, writer) = reflector::store();
+    let triggers = Arc::new(Triggers::new(businesses.clone(), config_maps.clone()));
     // Three ends: nothing is begun any more; what runs has ended, and with it what it needs; then the lease and the admin port.
     let (begin, work, last) = (cancel.child_token(), CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
@@ -92,7 +93,6 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
     tasks.spawn(keys::run(client.clone(), namespace.clone(), work.clone()));
     let (looks, definition) = watch::channel(None);
     tasks.spawn(definition::run(client.clone(), looks, Arc::clone(&readiness), Arc::clone(&triggers), work.clone()));
-    let (config_maps, writer) = reflector::store();
     tasks.spawn(follow_config_maps(
         client.clone(),
         namespace.clone(),
@@ -184,6 +184,7 @@ fn queue(
                     watcher::Event::Delete(gone) => triggers.business(gone.business_type()),
                     // What went while the watch was interrupted is missing only now.
                     watcher::Event::InitDone => {
+                        triggers.listed(Listed::Resources);
                         triggers.all();
                         readiness.done(RESOURCES);
                     }
@@ -243,6 +244,7 @@ async fn follow_config_maps(
                 }
             }
             Some(Ok(watcher::Event::InitDone)) => {
+                triggers.listed(Listed::EdgeConfigurations);
                 readiness.done(CONFIG_MAPS);
                 triggers.all();
             }

@@ -36,6 +36,8 @@ struct Good {
 const SECRET_LOOK: Duration = Duration::from_secs(20);
 /// Between two looks for a queue that its owner has yet to declare.
 const QUEUE_LOOK: Duration = Duration::from_secs(10);
+/// Reasons of a broker that can't be asked or written to.
+const TROUBLE: [&str; 2] = ["BrokerUnavailable", "BrokerRefused"];
 /// Problems that a message names; the rest is counted.
 const NAMED: usize = 5;
 
@@ -118,7 +120,9 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
         facts: Some(facts.clone()),
         edges: None,
     };
-    if let Some(drift) = context.broker.drift(&compiled.business) {
+    // Not between two failures to repair it, where each would be news to the other.
+    let failing = stored.status().conditions.iter().any(|c| TROUBLE.contains(&c.reason.as_str()));
+    if let Some(drift) = context.broker.drift(&compiled.business).filter(|_| !failing) {
         let text = format!("changed by others and about to be repaired: {}", some(&drift));
         findings.provisioned = Verdict::bad("Drifted", text);
         findings.programmed = programmed(&context.standing(&compiled.business)).0;
@@ -133,14 +137,23 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
         return rejected(stored, context, verdict, Some(QUEUE_LOOK)).await;
     }
     (findings.accepted, findings.provisioned) = provisioned(&done, findings.accepted);
+    let mut refused = false;
     if !done.problems.iter().any(blocks) {
         context.remember_good(stored, &good);
-        program(stored, context, compiled, &access).await?;
-        let (there, obstacle) = secret(stored, context, &good, &access).await?;
-        facts.secret = there;
-        findings.facts = Some(facts);
-        if let Some(verdict) = obstacle {
-            findings.provisioned = verdict;
+        match hand_out(stored, context, &good, access.clone()).await {
+            Ok((there, obstacle)) => {
+                facts.secret = there;
+                findings.facts = Some(facts);
+                if let Some(verdict) = obstacle {
+                    findings.provisioned = verdict;
+                }
+            }
+            // A quota, an admission policy, an immutable object: a person has to know.
+            Err(Error::Write(error)) if error.is_refusal() => {
+                refused = true;
+                findings.provisioned = Verdict::bad("WriteRefused", format!("{error}; it is tried again"));
+            }
+            Err(error) => return Err(error),
         }
     }
     let (verdict, edges) = programmed(&context.standing(&compiled.business));
@@ -149,6 +162,9 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
         findings.programmed = Verdict::not_accepted();
     }
     let ready = report(stored, context, &findings).await?;
+    if refused {
+        return Ok((Outcome::Error, Action::requeue(context.backoff(stored))));
+    }
     let outcome = if ready { Outcome::Ready } else { Outcome::Waiting };
     Ok((outcome, Action::requeue_at(next_look(stored, context, &good, &access))))
 }
@@ -163,18 +179,44 @@ async fn rejected(
 ) -> Result<(Outcome, Action), Error> {
     report(stored, context, &Findings::rejected(verdict)).await?;
     // A process that has started since then does not know what that was, and touches nothing.
-    let good = context.good(stored).filter(|_| stored.rival(&context.businesses).is_none());
+    let good = context.good(stored).or_else(|| running(stored, context));
+    let good = good.filter(|_| stored.rival(&context.businesses).is_none());
     let Some(good) = good else { return Ok((Outcome::Waiting, Action::requeue_at(look))) };
     let access = access(stored, &good, context).await?;
     let Ok(done) = ensure(stored, context, &good.compiled, &access, false).await else {
         return Ok((Outcome::Error, Action::requeue(context.backoff(stored))));
     };
     if !done.problems.iter().any(blocks) {
-        program(stored, context, &good.compiled, &access).await?;
-        secret(stored, context, &good, &access).await?;
+        hand_out(stored, context, &good, access.clone()).await?;
     }
     let looks = next_look(stored, context, &good, &access).into_iter().chain(look);
     Ok((Outcome::Waiting, Action::requeue_at(looks.min())))
+}
+
+/// This generation, if it was accepted before something else stood in its way, such as an older definition.
+fn running(stored: &Stored, context: &Context) -> Option<Good> {
+    let compiled = context.compile(stored).ok().filter(|compiled| ran_before(stored, context, compiled))?;
+    Some(Good { compiled, secret: stored.secret_name().map(str::to_owned) })
+}
+
+/// What the edges and the business's services get. Once the Secret has new credentials the hour of the former ones begins, and not before.
+async fn hand_out(
+    stored: &Stored,
+    context: &Context,
+    good: &Good,
+    access: Access,
+) -> Result<(Option<String>, Option<Verdict>), Error> {
+    program(stored, context, &good.compiled, &access).await?;
+    let (there, obstacle) = secret(stored, context, good, &access).await?;
+    let delivered = access.rotation.as_ref().filter(|_| obstacle.is_none()).and_then(Rotation::delivered);
+    if let Some(rotation) = delivered {
+        context.remember_rotation(stored, &rotation);
+        let seed = context.seed().await.map_err(|error| Error::Seed(format!("{error:#}")))?;
+        let (place, business) = (&context.options.place, &good.compiled.business);
+        let access = Access::new(seed, &place.vhost, business, stored.uid(), rotation);
+        program(stored, context, &good.compiled, &access).await?;
+    }
+    Ok((there, obstacle))
 }
 
 /// Whether this generation was accepted once, by this process or another.

@@ -3,14 +3,18 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::{Stream, stream};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
 
-use crate::stored::Stored;
+use crate::{config_map, stored::Stored};
 
 /// See the module.
 #[derive(Debug)]
@@ -18,12 +22,30 @@ pub struct Triggers {
     pending: Mutex<HashSet<ObjectRef<Stored>>>,
     woken: Notify,
     all: Store<Stored>,
+    edge_configurations: Store<ConfigMap>,
+    /// Whether all of both was listed once.
+    listed: [AtomicBool; 2],
+}
+
+/// What was listed.
+#[derive(Clone, Copy, Debug)]
+pub enum Listed {
+    /// Every resource.
+    Resources,
+    /// Every edge configuration.
+    EdgeConfigurations,
 }
 
 impl Triggers {
     /// For the resources in `all`.
-    pub fn new(all: Store<Stored>) -> Self {
-        Self { pending: Mutex::default(), woken: Notify::new(), all }
+    pub fn new(all: Store<Stored>, edge_configurations: Store<ConfigMap>) -> Self {
+        let listed = [AtomicBool::new(false), AtomicBool::new(false)];
+        Self { pending: Mutex::default(), woken: Notify::new(), all, edge_configurations, listed }
+    }
+
+    /// From now on it is known what there is not.
+    pub fn listed(&self, what: Listed) {
+        self.listed[what as usize].store(true, Ordering::Relaxed);
     }
 
     /// Every resource.
@@ -50,9 +72,16 @@ impl Triggers {
         i64::try_from(self.all.len()).unwrap_or(i64::MAX)
     }
 
-    /// Business types that any resource claims.
-    pub fn claimed(&self) -> BTreeSet<String> {
-        self.all.state().iter().map(|stored| stored.business_type().to_owned()).collect()
+    /// Business types that any resource claims or any edge may run; `None` while that is not known. An edge configuration counts, so that a
+    /// selector that is wrong by mistake takes nothing away under clients.
+    pub fn claimed(&self) -> Option<BTreeSet<String>> {
+        if !self.listed.iter().all(|listed| listed.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let resources = self.all.state();
+        let configurations = self.edge_configurations.state();
+        let run = configurations.iter().filter_map(|map| config_map::business(map).map(str::to_owned));
+        Some(resources.iter().map(|stored| stored.business_type().to_owned()).chain(run).collect())
     }
 
     fn add(&self, refs: impl Iterator<Item = ObjectRef<Stored>>) {

@@ -74,6 +74,11 @@ impl Error {
     pub fn is_invalid(&self) -> bool {
         matches!(self, Self::Api { cause, .. } if matches!(&**cause, kube::Error::Api(status) if status.code == 422))
     }
+
+    /// Whether the API server understood the write and does not want it: a quota, an admission policy, an immutable object.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Api { cause, .. } if matches!(&**cause, kube::Error::Api(status) if [403, 422].contains(&status.code)))
+    }
 }
 
 /// Once: a kube error says all of it twice, with all of its details.

@@ -293,6 +293,10 @@ async fn a_rotation_gives_new_credentials_and_an_hour_for_the_old_ones() -> Resu
     log_in(&new).await?;
     log_in(&old).await?;
     ensure!(connection.status().connected());
+    eventually("the hour of the old ones has begun", SOON, || async {
+        Ok(api_keys(&world).await?[&digest(&old)].is_some())
+    })
+    .await?;
     let keys = api_keys(&world).await?;
     ensure!(keys.len() == 2 && keys[&digest(&new)].is_none(), "{keys:?}");
     let ends = keys[&digest(&old)].context("the old key never ends")?;

@@ -231,11 +231,8 @@ impl Keeper {
                 if let Some(known) = self.known.get_mut(&job.business) {
                     known.current = false;
                 }
-                let trouble = Trouble::from(&error);
-                if matches!(error, Error::Unreachable { .. }) {
-                    self.is_down(trouble.clone());
-                }
-                return Err(trouble);
+                // Whether the broker is away is for the next look to say: one object that does not answer is one business's trouble.
+                return Err(Trouble::from(&error));
             }
         };
         let made: HashSet<&String> = report.changes.iter().collect();
@@ -342,6 +339,8 @@ impl Keeper {
         }
         self.down = Some((Instant::now(), trouble));
         self.last = None;
+        // Found again when it is back.
+        self.parts.drifted.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.parts.amqp.drop();
         if first {
             // So that every status tells.
@@ -406,7 +405,11 @@ impl Keeper {
 
     /// Removes what nobody claims any more, once that has been so for a while. Queues with messages and streams stay.
     async fn orphans(&mut self, snapshot: &Arc<Snapshot>) {
-        let claimed = self.parts.triggers.claimed();
+        let Some(claimed) = self.parts.triggers.claimed() else {
+            // Nobody knows yet what is claimed.
+            self.orphans.clear();
+            return;
+        };
         let now: HashSet<String> =
             snapshot.businesses().filter(|business| !claimed.contains(*business)).map(str::to_owned).collect();
         self.known.retain(|business, _| claimed.contains(business));

@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Client,
+    Client, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 use tokio::{sync::OnceCell, sync::watch, time::Instant};
@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     notices::Notices,
     stored::Stored,
-    writer::Writer,
+    writer::{HASH, Writer},
 };
 
 /// How long the watch may take to bring back what we wrote.
@@ -224,7 +224,9 @@ impl Context {
 
     /// How far the edges are with what was last written for them.
     pub(super) fn standing(&self, business: &str) -> Standing {
-        let hash = self.memory().get(&format!("{BUSINESS}{business}")).and_then(|memory| memory.hash.clone());
+        let written = self.memory().get(&format!("{BUSINESS}{business}")).and_then(|memory| memory.hash.clone());
+        // By another process, where this one has not written yet.
+        let hash = written.or_else(|| self.config_map(business)?.annotations().get(HASH).cloned());
         self.edges.standing(business, &hash.unwrap_or_default())
     }
 
@@ -259,9 +261,12 @@ impl Context {
     }
 
     pub(super) fn forget(&self, stored: &Stored) {
+        let owner = stored.rival(&self.businesses).is_none();
         let mut memory = self.memory();
         memory.remove(stored.uid());
-        memory.remove(&format!("{BUSINESS}{}", stored.business_type()));
+        if owner {
+            memory.remove(&format!("{BUSINESS}{}", stored.business_type()));
+        }
     }
 
     fn memory(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
