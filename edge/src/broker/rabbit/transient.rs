@@ -136,7 +136,9 @@ impl Reader {
                         if attached {
                             self.counters.transient_restarts.add(1);
                         }
-                        let gap = attached && std::mem::take(&mut made);
+                        // The first one's queue is always new, and nobody waited for it.
+                        let lost = std::mem::take(&mut made);
+                        let gap = attached && lost;
                         (attached, down, pause) = (true, false, Duration::ZERO);
                         match self.follow(attachment, gap, &events).await {
                             Some(reason) => reason,
