@@ -19,10 +19,7 @@ async fn the_difference_is_told_and_nothing_is_changed() {
     let (status, out, err) = diff();
     assert_eq!((status, err.as_str()), (1, ""));
     assert!(out.contains("  + create exchange wirepost.payments.push"), "{out}");
-    assert!(
-        out.contains("+ set policy wirepost.payments.q.qr-refresh: ") && out.contains("delivery-limit 20"),
-        "{out}"
-    );
+    assert!(out.contains("+ set policy wirepost.queues: ") && out.contains("delivery-limit 20"), "{out}");
     assert_eq!(diff().1, out, "it was only looked at");
 
     let stream = vhost.broker.stream.clone();
@@ -37,7 +34,10 @@ async fn the_difference_is_told_and_nothing_is_changed() {
     edit(&file, "queue: {name: qr-refresh}", "queue: {name: qr-refresh, deliveryLimit: 3}");
     let (status, out, _) = diff();
     assert_eq!(status, 1);
-    assert!(out.contains("+ set policy wirepost.payments.q.qr-refresh: ") && out.contains("delivery-limit 3,"), "{out}");
+    assert!(
+        out.contains("+ set policy wirepost.payments.q.qr-refresh: ") && out.contains("delivery-limit 3,"),
+        "{out}"
+    );
 
     edit(&file, "queue: {name: qr-refresh, deliveryLimit: 3}", "queue: {name: renewals}");
     let (_, out, _) = diff();
