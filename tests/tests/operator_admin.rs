@@ -198,7 +198,9 @@ async fn no_secret_is_in_a_log_or_a_status() -> Result<()> {
     let vhost = &world.setup.vhost().name;
     world.setup.call("DELETE", &["permissions", vhost, &first["username"]], &Value::Null).await?;
     world.setup.delete_exchange("wirepost.shop.push").await?;
-    world.reason("shop", "Provisioned", "Drifted").await?;
+    // An event stays, a condition may be over before it is seen.
+    eventually("the repair is told", SOON, || async { Ok(times(&world.events("shop").await?, "Repaired") > 0) })
+        .await?;
     world.condition("shop", "Provisioned", "True").await?;
     let rotate = Patch::Merge(json!({"metadata": {"annotations": {"wirepost.dev/rotate": "x"}}}));
     world.team.businesses().patch("shop", &PatchParams::default(), &rotate).await?;

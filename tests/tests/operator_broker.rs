@@ -136,11 +136,12 @@ async fn a_broker_that_is_away_is_told_holds_up_nothing_else_and_is_made_good_wh
         world.apply(&news(&late)).await?;
         world.condition(&late, "Accepted", "True").await.context(how)?;
         world.reason(&late, "Ready", "BrokerUnavailable").await.context(how)?;
-        let clash = news("clash").replace("spec:", "spec:\n  businessType: payments");
+        // Of two that were made in the same second the first by name is the older.
+        let clash = news("rival").replace("spec:", "spec:\n  businessType: payments");
         world.apply(&clash).await?;
-        world.reason("clash", "Accepted", "BusinessTypeTaken").await.context(how)?;
-        world.cluster.delete(&world.team.name, "clash").await?;
-        world.cluster.wait_gone(&world.team.name, "clash").await.context(how)?;
+        world.reason("rival", "Accepted", "BusinessTypeTaken").await.context(how)?;
+        world.cluster.delete(&world.team.name, "rival").await?;
+        world.cluster.wait_gone(&world.team.name, "rival").await.context(how)?;
         // A replica that starts now is of use.
         let standby = world.operator("two").start().await.context(how)?;
         ensure!(operator.readyz().await?.0 == 200);
