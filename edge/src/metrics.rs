@@ -6,6 +6,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::push::audience::Rejection;
+
 /// All metrics; cheap to clone parts of.
 #[derive(Debug)]
 pub struct Metrics {
@@ -86,7 +88,7 @@ impl Default for Metrics {
         }
         // Resolved once: a look-up by label for each frame would be a lock for each frame.
         let frames: Family<Label, Counter> = metric!("frames", "WebSocket frames by direction");
-        Self {
+        let metrics = Self {
             frames_in: frames.get_or_create_owned(&label("in")),
             frames_out: frames.get_or_create_owned(&label("out")),
             connections: metric!("connections", "Open sockets"),
@@ -108,7 +110,20 @@ impl Default for Metrics {
             config_watch_errors: metric!("config_watch_errors", "Troubles with the watch of the ConfigMaps"),
             accept_errors: metric!("accept_errors", "Failed accepts"),
             registry,
+        };
+        // Alerts ask for their growth, and to Prometheus a series that begins with its first event did not grow by it.
+        for (family, kind) in [
+            (&metrics.gaps, "retention"),
+            (&metrics.gaps, "incarnation"),
+            (&metrics.refused, "connection_limit"),
+            (&metrics.closes, "too_slow"),
+        ] {
+            family.get_or_create_owned(&label(kind));
         }
+        for kind in Rejection::LABELS {
+            metrics.rejected_pushes.get_or_create_owned(&label(kind));
+        }
+        metrics
     }
 }
 

@@ -61,6 +61,9 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// All labels in metrics.
+    pub const LABELS: [&str; 6] = ["invalid", "too_large", "unknown_route", "nobody", "not_allowed", "other_business"];
+
     /// The label in metrics.
     pub fn label(&self) -> &'static str {
         match self {
