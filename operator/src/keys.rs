@@ -67,7 +67,7 @@ async fn ensure(client: &Client, namespace: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As docs/platform-guide.md has it. The id tells one seed from another, so that no edge takes an old signature for a forged one.
+/// As docs/edge.md has it. The id tells one seed from another, so that no edge takes an old signature for a forged one.
 fn key_set(seed: &Seed) -> String {
     let key = seed.edge_key();
     let id = format!("seed-{}", &access::hex(&Sha256::digest(&key))[..8]);

@@ -1,14 +1,18 @@
 //! The alerts: each can fire, and each has a section in the runbook.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use wirepost_edge::metrics::Metrics;
 
-use crate::render::render;
+use crate::render::{file, render};
 
 const RUNBOOK: &str = include_str!("../../../docs/platform.md");
-const METRICS: [&str; 2] = [include_str!("../../../docs/platform-guide.md"), include_str!("../../../docs/operator.md")];
+const METRICS: [&str; 2] = [include_str!("../../../docs/edge.md"), include_str!("../../../docs/operator.md")];
+const OPERATOR: &str = include_str!("../../../operator/src/metrics.rs");
+const EDGES_BROKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../edge/src/broker/rabbit");
 
 fn alerts() -> Result<Vec<Value>> {
     let rendered = render("monitoring: {rules: {enabled: true}}")?;
@@ -18,6 +22,23 @@ fn alerts() -> Result<Vec<Value>> {
 
 fn text<'a>(alert: &'a Value, pointer: &str) -> Result<&'a str> {
     alert.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no {pointer} in {alert}"))
+}
+
+/// Of all alerts: metrics, each with the label that it is asked for (`kind="too_slow"`), if any.
+fn asked() -> Result<BTreeSet<(String, Option<String>)>> {
+    let mut asked = BTreeSet::new();
+    for alert in alerts()? {
+        let expr = text(&alert, "/expr")?;
+        for rest in expr.split("wirepost_").skip(1) {
+            let (name, labels) = rest.split_once('{').with_context(|| format!("a metric without namespace: {expr}"))?;
+            let labels = labels.split('}').next().unwrap_or_default();
+            let (namespace, label) = labels.split_once(", ").map_or((labels, None), |(n, l)| (n, Some(l.to_owned())));
+            ensure!(namespace == "namespace=\"wirepost-system\"", "wirepost_{name} is everybody's: {expr}");
+            asked.insert((format!("wirepost_{name}"), label));
+        }
+    }
+    ensure!(asked.len() > 15, "where are the metrics? {asked:?}");
+    Ok(asked)
 }
 
 #[test]
@@ -41,26 +62,94 @@ fn each_alert_has_its_runbook_section_and_each_section_its_alert() -> Result<()>
     Ok(())
 }
 
+/// What woke somebody up is explained with something to look at and something to do.
+#[test]
+fn each_runbook_section_says_what_it_means_what_to_look_at_and_what_to_do() -> Result<()> {
+    for section in RUNBOOK.split("\n### Wirepost").skip(1) {
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let name = section.lines().next().unwrap_or_default();
+        for part in ["**Means.**", "**Look.**", "**Do.**"] {
+            ensure!(section.contains(part), "Wirepost{name} has no {part}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn alerts_ask_for_documented_metrics() -> Result<()> {
+    for (metric, _) in asked()? {
+        // The tables have the prefix in their heading, and labels behind the name.
+        let short = ["wirepost_broker_", "wirepost_operator_"].iter().find_map(|prefix| metric.strip_prefix(prefix));
+        let name = short.unwrap_or(&metric);
+        let documented = |doc: &&str| doc.contains(&format!("`{name}`")) || doc.contains(&format!("`{name}{{"));
+        ensure!(METRICS.iter().any(documented), "{metric} is not documented");
+    }
+    Ok(())
+}
+
+/// The names under which the operator registers its metrics, as they are exported.
+fn operators_metrics() -> Result<BTreeSet<String>> {
+    // From the end, so that the first to name a field counts: the struct.
+    let lines = OPERATOR.lines().rev().map(|line| line.trim().trim_start_matches("pub "));
+    let types: BTreeMap<&str, &str> = lines.filter_map(|line| line.split_once(": ")).collect();
+    let mut metrics = BTreeSet::new();
+    for call in OPERATOR.split("r.register(").skip(1) {
+        let call = call.split(");").next().unwrap_or_default();
+        let name = call.split('"').nth(1).context("no name")?;
+        let field = call.split(',').rfind(|argument| argument.contains(".clone()")).context("no metric")?;
+        let field = field.trim().split('.').next().unwrap_or_default();
+        let total = if types.get(field).context(name)?.contains("Counter") { "_total" } else { "" };
+        metrics.insert(format!("wirepost_operator_{name}{total}"));
+    }
+    Ok(metrics)
+}
+
 /// An alert on a metric that is not there never fires.
 #[test]
-fn alerts_ask_for_documented_metrics_of_this_installation() -> Result<()> {
+fn the_programs_export_what_alerts_ask_for() -> Result<()> {
+    let exported = Metrics::default().encode(&[]);
+    let operators = operators_metrics()?;
+    ensure!(operators.contains("wirepost_operator_leader"), "{operators:?}");
+    let brokers = ["counters.rs", "durable.rs"].map(|file| std::fs::read_to_string(Path::new(EDGES_BROKER).join(file)));
+    let [counters, streams] = brokers;
+    let (counters, streams) = (counters?, streams?);
+    for (metric, label) in asked()? {
+        let there = if let Some(name) = metric.strip_prefix("wirepost_broker_") {
+            counters.contains(&format!("\n    {name},\n")) || streams.contains(&format!("(\"{name}\", "))
+        } else if metric.starts_with("wirepost_operator_") {
+            let known = |label: &str| label == "outcome=\"Error\"" && OPERATOR.contains("\n    Error,\n");
+            operators.contains(&metric) && label.as_deref().is_none_or(known)
+        } else if let Some(label) = &label {
+            // Also before the first event: the growth from nothing to something is not seen.
+            exported.contains(&format!("\n{metric}{{{label}}} 0\n"))
+        } else {
+            let name = metric.strip_suffix("_total").unwrap_or(&metric);
+            let kind = if name == metric { "gauge" } else { "counter" };
+            exported.contains(&format!("# TYPE {name} {kind}\n"))
+        };
+        ensure!(there, "no program exports {metric} {label:?}");
+    }
+    Ok(())
+}
+
+/// The rule for prometheus-adapter serves what the autoscaler asks for, from what edges export.
+#[test]
+fn the_example_of_an_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> Result<()> {
+    let adapter: Value = serde_yaml::from_str(&file("examples/manifests/prometheus-adapter.yaml")?)?;
+    let series = text(&adapter, "/rules/custom/0/seriesQuery")?.split('{').next().unwrap_or_default();
+    let rendered = render(&file("examples/autoscaling-connections.yaml")?)?;
+    let asked = rendered.at("HorizontalPodAutoscaler/wirepost-edge", "/spec/metrics/2/pods/metric/name");
+    ensure!(asked.as_ref().and_then(Value::as_str) == Some(series), "{asked:?}, and the adapter has {series}");
+    ensure!(Metrics::default().encode(&[]).contains(&format!("# TYPE {series} gauge\n")), "no edge exports {series}");
+    Ok(())
+}
+
+/// A sum with a metric that is absent (those of streams where they are off) is nothing, and then an alert never fires: `or` is for that.
+#[test]
+fn no_alert_adds_metrics_up() -> Result<()> {
     for alert in alerts()? {
         let expr = text(&alert, "/expr")?;
-        let words = expr.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        let metrics: Vec<_> = words.filter(|word| word.starts_with("wirepost_")).collect();
-        ensure!(!metrics.is_empty(), "{expr}");
-        for metric in metrics {
-            // The tables have the prefix in their heading, and labels behind the name.
-            let short =
-                ["wirepost_broker_", "wirepost_operator_"].iter().find_map(|prefix| metric.strip_prefix(prefix));
-            let name = short.unwrap_or(metric);
-            let documented = |doc: &&str| doc.contains(&format!("`{name}`")) || doc.contains(&format!("`{name}{{"));
-            ensure!(METRICS.iter().any(documented), "{metric} is not documented");
-            ensure!(
-                expr.contains(&format!("{metric}{{namespace=\"wirepost-system\"")),
-                "{metric} is everybody's: {expr}"
-            );
-        }
+        ensure!(!expr.contains(") + "), "{expr}");
         ensure!(!expr.contains("MAX_CONNECTIONS") && !expr.contains("SELECTOR"), "{expr}");
     }
     Ok(())
