@@ -8,8 +8,6 @@ use wirepost_tests::node::Node;
 use wirepost_tests::operator::condition_of;
 
 const PAYMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/payments.yaml");
-/// What its services need: a Secret.
-const ACCESS: &str = r#"{"spec": {"access": {"secretName": "payments-wirepost"}}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster with nodes: make cluster-test"]
@@ -19,8 +17,6 @@ async fn install_apply_and_all_three_kinds_of_message() -> Result<()> {
 
     node.namespace("shop").await?;
     node.kubectl(&["apply", "--filename", PAYMENTS]).await?;
-    let patch = ["patch", "wsbusiness", "payments", "--namespace", "shop", "--type", "merge", "--patch", ACCESS];
-    node.kubectl(&patch).await?;
     let wsb = node
         .cluster
         .wait_for("shop", "payments", "get Ready=True for its generation", |wsb| {
