@@ -7,8 +7,8 @@
 # For another architecture: --platform linux/arm64 (or linux/amd64,linux/arm64 with buildx). The compiler runs on the builder's own and
 # compiles for that one.
 #
-# The same sources give the same binaries: versions come from Cargo.lock, the compiler from RUST, paths and times are not part of them.
-# To pin the base images too, give RUST_IMAGE and BASE_IMAGE with their digests.
+# The same sources give the same binaries: versions come from Cargo.lock, the compiler from RUST, paths and times are not part of them. The
+# C in them is compiled by Debian's gcc of that day. To pin base images, give RUST_IMAGE and BASE_IMAGE with digests: docs/platform.md.
 
 ARG RUST=1.95.0
 ARG RUST_IMAGE=docker.io/library/rust:${RUST}-slim-bookworm
@@ -32,6 +32,7 @@ apt-get update
 apt-get install -y --no-install-recommends cmake make $compiler
 rm -rf /var/lib/apt/lists/*
 SH
+
 # Without rust-toolchain.toml, which asks for tools that no image needs: a test keeps RUST the same as it.
 COPY Cargo.toml Cargo.lock ./
 COPY core core
