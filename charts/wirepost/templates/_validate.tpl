@@ -48,6 +48,22 @@
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) -}}
 {{- $wrong = append $wrong "gateway.parentRefs is missing: name the Gateway" -}}
 {{- end -}}
+{{- $own := "^(app\\.kubernetes\\.io/(name|instance|component|part-of|managed-by|version)|helm\\.sh/chart)$" -}}
+{{- $labels := dict "commonLabels" .Values.commonLabels "edge.podLabels" .Values.edge.podLabels "operator.podLabels" .Values.operator.podLabels -}}
+{{- range $value, $map := $labels -}}
+{{- range $label := keys $map | sortAlpha -}}
+{{- if regexMatch $own $label -}}
+{{- $wrong = append $wrong (printf "%s: the label %s is the chart's own, selectors need it" $value $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $part := list "edge" "operator" -}}
+{{- range (index $.Values $part).extraEnv -}}
+{{- if regexMatch "^(WIREPOST|BROKER)_" .name -}}
+{{- $wrong = append $wrong (printf "%s.extraEnv: %s is the chart's own, since others depend on it (the grace period on the drain deadline, rights on names): set the value that makes it" $part .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if $wrong -}}
 {{- fail (printf "\n- %s\n" (join "\n- " $wrong)) -}}
 {{- end -}}

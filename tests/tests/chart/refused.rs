@@ -110,6 +110,14 @@ fn values_that_do_not_go_together_are_refused_with_a_sentence() -> Result<()> {
         ("tls: {enabled: true, certificate: {create: true, issuerRef: {name: a}}}", "dnsNames is missing"),
         ("ingress: {enabled: true}", "ingress.host is missing"),
         ("gateway: {enabled: true}", "gateway.parentRefs is missing"),
+        ("commonLabels: {app.kubernetes.io/name: x}", "app.kubernetes.io/name is the chart's own"),
+        ("edge: {podLabels: {app.kubernetes.io/component: x}}", "edge.podLabels: the label"),
+        // The grace period is made of the value and would be too short.
+        (
+            "edge: {extraEnv: [{name: WIREPOST_DRAIN_DEADLINE_SECONDS, value: \"600\"}]}",
+            "edge.extraEnv: WIREPOST_DRAIN",
+        ),
+        ("operator: {extraEnv: [{name: WIREPOST_LEASE, value: x}]}", "operator.extraEnv: WIREPOST_LEASE"),
     ] {
         let refusal = refusal(values)?;
         ensure!(refusal.contains(sentence), "{values}: {refusal}");

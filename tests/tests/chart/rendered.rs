@@ -256,6 +256,28 @@ fn the_brokers_password_is_never_in_an_environment() -> Result<()> {
     Ok(())
 }
 
+/// Of an existing broker's Secret only what it has in either form: the default user of the RabbitMQ Cluster Operator, Service Binding.
+#[test]
+fn the_brokers_secret_may_have_either_form() -> Result<()> {
+    let rendered = render("broker: {secretName: messaging}")?;
+    for id in ["Deployment/wirepost-edge", "Deployment/wirepost-operator"] {
+        let env = rendered.at(id, "$container/env").context("no env")?;
+        let volumes = rendered.at(id, "$pod/volumes").context("no volumes")?;
+        let references =
+            env.as_array().into_iter().flatten().filter_map(|variable| variable.pointer("/valueFrom/secretKeyRef"));
+        let mounted =
+            volumes.as_array().into_iter().flatten().filter(|volume| volume["secret"]["secretName"] == "messaging");
+        let items = mounted.flat_map(|volume| volume["secret"]["items"].as_array().into_iter().flatten());
+        let keys: BTreeSet<&str> = references
+            .inspect(|reference| assert_eq!(reference["name"], "messaging", "{id}"))
+            .chain(items)
+            .filter_map(|entry| entry["key"].as_str())
+            .collect();
+        ensure!(keys == BTreeSet::from(["host", "password", "port", "username"]), "{id}: {keys:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_bundled_broker_says_what_it_is_not_for() -> Result<()> {
     let notes = |values: &str| -> Result<String> {
