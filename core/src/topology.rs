@@ -2,6 +2,7 @@
 
 pub use crate::compile::{shared_policies, shared_policy_of};
 
+use crate::pattern;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -26,6 +27,16 @@ impl Topology {
     /// The policy that should be in force on a queue or stream of this business: its own, or a shared one.
     pub fn policy_of(&self, queue: &str) -> Option<&Policy> {
         self.policies.iter().find(|own| own.name == queue).or_else(|| shared_policy_of(queue))
+    }
+
+    /// Whether a message with this routing key has a binding at this exchange.
+    pub fn routes(&self, exchange: &str, routing_key: &str) -> bool {
+        let Some(kind) = self.exchanges.iter().find(|e| e.name == exchange).map(|e| e.kind) else { return false };
+        let takes = |binding: &Binding| match kind {
+            ExchangeKind::Topic => pattern::matches(&binding.routing_key, routing_key),
+            ExchangeKind::Fanout => true,
+        };
+        self.bindings.iter().any(|binding| binding.exchange == exchange && takes(binding))
     }
 }
 

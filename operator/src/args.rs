@@ -146,7 +146,13 @@ impl Args {
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
             },
-            options: Options { namespace, place, deletion_deadline: Duration::from_secs(deletion_deadline_seconds) },
+            options: Options {
+                namespace,
+                place,
+                deletion_deadline: Duration::from_secs(deletion_deadline_seconds),
+                sweep: Duration::from_secs(sweep_seconds),
+                orphan_grace: Duration::from_secs(orphan_grace_seconds),
+            },
             name,
         })
     }

@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{ResourceExt, api::ObjectMeta};
 use serde::Deserialize;
+use serde_json::Value;
 use wirepost_core::edge_config::BusinessConfig;
 
 use crate::{
     access::Rotation,
     stored::Stored,
-    writer::{CONFIG_KEY, CONFIG_LABEL, HASH, MANAGER, OWNER, OWNER_UID, REMOVED_LABEL},
+    writer::{CONFIG_KEY, CONFIG_LABEL, HASH, MANAGER, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY},
 };
 
 const PREFIX: &str = "wirepost-business-";
+/// The API server takes 1 MiB of data. A declaration so large is not kept beside its configuration.
+const MAX_DATA: usize = 1_000_000;
 
 /// The ConfigMap's name.
 pub fn name(business: &str) -> String {
@@ -25,8 +28,8 @@ pub fn business(config_map: &ConfigMap) -> Option<&str> {
     config_map.metadata.name.as_deref()?.strip_prefix(PREFIX)
 }
 
-/// The ConfigMap that carries `config`, which `stored` declares.
-pub fn build(stored: &Stored, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
+/// The ConfigMap that carries `config`, which `stored` declares or declared with this `spec`.
+pub fn build(stored: &Stored, spec: &Value, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
     let mut annotations: BTreeMap<String, String> =
         rotation.iter().flat_map(|rotation| rotation.annotations()).collect();
     annotations.insert(OWNER.to_owned(), stored.owner());
@@ -34,6 +37,11 @@ pub fn build(stored: &Stored, config: &BusinessConfig, rotation: Option<&Rotatio
     annotations.insert(HASH.to_owned(), config.hash());
     // Plain data with string keys: it always serializes.
     let json = serde_json::to_string(config).unwrap_or_default();
+    let spec = spec.to_string();
+    let mut data = BTreeMap::from([(CONFIG_KEY.to_owned(), json)]);
+    if data[CONFIG_KEY].len() + spec.len() <= MAX_DATA {
+        data.insert(SPEC_KEY.to_owned(), spec);
+    }
     ConfigMap {
         metadata: ObjectMeta {
             name: Some(name(&config.business_type)),
@@ -41,7 +49,7 @@ pub fn build(stored: &Stored, config: &BusinessConfig, rotation: Option<&Rotatio
             annotations: Some(annotations),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(CONFIG_KEY.to_owned(), json)])),
+        data: Some(data),
         ..ConfigMap::default()
     }
 }
@@ -70,6 +78,13 @@ pub fn is_tombstone(config_map: &ConfigMap) -> bool {
 /// Whether it was written for this very resource.
 pub fn is_of(config_map: &ConfigMap, stored: &Stored) -> bool {
     config_map.annotations().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
+}
+
+/// The resource as it was when this was written for it.
+pub fn declared(config_map: &ConfigMap, stored: &Stored) -> Option<Stored> {
+    let spec = serde_json::from_str(config_map.data.as_ref()?.get(SPEC_KEY)?).ok()?;
+    let metadata = ObjectMeta { generation: Some(generation(config_map)?), ..stored.metadata.clone() };
+    Some(Stored { metadata, spec, status: Value::Null })
 }
 
 /// The generation of the declaration that it came from.

@@ -73,6 +73,10 @@ pub struct Metrics {
     pub snapshot_seconds: Histogram,
     /// Messages moved from `unrouted` back to where they belong.
     pub moved_back: Counter,
+    /// Messages in `unrouted` that no route takes.
+    pub strays: Gauge,
+    /// Resources that run here and that the selector does not match any more.
+    pub unselected: Gauge,
     /// Ready edges.
     pub edges: Gauge,
     /// Ready edges that do not answer us.
@@ -98,6 +102,8 @@ impl Default for Metrics {
             broker_failures: Counter::default(),
             snapshot_seconds: seconds(),
             moved_back: Counter::default(),
+            strays: Gauge::default(),
+            unselected: Gauge::default(),
             edges: Gauge::default(),
             edges_unreachable: Gauge::default(),
             leader: Gauge::default(),
@@ -123,6 +129,8 @@ impl Metrics {
             broker_failures,
             snapshot_seconds,
             moved_back,
+            strays,
+            unselected,
             edges,
             edges_unreachable,
             leader,
@@ -143,6 +151,8 @@ impl Metrics {
         r.register("broker_failures", "Looks at the broker that failed", broker_failures.clone());
         r.register("broker_look_seconds", "Seconds of a look at the broker", snapshot_seconds.clone());
         r.register("unrouted_moved_back", "Messages moved from unrouted to where they belong", moved_back.clone());
+        r.register("unrouted_strays", "Messages in unrouted that no route takes, at the last look", strays.clone());
+        r.register("unselected", "Resources that run here and that the selector no longer matches", unselected.clone());
         r.register("edges", "Ready edges", edges.clone());
         r.register("edges_unreachable", "Ready edges that do not answer the operator", edges_unreachable.clone());
         r.register("leader", "1 while this replica leads", leader.clone());

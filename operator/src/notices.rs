@@ -73,6 +73,14 @@ impl Notices {
         self.publish(stored, EventType::Warning, "BrokerNotCleaned", "Deleting", &note).await;
     }
 
+    /// The label that this installation selects by is gone from the resource.
+    pub async fn unselected(&self, stored: &Stored, config_map: &str) {
+        let note = format!(
+            "this installation's selector does not match the resource any more: nothing of it is changed or removed. Put the label back, or delete the resource; to end it here alone, delete ConfigMap {config_map}"
+        );
+        self.publish(stored, EventType::Warning, "NotSelected", "Watching", &note).await;
+    }
+
     async fn publish(&self, stored: &Stored, kind: EventType, reason: &str, action: &str, note: &str) {
         let end = (0..=MAX_NOTE.min(note.len())).rev().find(|i| note.is_char_boundary(*i)).unwrap_or_default();
         let event = Event {

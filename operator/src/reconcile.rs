@@ -2,16 +2,19 @@
 //! at what is, makes what is missing, and reports what it found.
 
 mod context;
+mod leftover;
 mod remove;
 
 use std::{sync::Arc, time::Duration};
 
 use kube::runtime::controller::Action;
+use serde_json::Value;
 use tokio::time::Instant;
 use wirepost_core::{Compiled, Problem, Reason, Rejection};
 use wirepost_topology::{Problem as BrokerProblem, Report};
 
 pub use context::{Context, Options, Parts};
+pub use leftover::run as look_for_leftovers;
 
 use crate::{
     access::{self, Access, Rotation},
@@ -28,8 +31,17 @@ use crate::{
 #[derive(Clone)]
 struct Good {
     compiled: Arc<Compiled>,
+    /// As it was declared.
+    spec: Arc<Value>,
     /// Name of the access Secret.
     secret: Option<String>,
+}
+
+impl Good {
+    fn new(stored: &Stored, compiled: Arc<Compiled>) -> Self {
+        let spec = Arc::new(stored.spec.clone());
+        Self { compiled, spec, secret: stored.secret_name().map(str::to_owned) }
+    }
 }
 
 /// Between two looks at an access Secret, which can't be watched without a right to read all Secrets.
@@ -109,7 +121,7 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
     if !stored.is_held() {
         context.writer.hold(stored, true).await?;
     }
-    let good = Good { compiled, secret: stored.secret_name().map(str::to_owned) };
+    let good = Good::new(stored, compiled);
     let compiled = &good.compiled;
     let access = access(stored, &good, context).await?;
     let mut facts = facts(compiled, stored, context);
@@ -178,9 +190,7 @@ async fn rejected(
     look: Option<Duration>,
 ) -> Result<(Outcome, Action), Error> {
     report(stored, context, &Findings::rejected(verdict)).await?;
-    // A process that has started since then does not know what that was, and touches nothing.
-    let good = context.good(stored).or_else(|| running(stored, context));
-    let good = good.filter(|_| stored.rival(&context.businesses).is_none());
+    let good = context.good(stored).filter(|_| stored.rival(&context.businesses).is_none());
     let Some(good) = good else { return Ok((Outcome::Waiting, Action::requeue_at(look))) };
     let access = access(stored, &good, context).await?;
     let Ok(done) = ensure(stored, context, &good.compiled, &access, false).await else {
@@ -193,12 +203,6 @@ async fn rejected(
     Ok((Outcome::Waiting, Action::requeue_at(looks.min())))
 }
 
-/// This generation, if it was accepted before something else stood in its way, such as an older definition.
-fn running(stored: &Stored, context: &Context) -> Option<Good> {
-    let compiled = context.compile(stored).ok().filter(|compiled| ran_before(stored, context, compiled))?;
-    Some(Good { compiled, secret: stored.secret_name().map(str::to_owned) })
-}
-
 /// What the edges and the business's services get. Once the Secret has new credentials the hour of the former ones begins, and not before.
 async fn hand_out(
     stored: &Stored,
@@ -206,7 +210,7 @@ async fn hand_out(
     good: &Good,
     access: Access,
 ) -> Result<(Option<String>, Option<Verdict>), Error> {
-    program(stored, context, &good.compiled, &access).await?;
+    program(stored, context, good, &access).await?;
     let (there, obstacle) = secret(stored, context, good, &access).await?;
     let delivered = access.rotation.as_ref().filter(|_| obstacle.is_none()).and_then(Rotation::delivered);
     if let Some(rotation) = delivered {
@@ -214,7 +218,7 @@ async fn hand_out(
         let seed = context.seed().await.map_err(|error| Error::Seed(format!("{error:#}")))?;
         let (place, business) = (&context.options.place, &good.compiled.business);
         let access = Access::new(seed, &place.vhost, business, stored.uid(), rotation);
-        program(stored, context, &good.compiled, &access).await?;
+        program(stored, context, good, &access).await?;
     }
     Ok((there, obstacle))
 }
@@ -327,10 +331,11 @@ fn blocks(problem: &BrokerProblem) -> bool {
 }
 
 /// The edges' configuration, if it is not what they have.
-async fn program(stored: &Stored, context: &Context, compiled: &Compiled, access: &Access) -> Result<(), Error> {
+async fn program(stored: &Stored, context: &Context, good: &Good, access: &Access) -> Result<(), Error> {
+    let compiled = &good.compiled;
     let mut config = compiled.config.clone();
     config.auth.api_keys.clone_from(&access.api_keys);
-    let should = config_map::build(stored, &config, access.rotation.as_ref());
+    let should = config_map::build(stored, &good.spec, &config, access.rotation.as_ref());
     context.expect_hash(&compiled.business, config.hash());
     let there = context.config_map(&compiled.business);
     if there.is_none_or(|is| !config_map::holds(&is, &should)) {

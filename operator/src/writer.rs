@@ -44,6 +44,8 @@ pub const OWNER_UID: &str = "wirepost.dev/owner-uid";
 pub const HASH: &str = "wirepost.dev/hash";
 /// The key of the configuration in its ConfigMap.
 pub const CONFIG_KEY: &str = "config.json";
+/// The key of the `spec` that the configuration came from. Edges don't read it.
+pub const SPEC_KEY: &str = "spec.json";
 /// Type of the access Secret.
 const SECRET_TYPE: &str = "servicebinding.io/rabbitmq";
 
@@ -186,14 +188,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes an edge configuration; gone already is as good.
+    /// Deletes an edge configuration, if it is of this `resourceVersion` where one is given; gone already is as good.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn delete_config_map(&self, name: &str) -> Result<(), Error> {
+    pub async fn delete_config_map(&self, name: &str, version: Option<String>) -> Result<(), Error> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         let doing = format!("deleting ConfigMap {}/{name}", self.namespace);
-        if gone_is_fine(self.within(doing, api.delete(name, &DeleteParams::default())).await)? {
+        let preconditions = Preconditions { resource_version: version, ..Preconditions::default() };
+        let params = DeleteParams::default().preconditions(preconditions);
+        if gone_is_fine(self.within(doing, api.delete(name, &params)).await)? {
             self.metrics.wrote(Object::ConfigMap);
         }
         Ok(())

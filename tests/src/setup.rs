@@ -100,7 +100,8 @@ impl Setup {
 
     /// Moves back what a lost binding had put aside.
     pub async fn move_back(&self, business: &str) -> Result<Moved> {
-        Ok(unrouted::move_back(&self.vhost().connect().await?, business).await?)
+        let declared = self.declared().into_iter().find(|one| one.business == business).context("no such business")?;
+        Ok(unrouted::move_back(&self.vhost().connect().await?, business, &declared.topology, &|| true).await?)
     }
 
     /// Deletes a queue or stream by hand.

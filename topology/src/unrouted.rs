@@ -9,7 +9,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use tokio::time::{sleep, timeout};
-use wirepost_core::names;
+use wirepost_core::{names, topology::Topology};
 
 use crate::count::is_not_found;
 use crate::report::Error;
@@ -24,12 +24,17 @@ const PUT_BACK_PAUSE: Duration = Duration::from_millis(20);
 const WAITING_CHANNELS: usize = 8;
 const WAITING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Messages that [`move_back`] goes past in one run: each is taken out and put back. Those behind them wait for a person.
+const STRAYS: usize = 1_000;
+
 /// How far [`move_back`] came.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Messages that a queue or stream behind their exchange has confirmed.
     pub moved: u32,
-    /// Why it stopped before all that were there at its start were moved; those left are untouched.
+    /// Messages that stay, because no route of the declaration takes them (any more). They keep their place.
+    pub strays: u32,
+    /// Why it stopped before all that were there at its start were looked at; those left are untouched.
     pub stopped: Option<Stopped>,
 }
 
@@ -48,15 +53,11 @@ pub enum Stopped {
         /// Its routing key.
         routing_key: String,
     },
-    /// It did not come by way of our exchanges, so nobody knows where it belongs.
-    #[error(
-        "a message in {queue} was published to '{exchange}', which is not an exchange of the business; look at it and remove it"
-    )]
-    Foreign {
+    /// Too many messages that nobody can route lie in front.
+    #[error("{queue} begins with {STRAYS} messages that no route takes; look at them and remove them")]
+    Strays {
         /// The queue of unrouted messages.
         queue: String,
-        /// Where the message was published.
-        exchange: String,
     },
     /// Not taken now.
     #[error("exchange {exchange} did not take a message with '{routing_key}': {reason}; move again later")]
@@ -68,87 +69,117 @@ pub enum Stopped {
         /// As the broker says it.
         reason: String,
     },
+    /// The caller's gate was closed.
+    #[error("it may not go on")]
+    Gate,
 }
 
 /// Publishes the messages of `wirepost.{business}.unrouted` again, oldest first, each to the exchange and with the routing key that it
-/// came with, unchanged but for its `user-id`, and removes each only after the broker's confirm.
+/// came with, unchanged but for its `user-id`, and removes each only after the broker's confirm. Those for which `topology`, the business's
+/// own, has no binding keep their place. `gate` is asked before each message.
 ///
 /// **Flow.** As many as are there at the start, one at a time: order counts more than speed here (about 1,000 a second).
 /// **Guarantees.** None is lost. One may be there twice if this breaks off between confirm and removal, with the same `message_id`.
-/// **Caveats.** A message whose binding is still missing goes through the alternate exchange again, to the end of the queue: seen, because
-/// the queue has not become shorter, and the run stops. A message that another publisher adds at that moment looks the same; so call this
-/// when [`apply()`](crate::apply()) has found nothing to do. Do not run two at once for one business.
-/// **Cancel safety.** Dropping the future leaves the message at hand unacknowledged; the broker puts it back when the channel closes.
-pub async fn move_back(connection: &Connection, business: &str) -> Result<Moved, Error> {
+/// **Caveats.** A message whose binding is missing on the broker goes through the alternate exchange again, to the end of the queue: seen,
+/// because the queue has not become shorter, and the run stops. A message that another publisher adds at that moment looks the same; so call
+/// this when [`apply()`](crate::apply()) has found nothing to do. Do not run two at once for one business.
+/// **Cancel safety.** Dropping the future leaves what is at hand unacknowledged; the broker puts it back when the channel closes.
+pub async fn move_back(
+    connection: &Connection,
+    business: &str,
+    topology: &Topology,
+    gate: &(dyn Fn() -> bool + Sync),
+) -> Result<Moved, Error> {
     let queue = names::unrouted(business);
     let failed =
         |e: lapin::Error| Error::Amqp { doing: format!("moving the messages of {queue} back"), cause: e.to_string() };
-    let mut result = Moved { moved: 0, stopped: None };
     let channel = connection.create_channel().await.map_err(failed)?;
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
     let count = match ready(&channel, &queue).await {
         Ok(count) => count,
-        Err(e) if is_not_found(&e) => return Ok(result),
+        Err(e) if is_not_found(&e) => return Ok(Moved::default()),
         Err(e) => return Err(failed(e)),
     };
+    let mut moved = 0;
+    let mut back = Vec::new();
+    let mut strays = 0;
+    let mut stopped = None;
     for _ in 0..count {
+        if !gate() {
+            stopped = Some(Stopped::Gate);
+            break;
+        }
+        if back.len() == STRAYS {
+            stopped = Some(Stopped::Strays { queue: queue.clone() });
+            break;
+        }
         let message = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.map_err(failed)?;
         let Some(message) = message else { break };
         let message = message.delivery;
         let (exchange, routing_key) = (message.exchange.to_string(), message.routing_key.to_string());
-        if ![names::receive_exchange(business), names::push_exchange(business)].contains(&exchange) {
-            put_back(&channel, &queue, &message).await.map_err(failed)?;
-            result.stopped = Some(Stopped::Foreign { queue: queue.clone(), exchange });
-            break;
+        if !topology.routes(&exchange, &routing_key) {
+            back.push(message.delivery_tag);
+            strays += 1;
+            continue;
         }
         let left = ready(&channel, &queue).await.map_err(failed)?;
-        let publish = async {
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            channel
-                .basic_publish(
-                    message.exchange.clone(),
-                    message.routing_key.clone(),
-                    options,
-                    &message.data,
-                    without_user(&message.properties),
-                )
-                .await?
-                .await
-        };
-        let refused = match timeout(CONFIRM_TIMEOUT, publish).await {
-            Ok(Ok(Confirmation::Ack(None))) => None,
-            Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
-                Some(returned.reply_text.to_string())
+        match publish_again(&channel, &message).await {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                back.push(message.delivery_tag);
+                stopped = Some(Stopped::NotTaken { exchange, routing_key, reason });
+                break;
             }
-            Ok(Ok(_)) => Some("refused".to_owned()),
-            // No such exchange, or something about this message: the channel is closed, and with it the message is put back.
-            Ok(Err(e)) if matches!(e.kind(), ErrorKind::ProtocolError(_)) && connection.status().connected() => {
-                result.stopped = Some(Stopped::NotTaken { exchange, routing_key, reason: e.to_string() });
-                return Ok(result);
+            // No such exchange, or something about this message: the channel is closed, and with it all is put back.
+            Err(Unsure::Failed(e))
+                if matches!(e.kind(), ErrorKind::ProtocolError(_)) && connection.status().connected() =>
+            {
+                stopped = Some(Stopped::NotTaken { exchange, routing_key, reason: e.to_string() });
+                return Ok(Moved { moved, strays, stopped });
             }
-            Ok(Err(e)) => return Err(failed(e)),
-            Err(_) => {
+            Err(Unsure::Failed(e)) => return Err(failed(e)),
+            Err(Unsure::Late) => {
                 // The channel must not be used again: a late confirm would be taken for that of another message.
                 return Err(Error::Amqp {
                     doing: format!("moving the messages of {queue} back"),
                     cause: format!("no confirm within {CONFIRM_TIMEOUT:?}"),
                 });
             }
-        };
-        if let Some(reason) = refused {
-            put_back(&channel, &queue, &message).await.map_err(failed)?;
-            result.stopped = Some(Stopped::NotTaken { exchange, routing_key, reason });
-            break;
         }
         message.ack(BasicAckOptions::default()).await.map_err(failed)?;
         if ready(&channel, &queue).await.map_err(failed)? > left {
-            result.stopped = Some(Stopped::CameBack { queue: queue.clone(), exchange, routing_key });
+            stopped = Some(Stopped::CameBack { queue: queue.clone(), exchange, routing_key });
             break;
         }
-        result.moved += 1;
+        moved += 1;
     }
+    put_back(&channel, &queue, &back).await.map_err(failed)?;
     let _ = channel.close(200, "done".into()).await;
-    Ok(result)
+    Ok(Moved { moved, strays, stopped })
+}
+
+/// Nobody knows whether a message was taken.
+enum Unsure {
+    Failed(lapin::Error),
+    Late,
+}
+
+/// Publishes a message as it came; why it was not taken, if so.
+async fn publish_again(channel: &Channel, message: &Delivery) -> Result<Option<String>, Unsure> {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
+    let properties = without_user(&message.properties);
+    let publish =
+        async { channel.basic_publish(exchange, routing_key, options, &message.data, properties).await?.await };
+    match timeout(CONFIRM_TIMEOUT, publish).await {
+        Ok(Ok(Confirmation::Ack(None))) => Ok(None),
+        Ok(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
+            Ok(Some(returned.reply_text.to_string()))
+        }
+        Ok(Ok(_)) => Ok(Some("refused".to_owned())),
+        Ok(Err(e)) => Err(Unsure::Failed(e)),
+        Err(_) => Err(Unsure::Late),
+    }
 }
 
 /// The broker takes a `user-id` only from that very user (rabbitmq.com/docs/validated-user-id), and we are another.
@@ -206,12 +237,17 @@ async fn ready(channel: &Channel, queue: &str) -> lapin::Result<u32> {
     Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
 }
 
-/// Returns when the message is really back (bounded): whoever calls again at once must not find the queue empty.
-async fn put_back(channel: &Channel, queue: &str, message: &Delivery) -> lapin::Result<()> {
-    let without = ready(channel, queue).await?;
-    message.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await?;
+/// Returns when these messages are really back (bounded): whoever calls again at once must not find the queue empty.
+async fn put_back(channel: &Channel, queue: &str, tags: &[u64]) -> lapin::Result<()> {
+    if tags.is_empty() {
+        return Ok(());
+    }
+    let without = ready(channel, queue).await? as usize;
+    for &tag in tags {
+        channel.basic_nack(tag, BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await?;
+    }
     for _ in 0..PUT_BACK_LOOKS {
-        if ready(channel, queue).await? > without {
+        if ready(channel, queue).await? as usize >= without + tags.len() {
             break;
         }
         sleep(PUT_BACK_PAUSE).await;

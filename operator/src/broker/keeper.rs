@@ -1,5 +1,7 @@
 //! The actor itself: see [`super`].
 
+mod moves;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +13,7 @@ use lapin::Connection;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_topology::actual::Policy;
@@ -29,12 +31,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const SIDE_BY_SIDE: usize = 8;
 /// How long requests are answered with the last failure before the broker is asked again.
 const RESPITE: Duration = Duration::from_millis(500);
-/// Businesses whose unrouted messages are moved at once.
-const MOVES: usize = 4;
 /// Between two looks at what `unrouted` holds.
 const MOVE_PAUSE: Duration = Duration::from_secs(2);
-/// Longest time for counting unrouted messages.
-const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 /// In how many sweeps every business's `unrouted` is looked at once, whatever else happened.
 const ROUNDS: usize = 3;
 /// A policy of others is there at once, and in force on a busy broker seconds later.
@@ -79,6 +77,8 @@ struct Known {
     left: HashSet<String>,
     /// Nothing that anybody knows of has changed since.
     current: bool,
+    /// Messages in `unrouted` that no route takes, at the last look.
+    strays: u32,
 }
 
 /// A snapshot that may serve again.
@@ -250,7 +250,8 @@ impl Keeper {
             self.unrouted.insert(job.business.clone());
         }
         let left = steps.iter().filter(|step| !made.contains(step)).cloned().collect();
-        let known = Known { desired: job.desired, report: Arc::clone(&report), left, current: true };
+        let strays = self.known.get(&job.business).map_or(0, |known| known.strays);
+        let known = Known { desired: job.desired, report: Arc::clone(&report), left, current: true, strays };
         self.known.insert(job.business, known);
         Ok(report)
     }
@@ -456,66 +457,6 @@ impl Keeper {
             Err(reason) => {
                 tracing::warn!(reason, "queues that go can't be counted, so they stay for now");
                 None
-            }
-        }
-    }
-
-    async fn look_at_unrouted(&mut self) {
-        let ready = |business: &&String| self.known.contains_key(*business) && !self.moving_now.contains(*business);
-        let names: Vec<String> = self.unrouted.iter().filter(ready).cloned().collect();
-        if names.is_empty() {
-            return;
-        }
-        let connection = match self.parts.amqp.get().await {
-            Ok(connection) => connection,
-            Err(reason) => {
-                tracing::debug!(reason, "unrouted messages can't be counted now");
-                return;
-            }
-        };
-        let counted = timeout(COUNT_TIMEOUT, unrouted::waiting(&connection, &names)).await;
-        let Ok(Ok(waiting)) = counted else {
-            self.parts.amqp.drop();
-            return;
-        };
-        let waiting: HashMap<String, u32> = waiting.into_iter().collect();
-        self.unrouted.retain(|name| waiting.contains_key(name) || !names.contains(name));
-        if waiting.is_empty() {
-            return;
-        }
-        // Most likely a binding has just been lost: moved now, the first message would come back, behind all the others.
-        let Ok(snapshot) = self.look().await else { return };
-        let sound = self.compare(&snapshot);
-        for (name, messages) in waiting {
-            if self.moving_now.len() < MOVES && sound.contains(&name) {
-                tracing::info!(business = name, messages, "moving unrouted messages back");
-                self.unrouted.remove(&name);
-                self.moving_now.insert(name.clone());
-                let connection = Arc::clone(&connection);
-                self.moving.spawn(async move {
-                    let moved = unrouted::move_back(&connection, &name).await;
-                    (name, moved)
-                });
-            }
-        }
-    }
-
-    fn moved(&mut self, business: &str, moved: Result<unrouted::Moved, Error>) {
-        self.moving_now.remove(business);
-        match moved {
-            Ok(moved) => {
-                self.parts.metrics.moved_back.inc_by(moved.moved.into());
-                tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
-                if let Some(stopped) = moved.stopped {
-                    tracing::warn!(business, reason = %stopped, "not all unrouted messages were moved");
-                    // The next sweep finds what is wrong; the round comes back to this business.
-                } else if moved.moved > 0 {
-                    self.unrouted.insert(business.to_owned());
-                }
-            }
-            Err(error) => {
-                tracing::warn!(business, %error, "unrouted messages stay for now");
-                self.unrouted.insert(business.to_owned());
             }
         }
     }

@@ -44,6 +44,10 @@ pub struct Options {
     pub place: Place,
     /// How long a deletion may take.
     pub deletion_deadline: Duration,
+    /// Between two looks for what nobody reconciles.
+    pub sweep: Duration,
+    /// How long what no resource claims is left alone.
+    pub orphan_grace: Duration,
 }
 
 /// See the module.
@@ -137,6 +141,7 @@ impl Context {
     /// Returns when everything that a reconcile compares with was read once; `false` when that will not happen any more.
     pub(super) async fn ready(&self) -> bool {
         self.config_maps.wait_until_ready().await.is_ok()
+            && self.businesses.wait_until_ready().await.is_ok()
             && self.definition.clone().wait_for(Option::is_some).await.is_ok()
     }
 
@@ -209,9 +214,16 @@ impl Context {
         seen.map_or(between, |(_, _, at)| between.saturating_sub(at.elapsed()).max(SECRET_LOOK / 4))
     }
 
-    /// What was last accepted, if this process has seen it.
+    /// What was last accepted, by this process or one before it.
     pub(super) fn good(&self, stored: &Stored) -> Option<Good> {
-        self.memory().get(stored.uid())?.good.clone()
+        if let Some(good) = self.memory().get(stored.uid()).and_then(|memory| memory.good.clone()) {
+            return Some(good);
+        }
+        let map = self.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
+        let then = config_map::declared(&map, stored)?;
+        let good = Good::new(&then, Arc::new(compile::compile_one(&then.declaration().ok()?).ok()?));
+        self.remember_good(stored, &good);
+        Some(good)
     }
 
     pub(super) fn remember_good(&self, stored: &Stored, good: &Good) {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long edges may take to let a business's clients go; longer only an edge that is cut off from the API server does.
-const EDGE_WAIT: Duration = Duration::from_secs(30);
+pub(super) const EDGE_WAIT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_millis(500);
 
@@ -92,7 +92,7 @@ async fn release(stored: &Stored, context: &Context) -> Result<(Outcome, Action)
         tracing::warn!(business, secret = binding.name, %error, "the Secret is left to the garbage collector");
     }
     if context.config_map(business).is_some_and(|map| config_map::is_of(&map, stored)) {
-        context.writer.delete_config_map(&config_map::name(business)).await?;
+        context.writer.delete_config_map(&config_map::name(business), None).await?;
     }
     context.writer.hold(stored, false).await?;
     context.forget(stored);

@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use wirepost_core::topology::Topology;
+use wirepost_core::{Compiled, names, topology::Topology};
 use wirepost_topology::{Management, Options, Report, Scope, apply, unrouted};
 
 use super::{Desired, connect};
@@ -93,7 +93,7 @@ impl Keeper {
         for compiled in &wish.businesses {
             let report = self.apply(&connection, &compiled.business, &compiled.topology, &mut now).await?;
             if report.changes.is_empty()
-                && let Err(error) = self.move_back(&connection, &compiled.business, &mut now).await
+                && let Err(error) = self.move_back(&connection, compiled, &mut now).await
             {
                 // One business's message must not keep others from being repaired.
                 let text = format!("broker: {}: unrouted messages stay: {error}", compiled.business);
@@ -161,18 +161,21 @@ impl Keeper {
     async fn move_back(
         &mut self,
         connection: &Connection,
-        name: &str,
+        compiled: &Compiled,
         now: &mut BTreeSet<String>,
     ) -> Result<(), String> {
-        let moved = timeout(ROUND_TIMEOUT, unrouted::move_back(connection, name))
+        let name = &compiled.business;
+        let moved = timeout(ROUND_TIMEOUT, unrouted::move_back(connection, name, &compiled.topology, &|| true))
             .await
             .map_err(|_| format!("no answer within {ROUND_TIMEOUT:?}"))?
             .map_err(|error| error.to_string())?;
         if moved.moved > 0 {
             self.console.say(format!("broker: {name}: {} unrouted messages moved back", moved.moved)).await;
         }
-        if let Some(stopped) = moved.stopped {
-            let text = format!("broker: {name}: {stopped}");
+        let strays = (moved.strays > 0)
+            .then(|| format!("{} messages in {} fit no route and stay there", moved.strays, names::unrouted(name)));
+        for text in moved.stopped.map(|stopped| stopped.to_string()).into_iter().chain(strays) {
+            let text = format!("broker: {name}: {text}");
             now.insert(text.clone());
             self.say_once(text).await;
         }
