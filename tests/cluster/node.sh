@@ -11,6 +11,14 @@ link=wirepost0 # its name is also what tells another cluster's presence
 
 in_node() { nsenter --target "$(pid_of init)" --mount --pid --net -- "$@"; }
 
+# What lives on must hold nothing of the caller's: such as the lock that somebody runs us under.
+let_go() {
+  local fd
+  for fd in /proc/self/fd/*; do
+    fd=${fd##*/}
+    ((fd < 3)) || exec {fd}>&-
+  done
+}
 # spawn PROGRAM COMMAND...: in the node; $dir/PROGRAM.pid gets the pid that it has outside. Its parent becomes the node's first
 # process: one outside would have to live on to reap it, or the node could not end.
 spawn() {
@@ -18,9 +26,9 @@ spawn() {
   shift
   rm -f "$dir/$program.started"
   # shellcheck disable=SC2016
-  setsid nsenter --target "$(pid_of init)" --mount --pid --net -- bash -c '
+  (let_go; exec setsid nsenter --target "$(pid_of init)" --mount --pid --net -- bash -c '
     { read -r pid _ <"$1/proc/self/stat"; echo "$pid" >"$1/$2.started"; shift 2; exec "$@"; } &' _ "$dir" "$program" "$@" \
-    >>"$dir/log/$program.log" 2>&1 </dev/null 9>&-
+    >>"$dir/log/$program.log" 2>&1 </dev/null)
   eventually 10 test -s "$dir/$program.started" || die "$program was not started: $(tail -n 3 "$dir/log/$program.log")"
   remember "$program" "$(cat "$dir/$program.started")"
 }
@@ -40,7 +48,7 @@ begin_node() {
   for place in /var/lib/cni /var/lib/kubelet; do [[ -d $place ]] || { mkdir "$place"; echo "$place" >>"$dir/made"; }; done
   make_cgroup
   rm -f "$dir/init"
-  setsid unshare --mount --propagation private --pid --net --fork -- "$cluster/node-init" "$dir" >>"$dir/log/init.log" 2>&1 </dev/null 9>&- &
+  (let_go; exec setsid unshare --mount --propagation private --pid --net --fork -- "$cluster/node-init" "$dir" >>"$dir/log/init.log" 2>&1 </dev/null) &
   disown
   eventually 10 test -s "$dir/init" || die "no namespaces for the node: $(tail -n 3 "$dir/log/init.log")"
   remember init "$(cat "$dir/init")"
