@@ -43,10 +43,15 @@ impl Service {
     /// With the credentials of an access Secret.
     pub async fn with(secret: &BTreeMap<String, String>) -> Result<Self> {
         let uri = secret.get("uri").context("the Secret has no uri")?;
+        Self::at(uri, &secret["business-type"]).await
+    }
+
+    /// Of a business, by an AMQP URI with a user of it.
+    pub async fn at(uri: &str, business: &str) -> Result<Self> {
         let connection = Connection::connect(uri, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self { connection, channel, business: secret["business-type"].clone() })
+        Ok(Self { connection, channel, business: business.to_owned() })
     }
 
     /// Pushes an envelope to clients; returns after the confirm.

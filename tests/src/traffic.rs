@@ -99,15 +99,28 @@ pub struct Pusher {
 impl Pusher {
     /// Pushes to `to`.
     pub fn start(setup: &Setup, business: &str, to: &str) -> Self {
+        let (setup, business) = (setup.clone(), business.to_owned());
+        let connect = move || {
+            let (setup, business) = (setup.clone(), business.clone());
+            async move { Service::of(&setup, &business).await }
+        };
+        Self::by(connect, to)
+    }
+
+    /// The same as a service that connects in its own way.
+    pub fn by<F>(connect: impl Fn() -> F + Send + 'static, to: &str) -> Self
+    where
+        F: Future<Output = Result<Service>> + Send + 'static,
+    {
         let (stop, stopped) = watch::channel(false);
         let (count, confirmed) = watch::channel(0);
-        let (setup, business, to) = (setup.clone(), business.to_owned(), to.to_owned());
+        let to = to.to_owned();
         let task = tokio::spawn(async move {
             let mut n = 0;
             let mut service = None;
             while !*stopped.borrow() {
                 if service.is_none() {
-                    let connecting = timeout(PATIENCE, Service::of(&setup, &business)).await;
+                    let connecting = timeout(PATIENCE, connect()).await;
                     service = connecting.ok().and_then(Result::ok);
                 }
                 let Some(open) = &service else {
@@ -151,11 +164,17 @@ pub async fn all_pushed(client: &mut Client, count: u64) -> Result<()> {
     let mut next = 0;
     while next < count {
         let push = client.push().await.with_context(|| format!("{next} of {count} pushes came"))?;
-        let n = push["content"]["n"].as_u64().with_context(|| format!("no number in {push}"))?;
-        ensure!(push["id"] == format!("push-{n}"), "{push}");
-        ensure!(n <= next, "push {n} came where {next} was due");
-        next = next.max(n + 1);
+        pushed_in_order(&push, &mut next)?;
     }
+    Ok(())
+}
+
+/// Checks that a push of a [`Pusher`] is the one that is due, or a repeat; counts what has come.
+pub fn pushed_in_order(push: &Value, next: &mut u64) -> Result<()> {
+    let n = push["content"]["n"].as_u64().with_context(|| format!("no number in {push}"))?;
+    ensure!(push["id"] == format!("push-{n}"), "{push}");
+    ensure!(n <= *next, "push {n} came where {next} was due");
+    *next = (*next).max(n + 1);
     Ok(())
 }
 
@@ -167,7 +186,15 @@ pub async fn all_queued(setup: &Setup, business: &str, outcomes: &[Outcome]) -> 
 
 /// The same, where so many had been put aside for a lost binding and were moved back: those may stand behind later ones.
 pub async fn all_queued_but(setup: &Setup, business: &str, outcomes: &[Outcome], moved: u32) -> Result<()> {
-    let service = Service::of(setup, business).await?;
+    in_queue(&Service::of(setup, business).await?, outcomes, moved).await
+}
+
+/// The same for a service that is connected already.
+pub async fn all_in_queue(service: &Service, outcomes: &[Outcome]) -> Result<()> {
+    in_queue(service, outcomes, 0).await
+}
+
+async fn in_queue(service: &Service, outcomes: &[Outcome], moved: u32) -> Result<()> {
     let mut orders = service.consume("orders", 100).await?;
     let mut missing: BTreeSet<u64> =
         outcomes.iter().filter(|outcome| outcome.acked()).map(|outcome| outcome.n).collect();

@@ -1,70 +1,25 @@
 //! The edge ends TLS itself: `wss`, certificates that change while it runs, handshakes that do not end.
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use futures_util::{SinkExt, StreamExt};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use rcgen::KeyPair;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::{WebSocketStream, client_async};
-use wirepost_core::frames::SUBPROTOCOL;
 use wirepost_tests::broker::{PATIENCE, eventually};
 use wirepost_tests::edge::Edge;
 use wirepost_tests::raw::Raw;
 use wirepost_tests::service::{Service, payment};
 use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_tests::tls::{Authority, frame, send_acked};
 
-/// An authority that signs the edge's certificate, and a client that believes it alone.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Result<Self> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
-    }
-
-    /// Writes a new certificate and its key; each file is replaced as a whole.
-    fn write(&self, dir: &Path) -> Result<()> {
-        let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &self.issuer)?;
-        replace(&dir.join("tls.crt"), &certificate.pem())?;
-        replace(&dir.join("tls.key"), &key.serialize_pem())
-    }
-
-    fn connector(&self) -> Result<TlsConnector> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(self.issuer.der().to_vec()))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(TlsConnector::from(Arc::new(config)))
-    }
-
-    async fn connect(&self, to: SocketAddr) -> Result<TlsStream<TcpStream>> {
-        let handshake = self.connector()?.connect(ServerName::try_from("localhost")?, TcpStream::connect(to).await?);
-        Ok(timeout(PATIENCE, handshake).await??)
-    }
-
-    async fn trusts(&self, edge: &Edge) -> bool {
-        self.connect(edge.public).await.is_ok()
-    }
+/// Writes a new certificate and its key; each file is replaced as a whole.
+fn write(authority: &Authority, dir: &Path) -> Result<()> {
+    let (certificate, key) = authority.sign()?;
+    replace(&dir.join("tls.crt"), &certificate)?;
+    replace(&dir.join("tls.key"), &key)
 }
 
 fn replace(path: &Path, content: &str) -> Result<()> {
@@ -84,67 +39,19 @@ async fn start(setup: &Setup) -> Result<Edge> {
         .await
 }
 
-/// The token call over TLS: the URL to connect to.
 async fn token(authority: &Authority, edge: &Edge, setup: &Setup) -> Result<String> {
-    let mut stream = authority.connect(edge.public).await?;
-    let request = format!(
-        "GET /payments/websocket/token?uniqueId=alice&clientType=app HTTP/1.1\r\nhost: localhost:{}\r\nx-api-key: {}\r\n\
-         connection: close\r\n\r\n",
-        edge.public.port(),
-        setup.api_key()
-    );
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut answer)).await??;
-    let (_, body) = answer.split_once("\r\n\r\n").context("an answer")?;
-    let body: Value = serde_json::from_str(body).with_context(|| answer.clone())?;
-    Ok(body["data"].as_str().with_context(|| format!("{body}"))?.to_owned())
-}
-
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
-
-async fn wss(authority: &Authority, edge: &Edge, url: &str) -> Result<Socket> {
-    let mut request = url.into_client_request()?;
-    request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL.parse()?);
-    let (socket, _) = timeout(PATIENCE, client_async(request, authority.connect(edge.public).await?)).await??;
-    Ok(socket)
-}
-
-/// The next frame that `wanted` takes; others are skipped.
-async fn frame(socket: &mut Socket, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-    let reading = async {
-        loop {
-            match socket.next().await.context("the end")?? {
-                Message::Text(text) => {
-                    let frame: Value = serde_json::from_str(&text)?;
-                    if wanted(&frame) {
-                        return Ok(frame);
-                    }
-                }
-                Message::Close(frame) => bail!("closed: {frame:?}"),
-                _ => {}
-            }
-        }
-    };
-    timeout(PATIENCE, reading).await.context("no such frame came")?
-}
-
-async fn send_acked(socket: &mut Socket, id: &str) -> Result<()> {
-    socket.send(Message::text(json!({"id": id, "messageType": "order.placed"}).to_string())).await?;
-    let answer = frame(socket, |frame| frame["id"] == id).await?;
-    anyhow::ensure!(answer["op"] == "ack", "{answer}");
-    Ok(())
+    authority.token(edge.public, "payments", setup.api_key()).await
 }
 
 #[tokio::test]
 async fn messages_flow_over_wss() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let authority = Authority::new()?;
-    authority.write(setup.dir())?;
+    write(&authority, setup.dir())?;
     let edge = start(&setup).await?;
     let url = token(&authority, &edge, &setup).await?;
     assert!(url.starts_with(&format!("wss://localhost:{}/socket/", edge.public.port())), "{url}");
-    let mut alice = wss(&authority, &edge, &url).await?;
+    let mut alice = authority.wss(edge.public, &url).await?;
     let welcome = frame(&mut alice, |frame| frame["op"] == "welcome").await?;
     if welcome["resumed"].is_null() {
         frame(&mut alice, |frame| frame["op"] == "position").await?;
@@ -160,7 +67,7 @@ async fn messages_flow_over_wss() -> Result<()> {
         assert_eq!(push["content"]["n"], n);
     }
     // Who does not know the authority does not connect, and who speaks no TLS is not served.
-    assert!(!Authority::new()?.trusts(&edge).await);
+    assert!(!Authority::new()?.trusts(edge.public).await);
     let mut plain = Raw::connect(edge.public).await?;
     plain.send("GET /payments/asyncapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
     let answer = plain.end(PATIENCE).await?;
@@ -172,15 +79,15 @@ async fn messages_flow_over_wss() -> Result<()> {
 async fn a_new_certificate_is_taken_into_use_and_a_broken_one_is_not() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let (old, new) = (Authority::new()?, Authority::new()?);
-    old.write(setup.dir())?;
+    write(&old, setup.dir())?;
     let edge = start(&setup).await?;
-    let mut alice = wss(&old, &edge, &token(&old, &edge, &setup).await?).await?;
+    let mut alice = old.wss(edge.public, &token(&old, &edge, &setup).await?).await?;
     frame(&mut alice, |frame| frame["op"] == "welcome").await?;
-    assert!(!new.trusts(&edge).await);
+    assert!(!new.trusts(edge.public).await);
 
-    new.write(setup.dir())?;
-    eventually("the new certificate is shown", PATIENCE, || async { Ok(new.trusts(&edge).await) }).await?;
-    assert!(!old.trusts(&edge).await, "the old one is shown as well");
+    write(&new, setup.dir())?;
+    eventually("the new certificate is shown", PATIENCE, || async { Ok(new.trusts(edge.public).await) }).await?;
+    assert!(!old.trusts(edge.public).await, "the old one is shown as well");
     // Who is there stays.
     send_acked(&mut alice, "o1").await?;
 
@@ -197,10 +104,10 @@ async fn a_new_certificate_is_taken_into_use_and_a_broken_one_is_not() -> Result
             Ok(edge.log().matches("certificate refused").count() > refusals)
         })
         .await?;
-        assert!(new.trusts(&edge).await);
+        assert!(new.trusts(edge.public).await);
     }
-    old.write(setup.dir())?;
-    eventually("a good one is taken again", PATIENCE, || async { Ok(old.trusts(&edge).await) }).await?;
+    write(&old, setup.dir())?;
+    eventually("a good one is taken again", PATIENCE, || async { Ok(old.trusts(edge.public).await) }).await?;
     assert_eq!(edge.readyz().await?.0, 200);
     send_acked(&mut alice, "o2").await
 }
@@ -209,7 +116,7 @@ async fn a_new_certificate_is_taken_into_use_and_a_broken_one_is_not() -> Result
 async fn a_handshake_that_does_not_end_is_cut_in_time() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let authority = Authority::new()?;
-    authority.write(setup.dir())?;
+    write(&authority, setup.dir())?;
     let edge = start(&setup).await?;
     // Nothing; the beginning of a record; a record that is none.
     for begin in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\xff\xff"] {
@@ -225,7 +132,7 @@ async fn a_handshake_that_does_not_end_is_cut_in_time() -> Result<()> {
         .await
         .context("a request without end is kept")?
         .ok();
-    assert!(authority.trusts(&edge).await);
+    assert!(authority.trusts(edge.public).await);
     Ok(())
 }
 
@@ -233,12 +140,12 @@ async fn a_handshake_that_does_not_end_is_cut_in_time() -> Result<()> {
 async fn a_drain_over_wss_ends_with_a_close_frame() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let authority = Authority::new()?;
-    authority.write(setup.dir())?;
+    write(&authority, setup.dir())?;
     let edge = start(&setup).await?;
     let mut sockets = Vec::new();
     for _ in 0..8 {
         let url = token(&authority, &edge, &setup).await?;
-        let mut socket = wss(&authority, &edge, &url).await?;
+        let mut socket = authority.wss(edge.public, &url).await?;
         frame(&mut socket, |frame| frame["op"] == "welcome").await?;
         sockets.push(socket);
     }
