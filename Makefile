@@ -51,7 +51,7 @@ integration: ## tests against a real RabbitMQ and Kubernetes API server, started
 cluster-test: ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)
 	$(CARGO) build $(LOCKED) --bins
 	$(CARGO) test $(LOCKED) --test 'cluster_*' --no-run
-	scripts/with-cluster $(CARGO) test $(LOCKED) --test 'cluster_*' --no-fail-fast -- --ignored --test-threads 1
+	ulimit -n $$(ulimit -Hn); scripts/with-cluster $(CARGO) test $(LOCKED) --test 'cluster_*' --no-fail-fast -- --ignored --test-threads 1
 
 .PHONY: conformance
 conformance: ## the Autobahn cases against the edge's socket code

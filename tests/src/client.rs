@@ -211,6 +211,17 @@ pub enum End {
     Gone(String),
 }
 
+/// What may come next, see [`Client::event`].
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A message.
+    Push(Value),
+    /// A control frame but `position`, which moves the cursor only.
+    Control(Value),
+    /// Nothing more comes.
+    End(End),
+}
+
 #[derive(Debug)]
 enum Incoming {
     Push(Value, String),
@@ -240,6 +251,39 @@ impl Client {
         Ok(client)
     }
 
+    /// As a client that comes back: with a token and its cursor, not waiting for `welcome`.
+    pub async fn back(edges: SocketAddr, token: &str, cursor: Option<String>) -> Result<Self> {
+        open(edges, &format!("/socket/{token}"), Options { cursor, ..Options::default() }).await
+    }
+
+    /// Whatever comes next, for those who must react to all of it. A connection that is silent for `limit`, without a ping either, is at
+    /// its end. Cancel safe.
+    pub async fn event(&mut self, limit: Duration) -> Result<Event> {
+        loop {
+            if let Some(control) = self.controls.pop_front() {
+                return Ok(Event::Control(control));
+            }
+            match self.incoming.pop_front() {
+                Some(Incoming::Push(push, _)) => {
+                    self.cursor = push["cursor"].as_str().map(str::to_owned).or(self.cursor.take());
+                    return Ok(Event::Push(push));
+                }
+                Some(Incoming::Position(cursor)) => self.cursor = Some(cursor),
+                None => {}
+            }
+            if let Some(end) = &self.ended {
+                return Ok(Event::End(end.clone()));
+            }
+            let now = Instant::now();
+            if let Err(error) = self.read(now + limit).await {
+                if now.elapsed() < limit {
+                    return Err(error);
+                }
+                self.ended = Some(End::Gone(format!("silent for {limit:?}")));
+            }
+        }
+    }
+
     async fn greet(&mut self) -> Result<()> {
         self.welcome = self.control("welcome").await?;
         self.cursor = self.welcome["cursor"].as_str().map(str::to_owned);
@@ -263,6 +307,11 @@ impl Client {
             }
         }
         self.cursor.clone().expect("this client was told no cursor")
+    }
+
+    /// The newest cursor that it was told and has read up to, where it was told one.
+    pub fn newest(&self) -> Option<String> {
+        self.cursor.clone()
     }
 
     /// What brings it back without a token call.

@@ -4,7 +4,11 @@
 //! `scripts/with-cluster` sets the variables (`make cluster-test` does it); by hand: `eval "$(tests/cluster/cluster start main)"`.
 //! Tests that use it are `#[ignore]`d, since not every machine can hold a cluster, and run one after another: they share the release.
 
-use std::collections::BTreeMap;
+mod business;
+pub mod crowd;
+mod edges;
+pub mod faults;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -12,13 +16,15 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node as ApiNode, Secret, Service as ApiService};
 use kube::Api;
 use kube::api::ListParams;
-use lapin::{Connection, ConnectionProperties};
-use serde_json::Value;
 use tokio::process::Command;
+use wirepost_core::business::WsBusiness;
+
+pub use business::Business;
+pub use edges::{EdgeWatch, Fate};
 
 use crate::broker::PATIENCE;
-use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::operator::condition_of;
 
 /// Where operator, edges and broker are.
 pub const SYSTEM: &str = "wirepost";
@@ -97,9 +103,13 @@ impl Node {
 
     /// Only the chart of [`Node::install`].
     pub async fn upgrade(&self, set: &[&str]) -> Result<()> {
-        let folder = env!("CARGO_MANIFEST_DIR");
-        let (chart, values) = (format!("{folder}/../charts/wirepost"), format!("{folder}/cluster/values.yaml"));
-        let mut arguments = vec!["upgrade", "--install", RELEASE, &chart, "--namespace", SYSTEM, "--values", &values];
+        self.upgrade_to(concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/wirepost"), set).await
+    }
+
+    /// The same with the chart of that folder.
+    pub async fn upgrade_to(&self, chart: &str, set: &[&str]) -> Result<()> {
+        let values = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/values.yaml");
+        let mut arguments = vec!["upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--values", values];
         let more = self.values.as_deref().map(|path| path.to_string_lossy());
         if let Some(more) = &more {
             arguments.extend(["--values", more]);
@@ -145,64 +155,20 @@ impl Node {
         Ok(SocketAddr::new(self.address, u16::try_from(number)?))
     }
 
+    /// Waits until a WsBusiness is ready in its newest generation.
+    pub async fn ready(&self, namespace: &str, name: &str) -> Result<WsBusiness> {
+        let is = |wsb: &WsBusiness| {
+            condition_of(wsb, "Ready")
+                .is_some_and(|ready| ready.status == "True" && ready.observed_generation == wsb.metadata.generation)
+        };
+        self.cluster.wait_for(namespace, name, "get Ready=True for its generation", is).await
+    }
+
     /// A business as its services know it: by the Secret that the operator made for them.
     pub async fn business(&self, namespace: &str, name: &str, secret: &str) -> Result<Business<'_>> {
         let found = self.cluster.api::<Secret>(namespace).get(secret).await.with_context(|| secret.to_owned())?;
         let entries = found.data.unwrap_or_default().into_iter();
         let secret = entries.map(|(key, value)| Ok((key, String::from_utf8(value.0)?))).collect::<Result<_>>()?;
         Ok(Business { node: self, name: name.to_owned(), secret })
-    }
-}
-
-/// What a business's services hold and may do.
-pub struct Business<'n> {
-    node: &'n Node,
-    name: String,
-    /// The entries of the Secret.
-    pub secret: BTreeMap<String, String>,
-}
-
-impl Business<'_> {
-    /// A connection to RabbitMQ with the Secret's user, by the broker's port on the node.
-    pub async fn amqp(&self) -> Result<Connection> {
-        let at = self.node.node_port(SYSTEM, "rabbitmq", "amqp").await?;
-        let get = |key: &str| self.secret.get(key).with_context(|| format!("the Secret has no {key}"));
-        let uri = format!("amqp://{}:{}@{at}/{}", get("username")?, get("password")?, get("virtual-host")?);
-        Ok(Connection::connect(&uri, ConnectionProperties::default()).await?)
-    }
-
-    /// The edges' public port on the node.
-    pub async fn edges(&self) -> Result<SocketAddr> {
-        self.node.node_port(SYSTEM, RELEASE, "http").await
-    }
-
-    /// The token call: the URL to connect to.
-    pub async fn token(&self, unique_id: &str, client_type: &str) -> Result<String> {
-        let edges = self.edges().await?;
-        let mut url = reqwest::Url::parse(&format!("http://{edges}/{}/websocket/token", self.name))?;
-        url.query_pairs_mut().extend_pairs([("uniqueId", unique_id), ("clientType", client_type)]);
-        let body = self.call(self.node.http.get(url)).await?;
-        Ok(body["data"].as_str().context("a token call without data")?.to_owned())
-    }
-
-    /// Asks for a token, and connects with it.
-    pub async fn client(&self, unique_id: &str, client_type: &str) -> Result<Client> {
-        let url = self.token(unique_id, client_type).await?;
-        let (_, token) = url.split_once("/socket/").context("a token call without a socket URL")?;
-        Client::connect(self.edges().await?, token).await
-    }
-
-    /// Pushes an envelope or an array of them by HTTP; the answer.
-    pub async fn post(&self, envelopes: &Value) -> Result<Value> {
-        let url = format!("http://{}/{}/websocket/messages", self.edges().await?, self.name);
-        self.call(self.node.http.post(url).body(envelopes.to_string())).await
-    }
-
-    async fn call(&self, request: reqwest::RequestBuilder) -> Result<Value> {
-        let key = self.secret.get("api-key").context("the Secret has no api-key")?;
-        let answer = request.header("x-api-key", key).send().await?;
-        let (status, body) = (answer.status(), answer.text().await?);
-        ensure!(status.is_success(), "{status}: {body}");
-        Ok(serde_json::from_str(&body)?)
     }
 }
