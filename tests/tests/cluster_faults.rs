@@ -1,0 +1,114 @@
+//! What kills pods and stops programs at three in the morning, while clients talk.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use wirepost_tests::broker::eventually;
+use wirepost_tests::node::faults::{Programs, Talk};
+use wirepost_tests::node::{Node, SYSTEM};
+use wirepost_tests::traffic::Outcome;
+
+/// For a pod to be there again and everything with it, on two cores.
+const RECOVERY: Duration = Duration::from_mins(2);
+const WATCH_ERRORS: &str = "wirepost_edge_config_watch_errors_total";
+/// docs/protocol.md promises an answer within 2 s; the rest is for a machine that starts a broker meanwhile.
+const ANSWER: Duration = Duration::from_secs(8);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster with nodes: make cluster-test"]
+async fn another_operator_takes_over_what_was_applied_when_the_leader_was_killed() -> Result<()> {
+    let node = Node::connect().await?;
+    node.install(&[]).await?;
+    let killed = node.leader().await?;
+    node.kill(&killed).await?;
+    node.declare("faults-leader").await?;
+    node.declared("faults-leader").await?;
+    let leader = node.leader().await?;
+    ensure!(leader != killed, "{leader} still leads");
+    node.roll_out(SYSTEM, "deployment/wirepost-operator").await?;
+    node.undeclare("faults-leader").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster with nodes: make cluster-test"]
+async fn a_killed_broker_loses_nothing_and_cuts_no_client_off() -> Result<()> {
+    let node = Node::connect().await?;
+    node.install(&[]).await?;
+    let mut talk = Talk::start(&node, "faults-broker").await?;
+    let old = broker(&node).await?.uid().context("a pod has a uid")?;
+    node.kill("rabbitmq-0").await?;
+    eventually("another pod of the broker", RECOVERY, || async {
+        Ok(broker(&node).await?.uid().is_some_and(|new| new != old))
+    })
+    .await?;
+    node.roll_out(SYSTEM, "statefulset/rabbitmq").await?;
+    talk.flows(RECOVERY).await?;
+    node.changes("faults-broker", 9999).await?;
+    let outcomes = talk.end().await?;
+    answered_as_promised(&outcomes)?;
+    ensure!(outcomes.iter().any(|outcome| !outcome.acked()), "the broker was away, and no order noticed");
+    Ok(())
+}
+
+async fn broker(node: &Node) -> Result<Pod> {
+    Ok(node.cluster.api::<Pod>(SYSTEM).get("rabbitmq-0").await?)
+}
+
+/// What is not acknowledged is told to be sent again, and soon.
+fn answered_as_promised(outcomes: &[Outcome]) -> Result<()> {
+    for outcome in outcomes {
+        ensure!(outcome.took < ANSWER, "{outcome:?}");
+        let code = outcome.answer["code"].as_str().unwrap_or_default();
+        let again = ["broker_unavailable", "timeout"].contains(&code) && outcome.answer["retryable"] == true;
+        ensure!(outcome.acked() || again, "{outcome:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster with nodes: make cluster-test"]
+async fn clients_notice_nothing_of_an_api_server_that_is_away() -> Result<()> {
+    let Some(programs) = Programs::ours("clients_notice_nothing_of_an_api_server_that_is_away") else { return Ok(()) };
+    let node = Node::connect().await?;
+    node.install(&[]).await?;
+    let mut talk = Talk::start(&node, "faults-api").await?;
+    let away = without_api_server(&node, &programs, &mut talk).await;
+    programs.start().await?;
+    away?;
+    node.roll_out(SYSTEM, "deployment/wirepost-operator").await?;
+    node.changes("faults-api", 9999).await?;
+    talk.flows(RECOVERY).await?;
+    let outcomes = talk.end().await?;
+    ensure!(outcomes.iter().all(Outcome::acked), "{:?}", outcomes.iter().find(|outcome| !outcome.acked()));
+    Ok(())
+}
+
+/// It freezes until the leader has given up, and is dead until every edge's watch has noticed. Messages flow in both states.
+async fn without_api_server(node: &Node, programs: &Programs, talk: &mut Talk<'_>) -> Result<()> {
+    let (operators, edges) = (node.admin_ports("operator").await?, node.admin_ports("edge").await?);
+    let nobody_leads = || async {
+        for &operator in &operators {
+            // One that has ended is started anew, and does not serve at once.
+            if node.scrape(operator, "wirepost_operator_leader").await.is_ok_and(|leads| leads > 0.0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    let mut noticed = Vec::new();
+    for &edge in &edges {
+        noticed.push((edge, node.scrape(edge, WATCH_ERRORS).await?));
+    }
+    ensure!(operators.len() == 2 && edges.len() == 2 && !nobody_leads().await?, "{operators:?} {edges:?}");
+    programs.pause("apiserver").await?;
+    eventually("the leader gives up", RECOVERY, nobody_leads).await?;
+    talk.flows(RECOVERY).await?;
+    programs.kill9("apiserver").await?;
+    for (edge, before) in noticed {
+        let more = || async { Ok(node.scrape(edge, WATCH_ERRORS).await? > before) };
+        eventually("the watch of an edge notices", RECOVERY, more).await?;
+    }
+    talk.flows(RECOVERY).await
+}
