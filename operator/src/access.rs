@@ -5,21 +5,12 @@ use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::Timestamp};
-use kube::{
-    Api, Client,
-    api::{ObjectMeta, PostParams},
-};
+use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use wirepost_core::{edge_config::ApiKey, names, topology::Topology};
 use wirepost_topology::{DesiredUser, business_user};
 
-use crate::{stored::Stored, writer};
-
-/// The seed's Secret in the system namespace, and its key.
-pub const SEED_SECRET: &str = "wirepost-seed";
-const SEED_KEY: &str = "seed";
-const SEED_BYTES: usize = 32;
+use crate::stored::Stored;
 
 /// How long credentials stay valid after a rotation.
 pub const OVERLAP_MS: i64 = 60 * 60 * 1000;
@@ -38,35 +29,6 @@ impl Seed {
     /// From these bytes.
     pub fn new(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
-    }
-
-    /// The cluster's seed, made where there is none. Of several processes that make one, the first wins.
-    ///
-    /// # Errors
-    /// The API server, or a Secret without a seed in it.
-    pub async fn load(client: Client, namespace: &str) -> anyhow::Result<Self> {
-        let secrets: Api<Secret> = Api::namespaced(client, namespace);
-        loop {
-            if let Some(secret) = secrets.get_opt(SEED_SECRET).await? {
-                let seed = secret.data.unwrap_or_default().remove(SEED_KEY).unwrap_or_default();
-                anyhow::ensure!(
-                    seed.0.len() >= SEED_BYTES,
-                    "Secret {namespace}/{SEED_SECRET} has no seed of {SEED_BYTES} bytes or more under the key {SEED_KEY}; restore it, or delete it: all businesses then get new credentials"
-                );
-                return Ok(Self::new(&seed.0));
-            }
-            let bytes: [u8; SEED_BYTES] = rand::random();
-            let secret = Secret {
-                metadata: ObjectMeta { name: Some(SEED_SECRET.to_owned()), ..ObjectMeta::default() },
-                data: Some(BTreeMap::from([(SEED_KEY.to_owned(), ByteString(bytes.to_vec()))])),
-                ..Secret::default()
-            };
-            match secrets.create(&PostParams::default(), &secret).await {
-                Ok(_) => tracing::info!(secret = SEED_SECRET, "made the seed of all credentials"),
-                Err(error) if writer::is_conflict(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 
     fn derive(&self, what: &str, uid: &str, rotation: &str) -> String {

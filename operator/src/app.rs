@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     notices::Notices,
     reconcile::{self, Context, Options},
+    seed::Seeds,
     stored::Stored,
     triggers::{Listed, Triggers},
     writer::{CONFIG_LABEL, Writer},
@@ -90,7 +91,9 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
     let edges = Arc::new(Edges::try_new(edge_service, Arc::clone(&triggers), Arc::clone(&metrics))?);
     let namespace = options.namespace.clone();
     tasks.spawn(Arc::clone(&edges).run(client.clone(), namespace.clone(), Arc::clone(&readiness), work.clone()));
-    tasks.spawn(keys::run(client.clone(), namespace.clone(), work.clone()));
+    let seeds = Arc::new(Seeds::new(client.clone(), &namespace));
+    let keys = keys::run(client.clone(), namespace.clone(), Arc::clone(&seeds), Arc::clone(&triggers), work.clone());
+    tasks.spawn(keys);
     let (looks, definition) = watch::channel(None);
     tasks.spawn(definition::run(client.clone(), looks, Arc::clone(&readiness), Arc::clone(&triggers), work.clone()));
     tasks.spawn(follow_config_maps(
@@ -104,6 +107,7 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
     let context = Arc::new(Context::new(reconcile::Parts {
         options,
         client: client.clone(),
+        seeds,
         writer: Writer::new(client.clone(), namespace, leadership.clone(), Arc::clone(&metrics)),
         broker,
         edges,

@@ -2,7 +2,7 @@
 //! one that was deleted comes back the same and no client loses its session. One that is there is never changed: whoever rotates keys edits
 //! it, and whoever brings a key set made elsewhere needs no right of ours.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::Secret;
@@ -14,7 +14,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::{access, access::Seed, api, writer};
+use crate::{access, access::Seed, api, seed::Seeds, triggers::Triggers, writer};
 
 /// The Secret in the system namespace, and its key.
 pub const SECRET: &str = "wirepost-edge-keys";
@@ -23,12 +23,22 @@ pub const ENTRY: &str = "keys.json";
 /// Between two looks whether it is still there: a new edge waits for it.
 const LOOK: Duration = Duration::from_secs(15);
 
-/// Sees to it until `cancel` that the Secret is there. Every replica may, leading or not: all of them make the same, and only where none is.
-pub async fn run(client: Client, namespace: String, cancel: CancellationToken) {
+/// Sees to it until `cancel` that the Secret is there, and its seed. Every replica may, leading or not: all of them make the same, and only
+/// where none is.
+pub async fn run(
+    client: Client,
+    namespace: String,
+    seeds: Arc<Seeds>,
+    triggers: Arc<Triggers>,
+    cancel: CancellationToken,
+) {
     let mut pause = api::Pause::default();
     loop {
-        let wait = match ensure(&client, &namespace).await {
-            Ok(()) => {
+        let wait = match ensure(&client, &namespace, &seeds).await {
+            Ok(another) => {
+                if another {
+                    triggers.all();
+                }
                 pause = api::Pause::default();
                 LOOK
             }
@@ -36,7 +46,7 @@ pub async fn run(client: Client, namespace: String, cancel: CancellationToken) {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     secret = SECRET,
-                    "the edges' key set can't be made; trying again"
+                    "the seed or the edges' key set can't be made; trying again"
                 );
                 pause.next().unwrap_or(LOOK)
             }
@@ -48,12 +58,14 @@ pub async fn run(client: Client, namespace: String, cancel: CancellationToken) {
     }
 }
 
-async fn ensure(client: &Client, namespace: &str) -> anyhow::Result<()> {
+/// Whether the seed is another one.
+async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Result<bool> {
+    let another = seeds.look().await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     if secrets.get_opt(SECRET).await?.is_some() {
-        return Ok(());
+        return Ok(another);
     }
-    let seed = Seed::load(client.clone(), namespace).await?;
+    let seed = seeds.get().await?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
         string_data: Some(BTreeMap::from([(ENTRY.to_owned(), key_set(&seed))])),
@@ -64,7 +76,7 @@ async fn ensure(client: &Client, namespace: &str) -> anyhow::Result<()> {
         Err(error) if writer::is_conflict(&error) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(())
+    Ok(another)
 }
 
 /// As docs/edge.md has it. The id tells one seed from another, so that no edge takes an old signature for a forged one.

@@ -217,7 +217,7 @@ async fn hand_out(
         context.remember_rotation(stored, &rotation);
         let seed = context.seed().await.map_err(|error| Error::Seed(format!("{error:#}")))?;
         let (place, business) = (&context.options.place, &good.compiled.business);
-        let access = Access::new(seed, &place.vhost, business, stored.uid(), rotation);
+        let access = Access::new(&seed, &place.vhost, business, stored.uid(), rotation);
         program(stored, context, good, &access).await?;
     }
     Ok((there, obstacle))
@@ -268,7 +268,7 @@ async fn access(stored: &Stored, good: &Good, context: &Context) -> Result<Acces
     let seed = context.seed().await.map_err(|error| Error::Seed(format!("{error:#}")))?;
     let rotation = Rotation::next(context.rotation(stored), stored.annotation(ROTATE).unwrap_or_default());
     context.remember_rotation(stored, &rotation);
-    Ok(Access::new(seed, &context.options.place.vhost, &good.compiled.business, stored.uid(), rotation))
+    Ok(Access::new(&seed, &context.options.place.vhost, &good.compiled.business, stored.uid(), rotation))
 }
 
 fn facts(compiled: &Compiled, stored: &Stored, context: &Context) -> Facts {

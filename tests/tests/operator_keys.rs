@@ -7,8 +7,10 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use wirepost_edge::identity::keys::KeyRing;
+use wirepost_tests::broker::{PATIENCE, eventually};
 use wirepost_tests::cluster::wait;
 use wirepost_tests::operator::World;
+use wirepost_tests::setup::PAYMENTS;
 
 const NAME: &str = "wirepost-edge-keys";
 
@@ -39,5 +41,36 @@ async fn the_operator_makes_a_key_set_that_edges_take() -> Result<()> {
     let operator = world.operator("two").start().await?;
     operator.leads().await?;
     ensure!(key_set(&secrets).await? == b"a person's own", "a key set that was there is changed");
+    operator.had_every_right()
+}
+
+/// A seed that was deleted by mistake changes nobody's password, also not at the next change of the leader. One that a person restores
+/// from a backup counts from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_seed_comes_back_and_a_restored_one_counts() -> Result<()> {
+    let world = World::new().await?;
+    let secrets: Api<Secret> = world.cluster.api(&world.system.name);
+    let operator = world.operator("one").start().await?;
+    world.apply(&format!("{PAYMENTS}  access: {{secretName: payments-wirepost}}\n")).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    let before = world.secret("payments-wirepost").await?.context("no Secret")?;
+    let seed = secrets.get("wirepost-seed").await?.data;
+
+    secrets.delete("wirepost-seed", &DeleteParams::default()).await?;
+    let back = wait(&secrets, "wirepost-seed", "come back", |secret| secret.is_some()).await?.context("no Secret")?;
+    ensure!(back.data == seed, "the seed that came back is another one");
+    operator.sigterm()?;
+    operator.exited(PATIENCE).await?;
+    let operator = world.operator("two").start().await?;
+    operator.leads().await?;
+    operator.looks(2).await?;
+    ensure!(world.secret("payments-wirepost").await?.as_ref() == Some(&before), "the credentials have changed");
+
+    let other = json!({"data": {"seed": ByteString(vec![7; 32])}});
+    secrets.patch("wirepost-seed", &PatchParams::default(), &Patch::Merge(&other)).await?;
+    eventually("the business has other credentials", PATIENCE, || async {
+        Ok(world.secret("payments-wirepost").await?.is_some_and(|now| now["password"] != before["password"]))
+    })
+    .await?;
     operator.had_every_right()
 }

@@ -10,7 +10,10 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant},
+};
 use wirepost_core::{
     edge_config::Delivery,
     frames::{CloseCode, GapReason, ServerFrame},
@@ -70,6 +73,8 @@ struct State {
     consuming: bool,
     /// Why this hub is no more: who still comes is sent away at once.
     closed: Option<CloseCode>,
+    /// When the log last named a gap.
+    gap_said: Option<Instant>,
 }
 
 /// Where a connection stands after a step of its catch-up.
@@ -91,6 +96,8 @@ pub enum Advance {
 
 /// Entries that one step of a catch-up looks at under the lock.
 const STEP_ENTRIES: usize = 4096;
+/// Between two lines in the log about gaps of one business.
+const GAP_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Hub {
     /// A hub that nobody reads for yet.
@@ -100,7 +107,13 @@ impl Hub {
             name: business.name().into(),
             fetching: tokio::sync::Mutex::default(),
             business: ArcSwap::new(business),
-            state: Mutex::new(State { log, registry: Registry::default(), consuming: false, closed: None }),
+            state: Mutex::new(State {
+                log,
+                registry: Registry::default(),
+                consuming: false,
+                closed: None,
+                gap_said: None,
+            }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
             lag: AtomicU64::new(0),
@@ -317,6 +330,17 @@ impl Hub {
             told += 1;
         }
         self.context.metrics.gaps.get_or_create(&label(gap_label(reason))).inc_by(told);
+    }
+
+    /// A client that came back may have missed something; the business is named in the log once a minute.
+    pub fn count_gap(&self, reason: GapReason) {
+        let reason = gap_label(reason);
+        self.context.metrics.gaps.get_or_create(&label(reason)).inc();
+        let mut state = self.lock();
+        if state.gap_said.is_none_or(|said| said.elapsed() >= GAP_LOG_INTERVAL) {
+            state.gap_said = Some(Instant::now());
+            tracing::warn!(business = &*self.name, reason, "a client came back and may have missed pushes");
+        }
     }
 
     /// Tells quiet connections where they stand, so that their cursor does not fall out of the retention.

@@ -7,10 +7,9 @@ use wirepost_core::frames::{ClientLimits, GapReason, ServerFrame};
 use super::conn::Conn;
 use crate::{
     broker::Position,
-    metrics::label,
     push::{
         entry,
-        hub::{Hub, gap_label, position_frame},
+        hub::{Hub, position_frame},
     },
 };
 
@@ -51,7 +50,7 @@ impl<'h> Greeting<'h> {
 
     /// Something may be missing; it goes on with now.
     pub fn gap(&mut self, position: Option<Position>, reason: GapReason) {
-        self.hub.context.metrics.gaps.get_or_create(&label(gap_label(reason))).inc();
+        self.hub.count_gap(reason);
         if self.sent {
             self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
             self.placed = false;

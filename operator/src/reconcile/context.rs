@@ -12,7 +12,7 @@ use kube::{
     Client, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
-use tokio::{sync::OnceCell, sync::watch, time::Instant};
+use tokio::{sync::watch, time::Instant};
 use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus, compile};
 
 use super::{Good, SECRET_LOOK};
@@ -23,6 +23,7 @@ use crate::{
     edges::{Edges, Standing},
     metrics::Metrics,
     notices::Notices,
+    seed::Seeds,
     stored::Stored,
     writer::{HASH, Writer},
 };
@@ -72,7 +73,7 @@ pub struct Context {
     pub definition: watch::Receiver<definition::Look>,
     /// Numbers.
     pub metrics: Arc<Metrics>,
-    seed: OnceCell<Seed>,
+    seeds: Arc<Seeds>,
     memory: Mutex<HashMap<String, Memory>>,
 }
 
@@ -99,6 +100,8 @@ pub struct Parts {
     pub options: Options,
     /// The cluster.
     pub client: Client,
+    /// What credentials are made of.
+    pub seeds: Arc<Seeds>,
     /// Writes to it.
     pub writer: Writer,
     /// The broker.
@@ -120,8 +123,19 @@ pub struct Parts {
 impl Context {
     /// Remembers nothing yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { options, client, writer, broker, edges, notices, businesses, config_maps, definition, metrics } =
-            parts;
+        let Parts {
+            options,
+            client,
+            seeds,
+            writer,
+            broker,
+            edges,
+            notices,
+            businesses,
+            config_maps,
+            definition,
+            metrics,
+        } = parts;
         Self {
             options,
             client,
@@ -133,7 +147,7 @@ impl Context {
             config_maps,
             definition,
             metrics,
-            seed: OnceCell::new(),
+            seeds,
             memory: Mutex::default(),
         }
     }
@@ -171,8 +185,8 @@ impl Context {
         self.definition.borrow().clone()?.err()
     }
 
-    pub(super) async fn seed(&self) -> anyhow::Result<&Seed> {
-        self.seed.get_or_try_init(|| Seed::load(self.client.clone(), &self.options.namespace)).await
+    pub(super) async fn seed(&self) -> anyhow::Result<Seed> {
+        self.seeds.get().await
     }
 
     pub(super) fn config_map(&self, business: &str) -> Option<Arc<ConfigMap>> {

@@ -1,0 +1,88 @@
+//! The seed of all credentials: one Secret in the system namespace. Whoever deletes it by mistake must not have changed every password of
+//! the company with the next leader: each process keeps what it has read, and puts it back.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::sync::Mutex;
+
+use crate::{access::Seed, writer};
+
+/// The Secret in the system namespace, and its key.
+pub const SECRET: &str = "wirepost-seed";
+const KEY: &str = "seed";
+const BYTES: usize = 32;
+
+/// See the module.
+pub struct Seeds {
+    secrets: Api<Secret>,
+    namespace: String,
+    known: Mutex<Option<Vec<u8>>>,
+}
+
+impl Seeds {
+    /// Nothing is read yet.
+    pub fn new(client: Client, namespace: &str) -> Self {
+        Self { secrets: Api::namespaced(client, namespace), namespace: namespace.to_owned(), known: Mutex::default() }
+    }
+
+    /// The seed, read once and made where there is none.
+    ///
+    /// # Errors
+    /// The API server, or a Secret without a seed in it.
+    pub async fn get(&self) -> anyhow::Result<Seed> {
+        let mut known = self.known.lock().await;
+        if known.is_none() {
+            *known = Some(self.load(None).await?);
+        }
+        Ok(Seed::new(known.as_deref().unwrap_or_default()))
+    }
+
+    /// Looks whether the Secret still is as known: puts it back where it is gone, and takes another that a person put there. Tells whether
+    /// it is another.
+    ///
+    /// # Errors
+    /// The API server, or a Secret without a seed in it.
+    pub async fn look(&self) -> anyhow::Result<bool> {
+        let mut known = self.known.lock().await;
+        let now = self.load(known.as_deref()).await?;
+        let another = known.as_ref().is_some_and(|known| *known != now);
+        if another {
+            tracing::warn!(secret = SECRET, "the seed is another one: all businesses get new credentials");
+        }
+        *known = Some(now);
+        Ok(another)
+    }
+
+    /// What the Secret holds. Where it is missing: `known`, or else a new one. Of several processes that make one, the first wins.
+    async fn load(&self, known: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
+        loop {
+            if let Some(secret) = self.secrets.get_opt(SECRET).await? {
+                let ByteString(seed) = secret.data.unwrap_or_default().remove(KEY).unwrap_or_default();
+                anyhow::ensure!(
+                    seed.len() >= BYTES,
+                    "Secret {}/{SECRET} has no seed of {BYTES} bytes or more under the key {KEY}; restore it, or delete it: all businesses then get new credentials, unless an operator still runs that knows the former seed",
+                    self.namespace
+                );
+                return Ok(seed);
+            }
+            let new = || rand::random::<[u8; BYTES]>().to_vec();
+            let seed = known.map_or_else(new, <[u8]>::to_vec);
+            let secret = Secret {
+                metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
+                data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(seed))])),
+                ..Secret::default()
+            };
+            match self.secrets.create(&PostParams::default(), &secret).await {
+                Ok(_) if known.is_some() => tracing::warn!(secret = SECRET, "the seed was gone and is put back"),
+                Ok(_) => tracing::info!(secret = SECRET, "made the seed of all credentials"),
+                Err(error) if writer::is_conflict(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
