@@ -135,7 +135,7 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
     });
     services.spawn(election);
     tasks.spawn(on_leading(leadership, triggers.clone(), work.clone()));
-    tasks.spawn(reconcile::look_for_leftovers(Arc::clone(&context), work.clone()));
+    tasks.spawn(reconcile::look_for_leftovers(Arc::clone(&context), begin.clone()));
     let queue = queue(context.client.clone(), &selector, business_writer, triggers, metrics, readiness, begin.clone());
     let controlling = control(queue, concurrency, context);
     let mut controlling = tokio::spawn(controlling);

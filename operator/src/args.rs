@@ -128,7 +128,7 @@ impl Args {
         };
         Ok(Settings {
             admin: admin_listen,
-            selector,
+            selector: selector.clone(),
             edge_service,
             concurrency,
             lease: leader::Settings {
@@ -150,6 +150,7 @@ impl Args {
                 namespace,
                 place,
                 deletion_deadline: Duration::from_secs(deletion_deadline_seconds),
+                selects: !selector.is_empty(),
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
             },

@@ -77,7 +77,17 @@ pub fn is_tombstone(config_map: &ConfigMap) -> bool {
 
 /// Whether it was written for this very resource.
 pub fn is_of(config_map: &ConfigMap, stored: &Stored) -> bool {
-    config_map.annotations().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
+    owner_uid(config_map) == Some(stored.uid())
+}
+
+/// `namespace/name` of the resource that it was written for.
+pub fn owner(config_map: &ConfigMap) -> &str {
+    config_map.annotations().get(OWNER).map(String::as_str).unwrap_or_default()
+}
+
+/// Its uid.
+pub fn owner_uid(config_map: &ConfigMap) -> Option<&str> {
+    config_map.annotations().get(OWNER_UID).map(String::as_str)
 }
 
 /// The resource as it was when this was written for it.

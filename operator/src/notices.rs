@@ -76,7 +76,7 @@ impl Notices {
     /// The label that this installation selects by is gone from the resource.
     pub async fn unselected(&self, stored: &Stored, config_map: &str) {
         let note = format!(
-            "this installation's selector does not match the resource any more: nothing of it is changed or removed. Put the label back, or delete the resource; to end it here alone, delete ConfigMap {config_map}"
+            "this installation's selector does not match the resource any more: nothing of it is changed or removed. Put the label back, or delete the resource; to end it here alone, as after a move to another installation, delete ConfigMap {config_map}"
         );
         self.publish(stored, EventType::Warning, "NotSelected", "Watching", &note).await;
     }

@@ -7,6 +7,7 @@ mod remove;
 
 use std::{sync::Arc, time::Duration};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::controller::Action;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -190,7 +191,8 @@ async fn rejected(
     look: Option<Duration>,
 ) -> Result<(Outcome, Action), Error> {
     report(stored, context, &Findings::rejected(verdict)).await?;
-    let good = context.good(stored).filter(|_| stored.rival(&context.businesses).is_none());
+    let good = context.good(stored).or_else(|| running(stored, context));
+    let good = good.filter(|_| stored.rival(&context.businesses).is_none());
     let Some(good) = good else { return Ok((Outcome::Waiting, Action::requeue_at(look))) };
     let access = access(stored, &good, context).await?;
     let Ok(done) = ensure(stored, context, &good.compiled, &access, false).await else {
@@ -201,6 +203,20 @@ async fn rejected(
     }
     let looks = next_look(stored, context, &good, &access).into_iter().chain(look);
     Ok((Outcome::Waiting, Action::requeue_at(looks.min())))
+}
+
+/// This generation, if it was accepted before something else stood in its way, such as an older definition.
+fn running(stored: &Stored, context: &Context) -> Option<Good> {
+    let compiled = context.compile(stored).ok().filter(|compiled| ran_before(stored, context, compiled))?;
+    Some(Good::new(stored, compiled))
+}
+
+/// The edge configuration of the business type, if it was written for a resource of another name.
+fn of_another(stored: &Stored, context: &Context) -> Option<Arc<ConfigMap>> {
+    let map = context.config_map(stored.business_type())?;
+    let another = config_map::owner_uid(&map).is_some_and(|uid| uid != stored.uid())
+        && !["", &stored.owner()].contains(&config_map::owner(&map));
+    another.then_some(map)
 }
 
 /// What the edges and the business's services get. Once the Secret has new credentials the hour of the former ones begins, and not before.
@@ -254,6 +270,17 @@ fn judge(stored: &Stored, context: &Context) -> Result<Arc<Compiled>, Verdict> {
     if let Some(owner) = stored.rival(&context.businesses) {
         let problem = wirepost_core::compile::taken(stored.business_type(), &owner);
         return Err(Verdict::bad(Reason::BusinessTypeTaken.as_str(), problem.to_string()));
+    }
+    // It has the broker's objects and the edges, though it may be gone or not selected here: two would overwrite each other.
+    if let Some(map) = of_another(stored, context) {
+        let text = format!(
+            "business type {} still runs for {}, which is gone or not seen by this installation: delete that resource (one that is gone ends within {} s), or at once ConfigMap {}",
+            stored.business_type(),
+            config_map::owner(&map),
+            context.options.orphan_grace.as_secs(),
+            config_map::name(stored.business_type()),
+        );
+        return Err(Verdict::bad(Reason::BusinessTypeTaken.as_str(), text));
     }
     context.compile(stored).map_err(|rejection: Rejection| {
         let problems: Vec<String> = rejection.problems.iter().map(Problem::to_string).collect();

@@ -2,13 +2,17 @@
 //! and not before.
 
 use anyhow::{Context, Result, ensure};
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use lapin::options::QueuePurgeOptions;
 use serde_json::{Value, json};
+use wirepost_core::business::WsBusiness;
 use wirepost_tests::broker::eventually;
 use wirepost_tests::cluster::PATIENCE;
 use wirepost_tests::hand::of_business;
-use wirepost_tests::operator::World;
 use wirepost_tests::operator::edges::client;
+use wirepost_tests::operator::{World, condition_of};
 use wirepost_tests::setup::PAYMENTS;
 
 fn payments() -> String {
@@ -50,8 +54,74 @@ async fn after_a_finalizer_was_taken_off_by_hand_clients_are_let_go_and_nothing_
     operator.had_every_right()
 }
 
+/// Takes the label away by which this installation knows its resources.
+async fn unlabel(world: &World) -> Result<()> {
+    let selector = world.selector();
+    let (label, _) = selector.split_once('=').context("no label")?;
+    merge(world, json!({"metadata": {"labels": {label: null}}})).await?;
+    eventually("an event says so", PATIENCE, || async {
+        Ok(world.events("payments").await?.iter().any(|event| event.reason.as_deref() == Some("NotSelected")))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resource_that_is_not_selected_any_more_keeps_its_clients_and_goes_when_it_is_deleted() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").flag("orphan-grace-seconds", 1).flag("deletion-deadline-seconds", 8);
+    let operator = operator.start().await?;
+    let edge = world.edge("edge-1").await?;
+    world.apply(&payments()).await?;
+    world.condition("payments", "Ready", "True").await?;
+    let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
+    let mut alice = client(&edge, &secret, "alice", "app").await?;
+    unlabel(&world).await?;
+    eventually("a metric says so", PATIENCE, || async {
+        Ok((operator.metric("wirepost_operator_unselected").await? - 1.0).abs() < 0.5)
+    })
+    .await?;
+    // Longer than the grace: nothing is taken from anybody.
+    operator.looks(6).await?;
+    alice.send_acked(&json!({"messageType": "order.placed", "id": "m-1", "content": {"n": 1}})).await?;
+    ensure!(world.config_map("payments").await?.is_some());
+
+    let channel = world.setup.vhost().channel().await?.1;
+    channel.queue_purge("wirepost.payments.q.orders".into(), QueuePurgeOptions::default()).await?;
+    world.cluster.delete(&world.team.name, "payments").await?;
+    ensure!(alice.close_code().await? == 4010);
+    world.cluster.wait_gone(&world.team.name, "payments").await?;
+    nothing_is_left(&world).await?;
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_business_type_of_a_resource_that_is_not_selected_stays_its_own() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").flag("deletion-deadline-seconds", 4).start().await?;
+    world.apply(&payments()).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    let rival = payments()
+        .replace("{name: payments, namespace: shop}", "{name: rival}")
+        .replace("spec:\n", "spec:\n  businessType: payments\n")
+        .replace("payments-wirepost", "rival-wirepost");
+    world.apply(&rival).await?;
+    world.reason("rival", "Accepted", "BusinessTypeTaken").await?;
+    let (objects, map) = (world.broker_objects().await?, world.config_map("payments").await?);
+    unlabel(&world).await?;
+    let says = |wsb: &WsBusiness| condition_of(wsb, "Accepted").is_some_and(|c| c.message.contains("ConfigMap"));
+    world.wait("rival", "be told how it may get the business type", says).await?;
+    operator.looks(4).await?;
+    ensure!(world.broker_objects().await? == objects && world.config_map("payments").await? == map);
+
+    world.cluster.delete(&world.team.name, "payments").await?;
+    world.condition("rival", "Provisioned", "True").await?;
+    world.cluster.wait_gone(&world.team.name, "payments").await?;
+    operator.had_every_right()
+}
+
+/// As a restore from a backup does it: the same name, another uid.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_was_created_again_and_cannot_run_yet_takes_nothing_from_its_clients() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator("one").flag("orphan-grace-seconds", 1).start().await?;
     let edge = world.edge("edge-1").await?;
@@ -59,51 +129,20 @@ async fn a_resource_that_is_not_selected_any_more_keeps_its_clients_and_goes_whe
     world.condition("payments", "Ready", "True").await?;
     let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
     let mut alice = client(&edge, &secret, "alice", "app").await?;
-    let (label, _) = world.selector().split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).context("no label")?;
-    merge(&world, json!({"metadata": {"labels": {label: null}}})).await?;
-    eventually("an event says so", PATIENCE, || async {
-        Ok(world.events("payments").await?.iter().any(|event| event.reason.as_deref() == Some("NotSelected")))
-    })
-    .await?;
-    eventually("a metric says so", PATIENCE, || async {
-        Ok((operator.metric("wirepost_operator_unselected").await? - 1.0).abs() < 0.5)
-    })
-    .await?;
-    // Longer than the grace: nothing is taken from anybody.
-    operator.looks(4).await?;
-    alice.send_acked(&json!({"messageType": "order.placed", "id": "m-1", "content": {"n": 1}})).await?;
-    ensure!(world.config_map("payments").await?.is_some());
 
-    let channel = world.setup.vhost().channel().await?.1;
-    channel.queue_purge("wirepost.payments.q.orders".into(), lapin::options::QueuePurgeOptions::default()).await?;
+    merge(&world, json!({"metadata": {"finalizers": null}})).await?;
     world.cluster.delete(&world.team.name, "payments").await?;
-    ensure!(alice.close_code().await? == 4010);
     world.cluster.wait_gone(&world.team.name, "payments").await?;
-    nothing_is_left(&world).await?;
-    ensure!(world.secret("payments-wirepost").await?.is_none(), "the Secret is left");
-    operator.had_every_right()
-}
+    // The garbage collector does this.
+    let secrets: Api<Secret> = world.cluster.api(&world.team.name);
+    secrets.delete("payments-wirepost", &DeleteParams::default()).await?;
+    world.apply(&payments().replace("{name: orders}", "{name: theirs, existing: true}")).await?;
+    world.reason("payments", "Accepted", "QueueNotFound").await?;
+    operator.looks(8).await?;
+    alice.send_acked(&json!({"messageType": "chat.line", "toUniqueId": "bob", "id": "m-1", "content": {}})).await?;
 
-/// Who wants it to end in this installation alone, such as after a move to another.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_edge_configuration_ends_a_resource_that_is_not_selected_here_alone() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").flag("orphan-grace-seconds", 1).start().await?;
-    world.apply(&payments().replace("Durable", "Transient")).await?;
-    world.condition("payments", "Provisioned", "True").await?;
-    let (label, _) = world.selector().split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).context("no label")?;
-    merge(&world, json!({"spec": {"push": {"delivery": "Transient"}}, "metadata": {"labels": {label: null}}})).await?;
-    eventually("an event says so", PATIENCE, || async {
-        Ok(world.events("payments").await?.iter().any(|event| event.reason.as_deref() == Some("NotSelected")))
-    })
-    .await?;
-    let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> = world.cluster.api(&world.system.name);
-    maps.delete("wirepost-business-payments", &kube::api::DeleteParams::default()).await?;
-    eventually("what routes is gone", PATIENCE, || async {
-        let left = of_business(&world.setup.picture().await?, "payments");
-        Ok(!left.keys().any(|what| what.contains("exchange") || what.contains("binding")))
-    })
-    .await?;
-    ensure!(world.team.businesses().get_opt("payments").await?.is_some(), "the resource is not touched");
+    world.apply(&payments()).await?;
+    world.condition("payments", "Ready", "True").await?;
+    alice.send_acked(&json!({"messageType": "chat.line", "toUniqueId": "bob", "id": "m-2", "content": {}})).await?;
     operator.had_every_right()
 }

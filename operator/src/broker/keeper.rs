@@ -77,8 +77,8 @@ struct Known {
     left: HashSet<String>,
     /// Nothing that anybody knows of has changed since.
     current: bool,
-    /// Messages in `unrouted` that no route takes, at the last look.
-    strays: u32,
+    /// Messages in `unrouted` that no route takes, and when that was found out. It holds as long as nothing was changed on the broker.
+    strays: Option<(u32, Instant)>,
 }
 
 /// A snapshot that may serve again.
@@ -250,7 +250,8 @@ impl Keeper {
             self.unrouted.insert(job.business.clone());
         }
         let left = steps.iter().filter(|step| !made.contains(step)).cloned().collect();
-        let strays = self.known.get(&job.business).map_or(0, |known| known.strays);
+        let same = self.known.get(&job.business).filter(|known| known.desired == job.desired && made.is_empty());
+        let strays = same.and_then(|known| known.strays);
         let known = Known { desired: job.desired, report: Arc::clone(&report), left, current: true, strays };
         self.known.insert(job.business, known);
         Ok(report)

@@ -45,7 +45,9 @@ pub struct Options {
     pub place: Place,
     /// How long a deletion may take.
     pub deletion_deadline: Duration,
-    /// Between two looks for what nobody reconciles.
+    /// Whether some resources may not be ours.
+    pub selects: bool,
+    /// A look for what nobody reconciles is due every few of them.
     pub sweep: Duration,
     /// How long what no resource claims is left alone.
     pub orphan_grace: Duration,

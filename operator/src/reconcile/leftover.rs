@@ -1,11 +1,15 @@
-//! Edge configurations of resources that this process does not see (any more): somebody took the finalizer off by hand, or the label that
-//! `--selector` wants. Their reconcile never comes, so they are looked for.
+//! What no reconcile comes for: resources whose finalizer was taken off by hand, or that lost the label which `--selector` wants.
 //!
-//! **Flow.** Every [`Options::sweep`](super::Options) the configurations without a resource are compared with all resources, also those
-//! that are not selected. A resource that is gone: after the grace the edges are told, then the configuration goes; what is on the broker
-//! follows as unclaimed. One that is being deleted is cleaned up and let go. One that is only not selected: nothing is taken from its
-//! clients, since a wrong selector is a mistake that is easily made; an event says so.
-//! **Bounds.** One list of resources per look, and only while there is such a configuration.
+//! **Flow.** Every few sweeps, while there is an edge configuration without a resource or others' resources may exist beside ours, all
+//! resources are listed, selected or not. Of an edge configuration whose resource
+//! - is gone: after the grace the edges are told, then it goes; what is on the broker follows as unclaimed;
+//! - is being deleted: the same, at once, and what it has on the broker goes first;
+//! - is only not selected any more: nothing is taken from its clients, since a wrong selector is a mistake that is easily made; an event
+//!   says so.
+//!
+//! A resource that is being deleted beyond the deadline, and that nobody lets go, is let go: another installation may have had it.
+//! **Guarantees.** Only the edge configuration that was looked at is changed (by its `resourceVersion`), never a successor's.
+//! **Bounds.** One list of metadata per look.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,128 +18,172 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, ObjectMeta},
+};
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Error, remove};
+use super::{Context, Error, remove, some};
 use crate::{
-    config_map,
+    config_map::{self, owner, owner_uid as uid},
     stored::Stored,
-    writer::{OWNER, OWNER_UID},
 };
 
+/// Between two looks, in sweeps.
+const SWEEPS: u32 = 3;
 /// Of the list.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What is known of a configuration whose resource is gone, by the resource's uid.
-struct Gone {
-    since: Instant,
-    /// When the edges were told.
-    told: Option<Instant>,
+/// See the module.
+#[derive(Default)]
+struct Leftovers {
+    /// Since when a resource is known to be gone, by its uid.
+    gone: HashMap<String, Instant>,
+    /// When the edges were told, by uid.
+    told: HashMap<String, Instant>,
+    /// Resources that are there and not selected, by uid.
+    unselected: HashSet<String>,
 }
 
 /// Looks until `cancel`.
 pub async fn run(context: Arc<Context>, cancel: CancellationToken) {
-    let mut gone = HashMap::new();
-    let mut unselected = HashSet::new();
+    let mut leftovers = Leftovers::default();
     loop {
         tokio::select! {
-            () = sleep(context.options.sweep) => {}
+            () = sleep(context.options.sweep * SWEEPS) => {}
             () = cancel.cancelled() => return,
         }
-        let look = async {
-            if context.writer.gate().is_err() || !context.ready().await {
-                return;
-            }
-            if let Err(error) = look(&context, &mut gone, &mut unselected).await {
-                tracing::warn!(%error, "edge configurations without a resource stay for now");
-            }
-            context.metrics.unselected.set(i64::try_from(unselected.len()).unwrap_or(i64::MAX));
-        };
-        tokio::select! {
-            () = look => {}
-            () = cancel.cancelled() => return,
+        // To its end: what was begun is finished while this replica leads.
+        if context.writer.gate().is_ok() && context.ready().await {
+            leftovers.look(&context).await;
         }
     }
 }
 
-async fn look(
-    context: &Context,
-    gone: &mut HashMap<String, Gone>,
-    unselected: &mut HashSet<String>,
-) -> Result<(), Error> {
-    let left = left(context);
-    let uids: HashSet<&str> = left.iter().filter_map(|map| uid(map)).collect();
-    gone.retain(|uid, _| uids.contains(uid.as_str()));
-    unselected.retain(|uid| uids.contains(uid.as_str()));
-    if left.is_empty() {
-        return Ok(());
+impl Leftovers {
+    async fn look(&mut self, context: &Context) {
+        let maps = without_resource(context);
+        let uids: HashSet<&str> = maps.iter().filter_map(|map| uid(map)).collect();
+        self.gone.retain(|uid, _| uids.contains(uid.as_str()));
+        self.told.retain(|uid, _| uids.contains(uid.as_str()));
+        self.unselected.retain(|uid| uids.contains(uid.as_str()));
+        if !maps.is_empty() || context.options.selects {
+            match list(context).await {
+                Ok(all) => {
+                    for map in &maps {
+                        if let Err(error) = self.one(context, map, &all).await {
+                            let name = map.name_any();
+                            tracing::warn!(config_map = name, %error, "stays for now, though nobody reconciles its resource");
+                        }
+                    }
+                    for stored in all.values().filter(|stored| is_stuck(context, stored)) {
+                        match context.writer.hold(stored, false).await {
+                            Ok(()) => tracing::info!(resource = stored.owner(), "let go: nobody else did"),
+                            Err(error) => tracing::warn!(resource = stored.owner(), %error, "not let go"),
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(error, "cannot list all resources; what has none stays for now"),
+            }
+        }
+        context.metrics.unselected.set(i64::try_from(self.unselected.len()).unwrap_or(i64::MAX));
     }
-    let api: Api<Stored> = Api::all(context.client.clone());
-    let all = match timeout(TIMEOUT, api.list(&ListParams::default())).await {
-        Ok(Ok(all)) => all.items,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "cannot list all resources");
+
+    async fn one(&mut self, context: &Context, map: &ConfigMap, all: &HashMap<String, Stored>) -> Result<(), Error> {
+        let Some(uid) = uid(map) else { return Ok(()) };
+        let resource = all.get(uid);
+        if let Some(stored) = resource.filter(|stored| stored.metadata.deletion_timestamp.is_none()) {
+            self.gone.remove(uid);
+            if self.unselected.insert(uid.to_owned()) {
+                tracing::warn!(resource = stored.owner(), "not selected any more; its edges and broker objects stay");
+                context.notices.unselected(stored, &map.name_any()).await;
+            }
             return Ok(());
         }
-        Err(_) => return Ok(()),
-    };
-    let all: HashMap<&str, &Stored> = all.iter().map(|stored| (stored.uid(), stored)).collect();
-    for map in &left {
-        let Some(uid) = uid(map) else { continue };
-        match all.get(uid) {
-            Some(stored) if stored.metadata.deletion_timestamp.is_some() => {
-                remove::run(stored, context).await?;
-            }
-            Some(stored) => {
-                gone.remove(uid);
-                if unselected.insert(uid.to_owned()) {
-                    tracing::warn!(
-                        business = stored.owner(),
-                        "not selected any more; its edges and broker objects stay"
-                    );
-                    context.notices.unselected(stored, &map.name_any()).await;
-                }
-            }
-            None => {
-                let known = gone.entry(uid.to_owned()).or_insert_with(|| Gone { since: Instant::now(), told: None });
-                end(context, map, known).await?;
-            }
+        self.unselected.remove(uid);
+        if has_successor(context, map) {
+            // Its edges go on with this until it runs itself.
+            self.gone.remove(uid);
+            return Ok(());
         }
+        let since = *self.gone.entry(uid.to_owned()).or_insert_with(Instant::now);
+        if resource.is_none() && since.elapsed() < context.options.orphan_grace {
+            return Ok(());
+        }
+        let Some(business) = config_map::business(map) else { return Ok(()) };
+        let owner = owner(map);
+        if !config_map::is_tombstone(map) {
+            tracing::info!(business, owner, "nobody reconciles the resource any more; its edges let its clients go");
+            let mut tombstone = config_map::tombstone(map);
+            tombstone.metadata.resource_version.clone_from(&map.metadata.resource_version);
+            self.told.insert(uid.to_owned(), Instant::now());
+            return Ok(context.writer.config_map(&tombstone).await?);
+        }
+        let told = self.told.entry(uid.to_owned()).or_insert_with(Instant::now);
+        if !context.edges.holding(business).is_empty() && told.elapsed() < remove::EDGE_WAIT {
+            return Ok(());
+        }
+        // Nobody else may have the business type while this is there.
+        if let Some(stored) = resource
+            && !clean(business, stored, context).await
+        {
+            return Ok(());
+        }
+        context.writer.delete_config_map(&map.name_any(), map.metadata.resource_version.clone()).await?;
+        tracing::info!(business, owner, "its edge configuration went; what is left on the broker follows as unclaimed");
+        Ok(())
     }
-    Ok(())
 }
 
-/// Configurations that nobody reconciles. Those that were never ours have no uid.
-fn left(context: &Context) -> Vec<Arc<ConfigMap>> {
+/// Whether nothing is left on the broker, or the deadline has come.
+async fn clean(business: &str, stored: &Stored, context: &Context) -> bool {
+    let obstacle = match context.broker.remove(business, remove::deletes_messages(stored)).await {
+        Ok(report) if report.is_clean() => return true,
+        Ok(report) => some(&report.problems.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        Err(trouble) => trouble.to_string(),
+    };
+    let over = remove::age(stored) >= context.options.deletion_deadline;
+    if over {
+        context.notices.not_cleaned(stored, &obstacle).await;
+    }
+    over
+}
+
+/// Metadata of every resource, by uid.
+async fn list(context: &Context) -> Result<HashMap<String, Stored>, String> {
+    let api: Api<Stored> = Api::all(context.client.clone());
+    // What the API server has at hand: nothing here hangs on the last second.
+    let params = ListParams::default().match_any();
+    let all = timeout(TIMEOUT, api.list_metadata(&params)).await;
+    let all = all.map_err(|_| format!("no answer within {TIMEOUT:?}"))?.map_err(|error| error.to_string())?;
+    let stored = |metadata: ObjectMeta| Stored { metadata, spec: Value::Null, status: Value::Null };
+    Ok(all.items.into_iter().map(|one| stored(one.metadata)).map(|one| (one.uid().to_owned(), one)).collect())
+}
+
+/// Edge configurations that nobody reconciles.
+fn without_resource(context: &Context) -> Vec<Arc<ConfigMap>> {
     let resources: HashSet<String> = context.businesses.state().iter().map(|stored| stored.uid().to_owned()).collect();
     context.config_maps.state_filter(|map| uid(map).is_some_and(|uid| !resources.contains(uid)))
 }
 
-/// One step towards the end of a configuration whose resource is gone.
-async fn end(context: &Context, map: &ConfigMap, known: &mut Gone) -> Result<(), Error> {
-    if known.since.elapsed() < context.options.orphan_grace {
-        return Ok(());
-    }
-    let Some(business) = config_map::business(map) else { return Ok(()) };
-    let (name, owner) = (map.name_any(), map.annotations().get(OWNER).map(String::as_str).unwrap_or_default());
-    // Not if it has become a successor's meanwhile: both writes are of what was looked at.
-    if !config_map::is_tombstone(map) {
-        tracing::info!(business, owner, "the resource is gone without a deletion; its edges let its clients go");
-        let mut tombstone = config_map::tombstone(map);
-        tombstone.metadata.resource_version.clone_from(&map.metadata.resource_version);
-        known.told = Some(Instant::now());
-        return Ok(context.writer.config_map(&tombstone).await?);
-    }
-    let waited = known.told.get_or_insert_with(Instant::now).elapsed();
-    if context.edges.holding(business).is_empty() || waited >= remove::EDGE_WAIT {
-        context.writer.delete_config_map(&name, map.metadata.resource_version.clone()).await?;
-        tracing::info!(business, owner, "the edge configuration went; objects on the broker follow as unclaimed");
-    }
-    Ok(())
+/// Whether the resource was created again, and waits for the broker or for a better declaration.
+fn has_successor(context: &Context, map: &ConfigMap) -> bool {
+    let is = |stored: &Stored| {
+        stored.metadata.deletion_timestamp.is_none()
+            && stored.owner() == owner(map)
+            && config_map::business(map) == Some(stored.business_type())
+    };
+    context.businesses.state_filter(is).iter().any(|stored| stored.rival(&context.businesses).is_none())
 }
 
-fn uid(map: &ConfigMap) -> Option<&str> {
-    map.annotations().get(OWNER_UID).map(String::as_str)
+/// Whether a deletion has waited beyond the deadline for a finalizer that no installation takes off.
+fn is_stuck(context: &Context, stored: &Stored) -> bool {
+    let not_ours = || context.businesses.state_filter(|own| own.uid() == stored.uid()).is_empty();
+    stored.metadata.deletion_timestamp.is_some()
+        && stored.is_held()
+        && remove::age(stored) >= context.options.deletion_deadline
+        && not_ours()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::runtime::controller::Action;
 
-use super::{Context, Error, report, some};
+use super::{Context, Error, of_another, report, some};
 use crate::{
     access::now_ms,
     config_map,
@@ -26,8 +26,8 @@ pub(super) async fn run(stored: &Stored, context: &Context) -> Result<(Outcome, 
         context.forget(stored);
         return Ok((Outcome::Ready, Action::await_change()));
     }
-    if stored.rival(&context.businesses).is_some() {
-        // Never had anything: all belongs to the older resource.
+    if stored.rival(&context.businesses).is_some() || of_another(stored, context).is_some() {
+        // Never had anything: all belongs to another resource.
         return release(stored, context).await;
     }
     let business = stored.business_type();
@@ -38,8 +38,7 @@ pub(super) async fn run(stored: &Stored, context: &Context) -> Result<(Outcome, 
         let text = format!("waiting for {} edges to let its clients go: {}", holding.len(), some(&holding));
         return waiting(stored, context, &text, SOON).await;
     }
-    let delete_messages = stored.annotation(DELETE_QUEUES) == Some("now");
-    let obstacle = match context.broker.remove(business, delete_messages).await {
+    let obstacle = match context.broker.remove(business, deletes_messages(stored)).await {
         Ok(report) if report.is_clean() => None,
         Ok(report) => {
             let what: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
@@ -61,7 +60,7 @@ pub(super) async fn run(stored: &Stored, context: &Context) -> Result<(Outcome, 
 /// Tells the edges that the business goes; those that still run it, if any.
 async fn tell_edges(stored: &Stored, context: &Context) -> Result<Option<Vec<String>>, Error> {
     let business = stored.business_type();
-    let Some(there) = context.config_map(business).filter(|map| config_map::is_of(map, stored)) else {
+    let Some(there) = context.config_map(business).filter(|map| config_map::owner(map) == stored.owner()) else {
         return Ok(None);
     };
     if !config_map::is_tombstone(&there) {
@@ -91,7 +90,7 @@ async fn release(stored: &Stored, context: &Context) -> Result<(Outcome, Action)
         // Such as in a namespace that is itself being deleted. It has an owner reference, so it goes with the resource.
         tracing::warn!(business, secret = binding.name, %error, "the Secret is left to the garbage collector");
     }
-    if context.config_map(business).is_some_and(|map| config_map::is_of(&map, stored)) {
+    if context.config_map(business).is_some_and(|map| config_map::owner(&map) == stored.owner()) {
         context.writer.delete_config_map(&config_map::name(business), None).await?;
     }
     context.writer.hold(stored, false).await?;
@@ -100,8 +99,12 @@ async fn release(stored: &Stored, context: &Context) -> Result<(Outcome, Action)
     Ok((Outcome::Ready, Action::await_change()))
 }
 
+pub(super) fn deletes_messages(stored: &Stored) -> bool {
+    stored.annotation(DELETE_QUEUES) == Some("now")
+}
+
 /// Since it was asked for.
-fn age(stored: &Stored) -> Duration {
+pub(super) fn age(stored: &Stored) -> Duration {
     let asked = stored.metadata.deletion_timestamp.as_ref().map_or_else(now_ms, |time| time.0.as_millisecond());
     Duration::from_millis(u64::try_from(now_ms() - asked).unwrap_or_default())
 }

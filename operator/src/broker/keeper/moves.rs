@@ -2,13 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use wirepost_topology::{Error, unrouted};
 
 use super::Keeper;
 
 /// Businesses whose unrouted messages are moved at once.
 const MOVES: usize = 4;
+/// How long messages that fit no route are passed over unseen, as long as no others come and nothing changes.
+const STRAYS_AGAIN: Duration = Duration::from_hours(1);
 /// Longest time for counting unrouted messages.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +34,21 @@ impl Keeper {
             return;
         };
         let waiting: HashMap<String, u32> = waiting.into_iter().collect();
-        self.unrouted.retain(|name| waiting.contains_key(name) || !names.contains(name));
+        for name in names {
+            let waits = waiting.get(&name);
+            let Some(known) = self.known.get_mut(&name) else { continue };
+            if waits.is_none() {
+                known.strays = None;
+            }
+            // To take them out and put them back costs the broker log entries that it can't drop while the oldest stays.
+            let walked = known.strays.filter(|(_, at)| at.elapsed() < STRAYS_AGAIN).map_or(0, |(strays, _)| strays);
+            if waits.is_none_or(|waits| *waits <= walked) {
+                self.unrouted.remove(&name);
+            }
+        }
+        self.count_strays();
+        let waiting: Vec<(String, u32)> =
+            waiting.into_iter().filter(|(name, _)| self.unrouted.contains(name)).collect();
         if waiting.is_empty() {
             return;
         }
@@ -55,6 +71,11 @@ impl Keeper {
         }
     }
 
+    fn count_strays(&self) {
+        let strays = self.known.values().filter_map(|known| known.strays);
+        self.parts.metrics.strays.set(strays.map(|(strays, _)| i64::from(strays)).sum());
+    }
+
     pub(super) fn moved(&mut self, business: &str, moved: Result<unrouted::Moved, Error>) {
         self.moving_now.remove(business);
         match moved {
@@ -64,7 +85,10 @@ impl Keeper {
                     tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
                 }
                 if let Some(known) = self.known.get_mut(business) {
-                    let before = std::mem::replace(&mut known.strays, moved.strays);
+                    let before = known.strays.map_or(0, |(strays, _)| strays);
+                    // All that was there was walked over, so nothing but these is there.
+                    let whole = moved.stopped.is_none();
+                    known.strays = (whole && moved.strays > 0).then(|| (moved.strays, Instant::now()));
                     if moved.strays > before {
                         tracing::warn!(
                             business,
@@ -73,7 +97,7 @@ impl Keeper {
                         );
                     }
                 }
-                self.parts.metrics.strays.set(self.known.values().map(|known| i64::from(known.strays)).sum());
+                self.count_strays();
                 if let Some(stopped) = moved.stopped {
                     tracing::warn!(business, reason = %stopped, "not all unrouted messages were moved");
                     // The next sweep finds what is wrong; the round comes back to this business.
