@@ -44,7 +44,7 @@ async fn a_killed_broker_loses_nothing_and_cuts_no_client_off() -> Result<()> {
     })
     .await?;
     node.roll_out(SYSTEM, "statefulset/rabbitmq").await?;
-    talk.flows(RECOVERY).await?;
+    talk.recovers(RECOVERY).await?;
     node.changes("faults-broker", 9999).await?;
     let outcomes = talk.end().await?;
     answered_as_promised(&outcomes)?;

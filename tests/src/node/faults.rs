@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Business, Node, SYSTEM};
 use crate::broker::PATIENCE;
@@ -35,12 +35,14 @@ spec:
   access: {secretName: access}
 ";
 const ADMIN: u16 = 9090;
+const NEWCOMERS: u32 = 6;
 /// Longer than any trouble here lasts.
 const LONG: Duration = Duration::from_mins(4);
 
 impl Node {
-    /// Declares a business of all three kinds of message, in a namespace of its own name.
+    /// Declares a business of all three kinds of message, in a namespace of its own name. One that a failed test left goes first.
     pub async fn declare(&self, name: &str) -> Result<()> {
+        self.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout", "2m"]).await?;
         self.namespace(name).await?;
         Ok(self.cluster.apply_yaml(&DECLARATION.replace("NAME", name)).await?)
     }
@@ -151,7 +153,21 @@ impl<'n> Talk<'n> {
         guest.leave().await
     }
 
-    /// The same for those alone who are there.
+    /// Waits until [`Talk::flows`] holds for several newcomers in a row: the Service chooses an edge for each.
+    pub async fn recovers(&mut self, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        let mut served = 0;
+        while served < NEWCOMERS {
+            match self.flows(limit).await {
+                Ok(()) => served += 1,
+                Err(error) if Instant::now() > end => return Err(error.context(format!("not within {limit:?}"))),
+                Err(_) => served = 0,
+            }
+        }
+        Ok(())
+    }
+
+    /// The same as [`Talk::flows`] for those alone who are there.
     pub async fn goes_on(&mut self, limit: Duration) -> Result<()> {
         self.sender.next_ack(limit).await?;
         self.pusher.next_confirm(limit).await
