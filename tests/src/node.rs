@@ -20,7 +20,7 @@ use tokio::process::Command;
 use wirepost_core::business::WsBusiness;
 
 pub use business::Business;
-pub use edges::{EdgeWatch, Fate};
+pub use edges::{EDGE, EDGES, EdgeWatch, Fate, is_ready};
 
 use crate::broker::PATIENCE;
 use crate::cluster::Cluster;

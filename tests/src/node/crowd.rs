@@ -7,7 +7,8 @@
 mod ledger;
 mod member;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +20,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+use wirepost_core::business::WsBusiness;
 
 pub use ledger::{Kind, Move, Trouble};
 
 use super::{Business, Node};
 use crate::broker::{consume, eventually, publish};
+use crate::client::Client;
 use ledger::Ledger;
 use member::Member;
 
@@ -109,6 +112,24 @@ impl<'n> Crowd<'n> {
         self.ledger.troubles()
     }
 
+    /// Errors where a client saw anything but `drain` and these.
+    pub fn saw_only(&self, kinds: &[Kind]) -> Result<()> {
+        let mut others = self.troubles();
+        others.retain(|trouble| !kinds.contains(&trouble.kind));
+        let some = &others[..others.len().min(10)];
+        ensure!(others.is_empty(), "{} troubles, such as {some:#?}", others.len());
+        Ok(())
+    }
+
+    /// Waits until all clients are connected to these edges, and nobody else is.
+    pub async fn connected(&self) -> Result<BTreeMap<String, u64>> {
+        let all = || async { Ok(self.node.connections().await?.values().sum::<u64>() == self.members.len() as u64) };
+        eventually("all clients are connected", ARRIVAL, all)
+            .await
+            .with_context(|| format!("{} clients; {:?}", self.members.len(), self.troubles()))?;
+        self.node.connections().await
+    }
+
     /// Who came back after a `drain`, so far.
     pub fn moves(&self) -> Vec<Move> {
         self.ledger.moves()
@@ -117,6 +138,22 @@ impl<'n> Crowd<'n> {
     /// One more client comes and goes, again and again with this pause, until the task is ended; each finds an edge or is a trouble.
     pub fn arrivals(&self, pause: Duration) -> Arrivals<'_> {
         Arrivals { crowd: self, pause }
+    }
+
+    /// Waits until so many edges of so many run the business.
+    pub async fn programmed(&self, edges: &str) -> Result<()> {
+        let all = |wsb: &WsBusiness| {
+            let edges_of = wsb.status.as_ref().and_then(|status| status.edges.as_ref());
+            edges_of.is_some_and(|found| found.summary.as_deref() == Some(edges))
+        };
+        self.node.cluster.wait_for(&self.namespace, "crowd", &format!("run on {edges} edges"), all).await.map(drop)
+    }
+
+    /// An identity of its own, as one of the crowd's business, at one edge.
+    pub async fn guest(&self, name: &str, edge: SocketAddr) -> Result<Client> {
+        let url = self.business.token(name, "app").await?;
+        let (_, ticket) = url.split_once("/socket/").context("a token call without a socket URL")?;
+        member::let_in(edge, ticket, None).await
     }
 
     /// Ends the talk and checks that everything acknowledged is where it belongs: clients' messages in the queue or with the other client,
@@ -175,7 +212,7 @@ pub struct Summary {
     pub to_server: u64,
     /// Acknowledged messages among clients, all of them with the other.
     pub to_clients: u64,
-    /// Pushes that came to a client a second time.
+    /// Pushes of the service that came to a client a second time.
     pub repeated: u64,
 }
 

@@ -6,22 +6,27 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, pin_mut};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
+use kube::api::ListParams;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Node, SYSTEM};
 use crate::broker::eventually;
 
-const EDGES: &str = "app.kubernetes.io/component=edge";
+/// Label selector of the edges' pods.
+pub const EDGES: &str = "app.kubernetes.io/component=edge";
+/// Their Deployment, which begins their names.
+pub const EDGE: &str = "wirepost-edge";
 
 impl Node {
     /// Edges that are not going.
     pub async fn edges(&self) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = self.cluster.api(SYSTEM);
-        let found = pods.list(&kube::api::ListParams::default().labels(EDGES)).await?.items;
+        let found = pods.list(&ListParams::default().labels(EDGES)).await?.items;
         Ok(found.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
     }
 
@@ -44,16 +49,45 @@ impl Node {
         Ok(line.with_context(|| format!("{pod} has no {series}"))?.parse()?)
     }
 
-    /// Sockets of each edge.
+    /// So many edges, without waiting for them.
+    pub async fn scale(&self, edges: u32) -> Result<()> {
+        let (to, what) = (format!("--replicas={edges}"), format!("deployment/{EDGE}"));
+        self.kubectl(&["scale", &what, &to, "--namespace", SYSTEM]).await.map(drop)
+    }
+
+    /// Memory of each edge in bytes, as the kubelet sees it: without what the kernel may take back at once.
+    pub async fn memory(&self) -> Result<BTreeMap<String, u64>> {
+        let nodes: Api<ApiNode> = Api::all(self.cluster.client.clone());
+        let mut memory = BTreeMap::new();
+        for node in nodes.list(&ListParams::default()).await? {
+            let path = format!("/api/v1/nodes/{}/proxy/stats/summary", node.name_any());
+            let stats: Value = serde_json::from_str(&self.kubectl(&["get", "--raw", &path]).await?)?;
+            for pod in stats["pods"].as_array().into_iter().flatten() {
+                let name = pod["podRef"]["name"].as_str().unwrap_or_default();
+                if let (true, Some(bytes)) = (name.starts_with(EDGE), pod["memory"]["workingSetBytes"].as_u64()) {
+                    memory.insert(name.to_owned(), bytes);
+                }
+            }
+        }
+        Ok(memory)
+    }
+
+    /// Sockets of each edge that is ready and not going.
     pub async fn connections(&self) -> Result<BTreeMap<String, u64>> {
         let mut connections = BTreeMap::new();
-        for pod in self.edges().await? {
+        for pod in self.edges().await?.iter().filter(|pod| is_ready(pod)) {
             let pod = pod.name_any();
             let open = self.metric(&pod, "wirepost_edge_connections").await?;
             connections.insert(pod, open as u64);
         }
         Ok(connections)
     }
+}
+
+/// Whether a pod counts as an endpoint.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
 
 /// What is known of a pod.

@@ -86,7 +86,8 @@ impl Ledger {
         let mut book = self.book();
         if book.known[client].insert(id.to_owned()) {
             book.came[client].push(id.to_owned());
-        } else {
+        } else if id.starts_with("push-") {
+            // Those of clients are repeated by a sender whose connection broke before the answer.
             book.repeated += 1;
         }
     }
