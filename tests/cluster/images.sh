@@ -31,6 +31,12 @@ load_wirepost() {
   done
 }
 
+load_metrics_server() {
+  local bin
+  bin=$("$services_dir/kubernetes-build" metrics-server 9>&-) || die "no metrics-server"
+  load_image localhost/metrics-server:1 --file "$bin/metrics-server=/metrics-server" --entry /metrics-server
+}
+
 # RabbitMQ as Debian packs it, with user, folders and plugins of the official image.
 load_rabbitmq() {
   local root owner
