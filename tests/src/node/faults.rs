@@ -1,5 +1,6 @@
 //! Troubles of a cluster: pods that are killed, programs of Kubernetes that stop; and a small talk that has to go on through them.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -234,8 +235,10 @@ impl Programs {
     pub fn ours(test: &str) -> Option<Self> {
         let name = std::env::var("WIREPOST_TEST_CLUSTER_NAME").ok().filter(|name| !name.is_empty());
         if name.is_none() {
-            eprintln!(
-                "LEFT OUT: {test}: it stops programs of Kubernetes, and those of the cluster that \
+            // Not by `eprintln`, which only a test that fails is heard by.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nLEFT OUT: {test}: it stops programs of Kubernetes, and those of the cluster that \
                  WIREPOST_TEST_CLUSTER_KUBECONFIG names are not ours to stop"
             );
         }
