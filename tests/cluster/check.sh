@@ -43,11 +43,13 @@ can_overlay() {
 }
 
 can_control() {
-  local controller status=0
-  make_cgroup 2>/dev/null || status=1
-  if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
-    for controller in cpu memory pids; do grep -qw "$controller" "/sys/fs/cgroup/$cgroup/cgroup.controllers" || status=1; done 2>/dev/null
-  fi
+  local place controller status=0
+  make_cgroup 2>/dev/null
+  for place in $(cgroup_places); do
+    [[ -d $place ]] || status=1
+    [[ -e $place/cgroup.controllers ]] || continue # the second version: one place for all controllers
+    for controller in cpu memory pids; do grep -qw "$controller" "$place/cgroup.controllers" || status=1; done
+  done
   remove_cgroup
   return "$status"
 }
