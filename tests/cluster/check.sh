@@ -47,7 +47,8 @@ can_control() {
   make_cgroup 2>/dev/null
   for place in $(cgroup_places); do
     [[ -d $place ]] || status=1
-    [[ -e $place/cgroup.controllers ]] || continue # the second version: one place for all controllers
+    # The second version alone: one place for all controllers.
+    [[ -e /sys/fs/cgroup/cgroup.controllers ]] || continue
     for controller in cpu memory pids; do grep -qw "$controller" "$place/cgroup.controllers" || status=1; done
   done
   remove_cgroup
