@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::{Business, Node, SYSTEM};
 use crate::broker::PATIENCE;
 use crate::client::Client;
+use crate::cluster::wait;
 use crate::service::Service;
 use crate::traffic::{Outcome, Pusher, Sender, all_in_queue, pushed_in_order};
 
@@ -72,12 +73,12 @@ impl Node {
         self.kubectl(&["delete", "pod", pod, "--namespace", SYSTEM, "--force", "--grace-period=0"]).await.map(drop)
     }
 
-    /// The operator's pod that leads, as the Lease has it.
+    /// The operator's pod that leads, as the Lease has it; waits where the Lease was just given up.
     pub async fn leader(&self) -> Result<String> {
-        let lease = self.cluster.api::<Lease>(SYSTEM).get("wirepost-operator").await?;
-        let holder = lease.spec.and_then(|spec| spec.holder_identity).context("nobody holds the Lease")?;
-        // A container that is started anew in the same pod is another holder.
-        Ok(holder.split_once('_').map_or(holder.clone(), |(pod, _)| pod.to_owned()))
+        let leases = self.cluster.api::<Lease>(SYSTEM);
+        let held =
+            wait(&leases, "wirepost-operator", "have a holder", |lease| lease.and_then(holder).is_some()).await?;
+        held.as_ref().and_then(holder).context("nobody holds the Lease")
     }
 
     /// Admin ports of the `operator`s or `edge`s. Reached from here only where pods are, as they are on a cluster of this machine.
@@ -95,6 +96,13 @@ impl Node {
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(line.with_context(|| format!("{admin} has no {series}"))?.parse()?)
     }
+}
+
+/// The pod of the Lease's holder. A container that is started anew in the same pod is another holder.
+fn holder(lease: &Lease) -> Option<String> {
+    let holder = lease.spec.as_ref()?.holder_identity.as_deref()?;
+    let pod = holder.split('_').next().unwrap_or_default();
+    (!pod.is_empty()).then(|| pod.to_owned())
 }
 
 impl Business<'_> {
