@@ -114,7 +114,8 @@ impl Node {
         if let Some(more) = &more {
             arguments.extend(["--values", more]);
         }
-        arguments.extend(["--wait", "--timeout", "3m"]);
+        // Replicas that a test, or the autoscaler, has set are somebody else's field for Helm, which gives up where it finds another number.
+        arguments.extend(["--force-conflicts", "--wait", "--timeout", "3m"]);
         for one in set {
             arguments.extend(["--set", one]);
         }
