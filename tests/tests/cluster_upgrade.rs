@@ -56,8 +56,9 @@ async fn a_new_image_moves_every_client_and_loses_nothing() -> Result<()> {
         ensure!(fate.image.ends_with(":next") && fate.ended.is_none(), "{}: {fate:?}", pod.name_any());
     }
     let connections = crowd.connected().await?;
+    let memory = node.memory().await?;
     eprintln!(
-        "{summary:?}; the roll-out took {took:?}, {} moves, from {:?} to {:?} after its beginning, {fullest} in the fullest \
+        "{summary:?}; bytes of memory: {memory:?}; the roll-out took {took:?}, {} moves, from {:?} to {:?} after its beginning, {fullest} in the fullest \
          twelfth of a window; sockets: {connections:?}",
         crowd.moves().len(),
         first - began,
