@@ -90,7 +90,7 @@ impl Node {
     }
 
     /// Makes the system namespace hold RabbitMQ and the chart, with these `--set` values over `tests/cluster/values.yaml`, and waits until
-    /// all of it is ready. What is there already is upgraded.
+    /// all of it is ready. What is there already is upgraded; edges that go with that are gone.
     pub async fn install(&self, set: &[&str]) -> Result<()> {
         let files = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster");
         self.namespace(SYSTEM).await?;
@@ -98,7 +98,8 @@ impl Node {
         self.kubectl(&["label", "namespace", SYSTEM, "--overwrite", enforce]).await?;
         self.kubectl(&["apply", "--namespace", SYSTEM, "--filename", &format!("{files}/rabbitmq.yaml")]).await?;
         self.roll_out(SYSTEM, "statefulset/rabbitmq").await?;
-        self.upgrade(set).await
+        self.upgrade(set).await?;
+        self.none_going().await
     }
 
     /// Only the chart of [`Node::install`].

@@ -30,6 +30,14 @@ impl Node {
         Ok(found.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
     }
 
+    /// Waits until no edge is on its way out: it would go on accepting for a while, and then move those whom it let in.
+    pub(super) async fn none_going(&self) -> Result<()> {
+        let pods: Api<Pod> = self.cluster.api(SYSTEM);
+        let mut going = pods.list(&ListParams::default().labels(EDGES)).await?.items;
+        going.retain(|pod| pod.metadata.deletion_timestamp.is_some());
+        self.gone(&going, Duration::from_mins(1)).await
+    }
+
     /// Waits until these pods are gone, drained or killed.
     pub async fn gone(&self, pods: &[Pod], limit: Duration) -> Result<()> {
         let api: Api<Pod> = self.cluster.api(SYSTEM);
