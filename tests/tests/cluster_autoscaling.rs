@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tokio::time::Instant;
 use wirepost_tests::broker::eventually;
 use wirepost_tests::node::crowd::{Crowd, size};
 use wirepost_tests::node::{EDGE, Node, SYSTEM};
@@ -46,10 +47,12 @@ async fn scales(node: &Node) -> Result<()> {
         state.unwrap_or_else(|error| format!("{error:#}"))
     };
     let mut crowd = Crowd::gather(node, "autoscaling", size(CLIENTS)).await?;
+    let began = Instant::now();
     let three = || async { Ok(node.connections().await?.len() == 3) };
     if let Err(error) = eventually("there are three edges", PATIENCE, three).await {
         return Err(error.context(autoscaler().await));
     }
+    let took = began.elapsed();
     let state = autoscaler().await;
     ensure!(state.contains("SuccessfulRescale") && state.contains("New size: 3"), "{state}");
     crowd.programmed("3/3").await?;
@@ -63,6 +66,6 @@ async fn scales(node: &Node) -> Result<()> {
     crowd.programmed("2/2").await?;
     crowd.connected().await.context("after the end of the third edge")?;
     crowd.saw_only(&[])?;
-    eprintln!("{summary:?}; {state}");
+    eprintln!("{summary:?}; a third edge is ready {took:?} after the clients");
     crowd.leave().await
 }
