@@ -140,7 +140,7 @@ impl Metrics {
         r.register("reconcile_seconds", "Seconds of a reconcile", reconcile_seconds.clone());
         r.register("reconciling", "Reconciles that run now", reconciling.clone());
         r.register("businesses", "WsBusiness resources known", businesses.clone());
-        r.register("broker_queue", "Requests that wait for the broker's turn, at most 4096", broker_queue.clone());
+        r.register("broker_queue", "Requests that wait for the broker's turn, at most 256", broker_queue.clone());
         r.register("broker_calls", "Calls of the broker's management API", broker_calls.clone());
         r.register("broker_changes", "Changes made on the broker", broker_changes.clone());
         r.register(
