@@ -1,12 +1,16 @@
 //! How we are connected to the API server. A connection can die without a word: a node goes, a router forgets. What nobody reads from then
 //! on would go unnoticed for ever, so that every wait has an end here.
 
-use std::time::Duration;
+use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
+use hyper::rt::Executor;
 use kube::{
     Client, Config,
+    client::ClientBuilder,
     runtime::{utils::Backoff, watcher},
 };
+
+use crate::leader::Leadership;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of an answer, or of the next piece of one. Longer than a watch.
@@ -22,11 +26,38 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// # Errors
 /// What `config` says can't be used.
 pub fn client(mut config: Config) -> kube::Result<Client> {
+    bound(&mut config);
+    Client::try_from(config)
+}
+
+fn bound(config: &mut Config) {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     // A connection that was not used for a while has not failed to answer.
     config.reset_reader_on_write = true;
-    Client::try_from(config)
+}
+
+/// The same for a leader's writes: whatever drives its connections asks for the leadership each time. A request may lie in this process
+/// when it is frozen, past every look at the leadership and not yet on the wire; thawed after another has taken the lease, it must not go.
+///
+/// # Errors
+/// See [`client`].
+pub fn leaders_client(mut config: Config, leadership: Leadership) -> kube::Result<Client> {
+    bound(&mut config);
+    Ok(ClientBuilder::try_from((config, WhileLeading(leadership)))?.build())
+}
+
+/// Runs connections until this process does not lead any more.
+#[derive(Clone)]
+struct WhileLeading(Leadership);
+
+impl Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for WhileLeading {
+    fn execute(&self, mut connection: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let leadership = self.0.clone();
+        let gated = poll_fn(move |cx| if leadership.holds() { connection.as_mut().poll(cx) } else { Poll::Ready(()) });
+        // It ends with the client or the leadership, whichever is first.
+        drop(tokio::spawn(gated));
+    }
 }
 
 /// A watch of what these labels select.

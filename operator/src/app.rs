@@ -77,6 +77,7 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
 
     // The lease has connections of its own: one that died without a word would cost each renewal its time limit.
     let (elector, leadership) = Elector::new(api::client(api.clone())?, lease);
+    let writing = api::leaders_client(api.clone(), leadership.clone())?;
     let client = api::client(api)?;
     let (businesses, business_writer) = reflector::store();
     let (config_maps, writer) = reflector::store();
@@ -108,10 +109,10 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
         options,
         client: client.clone(),
         seeds,
-        writer: Writer::new(client.clone(), namespace, leadership.clone(), Arc::clone(&metrics)),
+        writer: Writer::new(writing.clone(), namespace, leadership.clone(), Arc::clone(&metrics)),
         broker,
         edges,
-        notices: Notices::new(client, name),
+        notices: Notices::new(writing, name),
         businesses: businesses.clone(),
         config_maps,
         definition,

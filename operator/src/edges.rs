@@ -16,7 +16,10 @@ use kube::{
 };
 use reqwest::{StatusCode, header};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{admin::Readiness, api, metrics::Metrics, triggers::Triggers};
@@ -44,6 +47,9 @@ pub struct Edges {
     http: reqwest::Client,
     service: String,
     known: Mutex<HashMap<SocketAddr, Edge>>,
+    /// Every edge that there was at the start has answered, or did not.
+    met: watch::Sender<bool>,
+    begun: Instant,
     triggers: Arc<Triggers>,
     metrics: Arc<Metrics>,
 }
@@ -88,7 +94,21 @@ impl Edges {
             .timeout(ANSWER_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        Ok(Self { http, service, known: Mutex::default(), triggers, metrics })
+        let (met, _) = watch::channel(false);
+        Ok(Self { http, service, known: Mutex::default(), met, begun: Instant::now(), triggers, metrics })
+    }
+
+    /// Returns when each edge that there was at the start was heard of, or soon after the start in any case: a status that says that edges
+    /// are behind would be wrong before.
+    pub async fn met(&self) {
+        let mut met = self.met.subscribe();
+        let _ = timeout_at(self.begun + ANSWER_TIMEOUT, met.wait_for(|met| *met)).await;
+    }
+
+    fn look_whether_met(&self, known: &HashMap<SocketAddr, Edge>) {
+        if known.values().all(|edge| edge.hashes.is_some() || edge.trouble.is_some()) {
+            self.met.send_if_modified(|met| !std::mem::replace(met, true));
+        }
     }
 
     /// Which edges run this configuration of a business.
@@ -174,6 +194,7 @@ impl Edges {
             });
         }
         self.metrics.edges.set(i64::try_from(known.len()).unwrap_or(i64::MAX));
+        self.look_whether_met(&known);
         drop(known);
         if changed {
             self.triggers.all();
@@ -287,6 +308,7 @@ impl Edges {
     }
 
     fn count(&self, known: &HashMap<SocketAddr, Edge>) {
+        self.look_whether_met(known);
         let silent = known.values().filter(|edge| edge.trouble.is_some()).count();
         self.metrics.edges_unreachable.set(i64::try_from(silent).unwrap_or(i64::MAX));
     }

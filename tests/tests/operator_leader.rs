@@ -145,7 +145,9 @@ async fn a_leader_that_was_frozen_past_its_lease_ends_and_writes_nothing() -> Re
     leader.resume()?;
     ensure!(leader.exited(PATIENCE).await?.code() == FAILURE);
     ensure!(leader.log().contains("leadership is lost"));
-    ensure!(before == versions(&world).await?);
+    let after = versions(&world).await?;
+    let news: Vec<_> = after.iter().filter(|(what, version)| before.get(*what) != Some(version)).collect();
+    ensure!(before == after, "written meanwhile: {news:?}; by the new leader:\n{}", standby.log());
     nothing_is_left(&world).await
 }
 
@@ -363,9 +365,17 @@ async fn versions(world: &World) -> Result<BTreeMap<String, Option<String>>> {
 
 /// Waits until the broker has nothing of any business.
 async fn nothing_is_left(world: &World) -> Result<()> {
-    eventually("nothing of any business is left on the broker", PATIENCE, || async {
-        let left = world.setup.management()?.export().await?;
-        Ok(left.exchanges.iter().all(|exchange| !exchange.name.starts_with("wirepost.")) && left.queues.is_empty())
-    })
-    .await
+    let left = async || -> Result<Vec<String>> {
+        let there = world.setup.management()?.export().await?;
+        let exchanges = there.exchanges.iter().map(|exchange| exchange.name.clone());
+        let exchanges = exchanges.filter(|name| name.starts_with("wirepost."));
+        Ok(exchanges.chain(there.queues.iter().map(|queue| queue.name.clone())).collect())
+    };
+    let gone = eventually("nothing of any business is left on the broker", PATIENCE, || async {
+        Ok(left().await?.is_empty())
+    });
+    match gone.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(format!("left: {:?}", left().await?))),
+    }
 }

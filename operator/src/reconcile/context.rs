@@ -156,6 +156,7 @@ impl Context {
 
     /// Returns when everything that a reconcile compares with was read once; `false` when that will not happen any more.
     pub(super) async fn ready(&self) -> bool {
+        self.edges.met().await;
         self.config_maps.wait_until_ready().await.is_ok()
             && self.businesses.wait_until_ready().await.is_ok()
             && self.definition.clone().wait_for(Option::is_some).await.is_ok()
