@@ -11,6 +11,7 @@ use wirepost_edge::{
     app::App,
     args::Args,
     broker::rabbit::{LOG_FILTER, RabbitBroker},
+    descriptors,
     identity::keys::KeyRing,
     readiness::Readiness,
     source::{self, Source, directory::Directory, kubernetes::ConfigMaps},
@@ -54,6 +55,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let parts = args.into_parts();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?parts.settings, "starting");
+    let limits = tokio::fs::read_to_string("/proc/self/limits").await.unwrap_or_default();
+    if let Some(shortage) = descriptors::shortage(&limits, parts.settings.max_connections) {
+        tracing::warn!("{shortage}");
+    }
     let keys = Arc::new(KeyRing::load(parts.keys_file).await?);
     let broker = RabbitBroker::start(parts.rabbit.into_config(&parts.settings.edge)?)?;
     let readiness = Arc::new(Readiness::default());
