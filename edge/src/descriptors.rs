@@ -1,19 +1,27 @@
-//! Are there enough open files for the sockets that this edge offers? Without a word at the start a person learns of it under load.
+//! Open files for the sockets that this edge offers. A container often begins with a soft limit of 1,024, though it may have more.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Beyond the sockets: connections to the broker, files, those that are being refused.
-const SPARE: usize = 100;
+const SPARE: u64 = 100;
 
-/// What is wrong, where this process may open fewer files than `max_connections` sockets need. `limits`: the text of `/proc/self/limits`
-/// (proc(5)); what can't be read there is taken for enough.
-pub fn shortage(limits: &str, max_connections: usize) -> Option<String> {
-    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
-    let soft: usize = line.split_whitespace().nth(3)?.parse().ok()?;
-    let needed = max_connections + max_connections / 10 + SPARE;
-    (soft < needed).then(|| {
-        format!(
-            "this process may open {soft} files, and {max_connections} sockets need {needed}: clients beyond that will hang; raise the limit of open files, or lower --max-connections"
-        )
-    })
+/// Raises this process's soft limit of open files to the hard one. A sentence, if that is too few for so many sockets: without it a person
+/// learns of it under load.
+pub fn raise(max_connections: usize) -> Option<String> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    shortage(current, max_connections)
+}
+
+/// `may`: files, `None` without a limit.
+fn shortage(may: Option<u64>, max_connections: usize) -> Option<String> {
+    let sockets = u64::try_from(max_connections).unwrap_or(u64::MAX);
+    let needed = sockets.saturating_add(sockets / 10).saturating_add(SPARE);
+    let may = may.filter(|may| *may < needed)?;
+    Some(format!(
+        "this process may open {may} files, and {max_connections} sockets need {needed}: clients beyond that will hang; raise the hard limit of open files, or lower --max-connections"
+    ))
 }
 
 #[cfg(test)]
@@ -22,21 +30,17 @@ mod tests {
 
     #[test]
     fn a_low_limit_is_told_of_and_no_other() {
-        let limits = |soft: &str| {
-            format!(
-                "Limit                     Soft Limit           Hard Limit           Units\nMax processes             5                    5                    processes\nMax open files            {soft}                1048576              files\n"
-            )
-        };
-        let text = shortage(&limits("1024"), 20_000).unwrap();
+        let text = shortage(Some(1024), 20_000).unwrap();
         assert!(text.contains("1024") && text.contains("22100"), "{text}");
-        assert_eq!(shortage(&limits("22100"), 20_000), None);
-        assert_eq!(shortage(&limits("unlimited"), 20_000), None);
-        assert_eq!(shortage("", 20_000), None);
+        assert_eq!(shortage(Some(22_100), 20_000), None);
+        assert_eq!(shortage(None, 20_000), None);
     }
 
     #[test]
-    fn this_machine_s_own_text_is_understood() {
-        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
-        assert!(shortage(&limits, usize::MAX / 2).is_some() || limits.contains("unlimited"), "{limits}");
+    fn the_soft_limit_becomes_the_hard_one() {
+        let before = getrlimit(Resource::Nofile);
+        assert!(raise(0).is_none());
+        let after = getrlimit(Resource::Nofile);
+        assert_eq!((after.current, after.maximum), (before.maximum, before.maximum));
     }
 }

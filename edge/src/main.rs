@@ -55,8 +55,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let parts = args.into_parts();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?parts.settings, "starting");
-    let limits = tokio::fs::read_to_string("/proc/self/limits").await.unwrap_or_default();
-    if let Some(shortage) = descriptors::shortage(&limits, parts.settings.max_connections) {
+    if let Some(shortage) = descriptors::raise(parts.settings.max_connections) {
         tracing::warn!("{shortage}");
     }
     let keys = Arc::new(KeyRing::load(parts.keys_file).await?);

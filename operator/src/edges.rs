@@ -194,7 +194,7 @@ impl Edges {
             });
         }
         self.metrics.edges.set(i64::try_from(known.len()).unwrap_or(i64::MAX));
-        self.look_whether_met(&known);
+        self.count(&known);
         drop(known);
         if changed {
             self.triggers.all();

@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use support::{Publisher, broker::Vhost, config, host_of, numbers, range, take};
 use wirepost_stream::{Client, Start};
@@ -27,7 +28,7 @@ async fn a_broker_whose_authority_is_trusted_is_read_and_another_is_refused() ->
         .as_ref()
         .context("WIREPOST_TEST_TLS_CA is not set: start the broker by tests/services/rabbitmq")?;
     let mut authorities = RootCertStore::empty();
-    for certificate in rustls_pemfile::certs(&mut std::io::BufReader::new(std::fs::File::open(file)?)) {
+    for certificate in CertificateDer::pem_file_iter(file)? {
         authorities.add(certificate?)?;
     }
     let mut settings = config(host_of(&vhost.tls_stream()?), &vhost.name);

@@ -38,7 +38,7 @@ impl Management {
         let (scheme, rest) = uri.split_once("://").ok_or("not a URI; give http://user:password@host:15672")?;
         let (tls, port) = match scheme {
             "http" => (None, 15672),
-            "https" => (Some(tls.ok_or("https needs a ca_file")?), 15671),
+            "https" => (Some(tls.ok_or("https needs authorities to trust")?), 15671),
             _ => return Err("the scheme is neither http nor https".to_owned()),
         };
         // The same grammar as AMQP's URI, whose parser decodes user and password.

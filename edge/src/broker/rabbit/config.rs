@@ -33,7 +33,7 @@ pub struct Config {
     pub amqp: Vec<String>,
     /// Host and port of the stream listeners, tried in turn; `None` = no business with delivery `Durable` can be read.
     pub stream: Option<Vec<(String, u16)>>,
-    /// Whether the stream listeners speak TLS; needs `ca_file`.
+    /// Whether the stream listeners speak TLS.
     pub stream_tls: bool,
     /// URI of the management API, `http(s)://user:password@host:port`, polled for alarms; `None` = an alarm is learned from the
     /// first publish that it stops.
@@ -143,13 +143,12 @@ impl Config {
         if self.stream.as_ref().is_some_and(Vec::is_empty) {
             bad.push("stream: no address; give host:port or leave it out".to_owned());
         }
-        let tls = self.ca_file.as_deref().map(client_tls).transpose().unwrap_or_else(|reason| {
+        let https = self.management.as_deref().is_some_and(|uri| uri.starts_with("https://"));
+        let needed = self.ca_file.is_some() || self.stream_tls || https;
+        let tls = needed.then(|| client_tls(self.ca_file.as_deref())).transpose().unwrap_or_else(|reason| {
             bad.push(format!("ca_file: {reason}"));
             None
         });
-        if self.stream_tls && self.ca_file.is_none() {
-            bad.push("ca_file: needed for stream listeners with TLS".to_owned());
-        }
         let management = self.management.as_deref().map(|uri| Management::parse(uri, tls.clone())).transpose();
         let management = management.unwrap_or_else(|reason| {
             bad.push(format!("management: {reason}"));
@@ -245,17 +244,26 @@ impl Credentials {
     }
 }
 
-/// Trusts the authorities of this file and no others.
-fn client_tls(ca_file: &Path) -> Result<Arc<ClientConfig>, String> {
+/// Trusts the authorities of this file and no others; without one, those of the machine.
+fn client_tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
-    let certificates =
-        CertificateDer::pem_file_iter(ca_file).map_err(|error| format!("{}: {error}", ca_file.display()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| format!("{}: {error}", ca_file.display()))?;
-        roots.add(certificate).map_err(|error| format!("{}: {error}", ca_file.display()))?;
-    }
-    if roots.is_empty() {
-        return Err(format!("{} holds no certificate", ca_file.display()));
+    if let Some(ca_file) = ca_file {
+        let certificates =
+            CertificateDer::pem_file_iter(ca_file).map_err(|error| format!("{}: {error}", ca_file.display()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| format!("{}: {error}", ca_file.display()))?;
+            roots.add(certificate).map_err(|error| format!("{}: {error}", ca_file.display()))?;
+        }
+        if roots.is_empty() {
+            return Err(format!("{} holds no certificate", ca_file.display()));
+        }
+    } else {
+        // Some of a machine's may be unreadable or too old for us.
+        let found = rustls_native_certs::load_native_certs();
+        let (added, _) = roots.add_parsable_certificates(found.certs);
+        if added == 0 {
+            return Err(format!("none is named, and this machine has no authorities: {:?}", found.errors));
+        }
     }
     // The provider by name: a process that has none installed would panic in `builder()`.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -287,7 +295,7 @@ mod tests {
         let mut config = Config::new("", "amqp://u:hunter2@h/a");
         config.amqp.push("http://u:hunter2@h/a".into());
         config.amqp.push("amqp://u:hunter2@h/b".into());
-        config.stream_tls = true;
+        config.ca_file = Some("/nowhere/ca".into());
         config.management = Some("ftp://u:hunter2@h".into());
         config.password_file = Some("/nowhere/password".into());
         config.lanes = 0;
@@ -312,6 +320,16 @@ mod tests {
         assert!(!config.stream_tls);
         let bad = Config::parse("e1", "", Some("one,ftp://two:1"), None).unwrap_err();
         assert_eq!(bad.0.len(), 3, "{bad}");
+    }
+
+    #[test]
+    fn without_authorities_of_its_own_those_of_the_machine_are_trusted() {
+        let streams = Some("rabbitmq-stream+tls://one:5551");
+        let mut config = Config::parse("e1", "amqps://a:b@one/v", streams, Some("https://one")).unwrap();
+        assert!(config.check().is_ok_and(|checked| checked.tls.is_some()));
+        config.stream_tls = false;
+        config.management = Some("http://one".into());
+        assert!(config.check().is_ok_and(|checked| checked.tls.is_none()), "none are looked for where none are needed");
     }
 
     #[test]
