@@ -72,6 +72,13 @@ def add_tree(layer, root, without, owners):
         layer.add(os.path.join(root, name), arcname=name, filter=keep)
 
 
+def sha256(file):
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: file.read(1 << 20), b""):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def write_layer(options, file):
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as layer:
         if options.tree:
@@ -95,7 +102,7 @@ def main():
         write_layer(options, layer)
         size = layer.tell()
         layer.seek(0)
-        digest = hashlib.file_digest(layer, "sha256").hexdigest()
+        digest = sha256(layer)
         config = json.dumps({
             "architecture": MACHINES.get(os.uname().machine, os.uname().machine),
             "os": "linux",

@@ -39,13 +39,11 @@ eventually() { # eventually SECONDS CONDITION...
 }
 
 begin_node() {
-  local place
   pid_of init >/dev/null && return
   ! ip link show "$link" >/dev/null 2>&1 || die "another such cluster runs on this machine: the link $link is there, and not this one's"
-  mkdir -p "$dir"/{bin,log,proc,tunables,kubelet,volumes}
+  mkdir -p "$dir"/{bin,log,volumes}
   [[ -x $dir/bin/pause ]] || cc -Os -static -o "$dir/bin/pause" "$cluster/pause.c"
-  # Mount points that are not there are made, and remembered.
-  for place in /var/lib/cni /var/lib/kubelet; do [[ -d $place ]] || { mkdir "$place"; echo "$place" >>"$dir/made"; }; done
+  make_mount_points
   make_cgroup
   rm -f "$dir/init"
   (let_go; exec setsid unshare --mount --propagation private --pid --net --fork -- "$cluster/node-init" "$dir" >>"$dir/log/init.log" 2>&1 </dev/null) &
@@ -61,6 +59,18 @@ begin_node() {
   # Pods and Services can be reached from the machine.
   ip route add "$pods" via "$address"
   ip route add "$services" via "$address"
+}
+
+# What node-init mounts on: those of the machine that are not there are made, and remembered.
+make_mount_points() {
+  local place
+  mkdir -p "$dir"/{proc,tunables,kubelet}
+  for place in /var/lib/cni /var/lib/kubelet; do [[ -d $place ]] || { mkdir "$place"; echo "$place" >>"$dir/made"; }; done
+}
+remove_mount_points() {
+  local place
+  [[ -e $dir/made ]] || return 0
+  while read -r place; do rmdir "$place" 2>/dev/null || true; done <"$dir/made"
 }
 
 # Ends everything at once: the kernel kills all processes of a process namespace with its first one, those of pods too; mounts,
@@ -84,24 +94,39 @@ cgroup_places() {
     echo "/sys/fs/cgroup/$cgroup"
   else
     local procs
-    for procs in /sys/fs/cgroup/*/cgroup.procs; do echo "${procs%/*}/$cgroup"; done
+    for procs in /sys/fs/cgroup/*/cgroup.procs; do
+      [[ -e $procs ]] || continue # an empty folder is there
+      echo "${procs%/*}/$cgroup"
+    done
   fi
 }
 make_cgroup() {
   local place controller
   for place in $(cgroup_places); do mkdir -p "$place"; done
   [[ -e /sys/fs/cgroup/cgroup.controllers ]] || return 0
-  for place in /sys/fs/cgroup "/sys/fs/cgroup/$cgroup"; do
-    for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
-      echo "+$controller" >"$place/cgroup.subtree_control" || true
+  for controller in $(available_controllers); do
+    for place in /sys/fs/cgroup "/sys/fs/cgroup/$cgroup"; do
+      ! grep -qw "$controller" "$place/cgroup.subtree_control" || continue
+      echo "+$controller" >"$place/cgroup.subtree_control" || continue
+      [[ $place != /sys/fs/cgroup ]] || echo "$controller" >>"$dir/controllers" # the machine's own, for remove_cgroup
     done
   done 2>/dev/null
 }
+available_controllers() { # of those that the kubelet uses
+  local controller
+  for controller in cpu cpuset memory pids hugetlb; do
+    ! grep -qw "$controller" /sys/fs/cgroup/cgroup.controllers || echo "$controller"
+  done
+}
 remove_cgroup() {
-  local place
+  local place controller
   for place in $(cgroup_places); do
     [[ ! -d $place ]] || find "$place" -depth -type d -exec rmdir {} + 2>/dev/null || return 1
   done
+  [[ -e $dir/controllers ]] || return 0
+  # One that another has handed on by now stays: the kernel says that it is busy.
+  while read -r controller; do echo "-$controller" >/sys/fs/cgroup/cgroup.subtree_control || true; done <"$dir/controllers" 2>/dev/null
+  rm -f "$dir/controllers"
 }
 
 # ---- Kubernetes' programs ----
