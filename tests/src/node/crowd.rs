@@ -9,17 +9,19 @@ mod member;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lapin::options::{BasicAckOptions, ConfirmSelectOptions};
 use lapin::{Channel, Connection};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use wirepost_core::business::WsBusiness;
 
 pub use ledger::{Kind, Move, Trouble};
@@ -38,6 +40,8 @@ const PACE: Duration = Duration::from_millis(5);
 const CONNECTING: usize = 32;
 /// For messages on their way, on a machine that is busy with all of them.
 const ARRIVAL: Duration = Duration::from_mins(1);
+/// From a newcomer's token call to its goodbye.
+const WELCOME: Duration = Duration::from_secs(10);
 
 /// What everybody is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,9 +139,40 @@ impl<'n> Crowd<'n> {
         self.ledger.moves()
     }
 
-    /// One more client comes and goes, again and again with this pause, until the task is ended; each finds an edge or is a trouble.
-    pub fn arrivals(&self, pause: Duration) -> Arrivals<'_> {
-        Arrivals { crowd: self, pause }
+    /// Awaits `event`, and lets one more client come with each `pause` meanwhile, and go again: how many. Each must be let in at once. Where one
+    /// is not, `event` comes to its end all the same: half an upgrade would be left to others.
+    pub async fn arrivals(&self, pause: Duration, event: impl Future<Output = Result<()>>) -> Result<usize> {
+        let edges = self.business.edges().await?;
+        let mut event = pin!(event);
+        let mut pace = interval(pause);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut open, mut came, mut refused) = (FuturesUnordered::new(), 0, Vec::new());
+        let done = loop {
+            tokio::select! {
+                done = &mut event => break done,
+                Some(left) = open.next() => refused.extend(Result::<()>::err(left)),
+                _ = pace.tick() => {
+                    open.push(self.arrival(edges, came));
+                    came += 1;
+                }
+            }
+        };
+        while let Some(left) = open.next().await {
+            refused.extend(left.err());
+        }
+        done?;
+        ensure!(refused.is_empty(), "{} of {came} newcomers, such as {:?}", refused.len(), refused[0]);
+        Ok(came)
+    }
+
+    async fn arrival(&self, edges: SocketAddr, number: usize) -> Result<()> {
+        let visit = async {
+            let url = self.business.token_at(edges, &format!("newcomer-{number}"), "app").await?;
+            let (_, ticket) = url.split_once("/socket/").context("a token call without a socket URL")?;
+            member::let_in(edges, ticket, None).await?.leave().await
+        };
+        let visit = timeout(WELCOME, visit).await.unwrap_or_else(|_| Err(anyhow!("not within {WELCOME:?}")));
+        visit.with_context(|| format!("newcomer {number}"))
     }
 
     /// Waits until so many edges of so many run the business.
@@ -214,28 +249,6 @@ pub struct Summary {
     pub to_clients: u64,
     /// Pushes of the service that came to a client a second time.
     pub repeated: u64,
-}
-
-/// See [`Crowd::arrivals`].
-pub struct Arrivals<'c> {
-    crowd: &'c Crowd<'c>,
-    pause: Duration,
-}
-
-impl Arrivals<'_> {
-    /// Until it is dropped. Errors with the first that is refused.
-    pub async fn run(self) -> Result<()> {
-        let edges = self.crowd.business.edges().await?;
-        for number in 0.. {
-            let next = Instant::now() + self.pause;
-            let url = self.crowd.business.token_at(edges, &format!("newcomer-{number}"), "app").await?;
-            let (_, ticket) = url.split_once("/socket/").context("a token call without a socket URL")?;
-            let client = member::let_in(edges, ticket, None).await.with_context(|| format!("newcomer {number}"))?;
-            client.leave().await.with_context(|| format!("newcomer {number} leaves"))?;
-            sleep_until(next).await;
-        }
-        Ok(())
-    }
 }
 
 fn identity(number: usize) -> String {

@@ -20,6 +20,8 @@ pub enum Kind {
     Gap,
     /// A message of its was not taken.
     Nack,
+    /// A draining edge closed before it had answered a message.
+    Unanswered,
     /// Anything else.
     Strange,
 }

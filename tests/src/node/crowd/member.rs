@@ -25,6 +25,8 @@ const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The edge goes.
 const DRAIN: u16 = 1012;
+/// By which a close may come before the end of the time that a client was given: it reads late on a busy machine.
+const EARLY: Duration = Duration::from_millis(200);
 /// Attempts in a row, after which something is broken for good.
 const ATTEMPTS: u32 = 12;
 
@@ -61,20 +63,18 @@ enum Left {
     Lost,
 }
 
-/// Connects, and takes the `welcome`. An edge that is going turns newcomers away with the code of a drain; they come again.
+/// Connects, and takes the `welcome`. An edge that turns newcomers away is an error: whoever comes by the Service within the endpoint lag
+/// is let in, and later the Service knows better.
 pub(super) async fn let_in(edges: SocketAddr, token: &str, cursor: Option<String>) -> Result<Client> {
-    for attempt in 0..ATTEMPTS {
-        let mut client = Client::back(edges, token, cursor.clone()).await?;
-        match client.event(SILENCE).await? {
-            Event::Control(frame) if frame["op"] == "welcome" => {
-                client.welcome = frame;
-                return Ok(client);
-            }
-            Event::End(End::Closed(DRAIN, _)) => sleep(backoff(attempt)).await,
-            other => bail!("in the place of welcome came {other:?}"),
+    let mut client = Client::back(edges, token, cursor).await?;
+    match client.event(SILENCE).await? {
+        Event::Control(frame) if frame["op"] == "welcome" => {
+            client.welcome = frame;
+            Ok(client)
         }
+        Event::End(End::Closed(DRAIN, reason)) => bail!("turned away: {reason}"),
+        other => bail!("in the place of welcome came {other:?}"),
     }
-    bail!("turned away {ATTEMPTS} times");
 }
 
 impl Member {
@@ -165,8 +165,11 @@ impl Member {
                         notice = Some(Notice { told, within, go: told + within.mul_f64(rand::random()) });
                     }
                     Ok(Event::Control(frame)) => self.control(&frame),
-                    Ok(Event::End(End::Closed(DRAIN, _))) if notice.is_some() => return notice.map_or(Left::Lost, Left::Drained),
                     Ok(Event::End(end)) => {
+                        if let (Some(notice), End::Closed(DRAIN, _)) = (notice, &end) {
+                            self.sent_away(notice);
+                            return Left::Drained(notice);
+                        }
                         let kind = if matches!(end, End::Gone(_)) { Kind::Broken } else { Kind::Closed };
                         self.trouble(kind, format!("{end:?}"));
                         return Left::Lost;
@@ -185,6 +188,17 @@ impl Member {
                 }
                 _ = self.stage.changed() => {}
             }
+        }
+    }
+
+    /// An edge closes when the time that it gave is over, and not before the client's sends have their answer.
+    fn sent_away(&self, Notice { told, within, .. }: Notice) {
+        let after = told.elapsed();
+        if after + EARLY < within {
+            self.trouble(Kind::Closed, format!("closed {after:?} after a drain that gave {within:?}"));
+        }
+        if let Some(sent) = &self.waiting {
+            self.trouble(Kind::Unanswered, sent.id.clone());
         }
     }
 
