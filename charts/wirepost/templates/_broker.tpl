@@ -9,13 +9,13 @@ user and password as files, which are read at each connect, so that a rotation n
   {{- if $host }}
   value: {{ $host | quote }}
   {{- else }}
-  valueFrom: {secretKeyRef: {name: {{ .secret }}, key: host}}
+  valueFrom: {secretKeyRef: {name: {{ .secret | quote }}, key: host}}
   {{- end }}
 - name: BROKER_PORT
   {{- if $port }}
   value: {{ $port | quote }}
   {{- else }}
-  valueFrom: {secretKeyRef: {name: {{ .secret }}, key: port}}
+  valueFrom: {secretKeyRef: {name: {{ .secret | quote }}, key: port}}
   {{- end }}
 - name: WIREPOST_AMQP
   value: {{ printf "%s://$(BROKER_HOST):$(BROKER_PORT)/%s" ($tls | ternary "amqps" "amqp") ($broker.vhost | replace "/" "%2F") }}
@@ -42,15 +42,15 @@ user and password as files, which are read at each connect, so that a rotation n
 {{- define "wirepost.broker.volumes" -}}
 - name: broker
   secret:
-    secretName: {{ .secret }}
+    secretName: {{ .secret | quote }}
     defaultMode: 288 # 0440, in the way that every parser reads
     items: [{key: username, path: username}, {key: password, path: password}]
 {{- with .root.Values.broker.tls }}
 {{- if .caSecretName }}
 - name: broker-ca
   secret:
-    secretName: {{ .caSecretName }}
-    items: [{key: {{ .caKey }}, path: ca.crt}]
+    secretName: {{ .caSecretName | quote }}
+    items: [{key: {{ .caKey | quote }}, path: ca.crt}]
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -1,10 +1,14 @@
-{{- /* Names leave room for the longest suffix and for what controllers append. */ -}}
+{{- /* Names leave room for the longest suffix and for what controllers append. A release's may have dots and begin with a digit, a
+Service's may not. */ -}}
 {{- define "wirepost.fullname" -}}
 {{- $name := .Values.fullnameOverride -}}
 {{- if not $name -}}
 {{- $name = contains "wirepost" .Release.Name | ternary .Release.Name (printf "%s-wirepost" .Release.Name) -}}
 {{- end -}}
-{{- $name | trunc 40 | trimSuffix "-" -}}
+{{- if regexMatch "^[0-9]" $name -}}
+{{- $name = printf "wirepost-%s" .Release.Name -}}
+{{- end -}}
+{{- $name | replace "." "-" | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- /* In no namespace, so with it in the name. */ -}}
@@ -15,8 +19,16 @@
 {{- /* These never change: a Deployment's selector can't. Argument: root, component. */ -}}
 {{- define "wirepost.selector" -}}
 app.kubernetes.io/name: wirepost
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- /* Of pods: nothing that a new version of the chart changes, since each change starts every pod anew. Argument: root, component. */ -}}
+{{- define "wirepost.podLabels" -}}
+{{ include "wirepost.selector" . }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- /* Argument: root, component. */ -}}

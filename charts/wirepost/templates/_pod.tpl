@@ -4,7 +4,7 @@
 {{- define "wirepost.pod.metadata" -}}
 metadata:
   labels:
-    {{- include "wirepost.labels" . | nindent 4 }}
+    {{- include "wirepost.podLabels" . | nindent 4 }}
     {{- with .part.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -27,7 +27,7 @@ imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .part.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .part.nodeSelector }}
 nodeSelector:

@@ -17,12 +17,20 @@
 {{- $wrong = append $wrong "edge.autoscaling.keda.serverAddress is missing: KEDA asks Prometheus for the connections" -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.edge.service -}}
+{{- $needs := dict "ClusterIP" (list "nodePort" "externalTrafficPolicy" "loadBalancerClass" "loadBalancerSourceRanges") "NodePort" (list "loadBalancerClass" "loadBalancerSourceRanges") "LoadBalancer" list -}}
+{{- range $key := get $needs .type -}}
+{{- if index $.Values.edge.service $key -}}
+{{- $wrong = append $wrong (printf "edge.service.%s means nothing with edge.service.type=%s: leave it out, or take another type" $key $.Values.edge.service.type) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- with .Values.broker -}}
 {{- if and .tls.enabled .stream.enabled (not .tls.caSecretName) -}}
 {{- $wrong = append $wrong "broker.tls.caSecretName is missing: streams with TLS need the authority of the broker's certificates" -}}
 {{- end -}}
-{{- if and .bundled (or .tls.enabled .host .port .management.host .stream.host) -}}
-{{- $wrong = append $wrong "broker.bundled runs a broker without TLS at an address of its own: leave out broker.tls, broker.host, broker.port, broker.management.host and broker.stream.host" -}}
+{{- if and .bundled (or .tls.enabled .host .port .management.host .management.port .stream.host .stream.port) -}}
+{{- $wrong = append $wrong "broker.bundled runs a broker without TLS at an address of its own: leave out broker.tls and every host and port of broker, broker.management and broker.stream" -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.bundledBroker.password (not .Values.broker.bundled) -}}
@@ -47,6 +55,12 @@
 {{- end -}}
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) -}}
 {{- $wrong = append $wrong "gateway.parentRefs is missing: name the Gateway" -}}
+{{- end -}}
+{{- range (lookup "apps/v1" "Deployment" .Release.Namespace "").items -}}
+{{- $labels := .metadata.labels | default dict -}}
+{{- if and (eq "wirepost" (get $labels "app.kubernetes.io/name")) (eq "operator" (get $labels "app.kubernetes.io/component")) (ne $.Release.Name (get $labels "app.kubernetes.io/instance")) -}}
+{{- $wrong = append $wrong (printf "the release %s of wirepost is in namespace %s already, and both would take the same seed, keys, Lease and configurations: install into another namespace" (get $labels "app.kubernetes.io/instance") $.Release.Namespace) -}}
+{{- end -}}
 {{- end -}}
 {{- $own := "^(app\\.kubernetes\\.io/(name|instance|component|part-of|managed-by|version)|helm\\.sh/chart)$" -}}
 {{- $labels := dict "commonLabels" .Values.commonLabels "edge.podLabels" .Values.edge.podLabels "operator.podLabels" .Values.operator.podLabels -}}

@@ -5,6 +5,8 @@ mod api_server;
 mod generated;
 mod life;
 mod refused;
+mod releases;
 mod render;
 mod rendered;
+mod secrets_policy;
 mod values;

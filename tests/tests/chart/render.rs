@@ -49,7 +49,11 @@ pub(crate) fn run(arguments: &[&str], values: &str) -> Result<Output> {
 
 /// The text of all manifests.
 pub(crate) fn text(namespace: &str, values: &str) -> Result<String> {
-    let output = run(&["template", RELEASE, CHART, "--namespace", namespace], values)?;
+    text_of(RELEASE, namespace, values)
+}
+
+fn text_of(release: &str, namespace: &str, values: &str) -> Result<String> {
+    let output = run(&["template", release, CHART, "--namespace", namespace], values)?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -63,7 +67,12 @@ pub(crate) fn render(values: &str) -> Result<Rendered> {
 
 /// The same for another namespace.
 pub(crate) fn render_in(namespace: &str, values: &str) -> Result<Rendered> {
-    let text = text(namespace, values)?;
+    render_as(RELEASE, namespace, values)
+}
+
+/// The same for another release.
+pub(crate) fn render_as(release: &str, namespace: &str, values: &str) -> Result<Rendered> {
+    let text = text_of(release, namespace, values)?;
     let documents = serde_yaml::Deserializer::from_str(&text).map(Value::deserialize);
     let objects: Vec<Value> = documents.collect::<Result<_, _>>().with_context(|| text.clone())?;
     Ok(Rendered(objects.into_iter().filter(|object| !object.is_null()).collect()))

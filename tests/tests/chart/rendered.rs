@@ -7,7 +7,7 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
 use wirepost_tests::cluster::chart_rules;
 
-use crate::render::{examples, render, text};
+use crate::render::{examples, render, render_as, text};
 
 /// Every part switched on.
 const EVERYTHING: &str = "
@@ -46,6 +46,8 @@ fn the_defaults_are_operator_and_edges_with_what_guards_them() -> Result<()> {
         "Service/wirepost-edge",
         "ServiceAccount/wirepost-edge",
         "ServiceAccount/wirepost-operator",
+        "ValidatingAdmissionPolicy/wirepost-system.wirepost-operator-secrets",
+        "ValidatingAdmissionPolicyBinding/wirepost-system.wirepost-operator-secrets",
     ];
     ensure!(ids == wanted.map(str::to_owned).into(), "{ids:#?}");
     Ok(())
@@ -163,6 +165,20 @@ fn selectors_are_three_labels_that_every_pod_has() -> Result<()> {
     Ok(())
 }
 
+/// Else each new version of the chart would start every pod anew, RabbitMQ too.
+#[test]
+fn no_pod_has_the_charts_version() -> Result<()> {
+    let rendered = render(&format!("{EVERYTHING}\ncommonLabels: {{team: platform}}"))?;
+    let pods = rendered.pods();
+    ensure!(pods.len() == 3, "{} pods", pods.len());
+    for (id, template) in pods {
+        let labels = &template["metadata"]["labels"];
+        ensure!(labels["helm.sh/chart"].is_null() && labels["app.kubernetes.io/version"].is_null(), "{id}: {labels}");
+        ensure!(labels["team"] == "platform", "{id}: {labels}");
+    }
+    Ok(())
+}
+
 /// The operator finds ready edges by it (`--edge-service`).
 #[test]
 fn the_discovery_service_is_headless_and_names_the_admin_port() -> Result<()> {
@@ -244,6 +260,56 @@ fn names_fit_however_long_the_release_is_called() -> Result<()> {
     Ok(())
 }
 
+/// A release may be called `ws.eu` or `424242`, a Service may not.
+#[test]
+fn names_of_services_are_valid_whatever_the_release_is_called() -> Result<()> {
+    for release in ["ws.eu", "424242", "4.2", "wirepost.eu", "4-wirepost"] {
+        for id in render_as(release, "ns", EVERYTHING)?.ids() {
+            let Some(name) = id.strip_prefix("Service/") else { continue };
+            let valid = name.starts_with(|first: char| first.is_ascii_lowercase()) && !name.contains('.');
+            ensure!(valid, "release {release}: {id}");
+        }
+    }
+    Ok(())
+}
+
+/// Where this value is a number.
+fn numbers(at: &str, value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| numbers(&format!("{at}/{key}"), value, found)),
+        Value::Array(list) => list.iter().for_each(|value| numbers(at, value, found)),
+        Value::Number(number) if number.as_u64() == Some(424_242) => found.push(at.to_owned()),
+        _ => {}
+    }
+}
+
+/// YAML would read them as numbers, which the API server refuses.
+#[test]
+fn what_is_called_by_a_number_stays_a_text() -> Result<()> {
+    let values = r#"
+broker: {secretName: "424242", edgeSecretName: "424242", tls: {enabled: true, caSecretName: "424242", caKey: "424242"}}
+edge:
+  keys: {existingSecret: "424242"}
+  priorityClassName: "424242"
+  service: {type: LoadBalancer, loadBalancerClass: "424242", appProtocol: "424242"}
+operator: {priorityClassName: "424242"}
+tls: {enabled: true, secretName: "424242", certificate: {create: true, dnsNames: [a], issuerRef: {name: "424242"}}}
+ingress: {enabled: true, host: a, className: "424242", tls: {secretName: "424242"}}
+"#;
+    let bundled = r#"
+broker: {bundled: true, secretName: "424242"}
+bundledBroker: {password: "424242", storage: {size: "424242", className: "424242"}}
+"#;
+    for values in [values, bundled] {
+        let mut found = Vec::new();
+        for object in render_as("424242", "424242", values)?.0 {
+            numbers(&crate::render::id(&object), &object, &mut found);
+        }
+        ensure!(found.is_empty(), "{found:#?}");
+    }
+    Ok(())
+}
+
 /// An existing Secret that is rotated is taken into use: by files, which are read at each connect.
 #[test]
 fn the_brokers_password_is_never_in_an_environment() -> Result<()> {
@@ -279,7 +345,7 @@ fn the_brokers_secret_may_have_either_form() -> Result<()> {
 }
 
 #[test]
-fn a_bundled_broker_says_what_it_is_not_for() -> Result<()> {
+fn an_install_says_what_the_values_mean() -> Result<()> {
     let notes = |values: &str| -> Result<String> {
         let output = crate::render::run(
             &["install", "wirepost", crate::render::CHART, "--dry-run=client", "--namespace", "wirepost-system"],
@@ -290,5 +356,7 @@ fn a_bundled_broker_says_what_it_is_not_for() -> Result<()> {
     };
     ensure!(notes("broker: {bundled: true}")?.contains("NOT FOR PRODUCTION"));
     ensure!(!notes("")?.contains("NOT FOR PRODUCTION"));
+    ensure!(notes("edge: {autoscaling: {enabled: false}, replicas: 7}")?.contains("there are now 7 edges"));
+    ensure!(!notes("")?.contains("there are now"));
     Ok(())
 }
