@@ -26,9 +26,6 @@
 {{- end -}}
 {{- end -}}
 {{- with .Values.broker -}}
-{{- if and .tls.enabled .stream.enabled (not .tls.caSecretName) -}}
-{{- $wrong = append $wrong "broker.tls.caSecretName is missing: streams with TLS need the authority of the broker's certificates" -}}
-{{- end -}}
 {{- if and .bundled (or .tls.enabled .host .port .management.host .management.port .stream.host .stream.port) -}}
 {{- $wrong = append $wrong "broker.bundled runs a broker without TLS at an address of its own: leave out broker.tls and every host and port of broker, broker.management and broker.stream" -}}
 {{- end -}}

@@ -103,7 +103,6 @@ fn values_that_do_not_go_together_are_refused_with_a_sentence() -> Result<()> {
         ("edge: {autoscaling: {minReplicas: 11}}", "maxReplicas is less than minReplicas"),
         ("edge: {autoscaling: {cpuPercent: 0, memoryPercent: 0}}", "set one, or edge.autoscaling.enabled=false"),
         ("edge: {autoscaling: {connections: {average: 1}, keda: {enabled: true}}}", "keda.serverAddress is missing"),
-        ("broker: {tls: {enabled: true}}", "broker.tls.caSecretName is missing"),
         ("broker: {bundled: true, host: a}", "leave out broker.tls"),
         ("broker: {bundled: true, management: {port: 443}}", "leave out broker.tls"),
         ("broker: {bundled: true, stream: {port: 5000}}", "leave out broker.tls"),
