@@ -124,22 +124,26 @@ async fn a_drained_node_gives_up_all_edges_but_what_the_budget_keeps() -> Result
     node.install(&[]).await?;
     let mut crowd = Crowd::gather(&node, "drain", size(CLIENTS)).await?;
     crowd.talks().await?;
-    let nodes = node.kubectl(&["get", "nodes", "--output", "name"]).await?;
-    let (name, before) = (nodes.trim().trim_start_matches("node/"), node.edges().await?);
+    let before = node.edges().await?;
+    let of_one = before.first().and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
+    let name = of_one.context("there is no edge on a node")?;
 
     let drain = ["drain", name, "--pod-selector", EDGES, "--timeout", "25s"];
     let drained = node.kubectl(&drain).await;
-    let stayed: Vec<_> = node.edges().await?.into_iter().filter(is_ready).collect();
-    let talked = crowd.talks().await;
-    let connections = crowd.connected().await;
+    let seen = async {
+        let stayed: Vec<_> = node.edges().await?.into_iter().filter(is_ready).collect();
+        crowd.talks().await?;
+        anyhow::Ok((stayed, crowd.connected().await?))
+    };
+    let seen = seen.await;
     // Whatever became of it, for those who come next.
     node.kubectl(&["uncordon", name]).await?;
-    talked?;
     let refusal = drained.err().context("the last edge was evicted")?.to_string();
     ensure!(refusal.contains("disruption budget"), "{refusal}");
+    let (stayed, connections) = seen?;
     ensure!(stayed.len() == 1 && before.iter().any(|pod| pod.uid() == stayed[0].uid()), "{stayed:#?}");
     ensure!(
-        connections?.get(&stayed[0].name_any()) == Some(&(size(CLIENTS) as u64)),
+        connections.get(&stayed[0].name_any()) == Some(&(size(CLIENTS) as u64)),
         "not all are at the edge that stayed"
     );
 
@@ -169,9 +173,11 @@ fn broke_for(crowd: &Crowd<'_>, victims: usize) -> Result<()> {
     let of =
         |kind| troubles.iter().filter(|trouble| trouble.kind == kind).map(|trouble| trouble.client).collect::<Vec<_>>();
     let (mut broken, refused) = (of(Kind::Broken), of(Kind::Refused));
+    let some = &troubles[..troubles.len().min(5)];
+    let times = broken.len();
     broken.sort_unstable();
     broken.dedup();
-    let some = &troubles[..troubles.len().min(5)];
+    ensure!(broken.len() == times, "{} clients were cut off {times} times: {some:#?}", broken.len());
     ensure!(broken.len() == victims, "{} of {victims} connections broke: {some:#?}", broken.len());
     ensure!(refused.iter().all(|client| broken.contains(client)), "others were refused: {some:#?}");
     eprintln!("{victims} connections broke, {} times a client came too early", refused.len());
