@@ -6,12 +6,14 @@ use anyhow::{Context, Result, ensure};
 use tokio::time::Instant;
 use wirepost_tests::broker::eventually;
 use wirepost_tests::node::crowd::{Crowd, size};
-use wirepost_tests::node::{EDGE, Node, SYSTEM};
+use wirepost_tests::node::{EDGE, Node, SYSTEM, is_ready};
 
 const METRICS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/metrics-server.yaml");
 const CLIENTS: usize = 300;
 /// metrics-server looks every 10 s, the autoscaler every 15 s, and it needs two looks of the first.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// As in [`VALUES`].
+const CPU_PERCENT: u32 = 60;
 /// Idle edges of a debug build need a sixth of their request (50m), those of a crowd thrice of it.
 const VALUES: [&str; 6] = [
     "edge.autoscaling.enabled=true",
@@ -46,6 +48,17 @@ async fn scales(node: &Node) -> Result<()> {
         let state = node.kubectl(&["describe", "hpa", EDGE, "--namespace", SYSTEM]).await;
         state.unwrap_or_else(|error| format!("{error:#}"))
     };
+    // Edges that start are busy as well: only when both are idle and the autoscaler sees that, more are the crowd's doing.
+    let idle = || async {
+        let cpu = "jsonpath={.status.currentMetrics[0].resource.current.averageUtilization}";
+        let cpu = node.kubectl(&["get", "hpa", EDGE, "--namespace", SYSTEM, "--output", cpu]).await?;
+        let idle = cpu.parse::<u32>().is_ok_and(|cpu| cpu < CPU_PERCENT);
+        let edges = node.edges().await?;
+        Ok(idle && edges.len() == 2 && edges.iter().all(is_ready))
+    };
+    if let Err(error) = eventually("the autoscaler sees two idle edges", PATIENCE, idle).await {
+        return Err(error.context(autoscaler().await));
+    }
     let mut crowd = Crowd::gather(node, "autoscaling", size(CLIENTS)).await?;
     let began = Instant::now();
     let three = || async { Ok(node.connections().await?.len() == 3) };
