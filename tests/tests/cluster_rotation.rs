@@ -11,7 +11,7 @@ use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::Instant;
 use wirepost_tests::broker::TestBroker;
-use wirepost_tests::node::faults::Talk;
+use wirepost_tests::node::faults::{Talk, answered_as_promised};
 use wirepost_tests::node::{Node, RELEASE, SYSTEM};
 use wirepost_tests::tls::{Authority, frame, send_acked};
 
@@ -46,7 +46,7 @@ async fn a_new_user_of_the_broker_is_taken_into_use_by_running_pods() -> Result<
     rotated?;
     talk.recovers(KUBELET).await?;
     node.changes("rotation-broker", 9998).await?;
-    talk.end().await?;
+    answered_as_promised(&talk.end().await?)?;
     ensure!(restarts(&node).await? == before, "a pod was started anew");
     Ok(())
 }
