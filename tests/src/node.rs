@@ -98,8 +98,23 @@ impl Node {
         self.kubectl(&["label", "namespace", SYSTEM, "--overwrite", enforce]).await?;
         self.kubectl(&["apply", "--namespace", SYSTEM, "--filename", &format!("{files}/rabbitmq.yaml")]).await?;
         self.roll_out(SYSTEM, "statefulset/rabbitmq").await?;
+        self.unlock().await?;
         self.upgrade(set).await?;
         self.none_going().await
+    }
+
+    /// Gives up what a run that was ended amid an upgrade has left: Helm upgrades nothing that is pending.
+    async fn unlock(&self) -> Result<()> {
+        let at = [RELEASE, "--namespace", SYSTEM];
+        let listed = self.helm(&["list", "--pending", "--short", "--filter", RELEASE, "--namespace", SYSTEM]).await?;
+        if listed.lines().all(|name| name != RELEASE) {
+            return Ok(());
+        }
+        // There may be nothing to go back to.
+        if self.helm(&[&["rollback"], &at[..], &["--force-conflicts"]].concat()).await.is_err() {
+            self.helm(&[&["uninstall"], &at[..], &["--wait"]].concat()).await?;
+        }
+        Ok(())
     }
 
     /// Only the chart of [`Node::install`].
