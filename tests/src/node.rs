@@ -61,7 +61,8 @@ impl Node {
             address: address.context("no node has an InternalIP")?,
             bin: variable("WIREPOST_TEST_CLUSTER_BIN"),
             values: variable("WIREPOST_TEST_CLUSTER_VALUES"),
-            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?,
+            // The Service chooses an edge for each call; on a connection that is kept, a call can also meet its edge's end.
+            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).pool_max_idle_per_host(0).build()?,
         })
     }
 
