@@ -16,13 +16,10 @@ use crate::{
     metrics::Metrics,
     places::Places,
     push::{catch_up::CatchUp, hub::Context, log::LogBudget},
-    readiness::Readiness,
+    readiness::{DRAINING, Readiness},
     settings::Settings,
     state::State,
 };
-
-/// What `/readyz` waits for once shutdown has begun.
-const DRAINING: &str = "draining";
 
 /// A running edge.
 pub struct App {

@@ -15,6 +15,7 @@ pub mod answer;
 pub mod origin;
 
 mod caller;
+mod closing;
 mod description;
 mod log;
 mod messages;
@@ -46,6 +47,7 @@ pub fn router(state: Arc<State>) -> Router {
             )
         })
         .layer(from_fn_with_state(Arc::clone(&state), log::layer))
+        .layer(from_fn_with_state(Arc::clone(&state), closing::layer))
         .layer(Extension(messages::Budget::default()))
         .with_state(state)
 }

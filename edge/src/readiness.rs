@@ -6,6 +6,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// The part of an edge that goes.
+pub const DRAINING: &str = "draining";
+
 /// The parts that are pending. Empty = ready.
 #[derive(Debug, Default)]
 pub struct Readiness {
@@ -30,6 +33,11 @@ impl Readiness {
         self.lock().iter().copied().collect()
     }
 
+    /// Whether this part is pending.
+    pub fn awaits(&self, part: &str) -> bool {
+        self.lock().contains(part)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,7 +58,9 @@ mod tests {
         assert_eq!(readiness.pending(), ["listener"]);
         readiness.done("listener");
         assert!(readiness.pending().is_empty());
-        readiness.add("draining");
+        assert!(!readiness.awaits(DRAINING));
+        readiness.add(DRAINING);
+        assert!(readiness.awaits(DRAINING));
         assert_eq!(readiness.pending(), ["draining"]);
     }
 }

@@ -12,7 +12,7 @@ use wirepost_tests::node::{Node, SYSTEM};
 use wirepost_tests::traffic::Outcome;
 
 /// For a pod to be there again and everything with it, on two cores.
-const RECOVERY: Duration = Duration::from_mins(2);
+const RECOVERY: Duration = Duration::from_mins(1);
 const WATCH_ERRORS: &str = "wirepost_edge_config_watch_errors_total";
 /// The API server is frozen so long at least, and then dead so long.
 const AWAY: Duration = Duration::from_secs(30);

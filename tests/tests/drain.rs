@@ -77,7 +77,10 @@ async fn sigterm_tells_everyone_answers_everything_and_refuses_nobody() -> Resul
     let (_, pending) = e1.readyz().await?;
     assert!(pending.contains("draining"), "{pending}");
     assert_eq!(e1.admin("/livez").await?.0, 200, "a draining process is alive");
-    // A load balancer has not heard of it yet: whoever comes is served.
+    // A load balancer has not heard of it yet: whoever comes is served, and calls that keep their connection are told to go elsewhere.
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let answer = http.get(format!("http://{}/payments/asyncapi.json", e1.public)).send().await?;
+    ensure!(answer.headers().get("connection").is_some_and(|value| value == "close"), "{answer:?}");
     let mut late = Vec::new();
     while began.elapsed() < LAG - Duration::from_millis(500) {
         let n = late.len();

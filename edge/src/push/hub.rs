@@ -64,6 +64,8 @@ pub struct Hub {
     clients: watch::Sender<usize>,
     /// How far the reader is behind the broker, in messages.
     lag: AtomicU64,
+    /// When the log last named a gap. Not in `state`, which whoever counts a gap may have locked.
+    gap_said: Mutex<Option<Instant>>,
 }
 
 struct State {
@@ -73,8 +75,6 @@ struct State {
     consuming: bool,
     /// Why this hub is no more: who still comes is sent away at once.
     closed: Option<CloseCode>,
-    /// When the log last named a gap.
-    gap_said: Option<Instant>,
 }
 
 /// Where a connection stands after a step of its catch-up.
@@ -107,16 +107,11 @@ impl Hub {
             name: business.name().into(),
             fetching: tokio::sync::Mutex::default(),
             business: ArcSwap::new(business),
-            state: Mutex::new(State {
-                log,
-                registry: Registry::default(),
-                consuming: false,
-                closed: None,
-                gap_said: None,
-            }),
+            state: Mutex::new(State { log, registry: Registry::default(), consuming: false, closed: None }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
             lag: AtomicU64::new(0),
+            gap_said: Mutex::default(),
             context,
         }
     }
@@ -336,9 +331,9 @@ impl Hub {
     pub fn count_gap(&self, reason: GapReason) {
         let reason = gap_label(reason);
         self.context.metrics.gaps.get_or_create(&label(reason)).inc();
-        let mut state = self.lock();
-        if state.gap_said.is_none_or(|said| said.elapsed() >= GAP_LOG_INTERVAL) {
-            state.gap_said = Some(Instant::now());
+        let mut said = self.gap_said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() >= GAP_LOG_INTERVAL) {
+            *said = Some(Instant::now());
             tracing::warn!(business = &*self.name, reason, "a client came back and may have missed pushes");
         }
     }

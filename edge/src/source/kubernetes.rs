@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod ledger;
+mod pause;
 
 use ledger::{Finding, Ledger, Outcome, Question};
 
@@ -100,7 +101,7 @@ impl ConfigMaps {
     /// Follows the namespace until `cancel`.
     pub async fn run(mut self, cancel: CancellationToken) {
         let config = watcher::Config::default().labels(SELECTOR).timeout(WATCH_SECONDS);
-        let events = watcher::watcher(self.api.clone(), config).default_backoff();
+        let events = watcher::watcher(self.api.clone(), config).backoff(pause::Pause::default());
         // It has no end of its own.
         let mut events = pin!(events.chain(stream::pending()));
         let mut asking: Option<BoxFuture<'static, Answer>> = None;
