@@ -12,7 +12,7 @@ use wirepost_tests::node::{Node, SYSTEM};
 use wirepost_tests::traffic::Outcome;
 
 /// For a pod to be there again and everything with it, on two cores.
-const RECOVERY: Duration = Duration::from_mins(1);
+const RECOVERY: Duration = Duration::from_mins(2);
 const WATCH_ERRORS: &str = "wirepost_edge_config_watch_errors_total";
 /// The API server is frozen so long at least, and then dead so long.
 const AWAY: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ async fn clients_notice_nothing_of_an_api_server_that_is_away() -> Result<()> {
     node.roll_out(SYSTEM, "deployment/wirepost-operator").await?;
     // Edges back off: the next attempt of their watch may be half a minute away, and the one after that.
     let in_use = || async { node.changes("faults-api", 9999).await.map(|()| true) };
-    eventually("a change is in use again", RECOVERY, in_use).await?;
+    eventually("a change is in use again", RECOVERY / 2, in_use).await?;
     talk.flows(RECOVERY).await?;
     let outcomes = talk.end().await?;
     ensure!(outcomes.iter().all(Outcome::acked), "{:?}", outcomes.iter().find(|outcome| !outcome.acked()));
