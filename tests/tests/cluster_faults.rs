@@ -68,7 +68,7 @@ async fn clients_notice_nothing_of_an_api_server_that_is_away() -> Result<()> {
     programs.start().await?;
     away?;
     node.roll_out(SYSTEM, "deployment/wirepost-operator").await?;
-    // Edges back off: the next attempt of their watch may be half a minute away, and the one after that.
+    // Two tries of an edge's watch fail: the one that finds the server away, and the one whose place it has forgotten.
     let in_use = || async { node.changes("faults-api", 9999).await.map(|()| true) };
     eventually("a change is in use again", RECOVERY / 2, in_use).await?;
     talk.flows(RECOVERY).await?;
