@@ -7,7 +7,10 @@ use hyper::rt::Executor;
 use kube::{
     Client, Config,
     client::ClientBuilder,
-    runtime::{utils::Backoff, watcher},
+    runtime::{
+        utils::{Backoff, ResetTimerBackoff},
+        watcher,
+    },
 };
 
 use crate::leader::Leadership;
@@ -18,6 +21,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// After so many seconds the API server ends a watch, which then goes on where it was. One that does not end five seconds later is dead, and
 /// what changed meanwhile is to be seen within the 30 s in which all is to be repaired.
 const WATCH_SECONDS: u32 = 15;
+/// How long without a failure until pauses are short again.
+const CALM: Duration = Duration::from_secs(30);
 /// Between two tries of a watch that fails.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -65,7 +70,12 @@ pub fn watch(selector: &str) -> watcher::Config {
     watcher::Config::default().labels(selector).timeout(WATCH_SECONDS)
 }
 
-/// What a watch waits after a failure: longer each time, but never so long that a server that is back goes unnoticed; with jitter.
+/// What a watch waits after a failure. The watch's own resets count for nothing: it makes one before each try.
+pub fn after_failures() -> ResetTimerBackoff<Pause> {
+    ResetTimerBackoff::new(Pause::default(), CALM)
+}
+
+/// Pauses that are longer each time, but never so long that a server that is back goes unnoticed; with jitter.
 #[derive(Debug)]
 pub struct Pause(Duration);
 

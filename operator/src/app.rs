@@ -180,7 +180,7 @@ fn queue(
     cancel: CancellationToken,
 ) -> impl Stream<Item = Result<ReconcileRequest<Stored>, watcher::Error>> + Send + use<> {
     let changes = watcher(Api::<Stored>::all(client), api::watch(selector))
-        .backoff(api::Pause::default())
+        .backoff(api::after_failures())
         .reflect(writer)
         .inspect_ok({
             let triggers = Arc::clone(&triggers);
@@ -234,7 +234,7 @@ async fn follow_config_maps(
     let (key, value) = CONFIG_LABEL;
     let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
     let events = watcher(api, api::watch(&format!("{key}={value}")))
-        .backoff(api::Pause::default())
+        .backoff(api::after_failures())
         .modify(|config_map| config_map.metadata.managed_fields = None)
         .reflect(writer);
     pin_mut!(events);

@@ -146,7 +146,7 @@ impl Edges {
         let selector = format!("kubernetes.io/service-name={}", self.service);
         let (store, writer) = reflector::store();
         let events = watcher(slices, api::watch(&selector))
-            .backoff(api::Pause::default())
+            .backoff(api::after_failures())
             .modify(|slice| slice.metadata.managed_fields = None)
             .reflect(writer);
         pin_mut!(events);

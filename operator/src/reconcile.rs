@@ -192,7 +192,7 @@ async fn rejected(
 ) -> Result<(Outcome, Action), Error> {
     report(stored, context, &Findings::rejected(verdict)).await?;
     let good = context.good(stored).or_else(|| running(stored, context));
-    let good = good.filter(|_| stored.rival(&context.businesses).is_none());
+    let good = good.filter(|_| stored.rival(&context.businesses).is_none() && of_another(stored, context).is_none());
     let Some(good) = good else { return Ok((Outcome::Waiting, Action::requeue_at(look))) };
     let access = access(stored, &good, context).await?;
     let Ok(done) = ensure(stored, context, &good.compiled, &access, false).await else {
@@ -211,11 +211,14 @@ fn running(stored: &Stored, context: &Context) -> Option<Good> {
     Some(Good::new(stored, compiled))
 }
 
-/// The edge configuration of the business type, if it was written for a resource of another name.
+/// The edge configuration of the business type, if it was written for a resource of another name that is not seen here: between those that
+/// are seen their age decides.
 fn of_another(stored: &Stored, context: &Context) -> Option<Arc<ConfigMap>> {
     let map = context.config_map(stored.business_type())?;
-    let another = config_map::owner_uid(&map).is_some_and(|uid| uid != stored.uid())
-        && !["", &stored.owner()].contains(&config_map::owner(&map));
+    let uid = config_map::owner_uid(&map).filter(|uid| *uid != stored.uid())?;
+    let claims = |other: &Stored| other.uid() == uid && other.business_type() == stored.business_type();
+    let another =
+        !["", &stored.owner()].contains(&config_map::owner(&map)) && context.businesses.state_filter(claims).is_empty();
     another.then_some(map)
 }
 

@@ -1,21 +1,30 @@
 //! The seed of all credentials: one Secret in the system namespace. Whoever deletes it by mistake must not have changed every password of
 //! the company with the next leader: each process keeps what it has read, and puts it back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::Context as _;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
-use crate::{access::Seed, writer};
+use crate::{access::Seed, keys, writer};
 
 /// The Secret in the system namespace, and its key.
 pub const SECRET: &str = "wirepost-seed";
 const KEY: &str = "seed";
 const BYTES: usize = 32;
+/// Of a look.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a process that knows no seed waits for one that does: two of its looks.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Seeds {
@@ -48,8 +57,11 @@ impl Seeds {
     /// # Errors
     /// The API server, or a Secret without a seed in it.
     pub async fn look(&self) -> anyhow::Result<bool> {
+        self.get().await?;
+        let before = self.known.lock().await.clone();
+        // Not under the lock: all reconciles ask for what is known.
+        let now = timeout(TIMEOUT, self.load(before.as_deref())).await.context("the API server does not answer")??;
         let mut known = self.known.lock().await;
-        let now = self.load(known.as_deref()).await?;
         let another = known.as_ref().is_some_and(|known| *known != now);
         if another {
             tracing::warn!(secret = SECRET, "the seed is another one: all businesses get new credentials");
@@ -60,6 +72,7 @@ impl Seeds {
 
     /// What the Secret holds. Where it is missing: `known`, or else a new one. Of several processes that make one, the first wins.
     async fn load(&self, known: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
+        let mut waited = Duration::ZERO;
         loop {
             if let Some(secret) = self.secrets.get_opt(SECRET).await? {
                 let ByteString(seed) = secret.data.unwrap_or_default().remove(KEY).unwrap_or_default();
@@ -69,6 +82,12 @@ impl Seeds {
                     self.namespace
                 );
                 return Ok(seed);
+            }
+            if known.is_none() && waited < PATIENCE && self.secrets.get_opt(keys::SECRET).await?.is_some() {
+                // There was one, and another process may know it.
+                sleep(PAUSE).await;
+                waited += PAUSE;
+                continue;
             }
             let new = || rand::random::<[u8; BYTES]>().to_vec();
             let seed = known.map_or_else(new, <[u8]>::to_vec);

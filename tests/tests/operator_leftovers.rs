@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use lapin::options::QueuePurgeOptions;
@@ -100,11 +101,7 @@ async fn the_business_type_of_a_resource_that_is_not_selected_stays_its_own() ->
     let operator = world.operator("one").flag("deletion-deadline-seconds", 4).start().await?;
     world.apply(&payments()).await?;
     world.condition("payments", "Provisioned", "True").await?;
-    let rival = payments()
-        .replace("{name: payments, namespace: shop}", "{name: rival}")
-        .replace("spec:\n", "spec:\n  businessType: payments\n")
-        .replace("payments-wirepost", "rival-wirepost");
-    world.apply(&rival).await?;
+    world.apply(&rival()).await?;
     world.reason("rival", "Accepted", "BusinessTypeTaken").await?;
     let (objects, map) = (world.broker_objects().await?, world.config_map("payments").await?);
     unlabel(&world).await?;
@@ -116,6 +113,33 @@ async fn the_business_type_of_a_resource_that_is_not_selected_stays_its_own() ->
     world.cluster.delete(&world.team.name, "payments").await?;
     world.condition("rival", "Provisioned", "True").await?;
     world.cluster.wait_gone(&world.team.name, "payments").await?;
+    operator.had_every_right()
+}
+
+/// Another resource that claims the same business type.
+fn rival() -> String {
+    payments()
+        .replace("{name: payments, namespace: shop}", "{name: rival}")
+        .replace("spec:\n", "spec:\n  businessType: payments\n")
+        .replace("payments-wirepost", "rival-wirepost")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_resource_that_is_selected_again_takes_its_business_type_over_and_neither_is_stuck() -> Result<()> {
+    let world = World::new().await?;
+    world.apply(&payments()).await?;
+    let selector = world.selector();
+    let (label, value) = selector.split_once('=').context("no label")?;
+    merge(&world, json!({"metadata": {"labels": {label: null}}})).await?;
+    let operator = world.operator("one").start().await?;
+    let older = world.team.businesses().get("payments").await?.metadata.creation_timestamp.context("no time")?.0;
+    eventually("a second passes", PATIENCE, || async move { Ok(Timestamp::now().as_second() > older.as_second()) })
+        .await?;
+    world.apply(&rival()).await?;
+    world.condition("rival", "Provisioned", "True").await?;
+    merge(&world, json!({"metadata": {"labels": {label: value}}})).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    world.reason("rival", "Accepted", "BusinessTypeTaken").await?;
     operator.had_every_right()
 }
 

@@ -101,7 +101,7 @@ impl ConfigMaps {
     /// Follows the namespace until `cancel`.
     pub async fn run(mut self, cancel: CancellationToken) {
         let config = watcher::Config::default().labels(SELECTOR).timeout(WATCH_SECONDS);
-        let events = watcher::watcher(self.api.clone(), config).backoff(pause::Pause::default());
+        let events = watcher::watcher(self.api.clone(), config).backoff(pause::after_failures());
         // It has no end of its own.
         let mut events = pin!(events.chain(stream::pending()));
         let mut asking: Option<BoxFuture<'static, Answer>> = None;
@@ -140,7 +140,8 @@ impl ConfigMaps {
                 return self.troubled(error.to_string(), is_forbidden(&error));
             }
         };
-        if self.trouble.take().is_some() {
+        // It tells of a try, not of an answer.
+        if !matches!(event, Event::Init) && self.trouble.take().is_some() {
             tracing::info!("the configurations are followed again");
         }
         let (now, out) = (Instant::now(), &mut step.out);

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_topology::actual::Policy;
-use wirepost_topology::{ApplyOptions, Error, Management, Plan, Problem, Report, Snapshot, Step, apply_plan, unrouted};
+use wirepost_topology::{ApplyOptions, Error, Management, Plan, Problem, Report, Snapshot, Step, apply_plan};
 
 use super::{Answer, Desired, Request, Trouble, amqp::Link};
 use crate::{leader::Leadership, metrics::Metrics, triggers::Triggers};
@@ -64,7 +64,7 @@ pub(super) struct Keeper {
     last: Option<Look>,
     /// Businesses whose `unrouted` is to be looked at.
     unrouted: HashSet<String>,
-    moving: JoinSet<(String, Result<unrouted::Moved, Error>)>,
+    moving: JoinSet<moves::Walk>,
     moving_now: HashSet<String>,
     round: usize,
 }
@@ -77,8 +77,16 @@ struct Known {
     left: HashSet<String>,
     /// Nothing that anybody knows of has changed since.
     current: bool,
-    /// Messages in `unrouted` that no route takes, and when that was found out. It holds as long as nothing was changed on the broker.
-    strays: Option<(u32, Instant)>,
+    /// Messages in `unrouted` that no route takes. It holds as long as nothing was changed on the broker.
+    strays: Option<Strays>,
+}
+
+/// See [`Known::strays`].
+#[derive(Clone, Copy)]
+struct Strays {
+    count: u32,
+    /// How many messages need no look, since when.
+    walked: Option<(u32, Instant)>,
 }
 
 /// A snapshot that may serve again.
@@ -138,8 +146,8 @@ impl Keeper {
                     self.last.take_if(|last| last.at.elapsed() >= FRESH);
                 }
                 Some(moved) = self.moving.join_next() => {
-                    if let Ok((business, moved)) = moved {
-                        self.moved(&business, moved);
+                    if let Ok(walk) = moved {
+                        self.moved(walk);
                     }
                 }
             }

@@ -63,6 +63,11 @@ async fn tell_edges(stored: &Stored, context: &Context) -> Result<Option<Vec<Str
     let Some(there) = context.config_map(business).filter(|map| config_map::owner(map) == stored.owner()) else {
         return Ok(None);
     };
+    if !config_map::is_of(&there, stored) {
+        // Of a resource of the same name: of one before this, or of one after it that is not seen yet. This changes nothing, and fails if
+        // this one is gone.
+        context.writer.hold(stored, true).await?;
+    }
     if !config_map::is_tombstone(&there) {
         context.writer.config_map(&config_map::tombstone(&there)).await?;
     }

@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
-use kube::runtime::utils::Backoff;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 
 const LEAST: Duration = Duration::from_millis(500);
 /// After an API server was away two tries fail: the one that finds it away, and the one whose place it has forgotten.
 const MOST: Duration = Duration::from_secs(5);
+
+/// How long without a failure until pauses are short again. The watch's own resets count for nothing: it makes one before each try.
+const CALM: Duration = Duration::from_secs(30);
+
+/// For a watch.
+pub(super) fn after_failures() -> ResetTimerBackoff<Pause> {
+    ResetTimerBackoff::new(Pause::default(), CALM)
+}
 
 /// Longer each time, but never so long that a server that is back goes unnoticed; with jitter, since all edges lose it at once.
 #[derive(Debug)]

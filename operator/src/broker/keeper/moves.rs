@@ -3,9 +3,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
-use wirepost_topology::{Error, unrouted};
+use wirepost_topology::{
+    Error,
+    unrouted::{self, Moved, Stopped},
+};
 
-use super::Keeper;
+use super::{Desired, Keeper, Strays};
 
 /// Businesses whose unrouted messages are moved at once.
 const MOVES: usize = 4;
@@ -14,8 +17,18 @@ const STRAYS_AGAIN: Duration = Duration::from_hours(1);
 /// Longest time for counting unrouted messages.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// One run of [`unrouted::move_back`].
+pub(super) struct Walk {
+    business: String,
+    desired: Arc<Desired>,
+    /// That were there before.
+    messages: u32,
+    moved: Result<Moved, Error>,
+}
+
 impl Keeper {
     pub(super) async fn look_at_unrouted(&mut self) {
+        self.count_strays();
         let ready = |business: &&String| self.known.contains_key(*business) && !self.moving_now.contains(*business);
         let names: Vec<String> = self.unrouted.iter().filter(ready).cloned().collect();
         if names.is_empty() {
@@ -37,16 +50,20 @@ impl Keeper {
         for name in names {
             let waits = waiting.get(&name);
             let Some(known) = self.known.get_mut(&name) else { continue };
-            if waits.is_none() {
+            let Some(waits) = waits else {
                 known.strays = None;
-            }
-            // To take them out and put them back costs the broker log entries that it can't drop while the oldest stays.
-            let walked = known.strays.filter(|(_, at)| at.elapsed() < STRAYS_AGAIN).map_or(0, |(strays, _)| strays);
-            if waits.is_none_or(|waits| *waits <= walked) {
                 self.unrouted.remove(&name);
+                continue;
+            };
+            // To take them out and put them back costs the broker log entries that it can't drop while the oldest stays.
+            if let Some((walked, at)) = known.strays.as_mut().and_then(|strays| strays.walked.as_mut()) {
+                // Those that a person has removed make no room for others.
+                *walked = (*walked).min(*waits);
+                if *walked == *waits && at.elapsed() < STRAYS_AGAIN {
+                    self.unrouted.remove(&name);
+                }
             }
         }
-        self.count_strays();
         let waiting: Vec<(String, u32)> =
             waiting.into_iter().filter(|(name, _)| self.unrouted.contains(name)).collect();
         if waiting.is_empty() {
@@ -65,7 +82,7 @@ impl Keeper {
                 self.moving.spawn(async move {
                     let gate = || leadership.holds();
                     let moved = unrouted::move_back(&connection, &name, &desired.topology, &gate).await;
-                    (name, moved)
+                    Walk { business: name, desired, messages, moved }
                 });
             }
         }
@@ -73,42 +90,51 @@ impl Keeper {
 
     fn count_strays(&self) {
         let strays = self.known.values().filter_map(|known| known.strays);
-        self.parts.metrics.strays.set(strays.map(|(strays, _)| i64::from(strays)).sum());
+        self.parts.metrics.strays.set(strays.map(|strays| i64::from(strays.count)).sum());
     }
 
-    pub(super) fn moved(&mut self, business: &str, moved: Result<unrouted::Moved, Error>) {
-        self.moving_now.remove(business);
-        match moved {
-            Ok(moved) => {
-                self.parts.metrics.moved_back.inc_by(moved.moved.into());
-                if moved.moved > 0 {
-                    tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
-                }
-                if let Some(known) = self.known.get_mut(business) {
-                    let before = known.strays.map_or(0, |(strays, _)| strays);
-                    // All that was there was walked over, so nothing but these is there.
-                    let whole = moved.stopped.is_none();
-                    known.strays = (whole && moved.strays > 0).then(|| (moved.strays, Instant::now()));
-                    if moved.strays > before {
-                        tracing::warn!(
-                            business,
-                            messages = moved.strays,
-                            "unrouted messages that fit no route stay there"
-                        );
-                    }
-                }
-                self.count_strays();
-                if let Some(stopped) = moved.stopped {
-                    tracing::warn!(business, reason = %stopped, "not all unrouted messages were moved");
-                    // The next sweep finds what is wrong; the round comes back to this business.
-                } else if moved.moved > 0 {
-                    self.unrouted.insert(business.to_owned());
-                }
-            }
+    pub(super) fn moved(&mut self, walk: Walk) {
+        let Walk { business, desired, messages, moved } = walk;
+        self.moving_now.remove(&business);
+        let moved = match moved {
+            Ok(moved) => moved,
             Err(error) => {
                 tracing::warn!(business, %error, "unrouted messages stay for now");
-                self.unrouted.insert(business.to_owned());
+                self.unrouted.insert(business);
+                return;
             }
+        };
+        self.parts.metrics.moved_back.inc_by(moved.moved.into());
+        if moved.moved > 0 {
+            tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
+        }
+        let mut again = moved.stopped.is_none() && moved.moved > 0;
+        if let Some(known) = self.known.get_mut(&business) {
+            if known.desired == desired {
+                let before = known.strays.map_or(0, |strays| strays.count);
+                if moved.strays > before {
+                    tracing::warn!(business, messages = moved.strays, "unrouted messages that fit no route stay there");
+                }
+                let walked = match &moved.stopped {
+                    None => Some(moved.strays),
+                    // Whatever lies behind them waits for a person.
+                    Some(Stopped::Strays { .. }) => Some(messages),
+                    Some(_) => None,
+                };
+                let walked = walked.map(|walked| (walked, Instant::now()));
+                known.strays = (moved.strays > 0).then_some(Strays { count: moved.strays, walked });
+            } else {
+                // Judged by routes that are no longer those.
+                again = true;
+            }
+        }
+        self.count_strays();
+        if let Some(stopped) = moved.stopped {
+            tracing::warn!(business, reason = %stopped, "not all unrouted messages were moved");
+            // The next sweep finds what is wrong; the round comes back to this business.
+        }
+        if again {
+            self.unrouted.insert(business);
         }
     }
 }
