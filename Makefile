@@ -44,6 +44,7 @@ doc: ## examples in the documentation
 
 .PHONY: integration
 integration: ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards
+	$(CARGO) build $(LOCKED) --bins # cargo test makes those of packages with such tests alone
 	$(CARGO) test $(LOCKED) --test '*' --no-run
 	scripts/with-kubernetes scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
 
