@@ -66,8 +66,10 @@ impl Node {
 
     /// Takes a declared business away.
     pub async fn undeclare(&self, name: &str) -> Result<()> {
-        self.kubectl(&["delete", "namespace", name, "--wait=false"]).await?;
-        self.cluster.wait_gone(name, name).await
+        // By itself: the namespace controller takes its time after an API server was away or a definition has changed.
+        self.cluster.delete(name, name).await?;
+        self.cluster.wait_gone(name, name).await?;
+        self.kubectl(&["delete", "namespace", name, "--wait=false"]).await.map(drop)
     }
 
     /// Kills a pod of the system namespace at once, as one does with a node that does not answer.
