@@ -26,7 +26,7 @@ use crate::{
     leader::{self, Elector},
     metrics::Metrics,
     notices::Notices,
-    reconcile::{self, Context, Options},
+    reconcile::{self, Context, Memories, Options},
     seed::Seeds,
     stored::Stored,
     triggers::{Listed, Triggers},
@@ -105,7 +105,7 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
         Arc::clone(&readiness),
         work.clone(),
     ));
-    let context = Arc::new(Context::new(reconcile::Parts {
+    let context = Arc::new(Context {
         options,
         client: client.clone(),
         seeds,
@@ -117,7 +117,8 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
         config_maps,
         definition,
         metrics: Arc::clone(&metrics),
-    }));
+        memories: Memories::default(),
+    });
     let serve = axum::serve(listener, admin::router(Arc::clone(&readiness), Arc::clone(&metrics), leadership.clone()))
         .with_graceful_shutdown(last.clone().cancelled_owned());
     let (ended, mut defeat) = watch::channel(None);

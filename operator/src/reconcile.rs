@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use wirepost_core::{Compiled, Problem, Reason, Rejection};
 use wirepost_topology::{Problem as BrokerProblem, Report};
 
-pub use context::{Context, Options, Parts};
+pub use context::{Context, Memories, Options};
 pub use leftover::run as look_for_leftovers;
 
 use crate::{

@@ -75,9 +75,15 @@ pub struct Context {
     pub definition: watch::Receiver<definition::Look>,
     /// Numbers.
     pub metrics: Arc<Metrics>,
-    seeds: Arc<Seeds>,
-    memory: Mutex<HashMap<String, Memory>>,
+    /// What credentials are made of.
+    pub seeds: Arc<Seeds>,
+    /// Nothing at the start.
+    pub memories: Memories,
 }
+
+/// What is remembered of each resource, by uid, and of each business.
+#[derive(Default)]
+pub struct Memories(Mutex<HashMap<String, Memory>>);
 
 /// What is remembered of a resource, by uid.
 #[derive(Default)]
@@ -96,64 +102,7 @@ struct Memory {
     hash: Option<String>,
 }
 
-/// The parts of a context that exist before it.
-pub struct Parts {
-    /// Settings.
-    pub options: Options,
-    /// The cluster.
-    pub client: Client,
-    /// What credentials are made of.
-    pub seeds: Arc<Seeds>,
-    /// Writes to it.
-    pub writer: Writer,
-    /// The broker.
-    pub broker: Broker,
-    /// The edges.
-    pub edges: Arc<Edges>,
-    /// Events.
-    pub notices: Notices,
-    /// Every resource.
-    pub businesses: Store<Stored>,
-    /// Every edge configuration.
-    pub config_maps: Store<ConfigMap>,
-    /// What the installed CRD lacks.
-    pub definition: watch::Receiver<definition::Look>,
-    /// Numbers.
-    pub metrics: Arc<Metrics>,
-}
-
 impl Context {
-    /// Remembers nothing yet.
-    pub fn new(parts: Parts) -> Self {
-        let Parts {
-            options,
-            client,
-            seeds,
-            writer,
-            broker,
-            edges,
-            notices,
-            businesses,
-            config_maps,
-            definition,
-            metrics,
-        } = parts;
-        Self {
-            options,
-            client,
-            writer,
-            broker,
-            edges,
-            notices,
-            businesses,
-            config_maps,
-            definition,
-            metrics,
-            seeds,
-            memory: Mutex::default(),
-        }
-    }
-
     /// Returns when everything that a reconcile compares with was read once; `false` when that will not happen any more.
     pub(super) async fn ready(&self) -> bool {
         self.edges.met().await;
@@ -299,7 +248,7 @@ impl Context {
     }
 
     fn memory(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memories.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
