@@ -91,15 +91,12 @@ pub struct WsBusinessSpec {
 
     /// Kinds of clients that may connect, such as app, h5, pos.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 40)))]
-    #[x_kube(
-        validation = rules::CLIENT_TYPE_SYNTAX.to_kube(),
-        validation = rules::CLIENT_TYPE_ONCE.to_kube(),
-    )]
+    #[x_kube(validation = rules::CLIENT_TYPE_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
     pub client_types: Vec<String>,
 
-    /// Messages that may flow. The first route that fits a message decides.
+    /// Messages that may flow. The first route that fits a message decides. A sendType and messageType may stand together once.
     #[schemars(length(min = 1, max = 100))]
-    #[x_kube(validation = rules::ROUTE_ONCE.to_kube())]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["sendType".to_owned(), "messageType".to_owned()]))]
     pub routes: Vec<Route>,
 
     /// How pushes travel and how long they are kept.
@@ -125,7 +122,7 @@ pub struct WsBusinessSpec {
     /// Business types whose senders may address this business's clients by the envelope's `businesses`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 40)))]
-    #[x_kube(validation = rules::ACCEPT_FROM_SYNTAX.to_kube())]
+    #[x_kube(validation = rules::ACCEPT_FROM_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
     pub accept_from: Vec<String>,
 }
 

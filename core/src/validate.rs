@@ -3,6 +3,7 @@
 
 mod keys;
 mod meaning;
+mod metadata;
 mod structure;
 
 use std::sync::LazyLock;
@@ -11,7 +12,7 @@ use kube_cel::CompiledSchema;
 use serde_json::Value;
 
 use crate::{
-    business::{API_VERSION, KIND, WsBusiness, rules},
+    business::{WsBusiness, rules},
     crd,
     problem::Problem,
 };
@@ -38,7 +39,7 @@ pub fn check(value: &Value, old: Option<&Value>) -> Vec<Problem> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Problem>> {
-    let mut problems = envelope(value);
+    let mut problems = metadata::check(value);
     structure::check(&SCHEMA.json, value, &mut problems);
     // As in the API server: a rule may rely on the schema, so it runs only where the schema holds. Unknown fields harm no rule.
     if problems.iter().any(|p| !p.message.starts_with(structure::UNKNOWN)) {
@@ -46,6 +47,7 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
     }
     let stored = structure::store(&SCHEMA.json, value);
     let old = old.map(|old| structure::store(&SCHEMA.json, old));
+    structure::repeated(&SCHEMA.json, &stored, "", &mut problems);
     problems.extend(cel(&stored, old.as_ref()));
     match serde_json::from_value::<WsBusiness>(stored) {
         Ok(business) => {
@@ -70,29 +72,6 @@ pub fn check_resource(business: &WsBusiness) -> Vec<Problem> {
         Ok(value) => check(&value, None),
         Err(error) => vec![Problem::at("", format!("can't be written as JSON: {error}"), "apply it anew")],
     }
-}
-
-/// apiVersion, kind and metadata, which the API server checks before any schema.
-fn envelope(value: &Value) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
-        if value.get(field).and_then(Value::as_str) != Some(expected) {
-            problems.push(Problem::at(field, format!("is not {expected}"), format!("write {field}: {expected}")));
-        }
-    }
-    let name = value["metadata"]["name"].as_str().unwrap_or_default();
-    let well_formed = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-        && !name.starts_with(['-', '.'])
-        && !name.ends_with(['-', '.'])
-        && !name.contains("..");
-    if name.is_empty() || !well_formed {
-        problems.push(Problem::at(
-            "metadata.name",
-            if name.is_empty() { "is missing" } else { "is not a name that Kubernetes takes" },
-            "use a-z, 0-9, hyphens and dots, beginning and ending with a letter or digit",
-        ));
-    }
-    problems
 }
 
 fn cel(value: &Value, old: Option<&Value>) -> Vec<Problem> {

@@ -4,6 +4,7 @@
 //! - [`cluster`]: a Kubernetes API server, a namespace for each test, private ones that may be killed.
 //! - [`setup`]: what the edges of one test share: declarations, topology, keys.
 //! - [`edge`]: the real binary as a process.
+//! - [`kubectl`]: the real one.
 //! - [`node`]: a whole Kubernetes where pods run, with the chart on it.
 //! - [`operator`]: the real binary as a process, and the world of one test around it.
 //! - [`mirror`]: an edge's admin port without an edge.
@@ -23,6 +24,7 @@ pub mod client;
 pub mod cluster;
 pub mod edge;
 pub mod hand;
+pub mod kubectl;
 pub mod mirror;
 pub mod node;
 pub mod operator;

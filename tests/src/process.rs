@@ -109,7 +109,7 @@ impl Drop for Process {
 }
 
 /// Beside this program, or beside `deps/`, where cargo puts tests: so both are of one build.
-fn binary(program: &str) -> Result<PathBuf> {
+pub fn binary(program: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()?;
     let folder = here.parent().context("this program is not where cargo puts it")?;
     let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };

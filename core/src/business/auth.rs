@@ -16,7 +16,7 @@ pub struct Auth {
     /// Origins of browser pages that may connect, such as https://shop.example, or `*`. Empty: no browser; programs without an Origin may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
-    #[x_kube(validation = rules::ORIGIN_SYNTAX.to_kube())]
+    #[x_kube(validation = rules::ORIGIN_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
     pub allowed_origins: Vec<String>,
 }
 
@@ -29,6 +29,7 @@ pub struct Jwt {
     pub issuer: String,
     /// One of these must be in `aud`.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub audiences: Vec<String>,
     /// The issuer's keys.
     pub jwks: KeySource,

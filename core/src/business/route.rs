@@ -49,11 +49,11 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000))]
     pub ttl_seconds: Option<i64>,
-    /// Addressed: a push must name an identity or tags. Everyone: `"toUniqueId": "*"` is allowed as well.
-    #[serde(default)]
+    /// Addressed: a push must name an identity or tags. Everyone: `"toUniqueId": "*"` is allowed as well. Default: Addressed.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub audience: Audience,
-    /// Whether the business is told when a client has it; for ServerToClient.
-    #[serde(default)]
+    /// Whether the business is told when a client has it; for ServerToClient. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub receipts: bool,
     /// JSON Schema that `content` must fulfil, at most 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,8 +73,8 @@ pub struct Queue {
     /// Short name; the queue is called wirepost.<businessType>.q.<name>. With `existing: true` the exact name of the team's own queue.
     #[schemars(length(min = 1, max = 200))]
     pub name: String,
-    /// The queue is the team's own: it is bound, and otherwise left alone.
-    #[serde(default)]
+    /// The queue is the team's own: it is bound, and otherwise left alone. Default: false.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub existing: bool,
     /// Most messages it holds; further ones are refused to their sender. Default: 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,6 +88,12 @@ pub struct Queue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000))]
     pub delivery_limit: Option<i64>,
+}
+
+/// Leaves a default out of what is written, and so out of the CRD. A default that the API server fills in inside a list item looks like a
+/// change of the whole list to every tool that compares a file with what is stored.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// An object that the API server keeps as it is. Its size is bounded by [`crate::validate`].

@@ -94,11 +94,6 @@ rules! {
         problem: "a client type is not well formed",
         remedy: "use at most 40 letters, digits, hyphens and underscores, beginning and ending with a letter or digit",
     }
-    CLIENT_TYPE_ONCE {
-        rule: "self.all(t, self.exists_one(o, o == t))",
-        problem: "a client type is listed twice",
-        remedy: "list each client type once",
-    }
     FROM_IS_CLIENT_TYPE {
         rule: "self.routes.all(r, !has(r.from) || r.from.all(t, t in self.clientTypes))",
         problem: "a route is from a client type that clientTypes lacks",
@@ -110,11 +105,6 @@ rules! {
         problem: "a route goes to a client type that clientTypes lacks",
         remedy: "add the client type to clientTypes, or correct to",
         field: ".routes",
-    }
-    ROUTE_ONCE {
-        rule: "self.all(r, self.exists_one(o, o.sendType == r.sendType && o.messageType == r.messageType))",
-        problem: "two routes have the same sendType and messageType",
-        remedy: "merge them into one route",
     }
     ACCEPT_FROM_SYNTAX {
         rule: "self.all(t, t.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'))",
@@ -198,13 +188,13 @@ rules! {
         field: ".ttlSeconds",
     }
     AUDIENCE_IS_FOR_PUSHES {
-        rule: "self.sendType != 'ClientToServer' || self.audience == 'Addressed'",
+        rule: "self.sendType != 'ClientToServer' || !has(self.audience) || self.audience == 'Addressed'",
         problem: "audience is for messages to clients",
         remedy: "remove audience",
         field: ".audience",
     }
     RECEIPTS_ARE_FOR_SERVER_TO_CLIENT {
-        rule: "self.sendType == 'ServerToClient' || !self.receipts",
+        rule: "self.sendType == 'ServerToClient' || !has(self.receipts) || !self.receipts",
         problem: "receipts tell the business of its own messages, so they are for ServerToClient only",
         remedy: "remove receipts",
         field: ".receipts",
@@ -212,19 +202,19 @@ rules! {
 
     // A queue.
     QUEUE_NAME_SYNTAX {
-        rule: "self.existing || self.name.matches('^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$')",
+        rule: "(has(self.existing) && self.existing) || self.name.matches('^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$')",
         problem: "not a queue name",
         remedy: "use at most 64 of a-z, 0-9, hyphens and underscores without dots, or existing: true for a queue of your own",
         field: ".name",
     }
     EXISTING_QUEUE_NAME {
-        rule: "!self.existing || !(self.name.startsWith('wirepost.') || self.name.startsWith('amq.'))",
+        rule: "!has(self.existing) || !self.existing || !(self.name.startsWith('wirepost.') || self.name.startsWith('amq.'))",
         problem: "an existing queue must be your own, wirepost. and amq. names are not",
         remedy: "name a queue of your own, or remove existing",
         field: ".name",
     }
     EXISTING_QUEUE_HAS_NO_SETTINGS {
-        rule: "!self.existing || !(has(self.maxLength) || has(self.messageTtlSeconds) || has(self.deliveryLimit))",
+        rule: "!has(self.existing) || !self.existing || !(has(self.maxLength) || has(self.messageTtlSeconds) || has(self.deliveryLimit))",
         problem: "the settings of an existing queue are its owner's",
         remedy: "remove maxLength, messageTtlSeconds and deliveryLimit, or remove existing",
         field: ".existing",

@@ -2,7 +2,7 @@
 
 use super::keys;
 use crate::{
-    business::{Route, WsBusiness, rules},
+    business::{WsBusiness, rules},
     compile::{MAX_CONFIG_BYTES, edge_config, merge_queues},
     content,
     problem::{Problem, Reason},
@@ -59,11 +59,6 @@ pub(super) fn locate(business: &WsBusiness, problems: &mut Vec<Problem>) {
                 let message = format!("{unknown} is not among clientTypes");
                 found.push(Problem::at(format!("spec.routes[{i}].{field}"), message, remedy));
             }
-        }
-        let same = |other: &Route| other.send_type == route.send_type && other.message_type == route.message_type;
-        if let Some(first) = spec.routes[..i].iter().position(same) {
-            let message = format!("routes {first} and {i} have the same sendType and messageType");
-            found.push(Problem::at(format!("spec.routes[{i}]"), message, rules::ROUTE_ONCE.remedy));
         }
     }
     for found in found {

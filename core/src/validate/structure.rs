@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::metadata;
 use crate::problem::Problem;
 
 /// How the message of an unknown field begins.
@@ -10,24 +11,6 @@ pub(super) const UNKNOWN: &str = "unknown field";
 const MAX_PROBLEMS: usize = 50;
 /// Fields of the resource that its schema does not list.
 const ENVELOPE: [&str; 2] = ["apiVersion", "kind"];
-/// Fields of `metadata` (Kubernetes API reference, ObjectMeta).
-const METADATA: [&str; 14] = [
-    "annotations",
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generateName",
-    "generation",
-    "labels",
-    "managedFields",
-    "name",
-    "namespace",
-    "ownerReferences",
-    "resourceVersion",
-    "uid",
-];
-
 /// Adds every way in which the resource breaks the schema.
 pub(super) fn check(schema: &Value, value: &Value, problems: &mut Vec<Problem>) {
     if !value.is_object() {
@@ -72,14 +55,21 @@ fn object(schema: &Value, map: &Map<String, Value>, path: &str, problems: &mut V
     let open = schema["x-kubernetes-preserve-unknown-fields"] == Value::Bool(true);
     for (name, value) in map {
         match properties.get(name) {
-            // The API server drops a null where the schema has no use for it.
-            Some(_) if value.is_null() => {}
-            Some(_) if path.is_empty() && name == "status" => {}
+            // The API server drops a null where the schema has no use for it, of unknown fields too.
+            _ if value.is_null() => {}
+            Some(_) if path.is_empty() && name == "metadata" => walk(&metadata::SCHEMA, value, name, problems),
+            // A status that comes with a declaration is read, and dropped before anything but its fields' names is judged.
+            Some(schema) if path.is_empty() && name == "status" => {
+                let mut found = Vec::new();
+                walk(schema, value, name, &mut found);
+                problems.extend(found.into_iter().filter(|problem| problem.message.starts_with(UNKNOWN)));
+            }
             Some(schema) => walk(schema, value, &join(path, name), problems),
-            None if open
-                || (path.is_empty() && ENVELOPE.contains(&name.as_str()))
-                || (path == "metadata" && METADATA.contains(&name.as_str())) => {}
-            None => problems.push(unknown(path, name, properties)),
+            None if open || (path.is_empty() && ENVELOPE.contains(&name.as_str())) => {}
+            None => match schema.get("additionalProperties") {
+                Some(schema) => walk(schema, value, &join(path, name), problems),
+                None => problems.push(unknown(path, name, properties)),
+            },
         }
     }
 }
@@ -157,7 +147,45 @@ fn number(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>
     }
 }
 
-/// What the API server would store: nulls dropped, defaults filled in, unknown fields pruned.
+/// Adds every item that stands twice in a list which the API server merges item by item: a set, or a map by some fields of its items.
+pub(super) fn repeated(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                repeated(&schema["properties"][name], value, &join(path, name), problems);
+            }
+        }
+        Value::Array(list) => {
+            let keys = schema["x-kubernetes-list-map-keys"].as_array();
+            let keys: Option<Vec<&str>> = keys.map(|keys| keys.iter().filter_map(Value::as_str).collect());
+            let same = |a: &Value, b: &Value| match &keys {
+                Some(keys) => keys.iter().all(|key| a[key] == b[key]),
+                None => a == b,
+            };
+            let once = matches!(schema["x-kubernetes-list-type"].as_str(), Some("set" | "map"));
+            for (i, item) in list.iter().enumerate() {
+                if once && let Some(first) = list[..i].iter().position(|earlier| same(earlier, item)) {
+                    problems.push(twice(path, first, i, item, keys.as_deref()));
+                }
+                repeated(&schema["items"], item, &format!("{path}[{i}]"), problems);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn twice(path: &str, first: usize, again: usize, item: &Value, keys: Option<&[&str]>) -> Problem {
+    let (message, remedy) = match keys {
+        Some(keys) => {
+            let message = format!("items {first} and {again} have the same {}", keys.join(" and "));
+            (message, "merge them into one")
+        }
+        None => (format!("{} is listed twice", item.as_str().unwrap_or_default()), "list it once"),
+    };
+    Problem::at(format!("{path}[{again}]"), message, remedy)
+}
+
+/// What the API server would store of a new resource: no status, nulls dropped, defaults filled in, unknown fields pruned.
 pub(super) fn store(schema: &Value, value: &Value) -> Value {
     kube_cel::apply_defaults(schema, &prune(schema, value, true))
 }
@@ -172,10 +200,11 @@ fn prune(schema: &Value, value: &Value, root: bool) -> Value {
             .filter(|(_, value)| !value.is_null())
             .filter_map(|(name, value)| {
                 let kept = match schema["properties"].get(name) {
-                    _ if root && name == "metadata" => value.clone(),
+                    _ if root && name == "metadata" => prune(&metadata::SCHEMA, value, false),
+                    _ if root && name == "status" => return None,
                     Some(schema) => prune(schema, value, false),
                     None if root && ENVELOPE.contains(&name.as_str()) => value.clone(),
-                    None => return None,
+                    None => prune(schema.get("additionalProperties")?, value, false),
                 };
                 Some((name.clone(), kept))
             })
