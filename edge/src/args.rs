@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
+use wirepost_core::public_url::{BadPublicUrl, PublicUrl};
 
 use crate::{
     broker::rabbit::{BadSettings, Config},
@@ -38,7 +39,7 @@ pub struct Args {
     /// PEM private key.
     #[arg(long, env = "WIREPOST_TLS_KEY", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
-    /// What clients reach the edges by, such as wss://ws.example.com; without it the Host header is used.
+    /// What clients reach the edges by, such as wss://ws.example.com or wss://example.com:8443/ws; without it the Host header is used.
     #[arg(long, env = "WIREPOST_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// RabbitMQ.
@@ -159,7 +160,10 @@ impl RabbitArgs {
 
 impl Args {
     /// Takes the flags apart.
-    pub fn into_parts(self) -> Parts {
+    ///
+    /// # Errors
+    /// The public URL is none that clients could connect to.
+    pub fn into_parts(self) -> Result<Parts, BadPublicUrl> {
         let Self {
             name,
             listen,
@@ -190,7 +194,8 @@ impl Args {
             listen,
             admin: admin_listen,
             tls: tls_certificate.zip(tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
-            public_url,
+            // Not by clap: it would print the address, and with it a password.
+            public_url: public_url.map(|url| url.parse::<PublicUrl>()).transpose()?.map(|url| url.websocket()),
             max_connections,
             log_bytes,
             outbound_bytes,
@@ -212,7 +217,7 @@ impl Args {
                 Source::Kubernetes { namespace: namespace.unwrap_or_default(), removal_grace: removal_grace_seconds }
             }
         };
-        Parts { settings, source, keys_file, rabbit }
+        Ok(Parts { settings, source, keys_file, rabbit })
     }
 }
 
@@ -223,7 +228,7 @@ mod tests {
     fn parse(source: &[&str]) -> Result<Source, String> {
         let rest = ["wirepost-edge", "--keys-file=k", "--amqp=amqp://x"];
         let args = Args::try_parse_from(rest.iter().chain(source)).map_err(|error| error.to_string())?;
-        Ok(args.into_parts().source)
+        Ok(args.into_parts().map_err(|error| error.to_string())?.source)
     }
 
     #[test]
@@ -237,5 +242,12 @@ mod tests {
             assert!(error.contains("--config-dir") && error.contains("--config-namespace"), "{error}");
         }
         assert!(parse(&["--config-namespace="]).is_err());
+    }
+
+    #[test]
+    fn a_public_url_that_can_not_work_is_refused_at_the_start() {
+        assert!(parse(&["--config-dir=d", "--public-url=https://ws.example"]).is_ok());
+        let error = parse(&["--config-dir=d", "--public-url=wss://u:secret@x"]).unwrap_err();
+        assert!(error.contains("user name or password") && !error.contains("secret"), "{error}");
     }
 }

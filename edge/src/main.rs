@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let parts = args.into_parts();
+    let parts = args.into_parts().context("--public-url (WIREPOST_PUBLIC_URL)")?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?parts.settings, "starting");
     if let Some(shortage) = descriptors::raise(parts.settings.max_connections) {
         tracing::warn!("{shortage}");

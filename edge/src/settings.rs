@@ -16,8 +16,10 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// Certificate chain and key (PEM), reloaded on change; `None` = plain, behind a proxy that ends TLS.
     pub tls: Option<TlsFiles>,
-    /// What clients reach this edge by, as `wss://host[:port]`; `None` = taken from the request's Host header.
+    /// What clients reach this edge by, as `wss://host[:port][/path]`; `None` = taken from the request's Host header.
     pub public_url: Option<String>,
+    /// Pause between two log lines about the same, where others can cause any number of them.
+    pub log_pause: Duration,
     /// Connections at most; beyond it 503 with Retry-After before the upgrade.
     pub max_connections: usize,
     /// Longest time for a request's header, and for the TLS handshake.
@@ -69,6 +71,7 @@ impl Default for Settings {
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             tls: None,
             public_url: None,
+            log_pause: Duration::from_mins(1),
             max_connections: 20_000,
             header_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(25),

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use anyhow::Context;
 use clap::Parser;
+use wirepost_core::PublicUrl;
 use wirepost_topology::Credentials;
 
 use crate::{
@@ -124,7 +126,11 @@ impl Args {
             host,
             port,
             vhost: amqp.vhost().to_owned(),
-            endpoint: public_url.map(|url| url.trim_end_matches('/').to_owned()),
+            endpoint: public_url
+                .map(|url| url.parse::<PublicUrl>())
+                .transpose()
+                .context("--public-url (WIREPOST_PUBLIC_URL)")?
+                .map(|url| url.http()),
         };
         Ok(Settings {
             admin: admin_listen,

@@ -47,6 +47,12 @@
 {{- if and .Values.tls.certificate.create (not .Values.tls.certificate.dnsNames) (not (include "wirepost.publicUrl" .)) -}}
 {{- $wrong = append $wrong "tls.certificate.dnsNames is missing, and there is no publicUrl to take a name from" -}}
 {{- end -}}
+{{- /* As core/src/public_url.rs, which the programs ask. The address is not shown: it may hold a password. */ -}}
+{{- with include "wirepost.publicUrl" . -}}
+{{- if not (regexMatch "^(https?|wss?)://(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9_][A-Za-z0-9_-]*(\\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\\.?)(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?$" .) -}}
+{{- $wrong = append $wrong "publicUrl (without it the host of ingress or gateway) is nothing that clients can connect to: write https:// and a host, such as https://ws.example.com or https://example.com:8443/ws, without user, query or fragment; where the host has a wildcard set publicUrl to one name of it" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) -}}
 {{- $wrong = append $wrong "ingress.host is missing" -}}
 {{- end -}}

@@ -24,8 +24,6 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// Part of the retention after which quiet clients are told their position.
 const RETENTION_PART: u64 = 16;
-/// How often rejected pushes are logged at most, for each business.
-const REJECTED_LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Lane key of markers; connections count from 1.
 const MARKER_LANE: u64 = 0;
 
@@ -143,7 +141,7 @@ impl Reader<'_> {
         self.hub.tell_position();
     }
 
-    /// A push that reaches nobody is counted, reported to the business and logged once a minute.
+    /// A push that reaches nobody is counted, reported to the business and logged, though not each time.
     fn reject(&mut self, record: &Record, rejected: &Rejected) {
         let context = &self.hub.context;
         let reason = rejected.why.label();
@@ -152,7 +150,7 @@ impl Reader<'_> {
         let event =
             Event::Rejected { id: rejected.id.as_deref(), reason, description: &why, offset: record.position.offset };
         events::emit(context.broker.as_ref(), &self.hub.business(), &context.settings.edge, &event);
-        self.rejected.note(&self.hub.name, rejected.id.as_deref(), &why);
+        self.rejected.note(context.settings.log_pause, &self.hub.name, rejected.id.as_deref(), &why);
     }
 
     /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees it, or tries again.
@@ -172,7 +170,7 @@ impl Reader<'_> {
     }
 }
 
-/// Logs at most once an interval, with the number of those that were not logged.
+/// Logs at most once a pause, with the number of those that were not logged.
 #[derive(Default)]
 struct RejectedLog {
     last: Option<Instant>,
@@ -180,8 +178,8 @@ struct RejectedLog {
 }
 
 impl RejectedLog {
-    fn note(&mut self, business: &str, id: Option<&str>, why: &str) {
-        if self.last.is_some_and(|last| last.elapsed() < REJECTED_LOG_INTERVAL) {
+    fn note(&mut self, pause: Duration, business: &str, id: Option<&str>, why: &str) {
+        if self.last.is_some_and(|last| last.elapsed() < pause) {
             self.unsaid += 1;
             return;
         }

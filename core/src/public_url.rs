@@ -1,0 +1,172 @@
+//! The address that clients and services reach the edges by.
+
+use std::{fmt, str::FromStr};
+
+/// `wss://host[:port][/path]`, or the same with `ws`, `https` or `http`: the scheme says whether there is TLS, and each user takes the form
+/// that it needs. Without a slash at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl {
+    secure: bool,
+    /// Host, port and path.
+    rest: String,
+}
+
+impl PublicUrl {
+    /// For WebSockets: `wss://…` or `ws://…`.
+    pub fn websocket(&self) -> String {
+        self.with(if self.secure { "wss" } else { "ws" })
+    }
+
+    /// For HTTP calls: `https://…` or `http://…`.
+    pub fn http(&self) -> String {
+        self.with(if self.secure { "https" } else { "http" })
+    }
+
+    fn with(&self, scheme: &str) -> String {
+        format!("{scheme}://{}", self.rest)
+    }
+}
+
+/// Why no client could connect to an address. The address is not in the message: it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadPublicUrl {
+    /// Neither WebSocket nor HTTP.
+    Scheme,
+    /// A user or password, which browsers refuse in such an address.
+    User,
+    /// A query or fragment, to which no path can be added.
+    Query,
+    /// No host, or something that is none.
+    Host,
+    /// Not a port.
+    Port,
+    /// A path with characters that need encoding.
+    Path,
+}
+
+impl std::error::Error for BadPublicUrl {}
+
+impl fmt::Display for BadPublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Self::Scheme => "begins with none of wss://, ws://, https:// and http://",
+            Self::User => "holds a user name or password",
+            Self::Query => "holds a query or fragment (? or #)",
+            Self::Host => "names no host that clients can look up",
+            Self::Port => "has a port that is not a number from 1 to 65535",
+            Self::Path => "has a path with spaces or characters that must be percent-encoded",
+        };
+        write!(
+            f,
+            "the public URL {what}; write what clients connect to, such as wss://ws.example.com or wss://example.com:8443/ws"
+        )
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = BadPublicUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (scheme, rest) = text.split_once("://").ok_or(BadPublicUrl::Scheme)?;
+        let secure = match scheme.to_ascii_lowercase().as_str() {
+            "wss" | "https" => true,
+            "ws" | "http" => false,
+            _ => return Err(BadPublicUrl::Scheme),
+        };
+        if rest.contains(['?', '#']) {
+            return Err(BadPublicUrl::Query);
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err(BadPublicUrl::User);
+        }
+        let (host, port) = match authority.rsplit_once(':') {
+            // The colons of an IPv6 address stand within brackets.
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (authority, None),
+        };
+        if !is_host(host) {
+            return Err(BadPublicUrl::Host);
+        }
+        if port.is_some_and(|port| !is_port(port)) {
+            return Err(BadPublicUrl::Port);
+        }
+        let encoded = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&b);
+        if !path.bytes().all(encoded) {
+            return Err(BadPublicUrl::Path);
+        }
+        Ok(Self { secure, rest: rest.trim_end_matches('/').to_owned() })
+    }
+}
+
+fn is_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[') {
+        return address.strip_suffix(']').is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    }
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && !label.starts_with('-')
+    };
+    host.strip_suffix('.').unwrap_or(host).split('.').all(label)
+}
+
+fn is_port(port: &str) -> bool {
+    port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_works_is_taken_in_every_form() {
+        for (text, websocket, http) in [
+            ("wss://ws.example", "wss://ws.example", "https://ws.example"),
+            ("https://ws.example/", "wss://ws.example", "https://ws.example"),
+            ("WS://127.0.0.1:8080", "ws://127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("http://[::1]:8080/a/b/", "ws://[::1]:8080/a/b", "http://[::1]:8080/a/b"),
+            ("wss://[::1]", "wss://[::1]", "https://[::1]"),
+            ("wss://my_host.", "wss://my_host.", "https://my_host."),
+        ] {
+            let url: PublicUrl = text.parse().unwrap();
+            assert_eq!((url.websocket().as_str(), url.http().as_str()), (websocket, http), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_can_not_work_is_refused_with_a_sentence() {
+        for (text, why) in [
+            ("", BadPublicUrl::Scheme),
+            ("ws.example", BadPublicUrl::Scheme),
+            ("ftp://x", BadPublicUrl::Scheme),
+            ("//x", BadPublicUrl::Scheme),
+            (" wss://x", BadPublicUrl::Scheme),
+            ("wss:/x", BadPublicUrl::Scheme),
+            ("wss://", BadPublicUrl::Host),
+            ("wss:///path", BadPublicUrl::Host),
+            ("wss://:8080", BadPublicUrl::Host),
+            ("wss://a..b", BadPublicUrl::Host),
+            ("wss://*.example", BadPublicUrl::Host),
+            ("wss://a b", BadPublicUrl::Host),
+            ("wss://x\n", BadPublicUrl::Host),
+            ("wss://::1", BadPublicUrl::Host),
+            ("wss://[x]", BadPublicUrl::Host),
+            ("wss://ws.例.example", BadPublicUrl::Host),
+            ("wss://x:", BadPublicUrl::Port),
+            ("wss://x:0", BadPublicUrl::Port),
+            ("wss://x:65536", BadPublicUrl::Port),
+            ("wss://x:+80", BadPublicUrl::Port),
+            ("wss://x/?a=b", BadPublicUrl::Query),
+            ("wss://x?a=b", BadPublicUrl::Query),
+            ("wss://x/#a", BadPublicUrl::Query),
+            ("wss://u:p@x", BadPublicUrl::User),
+            ("wss://u@x/y", BadPublicUrl::User),
+            ("wss://x/a b", BadPublicUrl::Path),
+        ] {
+            assert_eq!(text.parse::<PublicUrl>(), Err(why), "{text}");
+        }
+        let sentence = BadPublicUrl::User.to_string();
+        assert!(sentence.contains("user name or password") && sentence.contains("wss://ws.example.com"), "{sentence}");
+    }
+}
