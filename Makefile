@@ -13,8 +13,8 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: dev
-dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed
-	$(CARGO) run --locked -p wirepost --bin wirepost -- dev examples/
+dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed (ARGS="--listen 127.0.0.1:8081 --admin 127.0.0.1:9091": other ports)
+	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
 .PHONY: test
 test: setup check unit doc conformance integration cluster-test-if-possible ## everything that CI runs (cold: about 40 minutes on two cores, then 15)

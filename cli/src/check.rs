@@ -18,7 +18,7 @@ const UNREADABLE: u8 = 2;
 /// Exit status: 0 = all would be accepted and run, 1 = something is wrong, 2 = a file can't be read.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// YAML files, or folders with *.yaml.
+    /// YAML or JSON files, or folders with *.yaml, *.yml or *.json.
     #[arg(required = true, value_name = "FILE")]
     paths: Vec<PathBuf>,
     /// How problems are printed.
@@ -28,9 +28,9 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
-    /// One line each: `file:line: field: what is wrong. What to do.`
+    /// One line each: `file:line: field: what is wrong. What to do.` A note begins with `note: `; the cluster takes what it is about.
     Text,
-    /// One JSON object: `{"files", "businesses", "problems": [{"file", "line", "field", "reason", "message", "remedy"}]}`.
+    /// One JSON object: `{"files", "businesses", "problems": [{"file", "line", "field", "reason", "message", "remedy"}], "notes": [the same]}`.
     Json,
 }
 
@@ -39,21 +39,30 @@ pub(crate) fn run(Args { paths, output }: Args) -> anyhow::Result<ExitCode> {
         output::complain(&format!("wirepost: {message}"));
         Ok(ExitCode::from(UNREADABLE))
     };
-    let Loaded { files, accepted, findings } = match declarations::load(&paths) {
+    let Loaded { files, accepted, findings, notes } = match declarations::load(&paths) {
         Ok(loaded) => loaded,
         Err(error) => return unreadable(error.to_string()),
     };
     let businesses: Vec<String> = accepted.into_iter().map(|compiled| compiled.business).collect();
     match output {
-        Output::Text => print_text(&files, &businesses, &findings)?,
+        Output::Text => print_text(&files, &businesses, &findings, &notes)?,
         Output::Json => {
-            output::line(&json!({"files": files.len(), "businesses": businesses, "problems": findings}).to_string())?;
+            let verdict = json!({"files": files.len(), "businesses": businesses, "problems": findings, "notes": notes});
+            output::line(&verdict.to_string())?;
         }
     }
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_text(files: &[PathBuf], businesses: &[String], findings: &[Finding]) -> std::io::Result<()> {
+fn print_text(
+    files: &[PathBuf],
+    businesses: &[String],
+    findings: &[Finding],
+    notes: &[Finding],
+) -> std::io::Result<()> {
+    for note in notes {
+        output::line(&format!("note: {note}"))?;
+    }
     for finding in findings {
         output::line(&finding.to_string())?;
     }

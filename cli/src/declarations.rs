@@ -1,6 +1,9 @@
-//! YAML files of `WsBusiness` declarations: found, read, judged by the rules of the cluster, every problem with its file and line.
+//! Files of `WsBusiness` declarations, YAML or JSON: found, read as kubectl reads them, judged by the rules of the cluster, every problem
+//! with its file and line.
 
+mod documents;
 mod lines;
+mod yaml;
 
 use std::{
     collections::HashMap,
@@ -8,16 +11,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use wirepost_core::{
     Compiled, Problem, Reason, WsBusiness,
-    business::{GROUP, KIND},
+    business::{API_VERSION, GROUP, KIND},
     compile, validate,
 };
 
-use lines::Lines;
+use documents::{Object, Parts};
+use lines::{Lines, Surprise};
 
+/// Names of the files that are taken from a folder, as kubectl takes them.
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 /// Largest file that is read: a declaration fits into one object of the cluster, which holds 1.5 MiB.
 const MAX_BYTES: u64 = 8 << 20;
 
@@ -83,6 +89,8 @@ pub(crate) struct Contents {
     pub good: Vec<Declaration>,
     /// What is wrong with the file and with its other declarations.
     pub findings: Vec<Finding>,
+    /// What the cluster takes, but reads in another way than it looks.
+    pub notes: Vec<Finding>,
 }
 
 /// What files come to.
@@ -94,6 +102,8 @@ pub(crate) struct Loaded {
     pub accepted: Vec<Compiled>,
     /// What is wrong with the rest.
     pub findings: Vec<Finding>,
+    /// What the cluster takes, but reads in another way than it looks.
+    pub notes: Vec<Finding>,
 }
 
 /// Reads, judges and compiles what `paths` name.
@@ -102,20 +112,21 @@ pub(crate) struct Loaded {
 /// Something can't be read, or there is nothing to read.
 pub(crate) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
     let files = find(paths)?;
-    anyhow::ensure!(!files.is_empty(), "no *.yaml in the folders named; name a file");
-    let (mut good, mut findings) = (Vec::new(), Vec::new());
+    anyhow::ensure!(!files.is_empty(), "no *.yaml, *.yml or *.json in the folders named; name a file");
+    let (mut good, mut findings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for file in &files {
         let text = read(file).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?;
         let contents = judge(file, &text, |_| None);
         good.extend(contents.good);
         findings.extend(contents.findings);
+        notes.extend(contents.notes);
     }
     let (accepted, between) = compile_all(good);
     findings.extend(between);
-    Ok(Loaded { files, accepted, findings })
+    Ok(Loaded { files, accepted, findings, notes })
 }
 
-/// The YAML files that `paths` name: each file as it is, of each folder those ending in .yaml or .yml, sorted.
+/// The files that `paths` name: each file as it is, of each folder those ending in .yaml, .yml or .json, sorted.
 ///
 /// # Errors
 /// A path can't be read; the message names it and says what to do.
@@ -124,7 +135,7 @@ pub(crate) fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     for path in paths {
         let unreadable = |error: io::Error| {
             let remedy = if error.kind() == io::ErrorKind::NotFound {
-                "name a YAML file or a folder that holds some"
+                "name a YAML or JSON file, or a folder that holds some"
             } else {
                 "check its permissions"
             };
@@ -134,7 +145,7 @@ pub(crate) fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             let mut inside = Vec::new();
             for entry in path.read_dir().map_err(unreadable)? {
                 let entry = entry.map_err(unreadable)?.path();
-                if entry.extension().is_some_and(|e| e == "yaml" || e == "yml") && entry.is_file() {
+                if entry.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e == *known)) && entry.is_file() {
                     inside.push(entry);
                 }
             }
@@ -152,55 +163,57 @@ pub(crate) fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 /// A file's text.
 ///
 /// # Errors
-/// Not there, not readable, too large, or not UTF-8.
+/// Not there, not readable, or too large.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     let bytes = path.metadata()?.len();
     if bytes > MAX_BYTES {
         return Err(io::Error::other(format!("it has {bytes} bytes, more than any declaration")));
     }
-    std::fs::read_to_string(path)
+    std::fs::read(path).map(|bytes| documents::text(&bytes))
 }
 
 /// Judges a file. `stored` is the declaration of that owner (`namespace/name`) that runs already, for what may not change.
 pub(crate) fn judge<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option<&'a Value>) -> Contents {
     let mut contents = Contents::default();
-    let documents = lines::documents(text);
+    let at = |line: usize, problem: Problem| Finding { file: path.to_owned(), line, problem };
+    let Parts { objects, lists, bad } = documents::parts(text);
     let mut ours = 0;
-    for (i, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
-        let lines = documents.get(i).cloned().unwrap_or_default();
-        let at = |line: usize, problem: Problem| Finding { file: path.to_owned(), line, problem };
-        let value = match parse(document) {
-            Ok(Value::Null) => continue,
-            Ok(value) => value,
-            Err((line, message)) => {
-                ours += 1;
-                let problem = Problem::at("", message, "correct the YAML; nothing behind this place was looked at");
-                contents.findings.push(at(line.unwrap_or_else(|| lines.of("")), problem));
-                break;
-            }
-        };
+    for Object { value, lines } in objects {
         if !is_ours(&value) {
             continue;
         }
         ours += 1;
-        let mut problems: Vec<Finding> = lines.booleans().map(|(line, problem)| at(line, problem)).collect();
-        match validate::parse(&value, stored(&owner(&value))) {
-            Ok(business) if problems.is_empty() => {
-                contents.good.push(Declaration { file: path.to_owned(), value, business, lines });
+        let judged = validate::parse(&value, stored(&owner(&value)));
+        let mut problems = judged.as_ref().err().cloned().unwrap_or_default();
+        for (field, surprise) in lines.surprises() {
+            let Surprise { line, message, remedy, .. } = surprise;
+            match problems.iter_mut().find(|problem| problem.field == field) {
+                // What explains a problem is told with it.
+                Some(problem) => problem.message = format!("{}: {message}", problem.message),
+                None => contents.notes.push(at(*line, Problem::at(field, message, remedy))),
             }
-            Ok(_) => {}
-            Err(found) => problems.extend(found.into_iter().map(|problem| at(lines.of(&problem.field), problem))),
         }
-        problems.sort_by_key(|finding| finding.line);
-        contents.findings.extend(problems);
+        let mut findings: Vec<Finding> =
+            problems.into_iter().map(|problem| at(lines.of(&problem.field), problem)).collect();
+        findings.sort_by_key(|finding| finding.line);
+        contents.findings.extend(findings);
+        if let Ok(business) = judged {
+            contents.good.push(Declaration { file: path.to_owned(), value, business, lines });
+        }
+    }
+    contents.findings.extend(lists.into_iter().map(|(line, problem)| at(line, problem)));
+    if let Some((line, message)) = bad {
+        ours += 1;
+        let remedy = "correct it; nothing behind this place was looked at";
+        contents.findings.push(at(line, Problem::at("", message, remedy)));
     }
     if ours == 0 {
         let problem = Problem::at(
             "",
             format!("declares no {KIND}"),
-            format!("begin with apiVersion: {GROUP}/v1alpha1 and kind: {KIND}"),
+            format!("begin with apiVersion: {API_VERSION} and kind: {KIND}"),
         );
-        contents.findings.push(Finding { file: path.to_owned(), line: 1, problem });
+        contents.findings.push(at(1, problem));
     }
     contents
 }
@@ -231,21 +244,6 @@ pub(crate) fn compile_all(declarations: Vec<Declaration>) -> (Vec<Compiled>, Vec
         }
     }
     (compilation.accepted, findings)
-}
-
-fn parse(document: serde_yaml::Deserializer<'_>) -> Result<Value, (Option<usize>, String)> {
-    let failed = |error: serde_yaml::Error| {
-        let location = error.location();
-        let text = error.to_string();
-        // The place stands in front of the sentence already.
-        let message = location
-            .as_ref()
-            .map_or(text.clone(), |l| text.replace(&format!(" at line {} column {}", l.line(), l.column()), ""));
-        (location.map(|l| l.line()), format!("is not YAML: {message}"))
-    };
-    let mut value = serde_yaml::Value::deserialize(document).map_err(failed)?;
-    value.apply_merge().map_err(failed)?;
-    serde_json::to_value(value).map_err(|error| (None, format!("can't be written as JSON: {error}")))
 }
 
 /// Whether a document is for us. Files may hold other objects as well; a misspelt kind or group of ours is ours.

@@ -2,6 +2,7 @@
 //! files, followed as they change.
 
 mod card;
+mod example;
 mod local;
 mod project;
 mod rabbit;
@@ -32,7 +33,7 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// runs at once, a bad one is explained and the last good configuration keeps running, a removed file removes its business.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// YAML files, or folders with *.yaml.
+    /// YAML or JSON files, or folders with *.yaml, *.yml or *.json.
     #[arg(default_value = EXAMPLES, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Public address (HTTP and WebSocket); port 0 = any free one.
@@ -103,13 +104,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         endpoint_lag: Duration::ZERO,
         drain_window: DRAIN_WINDOW,
         drain_deadline: DRAIN_DEADLINE,
+        // Whoever tries things wants to hear of each.
+        log_pause: Duration::ZERO,
         ..Settings::default()
     };
     let readiness = Arc::new(Readiness::default());
     readiness.add(source::PART);
     let app = App::start(settings, Arc::new(KeyRing::random()), broker, Arc::clone(&readiness))
         .await
-        .context("cannot start; --listen and --admin name other addresses (port 0: any free one)")?;
+        .context("cannot start; --listen and --admin name other addresses (port 0: any free one; with make: ARGS=\"--listen …\")")?;
     let cards = card::Cards { public: app.public, api_key };
     console.say(greeting(&app, &side, &cards)).await;
     take(&app, &mut side, &project, &first, &cards, &console).await;
@@ -153,6 +156,9 @@ async fn take(app: &App, side: &mut Side, project: &Project, change: &Change, ca
     }
     for finding in &change.findings {
         console.say(finding.to_string()).await;
+    }
+    for note in &change.notes {
+        console.say(format!("note: {note}")).await;
     }
     if change.fine_again {
         console.say("all files are fine again").await;

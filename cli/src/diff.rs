@@ -20,7 +20,7 @@ const TROUBLE: u8 = 2;
 /// declared, 1 = something would change, 2 = a declaration is not accepted, or the broker can't be asked.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// YAML files, or folders with *.yaml.
+    /// YAML or JSON files, or folders with *.yaml, *.yml or *.json.
     #[arg(required = true, value_name = "FILE")]
     paths: Vec<PathBuf>,
     /// The broker's management API, http(s)://user:password@host:15672. Its user needs the tag policymaker and the right to read.
@@ -47,7 +47,10 @@ pub(crate) async fn run(Args { paths, management, vhost, ca_file }: Args) -> any
 
 /// Whether nothing would change.
 async fn compare(paths: &[PathBuf], broker: Settings) -> anyhow::Result<bool> {
-    let Loaded { accepted, findings, .. } = declarations::load(paths)?;
+    let Loaded { accepted, findings, notes, files: _ } = declarations::load(paths)?;
+    for note in &notes {
+        output::complain(&format!("note: {note}"));
+    }
     for finding in &findings {
         output::complain(&finding.to_string());
     }

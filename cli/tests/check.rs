@@ -71,3 +71,21 @@ fn what_can_not_be_judged_gives_status_2() {
     }
     assert!(run(&["check", missing.to_str().unwrap()]).2.contains("missing.yaml"));
 }
+
+#[test]
+fn files_of_other_programs_are_read_as_kubectl_reads_them() {
+    let folder = folder_with("payments.yaml");
+    let text = fs::read_to_string(folder.path().join("payments.yaml")).unwrap();
+    let utf16: Vec<u8> = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(folder.path().join("payments.yaml"), utf16).unwrap();
+    let login =
+        fs::read_to_string(format!("{EXAMPLES}/qr-login.yaml")).unwrap().replace("ttlSeconds: 120", "ttlSeconds: 1_20");
+    fs::write(folder.path().join("login.yaml"), format!("\u{feff}{login}").replace('\n', "\r\n")).unwrap();
+    let charging = fs::read_to_string(format!("{EXAMPLES}/charging-port.yaml")).unwrap();
+    let list: String = charging.lines().flat_map(|line| ["    ", line, "\n"]).collect();
+    fs::write(folder.path().join("list.yml"), format!("apiVersion: v1\nkind: List\nitems:\n  -\n{list}")).unwrap();
+    let (status, out, err) = run(&["check", folder.path().to_str().unwrap()]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("fine: charging-port, payments, qr-login"), "{out}");
+    assert!(out.starts_with("note: ") && out.contains("the cluster reads 1_20 as 120"), "{out}");
+}

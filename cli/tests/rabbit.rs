@@ -38,6 +38,12 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
         |n: u32| format!(r#"{{"messageType":"payment.completed","toUniqueId":"alice","content":{{"n":{n}}}}}"#);
     publish(&channel, "wirepost.payments.push", "payment.completed", envelope(1).as_bytes()).await.unwrap();
     alice.line(r#""n":1"#);
+    // Each push that reaches nobody is told, also when they follow each other.
+    for id in ["lost-1", "lost-2"] {
+        let lost = format!(r#"{{"id":"{id}","messageType":"payment.completed","content":{{}}}}"#);
+        publish(&channel, "wirepost.payments.push", "payment.completed", lost.as_bytes()).await.unwrap();
+        dev.line(id);
+    }
     bob.type_line(r#"{"id":"q1","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
     bob.line(r#"{"op":"ack","id":"q1"}"#);
     dev.line("queue wirepost.payments.q.qr-refresh ← ");

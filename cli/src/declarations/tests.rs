@@ -61,16 +61,35 @@ fn broken_yaml_is_named_by_its_line_and_without_a_second_place() {
     assert!(!found[0].contains("at line 8"), "{found:?}");
 }
 
+fn notes(text: &str) -> Vec<String> {
+    judge(Path::new("f.yaml"), text, |_| None).notes.iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn a_key_that_stands_twice_is_no_silent_choice() {
-    let found = findings(&GOOD.replace("  clientTypes: [app]\n", "  clientTypes: [app]\n  clientTypes: [pos]\n"));
-    assert!(found[0].contains("duplicate"), "{found:?}");
+    let text = GOOD.replace("  clientTypes: [app]\n", "  clientTypes: [app]\n  clientTypes: [pos]\n");
+    assert_eq!(findings(&text), [] as [&str; 0]);
+    let notes = notes(&text);
+    assert!(notes[0].starts_with("f.yaml:6: spec.clientTypes: clientTypes is a duplicate"), "{notes:?}");
 }
 
 #[test]
 fn a_word_that_the_cluster_reads_as_a_boolean_needs_quotes() {
     let found = findings(&GOOD.replace("clientTypes: [app]", "clientTypes: [app, on]"));
-    assert!(found[0].starts_with("f.yaml:5: spec.clientTypes[1]: the cluster reads on as true or false"), "{found:?}");
+    assert!(found[0].starts_with("f.yaml:5: spec.clientTypes[1]: is true or false, not text"), "{found:?}");
+    assert!(found[0].contains("the cluster reads on as true, because it takes YAML 1.1"), "{found:?}");
+    let notes = notes(&GOOD.replace("queue: {name: asks}", "queue: {name: asks, existing: no}"));
+    assert!(
+        notes[0].starts_with("f.yaml:9: spec.routes[0].queue.existing: the cluster reads no as false"),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn what_is_wrong_in_a_list_has_the_line_of_the_file() {
+    let item: String = GOOD.replace("[app]", "[]").lines().flat_map(|line| ["    ", line, "\n"]).collect();
+    let found = findings(&format!("apiVersion: v1\nkind: List\nitems:\n  -\n{item}"));
+    assert!(found[0].starts_with("f.yaml:9: spec.clientTypes: is empty"), "{found:?}");
 }
 
 #[test]

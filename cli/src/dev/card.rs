@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use wirepost_core::{
     Compiled, SendType,
     edge_config::{Audience, BusinessConfig, RouteConfig},
@@ -16,6 +16,7 @@ use wirepost_core::{
     names,
 };
 
+use super::example;
 use crate::edge;
 
 /// Whom the commands address.
@@ -67,13 +68,18 @@ impl Cards {
         lines.push(format!(
             "  listen   wirepost listen --business {name} --id {SOMEBODY} --client-type {client_type}{options}"
         ));
-        if let Some(push) = example.push {
-            lines.push(format!("  push     wirepost push {name} {}{options}", quoted(&push)));
+        match example.push {
+            Some(Ok(push)) => lines.push(format!("  push     wirepost push {name} {}{options}", quoted(&push))),
+            Some(Err(none)) => lines.push(format!("  push     {none}")),
+            None => {}
         }
         if let Some((from, send)) = example.send {
             let place =
                 if from == *client_type { "into `listen`".to_owned() } else { format!("as client type {from}") };
-            lines.push(format!("  type     {send}   ({place})"));
+            lines.push(match send {
+                Ok(send) => format!("  type     {send}   ({place})"),
+                Err(none) => format!("  type     {none}"),
+            });
         }
         let queues: Vec<&str> = shown_queues(compiled).collect();
         if !queues.is_empty() {
@@ -93,11 +99,12 @@ pub(super) fn shown_queues(compiled: &Compiled) -> impl Iterator<Item = &str> {
         .chain(compiled.topology.existing_queues.iter().map(String::as_str))
 }
 
-/// Messages that a declaration allows.
+/// Messages that a declaration allows. An `Err` says that there is no example of it.
 struct Example {
     client_type: String,
-    push: Option<String>,
-    send: Option<(String, String)>,
+    push: Option<Result<String, String>>,
+    /// With the client type that sends it.
+    send: Option<(String, Result<String, String>)>,
 }
 
 impl Example {
@@ -133,36 +140,17 @@ struct Sample<'a> {
     content: Value,
 }
 
-fn message(route: &RouteConfig, addressed: bool) -> String {
+fn message(route: &RouteConfig, addressed: bool) -> Result<String, String> {
     let words = route.message_type.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
     let to = if route.audience == Audience::Everyone { EVERYONE } else { SOMEBODY };
-    let sample = Sample {
-        message_type: words.collect::<Vec<_>>().join("."),
-        to_unique_id: addressed.then_some(to),
-        content: route.schema.as_ref().map_or_else(|| json!({}), |schema| content(schema, 0)),
+    let content = match &route.schema {
+        None => json!({}),
+        Some(schema) => example::of(schema)
+            .ok_or_else(|| format!("{} (no example: none was found that its schema takes)", route.message_type))?,
     };
-    serde_json::to_string(&sample).unwrap_or_default()
-}
-
-/// A value that a simple schema takes: its required properties. No promise for elaborate ones.
-fn content(schema: &Value, depth: u8) -> Value {
-    if let Some(value) = schema.get("const").or_else(|| schema["enum"].get(0)).or_else(|| schema["examples"].get(0)) {
-        return value.clone();
-    }
-    match schema["type"].as_str() {
-        Some("string") => "example-1".into(),
-        Some("number" | "integer") => schema.get("minimum").cloned().filter(|min| *min != json!(0)).unwrap_or(json!(1)),
-        Some("boolean") => true.into(),
-        Some("array") => json!([]),
-        _ if depth < 8 => {
-            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            required
-                .map(|name| (name.to_owned(), content(&schema["properties"][name], depth + 1)))
-                .collect::<Map<_, _>>()
-                .into()
-        }
-        _ => Value::Null,
-    }
+    let sample =
+        Sample { message_type: words.collect::<Vec<_>>().join("."), to_unique_id: addressed.then_some(to), content };
+    serde_json::to_string(&sample).map_err(|error| format!("{} (no example: {error})", route.message_type))
 }
 
 /// For a shell.
@@ -199,9 +187,24 @@ mod tests {
              "schema": {"type": "object", "required": ["id", "n"], "properties": {"id": {"type": "string"}, "n": {"type": "integer", "minimum": 5}}}},
         ])));
         assert_eq!(example.client_type, "app");
-        assert_eq!(example.push, Some(r#"{"messageType":"paid.example","toUniqueId":"alice","content":{}}"#.into()));
+        let push = r#"{"messageType":"paid.example","toUniqueId":"alice","content":{}}"#;
+        assert_eq!(example.push, Some(Ok(push.into())));
         let send = r#"{"messageType":"ask","content":{"id":"example-1","n":5}}"#;
-        assert_eq!(example.send, Some(("app".into(), send.into())));
+        assert_eq!(example.send, Some(("app".into(), Ok(send.into()))));
+    }
+
+    #[test]
+    fn an_example_that_its_schema_would_refuse_is_not_shown() {
+        let example = Example::of(&config(&json!([
+            {"messageType": "code", "sendType": "ServerToClient", "to": ["app"],
+             "schema": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"}},
+            {"messageType": "ask", "sendType": "ClientToServer", "from": ["app"], "queue": {"name": "q"},
+             "schema": {"type": "object", "minProperties": 2}},
+        ])));
+        let push = r#"{"messageType":"code","toUniqueId":"alice","content":"AAA-1111"}"#;
+        assert_eq!(example.push, Some(Ok(push.into())));
+        let none = "ask (no example: none was found that its schema takes)";
+        assert_eq!(example.send, Some(("app".into(), Err(none.into()))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use wirepost_core::{Compiled, Problem, edge_config::ApiKey};
 
 use crate::{
-    declarations::{self, Declaration, Finding},
+    declarations::{self, Contents, Declaration, Finding},
     edge,
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Project {
     running: BTreeMap<String, Compiled>,
     /// What was wrong at the last look.
     findings: Vec<Finding>,
+    /// What was worth a note at the last look.
+    notes: Vec<Finding>,
 }
 
 /// A file at the last look.
@@ -32,6 +34,7 @@ struct Seen {
     /// What it last declared well; while something in it is bad also what it declared before.
     good: Vec<Declaration>,
     findings: Vec<Finding>,
+    notes: Vec<Finding>,
 }
 
 /// What a look has brought.
@@ -47,25 +50,29 @@ pub(super) struct Change {
     pub kept: Vec<String>,
     /// Everything that is wrong now, if that has changed.
     pub findings: Vec<Finding>,
+    /// Everything that is read in another way than it looks, if that has changed.
+    pub notes: Vec<Finding>,
     /// Something was wrong at the last look and nothing is any more.
     pub fine_again: bool,
 }
 
 impl Change {
     pub(super) fn is_nothing(&self) -> bool {
-        let Self { added, changed, removed, kept, findings, fine_again } = self;
+        let Self { added, changed, removed, kept, findings, notes, fine_again } = self;
         added.is_empty()
             && changed.is_empty()
             && removed.is_empty()
             && kept.is_empty()
             && findings.is_empty()
+            && notes.is_empty()
             && !fine_again
     }
 }
 
 impl Project {
     pub(super) fn new(paths: Vec<PathBuf>, api_key: Option<String>) -> Self {
-        Self { paths, api_key, files: BTreeMap::new(), running: BTreeMap::new(), findings: Vec::new() }
+        let (files, running) = (BTreeMap::new(), BTreeMap::new());
+        Self { paths, api_key, files, running, findings: Vec::new(), notes: Vec::new() }
     }
 
     /// What runs, by business type.
@@ -134,7 +141,11 @@ impl Project {
             change.findings.clone_from(&findings);
             change.fine_again = findings.is_empty();
         }
-        (self.files, self.running, self.findings) = (files, running, findings);
+        let notes: Vec<Finding> = files.values().flat_map(|seen| seen.notes.iter().cloned()).collect();
+        if notes != self.notes {
+            change.notes.clone_from(&notes);
+        }
+        (self.files, self.running, self.findings, self.notes) = (files, running, findings, notes);
         Ok(change)
     }
 
@@ -151,25 +162,23 @@ impl Project {
         let mut files = BTreeMap::new();
         for (path, text) in texts {
             let before = self.files.get(&path);
-            if let Some(Seen { text: old, good, findings }) = before
+            if let Some(Seen { text: old, good, findings, notes }) = before
                 && *old == text
             {
-                let seen = Seen { text, good: good.clone(), findings: findings.clone() };
+                let seen = Seen { text, good: good.clone(), findings: findings.clone(), notes: notes.clone() };
                 files.insert(path, seen);
                 continue;
             }
-            let (mut good, findings) = match &text {
-                Ok(text) => {
-                    let contents = declarations::judge(&path, text, stored);
-                    (contents.good, contents.findings)
-                }
+            let Contents { mut good, findings, notes } = match &text {
+                Ok(text) => declarations::judge(&path, text, stored),
                 Err(error) => {
                     let problem = Problem::at(
                         "",
                         format!("can't be read: {error}"),
                         "check that it is a file, and its permissions",
                     );
-                    (Vec::new(), vec![Finding { file: path.clone(), line: 1, problem }])
+                    let finding = Finding { file: path.clone(), line: 1, problem };
+                    Contents { findings: vec![finding], ..Contents::default() }
                 }
             };
             if !findings.is_empty() {
@@ -182,7 +191,7 @@ impl Project {
                     }
                 }
             }
-            files.insert(path, Seen { text, good, findings });
+            files.insert(path, Seen { text, good, findings, notes });
         }
         files
     }

@@ -75,5 +75,5 @@ fn what_may_not_change_does_not_while_it_runs() {
 #[test]
 fn a_path_that_is_not_there_at_the_start_is_an_error_with_a_remedy() {
     let error = Project::new(vec!["/nowhere/at/all".into()], None).look(true).unwrap_err().to_string();
-    assert!(error.contains("/nowhere/at/all") && error.contains("name a YAML file"), "{error}");
+    assert!(error.contains("/nowhere/at/all") && error.contains("name a YAML or JSON file"), "{error}");
 }

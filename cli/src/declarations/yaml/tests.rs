@@ -1,0 +1,95 @@
+use serde_json::json;
+
+use super::*;
+
+fn value(text: &str) -> Result<Value, String> {
+    read(text, 1).map(|found| found.map_or(Value::Null, |(value, _)| value)).map_err(|bad| bad.message)
+}
+
+#[test]
+fn documents_mean_what_they_mean_to_kubectl() {
+    for (text, expected) in [
+        ("", json!(null)),
+        ("# nothing\n", json!(null)),
+        ("--- # with a comment\na: 1\n", json!({"a": 1})),
+        ("a: &x {b: 1}\nc: *x\n", json!({"a": {"b": 1}, "c": {"b": 1}})),
+        ("a: &x {b: 1, c: 1}\nd: {<<: *x, c: 2}\n", json!({"a": {"b": 1, "c": 1}, "d": {"b": 1, "c": 2}})),
+        // Where it stands, it replaces.
+        ("a: &x {c: 1}\nd: {c: 2, <<: *x}\n", json!({"a": {"c": 1}, "d": {"c": 1}})),
+        ("a: {<<: [{b: 1}, {b: 2, c: 2}]}\n", json!({"a": {"b": 1, "c": 2}})),
+        ("a: {\"<<\": 1}\n", json!({"a": {"<<": 1}})),
+        ("a: 1\na: 2\n", json!({"a": 2})),
+        ("on: 1\n7: 2\n", json!({"true": 1, "7": 2})),
+        ("a: 1\n...\nb: 2\n", json!({"a": 1})),
+        ("a: \"\\u00e9\\x41\\\\/\"\nb: 'it''s'\n", json!({"a": "éA\\/", "b": "it's"})),
+        ("a: !!str 5\nb: ! 5\nc: !mine 5\n", json!({"a": "5", "b": 5, "c": "5"})),
+        ("? a\n: b\n", json!({"a": "b"})),
+        ("{\"a\":1,\t\"b\":[]}", json!({"a": 1, "b": []})),
+    ] {
+        assert_eq!(value(text), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn what_kubectl_can_not_read_is_refused_with_its_line() {
+    for (text, part) in [
+        ("a: [1\n", "flow sequence"),
+        ("a:\n\t- b\n", "token"),
+        ("a: *x\n", "no anchor &x"),
+        ("a: &x [*x]\n", "contains itself"),
+        ("? [a]\n: b\n", "a key is not text"),
+        ("~: b\n", "a key is empty"),
+        ("a: {<<: 5}\n", "merge key"),
+        ("a: !!int b\n", "tag !!int"),
+        ("a: .inf\n", "no number"),
+        ("a: b: c\n", "not allowed"),
+        ("é: \"é\\/\"\n", "JSON files alone"),
+        ("a: \u{1}\n", "control characters"),
+    ] {
+        let message = value(text).expect_err(text);
+        assert!(message.contains(part), "{text}: {message}");
+    }
+    assert_eq!(read("a: 1\nb: *x\n", 1).unwrap_err().line, Some(1));
+    let deep = format!("a: {}", "[".repeat(600));
+    assert!(value(&deep).unwrap_err().contains("nested deeper"));
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..9 {
+        let line = format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", "));
+        laughs.push_str(&line);
+    }
+    assert!(value(&laughs).unwrap_err().contains("multiply"));
+}
+
+#[test]
+fn a_field_has_the_line_of_its_key_and_a_missing_one_that_of_its_parent() {
+    let text = "# comment\na:\n  b: [1, {c: 2,\n    d: 3}]\n  e:\n  - x\n  - f: |\n      text\n    g: 1\n";
+    let (_, places) = read(text, 1).unwrap().unwrap();
+    let lines = super::super::lines::Lines::new(places);
+    for (field, line) in [
+        ("", 2),
+        ("a", 2),
+        ("a.b", 3),
+        ("a.b[1].c", 3),
+        ("a.b[1].d", 4),
+        ("a.b[1].missing.deeper", 3),
+        ("a.e[0]", 6),
+        ("a.e[1].g", 9),
+        ("a.e[2]", 5),
+        ("z", 2),
+    ] {
+        assert_eq!(lines.of(field), line, "{field}");
+    }
+    let inner = lines.within("a.b[1]");
+    assert_eq!((inner.of("d"), inner.of(""), inner.of("x")), (4, 3, 3));
+}
+
+#[test]
+fn what_is_read_in_another_way_than_it_looks_is_told() {
+    let text = "name: on\nquoted: \"on\"\nlist: [yes, 'no', 007]\nprops: {y: {type: number}}\nname: off\n...\na: 1\n";
+    let (_, places) = read(text, 11).unwrap().unwrap();
+    let found: Vec<_> = places.surprises.iter().map(|s| (s.line, s.path.as_str())).collect();
+    assert_eq!(
+        found,
+        [(11, "name"), (13, "list[0]"), (13, "list[2]"), (14, "props.true"), (15, "name"), (15, "name"), (17, "")]
+    );
+}

@@ -1,0 +1,212 @@
+//! Content that a JSON Schema takes. Made from what the schema says, then judged by the schema itself: what does not pass is not shown.
+
+use regex_syntax::hir::{Class, Hir, HirKind};
+use serde_json::{Map, Value, json};
+use wirepost_core::content;
+
+/// Levels of a schema that are followed; a recursive one ends there.
+const MAX_DEPTH: u8 = 12;
+/// Longest example, in characters of one text or items of one list.
+const MAX_LENGTH: u64 = 1000;
+
+/// An example, or `None` where none was found.
+pub(super) fn of(schema: &Value) -> Option<Value> {
+    let judge = content::compile(schema).ok()?;
+    let root = Maker { root: schema };
+    // An elaborate schema may still take the simplest content.
+    [root.value(schema, 0), json!({}), Value::Null].into_iter().find(|value| judge.is_valid(value))
+}
+
+struct Maker<'a> {
+    root: &'a Value,
+}
+
+impl Maker<'_> {
+    fn value(&self, schema: &Value, depth: u8) -> Value {
+        if depth > MAX_DEPTH {
+            return Value::Null;
+        }
+        if let Some(value) =
+            schema.get("const").or_else(|| ["enum", "examples"].iter().find_map(|key| schema[*key].get(0)))
+        {
+            return value.clone();
+        }
+        if let Some(value) = schema.get("default") {
+            return value.clone();
+        }
+        if let Some(target) = schema["$ref"].as_str().and_then(|target| target.strip_prefix('#')) {
+            return self.root.pointer(target).map_or(Value::Null, |target| self.value(target, depth + 1));
+        }
+        let mut made = self.plain(schema, depth);
+        for key in ["oneOf", "anyOf"] {
+            if let Some(first) = schema[key].get(0) {
+                made = both(made, self.value(first, depth + 1));
+            }
+        }
+        for part in schema["allOf"].as_array().into_iter().flatten() {
+            made = both(made, self.value(part, depth + 1));
+        }
+        made
+    }
+
+    fn plain(&self, schema: &Value, depth: u8) -> Value {
+        let kind = schema["type"].as_str().or_else(|| schema["type"].get(0)?.as_str());
+        match kind {
+            Some("string") => text(schema).into(),
+            Some("number" | "integer") => number(schema),
+            Some("boolean") => true.into(),
+            Some("null") => Value::Null,
+            Some("array") => {
+                let least = schema["minItems"].as_u64().unwrap_or_default().min(MAX_LENGTH);
+                let item = |i: usize| schema["prefixItems"].get(i).unwrap_or(&schema["items"]);
+                (0..least as usize).map(|i| self.value(item(i), depth + 1)).collect()
+            }
+            Some("object") => self.object(schema, depth),
+            // Without a type, by what the schema speaks about.
+            _ if schema.get("pattern").is_some() || schema.get("format").is_some() => text(schema).into(),
+            _ if schema.get("minimum").is_some() => number(schema),
+            _ => self.object(schema, depth),
+        }
+    }
+
+    /// Its required properties.
+    fn object(&self, schema: &Value, depth: u8) -> Value {
+        let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let property = |name: &str| (name.to_owned(), self.value(&schema["properties"][name], depth + 1));
+        required.map(property).collect::<Map<_, _>>().into()
+    }
+}
+
+/// What both say: of two objects all fields, else the one that says more.
+fn both(first: Value, second: Value) -> Value {
+    match (first, second) {
+        (Value::Object(mut first), Value::Object(second)) => {
+            first.extend(second);
+            first.into()
+        }
+        (Value::Object(first), second) if first.is_empty() => second,
+        (first, _) => first,
+    }
+}
+
+fn number(schema: &Value) -> Value {
+    let bound = |key: &str| schema[key].as_f64();
+    let step = bound("multipleOf").unwrap_or(1.0);
+    let least = bound("minimum").or_else(|| bound("exclusiveMinimum").map(|bound| bound + f64::EPSILON));
+    let most = bound("maximum").or_else(|| bound("exclusiveMaximum").map(|bound| bound - f64::EPSILON));
+    // 1 where it may be; else the first step within the bounds, or the middle between them where no step is.
+    let wanted = step.max(1.0);
+    let value = match (least, most) {
+        (Some(least), _) if wanted < least => (least / step).ceil() * step,
+        (_, Some(most)) if wanted > most => (most / step).floor() * step,
+        _ => (wanted / step).ceil() * step,
+    };
+    let value = match (least, most) {
+        (Some(least), Some(most)) if !(least..=most).contains(&value) => f64::midpoint(least, most),
+        _ => value,
+    };
+    if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
+}
+
+fn text(schema: &Value) -> String {
+    if let Some(pattern) = schema["pattern"].as_str() {
+        let mut made = String::new();
+        if let Ok(parsed) = regex_syntax::parse(pattern) {
+            fit(&parsed, &mut made);
+        }
+        return made;
+    }
+    let known = match schema["format"].as_str() {
+        Some("date-time") => "2026-01-31T12:00:00Z",
+        Some("date") => "2026-01-31",
+        Some("time") => "12:00:00Z",
+        Some("email") => "alice@shop.example",
+        Some("uuid") => "0190d6a8-5f00-7000-8000-000000000001",
+        Some("uri" | "uri-reference" | "iri") => "https://shop.example/1",
+        Some("hostname") => "shop.example",
+        Some("ipv4") => "192.0.2.1",
+        Some("ipv6") => "2001:db8::1",
+        _ => "example-1",
+    };
+    let least = schema["minLength"].as_u64().unwrap_or_default().min(MAX_LENGTH) as usize;
+    let most = schema["maxLength"].as_u64().unwrap_or(MAX_LENGTH) as usize;
+    let padding = least.saturating_sub(known.len());
+    known.chars().chain(std::iter::repeat_n('0', padding)).take(most).collect()
+}
+
+/// Appends the shortest text that a pattern takes, of characters that are easy to read.
+fn fit(pattern: &Hir, made: &mut String) {
+    if made.len() as u64 > MAX_LENGTH {
+        return;
+    }
+    match pattern.kind() {
+        HirKind::Empty | HirKind::Look(_) => {}
+        HirKind::Literal(literal) => made.push_str(&String::from_utf8_lossy(&literal.0)),
+        HirKind::Class(class) => made.extend(readable(class)),
+        HirKind::Repetition(repetition) => {
+            // Something rather than nothing, where a text may be longer.
+            let times = if repetition.max == Some(0) { 0 } else { repetition.min.max(1) };
+            for _ in 0..times.min(MAX_LENGTH as u32) {
+                fit(&repetition.sub, made);
+            }
+        }
+        HirKind::Capture(capture) => fit(&capture.sub, made),
+        HirKind::Concat(parts) => parts.iter().for_each(|part| fit(part, made)),
+        HirKind::Alternation(parts) => parts.iter().take(1).for_each(|part| fit(part, made)),
+    }
+}
+
+fn readable(class: &Class) -> Option<char> {
+    let ranges: Vec<(char, char)> = match class {
+        Class::Unicode(class) => class.iter().map(|range| (range.start(), range.end())).collect(),
+        Class::Bytes(class) => class.iter().map(|range| (range.start().into(), range.end().into())).collect(),
+    };
+    let holds = |c: &char| ranges.iter().any(|(first, last)| (first..=last).contains(&c));
+    ('a'..='z').chain('A'..='Z').chain('1'..='9').find(holds).or_else(|| ranges.first().map(|(first, _)| *first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_example_fits_its_schema() {
+        for schema in [
+            json!({}),
+            json!({"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"}),
+            json!({"type": "string", "pattern": r"^\d{2,}(\.\d+)?$"}),
+            json!({"type": "string", "pattern": "^(paid|open)$"}),
+            json!({"type": "string", "pattern": "^[A-Za-z0-9-]{4,64}$"}),
+            json!({"type": "string", "minLength": 30}),
+            json!({"type": "string", "maxLength": 3}),
+            json!({"type": "string", "format": "date-time"}),
+            json!({"type": "integer", "minimum": 5}),
+            json!({"type": "integer", "minimum": 7, "multipleOf": 5}),
+            json!({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}),
+            json!({"type": "number", "maximum": -3}),
+            json!({"type": ["null", "string"]}),
+            json!({"type": "array", "minItems": 2, "items": {"type": "integer"}}),
+            json!({"type": "array", "minItems": 1, "prefixItems": [{"const": "a"}]}),
+            json!({"oneOf": [{"type": "object", "required": ["a"], "properties": {"a": {"type": "boolean"}}}]}),
+            json!({"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/$defs/id"}}, "$defs": {"id": {"type": "string", "pattern": "^x[0-9]$"}}}),
+            json!({"allOf": [{"required": ["a"]}, {"required": ["b"], "properties": {"b": {"enum": ["p", "q"]}}}]}),
+            json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "object", "required": ["b"], "properties": {"b": {"type": "number"}}}}}),
+        ] {
+            let example = of(&schema).unwrap_or_else(|| panic!("none for {schema}"));
+            assert!(content::compile(&schema).unwrap().is_valid(&example), "{schema}: {example}");
+        }
+        assert_eq!(of(&json!({"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"})), Some("AAA-1111".into()));
+    }
+
+    #[test]
+    fn what_can_not_be_guessed_is_not_made_up() {
+        for schema in [
+            json!({"not": {}}),
+            json!({"type": "object", "minProperties": 2}),
+            json!({"type": "string", "pattern": "^a$", "minLength": 2}),
+            json!({"type": "array", "minItems": 2, "uniqueItems": true, "items": {"type": "boolean"}}),
+        ] {
+            assert_eq!(of(&schema), None, "{schema}");
+        }
+    }
+}
