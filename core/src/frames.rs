@@ -227,15 +227,17 @@ pub enum CloseCode {
     TooBig,
     /// The edge is at its connection limit.
     Overloaded,
+    /// This edge has no configuration of the business, and another one may have it. Come back.
+    NotHere,
     /// The session is over or the token no good: get a new token.
     SessionOver,
-    /// Refused: the identity was revoked, or a page of this origin may not connect.
+    /// Refused: the identity was revoked, or a page of this origin may not connect. Come back slowly: a declaration can be put right.
     Revoked,
     /// The client can't keep up: resume by cursor.
     TooSlow,
     /// A newer connection of the same identity took the place. Don't come back by yourself.
     Replaced,
-    /// The business is gone.
+    /// The business is gone. Come back slowly: it may have gone by mistake.
     BusinessRemoved,
     /// The business now travels another way (`Durable`, `Transient`): what the connection was fed by is gone. Come back.
     DeliveryChanged,
@@ -251,7 +253,7 @@ impl CloseCode {
             Self::Binary => 1003,
             Self::BadUtf8 => 1007,
             Self::TooBig => 1009,
-            Self::Overloaded => 1013,
+            Self::Overloaded | Self::NotHere => 1013,
             Self::SessionOver => 3000,
             Self::Revoked => 3003,
             Self::TooSlow => 4008,
@@ -270,6 +272,7 @@ impl CloseCode {
             Self::BadUtf8 => "bad_utf8",
             Self::TooBig => "too_big",
             Self::Overloaded => "overloaded",
+            Self::NotHere => "not_here",
             Self::SessionOver => "session_over",
             Self::Revoked => "refused",
             Self::TooSlow => "too_slow",
@@ -289,11 +292,12 @@ impl CloseCode {
             Self::BadUtf8 => "text is not valid UTF-8",
             Self::TooBig => "message too big",
             Self::Overloaded => "this server is full, retry later",
+            Self::NotHere => "this server does not have this business yet, reconnect",
             Self::SessionOver => "session over, get a new token",
-            Self::Revoked => "access refused",
+            Self::Revoked => "access refused, come back later",
             Self::TooSlow => "too slow, reconnect with your cursor",
             Self::Replaced => "replaced by a newer connection, do not reconnect",
-            Self::BusinessRemoved => "this business is gone",
+            Self::BusinessRemoved => "this business is gone, come back later",
             Self::DeliveryChanged => "this business changed how it delivers, reconnect",
         }
     }

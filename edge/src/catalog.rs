@@ -17,7 +17,7 @@ use wirepost_core::{edge_config::BusinessConfig, edge_config::Delivery, frames::
 use crate::{
     business::{BadConfig, Business},
     push::{
-        hub::{Context, Hub},
+        hub::{Context, Hub, Reading},
         reader,
     },
 };
@@ -26,12 +26,19 @@ use crate::{
 /// [`Broker::leave`](crate::broker::Broker::leave), and a little more.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(10);
 
+mod absence;
+
+use absence::Absences;
+pub use absence::Absent;
+
 /// See the module.
 pub struct Catalog {
     context: Arc<Context>,
     hubs: ArcSwap<Hubs>,
     /// One change at a time; also each reader's way to end.
     readers: Mutex<HashMap<Arc<str>, Reader>>,
+    /// Of businesses that do not run.
+    absences: Mutex<Absences>,
     /// Counts changes of what is loaded.
     version: watch::Sender<u64>,
     /// Ends all readers.
@@ -63,6 +70,7 @@ impl Catalog {
             context,
             hubs: ArcSwap::default(),
             readers: Mutex::default(),
+            absences: Mutex::default(),
             version: watch::Sender::new(0),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -79,14 +87,25 @@ impl Catalog {
         self.hubs.load().get(business).cloned()
     }
 
+    /// Why a business is not here; for a name that [`Self::hub`] does not know.
+    pub fn why_absent(&self, business: &str) -> Absent {
+        self.absences.lock().unwrap_or_else(PoisonError::into_inner).why(business)
+    }
+
+    /// Whether everything that is declared is loaded and changes are heard of. Not so before the first complete load, which
+    /// [`Self::replace`] is one of, nor while the source is away.
+    pub fn set_current(&self, current: bool) {
+        self.absences.lock().unwrap_or_else(PoisonError::into_inner).current = current;
+    }
+
     /// Businesses and the hashes of their loaded configurations.
     pub fn hashes(&self) -> BTreeMap<String, String> {
         self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.business().hash.clone())).collect()
     }
 
-    /// How far each business's reader is behind the broker, in messages.
-    pub fn lags(&self) -> BTreeMap<String, u64> {
-        self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.lag())).collect()
+    /// How each business's reader is.
+    pub fn readings(&self) -> BTreeMap<String, Reading> {
+        self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.reading())).collect()
     }
 
     /// Changes after every change of what is loaded.
@@ -101,7 +120,9 @@ impl Catalog {
             |name: &str| keep.iter().any(|kept| kept == name) || configs.iter().any(|c| c.business_type == name);
         let gone: Vec<_> =
             self.hubs.load().keys().filter(|name| !stays(name)).map(|name| Change::Remove(name.to_string())).collect();
-        self.apply(gone.into_iter().chain(configs.into_iter().map(|config| Change::Set(Box::new(config)))))
+        let bad = self.apply(gone.into_iter().chain(configs.into_iter().map(|config| Change::Set(Box::new(config)))));
+        self.set_current(true);
+        bad
     }
 
     /// Makes changes, all in one step; the other businesses are not touched. A bad configuration is returned with its reason and changes
@@ -113,17 +134,29 @@ impl Catalog {
         readers.retain(|_, reader| !reader.ended.is_cancelled());
         let mut turn = Turn { hubs: Hubs::clone(&self.hubs.load()), ..Turn::default() };
         let mut bad = Vec::new();
+        let mut absences = self.absences.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change {
-                Change::Remove(name) => turn.remove(&name),
+                Change::Remove(name) => {
+                    turn.remove(&name);
+                    absences.gone(&name);
+                }
                 Change::Set(config) => {
-                    if let Err(reason) = turn.set(*config, &self.context) {
+                    let name = config.business_type.clone();
+                    let set = turn.set(*config, &self.context);
+                    if turn.hubs.contains_key(name.as_str()) {
+                        absences.runs(&name);
+                    } else {
+                        absences.unfit(&name);
+                    }
+                    if let Err(reason) = set {
                         self.context.metrics.bad_configs.inc();
                         bad.push(reason);
                     }
                 }
             }
         }
+        drop(absences);
         let Turn { hubs, changed, closed, started } = turn;
         if !changed {
             return bad;

@@ -9,7 +9,7 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{socket::upgrade::socket, state::State};
+use crate::{business::Business, catalog::Catalog, socket::upgrade::socket, state::State};
 
 pub mod answer;
 pub mod origin;
@@ -50,6 +50,11 @@ pub fn router(state: Arc<State>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&state), closing::layer))
         .layer(Extension(messages::Budget::default()))
         .with_state(state)
+}
+
+/// The business that a path names.
+fn business(catalog: &Catalog, name: &str) -> Result<Arc<Business>, Refusal> {
+    catalog.get(name).ok_or_else(|| Refusal::absent(name, catalog.why_absent(name)))
 }
 
 async fn method_not_allowed() -> Refusal {

@@ -29,7 +29,13 @@ pub fn digest<const N: usize>(contents: &[Vec<u8>; N]) -> Seen {
 }
 
 /// Reads one file as a whole, up to a bound.
+///
+/// # Errors
+/// It is not there, is no file (to open a pipe would wait for its writer), is too large, or can't be read.
 pub async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !tokio::fs::metadata(path).await?.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
     let mut content = Vec::new();
     tokio::fs::File::open(path).await?.take(MAX_BYTES + 1).read_to_end(&mut content).await?;
     if content.len() as u64 > MAX_BYTES {

@@ -183,7 +183,8 @@ impl Setup {
         self.0.dir.path()
     }
 
-    pub(crate) fn config_dir(&self) -> PathBuf {
+    /// Where the edges find their configurations.
+    pub fn config_dir(&self) -> PathBuf {
         self.dir().join("config")
     }
 

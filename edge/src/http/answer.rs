@@ -9,6 +9,8 @@ use axum::{
 };
 use serde::Serialize;
 
+use crate::catalog::Absent;
+
 /// What can be wrong. A number is the HTTP status followed by two digits; it keeps its meaning for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
@@ -54,13 +56,15 @@ pub enum Code {
     Overloaded,
     /// The issuer's key set could not be had yet.
     IssuerUnavailable,
+    /// This edge has no configuration of the business, and another edge may have it.
+    BusinessNotHere,
     /// No confirm came in time: the message may have arrived.
     ConfirmTimeout,
 }
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::InvalidEnvelope,
         Self::NoAudience,
@@ -82,6 +86,7 @@ impl Code {
         Self::BrokerUnavailable,
         Self::Overloaded,
         Self::IssuerUnavailable,
+        Self::BusinessNotHere,
         Self::ConfirmTimeout,
     ];
 
@@ -109,6 +114,7 @@ impl Code {
             Self::BrokerUnavailable => 50_301,
             Self::Overloaded => 50_302,
             Self::IssuerUnavailable => 50_303,
+            Self::BusinessNotHere => 50_304,
             Self::ConfirmTimeout => 50_401,
         }
     }
@@ -144,6 +150,7 @@ impl Code {
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Overloaded => "overloaded",
             Self::IssuerUnavailable => "issuer_unavailable",
+            Self::BusinessNotHere => "business_not_here",
             Self::ConfirmTimeout => "confirm_timeout",
         }
     }
@@ -182,12 +189,28 @@ impl Refusal {
         Self::new(Code::Overloaded, description)
     }
 
-    /// No such business here.
-    pub fn unknown_business(name: &str) -> Self {
-        let name: String = name.chars().take(64).collect();
+    /// The business is not here, and that may be so for good.
+    pub fn absent(name: &str, why: Absent) -> Self {
+        let shown: String = name.chars().take(64).collect();
+        match why {
+            Absent::NotYet => Self::not_here(name),
+            Absent::Gone => Self::new(
+                Code::UnknownBusiness,
+                format!("business {shown:?} was removed; come back later, in case it returns"),
+            ),
+            Absent::Unknown => Self::new(
+                Code::UnknownBusiness,
+                format!("business {shown:?} is not served here; check the path and that its WsBusiness is Ready"),
+            ),
+        }
+    }
+
+    /// This edge has no configuration of the business, and another edge may have it.
+    pub fn not_here(name: &str) -> Self {
+        let shown: String = name.chars().take(64).collect();
         Self::new(
-            Code::UnknownBusiness,
-            format!("business {name:?} is not served here; check the path and that its WsBusiness is Ready"),
+            Code::BusinessNotHere,
+            format!("this edge has no configuration of business {shown:?} yet, another one may; try again"),
         )
     }
 

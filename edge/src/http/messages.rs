@@ -89,7 +89,7 @@ async fn push(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let business = state.catalog.get(business).ok_or_else(|| Refusal::unknown_business(business))?;
+    let business = super::business(&state.catalog, business)?;
     if !Credential::of(headers)?.is_service(&business) {
         return Err(caller::unknown_api_key());
     }

@@ -27,8 +27,9 @@ pub async fn layer(Shared(state): Shared<Arc<State>>, params: RawPathParams, req
         return vary(next.run(request).await);
     };
     let name = params.iter().find_map(|(name, value)| (name == "business").then_some(value)).unwrap_or_default();
-    let Some(business) = state.catalog.get(name) else {
-        return vary(Refusal::unknown_business(name).into_response());
+    let business = match super::business(&state.catalog, name) {
+        Ok(business) => business,
+        Err(refusal) => return vary(refusal.into_response()),
     };
     if !allowed(&business.config.auth.allowed_origins, Some(&origin)) {
         return vary(Refusal::origin().into_response());

@@ -48,7 +48,7 @@ async fn issue(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: &HeaderMap,
 ) -> Result<String, Refusal> {
-    let business = state.catalog.get(business).ok_or_else(|| Refusal::unknown_business(business))?;
+    let business = super::business(&state.catalog, business)?;
     let Query(query) =
         query.map_err(|_| Refusal::new(Code::BadRequest, "the query can't be read; percent-encode its values"))?;
     let base = public_url(&state.settings, headers)?;

@@ -22,6 +22,7 @@ use super::session::Session;
 use crate::{
     broker::Position,
     business::Business,
+    catalog::Absent,
     clock,
     http::{
         answer::{Code, Refusal},
@@ -84,10 +85,6 @@ pub async fn socket(
     };
     let upgrade = with_buffers(upgrade).protocols([SUBPROTOCOL]);
     let control = upgrade.selected_protocol().is_some();
-    let Some(place) = state.places.take() else {
-        state.metrics.refused.get_or_create(&label("connection_limit")).inc();
-        return Refusal::overloaded("this edge has as many connections as it may").into_response();
-    };
     let (ticket, hub, business) = match admit(&state, &token, &headers) {
         Ok(admitted) => admitted,
         Err((code, refusal)) => {
@@ -95,16 +92,18 @@ pub async fn socket(
             if !control {
                 return refusal.into_response();
             }
-            let refuse = move |socket| async move {
-                refuse(socket, code).await;
-                drop(place);
-            };
+            let refuse = move |socket| refuse(socket, code);
             let tasks = state.connections.clone();
             return upgrade
                 .max_message_size(REFUSED_MESSAGE)
                 .max_frame_size(REFUSED_MESSAGE)
                 .on_upgrade(move |socket| tasks.track_future(refuse(socket)));
         }
+    };
+    // After the ticket: whoever holds none takes nobody's place, and raises no alarm for want of places.
+    let Some(place) = state.places.take() else {
+        state.metrics.refused.get_or_create(&label("connection_limit")).inc();
+        return Refusal::overloaded("this edge has as many connections as it may").into_response();
     };
     let from = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
@@ -127,7 +126,11 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
     let ticket = ticket::open(&state.keys, token, clock::now_ms())
         .map_err(|error| (CloseCode::SessionOver, Refusal::unauthorized(format!("{error}; get a new token"))))?;
     let Some(hub) = state.catalog.hub(&ticket.business) else {
-        return Err((CloseCode::BusinessRemoved, Refusal::unknown_business(&ticket.business)));
+        // An edge of this installation signed the ticket, and so knew the business: if this one never did, it lags behind.
+        return Err(match state.catalog.why_absent(&ticket.business) {
+            Absent::Gone => (CloseCode::BusinessRemoved, Refusal::absent(&ticket.business, Absent::Gone)),
+            Absent::NotYet | Absent::Unknown => (CloseCode::NotHere, Refusal::not_here(&ticket.business)),
+        });
     };
     let business = hub.business();
     if !business.config.client_types.contains(&ticket.client_type) {

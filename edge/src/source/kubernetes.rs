@@ -137,6 +137,7 @@ impl ConfigMaps {
             Ok(event) => event,
             Err(error) => {
                 self.metrics.config_watch_errors.inc();
+                step.current = Some(false);
                 return self.troubled(error.to_string(), is_forbidden(&error));
             }
         };
@@ -144,6 +145,9 @@ impl ConfigMaps {
         if !matches!(event, Event::Init) && self.trouble.take().is_some() {
             tracing::info!("the configurations are followed again");
         }
+        // Within a list, what it has not shown yet is not known.
+        let listing = matches!(event, Event::Init | Event::InitApply(_));
+        step.current = Some(!listing);
         let (now, out) = (Instant::now(), &mut step.out);
         match event {
             Event::Init => self.ledger.list_begins(),
@@ -166,7 +170,7 @@ impl ConfigMaps {
     }
 
     fn carry_out(&mut self, step: Step) {
-        let Step { complete, out: Outcome { changes, questions, findings } } = step;
+        let Step { complete, current, out: Outcome { changes, questions, findings } } = step;
         self.questions.extend(questions);
         for finding in findings {
             self.metrics.bad_configs.inc();
@@ -198,6 +202,9 @@ impl ConfigMaps {
         for bad in self.catalog.apply(changes) {
             tracing::error!(reason = %bad, "configuration can't be run; the last good one stays in use");
         }
+        if let Some(current) = current {
+            self.catalog.set_current(current);
+        }
         if complete {
             self.readiness.done(PART);
         }
@@ -226,6 +233,8 @@ struct Step {
     out: Outcome,
     /// A list has ended.
     complete: bool,
+    /// Whether the events show the whole; `None` = there were none.
+    current: Option<bool>,
 }
 
 fn ask(api: Api<ConfigMap>, question: Question) -> BoxFuture<'static, Answer> {
