@@ -37,6 +37,7 @@ SH
 COPY Cargo.toml Cargo.lock ./
 COPY core core
 COPY stream stream
+COPY process process
 COPY topology topology
 COPY edge edge
 COPY operator operator

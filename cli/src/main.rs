@@ -11,19 +11,16 @@ mod output;
 mod push;
 mod signals;
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use wirepost_process::logs::{self, LogArgs};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is logged where WIREPOST_LOG says nothing. lapin logs every returned message with its body; how the broker is, dev says itself.
-const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::broker=error,lapin=off";
+/// What is logged where WIREPOST_LOG says nothing. How the broker is, dev says itself.
+const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::broker=error";
 
 /// The declared WebSocket layer: try it, check declarations, push and listen.
 #[derive(Parser)]
@@ -44,12 +41,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    logs::init(LogArgs::default(), LOG_FILTER);
     // Fails only where a provider is installed already, which is the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match run(cli.command) {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use wirepost_core::public_url::{BadPublicUrl, PublicUrl};
+use wirepost_process::logs::LogArgs;
 
 use crate::{
     broker::rabbit::{BadSettings, Config},
@@ -81,9 +82,9 @@ pub struct Args {
     /// Seconds from SIGTERM to the end at the latest; the chart keeps the pod's grace period above it.
     #[arg(long, env = "WIREPOST_DRAIN_DEADLINE_SECONDS", default_value = "45", value_parser = seconds)]
     pub drain_deadline_seconds: Duration,
-    /// Logs as JSON, a line each.
-    #[arg(long, env = "WIREPOST_LOG_JSON", default_value_t = false)]
-    pub log_json: bool,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -187,7 +188,7 @@ impl Args {
             endpoint_lag_seconds,
             drain_window_seconds,
             drain_deadline_seconds,
-            log_json: _,
+            log: _,
         } = self;
         let settings = Settings {
             edge: name,

@@ -6,7 +6,7 @@
 //! - [`identity`]: keys, tickets, JWT, API keys
 //! - [`socket`]: a client's connection; [`push`]: from the broker to the sockets; [`push_check`]: what may be pushed
 //! - [`broker`]: RabbitMQ, or a broker inside the process
-//! - [`descriptors`], [`drain`], [`readiness`], [`metrics`], [`events`]
+//! - [`drain`], [`readiness`], [`metrics`], [`events`]
 
 pub mod admin;
 pub mod app;
@@ -15,7 +15,6 @@ pub mod broker;
 pub mod business;
 pub mod catalog;
 pub mod clock;
-pub mod descriptors;
 pub mod drain;
 pub mod events;
 pub mod http;

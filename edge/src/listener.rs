@@ -24,6 +24,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::io::Errno;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -47,8 +48,6 @@ const BACKLOG: u32 = 4096;
 const SEND_BUFFER: u32 = 256 << 10;
 /// Largest header. It only has to hold a token of 16 KiB; a header in the making is the memory that a stranger can claim.
 const MAX_HEADER: usize = 32 << 10;
-/// Connections of the admin port at most.
-const ADMIN_CONNECTIONS: usize = 64;
 /// Pauses after a failed accept. Without them a process out of descriptors spins, since the connection stays in the queue.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -95,20 +94,8 @@ impl Listener {
             Some(files) => Some(Certificate::load(files).await?),
             None => None,
         };
-        // Beyond the sockets: token calls, and connections that are told 503.
-        let connections = settings.max_connections + settings.max_connections / 10 + 256;
-        let limits = Limits { connections, header_timeout: settings.header_timeout };
+        let limits = Limits { connections: settings.tcp_connections(), header_timeout: settings.header_timeout };
         Self::new(settings.listen, certificate, limits, metrics)
-    }
-
-    /// Binds the admin port.
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    #[expect(clippy::unused_async, reason = "the pair of `bind`")]
-    pub async fn bind_admin(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let limits = Limits { connections: ADMIN_CONNECTIONS, header_timeout: settings.header_timeout };
-        Self::new(settings.admin, None, limits, metrics)
     }
 
     fn new(
@@ -218,10 +205,25 @@ async fn accept(
     }
 }
 
+/// Linux tells the errors of a new connection by accept (accept(2)); a stranger can cause them, and they say nothing of this process.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+        Errno::from_io_error(error),
+        Some(
+            Errno::CONNABORTED
+                | Errno::CONNREFUSED
+                | Errno::CONNRESET
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::NONET
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::TIMEDOUT
+        )
     )
 }
 

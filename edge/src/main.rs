@@ -1,37 +1,27 @@
 //! `wirepost-edge`: one process per pod.
 
-use std::{io::IsTerminal, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing_subscriber::EnvFilter;
 use wirepost_edge::{
     app::App,
     args::Args,
-    broker::rabbit::{LOG_FILTER, RabbitBroker},
-    descriptors,
+    broker::rabbit::RabbitBroker,
     identity::keys::KeyRing,
     readiness::Readiness,
     source::{self, Source, directory::Directory, kubernetes::ConfigMaps},
 };
+use wirepost_process::{descriptors, logs};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_env("WIREPOST_LOG").unwrap_or_else(|_| format!("info,{LOG_FILTER}").into());
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    if args.log_json {
-        logs.json().init();
-    } else {
-        logs.init();
-    }
+    logs::init(args.log, "info");
     // One TLS stack; it fails only when a provider is installed already, and then that one serves.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -53,9 +43,10 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let parts = args.into_parts().context("--public-url (WIREPOST_PUBLIC_URL)")?;
+    let mut parts = args.into_parts().context("--public-url (WIREPOST_PUBLIC_URL)")?;
+    let shortage = descriptors::raise().and_then(|files| parts.settings.fit(files));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?parts.settings, "starting");
-    if let Some(shortage) = descriptors::raise(parts.settings.max_connections) {
+    if let Some(shortage) = shortage {
         tracing::warn!("{shortage}");
     }
     let keys = Arc::new(KeyRing::load(parts.keys_file).await?);

@@ -22,6 +22,8 @@ pub struct Settings {
     pub log_pause: Duration,
     /// Connections at most; beyond it 503 with Retry-After before the upgrade.
     pub max_connections: usize,
+    /// TCP connections of the public port at most, where the limit of open files allows fewer than it would take. See [`Self::fit`].
+    pub max_tcp_connections: Option<usize>,
     /// Longest time for a request's header, and for the TLS handshake.
     pub header_timeout: Duration,
     /// WebSocket pings to quiet clients; a peer that answers nothing for two of them is dead.
@@ -73,6 +75,7 @@ impl Default for Settings {
             public_url: None,
             log_pause: Duration::from_mins(1),
             max_connections: 20_000,
+            max_tcp_connections: None,
             header_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(25),
             ticket_ttl: Duration::from_secs(30),
@@ -88,6 +91,53 @@ impl Default for Settings {
             endpoint_lag: Duration::from_secs(5),
             drain_window: Duration::from_secs(20),
             drain_deadline: Duration::from_secs(45),
+        }
+    }
+}
+
+/// Descriptors beside those of the public port: connections to the broker and the API server, files, those that are being refused.
+const SPARE_FILES: u64 = 100;
+/// TCP connections that the public port takes in any case.
+const FEWEST_TCP_CONNECTIONS: usize = 16;
+
+impl Settings {
+    /// TCP connections that the public port takes. Beyond its sockets: token calls, and connections that are told 503.
+    pub fn tcp_connections(&self) -> usize {
+        let wanted = self.max_connections + self.max_connections / 10 + 256;
+        self.max_tcp_connections.map_or(wanted, |most| most.min(wanted))
+    }
+
+    /// Takes in no more clients than a process that may open so many files can serve: one too many is told 503, as it would be by an edge
+    /// that is full, and does not hang. A sentence, where that is fewer than was asked for.
+    pub fn fit(&mut self, files: u64) -> Option<String> {
+        let room = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(FEWEST_TCP_CONNECTIONS);
+        self.max_tcp_connections = Some(room);
+        let sockets = room - room / 11;
+        if sockets >= self.max_connections {
+            return None;
+        }
+        let asked = std::mem::replace(&mut self.max_connections, sockets);
+        let needed = asked as u64 + asked as u64 / 10 + SPARE_FILES + wirepost_process::descriptors::RESERVED;
+        Some(format!(
+            "this process may open {files} files, which is enough for {sockets} sockets, not for the {asked} of --max-connections: clients beyond that get 503; raise the hard limit of open files to {needed}, or lower --max-connections"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_takes_in_no_more_clients_than_it_has_descriptors_for() {
+        for (files, sockets, told) in
+            [(1 << 20, 20_000, false), (22_100, 20_000, false), (1024, 840, true), (50, 15, true)]
+        {
+            let mut settings = Settings::default();
+            let text = settings.fit(files);
+            assert_eq!((settings.max_connections, text.is_some()), (sockets, told), "{files}: {text:?}");
+            assert!(settings.tcp_connections() > sockets);
+            assert!(files < SPARE_FILES + 16 || settings.tcp_connections() as u64 <= files - SPARE_FILES);
         }
     }
 }

@@ -13,8 +13,9 @@ use kube::{
         reflector, watcher,
     },
 };
-use tokio::{net::TcpListener, sync::watch, time::timeout};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wirepost_process::admin::AdminPort;
 
 use crate::{
     admin::{self, Readiness},
@@ -72,8 +73,8 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
     for part in [RESOURCES, CONFIG_MAPS, edges::PART, definition::PART] {
         readiness.add(part);
     }
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    tracing::info!(admin = %listener.local_addr()?, "listening");
+    let listener = AdminPort::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    tracing::info!(admin = %listener.local_addr(), "listening");
 
     // The lease has connections of its own: one that died without a word would cost each renewal its time limit.
     let (elector, leadership) = Elector::new(api::client(api.clone())?, lease);
@@ -119,8 +120,8 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
         metrics: Arc::clone(&metrics),
         memories: Memories::default(),
     });
-    let serve = axum::serve(listener, admin::router(Arc::clone(&readiness), Arc::clone(&metrics), leadership.clone()))
-        .with_graceful_shutdown(last.clone().cancelled_owned());
+    let routes = admin::router(Arc::clone(&readiness), Arc::clone(&metrics), leadership.clone());
+    let serve = listener.serve(routes, last.clone());
     let (ended, mut defeat) = watch::channel(None);
     let election = {
         let last = last.clone();
@@ -130,11 +131,7 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
         }
     };
     let services = TaskTracker::new();
-    services.spawn(async move {
-        if let Err(error) = serve.await {
-            tracing::error!(%error, "the admin port ended");
-        }
-    });
+    services.spawn(serve);
     services.spawn(election);
     tasks.spawn(on_leading(leadership, triggers.clone(), work.clone()));
     tasks.spawn(reconcile::look_for_leftovers(Arc::clone(&context), begin.clone()));

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::Context;
 use clap::Parser;
 use wirepost_core::PublicUrl;
+use wirepost_process::logs::LogArgs;
 use wirepost_topology::Credentials;
 
 use crate::{
@@ -74,9 +75,9 @@ pub struct Args {
     /// Businesses that are reconciled at once.
     #[arg(long, env = "WIREPOST_CONCURRENCY", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
-    /// Logs as JSON, a line each.
-    #[arg(long, env = "WIREPOST_LOG_JSON", default_value_t = false)]
-    pub log_json: bool,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 fn host_and_port(text: &str) -> Result<(String, u16), String> {
@@ -110,7 +111,7 @@ impl Args {
             orphan_grace_seconds,
             deletion_deadline_seconds,
             concurrency,
-            log_json: _,
+            log: _,
         } = self;
         let amqp: Address = amqp.parse()?;
         let files = amqp_username_file.zip(amqp_password_file);

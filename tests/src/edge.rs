@@ -25,6 +25,8 @@ pub struct EdgeBuilder {
     name: String,
     flags: BTreeMap<String, String>,
     kubeconfig: Option<PathBuf>,
+    log: String,
+    open_files: Option<u32>,
 }
 
 impl EdgeBuilder {
@@ -45,7 +47,8 @@ impl EdgeBuilder {
             ("drain-deadline-seconds", "10".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { setup, name: name.to_owned(), flags, kubeconfig: None }
+        let log = "info,wirepost_edge=debug,wirepost_stream=debug".to_owned();
+        Self { setup, name: name.to_owned(), flags, kubeconfig: None, log, open_files: None }
     }
 
     /// Sets a flag of `wirepost-edge`, named without its dashes: `flag("amqp", proxied)`.
@@ -62,6 +65,20 @@ impl EdgeBuilder {
         self.flags.remove("config-dir");
         self.flags.insert("config-namespace".to_owned(), namespace.to_owned());
         self.kubeconfig = Some(kubeconfig.to_owned());
+        self
+    }
+
+    /// Sets its log filter.
+    #[must_use]
+    pub fn log_filter(mut self, filter: &str) -> Self {
+        filter.clone_into(&mut self.log);
+        self
+    }
+
+    /// Lets the process open so many files at most.
+    #[must_use]
+    pub fn open_files(mut self, files: u32) -> Self {
+        self.open_files = Some(files);
         self
     }
 
@@ -83,12 +100,21 @@ impl EdgeBuilder {
         let binary = binary()?;
         let log = self.setup.dir().join(format!("{}-{}.log", self.name, rand::random::<u32>()));
         let output = File::create(&log)?;
-        let child = Command::new(&binary)
+        let mut command = match self.open_files {
+            // The shell becomes the edge, with the same pid.
+            Some(files) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\"")).arg(&binary);
+                shell
+            }
+            None => Command::new(&binary),
+        };
+        let child = command
             .args(self.flags.iter().map(|(name, value)| format!("--{name}={value}")))
             .env_clear()
             .envs([("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")])
             .envs(self.kubeconfig.iter().map(|path| ("KUBECONFIG", path)))
-            .env("WIREPOST_LOG", "info,wirepost_edge=debug,wirepost_stream=debug,lapin=off")
+            .env("WIREPOST_LOG", self.log)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -151,7 +151,7 @@ impl World {
             name: name.to_owned(),
             flags,
             kubeconfig: self.account.kubeconfig.clone(),
-            log: "info,wirepost_operator=debug,wirepost_topology=debug,lapin=off",
+            log: "info,wirepost_operator=debug,wirepost_topology=debug",
         }
     }
 
@@ -245,7 +245,14 @@ impl OperatorBuilder<'_> {
     /// Logs as in a cluster, for measurements.
     #[must_use]
     pub fn quiet(mut self) -> Self {
-        self.log = "info,lapin=off";
+        self.log = "info";
+        self
+    }
+
+    /// Sets its log filter.
+    #[must_use]
+    pub fn log_filter(mut self, filter: &'static str) -> Self {
+        self.log = filter;
         self
     }
 

@@ -370,7 +370,7 @@ async fn pings_are_answered() -> Result<()> {
 }
 
 #[tokio::test]
-async fn out_of_descriptors_the_edge_pauses_and_recovers() -> Result<()> {
+async fn out_of_descriptors_the_edge_pauses_and_recovers_and_its_probes_answer() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let edge = setup.edge("e1").start().await?;
     let mut there = edge.client("alice", "app").connect().await?;
@@ -386,6 +386,15 @@ async fn out_of_descriptors_the_edge_pauses_and_recovers() -> Result<()> {
         waiting.push(raw);
     }
     edge.await_metric("wirepost_edge_accept_errors_total", 3.0).await?;
+    // New connections, as the kubelet makes them; more of them than are kept for them may stay open.
+    let mut probes = Vec::new();
+    for _ in 0..40 {
+        let mut probe = Raw::connect(edge.admin).await?;
+        probe.send("GET /livez HTTP/1.1\r\nhost: edge\r\n\r\n").await?;
+        let head = probe.head().await.context("a probe is not answered")?;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        probes.push(probe);
+    }
     let before = cpu(edge.pid)?;
     let (errors, since) = (edge.metric("wirepost_edge_accept_errors_total").await?, Instant::now());
     tokio::time::sleep(Duration::from_secs(2)).await;

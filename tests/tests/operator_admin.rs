@@ -12,6 +12,7 @@ use wirepost_tests::broker::{PATIENCE, Vhost, eventually};
 use wirepost_tests::cluster::{Cluster, PrivateCluster, wait};
 use wirepost_tests::mirror::Mirror;
 use wirepost_tests::operator::{Operator, World, condition_of, times};
+use wirepost_tests::raw::Raw;
 
 const CRD: &str = "wsbusinesses.wirepost.dev";
 /// What is promised to be repaired.
@@ -32,6 +33,23 @@ spec:
 {more}
 "
     )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_to_the_admin_port_keep_no_probe_out() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    let mut idle = Vec::new();
+    for _ in 0..80 {
+        idle.push(Raw::connect(operator.admin).await?);
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let mut probe = Raw::connect(operator.admin).await?;
+        probe.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await?;
+        let answer = probe.end(Duration::from_secs(5)).await.context("the kubelet would take it as dead")?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
