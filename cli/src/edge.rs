@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, StatusCode, Url, header::RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -45,6 +45,12 @@ pub(crate) struct Answer {
     /// What was asked for.
     #[serde(default)]
     pub data: Value,
+    /// HTTP status.
+    #[serde(skip)]
+    pub status: StatusCode,
+    /// How long it asks its caller to wait.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
 }
 
 /// Why a call brought no answer of the edge's.
@@ -67,6 +73,8 @@ pub(crate) enum CallError {
         status: StatusCode,
         /// How the answer begins.
         body: String,
+        /// How long it asks its caller to wait.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -107,7 +115,7 @@ impl Edge {
         business: &str,
         credential: &Credential,
         query: &[(&str, &str)],
-    ) -> Result<(StatusCode, Answer), CallError> {
+    ) -> Result<Answer, CallError> {
         let mut url = self.call_url(business, "token");
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -121,26 +129,26 @@ impl Edge {
     }
 
     /// Publishes an envelope or an array of them.
-    pub(crate) async fn push(
-        &self,
-        business: &str,
-        api_key: &str,
-        body: String,
-    ) -> Result<(StatusCode, Answer), CallError> {
+    pub(crate) async fn push(&self, business: &str, api_key: &str, body: String) -> Result<Answer, CallError> {
         let request = self.http.post(self.call_url(business, "messages"));
         self.send(request.header("x-api-key", api_key).header("content-type", "application/json").body(body)).await
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, Answer), CallError> {
+    async fn send(&self, request: RequestBuilder) -> Result<Answer, CallError> {
         let unreachable =
             |error: reqwest::Error| CallError::Unreachable { url: self.url().to_owned(), cause: cause(&error) };
         let response = request.send().await.map_err(unreachable)?;
         let (status, url) = (response.status(), response.url().clone());
+        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = seconds.map(Duration::from_secs);
         let body = response.text().await.map_err(unreachable)?;
-        serde_json::from_str(&body).map(|answer| (status, answer)).map_err(|_| CallError::NotAnEdge {
-            url: format!("{}{}", url.origin().ascii_serialization(), url.path()),
-            status,
-            body: body.chars().take(200).collect(),
+        serde_json::from_str(&body).map(|answer| Answer { status, retry_after, ..answer }).map_err(|_| {
+            CallError::NotAnEdge {
+                url: format!("{}{}", url.origin().ascii_serialization(), url.path()),
+                status,
+                body: body.chars().take(200).collect(),
+                retry_after,
+            }
         })
     }
 }

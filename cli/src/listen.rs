@@ -2,6 +2,7 @@
 //! from where it was.
 
 mod connection;
+mod heard;
 mod retry;
 
 use std::{
@@ -9,22 +10,24 @@ use std::{
     process::ExitCode,
 };
 
+use clap::ArgAction;
 use tokio::sync::mpsc;
 
 use crate::{
-    edge::{self, Credential, Edge},
+    edge::{self, CallError, Credential, Edge},
     output,
     signals::Signals,
 };
-use connection::{ConnectError, Connection, End};
-use retry::{Backoff, Next, after_close};
+use connection::{ConnectError, Connection, End, Step};
+use retry::{Backoff, Next, after_close, after_refusal, without_token};
 
 /// Lines typed while the edge is away; beyond it stdin is not read.
 const TYPED_AHEAD: usize = 16;
 
 /// Connect as a client and print frames, one a line; lines typed are sent as frames.
 ///
-/// Reconnects with the newest cursor until Ctrl-C, and prints that cursor at the end. What it tells besides frames goes to stderr.
+/// Reconnects with the newest cursor until Ctrl-C, and prints that cursor at the end. Resume tokens are secrets and printed as …. What it
+/// tells besides frames goes to stderr.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The business to connect to.
@@ -43,10 +46,10 @@ pub(crate) struct Args {
     #[arg(long)]
     cursor: Option<String>,
     /// Without the subprotocol wirepost.v1: envelopes only, no acks, no welcome.
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     plain: bool,
     /// Do not reconnect.
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
     once: bool,
     /// The edge.
     #[arg(long, default_value = edge::DEFAULT_URL, env = "WIREPOST_URL")]
@@ -82,6 +85,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         typed: Some(typed()),
         signals,
         trouble: None,
+        retry_after: None,
         been_connected: false,
     };
     let result = client.run().await;
@@ -129,6 +133,8 @@ struct Client {
     signals: Signals,
     /// Why there is no connection, as told last: the same is not told with every attempt.
     trouble: Option<String>,
+    /// What the last refusal asked us to wait.
+    retry_after: Option<std::time::Duration>,
     been_connected: bool,
 }
 
@@ -144,7 +150,12 @@ impl Client {
                         return Ok(ExitCode::SUCCESS);
                     };
                     let next = after_close(&end);
-                    let comes_back = if next == Next::Stop || self.once { "" } else { "; coming back" };
+                    let comes_back = match next {
+                        Next::Stop => "",
+                        _ if self.once => "",
+                        Next::Slowly => "; coming back in a while",
+                        Next::Resume | Next::NewToken => "; coming back",
+                    };
                     output::complain(&format!("wirepost: {end}{comes_back}"));
                     next
                 }
@@ -154,10 +165,10 @@ impl Client {
                 Next::Stop => return Ok(ExitCode::FAILURE),
                 _ if self.once => return Ok(ExitCode::FAILURE),
                 Next::NewToken => self.way_back = None,
-                Next::Resume => {}
+                Next::Resume | Next::Slowly => {}
             }
             tokio::select! {
-                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = tokio::time::sleep(backoff.next_wait(next, self.retry_after.take())) => {}
                 () = self.signals.recv() => return Ok(ExitCode::SUCCESS),
             }
         }
@@ -177,9 +188,12 @@ impl Client {
             }
             Err(error) => {
                 let next = match error {
-                    ConnectError::Refused { status: 401, .. } => Next::NewToken,
-                    ConnectError::Refused { status: 400..500, .. } | ConnectError::BadUrl(_) => Next::Stop,
-                    ConnectError::Refused { .. } | ConnectError::Unreachable(_) => Next::Resume,
+                    ConnectError::Refused { status, retry_after, .. } => {
+                        self.retry_after = retry_after;
+                        after_refusal(status)
+                    }
+                    ConnectError::BadUrl(_) => Next::Stop,
+                    ConnectError::Unreachable(_) => Next::Resume,
                 };
                 Err(self.failed(error.to_string(), next))
             }
@@ -188,15 +202,26 @@ impl Client {
 
     async fn token(&mut self) -> Result<String, Next> {
         let query: Vec<(&str, &str)> = self.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let (status, answer) = match self.edge.token(&self.business, &self.credential, &query).await {
+        let answer = match self.edge.token(&self.business, &self.credential, &query).await {
             Ok(answer) => answer,
-            Err(error) => return Err(self.failed(error.to_string(), Next::Resume)),
+            Err(error) => {
+                if let CallError::NotAnEdge { retry_after, .. } = error {
+                    self.retry_after = retry_after;
+                }
+                return Err(self.failed(error.to_string(), Next::Resume));
+            }
         };
         match answer.data.as_str() {
             Some(url) if answer.result == 0 => Ok(url.to_owned()),
             _ => {
                 let reason = format!("no token: {} (result {})", answer.description, answer.result);
-                Err(self.failed(reason, if status.is_server_error() { Next::Resume } else { Next::Stop }))
+                self.retry_after = answer.retry_after;
+                let next = match without_token(answer.status.as_u16()) {
+                    // At the first try it is most likely a slip in what was typed.
+                    Next::Slowly if !self.been_connected => Next::Stop,
+                    next => next,
+                };
+                Err(self.failed(reason, next))
             }
         }
     }
@@ -215,10 +240,10 @@ impl Client {
     async fn converse(&mut self, mut connection: Connection) -> anyhow::Result<Option<End>> {
         loop {
             tokio::select! {
-                frame = connection.recv() => match frame {
-                    Ok(text) => {
-                        output::line(&output::one_line(text.as_bytes()))?;
+                step = connection.step() => match step {
+                    Ok(Step::Text(text)) => {
                         let seen = connection::Seen::of(&text);
+                        output::line(&output::one_line(connection::shown(&text, &seen).as_bytes()))?;
                         if let Some(token) = seen.resume_token {
                             self.way_back = Some(connection.resume_url(&token));
                         }
@@ -231,10 +256,11 @@ impl Client {
                             return Ok(Some(End::Drained));
                         }
                     }
+                    Ok(Step::Sent) => {}
                     Err(end) => return Ok(Some(end)),
                 },
-                line = next_line(&mut self.typed) => match line {
-                    Some(line) => if let Err(end) = connection.send(line).await { return Ok(Some(end)) },
+                line = next_line(&mut self.typed), if connection.takes() => match line {
+                    Some(line) => connection.send(line),
                     None => self.typed = None,
                 },
                 () = self.signals.recv() => {

@@ -38,7 +38,7 @@ pub(crate) async fn run(Args { business, message, url, api_key }: Args) -> anyho
     let edge = Edge::new(&url)?;
     let body = body(&message)?;
     let key = api_key.unwrap_or_else(|| edge::dev_key(&business));
-    let (_, answer) = edge.push(&business, &key, body).await?;
+    let answer = edge.push(&business, &key, body).await?;
     report(&answer)
 }
 

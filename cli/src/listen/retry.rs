@@ -1,4 +1,4 @@
-//! Whether and when to come back.
+//! Whether and when to come back (docs/protocol.md, Reconnecting).
 
 use std::time::Duration;
 
@@ -12,6 +12,10 @@ use super::connection::End;
 const FIRST: Duration = Duration::from_millis(500);
 /// Bound of every wait.
 const LONGEST: Duration = Duration::from_secs(30);
+/// The same where coming back is of no use before somebody puts a declaration right.
+const FIRST_SLOW: Duration = Duration::from_secs(30);
+/// See [`FIRST_SLOW`].
+const LONGEST_SLOW: Duration = Duration::from_mins(15);
 /// A connection that lasted this long counts as a success: what ends sooner would otherwise come back in a tight loop.
 const LASTED: Duration = Duration::from_secs(5);
 
@@ -22,11 +26,13 @@ pub(super) enum Next {
     Resume,
     /// Come back with a new token.
     NewToken,
+    /// Come back as before, but slowly: what refuses us is a declaration, which may be there again or put right.
+    Slowly,
     /// Don't come back.
     Stop,
 }
 
-/// By the close code (docs/protocol.md).
+/// By the close code.
 pub(super) fn after_close(end: &End) -> Next {
     let End::Closed { code, .. } = end else {
         return Next::Resume;
@@ -34,17 +40,39 @@ pub(super) fn after_close(end: &End) -> Next {
     let is = |known: CloseCode| *code == known.code();
     if is(CloseCode::SessionOver) {
         Next::NewToken
-    } else if is(CloseCode::Revoked) || is(CloseCode::Replaced) || is(CloseCode::BusinessRemoved) {
+    } else if is(CloseCode::Revoked) || is(CloseCode::BusinessRemoved) {
+        Next::Slowly
+    } else if is(CloseCode::Replaced) {
         Next::Stop
     } else {
         Next::Resume
     }
 }
 
-/// Waits by full jitter: a random time up to a bound that doubles, so that the clients of a dead edge do not come all at once.
+/// By the HTTP status of a refused upgrade.
+pub(super) fn after_refusal(status: u16) -> Next {
+    match status {
+        401 => Next::NewToken,
+        408 | 429 => Next::Resume,
+        400..500 => Next::Slowly,
+        _ => Next::Resume,
+    }
+}
+
+/// By the HTTP status of a token call that brought no token.
+pub(super) fn without_token(status: u16) -> Next {
+    match after_refusal(status) {
+        // There is no other credential to come back with.
+        Next::NewToken => Next::Slowly,
+        next => next,
+    }
+}
+
+/// Waits by jitter: a random time up to a bound that doubles, so that the clients of a dead edge do not come all at once.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
+    slow: u32,
     since: Option<Instant>,
 }
 
@@ -54,15 +82,27 @@ impl Backoff {
         self.since = Some(Instant::now());
     }
 
-    /// How long to wait before the next attempt.
-    pub(super) fn next_wait(&mut self) -> Duration {
+    /// How long to wait before the next attempt; `retry_after` is what the refusal asked for.
+    pub(super) fn next_wait(&mut self, next: Next, retry_after: Option<Duration>) -> Duration {
         if self.since.take().is_some_and(|since| since.elapsed() >= LASTED) {
-            self.failures = 0;
+            (self.failures, self.slow) = (0, 0);
         }
-        let bound = FIRST.saturating_mul(2u32.saturating_pow(self.failures)).min(LONGEST);
-        self.failures = self.failures.saturating_add(1);
-        bound.mul_f64(rand::rng().random_range(0.0..1.0))
+        let wait = if next == Next::Slowly {
+            let bound = doubled(FIRST_SLOW, &mut self.slow, LONGEST_SLOW);
+            bound.mul_f64(rand::rng().random_range(0.5..1.0))
+        } else {
+            let bound = doubled(FIRST, &mut self.failures, LONGEST);
+            bound.mul_f64(rand::rng().random_range(0.0..1.0))
+        };
+        // Added up: whoever was told the same time would else come back at the same time.
+        wait + retry_after.unwrap_or_default().min(LONGEST_SLOW)
     }
+}
+
+fn doubled(first: Duration, times: &mut u32, longest: Duration) -> Duration {
+    let bound = first.saturating_mul(2u32.saturating_pow(*times)).min(longest);
+    *times = times.saturating_add(1);
+    bound
 }
 
 #[cfg(test)]
@@ -73,27 +113,49 @@ mod tests {
     fn close_codes_are_obeyed() {
         for (code, next) in [
             (3000, Next::NewToken),
-            (3003, Next::Stop),
+            (3003, Next::Slowly),
             (4009, Next::Stop),
-            (4010, Next::Stop),
+            (4010, Next::Slowly),
             (4008, Next::Resume),
             (1012, Next::Resume),
             (1013, Next::Resume),
             (1006, Next::Resume),
+            (4999, Next::Resume),
         ] {
             assert_eq!(after_close(&End::Closed { code, reason: String::new() }), next, "{code}");
         }
         assert_eq!(after_close(&End::Lost("reset".into())), Next::Resume);
     }
 
+    #[test]
+    fn no_refusal_ends_it_for_good() {
+        for status in 100..1000 {
+            assert_ne!(after_refusal(status), Next::Stop, "{status}");
+            assert!(matches!(without_token(status), Next::Resume | Next::Slowly), "{status}");
+        }
+        for status in [408, 429, 500, 503, 504] {
+            assert_eq!((after_refusal(status), without_token(status)), (Next::Resume, Next::Resume), "{status}");
+        }
+        for status in [400, 403, 404, 426] {
+            assert_eq!(after_refusal(status), Next::Slowly, "{status}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn waits_grow_to_a_bound_and_begin_anew_after_a_connection_that_lasted() {
         let mut backoff = Backoff::default();
         for _ in 0..100 {
-            assert!(backoff.next_wait() <= LONGEST);
+            assert!(backoff.next_wait(Next::Resume, None) <= LONGEST);
+            let slow = backoff.next_wait(Next::Slowly, None);
+            assert!(slow >= FIRST_SLOW / 2 && slow <= LONGEST_SLOW);
         }
+        assert!(backoff.next_wait(Next::Slowly, None) >= LONGEST_SLOW / 2);
         backoff.connected();
         tokio::time::advance(LASTED).await;
-        assert!(backoff.next_wait() <= FIRST);
+        assert!(backoff.next_wait(Next::Resume, None) <= FIRST);
+        let asked = Duration::from_secs(7);
+        let wait = backoff.next_wait(Next::Slowly, Some(asked));
+        assert!(wait >= asked + FIRST_SLOW / 2 && wait <= asked + FIRST_SLOW);
+        assert!(backoff.next_wait(Next::Resume, Some(Duration::MAX)) <= LONGEST_SLOW + LONGEST);
     }
 }

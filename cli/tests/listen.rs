@@ -1,0 +1,127 @@
+//! `wirepost listen` comes back from everything that may pass, and shows no token, whoever answers it.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Stdio,
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use support::{Running, folder_with, run, wirepost};
+
+const TOKEN: &str = "/payments/websocket/token";
+const SOCKET: &str = "/socket/the-ticket";
+/// Long enough for the first slow wait.
+const SLOWLY: Duration = Duration::from_secs(60);
+
+/// Answers each request by what `script` makes of its number and path; the paths that were asked for come out.
+fn server(script: impl Fn(usize, &str, SocketAddr) -> String + Send + 'static) -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, paths) = channel();
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream: TcpStream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            let Some(request) = lines.next() else { continue };
+            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let _ = stream.write_all(script(number, &path, address).as_bytes());
+            if asked.send(path).is_err() {
+                return;
+            }
+        }
+    });
+    (address, paths)
+}
+
+fn answer(status: &str, more: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nconnection: close\r\n{more}content-length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn refusals_that_pass_are_waited_out_and_no_token_is_shown() {
+    let (address, paths) = server(|number, path, address| match number {
+        0 => answer("429 Too Many Requests", "retry-after: 1\r\n", "<html>slow down</html>"),
+        1 => answer("408 Request Timeout", "", r#"{"result":40801,"description":"too slow"}"#),
+        2 | 5 => answer(
+            "200 OK",
+            "",
+            &format!(r#"{{"result":0,"description":"ok","data":"ws://{address}/socket/the-ticket"}}"#),
+        ),
+        // As proxies do: the page names what was asked for.
+        3 => answer("408 Request Timeout", "", &format!("<html>{}{path}</html>", "-".repeat(170))),
+        4 => answer("503 Service Unavailable", "", r#"{"result":50304,"description":"not yet"}"#),
+        _ => answer("429 Too Many Requests", "", &format!("{path} is asked for too often")),
+    });
+    let url = format!("http://{address}");
+    let who = ["listen", "--url", &url, "--business", "payments", "--id", "alice", "--client-type", "app"];
+    let mut listen = Running::start(&who);
+    for expected in [TOKEN, TOKEN, TOKEN, SOCKET, TOKEN, TOKEN, SOCKET, TOKEN] {
+        let path = paths.recv_timeout(SLOWLY).unwrap_or_else(|_| panic!("it gave up: {:?}", listen.lines()));
+        assert!(path.contains(expected), "{path} in the place of {expected}: {:?}", listen.lines());
+    }
+    listen.line("HTTP 429");
+    listen.signal("INT");
+    assert!(listen.end().success());
+    for line in listen.lines() {
+        assert!(!line.contains("ticket"), "{line}");
+    }
+}
+
+#[test]
+fn a_slip_in_what_is_typed_is_told_and_ends_it() {
+    let folder = folder_with("payments.yaml");
+    let (_dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    for (business, client_type, more) in
+        [("paymets", "app", None), ("payments", "tv", None), ("payments", "app", Some("wrong"))]
+    {
+        let mut line = vec!["listen", "--url", &url, "--business", business, "--id", "a", "--client-type", client_type];
+        line.extend(more.iter().flat_map(|key| ["--api-key", key]));
+        let (status, _, err) = run(&line);
+        assert!(status == 1 && err.contains("no token"), "{err}");
+    }
+}
+
+#[test]
+fn a_business_that_was_removed_by_mistake_has_its_clients_again() {
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    fs::remove_file(&file).unwrap();
+    dev.line("payments: removed");
+    alice.line("4010");
+    fs::write(&file, text).unwrap();
+    alice.line_within(r#"{"op":"welcome""#, SLOWLY);
+    let push = r#"{"messageType":"payment.completed","toUniqueId":"alice","content":{"n":1}}"#;
+    assert_eq!(run(&["push", "payments", push, "--url", &url]).0, 0);
+    alice.line(r#""n":1"#);
+}
+
+#[test]
+fn neither_frames_nor_logs_show_the_resume_token() {
+    let folder = folder_with("payments.yaml");
+    let (_dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let mut child =
+        wirepost(&["listen", "--url", &url, "--business=payments", "--id=alice", "--client-type=app", "--once=true"])
+            .env("WIREPOST_LOG", "trace")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut welcome = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut welcome).unwrap();
+    assert!(welcome.contains(r#""op":"welcome""#) && welcome.contains(r#""resumeToken":"…""#), "{welcome}");
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!log.contains("resumeToken") && !log.contains("Received message"), "{log}");
+}
