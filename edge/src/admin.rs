@@ -11,7 +11,7 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::state::State;
+use crate::{broker::Health, state::State};
 
 mod configz;
 
@@ -45,7 +45,7 @@ async fn readyz(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
 
 async fn metrics(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
     // Labels come from closed sets: the worst reader is a number here, each business's own is in /configz.
-    let lag = state.catalog.lags().into_values().max().unwrap_or_default();
-    state.metrics.reader_lag.set(i64::try_from(lag).unwrap_or(i64::MAX));
+    state.metrics.read(state.catalog.readings().into_values());
+    state.metrics.broker_up.set((*state.broker.health().borrow() == Health::Up).into());
     ([(header::CONTENT_TYPE, OPEN_METRICS)], state.metrics.encode(&state.broker.counters()))
 }

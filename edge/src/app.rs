@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wirepost_process::admin::AdminPort;
 
 use crate::{
     admin,
@@ -46,8 +47,11 @@ impl App {
         readiness: Arc<Readiness>,
     ) -> Result<Self, listener::StartError> {
         let metrics = Arc::new(Metrics::default());
+        metrics.max_connections.set(i64::try_from(settings.max_connections).unwrap_or(i64::MAX));
         let public = Listener::bind(&settings, Arc::clone(&metrics)).await?;
-        let private = Listener::bind_admin(&settings, Arc::clone(&metrics)).await?;
+        let address = settings.admin;
+        let private =
+            AdminPort::bind(address).await.map_err(|source| listener::StartError::Bind { address, source })?;
         let context = Arc::new(Context {
             broker: Arc::clone(&broker),
             metrics: Arc::clone(&metrics),

@@ -112,9 +112,10 @@ pub trait Feed: Send {
     /// The next event; cancel safe; never ends.
     fn recv(&mut self) -> BoxFuture<'_, FeedEvent>;
 
-    /// Messages that the broker holds and this feed has not handed out, as far as known.
-    fn lag(&self) -> u64 {
-        0
+    /// Messages that the broker holds and this feed has not handed out, as of a moment ago; `None` = not known. While the feed is down the
+    /// number is an old one.
+    fn lag(&self) -> Option<u64> {
+        None
     }
 }
 

@@ -1,12 +1,14 @@
 //! Counters and gauges of the edge. Labels come from closed sets: no names, ids or error texts.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use crate::push::audience::Rejection;
+use crate::push::{audience::Rejection, hub::Reading};
 
 /// All metrics; cheap to clone parts of.
 #[derive(Debug)]
@@ -44,8 +46,16 @@ pub struct Metrics {
     pub catch_up_reads: Counter,
     /// Businesses that are read at the moment.
     pub readers: Gauge,
-    /// Messages that the reader furthest behind the broker has still to read.
-    pub reader_lag: Gauge,
+    /// Businesses whose clients wait for pushes while none are read.
+    pub readers_down: Gauge,
+    /// Messages that the reader furthest behind the broker has still to read, of those whose lag is known; NaN where none is.
+    pub reader_lag: Gauge<f64, AtomicU64>,
+    /// Streams that a reader found replaced by another one.
+    pub streams_replaced: Counter,
+    /// Sockets at most.
+    pub max_connections: Gauge,
+    /// 1 while the broker takes publishes.
+    pub broker_up: Gauge,
     /// Configurations refused, the last good one kept.
     pub bad_configs: Counter,
     /// Troubles with the watch of the ConfigMaps; what is loaded stays.
@@ -105,7 +115,14 @@ impl Default for Metrics {
             gaps: metric!("gaps", "Clients told that messages may be missing, by reason"),
             catch_up_reads: metric!("catch_up_reads", "Pieces of streams read for clients that catch up"),
             readers: metric!("readers", "Businesses that are read at the moment"),
-            reader_lag: metric!("reader_lag", "Messages that the reader furthest behind the broker has still to read"),
+            readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),
+            reader_lag: metric!(
+                "reader_lag",
+                "Messages that the reader furthest behind the broker has still to read, NaN while no reader's lag is known"
+            ),
+            streams_replaced: metric!("streams_replaced", "Streams that a reader found replaced by another one"),
+            max_connections: metric!("max_connections", "Sockets at most"),
+            broker_up: metric!("broker_up", "1 while the broker takes publishes"),
             bad_configs: metric!("bad_configs", "Configurations refused, the last good one kept"),
             config_watch_errors: metric!("config_watch_errors", "Troubles with the watch of the ConfigMaps"),
             accept_errors: metric!("accept_errors", "Failed accepts"),
@@ -115,6 +132,7 @@ impl Default for Metrics {
         for (family, kind) in [
             (&metrics.gaps, "retention"),
             (&metrics.gaps, "incarnation"),
+            (&metrics.gaps, "cursor"),
             (&metrics.refused, "connection_limit"),
             (&metrics.closes, "too_slow"),
         ] {
@@ -128,6 +146,24 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Takes in how the readers are.
+    pub fn read(&self, readings: impl Iterator<Item = Reading>) {
+        let (mut down, mut lag, mut known, mut wanted) = (0, 0, false, false);
+        for reading in readings {
+            wanted |= reading != Reading::Idle;
+            match reading {
+                Reading::Idle | Reading::Up(None) => {}
+                Reading::Down => down += 1,
+                Reading::Up(Some(messages)) => {
+                    known = true;
+                    lag = lag.max(messages);
+                }
+            }
+        }
+        self.readers_down.set(down);
+        self.reader_lag.set(if known || !wanted { lag as f64 } else { f64::NAN });
+    }
+
     /// OpenMetrics text, the broker's counters included.
     pub fn encode(&self, broker: &[(&'static str, u64)]) -> String {
         use std::fmt::Write;
@@ -143,5 +179,26 @@ impl Metrics {
         }
         text.push_str("# EOF\n");
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_that_is_not_known_is_not_zero() {
+        let metrics = Metrics::default();
+        let read = |readings: &[Reading]| {
+            metrics.read(readings.iter().copied());
+            (metrics.readers_down.get(), metrics.reader_lag.get())
+        };
+        assert_eq!(read(&[]), (0, 0.0));
+        assert_eq!(read(&[Reading::Idle]), (0, 0.0));
+        assert_eq!(read(&[Reading::Up(Some(3)), Reading::Down, Reading::Up(None), Reading::Up(Some(5))]), (1, 5.0));
+        for readings in [&[Reading::Down][..], &[Reading::Up(None), Reading::Idle]] {
+            assert!(read(readings).1.is_nan(), "{readings:?}");
+        }
+        assert!(metrics.encode(&[]).contains("wirepost_edge_reader_lag NaN\n"));
     }
 }

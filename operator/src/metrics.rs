@@ -1,5 +1,7 @@
 //! Numbers of this process. Every label is from a closed set.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{
@@ -73,8 +75,8 @@ pub struct Metrics {
     pub snapshot_seconds: Histogram,
     /// Messages moved from `unrouted` back to where they belong.
     pub moved_back: Counter,
-    /// Messages in `unrouted` that no route takes.
-    pub strays: Gauge,
+    /// Messages in `unrouted` that no route takes; NaN while the broker can't be looked at, and where this replica does not.
+    pub strays: Gauge<f64, AtomicU64>,
     /// Resources that run here and that the selector does not match any more.
     pub unselected: Gauge,
     /// Ready edges.
@@ -108,6 +110,7 @@ impl Default for Metrics {
             edges_unreachable: Gauge::default(),
             leader: Gauge::default(),
         };
+        metrics.strays.set(f64::NAN);
         metrics.register();
         metrics
     }
@@ -151,7 +154,11 @@ impl Metrics {
         r.register("broker_failures", "Looks at the broker that failed", broker_failures.clone());
         r.register("broker_look_seconds", "Seconds of a look at the broker", snapshot_seconds.clone());
         r.register("unrouted_moved_back", "Messages moved from unrouted to where they belong", moved_back.clone());
-        r.register("unrouted_strays", "Messages in unrouted that no route takes, at the last look", strays.clone());
+        r.register(
+            "unrouted_strays",
+            "Messages in unrouted that no route takes, NaN while it is not known",
+            strays.clone(),
+        );
         r.register("unselected", "Resources that run here and that the selector no longer matches", unselected.clone());
         r.register("edges", "Ready edges", edges.clone());
         r.register("edges_unreachable", "Ready edges that do not answer the operator", edges_unreachable.clone());

@@ -1,12 +1,14 @@
 //! The admin port: probes, metrics, what is loaded; and that none of it is on the public one.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wirepost_core::edge_config::BusinessConfig;
 use wirepost_tests::broker::{PATIENCE, eventually};
 use wirepost_tests::edge::Edge;
+use wirepost_tests::raw::Raw;
 use wirepost_tests::service::{Service, payment};
 use wirepost_tests::setup::{PAYMENTS, Setup};
 
@@ -82,6 +84,62 @@ async fn the_public_port_has_none_of_it_and_the_admin_port_nothing_else() -> Res
     }
     for path in ["/payments/websocket/token?uniqueId=a&clientType=app", "/payments/asyncapi.json", "/socket/x"] {
         assert_eq!(edge.admin(path).await?.0, 404, "{path}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn idle_connections_to_the_admin_port_keep_no_probe_out() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let mut idle = Vec::new();
+    for n in 0..80 {
+        let mut raw = Raw::connect(edge.admin).await?;
+        if n % 2 == 0 {
+            // It may be cut already.
+            let _ = raw.send("GET /livez HTTP/1.1\r\nhost").await;
+        }
+        idle.push(raw);
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let mut probe = Raw::connect(edge.admin).await?;
+        probe.send(format!("GET {path} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n")).await?;
+        let answer = probe.end(Duration::from_secs(5)).await.context("the kubelet would take it as dead")?;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_that_may_open_few_files_refuses_clients_and_answers_probes() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").open_files(200).start().await?;
+    assert!(edge.log().contains("this process may open 184 files"), "nobody is told: {}", edge.log());
+    let mut clients = Vec::new();
+    let mut refused = false;
+    for n in 0..150 {
+        match edge.client(&format!("client-{n}"), "app").connect().await {
+            Ok(client) => clients.push(client),
+            Err(error) => {
+                assert!(error.to_string().contains("503"), "{error:#}");
+                refused = true;
+                break;
+            }
+        }
+    }
+    assert!(refused && clients.len() > 50, "{} clients", clients.len());
+    // Strangers who hold what is left: clients hang then, and probes do not.
+    let mut strangers = Vec::new();
+    for _ in 0..100 {
+        strangers.push(Raw::connect(edge.public).await?);
+    }
+    for _ in 0..5 {
+        assert_eq!(edge.admin("/livez").await?.0, 200);
+        assert_eq!(edge.readyz().await?.0, 200);
+    }
+    assert_eq!(edge.count("wirepost_edge_accept_errors_total").await?, 0, "the public port takes what it can't have");
+    for client in &mut clients {
+        client.sync().await?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{broker::Health, state::State};
+use crate::{broker::Health, push::hub::Reading, state::State};
 
 /// Longest wait for a change; more is taken as this much.
 const MAX_WAIT_SECONDS: u64 = 30;
@@ -46,9 +46,12 @@ struct Params {
 struct Body<'a> {
     #[serde(flatten)]
     loaded: Loaded<'a>,
+    /// Of publishing and reading, the worse.
     broker: &'static str,
-    /// Business → messages that its reader is behind the broker.
-    lags: BTreeMap<String, u64>,
+    /// Businesses whose clients wait for pushes while none are read.
+    unread: Vec<String>,
+    /// Business that is read → messages that its reader is behind the broker; `null` = not known.
+    lags: BTreeMap<String, Option<u64>>,
 }
 
 /// The part that the tag stands for: health and lags change all the time, and nobody waits for them here.
@@ -100,12 +103,24 @@ impl Configs {
     }
 
     fn answer(&self, loaded: Loaded<'_>, tag: String) -> Response {
+        let (mut unread, mut lags) = (Vec::new(), BTreeMap::new());
+        for (business, reading) in self.state.catalog.readings() {
+            match reading {
+                Reading::Idle => {}
+                Reading::Down => {
+                    lags.insert(business.clone(), None);
+                    unread.push(business);
+                }
+                Reading::Up(lag) => drop(lags.insert(business, lag)),
+            }
+        }
         let broker = match *self.state.broker.health().borrow() {
+            Health::Up if !unread.is_empty() => "unread",
             Health::Up => "up",
             Health::Blocked(_) => "blocked",
             Health::Away(_) => "away",
         };
-        let body = Body { loaded, broker, lags: self.state.catalog.lags() };
+        let body = Body { loaded, broker, unread, lags };
         ([(header::ETAG, tag)], Json(body)).into_response()
     }
 }

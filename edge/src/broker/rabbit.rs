@@ -7,7 +7,8 @@
 //! Nothing here ever gives up, and nothing waits without limit: connections are made again for ever, a publish is answered within
 //! [`crate::settings::CONFIRM_TIMEOUT`] whatever happens.
 //!
-//! A program that logs must switch lapin's own log off ([`LOG_FILTER`]): at `WARN` it prints returned messages with their bodies.
+//! A program that logs must switch lapin's own log off, as `wirepost_process::logs` does: at `WARN` it prints returned messages with their
+//! bodies.
 
 use std::{
     io,
@@ -45,10 +46,6 @@ use breaker::Breakers;
 use counters::Counters;
 use lane::{Job, Lane, Pulse, Worker};
 use link::{Dialer, Link, Status};
-
-/// Directive for the log filter of every program that uses this: lapin logs bodies of returned messages, and our own log says what
-/// happened to connections.
-pub const LOG_FILTER: &str = "lapin=off";
 
 /// Longest wait at the end for publishes in flight.
 const DRAIN_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_add(Duration::from_millis(500));
@@ -111,7 +108,8 @@ impl RabbitBroker {
         };
         let (alarm_sender, alarm) = watch::channel(None);
         if let (Some(management), Some(uri)) = (checked.management, checked.uris.first()) {
-            let polling = alarm::poll(management, checked.credentials.clone(), uri.clone(), alarm_sender);
+            let polling =
+                alarm::poll(management, checked.credentials.clone(), uri.clone(), alarm_sender, counters.clone());
             rest.spawn_on(until(closed.clone(), polling), &handle);
         }
         let dialer = Arc::new(Dialer {

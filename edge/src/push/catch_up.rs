@@ -18,11 +18,10 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout_at},
 };
-use wirepost_core::frames::GapReason;
 
 use super::{
     entry::Entry,
-    hub::{Advance, Hub, position_frame},
+    hub::{Advance, Gap, Hub, position_frame},
 };
 use crate::{
     broker::{Position, ReadError},
@@ -60,7 +59,7 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
     let greet_by = Instant::now() + GREET_WITHIN;
     let mut at = match from {
         From::Now => return join(hub, conn, None, greet_by, greeting).await,
-        From::Foreign => return join(hub, conn, Some(GapReason::Incarnation), greet_by, greeting).await,
+        From::Foreign => return join(hub, conn, Some(Gap::Cursor), greet_by, greeting).await,
         From::After(at) => at,
     };
     let mut moved = hub.moved();
@@ -73,7 +72,7 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
                 at = reached;
                 entries
             }
-            Advance::Foreign => return join(hub, conn, Some(GapReason::Incarnation), greet_by, greeting).await,
+            Advance::Foreign => return join(hub, conn, Some(Gap::Incarnation), greet_by, greeting).await,
             Advance::Unattached => {
                 let _ = in_time(moved.changed(), greet_by, greeting).await;
                 continue;
@@ -100,7 +99,7 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
                     continue;
                 }
                 Ok(Found::BeyondEnd) => {
-                    return join(hub, conn, Some(GapReason::Incarnation), greet_by, greeting).await;
+                    return join(hub, conn, Some(Gap::Incarnation), greet_by, greeting).await;
                 }
                 Ok(Found::Gap(reason)) => return join(hub, conn, Some(reason), greet_by, greeting).await,
                 Err(error) => {
@@ -126,7 +125,7 @@ pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greetin
 }
 
 /// Goes live at the log's end.
-async fn join(hub: &Hub, conn: &Arc<Conn>, gap: Option<GapReason>, greet_by: Instant, greeting: &mut Greeting<'_>) {
+async fn join(hub: &Hub, conn: &Arc<Conn>, gap: Option<Gap>, greet_by: Instant, greeting: &mut Greeting<'_>) {
     let mut moved = hub.moved();
     while conn.outbound.closing().is_none() {
         moved.mark_unchanged();
@@ -160,7 +159,7 @@ enum Found {
     /// The stream ends before it.
     BeyondEnd,
     /// Continuity can't be shown.
-    Gap(GapReason),
+    Gap(Gap),
 }
 
 async fn read(hub: &Hub, at: Position) -> Result<Found, ReadError> {
@@ -172,12 +171,12 @@ async fn read(hub: &Hub, at: Position) -> Result<Found, ReadError> {
     Ok(if found == at {
         Found::Continues(piece.entries[start + 1..].to_vec())
     } else if found.offset == at.offset {
-        Found::Gap(GapReason::Incarnation)
+        Found::Gap(Gap::Incarnation)
     // After a truncation the broker's first offset may be one below what it serves.
     } else if piece.first_offset.is_some_and(|first| first.saturating_add(1) >= at.offset) {
-        Found::Gap(GapReason::Retention)
+        Found::Gap(Gap::Retention)
     } else {
-        Found::Gap(GapReason::Incarnation)
+        Found::Gap(Gap::Incarnation)
     })
 }
 

@@ -4,10 +4,7 @@
 //! leave. Because going live happens under the same lock as appending, a connection gets each entry either from the log or live, never both
 //! and never neither.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -62,10 +59,22 @@ pub struct Hub {
     moved: watch::Sender<u64>,
     /// Number of connections, for the reader.
     clients: watch::Sender<usize>,
-    /// How far the reader is behind the broker, in messages.
-    lag: AtomicU64,
+    /// How the reader is.
+    reading: Mutex<Reading>,
     /// When the log last named a gap. Not in `state`, which whoever counts a gap may have locked.
     gap_said: Mutex<Option<Instant>>,
+}
+
+/// How the reader of a hub is. What is not known is not 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// Nobody needs it.
+    #[default]
+    Idle,
+    /// Clients wait for pushes, and none are read.
+    Down,
+    /// Attached. Messages that the broker has and the clients have not; `None` = it can't be told (`Transient`).
+    Up(Option<u64>),
 }
 
 struct State {
@@ -110,7 +119,7 @@ impl Hub {
             state: Mutex::new(State { log, registry: Registry::default(), consuming: false, closed: None }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
-            lag: AtomicU64::new(0),
+            reading: Mutex::default(),
             gap_said: Mutex::default(),
             context,
         }
@@ -259,15 +268,15 @@ impl Hub {
         self.lock().closed.is_some()
     }
 
-    /// How far the reader is behind the broker, in messages; 0 while nothing is read.
-    pub fn lag(&self) -> u64 {
-        self.lag.load(Ordering::Relaxed)
+    /// How the reader is.
+    pub fn reading(&self) -> Reading {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // --- the reader
 
-    pub(super) fn set_lag(&self, messages: u64) {
-        self.lag.store(messages, Ordering::Relaxed);
+    pub(super) fn set_reading(&self, reading: Reading) {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
 
     /// The reader is attached behind `position`. False: the log ends elsewhere, so continuity is not shown.
@@ -311,12 +320,13 @@ impl Hub {
     }
 
     /// Forgets the log, since the reader stopped or what follows does not continue it; with a reason, live connections are told.
-    pub(super) fn forget(&self, gap: Option<GapReason>) {
+    pub(super) fn forget(&self, gap: Option<Gap>) {
         let mut state = self.lock();
         state.log.clear();
         state.consuming = false;
         self.context.catch_up.forget(&self.name);
-        let Some(reason) = gap else { return };
+        let Some(gap) = gap else { return };
+        let reason = gap.reason();
         let text = axum::extract::ws::Utf8Bytes::from(ServerFrame::Gap { business: &self.name, reason }.to_text());
         let mut told = 0;
         for conn in state.registry.iter().filter(|conn| conn.is_live()) {
@@ -324,12 +334,12 @@ impl Hub {
             conn.forget_cursor();
             told += 1;
         }
-        self.context.metrics.gaps.get_or_create(&label(gap_label(reason))).inc_by(told);
+        self.context.metrics.gaps.get_or_create(&label(gap.label())).inc_by(told);
     }
 
     /// A client that came back may have missed something; the business is named in the log once a minute.
-    pub fn count_gap(&self, reason: GapReason) {
-        let reason = gap_label(reason);
+    pub fn count_gap(&self, gap: Gap) {
+        let reason = gap.label();
         self.context.metrics.gaps.get_or_create(&label(reason)).inc();
         let mut said = self.gap_said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.is_none_or(|said| said.elapsed() >= GAP_LOG_INTERVAL) {
@@ -358,11 +368,33 @@ pub fn position_frame(business: &str, position: Position) -> axum::extract::ws::
     ServerFrame::Position { cursor: &cursor, resume_token: None }.to_text().into()
 }
 
-/// The label of a gap in metrics.
-pub fn gap_label(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Retention => "retention",
-        GapReason::Incarnation => "incarnation",
+/// Why a client may have missed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// The stream no longer has what follows its position.
+    Retention,
+    /// Its position is not of this stream.
+    Incarnation,
+    /// What it gave is no cursor, or one of another business: that says nothing of the stream.
+    Cursor,
+}
+
+impl Gap {
+    /// What the client is told.
+    pub fn reason(self) -> GapReason {
+        match self {
+            Self::Retention => GapReason::Retention,
+            Self::Incarnation | Self::Cursor => GapReason::Incarnation,
+        }
+    }
+
+    /// The label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Incarnation => "incarnation",
+            Self::Cursor => "cursor",
+        }
     }
 }
 

@@ -7,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use wirepost_core::{edge_config::Delivery, frames::GapReason, names};
+use wirepost_core::{edge_config::Delivery, names};
 
 use super::{
     entry::{BEGIN, Entry, Rejected},
-    hub::Hub,
+    hub::{Gap, Hub, Reading},
 };
 use crate::{
     broker::{FeedEvent, Publication, Record, Start},
@@ -41,7 +41,7 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
             () = follow(&hub) => {}
         }
         hub.context.metrics.readers.dec();
-        hub.set_lag(0);
+        hub.set_reading(Reading::Idle);
         hub.forget(None);
         if cancel.is_cancelled() {
             return;
@@ -53,6 +53,7 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
 async fn follow(hub: &Hub) {
     let context = &hub.context;
     let delivery = hub.delivery();
+    hub.set_reading(Reading::Down);
     let mut feed = context.broker.tail(&hub.name, delivery, Start::Next);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,13 +64,15 @@ async fn follow(hub: &Hub) {
         tokio::select! {
             event = feed.recv() => match event {
                 FeedEvent::Attached { position } => {
+                    hub.set_reading(Reading::Up(feed.lag()));
                     reader.empty = delivery == Delivery::Durable && position.is_none();
                     if reader.empty {
                         reader.mark();
                     }
                     if !hub.attach(position) {
                         tracing::warn!(business = %hub.name, "the stream does not continue where this edge stopped reading; clients are told");
-                        hub.forget(Some(GapReason::Incarnation));
+                        context.metrics.streams_replaced.inc();
+                        hub.forget(Some(Gap::Incarnation));
                         hub.attach(position);
                     }
                 }
@@ -80,12 +83,20 @@ async fn follow(hub: &Hub) {
                         done();
                     }
                 }
-                FeedEvent::Gap => hub.forget(Some(GapReason::Retention)),
-                FeedEvent::Reset => hub.forget(Some(GapReason::Incarnation)),
-                FeedEvent::Down { reason } => tracing::warn!(business = %hub.name, reason, "pushes are not read at the moment"),
+                FeedEvent::Gap => hub.forget(Some(Gap::Retention)),
+                FeedEvent::Reset => {
+                    context.metrics.streams_replaced.inc();
+                    hub.forget(Some(Gap::Incarnation));
+                }
+                FeedEvent::Down { reason } => {
+                    hub.set_reading(Reading::Down);
+                    tracing::warn!(business = %hub.name, reason, "pushes are not read at the moment");
+                }
             },
             _ = tick.tick() => {
-                hub.set_lag(feed.lag());
+                if matches!(hub.reading(), Reading::Up(_)) {
+                    hub.set_reading(Reading::Up(feed.lag()));
+                }
                 let business = hub.business();
                 let present = *hub.clients().borrow() > 0;
                 let since = idle_since.get_or_insert_with(Instant::now);

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use wirepost_core::frames::{ClientLimits, GapReason, ServerFrame};
+use wirepost_core::frames::{ClientLimits, ServerFrame};
 
 use super::conn::Conn;
 use crate::{
     broker::Position,
     push::{
         entry,
-        hub::{Hub, position_frame},
+        hub::{Gap, Hub, position_frame},
     },
 };
 
@@ -49,8 +49,9 @@ impl<'h> Greeting<'h> {
     }
 
     /// Something may be missing; it goes on with now.
-    pub fn gap(&mut self, position: Option<Position>, reason: GapReason) {
-        self.hub.count_gap(reason);
+    pub fn gap(&mut self, position: Option<Position>, gap: Gap) {
+        self.hub.count_gap(gap);
+        let reason = gap.reason();
         if self.sent {
             self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
             self.placed = false;

@@ -322,6 +322,7 @@ impl Keeper {
                 self.parts.metrics.broker_failures.inc();
                 let trouble = Trouble::from(&error);
                 self.is_down(trouble.clone());
+                self.count_strays();
                 Err(trouble)
             }
         }

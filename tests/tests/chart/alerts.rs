@@ -132,6 +132,27 @@ fn the_programs_export_what_alerts_ask_for() -> Result<()> {
     Ok(())
 }
 
+/// What one client can raise by what it sends, and one business by what it pushes: nobody is woken by it. A refusal for want of room counts
+/// where there is none, which takes many clients.
+#[test]
+fn no_critical_alert_asks_for_what_one_client_or_one_business_can_raise() -> Result<()> {
+    let theirs =
+        ["_gaps_", "_nacks_", "_closes_", "_frames_", "_tokens_", "_rejected_", "_deliveries_", "_refused", "_unknown"];
+    let mut critical = 0;
+    for alert in alerts()? {
+        if text(&alert, "/labels/severity")? != "critical" {
+            continue;
+        }
+        critical += 1;
+        let expr = text(&alert, "/expr")?;
+        let full =
+            expr.contains("kind=\"connection_limit\"") && expr.contains("> 0.9 * max by (pod) (wirepost_edge_max_");
+        ensure!(full || theirs.iter().all(|metric| !expr.contains(metric)), "{expr}");
+    }
+    ensure!(critical > 4, "where are they?");
+    Ok(())
+}
+
 /// The rule for prometheus-adapter serves what the autoscaler asks for, from what edges export.
 #[test]
 fn the_example_of_an_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> Result<()> {

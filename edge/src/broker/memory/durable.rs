@@ -60,15 +60,15 @@ impl Feed for StreamFeed {
         .boxed()
     }
 
-    fn lag(&self) -> u64 {
+    fn lag(&self) -> Option<u64> {
         let world = self.inner.world();
         match (world.streams.get(&self.stream), self.state) {
             (Some(log), State::Reading { incarnation, next, .. } | State::Broken { incarnation, next })
                 if log.incarnation == incarnation =>
             {
-                log.next().saturating_sub(next)
+                Some(log.next().saturating_sub(next))
             }
-            _ => 0,
+            _ => None,
         }
     }
 }

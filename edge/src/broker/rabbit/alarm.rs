@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::config::Credentials;
+use super::{config::Credentials, counters::Counters};
 
 /// How often alarms are asked for.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -114,7 +114,10 @@ pub(super) async fn poll(
     credentials: Credentials,
     uri: AMQPUri,
     alarm: watch::Sender<Option<String>>,
+    counters: Arc<Counters>,
 ) {
+    // Before the first answer nothing is known either.
+    counters.alarms_unknown.set(1);
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -133,6 +136,7 @@ pub(super) async fn poll(
         match answer {
             Ok(found) => {
                 failing = false;
+                counters.alarms_unknown.set(0);
                 alarm.send_if_modified(|known| {
                     let changed = *known != found;
                     *known = found;
@@ -140,6 +144,7 @@ pub(super) async fn poll(
                 });
             }
             Err(reason) => {
+                counters.alarms_unknown.set(1);
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(
                         reason,

@@ -15,6 +15,10 @@ impl Counter {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
+    pub(super) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -65,6 +69,8 @@ counters! {
     dropped_events,
     /// Times a reader of a `Transient` business began anew.
     transient_restarts,
+    /// 1 while the management API does not answer, so that alarms are not known (gauge).
+    alarms_unknown,
     /// Messages read by `Transient` readers.
     transient_records,
     /// Messages put back unacknowledged by `Transient` readers.

@@ -73,8 +73,8 @@ impl Feed for StreamFeed {
         .boxed()
     }
 
-    fn lag(&self) -> u64 {
-        self.0.lag()
+    fn lag(&self) -> Option<u64> {
+        Some(self.0.lag())
     }
 }
 

@@ -88,9 +88,14 @@ impl Keeper {
         }
     }
 
-    fn count_strays(&self) {
+    /// While the broker can't be looked at, their number is not known.
+    pub(super) fn count_strays(&self) {
+        if self.down.is_some() {
+            self.parts.metrics.strays.set(f64::NAN);
+            return;
+        }
         let strays = self.known.values().filter_map(|known| known.strays);
-        self.parts.metrics.strays.set(strays.map(|strays| i64::from(strays.count)).sum());
+        self.parts.metrics.strays.set(strays.map(|strays| f64::from(strays.count)).sum());
     }
 
     pub(super) fn moved(&mut self, walk: Walk) {
