@@ -108,12 +108,12 @@ async fn a_file_that_is_away_for_a_moment_costs_no_client() -> Result<()> {
     let mut alice = edge.client("alice", "app").connect().await?;
     let file = setup.config_dir().join("payments.json");
     let text = std::fs::read(&file)?;
-    for _ in 0..8 {
+    for _ in 0..6 {
         std::fs::remove_file(&file)?;
-        // So long that the look, once a second, falls into it now and then.
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-        std::fs::write(&file, &text)?;
+        // So long that the look, once a second, falls into it now and then, and never twice in a row.
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        std::fs::write(&file, &text)?;
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     }
     alice.sync().await?;
     alice.send_acked(&json!({"id": "o", "messageType": "order.placed"})).await

@@ -19,7 +19,7 @@ use crate::client::{Client, End, Event};
 /// Between two messages of a client at most, twice of what it is on average.
 const PAUSE: Duration = Duration::from_secs(4);
 /// A connection on which nothing at all came for so long is dead.
-const SILENCE: Duration = Duration::from_mins(1);
+const SILENCE: Duration = Duration::from_secs(35);
 /// Before the first reconnect after a connection that broke; twice of it before the next.
 const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
