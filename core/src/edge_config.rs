@@ -84,7 +84,7 @@ pub struct RouteConfig {
     pub from: Vec<String>,
     /// Client types that may get it; empty for ClientToServer.
     pub to: Vec<String>,
-    /// Seconds after `timestamp` from which it is not delivered any more.
+    /// Seconds from when it was taken, after which it is not delivered any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
     /// Whether everyone may be addressed.

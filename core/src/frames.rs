@@ -153,6 +153,8 @@ pub enum NackCode {
     UnknownRoute,
     /// The route is not for this client, or addresses whom it may not.
     NotAllowed,
+    /// The message was over before it was sent.
+    Expired,
     /// `content` does not fit the route's schema.
     SchemaMismatch,
     /// The sender names somebody else.
@@ -169,10 +171,11 @@ pub enum NackCode {
 
 impl NackCode {
     /// Every code, for closed label sets.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InvalidEnvelope,
         Self::UnknownRoute,
         Self::NotAllowed,
+        Self::Expired,
         Self::SchemaMismatch,
         Self::IdentityMismatch,
         Self::TooLarge,
@@ -187,6 +190,7 @@ impl NackCode {
             Self::InvalidEnvelope => "invalid_envelope",
             Self::UnknownRoute => "unknown_route",
             Self::NotAllowed => "not_allowed",
+            Self::Expired => "expired",
             Self::SchemaMismatch => "schema_mismatch",
             Self::IdentityMismatch => "identity_mismatch",
             Self::TooLarge => "too_large",
@@ -203,6 +207,7 @@ impl NackCode {
             Self::InvalidEnvelope
             | Self::UnknownRoute
             | Self::NotAllowed
+            | Self::Expired
             | Self::SchemaMismatch
             | Self::IdentityMismatch
             | Self::TooLarge => false,

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub deliveries: Counter,
     /// Pushes read that addressed nobody or were broken, by reason.
     pub rejected_pushes: Family<Label, Counter>,
+    /// Pushes whose time was over by the time they were read.
+    pub late_pushes: Counter,
     /// Bytes of recent pushes in memory.
     pub log_bytes: Gauge,
     /// Bytes queued for sockets.
@@ -108,6 +110,7 @@ impl Default for Metrics {
             nacks: metric!("nacks", "Messages of clients that were not accepted, by code"),
             deliveries: metric!("deliveries", "Pushes handed to sockets"),
             rejected_pushes: metric!("rejected_pushes", "Pushes that were not delivered to anybody, by reason"),
+            late_pushes: metric!("late_pushes", "Pushes whose time was over by the time they were read"),
             log_bytes: metric!("log_bytes", "Recent pushes in memory, in bytes"),
             outbound_bytes: metric!("outbound_bytes", "Queued for sockets, in bytes"),
             refused: metric!("refused", "Requests refused, by reason"),

@@ -7,6 +7,7 @@
 pub mod audience;
 pub mod catch_up;
 pub mod entry;
+pub mod expiry;
 pub mod hub;
 pub mod log;
 pub mod reader;

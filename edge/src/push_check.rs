@@ -6,8 +6,11 @@ use wirepost_core::{Envelope, EnvelopeError, SendType};
 
 use crate::{
     broker::Publication,
-    business::{Business, Route},
-    push::audience::{self, Rejection},
+    business::Business,
+    push::{
+        audience::{self, Rejection},
+        expiry,
+    },
 };
 
 /// A push ready to publish.
@@ -37,9 +40,6 @@ pub enum PushRefusal {
     /// The rules that every push must pass, whichever way it came.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// `expiresAt`, or `timestamp` and the route's `ttlSeconds`, lie in the past.
-    #[error("the message expired at {0} (ms since the epoch), before it was sent; check timestamp and expiresAt")]
-    Expired(i64),
     /// `content` does not fit.
     #[error("does not fit the route's schema: {0}")]
     Schema(String),
@@ -55,7 +55,6 @@ impl PushRefusal {
             Self::Direction => Some("sendType"),
             Self::Businesses => Some("businesses"),
             Self::Rejected(rejection) => rejection.field(),
-            Self::Expired(_) => Some("expiresAt"),
             Self::Schema(_) => Some("content"),
         }
     }
@@ -78,11 +77,9 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
     }
     let route = audience::route(business, &envelope)?;
     audience::audience(route, &envelope)?;
+    expiry::check_timestamp(&envelope)?;
+    let expires_at = expiry::end(&envelope, route.config.ttl_seconds, now)?;
     route.check_content(envelope.content).map_err(PushRefusal::Schema)?;
-    let expires_at = expiry(route, &envelope, now);
-    if let Some(end) = expires_at.filter(|end| *end <= now) {
-        return Err(PushRefusal::Expired(end));
-    }
     let id = envelope.id.as_deref().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let timestamp = envelope.timestamp.unwrap_or(now);
     let completed = Envelope {
@@ -108,16 +105,4 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
         headers: vec![("message-type", message_type)],
     };
     Ok(Prepared { id, publication })
-}
-
-/// The earlier of what the sender says and what the route allows. A timestamp from the future does not prolong the route's time.
-fn expiry(route: &Route, envelope: &Envelope<'_>, now: i64) -> Option<i64> {
-    let by_route = route.config.ttl_seconds.map(|seconds| {
-        let ttl = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
-        envelope.timestamp.unwrap_or(now).min(now).saturating_add(ttl)
-    });
-    match (envelope.expires_at, by_route) {
-        (Some(asked), Some(allowed)) => Some(asked.min(allowed)),
-        (one, other) => one.or(other),
-    }
 }

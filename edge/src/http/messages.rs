@@ -232,8 +232,10 @@ fn code(refusal: &PushRefusal) -> Code {
         PushRefusal::Rejected(Rejection::TooLarge { .. }) => Code::TooLarge,
         PushRefusal::Rejected(Rejection::UnknownRoute(_)) => Code::UnknownRoute,
         PushRefusal::Rejected(Rejection::Nobody) => Code::NoAudience,
-        PushRefusal::Rejected(Rejection::EveryoneNotAllowed | Rejection::ClientType(_)) => Code::NotAllowed,
-        PushRefusal::Expired(_) => Code::Expired,
+        PushRefusal::Rejected(Rejection::EveryoneNotAllowed | Rejection::ClientType(_) | Rejection::Reserved(_)) => {
+            Code::NotAllowed
+        }
+        PushRefusal::Rejected(Rejection::Expired { .. }) => Code::Expired,
         PushRefusal::Schema(_) => Code::SchemaMismatch,
     }
 }

@@ -1,7 +1,8 @@
 //! Whom a push addresses. The rule stands here alone: pushes by HTTP, by AMQP and from clients all pass it.
 
-use wirepost_core::{Envelope, SendType, edge_config};
+use wirepost_core::{Envelope, SendType, edge_config, names};
 
+use super::expiry;
 use crate::business::{Business, Route};
 
 /// Whom a push addresses; never "everyone" by omission.
@@ -55,6 +56,17 @@ pub enum Rejection {
     /// A client type that the route does not serve.
     #[error("toClientType {0:?} is not among the route's `to`")]
     ClientType(String),
+    /// Over when it was taken.
+    #[error("{}", expiry::sentence(*.at, *.taken))]
+    Expired {
+        /// Its `expiresAt`.
+        at: i64,
+        /// When the broker or the edge took it.
+        taken: i64,
+    },
+    /// A message type of wirepost's own.
+    #[error("messageType {0:?} begins with \"wirepost.\", which is reserved; give it another name")]
+    Reserved(String),
     /// Names another business.
     #[error("businessType {0:?} is not the business of this exchange")]
     OtherBusiness(String),
@@ -62,7 +74,8 @@ pub enum Rejection {
 
 impl Rejection {
     /// All labels in metrics.
-    pub const LABELS: [&str; 6] = ["invalid", "too_large", "unknown_route", "nobody", "not_allowed", "other_business"];
+    pub const LABELS: [&str; 7] =
+        ["invalid", "too_large", "unknown_route", "nobody", "not_allowed", "other_business", "expired"];
 
     /// The label in metrics.
     pub fn label(&self) -> &'static str {
@@ -71,7 +84,8 @@ impl Rejection {
             Self::TooLarge { .. } => "too_large",
             Self::UnknownRoute(_) => "unknown_route",
             Self::Nobody => "nobody",
-            Self::EveryoneNotAllowed | Self::ClientType(_) => "not_allowed",
+            Self::EveryoneNotAllowed | Self::ClientType(_) | Self::Reserved(_) => "not_allowed",
+            Self::Expired { .. } => "expired",
             Self::OtherBusiness(_) => "other_business",
         }
     }
@@ -80,7 +94,8 @@ impl Rejection {
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::Invalid(_) | Self::TooLarge { .. } => None,
-            Self::UnknownRoute(_) => Some("messageType"),
+            Self::UnknownRoute(_) | Self::Reserved(_) => Some("messageType"),
+            Self::Expired { .. } => Some("expiresAt"),
             Self::Nobody | Self::EveryoneNotAllowed => Some("toUniqueId"),
             Self::ClientType(_) => Some("toClientType"),
             Self::OtherBusiness(_) => Some("businessType"),
@@ -104,7 +119,15 @@ pub fn route<'b>(business: &'b Business, envelope: &Envelope<'_>) -> Result<&'b 
         }
     };
     let message_type = envelope.message_type.as_deref().unwrap_or_default();
+    if is_reserved(message_type) {
+        return Err(Rejection::Reserved(message_type.to_owned()));
+    }
     business.route(direction, message_type).ok_or_else(|| Rejection::UnknownRoute(message_type.to_owned()))
+}
+
+/// Whether a message type is wirepost's own: no route, however wide its pattern, takes one.
+pub fn is_reserved(message_type: &str) -> bool {
+    message_type.starts_with(names::PREFIX)
 }
 
 /// Whom an envelope addresses on its route.

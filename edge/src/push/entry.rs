@@ -1,9 +1,12 @@
 //! A pushed message as this edge holds it: read once, encoded once, shared by all its receivers.
 
 use axum::extract::ws::Utf8Bytes;
-use wirepost_core::{Cursor, Envelope, edge_config::Delivery};
+use wirepost_core::{Cursor, Envelope, SendType, edge_config::Delivery};
 
-use super::audience::{self, Audience, Rejection};
+use super::{
+    audience::{self, Audience, Rejection},
+    expiry,
+};
 use crate::{
     broker::{Position, Record},
     business::Business,
@@ -73,24 +76,18 @@ fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> 
         id: Envelope::readable_id(&record.body).map(Into::into),
         why: Rejection::Invalid(error.to_string()),
     })?;
-    if envelope.message_type.as_deref() == Some(BEGIN) {
+    if is_marker(&envelope) {
         return Ok(None);
     }
     let rejected = |why| Rejected { id: envelope.id.as_deref().map(str::to_owned), why };
     let route = audience::route(business, &envelope).map_err(rejected)?;
     let audience = audience::audience(route, &envelope).map_err(rejected)?;
     let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
-    let expires_at = [
-        envelope.expires_at,
-        // A timestamp from the future does not prolong the route's time.
-        route
-            .config
-            .ttl_seconds
-            .map(|ttl| timestamp.min(record.timestamp).saturating_add((ttl as i64).saturating_mul(1000))),
-    ]
-    .into_iter()
-    .flatten()
-    .min();
+    let expires_at = match expiry::end(&envelope, route.config.ttl_seconds, record.timestamp) {
+        // An edge took it from the client in time; that it is over by now is the client's wish.
+        Err(Rejection::Expired { at, .. }) if route.config.send_type == SendType::ClientToClient => Some(at),
+        end => end.map_err(rejected)?,
+    };
     envelope.send_type = Some(route.config.send_type);
     envelope.timestamp = Some(timestamp);
     envelope.expires_at = expires_at;
@@ -104,6 +101,11 @@ fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> 
     let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
         .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
     Ok(Some(Push { audience, frame, expires_at }))
+}
+
+/// Whether it is a marker: the type and nothing to deliver. A push under that name is none.
+fn is_marker(envelope: &Envelope<'_>) -> bool {
+    envelope.message_type.as_deref() == Some(BEGIN) && !envelope.has_audience() && envelope.content.is_none()
 }
 
 /// The cursor of a position.

@@ -18,7 +18,7 @@ use wirepost_core::{
 
 use super::{
     catch_up::CatchUp,
-    entry::{self, Entry},
+    entry::{self, Entry, Push},
     log::{Log, LogBudget, Lookup},
     registry::Registry,
 };
@@ -300,10 +300,12 @@ impl Hub {
     /// Appends entries and hands them to the connections that they address.
     pub fn append(&self, entries: Vec<Arc<Entry>>, delivery: Delivery) {
         let now = clock::now_ms();
-        let mut delivered = 0;
+        let (mut delivered, mut late) = (0, 0);
         let mut state = self.lock();
         for entry in entries {
-            if let Some(push) = entry.push.as_ref().filter(|push| push.expires_at.is_none_or(|at| at > now)) {
+            let over = |push: &Push| push.expires_at.is_some_and(|at| at <= now);
+            late += u64::from(entry.push.as_ref().is_some_and(over));
+            if let Some(push) = entry.push.as_ref().filter(|push| !over(push)) {
                 state.registry.for_each_addressed(push, |conn| {
                     if conn.is_live() && conn.deliver(&entry) {
                         delivered += 1;
@@ -316,6 +318,7 @@ impl Hub {
         }
         drop(state);
         self.context.metrics.deliveries.inc_by(delivered);
+        self.context.metrics.late_pushes.inc_by(late);
         self.moved.send_modify(|n| *n += 1);
     }
 

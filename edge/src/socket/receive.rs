@@ -12,7 +12,10 @@ use crate::{
     broker::{Publication, PublishError},
     business::Business,
     clock,
-    push::audience,
+    push::{
+        audience::{self, Rejection},
+        expiry,
+    },
     socket::conn::Conn,
 };
 
@@ -72,6 +75,10 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
     let Some(message_type) = envelope.message_type.as_deref().map(str::to_owned) else {
         return Err(nack(NackCode::InvalidEnvelope, "field messageType is missing".into()));
     };
+    if audience::is_reserved(&message_type) {
+        return Err(nack(NackCode::NotAllowed, Rejection::Reserved(message_type).to_string()));
+    }
+    expiry::check_timestamp(&envelope).map_err(|error| nack(NackCode::InvalidEnvelope, error.to_string()))?;
     let Some(route) = business.client_route(envelope.send_type, &message_type) else {
         return Err(nack(
             NackCode::UnknownRoute,
@@ -88,6 +95,13 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
     let exchange = match route.config.send_type {
         SendType::ClientToClient => {
             audience::audience(route, &envelope).map_err(|why| nack(NackCode::NotAllowed, why.to_string()))?;
+            expiry::end(&envelope, route.config.ttl_seconds, clock::now_ms()).map_err(|why| {
+                let code = match why {
+                    Rejection::Expired { .. } => NackCode::Expired,
+                    _ => NackCode::InvalidEnvelope,
+                };
+                nack(code, why.to_string())
+            })?;
             &business.push_exchange
         }
         SendType::ClientToServer | SendType::ServerToClient => &business.receive_exchange,

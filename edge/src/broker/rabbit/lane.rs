@@ -46,6 +46,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection on which something is awaited and nothing was answered for this long is given up, whatever its heartbeats say.
 const MUTE: Duration = Duration::from_secs(6);
 
+/// The end of the year 9999: client libraries that make a date of the AMQP timestamp fail beyond it, and their consumer with them.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// A message and who waits for its outcome.
 pub(super) struct Job {
     publication: Publication,
@@ -433,7 +436,7 @@ pub(super) fn frame(publication: &Publication) -> Result<Frame, String> {
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type(short("content type", "application/json")?)
-        .with_timestamp(u64::try_from(publication.timestamp / 1000).unwrap_or(0))
+        .with_timestamp(u64::try_from(publication.timestamp / 1000).unwrap_or(0).min(LAST_SECOND))
         .with_headers(headers);
     if let Ok(id) = ShortString::try_new(publication.message_id.as_str()) {
         properties = properties.with_message_id(id);

@@ -78,7 +78,9 @@ async fn a_timestamp_from_the_future_does_not_prolong_the_time_to_live() {
 #[case::another_business(json!({"businessType": "bare"}), 40_002, "businessType")]
 #[case::several_businesses(json!({"businesses": ["bare"]}), 40_002, "businesses")]
 #[case::expired(json!({"expiresAt": 1}), 40_007, "expiresAt")]
-#[case::old(json!({"timestamp": 1}), 40_007, "expiresAt")]
+#[case::expired_in_seconds(json!({"expiresAt": clock::now_ms() / 1000 + 60}), 40_007, "expiresAt")]
+#[case::timestamp_in_seconds(json!({"timestamp": clock::now_ms() / 1000}), 40_002, "timestamp")]
+#[case::reserved(json!({"messageType": "wirepost.begin"}), 40_005, "messageType")]
 #[case::wrong_type(json!({"tags": "vip"}), 40_002, "tags")]
 #[tokio::test]
 async fn a_bad_push_is_refused_with_the_field_alone_and_in_a_batch(
