@@ -62,6 +62,7 @@ impl App {
         let state = Arc::new(State {
             catalog: Arc::new(Catalog::new(context)),
             places: Places::new(settings.max_connections),
+            charges: Arc::default(),
             keys,
             broker,
             metrics,

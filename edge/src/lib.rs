@@ -5,6 +5,7 @@
 //! - [`listener`], [`tls`], [`http`], [`admin`]: who may reach what
 //! - [`identity`]: keys, tickets, JWT, API keys
 //! - [`socket`]: a client's connection; [`push`]: from the broker to the sockets; [`push_check`]: what may be pushed
+//! - [`charge`]: what a client pays for input that brings nothing
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`drain`], [`readiness`], [`metrics`], [`events`]
 
@@ -14,6 +15,7 @@ pub mod args;
 pub mod broker;
 pub mod business;
 pub mod catalog;
+pub mod charge;
 pub mod clock;
 pub mod drain;
 pub mod events;

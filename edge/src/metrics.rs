@@ -28,6 +28,10 @@ pub struct Metrics {
     pub acks: Counter,
     /// Messages of clients refused, by code.
     pub nacks: Family<Label, Counter>,
+    /// Times that a socket was not read for a while, by what was charged.
+    pub slowed: Family<Label, Counter>,
+    /// Messages that clients reported as received, by what became of it (`delivered`, `refused`), and those forgotten before (`forgotten`).
+    pub receipts: Family<Label, Counter>,
     /// Pushes handed to sockets (one per connection).
     pub deliveries: Counter,
     /// Pushes read that addressed nobody or were broken, by reason.
@@ -108,6 +112,11 @@ impl Default for Metrics {
             closes: metric!("closes", "Ends of connections by reason"),
             acks: metric!("acks", "Messages of clients that the broker confirmed"),
             nacks: metric!("nacks", "Messages of clients that were not accepted, by code"),
+            slowed: metric!(
+                "slowed",
+                "Times that a socket was not read for a while, because its client sent too much that brings nothing"
+            ),
+            receipts: metric!("receipts", "Messages reported as received by what became of the report"),
             deliveries: metric!("deliveries", "Pushes handed to sockets"),
             rejected_pushes: metric!("rejected_pushes", "Pushes that were not delivered to anybody, by reason"),
             late_pushes: metric!("late_pushes", "Pushes whose time was over by the time they were read"),
@@ -137,7 +146,10 @@ impl Default for Metrics {
             (&metrics.gaps, "incarnation"),
             (&metrics.gaps, "cursor"),
             (&metrics.refused, "connection_limit"),
+            (&metrics.refused, "connect_rate"),
             (&metrics.closes, "too_slow"),
+            (&metrics.slowed, "frames"),
+            (&metrics.receipts, "forgotten"),
         ] {
             family.get_or_create_owned(&label(kind));
         }

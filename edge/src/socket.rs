@@ -4,6 +4,7 @@ pub mod conn;
 pub mod driver;
 pub mod greeting;
 pub mod outbound;
+pub mod receipts;
 pub mod receive;
 pub mod session;
 pub mod upgrade;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    broker::Broker, catalog::Catalog, drain::Drain, identity::keys::KeyRing, metrics::Metrics, places::Places,
-    readiness::Readiness, settings::Settings,
+    broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, metrics::Metrics,
+    places::Places, readiness::Readiness, settings::Settings,
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -27,6 +27,8 @@ pub struct State {
     pub readiness: Arc<Readiness>,
     /// The edge-wide limit of connections.
     pub places: Places,
+    /// What identities owe for input that brings nothing.
+    pub charges: Arc<Charges>,
     /// Tasks of connections.
     pub connections: TaskTracker,
 }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     broker::{Position, Record},
     business::Business,
+    socket::receipts::Mark,
 };
 
 /// Message type of the marker that an edge writes into an empty stream: with it every position has a message whose fingerprint proves it.
@@ -36,6 +37,8 @@ pub struct Push {
     pub frame: Utf8Bytes,
     /// Ms since the epoch from which it is not delivered any more.
     pub expires_at: Option<i64>,
+    /// What its receipt is known by; `None`: its route asks for none.
+    pub receipt: Option<Mark>,
 }
 
 impl Entry {
@@ -93,6 +96,7 @@ fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> 
     envelope.expires_at = expires_at;
     envelope.business_type.get_or_insert_with(|| business.name().into());
     envelope.id.get_or_insert_with(|| id_of(record).into());
+    let receipt = route.config.receipts.then(|| envelope.id.as_deref().map(Mark::of)).flatten();
     let mut frame = Vec::with_capacity(record.body.len() + 192);
     match business.config.delivery {
         Delivery::Durable => envelope.write_with_cursor(&cursor(business.name(), record.position), &mut frame),
@@ -100,7 +104,7 @@ fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> 
     }
     let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
         .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
-    Ok(Some(Push { audience, frame, expires_at }))
+    Ok(Some(Push { audience, frame, expires_at, receipt }))
 }
 
 /// Whether it is a marker: the type and nothing to deliver. A push under that name is none.

@@ -188,6 +188,7 @@ mod tests {
                 audience: Audience { whom: Whom::Everyone, client_types: vec!["app".into()] },
                 frame: "x".repeat(1024).into(),
                 expires_at: None,
+                receipt: None,
             };
             log.append(Arc::new(Entry { position: at(offset), push: Some(push) }));
         }

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use super::outbound::{Item, Outbound};
+use super::{
+    outbound::{Item, Outbound},
+    receipts::Receipts,
+};
 use crate::push::entry::Entry;
 
 /// Who a connection is. Tags may change with a refresh, all else stays.
@@ -34,6 +37,8 @@ pub struct Conn {
     pub control: bool,
     /// Where frames wait.
     pub outbound: Outbound,
+    /// What it may report as received.
+    pub receipts: Receipts,
     /// Whether the reader hands pushes to it; set in the step in which its catch-up read the end of the log.
     live: AtomicBool,
     greeted: AtomicBool,
@@ -51,6 +56,7 @@ impl Conn {
             client_type: identity.client_type.as_str().into(),
             control,
             outbound,
+            receipts: Receipts::default(),
             live: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
             told: AtomicU64::new(0),
@@ -70,6 +76,9 @@ impl Conn {
     /// Queues a push.
     pub fn deliver(&self, entry: &Arc<Entry>) -> bool {
         self.tell(entry.position.offset);
+        if let Some(mark) = entry.push.as_ref().and_then(|push| push.receipt).filter(|_| self.control) {
+            self.receipts.sent(mark);
+        }
         self.outbound.push(Item::Push(Arc::clone(entry)))
     }
 

@@ -3,17 +3,18 @@
 //! Owns the socket, the window of unconfirmed messages and the catch-up. Ends for one cause, which gives the close code, the log line and the
 //! counters.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+mod incoming;
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use std::{sync::Arc, time::Duration};
+
+use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
+use governor::DefaultDirectRateLimiter;
 use tokio::time::Instant;
 use wirepost_core::{
-    Envelope,
     edge_config::Limits,
-    frames::{ClientFrame, CloseCode, NackCode, ServerFrame},
+    frames::{CloseCode, ServerFrame},
 };
 
 use super::{
@@ -21,14 +22,15 @@ use super::{
     driver::{Driver, Io},
     greeting::Greeting,
     outbound::{Bounds, Item, Outbound},
-    receive::{self, Nack},
+    receipts::Receipts,
     window::Window,
 };
 use crate::{
+    charge::{Payer, Tab},
     clock,
     drain::Share,
     events::{self, Event},
-    identity::ticket::{self, Purpose, Ticket},
+    identity::ticket::{self, Ticket},
     listener::Written,
     metrics::label,
     push::{
@@ -40,10 +42,6 @@ use crate::{
 
 /// Of a connection that ended without a close frame (RFC 6455, section 7.1.5).
 const ABNORMAL: u16 = 1006;
-/// Frames other than messages (control frames, and what can't be read or is too large) that a client may send a second, and at once. Beyond
-/// it its socket is not read until it is within: nothing is refused, and nobody makes an edge talk without limit.
-const CONTROL_RATE: NonZeroU32 = NonZeroU32::new(50).expect("50 is not zero");
-const CONTROL_BURST: NonZeroU32 = NonZeroU32::new(200).expect("200 is not zero");
 /// How long before its end a session's client is told.
 const EXPIRING_BEFORE: Duration = Duration::from_mins(1);
 
@@ -61,6 +59,8 @@ pub struct Session {
     pub control: bool,
     /// Local number of the connection.
     pub number: u64,
+    /// Who pays for what it sends.
+    pub payer: Payer,
     /// What the peer has taken.
     pub written: Written,
 }
@@ -79,7 +79,9 @@ impl Session {
             tags: self.ticket.tags.clone(),
         };
         let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone());
-        let conn = Arc::new(Conn::new(self.number, &identity, self.control, outbound));
+        let mut conn = Conn::new(self.number, &identity, self.control, outbound);
+        conn.receipts = Receipts::new(metrics.receipts.get_or_create_owned(&label("forgotten")));
+        let conn = Arc::new(conn);
         let left = Leave { hub: &self.hub, conn: &conn };
         self.hub.enter(&conn, &identity.tags);
         self.emit(&Event::Connected {
@@ -148,7 +150,8 @@ struct Running<'s> {
     identity: Identity,
     window: Window,
     limiter: Option<(Limits, DefaultDirectRateLimiter)>,
-    control_limiter: Option<Box<DefaultDirectRateLimiter>>,
+    /// What it owes for input that brings the business nothing.
+    tab: Tab,
     /// The socket is not read before.
     paused_until: Option<Instant>,
     ends_at: i64,
@@ -167,7 +170,7 @@ impl<'s> Running<'s> {
             identity,
             window: Window::default(),
             limiter: None,
-            control_limiter: None,
+            tab: Tab::open(&session.state.charges, session.payer),
             paused_until: None,
             ends_at,
             expiring_at: Some(expiring_at(ends_at)),
@@ -199,7 +202,10 @@ impl<'s> Running<'s> {
                         self.alive();
                         self.text(&text);
                     }
-                    Io::Alive => self.alive(),
+                    Io::Alive => {
+                        self.alive();
+                        self.charge(0);
+                    }
                     Io::Stalled => {}
                     Io::Closed(code) => {
                         driver.finish().await;
@@ -290,142 +296,6 @@ impl<'s> Running<'s> {
             }
         }
         None
-    }
-
-    // --- what the client sends
-
-    fn text(&mut self, text: &Utf8Bytes) {
-        let business = self.session.hub.business();
-        let limits = &business.config.limits;
-        let envelope = match Envelope::parse(text.as_bytes()) {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                self.count_control();
-                return self.nack(&Nack::of_envelope(text.as_bytes(), &error));
-            }
-        };
-        if self.conn.control
-            && let Some(op) = &envelope.op
-        {
-            self.count_control();
-            return self.control(op, text);
-        }
-        let id = envelope.id.as_deref();
-        // Before the rate: no waiting makes it small enough.
-        if text.len() > limits.message_bytes {
-            self.count_control();
-            let reason = format!("{} bytes, more than messageBytes of {}", text.len(), limits.message_bytes);
-            return self.nack(&Nack::new(id, NackCode::TooLarge, reason));
-        }
-        if let Err(wait) = self.admit(limits) {
-            let reason =
-                format!("more than {} messages a second and {} at once", limits.messages_per_second, limits.burst);
-            let nack = Nack::new(id, NackCode::RateLimited, reason);
-            return self.nack(&Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack });
-        }
-        match receive::prepare(&business, &self.conn, envelope) {
-            Ok(prepared) => {
-                let confirm = self.session.state.broker.publish(self.conn.number, prepared.publication);
-                self.window.add(prepared.id, confirm);
-            }
-            Err(nack) => self.nack(&nack),
-        }
-    }
-
-    /// Takes one message from the connection's rate; otherwise how long to wait. The limiter is made at the first message, and again when
-    /// the declaration changes.
-    fn admit(&mut self, limits: &Limits) -> Result<(), Duration> {
-        if self.limiter.as_ref().is_none_or(|(made_for, _)| made_for != limits) {
-            let rate = NonZeroU32::new(limits.messages_per_second).unwrap_or(NonZeroU32::MIN);
-            let burst = NonZeroU32::new(limits.burst).unwrap_or(NonZeroU32::MIN);
-            self.limiter = Some((limits.clone(), RateLimiter::direct(Quota::per_second(rate).allow_burst(burst))));
-        }
-        let Some((_, limiter)) = &self.limiter else { return Ok(()) };
-        limiter.check().map_err(|until| until.wait_time_from(limiter.clock().now()))
-    }
-
-    /// Counts a frame that is no message; beyond the rate the socket rests.
-    fn count_control(&mut self) {
-        let quota = || Box::new(RateLimiter::direct(Quota::per_second(CONTROL_RATE).allow_burst(CONTROL_BURST)));
-        let limiter = self.control_limiter.get_or_insert_with(quota);
-        if let Err(until) = limiter.check() {
-            self.paused_until = Some(Instant::now() + until.wait_time_from(limiter.clock().now()));
-        }
-    }
-
-    fn confirmed(&self, id: &str, outcome: Result<(), crate::broker::PublishError>) {
-        match outcome {
-            Ok(()) => {
-                self.session.state.metrics.acks.inc();
-                self.conn.control(ServerFrame::Ack { id }.to_text());
-            }
-            Err(error) => self.nack(&Nack::of_publish(id, &error)),
-        }
-    }
-
-    fn nack(&self, nack: &Nack) {
-        self.session.state.metrics.nacks.get_or_create(&label(nack.code.as_str())).inc();
-        let frame = ServerFrame::Nack {
-            id: nack.id.as_deref(),
-            code: nack.code,
-            reason: &nack.reason,
-            retryable: nack.code.retryable(),
-            may_have_arrived: nack.may_have_arrived,
-            retry_after_ms: nack.retry_after_ms,
-        };
-        self.conn.control(frame.to_text());
-    }
-
-    fn control(&mut self, op: &str, text: &str) {
-        match serde_json::from_str(text) {
-            Ok(ClientFrame::Ping) => self.conn.control(ServerFrame::Pong.to_text()),
-            Ok(ClientFrame::Received { .. }) if !self.session.hub.business().wants_receipts() => {
-                self.refuse(op, "no route of this business asks for receipts");
-            }
-            Ok(ClientFrame::Received { ids }) => match receive::receipt(&ids) {
-                Ok(()) => self.session.emit(&Event::Delivered {
-                    connection_id: &self.conn.id,
-                    unique_id: &self.conn.unique_id,
-                    client_type: &self.conn.client_type,
-                    ids: &ids,
-                }),
-                Err(reason) => self.refuse(op, &reason),
-            },
-            Ok(ClientFrame::Refresh { token }) => match self.refresh(&token) {
-                Ok(()) => {
-                    let resume_token = &self.session.resume_token(&self.identity, self.ends_at);
-                    self.conn.control(ServerFrame::Refreshed { session_ends_at: self.ends_at, resume_token }.to_text());
-                }
-                Err(reason) => self.refuse(op, &reason),
-            },
-            Err(error) => self.refuse(op, &format!("not a control frame of this protocol: {error}")),
-        }
-    }
-
-    fn refuse(&self, about: &str, reason: &str) {
-        self.conn.control(ServerFrame::Error { about, reason }.to_text());
-    }
-
-    /// Prolongs the session with a ticket of the same identity. Tags of the new ticket replace the old ones at once.
-    fn refresh(&mut self, token: &str) -> Result<(), String> {
-        let ticket =
-            ticket::open(&self.session.state.keys, token, clock::now_ms()).map_err(|error| error.to_string())?;
-        if ticket.purpose != Purpose::Connect {
-            return Err("a resume token does not prolong a session; get a new token".into());
-        }
-        if *ticket.business != *self.session.hub.name
-            || ticket.unique_id != self.identity.unique_id
-            || ticket.client_type != self.identity.client_type
-        {
-            return Err("the token is of another identity; the session goes on as it was".into());
-        }
-        if ticket.tags != self.identity.tags {
-            self.session.hub.set_tags(&self.conn, &ticket.tags);
-        }
-        self.identity.tags = ticket.tags;
-        self.ends_at = ticket.session_ends_at;
-        self.expiring_at = Some(expiring_at(self.ends_at));
-        Ok(())
     }
 }
 

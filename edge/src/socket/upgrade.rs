@@ -100,6 +100,12 @@ pub async fn socket(
                 .on_upgrade(move |socket| tasks.track_future(refuse(socket)));
         }
     };
+    let payer = state.charges.payer(&ticket.business, &ticket.unique_id);
+    if let Err(wait) = state.charges.connect(payer, business.config.limits.connections_per_id) {
+        state.metrics.refused.get_or_create(&label("connect_rate")).inc();
+        return Refusal::overloaded(format!("this identity connects too often, wait {} ms", wait.as_millis()))
+            .into_response();
+    }
     // After the ticket: whoever holds none takes nobody's place, and raises no alarm for want of places.
     let Some(place) = state.places.take() else {
         state.metrics.refused.get_or_create(&label("connection_limit")).inc();
@@ -108,7 +114,7 @@ pub async fn socket(
     let from = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
     let tasks = state.connections.clone();
-    let session = Session { number: place.number, state, hub, ticket, from, control, written };
+    let session = Session { number: place.number, payer, state, hub, ticket, from, control, written };
     upgrade.max_message_size(limit).max_frame_size(limit).on_upgrade(move |socket| {
         tasks.track_future(async move {
             session.run(socket).await;

@@ -1,0 +1,103 @@
+//! Which messages a connection may still report as `received`: what it was sent on routes that ask for receipts, each once.
+
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use prometheus_client::metrics::counter::Counter;
+
+/// Messages of one connection that wait for a receipt; the oldest is forgotten for one more. As many as may be queued for a socket.
+pub const MAX_AWAITED: usize = 1024;
+
+/// What a message is remembered by: 8 bytes in the place of an id of up to 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(u64);
+
+impl Mark {
+    /// Of a message's id.
+    pub fn of(id: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// The messages that wait for a receipt. Holds no memory before the first one.
+#[derive(Debug, Default)]
+pub struct Receipts {
+    awaited: Mutex<VecDeque<Mark>>,
+    forgotten: Option<Counter>,
+}
+
+impl Receipts {
+    /// `forgotten` counts the messages for which there was no room.
+    pub fn new(forgotten: Counter) -> Self {
+        Self { awaited: Mutex::default(), forgotten: Some(forgotten) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Mark>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A message is on its way to the client.
+    pub fn sent(&self, mark: Mark) {
+        let mut awaited = self.lock();
+        if awaited.len() >= MAX_AWAITED {
+            awaited.pop_front();
+            self.forgotten.as_ref().map(Counter::inc);
+        }
+        awaited.push_back(mark);
+    }
+
+    /// Takes out of `ids` what the client was sent and has not reported yet; what is left in `ids` it can't report.
+    pub fn take(&self, ids: &mut Vec<String>) -> Vec<String> {
+        let mut awaited = self.lock();
+        let taken = ids
+            .extract_if(.., |id| {
+                let mark = Mark::of(id);
+                let place = awaited.iter().position(|awaited| *awaited == mark);
+                place.and_then(|place| awaited.remove(place)).is_some()
+            })
+            .collect();
+        if awaited.is_empty() {
+            *awaited = VecDeque::new();
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[&str]) -> Vec<String> {
+        ids.iter().map(|id| (*id).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_message_is_reported_once() {
+        let receipts = Receipts::default();
+        for id in ["a", "b", "twice", "twice"] {
+            receipts.sent(Mark::of(id));
+        }
+        let mut asked = ids(&["b", "foreign", "b", "twice"]);
+        assert_eq!(receipts.take(&mut asked), ids(&["b", "twice"]));
+        assert_eq!(asked, ids(&["foreign", "b"]));
+        assert_eq!(receipts.take(&mut ids(&["a", "twice", "twice"])), ids(&["a", "twice"]));
+        assert_eq!(receipts.lock().capacity(), 0, "what is over costs nothing");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_oldest_is_forgotten() {
+        let forgotten = Counter::default();
+        let receipts = Receipts::new(forgotten.clone());
+        for n in 0..=MAX_AWAITED {
+            receipts.sent(Mark::of(&n.to_string()));
+        }
+        assert_eq!((receipts.lock().len(), forgotten.get()), (MAX_AWAITED, 1));
+        assert!(receipts.take(&mut ids(&["0"])).is_empty());
+        assert_eq!(receipts.take(&mut ids(&["1"])), ids(&["1"]));
+    }
+}
