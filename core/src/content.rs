@@ -1,8 +1,12 @@
-//! JSON Schemas of `content`: what is accepted as one, and how it is compiled. The check of a declaration and the edge use the same
-//! function, so that an accepted schema is one that every edge can run, at a bounded cost for each message.
+//! JSON Schemas of `content`: what is accepted as one, and how content is checked with it. The check of a declaration and the edge use the
+//! same type, so that an accepted schema is one that every edge can run, at a bounded cost for each message.
+
+mod cost;
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
+
+use cost::Plan;
 
 /// Largest schema, as JSON text, in bytes.
 pub const MAX_BYTES: usize = 64 << 10;
@@ -11,30 +15,101 @@ pub const MAX_DEPTH: usize = 64;
 /// Most JSON values in a schema when every reference is replaced by its target. Bounds the work for one value of a message: a chain of
 /// schemas that each refer twice to the next would double it with every link.
 pub const MAX_WEIGHT: usize = 20_000;
+/// Most steps for one value of a message, texts aside: what is only within [`MAX_WEIGHT`] may still look at a value many times.
+pub const MAX_VALUE_STEPS: u64 = 100_000;
 /// Compiled size of one `pattern`, in bytes.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// Compiles a schema (draft 2020-12, or what its `$schema` names). Patterns run in linear time, without look-around or back-references;
-/// nothing is ever fetched.
-///
-/// # Errors
-/// A sentence that says what is wrong with the schema.
-pub fn compile(schema: &Value) -> Result<Validator, String> {
-    let bytes = serde_json::to_string(schema).map_or(usize::MAX, |text| text.len());
-    if bytes > MAX_BYTES {
-        return Err(format!("is {bytes} bytes long, the limit is {MAX_BYTES}"));
+/// Most steps (a keyword looked at for one value) that checking one message may take; about a fifth of a second at worst.
+pub const MAX_STEPS: u64 = 4_000_000;
+/// Steps up to which a check is *light*: a millisecond or so, which nobody has to wait for.
+pub const LIGHT_STEPS: u64 = 50_000;
+/// Steps up to which a mismatch among branches (`anyOf`, `oneOf`) is explained: that takes time and memory for each of their errors.
+const EXPLAINED_STEPS: u64 = 65_536;
+/// Longest explanation of a mismatch, in characters; a message may repeat a large value.
+const MAX_REASON: usize = 300;
+
+/// A schema, ready to check content with.
+#[derive(Debug)]
+pub struct Schema {
+    validator: Validator,
+    plan: Plan,
+}
+
+/// Why content is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It does not fit.
+    #[error("{0}")]
+    Mismatch(String),
+    /// To see whether it fits would take more than [`MAX_STEPS`].
+    #[error(
+        "content has too many values to be checked against the route's JSON Schema (more than {MAX_STEPS} steps); send it in several \
+         messages, or make the schema simpler"
+    )]
+    TooComplex,
+}
+
+impl Schema {
+    /// Compiles a schema (draft 2020-12, or what its `$schema` names). Patterns run in linear time, without look-around or back-references;
+    /// nothing is ever fetched.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the schema.
+    pub fn try_new(schema: &Value) -> Result<Self, String> {
+        let bytes = serde_json::to_string(schema).map_or(usize::MAX, |text| text.len());
+        if bytes > MAX_BYTES {
+            return Err(format!("is {bytes} bytes long, the limit is {MAX_BYTES}"));
+        }
+        let mut weight = 0;
+        weigh(schema, schema, &mut Vec::new(), 0, &mut weight)?;
+        let validator = jsonschema::options()
+            .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES))
+            .offline()
+            .build(schema)
+            .map_err(|error| {
+                let place = error.instance_path().to_string();
+                let place = if place.is_empty() { place } else { format!(", at {place}") };
+                format!("is not valid: {error}{place}")
+            })?;
+        let plan = Plan::new(schema);
+        if plan.worst_of_one_value() > MAX_VALUE_STEPS {
+            return Err(format!(
+                "takes up to {} steps to check a single value, the limit is {MAX_VALUE_STEPS}",
+                plan.worst_of_one_value()
+            ));
+        }
+        Ok(Self { validator, plan })
     }
-    let mut weight = 0;
-    weigh(schema, schema, &mut Vec::new(), 0, &mut weight)?;
-    jsonschema::options()
-        .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES))
-        .offline()
-        .build(schema)
-        .map_err(|error| {
-            let place = error.instance_path().to_string();
-            let place = if place.is_empty() { place } else { format!(", at {place}") };
-            format!("is not valid: {error}{place}")
+
+    /// Whether checking this content is cheap enough to be done at once, by whoever has it. Does not parse it.
+    pub fn is_light(&self, content: &str) -> bool {
+        self.plan.worst(content) <= LIGHT_STEPS
+    }
+
+    /// Whether `content` (JSON text) fits. Takes a bounded time.
+    ///
+    /// # Errors
+    /// See [`Unfit`].
+    pub fn check(&self, content: &str) -> Result<(), Unfit> {
+        let value: Value = serde_json::from_str(content).map_err(|error| Unfit::Mismatch(error.to_string()))?;
+        let mut steps = self.plan.worst(content);
+        if steps > EXPLAINED_STEPS {
+            steps = self.plan.count(&value, MAX_STEPS).ok_or(Unfit::TooComplex)?;
+        }
+        if self.plan.branches() && steps > EXPLAINED_STEPS {
+            let fits = self.validator.is_valid(&value);
+            return if fits {
+                Ok(())
+            } else {
+                Err(Unfit::Mismatch("content does not fit; it is too large to say where".into()))
+            };
+        }
+        self.validator.validate(&value).map_err(|error| {
+            let reason = format!("content{}: {error}", error.instance_path());
+            Unfit::Mismatch(reason.chars().take(MAX_REASON).collect())
         })
+    }
 }
 
 /// Adds up the values of `node` with references followed. Every key is walked, whether or not it is a keyword: more than the evaluator
@@ -111,18 +186,73 @@ mod tests {
 
     use super::*;
 
+    fn compile(schema: &Value) -> Result<Schema, String> {
+        Schema::try_new(schema)
+    }
+
     #[test]
     fn a_schema_checks_content() {
-        let schema = json!({
+        let schema = compile(&json!({
             "type": "object",
             "required": ["qrId"],
             "properties": {"qrId": {"$ref": "#/$defs/id"}},
             "$defs": {"id": {"type": "string", "pattern": "^[a-z]+$"}},
+        }))
+        .unwrap();
+        assert_eq!(schema.check(r#"{"qrId": "a"}"#), Ok(()));
+        for bad in [r#"{"qrId": "A"}"#, "{}", "null"] {
+            assert!(matches!(schema.check(bad), Err(Unfit::Mismatch(_))), "{bad}");
+        }
+    }
+
+    /// Each takes minutes, or gigabytes, when content of a megabyte is simply evaluated.
+    #[test]
+    fn content_that_takes_for_ever_to_check_is_refused_in_time() {
+        let branches = |n: u32| (0..n).map(|i| json!({"const": i})).collect::<Vec<_>>();
+        let refs = |n: u32| (0..n).map(|_| json!({"$ref": "#/$defs/one"})).collect::<Vec<_>>();
+        let numbers = format!("[{}]", vec!["-1"; 300_000].join(","));
+        let objects = format!("[{}]", vec![r#"{"a":{"b":1}}"#; 60_000].join(","));
+        let names = format!("{{{}}}", (0..50_000).map(|i| format!(r#""{i}":1"#)).collect::<Vec<_>>().join(","));
+        let text = format!("[{:?}]", "a".repeat(1 << 20));
+        for (schema, content) in [
+            (json!({"items": {"anyOf": refs(90)}, "$defs": {"one": {"anyOf": branches(90)}}}), &numbers),
+            (json!({"items": {"oneOf": refs(90)}, "$defs": {"one": {"oneOf": branches(90)}}}), &numbers),
+            (json!({"items": {"enum": (0..500).collect::<Vec<_>>()}}), &numbers),
+            (json!({"contains": {"allOf": refs(20)}, "$defs": {"one": {"not": {"anyOf": branches(20)}}}}), &numbers),
+            (json!({"items": {"properties": {"a": {"properties": {"b": {"anyOf": branches(500)}}}}}}), &objects),
+            (
+                json!({"patternProperties": (0..100).map(|i| (format!("^{i}.*x"), json!({}))).collect::<serde_json::Map<_, _>>()}),
+                &names,
+            ),
+            (json!({"propertyNames": {"anyOf": branches(100)}}), &names),
+            (json!({"unevaluatedProperties": {"anyOf": branches(100)}}), &names),
+            (json!({"items": {"pattern": "^([a-z]b?){1,3000}!$"}}), &text),
+        ] {
+            let schema = compile(&schema).unwrap();
+            assert!(!schema.is_light(content));
+            assert_eq!(schema.check(content), Err(Unfit::TooComplex));
+        }
+    }
+
+    #[test]
+    fn large_content_of_an_everyday_schema_is_checked() {
+        let line = json!({
+            "type": "object", "required": ["sku", "count"], "additionalProperties": false,
+            "properties": {
+                "sku": {"type": "string", "pattern": "^[A-Z0-9-]{1,32}$"}, "count": {"type": "integer", "minimum": 1},
+                "price": {"type": "string", "pattern": r"^\d+\.\d{2}$"}, "tags": {"type": "array", "uniqueItems": true, "items": {"type": "string"}},
+            },
         });
-        let validator = compile(&schema).unwrap();
-        assert!(validator.is_valid(&json!({"qrId": "a"})));
-        assert!(!validator.is_valid(&json!({"qrId": "A"})));
-        assert!(!validator.is_valid(&json!({})));
+        let schema = compile(&json!({"type": "object", "properties": {"lines": {"type": "array", "items": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/line"}]}}}, "$defs": {"line": line}})).unwrap();
+        let order = |lines: usize, last: &str| {
+            let one = r#"{"sku":"AB-1234567","count":3,"price":"12.50","tags":["red","new","sale"]}"#;
+            format!(r#"{{"lines":[{}{last}]}}"#, format!("{one},").repeat(lines))
+        };
+        assert!(schema.is_light(&order(5, "null")), "what most messages are");
+        assert_eq!(schema.check(&order(12_000, "null")), Ok(()), "a megabyte");
+        for lines in [3, 12_000] {
+            assert!(matches!(schema.check(&order(lines, "{}")), Err(Unfit::Mismatch(_))), "{lines}");
+        }
     }
 
     #[test]
@@ -136,6 +266,10 @@ mod tests {
         for _ in 0..100 {
             deep = json!({"not": deep});
         }
+        let mut again_and_again = json!({"anyOf": (0..200).map(|i| json!({"const": i})).collect::<Vec<_>>()});
+        for _ in 0..6 {
+            again_and_again = json!({"allOf": [again_and_again], "unevaluatedProperties": false});
+        }
         for (schema, part) in [
             (json!({"$ref": "#"}), "refers to itself"),
             (json!({"allOf": [{"$ref": "#"}]}), "refers to itself"),
@@ -148,6 +282,7 @@ mod tests {
             (json!({"type": "strin"}), "strin"),
             (json!({"pattern": "(a)\\1"}), "regex"),
             (json!({"pattern": "(((a{100}){100}){100}){100}"}), "regex"),
+            (again_and_again, "a single value"),
             (json!({"description": "x".repeat(MAX_BYTES)}), "bytes long"),
         ] {
             let error = compile(&schema).expect_err(&schema.to_string());

@@ -157,12 +157,16 @@ pub enum NackCode {
     Expired,
     /// `content` does not fit the route's schema.
     SchemaMismatch,
+    /// To check `content` against the route's schema would take too long.
+    TooComplex,
     /// The sender names somebody else.
     IdentityMismatch,
     /// Larger than `messageBytes`.
     TooLarge,
     /// More than `messagesPerSecond` and `burst`.
     RateLimited,
+    /// The edge has too much to do.
+    Overloaded,
     /// The broker is away or blocked.
     BrokerUnavailable,
     /// No confirm came in time.
@@ -171,15 +175,17 @@ pub enum NackCode {
 
 impl NackCode {
     /// Every code, for closed label sets.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidEnvelope,
         Self::UnknownRoute,
         Self::NotAllowed,
         Self::Expired,
         Self::SchemaMismatch,
+        Self::TooComplex,
         Self::IdentityMismatch,
         Self::TooLarge,
         Self::RateLimited,
+        Self::Overloaded,
         Self::BrokerUnavailable,
         Self::Timeout,
     ];
@@ -192,9 +198,11 @@ impl NackCode {
             Self::NotAllowed => "not_allowed",
             Self::Expired => "expired",
             Self::SchemaMismatch => "schema_mismatch",
+            Self::TooComplex => "too_complex",
             Self::IdentityMismatch => "identity_mismatch",
             Self::TooLarge => "too_large",
             Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Timeout => "timeout",
         }
@@ -203,12 +211,13 @@ impl NackCode {
     /// Whether the same message may pass later.
     pub fn retryable(self) -> bool {
         match self {
-            Self::RateLimited | Self::BrokerUnavailable | Self::Timeout => true,
+            Self::RateLimited | Self::Overloaded | Self::BrokerUnavailable | Self::Timeout => true,
             Self::InvalidEnvelope
             | Self::UnknownRoute
             | Self::NotAllowed
             | Self::Expired
             | Self::SchemaMismatch
+            | Self::TooComplex
             | Self::IdentityMismatch
             | Self::TooLarge => false,
         }

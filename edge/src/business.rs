@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wirepost_core::{
     SendType,
+    content::{Schema, Unfit},
     edge_config::{BusinessConfig, FORMAT, RouteConfig},
     names, pattern,
 };
@@ -38,7 +39,7 @@ pub struct Route {
     /// As declared.
     pub config: RouteConfig,
     /// Of `content`.
-    pub schema: Option<jsonschema::Validator>,
+    pub schema: Option<Schema>,
 }
 
 /// Why a configuration can't be run; the last good one stays in use.
@@ -96,12 +97,10 @@ impl Business {
             .iter()
             .map(|route| {
                 let schema =
-                    route.schema.as_ref().map(wirepost_core::content::compile).transpose().map_err(|error| {
-                        BadConfig::Schema {
-                            business: name.to_owned(),
-                            message_type: route.message_type.clone(),
-                            reason: error,
-                        }
+                    route.schema.as_ref().map(Schema::try_new).transpose().map_err(|error| BadConfig::Schema {
+                        business: name.to_owned(),
+                        message_type: route.message_type.clone(),
+                        reason: error,
                     })?;
                 Ok(Route { config: route.clone(), schema })
             })
@@ -134,6 +133,16 @@ impl Business {
         self.routes.iter().any(|route| route.config.receipts)
     }
 
+    /// Whether checking `content` against the schemas of a message's routes, of whichever direction, may take long: then it is for the
+    /// [`Judge`](crate::judge::Judge).
+    pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
+        let (Some(message_type), Some(content)) = (message_type, content) else { return false };
+        self.routes.iter().any(|route| {
+            route.schema.as_ref().is_some_and(|schema| !schema.is_light(content))
+                && pattern::matches(&route.config.message_type, message_type)
+        })
+    }
+
     /// The first route that takes `message_type` in that direction.
     pub fn route(&self, send_type: SendType, message_type: &str) -> Option<&Route> {
         self.routes.iter().find(|route| {
@@ -151,21 +160,13 @@ impl Business {
     }
 }
 
-/// Longest reason of a schema mismatch; a message may repeat a large value.
-const MAX_REASON: usize = 300;
-
 impl Route {
-    /// Whether `content` fits the route's schema; absent content counts as null.
+    /// Whether `content` fits the route's schema; absent content counts as null. Takes up to about a fifth of a second, see
+    /// [`Business::is_heavy`].
     ///
     /// # Errors
-    /// Where it does not fit and why.
-    pub fn check_content(&self, content: Option<&str>) -> Result<(), String> {
-        let Some(schema) = &self.schema else { return Ok(()) };
-        let content: serde_json::Value =
-            serde_json::from_str(content.unwrap_or("null")).map_err(|error| error.to_string())?;
-        schema.validate(&content).map_err(|error| {
-            let reason = format!("content{}: {error}", error.instance_path());
-            reason.chars().take(MAX_REASON).collect()
-        })
+    /// Where it does not fit and why, or that it can't be checked.
+    pub fn check_content(&self, content: Option<&str>) -> Result<(), Unfit> {
+        self.schema.as_ref().map_or(Ok(()), |schema| schema.check(content.unwrap_or("null")))
     }
 }

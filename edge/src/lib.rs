@@ -5,6 +5,7 @@
 //! - [`listener`], [`tls`], [`http`], [`admin`]: who may reach what
 //! - [`identity`]: keys, tickets, JWT, API keys
 //! - [`socket`]: a client's connection; [`push`]: from the broker to the sockets; [`push_check`]: what may be pushed
+//! - [`judge`]: checks of large content, off the threads that serve sockets
 //! - [`charge`]: what a client pays for input that brings nothing
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`drain`], [`readiness`], [`metrics`], [`events`]
@@ -21,6 +22,7 @@ pub mod drain;
 pub mod events;
 pub mod http;
 pub mod identity;
+pub mod judge;
 pub mod listener;
 pub mod metrics;
 pub mod places;

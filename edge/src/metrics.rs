@@ -28,6 +28,8 @@ pub struct Metrics {
     pub acks: Counter,
     /// Messages of clients refused, by code.
     pub nacks: Family<Label, Counter>,
+    /// Checks of large content that wait for a thread.
+    pub checks_waiting: Gauge,
     /// Times that a socket was not read for a while, by what was charged.
     pub slowed: Family<Label, Counter>,
     /// Messages that clients reported as received, by what became of it (`delivered`, `refused`), and those forgotten before (`forgotten`).
@@ -112,6 +114,7 @@ impl Default for Metrics {
             closes: metric!("closes", "Ends of connections by reason"),
             acks: metric!("acks", "Messages of clients that the broker confirmed"),
             nacks: metric!("nacks", "Messages of clients that were not accepted, by code"),
+            checks_waiting: metric!("checks_waiting", "Checks of large content that wait for a thread"),
             slowed: metric!(
                 "slowed",
                 "Times that a socket was not read for a while, because its client sent too much that brings nothing"

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Envelope, EnvelopeError, SendType};
+use wirepost_core::{Envelope, EnvelopeError, SendType, content::Unfit};
 
 use crate::{
     broker::Publication,
     business::Business,
+    judge::Busy,
     push::{
         audience::{self, Rejection},
         expiry,
@@ -22,7 +23,7 @@ pub struct Prepared {
     pub publication: Publication,
 }
 
-/// Why a push is not taken. A repeat does not help.
+/// Why a push is not taken. A repeat does not help, except where it says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushRefusal {
     /// Not an envelope.
@@ -43,6 +44,12 @@ pub enum PushRefusal {
     /// `content` does not fit.
     #[error("does not fit the route's schema: {0}")]
     Schema(String),
+    /// `content` is too large to be checked.
+    #[error("{}", Unfit::TooComplex)]
+    TooComplex,
+    /// The check did not run. A repeat helps.
+    #[error(transparent)]
+    Busy(#[from] Busy),
 }
 
 impl PushRefusal {
@@ -50,12 +57,12 @@ impl PushRefusal {
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::Envelope(EnvelopeError::Field { field, .. } | EnvelopeError::Duplicate(field)) => Some(field),
-            Self::Envelope(_) => None,
+            Self::Envelope(_) | Self::Busy(_) => None,
             Self::NoMessageType => Some("messageType"),
             Self::Direction => Some("sendType"),
             Self::Businesses => Some("businesses"),
             Self::Rejected(rejection) => rejection.field(),
-            Self::Schema(_) => Some("content"),
+            Self::Schema(_) | Self::TooComplex => Some("content"),
         }
     }
 }
@@ -79,7 +86,10 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
     audience::audience(route, &envelope)?;
     expiry::check_timestamp(&envelope)?;
     let expires_at = expiry::end(&envelope, route.config.ttl_seconds, now)?;
-    route.check_content(envelope.content).map_err(PushRefusal::Schema)?;
+    route.check_content(envelope.content).map_err(|unfit| match unfit {
+        Unfit::Mismatch(reason) => PushRefusal::Schema(reason),
+        Unfit::TooComplex => PushRefusal::TooComplex,
+    })?;
     let id = envelope.id.as_deref().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let timestamp = envelope.timestamp.unwrap_or(now);
     let completed = Envelope {

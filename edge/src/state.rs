@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, metrics::Metrics,
-    places::Places, readiness::Readiness, settings::Settings,
+    broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, judge::Judge,
+    metrics::Metrics, places::Places, readiness::Readiness, settings::Settings,
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -29,6 +29,8 @@ pub struct State {
     pub places: Places,
     /// What identities owe for input that brings nothing.
     pub charges: Arc<Charges>,
+    /// Checks large content.
+    pub judge: Judge,
     /// Tasks of connections.
     pub connections: TaskTracker,
 }

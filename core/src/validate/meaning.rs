@@ -16,7 +16,7 @@ pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (i, route) in spec.routes.iter().enumerate() {
         if let Some(schema) = &route.schema
-            && let Err(error) = content::compile(schema)
+            && let Err(error) = content::Schema::try_new(schema)
         {
             problems.push(Problem::at(
                 format!("spec.routes[{i}].schema"),

@@ -48,6 +48,8 @@ pub enum Code {
     RequestTimeout,
     /// The message or the batch is too large.
     TooLarge,
+    /// To check `content` against the route's schema would take too long.
+    TooComplex,
     /// The path of the socket, asked for without a WebSocket.
     UpgradeRequired,
     /// The broker is away, blocked, or did not take the message.
@@ -82,6 +84,7 @@ impl Code {
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::TooLarge,
+        Self::TooComplex,
         Self::UpgradeRequired,
         Self::BrokerUnavailable,
         Self::Overloaded,
@@ -110,6 +113,7 @@ impl Code {
             Self::MethodNotAllowed => 40_501,
             Self::RequestTimeout => 40_801,
             Self::TooLarge => 41_301,
+            Self::TooComplex => 41_302,
             Self::UpgradeRequired => 42_601,
             Self::BrokerUnavailable => 50_301,
             Self::Overloaded => 50_302,
@@ -146,6 +150,7 @@ impl Code {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::TooLarge => "too_large",
+            Self::TooComplex => "too_complex",
             Self::UpgradeRequired => "upgrade_required",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Overloaded => "overloaded",

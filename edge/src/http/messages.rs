@@ -27,11 +27,12 @@ use super::{
     caller::{self, Credential},
 };
 use crate::{
-    broker::{Broker, Confirm, PublishError},
+    broker::{Confirm, PublishError},
     business::Business,
     clock,
+    judge::Busy,
     push::audience::Rejection,
-    push_check::{PushRefusal, check_push},
+    push_check::{Prepared, PushRefusal, check_push},
     settings::CONFIRM_TIMEOUT,
     state::State,
 };
@@ -105,10 +106,10 @@ async fn push(
         .await
         .map_err(|_| Refusal::new(Code::RequestTimeout, "the body did not arrive in time"))??;
     let traceparent = traceparent(headers);
-    let broker = state.broker.as_ref();
     let single = body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[');
     if single {
-        let pending = start(broker, rand::random(), &business, &body, traceparent);
+        let pending =
+            start(state, rand::random(), &business, &body, traceparent, Instant::now() + CONFIRM_TIMEOUT).await;
         return Ok(single_answer(&pending.outcome(Instant::now() + CONFIRM_TIMEOUT).await));
     }
     let items: Vec<&RawValue> = serde_json::from_slice(&body).map_err(|error| {
@@ -125,8 +126,14 @@ async fn push(
     let deadline = Instant::now() + CONFIRM_TIMEOUT + CONFIRM_PER_ITEM * items.len() as u32;
     // One lane keeps their order; a random one spreads calls over all lanes.
     let lane = rand::random();
-    let pending: Vec<_> =
-        items.iter().map(|item| start(broker, lane, &business, item.get().as_bytes(), traceparent)).collect();
+    let checks_until = Instant::now() + CONFIRM_TIMEOUT;
+    let mut pending = Vec::with_capacity(items.len());
+    for item in &items {
+        pending.push(start(state, lane, &business, item.get().as_bytes(), traceparent, checks_until).await);
+        // Each may have taken a while.
+        tokio::task::yield_now().await;
+    }
+    let deadline = deadline.max(Instant::now() + CONFIRM_TIMEOUT);
     let mut results = Vec::with_capacity(pending.len());
     for one in pending {
         results.push(one.outcome(deadline).await);
@@ -176,19 +183,44 @@ struct Pending {
     confirm: Result<Confirm, PushRefusal>,
 }
 
-fn start(broker: &dyn Broker, lane: u64, business: &Business, item: &[u8], traceparent: Option<&str>) -> Pending {
+async fn start(
+    state: &State,
+    lane: u64,
+    business: &Arc<Business>,
+    item: &[u8],
+    traceparent: Option<&str>,
+    checks_until: Instant,
+) -> Pending {
     let envelope = match Envelope::parse(item) {
         Ok(envelope) => envelope,
         Err(error) => return Pending { id: Envelope::readable_id(item).map(Into::into), confirm: Err(error.into()) },
     };
     let id = envelope.id.as_deref().map(str::to_owned);
-    match check_push(business, envelope, clock::now_ms()) {
+    let heavy = business.is_heavy(envelope.message_type.as_deref(), envelope.content);
+    let checked = if !heavy {
+        check_push(business, envelope, clock::now_ms())
+    } else if Instant::now() < checks_until {
+        judge(state, business, item).await
+    } else {
+        // The caller waits: what comes after many long checks is to be sent again.
+        Err(Busy.into())
+    };
+    match checked {
         Err(refusal) => Pending { id, confirm: Err(refusal) },
         Ok(mut prepared) => {
             prepared.publication.headers.extend(traceparent.map(|value| ("traceparent", value.to_owned())));
-            Pending { id: Some(prepared.id), confirm: Ok(broker.publish(lane, prepared.publication)) }
+            Pending { id: Some(prepared.id), confirm: Ok(state.broker.publish(lane, prepared.publication)) }
         }
     }
+}
+
+/// The same check off the threads that serve sockets.
+async fn judge(state: &State, business: &Arc<Business>, item: &[u8]) -> Result<Prepared, PushRefusal> {
+    let item = Bytes::copy_from_slice(item);
+    let name = Arc::clone(&business.push_exchange);
+    let business = Arc::clone(business);
+    let check = move || check_push(&business, Envelope::parse(&item)?, clock::now_ms());
+    state.judge.run(&name, check).await?
 }
 
 impl Pending {
@@ -237,6 +269,8 @@ fn code(refusal: &PushRefusal) -> Code {
         }
         PushRefusal::Rejected(Rejection::Expired { .. }) => Code::Expired,
         PushRefusal::Schema(_) => Code::SchemaMismatch,
+        PushRefusal::TooComplex => Code::TooComplex,
+        PushRefusal::Busy(_) => Code::Overloaded,
     }
 }
 

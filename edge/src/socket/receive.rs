@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wirepost_core::{
     Envelope, EnvelopeError, SendType,
+    content::Unfit,
     envelope::MAX_ID,
     frames::{MAX_RECEIPTS, NackCode},
 };
@@ -12,6 +13,7 @@ use crate::{
     broker::{Publication, PublishError},
     business::Business,
     clock,
+    judge::Busy,
     push::{
         audience::{self, Rejection},
         expiry,
@@ -38,6 +40,12 @@ impl Nack {
     /// A refusal: nothing was sent.
     pub fn new(id: Option<&str>, code: NackCode, reason: impl Into<String>) -> Self {
         Self { id: id.map(str::to_owned), code, reason: reason.into(), may_have_arrived: false, retry_after_ms: None }
+    }
+
+    /// The edge could not check it in time.
+    pub fn busy(id: Option<&str>, busy: Busy) -> Self {
+        let retry_after_ms = Some(Busy::RETRY_AFTER.as_millis() as u64);
+        Self { retry_after_ms, ..Self::new(id, NackCode::Overloaded, busy.to_string()) }
     }
 
     /// What the broker's answer means for the client.
@@ -106,7 +114,13 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         }
         SendType::ClientToServer | SendType::ServerToClient => &business.receive_exchange,
     };
-    route.check_content(envelope.content).map_err(|reason| nack(NackCode::SchemaMismatch, reason))?;
+    route.check_content(envelope.content).map_err(|unfit| {
+        let code = match unfit {
+            Unfit::Mismatch(_) => NackCode::SchemaMismatch,
+            Unfit::TooComplex => NackCode::TooComplex,
+        };
+        nack(code, unfit.to_string())
+    })?;
     let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     let timestamp = envelope.timestamp.unwrap_or_else(clock::now_ms);
     let body = Envelope {

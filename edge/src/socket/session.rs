@@ -23,6 +23,7 @@ use super::{
     greeting::Greeting,
     outbound::{Bounds, Item, Outbound},
     receipts::Receipts,
+    receive::{Nack, Prepared},
     window::Window,
 };
 use crate::{
@@ -44,6 +45,9 @@ use crate::{
 const ABNORMAL: u16 = 1006;
 /// How long before its end a session's client is told.
 const EXPIRING_BEFORE: Duration = Duration::from_mins(1);
+
+/// A message that is being checked, and its bytes.
+type Checking = BoxFuture<'static, (Result<Prepared, Nack>, usize)>;
 
 /// What a connection begins with.
 pub struct Session {
@@ -152,6 +156,8 @@ struct Running<'s> {
     limiter: Option<(Limits, DefaultDirectRateLimiter)>,
     /// What it owes for input that brings the business nothing.
     tab: Tab,
+    /// The message whose content is being checked, at most one; nothing is read meanwhile.
+    checking: Option<Checking>,
     /// The socket is not read before.
     paused_until: Option<Instant>,
     ends_at: i64,
@@ -171,6 +177,7 @@ impl<'s> Running<'s> {
             window: Window::default(),
             limiter: None,
             tab: Tab::open(&session.state.charges, session.payer),
+            checking: None,
             paused_until: None,
             ends_at,
             expiring_at: Some(expiring_at(ends_at)),
@@ -189,7 +196,8 @@ impl<'s> Running<'s> {
         let timer = tokio::time::sleep_until(self.deadline(&mut driver));
         tokio::pin!(timer);
         loop {
-            let room = self.window.len() < state.settings.window && self.paused_until.is_none();
+            let room =
+                self.window.len() < state.settings.window && self.paused_until.is_none() && self.checking.is_none();
             let conn = Arc::clone(&self.conn);
             let may_read = move || room && conn.is_greeted();
             let deadline = self.deadline(&mut driver);
@@ -216,6 +224,10 @@ impl<'s> Running<'s> {
                     Io::Broken(code) | Io::Goodbye(code) => return end(&self.conn, driver, code).await,
                 },
                 () = async { if let Some(catch_up) = catch_up.as_mut() { catch_up.await } else { std::future::pending().await } } => catch_up = None,
+                (prepared, bytes) = async { if let Some(checking) = self.checking.as_mut() { checking.await } else { std::future::pending().await } } => {
+                    self.checking = None;
+                    self.publish(prepared, bytes);
+                }
                 (id, outcome) = self.window.next() => self.confirmed(&id, outcome),
                 share = draining.share() => self.drain = Some(share),
                 () = &mut timer => if let Some(ended) = self.timeout(&mut driver) {
@@ -291,7 +303,9 @@ impl<'s> Running<'s> {
                     self.conn.control(ServerFrame::Drain { reconnect_within_ms }.to_text());
                 }
                 // Sends that still wait for their confirm get their answer first.
-                None if !self.window.is_empty() && !share.exhausted(now) => share.postpone(),
+                None if (!self.window.is_empty() || self.checking.is_some()) && !share.exhausted(now) => {
+                    share.postpone();
+                }
                 None => self.conn.outbound.close(CloseCode::Drain),
             }
         }

@@ -1,7 +1,9 @@
 //! What a client sends: messages, control frames, and what each of them costs it.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use axum::extract::ws::Utf8Bytes;
+use futures_util::FutureExt;
 use governor::{Quota, RateLimiter, clock::Clock};
 use wirepost_core::{
     Envelope,
@@ -9,8 +11,9 @@ use wirepost_core::{
     frames::{ClientFrame, NackCode, ServerFrame},
 };
 
-use super::{Running, expiring_at};
+use super::{Checking, Running, expiring_at};
 use crate::{
+    business::Business,
     clock,
     events::Event,
     identity::ticket::{self, Purpose},
@@ -19,22 +22,28 @@ use crate::{
 };
 
 impl Running<'_> {
-    pub(super) fn text(&mut self, text: &str) {
-        match self.take(text) {
-            Ok(Some(prepared)) => {
+    pub(super) fn text(&mut self, text: &Utf8Bytes) {
+        if let Some(prepared) = self.take(text).transpose() {
+            self.publish(prepared, text.len());
+        }
+    }
+
+    /// Publishes a message, or refuses it. Every refusal is charged, whatever its reason.
+    pub(super) fn publish(&mut self, prepared: Result<Prepared, Nack>, bytes: usize) {
+        match prepared {
+            Ok(prepared) => {
                 let confirm = self.session.state.broker.publish(self.conn.number, prepared.publication);
                 self.window.add(prepared.id, confirm);
             }
-            Ok(None) => {}
             Err(nack) => {
-                self.charge(text.len());
+                self.charge(bytes);
                 self.nack(&nack);
             }
         }
     }
 
-    /// What is to be published; `None`: it was a control frame. Every refusal is charged, whatever its reason.
-    fn take(&mut self, text: &str) -> Result<Option<Prepared>, Nack> {
+    /// What is to be published; `None`: it was a control frame, or its content is being checked.
+    fn take(&mut self, text: &Utf8Bytes) -> Result<Option<Prepared>, Nack> {
         let business = self.session.hub.business();
         let limits = &business.config.limits;
         let envelope = Envelope::parse(text.as_bytes()).map_err(|error| Nack::of_envelope(text.as_bytes(), &error))?;
@@ -57,7 +66,29 @@ impl Running<'_> {
             let nack = Nack::new(id, NackCode::RateLimited, reason);
             return Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack });
         }
+        if business.is_heavy(envelope.message_type.as_deref(), envelope.content) {
+            self.checking = Some(self.check(business, text.clone()));
+            return Ok(None);
+        }
         receive::prepare(&business, &self.conn, envelope).map(Some)
+    }
+
+    /// Prepares a message off this thread. Nothing more is read meanwhile, so that the connection's messages keep their order.
+    fn check(&self, business: Arc<Business>, text: Utf8Bytes) -> Checking {
+        let (state, name) = (Arc::clone(&self.session.state), Arc::clone(&business.push_exchange));
+        let (conn, bytes) = (Arc::clone(&self.conn), text.len());
+        let again = text.clone();
+        let prepare = move || {
+            let envelope =
+                Envelope::parse(text.as_bytes()).map_err(|error| Nack::of_envelope(text.as_bytes(), &error))?;
+            receive::prepare(&business, &conn, envelope)
+        };
+        async move {
+            let prepared = state.judge.run(&name, prepare).await;
+            let busy = |busy| Err(Nack::busy(Envelope::readable_id(again.as_bytes()).as_deref(), busy));
+            (prepared.unwrap_or_else(busy), bytes)
+        }
+        .boxed()
     }
 
     /// Takes one message from the connection's rate; otherwise how long to wait. The limiter is made at the first message, and again when

@@ -1,0 +1,253 @@
+//! Checks of large content, off the threads that serve sockets.
+//!
+//! A few run at a time. Those that wait are taken business by business in turn, so one business's crowd delays no other's. Bounded in number
+//! and time; at the bound the sender is told to come back.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::{sync::oneshot, time::timeout};
+
+/// Checks that wait at most, and of one business.
+const MAX_WAITING: usize = 256;
+const MAX_WAITING_OF_ONE: usize = 32;
+/// Longest wait for a turn: with the check itself (see `content::MAX_STEPS`) less than the two seconds within which a sender is answered.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Threads at most, whatever the machine has.
+const MAX_THREADS: usize = 4;
+
+/// Too many checks wait: come back later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this edge has too many large messages to check; send it again")]
+pub struct Busy;
+
+impl Busy {
+    /// When to come back.
+    pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+}
+
+/// Hands out the turns.
+#[derive(Debug)]
+pub struct Judge {
+    line: Arc<Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    queue: Mutex<Queue>,
+    waiting: Gauge,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Threads without work.
+    free: usize,
+    /// Never empty lists: a business is here exactly while something of it waits.
+    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Turn>>>,
+    /// The same businesses, each once; the first is served next.
+    turns: VecDeque<Arc<str>>,
+    len: usize,
+}
+
+/// The right to run one check; gives it on when dropped.
+#[derive(Debug)]
+struct Turn(Arc<Line>);
+
+impl Judge {
+    /// Half of the machine's threads, so that sockets keep the other half; `waiting` shows how many checks wait.
+    pub fn new(waiting: Gauge) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() / 2);
+        Self::with(threads.clamp(1, MAX_THREADS), waiting)
+    }
+
+    fn with(threads: usize, waiting: Gauge) -> Self {
+        let queue = Queue { free: threads, waiting: HashMap::new(), turns: VecDeque::new(), len: 0 };
+        Self { line: Arc::new(Line { queue: Mutex::new(queue), waiting }) }
+    }
+
+    /// Runs `job` when it is the business's turn. Cancel safe: a job that has begun ends by itself, and keeps its turn until then.
+    ///
+    /// # Errors
+    /// [`Busy`]: it did not run.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        business: &Arc<str>,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, Busy> {
+        let turn = self.turn(business).await?;
+        let run = move || {
+            let result = job();
+            drop(turn);
+            result
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|_| Busy)
+    }
+
+    async fn turn(&self, business: &Arc<str>) -> Result<Turn, Busy> {
+        let turn = {
+            let mut queue = self.line.lock();
+            if queue.free > 0 {
+                queue.free -= 1;
+                return Ok(Turn(Arc::clone(&self.line)));
+            }
+            let turn = queue.push(business)?;
+            self.line.waiting.set(queue.len as i64);
+            turn
+        };
+        match timeout(MAX_WAIT, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(Busy),
+        }
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn push(&mut self, business: &Arc<str>) -> Result<oneshot::Receiver<Turn>, Busy> {
+        let of_one = self.waiting.get(business).map_or(0, VecDeque::len);
+        if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
+            self.forget_those_that_left();
+        }
+        let of_one = self.waiting.get(business).map_or(0, VecDeque::len);
+        if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
+            return Err(Busy);
+        }
+        let (sender, turn) = oneshot::channel();
+        if of_one == 0 {
+            self.turns.push_back(Arc::clone(business));
+        }
+        self.waiting.entry(Arc::clone(business)).or_default().push_back(sender);
+        self.len += 1;
+        Ok(turn)
+    }
+
+    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
+        let business = self.turns.pop_front()?;
+        let senders = self.waiting.get_mut(&business)?;
+        let sender = senders.pop_front();
+        if senders.is_empty() {
+            self.waiting.remove(&business);
+        } else {
+            self.turns.push_back(business);
+        }
+        self.len -= usize::from(sender.is_some());
+        sender
+    }
+
+    fn forget_those_that_left(&mut self) {
+        self.waiting.retain(|_, senders| {
+            senders.retain(|sender| !sender.is_closed());
+            !senders.is_empty()
+        });
+        self.turns.retain(|business| self.waiting.contains_key(business));
+        self.len = self.waiting.values().map(VecDeque::len).sum();
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let next = {
+            let mut queue = self.0.lock();
+            let next = queue.pop();
+            queue.free += usize::from(next.is_none());
+            self.0.waiting.set(queue.len as i64);
+            next
+        };
+        if let Some(next) = next {
+            // To one that has left: the turn is dropped here and goes on.
+            drop(next.send(Turn(Arc::clone(&self.0))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn name(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    /// A judge with one thread, and a job of it that goes on until the sender is dropped.
+    async fn occupied() -> (Arc<Judge>, mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), Busy>>) {
+        let judge = Arc::new(Judge::with(1, Gauge::default()));
+        let (go_on, wait) = mpsc::channel::<()>();
+        let (begun, has_begun) = oneshot::channel();
+        let running = tokio::spawn({
+            let judge = Arc::clone(&judge);
+            async move {
+                let job = move || {
+                    let _ = begun.send(());
+                    let _ = wait.recv();
+                };
+                judge.run(&name("first"), job).await
+            }
+        });
+        has_begun.await.unwrap();
+        (judge, go_on, running)
+    }
+
+    #[tokio::test]
+    async fn a_crowd_of_one_business_delays_no_other() {
+        let (judge, go_on, running) = occupied().await;
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut checks = Vec::new();
+        for business in ["crowd"; 10].into_iter().chain(["other"]) {
+            let (judge, name, order) = (Arc::clone(&judge), name(business), Arc::clone(&order));
+            let mut check =
+                Box::pin(async move { judge.run(&name, move || order.lock().unwrap().push(business)).await });
+            assert!(check.as_mut().now_or_never().is_none(), "it waits");
+            checks.push(check);
+        }
+        drop(go_on);
+        running.await.unwrap().unwrap();
+        futures_util::future::try_join_all(checks).await.unwrap();
+        assert_eq!(order.lock().unwrap()[..3], ["crowd", "other", "crowd"]);
+        assert_eq!(judge.line.lock().free, 1);
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_for_each_business_and_those_that_left_make_room() {
+        let (judge, go_on, running) = occupied().await;
+        let enter = |business: &str| {
+            let (judge, name) = (Arc::clone(&judge), name(business));
+            let mut check = Box::pin(async move { judge.run(&name, || ()).await });
+            check.as_mut().now_or_never().map_or(Ok(check), Err)
+        };
+        let waiting: Vec<_> = (0..MAX_WAITING_OF_ONE).map(|_| enter("crowd").ok().unwrap()).collect();
+        assert_eq!(enter("crowd").err(), Some(Err(Busy)));
+        let other = enter("other").ok().unwrap();
+        drop(waiting);
+        let again = enter("crowd").ok().unwrap();
+        drop(go_on);
+        running.await.unwrap().unwrap();
+        assert_eq!((other.await, again.await), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_told() {
+        let late_business = name("late");
+        let (judge, go_on, running) = occupied().await;
+        let mut late = Box::pin(judge.run(&late_business, || ()));
+        assert!(late.as_mut().now_or_never().is_none());
+        tokio::time::pause();
+        tokio::time::advance(MAX_WAIT * 2).await;
+        assert_eq!(late.await, Err(Busy));
+        drop(go_on);
+        running.await.unwrap().unwrap();
+        assert_eq!(judge.run(&late_business, || ()).await, Ok(()));
+    }
+}
