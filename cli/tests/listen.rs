@@ -1,5 +1,7 @@
 //! `wirepost listen` comes back from everything that may pass, and shows no token, whoever answers it.
 
+#![allow(clippy::unwrap_used)] // it is all test
+
 mod support;
 
 use std::{
@@ -17,7 +19,7 @@ use support::{Running, folder_with, run, wirepost};
 const TOKEN: &str = "/payments/websocket/token";
 const SOCKET: &str = "/socket/the-ticket";
 /// Long enough for the first slow wait.
-const SLOWLY: Duration = Duration::from_secs(60);
+const SLOWLY: Duration = Duration::from_mins(1);
 
 /// Answers each request by what `script` makes of its number and path; the paths that were asked for come out.
 fn server(script: impl Fn(usize, &str, SocketAddr) -> String + Send + 'static) -> (SocketAddr, Receiver<String>) {

@@ -52,7 +52,7 @@ pub struct Metrics {
     pub gaps: Family<Label, Counter>,
     /// Pieces of streams read for clients that catch up.
     pub catch_up_reads: Counter,
-    /// Businesses that are read at the moment.
+    /// Businesses that are to be read, since clients of theirs are here.
     pub readers: Gauge,
     /// Businesses whose clients wait for pushes while none are read.
     pub readers_down: Gauge,
@@ -129,7 +129,7 @@ impl Default for Metrics {
             tokens: metric!("tokens", "Token calls by outcome"),
             gaps: metric!("gaps", "Clients told that messages may be missing, by reason"),
             catch_up_reads: metric!("catch_up_reads", "Pieces of streams read for clients that catch up"),
-            readers: metric!("readers", "Businesses that are read at the moment"),
+            readers: metric!("readers", "Businesses that are to be read, since clients of theirs are here"),
             readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),
             reader_lag: metric!(
                 "reader_lag",
