@@ -17,6 +17,7 @@ use wirepost_edge::{
     },
     settings::Settings,
     socket::{
+        backlog::Backlog,
         conn::{Conn, Identity},
         outbound::{Bounds, Outbound},
     },
@@ -69,10 +70,12 @@ fn fixture() -> Fixture {
     let context = Context {
         broker: Arc::new(MemoryBroker::new()),
         budget: Arc::new(LogBudget::new(1 << 20, metrics.log_bytes.clone())),
+        backlog: Backlog::new(1 << 40, &metrics),
         catch_up: CatchUp::new(1),
         settings: Settings::default(),
         metrics: Arc::clone(&metrics),
     };
+    let backlog = Arc::clone(&context.backlog);
     let hub = Hub::new(Arc::clone(&business), Arc::new(context));
     hub.attach(Some(Position { offset: 0, fingerprint: 0 }));
     let connections = (1..=CONNECTIONS)
@@ -82,7 +85,8 @@ fn fixture() -> Fixture {
                 client_type: "app".into(),
                 tags: vec![format!("group-{}", number % 100)],
             };
-            let outbound = Outbound::new(Bounds { messages: 1 << 30, bytes: 1 << 40 }, metrics.outbound_bytes.clone());
+            let bounds = Bounds { messages: 1 << 30, bytes: 1 << 40 };
+            let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), Arc::clone(&backlog));
             let conn = Arc::new(Conn::new(number, &identity, true, outbound));
             hub.enter(&conn, &identity.tags);
             assert!(hub.join_at_end(&conn, |_| {}));
@@ -104,7 +108,7 @@ fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str) {
             timestamp: 1,
             body: format!(r#"{{"messageType":"n",{audience},"content":"{content}"}}"#).into(),
         };
-        let (entry, rejected) = Entry::read(&fixture.business, &record);
+        let (entry, rejected) = Entry::read(&fixture.business, &record, &fixture.hub.context.backlog);
         assert!(rejected.is_none());
         fixture.hub.append(vec![Arc::new(entry)], Delivery::Durable);
     });

@@ -3,26 +3,30 @@
 //!
 //! Usage: `echo ADDRESS`
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{
     Router,
-    extract::{
-        WebSocketUpgrade,
-        ws::{Message, WebSocket},
-    },
+    extract::Request,
+    response::{IntoResponse, Response},
     routing::any,
 };
+use hyper::upgrade::Upgraded;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_util::task::TaskTracker;
 use wirepost_edge::{
     listener::Written,
     metrics::Metrics,
     socket::{
+        backlog::Backlog,
         conn::{Conn, Identity},
-        driver::{Driver, Io},
+        driver::{Driver, Io, Limits},
+        handshake::Handshake,
+        inbound::Inbound,
         outbound::{Bounds, Item, Outbound},
-        upgrade::with_buffers,
+        wire::Wire,
     },
 };
 
@@ -35,26 +39,41 @@ async fn main() -> anyhow::Result<()> {
     let listener =
         tokio::net::TcpListener::bind(&address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("listening on {}", listener.local_addr()?);
-    let upgrade = |upgrade: WebSocketUpgrade| async {
-        with_buffers(upgrade).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE).on_upgrade(echo)
+    let tasks = TaskTracker::new();
+    let upgrade = move |request: Request| {
+        let tasks = tasks.clone();
+        async move { answer(request, &tasks) }
     };
     axum::serve(listener, Router::new().fallback(any(upgrade))).await.context("cannot serve")
 }
 
-async fn echo(socket: WebSocket) {
+fn answer(request: Request, tasks: &TaskTracker) -> Response {
+    match Handshake::of(&mut request.into_parts().0, "echo") {
+        Ok(handshake) => handshake.complete(tasks, echo),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn echo(upgraded: Upgraded) {
     let identity = Identity { unique_id: "echo".into(), client_type: "echo".into(), tags: vec![] };
     let bounds = Bounds { messages: 1 << 16, bytes: 64 << 20 };
-    let conn = Arc::new(Conn::new(1, &identity, true, Outbound::new(bounds, Gauge::default())));
-    let mut driver = Driver::new(socket, Arc::clone(&conn), Arc::new(Metrics::default()), Written::default());
+    let metrics = Arc::new(Metrics::default());
+    let backlog = Backlog::new(1 << 30, &metrics);
+    let outbound = Outbound::new(bounds, Gauge::default(), Arc::clone(&backlog));
+    let conn = Arc::new(Conn::new(1, &identity, true, outbound));
+    let share = Inbound::new(1 << 30, Gauge::default()).share(&"echo".into());
+    let limits = Limits { backlog, share, read_timeout: Duration::from_secs(30) };
+    let wire = Wire::new(upgraded, MAX_MESSAGE);
+    let mut driver = Driver::new(wire, Arc::clone(&conn), metrics, Written::default(), limits);
     loop {
         match driver.next(|| true).await {
             Io::Text(text) => {
-                conn.outbound.push(Item::Frame(Message::Text(text)));
+                conn.outbound.push(Item::Control(text));
             }
             Io::Binary(bytes) => {
-                conn.outbound.push(Item::Frame(Message::Binary(bytes)));
+                conn.outbound.push(Item::Frame(OpCode::Data(Data::Binary), bytes));
             }
-            Io::Alive | Io::Stalled => {}
+            Io::Alive | Io::Fragment | Io::Progress(_) | Io::Stalled => {}
             Io::Closed(_) => return driver.finish().await,
             Io::Gone => return,
             Io::Broken(code) | Io::Goodbye(code) => return driver.close(code).await,

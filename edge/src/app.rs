@@ -20,6 +20,7 @@ use crate::{
     push::{catch_up::CatchUp, hub::Context, log::LogBudget},
     readiness::{DRAINING, Readiness},
     settings::Settings,
+    socket::{backlog::Backlog, inbound::Inbound},
     state::State,
 };
 
@@ -57,6 +58,7 @@ impl App {
             broker: Arc::clone(&broker),
             metrics: Arc::clone(&metrics),
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
+            backlog: Backlog::new(settings.backlog_bytes, &metrics),
             catch_up: CatchUp::new(settings.catch_up_readers),
             settings: settings.clone(),
         });
@@ -65,6 +67,7 @@ impl App {
             places: Places::new(settings.max_connections),
             charges: Arc::default(),
             judge: Judge::new(metrics.checks_waiting.clone()),
+            inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
             keys,
             broker,
             metrics,

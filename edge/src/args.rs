@@ -55,6 +55,12 @@ pub struct Args {
     /// Bytes queued for one socket at most; beyond it 4008.
     #[arg(long, env = "WIREPOST_OUTBOUND_BYTES", default_value_t = Settings::default().outbound_bytes)]
     pub outbound_bytes: usize,
+    /// Bytes on their way to all sockets together, each push counted once; beyond it those that take nothing are closed with 4008.
+    #[arg(long, env = "WIREPOST_BACKLOG_BYTES", default_value_t = Settings::default().backlog_bytes)]
+    pub backlog_bytes: usize,
+    /// Bytes that unfinished messages of clients may take together; beyond it they are not read until there is room.
+    #[arg(long, env = "WIREPOST_INBOUND_BYTES", default_value_t = Settings::default().inbound_bytes)]
+    pub inbound_bytes: usize,
     /// Seconds between pings to a quiet client; after two without an answer it is dead.
     #[arg(long, env = "WIREPOST_HEARTBEAT_SECONDS", default_value = "25", value_parser = seconds)]
     pub heartbeat_seconds: Duration,
@@ -67,6 +73,9 @@ pub struct Args {
     /// Seconds without progress in writing to a socket, after which it ends with 4008.
     #[arg(long, env = "WIREPOST_WRITE_TIMEOUT_SECONDS", default_value = "30", value_parser = seconds)]
     pub write_timeout_seconds: Duration,
+    /// Seconds without progress of a client's unfinished message, after which the connection ends with 4008.
+    #[arg(long, env = "WIREPOST_READ_TIMEOUT_SECONDS", default_value = "30", value_parser = seconds)]
+    pub read_timeout_seconds: Duration,
     /// Seconds that a business is read on after its last client left.
     #[arg(long, env = "WIREPOST_LINGER_SECONDS", default_value = "180", value_parser = seconds)]
     pub linger_seconds: Duration,
@@ -179,10 +188,13 @@ impl Args {
             max_connections,
             log_bytes,
             outbound_bytes,
+            backlog_bytes,
+            inbound_bytes,
             heartbeat_seconds,
             header_timeout_seconds,
             position_seconds,
             write_timeout_seconds,
+            read_timeout_seconds,
             linger_seconds,
             ticket_seconds,
             endpoint_lag_seconds,
@@ -200,10 +212,13 @@ impl Args {
             max_connections,
             log_bytes,
             outbound_bytes,
+            backlog_bytes,
+            inbound_bytes,
             heartbeat: heartbeat_seconds,
             header_timeout: header_timeout_seconds,
             position_interval: position_seconds,
             write_timeout: write_timeout_seconds,
+            read_timeout: read_timeout_seconds,
             linger: linger_seconds,
             ticket_ttl: ticket_seconds,
             endpoint_lag: endpoint_lag_seconds,

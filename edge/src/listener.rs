@@ -1,6 +1,8 @@
 //! Accepts connections and serves HTTP/1.1 on them, with or without TLS. Limits: open TCP connections, time for the handshake and for each
 //! request's header, size of the header. Connections that became WebSockets belong to their own tasks and count until they end.
 
+mod plain;
+
 use std::{
     future::Future,
     io,
@@ -14,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::Request};
+use axum::{Router, http::Request, response::IntoResponse};
 use hyper::{
     body::Incoming,
     server::conn::http1,
@@ -34,7 +36,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::plain::{Exchange, Plain};
 use crate::{
+    http::answer::Refusal,
     metrics::Metrics,
     reload,
     settings::Settings,
@@ -46,6 +50,8 @@ const BACKLOG: u32 = 4096;
 /// Bytes that the kernel holds for a peer that does not take them (it doubles the number, socket(7)). Left alone it would grow to megabytes
 /// for each slow client, outside of every bound of ours; this much still fills 5 MB/s over 100 ms.
 const SEND_BUFFER: u32 = 256 << 10;
+/// Bytes that TLS holds encrypted for a peer that does not take them: one record. The library's own limit is four.
+const TLS_BUFFER: usize = 16 << 10;
 /// Largest header. It only has to hold a token of 16 KiB; a header in the making is the memory that a stranger can claim.
 const MAX_HEADER: usize = 32 << 10;
 /// Pauses after a failed accept. Without them a process out of descriptors spins, since the connection stays in the queue.
@@ -142,6 +148,7 @@ impl Listener {
             service: TowerToHyperService::new(router),
             tls,
             header_timeout: limits.header_timeout,
+            metrics: Arc::clone(&metrics),
             cancel: cancel.clone(),
             cut: CancellationToken::new(),
         };
@@ -233,6 +240,7 @@ struct Server {
     service: TowerToHyperService<Router>,
     tls: Option<TlsAcceptor>,
     header_timeout: Duration,
+    metrics: Arc<Metrics>,
     /// Ends connections between two requests.
     cancel: CancellationToken,
     /// Ends them anywhere.
@@ -252,16 +260,30 @@ impl Server {
         };
         match timeout(self.header_timeout, tls.accept(stream)).await {
             // Boxed: the TLS state of a connection would otherwise lie in the task of every plain one too.
-            Ok(Ok(stream)) => Box::pin(self.http(stream, written)).await,
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+                Box::pin(self.http(stream, written)).await;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake took too long"),
         }
     }
 
     async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, written: Written) {
+        let exchange = Exchange::default();
+        let stream = Plain::new(stream, exchange.clone(), self.metrics);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(written.clone());
-            self.service.call(request)
+            exchange.begin();
+            let fits = header_bytes(&request) <= MAX_HEADER;
+            let (answer, exchange) = (self.service.call(request), exchange.clone());
+            async move {
+                // hyper's own bound lets some pass, according to how they arrive.
+                if !fits {
+                    return Ok(exchange.answer(Refusal::header_too_large().into_response()));
+                }
+                answer.await.map(|response| exchange.answer(response))
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -284,6 +306,13 @@ impl Server {
             tracing::debug!(%error, "connection ended");
         }
     }
+}
+
+/// Bytes of a request's header, about as they came.
+fn header_bytes<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + fields.sum::<usize>()
 }
 
 /// Bytes that the kernel took of one connection, an extension of each of its requests. A WebSocket does not tell how much of a frame it

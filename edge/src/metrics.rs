@@ -44,6 +44,12 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     /// Bytes queued for sockets.
     pub outbound_bytes: Gauge,
+    /// Bytes on their way to all sockets, each push counted once.
+    pub backlog_bytes: Gauge,
+    /// Sockets closed since those bytes exceeded their budget.
+    pub backlog_closes: Counter,
+    /// Bytes that messages of clients which have begun may take.
+    pub inbound_bytes: Gauge,
     /// Requests refused, by reason (`connection_limit`, `unauthorized`, `bad_request`, `draining`, …).
     pub refused: Family<Label, Counter>,
     /// Token calls by outcome (`ok`, `refused`).
@@ -125,6 +131,12 @@ impl Default for Metrics {
             late_pushes: metric!("late_pushes", "Pushes whose time was over by the time they were read"),
             log_bytes: metric!("log_bytes", "Recent pushes in memory, in bytes"),
             outbound_bytes: metric!("outbound_bytes", "Queued for sockets, in bytes"),
+            backlog_bytes: metric!("backlog_bytes", "On their way to all sockets, each push counted once, in bytes"),
+            backlog_closes: metric!(
+                "backlog_closes",
+                "Sockets closed since the bytes on their way exceeded the budget"
+            ),
+            inbound_bytes: metric!("inbound_bytes", "Taken by messages of clients that have begun, in bytes"),
             refused: metric!("refused", "Requests refused, by reason"),
             tokens: metric!("tokens", "Token calls by outcome"),
             gaps: metric!("gaps", "Clients told that messages may be missing, by reason"),
@@ -153,6 +165,7 @@ impl Default for Metrics {
             (&metrics.closes, "too_slow"),
             (&metrics.slowed, "frames"),
             (&metrics.receipts, "forgotten"),
+            (&metrics.closes, "overloaded"),
         ] {
             family.get_or_create_owned(&label(kind));
         }

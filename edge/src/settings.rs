@@ -34,8 +34,14 @@ pub struct Settings {
     pub outbound_bytes: usize,
     /// Messages queued for one socket at most; beyond it 4008.
     pub outbound_messages: usize,
+    /// Bytes on their way to all sockets together, each push counted once; beyond it those that take nothing are closed with 4008.
+    pub backlog_bytes: usize,
+    /// Bytes that unfinished messages of clients may take together; beyond it they are not read until there is room.
+    pub inbound_bytes: usize,
     /// Longest time without progress in writing to a socket; beyond it 4008.
     pub write_timeout: Duration,
+    /// Longest time without progress of a client's unfinished message; beyond it 4008.
+    pub read_timeout: Duration,
     /// Unconfirmed messages of one connection; at the limit its socket is not read until a confirm comes.
     pub window: usize,
     /// Bytes of recent pushes in memory, all businesses together.
@@ -81,7 +87,10 @@ impl Default for Settings {
             ticket_ttl: Duration::from_secs(30),
             outbound_bytes: 1 << 20,
             outbound_messages: 1024,
+            backlog_bytes: 64 << 20,
+            inbound_bytes: 64 << 20,
             write_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(30),
             window: 64,
             log_bytes: 64 << 20,
             linger: Duration::from_mins(3),

@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, judge::Judge,
-    metrics::Metrics, places::Places, readiness::Readiness, settings::Settings,
+    metrics::Metrics, places::Places, readiness::Readiness, settings::Settings, socket::inbound::Inbound,
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -31,6 +31,8 @@ pub struct State {
     pub charges: Arc<Charges>,
     /// Checks large content.
     pub judge: Judge,
+    /// Room for clients' messages that have begun.
+    pub inbound: Arc<Inbound>,
     /// Tasks of connections.
     pub connections: TaskTracker,
 }

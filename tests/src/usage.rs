@@ -16,14 +16,38 @@ pub struct Usage {
     pub cpu: Duration,
 }
 
+/// Resident memory in bytes, files that are mapped included.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident {
+    /// At this moment.
+    pub now: u64,
+    /// The most since the start, or since [`forget_peak`].
+    pub most: u64,
+}
+
+/// Reads a process's resident memory.
+pub fn resident(pid: u32) -> Result<Resident> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(Resident { now: kib(&status, "VmRSS:")? * 1024, most: kib(&status, "VmHWM:")? * 1024 })
+}
+
+/// Lets [`Resident::most`] begin anew (proc(5), `clear_refs`).
+pub fn forget_peak(pid: u32) -> Result<()> {
+    Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
+fn kib(status: &str, field: &str) -> Result<u64> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .with_context(|| format!("no {field} in /proc/PID/status"))
+}
+
 /// Reads a process.
 pub fn of(pid: u32) -> Result<Usage> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-        .context("no RssAnon in /proc/PID/status")?;
+    let kib = kib(&status, "RssAnon:")?;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the program's name in parentheses and may hold spaces; utime and stime are the 14th and 15th.
     let fields: Vec<&str> = stat.rsplit_once(')').context("no name in /proc/PID/stat")?.1.split_whitespace().collect();

@@ -178,3 +178,68 @@ async fn an_edge_that_dies_costs_no_token_call() -> Result<()> {
     assert!((opened - CLIENTS as f64).abs() < 0.5, "{opened} connections");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_handshake_may_list_its_fields_as_http_allows() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for fields in [
+        "connection: keep-alive\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n",
+        "connection: keep-alive, Upgrade\r\nupgrade: websocket, foo/2\r\nsec-websocket-version: 13\r\n",
+        "connection: upgrade\r\nupgrade: foo/2\r\nupgrade: WebSocket\r\nsec-websocket-version: 13\r\n",
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-protocol: a\r\nsec-websocket-protocol: wirepost.v1\r\n",
+    ] {
+        let path = format!("/socket/{}", ticket(&edge.token("payments", "alice", "app", &[]).await?));
+        let mut raw = Raw::connect(edge.public).await?;
+        raw.send(format!("GET {path} HTTP/1.1\r\nhost: edge\r\n{fields}{key}\r\n")).await?;
+        let head = raw.head().await?;
+        assert!(head.starts_with("http/1.1 101") && head.contains("s3pplmbitxaq9kygzzhzrbk+xoo="), "{fields}: {head}");
+        assert_eq!(head.contains("\r\nsec-websocket-protocol: wirepost.v1"), fields.contains("wirepost.v1"), "{head}");
+    }
+    // Another version is told which one there is, and who asks for no WebSocket what to ask for.
+    for fields in ["connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 8\r\n", ""] {
+        let mut raw = Raw::connect(edge.public).await?;
+        raw.send(format!("GET /socket/x HTTP/1.1\r\nhost: edge\r\n{fields}{key}\r\n")).await?;
+        let head = raw.head().await?;
+        assert!(head.starts_with("http/1.1 426"), "{head}");
+        for field in ["sec-websocket-version: 13", "upgrade: websocket", "connection: upgrade"] {
+            assert!(head.contains(&format!("\r\n{field}")), "no {field}: {head}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_http_itself_refuses_is_answered_in_the_same_form() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let huge = format!("GET / HTTP/1.1\r\nhost: edge\r\ncookie: {}\r\n\r\n", "c".repeat(40_000));
+    let huge = huge.replace("host: edge", "host: edge\r\nconnection: close");
+    let endless = format!("GET / HTTP/1.1\r\nhost: edge\r\ncookie: {}", "c".repeat(100_000));
+    let fine = "GET /none HTTP/1.1\r\nhost: edge\r\n\r\n";
+    for (requests, status, result) in [
+        (vec![huge.as_str()], 431, 43_101),
+        (vec![endless.as_str()], 431, 43_101),
+        // On a connection that served another request before.
+        (vec![fine, endless.as_str()], 431, 43_101),
+        (vec!["GET / HTTP/1.1\r\nno colon\r\n\r\n"], 400, 40_001),
+        (vec![fine, "nonsense\r\n\r\n"], 400, 40_001),
+    ] {
+        let mut raw = Raw::connect(edge.public).await?;
+        let (last, before) = requests.split_last().context("a request")?;
+        for request in before {
+            raw.send(request).await?;
+            raw.head().await?;
+        }
+        // It may answer before it has read all.
+        let _ = raw.send(last).await;
+        let answer = raw.end(PATIENCE).await?;
+        let answer = &answer[answer.rfind("HTTP/1.1").context("an answer")?..];
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").context("a body")?;
+        assert!(is_refusal(&serde_json::from_str(body)?) && body.contains(&format!("\"result\":{result}")), "{answer}");
+        assert!(head.to_lowercase().contains("\r\ncontent-type: application/json"), "{head}");
+    }
+    Ok(())
+}

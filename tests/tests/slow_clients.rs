@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 use wirepost_tests::broker::{PATIENCE, eventually};
 use wirepost_tests::edge::Edge;
 use wirepost_tests::proxy::Proxy;
 use wirepost_tests::service::{Service, payment};
 use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_tests::usage;
 
 /// Bytes a second of the slow link: it takes a while for what the kernel holds of a connection, and that may be megabytes.
 const SLOW: u64 = 256 << 10;
@@ -190,5 +192,77 @@ async fn who_takes_nothing_is_cut_after_the_write_timeout() -> Result<()> {
     edge.await_metric("wirepost_edge_closes_total{kind=\"too_slow\"}", 1.0).await?;
     assert_eq!(edge.metric("wirepost_edge_outbound_bytes").await?, 0.0);
     drop(alice);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_large_push_to_many_sockets_is_in_memory_once() -> Result<()> {
+    const SOCKETS: usize = 150;
+    const BYTES: usize = 1_000_000;
+    let setup = Setup::new(&[&PAYMENTS.replace("burst: 20000}", "burst: 20000, pushBytes: 2000000}")]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let service = Service::connect(&setup).await?;
+    let mut clients = Vec::new();
+    for n in 0..SOCKETS {
+        let client = edge.client(&format!("till-{n}"), "pos").receive_buffer(16 << 10);
+        clients.push(client.connect().await?);
+    }
+    let before = usage::resident(edge.pid)?.now;
+    let push = json!({"messageType": "till.notice", "toUniqueId": "*", "content": {"n": 1, "x": "x".repeat(BYTES)}});
+    service.push(&push).await?;
+    edge.await_metric("wirepost_edge_deliveries_total", SOCKETS as f64).await?;
+    // Nobody reads; then everybody does.
+    let reading = clients.iter_mut().map(|client| client.numbers(1));
+    ensure!(try_join_all(reading).await?.iter().all(|numbers| *numbers == [1]));
+    let grown = usage::resident(edge.pid)?.most.saturating_sub(before);
+    ensure!(grown < 48 << 20, "{grown} bytes more for one push of {BYTES} to {SOCKETS} sockets");
+    assert_eq!(edge.metric("wirepost_edge_backlog_bytes").await?, 0.0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sockets_that_take_nothing_go_when_all_together_hold_too_much_and_lose_nothing() -> Result<()> {
+    const SOCKETS: u64 = 16;
+    const BYTES: usize = 800_000;
+    let setup = Setup::new(&[&PAYMENTS.replace("burst: 20000}", "burst: 20000, pushBytes: 2000000}")]).await?;
+    // None of them alone is beyond a bound.
+    let edge =
+        setup.edge("e1").flag("outbound-bytes", 8 << 20).flag("backlog-bytes", 8 << 20).flag("log-bytes", 0).start();
+    let edge = edge.await?;
+    let service = Service::connect(&setup).await?;
+    let mut good = edge.client("good", "app").connect().await?;
+    let mut deaf = Vec::new();
+    for n in 0..SOCKETS {
+        deaf.push(edge.client(&format!("deaf-{n}"), "app").receive_buffer(16 << 10).connect().await?);
+    }
+    for round in 0..2 {
+        service.push_all((0..SOCKETS).map(|n| large(&format!("deaf-{n}"), round, BYTES))).await?;
+        service.push(&payment("good", round)).await?;
+        assert_eq!(good.numbers(1).await?, [round]);
+    }
+    edge.await_metric("wirepost_edge_backlog_closes_total", 1.0).await?;
+    eventually("what they hold is within the budget", PATIENCE, || async {
+        Ok(edge.metric("wirepost_edge_backlog_bytes").await? <= f64::from(8 << 20))
+    })
+    .await?;
+    let edge = &edge;
+    let coming_back = deaf.into_iter().map(|mut client| async move {
+        let mut next = 0;
+        while next < 2 {
+            match client.push().await {
+                Ok(push) => {
+                    assert_eq!(push["content"]["n"], next);
+                    next += 1;
+                }
+                Err(_) => {
+                    let (token, cursor) = (client.resume_token(), client.cursor());
+                    client = edge.client("deaf", "app").token(token).cursor(cursor).connect().await?;
+                    assert!(client.resumed());
+                }
+            }
+        }
+        anyhow::Ok(())
+    });
+    try_join_all(coming_back).await?;
     Ok(())
 }

@@ -10,8 +10,9 @@ use crate::{
     push::{catch_up::CatchUp, log::LogBudget},
     settings::Settings,
     socket::{
+        backlog::Backlog,
         conn::{Conn, Identity},
-        outbound::{Bounds, Outbound},
+        outbound::tests::outbound,
     },
 };
 
@@ -20,6 +21,7 @@ fn catalog() -> Catalog {
     Catalog::new(Arc::new(Context {
         broker: Arc::new(MemoryBroker::default()),
         budget: Arc::new(LogBudget::new(1 << 20, metrics.log_bytes.clone())),
+        backlog: Backlog::new(1 << 20, &metrics),
         catch_up: CatchUp::new(1),
         metrics,
         settings: Settings::default(),
@@ -45,9 +47,7 @@ fn transient(business: &str) -> Change {
 
 fn conn(number: u64) -> Arc<Conn> {
     let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
-    let outbound =
-        Outbound::new(Bounds { messages: 8, bytes: 1 << 10 }, prometheus_client::metrics::gauge::Gauge::default());
-    Arc::new(Conn::new(number, &identity, true, outbound))
+    Arc::new(Conn::new(number, &identity, true, outbound()))
 }
 
 #[tokio::test]

@@ -52,6 +52,8 @@ pub enum Code {
     TooComplex,
     /// The path of the socket, asked for without a WebSocket.
     UpgradeRequired,
+    /// The request's header is too large.
+    HeaderTooLarge,
     /// The broker is away, blocked, or did not take the message.
     BrokerUnavailable,
     /// This edge is at a limit of its own.
@@ -66,7 +68,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::BadRequest,
         Self::InvalidEnvelope,
         Self::NoAudience,
@@ -86,6 +88,7 @@ impl Code {
         Self::TooLarge,
         Self::TooComplex,
         Self::UpgradeRequired,
+        Self::HeaderTooLarge,
         Self::BrokerUnavailable,
         Self::Overloaded,
         Self::IssuerUnavailable,
@@ -115,6 +118,7 @@ impl Code {
             Self::TooLarge => 41_301,
             Self::TooComplex => 41_302,
             Self::UpgradeRequired => 42_601,
+            Self::HeaderTooLarge => 43_101,
             Self::BrokerUnavailable => 50_301,
             Self::Overloaded => 50_302,
             Self::IssuerUnavailable => 50_303,
@@ -152,6 +156,7 @@ impl Code {
             Self::TooLarge => "too_large",
             Self::TooComplex => "too_complex",
             Self::UpgradeRequired => "upgrade_required",
+            Self::HeaderTooLarge => "header_too_large",
             Self::BrokerUnavailable => "broker_unavailable",
             Self::Overloaded => "overloaded",
             Self::IssuerUnavailable => "issuer_unavailable",
@@ -192,6 +197,14 @@ impl Refusal {
     /// This edge is at a limit of its own.
     pub fn overloaded(description: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Overloaded, description)
+    }
+
+    /// The request's header is larger than any that has business here.
+    pub fn header_too_large() -> Self {
+        Self::new(
+            Code::HeaderTooLarge,
+            "the request's header is larger than 32 KiB; send fewer cookies, or a smaller token",
+        )
     }
 
     /// The business is not here, and that may be so for good.
@@ -236,7 +249,11 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.code == Code::UpgradeRequired {
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            // What would be taken: RFC 9110, section 15.5.22, and RFC 6455, section 4.4.
+            let headers = response.headers_mut();
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         // For whoever counts refusals.
         response.extensions_mut().insert(self.code);

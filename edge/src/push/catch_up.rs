@@ -202,6 +202,15 @@ struct CachedPiece {
     bytes: usize,
 }
 
+impl Drop for CachedPiece {
+    fn drop(&mut self) {
+        // From now on those clients hold them that are being sent them.
+        for entry in &self.entries {
+            entry.keep(false);
+        }
+    }
+}
+
 impl CachedPiece {
     /// Whether it knows the record at `offset` and one behind it.
     fn serves(&self, business: &str, offset: u64) -> bool {
@@ -255,7 +264,11 @@ impl CatchUp {
         };
         let business = hub.business();
         // Rejected pushes are counted where they are read first, by the live reader.
-        let entries: Vec<_> = read.records.iter().map(|record| Arc::new(Entry::read(&business, record).0)).collect();
+        let entry = |record| Arc::new(Entry::read(&business, record, &context.backlog).0);
+        let entries: Vec<_> = read.records.iter().map(entry).collect();
+        for entry in &entries {
+            entry.keep(true);
+        }
         let piece = Arc::new(CachedPiece {
             business: Arc::clone(&hub.name),
             read_at: Instant::now(),
@@ -264,6 +277,7 @@ impl CatchUp {
             entries,
         });
         self.lock().keep(Arc::clone(&piece));
+        context.backlog.relieve();
         Ok(piece)
     }
 }

@@ -1,6 +1,8 @@
 //! A pushed message as this edge holds it: read once, encoded once, shared by all its receivers.
 
-use axum::extract::ws::Utf8Bytes;
+use std::sync::Arc;
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::{Cursor, Envelope, SendType, edge_config::Delivery};
 
 use super::{
@@ -10,7 +12,10 @@ use super::{
 use crate::{
     broker::{Position, Record},
     business::Business,
-    socket::receipts::Mark,
+    socket::{
+        backlog::{Backlog, Carried},
+        receipts::Mark,
+    },
 };
 
 /// Message type of the marker that an edge writes into an empty stream: with it every position has a message whose fingerprint proves it.
@@ -39,6 +44,8 @@ pub struct Push {
     pub expires_at: Option<i64>,
     /// What its receipt is known by; `None`: its route asks for none.
     pub receipt: Option<Mark>,
+    /// Counts its bytes.
+    pub carried: Carried,
 }
 
 impl Entry {
@@ -48,10 +55,17 @@ impl Entry {
     }
 
     /// Reads a record. A record that reaches nobody gives an entry without push and the reason.
-    pub fn read(business: &Business, record: &Record) -> (Self, Option<Rejected>) {
-        match push(business, record) {
+    pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Option<Rejected>) {
+        match push(business, record, backlog) {
             Ok(push) => (Self { position: record.position, push }, None),
             Err(rejected) => (Self::mark(record.position), Some(rejected)),
+        }
+    }
+
+    /// Whether a log or cache, and only one of them, holds it from now on.
+    pub fn keep(&self, kept: bool) {
+        if let Some(push) = &self.push {
+            push.carried.keep(kept);
         }
     }
 
@@ -70,7 +84,7 @@ pub struct Rejected {
     pub why: Rejection,
 }
 
-fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> {
+fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<Option<Push>, Rejected> {
     let max = business.config.limits.push_bytes;
     if record.body.len() > max {
         return Err(Rejected { id: None, why: Rejection::TooLarge { bytes: record.body.len(), max } });
@@ -104,7 +118,8 @@ fn push(business: &Business, record: &Record) -> Result<Option<Push>, Rejected> 
     }
     let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
         .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
-    Ok(Some(Push { audience, frame, expires_at, receipt }))
+    let carried = Carried::new(frame.len(), backlog);
+    Ok(Some(Push { audience, frame, expires_at, receipt, carried }))
 }
 
 /// Whether it is a marker: the type and nothing to deliver. A push under that name is none.

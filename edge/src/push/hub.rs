@@ -11,6 +11,7 @@ use tokio::{
     sync::watch,
     time::{Duration, Instant},
 };
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::{
     edge_config::Delivery,
     frames::{CloseCode, GapReason, ServerFrame},
@@ -28,7 +29,7 @@ use crate::{
     clock,
     metrics::{Metrics, label},
     settings::Settings,
-    socket::conn::Conn,
+    socket::{backlog::Backlog, conn::Conn},
 };
 
 /// What all hubs of a process share.
@@ -39,6 +40,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Bounds and intervals.
     pub settings: Settings,
+    /// Bytes on their way to all sockets.
+    pub backlog: Arc<Backlog>,
     /// Bytes of all logs.
     pub budget: Arc<LogBudget>,
     /// Pieces of streams for clients that catch up.
@@ -317,6 +320,7 @@ impl Hub {
             }
         }
         drop(state);
+        self.context.backlog.relieve();
         self.context.metrics.deliveries.inc_by(delivered);
         self.context.metrics.late_pushes.inc_by(late);
         self.moved.send_modify(|n| *n += 1);
@@ -330,7 +334,7 @@ impl Hub {
         self.context.catch_up.forget(&self.name);
         let Some(gap) = gap else { return };
         let reason = gap.reason();
-        let text = axum::extract::ws::Utf8Bytes::from(ServerFrame::Gap { business: &self.name, reason }.to_text());
+        let text = Utf8Bytes::from(ServerFrame::Gap { business: &self.name, reason }.to_text());
         let mut told = 0;
         for conn in state.registry.iter().filter(|conn| conn.is_live()) {
             conn.control(text.clone());
@@ -366,7 +370,7 @@ impl Hub {
 }
 
 /// The `position` frame of a position.
-pub fn position_frame(business: &str, position: Position) -> axum::extract::ws::Utf8Bytes {
+pub fn position_frame(business: &str, position: Position) -> Utf8Bytes {
     let cursor = entry::cursor(business, position);
     ServerFrame::Position { cursor: &cursor, resume_token: None }.to_text().into()
 }

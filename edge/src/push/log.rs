@@ -92,7 +92,9 @@ impl Log {
         if self.entries.is_empty() {
             return;
         }
-        self.entries.clear();
+        for entry in self.entries.drain(..) {
+            entry.keep(false);
+        }
         self.sub(self.bytes);
         self.budget.logs.fetch_sub(1, Ordering::Relaxed);
     }
@@ -103,6 +105,7 @@ impl Log {
             self.budget.logs.fetch_add(1, Ordering::Relaxed);
         }
         self.add(entry.cost());
+        entry.keep(true);
         self.entries.push_back(entry);
         while self.budget.exceeded_by(self.bytes) && self.forget_oldest() {}
         // Other businesses fill the budget: keep the position, not the message. Who needs it reads the stream.
@@ -110,6 +113,7 @@ impl Log {
             && let Some(last) = self.entries.pop_back()
         {
             let mark = Arc::new(Entry::mark(last.position));
+            last.keep(false);
             self.sub(last.cost());
             self.add(mark.cost());
             self.entries.push_back(mark);
@@ -132,6 +136,7 @@ impl Log {
             return false;
         }
         if let Some(entry) = self.entries.pop_front() {
+            entry.keep(false);
             self.sub(entry.cost());
         }
         true
@@ -172,10 +177,12 @@ impl Drop for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use crate::push::{
         audience::{Audience, Whom},
         entry::Push,
     };
+    use crate::socket::backlog::{Backlog, Carried};
 
     fn at(offset: u64) -> Position {
         Position { offset, fingerprint: offset }
@@ -189,6 +196,7 @@ mod tests {
                 frame: "x".repeat(1024).into(),
                 expires_at: None,
                 receipt: None,
+                carried: Carried::new(1024, &Backlog::new(0, &Metrics::default())),
             };
             log.append(Arc::new(Entry { position: at(offset), push: Some(push) }));
         }

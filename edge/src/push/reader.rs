@@ -133,7 +133,7 @@ impl Reader<'_> {
         let business = self.hub.business();
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
-            let (entry, rejected) = Entry::read(&business, record);
+            let (entry, rejected) = Entry::read(&business, record, &self.hub.context.backlog);
             if let Some(rejected) = rejected {
                 self.reject(record, &rejected);
             }

@@ -26,6 +26,7 @@ use crate::{
     metrics::Metrics,
     settings::Settings,
     socket::{
+        backlog::Backlog,
         conn::{Conn, Identity},
         greeting::Greeting,
         outbound::{Bounds, Next, Outbound},
@@ -67,6 +68,7 @@ impl Edge {
         let context = Context {
             broker: Arc::new(broker.clone()),
             budget: Arc::new(LogBudget::new(log_bytes, metrics.log_bytes.clone())),
+            backlog: Backlog::new(1 << 20, &metrics),
             catch_up: CatchUp::new(1),
             metrics,
             settings,
@@ -86,7 +88,11 @@ impl Edge {
 /// A connection of alice's with the task that lets it catch up.
 fn open(edge: &Edge, number: u64, from: From, bounds: Bounds) -> (Arc<Conn>, JoinHandle<()>) {
     let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
-    let outbound = Outbound::new(bounds, prometheus_client::metrics::gauge::Gauge::default());
+    let outbound = Outbound::new(
+        bounds,
+        prometheus_client::metrics::gauge::Gauge::default(),
+        Arc::clone(&edge.hub.context.backlog),
+    );
     let conn = Arc::new(Conn::new(number, &identity, true, outbound));
     edge.hub.enter(&conn, &[]);
     let (hub, of_task) = (Arc::clone(&edge.hub), Arc::clone(&conn));
@@ -133,9 +139,7 @@ impl Client {
                 Err(_) => return done,
                 Ok(Next::Close(_)) => self.cut(),
                 Ok(Next::Item(item)) => {
-                    if let Some(axum::extract::ws::Message::Text(text)) = item.message() {
-                        self.see(&serde_json::from_str(&text).unwrap());
-                    }
+                    self.see(&serde_json::from_slice(item.payload()).unwrap());
                 }
             }
         }

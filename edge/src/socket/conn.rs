@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
 use super::{
     outbound::{Item, Outbound},
     receipts::Receipts,
@@ -83,7 +85,7 @@ impl Conn {
     }
 
     /// Queues a control frame; a client without control frames gets none.
-    pub fn control(&self, text: impl Into<axum::extract::ws::Utf8Bytes>) {
+    pub fn control(&self, text: impl Into<Utf8Bytes>) {
         if self.control {
             self.outbound.push(Item::Control(text.into()));
         }

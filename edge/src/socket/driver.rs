@@ -1,37 +1,42 @@
 //! Reading and writing one socket at the same time, without splitting it.
 //!
 //! Every poll first writes what is queued, then reads: a pending write never stops reading, so two peers that both wait for the other to
-//! read can't block each other. Frames are fed to the WebSocket's buffer and flushed together: what is queued goes into one write.
+//! read can't block each other. What is queued goes into one write, from where it lies.
 
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
-use futures_util::{Sink, Stream};
-use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::frames::CloseCode;
 
-use super::{conn::Conn, outbound::Next};
+use super::{
+    backlog::{Backlog, Stalled},
+    conn::Conn,
+    inbound::Share,
+    outbound::Next,
+    upload::Upload,
+    wire::{Event, Read, Wire},
+};
 use crate::{listener::Written, metrics::Metrics};
-
-/// How long a peer may take to answer a close frame.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What came from the socket.
 #[derive(Debug)]
 pub enum Io {
-    /// A text frame.
+    /// A text message.
     Text(Utf8Bytes),
-    /// A binary frame.
+    /// A binary message.
     Binary(Bytes),
-    /// A sign of life without content.
+    /// A ping or a pong: a sign of life without content.
     Alive,
+    /// A fragment that does not end its message, however small.
+    Fragment,
+    /// So many bytes of something that is not complete: a sign of life.
+    Progress(usize),
     /// The peer said goodbye with this code (1005: without one).
     Closed(u16),
     /// The peer vanished.
@@ -46,36 +51,64 @@ pub enum Io {
 
 /// One socket with its outbound queue.
 pub struct Driver {
-    socket: WebSocket,
+    wire: Wire,
     conn: Arc<Conn>,
     metrics: Arc<Metrics>,
     written: Written,
-    unflushed: bool,
     stall: Option<Stall>,
+    /// The answer to the peer's close frame.
+    reply: Bytes,
+    limits: Limits,
+    /// Boxed: most connections have none.
+    upload: Option<Box<Upload>>,
+}
+
+/// What bounds a socket beside its own queue.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes on their way to all sockets.
+    pub backlog: Arc<Backlog>,
+    /// Its business's room for messages that have begun.
+    pub share: Arc<Share>,
+    /// Longest time without progress of one.
+    pub read_timeout: Duration,
 }
 
 /// Something is to be written, and the peer takes nothing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Stall {
     since: Instant,
     /// What it had taken by then.
     written: u64,
+    _known: Stalled,
 }
 
 impl Driver {
-    /// Drives `socket` with the queue of `conn`; `written` counts what leaves by it.
-    pub fn new(socket: WebSocket, conn: Arc<Conn>, metrics: Arc<Metrics>, written: Written) -> Self {
-        Self { socket, conn, metrics, written, unflushed: false, stall: None }
+    /// Drives `wire` with the queue of `conn`; `written` counts what leaves by it.
+    pub fn new(wire: Wire, conn: Arc<Conn>, metrics: Arc<Metrics>, written: Written, limits: Limits) -> Self {
+        Self { wire, conn, metrics, written, stall: None, reply: Bytes::new(), limits, upload: None }
+    }
+
+    /// When a message that has begun and not ended is given up, and how the connection ends then.
+    pub fn upload_due(&self) -> Option<(Instant, CloseCode)> {
+        self.upload.as_ref().map(|upload| upload.due(self.limits.read_timeout))
+    }
+
+    /// Whether the peer is not read since its message waits for room: its silence means nothing.
+    pub fn awaits_room(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.awaits_room())
     }
 
     /// Since when at the latest the peer takes nothing although something is to be written. Each byte that it takes counts, so a large frame
     /// on a slow line is no stall; they are looked at here, so a stall shows at the second look.
     pub fn stalled_since(&mut self) -> Option<Instant> {
         let written = self.written.bytes();
-        if let Some(stall) = self.stall.as_mut().filter(|stall| stall.written != written) {
-            *stall = Stall { since: Instant::now(), written };
+        let stall = self.stall.as_mut()?;
+        if stall.written != written {
+            stall.since = Instant::now();
+            stall.written = written;
         }
-        self.stall.map(|stall| stall.since)
+        Some(stall.since)
     }
 
     /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read. Cancel safe.
@@ -90,50 +123,65 @@ impl Driver {
         if !may_read() {
             return Poll::Pending;
         }
-        let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
+        if let Some(upload) = self.upload.as_mut().filter(|upload| upload.awaits_room()) {
+            ready!(upload.poll_room(cx));
+            self.wire.admit();
+        }
+        let read = ready!(self.wire.poll_read(cx));
+        if self.wire.is_unfinished() {
+            self.upload.get_or_insert_default().note(self.wire.gathered());
+        } else {
+            self.upload = None;
+        }
+        let event = match read {
+            Read::Event(event) => event,
+            Read::Progress(bytes) => return Poll::Ready(Io::Progress(bytes)),
+            Read::Fault(fault) => return Poll::Ready(Io::Broken(fault.close_code())),
+            Read::Gone => return Poll::Ready(Io::Gone),
+        };
+        if let Event::Large(bytes) = event {
+            let admission = Arc::clone(&self.limits.share).admit(Arc::clone(&self.conn), bytes);
+            self.upload.get_or_insert_default().await_room(admission);
+            return Poll::Ready(Io::Progress(0));
+        }
         self.metrics.frames_in.inc();
-        Poll::Ready(match message {
-            None => Io::Gone,
-            Some(Ok(Message::Text(text))) => Io::Text(text),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Io::Alive,
-            Some(Ok(Message::Binary(bytes))) => Io::Binary(bytes),
-            Some(Ok(Message::Close(frame))) => Io::Closed(frame.map_or(1005, |frame| frame.code)),
-            Some(Err(error)) => fault(error),
+        Poll::Ready(match event {
+            Event::Text(text) => Io::Text(text),
+            Event::Binary(bytes) => Io::Binary(bytes),
+            Event::Ping(_) | Event::Pong => Io::Alive,
+            Event::Fragment | Event::Large(_) => Io::Fragment,
+            Event::Close(code, reply) => {
+                self.reply = reply;
+                Io::Closed(code)
+            }
         })
     }
 
     /// Ready only when the connection is to end.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Io> {
         loop {
-            match Pin::new(&mut self.socket).poll_ready(cx) {
-                Poll::Pending => return self.poll_stalled(cx),
-                Poll::Ready(Err(_)) => return Poll::Ready(Io::Gone),
-                Poll::Ready(Ok(())) => {}
-            }
-            match self.conn.outbound.poll_next(cx) {
-                Poll::Ready(Next::Item(item)) => {
-                    let Some(message) = item.message() else { continue };
-                    if Pin::new(&mut self.socket).start_send(message).is_err() {
-                        return Poll::Ready(Io::Gone);
+            let mut drained = false;
+            while self.wire.outgoing().has_room() && !drained {
+                match self.conn.outbound.poll_next(cx) {
+                    Poll::Ready(Next::Item(item)) => {
+                        self.wire.outgoing().push(item);
+                        self.metrics.frames_out.inc();
                     }
-                    self.metrics.frames_out.inc();
-                    self.unflushed = true;
+                    // What was taken from the queue goes first.
+                    Poll::Ready(Next::Close(code)) if code.flushes() && !self.wire.outgoing().is_empty() => break,
+                    Poll::Ready(Next::Close(code)) => return Poll::Ready(Io::Goodbye(code)),
+                    Poll::Pending => drained = true,
                 }
-                Poll::Ready(Next::Close(code)) => return Poll::Ready(Io::Goodbye(code)),
-                Poll::Pending => break,
             }
-        }
-        if self.unflushed {
-            match Pin::new(&mut self.socket).poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    self.unflushed = false;
-                    self.stall = None;
-                }
+            match self.wire.poll_write(cx) {
+                Poll::Ready(Ok(())) => self.stall = None,
                 Poll::Ready(Err(_)) => return Poll::Ready(Io::Gone),
                 Poll::Pending => return self.poll_stalled(cx),
             }
+            if drained {
+                return Poll::Pending;
+            }
         }
-        Poll::Pending
     }
 
     /// The peer takes nothing. A queue that is closing and not to be flushed does not wait for it. Ready at the beginning of a stall, so
@@ -143,47 +191,26 @@ impl Driver {
             Poll::Ready(code) if !code.flushes() => Poll::Ready(Io::Goodbye(code)),
             _ if self.stall.is_some() => Poll::Pending,
             _ => {
-                self.stall = Some(Stall { since: Instant::now(), written: self.written.bytes() });
+                let known = self.limits.backlog.stalls(&self.conn, self.wire.outgoing().bytes());
+                self.stall = Some(Stall { since: Instant::now(), written: self.written.bytes(), _known: known });
                 Poll::Ready(Io::Stalled)
             }
         }
     }
 
-    /// Sends a close frame and waits a little for the answer: a socket that is closed with unread input resets, and the peer would see
-    /// 1006 instead of the code.
-    pub async fn close(mut self, code: CloseCode) {
-        let goodbye = async {
-            let frame = CloseFrame { code: code.code(), reason: code.reason().into() };
-            if self.socket.send(Message::Close(Some(frame))).await.is_err() {
-                return;
-            }
-            while let Some(Ok(message)) = self.socket.recv().await {
-                if matches!(message, Message::Close(_)) {
-                    // Lets the WebSocket finish the handshake: the next read ends.
-                }
-            }
-        };
-        // A peer that takes nothing loses its socket without a code.
-        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+    /// Sends a close frame and waits a little for the answer.
+    pub async fn close(self, code: CloseCode) {
+        self.into_wire().close(code).await;
     }
 
     /// Answers the peer's close frame.
     pub async fn finish(mut self) {
-        let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = self.socket.recv().await {} }).await;
+        let reply = std::mem::take(&mut self.reply);
+        self.into_wire().finish(reply).await;
     }
-}
 
-/// The close code of a fault in what the peer sent.
-fn fault(error: axum::Error) -> Io {
-    let Ok(error) = error.into_inner().downcast::<tungstenite::Error>() else { return Io::Gone };
-    match *error {
-        tungstenite::Error::Utf8(_) => Io::Broken(CloseCode::BadUtf8),
-        tungstenite::Error::Capacity(_) => Io::Broken(CloseCode::TooBig),
-        tungstenite::Error::Protocol(
-            tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
-            | tungstenite::error::ProtocolError::ReceivedAfterClosing,
-        ) => Io::Gone,
-        tungstenite::Error::Protocol(_) => Io::Broken(CloseCode::Protocol),
-        _ => Io::Gone,
+    /// All else that it held is given back at once.
+    fn into_wire(self) -> Wire {
+        self.wire
     }
 }

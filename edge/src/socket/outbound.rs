@@ -10,10 +10,15 @@ use std::{
     task::{Poll, Waker},
 };
 
-use axum::extract::ws::{Message, Utf8Bytes};
+use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio_tungstenite::tungstenite::{
+    Utf8Bytes,
+    protocol::frame::coding::{Control, Data, OpCode},
+};
 use wirepost_core::frames::CloseCode;
 
+use super::backlog::Backlog;
 use crate::push::entry::Entry;
 
 /// Bounds of a queue.
@@ -44,29 +49,42 @@ pub enum Item {
     Push(Arc<Entry>),
     /// A control frame.
     Control(Utf8Bytes),
-    /// Any other frame, such as a ping.
-    Frame(Message),
+    /// Any other frame.
+    Frame(OpCode, Bytes),
 }
 
 impl Item {
-    /// The frame; `None` for an entry without push, which nobody queues.
-    pub fn message(&self) -> Option<Message> {
+    /// A ping.
+    pub fn ping() -> Self {
+        Self::Frame(OpCode::Control(Control::Ping), Bytes::new())
+    }
+
+    /// What kind of frame it is.
+    pub fn code(&self) -> OpCode {
         match self {
-            Self::Push(entry) => entry.push.as_ref().map(|push| Message::Text(push.frame.clone())),
-            Self::Control(text) => Some(Message::Text(text.clone())),
-            Self::Frame(message) => Some(message.clone()),
+            Self::Push(_) | Self::Control(_) => OpCode::Data(Data::Text),
+            Self::Frame(code, _) => *code,
+        }
+    }
+
+    /// What it holds; shared, not copied. Empty for an entry without push, which nobody queues.
+    pub fn payload(&self) -> &[u8] {
+        match self {
+            Self::Push(entry) => entry.push.as_ref().map_or(&[], |push| push.frame.as_bytes()),
+            Self::Control(text) => text.as_bytes(),
+            Self::Frame(_, payload) => payload,
         }
     }
 
     fn len(&self) -> usize {
+        self.payload().len()
+    }
+
+    /// Bytes that nobody else holds: a push counts by itself.
+    fn own(&self) -> usize {
         match self {
-            Self::Push(entry) => entry.push.as_ref().map_or(0, |push| push.frame.len()),
-            Self::Control(text) => text.len(),
-            Self::Frame(message) => match message {
-                Message::Text(text) => text.len(),
-                Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
-                Message::Close(_) => 0,
-            },
+            Self::Push(_) => 0,
+            Self::Control(_) | Self::Frame(..) => self.len(),
         }
     }
 }
@@ -77,6 +95,7 @@ pub struct Outbound {
     bounds: Bounds,
     inner: Mutex<Inner>,
     gauge: Gauge,
+    backlog: Arc<Backlog>,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +103,8 @@ struct Inner {
     // A VecDeque allocates nothing until its first item: an idle connection costs no queue.
     queue: VecDeque<Item>,
     bytes: usize,
+    /// Those of them that count for this queue alone.
+    own: usize,
     closing: Option<CloseCode>,
     writer: Option<Waker>,
     refill: Option<Waker>,
@@ -100,8 +121,8 @@ pub enum Next {
 
 impl Outbound {
     /// An empty queue.
-    pub fn new(bounds: Bounds, gauge: Gauge) -> Self {
-        Self { bounds, inner: Mutex::default(), gauge }
+    pub fn new(bounds: Bounds, gauge: Gauge, backlog: Arc<Backlog>) -> Self {
+        Self { bounds, inner: Mutex::default(), gauge, backlog }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -110,7 +131,7 @@ impl Outbound {
 
     /// Queues an item. False: the queue is closing, or was full and is closing now.
     pub fn push(&self, item: Item) -> bool {
-        let bytes = item.len();
+        let (bytes, own) = (item.len(), item.own());
         let mut inner = self.lock();
         if inner.closing.is_some() {
             return false;
@@ -122,8 +143,14 @@ impl Outbound {
         }
         inner.bytes += bytes;
         self.gauge.inc_by(bytes as i64);
+        inner.own += own;
         inner.queue.push_back(item);
         wake(inner.writer.take());
+        drop(inner);
+        if own > 0 {
+            self.backlog.add(own);
+            self.backlog.relieve();
+        }
         true
     }
 
@@ -140,7 +167,9 @@ impl Outbound {
         inner.closing = Some(code);
         if !code.flushes() {
             self.gauge.dec_by(inner.bytes as i64);
+            self.backlog.sub(inner.own);
             inner.bytes = 0;
+            inner.own = 0;
             inner.queue = VecDeque::new();
         }
         wake(inner.writer.take());
@@ -151,9 +180,11 @@ impl Outbound {
     pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
         let mut inner = self.lock();
         if let Some(item) = inner.queue.pop_front() {
-            let bytes = item.len();
+            let (bytes, own) = (item.len(), item.own());
             inner.bytes -= bytes;
+            inner.own -= own;
             self.gauge.dec_by(bytes as i64);
+            self.backlog.sub(own);
             if inner.queue.is_empty() && inner.queue.capacity() > 64 {
                 // Give back what a burst took.
                 inner.queue = VecDeque::new();
@@ -190,6 +221,11 @@ impl Outbound {
         wake(self.lock().writer.take());
     }
 
+    /// Bytes that are queued.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Its bounds.
     pub fn bounds(&self) -> Bounds {
         self.bounds
@@ -213,8 +249,9 @@ impl Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        let bytes = self.lock().bytes;
-        self.gauge.dec_by(bytes as i64);
+        let inner = self.lock();
+        self.gauge.dec_by(inner.bytes as i64);
+        self.backlog.sub(inner.own);
     }
 }
 
@@ -225,13 +262,15 @@ fn wake(waker: Option<Waker>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::task::Context;
 
     use super::*;
+    use crate::metrics::Metrics;
 
-    fn outbound() -> Outbound {
-        Outbound::new(Bounds { messages: 2, bytes: 10 }, Gauge::default())
+    pub(crate) fn outbound() -> Outbound {
+        let backlog = Backlog::new(1 << 20, &Metrics::default());
+        Outbound::new(Bounds { messages: 2, bytes: 10 }, Gauge::default(), backlog)
     }
 
     fn control(text: &str) -> Item {

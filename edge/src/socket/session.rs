@@ -7,8 +7,6 @@ mod incoming;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::extract::ws::{Message, WebSocket};
-use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use governor::DefaultDirectRateLimiter;
 use tokio::time::Instant;
@@ -19,12 +17,13 @@ use wirepost_core::{
 
 use super::{
     conn::{Conn, Identity},
-    driver::{Driver, Io},
+    driver::{self, Driver, Io},
     greeting::Greeting,
     outbound::{Bounds, Item, Outbound},
     receipts::Receipts,
     receive::{Nack, Prepared},
     window::Window,
+    wire::Wire,
 };
 use crate::{
     charge::{Payer, Tab},
@@ -43,6 +42,8 @@ use crate::{
 
 /// Of a connection that ended without a close frame (RFC 6455, section 7.1.5).
 const ABNORMAL: u16 = 1006;
+/// Fewer bytes than that at a time are charged like a frame.
+const TRICKLE: usize = 64;
 /// How long before its end a session's client is told.
 const EXPIRING_BEFORE: Duration = Duration::from_mins(1);
 
@@ -71,7 +72,7 @@ pub struct Session {
 
 impl Session {
     /// Runs the connection to its end.
-    pub async fn run(self, socket: WebSocket) {
+    pub async fn run(self, wire: Wire) {
         let metrics = Arc::clone(&self.state.metrics);
         metrics.connections.inc();
         metrics.connections_total.inc();
@@ -82,7 +83,8 @@ impl Session {
             client_type: self.ticket.client_type.clone(),
             tags: self.ticket.tags.clone(),
         };
-        let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone());
+        let backlog = Arc::clone(&self.hub.context.backlog);
+        let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), backlog);
         let mut conn = Conn::new(self.number, &identity, self.control, outbound);
         conn.receipts = Receipts::new(metrics.receipts.get_or_create_owned(&label("forgotten")));
         let conn = Arc::new(conn);
@@ -93,7 +95,7 @@ impl Session {
             unique_id: &conn.unique_id,
             client_type: &conn.client_type,
         });
-        let end = Running::new(&self, Arc::clone(&conn), identity).run(socket).await;
+        let end = Running::new(&self, Arc::clone(&conn), identity).run(wire).await;
         drop(left);
         self.emit(&Event::Disconnected {
             connection_id: &conn.id,
@@ -187,10 +189,15 @@ impl<'s> Running<'s> {
         }
     }
 
-    async fn run(mut self, socket: WebSocket) -> Ended {
+    async fn run(mut self, wire: Wire) -> Ended {
         let state = Arc::clone(&self.session.state);
-        let mut driver =
-            Driver::new(socket, Arc::clone(&self.conn), Arc::clone(&state.metrics), self.session.written.clone());
+        let limits = driver::Limits {
+            backlog: Arc::clone(&self.session.hub.context.backlog),
+            share: state.inbound.share(&self.session.hub.name),
+            read_timeout: state.settings.read_timeout,
+        };
+        let (conn, metrics) = (Arc::clone(&self.conn), Arc::clone(&state.metrics));
+        let mut driver = Driver::new(wire, conn, metrics, self.session.written.clone(), limits);
         let mut catch_up: Option<BoxFuture<'_, ()>> = Some(self.catch_up());
         let mut draining = state.drain.subscribe();
         let timer = tokio::time::sleep_until(self.deadline(&mut driver));
@@ -210,10 +217,12 @@ impl<'s> Running<'s> {
                         self.alive();
                         self.text(&text);
                     }
-                    Io::Alive => {
+                    // A trickle costs as much as so many frames.
+                    Io::Alive | Io::Fragment | Io::Progress(1..TRICKLE) => {
                         self.alive();
                         self.charge(0);
                     }
+                    Io::Progress(_) => self.alive(),
                     Io::Stalled => {}
                     Io::Closed(code) => {
                         driver.finish().await;
@@ -259,6 +268,7 @@ impl<'s> Running<'s> {
             Some(quiet),
             Some(at(self.expiring_at.unwrap_or(self.ends_at))),
             driver.stalled_since().map(|since| since + settings.write_timeout),
+            driver.upload_due().map(|(due, _)| due),
             self.paused_until,
             self.drain.as_ref().map(|share| share.due),
         ]
@@ -289,12 +299,18 @@ impl<'s> Running<'s> {
             }
             self.conn.outbound.close(CloseCode::TooSlow);
         }
+        if let Some((_, code)) = driver.upload_due().filter(|(due, _)| now >= *due) {
+            self.conn.outbound.close(code);
+        }
+        if driver.awaits_room() {
+            self.alive();
+        }
         if now >= self.heard + settings.heartbeat * 2 {
             return Some(Ended::vanished("no sign of life within two heartbeats"));
         }
         if !self.pinged && now >= self.heard + settings.heartbeat {
             self.pinged = true;
-            self.conn.outbound.push(Item::Frame(Message::Ping(Bytes::new())));
+            self.conn.outbound.push(Item::ping());
         }
         if let Some(share) = self.drain.as_mut().filter(|share| now >= share.due) {
             match share.told() {

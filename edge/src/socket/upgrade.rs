@@ -7,18 +7,14 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    extract::{
-        Path, Query, State as Shared, WebSocketUpgrade,
-        rejection::QueryRejection,
-        ws::{CloseFrame, Message, WebSocket, rejection::WebSocketUpgradeRejection},
-    },
+    extract::{Path, Query, Request, State as Shared, rejection::QueryRejection},
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 use wirepost_core::{Cursor, edge_config::Delivery, frames::CloseCode, frames::SUBPROTOCOL};
 
-use super::session::Session;
+use super::{handshake::Handshake, session::Session, wire::Wire};
 use crate::{
     broker::Position,
     business::Business,
@@ -35,30 +31,14 @@ use crate::{
     state::State,
 };
 
-/// Read buffer of a socket, and the most that one read takes. Small, because it is the largest part of an idle connection's memory: the
-/// library's default of 128 KiB costs 134 KiB a connection in all, and messages of clients are small.
-const READ_BUFFER: usize = 1 << 10;
-/// Bytes gathered into one write.
-const WRITE_BUFFER: usize = 16 << 10;
-/// Bound of what the WebSocket itself buffers beyond that: one frame, and no frame is larger than the largest `pushBytes` that a
-/// declaration may name.
-const MAX_WRITE_BUFFER: usize = 32 << 20;
 /// Room above `messageBytes` for control frames (a `refresh` carries a token, a `received` up to 256 ids), and for answering a message that
 /// is somewhat too large with a nack instead of 1009.
 const MESSAGE_ROOM: usize = 64 << 10;
-
-/// Largest message that is read from a client that is refused: nothing but its close frame is of use.
-const REFUSED_MESSAGE: usize = 4 << 10;
 
 /// Query of the upgrade.
 #[derive(Debug, Deserialize)]
 pub struct Params {
     cursor: Option<String>,
-}
-
-/// The buffers of every socket.
-pub fn with_buffers(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(WRITE_BUFFER).max_write_buffer_size(MAX_WRITE_BUFFER)
 }
 
 /// The handler.
@@ -67,37 +47,29 @@ pub async fn socket(
     Path(token): Path<String>,
     params: Result<Query<Params>, QueryRejection>,
     written: Option<Extension<Written>>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Response {
     // Absent only where a test calls without a listener.
     let Extension(written) = written.unwrap_or_default();
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => {
-            let description = format!("connect here with a WebSocket client: {rejection}");
-            return Refusal::new(Code::UpgradeRequired, description).into_response();
-        }
+    let (mut request, _) = request.into_parts();
+    let handshake = match Handshake::of(&mut request, SUBPROTOCOL) {
+        Ok(handshake) => handshake,
+        Err(refusal) => return refusal.into_response(),
     };
     let Ok(Query(params)) = params else {
         let description = "the query can't be read; it may hold one cursor";
         return Refusal::new(Code::BadRequest, description).into_response();
     };
-    let upgrade = with_buffers(upgrade).protocols([SUBPROTOCOL]);
-    let control = upgrade.selected_protocol().is_some();
-    let (ticket, hub, business) = match admit(&state, &token, &headers) {
+    let control = handshake.protocol().is_some();
+    let tasks = state.connections.clone();
+    let (ticket, hub, business) = match admit(&state, &token, &request.headers) {
         Ok(admitted) => admitted,
         Err((code, refusal)) => {
             state.metrics.refused.get_or_create(&label("socket")).inc();
             if !control {
                 return refusal.into_response();
             }
-            let refuse = move |socket| refuse(socket, code);
-            let tasks = state.connections.clone();
-            return upgrade
-                .max_message_size(REFUSED_MESSAGE)
-                .max_frame_size(REFUSED_MESSAGE)
-                .on_upgrade(move |socket| tasks.track_future(refuse(socket)));
+            return handshake.complete(&tasks, move |upgraded| Wire::new(upgraded, 0).close(code));
         }
     };
     let payer = state.charges.payer(&ticket.business, &ticket.unique_id);
@@ -113,13 +85,10 @@ pub async fn socket(
     };
     let from = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
-    let tasks = state.connections.clone();
     let session = Session { number: place.number, payer, state, hub, ticket, from, control, written };
-    upgrade.max_message_size(limit).max_frame_size(limit).on_upgrade(move |socket| {
-        tasks.track_future(async move {
-            session.run(socket).await;
-            drop(place);
-        })
+    handshake.complete(&tasks, move |upgraded| async move {
+        session.run(Wire::new(upgraded, limit)).await;
+        drop(place);
     })
 }
 
@@ -162,22 +131,4 @@ fn begin(business: &Business, cursor: Option<&str>) -> From {
         }
         Ok(_) | Err(_) => From::Foreign,
     }
-}
-
-async fn refuse(mut socket: WebSocket, code: CloseCode) {
-    let frame = CloseFrame { code: code.code(), reason: code.reason().into() };
-    let goodbye = async {
-        if socket.send(Message::Close(Some(frame))).await.is_err() {
-            return;
-        }
-        loop {
-            match socket.recv().await {
-                Some(Ok(_)) => {}
-                // Perhaps a message that is not read: a socket dropped now would reset, and the peer might not see the code.
-                Some(Err(_)) => std::future::pending().await,
-                None => return,
-            }
-        }
-    };
-    let _ = tokio::time::timeout(super::driver::CLOSE_TIMEOUT, goodbye).await;
 }

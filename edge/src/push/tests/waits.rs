@@ -85,8 +85,7 @@ impl Broker for Odd {
 async fn frame(conn: &Conn) -> Value {
     let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| conn.outbound.poll_next(cx))).await;
     let Next::Item(item) = next.expect("nothing comes") else { panic!("the connection ends") };
-    let Some(axum::extract::ws::Message::Text(text)) = item.message() else { panic!("not a text frame") };
-    serde_json::from_str(&text).unwrap()
+    serde_json::from_slice(item.payload()).unwrap()
 }
 
 /// The next push; `position` is passed over.

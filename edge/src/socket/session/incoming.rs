@@ -2,9 +2,9 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use axum::extract::ws::Utf8Bytes;
 use futures_util::FutureExt;
 use governor::{Quota, RateLimiter, clock::Clock};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::{
     Envelope,
     edge_config::Limits,

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, stream};
-use rustls::pki_types::ServerName;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,7 +24,10 @@ use wirepost_edge::{
         ticket::{self, Purpose, Ticket},
     },
 };
-use wirepost_tests::{edge::Edge, setup::Setup};
+use wirepost_tests::{
+    edge::{Edge, EdgeBuilder},
+    setup::Setup,
+};
 
 /// Connecting at the same time.
 const CONNECTING: usize = 32;
@@ -34,7 +40,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// An open socket.
 pub(crate) type Socket = WebSocketStream<Box<dyn Stream>>;
 /// What a client trusts.
-pub(crate) type Tls = Option<Arc<rustls::ClientConfig>>;
+pub(crate) type Tls = Option<Arc<ClientConfig>>;
+
+/// An edge that ends TLS itself, and what its clients then trust; or as it is.
+pub(crate) fn secured(builder: EdgeBuilder, setup: &Setup, tls: bool) -> Result<(EdgeBuilder, Tls)> {
+    if !tls {
+        return Ok((builder, None));
+    }
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    let (certificate, key) = (setup.dir().join("tls.crt"), setup.dir().join("tls.key"));
+    std::fs::write(&certificate, certified.cert.pem())?;
+    std::fs::write(&key, certified.signing_key.serialize_pem())?;
+    let builder = builder.flag("tls-certificate", certificate.display()).flag("tls-key", key.display());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(certified.cert.der().to_vec()))?;
+    Ok((builder, Some(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))))
+}
 
 /// Opens `count` sockets of the identities `user-0`, `user-1`, …
 pub(crate) async fn connect(setup: &Setup, edge: &Edge, count: usize, tls: Tls) -> Result<Vec<Socket>> {

@@ -1,13 +1,14 @@
 //! Measures the edge beside a real RabbitMQ: memory and CPU of idle connections, fanout, unicast, client → server with confirms, and the
-//! way from a business's publish to a client. Reports; asserts nothing. Numbers of different runs differ with the machine's load: compare
+//! way from a business's publish to a client; memory while large messages pass. Reports; asserts nothing. Numbers of different runs differ with the machine's load: compare
 //! within one.
 //!
 //! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
-//! `cargo run --release -p wirepost-tests --bin wirepost-bench -- [idle|tls|fanout|unicast|receive|latency …]`
+//! `cargo run --release -p wirepost-tests --bin wirepost-bench -- [idle|tls|fanout|unicast|receive|latency|large …]`
 
 mod clients;
 mod fanout;
 mod idle;
+mod large;
 mod receive;
 mod unicast;
 
@@ -48,6 +49,16 @@ async fn main() -> Result<()> {
     if wants("fanout") {
         fanout::paced(&Setup::new(&[DECLARATION]).await?).await?;
         fanout::at_full_rate(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("large") {
+        let largest = DECLARATION.replace("burst: 20000", "burst: 20000, messageBytes: 1048576, pushBytes: 4194304");
+        let setup = async || Setup::new(&[&largest]).await;
+        large::push(&setup().await?, 4_500, 250_000, false).await?;
+        large::push(&setup().await?, 2_000, 250_000, true).await?;
+        large::push(&setup().await?, 1_000, 4_000_000, false).await?;
+        large::uploads(&setup().await?, 1_000, 500_000).await?;
+        large::uploads(&setup().await?, 500, 1_000_000).await?;
+        large::unfinished(&setup().await?, 400, 126 << 10).await?;
     }
     if wants("receive") {
         receive::run(&Setup::new(&[DECLARATION]).await?).await?;

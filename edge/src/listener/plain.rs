@@ -1,0 +1,238 @@
+//! What hyper refuses by itself (a header that is too large, or that can't be read) is answered in the form of every other answer.
+//!
+//! hyper writes such an answer without a body, and nothing lets one change that. So this stands between hyper and the connection: bytes that hyper
+//! writes while no answer of ours is due are its own refusal, and ours is written in their place. After it the connection ends, and what
+//! the caller still sends is read for a while: a connection that is closed with unread input resets, and the caller might not see the answer.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use hyper::{
+    StatusCode,
+    body::{Body as HttpBody, Frame, SizeHint},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+use crate::{
+    http::answer::{self, Code},
+    metrics::{Metrics, label},
+};
+
+/// How long a caller that was refused is listened to.
+const LINGER: Duration = Duration::from_secs(2);
+/// And how much of it is read.
+const LINGER_BYTES: usize = 256 << 10;
+
+/// No answer of ours is due: what is written is hyper's refusal.
+const IDLE: u8 = 0;
+/// A request is with us, or its answer on its way to hyper.
+const OURS: u8 = 1;
+/// hyper has all of our answer and has not sent it yet.
+const ENDING: u8 = 2;
+/// The connection is no longer HTTP's.
+const UPGRADED: u8 = 3;
+
+/// Where a connection's exchange stands; told by its service.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Exchange(Arc<AtomicU8>);
+
+impl Exchange {
+    fn set(&self, phase: u8) {
+        self.0.store(phase, Ordering::Relaxed);
+    }
+
+    fn is(&self, phase: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == phase
+    }
+
+    /// A request came.
+    pub(super) fn begin(&self) {
+        self.set(OURS);
+    }
+
+    /// Its answer.
+    pub(super) fn answer(&self, response: Response) -> Response<Answer> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.set(UPGRADED);
+        }
+        response.map(|body| Answer { body, exchange: self.clone() })
+    }
+}
+
+/// An answer's body; tells when hyper is through with it.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Body,
+    exchange: Exchange,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.exchange.is(OURS) {
+            self.exchange.set(ENDING);
+        }
+    }
+}
+
+/// A connection below hyper.
+#[derive(Debug)]
+pub(super) struct Plain<IO> {
+    io: IO,
+    exchange: Exchange,
+    metrics: Arc<Metrics>,
+    // Boxed: nearly all connections have none.
+    refusal: Option<Box<Refusal>>,
+}
+
+/// Our answer in the place of hyper's.
+#[derive(Debug)]
+struct Refusal {
+    unwritten: Bytes,
+    linger: Option<Pin<Box<Sleep>>>,
+    read: usize,
+}
+
+impl<IO> Plain<IO> {
+    pub(super) fn new(io: IO, exchange: Exchange, metrics: Arc<Metrics>) -> Self {
+        Self { io, exchange, metrics, refusal: None }
+    }
+
+    /// Whether what hyper writes is not to be sent; the first bytes of it are the status line.
+    fn refuses(&mut self, written: &[u8]) -> bool {
+        if self.refusal.is_none() && self.exchange.is(IDLE) {
+            let code = match written.get(9..12) {
+                Some(b"431") => Code::HeaderTooLarge,
+                _ => Code::BadRequest,
+            };
+            self.metrics.refused.get_or_create(&label(code.label())).inc();
+            self.refusal = Some(Box::new(Refusal { unwritten: refusal(code), linger: None, read: 0 }));
+        }
+        self.refusal.is_some()
+    }
+}
+
+fn refusal(code: Code) -> Bytes {
+    let refusal = match code {
+        Code::HeaderTooLarge => answer::Refusal::header_too_large(),
+        code => answer::Refusal::new(code, "this is no request of HTTP/1.1 that can be read"),
+    };
+    let body = answer::Body::<()> { result: code.number(), description: &refusal.description, data: None };
+    let body = serde_json::to_string(&body).unwrap_or_default();
+    let status = code.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        status.as_u16(),
+        body.len(),
+    )
+    .into()
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Plain<IO> {
+    /// Writes what stands in the place of hyper's answer.
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(refusal) = &mut self.refusal {
+            while !refusal.unwritten.is_empty() {
+                let written = ready!(Pin::new(&mut self.io).poll_write(cx, &refusal.unwritten))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                drop(refusal.unwritten.split_to(written));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads until the caller has ended its own direction, or its time is over.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(refusal) = &mut self.refusal else { return Poll::Ready(()) };
+        let linger = refusal.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        loop {
+            if refusal.read >= LINGER_BYTES || linger.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut space = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut space);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => refusal.read += buffer.filled().len(),
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Plain<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plain<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.refuses(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_refusal(cx))?;
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        if self.exchange.is(ENDING) {
+            self.exchange.set(IDLE);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_refusal(cx))?;
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        ready!(self.poll_linger(cx));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.refuses(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| buf)) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

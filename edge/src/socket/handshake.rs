@@ -1,0 +1,148 @@
+//! The opening handshake of a WebSocket (RFC 6455, section 4.2), judged as RFC 9110 reads header fields: a list may stand in one line or in
+//! several, in any order and in any case.
+
+use std::future::Future;
+
+use axum::{
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
+        header::{
+            CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+        },
+        request::Parts,
+    },
+    response::{IntoResponse, Response},
+};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::task::TaskTracker;
+
+use crate::http::answer::{Code, Refusal};
+
+/// The version that is spoken.
+const VERSION: &str = "13";
+
+/// A request for a WebSocket that can be had.
+#[derive(Debug)]
+pub struct Handshake {
+    accept: HeaderValue,
+    upgrade: OnUpgrade,
+    protocol: Option<&'static str>,
+}
+
+impl Handshake {
+    /// Judges a request. `protocol` is the subprotocol that is chosen where it is offered.
+    ///
+    /// # Errors
+    /// The answer where no WebSocket is asked for, or one that can't be had.
+    pub fn of(request: &mut Parts, protocol: &'static str) -> Result<Self, Refusal> {
+        let headers = &request.headers;
+        if request.method != Method::GET
+            || request.version != Version::HTTP_11
+            || !lists(headers, CONNECTION, "upgrade")
+            || !lists(headers, UPGRADE, "websocket")
+        {
+            let description = "connect here with a WebSocket client: a GET by HTTP/1.1 with Connection: Upgrade and Upgrade: websocket";
+            return Err(Refusal::new(Code::UpgradeRequired, description));
+        }
+        if headers.get_all(SEC_WEBSOCKET_VERSION).iter().all(|version| version != VERSION) {
+            let description = "this edge speaks version 13 of the WebSocket protocol; say so in Sec-WebSocket-Version";
+            return Err(Refusal::new(Code::UpgradeRequired, description));
+        }
+        let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| !key.is_empty());
+        let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok());
+        let Some(accept) = accept else {
+            return Err(Refusal::new(Code::BadRequest, "Sec-WebSocket-Key is missing"));
+        };
+        let protocol = lists(headers, SEC_WEBSOCKET_PROTOCOL, protocol).then_some(protocol);
+        let Some(upgrade) = request.extensions.remove::<OnUpgrade>() else {
+            return Err(Refusal::new(Code::UpgradeRequired, "this connection can't become a WebSocket"));
+        };
+        Ok(Self { accept, upgrade, protocol })
+    }
+
+    /// The subprotocol that is spoken, where it was offered.
+    pub fn protocol(&self) -> Option<&'static str> {
+        self.protocol
+    }
+
+    /// The answer; once it is sent, `run` has the connection, as a task of `tasks`.
+    pub fn complete<F>(self, tasks: &TaskTracker, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let Self { accept, upgrade, protocol } = self;
+        tasks.spawn(async move {
+            match upgrade.await {
+                Ok(upgraded) => run(upgraded).await,
+                Err(error) => tracing::debug!(%error, "the connection ended within its upgrade"),
+            }
+        });
+        let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        if let Some(protocol) = protocol {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
+        response
+    }
+}
+
+/// Whether a header that is a list (RFC 9110, section 5.6.1) has this member.
+fn lists(headers: &HeaderMap, name: HeaderName, member: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .any(|listed| listed.trim_matches([' ', '\t']).eq_ignore_ascii_case(member))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn judge(headers: &[(&str, &str)]) -> Result<Handshake, Refusal> {
+        let mut request = Request::new(());
+        for (name, value) in headers {
+            request.headers_mut().append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        Handshake::of(&mut request.into_parts().0, "wirepost.v1")
+    }
+
+    const VERSION_AND_KEY: [(&str, &str); 2] =
+        [("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
+
+    /// Everything but the connection itself, which a test has not.
+    fn is_handshake(headers: &[(&str, &str)]) -> bool {
+        let refusal = judge(&[headers, &VERSION_AND_KEY].concat()).unwrap_err();
+        refusal.description.contains("this connection can't become")
+    }
+
+    #[rstest]
+    #[case::as_usual(&[("connection", "Upgrade"), ("upgrade", "websocket")], true)]
+    #[case::lists(&[("connection", "keep-alive, upgrade"), ("upgrade", "foo/2,\tWebSocket")], true)]
+    #[case::lines(&[("connection", "keep-alive"), ("connection", "upgrade"), ("upgrade", "h2c"), ("upgrade", "websocket")], true)]
+    #[case::empty_members(&[("connection", ",, upgrade ,"), ("upgrade", ", websocket")], true)]
+    #[case::a_part_of_a_word(&[("connection", "upgrades"), ("upgrade", "websocket")], false)]
+    #[case::another_version_of_the_name(&[("connection", "upgrade"), ("upgrade", "websocket2")], false)]
+    #[case::no_connection(&[("upgrade", "websocket")], false)]
+    fn header_fields_are_lists(#[case] headers: &[(&str, &str)], #[case] good: bool) {
+        assert_eq!(is_handshake(headers), good);
+    }
+
+    #[test]
+    fn a_key_and_the_version_are_needed() {
+        let begin = [("connection", "upgrade"), ("upgrade", "websocket")];
+        let refused = |more: &[(&str, &str)]| judge(&[&begin[..], more].concat()).unwrap_err().code;
+        assert_eq!(refused(&[("sec-websocket-version", "8"), VERSION_AND_KEY[1]]), Code::UpgradeRequired);
+        assert_eq!(refused(&[VERSION_AND_KEY[1]]), Code::UpgradeRequired);
+        assert_eq!(refused(&[VERSION_AND_KEY[0]]), Code::BadRequest);
+        assert_eq!(refused(&[VERSION_AND_KEY[0], ("sec-websocket-key", "")]), Code::BadRequest);
+    }
+}

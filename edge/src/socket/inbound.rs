@@ -1,0 +1,223 @@
+//! Bytes of clients' messages that have begun and not ended, of all sockets together.
+//!
+//! *Flow*: a small message passes. A larger one is admitted before its payload is read, for all that it may take; until then its socket is not
+//! read, and TCP holds its sender. Admitted once for all, two messages never hold a part each and wait for the other's. *Fairness*: a business
+//! has at most half of the budget, and who comes first is first. *At the limit*: while somebody waits, messages that have been under way for
+//! longer than [`GRACE`] make room, the oldest first: 1013, and their clients send again. Who waits longer than [`LONGEST_WAIT`] gets 1013 too.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep},
+};
+use wirepost_core::frames::CloseCode;
+
+use super::conn::Conn;
+
+/// How long a message waits to be admitted at most.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long a message has at least, whoever waits.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long one waits before others have to make room, and again.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What is counted with.
+const UNIT: usize = 1 << 10;
+
+/// The budget of a process.
+#[derive(Debug)]
+pub struct Inbound {
+    room: Arc<Semaphore>,
+    units: usize,
+    gauge: Gauge,
+    shares: Mutex<HashMap<Arc<str>, Weak<Share>>>,
+}
+
+/// One business's part of it.
+#[derive(Debug)]
+pub struct Share {
+    inbound: Arc<Inbound>,
+    room: Arc<Semaphore>,
+    units: usize,
+    /// Messages under way by their connection's number: since when.
+    admitted: Mutex<BTreeMap<u64, (Instant, Arc<Conn>)>>,
+}
+
+/// Room for one message, given back when dropped.
+#[derive(Debug)]
+pub struct Admission {
+    share: Arc<Share>,
+    conn: Arc<Conn>,
+    bytes: usize,
+    _of_business: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Inbound {
+    /// A budget of `max` bytes; `gauge` shows what is taken.
+    pub fn new(max: usize, gauge: Gauge) -> Arc<Self> {
+        let units = (max / UNIT).clamp(2, Semaphore::MAX_PERMITS >> 1);
+        Arc::new(Self { room: Arc::new(Semaphore::new(units)), units, gauge, shares: Mutex::default() })
+    }
+
+    /// The part of a business; one for all its connections.
+    pub fn share(self: &Arc<Self>, business: &Arc<str>) -> Arc<Share> {
+        let mut shares = lock(&self.shares);
+        if let Some(share) = shares.get(business).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let units = self.units / 2;
+        let share = Arc::new(Share {
+            inbound: Arc::clone(self),
+            room: Arc::new(Semaphore::new(units)),
+            units,
+            admitted: Mutex::default(),
+        });
+        shares.insert(Arc::clone(business), Arc::downgrade(&share));
+        share
+    }
+
+    /// The business that holds most gives way.
+    fn make_room(&self) {
+        let shares: Vec<_> = lock(&self.shares).values().filter_map(Weak::upgrade).collect();
+        if let Some(share) = shares.iter().max_by_key(|share| share.units - share.room.available_permits()) {
+            share.make_room();
+        }
+    }
+}
+
+impl Share {
+    /// Waits for room for a message of `conn` that may take `bytes`. One that is larger than all the room takes all of it. Cancel safe.
+    pub async fn admit(self: Arc<Self>, conn: Arc<Conn>, bytes: usize) -> Admission {
+        let units = bytes.div_ceil(UNIT).clamp(1, self.units) as u32;
+        let of_business = acquire(&self.room, units, || self.make_room()).await;
+        let of_all = acquire(&self.inbound.room, units, || self.inbound.make_room()).await;
+        lock(&self.admitted).insert(conn.number, (Instant::now(), Arc::clone(&conn)));
+        self.inbound.gauge.inc_by(bytes as i64);
+        Admission { share: self, conn, bytes, _of_business: of_business, _of_all: of_all }
+    }
+
+    /// The oldest message under way gives way, if it had its time.
+    fn make_room(&self) {
+        let mut admitted = lock(&self.admitted);
+        let oldest = admitted.iter().min_by_key(|(_, (since, _))| *since).map(|(number, (since, _))| (*number, *since));
+        let Some((number, _)) = oldest.filter(|(_, since)| since.elapsed() >= GRACE) else { return };
+        if let Some((_, conn)) = admitted.remove(&number) {
+            drop(admitted);
+            conn.outbound.close(CloseCode::Overloaded);
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        lock(&self.share.admitted).remove(&self.conn.number);
+        self.share.inbound.gauge.dec_by(self.bytes as i64);
+    }
+}
+
+/// Takes permits in turn; `make_room` is called again and again while it waits.
+async fn acquire(room: &Arc<Semaphore>, units: u32, make_room: impl Fn()) -> OwnedSemaphorePermit {
+    let mut permit = std::pin::pin!(Arc::clone(room).acquire_many_owned(units));
+    loop {
+        tokio::select! {
+            permit = &mut permit => {
+                #[expect(clippy::expect_used)]
+                return permit.expect("this semaphore is never closed");
+            }
+            () = sleep(PATIENCE) => make_room(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::socket::conn::Identity;
+
+    fn conn(number: u64) -> Arc<Conn> {
+        let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
+        Arc::new(Conn::new(number, &identity, true, crate::socket::outbound::tests::outbound()))
+    }
+
+    fn inbound() -> (Arc<Inbound>, Arc<Share>, Arc<Share>) {
+        let inbound = Inbound::new(16 << 10, Gauge::default());
+        let (shop, other) = (inbound.share(&"shop".into()), inbound.share(&"other".into()));
+        (inbound, shop, other)
+    }
+
+    fn admit(share: &Arc<Share>, number: u64, bytes: usize) -> (Arc<Conn>, impl Future<Output = Admission> + use<>) {
+        let conn = conn(number);
+        (Arc::clone(&conn), Box::pin(Arc::clone(share).admit(conn, bytes)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_business_has_half_and_leaves_the_rest_to_others() {
+        let (inbound, shop, other) = inbound();
+        let first = admit(&shop, 1, 8 << 10).1.await;
+        let (_, second) = admit(&shop, 2, 1 << 10);
+        let mut second = second;
+        assert!((&mut second).now_or_never().is_none());
+        let neighbour = admit(&other, 3, 8 << 10).1.await;
+        assert_eq!(inbound.gauge.get(), 16 << 10);
+        drop(first);
+        drop(second.await);
+        drop(neighbour);
+        assert_eq!(inbound.gauge.get(), 0);
+        assert_eq!(inbound.room.available_permits(), 16);
+        assert!(lock(&shop.admitted).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_somebody_waits_the_oldest_that_had_its_time_makes_room() {
+        let (_inbound, shop, _) = inbound();
+        let (old, admission) = admit(&shop, 1, 4 << 10);
+        let old_admission = admission.await;
+        sleep(GRACE / 2).await;
+        let (young, admission) = admit(&shop, 2, 4 << 10);
+        let _young_admission = admission.await;
+        let (_, third) = admit(&shop, 3, 4 << 10);
+        let third = tokio::spawn(third);
+        sleep(GRACE / 2 - PATIENCE).await;
+        assert_eq!(old.outbound.closing(), None, "it has its time");
+        sleep(PATIENCE * 2).await;
+        assert_eq!(old.outbound.closing(), Some(CloseCode::Overloaded));
+        assert_eq!(young.outbound.closing(), None);
+        drop(old_admission);
+        drop(third.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_all_of_it_lets_the_business_make_room_that_holds_most() {
+        let inbound = Inbound::new(16 << 10, Gauge::default());
+        let shares: Vec<_> = ["a", "b", "c"].iter().map(|&name| inbound.share(&name.into())).collect();
+        let (most, admission) = admit(&shares[0], 1, 8 << 10);
+        let _most = admission.await;
+        let (less, admission) = admit(&shares[1], 2, 7 << 10);
+        let _less = admission.await;
+        sleep(GRACE).await;
+        let (_, waits) = admit(&shares[2], 3, 2 << 10);
+        let waits = tokio::spawn(waits);
+        sleep(PATIENCE * 2).await;
+        assert_eq!((most.outbound.closing(), less.outbound.closing()), (Some(CloseCode::Overloaded), None));
+        waits.abort();
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_all_the_room_passes_alone() {
+        let (_inbound, shop, _) = inbound();
+        drop(admit(&shop, 1, 1 << 20).1.await);
+    }
+}

@@ -1,0 +1,114 @@
+//! A message that has begun and not ended: whether it may be read, and until when.
+//!
+//! Bytes that arrive are a sign of life, so a slow line is not a dead one. An unfinished message ends with 4008 where nothing of it came for
+//! the read timeout, or where in all it is slower than [`SLOWEST`]; so it has a deadline, which its own size sets.
+
+use std::{
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
+use wirepost_core::frames::CloseCode;
+
+use super::inbound::{Admission, LONGEST_WAIT};
+
+/// Bytes a second that a message must have on average, after one read timeout.
+const SLOWEST: u64 = 1 << 10;
+
+/// See the module.
+pub struct Upload {
+    begun: Instant,
+    /// When it last grew.
+    grown: Instant,
+    bytes: usize,
+    room: Room,
+}
+
+enum Room {
+    NotNeeded,
+    Awaited(BoxFuture<'static, Admission>),
+    #[expect(dead_code, reason = "held until the message is done")]
+    Given(Admission),
+}
+
+impl Default for Upload {
+    /// It begins now.
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { begun: now, grown: now, bytes: 0, room: Room::NotNeeded }
+    }
+}
+
+impl Upload {
+    /// So much of it is here.
+    pub fn note(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.bytes = bytes;
+            self.grown = Instant::now();
+        }
+    }
+
+    /// It is large, and not to be read before this is ready.
+    pub fn await_room(&mut self, admission: impl Future<Output = Admission> + Send + 'static) {
+        self.begun = Instant::now();
+        self.room = Room::Awaited(admission.boxed());
+    }
+
+    /// Whether it waits for room.
+    pub fn awaits_room(&self) -> bool {
+        matches!(self.room, Room::Awaited(_))
+    }
+
+    /// Ready when it has room; its time begins then.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Room::Awaited(admission) = &mut self.room {
+            self.room = Room::Given(ready!(admission.as_mut().poll(cx)));
+            self.begun = Instant::now();
+            self.grown = self.begun;
+        }
+        Poll::Ready(())
+    }
+
+    /// When it is given up, and how the connection then ends.
+    pub fn due(&self, read_timeout: Duration) -> (Instant, CloseCode) {
+        if self.awaits_room() {
+            return (self.begun + LONGEST_WAIT, CloseCode::Overloaded);
+        }
+        let in_all = read_timeout + Duration::from_secs(self.bytes as u64 / SLOWEST);
+        ((self.grown + read_timeout).min(self.begun + in_all), CloseCode::TooSlow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_message_has_time_and_a_trickle_has_not() {
+        let begun = Instant::now();
+        let (mut slow, mut trickle) = (Upload::default(), Upload::default());
+        for second in 1..=600 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            slow.note(second * 1500);
+            trickle.note(second * 100);
+            assert!(slow.due(TIMEOUT).0 > Instant::now(), "given up after {second} s");
+        }
+        let (due, code) = trickle.due(TIMEOUT);
+        assert!(due - begun < Duration::from_secs(90), "{:?}", due - begun);
+        assert_eq!(code, CloseCode::TooSlow);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_grow_is_given_up_however_much_is_here() {
+        let mut upload = Upload::default();
+        upload.note(1 << 20);
+        let since = Instant::now();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        upload.note(1 << 20);
+        assert_eq!(upload.due(TIMEOUT).0, since + TIMEOUT);
+    }
+}

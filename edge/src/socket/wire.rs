@@ -1,0 +1,214 @@
+//! The WebSocket protocol on one upgraded connection (RFC 6455, without extensions), as a server speaks it.
+//!
+//! tungstenite defines the wire's words (headers, op codes, close codes); how bytes are held is ours. *Reading*: an idle connection holds no
+//! buffer, since bytes are read onto the stack and only what is unfinished is kept. *Writing*: a frame is written from where its payload lies,
+//! which for a push is one place for all its receivers. Nothing is copied for a socket, however little its peer takes.
+
+mod assembler;
+mod outgoing;
+
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::timeout,
+};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
+use wirepost_core::frames::CloseCode;
+
+use assembler::Assembler;
+pub use assembler::{Event, Fault, UNCHARGED};
+pub use outgoing::{Frame, Outgoing};
+
+/// How long a peer may take to answer a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most that one read takes. It lies on the stack: an idle connection holds none of it.
+const READ: usize = 16 << 10;
+
+/// What reading brought.
+#[derive(Debug)]
+pub enum Read {
+    /// Something complete.
+    Event(Event),
+    /// So many bytes of something that is not complete yet.
+    Progress(usize),
+    /// The peer broke a rule.
+    Fault(Fault),
+    /// The connection is no more.
+    Gone,
+}
+
+/// An upgraded connection.
+#[derive(Debug)]
+pub struct Wire {
+    io: TokioIo<Upgraded>,
+    assembler: Assembler,
+    /// Read and not looked at yet: several messages came at once. Empty, it holds no memory.
+    rest: BytesMut,
+    outgoing: Outgoing,
+    /// Written, and perhaps still held back by TLS.
+    unflushed: bool,
+}
+
+impl Wire {
+    /// Takes messages of up to `limit` bytes.
+    pub fn new(io: Upgraded, limit: usize) -> Self {
+        Self {
+            io: TokioIo::new(io),
+            assembler: Assembler::new(limit),
+            rest: BytesMut::new(),
+            outgoing: Outgoing::default(),
+            unflushed: false,
+        }
+    }
+
+    /// What is to be written.
+    pub fn outgoing(&mut self) -> &mut Outgoing {
+        &mut self.outgoing
+    }
+
+    /// Whether a message or frame has begun and not ended.
+    pub fn is_unfinished(&self) -> bool {
+        self.assembler.is_unfinished()
+    }
+
+    /// Bytes that are here of the message that has begun.
+    pub fn gathered(&self) -> usize {
+        self.assembler.gathered()
+    }
+
+    /// Goes on with the message that [`Event::Large`] announced.
+    pub fn admit(&mut self) {
+        self.assembler.admit();
+    }
+
+    /// The next thing that the peer sent. Pings are answered by what follows in [`Self::outgoing`].
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+        if !self.rest.is_empty() {
+            let mut input = &self.rest[..];
+            let found = self.assembler.feed(&mut input);
+            let used = self.rest.len() - input.len();
+            self.rest.advance(used);
+            if self.rest.is_empty() {
+                self.rest = BytesMut::new();
+            }
+            if let Some(read) = self.found(found) {
+                return Poll::Ready(read);
+            }
+        }
+        let mut stack = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut stack);
+        match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
+            Ok(()) if !buffer.filled().is_empty() => {}
+            Ok(()) | Err(_) => return Poll::Ready(Read::Gone),
+        }
+        let bytes = buffer.filled().len();
+        let mut input = buffer.filled();
+        let found = self.assembler.feed(&mut input);
+        self.rest.extend_from_slice(input);
+        Poll::Ready(self.found(found).unwrap_or(Read::Progress(bytes)))
+    }
+
+    fn found(&mut self, found: Result<Option<Event>, Fault>) -> Option<Read> {
+        match found {
+            Ok(Some(Event::Ping(payload))) => {
+                // Of several pings the newest is answered (RFC 6455, section 5.5.3): a peer that reads nothing piles up none.
+                self.outgoing.set_pong(payload.clone());
+                Some(Read::Event(Event::Ping(payload)))
+            }
+            Ok(event) => event.map(Read::Event),
+            Err(fault) => Some(Read::Fault(fault)),
+        }
+    }
+
+    /// Writes what [`Self::outgoing`] holds.
+    ///
+    /// # Errors
+    /// The connection is no more.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let io = Pin::new(&mut self.io);
+            let written = ready!(self.outgoing.with_slices(|slices| io.poll_write_vectored(cx, slices)))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outgoing.advance(written);
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says goodbye: what has begun is written to its end, all else that waits is dropped. Then waits a little for the peer's answer, since a
+    /// socket that is closed with unread input resets, and the peer would see 1006 instead of the code.
+    pub async fn close(mut self, code: CloseCode) {
+        let mut payload = BytesMut::from(&code.code().to_be_bytes()[..]);
+        payload.extend_from_slice(code.reason().as_bytes());
+        self.outgoing.end_with(Frame::new(OpCode::Control(Control::Close), payload.freeze()));
+        self.assembler.discard();
+        // A peer that takes nothing loses its socket without a code.
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            if poll_fn(|cx| self.poll_goodbye(cx)).await {
+                self.linger().await;
+            }
+        })
+        .await;
+    }
+
+    /// Ready when our close frame is written and the peer has answered, or can't any more because it broke a rule: true. False: it is gone.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let written = match self.poll_write(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => return Poll::Ready(false),
+            Poll::Pending => false,
+        };
+        while !self.assembler.has_ended() {
+            if let Read::Gone = ready!(self.poll_read(cx)) {
+                return Poll::Ready(false);
+            }
+        }
+        if written { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    /// Answers the peer's close frame with `reply`.
+    pub async fn finish(mut self, reply: Bytes) {
+        self.outgoing.end_with(Frame::new(OpCode::Control(Control::Close), reply));
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            if poll_fn(|cx| self.poll_write(cx)).await.is_ok() {
+                let _ = poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Ends our direction and reads until the peer has ended its own.
+    async fn linger(&mut self) {
+        if poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await.is_err() {
+            return;
+        }
+        poll_fn(|cx| {
+            loop {
+                let mut stack = [MaybeUninit::uninit(); READ];
+                let mut buffer = ReadBuf::uninit(&mut stack);
+                match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
+                    Ok(()) if !buffer.filled().is_empty() => {}
+                    Ok(()) | Err(_) => return Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+    }
+}

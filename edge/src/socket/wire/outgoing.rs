@@ -1,0 +1,196 @@
+//! Frames on their way into one socket. A frame's header is made for it; its payload stays where it lies.
+
+use std::{collections::VecDeque, io::IoSlice};
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{Control, OpCode},
+};
+
+use crate::socket::outbound::Item;
+
+/// Longest header of a frame from a server: two bytes and a length of eight.
+const HEADER: usize = 10;
+/// Frames of one write at most, each with its header and its payload.
+const FRAMES: usize = 32;
+/// Frames are taken up to so many bytes, or one that is larger: what is taken is bound to be written.
+const BYTES: usize = 16 << 10;
+
+/// One frame.
+#[derive(Debug)]
+pub struct Frame {
+    header: [u8; HEADER],
+    header_len: u8,
+    payload: Item,
+}
+
+impl Frame {
+    /// A frame of any kind.
+    pub fn new(code: OpCode, payload: Bytes) -> Self {
+        Item::Frame(code, payload).into()
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.header_len) + self.payload.payload().len()
+    }
+}
+
+impl From<Item> for Frame {
+    fn from(payload: Item) -> Self {
+        let mut header = [0; HEADER];
+        let mut left = &mut header[..];
+        let head = FrameHeader { opcode: payload.code(), ..FrameHeader::default() };
+        #[expect(clippy::expect_used)]
+        head.format(payload.payload().len() as u64, &mut left).expect("an unmasked header has at most ten bytes");
+        let header_len = (HEADER - left.len()) as u8;
+        Self { header, header_len, payload }
+    }
+}
+
+/// Frames that are being written.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    // Allocates nothing until its first frame.
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    /// Bytes of the first frame that are written.
+    written: usize,
+    pong: Option<Bytes>,
+}
+
+impl Outgoing {
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.pong.is_none()
+    }
+
+    /// Bytes that are not written yet, and the begin of the first frame.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether another frame may be taken.
+    pub fn has_room(&self) -> bool {
+        self.frames.len() < FRAMES && self.bytes < BYTES
+    }
+
+    /// Adds a frame.
+    pub fn push(&mut self, frame: impl Into<Frame>) {
+        let frame = frame.into();
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    /// The answer to the newest ping; an older one that is not written yet is not.
+    pub fn set_pong(&mut self, payload: Bytes) {
+        self.pong = Some(payload);
+    }
+
+    /// Drops what has not begun, and ends with this frame.
+    pub fn end_with(&mut self, last: Frame) {
+        self.frames.truncate(usize::from(self.written > 0));
+        self.pong = None;
+        self.push(last);
+    }
+
+    /// What one write may take.
+    pub fn with_slices<T>(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        // While there is no room a newer ping takes its place: who reads nothing piles up no answers.
+        if self.has_room()
+            && let Some(payload) = self.pong.take()
+        {
+            self.push(Item::Frame(OpCode::Control(Control::Pong), payload));
+        }
+        let mut slices = [IoSlice::new(&[]); FRAMES * 2];
+        let mut count = 0;
+        let mut skip = self.written;
+        for frame in self.frames.iter().take(FRAMES) {
+            for part in [&frame.header[..usize::from(frame.header_len)], frame.payload.payload()] {
+                let done = skip.min(part.len());
+                skip -= done;
+                if done < part.len() {
+                    slices[count] = IoSlice::new(&part[done..]);
+                    count += 1;
+                }
+            }
+        }
+        write(&slices[..count])
+    }
+
+    /// So many bytes were written.
+    pub fn advance(&mut self, bytes: usize) {
+        self.written += bytes;
+        while let Some(first) = self.frames.front().map(Frame::len)
+            && self.written >= first
+        {
+            self.written -= first;
+            self.bytes -= first;
+            self.frames.pop_front();
+        }
+        if self.frames.is_empty() && self.frames.capacity() > 4 {
+            // Give back what a burst took.
+            self.frames = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Item {
+        Item::Control(text.to_owned().into())
+    }
+
+    /// Takes at most `most` bytes of each write.
+    fn written(outgoing: &mut Outgoing, most: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !outgoing.is_empty() {
+            let mut taken: Vec<u8> =
+                outgoing.with_slices(|slices| slices.iter().flat_map(|slice| slice.iter().copied()).collect());
+            taken.truncate(most);
+            outgoing.advance(taken.len());
+            all.extend(taken);
+        }
+        all
+    }
+
+    #[test]
+    fn frames_come_out_whole_and_in_order_however_little_is_taken_at_once() {
+        let long = "x".repeat(70_000);
+        let mut frames = Vec::new();
+        for most in [1, 3, 1000, usize::MAX] {
+            let mut outgoing = Outgoing::default();
+            for payload in ["", "a", &"b".repeat(200), &long] {
+                outgoing.push(text(payload));
+            }
+            frames.push(written(&mut outgoing, most));
+            assert_eq!((outgoing.bytes, outgoing.written), (0, 0));
+        }
+        assert!(frames.iter().all(|each| *each == frames[0]));
+        assert!(frames[0].starts_with(b"\x81\0\x81\x01a\x81\x7e\0\xc8b"));
+        assert_eq!(frames[0].len(), 2 + 3 + 204 + 70_010);
+    }
+
+    #[test]
+    fn who_reads_nothing_and_pings_piles_up_little() {
+        let mut outgoing = Outgoing::default();
+        for n in 0..1000_u16 {
+            outgoing.set_pong(Bytes::copy_from_slice(&n.to_be_bytes()));
+            outgoing.with_slices(|_| ());
+        }
+        assert!(outgoing.frames.len() <= FRAMES);
+        assert!(written(&mut outgoing, usize::MAX).ends_with(&999_u16.to_be_bytes()), "the newest is answered");
+    }
+
+    #[test]
+    fn a_goodbye_lets_the_frame_end_that_has_begun() {
+        let mut outgoing = Outgoing::default();
+        outgoing.push(text("begun"));
+        outgoing.push(text("waits"));
+        outgoing.advance(3);
+        outgoing.end_with(Frame::new(OpCode::Control(Control::Close), Bytes::new()));
+        assert_eq!(written(&mut outgoing, usize::MAX), b"egun\x88\0");
+    }
+}
