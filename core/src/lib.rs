@@ -10,6 +10,7 @@ pub mod cursor;
 pub mod edge_config;
 pub mod envelope;
 pub mod frames;
+pub mod key_set;
 pub mod names;
 pub mod pattern;
 pub mod problem;
