@@ -12,6 +12,7 @@ pub mod envelope;
 pub mod frames;
 pub mod key_set;
 pub mod names;
+pub mod origin;
 pub mod pattern;
 pub mod problem;
 pub mod public_url;

@@ -19,6 +19,7 @@ use crate::{
     places::Places,
     push::{catch_up::CatchUp, hub::Context, log::LogBudget},
     readiness::{DRAINING, Readiness},
+    seldom::Seldom,
     settings::Settings,
     socket::{backlog::Backlog, inbound::Inbound},
     state::State,
@@ -73,6 +74,7 @@ impl App {
             metrics,
             drain: Drain::default(),
             readiness,
+            seldom: Seldom::default(),
             connections: TaskTracker::new(),
             settings,
         });

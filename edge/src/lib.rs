@@ -8,7 +8,7 @@
 //! - [`judge`]: checks of large content, off the threads that serve sockets
 //! - [`charge`]: what a client pays for input that brings nothing
 //! - [`broker`]: RabbitMQ, or a broker inside the process
-//! - [`drain`], [`readiness`], [`metrics`], [`events`]
+//! - [`drain`], [`readiness`], [`metrics`], [`events`], [`seldom`]
 
 pub mod admin;
 pub mod app;
@@ -30,6 +30,7 @@ pub mod push;
 pub mod push_check;
 pub mod readiness;
 pub mod reload;
+pub mod seldom;
 pub mod settings;
 pub mod socket;
 pub mod source;

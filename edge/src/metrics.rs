@@ -50,10 +50,12 @@ pub struct Metrics {
     pub backlog_closes: Counter,
     /// Bytes that messages of clients which have begun may take.
     pub inbound_bytes: Gauge,
-    /// Requests refused, by reason (`connection_limit`, `unauthorized`, `bad_request`, `draining`, …).
+    /// Requests refused, by reason (`connection_limit`, `unauthorized`, `bad_request`, `origin`, …).
     pub refused: Family<Label, Counter>,
     /// Token calls by outcome (`ok`, `refused`).
     pub tokens: Family<Label, Counter>,
+    /// Token calls whose JWT lacks the claim that should carry tags.
+    pub tokens_without_tags: Counter,
     /// Clients told of a gap, by reason.
     pub gaps: Family<Label, Counter>,
     /// Pieces of streams read for clients that catch up.
@@ -139,6 +141,7 @@ impl Default for Metrics {
             inbound_bytes: metric!("inbound_bytes", "Taken by messages of clients that have begun, in bytes"),
             refused: metric!("refused", "Requests refused, by reason"),
             tokens: metric!("tokens", "Token calls by outcome"),
+            tokens_without_tags: metric!("tokens_without_tags", "Sessions whose JWT lacks the claim declared for tags"),
             gaps: metric!("gaps", "Clients told that messages may be missing, by reason"),
             catch_up_reads: metric!("catch_up_reads", "Pieces of streams read for clients that catch up"),
             readers: metric!("readers", "Businesses that are to be read, since clients of theirs are here"),

@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, judge::Judge,
-    metrics::Metrics, places::Places, readiness::Readiness, settings::Settings, socket::inbound::Inbound,
+    metrics::Metrics, places::Places, readiness::Readiness, seldom::Seldom, settings::Settings, socket::inbound::Inbound,
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -33,6 +33,8 @@ pub struct State {
     pub judge: Judge,
     /// Room for clients' messages that have begun.
     pub inbound: Arc<Inbound>,
+    /// When to write a log line that strangers cause.
+    pub seldom: Seldom,
     /// Tasks of connections.
     pub connections: TaskTracker,
 }

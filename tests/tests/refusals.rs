@@ -144,6 +144,39 @@ async fn a_page_of_another_origin_is_refused_and_a_program_is_not() -> Result<()
 }
 
 #[tokio::test]
+async fn an_app_connects_by_its_own_origin_and_by_the_edges_and_a_refusal_leaves_a_trace() -> Result<()> {
+    let apps = BROWSERS.replace(
+        r#"["https://shop.example"]"#,
+        r#"["capacitor://localhost", "tauri://localhost", "app://-", "HTTPS://Shop.Example:443/"]"#,
+    );
+    let setup = Setup::new(&[&apps]).await?;
+    let edge = setup.edge("e1").flag("public-url", "wss://ws.example").start().await?;
+    for origin in [
+        "capacitor://localhost",
+        "tauri://localhost",
+        "app://-",
+        "https://shop.example",
+        // React Native on Android makes it of the address that it connects to.
+        "https://ws.example",
+        "https://ws.example:443",
+        &format!("http://{}", edge.public),
+    ] {
+        edge.client("alice", "app").origin(origin).connect().await.with_context(|| origin.to_owned())?;
+    }
+    let strangers =
+        ["ionic://localhost", "https://shop.example:8443", "http://ws.example", "https://ws.example.evil.example"];
+    for origin in strangers {
+        assert_eq!(close_code(edge.client("alice", "app").origin(origin)).await?, 3003, "{origin}");
+    }
+    assert_eq!(edge.count(r#"wirepost_edge_refused_total{kind="origin"}"#).await?, strangers.len() as u64);
+    // One line, which names the first of them and the business: a page can come back as often as it likes.
+    let log = edge.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("allowedOrigins lacks")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("ionic://localhost") && lines[0].contains("browsers"), "{lines:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_edge_that_dies_costs_no_token_call() -> Result<()> {
     const CLIENTS: usize = 200;
     let setup = Setup::new(&[PAYMENTS]).await?;

@@ -13,7 +13,8 @@ pub struct Auth {
     /// Tokens of clients. Absent: only the business's services, by API key, hand out sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
-    /// Origins of browser pages that may connect, such as https://shop.example, or `*`. Empty: no browser; programs without an Origin may.
+    /// Origins of pages and apps that may connect, such as https://shop.example or capacitor://localhost, `null` for those without one, or
+    /// `*` for all. The edge's own address always may, and so may programs that send no Origin. Empty: no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     #[x_kube(validation = rules::ORIGIN_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
@@ -54,11 +55,12 @@ pub struct KeySource {
     pub inline: Option<Value>,
 }
 
-/// Which claims carry what.
+/// Which claims carry what: names of claims, or paths into nested ones with dots (`realm_access.roles`). A claim of exactly that name wins
+/// over a path.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimNames {
-    /// The identity. Default: sub.
+    /// The identity, text or a whole number. Default: sub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     pub unique_id: Option<String>,
@@ -66,7 +68,7 @@ pub struct ClaimNames {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     pub client_type: Option<String>,
-    /// Tags, a list of strings or one string. Absent: none.
+    /// Tags, a list of texts or whole numbers, or one. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     pub tags: Option<String>,

@@ -222,9 +222,10 @@ rules! {
 
     // Who is let in.
     ORIGIN_SYNTAX {
-        rule: "self.all(o, o == '*' || o.matches('^https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\\\\x5b[0-9a-f:.]+\\\\x5d)(:[0-9]{1,5})?$'))",
+        // The second kind is apps': capacitor://localhost, chrome-extension://…, app://-, file://. No page has the schemes at the end.
+        rule: "self.all(o, o == '*' || o == 'null' || o.matches('^[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\\\\x5b[0-9A-Fa-f:.]+\\\\x5d)(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?/?$') || (o.matches('^[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._-]+(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?/?$') && !o.matches('^([Hh][Tt][Tt][Pp]|[Ww][Ss]|[Ff][Tt][Pp])[Ss]?:')))",
         problem: "an origin is not well formed",
-        remedy: "write scheme and host in lower case, such as https://shop.example or http://localhost:3000, without path or slash",
+        remedy: "write scheme, host and port as the browser sends them, such as https://shop.example, http://localhost:3000 or capacitor://localhost, without a path",
     }
     ONE_KEY_SOURCE {
         rule: "has(self.uri) != has(self.inline)",

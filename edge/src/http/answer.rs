@@ -234,7 +234,10 @@ impl Refusal {
 
     /// A browser's page that may not call.
     pub fn origin() -> Self {
-        Self::new(Code::Origin, "this page's origin is not among the business's allowedOrigins")
+        Self::new(
+            Code::Origin,
+            "this page's or app's origin is not among the business's allowedOrigins; the edge's log names it",
+        )
     }
 }
 
@@ -275,7 +278,12 @@ pub struct Body<'a, T> {
 
 /// An answer that all is well.
 pub fn ok<T: Serialize>(data: T) -> Response {
-    answer(StatusCode::OK, &Body { result: 0, description: "ok", data: Some(data) })
+    ok_but("ok", data)
+}
+
+/// [`ok()`], with something that whoever asked should know.
+pub fn ok_but<T: Serialize>(note: &str, data: T) -> Response {
+    answer(StatusCode::OK, &Body { result: 0, description: note, data: Some(data) })
 }
 
 /// Any answer. None is ever cached: most hold a token or speak of one moment.

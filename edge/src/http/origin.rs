@@ -10,15 +10,64 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use wirepost_core::origin::{self, Origin};
+
 use super::answer::Refusal;
-use crate::state::State;
+use crate::{business::Business, state::State};
 
 /// How long browsers may remember a preflight, in seconds.
 const MAX_AGE: u32 = 600;
+/// Characters of a foreign origin that are written to the log.
+const MAX_TOLD: usize = 200;
 
-/// Whether a request with this Origin header may pass. `allowed` holds exact origins, or `*` for all; empty = no page may.
-pub fn allowed(allowed: &[String], origin: Option<&HeaderValue>) -> bool {
-    origin.is_none_or(|origin| allowed.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes()))
+/// Whether a request to this edge may pass by its Origin header: it has none, it names an allowed origin, or the edge's own address. React
+/// Native on Android sends that one, and a page of the edge's own host needs nobody's leave.
+///
+/// A refusal is counted by whoever answers it, and told in the log, since neither a browser nor an app shows its developer which origin it
+/// sent.
+pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let public = state.settings.public_url.as_deref();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    // Every origin is ASCII; other bytes are nobody's.
+    let passes = origin.to_str().is_ok_and(|origin| {
+        let mut declared = business.config.auth.allowed_origins.iter();
+        declared.any(|one| origin::allows(one, origin)) || is_own(origin, public, host)
+    });
+    if !passes {
+        tell(state, business.name(), origin);
+    }
+    passes
+}
+
+fn tell(state: &State, business: &str, origin: &HeaderValue) {
+    if let Some(left_out) = state.seldom.now("origin", business) {
+        let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(MAX_TOLD).collect();
+        tracing::info!(business, origin, left_out, "an origin that allowedOrigins lacks is refused");
+    }
+}
+
+/// Whether a page's origin is the address that the edge is reached at: its public URL, or the Host that this very request came to. TLS may
+/// end before the edge, so the scheme of the latter is not known.
+fn is_own(origin: &str, public: Option<&str>, host: Option<&str>) -> bool {
+    let Some(origin) = Origin::parse(origin).filter(|origin| is_web(origin.scheme()) && origin.has_host()) else {
+        return false;
+    };
+    let public = public.and_then(|url| {
+        let (scheme, rest) = url.split_once("://")?;
+        Origin::of(scheme, rest.split(['/', '?', '#']).next()?)
+    });
+    public
+        .is_some_and(|public| origin.is_served_by(&public) && is_secure(origin.scheme()) == is_secure(public.scheme()))
+        || host.and_then(|host| Origin::of(origin.scheme(), host)).is_some_and(|own| origin.is(&own))
+}
+
+fn is_web(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
+fn is_secure(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("wss")
 }
 
 /// Answers preflights, refuses foreign pages, and lets allowed ones read the answer. For routes with `{business}` in their path.
@@ -31,7 +80,7 @@ pub async fn layer(Shared(state): Shared<Arc<State>>, params: RawPathParams, req
         Ok(business) => business,
         Err(refusal) => return vary(refusal.into_response()),
     };
-    if !allowed(&business.config.auth.allowed_origins, Some(&origin)) {
+    if !allowed(&state, &business, request.headers()) {
         return vary(Refusal::origin().into_response());
     }
     let preflight =
@@ -62,22 +111,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_passes_by_its_exact_origin() {
-        let shop = ["https://shop.example".to_owned()];
-        let any = ["*".to_owned()];
-        for (list, origin, expected) in [
-            (&shop[..], Some("https://shop.example"), true),
-            (&shop, Some("https://shop.example.evil.example"), false),
-            (&shop, Some("http://shop.example"), false),
-            (&shop, Some("https://shop.example:8443"), false),
-            (&shop, Some("null"), false),
-            (&shop, None, true),
-            (&any, Some("https://evil.example"), true),
-            (&[], Some("https://shop.example"), false),
-            (&[], None, true),
+    fn the_edges_own_address_passes_and_no_neighbours() {
+        let public = Some("wss://ws.example/base");
+        for (origin, public, host, expected) in [
+            ("https://ws.example", public, None, true),
+            ("https://ws.example:443", public, Some("10.0.0.7:8080"), true),
+            ("HTTPS://WS.example", public, None, true),
+            ("http://ws.example", public, None, false),
+            ("https://ws.example:8443", public, None, false),
+            ("https://evil.example", public, Some("ws.example"), false),
+            ("https://ws.example", None, Some("ws.example"), true),
+            ("https://ws.example", None, Some("WS.example:443"), true),
+            ("http://10.0.2.2:8080", None, Some("10.0.2.2:8080"), true),
+            ("http://ws.example", None, Some("ws.example:443"), false),
+            ("https://ws.example.evil.example", None, Some("ws.example"), false),
+            ("capacitor://ws.example", None, Some("ws.example"), false),
+            ("null", None, Some("null"), false),
+            ("https://", None, Some(""), false),
+            ("https://ws.example", None, None, false),
         ] {
-            let header = origin.map(HeaderValue::from_static);
-            assert_eq!(allowed(list, header.as_ref()), expected, "{origin:?} of {list:?}");
+            assert_eq!(is_own(origin, public, host), expected, "{origin} at {public:?}, Host {host:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{
     Extension,
     extract::{Path, Query, Request, State as Shared, rejection::QueryRejection},
-    http::{HeaderMap, header},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -65,7 +65,8 @@ pub async fn socket(
     let (ticket, hub, business) = match admit(&state, &token, &request.headers) {
         Ok(admitted) => admitted,
         Err((code, refusal)) => {
-            state.metrics.refused.get_or_create(&label("socket")).inc();
+            let kind = if refusal.code == Code::Origin { Code::Origin.label() } else { "socket" };
+            state.metrics.refused.get_or_create(&label(kind)).inc();
             if !control {
                 return refusal.into_response();
             }
@@ -112,7 +113,7 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
         let reason = format!("client type {:?} is not declared any more", ticket.client_type);
         return Err((CloseCode::SessionOver, Refusal::unauthorized(reason)));
     }
-    if !origin::allowed(&business.config.auth.allowed_origins, headers.get(header::ORIGIN)) {
+    if !origin::allowed(state, &business, headers) {
         return Err((CloseCode::Revoked, Refusal::origin()));
     }
     Ok((ticket, hub, business))

@@ -1,0 +1,68 @@
+//! Log lines that a stranger or an issuer can cause as often as they like: one a minute for each subject, and with it how many were left out.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Between two lines about the same.
+const PAUSE: Duration = Duration::from_mins(1);
+/// Subjects that are remembered: a few for each business. Beyond it the oldest pauses are forgotten, so that a line may come early.
+const SUBJECTS: usize = 4096;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<HashMap<(&'static str, String), Pause>>);
+
+#[derive(Debug)]
+struct Pause {
+    since: Instant,
+    left_out: u64,
+}
+
+impl Seldom {
+    /// Whether to write a line about this now; with it how many were left out since the last one.
+    pub fn now(&self, what: &'static str, business: &str) -> Option<u64> {
+        let now = Instant::now();
+        let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pauses.len() >= SUBJECTS {
+            pauses.retain(|_, pause| now - pause.since < PAUSE);
+            if pauses.len() >= SUBJECTS {
+                pauses.clear();
+            }
+        }
+        match pauses.get_mut(&(what, business.to_owned())) {
+            Some(pause) if now - pause.since < PAUSE => {
+                pause.left_out += 1;
+                None
+            }
+            Some(pause) => {
+                pause.since = now;
+                Some(std::mem::take(&mut pause.left_out))
+            }
+            None => {
+                pauses.insert((what, business.to_owned()), Pause { since: now, left_out: 0 });
+                Some(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_comes_once_a_minute_for_each_subject() {
+        let seldom = Seldom::default();
+        assert_eq!(seldom.now("origin", "pay"), Some(0));
+        assert_eq!((seldom.now("origin", "pay"), seldom.now("origin", "pay")), (None, None));
+        assert_eq!((seldom.now("origin", "chat"), seldom.now("tags", "pay")), (Some(0), Some(0)));
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(seldom.now("origin", "pay"), Some(2));
+        assert_eq!(seldom.now("origin", "pay"), None);
+    }
+}
