@@ -4,6 +4,7 @@
 //! same [`keys`] verifies without asking anybody.
 
 pub mod api_key;
+mod claims;
 pub mod jwks;
 pub mod jwt;
 pub mod key_set;

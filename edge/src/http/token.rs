@@ -37,7 +37,8 @@ pub(super) async fn token(
     let outcome = issue(&state, &business, query, &headers).await;
     state.metrics.tokens.get_or_create(&label(if outcome.is_ok() { "ok" } else { "refused" })).inc();
     match outcome {
-        Ok(url) => answer::ok(url),
+        Ok((url, None)) => answer::ok(url),
+        Ok((url, Some(note))) => answer::ok_but(&note, url),
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -47,15 +48,26 @@ async fn issue(
     business: &str,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: &HeaderMap,
-) -> Result<String, Refusal> {
+) -> Result<(String, Option<String>), Refusal> {
     let business = super::business(&state.catalog, business)?;
     let Query(query) =
         query.map_err(|_| Refusal::new(Code::BadRequest, "the query can't be read; percent-encode its values"))?;
     let base = public_url(&state.settings, headers)?;
     let asked = Asked::parse(query)?;
     let who = identify(&business, Credential::of(headers)?, asked).await?;
+    let lacks_tags = who.lacks_tags.clone();
     let ticket = make(&business, &state.settings, who, clock::now_ms())?;
-    Ok(format!("{base}/socket/{}", ticket::seal(&state.keys, &ticket)))
+    let note = lacks_tags.map(|claim| without_tags(state, business.name(), &claim));
+    Ok((format!("{base}/socket/{}", ticket::seal(&state.keys, &ticket)), note))
+}
+
+/// Not every token has groups to name, so this is no refusal. But a claim that is named wrong looks the same, and must not stay unseen.
+fn without_tags(state: &State, business: &str, claim: &str) -> String {
+    state.metrics.tokens_without_tags.inc();
+    if let Some(left_out) = state.seldom.now("tags", business) {
+        tracing::info!(business, claim, left_out, "a token lacks the claim declared for tags; its session has none");
+    }
+    format!("ok; the token has no claim {claim}, so the session has no tags")
 }
 
 /// Parameters of the call.
@@ -94,6 +106,8 @@ struct Who {
     unique_id: String,
     client_type: String,
     tags: Vec<String>,
+    /// See [`crate::identity::jwt::Identity`].
+    lacks_tags: Option<String>,
     /// Of the token that was shown, ms since the epoch.
     expires_at: Option<i64>,
 }
@@ -106,6 +120,7 @@ async fn identify(business: &Business, credential: Credential<'_>, asked: Asked)
             unique_id: unique_id.ok_or_else(|| missing("uniqueId"))?,
             client_type: client_type.ok_or_else(|| missing("clientType"))?,
             tags,
+            lacks_tags: None,
             expires_at: None,
         });
     }
@@ -131,12 +146,13 @@ async fn identify(business: &Business, credential: Credential<'_>, asked: Asked)
         unique_id: identity.unique_id,
         client_type: identity.client_type,
         tags: identity.tags,
+        lacks_tags: identity.lacks_tags,
         expires_at: Some(identity.expires_at),
     })
 }
 
 fn make(business: &Business, settings: &Settings, who: Who, now: i64) -> Result<Ticket, Refusal> {
-    let Who { unique_id, client_type, mut tags, expires_at } = who;
+    let Who { unique_id, client_type, mut tags, lacks_tags: _, expires_at } = who;
     let refuse = |reason: String| Refusal::new(Code::InvalidIdentity, reason);
     check_text("uniqueId", &unique_id).map_err(refuse)?;
     if unique_id == EVERYONE {

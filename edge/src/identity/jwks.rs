@@ -215,7 +215,9 @@ async fn fetch(uri: &str) -> Result<KeySet, FetchError> {
         }
         body.extend_from_slice(&part);
     }
-    let set: Value = serde_json::from_slice(&body).map_err(|_| FetchError::NotJson)?;
+    // Some serve a file with a byte order mark.
+    let json = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
+    let set: Value = serde_json::from_slice(json).map_err(|_| FetchError::NotJson)?;
     Ok(KeySet::parse(&set)?)
 }
 

@@ -4,11 +4,15 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, Validation};
+use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
-use wirepost_core::edge_config::{Claims, Jwks, JwtConfig};
+use wirepost_core::{
+    edge_config::{Claims, Jwks, JwtConfig},
+    key_set,
+};
 
 use super::{
+    claims,
     jwks::{FetchError, Source},
     key_set::{BadKeySet, KeySet, NoKey},
 };
@@ -45,6 +49,9 @@ pub struct Identity {
     pub client_type: String,
     /// Tags.
     pub tags: Vec<String>,
+    /// The claim that should carry tags, where the token has none of that name: mostly a claim that is named wrong, or that the issuer
+    /// leaves out.
+    pub lacks_tags: Option<String>,
     /// The token's end, ms since the epoch.
     pub expires_at: i64,
 }
@@ -170,10 +177,12 @@ impl JwtVerifier {
             }
         };
         let expires_at = self.check_claims(&claims, clock::now_ms())?;
+        let (tags, lacks_tags) = self.tags(&claims)?;
         Ok(Identity {
             unique_id: self.unique_id(&claims)?,
             client_type: self.client_type(&claims, client_type)?,
-            tags: self.tags(&claims)?,
+            tags,
+            lacks_tags,
             expires_at,
         })
     }
@@ -193,7 +202,10 @@ impl JwtVerifier {
         if !for_us {
             return Err(JwtError::Audience);
         }
-        text(claims, "sub")?;
+        // Where another claim carries the identity, some issuers have no `sub`.
+        if self.claims.unique_id == "sub" {
+            text(claims, "sub")?;
+        }
         let expires = seconds(claims, "exp")?.ok_or(JwtError::Missing("end (exp)"))?;
         if now >= expires {
             return Err(JwtError::Expired);
@@ -211,43 +223,36 @@ impl JwtVerifier {
 
     fn unique_id(&self, claims: &Map<String, Value>) -> Result<String, JwtError> {
         let name = &self.claims.unique_id;
-        match claims.get(name) {
-            Some(Value::String(id)) => Ok(id.clone()),
-            // Many systems number their users; a whole number has one decimal form.
-            Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
-            None | Some(Value::Null) => Err(JwtError::MissingClaim(name.clone())),
-            Some(_) => Err(wrong_type(name, "a string or a whole number")),
-        }
+        let claim = claims::find(claims, name).ok_or_else(|| JwtError::MissingClaim(name.clone()))?;
+        claims::text(claim).ok_or_else(|| wrong_type(name, "a string or a whole number"))
     }
 
     fn client_type(&self, claims: &Map<String, Value>, asked: Option<&str>) -> Result<String, JwtError> {
         let Some(name) = &self.claims.client_type else {
             return asked.map(str::to_owned).ok_or(JwtError::NoClientType);
         };
-        match claims.get(name) {
+        match claims::find(claims, name) {
             Some(Value::String(client_type)) if asked.is_none_or(|asked| asked == client_type) => {
                 Ok(client_type.clone())
             }
             Some(Value::String(_)) => Err(JwtError::ClientTypeMismatch),
-            None | Some(Value::Null) => Err(JwtError::MissingClaim(name.clone())),
+            None => Err(JwtError::MissingClaim(name.clone())),
             Some(_) => Err(wrong_type(name, "a string")),
         }
     }
 
-    fn tags(&self, claims: &Map<String, Value>) -> Result<Vec<String>, JwtError> {
-        const EXPECTED: &str = "a string or a list of strings";
+    /// The tags, and the claim's name where the token lacks it. A claim that is there and can't be tags is refused: a session without tags
+    /// would miss what its groups get, and nobody would know why.
+    fn tags(&self, claims: &Map<String, Value>) -> Result<(Vec<String>, Option<String>), JwtError> {
         let Some(name) = &self.claims.tags else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         };
-        match claims.get(name) {
-            None | Some(Value::Null) => Ok(Vec::new()),
-            Some(Value::String(tag)) => Ok(vec![tag.clone()]),
-            Some(Value::Array(tags)) => {
-                let tag = |tag: &Value| tag.as_str().map(str::to_owned).ok_or_else(|| wrong_type(name, EXPECTED));
-                tags.iter().map(tag).collect()
-            }
-            Some(_) => Err(wrong_type(name, EXPECTED)),
-        }
+        let Some(claim) = claims::find(claims, name) else {
+            return Ok((Vec::new(), Some(name.clone())));
+        };
+        let tags =
+            claims::texts(claim).ok_or_else(|| wrong_type(name, "a list of strings or whole numbers, or one"))?;
+        Ok((tags, None))
     }
 }
 
@@ -279,33 +284,28 @@ impl Header {
             Some("EdDSA") => Algorithm::EdDSA,
             _ => return Err(JwtError::Algorithm),
         };
-        let kid = match header.get("kid") {
-            None => None,
-            Some(Value::String(kid)) => Some(kid.clone()),
-            Some(_) => return Err(JwtError::Malformed("its kid is not a string")),
-        };
+        let kid = key_set::id(header.get("kid"))
+            .map_err(|_| JwtError::Malformed("its kid is neither text nor a whole number"))?;
         Ok(Self { algorithm, kid })
     }
 
     /// The claims, if a key of the set signed them.
     fn check_signature(&self, keys: &KeySet, token: &str) -> Result<Map<String, Value>, JwtError> {
-        let key = keys.find(self.kid.as_deref(), self.algorithm).map_err(|error| match error {
+        let candidates = keys.find(self.kid.as_deref(), self.algorithm).map_err(|error| match error {
             NoKey::Unknown => JwtError::UnknownKey,
             NoKey::Ignored(reason) => JwtError::UnusableKey(reason),
             NoKey::OtherAlgorithm(algorithm) => JwtError::KeyAlgorithm(algorithm),
             NoKey::Unnamed => JwtError::UnnamedKey,
         })?;
-        let mut only_signature = Validation::new(self.algorithm);
-        only_signature.required_spec_claims.clear();
-        only_signature.validate_exp = false;
-        only_signature.validate_aud = false;
-        match jsonwebtoken::decode(token, key, &only_signature) {
-            Ok(data) => Ok(data.claims),
-            Err(error) => Err(match error.kind() {
-                jsonwebtoken::errors::ErrorKind::Json(_) => JwtError::Malformed("its payload is not a JSON object"),
-                _ => JwtError::Signature,
-            }),
+        // Not by the library's `decode`: it also reads the header again, and more strictly than some issuers write it.
+        let (message, signature) = token.rsplit_once('.').ok_or(JwtError::Signature)?;
+        let signed = |key| jsonwebtoken::crypto::verify(signature, message.as_bytes(), key, self.algorithm);
+        if !candidates.into_iter().any(|key| signed(key).is_ok_and(|signed| signed)) {
+            return Err(JwtError::Signature);
         }
+        let payload = message.split_once('.').and_then(|(_, payload)| URL_SAFE_NO_PAD.decode(payload).ok());
+        let claims = payload.and_then(|payload| serde_json::from_slice(&payload).ok());
+        claims.ok_or(JwtError::Malformed("its payload is not a JSON object"))
     }
 }
 

@@ -1,16 +1,14 @@
-//! Public keys of an issuer (RFC 7517), made ready: each pinned to one algorithm, so that a token can't choose how it is checked.
+//! Public keys of an issuer, made ready: each pinned to one algorithm, so that a token can't choose how it is checked.
 
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde_json::{Map, Value};
-
-/// Most keys of a set that are looked at.
-const MAX_KEYS: usize = 64;
+use serde_json::Value;
+use wirepost_core::key_set::{self, BadSet, Material, PublicKey, Unusable};
 
 /// The usable keys of a set, and the ids of those left aside with the reason.
 #[derive(Debug, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
-    ignored: Vec<(String, &'static str)>,
+    ignored: Vec<Unusable>,
 }
 
 #[derive(Debug)]
@@ -23,12 +21,9 @@ struct Key {
 /// A key set that can't be used. One odd key in it is no reason (Keats/jsonwebtoken 252).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKeySet {
-    /// Not of the form.
-    #[error("key set is not of the form {{\"keys\": [{{\"kty\": …}}]}} (RFC 7517)")]
-    Form,
-    /// Too many keys.
-    #[error("key set has {0} keys, at most {MAX_KEYS} are taken")]
-    TooMany(usize),
+    /// Not a set.
+    #[error(transparent)]
+    Form(#[from] BadSet),
     /// Nothing in it can check a signature.
     #[error("key set has no key that can be used (RS256, ES256 or EdDSA, for signatures){0}")]
     Empty(String),
@@ -43,7 +38,7 @@ pub enum NoKey {
     Ignored(&'static str),
     /// The key is for another algorithm.
     OtherAlgorithm(Algorithm),
-    /// The token names no key and there are several.
+    /// The token names no key, and several have names.
     Unnamed,
 }
 
@@ -53,25 +48,15 @@ impl KeySet {
     /// # Errors
     /// See [`BadKeySet`].
     pub fn parse(set: &Value) -> Result<Self, BadKeySet> {
-        let keys = set.get("keys").and_then(Value::as_array).ok_or(BadKeySet::Form)?;
-        if keys.len() > MAX_KEYS {
-            return Err(BadKeySet::TooMany(keys.len()));
-        }
         let mut result = Self::default();
-        let mut reasons = Vec::new();
-        for key in keys {
-            let id = key.get("kid").and_then(Value::as_str).map(str::to_owned);
-            match key.as_object().ok_or("not an object").and_then(usable) {
-                Ok((algorithm, decoding)) => result.keys.push(Key { id, algorithm, decoding }),
-                Err(reason) => {
-                    reasons.push(reason);
-                    if let Some(id) = id {
-                        result.ignored.push((id, reason));
-                    }
-                }
+        for key in key_set::read(set)? {
+            match key {
+                Ok(key) => result.keys.push(Key::new(key)),
+                Err(unusable) => result.ignored.push(unusable),
             }
         }
         if result.keys.is_empty() {
+            let mut reasons: Vec<_> = result.ignored.iter().map(|unusable| unusable.reason).collect();
             reasons.dedup();
             let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
             return Err(BadKeySet::Empty(reasons));
@@ -79,58 +64,41 @@ impl KeySet {
         Ok(result)
     }
 
-    /// The key for a token's header.
+    /// The keys that may have signed a token with this header, never none: issuers give one id to several keys while they change them, and
+    /// some leave ids out.
     ///
     /// # Errors
     /// See [`NoKey`].
-    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<&DecodingKey, NoKey> {
-        let Some(kid) = kid else {
-            return match self.keys.as_slice() {
-                [key] if key.algorithm == algorithm => Ok(&key.decoding),
-                [key] => Err(NoKey::OtherAlgorithm(key.algorithm)),
-                _ => Err(NoKey::Unnamed),
-            };
+    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&DecodingKey>, NoKey> {
+        let with = |id: Option<&str>| self.keys.iter().filter(|key| key.id.as_deref() == id).collect::<Vec<_>>();
+        let ignored = self.ignored.iter().find(|unusable| kid.is_some() && unusable.id.as_deref() == kid);
+        let candidates = match (with(kid), ignored, self.keys.as_slice()) {
+            (named, _, _) if !named.is_empty() => named,
+            (_, Some(unusable), _) => return Err(NoKey::Ignored(unusable.reason)),
+            (_, None, [only]) if kid.is_none() => vec![only],
+            // A key without a name may be the one that a token names.
+            _ => with(None),
         };
-        let mut other = None;
-        for key in self.keys.iter().filter(|key| key.id.as_deref() == Some(kid)) {
-            if key.algorithm == algorithm {
-                return Ok(&key.decoding);
-            }
-            other = Some(NoKey::OtherAlgorithm(key.algorithm));
+        if candidates.is_empty() {
+            return Err(if kid.is_some() { NoKey::Unknown } else { NoKey::Unnamed });
         }
-        let ignored = || self.ignored.iter().find(|(id, _)| id == kid).map(|(_, reason)| NoKey::Ignored(reason));
-        Err(other.or_else(ignored).unwrap_or(NoKey::Unknown))
+        let fitting: Vec<_> =
+            candidates.iter().filter(|key| key.algorithm == algorithm).map(|key| &key.decoding).collect();
+        if fitting.is_empty() { Err(NoKey::OtherAlgorithm(candidates[0].algorithm)) } else { Ok(fitting) }
     }
 }
 
-/// The one algorithm that a key is for (RFC 7518, section 3.1; RFC 8037), and the key.
-fn usable(key: &Map<String, Value>) -> Result<(Algorithm, DecodingKey), &'static str> {
-    let text = |name: &str| key.get(name).and_then(Value::as_str);
-    if text("use").is_some_and(|purpose| purpose != "sig") {
-        return Err("the key is not for signatures (its `use`)");
+impl Key {
+    fn new(key: PublicKey) -> Self {
+        let PublicKey { id, material } = key;
+        let (algorithm, decoding) = match material {
+            Material::Rsa { n, e } => (Algorithm::RS256, DecodingKey::from_rsa_raw_components(&n, &e)),
+            // Despite its name it takes the point.
+            Material::P256(point) => (Algorithm::ES256, DecodingKey::from_ec_der(&point)),
+            Material::Ed25519(x) => (Algorithm::EdDSA, DecodingKey::from_ed_der(&x)),
+        };
+        Self { id, algorithm, decoding }
     }
-    if let Some(operations) = key.get("key_ops").and_then(Value::as_array)
-        && !operations.iter().any(|operation| operation == "verify")
-    {
-        return Err("the key is not for signatures (its `key_ops`)");
-    }
-    let (algorithm, names): (_, &[&str]) = match (text("kty"), text("crv")) {
-        (Some("RSA"), _) => (Algorithm::RS256, &["RS256"]),
-        (Some("EC"), Some("P-256")) => (Algorithm::ES256, &["ES256"]),
-        // RFC 9864 gives the curve's own name to what RFC 8037 called EdDSA.
-        (Some("OKP"), Some("Ed25519")) => (Algorithm::EdDSA, &["EdDSA", "Ed25519"]),
-        _ => return Err("its type or curve is none of RSA, P-256, Ed25519"),
-    };
-    if text("alg").is_some_and(|alg| !names.contains(&alg)) {
-        return Err("its algorithm is none of RS256, ES256, EdDSA");
-    }
-    let part = |name: &str| text(name).ok_or("a part of the key is missing");
-    let decoding = match algorithm {
-        Algorithm::RS256 => DecodingKey::from_rsa_components(part("n")?, part("e")?),
-        Algorithm::ES256 => DecodingKey::from_ec_components(part("x")?, part("y")?),
-        _ => DecodingKey::from_ed_components(part("x")?),
-    };
-    Ok((algorithm, decoding.map_err(|_| "a part of the key is not base64url")?))
 }
 
 #[cfg(test)]
@@ -141,21 +109,24 @@ mod tests {
 
     #[test]
     fn odd_keys_are_left_aside_and_the_good_one_works() {
+        let rsa = |more: Value| {
+            let mut key = json!({"kty": "RSA", "n": "_".repeat(342), "e": "AQAB"});
+            key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            key
+        };
         let set = KeySet::parse(&json!({"keys": [
             {"kty": "AKP", "kid": "new", "alg": "ML-DSA-44", "pub": "AAAA"},
-            {"kty": "RSA", "kid": "enc", "use": "enc", "n": "AQAB", "e": "AQAB"},
-            {"kty": "RSA", "kid": "ops", "key_ops": ["encrypt"], "n": "AQAB", "e": "AQAB"},
-            {"kty": "RSA", "kid": "ps", "alg": "PS256", "n": "AQAB", "e": "AQAB"},
+            rsa(json!({"kid": "enc", "use": "enc"})),
+            rsa(json!({"kid": "ps", "alg": "PS256"})),
             {"kty": "oct", "kid": "secret", "k": "AAAA"},
-            {"kty": "EC", "kid": "p384", "crv": "P-384", "x": "AAAA", "y": "AAAA"},
             {"kty": "RSA", "kid": "half", "n": "AQAB"},
             "text", 1, null,
-            {"kty": "RSA", "kid": "good", "n": "AQAB", "e": "AQAB"},
+            rsa(json!({"kid": "good"})),
         ]}))
         .unwrap();
         assert!(set.find(Some("good"), Algorithm::RS256).is_ok());
         assert!(set.find(None, Algorithm::RS256).is_ok(), "the only usable key needs no name");
-        for kid in ["new", "enc", "ops", "ps", "secret", "p384", "half"] {
+        for kid in ["new", "enc", "ps", "secret", "half"] {
             assert!(matches!(set.find(Some(kid), Algorithm::RS256), Err(NoKey::Ignored(_))), "{kid}");
         }
         assert_eq!(set.find(Some("none"), Algorithm::RS256).err(), Some(NoKey::Unknown));
@@ -166,8 +137,6 @@ mod tests {
     fn a_set_without_a_usable_key_is_refused_with_the_reason() {
         for (set, expected) in [
             (json!({}), "not of the form"),
-            (json!([]), "not of the form"),
-            (json!({"keys": {}}), "not of the form"),
             (json!({"keys": []}), "no key that can be used"),
             (json!({"keys": [{"kty": "RSA", "use": "enc", "n": "AQAB", "e": "AQAB"}]}), "not for signatures"),
             (json!({"keys": vec![json!({}); 65]}), "at most 64"),

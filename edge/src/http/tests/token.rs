@@ -172,3 +172,21 @@ async fn a_bad_host_header_is_refused() {
         assert_eq!(reply.body["result"], 40_001, "{host:?}: {}", reply.body);
     }
 }
+
+#[tokio::test]
+async fn a_token_without_the_claim_for_tags_is_told_and_counted() {
+    let edge = Edge::start().await;
+    for (changes, description) in [
+        (json!({}), "ok"),
+        (json!({"https://id.example/groups": []}), "ok"),
+        (
+            json!({"https://id.example/groups": null}),
+            "ok; the token has no claim https://id.example/groups, so the session has no tags",
+        ),
+    ] {
+        let reply = edge.get(CALL, &[("authorization", &format!("Bearer {}", signed(&changes)))]).await;
+        assert_eq!((reply.status.as_u16(), &reply.body["result"]), (200, &json!(0)));
+        assert_eq!(reply.body["description"], description);
+    }
+    assert_eq!(edge.state.metrics.tokens_without_tags.get(), 1);
+}

@@ -115,6 +115,8 @@ pub(crate) fn signed(changes: &Value) -> String {
     token(Algorithm::RS256, "rsa", &ISSUER.rsa, &claims(changes))
 }
 
+const TAGS: &str = "a list of strings or whole numbers, or one";
+
 async fn verify(token: &str) -> Result<Identity, JwtError> {
     JwtVerifier::try_new(&config()).unwrap().verify(token, None).await
 }
@@ -131,6 +133,7 @@ async fn a_good_token_gives_its_identity(#[case] algorithm: Algorithm, #[case] k
         unique_id: "alice".into(),
         client_type: "app".into(),
         tags: vec!["vip".into(), "eu".into()],
+        lacks_tags: None,
         expires_at: claims["exp"].as_i64().unwrap() * 1000,
     };
     assert_eq!(identity, expected);
@@ -163,7 +166,9 @@ async fn times_are_checked(#[case] names: &[&str], #[case] offset: i64, #[case] 
 #[case::list_iss(json!({"iss": ["https://id.example"]}), wrong_type("iss", "a string"))]
 #[case::number_aud(json!({"aud": 7}), wrong_type("aud", "a string or a list of strings"))]
 #[case::no_client_type(json!({"client_type": null}), JwtError::MissingClaim("client_type".into()))]
-#[case::tags_of_numbers(json!({"https://id.example/groups": [1]}), wrong_type("https://id.example/groups", "a string or a list of strings"))]
+#[case::tags_in_an_object(json!({"https://id.example/groups": {"roles": ["vip"]}}), wrong_type("https://id.example/groups", TAGS))]
+#[case::tags_of_lists(json!({"https://id.example/groups": [["vip"]]}), wrong_type("https://id.example/groups", TAGS))]
+#[case::tags_of_fractions(json!({"https://id.example/groups": [1.5]}), wrong_type("https://id.example/groups", TAGS))]
 #[tokio::test]
 async fn a_wrong_claim_is_named(#[case] changes: Value, #[case] expected: JwtError) {
     assert_eq!(verify(&signed(&changes)).await, Err(expected));
@@ -227,6 +232,57 @@ fn foreign_ec() -> EncodingKey {
     EncodingKey::from_ec_der(key.to_pkcs8v1().unwrap().as_ref())
 }
 
+/// The RSA key of the issuer as a set of its own.
+fn rsa_set(changes: &Value, more: &[Value]) -> JwtVerifier {
+    let mut key = ISSUER.set["keys"][0].clone();
+    for (name, value) in changes.as_object().unwrap() {
+        key[name] = value.clone();
+    }
+    let keys: Vec<_> = more.iter().cloned().chain([key]).collect();
+    JwtVerifier::try_new(&JwtConfig { jwks: Jwks::Inline(json!({"keys": keys})), ..config() }).unwrap()
+}
+
+#[tokio::test]
+async fn a_key_works_as_issuers_write_it() {
+    let modulus = URL_SAFE_NO_PAD.decode(ISSUER.set["keys"][0]["n"].as_str().unwrap()).unwrap();
+    let with_zero: Vec<u8> = std::iter::once(0).chain(modulus.iter().copied()).collect();
+    let foreign = json!({"kty": "RSA", "kid": "rsa", "n": URL_SAFE_NO_PAD.encode([0xfb; 256]), "e": "AQAB"});
+    let unnamed_foreign = json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode([0xfb; 256]), "e": "AQAB"});
+    let good = claims(&json!({}));
+    let rsa = |kid: &str| token(Algorithm::RS256, kid, &ISSUER.rsa, &good);
+    let numbered = jsonwebtoken::encode(&jsonwebtoken::Header::new(Algorithm::RS256), &good, &ISSUER.rsa).unwrap();
+    for (name, set, token) in [
+        ("a leading zero byte", rsa_set(&json!({"n": URL_SAFE_NO_PAD.encode(&with_zero)}), &[]), rsa("rsa")),
+        (
+            "padding",
+            rsa_set(&json!({"n": base64::engine::general_purpose::URL_SAFE.encode(&modulus)}), &[]),
+            rsa("rsa"),
+        ),
+        ("a number as kid", rsa_set(&json!({"kid": 20_260_101}), std::slice::from_ref(&foreign)), rsa("20260101")),
+        ("another key of the same kid first", rsa_set(&json!({}), std::slice::from_ref(&foreign)), rsa("rsa")),
+        ("the key has no kid", rsa_set(&json!({"kid": null}), std::slice::from_ref(&unnamed_foreign)), rsa("any")),
+        ("nobody has a kid", rsa_set(&json!({"kid": null}), &[unnamed_foreign]), numbered),
+    ] {
+        assert_eq!(set.verify(&token, None).await.map(|identity| identity.unique_id), Ok("alice".into()), "{name}");
+    }
+    // As JWT libraries refuse to write it; an issuer's own code may.
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(&json!({"alg": "RS256", "kid": 7, "typ": null})), part(&good));
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &ISSUER.rsa, Algorithm::RS256).unwrap();
+    let by_number = rsa_set(&json!({"kid": "7"}), &[foreign]).verify(&format!("{message}.{signature}"), None).await;
+    assert!(by_number.is_ok(), "a number in the token's header names the key too: {by_number:?}");
+    let none = rsa_set(&json!({}), &[]).verify(&token(Algorithm::RS256, "rsa", &foreign_rsa(), &good), None).await;
+    assert_eq!(none, Err(JwtError::Signature));
+}
+
+fn foreign_rsa() -> EncodingKey {
+    let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+    let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
+    let body = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+    EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap()
+}
+
 #[tokio::test]
 async fn no_refusal_holds_a_part_of_the_token() {
     let token = signed(&json!({"sub": "alice-secret", "aud": "bank-secret", "iss": "https://id.example"}));
@@ -260,6 +316,34 @@ async fn another_claim_can_carry_the_identity() {
     assert_eq!(verifier.verify(&signed(&json!({"user_id": 42})), None).await.unwrap().unique_id, "42");
     assert_eq!(verifier.verify(&signed(&json!({})), None).await, Err(JwtError::MissingClaim("user_id".into())));
     assert!(verifier.verify(&signed(&json!({"user_id": 4.2})), None).await.is_err());
+}
+
+#[tokio::test]
+async fn claims_are_found_inside_others_and_under_any_name() {
+    let mut config = config();
+    config.claims = Claims {
+        unique_id: "user.id".into(),
+        client_type: Some("https://id.example/claims.client".into()),
+        tags: Some("realm_access.roles".into()),
+    };
+    let verifier = JwtVerifier::try_new(&config).unwrap();
+    let changes = json!({
+        "sub": null, "user": {"id": 7}, "https://id.example/claims": {"client": "app"},
+        "realm_access": {"roles": ["vip", 42]},
+    });
+    let identity = verifier.verify(&signed(&changes), None).await.unwrap();
+    assert_eq!((&*identity.unique_id, &*identity.client_type), ("7", "app"));
+    assert_eq!((identity.tags, identity.lacks_tags), (vec!["vip".to_owned(), "42".to_owned()], None));
+    let mut exact = changes.clone();
+    exact["user.id"] = "exact".into();
+    exact["realm_access"] = json!({});
+    let identity = verifier.verify(&signed(&exact), None).await.unwrap();
+    assert_eq!(identity.unique_id, "exact", "a claim of that very name wins over the path");
+    assert_eq!(identity.lacks_tags.as_deref(), Some("realm_access.roles"));
+    assert_eq!(
+        verifier.verify(&signed(&json!({"user": "alice"})), None).await,
+        Err(JwtError::MissingClaim("user.id".into()))
+    );
 }
 
 #[test]
