@@ -6,7 +6,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, judge::Judge,
-    metrics::Metrics, places::Places, readiness::Readiness, seldom::Seldom, settings::Settings, socket::inbound::Inbound,
+    metrics::Metrics, places::Places, readiness::Readiness, seldom::Seldom, settings::Settings,
+    socket::inbound::Inbound,
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
