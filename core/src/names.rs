@@ -54,6 +54,11 @@ pub fn dead_letter_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.dlx")
 }
 
+/// Direct exchange that leads to each route's queue by its name: the way back for a message of [`dead_queue`].
+pub fn replay_exchange(business: &str) -> String {
+    format!("{PREFIX}{business}.replay")
+}
+
 /// Fanout exchange and queue of one name: the alternate exchange of `receive`. Keeps what a lost binding would have lost.
 pub fn unrouted(business: &str) -> String {
     format!("{PREFIX}{business}.unrouted")

@@ -35,6 +35,7 @@ impl Topology {
         let takes = |binding: &Binding| match kind {
             ExchangeKind::Topic => pattern::matches(&binding.routing_key, routing_key),
             ExchangeKind::Fanout => true,
+            ExchangeKind::Direct => binding.routing_key == routing_key,
         };
         self.bindings.iter().any(|binding| binding.exchange == exchange && takes(binding))
     }
@@ -60,6 +61,8 @@ pub enum ExchangeKind {
     Topic,
     /// To every binding.
     Fanout,
+    /// To the bindings with exactly its routing key.
+    Direct,
 }
 
 /// A durable queue or stream. Only what can never change is an argument; all else is in policies.
@@ -92,7 +95,7 @@ pub struct Binding {
     pub exchange: String,
     /// The queue.
     pub queue: String,
-    /// Topic pattern; empty for fanout.
+    /// Topic pattern, or the key itself for direct; empty for fanout.
     pub routing_key: String,
 }
 

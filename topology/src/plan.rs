@@ -288,6 +288,7 @@ pub(crate) fn exchange_kind(kind: ExchangeKind) -> &'static str {
     match kind {
         ExchangeKind::Topic => "topic",
         ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Direct => "direct",
     }
 }
 

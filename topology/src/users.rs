@@ -45,7 +45,8 @@ pub fn user_tag(vhost: &str) -> String {
 }
 
 /// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push`, consumes the queues of routes, `dead`, and
-/// queues `wirepost.B.events.…` that it declares and binds to `events` itself. Nothing of another business, whatever its name begins with.
+/// queues `wirepost.B.events.…` that it declares and binds to `events` itself. Through `replay` it puts dead letters back into the queues of
+/// routes: that exchange leads to those alone. Nothing of another business, whatever its name begins with.
 pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) -> DesiredUser {
     // `wirepost\.B\.`, so that the patterns hold for whatever a name may come to hold.
     let own = names::escape(&format!("{}{business}.", names::PREFIX));
@@ -54,7 +55,7 @@ pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) 
         password: password.to_owned(),
         tag: user_tag(vhost),
         configure: format!(r"^{own}events\..+$"),
-        write: format!(r"^{own}(push|events\..+)$"),
+        write: format!(r"^{own}(push|replay|events\..+)$"),
         read: format!(r"^{own}(q\..+|dead|events|events\..+)$"),
     }
 }
@@ -128,7 +129,7 @@ mod tests {
     fn patterns_are_anchored_and_escaped() {
         let user = business_user("/", "pay", "0a1b", "x");
         assert_eq!(user.configure, r"^wirepost\.pay\.events\..+$");
-        assert_eq!(user.write, r"^wirepost\.pay\.(push|events\..+)$");
+        assert_eq!(user.write, r"^wirepost\.pay\.(push|replay|events\..+)$");
         assert_eq!(user.read, r"^wirepost\.pay\.(q\..+|dead|events|events\..+)$");
     }
 }

@@ -158,6 +158,14 @@ async fn a_business_reaches_its_own_objects_and_those_of_no_other() {
     let mut orders = consume(&channel, &format!("wirepost.{mine}.q.orders"), 1).await.unwrap();
     assert_eq!(next_body(&mut orders).await.unwrap(), b"1");
     consume(&channel, &format!("wirepost.{mine}.dead"), 1).await.unwrap();
+    // A dead letter goes back into its queue, and into no other one of the vhost.
+    let replay = format!("wirepost.{mine}.replay");
+    publish(&channel, &replay, &format!("wirepost.{mine}.q.orders"), b"again").await.unwrap();
+    assert_eq!(next_body(&mut orders).await.unwrap(), b"again");
+    for queue in [format!("wirepost.{}.q.orders", others[0]), format!("wirepost.{mine}.dead"), "theirs".to_owned()] {
+        let error = publish(&channel, &replay, &queue, b"x").await.unwrap_err().to_string();
+        assert!(error.contains("NO_ROUTE") || error.contains("312"), "{queue}: {error}");
+    }
     let (events, audit) = (format!("wirepost.{mine}.events"), format!("wirepost.{mine}.events.audit"));
     channel.queue_declare(audit.as_str().into(), QueueDeclareOptions::durable(), table()).await.unwrap();
     channel
@@ -173,7 +181,7 @@ async fn a_business_reaches_its_own_objects_and_those_of_no_other() {
 
     for other in &others {
         let name = |rest: &str| format!("wirepost.{other}.{rest}");
-        for exchange in ["push", "receive", "events", "dlx", "unrouted"].map(name) {
+        for exchange in ["push", "receive", "events", "dlx", "unrouted", "replay"].map(name) {
             refused(&connection, &exchange, async |c| publish_to(c, &exchange, "order.new").await).await;
         }
         for queue in ["q.orders", "dead", "unrouted", "stream"].map(name) {
@@ -214,6 +222,11 @@ async fn a_business_reaches_its_own_objects_and_those_of_no_other() {
     refused(&connection, "declaring an exchange", async |c| {
         let options = ExchangeDeclareOptions::default();
         c.exchange_declare(name("push2").into(), ExchangeKind::Fanout, options, table()).await
+    })
+    .await;
+    refused(&connection, "binding a queue of its own to replay", async |c| {
+        let replay = name("replay");
+        c.queue_bind(audit.as_str().into(), replay.into(), "#".into(), QueueBindOptions::default(), table()).await
     })
     .await;
     // Sideways into its own stream, past what the edges check? Only `push` leads there.

@@ -47,6 +47,7 @@ fn exchanges(topology: &mut Topology, business: &str) {
         (unrouted, ExchangeKind::Fanout, None),
         (push_unrouted, ExchangeKind::Fanout, None),
         (names::dead_letter_exchange(business), ExchangeKind::Fanout, None),
+        (names::replay_exchange(business), ExchangeKind::Direct, None),
     ] {
         topology.exchanges.push(Exchange { name, kind, alternate });
     }
@@ -72,6 +73,9 @@ fn route_queue(topology: &mut Topology, business: &str, queue: &QueueSettings) {
     }
     topology.policies.extend(policies::of_queue(&name, queue));
     let dead_letter = Some(names::dead_letter_exchange(business));
+    // Through the default exchange a user could write to any queue of the vhost, so nobody has a right there.
+    let routing_key = name.clone();
+    topology.bindings.push(Binding { exchange: names::replay_exchange(business), queue: name.clone(), routing_key });
     topology.queues.push(Queue { name, kind: QueueKind::Quorum, dead_letter });
 }
 

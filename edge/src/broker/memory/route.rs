@@ -46,6 +46,7 @@ impl World {
                 let matches = match exchange.kind {
                     ExchangeKind::Fanout => true,
                     ExchangeKind::Topic => pattern::matches(routing_key, key),
+                    ExchangeKind::Direct => routing_key == key,
                 };
                 if matches && (self.queues.contains_key(object) || self.streams.contains_key(object)) {
                     targets.objects.insert(object.clone());
