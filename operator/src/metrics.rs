@@ -1,6 +1,10 @@
-//! Numbers of this process. Every label is from a closed set.
+//! Numbers of this process. Every label is from a closed set, but for the businesses of [`Metrics::depths`], which are bounded.
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    cmp::Reverse,
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
@@ -12,6 +16,10 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use wirepost_topology::depths::Depths;
+
+/// Businesses whose depths are told; of more, those with the most messages.
+const MAX_DEPTHS: usize = 1000;
 
 /// How one reconcile ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -49,6 +57,11 @@ struct ByObject {
     object: Object,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByBusiness {
+    business: String,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Metrics {
@@ -77,6 +90,10 @@ pub struct Metrics {
     pub moved_back: Counter,
     /// Messages in `unrouted` that no route takes; NaN while the broker can't be looked at, and where this replica does not.
     pub strays: Gauge<f64, AtomicU64>,
+    dead_messages: Family<ByBusiness, Gauge>,
+    unrouted_messages: Family<ByBusiness, Gauge>,
+    /// Businesses that the two above have now.
+    told: Mutex<BTreeSet<String>>,
     /// Resources that run here and that the selector does not match any more.
     pub unselected: Gauge,
     /// Ready edges.
@@ -105,6 +122,9 @@ impl Default for Metrics {
             snapshot_seconds: seconds(),
             moved_back: Counter::default(),
             strays: Gauge::default(),
+            dead_messages: Family::default(),
+            unrouted_messages: Family::default(),
+            told: Mutex::default(),
             unselected: Gauge::default(),
             edges: Gauge::default(),
             edges_unreachable: Gauge::default(),
@@ -133,6 +153,9 @@ impl Metrics {
             snapshot_seconds,
             moved_back,
             strays,
+            dead_messages,
+            unrouted_messages,
+            told: _,
             unselected,
             edges,
             edges_unreachable,
@@ -159,6 +182,12 @@ impl Metrics {
             "Messages in unrouted that no route takes, NaN while it is not known",
             strays.clone(),
         );
+        r.register("dead_messages", "Messages in dead of a business; absent = not known", dead_messages.clone());
+        r.register(
+            "unrouted_messages",
+            "Messages in unrouted of a business; absent = not known",
+            unrouted_messages.clone(),
+        );
         r.register("unselected", "Resources that run here and that the selector no longer matches", unselected.clone());
         r.register("edges", "Ready edges", edges.clone());
         r.register("edges_unreachable", "Ready edges that do not answer the operator", edges_unreachable.clone());
@@ -174,6 +203,34 @@ impl Metrics {
     /// A reconcile has ended.
     pub fn reconciled(&self, outcome: Outcome) {
         self.reconciles.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// What was counted now; `None` = nothing is known. What is not known is absent, never 0.
+    pub fn depths(&self, counted: Option<Vec<(String, Depths)>>) {
+        let mut counted = counted.unwrap_or_default();
+        if counted.len() > MAX_DEPTHS {
+            counted.sort_by_key(|(_, depths)| Reverse(depths.dead.max(depths.unrouted)));
+            counted.truncate(MAX_DEPTHS);
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not cleared first: a scrape in between would end an alert that goes on.
+        let mut now = BTreeSet::new();
+        for (business, Depths { dead, unrouted }) in counted {
+            let label = ByBusiness { business };
+            for (family, depth) in [(&self.dead_messages, dead), (&self.unrouted_messages, unrouted)] {
+                match depth {
+                    Some(depth) => _ = family.get_or_create(&label).set(depth.into()),
+                    None => _ = family.remove(&label),
+                }
+            }
+            now.insert(label.business);
+        }
+        for business in told.difference(&now) {
+            let label = ByBusiness { business: business.clone() };
+            self.dead_messages.remove(&label);
+            self.unrouted_messages.remove(&label);
+        }
+        *told = now;
     }
 
     /// An object was written.
@@ -197,5 +254,41 @@ pub struct Running<'a>(&'a Gauge);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.encode();
+        let depths = text.lines().filter(|line| line.contains("_messages{"));
+        depths.map(|line| line.trim_start_matches("wirepost_operator_").to_owned()).collect()
+    }
+
+    #[test]
+    fn a_depth_that_is_not_known_is_absent_and_never_nothing() {
+        let metrics = Metrics::default();
+        let of = |business: &str, dead, unrouted| (business.to_owned(), Depths { dead, unrouted });
+        metrics.depths(Some(vec![of("pay", Some(3), Some(0)), of("chat", None, Some(1))]));
+        let mut seen = lines(&metrics);
+        seen.sort();
+        assert_eq!(
+            seen,
+            [
+                r#"dead_messages{business="pay"} 3"#,
+                r#"unrouted_messages{business="chat"} 1"#,
+                r#"unrouted_messages{business="pay"} 0"#,
+            ]
+        );
+        metrics.depths(Some(vec![of("pay", Some(0), None)]));
+        assert_eq!(lines(&metrics), [r#"dead_messages{business="pay"} 0"#]);
+        metrics.depths(None);
+        assert!(lines(&metrics).is_empty());
+        let many = (0..1500).map(|n| of(&format!("b{n}"), Some(u32::from(n == 1400)), Some(0)));
+        metrics.depths(Some(many.collect()));
+        assert_eq!(lines(&metrics).len(), 2 * MAX_DEPTHS);
+        assert!(lines(&metrics).contains(&r#"dead_messages{business="b1400"} 1"#.to_owned()), "the deepest are told");
     }
 }

@@ -7,6 +7,7 @@
 //! - [`Snapshot`]: what the vhost has, read once for all of them;
 //! - [`Snapshot::plan`]: the difference for one business and its broker users, without I/O;
 //! - [`apply_plan()`]: carries it out and checks that our policies are in force;
+//! - [`depths`]: counts the messages that wait for a person.
 //! - [`unrouted`]: finds and moves back what a lost binding had put aside.
 //!
 //! Nothing that holds messages is deleted, nothing without our prefix is touched, and an object that differs in what can't be changed is
@@ -15,6 +16,7 @@
 pub mod actual;
 mod apply;
 mod count;
+pub mod depths;
 mod in_force;
 mod management;
 mod plan;

@@ -1,5 +1,6 @@
 //! The actor itself: see [`super`].
 
+mod depths;
 mod moves;
 
 use std::{
@@ -118,6 +119,7 @@ impl Keeper {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>, cancel: CancellationToken) {
         let mut sweep = Instant::now() + self.parts.sweep;
         let mut look = Instant::now() + MOVE_PAUSE;
+        let mut count = Instant::now() + MOVE_PAUSE;
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -144,6 +146,10 @@ impl Keeper {
                     look = Instant::now() + MOVE_PAUSE;
                     // Not kept in memory for nothing.
                     self.last.take_if(|last| last.at.elapsed() >= FRESH);
+                }
+                () = sleep_until(count) => {
+                    self.count_depths().await;
+                    count = Instant::now() + depths::PAUSE;
                 }
                 Some(moved) = self.moving.join_next() => {
                     if let Ok(walk) = moved {
@@ -353,6 +359,7 @@ impl Keeper {
         // Found again when it is back.
         self.parts.drifted.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.parts.amqp.drop();
+        self.parts.metrics.depths(None);
         if first {
             // So that every status tells.
             self.look_at_all_again();
