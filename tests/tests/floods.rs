@@ -7,6 +7,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use wirepost_tests::client::Refused;
 use wirepost_tests::edge::Edge;
 use wirepost_tests::setup::{PAYMENTS, Setup};
@@ -22,6 +24,11 @@ const SLOWED: &str = "wirepost_edge_slowed_total{kind=\"frames\"}";
 
 fn allowed(since: Instant) -> u64 {
     BURST + (since.elapsed().as_secs_f64() * PER_SECOND).ceil() as u64
+}
+
+/// A frame of a message that does not end.
+fn fragment(kind: Data) -> Message {
+    Message::Frame(Frame::message(Vec::new(), OpCode::Data(kind), false))
 }
 
 async fn frames_in(edge: &Edge) -> Result<u64> {
@@ -56,10 +63,14 @@ async fn a_flood_of_anything_is_slowed() -> Result<()> {
         ("received", "payments", text(json!({"op": "received", "ids": ["a"]}))),
         ("ping", "payments", Message::Ping("p".into())),
         ("pong", "payments", Message::Pong("p".into())),
+        ("empty fragment", "payments", fragment(Data::Continue)),
     ] {
         let client_type = if kind == "schema" { "h5" } else { "app" };
         let mut client = edge.client(kind, client_type).business(business).connect().await?;
         let (before, began) = (frames_in(&edge).await?, Instant::now());
+        if kind == "empty fragment" {
+            client.send_message(fragment(Data::Text)).await?;
+        }
         for _ in 0..FLOOD {
             client.send_message(frame.clone()).await?;
         }
