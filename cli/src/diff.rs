@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::{Map, Value};
 use wirepost_core::Compiled;
-use wirepost_topology::{Actual, Management, Scope, Settings, Step, plan};
+use wirepost_topology::{Actual, Management, OpenQueues, Scope, Settings, Step, plan};
 
 use crate::{
     declarations::{self, Loaded},
@@ -29,13 +29,17 @@ pub(crate) struct Args {
     /// The vhost.
     #[arg(long, env = "WIREPOST_VHOST", default_value = "/")]
     vhost: String,
+    /// Queues that the operator takes for routes with `existing: true` though their owners have not opened them: its flag of that name.
+    #[arg(long, env = "WIREPOST_EXISTING_QUEUES", default_value = "", value_name = "NAMESPACE=PREFIX,…")]
+    existing_queues: OpenQueues,
     /// Authorities (PEM) that the management API's certificate is checked against; without it those of the operating system.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
-pub(crate) async fn run(Args { paths, management, vhost, ca_file }: Args) -> anyhow::Result<ExitCode> {
-    match compare(&paths, Settings { url: management, vhost, credentials: None, ca_file, timeout: None }).await {
+pub(crate) async fn run(Args { paths, management, vhost, existing_queues, ca_file }: Args) -> anyhow::Result<ExitCode> {
+    let broker = Settings { url: management, vhost, credentials: None, ca_file, timeout: None };
+    match compare(&paths, broker, &existing_queues).await {
         Ok(same) => Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Err(error) if error.downcast_ref::<std::io::Error>().is_some() => Err(error),
         Err(error) => {
@@ -46,8 +50,8 @@ pub(crate) async fn run(Args { paths, management, vhost, ca_file }: Args) -> any
 }
 
 /// Whether nothing would change.
-async fn compare(paths: &[PathBuf], broker: Settings) -> anyhow::Result<bool> {
-    let Loaded { accepted, findings, notes, files: _ } = declarations::load(paths)?;
+async fn compare(paths: &[PathBuf], broker: Settings, open: &OpenQueues) -> anyhow::Result<bool> {
+    let Loaded { mut accepted, findings, notes, files: _ } = declarations::load(paths)?;
     for note in &notes {
         output::complain(&format!("note: {note}"));
     }
@@ -57,7 +61,8 @@ async fn compare(paths: &[PathBuf], broker: Settings) -> anyhow::Result<bool> {
     anyhow::ensure!(findings.is_empty(), "nothing is compared while a declaration is not accepted");
     let actual = Management::new(broker)?.export().await?;
     let mut same = true;
-    for compiled in &accepted {
+    for compiled in &mut accepted {
+        open.mark(&compiled.owner, &mut compiled.topology);
         let lines = lines(compiled, &actual);
         same &= lines.is_empty();
         if lines.is_empty() {

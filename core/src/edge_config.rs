@@ -84,6 +84,10 @@ pub struct RouteConfig {
     pub from: Vec<String>,
     /// Client types that may get it; empty for ClientToServer.
     pub to: Vec<String>,
+    /// Full name of the queue that a ClientToServer route fills. Absent in configurations of an older operator, which binds queues by
+    /// the routes' patterns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
     /// Seconds from when it was taken, after which it is not delivered any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,

@@ -1,6 +1,13 @@
 //! Names of broker objects. Everything of business `B` is called `wirepost.B.…`; the business type never holds a dot, so two businesses
 //! can't collide and a name tells its owner.
 
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+/// Names and routing keys are short strings in AMQP 0-9-1.
+const MAX_SHORT: usize = 255;
+
 /// What every broker object of ours begins with. Objects without it are never touched.
 pub const PREFIX: &str = "wirepost.";
 
@@ -43,6 +50,24 @@ pub fn edge_queue(business: &str, edge: &str) -> String {
 pub fn route_queue(business: &str, queue: &str) -> String {
     format!("{PREFIX}{business}.q.{queue}")
 }
+
+/// What a queue is bound to [`receive_exchange`] with, alone: the edge says which queue a message is for, and no pattern of a routing key
+/// decides it. Holds a space, so no message type is equal to it, and no wildcard word.
+pub fn queue_key(queue: &str) -> String {
+    let key = format!("queue {queue}");
+    if key.len() <= MAX_SHORT && !key.contains(['*', '#']) {
+        return key;
+    }
+    let digest = Sha256::digest(queue.as_bytes());
+    digest.iter().fold("digest ".to_owned(), |mut key, byte| {
+        // Writing to a String does not fail.
+        let _ = write!(key, "{byte:02x}");
+        key
+    })
+}
+
+/// Header that names the queue which a message from a client is for.
+pub const QUEUE_HEADER: &str = "queue";
 
 /// Queue of messages that exceeded their delivery limit.
 pub fn dead_queue(business: &str) -> String {
@@ -102,6 +127,16 @@ mod tests {
         assert_eq!(owner("wirepost.pay.q.orders.eu"), Some("pay"));
         assert_eq!(owner("wirepost.pay"), None);
         assert_eq!(owner("amq.topic"), None);
+    }
+
+    #[test]
+    fn the_key_of_a_queue_fits_and_is_no_pattern() {
+        assert_eq!(queue_key("wirepost.pay.q.orders"), "queue wirepost.pay.q.orders");
+        for odd in ["a.*.b", "#", &"x".repeat(255)] {
+            let key = queue_key(odd);
+            assert!(key.len() <= MAX_SHORT && !key.contains(['*', '#']) && key.starts_with("digest "), "{key}");
+        }
+        assert_ne!(queue_key("a.*"), queue_key("a.#"));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 pub use crate::compile::{shared_policies, shared_policy_of};
 
-use crate::pattern;
+mod intake;
+
+pub use intake::{Intake, PutAside};
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -16,6 +19,11 @@ pub struct Topology {
     pub queues: Vec<Queue>,
     /// Queues that a team owns and that we only bind; they must exist.
     pub existing_queues: Vec<String>,
+    /// Those of them that may be bound without their owner's sign. Empty as compiled: whoever applies the topology knows.
+    #[serde(skip)]
+    pub open_queues: Vec<String>,
+    /// What each queue of clients' messages takes, in the order of the routes.
+    pub intake: Vec<Intake>,
     /// Bindings, all from exchanges of ours.
     pub bindings: Vec<Binding>,
     /// Policies of single queues and streams: where the declaration asks for other limits or another retention than
@@ -27,17 +35,6 @@ impl Topology {
     /// The policy that should be in force on a queue or stream of this business: its own, or a shared one.
     pub fn policy_of(&self, queue: &str) -> Option<&Policy> {
         self.policies.iter().find(|own| own.name == queue).or_else(|| shared_policy_of(queue))
-    }
-
-    /// Whether a message with this routing key has a binding at this exchange.
-    pub fn routes(&self, exchange: &str, routing_key: &str) -> bool {
-        let Some(kind) = self.exchanges.iter().find(|e| e.name == exchange).map(|e| e.kind) else { return false };
-        let takes = |binding: &Binding| match kind {
-            ExchangeKind::Topic => pattern::matches(&binding.routing_key, routing_key),
-            ExchangeKind::Fanout => true,
-            ExchangeKind::Direct => binding.routing_key == routing_key,
-        };
-        self.bindings.iter().any(|binding| binding.exchange == exchange && takes(binding))
     }
 }
 
@@ -95,7 +92,7 @@ pub struct Binding {
     pub exchange: String,
     /// The queue.
     pub queue: String,
-    /// Topic pattern, or the key itself for direct; empty for fanout.
+    /// [`queue_key`](crate::names::queue_key) for `receive`, the key itself for direct; empty for fanout.
     pub routing_key: String,
 }
 

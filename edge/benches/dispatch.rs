@@ -38,6 +38,7 @@ fn config() -> BusinessConfig {
         generation: 1,
         client_types: vec!["app".into()],
         routes: vec![RouteConfig {
+            queue: None,
             message_type: "n".into(),
             send_type: wirepost_core::SendType::ServerToClient,
             from: vec![],

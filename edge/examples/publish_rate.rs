@@ -134,6 +134,7 @@ async fn lanes(edge: &Arc<RabbitBroker>, clients: u64, seconds: Duration, count:
                 let publication = Publication {
                     exchange: exchange.clone(),
                     routing_key: "a.b".into(),
+                    queue: None,
                     message_id: "id".into(),
                     body: body.clone(),
                     timestamp: 0,

@@ -22,6 +22,9 @@ pub struct Publication {
     pub exchange: Arc<str>,
     /// Routing key: the message type.
     pub routing_key: String,
+    /// The only queue behind the exchange that it is for, by its [`queue_key`](wirepost_core::names::queue_key). `None`: whatever the
+    /// exchange has for the routing key.
+    pub queue: Option<Arc<str>>,
     /// The envelope's id, also the property `message_id`.
     pub message_id: String,
     /// The envelope.

@@ -40,6 +40,8 @@ pub struct Route {
     pub config: RouteConfig,
     /// Of `content`.
     pub schema: Option<Schema>,
+    /// Full name of the queue that it fills.
+    pub queue: Option<Arc<str>>,
 }
 
 /// Why a configuration can't be run; the last good one stays in use.
@@ -102,7 +104,8 @@ impl Business {
                         message_type: route.message_type.clone(),
                         reason: error,
                     })?;
-                Ok(Route { config: route.clone(), schema })
+                let queue = route.queue.as_deref().map(Arc::from);
+                Ok(Route { config: route.clone(), schema, queue })
             })
             .collect::<Result<_, _>>()?;
         let jwt = config
@@ -147,6 +150,14 @@ impl Business {
     pub fn route(&self, send_type: SendType, message_type: &str) -> Option<&Route> {
         self.routes.iter().find(|route| {
             route.config.send_type == send_type && pattern::matches(&route.config.message_type, message_type)
+        })
+    }
+
+    /// Every route by which a message from a client may reach a queue.
+    pub fn intake(&self, message_type: &str) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(move |route| {
+            route.config.send_type == SendType::ClientToServer
+                && pattern::matches(&route.config.message_type, message_type)
         })
     }
 

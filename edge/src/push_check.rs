@@ -109,6 +109,7 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
     let publication = Publication {
         exchange: Arc::clone(&business.push_exchange),
         routing_key: message_type.clone(),
+        queue: None,
         message_id: id.clone(),
         body: body.into(),
         timestamp,

@@ -1,5 +1,6 @@
 //! A client's WebSocket: upgrade, the connection's task, its bounded outbound queue, control frames.
 
+pub mod admission;
 pub mod backlog;
 pub mod conn;
 pub mod driver;

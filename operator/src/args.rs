@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use wirepost_core::PublicUrl;
 use wirepost_process::logs::LogArgs;
-use wirepost_topology::Credentials;
+use wirepost_topology::{Credentials, OpenQueues};
 
 use crate::{
     access::Place,
@@ -54,6 +54,10 @@ pub struct Args {
     /// The edges' Service, whose EndpointSlices name their admin port `admin`.
     #[arg(long, env = "WIREPOST_EDGE_SERVICE", default_value = "wirepost-edge")]
     pub edge_service: String,
+    /// Queues that routes with `existing: true` may name though their owners have not opened them: NAMESPACE=PREFIX, divided by commas,
+    /// such as shop=shop-,*=public. An empty PREFIX opens every queue.
+    #[arg(long, env = "WIREPOST_EXISTING_QUEUES", default_value = "")]
+    pub existing_queues: OpenQueues,
     /// Admin address: /livez, /readyz, /metrics.
     #[arg(long, env = "WIREPOST_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
     pub admin_listen: SocketAddr,
@@ -104,6 +108,7 @@ impl Args {
             public_url,
             selector,
             edge_service,
+            existing_queues,
             admin_listen,
             lease,
             lease_seconds,
@@ -156,6 +161,7 @@ impl Args {
             options: Options {
                 namespace,
                 place,
+                open_queues: existing_queues,
                 deletion_deadline: Duration::from_secs(deletion_deadline_seconds),
                 selects: !selector.is_empty(),
                 sweep: Duration::from_secs(sweep_seconds),

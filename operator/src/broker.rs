@@ -84,7 +84,7 @@ pub struct Trouble {
 type Answer = Result<Arc<Report>, Trouble>;
 
 enum Request {
-    Ensure { business: String, desired: Arc<Desired>, reply: oneshot::Sender<Answer> },
+    Ensure { business: String, desired: Arc<Desired>, edges_behind: bool, reply: oneshot::Sender<Answer> },
     Remove { business: String, delete_messages: bool, reply: oneshot::Sender<Answer> },
 }
 
@@ -131,12 +131,13 @@ impl Broker {
     }
 
     /// Makes the broker have what a business should have; also keeps it in mind for the sweeps. Cheap when nothing has changed since the
-    /// last look.
+    /// last look. `edges_behind`: an edge of an older version may still publish what is routed by the patterns of routes, so bindings by these
+    /// stay for now.
     ///
     /// # Errors
     /// The broker is away or refuses; what was done until then stays.
-    pub async fn ensure(&self, business: &str, desired: Arc<Desired>) -> Answer {
-        self.ask(|reply| Request::Ensure { business: business.to_owned(), desired, reply }).await
+    pub async fn ensure(&self, business: &str, desired: Arc<Desired>, edges_behind: bool) -> Answer {
+        self.ask(|reply| Request::Ensure { business: business.to_owned(), desired, edges_behind, reply }).await
     }
 
     /// Makes nothing of a business be left. Queues with messages stay, and the report names them, unless `delete_messages`; with them stays

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::controller::Action;
 use serde_json::Value;
 use tokio::time::Instant;
-use wirepost_core::{Compiled, Problem, Reason, Rejection};
+use wirepost_core::{Compiled, Problem, Reason, Rejection, edge_config::BusinessConfig};
 use wirepost_topology::{Problem as BrokerProblem, Report};
 
 pub use context::{Context, Memories, Options};
@@ -146,7 +146,7 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
         Ok(done) => done,
         Err(trouble) => return away(stored, context, findings, compiled, &trouble).await,
     };
-    if let Some(verdict) = missing(&done).filter(|_| new) {
+    if let Some(verdict) = unusable(&done).filter(|_| new) {
         return rejected(stored, context, verdict, Some(QUEUE_LOOK)).await;
     }
     (findings.accepted, findings.provisioned) = provisioned(&done, findings.accepted);
@@ -257,8 +257,13 @@ async fn ensure(
     whole: bool,
 ) -> Result<Arc<Report>, Trouble> {
     let drifted = context.broker.drift(&compiled.business).is_some();
-    let desired = Arc::new(Desired { topology: compiled.topology.clone(), users: access.users.clone(), whole });
-    let done = context.broker.ensure(&compiled.business, desired).await?;
+    let mut topology = compiled.topology.clone();
+    context.options.open_queues.mark(&stored.owner(), &mut topology);
+    let desired = Arc::new(Desired { topology, users: access.users.clone(), whole });
+    // By what will be written for them, not by what was: they may all run what an older operator wrote.
+    let Standing { total, programmed, .. } =
+        context.edges.standing(&compiled.business, &edge_config(compiled, access).hash());
+    let done = context.broker.ensure(&compiled.business, desired, programmed < total).await?;
     if drifted && !done.changes.is_empty() {
         context.notices.repaired(stored, &some(&done.changes)).await;
     }
@@ -333,15 +338,19 @@ async fn away(
     Ok((Outcome::Error, Action::requeue(context.backoff(stored))))
 }
 
-/// The verdict on a declaration that names a queue which is not there.
-fn missing(done: &Report) -> Option<Verdict> {
+/// The verdict on a declaration that names a queue which is not there, or not for it.
+fn unusable(done: &Report) -> Option<Verdict> {
     let missing = texts(done, |problem| matches!(problem, BrokerProblem::MissingQueue { .. }));
-    (!missing.is_empty()).then(|| Verdict::bad("QueueNotFound", some(&missing)))
+    if !missing.is_empty() {
+        return Some(Verdict::bad("QueueNotFound", some(&missing)));
+    }
+    let closed = texts(done, |problem| matches!(problem, BrokerProblem::QueueNotOpen { .. }));
+    (!closed.is_empty()).then(|| Verdict::bad("QueueNotOpen", some(&closed)))
 }
 
 /// Accepted and Provisioned, as the broker sees it.
 fn provisioned(done: &Report, accepted: Verdict) -> (Verdict, Verdict) {
-    if let Some(verdict) = missing(done) {
+    if let Some(verdict) = unusable(done) {
         return (verdict, Verdict::not_accepted());
     }
     let wrong = texts(done, |problem| !matches!(problem, BrokerProblem::Kept { .. }));
@@ -356,15 +365,24 @@ fn provisioned(done: &Report, accepted: Verdict) -> (Verdict, Verdict) {
 
 /// Problems with which the edges must not go on to this generation: messages would have no place.
 fn blocks(problem: &BrokerProblem) -> bool {
-    use BrokerProblem::{Kept, PolicyLimited, PolicyOverruled};
-    !matches!(problem, Kept { .. } | PolicyOverruled { .. } | PolicyLimited { .. })
+    use BrokerProblem::{Kept, LeadsBack, PolicyLimited, PolicyOverruled, QueueNotOpen};
+    // A queue that is no longer open was so once, and what is bound goes on.
+    !matches!(
+        problem,
+        Kept { .. } | PolicyOverruled { .. } | PolicyLimited { .. } | LeadsBack { .. } | QueueNotOpen { .. }
+    )
+}
+
+fn edge_config(compiled: &Compiled, access: &Access) -> BusinessConfig {
+    let mut config = compiled.config.clone();
+    config.auth.api_keys.clone_from(&access.api_keys);
+    config
 }
 
 /// The edges' configuration, if it is not what they have.
 async fn program(stored: &Stored, context: &Context, good: &Good, access: &Access) -> Result<(), Error> {
     let compiled = &good.compiled;
-    let mut config = compiled.config.clone();
-    config.auth.api_keys.clone_from(&access.api_keys);
+    let config = edge_config(compiled, access);
     let should = config_map::build(stored, &good.spec, &config, access.rotation.as_ref());
     context.expect_hash(&compiled.business, config.hash());
     let there = context.config_map(&compiled.business);

@@ -2,7 +2,7 @@
 //!
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
-//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `CustomResourceDefinitionOutdated` | |
+//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `CustomResourceDefinitionOutdated` | |
 //! | Provisioned | `Provisioned` | `NotAsDeclared`, `Drifted`, `BrokerUnavailable`, `BrokerRefused`, `SecretTaken`, `WriteRefused`, `Deleting` | `NotAccepted`, `Pending` |
 //! | Programmed | `Programmed` | `EdgesBehind`, `EdgesUnreachable`, `NoEdges` | `NotAccepted`, `Pending` |
 //! | Ready | `Ready` | the reason of the first condition that is not True | |

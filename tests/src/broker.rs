@@ -21,7 +21,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use tokio::time::Instant;
 
@@ -283,6 +283,21 @@ pub async fn publish_with(
         Confirmation::Ack(None) => Ok(()),
         other => bail!("publishing to '{exchange}' with key '{routing_key}': {other:?}"),
     }
+}
+
+/// [`publish`] as an edge does with what a client has sent for this queue.
+pub async fn publish_for(channel: &Channel, exchange: &str, routing_key: &str, queue: &str, body: &[u8]) -> Result<()> {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut headers = FieldTable::default();
+    headers.insert("BCC".into(), AMQPValue::FieldArray(vec![text(&key_of(queue))].into()));
+    headers.insert("queue".into(), text(queue));
+    let properties = BasicProperties::default().with_headers(headers);
+    publish_with(channel, exchange, routing_key, body, properties).await
+}
+
+/// What a queue is bound to `receive` with. Not by `wirepost_core`, which not everybody has who uses this file.
+pub fn key_of(queue: &str) -> String {
+    format!("queue {queue}")
 }
 
 /// Consumes with manual acknowledgement and a prefetch, as a business's service does.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
-use lapin::Connection;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection};
 use serde_json::{Value, json};
 use wirepost_core::names;
 
-use crate::broker::{Vhost, next_body, publish};
+use crate::broker::{Vhost, next_body, publish, publish_for};
 use crate::setup::Setup;
 
 /// What a vhost has and who may use it: `queue wirepost.…` → its settings. Of the passwords of our users and of the broker's own
@@ -125,6 +125,21 @@ pub fn differences(before: &Picture, after: &Picture) -> Vec<String> {
 /// Publishes these numbers one by one, each after the confirm of the one before; returns those that were confirmed. Like a careful
 /// service: persistent, mandatory, with a new channel after a refusal.
 pub async fn publish_numbers(vhost: &Vhost, exchange: &str, key: &str, numbers: Range<u64>) -> Result<Vec<u64>> {
+    publish_each(vhost, numbers, async |channel, body| publish(channel, exchange, key, body).await).await
+}
+
+/// The same as an edge does with what clients of business `payments` have sent as `order.new` for this queue.
+pub async fn publish_orders(vhost: &Vhost, queue: &str, numbers: Range<u64>) -> Result<Vec<u64>> {
+    let receive = "wirepost.payments.receive";
+    publish_each(vhost, numbers, async |channel, body| publish_for(channel, receive, "order.new", queue, body).await)
+        .await
+}
+
+async fn publish_each(
+    vhost: &Vhost,
+    numbers: Range<u64>,
+    publish: impl AsyncFn(&Channel, &[u8]) -> Result<()>,
+) -> Result<Vec<u64>> {
     let (connection, mut channel) = vhost.channel().await?;
     let mut confirmed = Vec::new();
     for number in numbers {
@@ -132,7 +147,7 @@ pub async fn publish_numbers(vhost: &Vhost, exchange: &str, key: &str, numbers: 
             channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
         }
-        if publish(&channel, exchange, key, number.to_string().as_bytes()).await.is_ok() {
+        if publish(&channel, number.to_string().as_bytes()).await.is_ok() {
             confirmed.push(number);
         }
     }

@@ -110,7 +110,8 @@ async fn messages_of_clients_outlive_a_lost_binding_and_a_lost_queue() -> Result
     let setup = Setup::new(&[PAYMENTS]).await?;
     let edge = setup.edge("e1").start().await?;
     let mut alice = edge.client("alice", "app").connect().await?;
-    setup.unbind(RECEIVE, &names::route_queue("payments", "orders"), "order.#").await?;
+    let orders = names::route_queue("payments", "orders");
+    setup.unbind(RECEIVE, &orders, &names::queue_key(&orders)).await?;
     assert_eq!(send(&mut alice, 0..10).await?.0.len(), 10, "each is kept in unrouted");
     setup.repair().await?;
     assert_eq!(setup.move_back("payments").await?.moved, 10);

@@ -162,7 +162,7 @@ async fn the_numbers_count_what_happened() -> Result<()> {
             .await?;
     }
 
-    world.setup.unbind("wirepost.shop.receive", "wirepost.shop.q.orders", "order.new").await?;
+    world.setup.unbind("wirepost.shop.receive", "wirepost.shop.q.orders", "queue wirepost.shop.q.orders").await?;
     eventually("a repair counts", SOON, || async { is(&operator, "wirepost_operator_drift_repairs_total", 1.0).await })
         .await?;
     world.apply(&shop("").replace("{name: orders}", "{name: orders}, schema: {type: no}")).await?;

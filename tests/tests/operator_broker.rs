@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use wirepost_tests::broker::{PrivateBroker, depth, eventually};
+use wirepost_tests::broker::{PrivateBroker, depth, eventually, key_of};
 use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::{all_there_in_two_rows, differences, publish_numbers, read_numbers};
+use wirepost_tests::hand::{all_there_in_two_rows, differences, publish_orders, read_numbers};
 use wirepost_tests::operator::World;
 use wirepost_tests::setup::PAYMENTS;
 use wirepost_tests::witness::Witness;
@@ -105,8 +105,8 @@ async fn a_rotated_password_of_the_broker_needs_no_restart() -> Result<()> {
     world.condition("payments", "Provisioned", "True").await?;
 
     // The management API repairs, and AMQP moves back.
-    world.setup.unbind(RECEIVE, ORDERS, "order.#").await?;
-    let sent = publish_numbers(vhost, RECEIVE, "order.new", 1..11).await?;
+    world.setup.unbind(RECEIVE, ORDERS, &key_of(ORDERS)).await?;
+    let sent = publish_orders(vhost, ORDERS, 1..11).await?;
     all_there_in_two_rows(&sent, &read_numbers(vhost, ORDERS, 10).await?)?;
     ensure!(operator.running() && !operator.log().contains("second"), "it restarted, or told a password");
     Ok(())
@@ -120,7 +120,7 @@ async fn a_broker_that_is_away_is_told_holds_up_nothing_else_and_is_made_good_wh
     world.apply(PAYMENTS).await?;
     world.condition("payments", "Provisioned", "True").await?;
     let vhost = world.setup.vhost();
-    publish_numbers(vhost, RECEIVE, "order.new", 1..4).await?;
+    publish_orders(vhost, ORDERS, 1..4).await?;
 
     for how in ["stopped", "paused", "killed"] {
         match how {

@@ -6,7 +6,7 @@ use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::broker::{PATIENCE, Vhost, depth, eventually, publish};
+use wirepost_tests::broker::{PATIENCE, Vhost, depth, eventually, key_of, publish, publish_for};
 use wirepost_tests::cluster::{Cluster, Namespace, PrivateCluster, wait};
 use wirepost_tests::mirror::Mirror;
 use wirepost_tests::operator::{World, condition_of};
@@ -166,13 +166,13 @@ spec:
     ensure!(world.config_map("shop").await?.is_none(), "no edge may take messages that have no place");
 
     // Its owner declares it; nobody touches the resource.
-    let queue = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
+    let queue = json!({"durable": true, "arguments": {"x-queue-type": "quorum", "x-wirepost-accept": "shop"}});
     world.setup.call("PUT", &["queues", &world.setup.vhost().name, "legacy-orders"], &queue).await?;
     let ready = world.condition("shop", "Ready", "True").await?;
     ensure!(ready.metadata.generation == wsb.metadata.generation && ready.spec == wsb.spec);
     ensure!(ready.status.context("no status")?.queues.contains(&"legacy-orders".to_owned()));
     let (_connection, channel) = world.setup.vhost().channel().await?;
-    publish(&channel, "wirepost.shop.receive", "order.new", b"{}").await?;
+    publish_for(&channel, "wirepost.shop.receive", "order.new", "legacy-orders", b"{}").await?;
     ensure!(depth(&channel, "legacy-orders").await? == 1);
     operator.had_every_right()
 }
@@ -193,7 +193,7 @@ async fn a_change_to_an_absent_queue_leaves_the_last_good_generation_running_unt
     ensure!(world.broker_objects().await? == before, "the broker was touched");
     ensure!(world.config_map("shop").await? == config_map, "the edges' configuration was touched");
     // Kept as it was, by the next process too as far as it can know: it takes nothing away.
-    world.setup.unbind("wirepost.shop.receive", "wirepost.shop.q.orders", "order.new").await?;
+    world.setup.unbind("wirepost.shop.receive", "wirepost.shop.q.orders", &key_of("wirepost.shop.q.orders")).await?;
     eventually("the binding is back", PATIENCE, || async { Ok(world.broker_objects().await? == before) }).await?;
     drop(operator);
     let operator = world.operator("two").start().await?;
@@ -202,11 +202,11 @@ async fn a_change_to_an_absent_queue_leaves_the_last_good_generation_running_unt
     eventually("it was looked at", PATIENCE, || async { Ok(operator.metric(waiting).await? > 0.0) }).await?;
     ensure!(world.broker_objects().await? == before, "the broker was touched");
 
-    let queue = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
+    let queue = json!({"durable": true, "arguments": {"x-queue-type": "quorum", "x-wirepost-accept": "shop"}});
     world.setup.call("PUT", &["queues", &world.setup.vhost().name, "legacy"], &queue).await?;
     world.condition("shop", "Ready", "True").await?;
     let (_connection, channel) = world.setup.vhost().channel().await?;
-    publish(&channel, "wirepost.shop.receive", "order.new", b"{}").await?;
+    publish_for(&channel, "wirepost.shop.receive", "order.new", "legacy", b"{}").await?;
     ensure!(depth(&channel, "legacy").await? == 1);
 
     // Its own queue goes: what else is declared is repaired all the same.
@@ -282,7 +282,10 @@ async fn a_bad_generation_leaves_the_last_good_one_running() -> Result<()> {
 
     // It is kept as it was, too; also by a process that has never seen it.
     let kept = async || -> Result<()> {
-        world.setup.unbind("wirepost.shop.receive", "wirepost.shop.q.orders", "order.new").await?;
+        world
+            .setup
+            .unbind("wirepost.shop.receive", "wirepost.shop.q.orders", &key_of("wirepost.shop.q.orders"))
+            .await?;
         eventually("the binding is back", PATIENCE, || async { Ok(world.broker_objects().await? == before) }).await?;
         world.setup.delete_exchange("wirepost.shop.push").await?;
         eventually("the exchange is back", PATIENCE, || async { Ok(world.broker_objects().await? == before) }).await?;

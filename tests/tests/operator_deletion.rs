@@ -10,7 +10,7 @@ use tokio::time::Duration;
 use wirepost_core::business::WsBusiness;
 use wirepost_tests::broker::{PrivateBroker, Vhost, depth, eventually};
 use wirepost_tests::cluster::{PATIENCE, PrivateCluster};
-use wirepost_tests::hand::{differences, of_business, of_others, publish_numbers, read_numbers, read_numbers_over};
+use wirepost_tests::hand::{differences, of_business, of_others, publish_orders, read_numbers, read_numbers_over};
 use wirepost_tests::operator::World;
 use wirepost_tests::setup::PAYMENTS;
 use wirepost_tests::witness::Witness;
@@ -27,7 +27,7 @@ fn payments() -> String {
 async fn in_use(world: &World) -> Result<()> {
     world.apply(&payments()).await?;
     world.condition("payments", "Provisioned", "True").await?;
-    let sent = publish_numbers(world.setup.vhost(), RECEIVE, "order.new", 1..4).await?;
+    let sent = publish_orders(world.setup.vhost(), ORDERS, 1..4).await?;
     ensure!(sent.len() == 3, "refused");
     Ok(())
 }
@@ -82,7 +82,7 @@ async fn messages_are_waited_for_and_their_own_service_can_consume_them() -> Res
     }
     witness.sees("Ready", "Deleting", ORDERS).await?;
     // No more come, and those that are there can be had.
-    ensure!(publish_numbers(world.setup.vhost(), RECEIVE, "order.new", 4..5).await?.is_empty());
+    ensure!(publish_orders(world.setup.vhost(), ORDERS, 4..5).await?.is_empty());
     ensure!(world.secret("payments-wirepost").await?.as_ref() == Some(&secret), "its credentials are gone");
     let service = Connection::connect(&secret["uri"], ConnectionProperties::default()).await?;
     ensure!(read_numbers_over(&service, ORDERS, 3).await? == [1, 2, 3]);
@@ -250,7 +250,7 @@ async fn a_successor_takes_over_when_the_former_owner_is_gone() -> Result<()> {
     world.condition("successor", "Provisioned", "True").await?;
     let secret = world.secret("successor-wirepost").await?.context("no Secret")?;
     let service = Connection::connect(&secret["uri"], ConnectionProperties::default()).await?;
-    let sent = publish_numbers(world.setup.vhost(), RECEIVE, "order.new", 4..7).await?;
+    let sent = publish_orders(world.setup.vhost(), ORDERS, 4..7).await?;
     ensure!(read_numbers_over(&service, ORDERS, 3).await? == sent);
     Ok(())
 }

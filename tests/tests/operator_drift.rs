@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use wirepost_core::topology::shared_policies;
-use wirepost_tests::broker::{depth, eventually, publish};
+use wirepost_tests::broker::{depth, eventually, key_of, publish};
 use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::{all_there_in_two_rows, differences, publish_numbers, read_numbers};
+use wirepost_tests::hand::{all_there_in_two_rows, differences, publish_numbers, publish_orders, read_numbers};
 use wirepost_tests::operator::{Operator, World};
 use wirepost_tests::witness::Witness;
 use wirepost_topology::user_tag;
@@ -60,7 +60,13 @@ async fn what_others_delete_or_alter_is_put_right_and_said() -> Result<()> {
     let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
     let loose = json!({"pattern": "^wirepost", "apply-to": "all", "priority": 500, "definition": {"max-length": 1}});
     let cases: &[(&str, &str, &str, &[&str], Value)] = &[
-        ("a lost binding", ORDERS, "DELETE", &[&binding[..], &["order.%23"]].concat(), Value::Null),
+        (
+            "a lost binding",
+            ORDERS,
+            "DELETE",
+            &[&binding[..], &["queue%20wirepost.payments.q.orders"]].concat(),
+            Value::Null,
+        ),
         ("one binding more", ORDERS, "POST", &binding, json!({"routing_key": "#"})),
         ("a lost queue", ORDERS, "DELETE", &["queues", vhost, ORDERS], Value::Null),
         ("a lost exchange", RECEIVE, "DELETE", &["exchanges", vhost, RECEIVE], Value::Null),
@@ -138,10 +144,10 @@ async fn a_lost_binding_loses_no_message_of_a_client() -> Result<()> {
     let (world, operator) = provisioned().await?;
     let vhost = world.setup.vhost();
     let witness = Witness::of(&world, "payments").await?;
-    let mut sent = publish_numbers(vhost, RECEIVE, "order.new", 1..21).await?;
-    world.setup.unbind(RECEIVE, ORDERS, "order.#").await?;
+    let mut sent = publish_orders(vhost, ORDERS, 1..21).await?;
+    world.setup.unbind(RECEIVE, ORDERS, &key_of(ORDERS)).await?;
     // Goes on through the loss and the repair.
-    sent.extend(publish_numbers(vhost, RECEIVE, "order.new", 21..521).await?);
+    sent.extend(publish_orders(vhost, ORDERS, 21..521).await?);
     ensure!(sent.len() == 520, "a client was refused: {sent:?}");
     drifted_and_repaired(&world, &witness, ORDERS).await?;
     all_there_in_two_rows(&sent, &read_numbers(vhost, ORDERS, sent.len()).await?)?;
@@ -158,10 +164,10 @@ async fn what_was_lost_while_no_operator_ran_comes_back_in_order() -> Result<()>
     let (world, operator) = provisioned().await?;
     operator.sigterm()?;
     operator.exited(PATIENCE).await?;
-    world.setup.unbind(RECEIVE, ORDERS, "order.#").await?;
+    world.setup.unbind(RECEIVE, ORDERS, &key_of(ORDERS)).await?;
     world.setup.unbind(PUSH, STREAM, "").await?;
     let vhost = world.setup.vhost();
-    let orders = publish_numbers(vhost, RECEIVE, "order.new", 1..101).await?;
+    let orders = publish_orders(vhost, ORDERS, 1..101).await?;
     let pushes = publish_numbers(vhost, PUSH, "any", 1..101).await?;
     ensure!(orders.len() == 100 && pushes.len() == 100, "refused: {orders:?}, {pushes:?}");
     let (_connection, channel) = vhost.channel().await?;
@@ -181,9 +187,9 @@ async fn a_lost_receive_exchange_or_queue_loses_nothing_that_was_confirmed_since
     for (object, kind) in [(RECEIVE, "exchanges"), (ORDERS, "queues")] {
         let witness = Witness::of(&world, "payments").await?;
         world.setup.call("DELETE", &[kind, &vhost.name, object], &Value::Null).await?;
-        let sent = publish_numbers(vhost, RECEIVE, "order.new", 1..201).await?;
+        let sent = publish_orders(vhost, ORDERS, 1..201).await?;
         drifted_and_repaired(&world, &witness, object).await?;
-        let more = publish_numbers(vhost, RECEIVE, "order.new", 201..211).await?;
+        let more = publish_orders(vhost, ORDERS, 201..211).await?;
         ensure!(more.len() == 10, "refused after the repair of {object}: {more:?}");
         let sent = [sent, more].concat();
         all_there_in_two_rows(&sent, &read_numbers(vhost, ORDERS, sent.len()).await?).context(object)?;
@@ -266,11 +272,19 @@ async fn a_foreign_policy_that_wins_is_named_as_long_as_it_does() -> Result<()> 
     let (world, _operator) = provisioned().await?;
     let vhost = &world.setup.vhost().name;
     let witness = Witness::of(&world, "payments").await?;
-    for kind in ["policies", "operator-policies"] {
+    // One that wins, one that limits what we set, and two that set what we leave alone.
+    for (kind, apply_to, key) in [
+        ("policies", "queues", "max-length"),
+        ("operator-policies", "queues", "max-length"),
+        ("operator-policies", "queues", "message-ttl"),
+        ("operator-policies", "all", "expires"),
+    ] {
         let path = [kind, vhost, "platform-limits"];
-        let policy = json!({"pattern": ".*", "apply-to": "queues", "priority": 900, "definition": {"max-length": 5}});
+        // Longer than any test, shorter than for ever.
+        let value = if key == "max-length" { 5 } else { 100_000_000 };
+        let policy = json!({"pattern": ".*", "apply-to": apply_to, "priority": 900, "definition": {key: value}});
         world.setup.call("PUT", &path, &policy).await?;
-        witness.sees("Provisioned", "NotAsDeclared", "platform-limits").await.context(kind)?;
+        witness.sees("Provisioned", "NotAsDeclared", "platform-limits").await.context(key)?;
         ensure!(world.setup.ask(&path).await?["priority"] == 900, "it was touched");
         world.setup.call("DELETE", &path, &Value::Null).await?;
         world.condition("payments", "Provisioned", "True").await.context(kind)?;
@@ -284,14 +298,14 @@ async fn a_queue_of_the_team_that_goes_is_named_and_its_messages_wait_for_it_in_
     let world = World::new().await?;
     let vhost = world.setup.vhost();
     let path = ["queues", &vhost.name, "team.orders"];
-    let quorum = json!({"durable": true, "arguments": {"x-queue-type": "quorum"}});
+    let quorum = json!({"durable": true, "arguments": {"x-queue-type": "quorum", "x-wirepost-accept": "payments"}});
     world.setup.call("PUT", &path, &quorum).await?;
     let operator = world.operator("one").start().await?;
     world.apply(&PAYMENTS.replace("{name: orders}", "{name: team.orders, existing: true}")).await?;
     world.condition("payments", "Provisioned", "True").await?;
 
     world.setup.call("DELETE", &path, &Value::Null).await?;
-    let sent = publish_numbers(vhost, RECEIVE, "order.new", 1..101).await?;
+    let sent = publish_orders(vhost, "team.orders", 1..101).await?;
     ensure!(sent.len() == 100, "a client was refused: {sent:?}");
     world.reason("payments", "Accepted", "QueueNotFound").await?;
     // It must not try to move them while they have no place: the first would be the last.

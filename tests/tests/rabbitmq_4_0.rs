@@ -3,7 +3,7 @@
 use serde_json::json;
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
-use wirepost_tests::broker::{PrivateBroker, consume, depth, next_body, publish};
+use wirepost_tests::broker::{PrivateBroker, consume, depth, next_body, publish, publish_for};
 use wirepost_topology::{Management, Options, Scope, Settings, apply};
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_business_is_made_is_stable_and_carries_messages_on_rabbitmq_4_0() {
     assert!(again.is_clean() && again.changes.is_empty(), "{again:?}");
 
     let (_connection, channel) = vhost.channel().await.unwrap();
-    publish(&channel, "wirepost.pay.receive", "order.new", b"{}").await.unwrap();
+    publish_for(&channel, "wirepost.pay.receive", "order.new", "wirepost.pay.q.orders", b"{}").await.unwrap();
     let mut orders = consume(&channel, "wirepost.pay.q.orders", 1).await.unwrap();
     assert_eq!(next_body(&mut orders).await.unwrap(), b"{}");
     publish(&channel, "wirepost.pay.push", "", b"{}").await.unwrap();

@@ -54,10 +54,8 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
     let Options { scope, amqp, delete_messages } = options;
     let actual = management.export().await?;
     let mut plan = plan(desired, &actual, scope);
-    if scope == Scope::Everything {
-        // An export does not tell of operator policies.
-        plan.unproven = policies_of(desired);
-    }
+    // An export does not tell of operator policies.
+    plan.unproven = policies_of(desired);
     apply_plan(management, plan, ApplyOptions { amqp, delete_messages, ..ApplyOptions::default() }).await
 }
 

@@ -1,14 +1,15 @@
 //! Whether our policies are in force. Of all policies that match an object only the one with the highest priority is; an operator policy
 //! is laid over it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use wirepost_core::topology::Policy;
 
+use crate::actual;
 use crate::apply::PARALLEL;
 use crate::management::{CallError, Management};
 use crate::report::{Error, Problem};
@@ -18,6 +19,22 @@ const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 /// From so many queues on one list of everything is cheaper than one call for each (a list of 1,000 queues: 50 calls).
 const MANY: usize = 50;
+
+/// What a policy can set that changes what a queue or stream of ours keeps, takes or gives back, and so what is promised. Set by another
+/// one, also where ours has no such key, each is worth a word.
+const PROMISES: [&str; 11] = [
+    "dead-letter-exchange",
+    "dead-letter-routing-key",
+    "dead-letter-strategy",
+    "delivery-limit",
+    "expires",
+    "max-age",
+    "max-length",
+    "max-length-bytes",
+    "message-ttl",
+    "overflow",
+    "stream-max-segment-size-bytes",
+];
 
 const DOING: &str = "reading the policies in force";
 
@@ -56,8 +73,12 @@ pub(crate) async fn not_in_force(
         } else {
             list(management, &left).await
         };
-        let queues = match looked {
-            Ok(queues) => queues,
+        let looked = match looked {
+            Ok(queues) => laid_over(management, &queues).await.map(|over| (queues, over)),
+            Err(e) => Err(e),
+        };
+        let (queues, over) = match looked {
+            Ok(looked) => looked,
             Err(CallError::Fatal(e)) => return Err(e),
             Err(CallError::Object(reason) | CallError::NotFound(reason)) => {
                 return Ok(vec![Problem::Refused { doing: DOING.to_owned(), reason }]);
@@ -67,7 +88,7 @@ pub(crate) async fn not_in_force(
         left = queues
             .into_iter()
             .filter_map(|(should, queue)| {
-                problems.push(judge(&should.1, queue)?);
+                problems.push(judge(&should.1, queue, &over)?);
                 Some(should)
             })
             .collect();
@@ -78,16 +99,46 @@ pub(crate) async fn not_in_force(
     Ok(problems)
 }
 
-fn judge(policy: &Policy, queue: Queue) -> Option<Problem> {
+/// `laid_over`: definitions of the vhost's operator policies by name, where the broker does not say what comes of them.
+fn judge(policy: &Policy, queue: Queue, laid_over: &HashMap<String, Map<String, Value>>) -> Option<Problem> {
     if queue.policy.as_ref() != Some(&policy.name) {
         return Some(Problem::PolicyOverruled { queue: queue.name, policy: policy.name.clone(), by: queue.policy });
     }
-    let (Some(by), Some(Value::Object(effective))) = (queue.operator_policy, queue.effective_policy_definition) else {
-        return None;
+    let by = queue.operator_policy?;
+    let ours = &policy.definition;
+    let keys = ours.keys().map(String::as_str).chain(PROMISES).collect::<BTreeSet<_>>().into_iter();
+    let keys: Vec<String> = match (&queue.effective_policy_definition, laid_over.get(&by)) {
+        (Some(Value::Object(effective)), _) => {
+            keys.filter(|key| effective.get(*key) != ours.get(*key)).map(str::to_owned).collect()
+        }
+        (_, Some(over)) => keys.filter(|key| changes(ours.get(*key), over.get(*key))).map(str::to_owned).collect(),
+        _ => return None,
     };
-    let limited = policy.definition.iter().filter(|(key, value)| effective.get(*key) != Some(value));
-    let keys: Vec<String> = limited.map(|(key, _)| key.clone()).collect();
     (!keys.is_empty()).then_some(Problem::PolicyLimited { queue: queue.name, by, keys })
+}
+
+/// Of two numbers the broker takes the lower one; a value of an operator policy alone counts as it is.
+fn changes(ours: Option<&Value>, over: Option<&Value>) -> bool {
+    match (ours, over) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(ours), Some(over)) => ours.as_f64().zip(over.as_f64()).map_or(ours != over, |(ours, over)| over < ours),
+    }
+}
+
+/// Definitions of the operator policies, where one of these queues has one and the broker (4.0) does not say what comes of it.
+async fn laid_over(
+    management: &Management,
+    queues: &Found<'_>,
+) -> Result<HashMap<String, Map<String, Value>>, CallError> {
+    let silent = |queue: &Queue| {
+        queue.operator_policy.is_some() && !matches!(queue.effective_policy_definition, Some(Value::Object(_)))
+    };
+    if !queues.iter().any(|(_, queue)| silent(queue)) {
+        return Ok(HashMap::new());
+    }
+    let policies: Vec<actual::Policy> = management.get(DOING, &["operator-policies", management.vhost()], "").await?;
+    Ok(policies.into_iter().map(|policy| (policy.name, policy.definition)).collect())
 }
 
 type Found<'p> = Vec<(&'p (String, Policy), Queue)>;
@@ -112,4 +163,41 @@ async fn list<'p>(management: &Management, left: &[&'p (String, Policy)]) -> Res
     let ours: HashMap<&str, &(String, Policy)> = left.iter().map(|should| (should.0.as_str(), *should)).collect();
     let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], COLUMNS).await?;
     Ok(queues.into_iter().filter_map(|queue| Some((*ours.get(queue.name.as_str())?, queue))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_operator_policy_that_adds_a_key_is_named_also_where_the_broker_tells_only_its_name() {
+        let map = |value: Value| value.as_object().cloned().unwrap();
+        let ours = map(json!({"max-length": 100, "overflow": "reject-publish"}));
+        let policy =
+            Policy { name: "ours".into(), pattern: ".".into(), apply_to: "queues", priority: 1, definition: ours };
+        for (over, expected) in [
+            (json!({"message-ttl": 5, "target-group-size": 3}), vec!["message-ttl"]),
+            (json!({"max-length": 5, "expires": 1}), vec!["expires", "max-length"]),
+        ] {
+            let mut merged = policy.definition.clone();
+            merged.extend(map(over.clone()));
+            let queue = |effective: Option<Value>| Queue {
+                name: "q".into(),
+                policy: Some("ours".into()),
+                operator_policy: Some("theirs".into()),
+                effective_policy_definition: effective,
+            };
+            let keys = |problem: Option<Problem>| match problem {
+                Some(Problem::PolicyLimited { keys, .. }) => keys,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(keys(judge(&policy, queue(Some(merged.into())), &HashMap::new())), expected);
+            let by_name = HashMap::from([("theirs".to_owned(), map(over))]);
+            assert_eq!(keys(judge(&policy, queue(None), &by_name)), expected);
+            let harmless = HashMap::from([("theirs".to_owned(), map(json!({"max-length": 200})))]);
+            assert_eq!(judge(&policy, queue(None), &harmless), None);
+        }
+    }
 }

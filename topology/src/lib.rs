@@ -15,10 +15,12 @@
 
 pub mod actual;
 mod apply;
+mod bindings;
 mod count;
 pub mod depths;
 mod in_force;
 mod management;
+mod open;
 mod plan;
 mod report;
 mod snapshot;
@@ -30,6 +32,7 @@ mod write;
 pub use actual::Actual;
 pub use apply::{ApplyOptions, Options, apply, apply_plan};
 pub use management::{Credentials, Management, Settings};
+pub use open::{ACCEPT_ARGUMENT, BadOpenQueues, OpenQueues};
 pub use plan::{Plan, Scope, merge, plan};
 pub use report::{Error, KeptBecause, Problem, Report};
 pub use snapshot::Snapshot;

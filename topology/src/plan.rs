@@ -7,6 +7,8 @@ use wirepost_core::names;
 use wirepost_core::topology::{Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology, shared_policies};
 
 use crate::actual::{self, Actual};
+use crate::bindings::{is_anothers, plan_bindings};
+use crate::open;
 use crate::report::Problem;
 use crate::step::Step;
 use crate::users::DesiredUser;
@@ -62,12 +64,12 @@ pub(crate) struct Objects<'a> {
 }
 
 impl<'a> Objects<'a> {
-    /// Those of `actual` whose owner (for a binding: of its exchange) passes.
+    /// Those of `actual` whose owner (for a binding: of either end) passes.
     pub(crate) fn of(actual: &'a Actual, passes: impl Fn(&str) -> bool) -> Self {
         Self {
             exchanges: actual.exchanges.iter().filter(|e| passes(&e.name)).collect(),
             queues: actual.queues.iter().filter(|q| passes(&q.name)).collect(),
-            bindings: actual.bindings.iter().filter(|b| passes(&b.source)).collect(),
+            bindings: actual.bindings.iter().filter(|b| passes(&b.source) || passes(&b.destination)).collect(),
             policies: actual.policies.iter().filter(|p| passes(&p.name)).collect(),
         }
     }
@@ -80,6 +82,8 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
         all.exchanges.extend(one.exchanges.iter().cloned());
         all.queues.extend(one.queues.iter().cloned());
         all.existing_queues.extend(one.existing_queues.iter().cloned());
+        all.open_queues.extend(one.open_queues.iter().cloned());
+        all.intake.extend(one.intake.iter().cloned());
         all.bindings.extend(one.bindings.iter().cloned());
         all.policies.extend(one.policies.iter().cloned());
     }
@@ -91,14 +95,14 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
 /// What makes `actual` into `desired`, with the shared policies that it needs. Looks only at objects in `scope`, so `desired` must lie
 /// within it.
 ///
-/// The queues of edges (`wirepost.B.edge.…`) and their bindings belong to the edges, `wirepost.B.events.…` and all bindings of
-/// `wirepost.B.events` to whoever listens: none is touched. All other bindings of our exchanges are ours, also those to foreign queues.
+/// The queues of edges (`wirepost.B.edge.…`) and their bindings to `push` belong to the edges, `wirepost.B.events.…` and the bindings between
+/// it and `wirepost.B.events` to whoever listens: none is touched. Every other binding from, into or between our objects is ours to make.
 pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     let objects = Objects::of(actual, |name| scope.holds(name));
-    let queues: HashSet<&str> = actual.queues.iter().map(|q| q.name.as_str()).collect();
+    let queues: HashMap<&str, _> = actual.queues.iter().map(|q| (q.name.as_str(), &q.arguments)).collect();
     let foreign = actual.policies.iter().filter(|p| names::owner(&p.name).is_none() && !is_shared(&p.name));
     let highest = foreign.map(|p| p.priority).max();
-    let mut plan = plan_objects(desired, &objects, |queue| queues.contains(queue), highest);
+    let mut plan = plan_objects(desired, &objects, |queue| queues.get(queue).copied(), highest);
     if !desired.queues.is_empty() {
         plan_shared(&mut plan, &actual.policies);
     }
@@ -106,16 +110,17 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     plan
 }
 
-/// `exists`: whether there is a queue of that name, whoever's. `rival`: the highest priority of a policy that is not ours.
-pub(crate) fn plan_objects(
+/// `find`: the arguments of the queue of that name, whoever's. `rival`: the highest priority of a policy that is not ours.
+pub(crate) fn plan_objects<'a>(
     desired: &Topology,
     actual: &Objects<'_>,
-    exists: impl Fn(&str) -> bool,
+    find: impl Fn(&str) -> Option<&'a Map<String, Value>>,
     rival: Option<i32>,
 ) -> Plan {
     let mut plan = Plan::default();
     plan_exchanges(&mut plan, desired, actual);
-    plan_queues(&mut plan, desired, actual, exists);
+    plan_queues(&mut plan, desired, actual);
+    plan_existing(&mut plan, desired, find);
     plan_bindings(&mut plan, desired, actual);
     plan_policies(&mut plan, desired, actual);
     // Equal priority: which one wins is not defined.
@@ -154,7 +159,7 @@ fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     plan.steps.extend(gone.map(|e| Step::DeleteExchange(e.name.clone())));
 }
 
-fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>, exists: impl Fn(&str) -> bool) {
+fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     let there: HashMap<_, _> = actual.queues.iter().map(|q| (q.name.as_str(), q)).collect();
     for queue in &desired.queues {
         let should = queue_arguments(queue);
@@ -169,9 +174,6 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>, exists
             }),
         }
     }
-    plan.problems.extend(
-        desired.existing_queues.iter().filter(|q| !exists(q)).map(|q| Problem::MissingQueue { queue: q.clone() }),
-    );
     let declared: HashSet<&str> = desired
         .queues
         .iter()
@@ -185,30 +187,23 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>, exists
     }));
 }
 
-fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
-    // One of ours has a queue at its end and no arguments; another with the same key is another binding.
-    let simple = |is: &actual::Binding| is.destination_type == "queue" && is.arguments.is_empty();
-    let mine = actual.bindings.iter().filter(|b| simple(b));
-    let there: HashSet<_> = mine.map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
-    let declared: HashSet<_> = desired.bindings.iter().map(|b| (&*b.exchange, &*b.queue, &*b.routing_key)).collect();
-    let missing: HashSet<&str> = plan
-        .problems
-        .iter()
-        .filter_map(|p| if let Problem::MissingQueue { queue } = p { Some(queue.as_str()) } else { None })
-        .collect();
-    let wanted = desired.bindings.iter().filter(|b| {
-        !there.contains(&(&*b.exchange, &*b.queue, &*b.routing_key)) && !missing.contains(b.queue.as_str())
-    });
-    let made: Vec<Step> = wanted.map(|b| Step::Bind(b.clone())).collect();
-    let gone = actual.bindings.iter().filter(|is| {
-        let key = (&*is.source, &*is.destination, &*is.routing_key);
-        let theirs = is_for_events(&is.source) || is_anothers(&is.source) || is_anothers(&is.destination);
-        let wanted = simple(is) && declared.contains(&key);
-        !(theirs || wanted)
-    });
-    let gone: Vec<Step> = gone.map(|&b| Step::Unbind(b.clone())).collect();
-    plan.steps.extend(made);
-    plan.steps.extend(gone);
+/// Queues of others have to be there, and open to the business that fills them.
+fn plan_existing<'a>(plan: &mut Plan, desired: &Topology, find: impl Fn(&str) -> Option<&'a Map<String, Value>>) {
+    for queue in &desired.existing_queues {
+        let Some(arguments) = find(queue) else {
+            plan.problems.push(Problem::MissingQueue { queue: queue.clone() });
+            continue;
+        };
+        if desired.open_queues.contains(queue) {
+            continue;
+        }
+        let bindings = desired.bindings.iter().filter(|binding| binding.queue == *queue);
+        let businesses = bindings.filter_map(|binding| names::owner(&binding.exchange));
+        for business in businesses.filter(|business| !open::accepts(arguments, business)) {
+            let (queue, business) = (queue.clone(), business.to_owned());
+            plan.problems.push(Problem::QueueNotOpen { queue, business });
+        }
+    }
 }
 
 pub(crate) fn policies_of(desired: &Topology) -> Vec<(String, Policy)> {
@@ -270,18 +265,6 @@ pub(crate) fn plan_users(
     let gone = ours.filter(|is| !desired.iter().any(|user| user.name == is.name));
     plan.steps.extend(gone.map(|is| Step::DeleteUser { name: is.name.clone(), last: desired.is_empty() }));
     plan.steps.sort_by_key(Step::rank);
-}
-
-/// Not the operator's, though it has our prefix: `wirepost.B.edge.…` is declared by an edge and expires after it, `wirepost.B.events.…` is
-/// the business's own.
-pub(crate) fn is_anothers(name: &str) -> bool {
-    names::owner(name).is_some_and(|business| {
-        name.starts_with(&names::edge_queue(business, "")) || name.starts_with(&names::events_queue(business, ""))
-    })
-}
-
-fn is_for_events(exchange: &str) -> bool {
-    names::owner(exchange).is_some_and(|business| exchange == names::events_exchange(business))
 }
 
 pub(crate) fn exchange_kind(kind: ExchangeKind) -> &'static str {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::open::ACCEPT_ARGUMENT;
+
 /// Why nothing, or not everything, could be compared and written. What was written so far stays; a repeat goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -94,6 +96,20 @@ pub enum Problem {
         /// Its name.
         queue: String,
     },
+    /// A route names a queue of another owner who has not opened it to the business. It is not bound; a binding from before stays.
+    QueueNotOpen {
+        /// Its name.
+        queue: String,
+        /// The business type.
+        business: String,
+    },
+    /// An exchange or queue of a listener to events hands them to an object of ours. It gets none.
+    LeadsBack {
+        /// Its name.
+        object: String,
+        /// Where it leads.
+        to: String,
+    },
     /// No longer declared, but not empty or in use, so only unbound.
     Kept {
         /// The queue or stream.
@@ -158,6 +174,14 @@ impl fmt::Display for Problem {
             Self::MissingQueue { queue } => write!(
                 f,
                 "queue {queue} does not exist; declare it, or leave out `existing: true` to get a queue made for the route"
+            ),
+            Self::QueueNotOpen { queue, business } => write!(
+                f,
+                "queue {queue} is not open to {business}; its owner declares it anew with the argument {ACCEPT_ARGUMENT}: {business}, or the platform team opens it to the namespace by --existing-queues"
+            ),
+            Self::LeadsBack { object, to } => write!(
+                f,
+                "{object} passes events on to {to}, where they would become messages and events again; it is unbound: declare it anew without a dead-letter or alternate exchange of wirepost's"
             ),
             Self::Kept { queue, because: KeptBecause::Messages(n) } => {
                 write!(

@@ -1,12 +1,14 @@
 //! Everything that a vhost has at one moment, sorted by business, so that looking at one of a thousand costs what that one has.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
+use serde_json::{Map, Value};
 use wirepost_core::names;
 use wirepost_core::topology::Topology;
 
 use crate::actual::{Actual, Permission, Policy, User};
-use crate::plan::{Objects, Plan, is_anothers, is_shared, plan_objects, plan_shared, plan_users};
+use crate::bindings::is_anothers;
+use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_shared, plan_users};
 use crate::users::{DesiredUser, user_tag};
 
 /// What a vhost has, read at about one moment by [`Management::snapshot`](crate::Management::snapshot).
@@ -18,8 +20,8 @@ pub struct Snapshot {
     parts: BTreeMap<String, Part>,
     /// Those of the policies that all businesses share which are there.
     shared_policies: Vec<Policy>,
-    /// Queues that are nobody's of ours.
-    foreign_queues: HashSet<String>,
+    /// Queues that are nobody's of ours, with their arguments.
+    foreign_queues: HashMap<String, Map<String, Value>>,
     /// Policies that are not ours, then operator policies.
     foreign_policies: Vec<Policy>,
     /// The highest priority of any of them that could stand in our way. An operator policy stands beside ours, so it always could.
@@ -45,7 +47,7 @@ impl Snapshot {
         permissions: Vec<Permission>,
     ) -> Self {
         let mut parts = Parts::default();
-        let mut foreign_queues = HashSet::new();
+        let mut foreign_queues = HashMap::new();
         let (mut shared, mut foreign_policies) = (Vec::new(), Vec::new());
         for exchange in actual.exchanges {
             if let Some(part) = parts.of(&exchange.name) {
@@ -55,11 +57,12 @@ impl Snapshot {
         for queue in actual.queues {
             match parts.of(&queue.name) {
                 Some(part) => part.objects.queues.push(queue),
-                None => drop(foreign_queues.insert(queue.name)),
+                None => drop(foreign_queues.insert(queue.name, queue.arguments)),
             }
         }
         for binding in actual.bindings {
-            if let Some(part) = parts.of(&binding.source) {
+            let of = if names::owner(&binding.source).is_some() { &binding.source } else { &binding.destination };
+            if let Some(part) = parts.of(of) {
                 part.objects.bindings.push(binding);
             }
         }
@@ -106,10 +109,11 @@ impl Snapshot {
     pub fn plan(&self, business: &str, topology: &Topology, users: Option<&[DesiredUser]>) -> Plan {
         let nothing = Part::default();
         let part = self.parts.get(business).unwrap_or(&nothing);
-        let exists = |queue: &str| {
-            self.foreign_queues.contains(queue) || part.objects.queues.iter().any(|own| own.name == queue)
+        let find = |queue: &str| {
+            let own = || part.objects.queues.iter().find(|own| own.name == queue).map(|own| &own.arguments);
+            self.foreign_queues.get(queue).or_else(own)
         };
-        let mut plan = plan_objects(topology, &Objects::of(&part.objects, |_| true), exists, self.rival);
+        let mut plan = plan_objects(topology, &Objects::of(&part.objects, |_| true), find, self.rival);
         if let Some(users) = users {
             plan_users(&mut plan, users, &part.users, &part.permissions, &self.tag);
         }

@@ -6,10 +6,13 @@ use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use tokio::time::{sleep, timeout};
-use wirepost_core::{names, topology::Topology};
+use wirepost_core::{
+    names,
+    topology::{PutAside, Topology},
+};
 
 use crate::count::is_not_found;
 use crate::report::Error;
@@ -75,8 +78,8 @@ pub enum Stopped {
 }
 
 /// Publishes the messages of `wirepost.{business}.unrouted` again, oldest first, each to the exchange and with the routing key that it
-/// came with, unchanged but for its `user-id`, and removes each only after the broker's confirm. Those for which `topology`, the business's
-/// own, has no binding keep their place. `gate` is asked before each message.
+/// came with, unchanged but for its `user-id`, and removes each only after the broker's confirm. One from a client goes to the queue that its
+/// edge admitted it to. Those that nothing in `topology`, the business's own, takes keep their place. `gate` is asked before each message.
 ///
 /// **Flow.** As many as are there at the start, one at a time: order counts more than speed here (about 1,000 a second).
 /// **Guarantees.** None is lost. One may be there twice if this breaks off between confirm and removal, with the same `message_id`.
@@ -117,13 +120,14 @@ pub async fn move_back(
         let Some(message) = message else { break };
         let message = message.delivery;
         let (exchange, routing_key) = (message.exchange.to_string(), message.routing_key.to_string());
-        if !topology.routes(&exchange, &routing_key) {
+        let ways = topology.ways_back(put_aside(&message));
+        if ways.is_empty() {
             back.push(message.delivery_tag);
             strays += 1;
             continue;
         }
         let left = ready(&channel, &queue).await.map_err(failed)?;
-        match publish_again(&channel, &message).await {
+        match publish_again(&channel, &message, &ways).await {
             Ok(None) => {}
             Ok(Some(reason)) => {
                 back.push(message.delivery_tag);
@@ -164,11 +168,24 @@ enum Unsure {
     Late,
 }
 
-/// Publishes a message as it came; why it was not taken, if so.
-async fn publish_again(channel: &Channel, message: &Delivery) -> Result<Option<String>, Unsure> {
+/// Publishes a message as it came, once for each way; why it was not taken, if so. A repeat after that may send it some ways twice.
+async fn publish_again(channel: &Channel, message: &Delivery, ways: &[Option<&str>]) -> Result<Option<String>, Unsure> {
+    for way in ways {
+        if let Some(reason) = publish_one(channel, message, *way).await? {
+            return Ok(Some(reason));
+        }
+    }
+    Ok(None)
+}
+
+async fn publish_one(channel: &Channel, message: &Delivery, queue: Option<&str>) -> Result<Option<String>, Unsure> {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
     let properties = without_user(&message.properties);
+    let properties = match queue {
+        Some(queue) => for_queue(properties, queue),
+        None => properties,
+    };
     let publish =
         async { channel.basic_publish(exchange, routing_key, options, &message.data, properties).await?.await };
     match timeout(CONFIRM_TIMEOUT, publish).await {
@@ -180,6 +197,33 @@ async fn publish_again(channel: &Channel, message: &Delivery) -> Result<Option<S
         Ok(Err(e)) => Err(Unsure::Failed(e)),
         Err(_) => Err(Unsure::Late),
     }
+}
+
+/// What its headers say of where it belongs.
+fn put_aside(message: &Delivery) -> PutAside<'_> {
+    let header = |name: &str| {
+        let headers = message.properties.headers().as_ref()?;
+        match headers.inner().get(name)? {
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+            _ => None,
+        }
+    };
+    PutAside {
+        exchange: message.exchange.as_str(),
+        routing_key: message.routing_key.as_str(),
+        queue: header(names::QUEUE_HEADER),
+        from_client_type: header("from-client-type"),
+        body: &message.data,
+    }
+}
+
+/// As an edge sends what is for one queue. The broker has taken the first header off.
+fn for_queue(properties: BasicProperties, queue: &str) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    let key = AMQPValue::LongString(names::queue_key(queue).into());
+    headers.insert("BCC".into(), AMQPValue::FieldArray(vec![key].into()));
+    headers.insert(names::QUEUE_HEADER.into(), AMQPValue::LongString(queue.into()));
+    properties.with_headers(headers)
 }
 
 /// The broker takes a `user-id` only from that very user (rabbitmq.com/docs/validated-user-id), and we are another.

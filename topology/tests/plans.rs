@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use lapin::types::FieldTable;
 use serde_json::json;
-use support::broker::{PATIENCE, Vhost, depth, eventually, publish};
+use support::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
 use support::{business, declared, management, problems, round, route};
 use tokio::time::Instant;
 use wirepost_topology::{ApplyOptions, Error, KeptBecause, Management, Problem, Settings, apply_plan, unrouted};
@@ -73,11 +73,11 @@ async fn limits_of_its_own_come_and_go_with_the_declaration() {
     let report = round(&management, "pay", &limited, &[], options).await;
     assert_eq!(problems(&report), [""; 0]);
     for _ in 0..2 {
-        publish(&channel, "wirepost.pay.receive", "a", b"x").await.unwrap();
+        publish_for(&channel, "wirepost.pay.receive", "a", queue, b"x").await.unwrap();
     }
-    publish(&channel, "wirepost.pay.receive", "b", b"x").await.unwrap();
+    publish_for(&channel, "wirepost.pay.receive", "b", "wirepost.pay.q.old", b"x").await.unwrap();
     eventually("the queue is full", PATIENCE, async || {
-        Ok(publish(&channel, "wirepost.pay.receive", "a", b"x").await.is_err())
+        Ok(publish_for(&channel, "wirepost.pay.receive", "a", queue, b"x").await.is_err())
     })
     .await
     .unwrap();
@@ -85,7 +85,7 @@ async fn limits_of_its_own_come_and_go_with_the_declaration() {
     let report = round(&management, "pay", &business("pay", &json!([route("a", "q")])), &[], options).await;
     assert!(report.changes.contains(&format!("delete policy {queue}")), "{report:?}");
     assert_eq!(report.problems.len(), 1, "{report:?}");
-    publish(&channel, "wirepost.pay.receive", "a", b"x").await.unwrap();
+    publish_for(&channel, "wirepost.pay.receive", "a", queue, b"x").await.unwrap();
 }
 
 #[tokio::test]

@@ -11,13 +11,14 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, Basi
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
 use serde_json::json;
-use support::broker::{PATIENCE, Vhost, consume, depth, eventually, next, publish_with};
+use support::broker::{PATIENCE, Vhost, consume, depth, eventually, key_of, next, publish_for, publish_with};
 use support::{apply_all, business, route};
 use wirepost_core::topology::Topology;
 use wirepost_topology::unrouted::{self, Moved, Stopped};
 
 const RECEIVE: &str = "wirepost.pay.receive";
 const UNROUTED: &str = "wirepost.pay.unrouted";
+const ORDER_KEY: &str = "queue wirepost.pay.q.orders";
 
 async fn move_back(connection: &Connection, topology: &Topology) -> Moved {
     unrouted::move_back(connection, "pay", topology, &|| true).await.unwrap()
@@ -40,7 +41,7 @@ async fn messages_come_back_in_order_unchanged_and_each_once() {
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
     let (connection, channel) = vhost.channel().await.unwrap();
-    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     unbind(&channel, "wirepost.pay.stream", "wirepost.pay.push", "").await;
     for n in 0..50 {
         send(&channel, RECEIVE, "order.new", n).await;
@@ -86,7 +87,7 @@ async fn it_stops_at_a_message_whose_binding_is_still_missing_and_loses_nothing(
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
     let (connection, channel) = vhost.channel().await.unwrap();
-    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     for n in 0..3 {
         send(&channel, RECEIVE, "order.new", n).await;
     }
@@ -105,8 +106,8 @@ async fn messages_that_no_route_takes_keep_their_place_and_delay_nobody() {
     let topology = business("pay", &json!([route("order.*", "orders"), route("old.*", "old")]));
     apply_all(&vhost, &topology).await;
     let (connection, channel) = vhost.channel().await.unwrap();
-    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
-    unbind(&channel, "wirepost.pay.q.old", RECEIVE, "old.*").await;
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
+    unbind(&channel, "wirepost.pay.q.old", RECEIVE, &key_of("wirepost.pay.q.old")).await;
     // Published past our exchanges, of a route that is gone by now, and of one that is there.
     for n in 0..3 {
         send(&channel, "", UNROUTED, n).await;
@@ -130,13 +131,46 @@ async fn messages_that_no_route_takes_keep_their_place_and_delay_nobody() {
     }
 }
 
+/// Two routes take the type. An edge has admitted each message for one queue; an older one has not said for which.
+#[tokio::test]
+async fn a_message_comes_back_to_the_queues_that_admitted_it_and_to_no_other() {
+    let vhost = Vhost::create().await.unwrap();
+    let admins = json!({"messageType": "log.admin", "sendType": "ClientToServer", "queue": {"name": "b"},
+        "schema": {"type": "object", "required": ["admin"]}});
+    let topology = business("pay", &json!([route("log.*", "a"), admins]));
+    apply_all(&vhost, &topology).await;
+    let (connection, channel) = vhost.channel().await.unwrap();
+    let (a, b) = ("wirepost.pay.q.a", "wirepost.pay.q.b");
+    for queue in [a, b] {
+        unbind(&channel, queue, RECEIVE, &key_of(queue)).await;
+    }
+    publish_for(&channel, RECEIVE, "log.admin", a, b"for a").await.unwrap();
+    publish_for(&channel, RECEIVE, "log.admin", b, b"for b").await.unwrap();
+    let (good, bad) = (br#"{"content":{"admin":1}}"#, br#"{"content":{}}"#);
+    for body in [&good[..], bad] {
+        publish_with(&channel, RECEIVE, "log.admin", body, BasicProperties::default()).await.unwrap();
+    }
+    assert!(apply_all(&vhost, &topology).await.is_clean());
+    assert_eq!(move_back(&connection, &topology).await, Moved { moved: 4, ..Moved::default() });
+    for (queue, expected) in [(a, vec![&b"for a"[..], good, bad]), (b, vec![b"for b", good])] {
+        assert_eq!(depth(&channel, queue).await.unwrap() as usize, expected.len());
+        let mut messages = consume(&channel, queue, 10).await.unwrap();
+        for body in expected {
+            let message = next(&mut messages).await.unwrap();
+            assert_eq!((message.data.as_slice(), message.routing_key.as_str()), (body, "log.admin"));
+            let headers = message.properties.headers().clone().unwrap();
+            assert!(!headers.inner().contains_key("BCC") && headers.inner().contains_key("queue"), "{headers:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn it_goes_no_further_than_its_gate() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
     let (connection, channel) = vhost.channel().await.unwrap();
-    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     for n in 0..5 {
         send(&channel, RECEIVE, "order.new", n).await;
     }
@@ -154,7 +188,7 @@ async fn a_missing_exchange_stops_it_and_the_message_stays() {
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
     let (connection, channel) = vhost.channel().await.unwrap();
-    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     send(&channel, RECEIVE, "order.new", 2).await;
     channel.exchange_delete(RECEIVE.into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
     let moved = move_back(&connection, &topology).await;
@@ -170,7 +204,7 @@ async fn a_message_that_names_its_user_comes_back_too() {
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
     let (connection, channel) = vhost.channel().await.unwrap();
-    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, "order.*").await;
+    unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     // The broker takes this property from that very user only. It was here under another name, such as a rotated one: then nobody can
     // publish it as it is. `guest` stands for it; the operator's connection below is another user's.
     let named = BasicProperties::default().with_user_id("guest".into()).with_message_id("m".into());

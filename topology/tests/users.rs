@@ -12,7 +12,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::json;
-use support::broker::{PATIENCE, Vhost, consume, eventually, next_body, publish};
+use support::broker::{PATIENCE, Vhost, consume, eventually, key_of, next_body, publish};
 use support::{business, management, problems, round, route};
 use wirepost_topology::{ApplyOptions, DesiredUser, Problem, business_user, user_tag};
 
@@ -98,7 +98,9 @@ async fn the_last_user_stays_while_its_queue_holds_messages() {
     let (topology, user) = (business(name, &json!([route("a", "q")])), user(&vhost));
     round(&management, name, &topology, std::slice::from_ref(&user), ApplyOptions::default()).await;
     let (connection, channel) = vhost.channel().await.unwrap();
-    publish(&channel, &format!("wirepost.{name}.receive"), "a", b"1").await.unwrap();
+    publish(&channel, &format!("wirepost.{name}.receive"), &key_of(&format!("wirepost.{name}.q.q")), b"1")
+        .await
+        .unwrap();
     let options = ApplyOptions { amqp: Some(&connection), delete_streams: true, ..ApplyOptions::default() };
     let nothing = wirepost_core::topology::Topology::default();
     let report = round(&management, name, &nothing, &[], options).await;
@@ -154,7 +156,9 @@ async fn a_business_reaches_its_own_objects_and_those_of_no_other() {
     channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.unwrap();
     publish(&channel, &format!("wirepost.{mine}.push"), "", b"{}").await.unwrap();
     let (_admin, edge) = vhost.channel().await.unwrap();
-    publish(&edge, &format!("wirepost.{mine}.receive"), "order.new", b"1").await.unwrap();
+    publish(&edge, &format!("wirepost.{mine}.receive"), &key_of(&format!("wirepost.{mine}.q.orders")), b"1")
+        .await
+        .unwrap();
     let mut orders = consume(&channel, &format!("wirepost.{mine}.q.orders"), 1).await.unwrap();
     assert_eq!(next_body(&mut orders).await.unwrap(), b"1");
     consume(&channel, &format!("wirepost.{mine}.dead"), 1).await.unwrap();

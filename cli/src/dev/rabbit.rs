@@ -18,7 +18,7 @@ use wirepost_edge::broker::{
     Broker,
     rabbit::{Config, RabbitBroker},
 };
-use wirepost_topology::{Management, Settings};
+use wirepost_topology::{Management, OpenQueues, Settings};
 
 use crate::output::Console;
 
@@ -47,6 +47,15 @@ pub(super) struct Args {
     /// Show what arrives on queues, in the place of your services: it takes the messages away.
     #[arg(long, requires = "amqp")]
     show_queues: bool,
+    /// Queues that routes with `existing: true` may name though their owners have not opened them. Default: as the operator's, none.
+    #[arg(
+        long,
+        env = "WIREPOST_EXISTING_QUEUES",
+        requires = "amqp",
+        default_value = "",
+        value_name = "NAMESPACE=PREFIX,…"
+    )]
+    existing_queues: OpenQueues,
 }
 
 /// Where a RabbitMQ is.
@@ -57,6 +66,7 @@ pub(super) struct Address {
     /// With user and password.
     management: String,
     show_queues: bool,
+    open_queues: OpenQueues,
 }
 
 impl Args {
@@ -65,7 +75,7 @@ impl Args {
     /// # Errors
     /// An address can't be read. The message holds no password.
     pub(super) fn address(self) -> anyhow::Result<Option<Address>> {
-        let Self { amqp, stream, management, show_queues } = self;
+        let Self { amqp, stream, management, show_queues, existing_queues } = self;
         let Some(amqp) = amqp else {
             return Ok(None);
         };
@@ -85,7 +95,14 @@ impl Args {
             let _ = management.set_username(&user.username);
             let _ = management.set_password(Some(&user.password));
         }
-        Ok(Some(Address { amqp, stream, management: management.into(), show_queues, uri }))
+        Ok(Some(Address {
+            amqp,
+            stream,
+            management: management.into(),
+            show_queues,
+            open_queues: existing_queues,
+            uri,
+        }))
     }
 }
 
@@ -99,6 +116,7 @@ struct Desired {
 pub(super) struct Rabbit {
     place: String,
     show_queues: bool,
+    open_queues: OpenQueues,
     desired: watch::Sender<Desired>,
     /// Rounds so far that had the newest wish.
     rounds: watch::Receiver<u64>,
@@ -111,7 +129,7 @@ impl Rabbit {
     /// # Errors
     /// An address can't be used.
     pub(super) fn start(edge: &str, address: Address, console: Console) -> anyhow::Result<(RabbitBroker, Self)> {
-        let Address { amqp, uri, stream, management, show_queues } = address;
+        let Address { amqp, uri, stream, management, show_queues, open_queues } = address;
         let config = Config::parse(edge, &amqp, Some(&stream), Some(&management))?;
         let place = format!("{}:{}, vhost {}", uri.authority.host, uri.authority.port, uri.vhost);
         let vhost = uri.vhost.clone();
@@ -126,7 +144,7 @@ impl Rabbit {
         let broker = RabbitBroker::start(config)?;
         tasks.spawn(health::run(broker.health(), console.clone()));
         tasks.spawn(keeper::run(management, uri, wish, done, console));
-        Ok((broker, Self { place, show_queues, desired, rounds, _tasks: tasks }))
+        Ok((broker, Self { place, show_queues, open_queues, desired, rounds, _tasks: tasks }))
     }
 
     /// Whether messages of queues are taken and printed.
@@ -142,7 +160,11 @@ impl Rabbit {
     /// Makes the broker have what these businesses need; returns when it has been tried once, so that clients that are let in then find it.
     pub(super) async fn apply(&mut self, businesses: &[Compiled]) {
         self.rounds.mark_unchanged();
-        self.desired.send_replace(Desired { businesses: businesses.to_vec() });
+        let mut businesses = businesses.to_vec();
+        for Compiled { owner, topology, .. } in &mut businesses {
+            self.open_queues.mark(owner, topology);
+        }
+        self.desired.send_replace(Desired { businesses });
         let _ = timeout(FIRST_ROUND, self.rounds.changed()).await;
     }
 }
@@ -162,7 +184,13 @@ mod tests {
     use super::*;
 
     fn args(amqp: &str, management: Option<&str>) -> Args {
-        Args { amqp: Some(amqp.into()), stream: None, management: management.map(Into::into), show_queues: false }
+        Args {
+            amqp: Some(amqp.into()),
+            stream: None,
+            management: management.map(Into::into),
+            show_queues: false,
+            existing_queues: OpenQueues::default(),
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What the edges run for one business.
 
-use super::retention::retention;
+use super::{
+    retention::retention,
+    topology::{queue_of, senders},
+};
 use crate::{
-    SendType,
     business::{Auth, Jwt, LimitsSpec, Route, WsBusiness},
     edge_config::{
         AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, FORMAT, Jwks, JwtConfig, Limits,
@@ -22,7 +24,7 @@ pub(crate) fn config(business: &WsBusiness) -> BusinessConfig {
         owner: business.owner(),
         generation: business.metadata.generation.unwrap_or_default(),
         client_types: spec.client_types.clone(),
-        routes: spec.routes.iter().map(|r| route(r, &spec.client_types)).collect(),
+        routes: spec.routes.iter().map(|r| route(business.business_type(), r, &spec.client_types)).collect(),
         delivery: spec.push.as_ref().map_or(Delivery::default(), |p| p.delivery),
         retention: retention(spec.push.as_ref().and_then(|p| p.retention.as_ref())),
         auth: spec.auth.as_ref().map(auth).unwrap_or_default(),
@@ -36,13 +38,13 @@ pub(crate) fn config(business: &WsBusiness) -> BusinessConfig {
     }
 }
 
-fn route(route: &Route, client_types: &[String]) -> RouteConfig {
-    let everyone_may_send = route.send_type == SendType::ClientToServer && route.from.is_empty();
+fn route(business: &str, route: &Route, client_types: &[String]) -> RouteConfig {
     RouteConfig {
         message_type: route.message_type.clone(),
         send_type: route.send_type,
-        from: if everyone_may_send { client_types.to_vec() } else { route.from.clone() },
+        from: senders(route, client_types),
         to: route.to.clone(),
+        queue: queue_of(business, route),
         ttl_seconds: route.ttl_seconds.map(i64::unsigned_abs),
         audience: route.audience,
         receipts: route.receipts,

@@ -6,10 +6,10 @@
 use super::{merge_queues, policies, retention::retention};
 use crate::{
     SendType,
-    business::{Queue as QueueSettings, WsBusinessSpec},
+    business::{Queue as QueueSettings, Route, WsBusinessSpec},
     edge_config::{Delivery, Retention},
     names,
-    topology::{Binding, Exchange, ExchangeKind, Queue, QueueKind, Topology},
+    topology::{Binding, Exchange, ExchangeKind, Intake, Queue, QueueKind, Topology},
 };
 
 pub(crate) fn topology(business: &str, spec: &WsBusinessSpec) -> Topology {
@@ -21,13 +21,13 @@ pub(crate) fn topology(business: &str, spec: &WsBusinessSpec) -> Topology {
         route_queue(&mut topology, business, queue);
     }
     for route in &spec.routes {
-        if let (SendType::ClientToServer, Some(queue)) = (route.send_type, &route.queue) {
-            topology.bindings.push(Binding {
-                exchange: names::receive_exchange(business),
-                queue: queue_name(business, queue),
-                routing_key: route.message_type.clone(),
-            });
-        }
+        let Some(queue) = queue_of(business, route) else { continue };
+        topology.intake.push(Intake {
+            pattern: route.message_type.clone(),
+            from: senders(route, &spec.client_types),
+            queue,
+            schema: route.schema.clone(),
+        });
     }
     if spec.push.as_ref().map_or(Delivery::default(), |p| p.delivery) == Delivery::Durable {
         let declared = spec.push.as_ref().and_then(|p| p.retention.as_ref());
@@ -67,6 +67,11 @@ fn keepers(topology: &mut Topology, business: &str) {
 /// A queue of our own, or the name of one that exists.
 fn route_queue(topology: &mut Topology, business: &str, queue: &QueueSettings) {
     let name = queue_name(business, queue);
+    topology.bindings.push(Binding {
+        exchange: names::receive_exchange(business),
+        queue: name.clone(),
+        routing_key: names::queue_key(&name),
+    });
     if queue.existing {
         topology.existing_queues.push(name);
         return;
@@ -92,6 +97,18 @@ fn stream(topology: &mut Topology, business: &str, retention: Retention) {
 
 fn bind(topology: &mut Topology, exchange: String, queue: String) {
     topology.bindings.push(Binding { exchange, queue, routing_key: String::new() });
+}
+
+/// The queue of a route, by its full name.
+pub(super) fn queue_of(business: &str, route: &Route) -> Option<String> {
+    let queue = route.queue.as_ref().filter(|_| route.send_type == SendType::ClientToServer)?;
+    Some(queue_name(business, queue))
+}
+
+/// Client types that may send a route's message.
+pub(super) fn senders(route: &Route, client_types: &[String]) -> Vec<String> {
+    let everyone = route.send_type == SendType::ClientToServer && route.from.is_empty();
+    if everyone { client_types.to_vec() } else { route.from.clone() }
 }
 
 fn queue_name(business: &str, queue: &QueueSettings) -> String {

@@ -179,6 +179,7 @@ fn publish(broker: &MemoryBroker, body: String) {
         Publication {
             exchange: "wirepost.payments.push".into(),
             routing_key: "n".into(),
+            queue: None,
             message_id: String::new(),
             body: body.into(),
             timestamp: clock::now_ms(),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use wirepost_core::{
     Envelope, EnvelopeError, SendType,
-    content::Unfit,
     envelope::MAX_ID,
     frames::{MAX_RECEIPTS, NackCode},
 };
@@ -18,7 +17,7 @@ use crate::{
         audience::{self, Rejection},
         expiry,
     },
-    socket::conn::Conn,
+    socket::{admission, conn::Conn},
 };
 
 /// Why a message is not accepted.
@@ -68,8 +67,8 @@ impl Nack {
 pub struct Prepared {
     /// The id: the client's, or one made here.
     pub id: String,
-    /// What to publish.
-    pub publication: Publication,
+    /// What to publish: one message for each queue, each confirmed by itself, so that a binding that one of them has lost is noticed.
+    pub publications: Vec<Publication>,
 }
 
 /// Checks and stamps what `conn` sent.
@@ -93,10 +92,6 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
             format!("no route of {} takes {message_type:?} from clients", business.name()),
         ));
     };
-    if !route.config.from.iter().any(|allowed| **allowed == *conn.client_type) {
-        let reason = format!("clients of type {:?} may not send {message_type:?}", conn.client_type);
-        return Err(nack(NackCode::NotAllowed, reason));
-    }
     if !envelope.businesses.is_empty() {
         return Err(nack(NackCode::NotAllowed, "clients can't address other businesses".into()));
     }
@@ -114,13 +109,8 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         }
         SendType::ClientToServer | SendType::ServerToClient => &business.receive_exchange,
     };
-    route.check_content(envelope.content).map_err(|unfit| {
-        let code = match unfit {
-            Unfit::Mismatch(_) => NackCode::SchemaMismatch,
-            Unfit::TooComplex => NackCode::TooComplex,
-        };
-        nack(code, unfit.to_string())
-    })?;
+    let queues = admission::queues(business, route, &conn.client_type, &envelope)
+        .map_err(|(code, reason)| nack(code, reason))?;
     let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     let timestamp = envelope.timestamp.unwrap_or_else(clock::now_ms);
     let body = Envelope {
@@ -139,21 +129,21 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         let reason = format!("{} bytes, more than the business's pushBytes of {max}", body.len());
         return Err(Nack::new(Some(&id), NackCode::TooLarge, reason));
     }
-    Ok(Prepared {
-        publication: Publication {
-            exchange: Arc::clone(exchange),
-            routing_key: message_type.clone(),
-            message_id: id.clone(),
-            body: body.into(),
-            timestamp,
-            headers: vec![
-                ("message-type", message_type),
-                ("from-client-type", conn.client_type.to_string()),
-                ("from-unique-id", conn.unique_id.to_string()),
-            ],
-        },
-        id,
-    })
+    let publication = Publication {
+        exchange: Arc::clone(exchange),
+        routing_key: message_type.clone(),
+        queue: None,
+        message_id: id.clone(),
+        body: body.into(),
+        timestamp,
+        headers: vec![
+            ("message-type", message_type),
+            ("from-client-type", conn.client_type.to_string()),
+            ("from-unique-id", conn.unique_id.to_string()),
+        ],
+    };
+    let publications = queues.into_iter().map(|queue| Publication { queue, ..publication.clone() }).collect();
+    Ok(Prepared { id, publications })
 }
 
 /// Checks the ids of a receipt: what no message can be called is not passed on.

@@ -14,12 +14,9 @@ pub struct Window {
 }
 
 impl Window {
-    /// Adds a message.
-    pub fn add(&mut self, id: String, confirm: Confirm) {
-        let outcome = async move {
-            let lost = |_| Err(PublishError::Unknown("the publisher ended".into()));
-            (id, confirm.await.unwrap_or_else(lost))
-        };
+    /// Adds a message that was published as these; never none.
+    pub fn add(&mut self, id: String, confirms: Vec<Confirm>) {
+        let outcome = async move { (id, all(confirms).await) };
         self.pending.get_or_insert_default().push(outcome.boxed());
     }
 
@@ -44,5 +41,57 @@ impl Window {
             return outcome;
         }
         std::future::pending().await
+    }
+}
+
+/// What became of a message that went to several queues, each by a publish of its own. One that not every queue has taken is to be sent
+/// again, and some may have it.
+async fn all(confirms: Vec<Confirm>) -> Result<(), PublishError> {
+    let several = confirms.len() > 1;
+    let (mut error, mut arrived) = (None, false);
+    for confirm in confirms {
+        match confirm.await.unwrap_or_else(|_| Err(PublishError::Unknown("the publisher ended".into()))) {
+            Ok(()) => arrived = true,
+            Err(new) => {
+                arrived |= matches!(new, PublishError::Unknown(_));
+                error = error.or(Some(new));
+            }
+        }
+    }
+    match error {
+        None => Ok(()),
+        Some(error) if several && arrived => {
+            Err(PublishError::Unknown(format!("not every queue that it is for has it: {error}")))
+        }
+        Some(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_for_two_queues_is_acknowledged_when_both_have_it() {
+        let unavailable = || Err(PublishError::Unavailable("away".into()));
+        for (answers, expected, arrived) in [
+            ([Ok(()), Ok(())], true, true),
+            ([unavailable(), unavailable()], false, false),
+            ([Ok(()), unavailable()], false, true),
+            ([unavailable(), Err(PublishError::Unknown("late".into()))], false, true),
+        ] {
+            let confirms = answers.into_iter().map(|answer| {
+                let (sender, confirm) = oneshot::channel();
+                sender.send(answer).unwrap();
+                confirm
+            });
+            let mut window = Window::default();
+            window.add("m".into(), confirms.collect());
+            let (_, outcome) = window.next().await;
+            assert_eq!(outcome.is_ok(), expected);
+            assert_eq!(matches!(outcome, Ok(()) | Err(PublishError::Unknown(_))), arrived, "{outcome:?}");
+        }
     }
 }

@@ -92,6 +92,7 @@ pub fn message(exchange: &str, key: &str, body: &str) -> Publication {
     Publication {
         exchange: exchange.into(),
         routing_key: key.into(),
+        queue: None,
         message_id: format!("id-{body}"),
         body: Bytes::copy_from_slice(body.as_bytes()),
         timestamp: 1_700_000_000_123,

@@ -17,6 +17,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use wirepost_core::{names, topology::Intake};
 use wirepost_topology::actual::Policy;
 use wirepost_topology::{ApplyOptions, Error, Management, Plan, Problem, Report, Snapshot, Step, apply_plan};
 
@@ -167,12 +168,12 @@ impl Keeper {
         let mut work = Vec::new();
         for request in batch {
             match request {
-                Request::Ensure { business, desired, reply } => {
+                Request::Ensure { business, desired, edges_behind, reply } => {
                     let known = self.known.get(&business).filter(|known| known.current && known.desired == desired);
                     match known {
                         // Nobody waits for the answer any more if this fails.
                         Some(known) => drop(reply.send(Ok(Arc::clone(&known.report)))),
-                        None => work.push((Job::ensure(business, desired), reply)),
+                        None => work.push((Job { edges_behind, ..Job::ensure(business, desired) }, reply)),
                     }
                 }
                 Request::Remove { business, delete_messages, reply } => {
@@ -398,7 +399,14 @@ impl Keeper {
             let news: Vec<String> = steps.iter().filter(|step| !known.left.contains(*step)).cloned().collect();
             // What a plan already tells; the rest shows only when it is carried out.
             let lasting = |problem: &&Problem| {
-                matches!(problem, Problem::Differs { .. } | Problem::MissingQueue { .. } | Problem::UserTaken { .. })
+                matches!(
+                    problem,
+                    Problem::Differs { .. }
+                        | Problem::MissingQueue { .. }
+                        | Problem::QueueNotOpen { .. }
+                        | Problem::LeadsBack { .. }
+                        | Problem::UserTaken { .. }
+                )
             };
             let same_problems = plan.problems.iter().filter(lasting).eq(known.report.problems.iter().filter(lasting));
             if !steps.is_empty() || !same_problems || !known.report.is_clean() {
@@ -492,30 +500,59 @@ struct Job {
     removes: bool,
     delete_messages: bool,
     delete_streams: bool,
+    /// See [`super::Broker::ensure`].
+    edges_behind: bool,
 }
 
 impl Job {
     /// The stream of a business that has become Transient goes with what it keeps: nobody can read it any more.
     fn ensure(business: String, desired: Arc<Desired>) -> Self {
-        Self { business, desired, removes: false, delete_messages: false, delete_streams: true }
+        Self { business, desired, removes: false, delete_messages: false, delete_streams: true, edges_behind: false }
     }
 
     fn remove(business: String, delete_messages: bool) -> Self {
-        Self { business, desired: Arc::default(), removes: true, delete_messages, delete_streams: true }
+        Self {
+            business,
+            desired: Arc::default(),
+            removes: true,
+            delete_messages,
+            delete_streams: true,
+            edges_behind: false,
+        }
     }
 
     fn orphan(business: String) -> Self {
-        Self { business, desired: Arc::default(), removes: true, delete_messages: false, delete_streams: false }
+        Self {
+            business,
+            desired: Arc::default(),
+            removes: true,
+            delete_messages: false,
+            delete_streams: false,
+            edges_behind: false,
+        }
     }
 
     /// What of a plan may be done.
-    fn permitted(&self, plan: Plan) -> Plan {
-        if !self.desired.whole || !plan.problems.iter().any(|p| matches!(p, Problem::MissingQueue { .. })) {
+    fn permitted(&self, mut plan: Plan) -> Plan {
+        if self.edges_behind {
+            plan.steps.retain(|step| !self.is_of_older_edges(step));
+        }
+        let unusable = |p: &Problem| matches!(p, Problem::MissingQueue { .. } | Problem::QueueNotOpen { .. });
+        if !self.desired.whole || !plan.problems.iter().any(unusable) {
             return plan;
         }
         let mut nothing = Plan::default();
         nothing.problems = plan.problems;
         nothing
+    }
+}
+
+impl Job {
+    /// Removes a binding by a route's pattern, which older edges rely on: without it their messages would make the detour over `unrouted`.
+    fn is_of_older_edges(&self, step: &Step) -> bool {
+        let Step::Unbind(binding) = step else { return false };
+        let by_route = |intake: &Intake| binding.routing_key == intake.pattern && binding.destination == intake.queue;
+        binding.source == names::receive_exchange(&self.business) && self.desired.topology.intake.iter().any(by_route)
     }
 }
 

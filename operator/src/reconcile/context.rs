@@ -14,6 +14,7 @@ use kube::{
 };
 use tokio::{sync::watch, time::Instant};
 use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus, compile};
+use wirepost_topology::OpenQueues;
 
 use super::{Good, SECRET_LOOK};
 use crate::{
@@ -43,6 +44,8 @@ pub struct Options {
     pub namespace: String,
     /// What the businesses' services are told.
     pub place: Place,
+    /// Queues of others that its owner need not open.
+    pub open_queues: OpenQueues,
     /// How long a deletion may take.
     pub deletion_deadline: Duration,
     /// Whether some resources may not be ours.

@@ -19,6 +19,8 @@ pub(crate) fn business(name: &str) -> Topology {
             queue(&names::unrouted(name), None),
         ],
         existing_queues: Vec::new(),
+        open_queues: Vec::new(),
+        intake: Vec::new(),
         bindings: vec![
             bind(&names::dead_letter_exchange(name), &names::dead_queue(name), ""),
             bind(&names::receive_exchange(name), &names::route_queue(name, "orders"), "order.*"),
@@ -176,8 +178,9 @@ fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
             auto_delete: false,
             arguments: Map::new(),
         });
-        there.bindings.push(foreign("amq.topic", name));
     }
+    there.bindings.push(foreign("amq.topic", "orders"));
+    there.bindings.push(foreign("amq.topic", &events));
     there.bindings.push(foreign(&names::events_exchange("pay"), "orders"));
     there.bindings.push(foreign(&names::events_exchange("pay"), &events));
     there.bindings.push(foreign(&names::push_exchange("pay"), &names::edge_queue("pay", "e1")));
@@ -217,16 +220,71 @@ fn a_queue_of_the_team_that_is_missing_is_reported_and_not_bound() {
     let mut there = has(&business("pay"));
     let missing = plan(&topology, &there, Scope::Everything);
     assert_eq!((steps(&missing).len(), missing.problems.len()), (0, 1));
+    let bound = ["bind queue theirs to exchange wirepost.pay.receive with 'a'"];
+    let mut with = |arguments: Map<String, Value>| {
+        there.queues.retain(|queue| queue.name != "theirs");
+        there.queues.push(actual::Queue { name: "theirs".to_owned(), durable: true, auto_delete: false, arguments });
+        there.clone()
+    };
+    // Its owner has to open it, or whoever runs the cluster.
+    let closed = plan(&topology, &with(Map::new()), Scope::Everything);
+    assert_eq!(steps(&closed), Vec::<String>::new());
+    assert!(closed.problems[0].to_string().contains("x-wirepost-accept: pay"), "{:?}", closed.problems);
+    let there = with(Map::from_iter([("x-wirepost-accept".to_owned(), json!("shop,pay"))]));
+    let open = plan(&topology, &there, Scope::Everything);
+    assert_eq!((steps(&open), open.problems.len()), (bound.map(str::to_owned).to_vec(), 0));
+    topology.open_queues.push("theirs".to_owned());
+    assert_eq!(steps(&plan(&topology, &with(Map::new()), Scope::Everything)), bound);
+}
+
+/// A business's own user may declare these: it reads `events` and writes `push`.
+#[test]
+fn events_lead_to_listeners_and_never_back() {
+    let topology = business("pay");
+    let (events, push) = (names::events_exchange("pay"), names::push_exchange("pay"));
+    let listener = names::events_queue("pay", "mine");
+    let to = |source: &str, destination: &str, kind: &str| actual::Binding {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        destination_type: kind.to_owned(),
+        routing_key: "#".to_owned(),
+        arguments: Map::new(),
+    };
+    let unbound = |there: &Actual| steps(&plan(&topology, there, Scope::Business("pay")));
+    for (source, destination, kind) in [
+        (events.as_str(), push.as_str(), "exchange"),
+        (&listener, &push, "exchange"),
+        ("amq.topic", &push, "exchange"),
+        ("amq.topic", "wirepost.pay.q.orders", "queue"),
+        ("wirepost.other.events", &listener, "queue"),
+        (&push, &listener, "queue"),
+        (&events, "wirepost.pay.edge.e1", "queue"),
+        ("amq.topic", &events, "exchange"),
+    ] {
+        let mut there = has(&topology);
+        there.bindings.push(to(source, destination, kind));
+        assert_eq!(unbound(&there), [format!("unbind {destination} from exchange {source} with '#'")]);
+    }
+    let mut there = has(&topology);
+    let passes_on = |argument: &str| Map::from_iter([(argument.to_owned(), json!(push))]);
     there.queues.push(actual::Queue {
-        name: "theirs".to_owned(),
+        name: listener.clone(),
         durable: true,
         auto_delete: false,
-        arguments: Map::new(),
+        arguments: passes_on("x-dead-letter-exchange"),
     });
-    assert_eq!(
-        steps(&plan(&topology, &there, Scope::Everything)),
-        ["bind queue theirs to exchange wirepost.pay.receive with 'a'"]
-    );
+    there.exchanges.push(actual::Exchange {
+        name: format!("{listener}.2"),
+        kind: "fanout".to_owned(),
+        durable: true,
+        auto_delete: false,
+        arguments: passes_on("alternate-exchange"),
+    });
+    for to_listener in [to(&events, &listener, "queue"), to(&events, &format!("{listener}.2"), "exchange")] {
+        there.bindings.push(to_listener);
+    }
+    assert_eq!(unbound(&there).len(), 2);
+    assert_eq!(plan(&topology, &there, Scope::Everything).problems.len(), 2);
 }
 
 #[test]

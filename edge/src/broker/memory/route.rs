@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use wirepost_core::{pattern, topology::ExchangeKind};
+use wirepost_core::{names, pattern, topology::ExchangeKind};
 
 use super::{Inner, World, now_ms};
 use crate::broker::{Publication, PublishError};
@@ -22,8 +22,11 @@ impl Targets {
 }
 
 impl World {
-    /// Collects where `exchange` routes `key`; by its alternate exchange if nowhere else.
-    fn targets(&self, exchange: &str, key: &str, targets: &mut Targets) -> Result<(), PublishError> {
+    /// Collects where the exchange routes a message, by its routing key and that of the queue it is for; by its alternate exchange if
+    /// nowhere else.
+    fn targets(&self, publication: &Publication, targets: &mut Targets) -> Result<(), PublishError> {
+        let (exchange, key) = (&*publication.exchange, publication.routing_key.as_str());
+        let queue_key = publication.queue.as_deref().map(names::queue_key);
         if exchange.is_empty() {
             if self.queues.contains_key(key) || self.streams.contains_key(key) {
                 targets.objects.insert(key.to_owned());
@@ -45,7 +48,9 @@ impl World {
             for (routing_key, object) in self.bindings.get(name).into_iter().flatten() {
                 let matches = match exchange.kind {
                     ExchangeKind::Fanout => true,
-                    ExchangeKind::Topic => pattern::matches(routing_key, key),
+                    ExchangeKind::Topic => {
+                        pattern::matches(routing_key, key) || queue_key.as_ref() == Some(routing_key)
+                    }
                     ExchangeKind::Direct => routing_key == key,
                 };
                 if matches && (self.queues.contains_key(object) || self.streams.contains_key(object)) {
@@ -80,7 +85,7 @@ impl Inner {
 
     fn deliver(world: &mut World, publication: &Publication, mandatory: bool) -> Result<(), PublishError> {
         let mut targets = Targets::default();
-        world.targets(&publication.exchange, &publication.routing_key, &mut targets)?;
+        world.targets(publication, &mut targets)?;
         if targets.is_empty() {
             if mandatory {
                 let reason = format!("no queue takes {} from {}", publication.routing_key, publication.exchange);

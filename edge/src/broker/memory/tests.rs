@@ -58,9 +58,12 @@ fn topology() -> Topology {
             binding("wirepost.pay.push.unrouted", UNROUTED, ""),
             binding(RECEIVE, ORDERS, "order.*"),
             binding(RECEIVE, ORDERS, "order.#"),
+            binding(RECEIVE, ORDERS, &names::queue_key(ORDERS)),
             binding(RECEIVE, "legacy", "old"),
             binding(UNROUTED, UNROUTED, ""),
         ],
+        intake: vec![],
+        open_queues: vec![],
         policies: vec![
             policy(STREAM, json!({"max-length-bytes": 100})),
             policy(ORDERS, json!({"max-length": 3, "delivery-limit": 1})),
@@ -78,6 +81,7 @@ fn message(exchange: &str, key: &str, body: &str) -> Publication {
     Publication {
         exchange: exchange.into(),
         routing_key: key.into(),
+        queue: None,
         message_id: body.into(),
         body: Bytes::copy_from_slice(body.as_bytes()),
         timestamp: 0,
@@ -119,6 +123,15 @@ async fn a_topic_reaches_its_queue_once_and_what_no_binding_takes_is_kept() {
     assert_eq!(broker.queue_len(ORDERS), Some(1));
     assert_eq!(broker.queue_len(UNROUTED), Some(1));
     assert_eq!(broker.queue_len("legacy"), Some(1));
+}
+
+#[tokio::test]
+async fn a_message_for_one_queue_reaches_it_alone() {
+    let broker = broker();
+    broker.publish(0, Publication { queue: Some(ORDERS.into()), ..message(RECEIVE, "a", "a") }).await.unwrap().unwrap();
+    broker.publish(0, Publication { queue: Some("gone".into()), ..message(RECEIVE, "a", "b") }).await.unwrap().unwrap();
+    assert_eq!((broker.queue_len(ORDERS), broker.queue_len("legacy")), (Some(1), Some(0)));
+    assert_eq!(broker.queue_len(UNROUTED), Some(1), "its binding is lost");
 }
 
 #[tokio::test]

@@ -122,6 +122,7 @@ mod tests {
         Publication {
             exchange: exchange.into(),
             routing_key: "key".into(),
+            queue: None,
             message_id: String::new(),
             body: bytes::Bytes::new(),
             timestamp: 0,

@@ -32,8 +32,10 @@ impl Running<'_> {
     pub(super) fn publish(&mut self, prepared: Result<Prepared, Nack>, bytes: usize) {
         match prepared {
             Ok(prepared) => {
-                let confirm = self.session.state.broker.publish(self.conn.number, prepared.publication);
-                self.window.add(prepared.id, confirm);
+                let broker = &self.session.state.broker;
+                let publish = |publication| broker.publish(self.conn.number, publication);
+                let confirms = prepared.publications.into_iter().map(publish).collect();
+                self.window.add(prepared.id, confirms);
             }
             Err(nack) => {
                 self.charge(bytes);

@@ -105,7 +105,8 @@ async fn bare(setup: &Setup) -> Result<f64> {
     for channel in channels {
         publishers.spawn(async move {
             for id in 0..count {
-                broker::publish(&channel, &names::receive_exchange("bench"), "up", body(id).as_bytes()).await?;
+                let (receive, queue) = (names::receive_exchange("bench"), names::route_queue("bench", "up"));
+                broker::publish_for(&channel, &receive, "up", &queue, body(id).as_bytes()).await?;
             }
             anyhow::Ok(())
         });

@@ -1,0 +1,141 @@
+//! Which queues take a client's message, judged without an edge: for messages that a lost binding has put aside.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Binding, Topology};
+use crate::{Envelope, content, names, pattern};
+
+/// What one ClientToServer route lets into its queue.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Intake {
+    /// Topic pattern of the message type.
+    pub pattern: String,
+    /// Client types that may send it.
+    pub from: Vec<String>,
+    /// Full name of the queue.
+    pub queue: String,
+    /// JSON Schema of `content`.
+    #[serde(skip)]
+    pub schema: Option<Value>,
+}
+
+/// A message that lies in `wirepost.B.unrouted`.
+#[derive(Clone, Copy, Debug)]
+pub struct PutAside<'a> {
+    /// The exchange that it was published to.
+    pub exchange: &'a str,
+    /// Its routing key.
+    pub routing_key: &'a str,
+    /// Its header [`QUEUE_HEADER`](names::QUEUE_HEADER): the queue whose routes have admitted it. An older edge sets none.
+    pub queue: Option<&'a str>,
+    /// Its header `from-client-type`.
+    pub from_client_type: Option<&'a str>,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+impl Topology {
+    /// Where a message that was put aside belongs: each `Some` is one queue behind its exchange, `None` all that the exchange has. Empty
+    /// where nothing declared takes it.
+    ///
+    /// A queue that has admitted it is the only one. Where that is not declared any more, or nobody has said, today's routes judge, each
+    /// for itself, as an edge would.
+    pub fn ways_back(&self, message: PutAside<'_>) -> Vec<Option<&str>> {
+        let mut bindings = self.bindings.iter().filter(|binding| binding.exchange == message.exchange);
+        let receives = names::owner(message.exchange).is_some_and(|b| message.exchange == names::receive_exchange(b));
+        if !receives {
+            return bindings.next().map(|_| None).into_iter().collect();
+        }
+        let names =
+            |binding: &&Binding| message.queue == Some(&binding.queue) || message.routing_key == binding.routing_key;
+        if let Some(binding) = bindings.find(names) {
+            return vec![Some(&binding.queue)];
+        }
+        let mut ways = Vec::new();
+        for intake in self.intake.iter().filter(|intake| intake.admits(message)) {
+            let way = Some(intake.queue.as_str());
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+        ways
+    }
+}
+
+impl Intake {
+    fn admits(&self, message: PutAside<'_>) -> bool {
+        pattern::matches(&self.pattern, message.routing_key)
+            && message.from_client_type.is_none_or(|from| self.from.iter().any(|allowed| allowed == from))
+            && self.schema.as_ref().is_none_or(|schema| fits(schema, message.body))
+    }
+}
+
+fn fits(schema: &Value, body: &[u8]) -> bool {
+    let Ok(schema) = content::Schema::try_new(schema) else { return false };
+    Envelope::parse(body).is_ok_and(|envelope| schema.check(envelope.content.unwrap_or("null")).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn topology() -> Topology {
+        let intake = |pattern: &str, from: &str, queue: &str, schema: Option<Value>| Intake {
+            pattern: pattern.into(),
+            from: vec![from.into()],
+            queue: queue.into(),
+            schema,
+        };
+        let bind = |exchange: &str, queue: &str| Binding {
+            exchange: exchange.into(),
+            queue: queue.into(),
+            routing_key: names::queue_key(queue),
+        };
+        Topology {
+            intake: vec![
+                intake("log.*", "h5", "wirepost.pay.q.a", None),
+                intake("log.admin", "app", "wirepost.pay.q.b", Some(json!({"type": "object"}))),
+            ],
+            bindings: vec![
+                bind("wirepost.pay.receive", "wirepost.pay.q.a"),
+                bind("wirepost.pay.receive", "wirepost.pay.q.b"),
+                bind("wirepost.pay.push", "wirepost.pay.stream"),
+            ],
+            ..Topology::default()
+        }
+    }
+
+    #[test]
+    fn a_message_goes_back_to_the_queue_that_admitted_it_or_is_judged_by_todays_routes() {
+        let topology = topology();
+        let (a, b) = (Some("wirepost.pay.q.a"), Some("wirepost.pay.q.b"));
+        let good = r#"{"messageType":"log.admin","content":{}}"#;
+        let bad = r#"{"messageType":"log.admin","content":1}"#;
+        for (queue, from, body, expected) in [
+            (a, Some("app"), bad, vec![a]),
+            (b, Some("h5"), bad, vec![b]),
+            (Some("wirepost.pay.q.gone"), Some("h5"), good, vec![a]),
+            (Some("wirepost.pay.q.gone"), Some("app"), good, vec![b]),
+            (None, Some("app"), bad, vec![]),
+            (None, Some("h5"), bad, vec![a]),
+            (None, None, good, vec![a, b]),
+        ] {
+            let message = PutAside {
+                exchange: "wirepost.pay.receive",
+                routing_key: "log.admin",
+                queue,
+                from_client_type: from,
+                body: body.as_bytes(),
+            };
+            assert_eq!(topology.ways_back(message), expected, "{queue:?} {from:?} {body}");
+        }
+        let push =
+            PutAside { exchange: "wirepost.pay.push", routing_key: "", queue: a, from_client_type: None, body: b"" };
+        assert_eq!(topology.ways_back(push), [None]);
+        assert_eq!(topology.ways_back(PutAside { exchange: "", routing_key: "wirepost.pay.q.a", ..push }), []);
+    }
+}
