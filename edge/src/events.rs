@@ -1,7 +1,9 @@
 //! What a business may hear of its clients: published to its events exchange, routing key = the event. Of small worth: bounded, not
 //! confirmed, dropped with a counter where the broker is away.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use crate::{
     broker::{Broker, Publication},
@@ -56,18 +58,46 @@ pub enum Event<'a> {
         description: &'a str,
         /// Where it stands in the stream.
         offset: u64,
+        /// Rejected pushes before it that got no event of their own: there were too many.
+        #[serde(skip_serializing_if = "is_zero")]
+        suppressed: u64,
     },
 }
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The names of all events.
+const KEYS: [&str; 4] = ["connected", "disconnected", "delivered", "rejected"];
 
 impl Event<'_> {
     fn key(&self) -> &'static str {
         match self {
-            Self::Connected { .. } => "connected",
-            Self::Disconnected { .. } => "disconnected",
-            Self::Delivered { .. } => "delivered",
-            Self::Rejected { .. } => "rejected",
+            Self::Connected { .. } => KEYS[0],
+            Self::Disconnected { .. } => KEYS[1],
+            Self::Delivered { .. } => KEYS[2],
+            Self::Rejected { .. } => KEYS[3],
         }
     }
+}
+
+/// Whether this is the body of an event, as any edge writes it.
+pub fn is_event(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Looks<'a> {
+        #[serde(borrow)]
+        event: Cow<'a, str>,
+        #[serde(rename = "edge")]
+        _edge: IgnoredAny,
+        #[serde(rename = "businessType")]
+        _business_type: IgnoredAny,
+        message_type: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Looks<'_>>(body)
+        .is_ok_and(|looks| looks.message_type.is_none() && KEYS.contains(&looks.event.as_ref()))
 }
 
 #[derive(Serialize)]
@@ -88,9 +118,31 @@ pub fn emit(broker: &dyn Broker, business: &Business, edge: &str, event: &Event<
     broker.emit(Publication {
         exchange: business.events_exchange.clone(),
         routing_key: event.key().to_owned(),
+        queue: None,
         message_id: uuid::Uuid::now_v7().to_string(),
         body: body.into(),
         timestamp,
         headers: Vec::new(),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_known_by_its_body() {
+        let event = Event::Rejected { id: None, reason: "nobody", description: "", offset: 4, suppressed: 0 };
+        let body = Body { event: &event, business_type: "pay", edge: "e", timestamp: 1 };
+        let body = serde_json::to_string(&body).unwrap();
+        assert!(is_event(body.as_bytes()) && !body.contains("suppressed"), "{body}");
+        for no in [
+            r#"{"event":"rejected","businessType":"pay"}"#,
+            r#"{"event":"order","businessType":"pay","edge":"e"}"#,
+            r#"{"event":"rejected","businessType":"pay","edge":"e","messageType":"a"}"#,
+            "[]",
+        ] {
+            assert!(!is_event(no.as_bytes()), "{no}");
+        }
+    }
 }

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub rejected_pushes: Family<Label, Counter>,
     /// Pushes whose time was over by the time they were read.
     pub late_pushes: Counter,
+    /// Rejected pushes that got no event of their own.
+    pub suppressed_events: Counter,
     /// Bytes of recent pushes in memory.
     pub log_bytes: Gauge,
     /// Bytes queued for sockets.
@@ -131,6 +133,10 @@ impl Default for Metrics {
             deliveries: metric!("deliveries", "Pushes handed to sockets"),
             rejected_pushes: metric!("rejected_pushes", "Pushes that were not delivered to anybody, by reason"),
             late_pushes: metric!("late_pushes", "Pushes whose time was over by the time they were read"),
+            suppressed_events: metric!(
+                "suppressed_events",
+                "Rejected pushes that got no event of their own, since their business had too many"
+            ),
             log_bytes: metric!("log_bytes", "Recent pushes in memory, in bytes"),
             outbound_bytes: metric!("outbound_bytes", "Queued for sockets, in bytes"),
             backlog_bytes: metric!("backlog_bytes", "On their way to all sockets, each push counted once, in bytes"),

@@ -12,6 +12,7 @@ pub mod hub;
 pub mod log;
 pub mod reader;
 pub mod registry;
+mod reports;
 
 #[cfg(test)]
 mod tests;

@@ -74,8 +74,11 @@ pub enum Rejection {
 
 impl Rejection {
     /// All labels in metrics.
-    pub const LABELS: [&str; 7] =
-        ["invalid", "too_large", "unknown_route", "nobody", "not_allowed", "other_business", "expired"];
+    pub const LABELS: [&str; 8] =
+        ["invalid", "too_large", "unknown_route", "nobody", "not_allowed", "other_business", "expired", Self::EVENT];
+
+    /// The label of an event that came in as a push.
+    pub const EVENT: &str = "event";
 
     /// The label in metrics.
     pub fn label(&self) -> &'static str {

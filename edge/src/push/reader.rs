@@ -10,14 +10,13 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::{edge_config::Delivery, names};
 
 use super::{
-    entry::{BEGIN, Entry, Rejected},
+    entry::{BEGIN, Entry},
     hub::{Gap, Hub, Reading},
+    reports::Reports,
 };
 use crate::{
     broker::{FeedEvent, Publication, Record, Start},
     clock,
-    events::{self, Event},
-    metrics::label,
 };
 
 /// How often a reader looks after its quiet clients and itself.
@@ -59,7 +58,7 @@ async fn follow(hub: &Hub) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut idle_since: Option<Instant> = None;
     let mut reader =
-        Reader { hub, delivery, empty: false, unsaid_bytes: 0, said: Instant::now(), rejected: RejectedLog::default() };
+        Reader { hub, delivery, empty: false, unsaid_bytes: 0, said: Instant::now(), reports: Reports::new() };
     loop {
         tokio::select! {
             event = feed.recv() => match event {
@@ -97,6 +96,7 @@ async fn follow(hub: &Hub) {
                 if matches!(hub.reading(), Reading::Up(_)) {
                     hub.set_reading(Reading::Up(feed.lag()));
                 }
+                reader.reports.catch_up(hub);
                 let business = hub.business();
                 let present = *hub.clients().borrow() > 0;
                 let since = idle_since.get_or_insert_with(Instant::now);
@@ -125,7 +125,7 @@ struct Reader<'h> {
     /// Bytes read since quiet clients were told their position.
     unsaid_bytes: u64,
     said: Instant,
-    rejected: RejectedLog,
+    reports: Reports,
 }
 
 impl Reader<'_> {
@@ -135,7 +135,7 @@ impl Reader<'_> {
         for record in records {
             let (entry, rejected) = Entry::read(&business, record, &self.hub.context.backlog);
             if let Some(rejected) = rejected {
-                self.reject(record, &rejected);
+                self.reports.note(self.hub, record, rejected);
             }
             self.unsaid_bytes += record.body.len() as u64;
             entries.push(Arc::new(entry));
@@ -152,18 +152,6 @@ impl Reader<'_> {
         self.hub.tell_position();
     }
 
-    /// A push that reaches nobody is counted, reported to the business and logged, though not each time.
-    fn reject(&mut self, record: &Record, rejected: &Rejected) {
-        let context = &self.hub.context;
-        let reason = rejected.why.label();
-        context.metrics.rejected_pushes.get_or_create(&label(reason)).inc();
-        let why = rejected.why.to_string();
-        let event =
-            Event::Rejected { id: rejected.id.as_deref(), reason, description: &why, offset: record.position.offset };
-        events::emit(context.broker.as_ref(), &self.hub.business(), &context.settings.edge, &event);
-        self.rejected.note(context.settings.log_pause, &self.hub.name, rejected.id.as_deref(), &why);
-    }
-
     /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees it, or tries again.
     fn mark(&self) {
         let id = uuid::Uuid::now_v7().to_string();
@@ -172,30 +160,12 @@ impl Reader<'_> {
             Publication {
                 exchange: "".into(),
                 routing_key: names::stream(&self.hub.name),
+                queue: None,
                 body: format!(r#"{{"id":"{id}","messageType":"{BEGIN}"}}"#).into(),
                 message_id: id,
                 timestamp: clock::now_ms(),
                 headers: Vec::new(),
             },
         ));
-    }
-}
-
-/// Logs at most once a pause, with the number of those that were not logged.
-#[derive(Default)]
-struct RejectedLog {
-    last: Option<Instant>,
-    unsaid: u64,
-}
-
-impl RejectedLog {
-    fn note(&mut self, pause: Duration, business: &str, id: Option<&str>, why: &str) {
-        if self.last.is_some_and(|last| last.elapsed() < pause) {
-            self.unsaid += 1;
-            return;
-        }
-        tracing::warn!(business, id, why, more = self.unsaid, "a push reached nobody");
-        self.last = Some(Instant::now());
-        self.unsaid = 0;
     }
 }

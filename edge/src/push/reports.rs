@@ -1,0 +1,110 @@
+//! Pushes that reached nobody, as their business and the operator hear of them: each is counted, the business gets an event and the log a
+//! line. Both are limited: who pushes nonsense as fast as the broker takes it must not have it multiplied by every edge.
+
+use std::num::NonZeroU32;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::{Duration, Instant};
+
+use super::{
+    audience::Rejection,
+    entry::Rejected,
+    hub::{Context, Hub},
+};
+use crate::{
+    broker::Record,
+    events::{self, Event},
+    metrics::label,
+};
+
+/// `rejected` events of one business, from one edge: so many a second,
+const RATE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
+/// and so many at once.
+const BURST: NonZeroU32 = NonZeroU32::new(100).expect("100 is not zero");
+
+/// What was reported, and what is still to be said.
+pub(super) struct Reports {
+    limit: DefaultDirectRateLimiter,
+    /// The newest that got no event.
+    held: Option<Report>,
+    /// How many got none since the last event, with the one that is held.
+    suppressed: u64,
+    logged: Option<Instant>,
+    unlogged: u64,
+}
+
+struct Report {
+    id: Option<String>,
+    reason: &'static str,
+    description: String,
+    offset: u64,
+}
+
+impl Reports {
+    pub(super) fn new() -> Self {
+        Self {
+            limit: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
+            held: None,
+            suppressed: 0,
+            logged: None,
+            unlogged: 0,
+        }
+    }
+
+    /// Counts and reports one.
+    pub(super) fn note(&mut self, hub: &Hub, record: &Record, rejected: Rejected) {
+        let Rejected { id, why } = rejected;
+        // An event that somebody leads back into the pushes: an event about it would come back as well.
+        let is_event = !matches!(why, Rejection::TooLarge { .. }) && events::is_event(&record.body);
+        let reason = if is_event { Rejection::EVENT } else { why.label() };
+        hub.context.metrics.rejected_pushes.get_or_create(&label(reason)).inc();
+        let report = Report { id, reason, description: why.to_string(), offset: record.position.offset };
+        self.log(hub.context.settings.log_pause, &hub.name, &report);
+        if is_event {
+            return;
+        }
+        if self.limit.check().is_ok() {
+            self.emit(hub, &report);
+        } else {
+            hub.context.metrics.suppressed_events.inc();
+            self.suppressed += 1;
+            self.held = Some(report);
+        }
+    }
+
+    /// Says what was held back, as soon as it may be said, also when nothing follows.
+    pub(super) fn catch_up(&mut self, hub: &Hub) {
+        if self.held.is_some()
+            && self.limit.check().is_ok()
+            && let Some(report) = self.held.take()
+        {
+            self.suppressed -= 1;
+            self.emit(hub, &report);
+        }
+    }
+
+    fn emit(&mut self, hub: &Hub, report: &Report) {
+        let Report { id, reason, description, offset } = report;
+        let event = Event::Rejected {
+            id: id.as_deref(),
+            reason,
+            description,
+            offset: *offset,
+            suppressed: std::mem::take(&mut self.suppressed),
+        };
+        self.held = None;
+        let Context { broker, settings, .. } = &*hub.context;
+        events::emit(broker.as_ref(), &hub.business(), &settings.edge, &event);
+    }
+
+    fn log(&mut self, pause: Duration, business: &str, report: &Report) {
+        if self.logged.is_some_and(|at| at.elapsed() < pause) {
+            self.unlogged += 1;
+            return;
+        }
+        let Report { id, reason, description, .. } = report;
+        tracing::warn!(business, id, reason, why = description, more = self.unlogged, "a push reached nobody");
+        self.logged = Some(Instant::now());
+        self.unlogged = 0;
+    }
+}
