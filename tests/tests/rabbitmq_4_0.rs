@@ -3,7 +3,7 @@
 use serde_json::json;
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
-use wirepost_tests::broker::{PrivateBroker, consume, depth, next_body, publish, publish_for};
+use wirepost_tests::broker::{PATIENCE, PrivateBroker, consume, depth, eventually, next_body, publish, publish_for};
 use wirepost_topology::{Management, Options, Scope, Settings, apply};
 
 #[tokio::test]
@@ -40,4 +40,16 @@ async fn a_business_is_made_is_stable_and_carries_messages_on_rabbitmq_4_0() {
     publish(&channel, "wirepost.pay.push", "", b"{}").await.unwrap();
     publish(&channel, "wirepost.pay.receive", "no.such.route", b"{}").await.unwrap();
     assert_eq!(depth(&channel, "wirepost.pay.unrouted").await.unwrap(), 1);
+
+    // It tells of operator policies with statistics alone, seconds late.
+    let path = format!("/api/operator-policies/{}/cap", vhost.name);
+    let cap = r#"{"pattern": ".*", "apply-to": "queues", "definition": {"message-ttl": 100000000}}"#;
+    vhost.broker.call("PUT", &path, cap).await.unwrap();
+    eventually("the operator policy is named", PATIENCE, || async {
+        let problems = apply(&management, &topology, options).await?.problems;
+        let named = "operator policy cap changes message-ttl on wirepost.pay.q.orders";
+        Ok(problems.iter().any(|problem| problem.to_string().starts_with(named)))
+    })
+    .await
+    .unwrap();
 }

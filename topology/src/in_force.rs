@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use wirepost_core::topology::Policy;
 
-use crate::actual;
 use crate::apply::PARALLEL;
 use crate::management::{CallError, Management};
 use crate::report::{Error, Problem};
@@ -51,7 +50,9 @@ struct Queue {
     effective_policy_definition: Option<Value>,
 }
 
-const COLUMNS: &str = "disable_stats=true&columns=name,policy,operator_policy,effective_policy_definition";
+const COLUMNS: &str = "columns=name,policy,operator_policy,effective_policy_definition";
+/// Cheaper, and what it tells is true at once.
+const WITHOUT_STATISTICS: &str = "disable_stats=true&columns=name,policy,operator_policy,effective_policy_definition";
 
 /// What is not in force: `unproven` are queues and streams with the policy of each. One that is not there is none of ours to name here.
 pub(crate) async fn not_in_force(
@@ -74,11 +75,11 @@ pub(crate) async fn not_in_force(
             list(management, &left).await
         };
         let looked = match looked {
-            Ok(queues) => laid_over(management, &queues).await.map(|over| (queues, over)),
+            Ok(queues) => complete(management, queues).await,
             Err(e) => Err(e),
         };
-        let (queues, over) = match looked {
-            Ok(looked) => looked,
+        let queues = match looked {
+            Ok(queues) => queues,
             Err(CallError::Fatal(e)) => return Err(e),
             Err(CallError::Object(reason) | CallError::NotFound(reason)) => {
                 return Ok(vec![Problem::Refused { doing: DOING.to_owned(), reason }]);
@@ -88,7 +89,7 @@ pub(crate) async fn not_in_force(
         left = queues
             .into_iter()
             .filter_map(|(should, queue)| {
-                problems.push(judge(&should.1, queue, &over)?);
+                problems.push(judge(&should.1, queue)?);
                 Some(should)
             })
             .collect();
@@ -99,46 +100,35 @@ pub(crate) async fn not_in_force(
     Ok(problems)
 }
 
-/// `laid_over`: definitions of the vhost's operator policies by name, where the broker does not say what comes of them.
-fn judge(policy: &Policy, queue: Queue, laid_over: &HashMap<String, Map<String, Value>>) -> Option<Problem> {
+fn judge(policy: &Policy, queue: Queue) -> Option<Problem> {
     if queue.policy.as_ref() != Some(&policy.name) {
         return Some(Problem::PolicyOverruled { queue: queue.name, policy: policy.name.clone(), by: queue.policy });
     }
-    let by = queue.operator_policy?;
-    let ours = &policy.definition;
-    let keys = ours.keys().map(String::as_str).chain(PROMISES).collect::<BTreeSet<_>>().into_iter();
-    let keys: Vec<String> = match (&queue.effective_policy_definition, laid_over.get(&by)) {
-        (Some(Value::Object(effective)), _) => {
-            keys.filter(|key| effective.get(*key) != ours.get(*key)).map(str::to_owned).collect()
-        }
-        (_, Some(over)) => keys.filter(|key| changes(ours.get(*key), over.get(*key))).map(str::to_owned).collect(),
-        _ => return None,
+    let (Some(by), Some(Value::Object(effective))) = (queue.operator_policy, queue.effective_policy_definition) else {
+        return None;
     };
+    let ours = &policy.definition;
+    let keys: BTreeSet<&str> = ours.keys().map(String::as_str).chain(PROMISES).collect();
+    let changed = keys.into_iter().filter(|key| effective.get(*key) != ours.get(*key));
+    let keys: Vec<String> = changed.map(str::to_owned).collect();
     (!keys.is_empty()).then_some(Problem::PolicyLimited { queue: queue.name, by, keys })
 }
 
-/// Of two numbers the broker takes the lower one; a value of an operator policy alone counts as it is.
-fn changes(ours: Option<&Value>, over: Option<&Value>) -> bool {
-    match (ours, over) {
-        (_, None) => false,
-        (None, Some(_)) => true,
-        (Some(ours), Some(over)) => ours.as_f64().zip(over.as_f64()).map_or(ours != over, |(ours, over)| over < ours),
+/// With what RabbitMQ 4.0 tells with statistics alone, so seconds late: operator policies and what comes of them (measured on 4.0.5).
+async fn complete<'p>(management: &Management, mut found: Found<'p>) -> Result<Found<'p>, CallError> {
+    let silent = |queue: &Queue| queue.policy.is_some() && queue.effective_policy_definition.is_none();
+    if !found.iter().any(|(_, queue)| silent(queue)) {
+        return Ok(found);
     }
-}
-
-/// Definitions of the operator policies, where one of these queues has one and the broker (4.0) does not say what comes of it.
-async fn laid_over(
-    management: &Management,
-    queues: &Found<'_>,
-) -> Result<HashMap<String, Map<String, Value>>, CallError> {
-    let silent = |queue: &Queue| {
-        queue.operator_policy.is_some() && !matches!(queue.effective_policy_definition, Some(Value::Object(_)))
-    };
-    if !queues.iter().any(|(_, queue)| silent(queue)) {
-        return Ok(HashMap::new());
+    let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], COLUMNS).await?;
+    let mut told: HashMap<String, Queue> = queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
+    for (_, queue) in &mut found {
+        if let Some(told) = told.remove(&queue.name).filter(|_| silent(queue)) {
+            queue.operator_policy = told.operator_policy;
+            queue.effective_policy_definition = told.effective_policy_definition;
+        }
     }
-    let policies: Vec<actual::Policy> = management.get(DOING, &["operator-policies", management.vhost()], "").await?;
-    Ok(policies.into_iter().map(|policy| (policy.name, policy.definition)).collect())
+    Ok(found)
 }
 
 type Found<'p> = Vec<(&'p (String, Policy), Queue)>;
@@ -147,7 +137,7 @@ async fn one_by_one<'p>(management: &Management, left: &[&'p (String, Policy)]) 
     let found: Vec<Option<_>> = stream::iter(0..left.len())
         .map(|i| async move {
             let should = left[i];
-            match management.get::<Queue>(DOING, &["queues", management.vhost(), &should.0], COLUMNS).await {
+            match management.get::<Queue>(DOING, &["queues", management.vhost(), &should.0], WITHOUT_STATISTICS).await {
                 Ok(queue) => Ok(Some((should, queue))),
                 Err(CallError::NotFound(_)) => Ok(None),
                 Err(e) => Err(e),
@@ -161,7 +151,7 @@ async fn one_by_one<'p>(management: &Management, left: &[&'p (String, Policy)]) 
 
 async fn list<'p>(management: &Management, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
     let ours: HashMap<&str, &(String, Policy)> = left.iter().map(|should| (should.0.as_str(), *should)).collect();
-    let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], COLUMNS).await?;
+    let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], WITHOUT_STATISTICS).await?;
     Ok(queues.into_iter().filter_map(|queue| Some((*ours.get(queue.name.as_str())?, queue))).collect())
 }
 
@@ -172,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_policy_that_adds_a_key_is_named_also_where_the_broker_tells_only_its_name() {
+    fn an_operator_policy_that_adds_a_key_is_named_with_it() {
         let map = |value: Value| value.as_object().cloned().unwrap();
         let ours = map(json!({"max-length": 100, "overflow": "reject-publish"}));
         let policy =
@@ -180,24 +170,22 @@ mod tests {
         for (over, expected) in [
             (json!({"message-ttl": 5, "target-group-size": 3}), vec!["message-ttl"]),
             (json!({"max-length": 5, "expires": 1}), vec!["expires", "max-length"]),
+            (json!({"target-group-size": 3}), vec![]),
         ] {
             let mut merged = policy.definition.clone();
-            merged.extend(map(over.clone()));
-            let queue = |effective: Option<Value>| Queue {
+            merged.extend(map(over));
+            let queue = Queue {
                 name: "q".into(),
                 policy: Some("ours".into()),
                 operator_policy: Some("theirs".into()),
-                effective_policy_definition: effective,
+                effective_policy_definition: Some(merged.into()),
             };
-            let keys = |problem: Option<Problem>| match problem {
+            let keys = match judge(&policy, queue) {
                 Some(Problem::PolicyLimited { keys, .. }) => keys,
+                None => vec![],
                 other => panic!("{other:?}"),
             };
-            assert_eq!(keys(judge(&policy, queue(Some(merged.into())), &HashMap::new())), expected);
-            let by_name = HashMap::from([("theirs".to_owned(), map(over))]);
-            assert_eq!(keys(judge(&policy, queue(None), &by_name)), expected);
-            let harmless = HashMap::from([("theirs".to_owned(), map(json!({"max-length": 200})))]);
-            assert_eq!(judge(&policy, queue(None), &harmless), None);
+            assert_eq!(keys, expected);
         }
     }
 }
