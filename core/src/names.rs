@@ -66,6 +66,9 @@ pub fn queue_key(queue: &str) -> String {
     })
 }
 
+/// Header with routing keys that an exchange uses beside the message's own; the broker takes it off (rabbitmq.com/docs/sender-selected).
+pub const BLIND_COPY_HEADER: &str = "BCC";
+
 /// Header that names the queue which a message from a client is for.
 pub const QUEUE_HEADER: &str = "queue";
 

@@ -56,10 +56,7 @@ fn is_their_own(is: &actual::Binding) -> bool {
     match (end(&is.source), end(&is.destination)) {
         (End::Events | End::Listener, End::Listener) | (End::Push, End::EdgeQueue) => same,
         (End::Events | End::Listener | End::Foreign, End::Foreign) | (End::Foreign, End::Listener) => true,
-        (
-            End::Events | End::Listener | End::Push | End::EdgeQueue | End::Ours | End::Foreign,
-            End::Events | End::Listener | End::Push | End::EdgeQueue | End::Ours | End::Foreign,
-        ) => false,
+        _ => false,
     }
 }
 

@@ -221,7 +221,7 @@ fn put_aside(message: &Delivery) -> PutAside<'_> {
 fn for_queue(properties: BasicProperties, queue: &str) -> BasicProperties {
     let mut headers = properties.headers().clone().unwrap_or_default();
     let key = AMQPValue::LongString(names::queue_key(queue).into());
-    headers.insert("BCC".into(), AMQPValue::FieldArray(vec![key].into()));
+    headers.insert(names::BLIND_COPY_HEADER.into(), AMQPValue::FieldArray(vec![key].into()));
     headers.insert(names::QUEUE_HEADER.into(), AMQPValue::LongString(queue.into()));
     properties.with_headers(headers)
 }

@@ -422,9 +422,6 @@ fn judge(answer: Result<Confirmation, lapin::Error>) -> Result<(), PublishError>
     }
 }
 
-/// Header whose routing keys an exchange uses beside the message's own (rabbitmq.com/docs/sender-selected).
-const BLIND_COPY: &str = "BCC";
-
 type Frame = (ShortString, ShortString, BasicProperties);
 
 /// What goes on the wire beside the body. Short strings have at most 255 bytes there: too long an id is left out of the property (the
@@ -438,10 +435,9 @@ pub(super) fn frame(publication: &Publication) -> Result<Frame, String> {
         }
     }
     if let Some(queue) = &publication.queue {
-        // Sender-selected distribution: the exchange routes by this key too, and the broker takes the header off. The other one stays, for
-        // whoever has to route the message again.
+        // The broker takes the first header off. The other one stays, for whoever has to route the message again.
         let key = AMQPValue::LongString(names::queue_key(queue).into());
-        headers.insert(short("header", BLIND_COPY)?, AMQPValue::FieldArray(vec![key].into()));
+        headers.insert(short("header", names::BLIND_COPY_HEADER)?, AMQPValue::FieldArray(vec![key].into()));
         headers.insert(short("header", names::QUEUE_HEADER)?, AMQPValue::LongString(queue.as_bytes().into()));
     }
     let mut properties = BasicProperties::default()
