@@ -6,7 +6,7 @@ use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::broker::{PATIENCE, Vhost, depth, eventually, key_of, publish, publish_for};
+use wirepost_tests::broker::{PATIENCE, Vhost, depth, eventually, key_of, publish_for};
 use wirepost_tests::cluster::{Cluster, Namespace, PrivateCluster, wait};
 use wirepost_tests::mirror::Mirror;
 use wirepost_tests::operator::{World, condition_of};

@@ -66,17 +66,14 @@ pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Object
     let simple = |is: &actual::Binding| is.destination_type == "queue" && is.arguments.is_empty();
     let mine = actual.bindings.iter().filter(|b| simple(b));
     let there: HashSet<_> = mine.map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
-    let bound: HashSet<_> = actual.bindings.iter().map(|b| (&*b.source, &*b.destination)).collect();
     let declared: HashSet<_> = desired.bindings.iter().map(|b| (&*b.exchange, &*b.queue, &*b.routing_key)).collect();
     let mut made = Vec::new();
     for binding in &desired.bindings {
         let obstacle = plan.problems.iter().any(|problem| match problem {
             Problem::MissingQueue { queue } => *queue == binding.queue,
             // One that was bound before there was such a rule goes on, and is reported.
-            Problem::QueueNotOpen { queue, business } => {
-                *queue == binding.queue
-                    && names::owner(&binding.exchange) == Some(business)
-                    && !bound.contains(&(&*binding.exchange, &*binding.queue))
+            Problem::QueueNotOpen { queue, business, bound } => {
+                !bound && *queue == binding.queue && names::owner(&binding.exchange) == Some(business)
             }
             _ => false,
         });

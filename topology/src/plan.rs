@@ -120,7 +120,7 @@ pub(crate) fn plan_objects<'a>(
     let mut plan = Plan::default();
     plan_exchanges(&mut plan, desired, actual);
     plan_queues(&mut plan, desired, actual);
-    plan_existing(&mut plan, desired, find);
+    plan_existing(&mut plan, desired, actual, find);
     plan_bindings(&mut plan, desired, actual);
     plan_policies(&mut plan, desired, actual);
     // Equal priority: which one wins is not defined.
@@ -188,7 +188,12 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
 }
 
 /// Queues of others have to be there, and open to the business that fills them.
-fn plan_existing<'a>(plan: &mut Plan, desired: &Topology, find: impl Fn(&str) -> Option<&'a Map<String, Value>>) {
+fn plan_existing<'a>(
+    plan: &mut Plan,
+    desired: &Topology,
+    actual: &Objects<'_>,
+    find: impl Fn(&str) -> Option<&'a Map<String, Value>>,
+) {
     for queue in &desired.existing_queues {
         let Some(arguments) = find(queue) else {
             plan.problems.push(Problem::MissingQueue { queue: queue.clone() });
@@ -200,8 +205,10 @@ fn plan_existing<'a>(plan: &mut Plan, desired: &Topology, find: impl Fn(&str) ->
         let bindings = desired.bindings.iter().filter(|binding| binding.queue == *queue);
         let businesses = bindings.filter_map(|binding| names::owner(&binding.exchange));
         for business in businesses.filter(|business| !open::accepts(arguments, business)) {
+            let leads = |is: &actual::Binding| is.destination == *queue && names::owner(&is.source) == Some(business);
+            let bound = actual.bindings.iter().any(|is| leads(is));
             let (queue, business) = (queue.clone(), business.to_owned());
-            plan.problems.push(Problem::QueueNotOpen { queue, business });
+            plan.problems.push(Problem::QueueNotOpen { queue, business, bound });
         }
     }
 }

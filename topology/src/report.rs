@@ -102,6 +102,8 @@ pub enum Problem {
         queue: String,
         /// The business type.
         business: String,
+        /// It has a binding from before.
+        bound: bool,
     },
     /// An exchange or queue of a listener to events hands them to an object of ours. It gets none.
     LeadsBack {
@@ -175,7 +177,7 @@ impl fmt::Display for Problem {
                 f,
                 "queue {queue} does not exist; declare it, or leave out `existing: true` to get a queue made for the route"
             ),
-            Self::QueueNotOpen { queue, business } => write!(
+            Self::QueueNotOpen { queue, business, bound: _ } => write!(
                 f,
                 "queue {queue} is not open to {business}; its owner declares it anew with the argument {ACCEPT_ARGUMENT}: {business}, or the platform team opens it to the namespace by --existing-queues"
             ),

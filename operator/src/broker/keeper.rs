@@ -489,8 +489,11 @@ impl Keeper {
 
 /// Whether messages find their way. A queue that waits to be emptied, or a foreign policy, is in nobody's way.
 fn routes(problems: &[Problem]) -> bool {
-    use Problem::{Differs, MissingQueue, Refused};
-    !problems.iter().any(|p| matches!(p, Differs { .. } | MissingQueue { .. } | Refused { .. }))
+    use Problem::{Differs, MissingQueue, QueueNotOpen, Refused};
+    let astray = |p: &Problem| {
+        matches!(p, Differs { .. } | MissingQueue { .. } | QueueNotOpen { bound: false, .. } | Refused { .. })
+    };
+    !problems.iter().any(astray)
 }
 
 /// What is to be done for one business.

@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use wirepost_core::{Compiled, names, topology::Topology};
-use wirepost_topology::{Management, Options, Report, Scope, apply, unrouted};
+use wirepost_topology::{Management, Options, Problem, Report, Scope, apply, unrouted};
 
 use super::{Desired, connect};
 use crate::output::Console;
@@ -92,7 +92,11 @@ impl Keeper {
         self.leaving.retain(|name| !names.contains(name.as_str()));
         for compiled in &wish.businesses {
             let report = self.apply(&connection, &compiled.business, &compiled.topology, &mut now).await?;
+            // Moved now, a message for such a queue would come back, behind all the others.
+            let no_place =
+                |p: &Problem| matches!(p, Problem::MissingQueue { .. } | Problem::QueueNotOpen { bound: false, .. });
             if report.changes.is_empty()
+                && !report.problems.iter().any(no_place)
                 && let Err(error) = self.move_back(&connection, compiled, &mut now).await
             {
                 // One business's message must not keep others from being repaired.
