@@ -7,6 +7,8 @@
 mod parse;
 mod write;
 
+pub use parse::unmarked;
+
 use std::borrow::Cow;
 
 use crate::SendType;
@@ -74,6 +76,9 @@ pub enum EnvelopeError {
     /// Not UTF-8.
     #[error("not UTF-8")]
     Utf8,
+    /// In a form that is known, and not ours.
+    #[error("the body {0}")]
+    Form(&'static str),
     /// A name of ours stands twice.
     #[error("field {0} occurs twice; send it once")]
     Duplicate(&'static str),

@@ -61,6 +61,22 @@ pub struct Record {
     pub timestamp: i64,
     /// The envelope's bytes.
     pub body: Bytes,
+    /// What is odd about it, where something is.
+    pub oddity: Option<Oddity>,
+}
+
+/// What is odd about a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Oddity {
+    /// No protocol gives it; it is not on the broker any more. It has no body.
+    #[error("the broker can't deliver it ({0}); it was removed, so that those behind it arrive")]
+    Unreadable(String),
+    /// Its body is none of bytes or a text. It has no body here.
+    #[error("its body is {0}; publish the JSON as bytes (a data section) or as a text")]
+    Form(&'static str),
+    /// It names an encoding of its content. Where the body is an envelope all the same, nothing is odd.
+    #[error("its content-encoding is {0:?}; publish the JSON as plain UTF-8 text, uncompressed")]
+    Encoding(String),
 }
 
 /// Where a [`Feed`] starts.

@@ -166,6 +166,14 @@ fn section_code(message: &[u8], at: usize) -> Option<(u64, usize)> {
     }
 }
 
+/// A described value at the front of `bytes` whose descriptor is a number: the descriptor, the encoded value, and what follows it.
+pub fn described(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
+    let (code, start) = section_code(bytes, 0)?;
+    let value = bytes.get(start..)?;
+    let (value, rest) = value.split_at_checked(value_size(value)?)?;
+    Some((code, value, rest))
+}
+
 /// A decoded value. Containers, floats and decimals stay encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
@@ -266,8 +274,8 @@ fn value_size(bytes: &[u8]) -> Option<usize> {
     (size <= bytes.len()).then_some(size)
 }
 
-/// The elements of a list or map section; empty if it is neither.
-fn elements(section: &[u8]) -> impl Iterator<Item = Value<'_>> {
+/// The elements of an encoded list or map; empty if it is neither.
+pub fn elements(section: &[u8]) -> impl Iterator<Item = Value<'_>> {
     let (count, mut rest) = match section {
         [0xc0 | 0xc1, _, count, rest @ ..] => (u32::from(*count), rest),
         [0xd0 | 0xd1, _, _, _, _, a, b, c, d, rest @ ..] => (u32::from_be_bytes([*a, *b, *c, *d]), rest),

@@ -17,7 +17,7 @@ mod read; // bounded reads
 mod subscription; // what a reader sees
 mod supervisor; // keeps a subscription alive
 
-pub use amqp10::{BodyKind, Sections, Value};
+pub use amqp10::{BodyKind, Sections, Value, described, elements};
 pub use batch::{Batch, Message, Messages};
 pub use chunk::{Position, fingerprint};
 pub use client::Client;

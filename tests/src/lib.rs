@@ -15,6 +15,7 @@
 //! - [`witness`]: every state that a business's conditions pass through.
 //! - [`proxy`]: the trouble that networks make.
 //! - [`raw`]: bytes that no library sends.
+//! - [`strange`]: messages that general clients can't read.
 //! - [`tls`]: clients who speak TLS, and an authority for them.
 //! - [`traffic`]: senders and pushers that go on through trouble.
 //! - [`usage`]: memory and CPU of a process, for benchmarks.
@@ -33,6 +34,7 @@ pub mod proxy;
 pub mod raw;
 pub mod service;
 pub mod setup;
+pub mod strange;
 pub mod tls;
 pub mod traffic;
 pub mod usage;

@@ -28,7 +28,22 @@ const NAMES: [&str; 16] = [
     "op",
 ];
 
+/// Editors and shells of Windows put it in front of UTF-8. It says nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// How well-known forms begin that are not text in UTF-8. No envelope begins so.
+const FORMS: [(&[u8], &str); 5] = [
+    (b"\x1f\x8b", "is compressed by gzip; send it uncompressed"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by zstd; send it uncompressed"),
+    (b"\xff\xfe", "is UTF-16; send UTF-8"),
+    (b"\xfe\xff", "is UTF-16; send UTF-8"),
+    (b"{\0", "is UTF-16; send UTF-8"),
+];
+
 pub(super) fn parse(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
+    let bytes = unmarked(bytes);
+    if let Some((_, what)) = FORMS.iter().find(|(start, _)| bytes.starts_with(start)) {
+        return Err(EnvelopeError::Form(what));
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| EnvelopeError::Utf8)?;
     check_depth(bytes)?;
     let Raw(fields) = serde_json::from_str(text).map_err(|error| EnvelopeError::Json(error.to_string()))?;
@@ -48,9 +63,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     Ok(envelope)
 }
 
+/// Without a byte order mark in front.
+pub fn unmarked(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
+}
+
 /// The `id` of an object, whatever else is wrong with the object.
 pub(super) fn readable_id(bytes: &[u8]) -> Option<Cow<'_, str>> {
-    let Raw(fields) = serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()?;
+    let Raw(fields) = serde_json::from_str(std::str::from_utf8(unmarked(bytes)).ok()?).ok()?;
     let mut ids = fields.iter().filter(|(key, _)| *key == "id");
     match (ids.next(), ids.next()) {
         (Some((_, raw)), None) => text("id", raw.get(), MAX_ID).ok().flatten(),

@@ -1,7 +1,7 @@
 //! RabbitMQ.
 //!
-//! AMQP 0-9-1 by lapin: a few connections that carry publishes and nothing else ([`lane`]), one for events, one for consumers of
-//! `Transient` businesses ([`transient`]). Streams by `wirepost-stream` ([`durable`]). All of it runs on a thread of its own: heartbeats must go on while
+//! AMQP 0-9-1 by lapin: a few connections that carry publishes and nothing else ([`lane`]), one for events. The pushes of each `Transient`
+//! business come by a connection of its own, by `wirepost-amqp` ([`transient`]). Streams by `wirepost-stream` ([`durable`]). All of it runs on a thread of its own: heartbeats must go on while
 //! the edge's executor is busy, or the broker is thought dead.
 //!
 //! Nothing here ever gives up, and nothing waits without limit: connections are made again for ever, a publish is answered within
@@ -12,7 +12,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,7 @@ use super::{Broker, Confirm, Feed, Health, Piece, Publication, PublishError, Rea
 use crate::settings::CONFIRM_TIMEOUT;
 
 mod alarm;
+mod body;
 mod breaker;
 mod config;
 mod counters;
@@ -67,8 +71,8 @@ pub struct RabbitBroker {
     dialer: Arc<Dialer>,
     counters: Arc<Counters>,
     numbers: Arc<transient::Numbers>,
-    /// Made with the first `Transient` reader.
-    consuming: OnceLock<Link>,
+    /// There was a `Transient` reader.
+    consumed: AtomicBool,
     stream: Mutex<Option<Arc<Client>>>,
     /// Publishing ends: lanes and events, once empty.
     closing: CancellationToken,
@@ -169,7 +173,7 @@ impl RabbitBroker {
             dialer,
             counters,
             numbers: Arc::new(transient::Numbers::new()),
-            consuming: OnceLock::new(),
+            consumed: AtomicBool::new(false),
             stream: Mutex::new(stream),
             closing,
             closed,
@@ -180,14 +184,6 @@ impl RabbitBroker {
 
     fn stream(&self) -> Option<Arc<Client>> {
         self.stream.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn consuming(&self) -> &Link {
-        self.consuming.get_or_init(|| {
-            let (link, run) = Link::new(self.dialer.clone(), "consuming".to_owned(), self.closed.clone());
-            self.rest.spawn_on(run, &self.handle);
-            link
-        })
     }
 }
 
@@ -223,8 +219,9 @@ impl Broker for RabbitBroker {
                 None => Box::new(durable::NoFeed(Some("no stream address is configured"))),
             },
             Delivery::Transient => {
+                self.consumed.store(true, Ordering::Relaxed);
                 let reader = transient::Reader {
-                    link: self.consuming().clone(),
+                    dialer: self.dialer.clone(),
                     business: business.to_owned(),
                     edge: self.config.edge.clone(),
                     start,
@@ -251,9 +248,14 @@ impl Broker for RabbitBroker {
 
     fn leave<'a>(&'a self, business: &'a str) -> BoxFuture<'a, ()> {
         async move {
-            // Without that connection nothing was consumed, and so nothing declared.
-            let Some(link) = self.consuming.get() else { return };
-            let deleted = timeout(LEAVE_TIMEOUT, transient::delete_queue(link, business, &self.config.edge)).await;
+            // Nothing was consumed, and so nothing declared.
+            if !self.consumed.load(Ordering::Relaxed) {
+                return;
+            }
+            let deleting = transient::delete_queue(self.dialer.clone(), business.to_owned());
+            // On our thread, as all connections are.
+            let deleted = timeout(LEAVE_TIMEOUT, self.handle.spawn(deleting)).await;
+            let deleted = deleted.map(|deleted| deleted.unwrap_or_else(|ended| Err(ended.to_string())));
             if let Err(reason) = deleted.unwrap_or_else(|_| Err(format!("no answer within {LEAVE_TIMEOUT:?}"))) {
                 tracing::debug!(business, reason, "this edge's queue was not deleted; it expires by itself");
             }

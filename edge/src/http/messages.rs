@@ -20,7 +20,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
-use wirepost_core::Envelope;
+use wirepost_core::{Envelope, envelope::unmarked};
 
 use super::{
     answer::{self, Code, Refusal},
@@ -106,13 +106,14 @@ async fn push(
         .await
         .map_err(|_| Refusal::new(Code::RequestTimeout, "the body did not arrive in time"))??;
     let traceparent = traceparent(headers);
+    let body = unmarked(&body);
     let single = body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[');
     if single {
         let pending =
-            start(state, rand::random(), &business, &body, traceparent, Instant::now() + CONFIRM_TIMEOUT).await;
+            start(state, rand::random(), &business, body, traceparent, Instant::now() + CONFIRM_TIMEOUT).await;
         return Ok(single_answer(&pending.outcome(Instant::now() + CONFIRM_TIMEOUT).await));
     }
-    let items: Vec<&RawValue> = serde_json::from_slice(&body).map_err(|error| {
+    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| {
         Refusal::new(Code::InvalidEnvelope, format!("the body is not a JSON array of envelopes: {error}"))
     })?;
     if items.is_empty() {
@@ -260,7 +261,9 @@ fn code(refusal: &PushRefusal) -> Code {
         | PushRefusal::NoMessageType
         | PushRefusal::Direction
         | PushRefusal::Businesses
-        | PushRefusal::Rejected(Rejection::Invalid(_) | Rejection::OtherBusiness(_)) => Code::InvalidEnvelope,
+        | PushRefusal::Rejected(Rejection::Invalid(_) | Rejection::Unreadable(_) | Rejection::OtherBusiness(_)) => {
+            Code::InvalidEnvelope
+        }
         PushRefusal::Rejected(Rejection::TooLarge { .. }) => Code::TooLarge,
         PushRefusal::Rejected(Rejection::UnknownRoute(_)) => Code::UnknownRoute,
         PushRefusal::Rejected(Rejection::Nobody) => Code::NoAudience,

@@ -36,6 +36,9 @@ pub enum Rejection {
     /// Not an envelope.
     #[error("not an envelope: {0}")]
     Invalid(String),
+    /// The broker can't give it to anybody.
+    #[error("{0}")]
+    Unreadable(String),
     /// Larger than `pushBytes`.
     #[error("{bytes} bytes, more than the business's pushBytes of {max}")]
     TooLarge {
@@ -74,8 +77,17 @@ pub enum Rejection {
 
 impl Rejection {
     /// All labels in metrics.
-    pub const LABELS: [&str; 8] =
-        ["invalid", "too_large", "unknown_route", "nobody", "not_allowed", "other_business", "expired", Self::EVENT];
+    pub const LABELS: [&str; 9] = [
+        "invalid",
+        "unreadable",
+        "too_large",
+        "unknown_route",
+        "nobody",
+        "not_allowed",
+        "other_business",
+        "expired",
+        Self::EVENT,
+    ];
 
     /// The label of an event that came in as a push.
     pub const EVENT: &str = "event";
@@ -84,6 +96,7 @@ impl Rejection {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "invalid",
+            Self::Unreadable(_) => "unreadable",
             Self::TooLarge { .. } => "too_large",
             Self::UnknownRoute(_) => "unknown_route",
             Self::Nobody => "nobody",
@@ -96,7 +109,7 @@ impl Rejection {
     /// The envelope's field at fault, where one is.
     pub fn field(&self) -> Option<&'static str> {
         match self {
-            Self::Invalid(_) | Self::TooLarge { .. } => None,
+            Self::Invalid(_) | Self::Unreadable(_) | Self::TooLarge { .. } => None,
             Self::UnknownRoute(_) | Self::Reserved(_) => Some("messageType"),
             Self::Expired { .. } => Some("expiresAt"),
             Self::Nobody | Self::EveryoneNotAllowed => Some("toUniqueId"),

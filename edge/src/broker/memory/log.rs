@@ -43,6 +43,7 @@ impl Log {
             position: Position { offset, fingerprint: hasher.finish() },
             timestamp: now_ms,
             body,
+            oddity: None,
         });
         self.retain();
     }

@@ -31,7 +31,7 @@ impl EdgeQueue {
 
     pub(super) fn push(&mut self, offset: u64, timestamp: i64, body: Bytes) {
         self.bytes += body.len();
-        self.ready.push_back(Record { position: Position { offset, fingerprint: 0 }, timestamp, body });
+        self.ready.push_back(Record { position: Position { offset, fingerprint: 0 }, timestamp, body, oddity: None });
         while self.bytes > MAX_BYTES && self.ready.len() > 1 {
             self.bytes -= self.ready.pop_front().map_or(0, |record| record.body.len());
             self.dropped = true;

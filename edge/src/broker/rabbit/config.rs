@@ -7,10 +7,8 @@ use std::{
 };
 
 use lapin::uri::{AMQPScheme, AMQPUri};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use rustls::ClientConfig;
+use wirepost_amqp::client_tls;
 
 use super::alarm::Management;
 
@@ -242,37 +240,6 @@ impl Credentials {
         }
         Ok(uri)
     }
-}
-
-/// Trusts the authorities of this file and no others; without one, those of the machine.
-fn client_tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    if let Some(ca_file) = ca_file {
-        let certificates =
-            CertificateDer::pem_file_iter(ca_file).map_err(|error| format!("{}: {error}", ca_file.display()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| format!("{}: {error}", ca_file.display()))?;
-            roots.add(certificate).map_err(|error| format!("{}: {error}", ca_file.display()))?;
-        }
-        if roots.is_empty() {
-            return Err(format!("{} holds no certificate", ca_file.display()));
-        }
-    } else {
-        // Some of a machine's may be unreadable or too old for us.
-        let found = rustls_native_certs::load_native_certs();
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            return Err(format!("none is named, and this machine has no authorities: {:?}", found.errors));
-        }
-    }
-    // The provider by name: a process that has none installed would panic in `builder()`.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 /// Whether this URI needs TLS.

@@ -75,4 +75,8 @@ counters! {
     transient_records,
     /// Messages put back unacknowledged by `Transient` readers.
     transient_requeued,
+    /// Times a `Transient` reader changed its protocol, since the broker could not translate a message into it.
+    transient_switches,
+    /// Messages of `Transient` businesses that no protocol delivers; removed.
+    transient_unreadable,
 }

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use wirepost_core::names;
-use wirepost_stream::{BodyKind, Client, Event, Message, Subscription};
+use wirepost_stream::{Client, Event, Message, Subscription};
 
-use super::config::{Checked, Config};
+use super::{
+    body,
+    config::{Checked, Config},
+};
 use crate::broker::{Feed, FeedEvent, Piece, ReadError, Record, RecordBatch, Start};
 
 /// Longest time for a piece.
@@ -100,13 +102,9 @@ pub(super) async fn read(client: &Client, business: &str, from: u64, max_bytes: 
     Ok(Piece { records, first_offset: read.first_offset, at_end: read.at_end })
 }
 
-/// A body that is not bytes is none of ours: an empty record, which the edge counts as garbage. Its offset still counts.
 fn record(message: &Message) -> Record {
-    let body = match message.sections().body_kind() {
-        BodyKind::Data => message.body().clone(),
-        BodyKind::None | BodyKind::Value | BodyKind::Sequence => Bytes::new(),
-    };
-    Record { position: message.position(), timestamp: message.timestamp(), body }
+    let (body, oddity) = body::of(message.sections());
+    Record { position: message.position(), timestamp: message.timestamp(), body, oddity }
 }
 
 /// What the stream client counts, for the admin port.

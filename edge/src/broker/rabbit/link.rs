@@ -23,14 +23,15 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use wirepost_amqp::Address;
 
 use super::{
     config::{self, Credentials},
     counters::Counters,
 };
 
-/// Seconds between heartbeats; a connection that brings nothing for two is dead (lapin and RabbitMQ agree on that).
-const HEARTBEAT: u16 = 4;
+/// Between heartbeats; a connection that brings nothing for two is dead (lapin and RabbitMQ agree on that).
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(4);
 /// Longest time for name look-up, TCP and TLS.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest time for those and AMQP's handshake.
@@ -131,11 +132,18 @@ impl Drop for CutUnlessKept {
 }
 
 impl Dialer {
+    /// Where to connect without lapin, at this attempt, with the credentials that hold now.
+    pub(super) fn address(&self, attempt: usize, name: &str) -> Result<Address, String> {
+        let uri = self.credentials.apply(&self.uris[attempt % self.uris.len()])?;
+        let name = format!("wirepost-edge {} {name}", self.edge);
+        Address::new(&uri, self.tls.clone(), name).map_err(|error| format!("{error}; give a ca_file"))
+    }
+
     async fn connect(&self, attempt: usize, name: &str) -> Result<Live, String> {
         let uri = &self.uris[attempt % self.uris.len()];
         let place = format!("{}:{}", uri.authority.host, uri.authority.port);
         let mut uri = self.credentials.apply(uri)?;
-        uri.query.heartbeat = Some(HEARTBEAT);
+        uri.query.heartbeat = Some(HEARTBEAT.as_secs() as u16);
         let socket = Arc::new(Socket::default());
         let mut guard = CutUnlessKept(Some(socket.clone()));
         let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;

@@ -4,6 +4,10 @@
 //! other kind for queues that outlive a connection, and so that it is still there after the broker's restart; classic, because a quorum
 //! queue would replicate for each edge what one edge may lose. Exclusive to one consumer: a second edge of the same name waits instead of taking half
 //! of the messages, and so does this edge until the broker has noticed that its own earlier connection is dead, which keeps the order.
+//!
+//! Each business has a connection of its own, for what its messages do to it. Properties are not interpreted ([`wirepost_amqp`]), so strange
+//! ones do no harm. Where the broker can't translate a message into the protocol of the connection and ends it, the reader goes on by
+//! the other protocol ([`source`]), from the same message. Only what neither delivers is removed, and reported.
 
 use std::{
     collections::VecDeque,
@@ -14,38 +18,33 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture};
-use lapin::{
-    Channel, Consumer,
-    message::Delivery,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
-        QueueDeleteOptions, QueuePurgeOptions,
-    },
-    types::{AMQPValue, FieldTable, ShortString},
-};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+use wirepost_amqp::{Address, Error, v091::Connection};
 use wirepost_core::names;
 
 use super::{
     counters::Counters,
-    link::{Link, Live, Status},
+    link::{Dialer, HEARTBEAT},
 };
-use crate::broker::{Feed, FeedEvent, Position, Record, RecordBatch, Start};
+use crate::broker::{Feed, FeedEvent, Oddity, Position, Record, RecordBatch, Start};
+
+mod source;
+
+use source::{Arrival, Protocol, Source};
 
 /// How long the queue lives without a consumer.
 const EXPIRES_MS: i32 = 60_000;
-/// Longest wait for each of the broker's answers.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a new reader waits for the connection before it says that there is none.
-const GRACE: Duration = Duration::from_secs(1);
 /// First and longest pause between attempts; each is drawn from its upper half.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// A connection that lived this long begins the next outage with the first pause again.
+const STEADY: Duration = Duration::from_secs(10);
+/// Times in a row that connections end for the first message of the queue before it is removed: by each protocol, twice.
+const STUCK: u32 = 4;
 /// Messages and bytes of one batch at most; a batch is what is there anyway, it is never waited for.
 const BATCH: (usize, usize) = (100, 256 << 10);
 /// Between two looks after our binding.
@@ -93,13 +92,35 @@ impl Feed for TransientFeed {
 
 /// Keeps one queue consumed.
 pub(super) struct Reader {
-    pub(super) link: Link,
+    pub(super) dialer: Arc<Dialer>,
     pub(super) business: String,
     pub(super) edge: String,
     pub(super) start: Start,
     pub(super) prefetch: u16,
     pub(super) numbers: Arc<Numbers>,
     pub(super) counters: Arc<Counters>,
+}
+
+/// Why consuming ended.
+struct End {
+    reason: String,
+    /// The broker failed at a message.
+    failed: bool,
+    /// Messages were settled before.
+    some: bool,
+}
+
+/// What a reader knows beyond one connection.
+struct Progress {
+    attached: bool,
+    /// An attempt had to make the queue, also one that failed later: what came before is lost.
+    made: bool,
+    protocol: Protocol,
+    /// Times in a row that the first message ended the connection.
+    stuck: u32,
+    /// Messages to be read one at a time. Of those that were fetched when a connection ended nothing was settled: fetched by the hundred again,
+    /// by the other protocol, another one among them could end that connection too, and so on for ever.
+    careful: u32,
 }
 
 impl Reader {
@@ -121,236 +142,239 @@ impl Reader {
     }
 
     async fn run(self, events: mpsc::Sender<FeedEvent>) {
-        let mut status = self.link.status();
         let mut pause = Duration::ZERO;
-        let (mut attached, mut down) = (false, false);
-        // Whether an attempt had to make the queue, also one that failed later: what came before is lost.
-        let mut made = false;
-        // The first reader's connection has only been asked for: that is no outage yet.
-        let _ = timeout(GRACE, status.wait_for(|status| status.live().is_some())).await.map(drop);
+        let mut down = false;
+        let mut progress = Progress { attached: false, made: false, protocol: Protocol::Classic, stuck: 0, careful: 0 };
+        let mut attempt = rand::random_range(0..self.dialer.uris.len());
         loop {
-            let current = status.borrow_and_update().clone();
-            let reason = match (current.live(), &current) {
-                (Some(live), _) => match self.attach(live, !attached, &mut made).await {
-                    Ok(attachment) => {
-                        if attached {
-                            self.counters.transient_restarts.add(1);
-                        }
-                        // The first one's queue is always new, and nobody waited for it.
-                        let lost = std::mem::take(&mut made);
-                        let gap = attached && lost;
-                        (attached, down, pause) = (true, false, Duration::ZERO);
-                        match self.follow(attachment, gap, &events).await {
-                            Some(reason) => reason,
-                            None => return,
+            let reason = match self.attach(attempt, &mut progress).await {
+                Ok(source) => {
+                    self.counters.connects.add(1);
+                    if progress.attached {
+                        self.counters.transient_restarts.add(1);
+                    }
+                    // The first one's queue is always new, and nobody waited for it.
+                    let lost = std::mem::take(&mut progress.made);
+                    let gap = progress.attached && lost;
+                    (progress.attached, down) = (true, false);
+                    let since = Instant::now();
+                    let Some(end) = self.follow(source, gap, &mut progress.careful, &events).await else { return };
+                    self.counters.connections_lost.add(1);
+                    if since.elapsed() >= STEADY {
+                        pause = Duration::ZERO;
+                    }
+                    if end.failed {
+                        progress.protocol = progress.protocol.other();
+                        progress.stuck = if end.some { 1 } else { progress.stuck + 1 };
+                        progress.careful = self.prefetch.into();
+                        self.counters.transient_switches.add(1);
+                        tracing::warn!(
+                            business = self.business,
+                            reason = end.reason,
+                            protocol = ?progress.protocol,
+                            "the broker can't translate a message; reading on by the other protocol"
+                        );
+                        // Within one turn of both protocols nothing is wrong that a pause would mend.
+                        if progress.stuck < STUCK / 2 {
+                            continue;
                         }
                     }
-                    Err(reason) => reason,
-                },
-                (None, Status::Down(reason)) => reason.clone(),
-                (None, Status::Up(_) | Status::Blocked(..)) => continue,
+                    end.reason
+                }
+                Err(reason) => {
+                    attempt += 1;
+                    self.counters.connect_failures.add(1);
+                    reason
+                }
             };
             tracing::debug!(business = self.business, reason, "pushes are not consumed");
             if !std::mem::replace(&mut down, true) && events.send(FeedEvent::Down { reason }).await.is_err() {
                 return;
             }
             pause = (pause * 2).clamp(BACKOFF.0, BACKOFF.1);
-            let rest = sleep(pause.mul_f64(rand::random_range(0.5..=1.0)));
-            if current.live().is_some() {
-                rest.await;
-            } else {
-                // Without a connection there is nothing to try; a change of its state is worth a look at once.
-                tokio::select! {
-                    () = rest => {}
-                    _ = status.changed() => pause = Duration::ZERO,
+            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            if progress.stuck >= STUCK {
+                if self.remove_first(attempt, &events).await.is_none() {
+                    return;
                 }
+                progress.stuck = 0;
             }
         }
     }
 
-    async fn attach(&self, live: &Live, first: bool, made: &mut bool) -> Result<Attachment, String> {
+    async fn attach(&self, attempt: usize, progress: &mut Progress) -> Result<Source, String> {
+        let address = self.dialer.address(attempt, &format!("consuming {}", self.business))?;
+        self.try_attach(&address, progress).await.map_err(|error| match error {
+            Error::Channel { code: 403, text } => format!("consuming: {text} (is another edge of this name running?)"),
+            error => error.to_string(),
+        })
+    }
+
+    async fn try_attach(&self, address: &Address, progress: &mut Progress) -> Result<Source, Error> {
         let queue = names::edge_queue(&self.business, &self.edge);
-        let queue = short(&queue)?;
-
-        let mut channel = call("a channel", live.connection.create_channel()).await?;
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declare = channel.queue_declare(queue.clone(), passive, FieldTable::default());
-        let known = match timeout(CALL_TIMEOUT, declare).await {
-            Ok(Ok(_)) => true,
-            Ok(Err(error)) if is_not_found(&error) => false,
-            Ok(Err(error)) => return Err(format!("the queue: {error}")),
-            Err(_) => return Err(format!("the queue: no answer within {CALL_TIMEOUT:?}")),
-        };
-        if !known {
-            *made = true;
-            // That closed the channel.
-            channel = call("a channel", live.connection.create_channel()).await?;
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
-            arguments.insert("x-expires".into(), AMQPValue::LongInt(EXPIRES_MS));
-            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            call("declaring the queue", channel.queue_declare(queue.clone(), durable, arguments)).await?;
+        let mut connection = Connection::open(address, HEARTBEAT).await?;
+        match connection.counts(&queue).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {
+                progress.made = true;
+                // That closed the channel.
+                connection.open_channel().await?;
+                connection.declare(&queue, &arguments()).await?;
+            }
+            Err(error) => return Err(error),
         }
-        self.bind(&channel).await?;
-        if first && !*made && self.start == Start::Next {
+        connection.bind(&queue, &names::push_exchange(&self.business), "").await?;
+        if !progress.attached && !progress.made && self.start == Start::Next {
             // What an earlier reader left behind is not next.
-            call("emptying the queue", channel.queue_purge(queue.clone(), QueuePurgeOptions::default())).await?;
+            connection.purge(&queue).await?;
         }
-        call("prefetch", channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
-        let options = BasicConsumeOptions { exclusive: true, ..BasicConsumeOptions::default() };
-        let tag = short(&format!("wirepost-edge-{:016x}", rand::random::<u64>()))?;
-        let consume = channel.basic_consume(queue, tag, options, FieldTable::default());
-        let consumer = call("consuming (is another edge of this name running?)", consume).await?;
-        Ok(Attachment { channel, consumer })
+        let prefetch = if progress.careful > 0 { 1 } else { self.prefetch };
+        Source::consume(connection, address, queue, progress.protocol, prefetch).await
     }
 
-    async fn bind(&self, channel: &Channel) -> Result<(), String> {
-        let queue = short(&names::edge_queue(&self.business, &self.edge))?;
-        let exchange = short(&names::push_exchange(&self.business))?;
-        let bind = channel.queue_bind(queue, exchange, "".into(), QueueBindOptions::default(), FieldTable::default());
-        call("binding the queue to the push exchange", bind).await
-    }
-
-    /// Hands on what arrives. The reason when consuming ends; `None` when the feed was dropped.
-    async fn follow(&self, attachment: Attachment, gap: bool, events: &mpsc::Sender<FeedEvent>) -> Option<String> {
-        let Attachment { channel, mut consumer } = attachment;
+    /// Hands on what arrives until consuming ends; `None` when the feed was dropped.
+    async fn follow(
+        &self,
+        mut source: Source,
+        gap: bool,
+        careful: &mut u32,
+        events: &mpsc::Sender<FeedEvent>,
+    ) -> Option<End> {
         if gap {
             events.send(FeedEvent::Gap).await.ok()?;
         }
         // No position: nothing is kept that one could come back to.
         events.send(FeedEvent::Attached { position: None }).await.ok()?;
+        let exchange = names::push_exchange(&self.business);
         // A batch has one message at least and settles once: there is always room for its token.
         let (settle, mut settled) = mpsc::channel(usize::from(self.prefetch));
         let mut unsettled = Unsettled::default();
-        let mut batch = Batch::default();
+        // Bounded by the prefetch.
+        let mut waiting = VecDeque::new();
         let mut rebind = interval_at(Instant::now() + REBIND, REBIND);
         rebind.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut one_by_one = *careful > 0;
+        let mut some = false;
+        let end = |error: Error, some| End { reason: error.to_string(), failed: error.is_internal(), some };
         loop {
             tokio::select! {
                 // An exchange that was deleted and made again has no binding to us, and nothing else would tell.
-                _ = rebind.tick() => if let Err(reason) = self.bind(&channel).await {
-                    return Some(reason);
+                _ = rebind.tick() => if let Err(error) = source.bind(&exchange).await {
+                    return Some(end(error, some));
                 },
                 Some(token) = settled.recv() => {
-                    for (tag, done) in unsettled.settle(token) {
-                        self.settle(&channel, tag, done).await?;
+                    for (range, done) in unsettled.settle(token) {
+                        some |= done;
+                        *careful = careful.saturating_sub(1);
+                        if !done {
+                            self.counters.transient_requeued.add(1);
+                        }
+                        if let Err(error) = source.settle(range.0, range.1, done).await {
+                            return Some(end(error, some));
+                        }
+                    }
+                    if one_by_one && *careful == 0 {
+                        one_by_one = false;
+                        if let Err(error) = source.ease(self.prefetch).await {
+                            return Some(end(error, some));
+                        }
                     }
                 }
-                delivery = consumer.next(), if batch.records.is_empty() => match delivery {
-                    Some(Ok(delivery)) => self.take(delivery, &mut batch),
-                    Some(Err(error)) => return Some(error.to_string()),
-                    None => return Some(CANCELLED.to_owned()),
+                arrival = source.recv() => match arrival {
+                    Ok(Some(arrival)) => waiting.push_back(arrival),
+                    Ok(None) => return Some(End { reason: CANCELLED.to_owned(), failed: false, some }),
+                    Err(error) => return Some(end(error, some)),
                 },
-                permit = events.reserve(), if !batch.records.is_empty() => {
+                permit = events.reserve(), if !waiting.is_empty() => {
                     let permit = permit.ok()?;
-                    let mut end = None;
-                    while batch.records.len() < BATCH.0 && batch.bytes < BATCH.1 {
-                        match consumer.next().now_or_never() {
-                            Some(Some(Ok(delivery))) => self.take(delivery, &mut batch),
-                            // Told once only: a cancelled consumer is silent for ever after.
-                            Some(Some(Err(error))) => end = Some(error.to_string()),
-                            Some(None) => end = Some(CANCELLED.to_owned()),
-                            None => break,
-                        }
-                        if end.is_some() {
-                            break;
-                        }
-                    }
-                    let Batch { records, last_tag, .. } = std::mem::take(&mut batch);
+                    let (records, range) = self.batch(&mut waiting);
                     self.counters.transient_records.add(records.len() as u64);
-                    unsettled.push(last_tag);
-                    let token = Token { tag: last_tag, done: false, settle: settle.clone() };
+                    unsettled.push(range);
+                    let token = Token { tag: range.1, done: false, settle: settle.clone() };
                     permit.send(FeedEvent::Records(RecordBatch { records, done: Some(token.into_done()) }));
-                    if end.is_some() {
-                        return end;
-                    }
-                    if !channel.status().connected() {
-                        return Some("the channel ended".to_owned());
-                    }
                 },
             }
         }
     }
 
-    fn take(&self, delivery: Delivery, batch: &mut Batch) {
-        batch.bytes += delivery.data.len();
-        batch.last_tag = delivery.delivery_tag;
-        batch.records.push(Record {
-            position: self.numbers.next(),
-            timestamp: now_ms(),
-            body: Bytes::from(delivery.data),
-        });
+    /// Records of the messages at the front, and the first and last tag of them.
+    fn batch(&self, waiting: &mut VecDeque<Arrival>) -> (Vec<Record>, (u64, u64)) {
+        let mut records = Vec::new();
+        let (mut bytes, mut range) = (0, (0, 0));
+        while records.len() < BATCH.0
+            && bytes < BATCH.1
+            && let Some(arrival) = waiting.pop_front()
+        {
+            bytes += arrival.body.len();
+            range = (if records.is_empty() { arrival.tag } else { range.0 }, arrival.tag);
+            records.push(self.record(arrival));
+        }
+        (records, range)
     }
 
-    /// Settles everything up to `tag`. `None` would end the feed, so a failure waits for the consumer to tell the reason.
-    async fn settle(&self, channel: &Channel, tag: u64, done: bool) -> Option<()> {
-        let settling = async {
-            if done {
-                channel.basic_ack(tag, BasicAckOptions { multiple: true }).await
-            } else {
-                self.counters.transient_requeued.add(1);
-                channel.basic_nack(tag, BasicNackOptions { multiple: true, requeue: true }).await
+    fn record(&self, arrival: Arrival) -> Record {
+        let Arrival { body, oddity, tag: _ } = arrival;
+        Record { position: self.numbers.next(), timestamp: now_ms(), body, oddity }
+    }
+
+    /// Takes the first message out of the queue unacknowledged: it is gone whether it can be read or not. `None` when the feed was dropped.
+    async fn remove_first(&self, attempt: usize, events: &mpsc::Sender<FeedEvent>) -> Option<()> {
+        let queue = names::edge_queue(&self.business, &self.edge);
+        let taking = async {
+            let address = self.dialer.address(attempt, &format!("removing {}", self.business)).ok()?;
+            let mut connection = Connection::open(&address, HEARTBEAT).await.ok()?;
+            match connection.take(&queue).await {
+                Ok(message) => message.map(source::of_classic),
+                Err(error) if error.is_internal() => {
+                    self.counters.transient_unreadable.add(1);
+                    let oddity = Some(Oddity::Unreadable(error.to_string()));
+                    Some(Arrival { tag: 0, body: bytes::Bytes::new(), oddity })
+                }
+                Err(_) => None,
             }
         };
-        if let Err(reason) = call("acknowledging", settling).await {
-            tracing::debug!(business = self.business, reason, "not acknowledged; it will be delivered again");
-        }
-        Some(())
+        let Some(arrival) = taking.await else { return Some(()) };
+        let records = vec![self.record(arrival)];
+        events.send(FeedEvent::Records(RecordBatch { records, done: None })).await.ok()
     }
+}
+
+/// Those of the queue: classic, and how long it lives without a consumer.
+fn arguments() -> Vec<u8> {
+    let mut table = b"\x0cx-queue-typeS\x00\x00\x00\x07classic\x09x-expiresI".to_vec();
+    table.extend(EXPIRES_MS.to_be_bytes());
+    table
 }
 
 /// Deletes an edge's queue of a business, with what it holds.
-pub(super) async fn delete_queue(link: &Link, business: &str, edge: &str) -> Result<(), String> {
-    let mut status = link.status();
-    let wanted = timeout(CALL_TIMEOUT, status.wait_for(|status| status.live().is_some())).await;
-    let Ok(Ok(Some(live))) = wanted.map(|up| up.map(|status| status.live().cloned())) else {
-        return Err("there is no connection".to_owned());
+pub(super) async fn delete_queue(dialer: Arc<Dialer>, business: String) -> Result<(), String> {
+    let address = dialer.address(rand::random_range(0..dialer.uris.len()), "leaving")?;
+    let deleting = async {
+        let mut connection = Connection::open(&address, HEARTBEAT).await?;
+        connection.delete(&names::edge_queue(&business, &dialer.edge)).await
     };
-    let channel = call("a channel", live.connection.create_channel()).await?;
-    let queue = short(&names::edge_queue(business, edge))?;
-    // One that is not there is no error in AMQP.
-    call("deleting the queue", channel.queue_delete(queue, QueueDeleteOptions::default())).await.map(drop)
+    deleting.await.map_err(|error| error.to_string())
 }
 
-fn is_not_found(error: &lapin::Error) -> bool {
-    matches!(error.kind(), lapin::ErrorKind::ProtocolError(error) if error.get_id() == 404)
-}
-
-fn short(text: &str) -> Result<ShortString, String> {
-    ShortString::try_new(text).map_err(|error| format!("{text}: {error}"))
-}
-
-struct Attachment {
-    channel: Channel,
-    consumer: Consumer,
-}
-
-#[derive(Default)]
-struct Batch {
-    records: Vec<Record>,
-    bytes: usize,
-    last_tag: u64,
-}
-
-/// Batches handed out, by their last delivery tag, in order. They are settled in this order, so that one acknowledgement with `multiple`
-/// covers exactly its batch.
+/// Batches handed out, by the tags of their first and last message, in order. They are settled in this order, so that one acknowledgement
+/// of several covers exactly its batch.
 #[derive(Debug, Default)]
-struct Unsettled(VecDeque<(u64, Option<bool>)>);
+struct Unsettled(VecDeque<((u64, u64), Option<bool>)>);
 
 impl Unsettled {
-    fn push(&mut self, tag: u64) {
-        self.0.push_back((tag, None));
+    fn push(&mut self, range: (u64, u64)) {
+        self.0.push_back((range, None));
     }
 
-    /// Notes an outcome; gives what can be settled now.
-    fn settle(&mut self, (tag, done): (u64, bool)) -> Vec<(u64, bool)> {
-        if let Some(batch) = self.0.iter_mut().find(|batch| batch.0 == tag) {
+    /// Notes an outcome, by the last tag; gives what can be settled now.
+    fn settle(&mut self, (tag, done): (u64, bool)) -> Vec<((u64, u64), bool)> {
+        if let Some(batch) = self.0.iter_mut().find(|batch| batch.0.1 == tag) {
             batch.1 = Some(done);
         }
         let mut ready = Vec::new();
-        while let Some((tag, Some(done))) = self.0.front().copied() {
+        while let Some((range, Some(done))) = self.0.front().copied() {
             self.0.pop_front();
-            ready.push((tag, done));
+            ready.push((range, done));
         }
         ready
     }
@@ -380,14 +404,6 @@ impl Drop for Token {
     }
 }
 
-async fn call<T>(what: &str, answer: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, String> {
-    match timeout(CALL_TIMEOUT, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(format!("{what}: {error}")),
-        Err(_) => Err(format!("{what}: no answer within {CALL_TIMEOUT:?}")),
-    }
-}
-
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
@@ -399,12 +415,12 @@ mod tests {
     #[test]
     fn batches_are_settled_in_their_order() {
         let mut unsettled = Unsettled::default();
-        for tag in [3, 5, 9] {
-            unsettled.push(tag);
+        for range in [(1, 3), (4, 5), (6, 9)] {
+            unsettled.push(range);
         }
         assert_eq!(unsettled.settle((5, true)), []);
-        assert_eq!(unsettled.settle((3, false)), [(3, false), (5, true)]);
-        assert_eq!(unsettled.settle((9, true)), [(9, true)]);
+        assert_eq!(unsettled.settle((3, false)), [((1, 3), false), ((4, 5), true)]);
+        assert_eq!(unsettled.settle((9, true)), [((6, 9), true)]);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Running<'_> {
     }
 
     fn control(&mut self, op: &str, text: &str) {
-        match serde_json::from_str(text) {
+        match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
             Ok(ClientFrame::Ping) => self.conn.control(ServerFrame::Pong.to_text()),
             Ok(ClientFrame::Received { .. }) if !self.session.hub.business().wants_receipts() => {
                 self.refuse(op, "no route of this business asks for receipts");

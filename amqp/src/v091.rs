@@ -1,0 +1,456 @@
+//! AMQP 0-9-1 with one channel, and properties as the bytes they are.
+//!
+//! **Flow.** One owner at a time: calls wait for their answers, and what comes unasked ([`Incoming`]) is kept for [`Connection::recv`].
+//! Heartbeats go out while something waits in it, so whoever holds a connection waits in it most of the time.
+//! **Cancel safety.** [`Connection::recv`] may be dropped at any time. After any other call that was dropped, drop the connection too.
+//! Source: the AMQP 0-9-1 specification and RabbitMQ's extensions (confirms, `basic.nack`, consumer cancel notifications).
+
+mod codec;
+mod properties;
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::time::timeout;
+
+use crate::{Address, Error, socket::Socket};
+use codec::{Args, Frame, Method, frames_of_content, method, method_of, put_longstr, put_shortstr};
+pub use properties::{Properties, Property};
+
+/// Longest wait for an answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a confirm. A broker under an alarm gives none until the alarm ends.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// RabbitMQ's own default.
+const MAX_FRAME: u32 = 128 << 10;
+const HEARTBEAT: &[u8] = &[8, 0, 0, 0, 0, 0, 0, 0xce];
+const CHANNEL: u16 = 1;
+
+/// A message as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// What to acknowledge.
+    pub delivery_tag: u64,
+    /// The exchange that it was published to.
+    pub exchange: Bytes,
+    /// Any bytes.
+    pub routing_key: Bytes,
+    /// Uninterpreted.
+    pub properties: Properties,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What comes unasked.
+#[derive(Debug)]
+pub enum Incoming {
+    /// For our consumer.
+    Delivery(Message),
+    /// The broker ended our consumer: its queue is gone.
+    Cancelled,
+}
+
+/// What became of a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// A queue or stream has it.
+    Taken,
+    /// No queue takes it, as the broker says it.
+    Returned(String),
+    /// The broker said no: a queue is full, for instance.
+    Refused,
+}
+
+/// A queue at the moment of the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Ready for delivery.
+    pub messages: u32,
+    /// Who consume it.
+    pub consumers: u32,
+}
+
+/// See the module.
+pub struct Connection {
+    socket: Socket,
+    frame_max: usize,
+    /// Deliveries that came while an answer was waited for.
+    early: VecDeque<Incoming>,
+    partial: Option<Partial>,
+}
+
+/// A method whose content is still coming.
+struct Partial {
+    method: (u16, u16),
+    args: Bytes,
+    properties: Option<(Properties, usize)>,
+    body: BytesMut,
+}
+
+enum Event {
+    Method(Method, Bytes),
+    /// A method with its content.
+    Content((u16, u16), Bytes, Properties, Bytes),
+}
+
+impl Connection {
+    /// Connects, with a channel. `heartbeat`: a broker that is silent for twice this long is dead.
+    pub async fn open(address: &Address, heartbeat: Duration) -> Result<Self, Error> {
+        let socket = Socket::connect(address).await?;
+        let mut connection = Self { socket, frame_max: MAX_FRAME as usize, early: VecDeque::new(), partial: None };
+        let handshake = timeout(CALL_TIMEOUT, connection.handshake(address, heartbeat)).await;
+        handshake.unwrap_or(Err(Error::Timeout { what: "the handshake", after: CALL_TIMEOUT })).map_err(|error| {
+            let cause = match error {
+                Error::Io(error) => format!("closed during the handshake ({error}); are user and vhost right?"),
+                error => error.to_string(),
+            };
+            Error::Connect { place: address.place(), cause }
+        })?;
+        Ok(connection)
+    }
+
+    async fn handshake(&mut self, address: &Address, heartbeat: Duration) -> Result<(), Error> {
+        self.socket.write(b"AMQP\x00\x00\x09\x01").await?;
+        self.expect(method::START).await?;
+        let mut properties = BytesMut::new();
+        put_shortstr(&mut properties, "connection_name")?;
+        properties.put_u8(b'S');
+        put_longstr(&mut properties, address.name.as_bytes());
+        put_shortstr(&mut properties, "capabilities")?;
+        properties.put_u8(b'F');
+        let mut capabilities = BytesMut::new();
+        for name in ["authentication_failure_close", "basic.nack", "publisher_confirms", "consumer_cancel_notify"] {
+            put_shortstr(&mut capabilities, name)?;
+            capabilities.put_slice(b"t\x01");
+        }
+        put_longstr(&mut properties, &capabilities);
+        let mut args = BytesMut::new();
+        put_longstr(&mut args, &properties);
+        put_shortstr(&mut args, "PLAIN")?;
+        put_longstr(&mut args, format!("\0{}\0{}", address.user, address.password).as_bytes());
+        put_shortstr(&mut args, "en_US")?;
+        self.send(0, method::START_OK, &args).await?;
+
+        let mut tune = self.expect(method::TUNE).await?;
+        let (channels, frame) = (tune.u16()?, tune.u32()?);
+        let frame = if frame == 0 { MAX_FRAME } else { frame.min(MAX_FRAME) };
+        self.frame_max = frame as usize;
+        let mut args = BytesMut::new();
+        args.put_u16(channels);
+        args.put_u32(frame);
+        args.put_u16(heartbeat.as_secs() as u16);
+        self.send(0, method::TUNE_OK, &args).await?;
+        self.socket.beat(heartbeat, HEARTBEAT);
+        let mut args = BytesMut::new();
+        put_shortstr(&mut args, &address.vhost)?;
+        args.put_slice(&[0, 0]);
+        self.send(0, method::OPEN, &args).await?;
+        self.expect(method::OPEN_OK).await?;
+        self.open_channel().await
+    }
+
+    /// Opens the channel: again, after the broker closed it ([`Error::Channel`]). What was unacknowledged on it is back in its queue.
+    pub async fn open_channel(&mut self) -> Result<(), Error> {
+        self.early.clear();
+        self.partial = None;
+        self.call(method::CHANNEL_OPEN, &[0], method::CHANNEL_OPEN_OK, "opening a channel").await.map(drop)
+    }
+
+    /// Counts of a queue that must exist.
+    pub async fn counts(&mut self, queue: &str) -> Result<Counts, Error> {
+        self.declare_queue(queue, 1, &[]).await
+    }
+
+    /// Makes a durable queue with these arguments, encoded as a field table without its length.
+    pub async fn declare(&mut self, queue: &str, arguments: &[u8]) -> Result<Counts, Error> {
+        self.declare_queue(queue, 2, arguments).await
+    }
+
+    async fn declare_queue(&mut self, queue: &str, bits: u8, arguments: &[u8]) -> Result<Counts, Error> {
+        let mut args = BytesMut::new();
+        args.put_u16(0);
+        put_shortstr(&mut args, queue)?;
+        args.put_u8(bits);
+        put_longstr(&mut args, arguments);
+        let mut ok = self.call(method::QUEUE_DECLARE, &args, method::QUEUE_DECLARE_OK, "declaring a queue").await?;
+        ok.shortstr()?;
+        Ok(Counts { messages: ok.u32()?, consumers: ok.u32()? })
+    }
+
+    /// Binds a queue.
+    pub async fn bind(&mut self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        args.put_u16(0);
+        for name in [queue, exchange, routing_key] {
+            put_shortstr(&mut args, name)?;
+        }
+        args.put_u8(0);
+        put_longstr(&mut args, &[]);
+        self.call(method::QUEUE_BIND, &args, method::QUEUE_BIND_OK, "binding a queue").await.map(drop)
+    }
+
+    /// Empties a queue of what is ready in it.
+    pub async fn purge(&mut self, queue: &str) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        args.put_u16(0);
+        put_shortstr(&mut args, queue)?;
+        args.put_u8(0);
+        self.call(method::QUEUE_PURGE, &args, method::QUEUE_PURGE_OK, "emptying a queue").await.map(drop)
+    }
+
+    /// Deletes a queue with what it holds. One that is not there is no error.
+    pub async fn delete(&mut self, queue: &str) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        args.put_u16(0);
+        put_shortstr(&mut args, queue)?;
+        args.put_u8(0);
+        self.call(method::QUEUE_DELETE, &args, method::QUEUE_DELETE_OK, "deleting a queue").await.map(drop)
+    }
+
+    /// Bounds the unacknowledged messages of consumers to come.
+    pub async fn prefetch(&mut self, messages: u16) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        args.put_u32(0);
+        args.put_u16(messages);
+        args.put_u8(0);
+        self.call(method::QOS, &args, method::QOS_OK, "prefetch").await.map(drop)
+    }
+
+    /// Consumes with acknowledgements, as the queue's only consumer.
+    pub async fn consume_exclusively(&mut self, queue: &str, tag: &str) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        args.put_u16(0);
+        put_shortstr(&mut args, queue)?;
+        put_shortstr(&mut args, tag)?;
+        args.put_u8(4);
+        put_longstr(&mut args, &[]);
+        self.call(method::CONSUME, &args, method::CONSUME_OK, "consuming").await.map(drop)
+    }
+
+    /// Ends a consumer of ours. What it was delivered may still be settled.
+    pub async fn cancel(&mut self, tag: &str) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        put_shortstr(&mut args, tag)?;
+        args.put_u8(0);
+        self.call(method::CANCEL, &args, method::CANCEL_OK, "ending a consumer").await.map(drop)
+    }
+
+    /// What comes unasked. An [`Error::Channel`] ends the consumer.
+    pub async fn recv(&mut self) -> Result<Incoming, Error> {
+        loop {
+            if let Some(early) = self.early.pop_front() {
+                return Ok(early);
+            }
+            let event = self.event().await?;
+            self.keep(event)?;
+        }
+    }
+
+    /// Settles a message, or all up to it.
+    pub async fn ack(&mut self, delivery_tag: u64, multiple: bool) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        args.put_u64(delivery_tag);
+        args.put_u8(multiple.into());
+        self.send(CHANNEL, method::ACK, &args).await
+    }
+
+    /// Puts a message back into its place, or all up to it.
+    pub async fn requeue(&mut self, delivery_tag: u64, multiple: bool) -> Result<(), Error> {
+        let mut args = BytesMut::new();
+        args.put_u64(delivery_tag);
+        args.put_u8(u8::from(multiple) | 2);
+        self.send(CHANNEL, method::NACK, &args).await
+    }
+
+    /// The oldest ready message of a queue, to be acknowledged.
+    pub async fn get(&mut self, queue: &str) -> Result<Option<Message>, Error> {
+        self.get_with(queue, 0).await
+    }
+
+    /// The same without acknowledgement: whatever comes back, that message is gone.
+    pub async fn take(&mut self, queue: &str) -> Result<Option<Message>, Error> {
+        self.get_with(queue, 1).await
+    }
+
+    async fn get_with(&mut self, queue: &str, bits: u8) -> Result<Option<Message>, Error> {
+        let mut args = BytesMut::new();
+        args.put_u16(0);
+        put_shortstr(&mut args, queue)?;
+        args.put_u8(bits);
+        self.send(CHANNEL, method::GET, &args).await?;
+        let answer = async {
+            loop {
+                match self.event().await? {
+                    Event::Method(method::GET_EMPTY, _) => return Ok(None),
+                    Event::Content(method::GET_OK, args, properties, body) => {
+                        return message(args, properties, body, false).map(Some);
+                    }
+                    other => self.keep(other)?,
+                }
+            }
+        };
+        timeout(CALL_TIMEOUT, answer).await.unwrap_or(Err(Error::Timeout { what: "getting", after: CALL_TIMEOUT }))
+    }
+
+    /// Switches confirms on, which [`Connection::publish`] needs.
+    pub async fn confirm(&mut self) -> Result<(), Error> {
+        self.call(method::CONFIRM_SELECT, &[0], method::CONFIRM_SELECT_OK, "switching confirms on").await.map(drop)
+    }
+
+    /// Publishes with `mandatory` and waits for the confirm. After an error it is not known whether the message arrived, and only
+    /// after [`Error::Channel`] the connection may be used again.
+    pub async fn publish(
+        &mut self,
+        exchange: &[u8],
+        routing_key: &[u8],
+        properties: &Properties,
+        body: &[u8],
+    ) -> Result<Published, Error> {
+        let mut args = BytesMut::new();
+        args.put_u16(0);
+        codec::put_short_bytes(&mut args, exchange)?;
+        codec::put_short_bytes(&mut args, routing_key)?;
+        args.put_u8(1);
+        let mut frames = BytesMut::new();
+        codec::put_method(&mut frames, CHANNEL, method::PUBLISH, &args);
+        frames_of_content(&mut frames, CHANNEL, properties.as_bytes(), body, self.frame_max);
+        self.socket.write(&frames).await?;
+        let answer = async {
+            let mut returned = None;
+            loop {
+                match self.event().await? {
+                    Event::Method(method::ACK, _) => {
+                        return Ok(returned.map_or(Published::Taken, Published::Returned));
+                    }
+                    Event::Method(method::NACK, _) => {
+                        return Ok(returned.map_or(Published::Refused, Published::Returned));
+                    }
+                    Event::Content(method::RETURN, mut args, ..) => {
+                        args.u16()?;
+                        returned = Some(String::from_utf8_lossy(&args.shortstr()?).into_owned());
+                    }
+                    other => self.keep(other)?,
+                }
+            }
+        };
+        let late = Error::Timeout { what: "the confirm", after: CONFIRM_TIMEOUT };
+        timeout(CONFIRM_TIMEOUT, answer).await.unwrap_or(Err(late))
+    }
+
+    async fn call(
+        &mut self,
+        request: (u16, u16),
+        args: &[u8],
+        wanted: (u16, u16),
+        what: &'static str,
+    ) -> Result<Bytes, Error> {
+        self.send(CHANNEL, request, args).await?;
+        let answer = self.expect(wanted);
+        timeout(CALL_TIMEOUT, answer).await.unwrap_or(Err(Error::Timeout { what, after: CALL_TIMEOUT }))
+    }
+
+    async fn expect(&mut self, wanted: (u16, u16)) -> Result<Bytes, Error> {
+        loop {
+            match self.event().await? {
+                Event::Method(got, args) if got == wanted => return Ok(args),
+                other => self.keep(other)?,
+            }
+        }
+    }
+
+    fn keep(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Content(method::DELIVER, args, properties, body) => {
+                self.early.push_back(Incoming::Delivery(message(args, properties, body, true)?));
+            }
+            Event::Method(method::CANCEL, _) => self.early.push_back(Incoming::Cancelled),
+            // A return or confirm of a publish that nobody waits for any more, connection.blocked and the like.
+            Event::Method(..) | Event::Content(..) => {}
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, channel: u16, method: (u16, u16), args: &[u8]) -> Result<(), Error> {
+        let mut frame = BytesMut::new();
+        codec::put_method(&mut frame, channel, method, args);
+        self.socket.write(&frame).await
+    }
+
+    /// The next method, with its content if it has one. Cancel safe.
+    async fn event(&mut self) -> Result<Event, Error> {
+        loop {
+            let frame = self.frame().await?;
+            match frame {
+                Frame::Method(method, mut args) => match method {
+                    method::CLOSE => {
+                        let (code, text) = (args.u16()?, args.shortstr()?);
+                        return Err(Error::Closed { code, text: String::from_utf8_lossy(&text).into_owned() });
+                    }
+                    method::CHANNEL_CLOSE => {
+                        let (code, text) = (args.u16()?, args.shortstr()?);
+                        self.send(CHANNEL, method::CHANNEL_CLOSE_OK, &[]).await?;
+                        return Err(Error::Channel { code, text: String::from_utf8_lossy(&text).into_owned() });
+                    }
+                    method::DELIVER | method::GET_OK | method::RETURN => {
+                        self.partial = Some(Partial { method, args, properties: None, body: BytesMut::new() });
+                    }
+                    method => return Ok(Event::Method(method, args)),
+                },
+                Frame::Header(size, properties) => {
+                    let partial = self.partial.as_mut().ok_or(Error::Malformed("content without a method"))?;
+                    let size = usize::try_from(size).map_err(|_| Error::Malformed("a body beyond all bounds"))?;
+                    partial.properties = Some((properties, size));
+                }
+                Frame::Body(part) => {
+                    let partial = self.partial.as_mut().ok_or(Error::Malformed("content without a method"))?;
+                    partial.body.put_slice(&part);
+                }
+                Frame::Heartbeat => {}
+            }
+            if let Some(partial) =
+                self.partial.take_if(|p| p.properties.as_ref().is_some_and(|(_, size)| p.body.len() >= *size))
+                && let Some((properties, _)) = partial.properties
+            {
+                return Ok(Event::Content(partial.method, partial.args, properties, partial.body.freeze()));
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Frame, Error> {
+        let size = loop {
+            if let Some(size) = self.socket.peek(3) {
+                break size as usize;
+            }
+            self.socket.fill().await?;
+        };
+        if size > self.frame_max {
+            return Err(Error::Malformed("a frame larger than agreed; is this an AMQP port?"));
+        }
+        let mut frame = self.socket.take(7 + size + 1).await?;
+        let (kind, _channel, _size) = (frame.get_u8(), frame.get_u16(), frame.get_u32());
+        let payload = frame.split_to(size);
+        if frame[..] != [0xce] {
+            return Err(Error::Malformed("a frame without its end"));
+        }
+        codec::frame(kind, payload)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut frame = BytesMut::new();
+        let close = method_of(200, "done");
+        codec::put_method(&mut frame, 0, method::CLOSE, &close);
+        self.socket.last_words(&frame);
+    }
+}
+
+fn message(mut args: Bytes, properties: Properties, body: Bytes, consumer: bool) -> Result<Message, Error> {
+    if consumer {
+        args.shortstr()?;
+    }
+    let delivery_tag = args.u64()?;
+    args.u8()?;
+    let (exchange, routing_key) = (args.shortstr()?, args.shortstr()?);
+    Ok(Message { delivery_tag, exchange, routing_key, properties, body })
+}

@@ -1,0 +1,38 @@
+//! The body of a message that came by AMQP 1.0 or lies in a stream.
+
+use bytes::Bytes;
+use wirepost_stream::{BodyKind, Sections, Value};
+
+use crate::broker::Oddity;
+
+/// Index of `content-encoding` among the properties (AMQP 1.0, 3.2.4).
+const CONTENT_ENCODING: usize = 7;
+
+/// The body, and what is odd about it. A text (an amqp-value section with a string) is as good as bytes. What is neither has no body;
+/// its place in a stream counts all the same.
+pub(super) fn of(sections: &Sections) -> (Bytes, Option<Oddity>) {
+    let body = sections.body();
+    match sections.body_kind() {
+        BodyKind::Data => {
+            let encoding = match sections.property(CONTENT_ENCODING) {
+                Some(Value::Symbol(name) | Value::String(name)) => encoded(name.as_bytes()),
+                _ => None,
+            };
+            (body.clone(), encoding)
+        }
+        // A string is its content. Any other value is encoded and begins with a constructor, which are none of these bytes.
+        BodyKind::Value if matches!(body.first(), Some(b'{' | b' ' | b'\t' | b'\r' | b'\n' | 0xef)) => {
+            (body.clone(), None)
+        }
+        BodyKind::Value => (Bytes::new(), Some(Oddity::Form("an amqp-value section that is not a text with JSON"))),
+        BodyKind::Sequence => (Bytes::new(), Some(Oddity::Form("an amqp-sequence section"))),
+        BodyKind::None => (Bytes::new(), Some(Oddity::Form("no section at all"))),
+    }
+}
+
+/// A content encoding, unless it is one that changes nothing.
+pub(super) fn encoded(encoding: &[u8]) -> Option<Oddity> {
+    let name = String::from_utf8_lossy(encoding);
+    let plain = ["", "identity", "utf-8", "utf8"].iter().any(|plain| name.eq_ignore_ascii_case(plain));
+    (!plain).then(|| Oddity::Encoding(name.into_owned()))
+}
