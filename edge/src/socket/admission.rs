@@ -34,6 +34,8 @@ pub fn queues(
         match admits(route, client_type, message_type, envelope) {
             Ok(()) if queues.contains(&route.queue) => {}
             Ok(()) => queues.push(route.queue.clone()),
+            // Nobody knows whether it is for that queue too: to leave it out would be to lose it there.
+            Err(undecided) if undecided.0 == NackCode::TooComplex => return Err(undecided),
             Err(new) => {
                 let closer = |old: &Refusal| old.0 == NackCode::NotAllowed && new.0 != NackCode::NotAllowed;
                 if refusal.as_ref().is_none_or(closer) {
