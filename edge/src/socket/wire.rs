@@ -32,6 +32,8 @@ pub use outgoing::{Frame, Outgoing};
 
 /// How long a peer may take to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most that is read of a peer that was sent away: it may have much to say.
+const LINGER: usize = 1 << 20;
 /// The most that one read takes. It lies on the stack: an idle connection holds none of it.
 const READ: usize = 16 << 10;
 
@@ -199,15 +201,17 @@ impl Wire {
         if poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await.is_err() {
             return;
         }
+        let mut left = LINGER;
         poll_fn(|cx| {
-            loop {
+            while left > 0 {
                 let mut stack = [MaybeUninit::uninit(); READ];
                 let mut buffer = ReadBuf::uninit(&mut stack);
                 match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
-                    Ok(()) if !buffer.filled().is_empty() => {}
+                    Ok(()) if !buffer.filled().is_empty() => left = left.saturating_sub(buffer.filled().len()),
                     Ok(()) | Err(_) => return Poll::Ready(()),
                 }
             }
+            Poll::Ready(())
         })
         .await;
     }
