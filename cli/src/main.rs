@@ -1,7 +1,8 @@
 //! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's verdict without a cluster (`check`), what
-//! would change on the broker (`diff`), and the two hands of someone trying it (`push`, `listen`).
+//! would change on the broker (`diff`), what services could not handle (`dead`), and the two hands of someone trying it (`push`, `listen`).
 
 mod check;
+mod dead;
 mod declarations;
 mod dev;
 mod diff;
@@ -37,6 +38,7 @@ enum Command {
     Diff(diff::Args),
     Push(push::Args),
     Listen(listen::Args),
+    Dead(dead::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(args),
         Command::Diff(args) => runtime()?.block_on(diff::run(args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(args)),
+        Command::Dead(args) => runtime()?.block_on(dead::run(args)),
         Command::Push(args) => runtime()?.block_on(push::run(args)),
         Command::Listen(args) => {
             let runtime = runtime()?;

@@ -1,6 +1,7 @@
 //! A program of ours as a process: the binary that cargo built beside the tests, its log, its signals, its end.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -106,6 +107,24 @@ impl Drop for Process {
             eprintln!("{line}");
         }
     }
+}
+
+/// Runs `program` to its end, with an empty environment and this on stdin: exit status, stdout, stderr.
+pub async fn run(program: &str, arguments: &[&str], input: &str) -> Result<(Option<i32>, String, String)> {
+    let (binary, input) = (binary(program)?, input.to_owned());
+    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let run = move || {
+        let mut command = Command::new(&binary);
+        command.env_clear().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
+    };
+    tokio::task::spawn_blocking(run).await?
 }
 
 /// Beside this program, or beside `deps/`, where cargo puts tests: so both are of one build.

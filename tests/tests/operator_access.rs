@@ -9,13 +9,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use lapin::options::ConfirmSelectOptions;
-use lapin::{Connection, ConnectionProperties};
+use lapin::options::{BasicGetOptions, BasicRejectOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use wirepost_tests::broker::{consume, depth, eventually, next_body, publish};
+use wirepost_tests::broker::{consume, depth, eventually, next, next_body, publish, publish_with};
 use wirepost_tests::mirror::Mirror;
 use wirepost_tests::operator::{World, times};
+use wirepost_tests::process::run;
 
 type Entries = BTreeMap<String, String>;
 
@@ -152,6 +153,45 @@ async fn the_secret_has_the_form_of_service_binding_and_what_it_says_works() -> 
     // The edges know the API key by its digest alone.
     ensure!(api_keys(&world).await? == BTreeMap::from([(digest(&entries), None)]));
     ensure!(users(&world).await? == BTreeSet::from([entries["username"].clone()]));
+    operator.had_every_right()
+}
+
+/// The documented way back for messages that a service could not handle, with the real tool, the Secret as `kubectl` prints it, and the
+/// rights of the user in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_go_back_with_the_rights_of_the_access_secret() -> Result<()> {
+    const DEPTH: &str = "wirepost_operator_dead_messages{business=\"shop\"}";
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let secret = serde_json::to_string(&secrets(&world).get("shop-wirepost").await?)?;
+    let dead = async |arguments: &[&str]| {
+        let (status, out, error) =
+            run("wirepost", &[&["dead"][..], arguments, &["--access", "-"]].concat(), &secret).await?;
+        ensure!(status == Some(0), "{arguments:?}: {out}{error}");
+        Ok::<_, anyhow::Error>(out)
+    };
+    let (_edge, edges) = world.setup.vhost().channel().await?;
+    for id in ["o-1", "o-2"] {
+        let properties = BasicProperties::default().with_message_id(id.into());
+        publish_with(&edges, "wirepost.shop.receive", "order.new", b"{}", properties).await?;
+        let message = edges.basic_get("wirepost.shop.q.orders".into(), BasicGetOptions::default()).await?;
+        message.context("no message")?.reject(BasicRejectOptions { requeue: false }).await?;
+    }
+    eventually("both are dead", SOON, || async { Ok(depth(&edges, "wirepost.shop.dead").await? == 2) }).await?;
+    eventually("the metric tells", SOON, || async { Ok((operator.metric(DEPTH).await? - 2.0).abs() < 0.5) }).await?;
+
+    let listed = dead(&["list"]).await?;
+    ensure!(listed.contains("o-1") && listed.contains("rejected"), "{listed}");
+    ensure!(listed.contains("wirepost.shop.dead 2") && listed.contains("wirepost.shop.q.orders 0"), "{listed}");
+    ensure!(dead(&["show", "o-2"]).await?.contains("id: o-2"));
+    ensure!(dead(&["replay", "--id", "o-1"]).await?.contains("replayed o-1 → wirepost.shop.q.orders"));
+    let mut orders = consume(&edges, "wirepost.shop.q.orders", 1).await?;
+    let back = next(&mut orders).await?;
+    ensure!(back.properties.message_id().as_ref().is_some_and(|id| id.as_str() == "o-1"), "{:?}", back.properties);
+    ensure!(dead(&["drop", "--id", "o-2"]).await?.contains("1 dropped"));
+    eventually("the metric tells", SOON, || async { Ok(operator.metric(DEPTH).await?.abs() < 0.5) }).await?;
     operator.had_every_right()
 }
 

@@ -18,9 +18,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// `wirepost` with these arguments, away from the environment's own settings.
 pub(crate) fn wirepost(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wirepost"));
-    for variable in
-        ["WIREPOST_URL", "WIREPOST_API_KEY", "WIREPOST_JWT", "WIREPOST_AMQP", "WIREPOST_STREAM", "WIREPOST_MANAGEMENT"]
-    {
+    for variable in [
+        "WIREPOST_URL",
+        "WIREPOST_API_KEY",
+        "WIREPOST_JWT",
+        "WIREPOST_AMQP",
+        "WIREPOST_STREAM",
+        "WIREPOST_MANAGEMENT",
+        "WIREPOST_ACCESS",
+    ] {
         command.env_remove(variable);
     }
     command.args(arguments);

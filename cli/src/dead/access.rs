@@ -1,0 +1,184 @@
+//! Where the broker is, and as whose user to go there: by the access Secret, by flags, or both.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use lapin::uri::AMQPUri;
+use serde::Deserialize;
+use wirepost_amqp::Address;
+
+/// Larger than any Secret.
+const MAX_BYTES: u64 = 2 << 20;
+
+/// Whose dead letters, and how to reach them.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The business's access Secret: the folder where a pod has it, a file from `kubectl get secret NAME -o yaml`, or - for stdin.
+    #[arg(long, env = "WIREPOST_ACCESS", value_name = "PATH")]
+    access: Option<PathBuf>,
+    /// The broker in the place of the Secret's, amqp(s)://user:password@host:5672/vhost.
+    #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true, value_name = "URI")]
+    amqp: Option<String>,
+    /// Reach the broker here, such as at a port-forward; all else as the Secret or --amqp says.
+    #[arg(long, value_name = "HOST:PORT")]
+    at: Option<String>,
+    /// The business, where the Secret does not say it.
+    #[arg(long, short)]
+    business: Option<String>,
+    /// Authorities (PEM) that the broker's certificate is checked against; without it those of the operating system.
+    #[arg(long, env = "WIREPOST_AMQP_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// Who asks.
+pub(super) struct Account {
+    pub(super) business: String,
+    pub(super) address: Address,
+}
+
+/// What was given.
+pub(super) struct Access {
+    pub(super) account: Account,
+    /// Full names of the business's queues, as far as the Secret tells.
+    pub(super) queues: Vec<String>,
+}
+
+impl Args {
+    /// # Errors
+    /// Something is missing or can't be read. Holds no password.
+    pub(super) fn read(self) -> anyhow::Result<Access> {
+        let Self { access, amqp, at, business, ca_file } = self;
+        let secret = access.as_deref().map(entries).transpose()?.unwrap_or_default();
+        let business = business
+            .or_else(|| secret.get("business-type").cloned())
+            .context("whose dead letters? Give --access (the access Secret says it), or --business and --amqp")?;
+        let uri = amqp.or_else(|| secret.get("uri").cloned()).context(
+            "where is the broker? Give --access (the access Secret says it), or --amqp amqp://user:password@host:5672/vhost",
+        )?;
+        let mut uri: AMQPUri = uri
+            .parse()
+            .map_err(|reason| anyhow!("the broker's address: {reason}; write amqp://user:password@host:5672/vhost"))?;
+        if let Some(at) = at {
+            let (host, port) = at.rsplit_once(':').context("--at needs HOST:PORT")?;
+            host.trim_matches(['[', ']']).clone_into(&mut uri.authority.host);
+            uri.authority.port = port.parse().with_context(|| format!("--at {at}: {port:?} is not a port"))?;
+        }
+        let tls = ca_file.as_deref().map(|file| wirepost_amqp::client_tls(Some(file))).transpose()?;
+        let address = Address::new(&uri, tls, "wirepost dead")?;
+        let queues =
+            secret.iter().filter(|(key, _)| key.starts_with("queue.")).map(|(_, queue)| queue.clone()).collect();
+        Ok(Access { account: Account { business, address }, queues })
+    }
+}
+
+/// A Secret as `kubectl` writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Secret {
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+    #[serde(default)]
+    string_data: BTreeMap<String, String>,
+}
+
+fn entries(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let named = |what: &str| format!("{what} {}", path.display());
+    let entries = if path.is_dir() {
+        folder(path).with_context(|| named("cannot read the Secret in"))?
+    } else if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().take(MAX_BYTES).read_to_string(&mut text).context("cannot read stdin")?;
+        object(&text).context("stdin is not the access Secret; pipe `kubectl get secret NAME -o yaml` into it")?
+    } else {
+        let text = std::fs::read_to_string(path).with_context(|| named("cannot read"))?;
+        object(&text).with_context(|| {
+            format!("{} is not a Secret as `kubectl get secret NAME -o yaml` writes it", path.display())
+        })?
+    };
+    ensure!(
+        entries.contains_key("uri"),
+        "{} has no entry `uri`: it is not the access Secret of a WsBusiness (spec.access.secretName); `kubectl get secret NAME -o yaml` prints it",
+        path.display()
+    );
+    Ok(entries)
+}
+
+/// As a volume shows it: a file an entry.
+fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut entries = BTreeMap::new();
+    for file in std::fs::read_dir(path)? {
+        let file = file?;
+        let name = file.file_name().to_string_lossy().into_owned();
+        // A volume's own links begin with dots.
+        if !name.starts_with('.') && file.path().is_file() {
+            let text = std::fs::read_to_string(file.path()).with_context(|| format!("entry {name}"))?;
+            entries.insert(name, text.trim_end_matches(['\r', '\n']).to_owned());
+        }
+    }
+    Ok(entries)
+}
+
+fn object(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    // JSON is YAML. The parser's own sentence may quote a value, which is secret.
+    let Ok(Secret { data, string_data }) = serde_yaml::from_str(text) else { bail!("it has no `data`") };
+    let mut entries = string_data;
+    for (key, value) in data {
+        let bytes = BASE64_STANDARD.decode(value.trim()).map_err(|_| anyhow!("data.{key} is not base64"))?;
+        entries.insert(key, String::from_utf8_lossy(&bytes).into_owned());
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(access: Option<&Path>) -> Args {
+        Args { access: access.map(Path::to_owned), amqp: None, at: None, business: None, ca_file: None }
+    }
+
+    #[test]
+    fn the_secret_is_read_as_a_pod_and_as_kubectl_show_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = [
+            ("uri", "amqp://u:p@rabbit:5672/v\n"),
+            ("business-type", "pay"),
+            ("queue.orders", "wirepost.pay.q.orders"),
+        ];
+        for (name, value) in entries {
+            std::fs::write(folder.path().join(name), value).unwrap();
+        }
+        let data: Vec<_> =
+            entries.iter().map(|(name, value)| format!("  {name}: {}", BASE64_STANDARD.encode(value.trim()))).collect();
+        let file = folder.path().join(".secret.yaml");
+        std::fs::write(&file, format!("kind: Secret\ndata:\n{}\n", data.join("\n"))).unwrap();
+        for path in [folder.path(), &file] {
+            let access = args(Some(path)).read().unwrap();
+            assert_eq!(access.account.business, "pay");
+            assert_eq!(access.account.address.place(), "rabbit:5672");
+            assert_eq!(access.queues, ["wirepost.pay.q.orders"]);
+        }
+        let elsewhere = Args { at: Some("[::1]:15".into()), ..args(Some(&file)) }.read().unwrap();
+        assert_eq!((&*elsewhere.account.address.host, elsewhere.account.address.port), ("::1", 15));
+        assert_eq!(elsewhere.account.address.user, "u");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_no_password_is() {
+        let message = |args: Args| format!("{:#}", args.read().err().unwrap());
+        assert!(message(args(None)).contains("--access"));
+        let named =
+            |amqp: Option<&str>| Args { business: Some("pay".into()), amqp: amqp.map(Into::into), ..args(None) };
+        assert!(message(named(None)).contains("--amqp"));
+        assert!(!message(named(Some("amqp//u:secret@h"))).contains("secret"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "data: {password: c2VjcmV0}").unwrap();
+        let said = message(args(Some(file.path())));
+        assert!(said.contains("`uri`") && !said.contains("c2Vj"), "{said}");
+    }
+}
