@@ -70,10 +70,11 @@ impl Socket {
         loop {
             tokio::select! {
                 read = self.stream.read_buf(&mut self.buffer) => {
-                    return match read? {
-                        0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                        _ => { self.heard = Instant::now(); Ok(()) }
-                    };
+                    if read? == 0 {
+                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                    }
+                    self.heard = Instant::now();
+                    return Ok(());
                 }
                 () = sleep_until(self.next_beat) => {
                     if self.heard.elapsed() >= self.heartbeat * 4 {

@@ -108,7 +108,7 @@ impl Connection {
     }
 
     async fn handshake(&mut self, address: &Address, heartbeat: Duration) -> Result<(), Error> {
-        self.greet(b"AMQP\x03\x01\x00\x00").await?;
+        self.greet(*b"AMQP\x03\x01\x00\x00").await?;
         self.expect(performative::SASL_MECHANISMS).await?;
         let mut init = List::default();
         init.symbol("PLAIN").binary(format!("\0{}\0{}", address.user, address.password).as_bytes());
@@ -117,7 +117,7 @@ impl Connection {
         if elements(&outcome.list).next() != Some(Value::Unsigned(0)) {
             return Err(Error::Malformed("the broker refuses the user name or the password"));
         }
-        self.greet(b"AMQP\x00\x01\x00\x00").await?;
+        self.greet(*b"AMQP\x00\x01\x00\x00").await?;
         let mut open = List::default();
         open.string(&address.name).string(&format!("vhost:{}", address.vhost));
         open.uint(MAX_FRAME).ushort(0).uint(heartbeat.as_millis() as u32 * 2);
@@ -135,9 +135,9 @@ impl Connection {
         Ok(())
     }
 
-    async fn greet(&mut self, header: &'static [u8; 8]) -> Result<(), Error> {
-        self.socket.write(header).await?;
-        if self.socket.take(8).await?[..] == header[..] {
+    async fn greet(&mut self, header: [u8; 8]) -> Result<(), Error> {
+        self.socket.write(&header).await?;
+        if self.socket.take(8).await?[..] == header {
             return Ok(());
         }
         Err(Error::Malformed("the broker does not speak AMQP 1.0"))
@@ -287,12 +287,11 @@ impl Connection {
         self.next_incoming = self.next_incoming.wrapping_add(1);
         self.unannounced += 1;
         let more = elements(&transfer.list).nth(5) == Some(Value::Bool(true));
-        let (id, mut payload) = match self.partial.take() {
-            Some(partial) => partial,
-            None => {
-                let id = number(&transfer.list, 1).ok_or(Error::Malformed("a transfer without a delivery id"))?;
-                (id, BytesMut::new())
-            }
+        let (id, mut payload) = if let Some(partial) = self.partial.take() {
+            partial
+        } else {
+            let id = number(&transfer.list, 1).ok_or(Error::Malformed("a transfer without a delivery id"))?;
+            (id, BytesMut::new())
         };
         payload.put_slice(&transfer.payload);
         if more {

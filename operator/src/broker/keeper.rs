@@ -497,6 +497,7 @@ fn routes(problems: &[Problem]) -> bool {
 }
 
 /// What is to be done for one business.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent decision of the caller")]
 struct Job {
     business: String,
     desired: Arc<Desired>,
