@@ -17,12 +17,12 @@ const AT_ONCE: usize = 3;
 #[derive(Deserialize)]
 struct Table {
     good: String,
-    cases: Vec<Case>,
+    cases: Vec<Document>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Case {
+struct Document {
     case: String,
     old: Option<String>,
     new: Option<String>,
@@ -72,7 +72,7 @@ impl Table {
         Ok(serde_yaml::from_str(include_str!("cases.yaml"))?)
     }
 
-    fn bytes(&self, case: &Case, namespace: &str) -> Result<Vec<u8>> {
+    fn bytes(&self, case: &Document, namespace: &str) -> Result<Vec<u8>> {
         let bad = self.good.replace("clientTypes: [app]", "clientTypes: []");
         let bare: String = self.good.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
         let mut text = match &case.file {
@@ -126,7 +126,7 @@ async fn check_says_what_kubectl_apply_says() -> Result<()> {
     let namespace = cluster.namespace("verdict").await?;
     let kubectl = Kubectl::new(&cluster)?;
     let table = Table::read()?;
-    let judge = async |(number, case): (usize, &Case)| -> Result<Option<String>> {
+    let judge = async |(number, case): (usize, &Document)| -> Result<Option<String>> {
         let file = kubectl.file(&format!("{number}.yaml"), table.bytes(case, &namespace.name)?)?;
         let path = file.to_str().context("not a name")?;
         let apply = ["apply", "--dry-run=server", "--namespace", &namespace.name, "--filename", path];
