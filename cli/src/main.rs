@@ -20,8 +20,8 @@ use wirepost_process::logs::{self, LogArgs};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is logged where WIREPOST_LOG says nothing. How the broker is, dev says itself.
-const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::broker=error";
+/// What is logged where WIREPOST_LOG says nothing. How the broker is, dev says itself; which page or app is refused, the edge's log tells.
+const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::broker=error,wirepost_edge::http::origin=info";
 
 /// The declared WebSocket layer: try it, check declarations, push and listen.
 #[derive(Parser)]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, io::Write};
 
 use serde_json::Value;
 use support::{Running, edit, folder_with, run, run_with};
@@ -46,6 +46,20 @@ fn all_three_kinds_of_message_flow() {
     // What is not allowed is told.
     alice.type_line(r#"{"id":"c2","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
     alice.line(r#"{"op":"nack","id":"c2","code":"not_allowed""#);
+}
+
+#[test]
+fn a_page_of_a_foreign_origin_is_told_each_time() {
+    let folder = folder_with("payments.yaml");
+    let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let address = url.strip_prefix("http://").unwrap();
+    for origin in ["http://localhost:5173", "http://localhost:5174"] {
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        let call = "GET /payments/websocket/token?uniqueId=alice&clientType=h5 HTTP/1.1";
+        write!(socket, "{call}\r\nhost: {address}\r\norigin: {origin}\r\nconnection: close\r\n\r\n").unwrap();
+        let told = dev.line(origin);
+        assert!(told.contains("payments") && told.contains("allowedOrigins"), "{told}");
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl App {
             metrics,
             drain: Drain::default(),
             readiness,
-            seldom: Seldom::default(),
+            seldom: Seldom::new(settings.log_pause),
             connections: TaskTracker::new(),
             settings,
         });

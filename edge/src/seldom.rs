@@ -1,4 +1,5 @@
-//! Log lines that a stranger or an issuer can cause as often as they like: one a minute for each subject, and with it how many were left out.
+//! Log lines that a stranger or an issuer can cause as often as they like: one in each pause for each subject, and with it how many were left
+//! out.
 
 use std::{
     collections::HashMap,
@@ -8,14 +9,16 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Between two lines about the same.
-const PAUSE: Duration = Duration::from_mins(1);
 /// Subjects that are remembered: a few for each business. Beyond it the oldest pauses are forgotten, so that a line may come early.
 const SUBJECTS: usize = 4096;
 
 /// See the module.
-#[derive(Debug, Default)]
-pub struct Seldom(Mutex<HashMap<(&'static str, String), Pause>>);
+#[derive(Debug)]
+pub struct Seldom {
+    pause: Duration,
+    /// By what a line is about, and the business.
+    pauses: Mutex<HashMap<(&'static str, String), Pause>>,
+}
 
 #[derive(Debug)]
 struct Pause {
@@ -24,18 +27,23 @@ struct Pause {
 }
 
 impl Seldom {
+    /// `pause` lies between two lines about the same.
+    pub fn new(pause: Duration) -> Self {
+        Self { pause, pauses: Mutex::default() }
+    }
+
     /// Whether to write a line about this now; with it how many were left out since the last one.
     pub fn now(&self, what: &'static str, business: &str) -> Option<u64> {
         let now = Instant::now();
-        let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         if pauses.len() >= SUBJECTS {
-            pauses.retain(|_, pause| now - pause.since < PAUSE);
+            pauses.retain(|_, pause| now - pause.since < self.pause);
             if pauses.len() >= SUBJECTS {
                 pauses.clear();
             }
         }
         match pauses.get_mut(&(what, business.to_owned())) {
-            Some(pause) if now - pause.since < PAUSE => {
+            Some(pause) if now - pause.since < self.pause => {
                 pause.left_out += 1;
                 None
             }
@@ -57,11 +65,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_line_comes_once_a_minute_for_each_subject() {
-        let seldom = Seldom::default();
+        let pause = Duration::from_mins(1);
+        let seldom = Seldom::new(pause);
         assert_eq!(seldom.now("origin", "pay"), Some(0));
         assert_eq!((seldom.now("origin", "pay"), seldom.now("origin", "pay")), (None, None));
         assert_eq!((seldom.now("origin", "chat"), seldom.now("tags", "pay")), (Some(0), Some(0)));
-        tokio::time::advance(PAUSE).await;
+        tokio::time::advance(pause).await;
         assert_eq!(seldom.now("origin", "pay"), Some(2));
         assert_eq!(seldom.now("origin", "pay"), None);
     }
