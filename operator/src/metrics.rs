@@ -88,6 +88,8 @@ pub struct Metrics {
     pub snapshot_seconds: Histogram,
     /// Messages moved from `unrouted` back to where they belong.
     pub moved_back: Counter,
+    /// Messages of `unrouted` that can't be moved; they are in `dead`.
+    pub set_aside: Counter,
     /// Messages in `unrouted` that no route takes; NaN while the broker can't be looked at, and where this replica does not.
     pub strays: Gauge<f64, AtomicU64>,
     dead_messages: Family<ByBusiness, Gauge>,
@@ -121,6 +123,7 @@ impl Default for Metrics {
             broker_failures: Counter::default(),
             snapshot_seconds: seconds(),
             moved_back: Counter::default(),
+            set_aside: Counter::default(),
             strays: Gauge::default(),
             dead_messages: Family::default(),
             unrouted_messages: Family::default(),
@@ -152,6 +155,7 @@ impl Metrics {
             broker_failures,
             snapshot_seconds,
             moved_back,
+            set_aside,
             strays,
             dead_messages,
             unrouted_messages,
@@ -177,6 +181,7 @@ impl Metrics {
         r.register("broker_failures", "Looks at the broker that failed", broker_failures.clone());
         r.register("broker_look_seconds", "Seconds of a look at the broker", snapshot_seconds.clone());
         r.register("unrouted_moved_back", "Messages moved from unrouted to where they belong", moved_back.clone());
+        r.register("unrouted_set_aside", "Messages of unrouted that can't be moved, now in dead", set_aside.clone());
         r.register(
             "unrouted_strays",
             "Messages in unrouted that no route takes, NaN while it is not known",

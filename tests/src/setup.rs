@@ -19,6 +19,7 @@ use wirepost_topology::{Management, Options, Report, Scope, Settings, apply, mer
 
 use crate::broker::Vhost;
 use crate::edge::EdgeBuilder;
+use crate::strange::address;
 
 /// The business of most tests: all three kinds of message, limits that no test meets by accident.
 pub const PAYMENTS: &str = r#"
@@ -101,7 +102,7 @@ impl Setup {
     /// Moves back what a lost binding had put aside.
     pub async fn move_back(&self, business: &str) -> Result<Moved> {
         let declared = self.declared().into_iter().find(|one| one.business == business).context("no such business")?;
-        Ok(unrouted::move_back(&self.vhost().connect().await?, business, &declared.topology, &|| true).await?)
+        Ok(unrouted::move_back(&address(&self.vhost().amqp())?, business, &declared.topology, &|| true).await?)
     }
 
     /// Deletes a queue or stream by hand.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
 
+#[path = "../../tests/src/strange.rs"]
+#[allow(dead_code, unreachable_pub)] // shared with other crates
+mod strange;
 mod support;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,8 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection};
+use lapin::{BasicProperties, Channel};
 use serde_json::json;
+use strange::{Publisher, address};
 use support::broker::{PATIENCE, Vhost, consume, depth, eventually, key_of, next, publish_for, publish_with};
 use support::{apply_all, business, route};
 use wirepost_core::topology::Topology;
@@ -20,8 +24,8 @@ const RECEIVE: &str = "wirepost.pay.receive";
 const UNROUTED: &str = "wirepost.pay.unrouted";
 const ORDER_KEY: &str = "queue wirepost.pay.q.orders";
 
-async fn move_back(connection: &Connection, topology: &Topology) -> Moved {
-    unrouted::move_back(connection, "pay", topology, &|| true).await.unwrap()
+async fn move_back(vhost: &Vhost, topology: &Topology) -> Moved {
+    unrouted::move_back(&address(&vhost.amqp()).unwrap(), "pay", topology, &|| true).await.unwrap()
 }
 
 async fn unbind(channel: &Channel, queue: &str, exchange: &str, key: &str) {
@@ -57,7 +61,7 @@ async fn messages_come_back_in_order_unchanged_and_each_once() {
         .unwrap();
 
     assert!(apply_all(&vhost, &topology).await.is_clean());
-    assert_eq!(move_back(&connection, &topology).await, Moved { moved: 100, ..Moved::default() });
+    assert_eq!(move_back(&vhost, &topology).await, Moved { moved: 100, ..Moved::default() });
     assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 0);
     let mut orders = consume(&channel, "wirepost.pay.q.orders", 100).await.unwrap();
     for n in 0..50 {
@@ -81,19 +85,99 @@ async fn messages_come_back_in_order_unchanged_and_each_once() {
     }
 }
 
+/// A queue's messages, told by their bodies, the first of which are before the others.
+async fn bodies(channel: &Channel, queue: &str, count: usize) -> Vec<lapin::message::Delivery> {
+    let mut consumer = consume(channel, queue, 100).await.unwrap();
+    let mut all = Vec::new();
+    while all.len() < count {
+        all.push(next(&mut consumer).await.unwrap());
+    }
+    all
+}
+
+#[tokio::test]
+async fn messages_that_no_general_client_can_read_are_moved_back_in_their_place() {
+    let vhost = Vhost::create().await.unwrap();
+    let topology = business("pay", &json!([route("order.*", "orders")]));
+    apply_all(&vhost, &topology).await;
+    let (_connection, channel) = vhost.channel().await.unwrap();
+    unbind(&channel, "wirepost.pay.stream", "wirepost.pay.push", "").await;
+    let mut publisher = Publisher::open(&address(&vhost.amqp()).unwrap()).await.unwrap();
+    let all = strange::readable();
+    // Strays in front, which have to keep their place while what is behind them ends connections.
+    send(&channel, "", UNROUTED, 0).await;
+    for (name, message) in &all {
+        publisher.publish("wirepost.pay.push", message, name.as_bytes()).await.unwrap();
+        send(&channel, "wirepost.pay.push", "", 1).await;
+    }
+    let count = all.len() as u32 * 2;
+    assert_eq!(depth(&channel, UNROUTED).await.unwrap(), count + 1);
+    apply_all(&vhost, &topology).await;
+    assert_eq!(move_back(&vhost, &topology).await, Moved { moved: count, strays: 1, ..Moved::default() });
+    assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 1);
+    let expected: Vec<_> = all.iter().flat_map(|(name, _)| [(*name).to_owned(), "1".to_owned()]).collect();
+    assert_eq!(strange::stream(&vhost.stream(), "wirepost.pay.stream", expected.len()).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_message_that_its_stream_cannot_take_is_set_aside_and_reported_and_the_rest_goes_on() {
+    let vhost = Vhost::create().await.unwrap();
+    let topology = business("pay", &json!([route("order.*", "orders")]));
+    apply_all(&vhost, &topology).await;
+    let (_connection, channel) = vhost.channel().await.unwrap();
+    channel
+        .queue_declare("events".into(), lapin::options::QueueDeclareOptions::default(), FieldTable::default())
+        .await
+        .unwrap();
+    let (events, options) = ("wirepost.pay.events", lapin::options::QueueBindOptions::default());
+    channel
+        .queue_bind("events".into(), events.into(), "rejected".into(), options, FieldTable::default())
+        .await
+        .unwrap();
+    unbind(&channel, "wirepost.pay.stream", "wirepost.pay.push", "").await;
+    let mut publisher = Publisher::open(&address(&vhost.amqp()).unwrap()).await.unwrap();
+    let all = strange::unmovable();
+    send(&channel, "", UNROUTED, 0).await;
+    for (name, message) in &all {
+        let body = format!(r#"{{"id":"{name}"}}"#);
+        publisher.publish("wirepost.pay.push", message, body.as_bytes()).await.unwrap();
+        send(&channel, "wirepost.pay.push", "", 1).await;
+    }
+    apply_all(&vhost, &topology).await;
+    let count = all.len() as u32;
+    let moved = Moved { moved: count, strays: 1, set_aside: count, ..Moved::default() };
+    assert_eq!(move_back(&vhost, &topology).await, moved);
+    assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 1);
+    // Everybody can read what is in `dead`.
+    let dead = bodies(&channel, "wirepost.pay.dead", all.len()).await;
+    let events = bodies(&channel, "events", all.len()).await;
+    for (((name, _), dead), event) in all.iter().zip(dead).zip(events) {
+        assert_eq!(dead.data, format!(r#"{{"id":"{name}"}}"#).as_bytes());
+        let headers = dead.properties.headers().as_ref().unwrap().inner();
+        let text = |name: &str| headers.get(name).and_then(|value| value.as_long_string()).unwrap().to_string();
+        assert_eq!(text("wirepost-exchange"), "wirepost.pay.push");
+        assert!(text("wirepost-reason").contains("541"), "{}", text("wirepost-reason"));
+        let event: serde_json::Value = serde_json::from_slice(&event.data).unwrap();
+        assert_eq!(
+            (&event["event"], &event["reason"], &event["id"]),
+            (&json!("rejected"), &json!("unmovable"), &json!(name))
+        );
+    }
+}
+
 #[tokio::test]
 async fn it_stops_at_a_message_whose_binding_is_still_missing_and_loses_nothing() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
-    let (connection, channel) = vhost.channel().await.unwrap();
+    let (_connection, channel) = vhost.channel().await.unwrap();
     unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     for n in 0..3 {
         send(&channel, RECEIVE, "order.new", n).await;
     }
     for _ in 0..30 {
         // More often than a delivery limit would bear.
-        let moved = move_back(&connection, &topology).await;
+        let moved = move_back(&vhost, &topology).await;
         assert_eq!(moved.moved, 0);
         assert!(matches!(&moved.stopped, Some(Stopped::CameBack { exchange, .. }) if exchange == RECEIVE), "{moved:?}");
         assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 3);
@@ -105,7 +189,7 @@ async fn messages_that_no_route_takes_keep_their_place_and_delay_nobody() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders"), route("old.*", "old")]));
     apply_all(&vhost, &topology).await;
-    let (connection, channel) = vhost.channel().await.unwrap();
+    let (_connection, channel) = vhost.channel().await.unwrap();
     unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     unbind(&channel, "wirepost.pay.q.old", RECEIVE, &key_of("wirepost.pay.q.old")).await;
     // Published past our exchanges, of a route that is gone by now, and of one that is there.
@@ -116,14 +200,14 @@ async fn messages_that_no_route_takes_keep_their_place_and_delay_nobody() {
     }
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
-    assert_eq!(move_back(&connection, &topology).await, Moved { moved: 3, strays: 6, stopped: None });
+    assert_eq!(move_back(&vhost, &topology).await, Moved { moved: 3, strays: 6, ..Moved::default() });
     let mut orders = consume(&channel, "wirepost.pay.q.orders", 10).await.unwrap();
     for n in 100..103 {
         assert_eq!(next(&mut orders).await.unwrap().data, n.to_string().as_bytes());
     }
     // More often than a delivery limit would bear; and what comes later is not behind them.
     for _ in 0..30 {
-        assert_eq!(move_back(&connection, &topology).await, Moved { moved: 0, strays: 6, stopped: None });
+        assert_eq!(move_back(&vhost, &topology).await, Moved { moved: 0, strays: 6, ..Moved::default() });
     }
     let mut left = consume(&channel, UNROUTED, 10).await.unwrap();
     for n in [0, 10, 1, 11, 2, 12] {
@@ -139,7 +223,7 @@ async fn a_message_comes_back_to_the_queues_that_admitted_it_and_to_no_other() {
         "schema": {"type": "object", "required": ["admin"]}});
     let topology = business("pay", &json!([route("log.*", "a"), admins]));
     apply_all(&vhost, &topology).await;
-    let (connection, channel) = vhost.channel().await.unwrap();
+    let (_connection, channel) = vhost.channel().await.unwrap();
     let (a, b) = ("wirepost.pay.q.a", "wirepost.pay.q.b");
     for queue in [a, b] {
         unbind(&channel, queue, RECEIVE, &key_of(queue)).await;
@@ -151,7 +235,7 @@ async fn a_message_comes_back_to_the_queues_that_admitted_it_and_to_no_other() {
         publish_with(&channel, RECEIVE, "log.admin", body, BasicProperties::default()).await.unwrap();
     }
     assert!(apply_all(&vhost, &topology).await.is_clean());
-    assert_eq!(move_back(&connection, &topology).await, Moved { moved: 4, ..Moved::default() });
+    assert_eq!(move_back(&vhost, &topology).await, Moved { moved: 4, ..Moved::default() });
     for (queue, expected) in [(a, vec![&b"for a"[..], good, bad]), (b, vec![b"for b", good])] {
         assert_eq!(depth(&channel, queue).await.unwrap() as usize, expected.len());
         let mut messages = consume(&channel, queue, 10).await.unwrap();
@@ -169,7 +253,7 @@ async fn it_goes_no_further_than_its_gate() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
-    let (connection, channel) = vhost.channel().await.unwrap();
+    let (_connection, channel) = vhost.channel().await.unwrap();
     unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     for n in 0..5 {
         send(&channel, RECEIVE, "order.new", n).await;
@@ -177,8 +261,8 @@ async fn it_goes_no_further_than_its_gate() {
     apply_all(&vhost, &topology).await;
     let asked = AtomicU32::new(0);
     let gate = || asked.fetch_add(1, Ordering::Relaxed) < 2;
-    let moved = unrouted::move_back(&connection, "pay", &topology, &gate).await.unwrap();
-    assert_eq!(moved, Moved { moved: 2, strays: 0, stopped: Some(Stopped::Gate) });
+    let moved = unrouted::move_back(&address(&vhost.amqp()).unwrap(), "pay", &topology, &gate).await.unwrap();
+    assert_eq!(moved, Moved { moved: 2, stopped: Some(Stopped::Gate), ..Moved::default() });
     assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 3);
 }
 
@@ -187,14 +271,17 @@ async fn a_missing_exchange_stops_it_and_the_message_stays() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
-    let (connection, channel) = vhost.channel().await.unwrap();
+    let (_connection, channel) = vhost.channel().await.unwrap();
     unbind(&channel, "wirepost.pay.q.orders", RECEIVE, ORDER_KEY).await;
     send(&channel, RECEIVE, "order.new", 2).await;
     channel.exchange_delete(RECEIVE.into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
-    let moved = move_back(&connection, &topology).await;
-    assert!(matches!(moved, Moved { moved: 0, strays: 0, stopped: Some(Stopped::NotTaken { .. }) }), "{moved:?}");
+    let moved = move_back(&vhost, &topology).await;
+    assert!(
+        matches!(moved, Moved { moved: 0, strays: 0, set_aside: 0, stopped: Some(Stopped::NotTaken { .. }) }),
+        "{moved:?}"
+    );
     eventually("the message is back", PATIENCE, || async { Ok(depth(&channel, UNROUTED).await? == 1) }).await.unwrap();
-    let nobody = unrouted::move_back(&connection, "nobody", &topology, &|| true).await.unwrap();
+    let nobody = unrouted::move_back(&address(&vhost.amqp()).unwrap(), "nobody", &topology, &|| true).await.unwrap();
     assert_eq!(nobody, Moved::default());
 }
 
@@ -217,8 +304,9 @@ async fn a_message_that_names_its_user_comes_back_too() {
     vhost.broker.call("PUT", &permissions, all).await.unwrap();
     drop((connection, channel));
     let uri = vhost.amqp().replace("guest:guest@", "mover:mover@");
+    let moved = unrouted::move_back(&address(&uri).unwrap(), "pay", &topology, &|| true).await.unwrap();
+    assert_eq!(moved, Moved { moved: 1, ..Moved::default() });
     let mover = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.unwrap();
-    assert_eq!(move_back(&mover, &topology).await, Moved { moved: 1, ..Moved::default() });
     let channel = mover.create_channel().await.unwrap();
     let mut orders = consume(&channel, "wirepost.pay.q.orders", 1).await.unwrap();
     let message = next(&mut orders).await.unwrap();

@@ -144,20 +144,52 @@ impl Properties {
         Self::join(parts)
     }
 
-    /// With these headers after those that there are. The names have at most 255 bytes; longer ones are left out.
+    /// With these headers in front of those that there are. The names have at most 255 bytes; longer ones are left out.
     #[must_use]
     pub fn with_more_headers<'a>(&self, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut table = BytesMut::new();
-        if let Some(before) = &self.parts()[Property::Headers as usize] {
-            table.put_slice(&before[4..]);
-        }
         for (name, value) in headers {
             if put_short_bytes(&mut table, name.as_bytes()).is_ok() {
                 table.put_u8(b'S');
                 put_longstr(&mut table, value);
             }
         }
+        if let Some(before) = &self.parts()[Property::Headers as usize] {
+            table.put_slice(&before[4..]);
+        }
         self.with_table(&table)
+    }
+
+    /// With one more header, a list of one text. A name of more than 255 bytes is left out.
+    #[must_use]
+    pub fn with_list(&self, name: &str, item: &[u8]) -> Self {
+        let mut table = BytesMut::new();
+        if let Some(before) = &self.parts()[Property::Headers as usize] {
+            table.put_slice(&before[4..]);
+        }
+        let mut list = BytesMut::new();
+        list.put_u8(b'S');
+        put_longstr(&mut list, item);
+        if put_short_bytes(&mut table, name.as_bytes()).is_ok() {
+            table.put_u8(b'A');
+            put_longstr(&mut table, &list);
+        }
+        self.with_table(&table)
+    }
+
+    /// The first header of this name that is a long string, at the top level and behind headers of the types in general use.
+    pub fn header(&self, name: &str) -> Option<Bytes> {
+        let part = self.parts()[Property::Headers as usize].take()?;
+        let mut table = &part[4..];
+        while let Some((length, rest)) = table.split_first() {
+            let (key, rest) = rest.split_at_checked(usize::from(*length))?;
+            if key == name.as_bytes() && rest.first() == Some(&b'S') {
+                let size = u32::from_be_bytes(*rest.get(1..)?.first_chunk()?) as usize;
+                return rest.get(5..)?.get(..size).map(Bytes::copy_from_slice);
+            }
+            table = after_plain_value(rest, 0)?;
+        }
+        None
     }
 
     /// With a field table, encoded without its length, as the headers.

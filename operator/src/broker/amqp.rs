@@ -13,6 +13,8 @@ use wirepost_topology::Credentials;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Seconds; a connection that brings nothing for two of them is dead.
 const HEARTBEAT: u16 = 10;
+/// In the broker's list of connections.
+const NAME: &str = "wirepost-operator";
 
 /// `amqp(s)://user:password@host:port/vhost`, without a way to print the password.
 #[derive(Clone)]
@@ -88,13 +90,7 @@ impl Link {
         if let Some(connection) = self.connection.as_ref().filter(|connection| connection.status().connected()) {
             return Ok(Arc::clone(connection));
         }
-        let mut uri = self.address.0.clone();
-        uri.query.heartbeat = Some(HEARTBEAT);
-        if let Some(credentials) = &self.credentials {
-            let (user, password) = credentials.read("connecting").await.map_err(|error| error.to_string())?;
-            uri.authority.userinfo.username = user;
-            uri.authority.userinfo.password = password;
-        }
+        let uri = self.uri().await?;
         let cert_chain = match &self.ca_file {
             Some(file) => Some(
                 tokio::fs::read_to_string(file)
@@ -104,7 +100,7 @@ impl Link {
             None => None,
         };
         let tls = OwnedTLSConfig { identity: None, cert_chain };
-        let properties = ConnectionProperties::default().with_connection_name("wirepost-operator".into());
+        let properties = ConnectionProperties::default().with_connection_name(NAME.into());
         let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
         let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
         let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
@@ -115,6 +111,25 @@ impl Link {
             }
         };
         Ok(Arc::clone(self.connection.insert(Arc::new(connection))))
+    }
+
+    /// Where to connect without it, with the credentials that hold now.
+    pub(super) async fn address(&self) -> Result<wirepost_amqp::Address, String> {
+        let uri = self.uri().await?;
+        let tls = self.ca_file.as_deref().map(|file| wirepost_amqp::client_tls(Some(file))).transpose();
+        let tls = tls.map_err(|error| error.to_string())?;
+        wirepost_amqp::Address::new(&uri, tls, NAME).map_err(|error| error.to_string())
+    }
+
+    async fn uri(&self) -> Result<AMQPUri, String> {
+        let mut uri = self.address.0.clone();
+        uri.query.heartbeat = Some(HEARTBEAT);
+        if let Some(credentials) = &self.credentials {
+            let (user, password) = credentials.read("connecting").await.map_err(|error| error.to_string())?;
+            uri.authority.userinfo.username = user;
+            uri.authority.userinfo.password = password;
+        }
+        Ok(uri)
     }
 
     /// It does not answer.

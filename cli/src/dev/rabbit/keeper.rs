@@ -11,6 +11,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use wirepost_amqp::Address;
 use wirepost_core::{Compiled, names, topology::Topology};
 use wirepost_topology::{Management, Options, Problem, Report, Scope, apply, unrouted};
 
@@ -97,7 +98,7 @@ impl Keeper {
                 |p: &Problem| matches!(p, Problem::MissingQueue { .. } | Problem::QueueNotOpen { bound: false, .. });
             if report.changes.is_empty()
                 && !report.problems.iter().any(no_place)
-                && let Err(error) = self.move_back(&connection, compiled, &mut now).await
+                && let Err(error) = self.move_back(compiled, &mut now).await
             {
                 // One business's message must not keep others from being repaired.
                 let text = format!("broker: {}: unrouted messages stay: {error}", compiled.business);
@@ -162,19 +163,21 @@ impl Keeper {
         Ok(report)
     }
 
-    async fn move_back(
-        &mut self,
-        connection: &Connection,
-        compiled: &Compiled,
-        now: &mut BTreeSet<String>,
-    ) -> Result<(), String> {
+    async fn move_back(&mut self, compiled: &Compiled, now: &mut BTreeSet<String>) -> Result<(), String> {
         let name = &compiled.business;
-        let moved = timeout(ROUND_TIMEOUT, unrouted::move_back(connection, name, &compiled.topology, &|| true))
+        let address = Address::new(&self.uri, None, "wirepost dev: unrouted").map_err(|error| error.to_string())?;
+        let moved = timeout(ROUND_TIMEOUT, unrouted::move_back(&address, name, &compiled.topology, &|| true))
             .await
             .map_err(|_| format!("no answer within {ROUND_TIMEOUT:?}"))?
             .map_err(|error| error.to_string())?;
         if moved.moved > 0 {
             self.console.say(format!("broker: {name}: {} unrouted messages moved back", moved.moved)).await;
+        }
+        if moved.set_aside > 0 {
+            let (messages, dead) = (moved.set_aside, names::dead_queue(name));
+            self.console
+                .say(format!("broker: {name}: {messages} unrouted messages can't be moved; they are in {dead}"))
+                .await;
         }
         let strays = (moved.strays > 0)
             .then(|| format!("{} messages in {} fit no route and stay there", moved.strays, names::unrouted(name)));

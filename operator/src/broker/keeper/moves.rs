@@ -71,17 +71,24 @@ impl Keeper {
         }
         // Most likely a binding has just been lost: moved now, the first message would come back, behind all the others.
         let Ok(snapshot) = self.look().await else { return };
+        let address = match self.parts.amqp.address().await {
+            Ok(address) => Arc::new(address),
+            Err(reason) => {
+                tracing::warn!(reason, "unrouted messages can't be moved now");
+                return;
+            }
+        };
         let sound = self.compare(&snapshot);
         for (name, messages) in waiting {
             if self.moving_now.len() < MOVES && sound.contains(&name) {
                 tracing::debug!(business = name, messages, "moving unrouted messages back");
                 self.unrouted.remove(&name);
                 self.moving_now.insert(name.clone());
-                let (connection, leadership) = (Arc::clone(&connection), self.parts.leadership.clone());
+                let (address, leadership) = (Arc::clone(&address), self.parts.leadership.clone());
                 let desired = self.known.get(&name).map(|known| Arc::clone(&known.desired)).unwrap_or_default();
                 self.moving.spawn(async move {
                     let gate = || leadership.holds();
-                    let moved = unrouted::move_back(&connection, &name, &desired.topology, &gate).await;
+                    let moved = unrouted::move_back(&address, &name, &desired.topology, &gate).await;
                     Walk { business: name, desired, messages, moved }
                 });
             }
@@ -110,6 +117,7 @@ impl Keeper {
             }
         };
         self.parts.metrics.moved_back.inc_by(moved.moved.into());
+        self.parts.metrics.set_aside.inc_by(moved.set_aside.into());
         if moved.moved > 0 {
             tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
         }

@@ -1,0 +1,65 @@
+//! Sets a message aside that can't be moved: into the business's `dead`, in a form that every client can read.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use wirepost_amqp::v091::{Connection, Message, Properties, Property, Published};
+use wirepost_amqp::{Address, Error};
+use wirepost_core::{Envelope, names};
+
+/// Publishes it to the dead-letter exchange, with the body as it is, the properties and headers that every client can read, and the reason
+/// in a header. Why it was not taken, if so.
+pub(super) async fn park(
+    connection: &mut Connection,
+    business: &str,
+    message: &Message,
+    reason: &str,
+) -> Result<Option<String>, Error> {
+    let routing_key = String::from_utf8_lossy(&message.routing_key);
+    let headers = [
+        (names::REASON_HEADER, reason.as_bytes()),
+        (names::EXCHANGE_HEADER, &message.exchange[..]),
+        (names::ROUTING_KEY_HEADER, routing_key.as_bytes()),
+    ];
+    // It must not expire there, nor name a user.
+    let properties = message.properties.without(Property::Expiration).without(Property::UserId);
+    let properties = properties.readable().persistent().with_more_headers(headers);
+    let exchange = names::dead_letter_exchange(business);
+    let published = connection.publish(exchange.as_bytes(), b"", &properties, &message.body).await?;
+    Ok(match published {
+        Published::Taken => None,
+        Published::Returned(reason) => Some(format!("nor does {exchange}: {reason}")),
+        Published::Refused => {
+            Some(format!("nor does {exchange}: {} refuses it; is it full?", names::dead_queue(business)))
+        }
+    })
+}
+
+/// Publishes a `rejected` event. Nobody needs to listen to it.
+pub(super) async fn report(
+    mut connection: Connection,
+    business: &str,
+    address: &Address,
+    message: &Message,
+    reason: &str,
+) -> Result<(), Error> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let event = json!({
+        "event": "rejected",
+        "id": Envelope::readable_id(&message.body),
+        "reason": "unmovable",
+        "description": format!(
+            "waited in {} for a binding of {}, and can't be published there: {reason}; it is in {} now",
+            names::unrouted(business),
+            String::from_utf8_lossy(&message.exchange),
+            names::dead_queue(business),
+        ),
+        "offset": null,
+        "businessType": business,
+        "edge": address.name,
+        "timestamp": u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+    });
+    let properties = Properties::default().with_text(Property::ContentType, b"application/json").persistent();
+    let exchange = names::events_exchange(business);
+    connection.publish(exchange.as_bytes(), b"rejected", &properties, event.to_string().as_bytes()).await.map(drop)
+}
