@@ -1,5 +1,7 @@
 //! `wirepost dead` on a real RabbitMQ, beside `wirepost dev --amqp`.
 
+#![allow(clippy::unwrap_used)] // it is all test
+
 #[path = "../../tests/src/broker.rs"]
 #[allow(dead_code, unreachable_pub)] // shared with other crates, which use the rest
 mod broker;

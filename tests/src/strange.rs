@@ -33,7 +33,7 @@ pub fn readable() -> Vec<(&'static str, Strange)> {
         ("content_encoding", Property::ContentEncoding),
         ("cluster_id", Property::ClusterId),
     ] {
-        all.push((name, classic(Properties::default().with_text(property, &GBK))));
+        all.push((name, classic(&Properties::default().with_text(property, &GBK))));
     }
     all.push(("routing key", Strange::Classic(GBK.to_vec(), Properties::default().persistent())));
     for (name, table) in [
@@ -42,10 +42,10 @@ pub fn readable() -> Vec<(&'static str, Strange)> {
         ("void and empty", b"\x01aV\x00V\x01bS\0\0\0\0\x01cF\0\0\0\0"),
         ("unsigned", b"\x01au\xff\xff\x01bi\xff\xff\xff\xff\x01cB\xff\x01dx\0\0\0\x01\xff"),
     ] {
-        all.push((name, classic(Properties::default().with_table(table))));
+        all.push((name, classic(&Properties::default().with_table(table))));
     }
-    let many: String = (0..300).map(|n| format!("\x04h{n:03}V")).collect();
-    all.push(("300 headers", classic(Properties::default().with_table(many.as_bytes()))));
+    let many: Vec<u8> = (0..300).flat_map(|n| format!("\x04h{n:03}V").into_bytes()).collect();
+    all.push(("300 headers", classic(&Properties::default().with_table(&many))));
     for (name, value) in [
         ("uuid", &[&[0x98][..], &[7; 16]].concat()[..]),
         ("char", &[0x73, 0, 0, 0, 0x41]),
@@ -63,15 +63,15 @@ pub fn unmovable() -> Vec<(&'static str, Strange)> {
     let decimal = Properties::default().with_table(b"\x01dD\x02\0\0\0\x07");
     let text = Properties::default().with_text(Property::AppId, &GBK);
     vec![
-        ("decimal", classic(decimal.clone())),
-        ("decimal and GBK", classic(text.with_table(b"\x01dD\x02\0\0\0\x07"))),
-        ("reply_to", classic(Properties::default().with_text(Property::ReplyTo, &GBK))),
-        ("type amqp-1.0", classic(Properties::default().with_text(Property::Type, b"amqp-1.0"))),
-        ("decimal that would expire", classic(decimal.with_text(Property::Expiration, b"600000"))),
+        ("decimal", classic(&decimal)),
+        ("decimal and GBK", classic(&text.with_table(b"\x01dD\x02\0\0\0\x07"))),
+        ("reply_to", classic(&Properties::default().with_text(Property::ReplyTo, &GBK))),
+        ("type amqp-1.0", classic(&Properties::default().with_text(Property::Type, b"amqp-1.0"))),
+        ("decimal that would expire", classic(&decimal.with_text(Property::Expiration, b"600000"))),
     ]
 }
 
-fn classic(properties: Properties) -> Strange {
+fn classic(properties: &Properties) -> Strange {
     Strange::Classic(b"any".to_vec(), properties.persistent())
 }
 

@@ -190,7 +190,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    async fn to_the_end(&mut self) -> anyhow::Result<()> {
+    async fn read_to_the_end(&mut self) -> anyhow::Result<()> {
         while self.held.len() < MAX_HELD {
             if matches!(self.next().await?, Step::End) {
                 break;
@@ -224,7 +224,7 @@ impl<'a> Walk<'a> {
 
     /// Puts back what is held, and waits until it is really back: whoever looks next must see it.
     pub(super) async fn put_back(mut self) -> anyhow::Result<()> {
-        self.to_the_end().await?;
+        self.read_to_the_end().await?;
         let held = self.held.len() + self.unreadable.len();
         if held == 0 {
             return Ok(());

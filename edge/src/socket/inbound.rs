@@ -190,7 +190,7 @@ mod tests {
         let _young_admission = admission.await;
         let (_, third) = admit(&shop, 3, 4 << 10);
         let third = tokio::spawn(third);
-        sleep(GRACE / 2 - PATIENCE).await;
+        sleep((GRACE / 2).saturating_sub(PATIENCE)).await;
         assert_eq!(old.outbound.closing(), None, "it has its time");
         sleep(PATIENCE * 2).await;
         assert_eq!(old.outbound.closing(), Some(CloseCode::Overloaded));
