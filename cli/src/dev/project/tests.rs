@@ -10,17 +10,8 @@ fn declaration(name: &str, queue: &str) -> String {
 }
 
 fn queue(project: &Project, name: &str) -> String {
-    project
-        .running()
-        .find(|c| c.business == name)
-        .unwrap()
-        .topology
-        .bindings
-        .iter()
-        .find(|b| b.routing_key == "ask")
-        .unwrap()
-        .queue
-        .clone()
+    let compiled = project.running().find(|c| c.business == name).unwrap();
+    super::super::card::shown_queues(compiled).next().unwrap().to_owned()
 }
 
 #[test]
