@@ -306,8 +306,8 @@ async fn a_message_that_names_its_user_comes_back_too() {
     let uri = vhost.amqp().replace("guest:guest@", "mover:mover@");
     let moved = unrouted::move_back(&address(&uri).unwrap(), "pay", &topology, &|| true).await.unwrap();
     assert_eq!(moved, Moved { moved: 1, ..Moved::default() });
-    let mover = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.unwrap();
-    let channel = mover.create_channel().await.unwrap();
+    let afterwards = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = afterwards.create_channel().await.unwrap();
     let mut orders = consume(&channel, "wirepost.pay.q.orders", 1).await.unwrap();
     let message = next(&mut orders).await.unwrap();
     assert_eq!(message.properties.message_id().as_ref().unwrap().as_str(), "m");

@@ -206,16 +206,13 @@ impl<'a> Walk<'a> {
 
     /// By AMQP 1.0: the broker has the message as it was published, so nothing needs to be translated. `hopeless`: it can't be sent on.
     async fn natively(&mut self, hopeless: Option<&String>) -> Result<Step, Error> {
-        let mut native = match self.native.take() {
-            Some(mut native) => {
-                native.more(1).await?;
-                native
-            }
-            None => {
-                let mut native = v10::Connection::open(self.address, HEARTBEAT).await?;
-                native.receive(&self.queue, 1).await?;
-                native
-            }
+        let mut native = if let Some(mut native) = self.native.take() {
+            native.more(1).await?;
+            native
+        } else {
+            let mut native = v10::Connection::open(self.address, HEARTBEAT).await?;
+            native.receive(&self.queue, 1).await?;
+            native
         };
         // Somebody else may have taken it.
         let Ok(received) = timeout(RECEIVE_TIMEOUT, native.recv()).await else { return Ok(Step::Next) };
