@@ -147,9 +147,8 @@ mod tests {
     fn written(outgoing: &mut Outgoing, most: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while !outgoing.is_empty() {
-            let mut taken: Vec<u8> =
-                outgoing.with_slices(|slices| slices.iter().flat_map(|slice| slice.iter().copied()).collect());
-            taken.truncate(most);
+            let taken: Vec<u8> = outgoing
+                .with_slices(|slices| slices.iter().flat_map(|slice| slice.iter().copied()).take(most).collect());
             outgoing.advance(taken.len());
             all.extend(taken);
         }
