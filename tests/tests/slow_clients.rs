@@ -249,16 +249,13 @@ async fn sockets_that_take_nothing_go_when_all_together_hold_too_much_and_lose_n
     let coming_back = deaf.into_iter().map(|mut client| async move {
         let mut next = 0;
         while next < 2 {
-            match client.push().await {
-                Ok(push) => {
-                    assert_eq!(push["content"]["n"], next);
-                    next += 1;
-                }
-                Err(_) => {
-                    let (token, cursor) = (client.resume_token(), client.cursor());
-                    client = edge.client("deaf", "app").token(token).cursor(cursor).connect().await?;
-                    assert!(client.resumed());
-                }
+            if let Ok(push) = client.push().await {
+                assert_eq!(push["content"]["n"], next);
+                next += 1;
+            } else {
+                let (token, cursor) = (client.resume_token(), client.cursor());
+                client = edge.client("deaf", "app").token(token).cursor(cursor).connect().await?;
+                assert!(client.resumed());
             }
         }
         anyhow::Ok(())

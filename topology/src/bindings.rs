@@ -55,7 +55,8 @@ fn is_their_own(is: &actual::Binding) -> bool {
     let same = names::owner(&is.source) == names::owner(&is.destination);
     match (end(&is.source), end(&is.destination)) {
         (End::Events | End::Listener, End::Listener) | (End::Push, End::EdgeQueue) => same,
-        (End::Events | End::Listener | End::Foreign, End::Foreign) | (End::Foreign, End::Listener) => true,
+        // What somebody publishes to an exchange of their own is no event, and only an administrator can bind that to ours.
+        (End::Events | End::Listener, End::Foreign) | (End::Foreign, _) => true,
         _ => false,
     }
 }
@@ -100,10 +101,27 @@ pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Object
     }
 }
 
-/// Listeners that hand what they get to an object of ours: as good as a binding, and made by an argument.
+/// Listeners that hand what they get to an object of ours, at once or by way of other listeners: as good as a binding, and made by an
+/// argument.
 fn lead_back<'a>(actual: &Objects<'a>) -> HashSet<&'a str> {
-    let into_ours = |to: &str| !matches!(end(to), End::Foreign | End::Listener);
-    listeners(actual).filter(|(_, to)| to.is_some_and(into_ours)).map(|(name, _)| name).collect()
+    let onward: Vec<_> = listeners(actual).filter_map(|(name, to)| Some((name, to?))).collect();
+    let mut back = HashSet::new();
+    loop {
+        let leads = |to: &str, back: &HashSet<&str>| match end(to) {
+            End::Foreign => false,
+            End::Listener => back.contains(to),
+            _ => true,
+        };
+        let before = back.len();
+        for (name, to) in &onward {
+            if leads(to, &back) {
+                back.insert(*name);
+            }
+        }
+        if back.len() == before {
+            return back;
+        }
+    }
 }
 
 /// Each with where its messages go on to.

@@ -192,6 +192,23 @@ impl Properties {
         None
     }
 
+    /// Without the header that [`Self::header`] finds.
+    #[must_use]
+    pub fn without_header(&self, name: &str) -> Self {
+        let Some(part) = self.parts()[Property::Headers as usize].take() else { return self.clone() };
+        let table = &part[4..];
+        let mut rest = table;
+        while let Some((length, after)) = rest.split_first() {
+            let Some((key, value)) = after.split_at_checked(usize::from(*length)) else { break };
+            let Some(next) = after_plain_value(value, 0) else { break };
+            if key == name.as_bytes() && value.first() == Some(&b'S') {
+                return self.with_table(&[&table[..table.len() - rest.len()], next].concat());
+            }
+            rest = next;
+        }
+        self.clone()
+    }
+
     /// With a field table, encoded without its length, as the headers.
     #[must_use]
     pub fn with_table(&self, table: &[u8]) -> Self {

@@ -3,9 +3,9 @@
 //!
 //! **Guarantees.** A message is removed only after the broker has confirmed it elsewhere, or because that was asked for. One at a time, so
 //! order is kept, and after an interruption one message at most is there twice.
-//! **Caveats.** RabbitMQ puts a returned message behind the others (measured on 4.3.6, however it is returned). So a walk goes to the end
-//! before it puts all back in their order; one that breaks off, or that ends at [`MAX_HELD`], leaves what it held behind the others. Two
-//! walks at once each see a part.
+//! **Caveats.** RabbitMQ delivers returned messages before all others, in the order in which they were returned (measured on 4.3.6). A
+//! single one that is returned so goes behind those that were returned before; that is why a walk goes to the end, and then puts all back
+//! in their order. Two walks at once each see a part.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -181,6 +181,7 @@ fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
     }
     there.bindings.push(foreign("amq.topic", "orders"));
     there.bindings.push(foreign("amq.topic", &events));
+    there.bindings.push(foreign("amq.topic", &names::route_queue("pay", "orders")));
     there.bindings.push(foreign(&names::events_exchange("pay"), "orders"));
     there.bindings.push(foreign(&names::events_exchange("pay"), &events));
     there.bindings.push(foreign(&names::push_exchange("pay"), &names::edge_queue("pay", "e1")));
@@ -191,6 +192,34 @@ fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
         steps(&plan(&topology, &there, Scope::Everything)),
         ["unbind orders from exchange wirepost.pay.receive with ''"]
     );
+}
+
+#[test]
+fn a_listener_that_leads_events_back_by_way_of_another_is_unbound() {
+    let topology = business("pay");
+    let mut there = has(&topology);
+    let listener = |name: &str, to: &str| actual::Exchange {
+        name: names::events_queue("pay", name),
+        kind: "fanout".to_owned(),
+        durable: true,
+        auto_delete: false,
+        arguments: Map::from_iter([("alternate-exchange".to_owned(), json!(to))]),
+    };
+    there.exchanges.push(listener("one", &names::events_queue("pay", "two")));
+    there.exchanges.push(listener("two", &names::push_exchange("pay")));
+    there.exchanges.push(listener("apart", "elsewhere"));
+    for name in ["one", "apart"] {
+        there.bindings.push(actual::Binding {
+            source: names::events_exchange("pay"),
+            destination: names::events_queue("pay", name),
+            destination_type: "exchange".to_owned(),
+            routing_key: String::new(),
+            arguments: Map::new(),
+        });
+    }
+    let plan = plan(&topology, &there, Scope::Everything);
+    let unbound = "unbind wirepost.pay.events.one from exchange wirepost.pay.events with ''";
+    assert_eq!(steps(&plan), [unbound]);
 }
 
 #[test]

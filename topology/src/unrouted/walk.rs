@@ -118,6 +118,7 @@ impl<'a> Walk<'a> {
                     left += behind;
                     (self.held, self.held_natively, self.native) = (Vec::new(), Vec::new(), None);
                     self.connection = connect(self.address).await?;
+                    self.wait_for(left).await?;
                 }
             }
         }
@@ -132,7 +133,8 @@ impl<'a> Walk<'a> {
 
     async fn step(&mut self, trouble: Option<Trouble>) -> Result<Step, Error> {
         if let Some(trouble) = trouble.as_ref().filter(|trouble| trouble.at != Failed::Publish) {
-            return self.natively((trouble.at == Failed::Send).then_some(&trouble.reason)).await;
+            let hopeless = trouble.at == Failed::Send && trouble.times >= PATIENCE;
+            return self.natively(hopeless.then_some(&trouble.reason)).await;
         }
         let message = match self.connection.get(&self.queue).await {
             Ok(Some(message)) => message,
@@ -243,7 +245,9 @@ impl<'a> Walk<'a> {
             }
             Ok(Sent::Returned) => "no queue takes it",
             Ok(Sent::Refused) => "refused",
-            Err(e) => return Ok(Step::Again(Failed::Send, e)),
+            Err(e) if e.is_internal() => return Ok(Step::Again(Failed::Send, e)),
+            // It may have been taken: that is no fault of the message.
+            Err(e) => return Err(e),
         };
         // Dropping the link puts the message back.
         Ok(Step::Stop(place.not_taken(reason.to_owned())))
@@ -298,8 +302,13 @@ impl<'a> Walk<'a> {
                 native.settle(id, id, Settle::Release).await?;
             }
         }
+        self.wait_for(without + held).await
+    }
+
+    /// Until so many messages are ready: the broker puts back what a connection held some milliseconds after its end.
+    async fn wait_for(&mut self, count: usize) -> Result<(), Error> {
         for _ in 0..PUT_BACK_LOOKS {
-            if self.ready().await? as usize >= without + held {
+            if self.ready().await? as usize >= count {
                 break;
             }
             sleep(PUT_BACK_PAUSE).await;
@@ -345,9 +354,12 @@ impl Place {
 /// As an edge sends what is for one queue. The broker has taken the first header off.
 fn for_queue(properties: &Properties, queue: &str) -> Properties {
     let key = names::queue_key(queue);
-    properties
-        .with_more_headers([(names::QUEUE_HEADER, queue.as_bytes())])
-        .with_list(names::BLIND_COPY_HEADER, key.as_bytes())
+    let properties = if properties.header(names::QUEUE_HEADER).is_some_and(|named| named == queue.as_bytes()) {
+        properties.clone()
+    } else {
+        properties.without_header(names::QUEUE_HEADER).with_more_headers([(names::QUEUE_HEADER, queue.as_bytes())])
+    };
+    properties.with_list(names::BLIND_COPY_HEADER, key.as_bytes())
 }
 
 async fn connect(address: &Address) -> Result<v091::Connection, Error> {

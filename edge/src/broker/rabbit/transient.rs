@@ -121,6 +121,8 @@ struct Progress {
     /// Messages to be read one at a time. Of those that were fetched when a connection ended nothing was settled: fetched by the hundred again,
     /// by the other protocol, another one among them could end that connection too, and so on for ever.
     careful: u32,
+    /// The last change of protocol.
+    switched: Option<Instant>,
 }
 
 impl Reader {
@@ -144,7 +146,14 @@ impl Reader {
     async fn run(self, events: mpsc::Sender<FeedEvent>) {
         let mut pause = Duration::ZERO;
         let mut down = false;
-        let mut progress = Progress { attached: false, made: false, protocol: Protocol::Classic, stuck: 0, careful: 0 };
+        let mut progress = Progress {
+            attached: false,
+            made: false,
+            protocol: Protocol::Classic,
+            stuck: 0,
+            careful: 0,
+            switched: None,
+        };
         let mut attempt = rand::random_range(0..self.dialer.uris.len());
         loop {
             let reason = match self.attach(attempt, &mut progress).await {
@@ -176,6 +185,11 @@ impl Reader {
                         );
                         // Within one turn of both protocols nothing is wrong that a pause would mend.
                         if progress.stuck < STUCK / 2 {
+                            // Messages of two kinds in turn would otherwise make a connection for each.
+                            if progress.switched.replace(Instant::now()).is_some_and(|last| last.elapsed() < BACKOFF.1)
+                            {
+                                sleep(BACKOFF.0).await;
+                            }
                             continue;
                         }
                     }
@@ -325,12 +339,15 @@ impl Reader {
             let mut connection = Connection::open(&address, HEARTBEAT).await.ok()?;
             match connection.take(&queue).await {
                 Ok(message) => message.map(source::of_classic),
-                Err(error) if error.is_internal() => {
+                // It is gone: the broker removes a message before it finds that it can't translate it. After any other failure nobody knows.
+                Err(error) => {
                     self.counters.transient_unreadable.add(1);
-                    let oddity = Some(Oddity::Unreadable(error.to_string()));
-                    Some(Arrival { tag: 0, body: bytes::Bytes::new(), oddity })
+                    Some(Arrival {
+                        tag: 0,
+                        body: bytes::Bytes::new(),
+                        oddity: Some(Oddity::Unreadable(error.to_string())),
+                    })
                 }
-                Err(_) => None,
             }
         };
         let Some(arrival) = taking.await else { return Some(()) };
