@@ -61,7 +61,8 @@ async fn attack(channel: &Channel) -> Result<()> {
 async fn ways_back(world: &World) -> Result<Vec<String>> {
     let objects = world.setup.picture().await?;
     let leads = |key: &&String| {
-        key.starts_with("binding ") && (key.contains(&format!("-> {PUSH}")) || key.contains(&format!("{EVENTS} -> ")))
+        key.starts_with("binding ")
+            && (key.contains(&format!("-> {PUSH}")) || key.contains(&format!("{EVENTS} -> wirepost.")))
     };
     Ok(objects.keys().filter(leads).cloned().collect())
 }
