@@ -186,6 +186,18 @@ async fn other_forms_of_a_good_token_pass(#[case] changes: Value) {
     assert_eq!(verify(&signed(&changes)).await.unwrap().unique_id, "alice");
 }
 
+#[rstest]
+#[case::whole_number(json!(42), Ok("42"))]
+#[case::negative(json!(-1), Ok("-1"))]
+#[case::fraction(json!(1.5), Err(wrong_type("sub", "a string or a whole number")))]
+#[case::list(json!(["alice"]), Err(wrong_type("sub", "a string or a whole number")))]
+#[case::empty(json!(""), Err(JwtError::Missing("subject (sub)")))]
+#[tokio::test]
+async fn a_subject_is_a_text_or_a_whole_number(#[case] sub: Value, #[case] expected: Result<&str, JwtError>) {
+    let identity = verify(&signed(&json!({"sub": sub}))).await;
+    assert_eq!(identity.map(|identity| identity.unique_id), expected.map(str::to_owned));
+}
+
 #[tokio::test]
 async fn a_token_can_not_choose_how_it_is_checked() {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
