@@ -117,13 +117,24 @@ pub fn compile_one(business: &WsBusiness) -> Result<Compiled, Rejection> {
     if !problems.is_empty() {
         return Err(Rejection { business: business.business_type().to_owned(), owner: business.owner(), problems });
     }
+    Ok(compiled(business))
+}
+
+/// Compiles a declaration that was accepted once, which today's rules may refuse. `None`: its queues contradict each other, so that it can't
+/// have been accepted.
+pub fn compile_accepted(business: &WsBusiness) -> Option<Compiled> {
+    merge_queues(&business.spec.routes).ok()?;
+    Some(compiled(business))
+}
+
+fn compiled(business: &WsBusiness) -> Compiled {
     let name = business.business_type();
-    Ok(Compiled {
+    Compiled {
         business: name.to_owned(),
         owner: business.owner(),
         topology: topology::topology(name, &business.spec),
         config: config::config(business),
-    })
+    }
 }
 
 pub(crate) use config::config as edge_config;

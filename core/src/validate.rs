@@ -66,6 +66,30 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
     Err(problems)
 }
 
+/// [`parse`] of a resource from the API server. What is listed twice in a set counts once: it harms nobody, and such a resource may have been
+/// stored before its list was a set.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse_stored(value: &Value) -> Result<WsBusiness, Vec<Problem>> {
+    let mut value = value.clone();
+    structure::drop_repeated(&SCHEMA.json, &mut value);
+    parse(&value, None)
+}
+
+/// A resource that was accepted once, by the rules of then: only what it says is read, and not judged again. `None`: it can't be read, or
+/// has fields of a newer schema, without which it would say something else.
+pub fn parse_accepted(value: &Value) -> Option<WsBusiness> {
+    let mut problems = Vec::new();
+    structure::check(&SCHEMA.json, value, &mut problems);
+    if problems.iter().any(|problem| problem.message.starts_with(structure::UNKNOWN)) {
+        return None;
+    }
+    let mut stored = structure::store(&SCHEMA.json, value);
+    structure::drop_repeated(&SCHEMA.json, &mut stored);
+    serde_json::from_value(stored).ok()
+}
+
 /// [`check`] of a typed resource, such as one from the API server.
 pub fn check_resource(business: &WsBusiness) -> Vec<Problem> {
     match serde_json::to_value(business) {

@@ -205,10 +205,10 @@ async fn rejected(
     Ok((Outcome::Waiting, Action::requeue_at(looks.min())))
 }
 
-/// This generation, if it was accepted before something else stood in its way, such as an older definition.
+/// This generation, if it was accepted before something else stood in its way, such as an older definition or a rule that is newer than it.
 fn running(stored: &Stored, context: &Context) -> Option<Good> {
-    let compiled = context.compile(stored).ok().filter(|compiled| ran_before(stored, context, compiled))?;
-    Some(Good::new(stored, compiled))
+    let compiled = stored.compile_accepted().filter(|compiled| ran_before(stored, context, compiled))?;
+    Some(Good::new(stored, Arc::new(compiled)))
 }
 
 /// The edge configuration of the business type, if it was written for a resource of another name that is not seen here: between those that

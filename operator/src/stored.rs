@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt, core::ObjectMeta, runtime::reflector::Store};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use wirepost_core::{
-    Problem,
+    Compiled, Problem,
     business::{API_VERSION, KIND, WsBusiness, WsBusinessStatus},
     compile, validate,
 };
@@ -55,10 +55,16 @@ impl Stored {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn declaration(&self) -> Result<WsBusiness, Vec<Problem>> {
-        validate::parse(
-            &json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": self.metadata, "spec": self.spec}),
-            None,
-        )
+        validate::parse_stored(&self.resource())
+    }
+
+    /// What it comes to, if it was accepted once: rules that came later don't count. `None`: it can't be read.
+    pub fn compile_accepted(&self) -> Option<Compiled> {
+        compile::compile_accepted(&validate::parse_accepted(&self.resource())?)
+    }
+
+    fn resource(&self) -> Value {
+        json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": self.metadata, "spec": self.spec})
     }
 
     /// The status as last written; what can't be read counts as not written.
@@ -110,6 +116,7 @@ fn without_managed_fields<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config_map;
 
     fn stored(value: Value) -> Stored {
         serde_json::from_value(value).unwrap()
@@ -126,6 +133,45 @@ mod tests {
         assert_eq!(old.status(), WsBusinessStatus::default());
     }
 
+    /// An operator of before wrote its ConfigMap and its Secret; the next one must keep them, and the broker's objects.
+    #[test]
+    fn a_rule_that_came_after_a_declaration_does_not_undo_it() {
+        let old = |auth: Value, schema: Value| {
+            let then = stored(json!({
+                "apiVersion": API_VERSION, "kind": KIND,
+                "metadata": {"name": "pay", "namespace": "shop", "uid": "1", "generation": 3},
+                "spec": {"clientTypes": ["app"], "acceptFrom": ["bank", "bank"], "auth": auth,
+                    "routes": [{"messageType": "a", "sendType": "ClientToServer", "queue": {"name": "q"}, "schema": schema}]},
+            }));
+            let config = then.compile_accepted().unwrap().config;
+            let map = config_map::build(&then, &then.spec, &config, None);
+            let kept = config_map::declared(&map, &then).unwrap().compile_accepted().unwrap();
+            assert_eq!(
+                (kept.config.generation, kept.topology.queues.iter().any(|queue| queue.name == "wirepost.pay.q.q")),
+                (3, true)
+            );
+            (then.declaration(), kept.config)
+        };
+        let twice = json!(["https://shop.example", "https://a.example", "https://shop.example"]);
+        let (today, kept) = old(json!({"allowedOrigins": twice}), json!({}));
+        assert_eq!(kept.auth.allowed_origins, ["https://shop.example", "https://a.example"]);
+        assert_eq!(kept.accept_from, ["bank"]);
+        // What is listed twice in a set harms nobody.
+        assert_eq!(today.map(|business| business.spec.accept_from), Ok(vec!["bank".to_owned()]));
+
+        let (today, kept) = old(json!({"allowedOrigins": ["https://shop.example:99999"]}), json!({}));
+        assert!(!today.unwrap_err().is_empty());
+        assert_eq!(kept.auth.allowed_origins, ["https://shop.example:99999"]);
+
+        let branches = |to: &str| json!({"anyOf": vec![json!({"$ref": to}); 80]});
+        let defs =
+            json!({"a": branches("#/$defs/b"), "b": branches("#/$defs/c"), "c": {"type": "string", "pattern": "^a$"}});
+        let costly = json!({"$ref": "#/$defs/a", "$defs": defs, "anyOf": branches("#/$defs/a")["anyOf"]});
+        let (today, kept) = old(json!({}), costly.clone());
+        assert!(!today.unwrap_err().is_empty());
+        assert_eq!(kept.routes[0].schema.as_ref(), Some(&costly));
+    }
+
     #[test]
     fn an_unknown_field_of_a_newer_schema_is_not_ignored() {
         let new = stored(json!({
@@ -135,5 +181,6 @@ mod tests {
         }));
         let problems = new.declaration().unwrap_err();
         assert!(problems[0].field.contains("newLimit"), "{problems:?}");
+        assert_eq!(new.compile_accepted(), None);
     }
 }

@@ -174,6 +174,28 @@ pub(super) fn repeated(schema: &Value, value: &Value, path: &str, problems: &mut
     }
 }
 
+/// Keeps the first of equal items in each set.
+pub(super) fn drop_repeated(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.iter_mut().for_each(|(name, value)| drop_repeated(&schema["properties"][name], value));
+        }
+        Value::Array(list) => {
+            if schema["x-kubernetes-list-type"] == "set" {
+                let mut kept: Vec<Value> = Vec::with_capacity(list.len());
+                for item in std::mem::take(list) {
+                    if !kept.contains(&item) {
+                        kept.push(item);
+                    }
+                }
+                *list = kept;
+            }
+            list.iter_mut().for_each(|item| drop_repeated(&schema["items"], item));
+        }
+        _ => {}
+    }
+}
+
 fn twice(path: &str, first: usize, again: usize, item: &Value, keys: Option<&[&str]>) -> Problem {
     let (message, remedy) = match keys {
         Some(keys) => {

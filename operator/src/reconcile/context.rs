@@ -190,7 +190,7 @@ impl Context {
         }
         let map = self.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
         let then = config_map::declared(&map, stored)?;
-        let good = Good::new(&then, Arc::new(compile::compile_one(&then.declaration().ok()?).ok()?));
+        let good = Good::new(&then, Arc::new(then.compile_accepted()?));
         self.remember_good(stored, &good);
         Some(good)
     }
