@@ -10,7 +10,7 @@ use wirepost_core::{
 use super::{
     is_ours,
     lines::{Lines, Places},
-    yaml::{self, scalar::from_float},
+    yaml::{self, Syntax, scalar::from_float},
 };
 
 /// One object of a file.
@@ -65,7 +65,7 @@ pub(super) fn parts(text: &str) -> Parts {
                     let line = 1 + breaks(&text[..read + document.len() - document.trim_start().len()]);
                     read = stream.byte_offset();
                     count += 1;
-                    let lines = yaml::read(document.trim_start(), line).ok().flatten();
+                    let lines = yaml::read(document.trim_start(), Syntax::Json, line).ok().flatten();
                     let places =
                         lines.map_or_else(|| Places { start: line, ..Places::default() }, |(_, places)| places);
                     flatten(whole(value), Lines::new(places), &mut found);
@@ -126,7 +126,7 @@ fn yaml_documents(text: &str, first: usize, found: &mut Parts) {
 
 /// Whether it can be read.
 fn yaml_document(text: &str, first: usize, found: &mut Parts) -> bool {
-    match yaml::read(text, first) {
+    match yaml::read(text, Syntax::Yaml, first) {
         Ok(None) => true,
         Ok(Some((value, places))) => {
             if !value.is_null() {
@@ -273,6 +273,7 @@ mod tests {
             ("# c\n---\na: 1\n---\n\na:\n  b: 2\n", vec![3, 6]),
             ("\n{\n  \"a\": 1\n}\n{\"a\": 2}\n", vec![3, 5]),
             ("{\"a\": 1}\n---\na: 2\n", vec![1, 3]),
+            ("{\n\"b\": \"x\\/y\",\n\"a\": 1}\n", vec![3]),
             ("kind: XList\nitems:\n- a: 1\n- b: 2\n  a: 1\n", vec![3, 5]),
         ] {
             let found = parts(text);

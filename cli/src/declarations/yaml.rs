@@ -7,6 +7,7 @@ pub(super) mod scalar;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    str::Chars,
 };
 
 use libyaml_safer::{Encoding, EventData, Mark, Parser, ScalarStyle};
@@ -17,6 +18,11 @@ use scalar::{Scalar, resolve, surprises};
 
 /// Deepest nesting that is read; the rules allow far less.
 const MAX_DEPTH: usize = 500;
+/// Longest path of a field that has a line of its own, and all of them together, in bytes. What is beyond has the line of what holds it.
+const MAX_PATH: usize = 4 << 10;
+const MAX_PATHS: usize = 64 << 20;
+/// Bytes by which aliases may multiply the text of a document.
+const MAX_COPIED: usize = 64 << 20;
 /// kubectl's guard against aliases that multiply: the part of what is read that may come from aliases falls from 99 % for few nodes to
 /// 10 % for many.
 const FEW_NODES: f64 = 400_000.0;
@@ -37,16 +43,26 @@ impl Bad {
     }
 }
 
+/// How a text is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syntax {
+    /// As kubectl reads YAML.
+    Yaml,
+    /// Known to be JSON, whose escape `\/` YAML 1.1 does not have.
+    Json,
+}
+
 /// Reads the first document of a text, whose first line is line `first` (from 1 on) of its file. `None`: there is none.
 ///
 /// # Errors
 /// It is not YAML, or JSON can't say it.
-pub(super) fn read(text: &str, first: usize) -> Result<Option<(Value, Places)>, Bad> {
-    let Some(Tree { nodes, root, behind }) = tree(text)? else {
+pub(super) fn read(text: &str, syntax: Syntax, first: usize) -> Result<Option<(Value, Places)>, Bad> {
+    let Some(Tree { nodes, root, behind }) = tree(text, syntax)? else {
         return Ok(None);
     };
     let places = Places { start: first + nodes[root].line, ..Places::default() };
-    let mut reading = Reading { nodes: &nodes, places, first, open: Vec::new(), depth: 0, read: 0, by_alias: 0 };
+    let left = (MAX_PATHS, text.len() + MAX_COPIED);
+    let mut reading = Reading { nodes: &nodes, places, first, open: Vec::new(), depth: 0, read: 0, by_alias: 0, left };
     let value = reading.value(root, "")?;
     let mut places = reading.places;
     if let Some(line) = behind {
@@ -84,7 +100,8 @@ struct Tree {
     behind: Option<usize>,
 }
 
-fn tree(text: &str) -> Result<Option<Tree>, Bad> {
+fn tree(text: &str, syntax: Syntax) -> Result<Option<Tree>, Bad> {
+    let mut escapes = (syntax == Syntax::Yaml && text.contains("\\/")).then(|| Escapes { rest: text.chars(), at: 0 });
     let mut input = text.as_bytes();
     let mut parser = Parser::new();
     parser.set_encoding(Encoding::Utf8);
@@ -107,7 +124,10 @@ fn tree(text: &str) -> Result<Option<Tree>, Bad> {
                 continue;
             }
             EventData::Scalar { anchor, tag, value, plain_implicit, style, .. } => {
-                if style == ScalarStyle::DoubleQuoted && escapes_slash(text, &event.start_mark, &event.end_mark) {
+                if style == ScalarStyle::DoubleQuoted
+                    && let Some(escapes) = &mut escapes
+                    && escapes.slash(&event.start_mark, &event.end_mark)
+                {
                     return Err(Bad::at(line, "the escape \\/ is JSON's, kubectl takes it in JSON files alone"));
                 }
                 // A lone `!` leaves a scalar to its text.
@@ -146,17 +166,25 @@ fn tree(text: &str) -> Result<Option<Tree>, Bad> {
     Ok(Some(Tree { nodes, root: 0, behind }))
 }
 
-/// Whether a quoted scalar holds the escape `\/`, which libyaml takes and kubectl's reader does not. Marks count characters.
-fn escapes_slash(text: &str, start: &Mark, end: &Mark) -> bool {
-    if !text.contains("\\/") {
-        return false;
+/// Looks through quoted scalars in the order of the text, once. Marks count characters.
+struct Escapes<'a> {
+    rest: Chars<'a>,
+    at: u64,
+}
+
+impl Escapes<'_> {
+    /// Whether a quoted scalar holds the escape `\/`, which libyaml takes and kubectl's reader does not.
+    fn slash(&mut self, start: &Mark, end: &Mark) -> bool {
+        let skipped = start.index.saturating_sub(self.at) as usize;
+        let length = end.index.saturating_sub(start.index) as usize;
+        self.at = end.index;
+        let mut escaped = false;
+        self.rest.by_ref().skip(skipped).take(length).any(|c| {
+            let found = escaped && c == '/';
+            escaped = !escaped && c == '\\';
+            found
+        })
     }
-    let mut escaped = false;
-    text.chars().skip(start.index as usize).take((end.index - start.index) as usize).any(|c| {
-        let found = escaped && c == '/';
-        escaped = !escaped && c == '\\';
-        found
-    })
 }
 
 struct Reading<'a> {
@@ -170,6 +198,8 @@ struct Reading<'a> {
     /// Nodes read so far, and those of them behind an alias.
     read: u32,
     by_alias: u32,
+    /// Bytes of paths and of text that may still be kept.
+    left: (usize, usize),
 }
 
 impl Reading<'_> {
@@ -191,8 +221,7 @@ impl Reading<'_> {
             Content::Sequence(items) => {
                 let mut list = Vec::with_capacity(items.len());
                 for (i, item) in items.iter().enumerate() {
-                    let path = format!("{path}[{i}]");
-                    self.place(&path, nodes[*item].line);
+                    let path = self.place(path, format!("{path}[{i}]"), nodes[*item].line);
                     list.push(self.value(*item, &path)?);
                 }
                 Value::Array(list)
@@ -222,8 +251,7 @@ impl Reading<'_> {
             }
             let line = nodes[key].line;
             let name = self.key(key, path)?;
-            let path = join(path, &name);
-            self.place(&path, line);
+            let path = self.place(path, join(path, &name), line);
             let value = self.value(value, &path)?;
             if !own.insert(name.clone()) {
                 self.places.surprises.push(Surprise {
@@ -289,6 +317,10 @@ impl Reading<'_> {
         let Content::Scalar { text, tag, plain } = content else {
             return Ok(Scalar::Null);
         };
+        let (_, copied) = &mut self.left;
+        *copied = copied
+            .checked_sub(text.len())
+            .ok_or_else(|| Bad::at(*line, format!("its aliases multiply to more than {} MiB", MAX_COPIED >> 20)))?;
         let meaning = resolve(text, tag.as_deref(), *plain).map_err(|message| Bad::at(*line, message))?;
         if *plain
             && tag.is_none()
@@ -305,8 +337,15 @@ impl Reading<'_> {
         Ok(meaning)
     }
 
-    fn place(&mut self, path: &str, line: usize) {
-        self.places.of.insert(path.to_owned(), self.first + line);
+    /// Remembers the line of a path; gives the path to go on with.
+    fn place(&mut self, parent: &str, path: String, line: usize) -> String {
+        let (paths, _) = &mut self.left;
+        if path.len() > MAX_PATH || path.len() > *paths {
+            return parent.to_owned();
+        }
+        *paths -= path.len();
+        self.places.of.insert(path.clone(), self.first + line);
+        path
     }
 
     /// Counts a node. The caller lowers `depth` when it is done with it.

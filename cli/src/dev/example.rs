@@ -1,5 +1,7 @@
 //! Content that a JSON Schema takes. Made from what the schema says, then judged by the schema itself: what does not pass is not shown.
 
+use std::cell::Cell;
+
 use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Map, Value, json};
 use wirepost_core::content::Schema;
@@ -9,30 +11,38 @@ const MAX_DEPTH: u8 = 12;
 /// Longest example, in characters of one text or items of one list.
 const MAX_LENGTH: u64 = 1000;
 
+/// What only schemas of numbers say.
+const NUMERIC: [&str; 5] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+/// Largest example, in bytes as JSON text, roughly; lists within lists multiply.
+const MAX_BYTES: usize = 1 << 20;
+
 /// An example, or `None` where none was found.
 pub(super) fn of(schema: &Value) -> Option<Value> {
     let judge = Schema::try_new(schema).ok()?;
-    let root = Maker { root: schema };
+    let root = Maker { root: schema, left: Cell::new(MAX_BYTES) };
     // An elaborate schema may still take the simplest content.
     [root.value(schema, 0), json!({}), Value::Null].into_iter().find(|value| judge.check(&value.to_string()).is_ok())
 }
 
 struct Maker<'a> {
     root: &'a Value,
+    /// Bytes that the example may still have.
+    left: Cell<usize>,
 }
 
 impl Maker<'_> {
     fn value(&self, schema: &Value, depth: u8) -> Value {
-        if depth > MAX_DEPTH {
+        // As long as `null`, which is what there is beyond the bounds.
+        if depth > MAX_DEPTH || !self.afford(4) {
             return Value::Null;
         }
         if let Some(value) =
             schema.get("const").or_else(|| ["enum", "examples"].iter().find_map(|key| schema[*key].get(0)))
         {
-            return value.clone();
+            return self.copy(value);
         }
         if let Some(value) = schema.get("default") {
-            return value.clone();
+            return self.copy(value);
         }
         if let Some(target) = schema["$ref"].as_str().and_then(|target| target.strip_prefix('#')) {
             return self.root.pointer(target).map_or(Value::Null, |target| self.value(target, depth + 1));
@@ -49,10 +59,26 @@ impl Maker<'_> {
         made
     }
 
+    fn copy(&self, value: &Value) -> Value {
+        if self.afford(value.to_string().len()) { value.clone() } else { Value::Null }
+    }
+
+    fn text(&self, schema: &Value) -> Value {
+        let text = text(schema);
+        if self.afford(text.len()) { text.into() } else { Value::Null }
+    }
+
+    /// Whether so many bytes more may be made. After the first that may not, none may.
+    fn afford(&self, bytes: usize) -> bool {
+        let left = self.left.get().checked_sub(bytes);
+        self.left.set(left.unwrap_or_default());
+        left.is_some()
+    }
+
     fn plain(&self, schema: &Value, depth: u8) -> Value {
         let kind = schema["type"].as_str().or_else(|| schema["type"].get(0)?.as_str());
         match kind {
-            Some("string") => text(schema).into(),
+            Some("string") => self.text(schema),
             Some("number" | "integer") => number(schema),
             Some("boolean") => true.into(),
             Some("null") => Value::Null,
@@ -63,8 +89,8 @@ impl Maker<'_> {
             }
             Some("object") => self.object(schema, depth),
             // Without a type, by what the schema speaks about.
-            _ if schema.get("pattern").is_some() || schema.get("format").is_some() => text(schema).into(),
-            _ if schema.get("minimum").is_some() => number(schema),
+            _ if schema.get("pattern").is_some() || schema.get("format").is_some() => self.text(schema),
+            _ if NUMERIC.iter().any(|key| schema.get(*key).is_some()) => number(schema),
             _ => self.object(schema, depth),
         }
     }
@@ -92,8 +118,12 @@ fn both(first: Value, second: Value) -> Value {
 fn number(schema: &Value) -> Value {
     let bound = |key: &str| schema[key].as_f64();
     let step = bound("multipleOf").unwrap_or(1.0);
-    let least = bound("minimum").or_else(|| bound("exclusiveMinimum").map(|bound| bound + f64::EPSILON));
-    let most = bound("maximum").or_else(|| bound("exclusiveMaximum").map(|bound| bound - f64::EPSILON));
+    let whole = schema["type"] == "integer";
+    let above = |bound: f64| if whole { bound.floor() + 1.0 } else { bound.next_up() };
+    let below = |bound: f64| if whole { bound.ceil() - 1.0 } else { bound.next_down() };
+    // Where both stand the narrower counts.
+    let least = bound("minimum").into_iter().chain(bound("exclusiveMinimum").map(above)).reduce(f64::max);
+    let most = bound("maximum").into_iter().chain(bound("exclusiveMaximum").map(below)).reduce(f64::min);
     // 1 where it may be; else the first step within the bounds, or the middle between them where no step is.
     let wanted = step.max(1.0);
     let value = match (least, most) {
@@ -147,7 +177,12 @@ fn fit(pattern: &Hir, made: &mut String) {
             // Something rather than nothing, where a text may be longer.
             let times = if repetition.max == Some(0) { 0 } else { repetition.min.max(1) };
             for _ in 0..times.min(MAX_LENGTH as u32) {
+                let before = made.len();
                 fit(&repetition.sub, made);
+                // Nothing, or no room: more rounds add nothing either.
+                if made.len() == before {
+                    break;
+                }
             }
         }
         HirKind::Capture(capture) => fit(&capture.sub, made),
@@ -184,6 +219,13 @@ mod tests {
             json!({"type": "integer", "minimum": 7, "multipleOf": 5}),
             json!({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}),
             json!({"type": "number", "maximum": -3}),
+            json!({"type": "integer", "exclusiveMinimum": 2}),
+            json!({"type": "integer", "exclusiveMinimum": 1000, "multipleOf": 5}),
+            json!({"type": "integer", "exclusiveMaximum": -1000}),
+            json!({"type": "number", "exclusiveMinimum": 2, "maximum": 2.5}),
+            json!({"type": "number", "exclusiveMinimum": 1e9, "exclusiveMaximum": 1e9 + 1.0}),
+            json!({"minimum": 0, "exclusiveMinimum": 7}),
+            json!({"exclusiveMaximum": -2}),
             json!({"type": ["null", "string"]}),
             json!({"type": "array", "minItems": 2, "items": {"type": "integer"}}),
             json!({"type": "array", "minItems": 1, "prefixItems": [{"const": "a"}]}),
@@ -196,6 +238,19 @@ mod tests {
             assert!(Schema::try_new(&schema).unwrap().check(&example.to_string()).is_ok(), "{schema}: {example}");
         }
         assert_eq!(of(&json!({"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"})), Some("AAA-1111".into()));
+    }
+
+    #[test]
+    fn an_example_of_lists_within_lists_has_an_end() {
+        let list = |items: Value| json!({"type": "array", "minItems": 1000, "items": items});
+        assert_eq!(of(&list(list(list(json!({"type": "integer"}))))), None);
+        let mut empty = r"\b".to_owned();
+        for _ in 0..3 {
+            empty = format!("(?:{empty}){{500}}");
+        }
+        text(&json!({"pattern": empty}));
+        let list = of(&list(json!({"type": "integer"}))).unwrap();
+        assert_eq!(list.as_array().unwrap().len(), 1000);
     }
 
     #[test]

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn value(text: &str) -> Result<Value, String> {
-    read(text, 1).map(|found| found.map_or(Value::Null, |(value, _)| value)).map_err(|bad| bad.message)
+    read(text, Syntax::Yaml, 1).map(|found| found.map_or(Value::Null, |(value, _)| value)).map_err(|bad| bad.message)
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn what_kubectl_can_not_read_is_refused_with_its_line() {
         let message = value(text).expect_err(text);
         assert!(message.contains(part), "{text}: {message}");
     }
-    assert_eq!(read("a: 1\nb: *x\n", 1).unwrap_err().line, Some(1));
+    assert_eq!(read("a: 1\nb: *x\n", Syntax::Yaml, 1).unwrap_err().line, Some(1));
     let deep = format!("a: {}", "[".repeat(600));
     assert!(value(&deep).unwrap_err().contains("nested deeper"));
     let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
@@ -63,7 +63,7 @@ fn what_kubectl_can_not_read_is_refused_with_its_line() {
 #[test]
 fn a_field_has_the_line_of_its_key_and_a_missing_one_that_of_its_parent() {
     let text = "# comment\na:\n  b: [1, {c: 2,\n    d: 3}]\n  e:\n  - x\n  - f: |\n      text\n    g: 1\n";
-    let (_, places) = read(text, 1).unwrap().unwrap();
+    let (_, places) = read(text, Syntax::Yaml, 1).unwrap().unwrap();
     let lines = super::super::lines::Lines::new(places);
     for (field, line) in [
         ("", 2),
@@ -86,10 +86,36 @@ fn a_field_has_the_line_of_its_key_and_a_missing_one_that_of_its_parent() {
 #[test]
 fn what_is_read_in_another_way_than_it_looks_is_told() {
     let text = "name: on\nquoted: \"on\"\nlist: [yes, 'no', 007]\nprops: {y: {type: number}}\nname: off\n...\na: 1\n";
-    let (_, places) = read(text, 11).unwrap().unwrap();
+    let (_, places) = read(text, Syntax::Yaml, 11).unwrap().unwrap();
     let found: Vec<_> = places.surprises.iter().map(|s| (s.line, s.path.as_str())).collect();
     assert_eq!(
         found,
         [(11, "name"), (13, "list[0]"), (13, "list[2]"), (14, "props.true"), (15, "name"), (15, "name"), (17, "")]
     );
+}
+
+#[test]
+fn json_may_escape_a_slash() {
+    let text = "{\n\"a\": \"x\\/y\",\n\"a\": 1}";
+    let (read_as, places) = read(text, Syntax::Json, 1).unwrap().unwrap();
+    assert_eq!((read_as, places.of["a"], places.surprises.len()), (json!({"a": 1}), 3, 1));
+    assert!(read(text, Syntax::Yaml, 1).unwrap_err().message.contains("JSON files alone"));
+    assert_eq!(
+        value("a: \"é\"\nb: [\"\\\\/\", '\\/', \"c\"] # \\/\n"),
+        Ok(json!({"a": "é", "b": ["\\/", "\\/", "c"]}))
+    );
+}
+
+#[test]
+fn the_work_is_in_proportion_to_the_file() {
+    // Each quoted text from the beginning on would be 10^11 steps.
+    let quoted = format!("a: [{}] # \\/\n", vec!["\"x\""; 300_000].join(", "));
+    assert_eq!(value(&quoted).unwrap()["a"].as_array().unwrap().len(), 300_000);
+    // Half a megabyte of path for each of its items would be 50 GB.
+    let key = "k".repeat(1000);
+    let deep = format!("{}[{}]{}", format!("{{{key}: ").repeat(480), vec!["yes"; 100_000].join(", "), "}".repeat(480));
+    let (_, places) = read(&deep, Syntax::Yaml, 1).unwrap().unwrap();
+    assert_eq!((places.of.len(), places.surprises.len()), (4, 100_000));
+    let copies = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 100].join(", "));
+    assert!(value(&copies).unwrap_err().contains("multiply to more than 64 MiB"));
 }
