@@ -71,6 +71,17 @@ pub enum BadSet {
     TooMany(usize),
 }
 
+/// Why keys can't check tokens, each reason once, as the end of a sentence: `: reason; reason`. Empty without keys.
+pub fn reasons<'a>(unusable: impl IntoIterator<Item = &'a Unusable>) -> String {
+    let mut reasons: Vec<&str> = Vec::new();
+    for key in unusable {
+        if !reasons.contains(&key.reason) {
+            reasons.push(key.reason);
+        }
+    }
+    if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) }
+}
+
 /// Why a `kid` can't be matched with a token's.
 pub const BAD_ID: &str = "its `kid` is neither text nor a whole number";
 
@@ -273,6 +284,13 @@ mod tests {
             assert!(reason.contains(expected) && id.as_deref() == Some("k"), "{key}: {reason}");
         }
         assert_eq!(the_one(&json!("text")).unwrap_err().id, None);
+    }
+
+    #[test]
+    fn each_reason_is_named_once() {
+        let key = |reason| Unusable { id: None, reason };
+        assert_eq!(reasons(&[key("a"), key("b"), key("a")]), ": a; b");
+        assert_eq!(reasons(&[]), "");
     }
 
     #[test]

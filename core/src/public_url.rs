@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::origin::Origin;
+
 /// `wss://host[:port][/path]`, or the same with `ws`, `https` or `http`: the scheme says whether there is TLS, and each user takes the form
 /// that it needs. Without a slash at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,12 @@ impl PublicUrl {
     /// For HTTP calls: `https://…` or `http://…`.
     pub fn http(&self) -> String {
         self.with(if self.secure { "https" } else { "http" })
+    }
+
+    /// The origin of pages that it serves.
+    pub fn origin(&self) -> Option<Origin<'_>> {
+        let authority = self.rest.split('/').next()?;
+        Origin::of(if self.secure { "https" } else { "http" }, authority)
     }
 
     fn with(&self, scheme: &str) -> String {
@@ -131,6 +139,18 @@ mod tests {
         ] {
             let url: PublicUrl = text.parse().unwrap();
             assert_eq!((url.websocket().as_str(), url.http().as_str()), (websocket, http), "{text}");
+        }
+    }
+
+    #[test]
+    fn its_origin_has_neither_path_nor_a_port_that_the_scheme_means_anyway() {
+        for (text, expected) in [
+            ("wss://ws.example:443/a/b", "https://ws.example"),
+            ("WS://WS.example/a", "http://ws.example:80"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+        ] {
+            let url: PublicUrl = text.parse().unwrap();
+            assert!(Origin::parse(expected).unwrap().is(&url.origin().unwrap()), "{text}");
         }
     }
 

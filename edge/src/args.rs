@@ -208,7 +208,7 @@ impl Args {
             admin: admin_listen,
             tls: tls_certificate.zip(tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
             // Not by clap: it would print the address, and with it a password.
-            public_url: public_url.map(|url| url.parse::<PublicUrl>()).transpose()?.map(|url| url.websocket()),
+            public_url: public_url.map(|url| url.parse::<PublicUrl>()).transpose()?,
             max_connections,
             log_bytes,
             outbound_bytes,

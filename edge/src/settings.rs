@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use wirepost_core::public_url::PublicUrl;
+
 /// Longest wait for a broker's confirm before a client is told.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -17,7 +19,7 @@ pub struct Settings {
     /// Certificate chain and key (PEM), reloaded on change; `None` = plain, behind a proxy that ends TLS.
     pub tls: Option<TlsFiles>,
     /// What clients reach this edge by, as `wss://host[:port][/path]`; `None` = taken from the request's Host header.
-    pub public_url: Option<String>,
+    pub public_url: Option<PublicUrl>,
     /// Pause between two log lines about the same, where others can cause any number of them.
     pub log_pause: Duration,
     /// Connections at most; beyond it 503 with Retry-After before the upgrade.

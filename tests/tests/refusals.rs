@@ -159,12 +159,18 @@ async fn an_app_connects_by_its_own_origin_and_by_the_edges_and_a_refusal_leaves
         // React Native on Android makes it of the address that it connects to.
         "https://ws.example",
         "https://ws.example:443",
-        &format!("http://{}", edge.public),
     ] {
         edge.client("alice", "app").origin(origin).connect().await.with_context(|| origin.to_owned())?;
     }
-    let strangers =
-        ["ionic://localhost", "https://shop.example:8443", "http://ws.example", "https://ws.example.evil.example"];
+    let host = format!("http://{}", edge.public);
+    let strangers = [
+        "ionic://localhost",
+        "https://shop.example:8443",
+        "http://ws.example",
+        "https://ws.example.evil.example",
+        // Any name can be made to lead to this edge.
+        &host,
+    ];
     for origin in strangers {
         assert_eq!(close_code(edge.client("alice", "app").origin(origin)).await?, 3003, "{origin}");
     }
@@ -173,6 +179,10 @@ async fn an_app_connects_by_its_own_origin_and_by_the_edges_and_a_refusal_leaves
     let log = edge.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("allowedOrigins lacks")).collect();
     assert!(lines.len() == 1 && lines[0].contains("ionic://localhost") && lines[0].contains("browsers"), "{lines:?}");
+
+    let unnamed = setup.edge("e2").start().await?;
+    let host = format!("http://{}", unnamed.public);
+    unnamed.client("alice", "app").origin(&host).connect().await.context("without a public URL the Host counts")?;
     Ok(())
 }
 

@@ -32,9 +32,7 @@ pub(super) fn check(set: &Value) -> Result<(), (String, &'static str)> {
     if keys.iter().any(Result::is_ok) {
         return Ok(());
     }
-    let mut reasons: Vec<&str> = keys.iter().filter_map(|key| Some(key.as_ref().err()?.reason)).collect();
-    reasons.dedup();
-    let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+    let reasons = key_set::reasons(keys.iter().filter_map(|key| key.as_ref().err()));
     Err((
         format!("has no key that tokens can be verified with{reasons}"),
         "add an RSA (2048 bits or more), P-256 or Ed25519 public key for signatures",

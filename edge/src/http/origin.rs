@@ -10,7 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use wirepost_core::origin::{self, Origin};
+use wirepost_core::{
+    origin::{self, Origin},
+    public_url::PublicUrl,
+};
 
 use super::answer::Refusal;
 use crate::{business::Business, state::State};
@@ -27,7 +30,7 @@ const MAX_TOLD: usize = 200;
 /// sent.
 pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let public = state.settings.public_url.as_deref();
+    let public = state.settings.public_url.as_ref();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     // Every origin is ASCII; other bytes are nobody's.
     let passes = origin.to_str().is_ok_and(|origin| {
@@ -47,27 +50,22 @@ fn tell(state: &State, business: &str, origin: &HeaderValue) {
     }
 }
 
-/// Whether a page's origin is the address that the edge is reached at: its public URL, or the Host that this very request came to. TLS may
-/// end before the edge, so the scheme of the latter is not known.
-fn is_own(origin: &str, public: Option<&str>, host: Option<&str>) -> bool {
+/// Whether a page's origin is the address that the edge is reached at: its public URL, or where it does not know that, the Host that this
+/// very request came to. A page's owner can make any name lead here (DNS rebinding), so with a public URL no Host counts. TLS may end before
+/// the edge, so the scheme that belongs to a Host is not known.
+fn is_own(origin: &str, public: Option<&PublicUrl>, host: Option<&str>) -> bool {
     let Some(origin) = Origin::parse(origin).filter(|origin| is_web(origin.scheme()) && origin.has_host()) else {
         return false;
     };
-    let public = public.and_then(|url| {
-        let (scheme, rest) = url.split_once("://")?;
-        Origin::of(scheme, rest.split(['/', '?', '#']).next()?)
-    });
-    public
-        .is_some_and(|public| origin.is_served_by(&public) && is_secure(origin.scheme()) == is_secure(public.scheme()))
-        || host.and_then(|host| Origin::of(origin.scheme(), host)).is_some_and(|own| origin.is(&own))
+    let own = match public {
+        Some(url) => url.origin(),
+        None => host.and_then(|host| Origin::of(origin.scheme(), host)),
+    };
+    own.is_some_and(|own| origin.is(&own))
 }
 
 fn is_web(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
-}
-
-fn is_secure(scheme: &str) -> bool {
-    scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("wss")
 }
 
 /// Answers preflights, refuses foreign pages, and lets allowed ones read the answer. For routes with `{business}` in their path.
@@ -112,7 +110,8 @@ mod tests {
 
     #[test]
     fn the_edges_own_address_passes_and_no_neighbours() {
-        let public = Some("wss://ws.example/base");
+        let url: PublicUrl = "wss://ws.example/base".parse().unwrap();
+        let public = Some(&url);
         for (origin, public, host, expected) in [
             ("https://ws.example", public, None, true),
             ("https://ws.example:443", public, Some("10.0.0.7:8080"), true),
@@ -120,6 +119,9 @@ mod tests {
             ("http://ws.example", public, None, false),
             ("https://ws.example:8443", public, None, false),
             ("https://evil.example", public, Some("ws.example"), false),
+            // A name of somebody else's that leads to this edge.
+            ("https://evil.example", public, Some("evil.example"), false),
+            ("http://10.0.0.7:8080", public, Some("10.0.0.7:8080"), false),
             ("https://ws.example", None, Some("ws.example"), true),
             ("https://ws.example", None, Some("WS.example:443"), true),
             ("http://10.0.2.2:8080", None, Some("10.0.2.2:8080"), true),

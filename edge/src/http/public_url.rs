@@ -8,7 +8,7 @@ use crate::settings::Settings;
 /// Where the client shall connect: the configured URL, or the host that this request came to.
 pub(super) fn public_url(settings: &Settings, headers: &HeaderMap) -> Result<String, Refusal> {
     if let Some(url) = &settings.public_url {
-        return Ok(url.trim_end_matches('/').to_owned());
+        return Ok(url.websocket());
     }
     let host = headers
         .get(header::HOST)

@@ -56,10 +56,7 @@ impl KeySet {
             }
         }
         if result.keys.is_empty() {
-            let mut reasons: Vec<_> = result.ignored.iter().map(|unusable| unusable.reason).collect();
-            reasons.dedup();
-            let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
-            return Err(BadKeySet::Empty(reasons));
+            return Err(BadKeySet::Empty(key_set::reasons(&result.ignored)));
         }
         Ok(result)
     }

@@ -73,7 +73,8 @@ async fn the_url_is_one_that_the_client_can_reach(
     #[case] public_url: Option<&str>,
     #[case] base: &str,
 ) {
-    let edge = Edge::with(Settings { public_url: public_url.map(str::to_owned), ..Settings::default() }).await;
+    let edge =
+        Edge::with(Settings { public_url: public_url.map(|url| url.parse().unwrap()), ..Settings::default() }).await;
     let headers = [headers, &[("x-api-key", API_KEY)]].concat();
     let reply = edge.get(&format!("{CALL}?uniqueId=a&clientType=app"), &headers).await;
     ticket(&edge, &reply, base);
