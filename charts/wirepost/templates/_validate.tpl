@@ -49,7 +49,9 @@
 {{- end -}}
 {{- /* As core/src/public_url.rs, which the programs ask. The address is not shown: it may hold a password. */ -}}
 {{- with include "wirepost.publicUrl" . -}}
-{{- if not (regexMatch "^(https?|wss?)://(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9_][A-Za-z0-9_-]*(\\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\\.?)(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?$" .) -}}
+{{- $ipv6 := "(H:){7}H|(H:){1,7}:|(H:){1,6}:H|(H:){1,5}(:H){1,2}|(H:){1,4}(:H){1,3}|(H:){1,3}(:H){1,4}|(H:){1,2}(:H){1,5}|H:(:H){1,6}|:((:H){1,7}|:)" | replace "H" "[0-9A-Fa-f]{1,4}" -}}
+{{- $port := "0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])" -}}
+{{- if not (regexMatch (printf "^(?i:https?|wss?)://(\\[(%s)\\]|[A-Za-z0-9_][A-Za-z0-9_-]*(\\.[A-Za-z0-9_][A-Za-z0-9_-]*)*\\.?)(:%s)?(/[A-Za-z0-9._~!$&'()*+,;=:@%%/-]*)?$" $ipv6 $port) .) -}}
 {{- $wrong = append $wrong "publicUrl (without it the host of ingress or gateway) is nothing that clients can connect to: write https:// and a host, such as https://ws.example.com or https://example.com:8443/ws, without user, query or fragment; where the host has a wildcard set publicUrl to one name of it" -}}
 {{- end -}}
 {{- end -}}
