@@ -94,7 +94,8 @@ pub struct WsBusinessSpec {
     #[x_kube(validation = rules::CLIENT_TYPE_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
     pub client_types: Vec<String>,
 
-    /// Messages that may flow. The first route that fits a message decides. A sendType and messageType may stand together once.
+    /// Messages that may flow. The first route that fits a message decides. Each combination of sendType and
+    /// messageType may occur only once.
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["sendType".to_owned(), "messageType".to_owned()]))]
     pub routes: Vec<Route>,

@@ -13,8 +13,9 @@ pub struct Auth {
     /// Tokens of clients. Absent: only the business's services, by API key, hand out sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
-    /// Origins of pages and apps that may connect, such as https://shop.example or capacitor://localhost, `null` for those without one, or
-    /// `*` for all. The edge's own address always may, and so may programs that send no Origin. Empty: no others.
+    /// Origins of pages and apps that may connect, such as https://shop.example or capacitor://localhost, or `*` for all. The edge's own
+    /// address always may, and so may programs that send no Origin. Empty: no others. "null" (in quotes) stands for pages without an
+    /// origin. Any page can send it from a sandboxed frame, so it allows nearly as much as `*`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     #[x_kube(validation = rules::ORIGIN_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
