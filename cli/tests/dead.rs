@@ -22,6 +22,7 @@ use wirepost_amqp::{
     v10::{self, Sent},
     v091::{self, Properties, Property, Published},
 };
+use wirepost_core::names;
 
 const DEAD: &str = "wirepost.payments.dead";
 const QUEUE: &str = "wirepost.payments.q.qr-refresh";
@@ -83,7 +84,7 @@ impl Setup {
                 .with_content_type("application/json".into())
                 .with_headers(headers);
             let body = format!(r#"{{"id":"{id}","messageType":"qr.refresh","content":{{"qrId":"{id}"}}}}"#);
-            publish_with(&self.channel, RECEIVE, "qr.refresh", body.as_bytes(), properties).await.unwrap();
+            publish_with(&self.channel, RECEIVE, &names::queue_key(QUEUE), body.as_bytes(), properties).await.unwrap();
             let message = self.channel.basic_get(QUEUE.into(), BasicGetOptions::default()).await.unwrap().unwrap();
             message.reject(BasicRejectOptions { requeue: false }).await.unwrap();
         }
@@ -201,11 +202,14 @@ async fn messages_that_general_clients_can_not_read_are_listed_and_hold_nobody_u
         .with_text(Property::MessageId, b"strange")
         .with_text(Property::Expiration, b"1")
         .persistent();
-    let sent = raw.publish(RECEIVE.as_bytes(), b"qr.refresh", &strange, b"{}").await.unwrap();
+    let sent = raw.publish(RECEIVE.as_bytes(), names::queue_key(QUEUE).as_bytes(), &strange, b"{}").await.unwrap();
     assert_eq!(sent, Published::Taken);
     setup.has(DEAD, 2).await;
     let mut amqp10 = v10::Connection::open(&setup.address(), Duration::from_secs(10)).await.unwrap();
-    assert_eq!(amqp10.send(RECEIVE.as_bytes(), b"qr.refresh", &with_uuid()).await.unwrap(), Sent::Taken);
+    assert_eq!(
+        amqp10.send(RECEIVE.as_bytes(), names::queue_key(QUEUE).as_bytes(), &with_uuid()).await.unwrap(),
+        Sent::Taken
+    );
     setup.has(DEAD, 3).await;
     setup.refused(named(&["after"])).await;
     setup.has(DEAD, 4).await;

@@ -13,6 +13,7 @@ use lapin::options::{BasicGetOptions, BasicRejectOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use wirepost_core::names;
 use wirepost_tests::broker::{consume, depth, eventually, next, next_body, publish, publish_with};
 use wirepost_tests::mirror::Mirror;
 use wirepost_tests::operator::{World, times};
@@ -146,7 +147,7 @@ async fn the_secret_has_the_form_of_service_binding_and_what_it_says_works() -> 
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     publish(&channel, &entries["push-exchange"], "", b"{}").await?;
     let (_edge, edges) = world.setup.vhost().channel().await?;
-    publish(&edges, &entries["receive-exchange"], "order.new", b"{\"n\":1}").await?;
+    publish(&edges, &entries["receive-exchange"], &names::queue_key(&entries["queue.orders"]), b"{\"n\":1}").await?;
     let mut orders = consume(&channel, &entries["queue.orders"], 1).await?;
     ensure!(next_body(&mut orders).await? == b"{\"n\":1}");
     ensure!(depth(&channel, &entries["dead-queue"]).await? == 0);
@@ -175,7 +176,8 @@ async fn dead_letters_go_back_with_the_rights_of_the_access_secret() -> Result<(
     let (_edge, edges) = world.setup.vhost().channel().await?;
     for id in ["o-1", "o-2"] {
         let properties = BasicProperties::default().with_message_id(id.into());
-        publish_with(&edges, "wirepost.shop.receive", "order.new", b"{}", properties).await?;
+        publish_with(&edges, "wirepost.shop.receive", &names::queue_key("wirepost.shop.q.orders"), b"{}", properties)
+            .await?;
         let message = edges.basic_get("wirepost.shop.q.orders".into(), BasicGetOptions::default()).await?;
         message.context("no message")?.reject(BasicRejectOptions { requeue: false }).await?;
     }
