@@ -2,6 +2,7 @@
 //! with the rights that the operator gives to the business's user.
 
 mod access;
+mod aside;
 mod letter;
 mod table;
 mod walk;
@@ -286,7 +287,6 @@ async fn drop_letters(access: &Access, mut wanted: Wanted, all: bool, unreadable
         }
     }
     if unread > 0 {
-        // Each is at hand only with the step after it.
         walk.drop_unreadable().await?;
         dropped += unread;
     }

@@ -217,25 +217,34 @@ async fn messages_that_general_clients_can_not_read_are_listed_and_hold_nobody_u
     for _ in 0..2 {
         let listed = setup.listed();
         let ids: Vec<_> = listed.iter().filter_map(|letter| letter["id"].as_str()).collect();
-        assert_eq!(ids, ["before", "strange", "after"], "{listed:?}");
+        let ids: HashSet<_> = ids.into_iter().collect();
+        // In which order, the broker alone knows once a connection has ended over one of them.
+        assert_eq!(ids, HashSet::from(["before", "strange", "after"]), "{listed:?}");
+        assert_eq!(listed.len(), 4, "{listed:?}");
         let strange = listed.iter().find(|letter| letter["id"] == "strange").unwrap();
         assert_eq!(strange["reason"], "expired");
         assert_eq!(listed.iter().filter(|letter| letter["unreadable"] == true).count(), 1, "{listed:?}");
     }
-    let (status, lines, error) = setup.dead(&["replay"]);
+    let (status, lines, error) = setup.dead(&["replay", "--dry-run"]);
     assert!(status == 1 && error.contains("541"), "{error}");
-    assert_eq!(lines.last().unwrap(), "3 replayed, 1 stay");
-    for (id, app_id) in [("before", None), ("strange", Some(GBK)), ("after", None)] {
-        let message = raw.get(QUEUE).await.unwrap().unwrap();
-        assert_eq!(message.properties.text(Property::MessageId).as_deref(), Some(id.as_bytes()));
-        assert_eq!(message.properties.text(Property::AppId).as_deref(), app_id);
-        assert_eq!(message.properties.as_bytes()[0] & 0x20 == 0, id == "strange", "it came without headers");
-        raw.ack(message.delivery_tag, false).await.unwrap();
-    }
-    assert_eq!(setup.ids(), ["?"], "only that one stays");
+    assert_eq!(lines.last().unwrap(), "3 would be replayed, 1 stay");
     assert_eq!(setup.dead(&["drop", "--unreadable"]).0, 2, "not without --yes");
     let (status, lines, error) = setup.dead(&["drop", "--unreadable", "--yes"]);
     assert_eq!((status, lines.last().map(String::as_str)), (0, Some("1 dropped")), "{error}");
+    let there: HashSet<String> = setup.ids().into_iter().collect();
+    assert_eq!(there, named(&["before", "strange", "after"]).into_iter().collect(), "that one alone went");
+    let (status, lines, error) = setup.dead(&["replay"]);
+    assert_eq!((status, lines.last().map(String::as_str)), (0, Some("3 replayed")), "{error}");
+    let mut back = HashSet::new();
+    while let Some(message) = raw.get(QUEUE).await.unwrap() {
+        let id = message.properties.text(Property::MessageId).unwrap();
+        let app_id = message.properties.text(Property::AppId);
+        assert_eq!(app_id.as_deref(), (id == b"strange"[..]).then_some(GBK), "as it came");
+        assert_eq!(message.properties.as_bytes()[0] & 0x20 == 0, id == b"strange"[..], "it came without headers");
+        raw.ack(message.delivery_tag, false).await.unwrap();
+        back.insert(String::from_utf8(id.to_vec()).unwrap());
+    }
+    assert_eq!(back, there);
     assert!(setup.listed().is_empty());
 }
 

@@ -23,6 +23,9 @@ const OF_THE_BROKER: [&str; 9] = [
 /// Bytes of an id that is made of the content, in hex digits.
 const HASH_DIGITS: usize = 16;
 
+/// Tells messages apart, whatever the broker notes on them.
+pub(super) type Print = [u8; 32];
+
 /// See the module.
 pub(super) struct Letter {
     /// `message_id`, else the envelope's `id`, else one that is made of the content and begins with `~`.
@@ -69,6 +72,17 @@ impl Letter {
 
     pub(super) fn tag(&self) -> u64 {
         self.message.delivery_tag
+    }
+
+    pub(super) fn print(&self) -> Print {
+        let Message { routing_key, body, .. } = &self.message;
+        let properties = self.properties();
+        let mut digest = Sha256::new();
+        for part in [&routing_key[..], properties.as_bytes(), &body[..]] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
     }
 
     pub(super) fn body(&self) -> &[u8] {

@@ -7,25 +7,26 @@
 //! single one that is returned so goes behind those that were returned before; that is why a walk goes to the end, and then puts all back
 //! in their order. Two walks at once each see a part.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
-use tokio::time::{sleep, timeout};
+use anyhow::bail;
+use tokio::time::sleep;
 use wirepost_amqp::{
     Error,
-    v10::{self, Settle},
-    v091::{Connection, Published},
+    v091::{Connection, Message, Published},
 };
 use wirepost_core::names;
 
-use super::{access::Account, letter::Letter};
+use super::{
+    access::Account,
+    aside::{Aside, Tried},
+    letter::{Letter, Print},
+};
 
 /// A broker that is silent for longer is away.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Messages that may be held at once. The broker keeps each in mind, and nobody else sees them meanwhile.
 const MAX_HELD: usize = 10_000;
-/// Longest wait for a message that is there.
-const ASIDE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The broker does not answer a `nack`, and takes a few milliseconds to act on it.
 const PUT_BACK_LOOKS: u32 = 50;
 const PUT_BACK_PAUSE: Duration = Duration::from_millis(20);
@@ -35,26 +36,15 @@ pub(super) struct Walk<'a> {
     account: &'a Account,
     queue: String,
     connection: Connection,
-    /// What is in the queue, as far as it was there at the beginning: those that come back meanwhile, because a service fails on them
-    /// again, are for another walk.
-    ahead: VecDeque<Ahead>,
+    /// Messages that were there at the beginning and are still to be looked at: those that come back meanwhile, because a service fails
+    /// on them again, are for another walk.
+    left: usize,
     /// Messages that were seen and are unacknowledged: their number from the beginning, and their tags.
     held: Vec<(usize, u64)>,
-    /// Messages that were handed out so far.
-    seen: usize,
-    /// Where messages go that the broker can't translate into AMQP 0-9-1: by AMQP 1.0 it hands them over, and those behind them come.
-    aside: Option<v10::Connection>,
-    /// Deliveries of it that are not settled.
-    unreadable: Vec<u32>,
-}
-
-/// A message in the queue.
-enum Ahead {
-    New,
-    /// It was handed out, with this number, and is back since a connection broke.
-    Seen(usize),
-    /// The broker can't hand it over by AMQP 0-9-1.
-    Unreadable,
+    /// By number, what was handed out and is still there.
+    seen: Vec<Option<Print>>,
+    /// Since the broker could not hand over a message.
+    aside: Option<Aside>,
 }
 
 /// What comes next.
@@ -77,8 +67,8 @@ impl<'a> Walk<'a> {
         let queue = names::dead_queue(&account.business);
         let mut connection = connect(account).await?;
         let count = connection.counts(&queue).await.map_err(|error| explain(error, &queue))?.messages;
-        let ahead = (0..count).map(|_| Ahead::New).collect();
-        Ok(Self { account, queue, connection, ahead, held: Vec::new(), seen: 0, aside: None, unreadable: Vec::new() })
+        let left = count as usize;
+        Ok(Self { account, queue, connection, left, held: Vec::new(), seen: Vec::new(), aside: None })
     }
 
     pub(super) async fn next(&mut self) -> anyhow::Result<Step> {
@@ -89,63 +79,73 @@ impl<'a> Walk<'a> {
                     self.queue
                 );
             }
-            let Some(ahead) = self.ahead.pop_front() else { return Ok(Step::End) };
-            if matches!(ahead, Ahead::Unreadable) {
-                self.put_aside().await.with_context(|| format!("{} has a message that can't be read", self.queue))?;
+            if let Some(aside) = &mut self.aside {
+                match aside.try_next(self.account, &self.queue, &mut self.connection).await? {
+                    None => return Ok(Step::End),
+                    Some(Tried::Unreadable(why)) => return Ok(Step::Unreadable(why)),
+                    Some(Tried::Message(message)) => {
+                        if let Some(letter) = self.hold(message) {
+                            return Ok(Step::Letter(letter));
+                        }
+                    }
+                }
                 continue;
             }
-            match (self.connection.get(&self.queue).await, ahead) {
-                (Ok(Some(message)), Ahead::Seen(number)) => self.held.push((number, message.delivery_tag)),
-                (Ok(Some(message)), _) => {
-                    self.held.push((self.seen, message.delivery_tag));
-                    self.seen += 1;
-                    return Ok(Step::Letter(Box::new(Letter::of(message))));
+            if self.left == 0 {
+                return Ok(Step::End);
+            }
+            match self.connection.get(&self.queue).await {
+                Ok(Some(message)) => {
+                    self.left -= 1;
+                    if let Some(letter) = self.hold(message) {
+                        return Ok(Step::Letter(letter));
+                    }
                 }
-                (Ok(None), _) => return Ok(Step::End),
-                (Err(error), _) if error.is_internal() => {
-                    self.again().await?;
-                    return Ok(Step::Unreadable(error.to_string()));
-                }
-                (Err(error), _) => return Err(explain(error, &self.queue)),
+                Ok(None) => return Ok(Step::End),
+                Err(error) if error.is_internal() => self.set_all_aside().await?,
+                Err(error) => return Err(explain(error, &self.queue)),
             }
         }
     }
 
-    /// A new connection, since the broker ended the old one over a message. That message, and those that were held before it, are in
-    /// front again then (measured on 4.3.6: not as where we put them back).
-    async fn again(&mut self) -> anyhow::Result<()> {
-        let mut ahead: VecDeque<Ahead> = self.held.drain(..).map(|(number, _)| Ahead::Seen(number)).collect();
-        ahead.push_back(Ahead::Unreadable);
-        ahead.append(&mut self.ahead);
-        self.ahead = ahead;
+    /// Holds a message; it is handed out unless it was before.
+    fn hold(&mut self, message: Message) -> Option<Box<Letter>> {
+        let (tag, letter) = (message.delivery_tag, Letter::of(message));
+        let print = letter.print();
+        if self.aside.is_some() {
+            let mut again = self.seen.iter().enumerate().filter(|(_, seen)| seen.as_ref() == Some(&print));
+            let number = again.find(|(number, _)| !self.held.iter().any(|(held, _)| held == number));
+            if let Some((number, _)) = number {
+                self.held.push((number, tag));
+                return None;
+            }
+        }
+        self.held.push((self.seen.len(), tag));
+        self.seen.push(Some(print));
+        Some(Box::new(letter))
+    }
+
+    /// The broker has ended the connection over a message, and all that was held is back, in whatever order.
+    async fn set_all_aside(&mut self) -> anyhow::Result<()> {
+        let there = self.held.len() + self.left;
+        self.held.clear();
         self.connection = connect(self.account).await?;
+        let mut messages = 0;
         for _ in 0..PUT_BACK_LOOKS {
             let counts = self.connection.counts(&self.queue).await.map_err(|error| explain(error, &self.queue))?;
-            if counts.messages as usize >= self.ahead.len() {
+            messages = counts.messages;
+            if messages as usize >= there {
                 break;
             }
             sleep(PUT_BACK_PAUSE).await;
         }
-        Ok(())
-    }
-
-    /// Holds what comes next by AMQP 1.0.
-    async fn put_aside(&mut self) -> Result<(), Error> {
-        let aside = match &mut self.aside {
-            Some(aside) => {
-                aside.more(1).await?;
-                aside
-            }
-            none => {
-                let aside = none.insert(v10::Connection::open(&self.account.address, HEARTBEAT).await?);
-                aside.receive(&self.queue, 1).await?;
-                aside
-            }
-        };
-        let message = timeout(ASIDE_TIMEOUT, aside.recv()).await;
-        let message =
-            message.unwrap_or(Err(Error::Timeout { what: "the message by AMQP 1.0", after: ASIDE_TIMEOUT }))?;
-        self.unreadable.push(message.delivery_id);
+        if messages as usize > MAX_HELD {
+            bail!(
+                "{} has a message that can't be read, and more than {MAX_HELD} in all; replay or drop some first",
+                self.queue
+            );
+        }
+        self.aside = Some(Aside::hold_all(self.account, &self.queue, messages).await?);
         Ok(())
     }
 
@@ -176,18 +176,18 @@ impl<'a> Walk<'a> {
     /// Removes the message that came last.
     pub(super) async fn drop(&mut self, letter: &Letter) -> anyhow::Result<()> {
         self.connection.ack(letter.tag(), false).await.map_err(|error| explain(error, &self.queue))?;
-        self.held.pop();
+        if let Some((number, _)) = self.held.pop() {
+            self.seen[number] = None;
+        }
         Ok(())
     }
 
-    /// Removes the messages that could not be read, once the walk is at the end.
+    /// Removes the messages that could not be read so far.
     pub(super) async fn drop_unreadable(&mut self) -> anyhow::Result<()> {
-        if let Some(aside) = &mut self.aside {
-            for delivery in self.unreadable.drain(..) {
-                aside.settle(delivery, delivery, Settle::Accept).await.map_err(|error| explain(error, &self.queue))?;
-            }
+        match &mut self.aside {
+            Some(aside) => aside.drop_unreadable().await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn read_to_the_end(&mut self) -> anyhow::Result<()> {
@@ -205,7 +205,8 @@ impl<'a> Walk<'a> {
         let mut counts = Vec::new();
         let kept = [self.queue.clone(), names::unrouted(business)];
         for queue in kept.iter().chain(queues) {
-            let held = if *queue == self.queue { self.held.len() + self.unreadable.len() } else { 0 };
+            let held =
+                if *queue == self.queue { self.held.len() + self.aside.as_ref().map_or(0, Aside::len) } else { 0 };
             counts.push(match self.connection.counts(queue).await {
                 Ok(count) => format!("{queue} {}", count.messages as usize + held),
                 Err(error @ Error::Channel { .. }) => {
@@ -225,7 +226,7 @@ impl<'a> Walk<'a> {
     /// Puts back what is held, and waits until it is really back: whoever looks next must see it.
     pub(super) async fn put_back(mut self) -> anyhow::Result<()> {
         self.read_to_the_end().await?;
-        let held = self.held.len() + self.unreadable.len();
+        let held = self.held.len() + self.aside.as_ref().map_or(0, Aside::len);
         if held == 0 {
             return Ok(());
         }
@@ -236,9 +237,7 @@ impl<'a> Walk<'a> {
             self.connection.requeue(tag, false).await.map_err(failed)?;
         }
         if let Some(aside) = &mut self.aside {
-            for delivery in self.unreadable.drain(..) {
-                aside.settle(delivery, delivery, Settle::Release).await.map_err(failed)?;
-            }
+            aside.put_back().await?;
         }
         for _ in 0..PUT_BACK_LOOKS {
             if self.connection.counts(&self.queue).await.map_err(failed)?.messages as usize >= without + held {
@@ -250,13 +249,13 @@ impl<'a> Walk<'a> {
     }
 }
 
-async fn connect(account: &Account) -> anyhow::Result<Connection> {
+pub(super) async fn connect(account: &Account) -> anyhow::Result<Connection> {
     let mut connection = Connection::open(&account.address, HEARTBEAT).await?;
     connection.confirm().await?;
     Ok(connection)
 }
 
-fn explain(error: Error, object: &str) -> anyhow::Error {
+pub(super) fn explain(error: Error, object: &str) -> anyhow::Error {
     let remedy = match &error {
         Error::Channel { code: 404, .. } => {
             "; is the business right, and has the operator (or wirepost dev) made its queues?"
