@@ -1,6 +1,6 @@
 //! What a client pays for input that brings its business nothing: refused messages, control frames, pings, fragments, and connecting.
 //!
-//! An *account* is worked off at a steady pace and may be overdrawn by a burst; beyond it the client waits. A connection's own account pays
+//! An *account* is worked off at a steady pace and may be overdrawn by a burst; beyond it the client waits, [`LONGEST_WAIT`] at most. A connection's own account pays
 //! for its frames: what is over the burst stays unread in the socket, so nothing is refused and TCP makes the client wait. What is not
 //! worked off when a connection ends is kept here, for the next one of the same identity; so is what its connecting costs.
 
@@ -21,6 +21,8 @@ const FIRST_SWEEP: usize = 1024;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// Units after which what a connection owes is kept, though it goes on: it may end slowly, and the next one begin before.
 const KEEP_AFTER: u32 = 25;
+/// The longest wait. What a client owes beyond it is forgiven: a fault that is mended must not be paid for all day.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of a refused message that cost as much as a frame.
 const BYTES_PER_UNIT: usize = 16 << 10;
 
@@ -60,9 +62,11 @@ struct Account {
 impl Account {
     /// Adds to it. Some: wait until then.
     fn charge(&mut self, units: u32, pace: Pace, now: Instant) -> Option<Instant> {
-        let clear_at = self.clear_at.map_or(now, |at| at.max(now)) + pace.per_unit * units;
+        let burst = pace.per_unit * pace.burst;
+        let owed = self.clear_at.map_or(now, |at| at.max(now)) + pace.per_unit * units;
+        let clear_at = owed.min(now + burst + LONGEST_WAIT);
         self.clear_at = Some(clear_at);
-        clear_at.checked_sub(pace.per_unit * pace.burst).filter(|until| *until > now)
+        clear_at.checked_sub(burst).filter(|until| *until > now)
     }
 
     fn is_clear(self, now: Instant) -> bool {
@@ -218,6 +222,18 @@ mod tests {
         let later = now + FRAMES.per_unit * (FRAMES.burst + 1);
         assert!(account.is_clear(later));
         assert_eq!(account.charge(FRAMES.burst, FRAMES, later), None, "worked off");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_owed_has_a_ceiling() {
+        let charges = Arc::new(Charges::default());
+        let alice = charges.payer("pay", "alice");
+        for _ in 0..10_000 {
+            let until = Tab::open(&charges, alice).charge(1 << 20);
+            assert!(until.is_none_or(|until| until - Instant::now() <= LONGEST_WAIT));
+        }
+        tokio::time::advance(LONGEST_WAIT + FRAMES.per_unit * FRAMES.burst).await;
+        assert_eq!(charges.owed(alice).charge(FRAMES.burst, FRAMES, Instant::now()), None, "all is worked off");
     }
 
     #[tokio::test(start_paused = true)]
