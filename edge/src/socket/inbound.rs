@@ -2,8 +2,10 @@
 //!
 //! *Flow*: a small message passes. A larger one is admitted before its payload is read, for all that it may take; until then its socket is not
 //! read, and TCP holds its sender. Admitted once for all, two messages never hold a part each and wait for the other's. *Fairness*: a business
-//! has at most half of the budget, and who comes first is first. *At the limit*: while somebody waits, messages that have been under way for
-//! longer than [`GRACE`] make room, the oldest first: 1013, and their clients send again. Who waits longer than [`LONGEST_WAIT`] gets 1013 too.
+//! has at most half of the budget, and who comes first is first. *At the limit*: while somebody waits, messages that after [`GRACE`] are
+//! slower than [`FAIR`], or have stood still for that long, make room, the one that is furthest behind first: 1013, and their clients send
+//! again. Whoever keeps up is left in peace; else clients would throw each other out for ever, each shortly before its end. Who waits longer
+//! than [`LONGEST_WAIT`] gets 1013 too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,6 +26,8 @@ use super::conn::Conn;
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long a message has at least, whoever waits.
 const GRACE: Duration = Duration::from_secs(5);
+/// Bytes a second, counted from the end of [`GRACE`], with which a message gives way to nobody: a quarter of a line of 1 Mbit/s.
+const FAIR: u64 = 32 << 10;
 /// How long one waits before others have to make room, and again.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What is counted with.
@@ -44,15 +48,40 @@ pub struct Share {
     inbound: Arc<Inbound>,
     room: Arc<Semaphore>,
     units: usize,
-    /// Messages under way by their connection's number: since when.
-    admitted: Mutex<BTreeMap<u64, (Instant, Arc<Conn>)>>,
+    /// Messages under way, by their connection's number.
+    admitted: Mutex<BTreeMap<u64, Arc<UnderWay>>>,
+}
+
+/// A message that was admitted.
+#[derive(Debug)]
+struct UnderWay {
+    since: Instant,
+    progress: Mutex<Progress>,
+    conn: Arc<Conn>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// Bytes of it that are here.
+    gathered: u64,
+    /// When it last grew.
+    grown: Instant,
+}
+
+impl UnderWay {
+    /// From when on it gives way to others.
+    fn gives_way_at(&self) -> Instant {
+        let Progress { gathered, grown } = *lock(&self.progress);
+        let at_pace = self.since + Duration::from_millis(gathered * 1000 / FAIR);
+        at_pace.min(grown) + GRACE
+    }
 }
 
 /// Room for one message, given back when dropped.
 #[derive(Debug)]
 pub struct Admission {
     share: Arc<Share>,
-    conn: Arc<Conn>,
+    message: Arc<UnderWay>,
     bytes: usize,
     _of_business: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
@@ -98,26 +127,36 @@ impl Share {
         let units = bytes.div_ceil(UNIT).clamp(1, self.units) as u32;
         let of_business = acquire(&self.room, units, || self.make_room()).await;
         let of_all = acquire(&self.inbound.room, units, || self.inbound.make_room()).await;
-        lock(&self.admitted).insert(conn.number, (Instant::now(), Arc::clone(&conn)));
+        let since = Instant::now();
+        let progress = Mutex::new(Progress { gathered: 0, grown: since });
+        let message = Arc::new(UnderWay { since, progress, conn });
+        lock(&self.admitted).insert(message.conn.number, Arc::clone(&message));
         self.inbound.gauge.inc_by(bytes as i64);
-        Admission { share: self, conn, bytes, _of_business: of_business, _of_all: of_all }
+        Admission { share: self, message, bytes, _of_business: of_business, _of_all: of_all }
     }
 
-    /// The oldest message under way gives way, if it had its time.
+    /// The message that is furthest behind gives way, if it does not keep up.
     fn make_room(&self) {
         let mut admitted = lock(&self.admitted);
-        let oldest = admitted.iter().min_by_key(|(_, (since, _))| *since).map(|(number, (since, _))| (*number, *since));
-        let Some((number, _)) = oldest.filter(|(_, since)| since.elapsed() >= GRACE) else { return };
-        if let Some((_, conn)) = admitted.remove(&number) {
+        let last = admitted.values().map(|message| (message.gives_way_at(), message.conn.number)).min();
+        let Some((_, number)) = last.filter(|(at, _)| *at <= Instant::now()) else { return };
+        if let Some(message) = admitted.remove(&number) {
             drop(admitted);
-            conn.outbound.close(CloseCode::Overloaded);
+            message.conn.outbound.close(CloseCode::Overloaded);
         }
+    }
+}
+
+impl Admission {
+    /// The message has grown: so much of it is here.
+    pub fn note(&self, gathered: usize) {
+        *lock(&self.message.progress) = Progress { gathered: gathered as u64, grown: Instant::now() };
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        lock(&self.share.admitted).remove(&self.conn.number);
+        lock(&self.share.admitted).remove(&self.message.conn.number);
         self.share.inbound.gauge.dec_by(self.bytes as i64);
     }
 }
@@ -181,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_somebody_waits_the_oldest_that_had_its_time_makes_room() {
+    async fn while_somebody_waits_what_had_its_time_and_does_not_keep_up_makes_room() {
         let (_inbound, shop, _) = inbound();
         let (old, admission) = admit(&shop, 1, 4 << 10);
         let old_admission = admission.await;
@@ -197,6 +236,44 @@ mod tests {
         assert_eq!(young.outbound.closing(), None);
         drop(old_admission);
         drop(third.await.unwrap());
+    }
+
+    /// Sends a message at `pace` bytes a second. True: it came to its end.
+    async fn upload(share: Arc<Share>, number: u64, pace: usize) -> bool {
+        const BYTES: usize = 1 << 20;
+        let conn = conn(number);
+        let Ok(admission) = tokio::time::timeout(LONGEST_WAIT, share.admit(Arc::clone(&conn), BYTES)).await else {
+            return false;
+        };
+        for gathered in (0..BYTES).step_by(pace) {
+            admission.note(gathered);
+            sleep(Duration::from_secs(1)).await;
+            if conn.outbound.closing().is_some() {
+                return false;
+            }
+        }
+        true
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn twice_as_many_honest_uploads_as_there_is_room_for_all_end() {
+        let shop = Inbound::new(16 << 20, Gauge::default()).share(&"shop".into());
+        let uploads: Vec<_> = (0..16).map(|number| tokio::spawn(upload(Arc::clone(&shop), number, 125_000))).collect();
+        for upload in uploads {
+            assert!(upload.await.unwrap());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn uploads_that_trickle_give_way_to_honest_ones() {
+        let shop = Inbound::new(16 << 20, Gauge::default()).share(&"shop".into());
+        let trickles: Vec<_> = (0..8).map(|number| tokio::spawn(upload(Arc::clone(&shop), number, 2000))).collect();
+        sleep(PATIENCE).await;
+        let honest: Vec<_> = (8..12).map(|number| tokio::spawn(upload(Arc::clone(&shop), number, 125_000))).collect();
+        for upload in honest {
+            assert!(upload.await.unwrap());
+        }
+        trickles.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,7 +29,6 @@ pub struct Upload {
 enum Room {
     NotNeeded,
     Awaited(BoxFuture<'static, Admission>),
-    #[expect(dead_code, reason = "held until the message is done")]
     Given(Admission),
 }
 
@@ -47,6 +46,9 @@ impl Upload {
         if bytes > self.bytes {
             self.bytes = bytes;
             self.grown = Instant::now();
+            if let Room::Given(admission) = &self.room {
+                admission.note(bytes);
+            }
         }
     }
 
