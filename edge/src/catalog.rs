@@ -61,6 +61,8 @@ pub enum Change {
     Set(Box<BusinessConfig>),
     /// It is gone: its clients are closed with 4010.
     Remove(String),
+    /// It is declared, and what declares it can't be read. Where it runs it stays as it is.
+    Unreadable(String),
 }
 
 impl Catalog {
@@ -114,13 +116,18 @@ impl Catalog {
     }
 
     /// Makes exactly these businesses run; one that is not named is removed. `keep` names businesses whose declaration could not be read at
-    /// all: they stay as they are. See [`Self::apply`].
+    /// all, see [`Change::Unreadable`]. See [`Self::apply`].
     pub fn replace(&self, configs: Vec<BusinessConfig>, keep: &[String]) -> Vec<BadConfig> {
         let stays =
             |name: &str| keep.iter().any(|kept| kept == name) || configs.iter().any(|c| c.business_type == name);
         let gone: Vec<_> =
             self.hubs.load().keys().filter(|name| !stays(name)).map(|name| Change::Remove(name.to_string())).collect();
-        let bad = self.apply(gone.into_iter().chain(configs.into_iter().map(|config| Change::Set(Box::new(config)))));
+        let mut absences = self.absences.lock().unwrap_or_else(PoisonError::into_inner);
+        absences.only_declared(stays);
+        drop(absences);
+        let unreadable = keep.iter().cloned().map(Change::Unreadable);
+        let set = configs.into_iter().map(|config| Change::Set(Box::new(config)));
+        let bad = self.apply(gone.into_iter().chain(unreadable).chain(set));
         self.set_current(true);
         bad
     }
@@ -140,6 +147,11 @@ impl Catalog {
                 Change::Remove(name) => {
                     turn.remove(&name);
                     absences.gone(&name);
+                }
+                Change::Unreadable(name) => {
+                    if !turn.hubs.contains_key(name.as_str()) {
+                        absences.unfit(&name);
+                    }
                 }
                 Change::Set(config) => {
                     let name = config.business_type.clone();

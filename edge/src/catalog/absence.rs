@@ -50,6 +50,11 @@ impl Absences {
         self.unfit.insert(business.to_owned());
     }
 
+    /// All that is declared is known.
+    pub(super) fn only_declared(&mut self, is_declared: impl Fn(&str) -> bool) {
+        self.unfit.retain(|name| is_declared(name));
+    }
+
     /// It was removed.
     pub(super) fn gone(&mut self, business: &str) {
         self.runs(business);

@@ -117,3 +117,20 @@ async fn replace_removes_what_is_not_named_and_keeps_what_could_not_be_read() {
     assert_eq!(catalog.hashes().into_keys().collect::<Vec<_>>(), ["a", "b"]);
     catalog.stop().await;
 }
+
+#[tokio::test]
+async fn a_business_that_could_never_be_read_is_absent_until_its_declaration_goes() {
+    let catalog = catalog();
+    let broken = ["a".to_owned(), "b".to_owned()];
+    catalog.replace(vec![config("a", 1)], &broken);
+    assert!(catalog.hub("a").is_some());
+    assert_eq!(catalog.why_absent("b"), Absent::NotYet);
+    let unfit = BusinessConfig { requires: vec!["wings".into()], ..config("c", 1) };
+    catalog.replace(vec![unfit], &broken);
+    assert!(catalog.hub("a").is_some(), "it stays as it is");
+    assert_eq!(catalog.why_absent("c"), Absent::NotYet);
+    catalog.replace(vec![config("b", 1)], &[]);
+    assert!(catalog.hub("b").is_some());
+    assert_eq!(["a", "c"].map(|name| catalog.why_absent(name)), [Absent::Gone, Absent::Unknown]);
+    catalog.stop().await;
+}

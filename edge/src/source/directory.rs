@@ -42,6 +42,15 @@ struct Seen {
     rival: bool,
 }
 
+impl Seen {
+    /// The business that stays as it is, if what `path` declares could not be read. A file that gave none so far declares the one that it is
+    /// named after, as far as can be told.
+    fn keeps(&self, path: &Path) -> Option<String> {
+        let named = || Some(path.file_stem()?.to_str()?.to_owned());
+        if self.rival { None } else { self.business.clone().or_else(named) }
+    }
+}
+
 /// What a look at a file brought, to see whether it is another than last time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Content {
@@ -141,7 +150,7 @@ impl Directory {
             }
         }
         let configs = self.decide(files, &mut seen);
-        let keep: Vec<_> = seen.values().filter(|seen| !seen.rival).filter_map(|seen| seen.business.clone()).collect();
+        let keep: Vec<_> = seen.iter().filter_map(|(path, seen)| seen.keeps(path)).collect();
         for bad in self.catalog.replace(configs, &keep) {
             tracing::error!(reason = %bad, "configuration can't be run; the last good one stays in use");
         }

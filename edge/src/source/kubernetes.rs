@@ -28,9 +28,11 @@ use crate::{
     readiness::Readiness,
 };
 
+mod following;
 mod ledger;
 mod pause;
 
+use following::Following;
 use ledger::{Finding, Ledger, Outcome, Question};
 
 /// Which ConfigMaps are ours.
@@ -79,6 +81,7 @@ pub struct ConfigMaps {
     readiness: Arc<Readiness>,
     /// One at a time.
     questions: VecDeque<Question>,
+    following: Following,
     /// What was last said of the API server.
     trouble: Option<String>,
 }
@@ -95,7 +98,8 @@ impl ConfigMaps {
         readiness: Arc<Readiness>,
     ) -> Self {
         let ledger = Ledger::new(grace);
-        Self { api, ledger, catalog, metrics, readiness, questions: VecDeque::new(), trouble: None }
+        let following = Following::default();
+        Self { api, ledger, catalog, metrics, readiness, questions: VecDeque::new(), following, trouble: None }
     }
 
     /// Follows the namespace until `cancel`.
@@ -110,6 +114,7 @@ impl ConfigMaps {
                 asking = self.questions.pop_front().map(|question| ask(self.api.clone(), question));
             }
             let due = self.ledger.next_due();
+            let calm = self.following.next_due();
             let mut step = Step::default();
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -120,6 +125,11 @@ impl ConfigMaps {
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.ledger.due(Instant::now(), &mut step.out);
+                }
+                () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() => {
+                    if self.following.due(Instant::now()) {
+                        self.no_trouble();
+                    }
                 }
             }
             for _ in 1..BATCH {
@@ -137,22 +147,24 @@ impl ConfigMaps {
             Ok(event) => event,
             Err(error) => {
                 self.metrics.config_watch_errors.inc();
-                step.current = Some(false);
+                self.following.failed(Instant::now());
                 return self.troubled(error.to_string(), is_forbidden(&error));
             }
         };
         // It tells of a try, not of an answer.
-        if !matches!(event, Event::Init) && self.trouble.take().is_some() {
-            tracing::info!("the configurations are followed again");
+        if !matches!(event, Event::Init) {
+            self.following.heard();
+            self.no_trouble();
         }
-        // Within a list, what it has not shown yet is not known.
-        let listing = matches!(event, Event::Init | Event::InitApply(_));
-        step.current = Some(!listing);
         let (now, out) = (Instant::now(), &mut step.out);
         match event {
-            Event::Init => self.ledger.list_begins(),
+            Event::Init => {
+                self.following.list_begins();
+                self.ledger.list_begins();
+            }
             Event::InitApply(config_map) => self.ledger.listed(config_map, now, out),
             Event::InitDone => {
+                self.following.list_ends();
                 self.ledger.list_ends(now, out);
                 step.complete = true;
             }
@@ -170,7 +182,7 @@ impl ConfigMaps {
     }
 
     fn carry_out(&mut self, step: Step) {
-        let Step { complete, current, out: Outcome { changes, questions, findings } } = step;
+        let Step { complete, out: Outcome { changes, questions, findings } } = step;
         self.questions.extend(questions);
         for finding in findings {
             self.metrics.bad_configs.inc();
@@ -197,16 +209,22 @@ impl ConfigMaps {
             match change {
                 Change::Set(config) => tracing::debug!(business = config.business_type, "configuration changes"),
                 Change::Remove(business) => tracing::info!(business, "business is gone"),
+                // It was said as a finding.
+                Change::Unreadable(_) => {}
             }
         }
         for bad in self.catalog.apply(changes) {
             tracing::error!(reason = %bad, "configuration can't be run; the last good one stays in use");
         }
-        if let Some(current) = current {
-            self.catalog.set_current(current);
-        }
+        self.catalog.set_current(self.following.is_current());
         if complete {
             self.readiness.done(PART);
+        }
+    }
+
+    fn no_trouble(&mut self) {
+        if self.trouble.take().is_some() {
+            tracing::info!("the configurations are followed again");
         }
     }
 
@@ -233,8 +251,6 @@ struct Step {
     out: Outcome,
     /// A list has ended.
     complete: bool,
-    /// Whether the events show the whole; `None` = there were none.
-    current: Option<bool>,
 }
 
 fn ask(api: Api<ConfigMap>, question: Question) -> BoxFuture<'static, Answer> {

@@ -158,6 +158,7 @@ impl Ledger {
         }
         match parsed {
             Ok(config) => {
+                self.not_awaited(name, out);
                 let business = config.business_type.clone();
                 if let Some(before) = before.filter(|before| *before != business) {
                     // As if it were deleted: perhaps another ConfigMap takes that business over.
@@ -167,6 +168,11 @@ impl Ledger {
                 self.claim(name, config, out);
             }
             Err(reason) => {
+                if before.is_none()
+                    && let Some(business) = name.strip_prefix(PREFIX)
+                {
+                    out.changes.push(Change::Unreadable(business.to_owned()));
+                }
                 self.note(name, Seen { digest, removed, business: before.clone() });
                 self.is_there(name);
                 out.findings.push(Finding::Broken { config_map: name.to_owned(), business: before, reason });
@@ -178,8 +184,21 @@ impl Ledger {
     pub(super) fn delete(&mut self, name: &str, now: Instant, out: &mut Outcome) {
         match self.config_maps.get(name).map(|seen| seen.business.clone()) {
             Some(Some(business)) => self.misses(name, &business, now, out),
-            Some(None) => drop(self.config_maps.remove(name)),
+            Some(None) => {
+                self.not_awaited(name, out);
+                self.config_maps.remove(name);
+            }
             None => {}
+        }
+    }
+
+    /// A ConfigMap that never could be read can be read now, or is no more: the business that it is named after is not waited for any longer.
+    fn not_awaited(&self, name: &str, out: &mut Outcome) {
+        if let Some(Seen { business: None, .. }) = self.config_maps.get(name)
+            && let Some(business) = name.strip_prefix(PREFIX)
+            && !self.businesses.contains_key(business)
+        {
+            out.changes.push(Change::Remove(business.to_owned()));
         }
     }
 

@@ -88,6 +88,7 @@ impl World {
         let changes = changes.into_iter().map(|change| match change {
             Change::Set(config) => format!("set {} {}", config.business_type, config.generation),
             Change::Remove(business) => format!("remove {business}"),
+            Change::Unreadable(business) => format!("unreadable {business}"),
         });
         let questions = questions.into_iter().map(|Question { config_map, .. }| format!("ask {config_map}"));
         let findings = findings.into_iter().map(|finding| match finding {
@@ -109,7 +110,7 @@ fn a_change_is_one_change_and_what_is_the_same_is_none() {
 #[test]
 fn a_broken_one_is_said_once_and_keeps_its_business() {
     let mut world = World::listing([of("a", 1), map("wirepost-business-n", "{")]);
-    assert_eq!(world.said(), ["set a 1", "broken wirepost-business-n None"]);
+    assert_eq!(world.said(), ["set a 1", "unreadable n", "broken wirepost-business-n None"]);
     let broken = map("wirepost-business-a", "{");
     assert_eq!(world.apply(&broken).said(), [r#"broken wirepost-business-a Some("a")"#]);
     assert!(world.apply(&broken).pass(GRACE * 2).said().is_empty());
@@ -117,7 +118,7 @@ fn a_broken_one_is_said_once_and_keeps_its_business() {
     assert_eq!(world.apply(&without).said().len(), 1);
     assert_eq!(world.apply(&of("a", 3)).said(), ["set a 3"]);
     // What never was good leaves nothing behind.
-    world.delete("wirepost-business-n");
+    assert_eq!(world.delete("wirepost-business-n").said(), ["remove n"]);
     assert_eq!(world.ledger.config_maps.len(), 1);
 }
 
