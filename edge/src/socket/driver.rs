@@ -127,12 +127,20 @@ impl Driver {
             ready!(upload.poll_room(cx));
             self.wire.admit();
         }
-        let read = ready!(self.wire.poll_read(cx));
+        let read = self.wire.poll_read(cx);
+        // Also where nothing new was read: the rest of the last read may have begun a message.
+        let has_begun = self.wire.is_unfinished() && self.upload.is_none();
         if self.wire.is_unfinished() {
             self.upload.get_or_insert_default().note(self.wire.gathered());
         } else {
             self.upload = None;
         }
+        let read = match read {
+            Poll::Ready(read) => read,
+            // Its deadline counts from now on.
+            Poll::Pending if has_begun => return Poll::Ready(Io::Progress(0)),
+            Poll::Pending => return Poll::Pending,
+        };
         let event = match read {
             Read::Event(event) => event,
             Read::Progress(bytes) => return Poll::Ready(Io::Progress(bytes)),

@@ -14,7 +14,7 @@ use crate::socket::outbound::Item;
 const HEADER: usize = 10;
 /// Frames of one write at most, each with its header and its payload.
 const FRAMES: usize = 32;
-/// Frames are taken up to so many bytes, or one that is larger: what is taken is bound to be written.
+/// Frames are taken up to so many bytes, or one that is larger: what is taken can't be dropped any more.
 const BYTES: usize = 16 << 10;
 
 /// One frame.
@@ -90,6 +90,7 @@ impl Outgoing {
     /// Drops what has not begun, and ends with this frame.
     pub fn end_with(&mut self, last: Frame) {
         self.frames.truncate(usize::from(self.written > 0));
+        self.bytes = self.frames.iter().map(Frame::len).sum();
         self.pong = None;
         self.push(last);
     }
@@ -190,6 +191,7 @@ mod tests {
         outgoing.push(text("waits"));
         outgoing.advance(3);
         outgoing.end_with(Frame::new(OpCode::Control(Control::Close), Bytes::new()));
+        assert_eq!(outgoing.bytes(), 7 + 2);
         assert_eq!(written(&mut outgoing, usize::MAX), b"egun\x88\0");
     }
 }
