@@ -8,15 +8,20 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use tokio::time::Instant;
 use wirepost_core::frames::CloseCode;
 
 use super::conn::Conn;
 use crate::metrics::Metrics;
+
+/// Control frames look for sockets to close at most this often: a look goes through all that stall.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The budget of a process.
 #[derive(Debug)]
@@ -26,6 +31,9 @@ pub struct Backlog {
     relieved: Counter,
     /// Connections whose peer takes nothing at the moment, by number, each with the bytes that it is writing.
     stalled: Mutex<HashMap<u64, (Arc<Conn>, usize)>>,
+    begun: Instant,
+    /// Ms since `begun` from which on a control frame looks again.
+    next_look: AtomicU64,
 }
 
 impl Backlog {
@@ -36,6 +44,8 @@ impl Backlog {
             bytes: metrics.backlog_bytes.clone(),
             relieved: metrics.backlog_closes.clone(),
             stalled: Mutex::default(),
+            begun: Instant::now(),
+            next_look: AtomicU64::new(0),
         })
     }
 
@@ -58,6 +68,18 @@ impl Backlog {
         self.lock().insert(conn.number, (Arc::clone(conn), writing));
         self.relieve();
         Stalled { number: conn.number, backlog: Arc::clone(self) }
+    }
+
+    /// [`Self::relieve`] for whoever adds little and often: once in [`PAUSE`] for all of them.
+    pub fn relieve_at_times(&self) {
+        if self.bytes.get() <= self.max {
+            return;
+        }
+        let now = self.begun.elapsed().as_millis() as u64;
+        let look = |next: u64| (next <= now).then_some(now + PAUSE.as_millis() as u64);
+        if self.next_look.fetch_update(Ordering::Relaxed, Ordering::Relaxed, look).is_ok() {
+            self.relieve();
+        }
     }
 
     /// Closes who holds most, where the budget is exceeded. For whoever added to it and holds no queue's lock.
@@ -146,6 +168,20 @@ mod tests {
             Arc::new(Conn::new(number, &identity, true, Outbound::new(bounds, Gauge::default(), Arc::clone(backlog))));
         conn.outbound.push(Item::Control("x".repeat(bytes).into()));
         conn
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn control_frames_look_at_times_and_then_close() {
+        let backlog = Backlog::new(1000, &Metrics::default());
+        let (flowing, stalling) = (conn(1, &backlog, 500), conn(2, &backlog, 400));
+        let _stalls = backlog.stalls(&stalling, 0);
+        let more = || flowing.outbound.push(Item::Control("x".repeat(200).into()));
+        backlog.next_look.store(PAUSE.as_millis() as u64, Ordering::Relaxed);
+        more();
+        assert_eq!(stalling.outbound.closing(), None, "somebody looked just now");
+        tokio::time::advance(PAUSE).await;
+        more();
+        assert_eq!(stalling.outbound.closing(), Some(CloseCode::TooSlow));
     }
 
     #[test]

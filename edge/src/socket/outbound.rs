@@ -149,7 +149,7 @@ impl Outbound {
         drop(inner);
         if own > 0 {
             self.backlog.add(own);
-            self.backlog.relieve();
+            self.backlog.relieve_at_times();
         }
         true
     }
