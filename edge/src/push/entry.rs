@@ -105,7 +105,11 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
     let expires_at = match expiry::end(&envelope, route.config.ttl_seconds, record.timestamp) {
         // An edge took it from the client in time; that it is over by now is the client's wish.
-        Err(Rejection::Expired { at, .. }) if route.config.send_type == SendType::ClientToClient => Some(at),
+        Err(Rejection::Expired { at, .. })
+            if route.config.send_type == SendType::ClientToClient && expiry::was_taken_from_client(&envelope, at) =>
+        {
+            Some(at)
+        }
         end => end.map_err(rejected)?,
     };
     envelope.send_type = Some(route.config.send_type);

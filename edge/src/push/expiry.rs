@@ -69,6 +69,12 @@ pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Res
     Ok([envelope.expires_at, by_route].into_iter().flatten().min())
 }
 
+/// Whether a ClientToClient message that ended at `at` can have come by an edge, which stamps its sender and refuses what is over or in
+/// seconds. What a service published as one gets no such credit.
+pub fn was_taken_from_client(envelope: &Envelope<'_>, at: i64) -> bool {
+    envelope.from_unique_id.is_some() && envelope.from_client_type.is_some() && Unit::of(at).is_none()
+}
+
 /// What a sender reads whose push was over before it was taken.
 pub fn sentence(at: i64, taken: i64) -> String {
     match Unit::of(at) {
@@ -123,6 +129,18 @@ mod tests {
             assert_eq!(end(&push(None, Some(expires_at)), Some(600), NOW), Err(expired));
         }
         assert!(matches!(end(&push(None, Some(NOW * 1000)), None, NOW), Err(Rejection::Invalid(_))));
+    }
+
+    #[test]
+    fn only_what_an_edge_can_have_stamped_counts_as_taken_in_time() {
+        let stamped = Envelope {
+            from_unique_id: Some("alice".into()),
+            from_client_type: Some("app".into()),
+            ..Envelope::default()
+        };
+        assert!(was_taken_from_client(&stamped, NOW - 1));
+        assert!(!was_taken_from_client(&stamped, NOW / 1000), "no edge takes seconds");
+        assert!(!was_taken_from_client(&Envelope::default(), NOW - 1), "from a service");
     }
 
     #[test]

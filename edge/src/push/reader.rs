@@ -29,6 +29,8 @@ const MARKER_LANE: u64 = 0;
 /// Runs until `cancel`.
 pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
     let mut clients = hub.clients();
+    // They outlive the reading: what was held back at its end is said when it goes on.
+    let mut reports = Reports::new();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -37,7 +39,7 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
         hub.context.metrics.readers.inc();
         tokio::select! {
             () = cancel.cancelled() => {}
-            () = follow(&hub) => {}
+            () = follow(&hub, &mut reports) => {}
         }
         hub.context.metrics.readers.dec();
         hub.set_reading(Reading::Idle);
@@ -49,7 +51,7 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
 }
 
 /// Reads until nobody has been here for a while.
-async fn follow(hub: &Hub) {
+async fn follow(hub: &Hub, reports: &mut Reports) {
     let context = &hub.context;
     let delivery = hub.delivery();
     hub.set_reading(Reading::Down);
@@ -57,8 +59,7 @@ async fn follow(hub: &Hub) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut idle_since: Option<Instant> = None;
-    let mut reader =
-        Reader { hub, delivery, empty: false, unsaid_bytes: 0, said: Instant::now(), reports: Reports::new() };
+    let mut reader = Reader { hub, delivery, empty: false, unsaid_bytes: 0, said: Instant::now(), reports };
     loop {
         tokio::select! {
             event = feed.recv() => match event {
@@ -125,7 +126,7 @@ struct Reader<'h> {
     /// Bytes read since quiet clients were told their position.
     unsaid_bytes: u64,
     said: Instant,
-    reports: Reports,
+    reports: &'h mut Reports,
 }
 
 impl Reader<'_> {
