@@ -36,6 +36,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER: usize = 1 << 20;
 /// The most that one read takes. It lies on the stack: an idle connection holds none of it.
 const READ: usize = 16 << 10;
+/// And what it takes where no frame is under way that is larger: what is read and not looked at has to be kept.
+const READ_AHEAD: usize = 4 << 10;
 
 /// What reading brought.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ pub enum Read {
 pub struct Wire {
     io: TokioIo<Upgraded>,
     assembler: Assembler,
-    /// Read and not looked at yet: several messages came at once. Empty, it holds no memory.
+    /// Read and not looked at yet: several messages came at once. At most [`READ_AHEAD`]; empty, it holds no memory.
     rest: BytesMut,
     outgoing: Outgoing,
     /// Written, and perhaps still held back by TLS.
@@ -109,7 +111,8 @@ impl Wire {
             }
         }
         let mut stack = [MaybeUninit::uninit(); READ];
-        let mut buffer = ReadBuf::uninit(&mut stack);
+        let most = self.assembler.frame_left().clamp(READ_AHEAD, READ);
+        let mut buffer = ReadBuf::uninit(&mut stack[..most]);
         match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
             Ok(()) if !buffer.filled().is_empty() => {}
             Ok(()) | Err(_) => return Poll::Ready(Read::Gone),

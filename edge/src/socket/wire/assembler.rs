@@ -106,6 +106,11 @@ struct Message {
 }
 
 impl Assembler {
+    /// Bytes that the frame under way has still to bring.
+    pub(super) fn frame_left(&self) -> usize {
+        self.frame.map_or(0, |frame| frame.left)
+    }
+
     /// Messages may have up to `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self {

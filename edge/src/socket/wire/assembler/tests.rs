@@ -157,7 +157,7 @@ fn a_large_message_waits_until_it_is_admitted_and_is_asked_for_once() {
 }
 
 #[test]
-fn who_is_to_go_is_heard_for_its_goodbye_alone() {
+fn while_closing_only_the_close_frame_counts() {
     let mut assembler = Assembler::new(1000);
     let unfinished = [frame(TEXT, b"begun"), frame(BINARY, &[0; 5000]), frame(LAST | PING, b"x")].concat();
     let (begun, rest) = unfinished.split_at(13);
