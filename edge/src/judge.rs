@@ -15,7 +15,8 @@ use tokio::{sync::oneshot, time::timeout};
 /// Checks that wait at most, and of one business.
 const MAX_WAITING: usize = 256;
 const MAX_WAITING_OF_ONE: usize = 32;
-/// Longest wait for a turn: with the check itself (see `content::MAX_STEPS`) less than the two seconds within which a sender is answered.
+/// Longest wait for a turn. With the check itself (see `content::MAX_STEPS`, 0.2 s) and the broker's confirm (1.8 s) a sender of large content
+/// is answered within three seconds.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Threads at most, whatever the machine has.
 const MAX_THREADS: usize = 4;

@@ -31,7 +31,7 @@ use crate::{
     metrics::{Metrics, label},
 };
 
-/// How long a caller that was refused is listened to.
+/// How long we go on reading from a caller that was refused.
 const LINGER: Duration = Duration::from_secs(2);
 /// And how much of it is read.
 const LINGER_BYTES: usize = 256 << 10;

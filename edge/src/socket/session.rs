@@ -66,7 +66,7 @@ pub struct Session {
     pub number: u64,
     /// Who pays for what it sends.
     pub payer: Payer,
-    /// What the peer has taken.
+    /// Counts the bytes written to the peer.
     pub written: Written,
 }
 
