@@ -190,7 +190,9 @@ pub(super) fn drop_repeated(schema: &Value, value: &mut Value) {
                 }
                 *list = kept;
             }
-            list.iter_mut().for_each(|item| drop_repeated(&schema["items"], item));
+            for item in list {
+                drop_repeated(&schema["items"], item);
+            }
         }
         _ => {}
     }
