@@ -53,6 +53,7 @@ fn a_page_of_a_foreign_origin_is_told_each_time() {
     let folder = folder_with("payments.yaml");
     let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
     let address = url.strip_prefix("http://").unwrap();
+    dev.line("queues   "); // the business runs
     for origin in ["http://localhost:5173", "http://localhost:5174"] {
         let mut socket = std::net::TcpStream::connect(address).unwrap();
         let call = "GET /payments/websocket/token?uniqueId=alice&clientType=h5 HTTP/1.1";
