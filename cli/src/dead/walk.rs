@@ -227,11 +227,13 @@ impl<'a> Walk<'a> {
     pub(super) async fn put_back(mut self) -> anyhow::Result<()> {
         self.read_to_the_end().await?;
         let held = self.held.len() + self.aside.as_ref().map_or(0, Aside::len);
+        let failed = |error| explain(error, &self.queue);
+        // The broker does not answer an `ack`. Its answer to this says that it has acted on all of them: a process that ends before may
+        // take the last one with it, and the message would be there again.
+        let without = self.connection.counts(&self.queue).await.map_err(failed)?.messages as usize;
         if held == 0 {
             return Ok(());
         }
-        let failed = |error| explain(error, &self.queue);
-        let without = self.connection.counts(&self.queue).await.map_err(failed)?.messages as usize;
         self.held.sort_unstable();
         for (_, tag) in self.held.drain(..) {
             self.connection.requeue(tag, false).await.map_err(failed)?;
