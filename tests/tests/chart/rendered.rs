@@ -229,7 +229,8 @@ fn known(args: &str) -> BTreeSet<String> {
 fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Result<()> {
     let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
     let external = render(
-        "{publicUrl: \"https://a\", broker: {advertised: \"a:1\", tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
+        "{publicUrl: \"https://a\", operator: {existingQueues: [a=b]}, \
+         broker: {advertised: \"a:1\", tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [
         ("Deployment/wirepost-edge", include_str!("../../../edge/src/args.rs"), vec!["WIREPOST_CONFIG_DIR"]),
