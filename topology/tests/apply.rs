@@ -73,6 +73,7 @@ async fn what_is_deleted_or_changed_by_hand_is_repaired() {
             "set policy wirepost.keepers",
             "set policy wirepost.queues",
             "create queue wirepost.pay.q.orders",
+            "bind queue wirepost.pay.q.orders to exchange wirepost.pay.replay with 'wirepost.pay.q.orders'",
             "create exchange wirepost.pay.receive",
             "bind queue wirepost.pay.stream to exchange wirepost.pay.push with ''",
             "bind queue wirepost.pay.q.orders to exchange wirepost.pay.receive with 'queue wirepost.pay.q.orders'",
@@ -122,7 +123,10 @@ async fn a_queue_with_messages_that_nothing_declares_is_unbound_kept_and_goes_wh
     );
     assert_eq!(
         kept.changes,
-        ["unbind wirepost.pay.q.orders from exchange wirepost.pay.receive with 'queue wirepost.pay.q.orders'"]
+        [
+            "unbind wirepost.pay.q.orders from exchange wirepost.pay.receive with 'queue wirepost.pay.q.orders'",
+            "unbind wirepost.pay.q.orders from exchange wirepost.pay.replay with 'wirepost.pay.q.orders'",
+        ]
     );
     publish_for(&channel, "wirepost.pay.receive", "order.new", "wirepost.pay.q.orders", b"2").await.unwrap();
     assert_eq!(depth(&channel, "wirepost.pay.q.orders").await.unwrap(), 1);
