@@ -6,6 +6,7 @@
 use std::{path::PathBuf, time::Duration};
 
 pub mod directory;
+#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 
 /// What `/readyz` waits for. Added before the edge listens, so that it is never ready by mistake.
@@ -19,7 +20,7 @@ pub const REMOVAL_GRACE: Duration = Duration::from_mins(1);
 pub enum Source {
     /// See [`directory`].
     Directory(PathBuf),
-    /// See [`kubernetes`].
+    /// See `kubernetes`, which needs the feature of that name.
     Kubernetes {
         /// Where the ConfigMaps are.
         namespace: String,
