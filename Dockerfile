@@ -1,53 +1,44 @@
 # syntax=docker/dockerfile:1
-# Both programs, an image each:
+# Both programs, one image each:
 #
 #   docker build --target edge     -t wirepost-edge .
 #   docker build --target operator -t wirepost-operator .
 #
-# For another architecture: --platform linux/arm64 (or linux/amd64,linux/arm64 with buildx). The compiler runs on the builder's own and
-# compiles for that one.
+# For another architecture: --platform linux/arm64 (or linux/amd64,linux/arm64 with buildx). The compiler runs on the builder's architecture
+# and cross-compiles.
 #
-# The same sources give the same binaries: versions come from Cargo.lock, the compiler from RUST, paths and times are not part of them. The
-# C in them is compiled by Debian's gcc of that day. To pin base images, give RUST_IMAGE and BASE_IMAGE with digests: docs/platform.md.
+# The same sources give the same binaries: versions come from Cargo.lock, the compiler from RUST; paths and times are not part of them. Their
+# C code is compiled by Debian's current gcc. To pin base images, pass RUST_IMAGE and BASE_IMAGE with digests: docs/platform.md.
 
 ARG RUST=1.95.0
 ARG RUST_IMAGE=docker.io/library/rust:${RUST}-slim-bookworm
-# glibc, libgcc and the authorities of the web; no shell, no package manager; user 65532.
+# glibc, libgcc and the public CA certificates; no shell, no package manager; user 65532.
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
 FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS build
 ARG BUILDARCH
 ARG TARGETARCH
 WORKDIR /src
-# A C compiler for the target: aws-lc and mimalloc are C. The builder's own needs no cross compiler.
+# A C compiler for the target, since aws-lc and mimalloc are C.
 RUN <<'SH'
 set -eu
 case "$TARGETARCH" in
   "$BUILDARCH") compiler="gcc g++ libc6-dev" ;;
   amd64) compiler="gcc-x86-64-linux-gnu g++-x86-64-linux-gnu libc6-dev-amd64-cross" ;;
   arm64) compiler="gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross" ;;
-  *) echo "no such architecture: $TARGETARCH" >&2; exit 1 ;;
+  *) echo "unknown architecture: $TARGETARCH" >&2; exit 1 ;;
 esac
 apt-get update
 apt-get install -y --no-install-recommends cmake make $compiler
 rm -rf /var/lib/apt/lists/*
 SH
 
-# Without rust-toolchain.toml, which asks for tools that no image needs: a test keeps RUST the same as it.
-COPY Cargo.toml Cargo.lock ./
-COPY core core
-COPY stream stream
-COPY process process
-COPY topology topology
-COPY edge edge
-COPY operator operator
-COPY cli cli
-COPY tests tests
-COPY crds crds
+# What .dockerignore lets through: without rust-toolchain.toml, which asks for tools that no image needs. A test keeps RUST the same as it.
+COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/target,id=wirepost-$TARGETARCH <<'SH'
 set -eu
-case "$TARGETARCH" in amd64) cpu=x86_64 ;; arm64) cpu=aarch64 ;; *) echo "no such architecture: $TARGETARCH" >&2; exit 1 ;; esac
+case "$TARGETARCH" in amd64) cpu=x86_64 ;; arm64) cpu=aarch64 ;; *) echo "unknown architecture: $TARGETARCH" >&2; exit 1 ;; esac
 target=$cpu-unknown-linux-gnu
 rustup target add "$target"
 name=$(echo "$target" | tr a-z- A-Z_)
@@ -61,7 +52,7 @@ SH
 
 FROM ${BASE_IMAGE} AS edge
 COPY --from=build /out/wirepost-edge /usr/local/bin/wirepost-edge
-# By number, so that Kubernetes can see that it is not root.
+# By number: Kubernetes can then verify that it is not root.
 USER 65532:65532
 EXPOSE 8080 9090
 ENTRYPOINT ["/usr/local/bin/wirepost-edge"]
