@@ -29,7 +29,7 @@ case "$TARGETARCH" in
   *) echo "unknown architecture: $TARGETARCH" >&2; exit 1 ;;
 esac
 apt-get update
-apt-get install -y --no-install-recommends cmake make $compiler
+apt-get install -y --no-install-recommends $compiler
 rm -rf /var/lib/apt/lists/*
 SH
 

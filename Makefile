@@ -20,7 +20,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 test: setup check unit doc conformance integration cluster-test-if-possible ## everything that CI runs (cold: about 40 minutes on two cores, then 15)
 
 .PHONY: setup
-setup: ## installs what is missing: Rust toolchain, C compiler, cmake, openssl, iproute2
+setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2
 	scripts/setup
 
 .PHONY: check
