@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 use wirepost_core::{
-    Compiled, Problem, Reason, WsBusiness,
+    Compiled, Problem, WsBusiness,
     business::{API_VERSION, GROUP, KIND},
     compile, validate,
 };
@@ -226,12 +226,11 @@ pub(crate) fn compile_all(declarations: Vec<Declaration>) -> (Vec<Compiled>, Vec
     for declaration in declarations {
         let owner = declaration.business.owner();
         if let Some(first) = of_owner.get(&owner) {
-            findings.push(declaration.finding(Problem {
-                field: "metadata.name".into(),
-                reason: Reason::InvalidSpec,
-                message: format!("{owner} is declared at {} already, the later one would replace it", first.place()),
-                remedy: "give it another name, or remove one of them".into(),
-            }));
+            findings.push(declaration.finding(Problem::at(
+                "metadata.name",
+                format!("{owner} is declared at {} already, the later one would replace it", first.place()),
+                "give it another name, or remove one of them",
+            )));
             continue;
         }
         businesses.push(declaration.business.clone());

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     SendType,
-    edge_config::{Audience, BusinessConfig, Delivery, RouteConfig},
+    contract::edge_config::{Audience, BusinessConfig, Delivery, RouteConfig},
 };
 
 /// The document. `base_url` is how clients reach the edges, such as `https://ws.example`.

@@ -19,7 +19,7 @@ pub use status::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus}
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::edge_config::Delivery;
+use crate::contract::edge_config::Delivery;
 
 /// The API group.
 pub const GROUP: &str = "wirepost.dev";

@@ -20,8 +20,8 @@ use serde::Serialize;
 
 use crate::{
     business::WsBusiness,
-    edge_config::BusinessConfig,
-    problem::{Problem, Reason},
+    contract::{condition::Reason, edge_config::BusinessConfig},
+    problem::Problem,
     topology::Topology,
     validate,
 };
@@ -141,12 +141,12 @@ pub(crate) use config::config as edge_config;
 
 /// The problem of a resource whose business type belongs to `owner`, an older one (`namespace/name`).
 pub fn taken(business: &str, owner: &str) -> Problem {
-    Problem {
-        field: "spec.businessType".into(),
-        reason: Reason::BusinessTypeTaken,
-        message: format!("business type {business} belongs to {owner}"),
-        remedy: "set spec.businessType to a name of your own, or delete the other resource".into(),
-    }
+    Problem::new(
+        "spec.businessType",
+        Reason::BusinessTypeTaken,
+        format!("business type {business} belongs to {owner}"),
+        "set spec.businessType to a name of your own, or delete the other resource",
+    )
 }
 
 #[cfg(test)]

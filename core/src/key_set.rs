@@ -28,7 +28,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// The one algorithm that a key is for (RFC 7518, section 3.1; RFC 8037), and the key. A token can't choose how it is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Material {
+pub enum KeyMaterial {
     /// RS256. Big-endian, without leading zero bytes.
     Rsa {
         /// Modulus.
@@ -48,21 +48,65 @@ pub struct PublicKey {
     /// `kid`; a number counts as its decimal digits. Several keys of a set may have the same one.
     pub id: Option<String>,
     /// What it is.
-    pub material: Material,
+    pub material: KeyMaterial,
 }
 
 /// A key of a set that can't check signatures of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable {
+pub struct UnusableKey {
     /// `kid`, as far as it can be read.
     pub id: Option<String>,
     /// Why.
-    pub reason: &'static str,
+    pub reason: KeyDefect,
+}
+
+/// Why a key can't check signatures of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyDefect {
+    /// Not a JSON object.
+    #[error("it is not an object")]
+    NotAnObject,
+    /// Its `kid` can't be matched with a token's.
+    #[error("its `kid` is neither text nor a whole number")]
+    Id,
+    /// Its `use` is another one than `sig`.
+    #[error("the key is not for signatures (its `use`)")]
+    Use,
+    /// Its `key_ops` lack `verify`.
+    #[error("the key is not for signatures (its `key_ops`)")]
+    Operations,
+    /// A kind of key that edges don't know.
+    #[error("its type or curve is none of RSA, P-256, Ed25519")]
+    Kind,
+    /// An algorithm that edges don't know.
+    #[error("its algorithm is none of RS256, ES256, EdDSA")]
+    Algorithm,
+    /// A part of it can't be decoded.
+    #[error("a part of the key is not base64url")]
+    Encoding,
+    /// It has a certificate alone.
+    #[error("it has a certificate (`x5c`) without the key's own parts")]
+    CertificateOnly,
+    /// A part is missing.
+    #[error("a part of the key is missing")]
+    Incomplete,
+    /// RSA, too short.
+    #[error("it is an RSA key of less than 2048 bits")]
+    TooShort,
+    /// RSA, too long.
+    #[error("it is an RSA key of more than 8192 bits, or with an exponent that nobody uses")]
+    TooLong,
+    /// P-256, not a point of the curve's size.
+    #[error("its point is not one of P-256")]
+    Point,
+    /// Ed25519, of another length.
+    #[error("it does not have 32 bytes")]
+    Length,
 }
 
 /// Not a set at all. One odd key in it is no reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadSet {
+pub enum KeySetError {
     /// Not of the form.
     #[error("key set is not of the form {{\"keys\": [{{\"kty\": …}}]}} (RFC 7517)")]
     Form,
@@ -72,27 +116,25 @@ pub enum BadSet {
 }
 
 /// Why keys can't check tokens, each reason once, as the end of a sentence: `: reason; reason`. Empty without keys.
-pub fn reasons<'a>(unusable: impl IntoIterator<Item = &'a Unusable>) -> String {
-    let mut reasons: Vec<&str> = Vec::new();
+pub fn reasons<'a>(unusable: impl IntoIterator<Item = &'a UnusableKey>) -> String {
+    let mut reasons: Vec<KeyDefect> = Vec::new();
     for key in unusable {
         if !reasons.contains(&key.reason) {
             reasons.push(key.reason);
         }
     }
+    let reasons: Vec<String> = reasons.iter().map(KeyDefect::to_string).collect();
     if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) }
 }
-
-/// Why a `kid` can't be matched with a token's.
-pub const BAD_ID: &str = "its `kid` is neither text nor a whole number";
 
 /// Every key of a set, in its order.
 ///
 /// # Errors
-/// See [`BadSet`].
-pub fn read(set: &Value) -> Result<Vec<Result<PublicKey, Unusable>>, BadSet> {
-    let keys = set.get("keys").and_then(Value::as_array).ok_or(BadSet::Form)?;
+/// See [`KeySetError`].
+pub fn read(set: &Value) -> Result<Vec<Result<PublicKey, UnusableKey>>, KeySetError> {
+    let keys = set.get("keys").and_then(Value::as_array).ok_or(KeySetError::Form)?;
     if keys.len() > MAX_KEYS {
-        return Err(BadSet::TooMany(keys.len()));
+        return Err(KeySetError::TooMany(keys.len()));
     }
     Ok(keys.iter().map(one).collect())
 }
@@ -100,20 +142,20 @@ pub fn read(set: &Value) -> Result<Vec<Result<PublicKey, Unusable>>, BadSet> {
 /// Text of a `kid`, of a key or in a token's header. `None` = it has none.
 ///
 /// # Errors
-/// [`BAD_ID`].
-pub fn id(kid: Option<&Value>) -> Result<Option<String>, &'static str> {
+/// [`KeyDefect::Id`].
+pub fn id(kid: Option<&Value>) -> Result<Option<String>, KeyDefect> {
     match kid {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(id)) => Ok(Some(id.clone())),
         // RFC 7517 wants text, but `kid: 20260101` in YAML is a number. A fraction or an exponent has no one form.
         Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(Some(id.to_string())),
-        Some(_) => Err(BAD_ID),
+        Some(_) => Err(KeyDefect::Id),
     }
 }
 
-fn one(key: &Value) -> Result<PublicKey, Unusable> {
-    let unusable = |id, reason| Unusable { id, reason };
-    let key = key.as_object().ok_or_else(|| unusable(None, "it is not an object"))?;
+fn one(key: &Value) -> Result<PublicKey, UnusableKey> {
+    let unusable = |id, reason| UnusableKey { id, reason };
+    let key = key.as_object().ok_or_else(|| unusable(None, KeyDefect::NotAnObject))?;
     let id = id(key.get("kid")).map_err(|reason| unusable(None, reason))?;
     match material(key) {
         Ok(material) => Ok(PublicKey { id, material }),
@@ -121,54 +163,54 @@ fn one(key: &Value) -> Result<PublicKey, Unusable> {
     }
 }
 
-fn material(key: &Map<String, Value>) -> Result<Material, &'static str> {
+fn material(key: &Map<String, Value>) -> Result<KeyMaterial, KeyDefect> {
     let text = |name: &str| key.get(name).and_then(Value::as_str);
     if text("use").is_some_and(|purpose| purpose != "sig") {
-        return Err("the key is not for signatures (its `use`)");
+        return Err(KeyDefect::Use);
     }
     if let Some(operations) = key.get("key_ops").and_then(Value::as_array)
         && !operations.iter().any(|operation| operation == "verify")
     {
-        return Err("the key is not for signatures (its `key_ops`)");
+        return Err(KeyDefect::Operations);
     }
     let names: &[&str] = match (text("kty"), text("crv")) {
         (Some("RSA"), _) => &["RS256"],
         (Some("EC"), Some("P-256")) => &["ES256"],
         // RFC 9864 gives the curve's own name to what RFC 8037 called EdDSA.
         (Some("OKP"), Some("Ed25519")) => &["EdDSA", "Ed25519"],
-        _ => return Err("its type or curve is none of RSA, P-256, Ed25519"),
+        _ => return Err(KeyDefect::Kind),
     };
     if text("alg").is_some_and(|alg| !names.contains(&alg)) {
-        return Err("its algorithm is none of RS256, ES256, EdDSA");
+        return Err(KeyDefect::Algorithm);
     }
     let number = |name: &str| match text(name) {
-        Some(text) => unsigned(text).ok_or("a part of the key is not base64url"),
-        None if key.contains_key("x5c") => Err("it has a certificate (`x5c`) without the key's own parts"),
-        None => Err("a part of the key is missing"),
+        Some(text) => unsigned(text).ok_or(KeyDefect::Encoding),
+        None if key.contains_key("x5c") => Err(KeyDefect::CertificateOnly),
+        None => Err(KeyDefect::Incomplete),
     };
     match names[0] {
         "RS256" => {
             let (n, e) = (number("n")?, number("e")?);
             if n.len() < *RSA_BYTES.start() {
-                return Err("it is an RSA key of less than 2048 bits");
+                return Err(KeyDefect::TooShort);
             }
             if n.len() > *RSA_BYTES.end() || e.is_empty() || e.len() > MAX_EXPONENT {
-                return Err("it is an RSA key of more than 8192 bits, or with an exponent that nobody uses");
+                return Err(KeyDefect::TooLong);
             }
-            Ok(Material::Rsa { n, e })
+            Ok(KeyMaterial::Rsa { n, e })
         }
         "ES256" => {
             let mut point = vec![4];
             for coordinate in [number("x")?, number("y")?] {
-                point.extend(filled(&coordinate).ok_or("its point is not one of P-256")?);
+                point.extend(filled(&coordinate).ok_or(KeyDefect::Point)?);
             }
-            Ok(Material::P256(point))
+            Ok(KeyMaterial::P256(point))
         }
         _ => {
             // Not a number: each of its bytes counts.
-            let x = text("x").map(bytes).ok_or("a part of the key is missing")?;
-            let x = x.ok_or("a part of the key is not base64url")?;
-            if x.len() == CURVE_BYTES { Ok(Material::Ed25519(x)) } else { Err("it does not have 32 bytes") }
+            let x = text("x").map(bytes).ok_or(KeyDefect::Incomplete)?;
+            let x = x.ok_or(KeyDefect::Encoding)?;
+            if x.len() == CURVE_BYTES { Ok(KeyMaterial::Ed25519(x)) } else { Err(KeyDefect::Length) }
         }
     }
 }
@@ -210,7 +252,7 @@ mod tests {
 
     use super::*;
 
-    fn the_one(key: &Value) -> Result<PublicKey, Unusable> {
+    fn the_one(key: &Value) -> Result<PublicKey, UnusableKey> {
         read(&json!({"keys": [key]})).unwrap().remove(0)
     }
 
@@ -218,7 +260,7 @@ mod tests {
     fn all_writings_of_a_key_are_the_same_key() {
         let modulus: Vec<u8> = (0..=255).map(|n| n ^ 0xfb).collect();
         let with_zero: Vec<u8> = std::iter::once(0).chain(modulus.iter().copied()).collect();
-        let expected = Material::Rsa { n: modulus.clone(), e: vec![1, 0, 1] };
+        let expected = KeyMaterial::Rsa { n: modulus.clone(), e: vec![1, 0, 1] };
         let folded = STANDARD
             .encode(&modulus)
             .as_bytes()
@@ -239,7 +281,7 @@ mod tests {
     #[test]
     fn a_coordinate_has_32_bytes_however_it_is_written() {
         let x: Vec<u8> = std::iter::once(0).chain([9; 31]).collect();
-        let expected = Material::P256([&[4][..], &x, &[7; 32]].concat());
+        let expected = KeyMaterial::P256([&[4][..], &x, &[7; 32]].concat());
         for x in [&x[..], &x[1..]] {
             let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode([7; 32]));
             let key = the_one(&json!({"kty": "EC", "crv": "P-256", "x": x, "y": y}));
@@ -257,7 +299,7 @@ mod tests {
         assert_eq!(key(json!(20_260_101)).unwrap().id.as_deref(), Some("20260101"));
         assert_eq!(key(json!(null)).unwrap().id, None);
         for odd in [json!(1.5), json!(true), json!(["a"]), json!(12_345_678_901_234_567_890_123_f64)] {
-            assert_eq!(key(odd).unwrap_err().reason, BAD_ID);
+            assert_eq!(key(odd).unwrap_err().reason, KeyDefect::Id);
         }
     }
 
@@ -280,24 +322,27 @@ mod tests {
             (json!({"kty": "OKP", "kid": "k", "crv": "Ed25519", "x": "AAAA"}), "32 bytes"),
             (json!({"kty": "EC", "kid": "k", "crv": "P-256", "x": n, "y": n}), "P-256"),
         ] {
-            let Unusable { id, reason } = the_one(&key).unwrap_err();
-            assert!(reason.contains(expected) && id.as_deref() == Some("k"), "{key}: {reason}");
+            let UnusableKey { id, reason } = the_one(&key).unwrap_err();
+            assert!(reason.to_string().contains(expected) && id.as_deref() == Some("k"), "{key}: {reason}");
         }
         assert_eq!(the_one(&json!("text")).unwrap_err().id, None);
     }
 
     #[test]
     fn each_reason_is_named_once() {
-        let key = |reason| Unusable { id: None, reason };
-        assert_eq!(reasons(&[key("a"), key("b"), key("a")]), ": a; b");
+        let key = |reason| UnusableKey { id: None, reason };
+        assert_eq!(
+            reasons(&[key(KeyDefect::Point), key(KeyDefect::Length), key(KeyDefect::Point)]),
+            format!(": {}; {}", KeyDefect::Point, KeyDefect::Length)
+        );
         assert_eq!(reasons(&[]), "");
     }
 
     #[test]
     fn what_is_no_set_is_refused() {
         for set in [json!({}), json!([]), json!({"keys": {}}), json!(null)] {
-            assert_eq!(read(&set), Err(BadSet::Form));
+            assert_eq!(read(&set), Err(KeySetError::Form));
         }
-        assert_eq!(read(&json!({"keys": vec![json!({}); 65]})), Err(BadSet::TooMany(65)));
+        assert_eq!(read(&json!({"keys": vec![json!({}); 65]})), Err(KeySetError::TooMany(65)));
     }
 }

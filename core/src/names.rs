@@ -66,24 +66,10 @@ pub fn queue_key(queue: &str) -> String {
     })
 }
 
-/// Header with routing keys that an exchange uses beside the message's own; the broker takes it off (rabbitmq.com/docs/sender-selected).
-pub const BLIND_COPY_HEADER: &str = "BCC";
-
-/// Header that names the queue which a message from a client is for.
-pub const QUEUE_HEADER: &str = "queue";
-
 /// Queue of messages that exceeded their delivery limit.
 pub fn dead_queue(business: &str) -> String {
     format!("{PREFIX}{business}.dead")
 }
-
-/// Header of a message in [`dead_queue`] that wirepost itself put there: why, in a sentence. Those that the broker put there have
-/// `x-first-death-reason` instead.
-pub const REASON_HEADER: &str = "wirepost-reason";
-/// Beside [`REASON_HEADER`]: the exchange that the message was published to.
-pub const EXCHANGE_HEADER: &str = "wirepost-exchange";
-/// Beside [`REASON_HEADER`]: its routing key, as far as that is UTF-8.
-pub const ROUTING_KEY_HEADER: &str = "wirepost-routing-key";
 
 /// Fanout exchange in front of [`dead_queue`].
 pub fn dead_letter_exchange(business: &str) -> String {

@@ -4,52 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Why a business is not accepted: the reason of `Accepted=False`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum Reason {
-    /// Another, older resource has the business type.
-    BusinessTypeTaken,
-    /// Something in `spec.routes`.
-    InvalidRoute,
-    /// A route's JSON Schema.
-    InvalidSchema,
-    /// Something in `spec.auth`.
-    InvalidAuth,
-    /// Anything else.
-    InvalidSpec,
-}
-
-impl Reason {
-    /// The word in conditions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BusinessTypeTaken => "BusinessTypeTaken",
-            Self::InvalidRoute => "InvalidRoute",
-            Self::InvalidSchema => "InvalidSchema",
-            Self::InvalidAuth => "InvalidAuth",
-            Self::InvalidSpec => "InvalidSpec",
-        }
-    }
-
-    /// The reason for a problem at this field.
-    pub fn of(field: &str) -> Self {
-        if field.starts_with("spec.auth") {
-            Self::InvalidAuth
-        } else if !field.starts_with("spec.routes") {
-            Self::InvalidSpec
-        } else if field.contains("].schema") {
-            Self::InvalidSchema
-        } else {
-            Self::InvalidRoute
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::{business::rules::CelRule, contract::condition::Reason};
 
 /// One thing that is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,13 +17,60 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub remedy: String,
+    #[serde(skip)]
+    pub(crate) found_by: FoundBy,
+}
+
+/// Which check found a problem, where another check depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FoundBy {
+    /// The schema has no such field. The API server drops it, and every rule can still be judged.
+    UnknownField,
+    /// This rule.
+    Rule(CelRule),
+    /// Any other check.
+    #[default]
+    Other,
 }
 
 impl Problem {
+    /// A problem with this reason.
+    pub fn new(
+        field: impl Into<String>,
+        reason: Reason,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            reason,
+            message: message.into(),
+            remedy: remedy.into(),
+            found_by: FoundBy::default(),
+        }
+    }
+
     /// A problem whose reason follows from the field.
     pub fn at(field: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         let field = field.into();
-        Self { reason: Reason::of(&field), field, message: message.into(), remedy: remedy.into() }
+        let reason = reason_for(&field);
+        Self::new(field, reason, message, remedy)
+    }
+
+    pub(crate) fn found_by(self, found_by: FoundBy) -> Self {
+        Self { found_by, ..self }
+    }
+}
+
+fn reason_for(field: &str) -> Reason {
+    if field.starts_with("spec.auth") {
+        Reason::InvalidAuth
+    } else if !field.starts_with("spec.routes") {
+        Reason::InvalidSpec
+    } else if field.contains("].schema") {
+        Reason::InvalidSchema
+    } else {
+        Reason::InvalidRoute
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     business::{WsBusiness, rules},
     crd,
-    problem::Problem,
+    problem::{FoundBy, Problem},
 };
 
 struct Schema {
@@ -42,7 +42,7 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
     let mut problems = metadata::check(value);
     structure::check(&SCHEMA.json, value, &mut problems);
     // As in the API server: a rule may rely on the schema, so it runs only where the schema holds. Unknown fields harm no rule.
-    if problems.iter().any(|p| !p.message.starts_with(structure::UNKNOWN)) {
+    if problems.iter().any(|problem| problem.found_by != FoundBy::UnknownField) {
         return Err(problems);
     }
     let stored = structure::store(&SCHEMA.json, value);
@@ -82,7 +82,7 @@ pub fn parse_stored(value: &Value) -> Result<WsBusiness, Vec<Problem>> {
 pub fn parse_accepted(value: &Value) -> Option<WsBusiness> {
     let mut problems = Vec::new();
     structure::check(&SCHEMA.json, value, &mut problems);
-    if problems.iter().any(|problem| problem.message.starts_with(structure::UNKNOWN)) {
+    if problems.iter().any(|problem| problem.found_by == FoundBy::UnknownField) {
         return None;
     }
     let mut stored = structure::store(&SCHEMA.json, value);
@@ -107,11 +107,7 @@ fn cel(value: &Value, old: Option<&Value>) -> Vec<Problem> {
         .map(|error| {
             let field = error.field_path.trim_start_matches('.');
             match rules::ALL.iter().find(|rule| rule.rule == error.rule) {
-                Some(rule) => {
-                    let tail = format!(": {}", rule.remedy);
-                    let message = error.message.strip_suffix(&tail).unwrap_or(&error.message);
-                    Problem::at(field, message, rule.remedy)
-                }
+                Some(rule) => Problem::at(field, rule.problem, rule.remedy).found_by(FoundBy::Rule(*rule)),
                 None => Problem::at(field, error.message.clone(), "correct the field that the message names"),
             }
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Envelope, EnvelopeError, SendType, content::Unfit};
+use wirepost_core::{Envelope, EnvelopeError, SendType, content::Unfit, contract::headers};
 
 use crate::{
     broker::Publication,
@@ -113,7 +113,7 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
         message_id: id.clone(),
         body: body.into(),
         timestamp,
-        headers: vec![("message-type", message_type)],
+        headers: vec![(headers::MESSAGE_TYPE, message_type)],
     };
     Ok(Prepared { id, publication })
 }

@@ -7,7 +7,14 @@ use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use wirepost_core::{edge_config::ApiKey, names, topology::Topology};
+use wirepost_core::{
+    contract::{
+        config_map::{FORMER_ROTATIONS as FORMER, ROTATION as CURRENT},
+        edge_config::ApiKey,
+    },
+    names,
+    topology::Topology,
+};
 use wirepost_topology::{DesiredUser, business_user};
 
 use crate::stored::Stored;
@@ -80,11 +87,8 @@ pub struct Rotation {
     pub former: BTreeMap<String, i64>,
 }
 
-const CURRENT: &str = "wirepost.dev/rotation";
 /// The former credentials of a Secret that does not hold the new ones yet: they have no end.
 const UNTIL_DELIVERED: i64 = i64::MAX;
-/// A JSON object of values and times.
-const FORMER: &str = "wirepost.dev/former-rotations";
 /// Former credentials that are valid at once; who rotates more often than that within an hour ends the oldest.
 const MAX_FORMER: usize = 8;
 

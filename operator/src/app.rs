@@ -15,6 +15,7 @@ use kube::{
 };
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wirepost_core::contract::config_map::SELECTOR;
 use wirepost_process::admin::AdminPort;
 
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
     seed::Seeds,
     stored::Stored,
     triggers::{Listed, Triggers},
-    writer::{CONFIG_LABEL, Writer},
+    writer::Writer,
 };
 
 /// What `/readyz` waits for.
@@ -229,9 +230,8 @@ async fn follow_config_maps(
     readiness: Arc<Readiness>,
     cancel: CancellationToken,
 ) {
-    let (key, value) = CONFIG_LABEL;
     let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
-    let events = watcher(api, api::watch(&format!("{key}={value}")))
+    let events = watcher(api, api::watch(SELECTOR))
         .backoff(api::after_failures())
         .modify(|config_map| config_map.metadata.managed_fields = None)
         .reflect(writer);

@@ -6,26 +6,21 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{ResourceExt, api::ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
-use wirepost_core::edge_config::BusinessConfig;
-
-use crate::{
-    access::Rotation,
-    stored::Stored,
-    writer::{CONFIG_KEY, CONFIG_LABEL, HASH, MANAGER, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY},
+use wirepost_core::contract::{
+    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY},
+    edge_config::BusinessConfig,
 };
 
-const PREFIX: &str = "wirepost-business-";
+use crate::{access::Rotation, stored::Stored, writer::MANAGER};
+
+pub use wirepost_core::contract::config_map::name;
+
 /// The API server takes 1 MiB of data. A declaration so large is not kept beside its configuration.
 const MAX_DATA: usize = 1_000_000;
 
-/// The ConfigMap's name.
-pub fn name(business: &str) -> String {
-    format!("{PREFIX}{business}")
-}
-
 /// The business of a ConfigMap of ours.
 pub fn business(config_map: &ConfigMap) -> Option<&str> {
-    config_map.metadata.name.as_deref()?.strip_prefix(PREFIX)
+    config_map::business(config_map.metadata.name.as_deref()?)
 }
 
 /// The ConfigMap that carries `config`, which `stored` declares or declared with this `spec`.
@@ -57,7 +52,8 @@ pub fn build(stored: &Stored, spec: &Value, config: &BusinessConfig, rotation: O
 /// The same, with the word to the edges that the business goes.
 pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
     let mut labels = labels();
-    labels.insert(REMOVED_LABEL.to_owned(), "true".to_owned());
+    let (label, value) = REMOVED_LABEL;
+    labels.insert(label.to_owned(), value.to_owned());
     ConfigMap {
         metadata: ObjectMeta {
             name: config_map.metadata.name.clone(),
@@ -72,7 +68,7 @@ pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
 
 /// Whether it tells the edges that the business goes.
 pub fn is_tombstone(config_map: &ConfigMap) -> bool {
-    config_map.labels().contains_key(REMOVED_LABEL)
+    config_map::is_removed(config_map.metadata.labels.as_ref())
 }
 
 /// Whether it was written for this very resource.
@@ -119,7 +115,7 @@ pub fn holds(is: &ConfigMap, should: &ConfigMap) -> bool {
 }
 
 fn labels() -> BTreeMap<String, String> {
-    let (key, value) = CONFIG_LABEL;
+    let (key, value) = LABEL;
     BTreeMap::from([
         (key.to_owned(), value.to_owned()),
         ("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned()),

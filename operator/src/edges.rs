@@ -15,12 +15,12 @@ use kube::{
     runtime::{WatchStreamExt, reflector, watcher},
 };
 use reqwest::{StatusCode, header};
-use serde::Deserialize;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wirepost_core::contract::configz::{Loaded, PATH};
 
 use crate::{admin::Readiness, api, metrics::Metrics, triggers::Triggers};
 
@@ -58,15 +58,10 @@ pub struct Edges {
 struct Edge {
     name: String,
     /// Business → hash; `None` before the first answer.
-    hashes: Option<HashMap<String, String>>,
+    hashes: Option<BTreeMap<String, String>>,
     /// Why it does not answer.
     trouble: Option<String>,
     cancel: CancellationToken,
-}
-
-#[derive(Deserialize)]
-struct Configz {
-    businesses: HashMap<String, String>,
 }
 
 /// How far the edges are with one business.
@@ -238,35 +233,34 @@ impl Edges {
         &self,
         address: SocketAddr,
         etag: Option<&str>,
-    ) -> Result<Option<(HashMap<String, String>, Option<String>)>, String> {
+    ) -> Result<Option<(BTreeMap<String, String>, Option<String>)>, String> {
         let request = match etag {
-            Some(etag) => self
-                .http
-                .get(format!("http://{address}/configz?wait={WAIT_SECONDS}"))
-                .header(header::IF_NONE_MATCH, etag),
-            None => self.http.get(format!("http://{address}/configz")),
+            Some(etag) => {
+                self.http.get(format!("http://{address}{PATH}?wait={WAIT_SECONDS}")).header(header::IF_NONE_MATCH, etag)
+            }
+            None => self.http.get(format!("http://{address}{PATH}")),
         };
         let mut answer = request.send().await.map_err(|error| cause(&error.without_url()))?;
         if answer.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
         if !answer.status().is_success() {
-            return Err(format!("/configz answers {}", answer.status()));
+            return Err(format!("{PATH} answers {}", answer.status()));
         }
         let etag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| cause(&error.without_url()))? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_ANSWER {
-                return Err(format!("/configz is longer than {MAX_ANSWER} bytes"));
+                return Err(format!("{PATH} is longer than {MAX_ANSWER} bytes"));
             }
         }
-        let configz: Configz =
-            serde_json::from_slice(&body).map_err(|error| format!("/configz is not understood: {error}"))?;
-        Ok(Some((configz.businesses, etag)))
+        let loaded: Loaded =
+            serde_json::from_slice(&body).map_err(|error| format!("{PATH} is not understood: {error}"))?;
+        Ok(Some((loaded.businesses, etag)))
     }
 
-    fn answered(&self, address: SocketAddr, hashes: Option<HashMap<String, String>>) {
+    fn answered(&self, address: SocketAddr, hashes: Option<BTreeMap<String, String>>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(edge) = known.get_mut(&address) else { return };
         let back = edge.trouble.take().is_some();

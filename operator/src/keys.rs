@@ -10,16 +10,12 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
+use wirepost_core::contract::key_file::{Key, KeyFile, NAME, SECRET};
 
 use crate::{access, access::Seed, api, seed::Seeds, triggers::Triggers, writer};
 
-/// The Secret in the system namespace, and its key.
-pub const SECRET: &str = "wirepost-edge-keys";
-/// What edges read, see `--keys-file`.
-pub const ENTRY: &str = "keys.json";
 /// Between two looks whether it is still there: a new edge waits for it.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -68,7 +64,7 @@ async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Resu
     let seed = seeds.get().await?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
-        string_data: Some(BTreeMap::from([(ENTRY.to_owned(), key_set(&seed))])),
+        string_data: Some(BTreeMap::from([(NAME.to_owned(), key_set(&seed))])),
         ..Secret::default()
     };
     match secrets.create(&PostParams::default(), &secret).await {
@@ -79,11 +75,13 @@ async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Resu
     Ok(another)
 }
 
-/// As docs/edge.md has it. The id tells one seed from another, so that no edge takes an old signature for a forged one.
+/// The id tells one seed from another, so that no edge takes an old signature for a forged one.
 fn key_set(seed: &Seed) -> String {
     let key = seed.edge_key();
     let id = format!("seed-{}", &access::hex(&Sha256::digest(&key))[..8]);
-    json!({"current": id, "keys": [{"id": id, "secret": STANDARD.encode(key)}]}).to_string()
+    let file = KeyFile { current: id.clone(), keys: vec![Key { id, secret: STANDARD.encode(key) }] };
+    // Plain data with string keys: it always serializes.
+    serde_json::to_string(&file).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,15 +11,18 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tokio::time::timeout;
-use wirepost_core::business::WsBusinessStatus;
+use wirepost_core::{
+    business::WsBusinessStatus,
+    contract::condition::{ConditionType, Reason},
+};
 
-use crate::{status, stored::Stored, writer::MANAGER};
+use crate::{stored::Stored, writer::MANAGER};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The API server's bound of a note, in bytes.
 const MAX_NOTE: usize = 1024;
 /// What passes by itself with every change.
-const QUIET: [&str; 4] = ["EdgesBehind", "Pending", "NotAccepted", "Deleting"];
+const QUIET: [Reason; 4] = [Reason::EdgesBehind, Reason::Pending, Reason::NotAccepted, Reason::Deleting];
 
 /// Texts that are remembered as said; when there are more, the worst that follows is an event of its own in the place of a higher count.
 const REMEMBERED: usize = 256;
@@ -48,11 +51,11 @@ impl Notices {
             if before.is_some_and(|b| b.status == condition.status && b.reason == condition.reason) {
                 continue;
             }
-            let kind = match (condition.type_.as_str(), condition.status.as_str()) {
-                (status::READY, "True") => EventType::Normal,
+            let kind = match (condition.type_ == ConditionType::Ready.as_str(), condition.status.as_str()) {
+                (true, "True") => EventType::Normal,
                 // Ready repeats the reason of another condition.
-                (status::READY, _) | (_, "True" | "Unknown") => continue,
-                _ if QUIET.contains(&condition.reason.as_str()) => continue,
+                (true, _) | (_, "True" | "Unknown") => continue,
+                _ if Reason::parse(&condition.reason).is_some_and(|reason| QUIET.contains(&reason)) => continue,
                 _ => EventType::Warning,
             };
             self.publish(stored, kind, &condition.reason, "Reconciling", &condition.message).await;

@@ -11,7 +11,13 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::controller::Action;
 use serde_json::Value;
 use tokio::time::Instant;
-use wirepost_core::{Compiled, Problem, Reason, Rejection, edge_config::BusinessConfig};
+use wirepost_core::{
+    Compiled, Problem, Rejection,
+    contract::{
+        condition::{ConditionType, Reason},
+        edge_config::BusinessConfig,
+    },
+};
 use wirepost_topology::{Problem as BrokerProblem, Report};
 
 pub use context::{Context, Memories, Options};
@@ -50,7 +56,7 @@ const SECRET_LOOK: Duration = Duration::from_secs(20);
 /// Between two looks for a queue that its owner has yet to declare.
 const QUEUE_LOOK: Duration = Duration::from_secs(10);
 /// Reasons of a broker that can't be asked or written to.
-const TROUBLE: [&str; 2] = ["BrokerUnavailable", "BrokerRefused"];
+const TROUBLE: [Reason; 2] = [Reason::BrokerUnavailable, Reason::BrokerRefused];
 /// Problems that a message names; the rest is counted.
 const NAMED: usize = 5;
 
@@ -127,17 +133,21 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
     let access = access(stored, &good, context).await?;
     let mut facts = facts(compiled, stored, context);
     let mut findings = Findings {
-        accepted: Verdict::good("Accepted", "the declaration is valid"),
+        accepted: Verdict::good(Reason::Accepted, "the declaration is valid"),
         provisioned: Verdict::pending("the broker"),
         programmed: Verdict::pending("the broker"),
         facts: Some(facts.clone()),
         edges: None,
     };
     // Not between two failures to repair it, where each would be news to the other.
-    let failing = stored.status().conditions.iter().any(|c| TROUBLE.contains(&c.reason.as_str()));
+    let failing = stored
+        .status()
+        .conditions
+        .iter()
+        .any(|c| Reason::parse(&c.reason).is_some_and(|reason| TROUBLE.contains(&reason)));
     if let Some(drift) = context.broker.drift(&compiled.business).filter(|_| !failing) {
         let text = format!("changed by others and about to be repaired: {}", some(&drift));
-        findings.provisioned = Verdict::bad("Drifted", text);
+        findings.provisioned = Verdict::bad(Reason::Drifted, text);
         findings.programmed = programmed(&context.standing(&compiled.business)).0;
         report(stored, context, &findings).await?;
     }
@@ -164,7 +174,7 @@ async fn apply(stored: &Stored, context: &Context) -> Result<(Outcome, Action), 
             // A quota, an admission policy, an immutable object: a person has to know.
             Err(Error::Write(error)) if error.is_refusal() => {
                 refused = true;
-                findings.provisioned = Verdict::bad("WriteRefused", format!("{error}; it is tried again"));
+                findings.provisioned = Verdict::bad(Reason::WriteRefused, format!("{error}; it is tried again"));
             }
             Err(error) => return Err(error),
         }
@@ -273,11 +283,11 @@ async fn ensure(
 /// What the declaration comes to, or why it is not accepted.
 fn judge(stored: &Stored, context: &Context) -> Result<Arc<Compiled>, Verdict> {
     if let Some(missing) = context.outdated_definition() {
-        return Err(Verdict::bad("CustomResourceDefinitionOutdated", missing));
+        return Err(Verdict::bad(Reason::CustomResourceDefinitionOutdated, missing));
     }
     if let Some(owner) = stored.rival(&context.businesses) {
         let problem = wirepost_core::compile::taken(stored.business_type(), &owner);
-        return Err(Verdict::bad(Reason::BusinessTypeTaken.as_str(), problem.to_string()));
+        return Err(Verdict::bad(Reason::BusinessTypeTaken, problem.to_string()));
     }
     // It has the broker's objects and the edges, though it may be gone or not selected here: two would overwrite each other.
     if let Some(map) = of_another(stored, context) {
@@ -288,11 +298,11 @@ fn judge(stored: &Stored, context: &Context) -> Result<Arc<Compiled>, Verdict> {
             context.options.orphan_grace.as_secs(),
             config_map::name(stored.business_type()),
         );
-        return Err(Verdict::bad(Reason::BusinessTypeTaken.as_str(), text));
+        return Err(Verdict::bad(Reason::BusinessTypeTaken, text));
     }
     context.compile(stored).map_err(|rejection: Rejection| {
         let problems: Vec<String> = rejection.problems.iter().map(Problem::to_string).collect();
-        Verdict::bad(rejection.reason().as_str(), some(&problems))
+        Verdict::bad(rejection.reason(), some(&problems))
     })
 }
 
@@ -330,7 +340,7 @@ async fn away(
     compiled: &Compiled,
     trouble: &Trouble,
 ) -> Result<(Outcome, Action), Error> {
-    let reason = if trouble.retryable { "BrokerUnavailable" } else { "BrokerRefused" };
+    let reason = if trouble.retryable { Reason::BrokerUnavailable } else { Reason::BrokerRefused };
     findings.provisioned = Verdict::bad(reason, format!("{trouble}; clients stay connected, and it is tried again"));
     let (verdict, edges) = programmed(&context.standing(&compiled.business));
     (findings.programmed, findings.edges) = (verdict, Some(edges));
@@ -342,10 +352,10 @@ async fn away(
 fn unusable(done: &Report) -> Option<Verdict> {
     let missing = texts(done, |problem| matches!(problem, BrokerProblem::MissingQueue { .. }));
     if !missing.is_empty() {
-        return Some(Verdict::bad("QueueNotFound", some(&missing)));
+        return Some(Verdict::bad(Reason::QueueNotFound, some(&missing)));
     }
     let closed = texts(done, |problem| matches!(problem, BrokerProblem::QueueNotOpen { .. }));
-    (!closed.is_empty()).then(|| Verdict::bad("QueueNotOpen", some(&closed)))
+    (!closed.is_empty()).then(|| Verdict::bad(Reason::QueueNotOpen, some(&closed)))
 }
 
 /// Accepted and Provisioned, as the broker sees it.
@@ -356,9 +366,9 @@ fn provisioned(done: &Report, accepted: Verdict) -> (Verdict, Verdict) {
     let wrong = texts(done, |problem| !matches!(problem, BrokerProblem::Kept { .. }));
     let kept = texts(done, |problem| matches!(problem, BrokerProblem::Kept { .. }));
     let verdict = match (wrong.is_empty(), kept.is_empty()) {
-        (false, _) => Verdict::bad("NotAsDeclared", some(&wrong)),
-        (true, false) => Verdict::good("Provisioned", format!("the broker has the topology; {}", some(&kept))),
-        (true, true) => Verdict::good("Provisioned", "the broker has exactly the topology"),
+        (false, _) => Verdict::bad(Reason::NotAsDeclared, some(&wrong)),
+        (true, false) => Verdict::good(Reason::Provisioned, format!("the broker has the topology; {}", some(&kept))),
+        (true, true) => Verdict::good(Reason::Provisioned, "the broker has exactly the topology"),
     };
     (accepted, verdict)
 }
@@ -410,7 +420,7 @@ async fn secret(
                     let text = format!(
                         "Secret {name} exists and was not made by wirepost: choose another access.secretName, or delete it"
                     );
-                    return Ok((former, Some(Verdict::bad("SecretTaken", text))));
+                    return Ok((former, Some(Verdict::bad(Reason::SecretTaken, text))));
                 }
                 SecretState::Written | SecretState::Current => context.secret_seen(stored, name, entries),
             }
@@ -425,17 +435,17 @@ async fn secret(
 fn programmed(standing: &Standing) -> (Verdict, (usize, usize)) {
     let Standing { total, programmed, behind, unreachable } = standing;
     let verdict = if *total == 0 {
-        Verdict::bad("NoEdges", "no edge is ready: look at the edge Deployment's pods and their logs")
+        Verdict::bad(Reason::NoEdges, "no edge is ready: look at the edge Deployment's pods and their logs")
     } else if programmed == total {
-        Verdict::good("Programmed", "every ready edge runs this generation")
+        Verdict::good(Reason::Programmed, "every ready edge runs this generation")
     } else if let Some((edge, reason)) = unreachable.first() {
         let text = format!(
             "{} of {total} edges don't answer the operator, such as {edge}: {reason}; a NetworkPolicy must let it reach their admin port",
             unreachable.len()
         );
-        Verdict::bad("EdgesUnreachable", text)
+        Verdict::bad(Reason::EdgesUnreachable, text)
     } else {
-        Verdict::bad("EdgesBehind", format!("waiting for {} of {total} edges: {}", behind.len(), some(behind)))
+        Verdict::bad(Reason::EdgesBehind, format!("waiting for {} of {total} edges: {}", behind.len(), some(behind)))
     };
     (verdict, (*programmed, *total))
 }
@@ -444,7 +454,7 @@ fn programmed(standing: &Standing) -> (Verdict, (usize, usize)) {
 async fn report(stored: &Stored, context: &Context, findings: &Findings) -> Result<bool, Error> {
     let old = stored.status();
     let new = findings.status(stored.generation(), &old);
-    let ready = new.conditions.iter().any(|c| c.type_ == crate::status::READY && c.status == "True");
+    let ready = new.conditions.iter().any(|c| c.type_ == ConditionType::Ready.as_str() && c.status == "True");
     if new != old && context.is_news(stored, &new) {
         if let Err(error) = context.writer.status(stored, &new).await {
             if error.is_invalid() {

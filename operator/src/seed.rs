@@ -13,8 +13,9 @@ use tokio::{
     sync::Mutex,
     time::{sleep, timeout},
 };
+use wirepost_core::contract::key_file;
 
-use crate::{access::Seed, keys, writer};
+use crate::{access::Seed, writer};
 
 /// The Secret in the system namespace, and its key.
 pub const SECRET: &str = "wirepost-seed";
@@ -83,7 +84,7 @@ impl Seeds {
                 );
                 return Ok(seed);
             }
-            if known.is_none() && waited < PATIENCE && self.secrets.get_opt(keys::SECRET).await?.is_some() {
+            if known.is_none() && waited < PATIENCE && self.secrets.get_opt(key_file::SECRET).await?.is_some() {
                 // There was one, and another process may know it.
                 sleep(PAUSE).await;
                 waited += PAUSE;

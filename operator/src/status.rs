@@ -1,27 +1,14 @@
-//! What is reported of a business, made without I/O.
-//!
-//! | condition | True | False | Unknown |
-//! |---|---|---|---|
-//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `CustomResourceDefinitionOutdated` | |
-//! | Provisioned | `Provisioned` | `NotAsDeclared`, `Drifted`, `BrokerUnavailable`, `BrokerRefused`, `SecretTaken`, `WriteRefused`, `Deleting` | `NotAccepted`, `Pending` |
-//! | Programmed | `Programmed` | `EdgesBehind`, `EdgesUnreachable`, `NoEdges` | `NotAccepted`, `Pending` |
-//! | Ready | `Ready` | the reason of the first condition that is not True | |
+//! What is reported of a business, made without I/O. The conditions and their reasons: [`wirepost_core::contract::condition`].
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 use serde_json::Value;
-use wirepost_core::business::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus};
-
-/// The declaration is valid and the business type is its own.
-pub const ACCEPTED: &str = "Accepted";
-/// The broker has exactly the topology, and the credentials are where they belong.
-pub const PROVISIONED: &str = "Provisioned";
-/// Every ready edge runs this generation.
-pub const PROGRAMMED: &str = "Programmed";
-/// All of them.
-pub const READY: &str = "Ready";
+use wirepost_core::{
+    business::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus},
+    contract::condition::{ConditionType, Reason},
+};
 
 /// Longest message of a condition: the API server takes 32,768 bytes; a person reads less.
 const MAX_MESSAGE: usize = 2_000;
@@ -31,36 +18,39 @@ const MAX_MESSAGE: usize = 2_000;
 pub struct Verdict {
     /// `True`, `False` or `Unknown`.
     pub status: &'static str,
-    /// One CamelCase word.
-    pub reason: &'static str,
+    /// Why.
+    pub reason: Reason,
     /// A sentence that says what to do where something is to be done.
     pub message: String,
 }
 
 impl Verdict {
     /// As it should be.
-    pub fn good(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn good(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "True", reason, message: message.into() }
     }
 
     /// Not as it should be.
-    pub fn bad(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn bad(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "False", reason, message: message.into() }
     }
 
     /// Not looked at yet.
-    pub fn unknown(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn unknown(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "Unknown", reason, message: message.into() }
     }
 
     /// What follows a declaration that is not accepted.
     pub fn not_accepted() -> Self {
-        Self::unknown("NotAccepted", "this generation is not accepted; what was accepted before goes on unchanged")
+        Self::unknown(
+            Reason::NotAccepted,
+            "this generation is not accepted; what was accepted before goes on unchanged",
+        )
     }
 
     /// Before the first look.
     pub fn pending(what: &str) -> Self {
-        Self::unknown("Pending", format!("waiting for {what}"))
+        Self::unknown(Reason::Pending, format!("waiting for {what}"))
     }
 
     /// Whether it is as it should be.
@@ -72,11 +62,11 @@ impl Verdict {
 /// Everything that was found of a business.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Findings {
-    /// See [`ACCEPTED`].
+    /// See [`ConditionType::Accepted`].
     pub accepted: Verdict,
-    /// See [`PROVISIONED`].
+    /// See [`ConditionType::Provisioned`].
     pub provisioned: Verdict,
-    /// See [`PROGRAMMED`].
+    /// See [`ConditionType::Programmed`].
     pub programmed: Verdict,
     /// What the business's people need; `None` keeps what was reported.
     pub facts: Option<Facts>,
@@ -115,10 +105,10 @@ impl Findings {
         let ready = self.ready();
         status.observed_generation = Some(generation);
         status.conditions = [
-            (ACCEPTED, &self.accepted),
-            (PROVISIONED, &self.provisioned),
-            (PROGRAMMED, &self.programmed),
-            (READY, &ready),
+            (ConditionType::Accepted, &self.accepted),
+            (ConditionType::Provisioned, &self.provisioned),
+            (ConditionType::Programmed, &self.programmed),
+            (ConditionType::Ready, &ready),
         ]
         .into_iter()
         .map(|(kind, verdict)| condition(kind, verdict, generation, &old.conditions))
@@ -150,7 +140,7 @@ impl Findings {
     fn ready(&self) -> Verdict {
         let first = [&self.accepted, &self.provisioned, &self.programmed].into_iter().find(|v| !v.is_good());
         first.map_or_else(
-            || Verdict::good("Ready", "clients can connect, messages flow"),
+            || Verdict::good(Reason::Ready, "clients can connect, messages flow"),
             |v| Verdict::bad(v.reason, v.message.clone()),
         )
     }
@@ -171,13 +161,13 @@ pub fn replacing(status: &WsBusinessStatus) -> Value {
     patch
 }
 
-fn condition(kind: &str, verdict: &Verdict, generation: i64, old: &[Condition]) -> Condition {
-    let before = old.iter().find(|c| c.type_ == kind && c.status == verdict.status);
+fn condition(kind: ConditionType, verdict: &Verdict, generation: i64, old: &[Condition]) -> Condition {
+    let before = old.iter().find(|c| c.type_ == kind.as_str() && c.status == verdict.status);
     let since = before.map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone());
     Condition {
-        type_: kind.to_owned(),
+        type_: kind.as_str().to_owned(),
         status: verdict.status.to_owned(),
-        reason: verdict.reason.to_owned(),
+        reason: verdict.reason.as_str().to_owned(),
         message: cut(&verdict.message),
         observed_generation: Some(generation),
         last_transition_time: since,
@@ -198,16 +188,16 @@ mod tests {
 
     fn findings() -> Findings {
         Findings {
-            accepted: Verdict::good("Accepted", ""),
-            provisioned: Verdict::good("Provisioned", ""),
-            programmed: Verdict::good("Programmed", ""),
+            accepted: Verdict::good(Reason::Accepted, ""),
+            provisioned: Verdict::good(Reason::Provisioned, ""),
+            programmed: Verdict::good(Reason::Programmed, ""),
             facts: None,
             edges: Some((2, 2)),
         }
     }
 
     fn ready(status: &WsBusinessStatus) -> (String, String) {
-        let ready = status.conditions.iter().find(|c| c.type_ == READY).unwrap();
+        let ready = status.conditions.iter().find(|c| c.type_ == ConditionType::Ready.as_str()).unwrap();
         (ready.status.clone(), ready.reason.clone())
     }
 
@@ -216,8 +206,8 @@ mod tests {
         let good = findings().status(3, &WsBusinessStatus::default());
         assert_eq!(ready(&good), ("True".into(), "Ready".into()));
         let bad = Findings {
-            provisioned: Verdict::bad("BrokerUnavailable", "x"),
-            programmed: Verdict::bad("NoEdges", "y"),
+            provisioned: Verdict::bad(Reason::BrokerUnavailable, "x"),
+            programmed: Verdict::bad(Reason::NoEdges, "y"),
             ..findings()
         };
         assert_eq!(ready(&bad.status(3, &good)), ("False".into(), "BrokerUnavailable".into()));
@@ -246,7 +236,7 @@ mod tests {
     fn a_rejected_generation_keeps_what_was_reported_of_the_last_good_one() {
         let facts = Facts { business: "pay".into(), queues: vec!["q".into()], ..Facts::default() };
         let good = Findings { facts: Some(facts), ..findings() }.status(1, &WsBusinessStatus::default());
-        let bad = Findings::rejected(Verdict::bad("InvalidRoute", "…")).status(2, &good);
+        let bad = Findings::rejected(Verdict::bad(Reason::InvalidRoute, "…")).status(2, &good);
         assert_eq!((bad.queues, bad.edges), (good.queues, good.edges));
         assert_eq!(bad.observed_generation, Some(2));
     }

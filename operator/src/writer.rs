@@ -16,7 +16,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use wirepost_core::business::WsBusinessStatus;
+use wirepost_core::{business::WsBusinessStatus, contract::config_map::OWNER_UID};
 
 use crate::{
     leader::Leadership,
@@ -32,20 +32,6 @@ const PROBE: &str = "wirepost-operator-probe";
 /// Longest time of one write: it must have ended before another replica may lead.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Selects the edge configurations.
-pub const CONFIG_LABEL: (&str, &str) = ("wirepost.dev/config", "business");
-/// On the edge configuration of a business that goes.
-pub const REMOVED_LABEL: &str = "wirepost.dev/removed";
-/// `namespace/name` of the declaring resource.
-pub const OWNER: &str = "wirepost.dev/owner";
-/// Its uid.
-pub const OWNER_UID: &str = "wirepost.dev/owner-uid";
-/// Hash of the configuration, as edges report it.
-pub const HASH: &str = "wirepost.dev/hash";
-/// The key of the configuration in its ConfigMap.
-pub const CONFIG_KEY: &str = "config.json";
-/// The key of the `spec` that the configuration came from. Edges don't read it.
-pub const SPEC_KEY: &str = "spec.json";
 /// Type of the access Secret.
 const SECRET_TYPE: &str = "servicebinding.io/rabbitmq";
 

@@ -81,7 +81,7 @@ pub enum Stopped {
 /// **Guarantees.** None is lost. One may be there twice if this breaks off between confirm and removal, with the same `message_id`.
 /// **Messages that can't be moved.** Properties are not interpreted, so strange ones do no harm. A message that the broker can't give by
 /// AMQP 0-9-1 is moved by AMQP 1.0. One that its exchange can't take (the broker fails at it twice, or names it at fault) is *set aside*:
-/// published to the business's `dead` with a reason ([`names::REASON_HEADER`]), and reported as a `rejected` event.
+/// published to the business's `dead` with a reason ([`headers::REASON`](wirepost_core::contract::headers::REASON)), and reported as a `rejected` event.
 /// **Caveats.** A message whose binding is missing on the broker goes through the alternate exchange again, to the end of the queue: seen,
 /// because the queue has not become shorter, and the run stops. A message that another publisher adds at that moment looks the same; so call
 /// this when [`apply()`](crate::apply()) has found nothing to do. Do not run two at once for one business.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wirepost_amqp::v091::{Message, Properties, Property};
-use wirepost_core::names;
+use wirepost_core::{contract::headers, names};
 
 use super::table::{self, lossy};
 use crate::output::one_line;
@@ -163,7 +163,7 @@ impl Letter {
 
 /// What an edge or the operator wrote that put it here.
 fn parked(headers: &Value) -> Option<String> {
-    headers[names::REASON_HEADER].as_str().map(str::to_owned)
+    headers[headers::REASON].as_str().map(str::to_owned)
 }
 
 /// The same message has the same one each time.

@@ -9,7 +9,7 @@
 use kube::core::Rule;
 
 /// One rule of the declaration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CelRule {
     /// CEL over `self` (and `oldSelf`); true means fine.
     pub rule: &'static str,

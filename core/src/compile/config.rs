@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     business::{Auth, Jwt, LimitsSpec, Route, WsBusiness},
-    edge_config::{
+    contract::edge_config::{
         AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, FORMAT, Jwks, JwtConfig, Limits,
         RouteConfig,
     },

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::retention::{retention, segment_bytes};
 use crate::{
     business::Queue,
-    edge_config::Retention,
+    contract::edge_config::Retention,
     names,
     topology::{Policy, QueueKind},
 };

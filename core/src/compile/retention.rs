@@ -2,7 +2,7 @@
 
 use crate::{
     business::{DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_SECONDS, Retention as Declared},
-    edge_config::Retention,
+    contract::edge_config::Retention,
 };
 
 /// The broker reclaims whole segments, so a retention needs several.

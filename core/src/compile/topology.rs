@@ -7,7 +7,7 @@ use super::{merge_queues, policies, retention::retention};
 use crate::{
     SendType,
     business::{Queue as QueueSettings, Route, WsBusinessSpec},
-    edge_config::{Delivery, Retention},
+    contract::edge_config::{Delivery, Retention},
     names,
     topology::{Binding, Exchange, ExchangeKind, Intake, Queue, QueueKind, Topology},
 };

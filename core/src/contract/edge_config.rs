@@ -1,4 +1,5 @@
-//! What an edge knows of a business: made by [`crate::compile`], carried in one ConfigMap (or one file) per business, read by the edge.
+//! What an edge knows of a business: made by [`crate::compile`], carried in one [ConfigMap](super::config_map)
+//! (or one file) per business, read by the edge.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

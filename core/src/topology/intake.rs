@@ -28,9 +28,9 @@ pub struct PutAside<'a> {
     pub exchange: &'a str,
     /// Its routing key.
     pub routing_key: &'a str,
-    /// Its header [`QUEUE_HEADER`](names::QUEUE_HEADER): the queue whose routes have admitted it. An older edge sets none.
+    /// Its header [`QUEUE`](crate::contract::headers::QUEUE): the queue whose routes have admitted it. An older edge sets none.
     pub queue: Option<&'a str>,
-    /// Its header `from-client-type`.
+    /// Its header [`FROM_CLIENT_TYPE`](crate::contract::headers::FROM_CLIENT_TYPE).
     pub from_client_type: Option<&'a str>,
     /// Its body.
     pub body: &'a [u8],

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::key_set::{self, BAD_ID, BadSet};
+use crate::key_set::{self, KeyDefect, KeySetError};
 
 /// Parts of private and shared keys (RFC 7518, sections 6.2.2, 6.3.2 and 6.4; `priv` of newer kinds).
 const SECRETS: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
@@ -13,8 +13,10 @@ const SECRETS: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"]
 /// What is wrong and what to do.
 pub(super) fn check(set: &Value) -> Result<(), (String, &'static str)> {
     let keys = key_set::read(set).map_err(|error| match error {
-        BadSet::Form => ("has no list of keys".to_owned(), "write a key set as in RFC 7517: keys: [{kty: ..., ...}]"),
-        BadSet::TooMany(count) => (format!("has {count} keys"), "list at most 64 keys, those in use"),
+        KeySetError::Form => {
+            ("has no list of keys".to_owned(), "write a key set as in RFC 7517: keys: [{kty: ..., ...}]")
+        }
+        KeySetError::TooMany(count) => (format!("has {count} keys"), "list at most 64 keys, those in use"),
     })?;
     for (i, key) in set["keys"].as_array().into_iter().flatten().enumerate() {
         if SECRETS.iter().any(|part| key.get(*part).is_some()) {
@@ -25,9 +27,9 @@ pub(super) fn check(set: &Value) -> Result<(), (String, &'static str)> {
         }
     }
     // Of an issuer's own set such a key is passed over. Here somebody can put it right, and no token would ever find it.
-    let unnamed = keys.iter().position(|key| key.as_ref().is_err_and(|unusable| unusable.reason == BAD_ID));
+    let unnamed = keys.iter().position(|key| key.as_ref().is_err_and(|unusable| unusable.reason == KeyDefect::Id));
     if let Some(i) = unnamed {
-        return Err((format!("key {i}: {BAD_ID}"), "put the kid in quotes, as the issuer's tokens name it"));
+        return Err((format!("key {i}: {}", KeyDefect::Id), "put the kid in quotes, as the issuer's tokens name it"));
     }
     if keys.iter().any(Result::is_ok) {
         return Ok(());

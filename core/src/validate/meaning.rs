@@ -5,7 +5,8 @@ use crate::{
     business::{WsBusiness, rules},
     compile::{MAX_CONFIG_BYTES, edge_config, merge_queues},
     content,
-    problem::{Problem, Reason},
+    contract::condition::Reason,
+    problem::{FoundBy, Problem},
 };
 
 /// AMQP 0-9-1 names are short strings.
@@ -51,29 +52,29 @@ pub(super) fn locate(business: &WsBusiness, problems: &mut Vec<Problem>) {
     let spec = &business.spec;
     let mut found = Vec::new();
     for (i, route) in spec.routes.iter().enumerate() {
-        for (field, types, remedy) in [
-            ("from", &route.from, rules::FROM_IS_CLIENT_TYPE.remedy),
-            ("to", &route.to, rules::TO_IS_CLIENT_TYPE.remedy),
-        ] {
+        for (field, types, rule) in
+            [("from", &route.from, rules::FROM_IS_CLIENT_TYPE), ("to", &route.to, rules::TO_IS_CLIENT_TYPE)]
+        {
             for unknown in types.iter().filter(|t| !spec.client_types.contains(t)) {
                 let message = format!("{unknown} is not among clientTypes");
-                found.push(Problem::at(format!("spec.routes[{i}].{field}"), message, remedy));
+                let problem = Problem::at(format!("spec.routes[{i}].{field}"), message, rule.remedy);
+                found.push(problem.found_by(FoundBy::Rule(rule)));
             }
         }
     }
-    for found in found {
-        problems.retain(|p| p.field != "spec.routes" || p.remedy != found.remedy);
-        problems.push(found);
-    }
+    problems.retain(|problem| found.iter().all(|located| located.found_by != problem.found_by));
+    problems.extend(found);
 }
 
 /// The configuration must fit into the one object that carries it to the edges.
 fn too_large(business: &WsBusiness) -> Option<Problem> {
     let bytes = serde_json::to_string(&edge_config(business)).map_or(usize::MAX, |s| s.len());
-    (bytes > MAX_CONFIG_BYTES).then(|| Problem {
-        field: "spec.routes".into(),
-        reason: Reason::InvalidSchema,
-        message: format!("the schemas come to {bytes} bytes together, an edge configuration holds {MAX_CONFIG_BYTES}"),
-        remedy: "shorten the schemas, or split the business in two".into(),
+    (bytes > MAX_CONFIG_BYTES).then(|| {
+        Problem::new(
+            "spec.routes",
+            Reason::InvalidSchema,
+            format!("the schemas come to {bytes} bytes together, an edge configuration holds {MAX_CONFIG_BYTES}"),
+            "shorten the schemas, or split the business in two",
+        )
     })
 }

@@ -3,14 +3,13 @@
 use serde_json::{Map, Value};
 
 use super::metadata;
-use crate::problem::Problem;
+use crate::problem::{FoundBy, Problem};
 
-/// How the message of an unknown field begins.
-pub(super) const UNKNOWN: &str = "unknown field";
 /// Most problems that one resource reports; beyond that a file is something else altogether.
 const MAX_PROBLEMS: usize = 50;
 /// Fields of the resource that its schema does not list.
 const ENVELOPE: [&str; 2] = ["apiVersion", "kind"];
+
 /// Adds every way in which the resource breaks the schema.
 pub(super) fn check(schema: &Value, value: &Value, problems: &mut Vec<Problem>) {
     if !value.is_object() {
@@ -62,7 +61,7 @@ fn object(schema: &Value, map: &Map<String, Value>, path: &str, problems: &mut V
             Some(schema) if path.is_empty() && name == "status" => {
                 let mut found = Vec::new();
                 walk(schema, value, name, &mut found);
-                problems.extend(found.into_iter().filter(|problem| problem.message.starts_with(UNKNOWN)));
+                problems.extend(found.into_iter().filter(|problem| problem.found_by == FoundBy::UnknownField));
             }
             Some(schema) => walk(schema, value, &join(path, name), problems),
             None if open || (path.is_empty() && ENVELOPE.contains(&name.as_str())) => {}
@@ -81,7 +80,7 @@ fn unknown(path: &str, name: &str, properties: &Map<String, Value>) -> Problem {
         None if path.is_empty() => "remove it".to_owned(),
         None => format!("remove it; known here: {}", known().collect::<Vec<_>>().join(", ")),
     };
-    Problem::at(join(path, name), format!("{UNKNOWN} {name}"), remedy)
+    Problem::at(join(path, name), format!("unknown field {name}"), remedy).found_by(FoundBy::UnknownField)
 }
 
 fn array(schema: &Value, list: &[Value], path: &str, problems: &mut Vec<Problem>) {

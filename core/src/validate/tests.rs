@@ -2,7 +2,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::problem::Reason;
+use crate::Reason;
 
 /// `cases.yaml`, which the test of the CRD on a real API server reads too.
 #[derive(Deserialize)]

@@ -9,13 +9,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::Semaphore,
     time::{Duration, Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
+use wirepost_core::contract::configz::{Broker, Configz, Loaded, PATH, Query as Question};
 
 use crate::{broker::Health, push::hub::Reading, state::State};
 
@@ -33,39 +33,12 @@ struct Configs {
 /// The route.
 pub(super) fn router(state: Arc<State>, closing: CancellationToken) -> Router {
     let configs = Configs { state, waiters: Semaphore::new(MAX_WAITERS), closing };
-    Router::new().route("/configz", get(configz)).with_state(Arc::new(configs))
-}
-
-#[derive(Deserialize)]
-struct Params {
-    /// Seconds to wait for a change of what `If-None-Match` names.
-    wait: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(flatten)]
-    loaded: Loaded<'a>,
-    /// Of publishing and reading, the worse.
-    broker: &'static str,
-    /// Businesses whose clients wait for pushes while none are read.
-    unread: Vec<String>,
-    /// Business that is read → messages that its reader is behind the broker; `null` = not known.
-    lags: BTreeMap<String, Option<u64>>,
-}
-
-/// The part that the tag stands for: health and lags change all the time, and nobody waits for them here.
-#[derive(Serialize)]
-struct Loaded<'a> {
-    edge: &'a str,
-    version: &'static str,
-    /// Business → hash of its configuration in use.
-    businesses: BTreeMap<String, String>,
+    Router::new().route(PATH, get(configz)).with_state(Arc::new(configs))
 }
 
 async fn configz(
     Shared(configs): Shared<Arc<Configs>>,
-    Query(Params { wait }): Query<Params>,
+    Query(Question { wait }): Query<Question>,
     headers: HeaderMap,
 ) -> Response {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
@@ -94,15 +67,15 @@ async fn configz(
 }
 
 impl Configs {
-    fn loaded(&self) -> Loaded<'_> {
+    fn loaded(&self) -> Loaded {
         Loaded {
-            edge: &self.state.settings.edge,
-            version: env!("CARGO_PKG_VERSION"),
+            edge: self.state.settings.edge.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             businesses: self.state.catalog.hashes(),
         }
     }
 
-    fn answer(&self, loaded: Loaded<'_>, tag: String) -> Response {
+    fn answer(&self, loaded: Loaded, tag: String) -> Response {
         let (mut unread, mut lags) = (Vec::new(), BTreeMap::new());
         for (business, reading) in self.state.catalog.readings() {
             match reading {
@@ -115,18 +88,18 @@ impl Configs {
             }
         }
         let broker = match *self.state.broker.health().borrow() {
-            Health::Up if !unread.is_empty() => "unread",
-            Health::Up => "up",
-            Health::Blocked(_) => "blocked",
-            Health::Away(_) => "away",
+            Health::Up if !unread.is_empty() => Broker::Unread,
+            Health::Up => Broker::Up,
+            Health::Blocked(_) => Broker::Blocked,
+            Health::Away(_) => Broker::Away,
         };
-        let body = Body { loaded, broker, unread, lags };
+        let body = Configz { loaded, broker, unread, lags };
         ([(header::ETAG, tag)], Json(body)).into_response()
     }
 }
 
 /// Weak (RFC 9110, section 8.8.3): bodies of one tag may differ in what it does not stand for.
-fn tag(loaded: &Loaded<'_>) -> String {
+fn tag(loaded: &Loaded) -> String {
     let json = serde_json::to_vec(loaded).unwrap_or_default();
     let mut hash = Sha256::digest(json).iter().fold(String::with_capacity(64), |hex, byte| format!("{hex}{byte:02x}"));
     hash.truncate(32);

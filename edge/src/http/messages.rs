@@ -20,7 +20,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
-use wirepost_core::{Envelope, envelope::unmarked};
+use wirepost_core::{Envelope, contract::headers, envelope::unmarked};
 
 use super::{
     answer::{self, Code, Refusal},
@@ -173,7 +173,7 @@ async fn read(mut parts: BodyDataStream, announced: usize, limit: usize) -> Resu
 
 /// W3C trace context, where it is well formed (55 characters in version 00); anything else would become a header of the broker's message.
 fn traceparent(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
+    let value = headers.get(headers::TRACEPARENT)?.to_str().ok()?;
     let well_formed = value.len() == 55 && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     well_formed.then_some(value)
 }
@@ -209,7 +209,7 @@ async fn start(
     match checked {
         Err(refusal) => Pending { id, confirm: Err(refusal) },
         Ok(mut prepared) => {
-            prepared.publication.headers.extend(traceparent.map(|value| ("traceparent", value.to_owned())));
+            prepared.publication.headers.extend(traceparent.map(|value| (headers::TRACEPARENT, value.to_owned())));
             Pending { id: Some(prepared.id), confirm: Ok(state.broker.publish(lane, prepared.publication)) }
         }
     }

@@ -8,7 +8,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 use wirepost_core::{
     edge_config::{Claims, Jwks, JwtConfig},
-    key_set,
+    key_set::{self, KeyDefect},
 };
 
 use super::{
@@ -79,7 +79,7 @@ pub enum JwtError {
     UnnamedKey,
     /// The key is there, for something else.
     #[error("token's key (kid) can't check tokens: {0}")]
-    UnusableKey(&'static str),
+    UnusableKey(KeyDefect),
     /// Forged or altered.
     #[error("token's signature is wrong")]
     Signature,

@@ -2,13 +2,13 @@
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
-use wirepost_core::key_set::{self, BadSet, Material, PublicKey, Unusable};
+use wirepost_core::key_set::{self, KeyDefect, KeyMaterial, KeySetError, PublicKey, UnusableKey};
 
 /// The usable keys of a set, and the ids of those left aside with the reason.
 #[derive(Debug, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
-    ignored: Vec<Unusable>,
+    ignored: Vec<UnusableKey>,
 }
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ struct Key {
 pub enum BadKeySet {
     /// Not a set.
     #[error(transparent)]
-    Form(#[from] BadSet),
+    Form(#[from] KeySetError),
     /// Nothing in it can check a signature.
     #[error("key set has no key that can be used (RS256, ES256 or EdDSA, for signatures){0}")]
     Empty(String),
@@ -35,7 +35,7 @@ pub enum NoKey {
     /// No key has that id. Another set may have it.
     Unknown,
     /// The key is there but may not check signatures of tokens.
-    Ignored(&'static str),
+    Ignored(KeyDefect),
     /// The key is for another algorithm.
     OtherAlgorithm(Algorithm),
     /// The token names no key, and several have names.
@@ -89,10 +89,10 @@ impl Key {
     fn new(key: PublicKey) -> Self {
         let PublicKey { id, material } = key;
         let (algorithm, decoding) = match material {
-            Material::Rsa { n, e } => (Algorithm::RS256, DecodingKey::from_rsa_raw_components(&n, &e)),
+            KeyMaterial::Rsa { n, e } => (Algorithm::RS256, DecodingKey::from_rsa_raw_components(&n, &e)),
             // Despite its name it takes the point.
-            Material::P256(point) => (Algorithm::ES256, DecodingKey::from_ec_der(&point)),
-            Material::Ed25519(x) => (Algorithm::EdDSA, DecodingKey::from_ed_der(&x)),
+            KeyMaterial::P256(point) => (Algorithm::ES256, DecodingKey::from_ec_der(&point)),
+            KeyMaterial::Ed25519(x) => (Algorithm::EdDSA, DecodingKey::from_ed_der(&x)),
         };
         Self { id, algorithm, decoding }
     }

@@ -6,17 +6,11 @@ use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+use wirepost_core::contract::key_file::{Key, KeyFile, MAX_ID, MAX_KEYS, MIN_SECRET};
 
 use crate::reload;
 
-/// Longest key id, in bytes: it is part of each ticket.
-pub const MAX_KEY_ID: usize = 32;
-/// Shortest secret, in bytes: the output of SHA-256 (RFC 2104, section 3).
-const MIN_SECRET: usize = 32;
-/// Most keys of a file.
-const MAX_KEYS: usize = 32;
 /// Length of a signature.
 pub(super) const TAG: usize = 32;
 
@@ -45,21 +39,6 @@ pub enum KeyFileError {
     /// Not of the form `{"current": id, "keys": [{"id", "secret"}]}`.
     #[error("key file: {0}")]
     Form(String),
-}
-
-/// The file. Secrets are base64 of 32 random bytes or more.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    current: String,
-    keys: Vec<FileKey>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileKey {
-    id: String,
-    secret: String,
 }
 
 impl KeyRing {
@@ -135,7 +114,7 @@ impl Keys {
     fn parse(content: &[u8]) -> Result<Self, KeyFileError> {
         let form = |problem: String| KeyFileError::Form(problem);
         // serde_json's own message could quote a value, and values are secrets here.
-        let file: File = serde_json::from_slice(content).map_err(|error| {
+        let file: KeyFile = serde_json::from_slice(content).map_err(|error| {
             form(format!(
                 "line {}, column {}: not of the form {{\"current\": \"id\", \"keys\": [{{\"id\": …, \"secret\": base64}}]}}",
                 error.line(),
@@ -146,9 +125,9 @@ impl Keys {
             return Err(form(format!("has {} keys, at most {MAX_KEYS} are taken; remove the oldest", file.keys.len())));
         }
         let mut keys = HashMap::with_capacity(file.keys.len());
-        for FileKey { id, secret } in file.keys {
-            if id.is_empty() || id.len() > MAX_KEY_ID {
-                return Err(form(format!("a key id has {} bytes, 1 to {MAX_KEY_ID} are allowed", id.len())));
+        for Key { id, secret } in file.keys {
+            if id.is_empty() || id.len() > MAX_ID {
+                return Err(form(format!("a key id has {} bytes, 1 to {MAX_ID} are allowed", id.len())));
             }
             let secret =
                 STANDARD.decode(secret.trim()).map_err(|_| form(format!("secret of key {id} is not base64")))?;

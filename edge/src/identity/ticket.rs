@@ -7,7 +7,9 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::keys::{KeyRing, MAX_KEY_ID, TAG};
+use wirepost_core::contract::key_file;
+
+use super::keys::{KeyRing, TAG};
 
 /// Longest ticket as text: with host, path and cursor it stays under the 4 KiB that the strictest proxies take for a request line.
 pub const MAX_TEXT: usize = 2048;
@@ -94,7 +96,7 @@ impl Ticket {
             return Err(TicketTooLarge::Tags(self.tags.len()));
         }
         let lengths = [&self.business, &self.unique_id, &self.client_type].into_iter().chain(&self.tags);
-        let bytes = FIXED + 2 + MAX_KEY_ID + 1 + lengths.map(|text| 2 + text.len()).sum::<usize>() + TAG;
+        let bytes = FIXED + 2 + key_file::MAX_ID + 1 + lengths.map(|text| 2 + text.len()).sum::<usize>() + TAG;
         let text = bytes.div_ceil(3) * 4;
         if text > MAX_TEXT { Err(TicketTooLarge::Bytes(text)) } else { Ok(()) }
     }

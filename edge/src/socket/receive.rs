@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wirepost_core::{
     Envelope, EnvelopeError, SendType,
+    contract::headers,
     envelope::MAX_ID,
     frames::{MAX_RECEIPTS, NackCode},
 };
@@ -137,9 +138,9 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         body: body.into(),
         timestamp,
         headers: vec![
-            ("message-type", message_type),
-            ("from-client-type", conn.client_type.to_string()),
-            ("from-unique-id", conn.unique_id.to_string()),
+            (headers::MESSAGE_TYPE, message_type),
+            (headers::FROM_CLIENT_TYPE, conn.client_type.to_string()),
+            (headers::FROM_UNIQUE_ID, conn.unique_id.to_string()),
         ],
     };
     let publications = queues.into_iter().map(|queue| Publication { queue, ..publication.clone() }).collect();

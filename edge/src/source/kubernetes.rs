@@ -20,6 +20,7 @@ use kube::{
 };
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use wirepost_core::contract::config_map::SELECTOR;
 
 use super::PART;
 use crate::{
@@ -35,8 +36,6 @@ mod pause;
 use following::Following;
 use ledger::{Finding, Ledger, Outcome, Question};
 
-/// Which ConfigMaps are ours.
-pub const SELECTOR: &str = "wirepost.dev/config=business";
 /// Seconds after which the API server ends a watch and it is taken up again. A connection that is dead without a word is noticed only
 /// then; kube's default is 290.
 const WATCH_SECONDS: u32 = 60;

@@ -13,7 +13,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 use tokio::{sync::watch, time::Instant};
-use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus, compile};
+use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus, compile, contract::config_map::HASH};
 use wirepost_topology::OpenQueues;
 
 use super::{Good, SECRET_LOOK};
@@ -26,7 +26,7 @@ use crate::{
     notices::Notices,
     seed::Seeds,
     stored::Stored,
-    writer::{HASH, Writer},
+    writer::Writer,
 };
 
 /// How long the watch may take to bring back what we wrote.

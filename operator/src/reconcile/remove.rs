@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use kube::runtime::controller::Action;
+use wirepost_core::contract::condition::Reason;
 
 use super::{Context, Error, of_another, report, some};
 use crate::{
@@ -77,9 +78,9 @@ async fn tell_edges(stored: &Stored, context: &Context) -> Result<Option<Vec<Str
 
 async fn waiting(stored: &Stored, context: &Context, text: &str, look: Duration) -> Result<(Outcome, Action), Error> {
     let findings = Findings {
-        accepted: Verdict::good("Accepted", "the resource is being deleted"),
-        provisioned: Verdict::bad("Deleting", text),
-        programmed: Verdict::bad("Deleting", "the edges take no more clients of it"),
+        accepted: Verdict::good(Reason::Accepted, "the resource is being deleted"),
+        provisioned: Verdict::bad(Reason::Deleting, text),
+        programmed: Verdict::bad(Reason::Deleting, "the edges take no more clients of it"),
         facts: None,
         edges: None,
     };

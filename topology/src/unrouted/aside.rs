@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use wirepost_amqp::v091::{Connection, Message, Properties, Property, Published};
 use wirepost_amqp::{Address, Error};
-use wirepost_core::{Envelope, names};
+use wirepost_core::{Envelope, contract::headers, names};
 
 /// Publishes it to the dead-letter exchange, with the body as it is, the properties and headers that every client can read, and the reason
 /// in a header. Why it was not taken, if so.
@@ -17,9 +17,9 @@ pub(super) async fn park(
 ) -> Result<Option<String>, Error> {
     let routing_key = String::from_utf8_lossy(&message.routing_key);
     let headers = [
-        (names::REASON_HEADER, reason.as_bytes()),
-        (names::EXCHANGE_HEADER, &message.exchange[..]),
-        (names::ROUTING_KEY_HEADER, routing_key.as_bytes()),
+        (headers::REASON, reason.as_bytes()),
+        (headers::EXCHANGE, &message.exchange[..]),
+        (headers::ROUTING_KEY, routing_key.as_bytes()),
     ];
     // It must not expire there, nor name a user.
     let properties = message.properties.without(Property::Expiration).without(Property::UserId);

@@ -8,6 +8,7 @@ use wirepost_amqp::v10::{self, Sent, Settle};
 use wirepost_amqp::v091::{self, Message, Properties, Property, Published};
 use wirepost_amqp::{Address, Error};
 use wirepost_core::{
+    contract::headers,
     names,
     topology::{PutAside, Topology},
 };
@@ -332,7 +333,7 @@ impl Place {
     /// See [`Topology::ways_back`]; each way as one that stays when the message goes.
     fn ways_back(&self, message: &Message, topology: &Topology) -> Vec<Option<String>> {
         let (queue, from) =
-            (message.properties.header(names::QUEUE_HEADER), message.properties.header("from-client-type"));
+            (message.properties.header(headers::QUEUE), message.properties.header(headers::FROM_CLIENT_TYPE));
         let text = |bytes: &Option<Bytes>| bytes.as_ref().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
         let (queue, from) = (text(&queue), text(&from));
         let put_aside = PutAside {
@@ -354,12 +355,12 @@ impl Place {
 /// As an edge sends what is for one queue. The broker has taken the first header off.
 fn for_queue(properties: &Properties, queue: &str) -> Properties {
     let key = names::queue_key(queue);
-    let properties = if properties.header(names::QUEUE_HEADER).is_some_and(|named| named == queue.as_bytes()) {
+    let properties = if properties.header(headers::QUEUE).is_some_and(|named| named == queue.as_bytes()) {
         properties.clone()
     } else {
-        properties.without_header(names::QUEUE_HEADER).with_more_headers([(names::QUEUE_HEADER, queue.as_bytes())])
+        properties.without_header(headers::QUEUE).with_more_headers([(headers::QUEUE, queue.as_bytes())])
     };
-    properties.with_list(names::BLIND_COPY_HEADER, key.as_bytes())
+    properties.with_list(headers::BLIND_COPY, key.as_bytes())
 }
 
 async fn connect(address: &Address) -> Result<v091::Connection, Error> {

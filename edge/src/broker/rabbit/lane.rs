@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use wirepost_core::names;
+use wirepost_core::{contract::headers, names};
 
 use super::{
     breaker::Breakers,
@@ -437,12 +437,12 @@ pub(super) fn frame(publication: &Publication) -> Result<Frame, String> {
     if let Some(queue) = &publication.queue {
         // The broker takes the first header off. The other one stays, for whoever has to route the message again.
         let key = AMQPValue::LongString(names::queue_key(queue).into());
-        headers.insert(short("header", names::BLIND_COPY_HEADER)?, AMQPValue::FieldArray(vec![key].into()));
-        headers.insert(short("header", names::QUEUE_HEADER)?, AMQPValue::LongString(queue.as_bytes().into()));
+        headers.insert(short("header", headers::BLIND_COPY)?, AMQPValue::FieldArray(vec![key].into()));
+        headers.insert(short("header", headers::QUEUE)?, AMQPValue::LongString(queue.as_bytes().into()));
     }
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
-        .with_content_type(short("content type", "application/json")?)
+        .with_content_type(short("content type", headers::CONTENT_TYPE)?)
         .with_timestamp(u64::try_from(publication.timestamp / 1000).unwrap_or(0).min(LAST_SECOND))
         .with_headers(headers);
     if let Ok(id) = ShortString::try_new(publication.message_id.as_str()) {

@@ -219,7 +219,7 @@ async fn a_token_can_not_choose_how_it_is_checked() {
         (
             "kid of an encryption key",
             token(Algorithm::RS256, "enc", &ISSUER.rsa, &good),
-            JwtError::UnusableKey("the key is not for signatures (its `use`)"),
+            JwtError::UnusableKey(KeyDefect::Use),
         ),
         ("RS384", token(Algorithm::RS384, "rsa", &ISSUER.rsa, &good), JwtError::Algorithm),
         (

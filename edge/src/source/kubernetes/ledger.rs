@@ -9,16 +9,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Duration, Instant};
-use wirepost_core::edge_config::BusinessConfig;
+use wirepost_core::contract::{
+    config_map::{self, CONFIG_KEY as KEY},
+    edge_config::BusinessConfig,
+};
 
 use crate::catalog::Change;
 
-/// What the operator's ConfigMaps are called, before the business's name. Of two ConfigMaps of one business the one so named decides.
-const PREFIX: &str = "wirepost-business-";
-/// The configuration as JSON.
-const KEY: &str = "config.json";
-/// Says that the business goes now: `true`.
-const REMOVED_LABEL: &str = "wirepost.dev/removed";
 /// Until the API server is asked again about a ConfigMap that is missing, where it did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -113,7 +110,7 @@ impl Ledger {
     pub(super) fn listed(&mut self, config_map: ConfigMap, now: Instant, out: &mut Outcome) {
         let Some(listing) = &mut self.listing else { return self.apply(&config_map, now, out) };
         let name = config_map.metadata.name.clone().unwrap_or_default();
-        let ours = name.starts_with(PREFIX);
+        let ours = config_map::business(&name).is_some();
         listing.names.insert(name);
         if ours {
             self.apply(&config_map, now, out);
@@ -138,8 +135,7 @@ impl Ledger {
     pub(super) fn apply(&mut self, config_map: &ConfigMap, now: Instant, out: &mut Outcome) {
         let Some(name) = config_map.metadata.name.as_deref() else { return };
         let text = config_map.data.as_ref().and_then(|data| data.get(KEY)).map(String::as_str);
-        let labels = config_map.metadata.labels.as_ref();
-        let removed = labels.is_some_and(|labels| labels.get(REMOVED_LABEL).is_some_and(|value| value == "true"));
+        let removed = config_map::is_removed(config_map.metadata.labels.as_ref());
         let digest = Some(Sha256::digest(text.unwrap_or_default()).into());
         let known = self.config_maps.get(name);
         if known.is_some_and(|seen| seen.digest == digest && seen.removed == removed) {
@@ -149,7 +145,7 @@ impl Ledger {
         let parsed = parse(text);
         if removed {
             let named = || parsed.ok().map(|config| config.business_type);
-            let business = before.or_else(named).or_else(|| name.strip_prefix(PREFIX).map(str::to_owned));
+            let business = before.or_else(named).or_else(|| config_map::business(name).map(str::to_owned));
             self.note(name, Seen { digest, removed, business: business.clone() });
             if let Some(business) = business {
                 self.remove(name, &business, out);
@@ -169,7 +165,7 @@ impl Ledger {
             }
             Err(reason) => {
                 if before.is_none()
-                    && let Some(business) = name.strip_prefix(PREFIX)
+                    && let Some(business) = config_map::business(name)
                 {
                     out.changes.push(Change::Unreadable(business.to_owned()));
                 }
@@ -195,7 +191,7 @@ impl Ledger {
     /// A ConfigMap that never could be read can be read now, or is no more: the business that it is named after is not waited for any longer.
     fn not_awaited(&self, name: &str, out: &mut Outcome) {
         if let Some(Seen { business: None, .. }) = self.config_maps.get(name)
-            && let Some(business) = name.strip_prefix(PREFIX)
+            && let Some(business) = config_map::business(name)
             && !self.businesses.contains_key(business)
         {
             out.changes.push(Change::Remove(business.to_owned()));
@@ -271,7 +267,7 @@ impl Ledger {
     fn remove(&mut self, name: &str, business: &str, out: &mut Outcome) {
         let claim = self.businesses.entry(business.to_owned()).or_insert_with(|| Claim::new(name));
         if claim.by != name {
-            if name.strip_prefix(PREFIX) != Some(business) {
+            if config_map::business(name) != Some(business) {
                 claim.rivals.remove(name);
                 return;
             }
@@ -326,7 +322,7 @@ impl Claim {
 
     /// Lets the one with the proper name decide; whoever does not is reported and kept in mind.
     fn yields_to(&mut self, name: &str, business: &str, out: &mut Outcome) -> bool {
-        let yields = name.strip_prefix(PREFIX) == Some(business);
+        let yields = config_map::business(name) == Some(business);
         let loser = if yields { std::mem::replace(&mut self.by, name.to_owned()) } else { name.to_owned() };
         self.rivals.remove(name);
         let (config_map, decides) = (loser.clone(), self.by.clone());

@@ -27,11 +27,11 @@ fn map(name: &str, text: &str) -> ConfigMap {
 }
 
 fn of(business: &str, generation: i64) -> ConfigMap {
-    map(&format!("{PREFIX}{business}"), &json(business, generation))
+    map(&config_map::name(business), &json(business, generation))
 }
 
 fn tombstone(mut config_map: ConfigMap) -> ConfigMap {
-    config_map.metadata.labels = Some(BTreeMap::from([(REMOVED_LABEL.to_owned(), "true".to_owned())]));
+    config_map.metadata.labels = Some(BTreeMap::from([(config_map::REMOVED_LABEL.0.to_owned(), "true".to_owned())]));
     config_map
 }
 
@@ -136,7 +136,7 @@ fn a_tombstone_removes_at_once_and_its_deletion_ends_it() {
     assert_eq!(world.apply(&tombstone(of("a", 1))).apply(&of("a", 1)).said(), ["remove a", "set a 1"]);
     // A label of another value is none.
     let mut other = tombstone(of("a", 1));
-    other.metadata.labels.as_mut().unwrap().insert(REMOVED_LABEL.into(), "no".into());
+    other.metadata.labels.as_mut().unwrap().insert(config_map::REMOVED_LABEL.0.into(), "no".into());
     assert!(world.apply(&other).said().is_empty());
 }
 

@@ -1,0 +1,87 @@
+//! `GET /configz` on an edge's admin port: what the edge runs. The operator compares the hashes with what it wrote.
+//!
+//! The answer has an `ETag`. Asked with `If-None-Match` and `?wait=SECONDS`, the edge answers once something has changed, or with 304 when
+//! the time is over.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The path.
+pub const PATH: &str = "/configz";
+
+/// The query.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Query {
+    /// Seconds to wait for a change of what `If-None-Match` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<u64>,
+}
+
+/// The body, as the edge writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configz {
+    /// The part that the `ETag` stands for.
+    #[serde(flatten)]
+    pub loaded: Loaded,
+    /// Of publishing and reading, the worse.
+    pub broker: Broker,
+    /// Businesses whose clients wait for pushes while none are read.
+    pub unread: Vec<String>,
+    /// Business that is read → messages that its reader is behind the broker; `null` = not known.
+    pub lags: BTreeMap<String, Option<u64>>,
+}
+
+/// What an edge has loaded. The operator reads this alone: health and lags change all the time, and nobody waits for them here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// The edge's name.
+    #[serde(default)]
+    pub edge: String,
+    /// Its version.
+    #[serde(default)]
+    pub version: String,
+    /// Business → [hash](super::edge_config::BusinessConfig::hash) of the configuration that runs.
+    pub businesses: BTreeMap<String, String>,
+}
+
+/// How an edge is connected to its broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Broker {
+    /// It publishes and reads.
+    Up,
+    /// It publishes; the pushes of at least one business that has clients here are not read.
+    Unread,
+    /// The broker takes no messages now.
+    Blocked,
+    /// No connection.
+    Away,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_body_is_flat_and_its_hashes_are_read_whatever_else_it_holds() {
+        let loaded = Loaded {
+            edge: "edge-1".to_owned(),
+            version: "1.0.0".to_owned(),
+            businesses: BTreeMap::from([("pay".to_owned(), "abc".to_owned())]),
+        };
+        let lags = BTreeMap::from([("pay".to_owned(), None)]);
+        let body = Configz { loaded: loaded.clone(), broker: Broker::Unread, unread: vec!["pay".to_owned()], lags };
+        let json = serde_json::to_value(&body).unwrap();
+        assert_eq!(
+            json,
+            json!({"edge": "edge-1", "version": "1.0.0", "businesses": {"pay": "abc"}, "broker": "unread",
+                "unread": ["pay"], "lags": {"pay": null}})
+        );
+        assert_eq!(serde_json::from_value::<Loaded>(json).unwrap(), loaded);
+        let newer = json!({"businesses": {}, "broker": "sideways", "other": 1});
+        assert_eq!(serde_json::from_value::<Loaded>(newer).unwrap(), Loaded::default());
+    }
+}
