@@ -4,7 +4,7 @@
 //! and answers through the returned receiver: confirmed, or why not. *Reading*: [`Broker::tail`] follows what is pushed to a business;
 //! [`Broker::read`] fetches older records for clients that come back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -14,6 +14,9 @@ pub use wirepost_stream::Position;
 
 pub mod memory;
 pub mod rabbit;
+
+/// Longest wait for a broker's confirm before a client is told.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A message to publish: persistent, mandatory, confirmed.
 #[derive(Clone, Debug)]

@@ -22,8 +22,7 @@ use wirepost_core::{
     topology::{Exchange, Policy, QueueKind, Topology},
 };
 
-use super::{Broker, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start};
-use crate::settings::CONFIRM_TIMEOUT;
+use crate::{Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start};
 
 mod consumer;
 mod durable;

@@ -5,7 +5,7 @@
 //! the edge's executor is busy, or the broker is thought dead.
 //!
 //! Nothing here ever gives up, and nothing waits without limit: connections are made again for ever, a publish is answered within
-//! [`crate::settings::CONFIRM_TIMEOUT`] whatever happens.
+//! [`CONFIRM_TIMEOUT`] whatever happens.
 //!
 //! A program that logs must switch lapin's own log off, as `wirepost_process::logs` does: at `WARN` it prints returned messages with their
 //! bodies.
@@ -29,8 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wirepost_core::edge_config::Delivery;
 use wirepost_stream::Client;
 
-use super::{Broker, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start};
-use crate::settings::CONFIRM_TIMEOUT;
+use crate::{Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start};
 
 mod alarm;
 mod body;

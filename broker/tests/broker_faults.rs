@@ -7,11 +7,11 @@ use tokio::{
     sync::{Mutex, MutexGuard},
     time::{Instant, sleep, timeout},
 };
-use wirepost_core::edge_config::Delivery;
-use wirepost_edge::broker::{
+use wirepost_broker::{
     Broker, Health, PublishError, Start,
     rabbit::{Config, RabbitBroker},
 };
+use wirepost_core::edge_config::Delivery;
 
 mod broker_support;
 use broker_support::{

@@ -8,8 +8,8 @@ use lapin::{
     types::ShortString,
 };
 use tokio::time::timeout;
+use wirepost_broker::{Broker, Feed, FeedEvent, Health, PublishError, Start};
 use wirepost_core::edge_config::Delivery;
-use wirepost_edge::broker::{Broker, Feed, FeedEvent, Health, PublishError, Start};
 
 mod broker_support;
 use broker_support::{
@@ -365,7 +365,7 @@ async fn tls_is_checked_against_the_authority_and_rotated_credentials_are_taken(
     let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     fs::write(folder.path().join("ca.pem"), stranger.cert.pem())?;
     tls.ca_file = Some(folder.path().join("ca.pem"));
-    let distrusting = wirepost_edge::broker::rabbit::RabbitBroker::start(tls)?;
+    let distrusting = wirepost_broker::rabbit::RabbitBroker::start(tls)?;
     until_health(
         &distrusting,
         PATIENCE,

@@ -13,7 +13,6 @@
 pub mod admin;
 pub mod app;
 pub mod args;
-pub mod broker;
 pub mod business;
 pub mod catalog;
 pub mod charge;
@@ -36,3 +35,5 @@ pub mod socket;
 pub mod source;
 pub mod state;
 pub mod tls;
+
+pub use wirepost_broker as broker;

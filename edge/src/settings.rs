@@ -4,8 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use wirepost_core::public_url::PublicUrl;
 
-/// Longest wait for a broker's confirm before a client is told.
-pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+pub use wirepost_broker::CONFIRM_TIMEOUT;
 
 /// How an edge runs. Made by `main` from flags and environment, by `wirepost dev` and by tests directly.
 #[derive(Clone, Debug)]

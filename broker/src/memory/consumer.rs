@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{Inner, queue::Stored};
-use crate::broker::{Health, Publication};
+use crate::{Health, Publication};
 
 /// Takes messages of one queue. Dropping it gives nothing back by itself: each delivery does that.
 #[derive(Debug)]

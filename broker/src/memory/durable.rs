@@ -6,7 +6,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use wirepost_core::names;
 
 use super::{Inner, log::Log};
-use crate::broker::{Feed, FeedEvent, Health, RecordBatch, Start};
+use crate::{Feed, FeedEvent, Health, RecordBatch, Start};
 
 /// Bytes of one batch.
 const BATCH_BYTES: usize = 256 << 10;

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::broker::{Piece, Position, Record};
+use crate::{Piece, Position, Record};
 
 /// Bytes that a stream may hold, whatever its policy says: it lives in this process.
 const MAX_BYTES: usize = 256 << 20;

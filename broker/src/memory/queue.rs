@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::broker::Publication;
+use crate::Publication;
 
 /// Messages that a queue without `max-length` holds; a publish beyond it is refused, as with overflow `reject-publish`.
 const DEFAULT_MAX_LENGTH: usize = 10_000;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::atomic::Ordering};
 use wirepost_core::{names, pattern, topology::ExchangeKind};
 
 use super::{Inner, World, now_ms};
-use crate::broker::{Publication, PublishError};
+use crate::{Publication, PublishError};
 
 /// Where a message goes. Nothing twice, however many bindings lead there.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use serde_json::json;
 use wirepost_core::topology::{Binding, ExchangeKind, Queue};
 
 use super::*;
-use crate::broker::{FeedEvent, Position, Record};
+use crate::{FeedEvent, Position, Record};
 
 const STREAM: &str = "wirepost.pay.stream";
 const PUSH: &str = "wirepost.pay.push";

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use wirepost_core::names;
 
 use super::Inner;
-use crate::broker::{Feed, FeedEvent, Health, Position, Record, RecordBatch};
+use crate::{Feed, FeedEvent, Health, Position, Record, RecordBatch};
 
 /// Records unacknowledged at most.
 const PREFETCH: usize = 200;

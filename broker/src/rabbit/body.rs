@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use wirepost_stream::{BodyKind, Sections, Value};
 
-use crate::broker::Oddity;
+use crate::Oddity;
 
 /// Index of `content-encoding` among the properties (AMQP 1.0, 3.2.4).
 const CONTENT_ENCODING: usize = 7;

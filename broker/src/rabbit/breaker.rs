@@ -20,7 +20,7 @@ use lapin::{
 };
 use tokio::time::Instant;
 
-use crate::broker::Publication;
+use crate::Publication;
 
 /// Suspicions without a success in between from which on publishes are refused.
 const LIMIT: u32 = 3;

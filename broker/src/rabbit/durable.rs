@@ -10,7 +10,7 @@ use super::{
     body,
     config::{Checked, Config},
 };
-use crate::broker::{Feed, FeedEvent, Piece, ReadError, Record, RecordBatch, Start};
+use crate::{Feed, FeedEvent, Piece, ReadError, Record, RecordBatch, Start};
 
 /// Longest time for a piece.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);

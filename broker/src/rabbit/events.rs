@@ -11,7 +11,7 @@ use super::{
     lane,
     link::{Link, Status},
 };
-use crate::broker::Publication;
+use crate::Publication;
 
 /// Longest wait for a channel, and for lapin to take a message.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -33,10 +33,7 @@ use super::{
     fair::{FairQueue, Waits},
     link::{Link, Live, Status},
 };
-use crate::{
-    broker::{Publication, PublishError},
-    settings::CONFIRM_TIMEOUT,
-};
+use crate::{CONFIRM_TIMEOUT, Publication, PublishError};
 
 /// A publisher is answered within this: the confirm timeout, less what answering takes.
 const ANSWER_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_sub(Duration::from_millis(200));

@@ -31,7 +31,7 @@ use super::{
     counters::Counters,
     link::{Dialer, HEARTBEAT},
 };
-use crate::broker::{Feed, FeedEvent, Oddity, Position, Record, RecordBatch, Start};
+use crate::{Feed, FeedEvent, Oddity, Position, Record, RecordBatch, Start};
 
 mod source;
 

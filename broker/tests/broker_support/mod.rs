@@ -17,7 +17,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use tokio::time::timeout;
-use wirepost_edge::broker::{
+use wirepost_broker::{
     Broker, Feed, FeedEvent, Health, Publication, PublishError,
     rabbit::{Config, RabbitBroker},
 };

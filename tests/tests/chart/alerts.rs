@@ -12,7 +12,7 @@ use crate::render::{file, render};
 const RUNBOOK: &str = include_str!("../../../docs/platform.md");
 const METRICS: [&str; 2] = [include_str!("../../../docs/edge.md"), include_str!("../../../docs/operator.md")];
 const OPERATOR: &str = include_str!("../../../operator/src/metrics.rs");
-const EDGES_BROKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../edge/src/broker/rabbit");
+const EDGES_BROKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../broker/src/rabbit");
 
 fn alerts() -> Result<Vec<Value>> {
     let rendered = render("monitoring: {rules: {enabled: true}}")?;

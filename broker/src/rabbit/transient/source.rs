@@ -7,7 +7,7 @@ use wirepost_amqp::{Address, Error};
 use wirepost_stream::Sections;
 
 use super::super::{body, link::HEARTBEAT};
-use crate::broker::Oddity;
+use crate::Oddity;
 
 /// Which protocol delivers. RabbitMQ translates each message into it, and fails at some that were published by the other: an application
 /// property of type uuid from AMQP 1.0, a header of type decimal from 0-9-1. What was published by the same needs no translation.

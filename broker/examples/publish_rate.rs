@@ -24,7 +24,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use tokio::{task::JoinSet, time::Instant};
-use wirepost_edge::broker::{
+use wirepost_broker::{
     Broker, Health, Publication,
     rabbit::{Config, RabbitBroker},
 };
