@@ -1,4 +1,4 @@
-{{- /* Where the broker is and as whom, for both programs. Argument: root, secret. Host and port come from the Secret by way of variables;
+{{- /* Address and credentials of the broker, for both programs. Argument: root, secret. Host and port come from the Secret by way of variables;
 user and password as files, which are read at each connect, so that a rotation needs no restart. */ -}}
 {{- define "wirepost.broker.env" -}}
 {{- $broker := .root.Values.broker -}}
@@ -63,7 +63,7 @@ user and password as files, which are read at each connect, so that a rotation n
 {{- end -}}
 {{- end -}}
 
-{{- /* Empty = the Secret knows. */ -}}
+{{- /* Empty = in the Secret. */ -}}
 {{- define "wirepost.broker.fixedPort" -}}
 {{- if .Values.broker.port -}}
 {{- int .Values.broker.port -}}
@@ -72,7 +72,7 @@ user and password as files, which are read at each connect, so that a rotation n
 {{- end -}}
 {{- end -}}
 
-{{- /* For NetworkPolicies, which can't look into the Secret. */ -}}
+{{- /* For NetworkPolicies, which can't read the Secret. */ -}}
 {{- define "wirepost.broker.amqpPort" -}}
 {{- include "wirepost.broker.fixedPort" . | default (.Values.broker.tls.enabled | ternary "5671" "5672") -}}
 {{- end -}}

@@ -11,7 +11,7 @@ Service's may not. */ -}}
 {{- $name | replace "." "-" | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* In no namespace, so with it in the name. */ -}}
+{{- /* For objects without a namespace: it is part of the name. */ -}}
 {{- define "wirepost.clusterName" -}}
 {{- printf "%s:%s" .Release.Namespace (include "wirepost.fullname" .) -}}
 {{- end -}}
@@ -23,7 +23,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{- /* Of pods: nothing that a new version of the chart changes, since each change starts every pod anew. Argument: root, component. */ -}}
+{{- /* Of pods: nothing that a new version of the chart changes, since each change restarts every pod. Argument: root, component. */ -}}
 {{- define "wirepost.podLabels" -}}
 {{ include "wirepost.selector" . }}
 {{- with .root.Values.commonLabels }}
@@ -52,7 +52,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
-{{- /* Where clients reach the edges by; empty = not known. */ -}}
+{{- /* Address at which clients reach the edges; empty = unknown. */ -}}
 {{- define "wirepost.publicUrl" -}}
 {{- if .Values.publicUrl -}}
 {{- .Values.publicUrl | trimSuffix "/" -}}
@@ -71,7 +71,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- .Values.edge.keys.existingSecret | default "wirepost-edge-keys" -}}
 {{- end -}}
 
-{{- /* The port that edges speak on the outside. */ -}}
+{{- /* The public port of the edges. */ -}}
 {{- define "wirepost.portName" -}}
 {{- .Values.tls.enabled | ternary "https" "http" -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{- /* What the pods of operator and edge have in common. Pod Security "restricted" holds for both. */ -}}
+{{- /* What the pods of operator and edge have in common. Both meet Pod Security "restricted". */ -}}
 
 {{- /* Argument: root, component, part (its values). */ -}}
 {{- define "wirepost.pod.metadata" -}}
@@ -18,7 +18,7 @@ metadata:
 {{- define "wirepost.pod.spec" -}}
 serviceAccountName: {{ include "wirepost.fullname" .root }}-{{ .component }}
 automountServiceAccountToken: true
-# Variables made of Services begin with WIREPOST_ too.
+# Variables generated from Services would begin with WIREPOST_ too.
 enableServiceLinks: false
 securityContext:
   {{- include "wirepost.pod.securityContext" 65532 | nindent 2 }}
@@ -73,7 +73,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* The pod's own name, as replicas are told apart by. */ -}}
+{{- /* The pod's name, which identifies the replica. */ -}}
 {{- define "wirepost.podName" -}}
 valueFrom: {fieldRef: {fieldPath: metadata.name}}
 {{- end -}}

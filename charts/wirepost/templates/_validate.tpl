@@ -1,4 +1,4 @@
-{{- /* What the schema can't say: values that don't go together. All of them at once. */ -}}
+{{- /* What the schema can't express: contradictory values. Reports all of them together. */ -}}
 {{- define "wirepost.validate" -}}
 {{- $wrong := list -}}
 {{- with .Values.edge.drain -}}
@@ -47,7 +47,7 @@
 {{- if and .Values.tls.certificate.create (not .Values.tls.certificate.dnsNames) (not (include "wirepost.publicUrl" .)) -}}
 {{- $wrong = append $wrong "tls.certificate.dnsNames is missing, and there is no publicUrl to take a name from" -}}
 {{- end -}}
-{{- /* As core/src/public_url.rs, which the programs ask. The address is not shown: it may hold a password. */ -}}
+{{- /* The same rule as in core/src/public_url.rs, which the programs use. The address is not shown: it may contain a password. */ -}}
 {{- with include "wirepost.publicUrl" . -}}
 {{- $ipv6 := "(H:){7}H|(H:){1,7}:|(H:){1,6}:H|(H:){1,5}(:H){1,2}|(H:){1,4}(:H){1,3}|(H:){1,3}(:H){1,4}|(H:){1,2}(:H){1,5}|H:(:H){1,6}|:((:H){1,7}|:)" | replace "H" "[0-9A-Fa-f]{1,4}" -}}
 {{- $port := "0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])" -}}
