@@ -51,8 +51,8 @@ integration: ## tests against a real RabbitMQ and Kubernetes API server, started
 .PHONY: cluster-test
 cluster-test: ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)
 	$(CARGO) build $(LOCKED) --bins
-	$(CARGO) test $(LOCKED) --test 'cluster_*' --no-run
-	ulimit -n $$(ulimit -Hn); scripts/with-cluster $(CARGO) test $(LOCKED) --test 'cluster_*' --no-fail-fast -- --ignored --test-threads 1
+	$(CARGO) test $(LOCKED) --test cluster --no-run
+	ulimit -n $$(ulimit -Hn); scripts/with-cluster $(CARGO) test $(LOCKED) --test cluster --no-fail-fast -- --ignored --test-threads 1
 
 # WIREPOST_TEST_CLUSTER=required: a machine that can't hold a cluster fails.
 .PHONY: cluster-test-if-possible
@@ -73,8 +73,8 @@ crds: ## writes crds/ and the chart's copy anew from the Rust type (a test fails
 
 .PHONY: chart
 chart: ## the Helm chart's tests alone (helm is built when cold: three minutes)
-	$(CARGO) test --locked -p wirepost-tests --test chart --no-run
-	scripts/with-kubernetes $(CARGO) test --locked -p wirepost-tests --test chart --no-fail-fast
+	$(CARGO) test $(LOCKED) --test chart --no-run
+	scripts/with-kubernetes $(CARGO) test $(LOCKED) --test chart --no-fail-fast
 
 .PHONY: chart-docs
 chart-docs: ## writes charts/wirepost/README.md anew from values.yaml (a test fails while they differ)
@@ -101,12 +101,12 @@ cluster-down: ## removes every trace of it
 
 .PHONY: bench-edge
 bench-edge: ## memory, fanout, unicast, client to server of the edge on a real broker (release build; WHAT="idle fanout" for a part)
-	$(CARGO) build --release --locked -p wirepost-edge -p wirepost-tests --bins
+	$(CARGO) build --release --locked -p wirepost-edge -p wirepost-bench --bins
 	ulimit -n $$(ulimit -Hn); scripts/with-broker $(CARGO_TARGET_DIR)/release/wirepost-bench $(WHAT)
 
 .PHONY: bench-operator
 bench-operator: ## cold start, one change, idling of the operator with 1,000 businesses and 4 edges (release build; WHAT="100 2" for fewer)
-	$(CARGO) build --release --locked -p wirepost-operator -p wirepost-edge -p wirepost-tests --bins
+	$(CARGO) build --release --locked -p wirepost-operator -p wirepost-edge -p wirepost-bench --bins
 	scripts/with-kubernetes $(CARGO_TARGET_DIR)/release/wirepost-operator-bench $(WHAT)
 
 .PHONY: bench

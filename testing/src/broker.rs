@@ -183,7 +183,6 @@ impl Drop for PrivateBroker {
     }
 }
 
-// By way of the crate's folder, so that the other crates' tests can include this file too.
 const SERVICES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/services/rabbitmq");
 
 async fn services(arguments: &[&str]) -> Result<String> {

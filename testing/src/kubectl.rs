@@ -60,7 +60,7 @@ fn program() -> Result<PathBuf> {
         if let Some(named) = std::env::var_os("WIREPOST_TEST_KUBECTL") {
             return Ok(named.into());
         }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/services/kubernetes-build");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/services/kubernetes-build");
         let built =
             std::process::Command::new(script).arg("kubectl").output().map_err(|error| format!("{script}: {error}"))?;
         if built.status.success() {

@@ -93,7 +93,7 @@ impl Node {
     /// Makes the system namespace hold RabbitMQ and the chart, with these `--set` values over `tests/cluster/values.yaml`, and waits until
     /// all of it is ready. What is there already is upgraded; edges that go with that are gone.
     pub async fn install(&self, set: &[&str]) -> Result<()> {
-        let files = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster");
+        let files = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cluster");
         self.namespace(SYSTEM).await?;
         let enforce = "pod-security.kubernetes.io/enforce=restricted";
         self.kubectl(&["label", "namespace", SYSTEM, "--overwrite", enforce]).await?;
@@ -125,7 +125,7 @@ impl Node {
 
     /// The same with the chart of that folder.
     pub async fn upgrade_to(&self, chart: &str, set: &[&str]) -> Result<()> {
-        let values = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/values.yaml");
+        let values = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cluster/values.yaml");
         let mut arguments = vec!["upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--values", values];
         let more = self.values.as_deref().map(|path| path.to_string_lossy());
         if let Some(more) = &more {

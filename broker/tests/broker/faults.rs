@@ -12,12 +12,10 @@ use wirepost_broker::{
     rabbit::{Config, RabbitBroker},
 };
 use wirepost_core::edge_config::Delivery;
+use wirepost_testing::broker as services;
+use wirepost_testing::broker::{PATIENCE, PrivateBroker, eventually};
 
-mod broker_support;
-use broker_support::{
-    services::{self, PATIENCE, PrivateBroker, eventually},
-    *,
-};
+use crate::support::*;
 
 /// Clients are told within 2 s; the rest is for a busy machine.
 const ANSWERED: Duration = Duration::from_millis(3500);

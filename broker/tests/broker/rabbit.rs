@@ -10,12 +10,10 @@ use lapin::{
 use tokio::time::timeout;
 use wirepost_broker::{Broker, Feed, FeedEvent, Health, PublishError, Start};
 use wirepost_core::edge_config::Delivery;
+use wirepost_testing::broker as services;
+use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
 
-mod broker_support;
-use broker_support::{
-    services::{self, PATIENCE, Vhost, eventually},
-    *,
-};
+use crate::support::*;
 
 fn refused(outcome: &Result<(), PublishError>) -> bool {
     matches!(outcome, Err(PublishError::Refused(_)))

@@ -1,11 +1,6 @@
 //! What the tests of the RabbitMQ side share: a topology like a compiled one, and short ways to say what is expected.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    reason = "a module of several test programs, each of which uses a part"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::time::Duration;
 
@@ -21,21 +16,17 @@ use wirepost_broker::{
     Broker, Feed, FeedEvent, Health, Publication, PublishError,
     rabbit::{Config, RabbitBroker},
 };
+use wirepost_testing::broker::{PATIENCE, TestBroker};
 
-#[path = "../../../tests/src/broker.rs"]
-pub mod services;
-
-use services::{PATIENCE, TestBroker};
-
-pub const RECEIVE: &str = "wirepost.pay.receive";
-pub const PUSH: &str = "wirepost.pay.push";
-pub const EVENTS: &str = "wirepost.pay.events";
-pub const QUEUE: &str = "wirepost.pay.q.in";
-pub const STREAM: &str = "wirepost.pay.stream";
-pub const EDGE_QUEUE: &str = "wirepost.pay.edge.e1";
+pub(crate) const RECEIVE: &str = "wirepost.pay.receive";
+pub(crate) const PUSH: &str = "wirepost.pay.push";
+pub(crate) const EVENTS: &str = "wirepost.pay.events";
+pub(crate) const QUEUE: &str = "wirepost.pay.q.in";
+pub(crate) const STREAM: &str = "wirepost.pay.stream";
+pub(crate) const EDGE_QUEUE: &str = "wirepost.pay.edge.e1";
 
 /// Exchanges, a queue that takes everything received, a stream that takes everything pushed.
-pub async fn declare(channel: &Channel) -> Result<()> {
+pub(crate) async fn declare(channel: &Channel) -> Result<()> {
     declare_receiving(channel).await?;
     for (name, kind) in [(PUSH, ExchangeKind::Fanout), (EVENTS, ExchangeKind::Topic)] {
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
@@ -46,14 +37,14 @@ pub async fn declare(channel: &Channel) -> Result<()> {
 }
 
 /// What clients send to, without a stream.
-pub async fn declare_receiving(channel: &Channel) -> Result<()> {
+pub(crate) async fn declare_receiving(channel: &Channel) -> Result<()> {
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel.exchange_declare(RECEIVE.into(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
     declare_queue(channel, QUEUE, "quorum").await?;
     bind(channel, QUEUE, RECEIVE, "#").await
 }
 
-pub async fn declare_queue(channel: &Channel, name: &str, kind: &str) -> Result<()> {
+pub(crate) async fn declare_queue(channel: &Channel, name: &str, kind: &str) -> Result<()> {
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
@@ -61,13 +52,13 @@ pub async fn declare_queue(channel: &Channel, name: &str, kind: &str) -> Result<
     Ok(())
 }
 
-pub async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<()> {
+pub(crate) async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> Result<()> {
     let options = QueueBindOptions::default();
     Ok(channel.queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default()).await?)
 }
 
 /// An edge's settings for a vhost.
-pub fn config(broker: &TestBroker, vhost: &str) -> Config {
+pub(crate) fn config(broker: &TestBroker, vhost: &str) -> Config {
     let mut config = Config::new("e1", format!("{}/{vhost}", broker.amqp));
     let address = broker.stream.rsplit('@').next().unwrap_or_default();
     let (host, port) = address.split_once(':').unwrap();
@@ -76,19 +67,23 @@ pub fn config(broker: &TestBroker, vhost: &str) -> Config {
 }
 
 /// Starts, and waits until publishing works.
-pub async fn start(config: Config) -> Result<RabbitBroker> {
+pub(crate) async fn start(config: Config) -> Result<RabbitBroker> {
     let broker = RabbitBroker::start(config)?;
     until_health(&broker, PATIENCE, |health| *health == Health::Up).await?;
     Ok(broker)
 }
 
-pub async fn until_health(broker: &RabbitBroker, limit: Duration, wanted: impl Fn(&Health) -> bool) -> Result<()> {
+pub(crate) async fn until_health(
+    broker: &RabbitBroker,
+    limit: Duration,
+    wanted: impl Fn(&Health) -> bool,
+) -> Result<()> {
     let mut health = broker.health();
     let found = timeout(limit, health.wait_for(&wanted)).await.map(|_| ());
     found.with_context(|| format!("health stayed {:?} for {limit:?}", *broker.health().borrow()))
 }
 
-pub fn message(exchange: &str, key: &str, body: &str) -> Publication {
+pub(crate) fn message(exchange: &str, key: &str, body: &str) -> Publication {
     Publication {
         exchange: exchange.into(),
         routing_key: key.into(),
@@ -101,17 +96,21 @@ pub fn message(exchange: &str, key: &str, body: &str) -> Publication {
 }
 
 /// The outcome of one publish; errors if none comes.
-pub async fn publish(broker: &RabbitBroker, lane: u64, publication: Publication) -> Result<Result<(), PublishError>> {
+pub(crate) async fn publish(
+    broker: &RabbitBroker,
+    lane: u64,
+    publication: Publication,
+) -> Result<Result<(), PublishError>> {
     let confirm = broker.publish(lane, publication);
     Ok(timeout(PATIENCE, confirm).await.context("the publish was not answered")??)
 }
 
-pub async fn next_event(feed: &mut dyn Feed) -> Result<FeedEvent> {
+pub(crate) async fn next_event(feed: &mut dyn Feed) -> Result<FeedEvent> {
     timeout(PATIENCE, feed.recv()).await.context("the feed told nothing")
 }
 
 /// Goes on to the next attachment; what was told before it, in words.
-pub async fn until_attached(feed: &mut dyn Feed) -> Result<Vec<&'static str>> {
+pub(crate) async fn until_attached(feed: &mut dyn Feed) -> Result<Vec<&'static str>> {
     let mut before = Vec::new();
     loop {
         match next_event(feed).await? {
@@ -125,7 +124,7 @@ pub async fn until_attached(feed: &mut dyn Feed) -> Result<Vec<&'static str>> {
 }
 
 /// The next `count` bodies, each batch acknowledged; attachments and outages are passed over, losses are errors.
-pub async fn bodies(feed: &mut dyn Feed, count: usize) -> Result<Vec<String>> {
+pub(crate) async fn bodies(feed: &mut dyn Feed, count: usize) -> Result<Vec<String>> {
     let mut bodies = Vec::new();
     while bodies.len() < count {
         match next_event(feed).await.with_context(|| format!("after {bodies:?}"))? {
@@ -143,6 +142,6 @@ pub async fn bodies(feed: &mut dyn Feed, count: usize) -> Result<Vec<String>> {
 }
 
 /// A counter of the broker.
-pub fn counter(broker: &RabbitBroker, name: &str) -> u64 {
+pub(crate) fn counter(broker: &RabbitBroker, name: &str) -> u64 {
     broker.counters().into_iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no counter {name}")).1
 }

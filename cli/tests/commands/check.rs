@@ -1,11 +1,10 @@
 //! `wirepost check`: verdicts and exit status.
 
-mod support;
-
 use std::fs;
 
 use serde_json::Value;
-use support::{edit, folder_with, run};
+
+use crate::support::{edit, folder_with, run};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 

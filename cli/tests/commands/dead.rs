@@ -2,27 +2,23 @@
 
 #![allow(clippy::unwrap_used)] // it is all test
 
-#[path = "../../tests/src/broker.rs"]
-#[allow(dead_code, unreachable_pub)] // shared with other crates, which use the rest
-mod broker;
-mod support;
-
 use std::{collections::HashSet, time::Duration};
 
-use broker::{PATIENCE, Vhost, depth, eventually, publish_with};
 use lapin::{
     BasicProperties, Channel,
     options::{BasicAckOptions, BasicGetOptions, BasicRejectOptions},
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
-use support::{Running, folder_with, run, wirepost};
 use wirepost_amqp::{
     Address,
     v10::{self, Sent},
     v091::{self, Properties, Property, Published},
 };
 use wirepost_core::names;
+use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish_with};
+
+use crate::support::{Running, folder_with, run, wirepost};
 
 const DEAD: &str = "wirepost.payments.dead";
 const QUEUE: &str = "wirepost.payments.q.qr-refresh";

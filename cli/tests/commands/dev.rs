@@ -1,11 +1,10 @@
 //! `wirepost dev` on the broker inside the process, with `listen` and `push` as its two hands.
 
-mod support;
-
 use std::{fs, io::Write};
 
 use serde_json::Value;
-use support::{Running, edit, folder_with, run, run_with};
+
+use crate::support::{Running, edit, folder_with, run, run_with};
 
 fn push(url: &str, business: &str, message: &str) -> (i32, String, String) {
     run(&["push", business, message, "--url", url])

@@ -1,12 +1,8 @@
 //! `wirepost diff`: what would change on a real broker.
 
-#[path = "../../tests/src/broker.rs"]
-#[allow(dead_code, unreachable_pub)] // shared with other crates, which use the rest
-mod broker;
-mod support;
+use wirepost_testing::broker::Vhost;
 
-use broker::Vhost;
-use support::{Running, edit, folder_with, run};
+use crate::support::{Running, edit, folder_with, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_difference_is_told_and_nothing_is_changed() {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // it is all test
 
-mod support;
-
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
@@ -14,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use support::{Running, folder_with, run, wirepost};
+use crate::support::{Running, folder_with, run, wirepost};
 
 const TOKEN: &str = "/payments/websocket/token";
 const SOCKET: &str = "/socket/the-ticket";

@@ -1,14 +1,9 @@
 //! `wirepost dev --amqp`: the same on a real RabbitMQ.
 
-#[path = "../../tests/src/broker.rs"]
-#[allow(dead_code, unreachable_pub)] // shared with other crates, which use the rest
-mod broker;
-mod support;
-
 use std::time::Duration;
+use wirepost_testing::broker::{Vhost, eventually, publish};
 
-use broker::{Vhost, eventually, publish};
-use support::{Running, folder_with};
+use crate::support::{Running, folder_with};
 
 /// A look every ten seconds, and what it does.
 const REPAIR: Duration = Duration::from_secs(40);

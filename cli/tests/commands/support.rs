@@ -1,6 +1,6 @@
 //! Runs the real binary as a person would: in processes, by their lines.
 
-#![allow(dead_code, clippy::unwrap_used)] // not every test file uses all of it; it is all test
+#![allow(clippy::unwrap_used)] // it is all test
 
 use std::{
     fs,

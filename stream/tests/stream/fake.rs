@@ -8,40 +8,40 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::raw::{data_message, entry};
+use crate::raw::{data_message, entry};
 
-pub struct FakeBroker {
+pub(crate) struct FakeBroker {
     listener: TcpListener,
-    pub address: (String, u16),
+    pub(crate) address: (String, u16),
     /// What it says about itself.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
     /// What it tells clients to connect to.
-    pub advertised: Option<(String, u16)>,
+    pub(crate) advertised: Option<(String, u16)>,
 }
 
 /// A connection after its handshake.
-pub struct Peer {
+pub(crate) struct Peer {
     socket: TcpStream,
 }
 
 /// A request or another frame of the client: key and what follows the version.
 #[derive(Debug)]
-pub struct Request {
-    pub key: u16,
-    pub body: Vec<u8>,
+pub(crate) struct Request {
+    pub(crate) key: u16,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What a Subscribe request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Subscribe {
-    pub id: u8,
-    pub stream: String,
+pub(crate) struct Subscribe {
+    pub(crate) id: u8,
+    pub(crate) stream: String,
     /// 1 first, 2 last, 4 an offset.
-    pub kind: u16,
-    pub offset: Option<u64>,
+    pub(crate) kind: u16,
+    pub(crate) offset: Option<u64>,
 }
 
-pub const OK: u16 = 1;
+pub(crate) const OK: u16 = 1;
 
 fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
@@ -62,21 +62,21 @@ fn text(bytes: &[u8], at: usize) -> (String, usize) {
 }
 
 impl FakeBroker {
-    pub async fn bind(version: &'static str) -> Result<Self> {
+    pub(crate) async fn bind(version: &'static str) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = ("127.0.0.1".to_owned(), listener.local_addr()?.port());
         Ok(Self { listener, address, version, advertised: None })
     }
 
     /// The next connection, before the handshake.
-    pub async fn accept_raw(&self) -> Result<TcpStream> {
+    pub(crate) async fn accept_raw(&self) -> Result<TcpStream> {
         let (socket, _) = self.listener.accept().await?;
         socket.set_nodelay(true)?;
         Ok(socket)
     }
 
     /// The next connection, after the handshake.
-    pub async fn accept(&self) -> Result<Peer> {
+    pub(crate) async fn accept(&self) -> Result<Peer> {
         let mut peer = Peer { socket: self.accept_raw().await? };
         let mut tuned = false;
         loop {
@@ -107,7 +107,7 @@ impl FakeBroker {
 
 impl Peer {
     /// The next frame but heartbeats. Cancel safe only between frames.
-    pub async fn request(&mut self) -> Result<Request> {
+    pub(crate) async fn request(&mut self) -> Result<Request> {
         loop {
             let mut frame = vec![0; self.socket.read_u32().await? as usize];
             self.socket.read_exact(&mut frame).await?;
@@ -119,7 +119,7 @@ impl Peer {
     }
 
     /// The next frame with this key; others are passed over.
-    pub async fn expect(&mut self, key: u16) -> Result<Request> {
+    pub(crate) async fn expect(&mut self, key: u16) -> Result<Request> {
         loop {
             let request = self.request().await.with_context(|| format!("waiting for {key:#x}"))?;
             if request.key == key {
@@ -128,24 +128,24 @@ impl Peer {
         }
     }
 
-    pub async fn send(&mut self, key: u16, version: u16, body: &[u8]) -> Result<()> {
+    pub(crate) async fn send(&mut self, key: u16, version: u16, body: &[u8]) -> Result<()> {
         let frame = [&key.to_be_bytes(), &version.to_be_bytes(), body].concat();
         Ok(self.socket.write_all(&entry(&frame)).await?)
     }
 
     /// The answer to a request that begins with a correlation id.
-    pub async fn answer(&mut self, request: &Request, code: u16, rest: &[u8]) -> Result<()> {
+    pub(crate) async fn answer(&mut self, request: &Request, code: u16, rest: &[u8]) -> Result<()> {
         let body = [&request.body[..4], &code.to_be_bytes(), rest].concat();
         self.send(0x8000 | request.key, 1, &body).await
     }
 
-    pub async fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) async fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.socket.write_all(bytes).await?)
     }
 
     /// Answers Subscribe requests with OK, StreamStats from `stats` (stream -> first, committed), Unsubscribe with OK,
     /// until a Subscribe comes; returns it.
-    pub async fn subscribed(&mut self, stats: &HashMap<&str, (i64, i64)>) -> Result<Subscribe> {
+    pub(crate) async fn subscribed(&mut self, stats: &HashMap<&str, (i64, i64)>) -> Result<Subscribe> {
         loop {
             let request = self.request().await?;
             match request.key {
@@ -170,7 +170,7 @@ impl Peer {
         }
     }
 
-    pub async fn answer_stats(&mut self, request: &Request, first: i64, end: i64) -> Result<()> {
+    pub(crate) async fn answer_stats(&mut self, request: &Request, first: i64, end: i64) -> Result<()> {
         let mut body = 3u32.to_be_bytes().to_vec();
         for (name, value) in [("first_chunk_id", first), ("committed_chunk_id", end), ("committed_offset", end)] {
             body.extend(string(name));
@@ -180,7 +180,7 @@ impl Peer {
     }
 
     /// Delivers one chunk of messages with these bodies; Deliver version 1.
-    pub async fn deliver(&mut self, id: u8, first_offset: u64, bodies: &[&str]) -> Result<()> {
+    pub(crate) async fn deliver(&mut self, id: u8, first_offset: u64, bodies: &[&str]) -> Result<()> {
         let data: Vec<u8> = bodies.iter().flat_map(|body| entry(&data_message(body.as_bytes()))).collect();
         let mut chunk = vec![id, 0x50, 0];
         chunk.extend((bodies.len() as u16).to_be_bytes());

@@ -5,10 +5,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use wirepost_testing::broker::Vhost;
 
-use super::{USER, broker::Vhost, host_of};
+use crate::support::{USER, host_of};
 
-pub struct RawPublisher {
+pub(crate) struct RawPublisher {
     socket: TcpStream,
     correlation: u32,
     sequence: u64,
@@ -19,24 +20,24 @@ fn string(text: &str) -> Vec<u8> {
 }
 
 /// One message as an entry of a chunk.
-pub fn entry(message: &[u8]) -> Vec<u8> {
+pub(crate) fn entry(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u32).to_be_bytes(), message].concat()
 }
 
 /// Several messages as one entry; `compression` 0 is none, 1 is gzip (the broker does not look inside).
-pub fn sub_batch(compression: u8, messages: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn sub_batch(compression: u8, messages: &[&[u8]]) -> Vec<u8> {
     let data: Vec<u8> = messages.iter().flat_map(|m| entry(m)).collect();
     let length = (data.len() as u32).to_be_bytes();
     [&[0x80 | compression << 4][..], &(messages.len() as u16).to_be_bytes(), &length, &length, &data].concat()
 }
 
 /// An AMQP 1.0 message with one data section.
-pub fn data_message(body: &[u8]) -> Vec<u8> {
+pub(crate) fn data_message(body: &[u8]) -> Vec<u8> {
     [&[0x00, 0x53, 0x75, 0xb0][..], &(body.len() as u32).to_be_bytes(), body].concat()
 }
 
 impl RawPublisher {
-    pub async fn connect(vhost: &Vhost, stream: &str) -> Result<Self> {
+    pub(crate) async fn connect(vhost: &Vhost, stream: &str) -> Result<Self> {
         let socket = TcpStream::connect(host_of(&vhost.broker.stream)).await?;
         let mut publisher = Self { socket, correlation: 0, sequence: 0 };
         publisher.call(0x11, &0u32.to_be_bytes()).await?;
@@ -51,7 +52,7 @@ impl RawPublisher {
     }
 
     /// Publishes entries in order and waits for the confirms.
-    pub async fn publish(&mut self, entries: &[Vec<u8>]) -> Result<()> {
+    pub(crate) async fn publish(&mut self, entries: &[Vec<u8>]) -> Result<()> {
         let mut body = vec![0];
         body.extend((entries.len() as u32).to_be_bytes());
         for entry in entries {

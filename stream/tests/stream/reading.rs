@@ -1,7 +1,5 @@
 //! Reading from a broker that behaves.
 
-mod support;
-
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,15 +7,12 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
-use support::{
-    Publisher, attached,
-    broker::{PATIENCE, Vhost, eventually},
-    client, config, event, host_of, numbers, range,
-    raw::{RawPublisher, data_message, entry, sub_batch},
-    take,
-};
 use tokio::time::timeout;
 use wirepost_stream::{Client, Event, Start, Value};
+use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
+
+use crate::raw::{RawPublisher, data_message, entry, sub_batch};
+use crate::support::{Publisher, USER, attached, client, config, event, host_of, numbers, range, take};
 
 #[tokio::test]
 async fn first_reads_everything_and_goes_on_live() -> Result<()> {
@@ -309,10 +304,8 @@ async fn wrong_credentials_and_a_missing_vhost_are_named() -> Result<()> {
     let vhost = Vhost::create().await?;
     let host = host_of(&vhost.broker.stream);
     let mut wrong = config(host.clone(), &vhost.name);
-    wrong.credentials = std::sync::Arc::new(|| wirepost_stream::Credentials {
-        username: support::USER.into(),
-        password: "wrong".into(),
-    });
+    wrong.credentials =
+        std::sync::Arc::new(|| wirepost_stream::Credentials { username: USER.into(), password: "wrong".into() });
     let error = Client::new(wrong).stats("s").await.unwrap_err();
     assert!(error.is_access() && error.to_string().contains("password"), "{error}");
     let error = Client::new(config(host, "no-such-vhost")).stats("s").await.unwrap_err();

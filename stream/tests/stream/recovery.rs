@@ -1,19 +1,14 @@
 //! Reading from a broker or through a network that misbehaves, one fault at a time.
 
-mod support;
-
 use std::time::Duration;
 
 use anyhow::Result;
-use support::{
-    Publisher, attached,
-    broker::{PATIENCE, Vhost, eventually},
-    client, config, event, host_of, numbers,
-    proxy::{Network, Proxy},
-    range, take,
-};
 use tokio::time::Instant;
 use wirepost_stream::{Client, Error, Event, Position, Start, Subscription};
+use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
+use wirepost_testing::proxy::{Network, Proxy};
+
+use crate::support::{Publisher, attached, client, config, event, host_of, numbers, range, take};
 
 /// A client that reaches the broker through a proxy.
 async fn proxied(vhost: &Vhost) -> Result<(Proxy, Client)> {

@@ -2,8 +2,6 @@
 //!
 //! One round of faults takes about 30 s; `WIREPOST_SOAK_SECONDS` makes it go on, `WIREPOST_FAULTS=Kill,Restart` picks some.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -13,17 +11,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use support::{
-    Publisher,
-    broker::{PrivateBroker, Vhost, eventually},
-    config, host_of,
-    proxy::{Network, Proxy},
-};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 use wirepost_stream::{Client, Event, Start};
+use wirepost_testing::broker::{PrivateBroker, Vhost, eventually};
+use wirepost_testing::proxy::{Network, Proxy};
+
+use crate::support::{Publisher, config, host_of};
 
 const STREAMS: usize = 3;
 /// Longest time from the end of a fault to the next message: what a client may be promised.

@@ -1,19 +1,14 @@
 //! What no real broker does on demand, shown by a scripted one.
 
-mod support;
-
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Result, ensure};
-use support::{
-    attached,
-    broker::{PATIENCE, eventually},
-    config, event,
-    fake::{FakeBroker, OK},
-    numbers, take,
-};
 use tokio::time::{Instant, timeout};
 use wirepost_stream::{Client, Error, Event, Start};
+use wirepost_testing::broker::{PATIENCE, eventually};
+
+use crate::fake::{FakeBroker, OK};
+use crate::support::{attached, config, event, numbers, take};
 
 fn client(broker: &FakeBroker) -> Client {
     Client::new(config(broker.address.clone(), "/"))

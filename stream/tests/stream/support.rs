@@ -1,18 +1,9 @@
 //! What the tests of this crate share: streams on a real RabbitMQ, a publisher, a proxy that makes network trouble.
-#![allow(dead_code, unreachable_pub, reason = "each test file includes it and uses a part")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by it")]
-
-#[path = "../../../tests/src/broker.rs"]
-pub mod broker;
-pub mod fake;
-#[path = "../../../tests/src/proxy.rs"]
-pub mod proxy;
-pub mod raw;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use broker::{PATIENCE, Vhost};
 use lapin::{
     BasicProperties, Channel, Connection,
     options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions},
@@ -20,23 +11,24 @@ use lapin::{
 };
 use tokio::time::timeout;
 use wirepost_stream::{Client, Config, Credentials, Event, Message, Position, Subscription};
+use wirepost_testing::broker::{PATIENCE, Vhost};
 
-pub const USER: &str = "guest";
+pub(crate) const USER: &str = "guest";
 
 /// Host and port of `rabbitmq-stream://user:password@host:port`.
-pub fn host_of(uri: &str) -> (String, u16) {
+pub(crate) fn host_of(uri: &str) -> (String, u16) {
     let rest = uri.rsplit_once("://").map_or(uri, |(_, rest)| rest);
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
     let (host, port) = rest.split_once('/').map_or(rest, |(host, _)| host).rsplit_once(':').expect("host:port");
     (host.to_owned(), port.parse().expect("a port"))
 }
 
-pub fn credentials() -> Credentials {
+pub(crate) fn credentials() -> Credentials {
     Credentials { username: USER.into(), password: USER.into() }
 }
 
 /// Short times, so that a test need not wait long; `host` as of [`host_of`].
-pub fn config(host: (String, u16), vhost: &str) -> Config {
+pub(crate) fn config(host: (String, u16), vhost: &str) -> Config {
     log();
     let mut config = Config::new(host.0, host.1, credentials);
     vhost.clone_into(&mut config.vhost);
@@ -47,33 +39,33 @@ pub fn config(host: (String, u16), vhost: &str) -> Config {
 }
 
 /// Shows the library's log with `--nocapture`, filtered by `RUST_LOG`.
-pub fn log() {
+pub(crate) fn log() {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
 }
 
-pub fn client(vhost: &Vhost) -> Client {
+pub(crate) fn client(vhost: &Vhost) -> Client {
     Client::new(config(host_of(&vhost.broker.stream), &vhost.name))
 }
 
 /// An AMQP connection to one vhost that declares streams and publishes to them.
-pub struct Publisher {
-    connection: Connection,
+pub(crate) struct Publisher {
+    _connection: Connection,
     channel: Channel,
 }
 
 impl Publisher {
-    pub async fn connect(vhost: &Vhost) -> Result<Self> {
+    pub(crate) async fn connect(vhost: &Vhost) -> Result<Self> {
         let (connection, channel) = vhost.channel().await?;
-        Ok(Self { connection, channel })
+        Ok(Self { _connection: connection, channel })
     }
 
-    pub async fn declare(&self, stream: &str) -> Result<()> {
+    pub(crate) async fn declare(&self, stream: &str) -> Result<()> {
         self.declare_with(stream, &[]).await
     }
 
     /// With limits such as `x-max-length-bytes`.
-    pub async fn declare_with(&self, stream: &str, limits: &[(&str, i64)]) -> Result<()> {
+    pub(crate) async fn declare_with(&self, stream: &str, limits: &[(&str, i64)]) -> Result<()> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
         for (name, value) in limits {
@@ -83,7 +75,7 @@ impl Publisher {
         declared.map(drop).with_context(|| format!("declaring {stream}"))
     }
 
-    pub async fn delete(&self, stream: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, stream: &str) -> Result<()> {
         self.channel
             .queue_delete(stream.into(), QueueDeleteOptions::default())
             .await
@@ -92,11 +84,15 @@ impl Publisher {
     }
 
     /// Publishes in order and waits for all confirms.
-    pub async fn publish<B: AsRef<[u8]>>(&self, stream: &str, bodies: impl IntoIterator<Item = B>) -> Result<()> {
+    pub(crate) async fn publish<B: AsRef<[u8]>>(
+        &self,
+        stream: &str,
+        bodies: impl IntoIterator<Item = B>,
+    ) -> Result<()> {
         self.publish_with(stream, bodies, BasicProperties::default()).await
     }
 
-    pub async fn publish_with<B: AsRef<[u8]>>(
+    pub(crate) async fn publish_with<B: AsRef<[u8]>>(
         &self,
         stream: &str,
         bodies: impl IntoIterator<Item = B>,
@@ -119,19 +115,19 @@ impl Publisher {
     }
 
     /// Publishes the numbers as text.
-    pub async fn numbers(&self, stream: &str, numbers: std::ops::Range<u64>) -> Result<()> {
+    pub(crate) async fn numbers(&self, stream: &str, numbers: std::ops::Range<u64>) -> Result<()> {
         self.publish(stream, numbers.map(|n| n.to_string())).await
     }
 }
 
 /// The next event; fails after [`PATIENCE`].
-pub async fn event(subscription: &mut Subscription) -> Event {
+pub(crate) async fn event(subscription: &mut Subscription) -> Event {
     let event = timeout(PATIENCE, subscription.recv()).await.expect("an event in time");
     event.expect("the client is open")
 }
 
 /// Waits for the next attachment; messages before it are an error.
-pub async fn attached(subscription: &mut Subscription) -> Option<Position> {
+pub(crate) async fn attached(subscription: &mut Subscription) -> Option<Position> {
     loop {
         match event(subscription).await {
             Event::Attached { position, .. } => return position,
@@ -142,7 +138,7 @@ pub async fn attached(subscription: &mut Subscription) -> Option<Position> {
 }
 
 /// Collects `count` messages. Outages in between are fine, gaps and resets are not.
-pub async fn take(subscription: &mut Subscription, count: usize) -> Vec<Message> {
+pub(crate) async fn take(subscription: &mut Subscription, count: usize) -> Vec<Message> {
     let mut messages = Vec::new();
     while messages.len() < count {
         match event(subscription).await {
@@ -155,11 +151,11 @@ pub async fn take(subscription: &mut Subscription, count: usize) -> Vec<Message>
 }
 
 /// Bodies that are numbers.
-pub fn numbers(messages: &[Message]) -> Vec<u64> {
+pub(crate) fn numbers(messages: &[Message]) -> Vec<u64> {
     messages.iter().map(|m| std::str::from_utf8(m.body()).unwrap().parse().unwrap()).collect()
 }
 
 /// `a..b` as a list.
-pub fn range(range: std::ops::Range<u64>) -> Vec<u64> {
+pub(crate) fn range(range: std::ops::Range<u64>) -> Vec<u64> {
     range.collect()
 }

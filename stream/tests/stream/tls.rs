@@ -1,14 +1,14 @@
 //! TLS, by the configuration that the caller gives.
 
-mod support;
-
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
-use support::{Publisher, broker::Vhost, config, host_of, numbers, range, take};
 use wirepost_stream::{Client, Start};
+use wirepost_testing::broker::Vhost;
+
+use crate::support::{Publisher, config, host_of, numbers, range, take};
 
 fn tls(authorities: RootCertStore) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -79,7 +79,7 @@ impl Drop for PrivateCluster {
     }
 }
 
-const SERVICES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/services/kubernetes");
+const SERVICES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/services/kubernetes");
 
 async fn services(arguments: &[&str]) -> Result<String> {
     let arguments: Vec<String> = arguments.iter().map(|&a| a.to_owned()).collect();

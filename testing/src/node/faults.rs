@@ -284,7 +284,7 @@ impl Programs {
     }
 
     async fn run(&self, arguments: &[&str]) -> Result<()> {
-        let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/cluster"));
+        let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cluster/cluster"));
         let output = Command::new(script).args(arguments).output().await?;
         if !output.status.success() {
             bail!("tests/cluster/cluster {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));

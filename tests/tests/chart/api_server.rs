@@ -8,7 +8,7 @@ use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use wirepost_tests::cluster::{Cluster, Namespace};
+use wirepost_testing::cluster::{Cluster, Namespace};
 
 use crate::render::{Rendered, examples, id, render_in};
 

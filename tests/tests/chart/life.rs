@@ -1,4 +1,4 @@
-//! Releases on a real API server: install, upgrade, uninstall. No pod runs here; `cluster_*` tests have nodes.
+//! Releases on a real API server: install, upgrade, uninstall. No pod runs here; the tests in `cluster` have nodes.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
 use serde_json::Value;
-use wirepost_tests::cluster::{Cluster, PrivateCluster, wait};
+use wirepost_testing::cluster::{Cluster, PrivateCluster, wait};
 
 use crate::render::{CHART, RELEASE, command};
 

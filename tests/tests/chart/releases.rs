@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use wirepost_tests::cluster::{Cluster, Namespace};
+use wirepost_testing::cluster::{Cluster, Namespace};
 
 use crate::render::{CHART, RELEASE, command};
 

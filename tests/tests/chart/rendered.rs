@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
-use wirepost_tests::cluster::chart_rules;
+use wirepost_testing::cluster::chart_rules;
 
 use crate::render::{examples, render, render_as, text};
 

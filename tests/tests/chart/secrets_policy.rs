@@ -9,7 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use wirepost_tests::cluster::{Cluster, Namespace};
+use wirepost_testing::cluster::{Cluster, Namespace};
 
 use crate::releases::helm;
 use crate::render::RELEASE;

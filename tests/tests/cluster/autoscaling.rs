@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::time::Instant;
-use wirepost_tests::broker::eventually;
-use wirepost_tests::node::crowd::{Crowd, size};
-use wirepost_tests::node::{EDGE, Node, SYSTEM, is_ready};
+use wirepost_testing::broker::eventually;
+use wirepost_testing::node::crowd::{Crowd, size};
+use wirepost_testing::node::{EDGE, Node, SYSTEM, is_ready};
 
 const METRICS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/metrics-server.yaml");
 const CLIENTS: usize = 300;

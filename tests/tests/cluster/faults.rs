@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::time::Instant;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::node::faults::{Programs, Talk, answered_as_promised};
-use wirepost_tests::node::{Node, SYSTEM};
-use wirepost_tests::traffic::Outcome;
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::node::faults::{Programs, Talk, answered_as_promised};
+use wirepost_testing::node::{Node, SYSTEM};
+use wirepost_testing::traffic::Outcome;
 
 /// For a pod to be there again and everything with it, on two cores.
 const RECOVERY: Duration = Duration::from_mins(2);

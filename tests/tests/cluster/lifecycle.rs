@@ -8,10 +8,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::client::Client;
-use wirepost_tests::node::{Node, RELEASE, SYSTEM};
-use wirepost_tests::operator::condition_of;
-use wirepost_tests::service::{Service, next_json, payment};
+use wirepost_testing::client::Client;
+use wirepost_testing::node::{Node, RELEASE, SYSTEM};
+use wirepost_testing::operator::condition_of;
+use wirepost_testing::service::{Service, next_json, payment};
 
 const CRD: &str = "wsbusinesses.wirepost.dev";
 /// What an older definition is without.

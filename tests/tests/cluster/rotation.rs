@@ -10,10 +10,10 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::Instant;
-use wirepost_tests::broker::TestBroker;
-use wirepost_tests::node::faults::{Talk, answered_as_promised};
-use wirepost_tests::node::{Node, RELEASE, SYSTEM};
-use wirepost_tests::tls::{Authority, frame, send_acked};
+use wirepost_testing::broker::TestBroker;
+use wirepost_testing::node::faults::{Talk, answered_as_promised};
+use wirepost_testing::node::{Node, RELEASE, SYSTEM};
+use wirepost_testing::tls::{Authority, frame, send_acked};
 
 /// The kubelet looks at Secrets every minute and a half at most, where it is not told otherwise.
 const KUBELET: Duration = Duration::from_mins(3);

@@ -9,10 +9,10 @@ use kube::ResourceExt;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use wirepost_tests::broker::eventually;
-use wirepost_tests::client::Client;
-use wirepost_tests::node::crowd::{Crowd, Kind, size};
-use wirepost_tests::node::{EDGE, EDGES, EdgeWatch, Node, SYSTEM, is_ready};
+use wirepost_testing::broker::eventually;
+use wirepost_testing::client::Client;
+use wirepost_testing::node::crowd::{Crowd, Kind, size};
+use wirepost_testing::node::{EDGE, EDGES, EdgeWatch, Node, SYSTEM, is_ready};
 
 const CLIENTS: usize = 300;
 /// For a drain, or for pods to come.

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use lapin::options::{BasicAckOptions, ConfirmSelectOptions};
 use serde_json::{Value, json};
-use wirepost_tests::broker::{consume, next, publish};
-use wirepost_tests::node::Node;
+use wirepost_testing::broker::{consume, next, publish};
+use wirepost_testing::node::Node;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 /// Where each of the examples is, and its name.

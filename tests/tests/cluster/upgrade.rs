@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use kube::ResourceExt;
 use tokio::time::Instant;
-use wirepost_tests::node::crowd::{Crowd, Move, size};
-use wirepost_tests::node::{EdgeWatch, Node};
+use wirepost_testing::node::crowd::{Crowd, Move, size};
+use wirepost_testing::node::{EdgeWatch, Node};
 
 /// As tests/cluster/values.yaml has it.
 const WINDOW: Duration = Duration::from_secs(12);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wirepost_core::edge_config::BusinessConfig;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::raw::Raw;
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::raw::Raw;
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 async fn configz(edge: &Edge) -> Result<Value> {
     let (status, text) = edge.admin("/configz").await?;

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wirepost_core::{Cursor, names};
-use wirepost_tests::client::Client;
-use wirepost_tests::edge::Edge;
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::client::Client;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// Pushes to alice until a message of hers has that offset or a later one; all her cursors.
 async fn cursors(alice: &mut Client, service: &Service, last: u64) -> Result<Vec<String>> {

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// Pushes that name nobody, on a route that does not allow everyone and on one that does.
 fn for_nobody() -> Vec<Value> {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
-use wirepost_tests::broker::{PATIENCE, PrivateBroker, eventually};
-use wirepost_tests::client::Client;
-use wirepost_tests::edge::Edge;
-use wirepost_tests::proxy::{Network, Proxy};
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
-use wirepost_tests::traffic::{Outcome, Pusher, Sender, all_pushed, all_queued, all_queued_but};
+use wirepost_testing::broker::{PATIENCE, PrivateBroker, eventually};
+use wirepost_testing::client::Client;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::proxy::{Network, Proxy};
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::traffic::{Outcome, Pusher, Sender, all_pushed, all_queued, all_queued_but};
 
 /// A client is answered within 2 s; the rest is a busy machine's.
 const ANSWER: Duration = Duration::from_secs(4);

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 const TICKER: &str = r"
 apiVersion: wirepost.dev/v1alpha1

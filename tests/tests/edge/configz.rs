@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// Waits that an edge keeps at the same time.
 const WAITERS: usize = 16;

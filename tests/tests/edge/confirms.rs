@@ -4,10 +4,10 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use wirepost_core::names;
-use wirepost_tests::broker::{PATIENCE, depth, eventually};
-use wirepost_tests::client::Client;
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, depth, eventually};
+use wirepost_testing::client::Client;
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 const PUSH: &str = "wirepost.payments.push";
 const RECEIVE: &str = "wirepost.payments.receive";

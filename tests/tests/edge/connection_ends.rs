@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::client::{Client, End};
-use wirepost_tests::proxy::{Network, Proxy};
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::client::{Client, End};
+use wirepost_testing::proxy::{Network, Proxy};
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 const DEAD: &str = "wirepost_edge_closes_total{kind=\"vanished\"}";
 

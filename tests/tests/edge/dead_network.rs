@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::process::Process;
-use wirepost_tests::proxy::Proxy;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::process::Process;
+use wirepost_testing::proxy::Proxy;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// What the protocol promises, and what a machine with many tests may add.
 const BACK: Duration = Duration::from_secs(40 + 8);

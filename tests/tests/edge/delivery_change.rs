@@ -6,11 +6,11 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use wirepost_core::names;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::client::{Client, End};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::service::Service;
-use wirepost_tests::setup::Setup;
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::client::{Client, End};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::service::Service;
+use wirepost_testing::setup::Setup;
 
 fn ticker(delivery: &str) -> String {
     format!(

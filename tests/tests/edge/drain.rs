@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::client::{Client, End};
-use wirepost_tests::edge::EdgeBuilder;
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
-use wirepost_tests::traffic::{Pusher, Sender, all_pushed, all_queued};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::client::{Client, End};
+use wirepost_testing::edge::EdgeBuilder;
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::traffic::{Pusher, Sender, all_pushed, all_queued};
 
 const LAG: Duration = Duration::from_secs(2);
 const WINDOW: Duration = Duration::from_secs(3);
@@ -168,7 +168,7 @@ async fn messages_flow_through_a_drain_without_loss_or_double() -> Result<()> {
 #[tokio::test]
 async fn clients_that_ignore_it_and_a_broker_that_is_away_do_not_hold_the_process() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
-    let (network, amqp) = wirepost_tests::proxy::Proxy::of_uri(&setup.vhost().amqp()).await?;
+    let (network, amqp) = wirepost_testing::proxy::Proxy::of_uri(&setup.vhost().amqp()).await?;
     let edge = setup
         .edge("e1")
         .flag("amqp", amqp)
@@ -180,9 +180,9 @@ async fn clients_that_ignore_it_and_a_broker_that_is_away_do_not_hold_the_proces
     let frozen = edge.client("alice", "app").connect().await?;
     let mut sender = edge.client("bob", "app").connect().await?;
     sender.send_acked(&json!({"id": "o1", "messageType": "order.placed"})).await?;
-    let mut half = wirepost_tests::raw::Raw::connect(edge.public).await?;
+    let mut half = wirepost_testing::raw::Raw::connect(edge.public).await?;
     half.send("GET / HTTP/1.1\r\n").await?;
-    network.set(wirepost_tests::proxy::Network::Stalled);
+    network.set(wirepost_testing::proxy::Network::Stalled);
     let began = Instant::now();
     sender.send(&json!({"id": "o2", "messageType": "order.placed"})).await?;
     edge.sigterm()?;

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use wirepost_tests::client::Refused;
-use wirepost_tests::edge::Edge;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::client::Refused;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// Frames at once, those a second, and how many a new connection may be ahead of what is remembered of the last one.
 const BURST: u64 = 200;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
-use wirepost_tests::client::Client;
-use wirepost_tests::service::{Service, next_json};
-use wirepost_tests::setup::Setup;
+use wirepost_testing::client::Client;
+use wirepost_testing::service::{Service, next_json};
+use wirepost_testing::setup::Setup;
 
 /// 90 references to a choice of 90 constants for each item: two kilobytes that make 8,100 comparisons a value.
 fn costly() -> Value {

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wirepost_tests::service::payment;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::service::payment;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 #[tokio::test]
 async fn one_message_is_confirmed_and_reaches_its_client() -> Result<()> {

@@ -9,12 +9,12 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use wirepost_core::edge_config::BusinessConfig;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::client::Client;
-use wirepost_tests::cluster::{Cluster, Namespace, PrivateCluster, ServiceAccount, chart_rules};
-use wirepost_tests::edge::{Edge, EdgeBuilder};
-use wirepost_tests::proxy::{Network, Proxy};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::client::Client;
+use wirepost_testing::cluster::{Cluster, Namespace, PrivateCluster, ServiceAccount, chart_rules};
+use wirepost_testing::edge::{Edge, EdgeBuilder};
+use wirepost_testing::proxy::{Network, Proxy};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// A second business, whose changes show that the watch goes on.
 const TICKER: &str = r"

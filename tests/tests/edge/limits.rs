@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::client::Refused;
-use wirepost_tests::edge::Edge;
-use wirepost_tests::proxy::{Network, Proxy};
-use wirepost_tests::raw::{Raw, upgrade};
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::client::Refused;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::proxy::{Network, Proxy};
+use wirepost_testing::raw::{Raw, upgrade};
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// [`PAYMENTS`] with other limits.
 fn payments(limits: &str) -> String {

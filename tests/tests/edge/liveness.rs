@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use wirepost_tests::broker::{PrivateBroker, eventually};
-use wirepost_tests::client::Client;
-use wirepost_tests::edge::Edge;
-use wirepost_tests::proxy::{Network, Proxy};
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PrivateBroker, eventually};
+use wirepost_testing::client::Client;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::proxy::{Network, Proxy};
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// From the recovery to the push.
 const RECOVERY: Duration = Duration::from_secs(15);

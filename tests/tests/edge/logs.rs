@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::operator::World;
-use wirepost_tests::service::Service;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::operator::World;
+use wirepost_testing::service::Service;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// The last part of what signs a token.
 fn end(token: &str) -> &str {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use lapin::options::BasicAckOptions;
 use serde_json::json;
-use wirepost_tests::broker::next;
-use wirepost_tests::client::Refused;
-use wirepost_tests::service::{Service, body, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::next;
+use wirepost_testing::client::Refused;
+use wirepost_testing::service::{Service, body, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 #[tokio::test]
 async fn a_clients_message_reaches_the_queue_of_its_route_stamped_with_its_sender() -> Result<()> {

@@ -5,10 +5,10 @@ use lapin::options::BasicGetOptions;
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 use wirepost_core::names;
-use wirepost_tests::broker::{PATIENCE, depth, next};
-use wirepost_tests::client::Client;
-use wirepost_tests::service::{Service, header, next_json};
-use wirepost_tests::setup::Setup;
+use wirepost_testing::broker::{PATIENCE, depth, next};
+use wirepost_testing::client::Client;
+use wirepost_testing::service::{Service, header, next_json};
+use wirepost_testing::setup::Setup;
 
 const LOGS: &str = r##"
 apiVersion: wirepost.dev/v1alpha1
@@ -134,7 +134,7 @@ async fn nothing_that_was_acknowledged_is_lost_while_edges_and_topology_are_of_t
     setup.repair().await?;
     service.channel.queue_purge(names::unrouted("logs").into(), lapin::options::QueuePurgeOptions::default()).await?;
     let body = br#"{"id": "old", "messageType": "log.admin", "content": {}}"#;
-    wirepost_tests::broker::publish(&service.channel, RECEIVE, "log.admin", body).await?;
+    wirepost_testing::broker::publish(&service.channel, RECEIVE, "log.admin", body).await?;
     assert_eq!(setup.move_back("logs").await?.moved, 1);
     assert_eq!((service.depth("everything").await?, service.depth("admins").await?), (before.0 + 2, before.1 + 1));
     let unrouted = names::unrouted("logs");

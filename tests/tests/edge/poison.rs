@@ -7,9 +7,9 @@ use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use serde_json::json;
 use wirepost_core::names;
-use wirepost_tests::broker::{consume, depth, next};
-use wirepost_tests::service::{Service, body, header, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{consume, depth, next};
+use wirepost_testing::service::{Service, body, header, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 #[tokio::test]
 async fn garbage_on_the_push_exchange_is_skipped_and_counted_on_every_edge() -> Result<()> {

@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use lapin::options::BasicAckOptions;
 use serde_json::json;
 use wirepost_core::names;
-use wirepost_tests::broker::{PATIENCE, PrivateBroker, consume, eventually, next};
-use wirepost_tests::service::{Service, body, header, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, PrivateBroker, consume, eventually, next};
+use wirepost_testing::service::{Service, body, header, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// The edge's answer to a publish that is not confirmed is due after 2 s; the rest is a busy machine's.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -76,7 +76,7 @@ async fn during_an_alarm_senders_are_told_in_time_and_repeats_are_recognisable()
     Ok(())
 }
 
-async fn alice_sends(edge: &wirepost_tests::edge::Edge, id: &str) -> Result<bool> {
+async fn alice_sends(edge: &wirepost_testing::edge::Edge, id: &str) -> Result<bool> {
     let mut alice = edge.client("alice", "app").connect().await?;
     alice.send(&json!({"id": id, "messageType": "order.placed"})).await?;
     Ok(alice.answer().await?["op"] == "ack")

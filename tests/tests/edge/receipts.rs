@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use serde_json::json;
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 #[tokio::test]
 async fn only_what_a_connection_was_sent_on_a_route_with_receipts_is_delivered_and_once() -> Result<()> {

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::client::{Client, ClientBuilder, Refused};
-use wirepost_tests::raw::{Raw, upgrade};
-use wirepost_tests::service::Service;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::client::{Client, ClientBuilder, Refused};
+use wirepost_testing::raw::{Raw, upgrade};
+use wirepost_testing::service::Service;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 const OTHER: &str = r"
 apiVersion: wirepost.dev/v1alpha1

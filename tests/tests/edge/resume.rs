@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use wirepost_core::Cursor;
 use wirepost_core::frames::CloseCode;
-use wirepost_tests::client::End;
-use wirepost_tests::edge::Edge;
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::client::End;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// [`PAYMENTS`] with a stream of four segments of 50 kB.
 fn small_stream() -> String {

@@ -5,8 +5,8 @@ use std::fmt;
 use anyhow::Result;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// An object's members as they stand in the text. Its first member of a name is what a first-wins parser sees, its last one what
 /// browsers see.

@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
-use wirepost_tests::broker::eventually;
-use wirepost_tests::client::{Client, End};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::eventually;
+use wirepost_testing::client::{Client, End};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 /// Of the business here; the shortest that leaves time for what must happen within it on a busy machine.
 const SESSION: Duration = Duration::from_secs(8);

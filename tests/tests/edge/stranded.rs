@@ -3,10 +3,10 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::client::{ClientBuilder, Refused};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::client::{ClientBuilder, Refused};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 const TICKER: &str = r"
 apiVersion: wirepost.dev/v1alpha1

@@ -6,11 +6,11 @@ use lapin::types::FieldTable;
 use serde_json::{Value, json};
 use wirepost_core::names;
 use wirepost_stream::BodyKind;
-use wirepost_tests::broker::{PATIENCE, consume, eventually, next_body};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::service::Service;
-use wirepost_tests::setup::Setup;
-use wirepost_tests::strange::{Publisher, Strange, address, readable, unmovable};
+use wirepost_testing::broker::{PATIENCE, consume, eventually, next_body};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::service::Service;
+use wirepost_testing::setup::Setup;
+use wirepost_testing::strange::{Publisher, Strange, address, readable, unmovable};
 
 fn declaration(name: &str, delivery: &str) -> String {
     format!(
@@ -32,7 +32,7 @@ fn price(n: usize) -> Value {
 }
 
 /// What numbers its socket brings, each the first time it comes: a connection that ended brings what it had not acknowledged again.
-async fn numbers(client: &mut wirepost_tests::client::Client, count: usize) -> Result<Vec<u64>> {
+async fn numbers(client: &mut wirepost_testing::client::Client, count: usize) -> Result<Vec<u64>> {
     let mut all = Vec::new();
     while all.len() < count {
         let number = client.push().await?["content"]["n"].as_u64().context("a number")?;

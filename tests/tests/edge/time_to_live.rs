@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use wirepost_tests::broker::PATIENCE;
-use wirepost_tests::client::Client;
-use wirepost_tests::service::{Service, next_json};
-use wirepost_tests::setup::Setup;
+use wirepost_testing::broker::PATIENCE;
+use wirepost_testing::client::Client;
+use wirepost_testing::service::{Service, next_json};
+use wirepost_testing::setup::Setup;
 
 fn business(delivery: &str) -> String {
     format!(

@@ -8,12 +8,12 @@ use rcgen::KeyPair;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::raw::Raw;
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
-use wirepost_tests::tls::{Authority, frame, send_acked};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::raw::Raw;
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::tls::{Authority, frame, send_acked};
 
 /// Writes a new certificate and its key; each file is replaced as a whole.
 fn write(authority: &Authority, dir: &Path) -> Result<()> {

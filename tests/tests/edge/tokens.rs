@@ -5,8 +5,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::setup::Setup;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::setup::Setup;
 
 /// The issuer of one business: an RS256 key for signatures and one for encryption.
 struct Issuer {

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use wirepost_core::names;
-use wirepost_tests::broker::{PATIENCE, depth, eventually};
-use wirepost_tests::service::Service;
-use wirepost_tests::setup::Setup;
+use wirepost_testing::broker::{PATIENCE, depth, eventually};
+use wirepost_testing::service::Service;
+use wirepost_testing::setup::Setup;
 
 const TICKER: &str = r"
 apiVersion: wirepost.dev/v1alpha1

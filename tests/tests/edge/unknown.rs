@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wirepost_core::Cursor;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::proxy::{Network, Proxy};
-use wirepost_tests::service::{Service, payment};
-use wirepost_tests::setup::{PAYMENTS, Setup};
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::proxy::{Network, Proxy};
+use wirepost_testing::service::{Service, payment};
+use wirepost_testing::setup::{PAYMENTS, Setup};
 
 async fn configz(edge: &Edge) -> Result<Value> {
     serde_json::from_str(&edge.admin("/configz").await?.1).context("configz")

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::edge::Edge;
-use wirepost_tests::raw::{Raw, upgrade};
-use wirepost_tests::setup::{PAYMENTS, Setup};
-use wirepost_tests::usage;
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::edge::Edge;
+use wirepost_testing::raw::{Raw, upgrade};
+use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::usage;
 
 /// [`PAYMENTS`] with the largest messages that may be declared.
 fn largest() -> String {

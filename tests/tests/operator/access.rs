@@ -14,10 +14,10 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wirepost_core::names;
-use wirepost_tests::broker::{consume, depth, eventually, next, next_body, publish, publish_with};
-use wirepost_tests::mirror::Mirror;
-use wirepost_tests::operator::{World, times};
-use wirepost_tests::process::run;
+use wirepost_testing::broker::{consume, depth, eventually, next, next_body, publish, publish_with};
+use wirepost_testing::mirror::Mirror;
+use wirepost_testing::operator::{World, times};
+use wirepost_testing::process::run;
 
 type Entries = BTreeMap<String, String>;
 

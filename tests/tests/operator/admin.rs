@@ -8,11 +8,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use wirepost_tests::broker::{PATIENCE, Vhost, eventually};
-use wirepost_tests::cluster::{Cluster, PrivateCluster, wait};
-use wirepost_tests::mirror::Mirror;
-use wirepost_tests::operator::{Operator, World, condition_of, times};
-use wirepost_tests::raw::Raw;
+use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
+use wirepost_testing::cluster::{Cluster, PrivateCluster, wait};
+use wirepost_testing::mirror::Mirror;
+use wirepost_testing::operator::{Operator, World, condition_of, times};
+use wirepost_testing::raw::Raw;
 
 const CRD: &str = "wsbusinesses.wirepost.dev";
 /// What is promised to be repaired.
@@ -88,7 +88,7 @@ async fn an_older_definition_is_said_and_nothing_new_is_applied() -> Result<()> 
     world.condition("shop", "Provisioned", "True").await?;
     let (running, on_broker) = (world.config_map("shop").await?, world.broker_objects().await?);
 
-    let mut older: Value = serde_yaml::from_str(include_str!("../../crds/wsbusinesses.wirepost.dev.yaml"))?;
+    let mut older: Value = serde_yaml::from_str(include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml"))?;
     let spec = &mut older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
     let limits = spec["limits"]["properties"].as_object_mut().context("no limits")?;
     limits.remove("messagesPerSecond").context("there is no such field")?;

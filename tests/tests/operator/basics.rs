@@ -1,9 +1,9 @@
 //! What a business team sees of the operator with kubectl: apply, look, change, delete.
 
 use anyhow::{Context, Result, ensure};
-use wirepost_tests::broker::{eventually, publish};
-use wirepost_tests::operator::{World, condition_of};
-use wirepost_tests::setup::PAYMENTS;
+use wirepost_testing::broker::{eventually, publish};
+use wirepost_testing::operator::{World, condition_of};
+use wirepost_testing::setup::PAYMENTS;
 
 /// The business of most tests, with access for its services.
 fn payments() -> String {
@@ -57,7 +57,7 @@ async fn delete_takes_everything_away() -> Result<()> {
     world.cluster.wait_gone(&world.team.name, "payments").await?;
     ensure!(world.config_map("payments").await?.is_none());
     ensure!(world.secret("payments-wirepost").await?.is_none());
-    eventually("nothing of it is left on the broker", wirepost_tests::broker::PATIENCE, || async {
+    eventually("nothing of it is left on the broker", wirepost_testing::broker::PATIENCE, || async {
         let left = world.setup.management()?.export().await?;
         Ok(left.exchanges.iter().all(|e| !e.name.starts_with("wirepost."))
             && left.queues.is_empty()

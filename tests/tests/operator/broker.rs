@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use wirepost_tests::broker::{PrivateBroker, depth, eventually, key_of};
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::{all_there_in_two_rows, differences, publish_orders, read_numbers};
-use wirepost_tests::operator::World;
-use wirepost_tests::setup::PAYMENTS;
-use wirepost_tests::witness::Witness;
+use wirepost_testing::broker::{PrivateBroker, depth, eventually, key_of};
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::hand::{all_there_in_two_rows, differences, publish_orders, read_numbers};
+use wirepost_testing::operator::World;
+use wirepost_testing::setup::PAYMENTS;
+use wirepost_testing::witness::Witness;
 
 const RECEIVE: &str = "wirepost.payments.receive";
 const ORDERS: &str = "wirepost.payments.q.orders";

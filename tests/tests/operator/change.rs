@@ -2,14 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use lapin::{Connection, ConnectionProperties};
-use wirepost_tests::broker::{depth, eventually, key_of};
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::{
+use wirepost_testing::broker::{depth, eventually, key_of};
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::hand::{
     Picture, all_there_in_two_rows, differences, of_business, publish_numbers, publish_orders, read_numbers,
     read_numbers_over,
 };
-use wirepost_tests::operator::{Operator, World, condition_of};
-use wirepost_tests::witness::Witness;
+use wirepost_testing::operator::{Operator, World, condition_of};
+use wirepost_testing::witness::Witness;
 
 const RECEIVE: &str = "wirepost.payments.receive";
 const PUSH: &str = "wirepost.payments.push";

@@ -12,10 +12,10 @@ use kube::api::ListParams;
 use kube::core::Request;
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::mirror::Mirror;
-use wirepost_tests::operator::{World, condition_of, times};
-use wirepost_tests::setup::PAYMENTS;
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::mirror::Mirror;
+use wirepost_testing::operator::{World, condition_of, times};
+use wirepost_testing::setup::PAYMENTS;
 
 fn business(name: &str, more: &str) -> String {
     format!(
@@ -196,7 +196,7 @@ async fn an_event_tells_of_a_change_and_none_of_what_lasts() -> Result<()> {
 }
 
 /// Some sweeps go by, in each of which a business with a problem is looked at.
-async fn looked_at(operator: &wirepost_tests::operator::Operator) -> Result<()> {
+async fn looked_at(operator: &wirepost_testing::operator::Operator) -> Result<()> {
     let looks = || operator.metric("wirepost_operator_broker_look_seconds_count");
     let before = looks().await?;
     eventually("three sweeps", PATIENCE, || async { Ok(looks().await? >= before + 3.0) }).await

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wirepost_core::business::{WsBusiness, rules};
 use wirepost_core::validate;
-use wirepost_tests::cluster::{Cluster, Namespace, Refusal};
+use wirepost_testing::cluster::{Cluster, Namespace, Refusal};
 
 /// The table of core's own tests.
 #[derive(Deserialize)]
@@ -41,7 +41,7 @@ impl Fixture {
     async fn new() -> Result<Self> {
         let cluster = Cluster::connect().await?;
         let namespace = cluster.namespace("crd").await?;
-        let mut cases: Cases = serde_yaml::from_str(include_str!("../../core/src/validate/cases.yaml"))?;
+        let mut cases: Cases = serde_yaml::from_str(include_str!("../../../core/src/validate/cases.yaml"))?;
         cases.good["metadata"]["namespace"] = namespace.name.clone().into();
         Ok(Self { cluster, namespace, cases })
     }

@@ -6,11 +6,11 @@ use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::broker::{PATIENCE, Vhost, depth, eventually, key_of, publish_for};
-use wirepost_tests::cluster::{Cluster, Namespace, PrivateCluster, wait};
-use wirepost_tests::mirror::Mirror;
-use wirepost_tests::operator::{World, condition_of};
-use wirepost_tests::setup::PAYMENTS;
+use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, key_of, publish_for};
+use wirepost_testing::cluster::{Cluster, Namespace, PrivateCluster, wait};
+use wirepost_testing::mirror::Mirror;
+use wirepost_testing::operator::{World, condition_of};
+use wirepost_testing::setup::PAYMENTS;
 
 /// A business with one route, by name; `more` are further lines of its spec, such as `  businessType: x`.
 fn business(name: &str, more: &str) -> String {
@@ -323,7 +323,7 @@ async fn an_object_from_the_time_of_a_laxer_schema_stops_only_itself() -> Result
     let world = World::on(Cluster::clone(&cluster), Vhost::create().await?).await?;
     world.apply(&business("before", "")).await?;
 
-    let mut lax: Value = serde_yaml::from_str(include_str!("../../crds/wsbusinesses.wirepost.dev.yaml"))?;
+    let mut lax: Value = serde_yaml::from_str(include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml"))?;
     let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     lax["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
         json!({"type": "object", "properties": {"spec": anything, "status": anything}});

@@ -8,12 +8,12 @@ use lapin::{Connection, ConnectionProperties};
 use serde_json::json;
 use tokio::time::Duration;
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::broker::{PrivateBroker, Vhost, depth, eventually};
-use wirepost_tests::cluster::{PATIENCE, PrivateCluster};
-use wirepost_tests::hand::{differences, of_business, of_others, publish_orders, read_numbers, read_numbers_over};
-use wirepost_tests::operator::World;
-use wirepost_tests::setup::PAYMENTS;
-use wirepost_tests::witness::Witness;
+use wirepost_testing::broker::{PrivateBroker, Vhost, depth, eventually};
+use wirepost_testing::cluster::{PATIENCE, PrivateCluster};
+use wirepost_testing::hand::{differences, of_business, of_others, publish_orders, read_numbers, read_numbers_over};
+use wirepost_testing::operator::World;
+use wirepost_testing::setup::PAYMENTS;
+use wirepost_testing::witness::Witness;
 
 const RECEIVE: &str = "wirepost.payments.receive";
 const ORDERS: &str = "wirepost.payments.q.orders";

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use wirepost_core::topology::shared_policies;
-use wirepost_tests::broker::{depth, eventually, key_of, publish};
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::{all_there_in_two_rows, differences, publish_numbers, publish_orders, read_numbers};
-use wirepost_tests::operator::{Operator, World};
-use wirepost_tests::witness::Witness;
+use wirepost_testing::broker::{depth, eventually, key_of, publish};
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::hand::{all_there_in_two_rows, differences, publish_numbers, publish_orders, read_numbers};
+use wirepost_testing::operator::{Operator, World};
+use wirepost_testing::witness::Witness;
 use wirepost_topology::user_tag;
 
 /// A business with limits of its own on a queue and on the stream, and with access for its services.

@@ -7,11 +7,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::operator::edges::client;
-use wirepost_tests::operator::{World, condition_of};
-use wirepost_tests::service::{Service, next_json, payment};
-use wirepost_tests::setup::PAYMENTS;
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::operator::edges::client;
+use wirepost_testing::operator::{World, condition_of};
+use wirepost_testing::service::{Service, next_json, payment};
+use wirepost_testing::setup::PAYMENTS;
 
 fn payments() -> String {
     format!("{PAYMENTS}  access: {{secretName: payments-wirepost}}\n")

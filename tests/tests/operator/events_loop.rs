@@ -8,11 +8,11 @@ use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use serde_json::json;
-use wirepost_tests::broker::{depth, eventually, next};
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::operator::World;
-use wirepost_tests::operator::edges::client;
-use wirepost_tests::service::Service;
+use wirepost_testing::broker::{depth, eventually, next};
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::operator::World;
+use wirepost_testing::operator::edges::client;
+use wirepost_testing::service::Service;
 
 const NEWS: &str = "
 apiVersion: wirepost.dev/v1alpha1

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use wirepost_tests::broker::{depth, key_of, publish, publish_for};
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::operator::{World, condition_of};
+use wirepost_testing::broker::{depth, key_of, publish, publish_for};
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::operator::{World, condition_of};
 
 const THEIRS: &str = "team-b-orders";
 const RECEIVE: &str = "wirepost.thief.receive";

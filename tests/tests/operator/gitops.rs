@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use wirepost_tests::cluster::{Cluster, Namespace};
-use wirepost_tests::kubectl::{Kubectl, Outcome};
+use wirepost_testing::cluster::{Cluster, Namespace};
+use wirepost_testing::kubectl::{Kubectl, Outcome};
 
 struct Fixture {
     namespace: Namespace,

@@ -7,10 +7,10 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use wirepost_edge::identity::keys::KeyRing;
-use wirepost_tests::broker::{PATIENCE, eventually};
-use wirepost_tests::cluster::wait;
-use wirepost_tests::operator::World;
-use wirepost_tests::setup::PAYMENTS;
+use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::cluster::wait;
+use wirepost_testing::operator::World;
+use wirepost_testing::setup::PAYMENTS;
 
 const NAME: &str = "wirepost-edge-keys";
 

@@ -12,10 +12,10 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
-use wirepost_tests::broker::{PATIENCE, Vhost, eventually};
-use wirepost_tests::cluster::PrivateCluster;
-use wirepost_tests::operator::{Operator, World, condition_of};
-use wirepost_tests::proxy::{Network, Proxy};
+use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
+use wirepost_testing::cluster::PrivateCluster;
+use wirepost_testing::operator::{Operator, World, condition_of};
+use wirepost_testing::proxy::{Network, Proxy};
 
 /// As many as keep a leader busy for a while.
 const MANY: usize = 40;

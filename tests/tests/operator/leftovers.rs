@@ -9,12 +9,12 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use lapin::options::QueuePurgeOptions;
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::broker::eventually;
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::of_business;
-use wirepost_tests::operator::edges::client;
-use wirepost_tests::operator::{World, condition_of};
-use wirepost_tests::setup::PAYMENTS;
+use wirepost_testing::broker::eventually;
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::hand::of_business;
+use wirepost_testing::operator::edges::client;
+use wirepost_testing::operator::{World, condition_of};
+use wirepost_testing::setup::PAYMENTS;
 
 fn payments() -> String {
     format!("{PAYMENTS}  access: {{secretName: payments-wirepost}}\n")

@@ -6,10 +6,10 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use wirepost_core::names;
-use wirepost_tests::broker::{depth, eventually, publish};
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::hand::{differences, of_others, read_numbers};
-use wirepost_tests::operator::World;
+use wirepost_testing::broker::{depth, eventually, publish};
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::hand::{differences, of_others, read_numbers};
+use wirepost_testing::operator::World;
 use wirepost_topology::user_tag;
 
 /// Queues called like our own objects; limits and a retention of its own if `small`.
@@ -118,7 +118,7 @@ async fn limits_of_a_business_do_not_reach_another_whose_name_its_own_begins() -
     let vhost = world.setup.vhost().name.as_str();
     world.apply(&business("payments", false)).await?;
     world.condition("payments", "Provisioned", "True").await?;
-    let mine = |picture: &wirepost_tests::hand::Picture| {
+    let mine = |picture: &wirepost_testing::hand::Picture| {
         let mine: Vec<_> = picture.iter().filter(|(key, _)| key.contains(" wirepost.payments.")).collect();
         format!("{mine:#?}")
     };

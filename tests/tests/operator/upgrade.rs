@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use wirepost_tests::broker::{depth, eventually, key_of, publish};
-use wirepost_tests::cluster::PATIENCE;
-use wirepost_tests::mirror::Mirror;
-use wirepost_tests::operator::World;
-use wirepost_tests::setup::PAYMENTS;
+use wirepost_testing::broker::{depth, eventually, key_of, publish};
+use wirepost_testing::cluster::PATIENCE;
+use wirepost_testing::mirror::Mirror;
+use wirepost_testing::operator::World;
+use wirepost_testing::setup::PAYMENTS;
 
 const RECEIVE: &str = "wirepost.payments.receive";
 const ORDERS: &str = "wirepost.payments.q.orders";

@@ -7,9 +7,9 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
-use wirepost_tests::cluster::Cluster;
-use wirepost_tests::kubectl::{Kubectl, Outcome};
-use wirepost_tests::process::binary;
+use wirepost_testing::cluster::Cluster;
+use wirepost_testing::kubectl::{Kubectl, Outcome};
+use wirepost_testing::process::binary;
 
 /// Programs at once: kubectl is a large one.
 const AT_ONCE: usize = 3;
@@ -69,7 +69,7 @@ impl Verdict {
 
 impl Table {
     fn read() -> Result<Self> {
-        Ok(serde_yaml::from_str(include_str!("cases.yaml"))?)
+        Ok(serde_yaml::from_str(include_str!("verdict/cases.yaml"))?)
     }
 
     fn bytes(&self, case: &Document, namespace: &str) -> Result<Vec<u8>> {

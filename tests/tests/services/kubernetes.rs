@@ -6,8 +6,8 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::cluster::{Cluster, PrivateCluster, wait};
-use wirepost_tests::proxy::{Network, Proxy};
+use wirepost_testing::cluster::{Cluster, PrivateCluster, wait};
+use wirepost_testing::proxy::{Network, Proxy};
 
 const BUSINESS: &str = "
 apiVersion: wirepost.dev/v1alpha1

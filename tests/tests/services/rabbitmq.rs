@@ -2,7 +2,7 @@
 
 use lapin::options::{BasicAckOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use wirepost_tests::broker::{self, PrivateBroker, TestBroker, Vhost, consume, depth, eventually, publish};
+use wirepost_testing::broker::{self, PrivateBroker, TestBroker, Vhost, consume, depth, eventually, publish};
 
 #[tokio::test]
 async fn a_vhost_is_there_for_one_test_and_gone_afterwards() {

@@ -2,15 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
 
-mod support;
-
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
-use support::broker::{Vhost, depth, publish, publish_for};
-use support::{apply_all, business, management, problems, route};
 use wirepost_core::topology::Topology;
+use wirepost_testing::broker::{Vhost, depth, publish, publish_for};
 use wirepost_topology::{Credentials, Error, Management, Options, Problem, Scope, Settings, apply, merge, plan};
+
+use crate::support::{apply_all, business, management, problems, route};
 
 #[tokio::test]
 async fn a_business_is_made_and_a_second_run_finds_nothing_to_do() {

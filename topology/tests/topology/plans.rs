@@ -2,18 +2,17 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
 
-mod support;
-
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use lapin::types::FieldTable;
 use serde_json::json;
-use support::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
-use support::{business, declared, management, problems, round, route};
 use tokio::time::Instant;
+use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
 use wirepost_topology::{ApplyOptions, Error, KeptBecause, Management, Problem, Settings, apply_plan, unrouted};
+
+use crate::support::{business, declared, management, problems, round, route};
 
 const PUSH: &str = "wirepost.pay.push";
 const STREAM: &str = "wirepost.pay.stream";
@@ -109,7 +108,7 @@ async fn a_closed_gate_stops_before_the_next_write() {
 
 #[tokio::test]
 async fn a_missing_vhost_is_known_and_made() {
-    let broker = support::broker::TestBroker::from_env().unwrap();
+    let broker = wirepost_testing::broker::TestBroker::from_env().unwrap();
     let name = format!("made/by us {}", std::process::id());
     let settings = Settings {
         url: broker.management.clone(),

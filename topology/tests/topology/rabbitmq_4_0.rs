@@ -3,7 +3,7 @@
 use serde_json::json;
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
-use wirepost_tests::broker::{PATIENCE, PrivateBroker, consume, depth, eventually, next_body, publish, publish_for};
+use wirepost_testing::broker::{PATIENCE, PrivateBroker, consume, depth, eventually, next_body, publish, publish_for};
 use wirepost_topology::{Management, Options, Scope, Settings, apply};
 
 #[tokio::test]

@@ -1,14 +1,12 @@
 //! What the tests of this crate share.
 
-#[path = "../../../tests/src/broker.rs"]
-#[allow(dead_code, unreachable_pub)] // shared with other crates, which use the rest
-pub(crate) mod broker;
+#![allow(clippy::unwrap_used)] // a panic is the verdict
 
-use broker::Vhost;
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
 use wirepost_core::topology::Topology;
+use wirepost_testing::broker::Vhost;
 use wirepost_topology::{ApplyOptions, DesiredUser, Management, Options, Report, Scope, Settings, apply, apply_plan};
 
 /// A business with the given routes and a small stream.
@@ -41,7 +39,6 @@ pub(crate) fn management(vhost: &Vhost) -> Management {
 }
 
 /// One round of the operator for one business: snapshot, plan, apply.
-#[allow(dead_code)] // not every test file has the operator's way
 pub(crate) async fn round(
     management: &Management,
     name: &str,
@@ -55,14 +52,12 @@ pub(crate) async fn round(
 }
 
 /// Applies with a fresh AMQP connection, everything in scope.
-#[allow(dead_code)] // not every test file has this way
 pub(crate) async fn apply_all(vhost: &Vhost, desired: &Topology) -> Report {
     let connection = vhost.connect().await.unwrap();
     let options = Options { scope: Scope::Everything, amqp: Some(&connection), delete_messages: false };
     apply(&management(vhost), desired, options).await.unwrap()
 }
 
-#[allow(dead_code)] // not every test file asks
 pub(crate) fn problems(report: &Report) -> Vec<String> {
     report.problems.iter().map(ToString::to_string).collect()
 }

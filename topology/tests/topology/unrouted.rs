@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
 
-#[path = "../../tests/src/strange.rs"]
-#[allow(dead_code, unreachable_pub)] // shared with other crates
-mod strange;
-mod support;
-
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::StreamExt;
@@ -14,11 +9,12 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, Basi
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use serde_json::json;
-use strange::{Publisher, address};
-use support::broker::{PATIENCE, Vhost, consume, depth, eventually, key_of, next, publish_for, publish_with};
-use support::{apply_all, business, route};
 use wirepost_core::topology::Topology;
+use wirepost_testing::broker::{PATIENCE, Vhost, consume, depth, eventually, key_of, next, publish_for, publish_with};
+use wirepost_testing::strange::{self, Publisher, address};
 use wirepost_topology::unrouted::{self, Moved, Stopped};
+
+use crate::support::{apply_all, business, route};
 
 const RECEIVE: &str = "wirepost.pay.receive";
 const UNROUTED: &str = "wirepost.pay.unrouted";

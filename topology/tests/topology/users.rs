@@ -4,17 +4,16 @@
 
 #![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
 
-mod support;
-
 use lapin::options::{
     BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::json;
-use support::broker::{PATIENCE, Vhost, consume, eventually, key_of, next_body, publish};
-use support::{business, management, problems, round, route};
+use wirepost_testing::broker::{PATIENCE, Vhost, consume, eventually, key_of, next_body, publish};
 use wirepost_topology::{ApplyOptions, DesiredUser, Problem, business_user, user_tag};
+
+use crate::support::{business, management, problems, round, route};
 
 const PASSWORD: &str = "a-very/s3cret+password";
 

@@ -24,7 +24,7 @@ use wirepost_edge::{
         ticket::{self, Purpose, Ticket},
     },
 };
-use wirepost_tests::{
+use wirepost_testing::{
     edge::{Edge, EdgeBuilder},
     setup::Setup,
 };

@@ -1,7 +1,7 @@
 //! What a connection costs that does nothing.
 
 use anyhow::Result;
-use wirepost_tests::{setup::Setup, usage};
+use wirepost_testing::{setup::Setup, usage};
 
 use crate::clients;
 

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{
         coding::{Data, OpCode},
     },
 };
-use wirepost_tests::{
+use wirepost_testing::{
     edge::Edge,
     service::Service,
     setup::Setup,

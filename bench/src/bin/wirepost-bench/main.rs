@@ -3,7 +3,7 @@
 //! within one.
 //!
 //! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
-//! `cargo run --release -p wirepost-tests --bin wirepost-bench -- [idle|tls|fanout|unicast|receive|latency|large …]`
+//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|fanout|unicast|receive|latency|large …]`
 
 mod clients;
 mod fanout;
@@ -13,7 +13,7 @@ mod receive;
 mod unicast;
 
 use anyhow::Result;
-use wirepost_tests::setup::Setup;
+use wirepost_testing::setup::Setup;
 
 /// Limits so high that none is met.
 const DECLARATION: &str = r"

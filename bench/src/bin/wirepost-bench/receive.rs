@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_tungstenite::tungstenite::Message;
 use wirepost_core::names;
-use wirepost_tests::{broker, setup::Setup, usage};
+use wirepost_testing::{broker, setup::Setup, usage};
 
 use crate::clients::{self, Socket};
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::task::JoinSet;
-use wirepost_tests::{service::Service, setup::Setup, usage};
+use wirepost_testing::{service::Service, setup::Setup, usage};
 
 use crate::clients;
 

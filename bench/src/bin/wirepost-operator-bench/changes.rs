@@ -8,7 +8,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::{operator::Operator, usage};
+use wirepost_testing::{operator::Operator, usage};
 
 use crate::{fixture::Fixture, requests::Counts};
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use wirepost_tests::{
+use wirepost_testing::{
     broker::PrivateBroker,
     cluster::Namespace,
     edge::Edge,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use tokio::time::{Duration, sleep};
-use wirepost_tests::{
+use wirepost_testing::{
     operator::Operator,
     usage::{self, Usage},
 };

@@ -3,7 +3,7 @@
 //! machine's load: compare within one.
 //!
 //! `make bench-operator`, or by hand:
-//! `scripts/with-kubernetes cargo run --release -p wirepost-tests --bin wirepost-operator-bench -- [BUSINESSES [EDGES]]`
+//! `scripts/with-kubernetes cargo run --release -p wirepost-bench --bin wirepost-operator-bench -- [BUSINESSES [EDGES]]`
 
 mod changes;
 mod fixture;

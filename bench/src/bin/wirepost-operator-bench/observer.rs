@@ -14,7 +14,7 @@ use tokio::{
     time::{Duration, Instant, timeout},
 };
 use wirepost_core::business::WsBusiness;
-use wirepost_tests::operator::{World, condition_of};
+use wirepost_testing::operator::{World, condition_of};
 
 /// Nothing here takes that long.
 const LIMIT: Duration = Duration::from_mins(15);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::Result;
 use tokio_tungstenite::tungstenite::http::Request;
-use wirepost_tests::{cluster::Cluster, operator::Operator};
+use wirepost_testing::{cluster::Cluster, operator::Operator};
 
 /// Numbers by what they count.
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Duration, Instant, sleep};
-use wirepost_tests::{operator::Operator, usage};
+use wirepost_testing::{operator::Operator, usage};
 
 use crate::{fixture::Fixture, observer::State, requests::Counts};
 

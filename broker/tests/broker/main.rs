@@ -1,0 +1,5 @@
+//! The RabbitMQ side on a real one.
+
+mod faults;
+mod rabbit;
+mod support;

@@ -1,0 +1,9 @@
+//! The real binary.
+
+mod check;
+mod dead;
+mod dev;
+mod diff;
+mod listen;
+mod rabbit;
+mod support;

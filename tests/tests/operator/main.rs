@@ -1,0 +1,22 @@
+//! Operators as processes, on a real API server and a real RabbitMQ; and the declaration itself on that API server.
+
+mod access;
+mod admin;
+mod basics;
+mod broker;
+mod change;
+mod conditions;
+mod crd;
+mod declarations;
+mod deletion;
+mod drift;
+mod edges;
+mod events_loop;
+mod existing_queues;
+mod gitops;
+mod keys;
+mod leader;
+mod leftovers;
+mod others;
+mod upgrade;
+mod verdict;
