@@ -7,7 +7,7 @@
 //! Nothing here ever gives up, and nothing waits without limit: connections are made again for ever, a publish is answered within
 //! [`CONFIRM_TIMEOUT`] whatever happens.
 //!
-//! A program that logs must switch lapin's own log off, as `wirepost_process::logs` does: at `WARN` it prints returned messages with their
+//! A program that logs must switch lapin's own log off, as `wirepost_runtime::logs` does: at `WARN` it prints returned messages with their
 //! bodies.
 
 use std::{

@@ -15,7 +15,7 @@ mod signals;
 use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use wirepost_process::logs::{self, LogArgs};
+use wirepost_runtime::logs::{self, LogArgs};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wirepost_process::admin::AdminPort;
+use wirepost_runtime::admin::AdminPort;
 
 use crate::{
     admin,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use wirepost_core::public_url::{BadPublicUrl, PublicUrl};
-use wirepost_process::logs::LogArgs;
+use wirepost_runtime::logs::LogArgs;
 
 use crate::{
     broker::rabbit::{BadSettings, Config},

@@ -14,7 +14,7 @@ use wirepost_edge::{
     readiness::Readiness,
     source::{self, Source, directory::Directory, kubernetes::ConfigMaps},
 };
-use wirepost_process::{descriptors, logs};
+use wirepost_runtime::{descriptors, logs};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

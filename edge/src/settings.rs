@@ -127,7 +127,7 @@ impl Settings {
             return None;
         }
         let asked = std::mem::replace(&mut self.max_connections, sockets);
-        let needed = asked as u64 + asked as u64 / 10 + SPARE_FILES + wirepost_process::descriptors::RESERVED;
+        let needed = asked as u64 + asked as u64 / 10 + SPARE_FILES + wirepost_runtime::descriptors::RESERVED;
         Some(format!(
             "this process may open {files} files, which is enough for {sockets} sockets, not for the {asked} of --max-connections: clients beyond that get 503; raise the hard limit of open files to {needed}, or lower --max-connections"
         ))

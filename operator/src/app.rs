@@ -16,7 +16,7 @@ use kube::{
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wirepost_core::contract::config_map::SELECTOR;
-use wirepost_process::admin::AdminPort;
+use wirepost_runtime::admin::AdminPort;
 
 use crate::{
     admin::{self, Readiness},

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::Context;
 use clap::Parser;
 use wirepost_core::PublicUrl;
-use wirepost_process::logs::LogArgs;
+use wirepost_runtime::logs::LogArgs;
 use wirepost_topology::{Credentials, OpenQueues};
 
 use crate::{

@@ -218,7 +218,7 @@ fn liveness_looks_at_the_process_alone() -> Result<()> {
 
 /// Variables of a program, by its source.
 fn known(args: &str) -> BTreeSet<String> {
-    let logs = include_str!("../../../process/src/logs.rs");
+    let logs = include_str!("../../../runtime/src/logs.rs");
     let names = args.split("env = \"").skip(1).chain(logs.split("env = \"").skip(1));
     let names = names.filter_map(|rest| rest.split('"').next());
     names.chain(["WIREPOST_LOG"]).map(str::to_owned).collect()
