@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wirepost_runtime::admin::AdminPort;
+use wirepost_runtime::{admin::AdminPort, tasks::Supervisor};
 
 use crate::{
     admin,
@@ -83,7 +83,7 @@ impl App {
         let (public_address, admin_address) = (public.local_addr(), private.local_addr());
         tasks.spawn(public.serve(http::router(Arc::clone(&state)), accepting.clone()));
         let admin_router = admin::router(Arc::clone(&state), administering.clone());
-        tasks.spawn(private.serve(admin_router, administering.clone()));
+        tasks.spawn(private.serve(admin_router, administering.clone(), Supervisor::default()));
         Ok(Self { state, public: public_address, admin: admin_address, accepting, administering, tasks })
     }
 

@@ -16,7 +16,7 @@ use kube::{
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wirepost_core::contract::config_map::SELECTOR;
-use wirepost_runtime::admin::AdminPort;
+use wirepost_runtime::{admin::AdminPort, tasks::Supervisor};
 
 use crate::{
     admin::{self, Readiness},
@@ -122,7 +122,7 @@ pub async fn run(api: ClientConfig, settings: Settings, cancel: CancellationToke
         memories: Memories::default(),
     });
     let routes = admin::router(Arc::clone(&readiness), Arc::clone(&metrics), leadership.clone());
-    let serve = listener.serve(routes, last.clone());
+    let serve = listener.serve(routes, last.clone(), Supervisor::default());
     let (ended, mut defeat) = watch::channel(None);
     let election = {
         let last = last.clone();

@@ -1,5 +1,8 @@
-//! Serves the admin port. Whoever watches a process asks here whether it lives, so an answer must come while the process is able to give
-//! one: connections that ask nothing make room for one that may, and descriptors are kept for it.
+//! The admin port: probes and metrics of a process, and what else it shows to those who run it. Bound apart from public ports and never
+//! exposed with them.
+//!
+//! An answer must come while the process is able to give one: idle connections are closed in favour of new ones, and file descriptors are
+//! reserved for it.
 
 use std::{
     collections::VecDeque,
@@ -12,33 +15,59 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::Request};
+use axum::{
+    Router,
+    http::{Request, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
 use futures_util::FutureExt;
 use hyper::{
     body::Incoming,
-    server::conn::http1,
     service::{Service, service_fn},
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::service::TowerToHyperService;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{Instant, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-use crate::descriptors;
+use crate::{
+    accept::{Accept, Acceptor},
+    descriptors,
+    http1::{self, Ends, Limits},
+    readiness::Readiness,
+    tasks::Supervisor,
+};
 
-/// Open connections at most; for one more, one goes that waits for a request.
+/// Open connections at most; one more closes one that waits for a request.
 pub const CONNECTIONS: usize = 64;
-/// Longest time for a request's header, and between two requests of a connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest header.
-const MAX_HEADER: usize = 16 << 10;
-/// After a failed accept; without it a process out of descriptors would spin.
-const PAUSE: Duration = Duration::from_millis(10);
+/// The header of a request is small and comes at once.
+const LIMITS: Limits = Limits { header_timeout: Duration::from_secs(10), max_header: 16 << 10 };
+/// Longest pause after a failed accept: probes time out after a second.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// What `prometheus_client` encodes.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// `/livez`, `/readyz` and `/metrics`; a program merges what else it shows. `metrics`: OpenMetrics text.
+///
+/// `/livez` shows the process alone: it answers, so it need not be restarted. Whatever else is wrong, a restart would only cut clients off.
+pub fn routes(readiness: Readiness, metrics: impl Fn() -> String + Clone + Send + Sync + 'static) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(async move || ready(&readiness)))
+        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, OPEN_METRICS)], metrics())))
+}
+
+fn ready(readiness: &Readiness) -> impl IntoResponse + use<> {
+    let pending = readiness.pending();
+    if pending.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("pending: {}\n", pending.join(", ")))
+    }
+}
 
 /// A bound admin port.
 #[derive(Debug)]
@@ -57,97 +86,96 @@ impl AdminPort {
         Ok(Self { address: socket.local_addr()?, socket })
     }
 
-    /// Where it listens; with the real port where port 0 was asked for.
+    /// Where it listens; with the real port if port 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
     /// Serves until cancelled, lets requests in progress end for as long as a header may take, and returns.
-    pub async fn serve(self, router: Router, cancel: CancellationToken) {
-        let tasks = TaskTracker::new();
+    pub async fn serve(self, router: Router, closing: CancellationToken, supervisor: Supervisor) {
+        let Self { socket, address } = self;
+        let connections = supervisor.tasks();
         let service = TowerToHyperService::new(router);
-        let mut guests = Guests::default();
-        while let Some(stream) = cancel.run_until_cancelled(self.accept(&mut guests)).await {
-            guests.make_room(CONNECTIONS - 1);
-            let guest = guests.enter();
-            tasks.spawn(guest.stay(stream, service.clone(), cancel.clone()));
-        }
-        drop(self.socket);
-        tasks.close();
-        if timeout(HEADER_TIMEOUT, tasks.wait()).await.is_err() {
-            guests.leave();
-            tasks.wait().await;
-        }
-    }
-
-    async fn accept(&self, guests: &mut Guests) -> TcpStream {
-        let mut told = false;
+        let mut open = OpenConnections::default();
+        let mut acceptor = Acceptor::new(WithReserve(socket), LONGEST_PAUSE);
+        let mut reported = false;
         loop {
-            let mut accepted = self.socket.accept().await;
-            if accepted.as_ref().is_err_and(descriptors::have_run_out) {
-                let again = descriptors::with_reserved(|| self.socket.accept().now_or_never());
-                accepted = match again {
-                    Some(accepted) => accepted,
-                    // The connection is gone.
-                    None => continue,
-                };
-            }
-            match accepted {
-                Ok((stream, _)) => return stream,
-                Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, address = %self.address, "the admin port can't accept a connection");
-                    }
-                    // What the reserve was spent on.
-                    guests.make_room(guests.0.len().saturating_sub(1));
-                    tokio::time::sleep(PAUSE).await;
+            let failed = |error: &io::Error| {
+                if !std::mem::replace(&mut reported, true) {
+                    tracing::error!(%error, %address, "the admin port can't accept a connection");
                 }
-            }
+                // What the reserve was spent on.
+                open.reduce_to(open.0.len().saturating_sub(1));
+            };
+            let Some(stream) = closing.run_until_cancelled(acceptor.next(failed)).await else { break };
+            reported = false;
+            open.reduce_to(CONNECTIONS - 1);
+            let connection = open.add(&closing);
+            connections.contained("admin connection", connection.serve(stream, service.clone()));
+        }
+        drop(acceptor);
+        if connections.finished_by(Instant::now() + LIMITS.header_timeout).await.is_err() {
+            open.reduce_to(0);
+            // They end at once.
+            let _ = timeout(LIMITS.header_timeout, connections.finished()).await;
         }
     }
 }
 
-/// Connections, the oldest first.
-#[derive(Default)]
-struct Guests(VecDeque<Guest>);
+/// Accepts with the reserved file descriptors if no others are left.
+struct WithReserve(TcpListener);
 
-/// A connection.
+impl Accept for WithReserve {
+    async fn accept(&self) -> io::Result<TcpStream> {
+        loop {
+            let mut accepted = self.0.accept().await;
+            if accepted.as_ref().is_err_and(descriptors::have_run_out) {
+                let again = descriptors::with_reserved(|| self.0.accept().now_or_never());
+                // `None`: the connection is gone.
+                let Some(again) = again else { continue };
+                accepted = again;
+            }
+            return accepted.map(|(stream, _)| stream);
+        }
+    }
+}
+
+/// The open connections, the oldest first.
+#[derive(Default)]
+struct OpenConnections(VecDeque<Connection>);
+
 #[derive(Clone)]
-struct Guest {
+struct Connection {
     /// A request of it is being answered.
     busy: Arc<AtomicBool>,
-    /// Ends it.
-    cut: CancellationToken,
+    ends: Ends,
 }
 
-impl Guests {
-    fn enter(&mut self) -> Guest {
-        let guest = Guest { busy: Arc::default(), cut: CancellationToken::new() };
-        self.0.push_back(guest.clone());
-        guest
+impl OpenConnections {
+    fn add(&mut self, closing: &CancellationToken) -> Connection {
+        let ends = Ends { closing: closing.clone(), cut: CancellationToken::new() };
+        let connection = Connection { busy: Arc::default(), ends };
+        self.0.push_back(connection.clone());
+        connection
     }
 
-    /// Cuts the oldest, those first that ask nothing, until at most `most` are left.
-    fn make_room(&mut self, most: usize) {
-        self.0.retain(|guest| !guest.cut.is_cancelled());
+    /// Cuts the oldest, idle ones first, until at most `most` are left.
+    fn reduce_to(&mut self, most: usize) {
+        self.0.retain(|connection| !connection.ends.cut.is_cancelled());
         while self.0.len() > most {
-            let idle = self.0.iter().position(|guest| !guest.busy.load(Ordering::Relaxed));
-            if let Some(guest) = self.0.remove(idle.unwrap_or(0)) {
-                guest.cut.cancel();
+            let idle = self.0.iter().position(|connection| !connection.busy.load(Ordering::Relaxed));
+            if let Some(connection) = self.0.remove(idle.unwrap_or(0)) {
+                connection.ends.cut.cancel();
             }
         }
     }
-
-    fn leave(&mut self) {
-        self.make_room(0);
-    }
 }
 
-impl Guest {
-    async fn stay(self, stream: TcpStream, service: TowerToHyperService<Router>, cancel: CancellationToken) {
-        // However it ends: who is cut is no longer counted.
-        let _left = self.cut.clone().drop_guard();
-        let busy = self.busy;
+impl Connection {
+    async fn serve(self, stream: TcpStream, service: TowerToHyperService<Router>) {
+        let Self { busy, ends } = self;
+        // However it ends, it is no longer counted.
+        let _ended = ends.cut.clone().drop_guard();
         let service = service_fn(move |request: Request<Incoming>| {
             busy.store(true, Ordering::Relaxed);
             let (busy, answer) = (Arc::clone(&busy), service.call(request));
@@ -157,26 +185,7 @@ impl Guest {
                 answer
             }
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(MAX_HEADER)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = self.cut.cancelled() => return,
-            () = cancel.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    result = connection => result,
-                    () = self.cut.cancelled() => return,
-                }
-            }
-        };
-        if let Err(error) = result {
-            tracing::debug!(%error, "connection to the admin port ended");
-        }
+        http1::serve(stream, service, LIMITS, &ends).await;
     }
 }
 
@@ -204,14 +213,14 @@ mod tests {
         let cancel = CancellationToken::new();
         let wait = CancellationToken::new();
         let waits = wait.clone();
-        let router = Router::new().route("/livez", get(async || "ok")).route(
+        let router = routes(Readiness::default(), String::new).route(
             "/wait",
             get(async move || {
                 waits.cancelled().await;
                 "waited"
             }),
         );
-        let server = tokio::spawn(port.serve(router, cancel.clone()));
+        let server = tokio::spawn(port.serve(router, cancel.clone(), Supervisor::default()));
         let mut waiting = TcpStream::connect(address).await.unwrap();
         waiting.write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         // Silent ones, and ones that never end their header.
@@ -225,10 +234,10 @@ mod tests {
             idle.push(stream);
             if n % 16 == 0 {
                 let answer = timeout(PATIENCE, ask(address)).await.unwrap().unwrap();
-                assert!(answer.ends_with("ok"), "{answer}");
+                assert!(answer.ends_with("ok\n"), "{answer}");
             }
         }
-        assert!(timeout(PATIENCE, ask(address)).await.unwrap().unwrap().ends_with("ok"));
+        assert!(timeout(PATIENCE, ask(address)).await.unwrap().unwrap().ends_with("ok\n"));
         // One whose request is being answered was left alone.
         wait.cancel();
         let mut answer = String::new();

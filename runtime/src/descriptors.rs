@@ -1,5 +1,5 @@
-//! The limit of open files. A container often begins with a soft limit of 1,024, though it may have more. A few descriptors are kept back
-//! for the admin port: the soft limit stays that much below the hard one, and is lifted only for the moment in which that port accepts.
+//! The limit of open files. A container often begins with a soft limit of 1,024, though it may have more. A few file descriptors are
+//! reserved for the admin port: the soft limit stays that much below the hard one, and is lifted only while that port accepts.
 
 use std::io;
 
@@ -8,11 +8,11 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-/// Descriptors that only the admin port gets.
+/// File descriptors that only the admin port uses.
 pub const RESERVED: u64 = 16;
 
-/// Raises the soft limit of open files to the hard one, less what is [reserved](RESERVED). The number of files that this process may open
-/// now; `None` = without limit.
+/// Raises the soft limit of open files to the hard one, less what is [reserved](RESERVED). Returns the number of files that this process
+/// may open now; `None` = no limit.
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let Some(hard) = limit.maximum else { return limit.current };
@@ -21,24 +21,24 @@ pub fn raise() -> Option<u64> {
     if setrlimit(Resource::Nofile, raised).is_ok() { Some(wanted) } else { limit.current }
 }
 
-/// A small limit is not eaten up.
+/// At most a quarter of a small limit.
 fn reserved(hard: u64) -> u64 {
     RESERVED.min(hard / 4)
 }
 
-/// Does something that needs a descriptor, with those that are reserved. Do nothing in it that waits: others may take them meanwhile.
+/// Runs something that needs a file descriptor, with the reserved ones. It must not wait: others may take them meanwhile.
 pub fn with_reserved<T>(work: impl FnOnce() -> T) -> T {
     let limit = getrlimit(Resource::Nofile);
     let lifted = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_ok();
     let done = work();
     if lifted {
-        // Back to what it was, which is always allowed.
+        // The old value, which is always allowed.
         let _ = setrlimit(Resource::Nofile, limit);
     }
     done
 }
 
-/// Whether an error says that descriptors, of the process or of the machine, have run out.
+/// Whether an error means that the file descriptors of the process or of the machine have run out.
 pub fn have_run_out(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

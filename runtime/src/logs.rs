@@ -1,10 +1,14 @@
 //! Logs, on stderr.
 //!
-//! Libraries below us write what they carry into their logs: a WebSocket library each frame at `trace`, a broker's client the bodies of
-//! returned messages, HTTP libraries headers. Those are contents, tokens and passwords. So whatever filter a person sets, of other
-//! crates only warnings and errors are written, and of some of them nothing.
+//! The libraries below us log what they carry: a WebSocket library each frame at `trace`, a broker's client the bodies of returned
+//! messages, HTTP libraries headers. Those are contents, tokens and passwords. So whatever filter an administrator sets, other crates log
+//! warnings and errors only, and some of them nothing.
 
-use std::io::IsTerminal;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::IsTerminal,
+    panic::PanicHookInfo,
+};
 
 use clap::{ArgAction, builder::BoolishValueParser};
 use tracing::{Level, Metadata};
@@ -12,9 +16,9 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt,
 };
 
-/// Holds the filter.
+/// The variable with the filter.
 const VARIABLE: &str = "WIREPOST_LOG";
-/// Crates of which nothing is written: even their warnings hold bodies of messages.
+/// Crates that log nothing: even their warnings contain bodies of messages.
 const SILENT: [&str; 3] = ["lapin", "amq_protocol", "pinky_swear"];
 
 /// The flag of every program that writes logs for machines.
@@ -34,7 +38,7 @@ pub struct LogArgs {
     pub log_json: bool,
 }
 
-/// Begins to log. The variable `WIREPOST_LOG` takes the place of `default`; a filter that can't be read is reported, and the default holds.
+/// Begins to log, panics included. The variable `WIREPOST_LOG` replaces `default`; a malformed filter is reported, and the default applies.
 /// Call it once; a second call does nothing.
 pub fn init(args: LogArgs, default: &str) {
     let wanted = std::env::var(VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
@@ -45,11 +49,22 @@ pub fn init(args: LogArgs, default: &str) {
     };
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let lines = if args.log_json { lines.json().boxed() } else { lines.boxed() };
-    // Fails where somebody logs already.
-    let _ = registry().with(filter).with(filter_fn(may_be_written)).with(lines).try_init();
-    if let Some(error) = wrong {
-        tracing::warn!(%error, default, "{VARIABLE} is no log filter; the default one holds");
+    // It fails if the process logs already.
+    if registry().with(filter).with(filter_fn(may_be_written)).with(lines).try_init().is_ok() {
+        std::panic::set_hook(Box::new(log_panic));
     }
+    if let Some(error) = wrong {
+        tracing::warn!(%error, default, "{VARIABLE} is not a log filter; the default applies");
+    }
+}
+
+/// A panic in the format of the other lines. Which task it was, its supervisor logs.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("without a message");
+    let location = panic.location().map(ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(location, backtrace, "panic: {message}");
 }
 
 /// Whether a line is written at all, whatever the filter says.

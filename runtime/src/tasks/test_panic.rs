@@ -1,0 +1,59 @@
+//! Makes a task panic, so that a test of a whole program can see what follows. In debug builds only; a release build has none of it.
+//!
+//! `WIREPOST_TEST_PANIC=<task>@<file>`: the task of this name panics once `<file>` exists; of several tasks of the name one does, and it
+//! does so once in the life of the process. The test starts a program with it, waits until the program is ready, and creates the file.
+
+#[cfg(not(debug_assertions))]
+pub(super) use disabled::with;
+#[cfg(debug_assertions)]
+pub(super) use enabled::with;
+
+#[cfg(not(debug_assertions))]
+mod disabled {
+    pub(crate) fn with<T, F: Future<Output = T>>(_: &'static str, work: F) -> F {
+        work
+    }
+}
+
+#[cfg(debug_assertions)]
+mod enabled {
+    use std::{
+        path::PathBuf,
+        pin::pin,
+        sync::{
+            LazyLock,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
+    use futures_util::future::{Either, select};
+    use tokio::time::sleep;
+
+    /// The task and the file.
+    static ASKED: LazyLock<Option<(String, PathBuf)>> = LazyLock::new(|| {
+        let value = std::env::var("WIREPOST_TEST_PANIC").ok()?;
+        let (task, file) = value.split_once('@')?;
+        Some((task.to_owned(), file.into()))
+    });
+    static DONE: AtomicBool = AtomicBool::new(false);
+    /// Between two looks for the file.
+    const INTERVAL: Duration = Duration::from_millis(20);
+
+    /// `work`, which panics if a test asks for it.
+    pub(crate) async fn with<T>(task: &'static str, work: impl Future<Output = T>) -> T {
+        let Some((_, file)) = ASKED.as_ref().filter(|(asked, _)| asked == task) else { return work.await };
+        let asked = async {
+            loop {
+                sleep(INTERVAL).await;
+                if file.exists() && !DONE.swap(true, Ordering::Relaxed) {
+                    return;
+                }
+            }
+        };
+        match select(pin!(work), Box::pin(asked)).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => panic!("a test asked for it"),
+        }
+    }
+}
