@@ -12,11 +12,10 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use anyhow::Context;
 use wirepost_core::Compiled;
-use wirepost_edge::{
-    app::App, broker::Broker, identity::keys::KeyRing, readiness::Readiness, settings::Settings, source,
-};
+use wirepost_edge::{app::App, broker::Broker, identity::keys::KeyRing, settings::Settings, source};
+use wirepost_runtime::{readiness::Readiness, signals::Signals, tasks::Supervisor};
 
-use crate::{edge, output, output::Console, signals::Signals};
+use crate::{edge, output, output::Console};
 use project::{Change, Project};
 
 /// Where the folder of examples is, seen from the repository.
@@ -71,11 +70,20 @@ impl Side {
             Self::Rabbit(rabbit) => rabbit.apply(businesses).await,
         }
     }
+
+    /// Ends its tasks.
+    async fn stop(self) {
+        match self {
+            Self::Local(local) => local.stop().await,
+            Self::Rabbit(rabbit) => rabbit.stop().await,
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Args { paths, listen, admin, api_key, rabbit } = args;
     let mut signals = Signals::register()?;
+    let supervisor = Supervisor::default();
     let console = Console::start();
     let mut project = Project::new(paths, api_key.clone());
     let first = match project.look(true) {
@@ -89,11 +97,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = format!("dev-{:08x}", rand::random::<u32>());
     let (broker, mut side): (Arc<dyn Broker>, Side) = match rabbit.address()? {
         None => {
-            let local = local::Local::new(console.clone());
+            let local = local::Local::new(console.clone(), &supervisor);
             (Arc::new(local.broker()), Side::Local(local))
         }
         Some(address) => {
-            let (broker, rabbit) = rabbit::Rabbit::start(&name, address, console.clone())?;
+            let (broker, rabbit) = rabbit::Rabbit::start(&name, address, console.clone(), &supervisor)?;
             (Arc::new(broker), Side::Rabbit(rabbit))
         }
     };
@@ -108,18 +116,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         log_pause: Duration::ZERO,
         ..Settings::default()
     };
-    let readiness = Arc::new(Readiness::default());
-    readiness.add(source::PART);
-    let app = App::start(settings, Arc::new(KeyRing::random()), broker, Arc::clone(&readiness))
+    let readiness = Readiness::default();
+    let pending = readiness.wait_for(source::PART);
+    let app = App::start(settings, Arc::new(KeyRing::random()), broker, readiness, supervisor.clone())
         .await
         .context("cannot start; --listen and --admin name other addresses (port 0: any free one; with make: ARGS=\"--listen …\")")?;
     let cards = card::Cards { public: app.public, api_key };
     console.say(greeting(&app, &side, &cards)).await;
     take(&app, &mut side, &project, &first, &cards, &console).await;
-    readiness.done(source::PART);
+    drop(pending);
     loop {
         tokio::select! {
             () = signals.recv() => break,
+            failure = supervisor.failed() => {
+                console.say(format!("{failure}; ending")).await;
+                break;
+            }
             () = watch.changed() => {}
         }
         match tokio::task::block_in_place(|| project.look(false)) {
@@ -133,9 +145,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         () = app.shutdown() => {}
         () = signals.recv() => {}
     }
-    drop(side);
+    side.stop().await;
     console.flush().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(if supervisor.failure().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs what the files say now, and tells what has changed.

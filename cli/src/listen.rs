@@ -12,14 +12,14 @@ use std::{
 
 use clap::ArgAction;
 use tokio::sync::mpsc;
+use wirepost_runtime::signals::Signals;
 
 use crate::{
     edge::{self, CallError, Credential, Edge},
     output,
-    signals::Signals,
 };
 use connection::{ConnectError, Connection, End, Step};
-use retry::{Backoff, Next, after_close, after_refusal, without_token};
+use retry::{Next, Waits, after_close, after_refusal, without_token};
 
 /// Lines typed while the edge is away; beyond it stdin is not read.
 const TYPED_AHEAD: usize = 16;
@@ -141,11 +141,11 @@ struct Client {
 impl Client {
     /// Until something says not to come back.
     async fn run(&mut self) -> anyhow::Result<ExitCode> {
-        let mut backoff = Backoff::default();
+        let mut waits = Waits::new();
         loop {
             let next = match self.connect().await {
                 Ok(connection) => {
-                    backoff.connected();
+                    waits.connected();
                     let Some(end) = self.converse(connection).await? else {
                         return Ok(ExitCode::SUCCESS);
                     };
@@ -168,7 +168,7 @@ impl Client {
                 Next::Resume | Next::Slowly => {}
             }
             tokio::select! {
-                () = tokio::time::sleep(backoff.next_wait(next, self.retry_after.take())) => {}
+                () = tokio::time::sleep(waits.next_wait(next, self.retry_after.take())) => {}
                 () = self.signals.recv() => return Ok(ExitCode::SUCCESS),
             }
         }

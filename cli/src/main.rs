@@ -10,12 +10,14 @@ mod edge;
 mod listen;
 mod output;
 mod push;
-mod signals;
 
 use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use wirepost_runtime::logs::{self, LogArgs};
+use wirepost_runtime::{
+    logs::{self, LogArgs},
+    tls,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,8 +46,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logs::init(LogArgs::default(), LOG_FILTER);
-    // Fails only where a provider is installed already, which is the same one.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tls::install_provider();
     match run(cli.command) {
         Ok(code) => code,
         // Whoever read our output has seen enough: `wirepost listen … | head -1`.

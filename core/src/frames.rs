@@ -255,6 +255,8 @@ pub enum CloseCode {
     BusinessRemoved,
     /// The business now travels another way (`Durable`, `Transient`): what the connection was fed by is gone. Come back.
     DeliveryChanged,
+    /// Reading the business's pushes failed at this edge. Come back: the cursor shows what is missing.
+    Interrupted,
 }
 
 impl CloseCode {
@@ -262,7 +264,7 @@ impl CloseCode {
     pub fn code(self) -> u16 {
         match self {
             Self::Normal => 1000,
-            Self::Drain | Self::DeliveryChanged => 1012,
+            Self::Drain | Self::DeliveryChanged | Self::Interrupted => 1012,
             Self::Protocol => 1002,
             Self::Binary => 1003,
             Self::BadUtf8 => 1007,
@@ -293,6 +295,7 @@ impl CloseCode {
             Self::Replaced => "replaced",
             Self::BusinessRemoved => "business_removed",
             Self::DeliveryChanged => "delivery_changed",
+            Self::Interrupted => "interrupted",
         }
     }
 
@@ -313,12 +316,13 @@ impl CloseCode {
             Self::Replaced => "replaced by a newer connection, do not reconnect",
             Self::BusinessRemoved => "this business is gone, come back later",
             Self::DeliveryChanged => "this business changed how it delivers, reconnect",
+            Self::Interrupted => "reading was interrupted, reconnect with your cursor",
         }
     }
 
     /// Whether what is queued for the client is still written before the close frame: where it could not get it again.
     pub fn flushes(self) -> bool {
-        matches!(self, Self::Drain | Self::DeliveryChanged)
+        matches!(self, Self::Drain | Self::DeliveryChanged | Self::Interrupted)
     }
 }
 
@@ -346,7 +350,13 @@ mod tests {
 
     #[test]
     fn every_close_reason_fits_its_frame() {
-        for code in [CloseCode::Drain, CloseCode::Replaced, CloseCode::Binary, CloseCode::DeliveryChanged] {
+        for code in [
+            CloseCode::Drain,
+            CloseCode::Replaced,
+            CloseCode::Binary,
+            CloseCode::DeliveryChanged,
+            CloseCode::Interrupted,
+        ] {
             assert!(code.reason().len() <= 123);
         }
     }

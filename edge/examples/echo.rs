@@ -15,7 +15,6 @@ use axum::{
 use hyper::upgrade::Upgraded;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use tokio_util::task::TaskTracker;
 use wirepost_edge::{
     listener::Written,
     metrics::Metrics,
@@ -29,6 +28,7 @@ use wirepost_edge::{
         wire::Wire,
     },
 };
+use wirepost_runtime::tasks::{Supervisor, Tasks};
 
 /// The suite's largest message has 16 MiB.
 const MAX_MESSAGE: usize = 17 << 20;
@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
     let listener =
         tokio::net::TcpListener::bind(&address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("listening on {}", listener.local_addr()?);
-    let tasks = TaskTracker::new();
+    let tasks = Supervisor::default().tasks();
     let upgrade = move |request: Request| {
         let tasks = tasks.clone();
         async move { answer(request, &tasks) }
@@ -47,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
     axum::serve(listener, Router::new().fallback(any(upgrade))).await.context("cannot serve")
 }
 
-fn answer(request: Request, tasks: &TaskTracker) -> Response {
+fn answer(request: Request, tasks: &Tasks) -> Response {
     match Handshake::of(&mut request.into_parts().0, "echo") {
         Ok(handshake) => handshake.complete(tasks, echo),
         Err(refusal) => refusal.into_response(),

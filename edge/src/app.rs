@@ -2,9 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::time::{Instant, timeout_at};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wirepost_runtime::{admin::AdminPort, tasks::Supervisor};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wirepost_runtime::{
+    admin::AdminPort,
+    readiness::{DRAINING, Readiness},
+    tasks::{Supervisor, Tasks},
+};
 
 use crate::{
     admin,
@@ -18,7 +22,6 @@ use crate::{
     metrics::Metrics,
     places::Places,
     push::{catch_up::CatchUp, hub::Context, log::LogBudget},
-    readiness::{DRAINING, Readiness},
     seldom::Seldom,
     settings::Settings,
     socket::{backlog::Backlog, inbound::Inbound},
@@ -33,13 +36,15 @@ pub struct App {
     pub public: SocketAddr,
     /// Where its admin port listens.
     pub admin: SocketAddr,
+    /// Ends the public port.
     accepting: CancellationToken,
-    administering: CancellationToken,
-    tasks: TaskTracker,
+    /// Ends the admin port and what follows files or an API server.
+    serving: CancellationToken,
+    tasks: Tasks,
 }
 
 impl App {
-    /// Binds both ports, then starts. Nothing is served before the caller fills the catalog; the broker may be away.
+    /// Binds both ports, then starts. Nothing is served before the caller fills the catalog; the broker may be unreachable.
     ///
     /// # Errors
     /// A port is taken, or a certificate can't be read.
@@ -47,9 +52,12 @@ impl App {
         settings: Settings,
         keys: Arc<KeyRing>,
         broker: Arc<dyn Broker>,
-        readiness: Arc<Readiness>,
+        readiness: Readiness,
+        supervisor: Supervisor,
     ) -> Result<Self, listener::StartError> {
-        let metrics = Arc::new(Metrics::default());
+        let mut metrics = Metrics::default();
+        metrics.include(&supervisor);
+        let metrics = Arc::new(metrics);
         metrics.max_connections.set(i64::try_from(settings.max_connections).unwrap_or(i64::MAX));
         let public = Listener::bind(&settings, Arc::clone(&metrics)).await?;
         let address = settings.admin;
@@ -64,7 +72,7 @@ impl App {
             settings: settings.clone(),
         });
         let state = Arc::new(State {
-            catalog: Arc::new(Catalog::new(context)),
+            catalog: Arc::new(Catalog::new(context, &supervisor)),
             places: Places::new(settings.max_connections),
             charges: Arc::default(),
             judge: Judge::new(metrics.checks_waiting.clone()),
@@ -75,16 +83,31 @@ impl App {
             drain: Drain::default(),
             readiness,
             seldom: Seldom::new(settings.log_pause),
-            connections: TaskTracker::new(),
+            connections: supervisor.tasks(),
             settings,
         });
-        let (accepting, administering, tasks) =
-            (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let (public_address, admin_address) = (public.local_addr(), private.local_addr());
-        tasks.spawn(public.serve(http::router(Arc::clone(&state)), accepting.clone()));
-        let admin_router = admin::router(Arc::clone(&state), administering.clone());
-        tasks.spawn(private.serve(admin_router, administering.clone(), Supervisor::default()));
-        Ok(Self { state, public: public_address, admin: admin_address, accepting, administering, tasks })
+        let app = Self {
+            public: public.local_addr(),
+            admin: private.local_addr(),
+            accepting: CancellationToken::new(),
+            serving: CancellationToken::new(),
+            tasks: supervisor.tasks(),
+            state,
+        };
+        let serving = public.serve(http::router(Arc::clone(&app.state)), app.accepting.clone(), supervisor.clone());
+        app.tasks.run("public port", &app.accepting, serving);
+        let admin_router = admin::router(&app.state, app.serving.clone());
+        app.spawn("admin port", |stop| private.serve(admin_router, stop, supervisor));
+        app.spawn("key file", |stop| Arc::clone(&app.state.keys).watch(stop));
+        Ok(app)
+    }
+
+    /// Spawns a task that runs until the end of the shutdown.
+    pub fn spawn<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.run(name, &self.serving, work(self.serving.clone()));
     }
 
     /// Ends in order: not ready at once; accept on until load balancers have heard of it; then clients go, spread over the window; readers
@@ -93,15 +116,14 @@ impl App {
         let state = &self.state;
         let settings = &state.settings;
         let deadline = Instant::now() + settings.drain_deadline;
-        state.readiness.add(DRAINING);
+        let _draining = state.readiness.wait_for(DRAINING);
         tracing::info!(connections = state.metrics.connections.get(), lag = ?settings.endpoint_lag, "shutdown: not ready any more, still accepting");
         tokio::time::sleep_until(deadline.min(Instant::now() + settings.endpoint_lag)).await;
         self.accepting.cancel();
         let window = settings.drain_window.min(deadline.saturating_duration_since(Instant::now()));
         tracing::info!(connections = state.metrics.connections.get(), ?window, "shutdown: clients are told to go");
         state.drain.begin(window, deadline);
-        state.connections.close();
-        if timeout_at(deadline, state.connections.wait()).await.is_err() {
+        if state.connections.finished_by(deadline).await.is_err() {
             tracing::warn!(
                 connections = state.metrics.connections.get(),
                 "shutdown: deadline reached, the rest is cut"
@@ -109,10 +131,11 @@ impl App {
         }
         state.catalog.stop().await;
         state.broker.close().await;
-        self.administering.cancel();
-        self.tasks.close();
-        // Requests without an end must not hold the process: their sockets go with it.
-        let _ = timeout_at(Instant::now() + settings.header_timeout, self.tasks.wait()).await;
+        self.serving.cancel();
+        // Requests without an end must not keep the process: their sockets end with it.
+        if let Err(unfinished) = self.tasks.finished_by(Instant::now() + settings.header_timeout).await {
+            tracing::warn!(%unfinished, "shutdown: tasks are left");
+        }
         tracing::info!("shutdown: done");
     }
 }

@@ -11,8 +11,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use wirepost_core::{edge_config::BusinessConfig, edge_config::Delivery, frames::CloseCode};
+use wirepost_runtime::{
+    backoff::Backoff,
+    tasks::{Supervisor, Tasks},
+};
 
 use crate::{
     business::{BadConfig, Business},
@@ -25,6 +29,8 @@ use crate::{
 /// Longest wait of a business's new reader for the end of its old one: what that one takes to leave the broker, see
 /// [`Broker::leave`](crate::broker::Broker::leave), and a little more.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(10);
+/// First and longest pause before a reader that panicked begins again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 mod absence;
 
@@ -43,7 +49,7 @@ pub struct Catalog {
     version: watch::Sender<u64>,
     /// Ends all readers.
     stopping: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Tasks,
 }
 
 type Hubs = HashMap<Arc<str>, Arc<Hub>>;
@@ -67,7 +73,7 @@ pub enum Change {
 
 impl Catalog {
     /// An empty catalog.
-    pub fn new(context: Arc<Context>) -> Self {
+    pub fn new(context: Arc<Context>, supervisor: &Supervisor) -> Self {
         Self {
             context,
             hubs: ArcSwap::default(),
@@ -75,7 +81,7 @@ impl Catalog {
             absences: Mutex::default(),
             version: watch::Sender::new(0),
             stopping: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            tasks: supervisor.tasks(),
         }
     }
 
@@ -186,16 +192,10 @@ impl Catalog {
             let (cancel, ended) = (reader.cancel.clone(), reader.ended.clone().drop_guard());
             let before = readers.insert(Arc::clone(&hub.name), reader).map(|before| before.ended);
             let stopping = self.stopping.clone();
-            self.tasks.spawn(async move {
-                if let Some(before) = before {
-                    let ended = timeout(PREDECESSOR_TIMEOUT, before.cancelled());
-                    tokio::select! {
-                        _ = ended => {}
-                        () = stopping.cancelled() => {}
-                    }
-                }
-                read(hub, cancel, stopping).await;
-                drop(ended);
+            // A message that makes one business's reader panic must not end the edge for all.
+            self.tasks.restarted("push reader", &cancel.clone(), Backoff::new(BACKOFF.0, BACKOFF.1), move || {
+                let _until_the_end = &ended;
+                read(Arc::clone(&hub), before.clone(), cancel.clone(), stopping.clone())
             });
         }
         self.version.send_modify(|version| *version += 1);
@@ -205,13 +205,25 @@ impl Catalog {
     /// Ends every reader and waits for them.
     pub async fn stop(&self) {
         self.stopping.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.finished().await;
     }
 }
 
-/// Reads for a hub until `cancel`. Where the hub itself is over, nothing of its reading stays on the broker.
-async fn read(hub: Arc<Hub>, cancel: CancellationToken, stopping: CancellationToken) {
+/// Reads for a hub until `cancel`, after the reader `before` it has ended. If the hub itself is closed, its reading leaves nothing on the
+/// broker.
+async fn read(
+    hub: Arc<Hub>,
+    before: Option<CancellationToken>,
+    cancel: CancellationToken,
+    stopping: CancellationToken,
+) {
+    if let Some(before) = before {
+        let ended = timeout(PREDECESSOR_TIMEOUT, before.cancelled());
+        tokio::select! {
+            _ = ended => {}
+            () = stopping.cancelled() => {}
+        }
+    }
     reader::run(Arc::clone(&hub), cancel).await;
     if hub.is_closed() && hub.delivery() == Delivery::Transient {
         tokio::select! {

@@ -4,10 +4,9 @@
 mod plain;
 
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,22 +18,22 @@ use std::{
 use axum::{Router, http::Request, response::IntoResponse};
 use hyper::{
     body::Incoming,
-    server::conn::http1,
     service::{Service, service_fn},
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use rustix::io::Errno;
+use hyper_util::service::TowerToHyperService;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
+use wirepost_runtime::{
+    accept::{Accept, Acceptor},
+    http1::{self, Ends},
+    tasks::Supervisor,
+};
 
 use self::plain::{Exchange, Plain};
 use crate::{
@@ -54,8 +53,7 @@ const SEND_BUFFER: u32 = 256 << 10;
 const TLS_BUFFER: usize = 16 << 10;
 /// Largest header. It only has to hold a token of 16 KiB; a header in the making is the memory that a stranger can claim.
 const MAX_HEADER: usize = 32 << 10;
-/// Pauses after a failed accept. Without them a process out of descriptors spins, since the connection stays in the queue.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Longest pause after a failed accept.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why an edge can't start.
@@ -130,108 +128,76 @@ impl Listener {
 
     /// Serves until cancelled; then takes no more connections, lets requests in progress end for as long as a header may take, and returns.
     /// WebSockets go on.
-    pub async fn serve(self, router: Router, cancel: CancellationToken) {
-        self.serve_reloading(router, cancel, reload::INTERVAL).await;
+    ///
+    /// # Errors
+    /// The certificate can't be used.
+    pub async fn serve(
+        self,
+        router: Router,
+        closing: CancellationToken,
+        supervisor: Supervisor,
+    ) -> Result<(), TlsError> {
+        self.serve_reloading(router, closing, supervisor, reload::INTERVAL).await
     }
 
-    async fn serve_reloading(self, router: Router, cancel: CancellationToken, interval: Duration) {
+    async fn serve_reloading(
+        self,
+        router: Router,
+        closing: CancellationToken,
+        supervisor: Supervisor,
+        interval: Duration,
+    ) -> Result<(), TlsError> {
         let Self { socket, address, certificate, limits, metrics } = self;
-        let tasks = TaskTracker::new();
-        let tls = match certificate.as_ref().map(Certificate::acceptor).transpose() {
-            Ok(tls) => tls,
-            Err(error) => return tracing::error!(%address, %error, "cannot serve TLS"),
-        };
+        let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
+        let tasks = supervisor.tasks();
         if let Some(certificate) = certificate {
-            tasks.spawn(certificate.watch(interval, cancel.clone()));
+            tasks.run("certificate", &closing, certificate.watch(interval, closing.clone()));
         }
         let server = Server {
             service: TowerToHyperService::new(router),
             tls,
             header_timeout: limits.header_timeout,
             metrics: Arc::clone(&metrics),
-            cancel: cancel.clone(),
-            cut: CancellationToken::new(),
+            ends: Ends { closing: closing.clone(), cut: CancellationToken::new() },
         };
-        accept(&socket, limits.connections, &metrics, &cancel, |stream, permit| {
-            tasks.spawn(server.clone().connection(stream, permit));
+        accept(socket, limits.connections, &metrics, &closing, |stream, permit| {
+            tasks.contained("public connection", server.clone().connection(stream, permit));
         })
         .await;
-        drop(socket);
-        tasks.close();
-        if timeout(limits.header_timeout, tasks.wait()).await.is_err() {
+        if tasks.finished_by(Instant::now() + limits.header_timeout).await.is_err() {
             tracing::warn!(%address, open = tasks.len(), "requests are still open at the end and are cut");
-            server.cut.cancel();
-            tasks.wait().await;
+            server.ends.cut.cancel();
+            tasks.finished().await;
         }
+        Ok(())
     }
 }
 
-/// Where connections come from.
-trait Accept: Sync {
-    fn accept(&self) -> impl Future<Output = io::Result<TcpStream>> + Send;
-}
-
-impl Accept for TcpListener {
-    async fn accept(&self) -> io::Result<TcpStream> {
-        TcpListener::accept(self).await.map(|(stream, _)| stream)
-    }
-}
-
-/// Hands connections on, at most `capacity` open at a time, until cancelled.
+/// Hands connections on, at most `capacity` open at the same time, until cancelled.
 async fn accept(
-    from: &impl Accept,
+    from: impl Accept,
     capacity: usize,
     metrics: &Metrics,
-    cancel: &CancellationToken,
+    closing: &CancellationToken,
     mut hand_on: impl FnMut(TcpStream, OwnedSemaphorePermit),
 ) {
     let permits = Arc::new(Semaphore::new(capacity));
-    let mut pause = FIRST_PAUSE;
+    let mut acceptor = Acceptor::new(from, LONGEST_PAUSE);
+    let failed = |error: &io::Error| {
+        metrics.accept_errors.inc();
+        tracing::error!(%error, "cannot accept connections; if out of file descriptors, raise the limit of open files");
+    };
     let connections = async {
         // The semaphore is never closed.
         while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-            match from.accept().await {
-                Ok(stream) => {
-                    pause = FIRST_PAUSE;
-                    hand_on(stream, permit);
-                }
-                // Gone before we looked: that connection's end, nothing of ours.
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    metrics.accept_errors.inc();
-                    tracing::error!(%error, ?pause, "cannot accept connections; if out of descriptors, raise the limit of open files");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
+            let stream = acceptor.next(failed).await;
+            hand_on(stream, permit);
         }
     };
     tokio::select! {
-        () = cancel.cancelled() => {}
+        () = closing.cancelled() => {}
         () = connections => {}
     }
-}
-
-/// Linux tells the errors of a new connection by accept (accept(2)); a stranger can cause them, and they say nothing of this process.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(
-            Errno::CONNABORTED
-                | Errno::CONNREFUSED
-                | Errno::CONNRESET
-                | Errno::HOSTDOWN
-                | Errno::HOSTUNREACH
-                | Errno::NETDOWN
-                | Errno::NETUNREACH
-                | Errno::NONET
-                | Errno::NOPROTOOPT
-                | Errno::OPNOTSUPP
-                | Errno::PERM
-                | Errno::PROTO
-                | Errno::TIMEDOUT
-        )
-    )
 }
 
 /// What every connection needs.
@@ -241,10 +207,7 @@ struct Server {
     tls: Option<TlsAcceptor>,
     header_timeout: Duration,
     metrics: Arc<Metrics>,
-    /// Ends connections between two requests.
-    cancel: CancellationToken,
-    /// Ends them anywhere.
-    cut: CancellationToken,
+    ends: Ends,
 }
 
 impl Server {
@@ -285,26 +248,8 @@ impl Server {
                 answer.await.map(|response| exchange.answer(response))
             }
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .max_buf_size(MAX_HEADER)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = self.cancel.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    result = connection => result,
-                    () = self.cut.cancelled() => return,
-                }
-            }
-        };
-        if let Err(error) = result {
-            tracing::debug!(%error, "connection ended");
-        }
+        let limits = http1::Limits { header_timeout: self.header_timeout, max_header: MAX_HEADER };
+        http1::serve(stream, service, limits, &self.ends).await;
     }
 }
 

@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use wirepost_runtime::tasks::Supervisor;
 
 use crate::push::{audience::Rejection, hub::Reading};
 
@@ -186,6 +187,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Adds those of supervised tasks.
+    pub fn include(&mut self, supervisor: &Supervisor) {
+        supervisor.register(&mut self.registry);
+    }
+
     /// Takes in how the readers are.
     pub fn read(&self, readings: impl Iterator<Item = Reading>) {
         let (mut down, mut lag, mut known, mut wanted) = (0, 0, false, false);

@@ -12,6 +12,9 @@ pub mod kubernetes;
 /// What `/readyz` waits for. Added before the edge listens, so that it is never ready by mistake.
 pub const PART: &str = "configuration";
 
+/// The name of the task that follows them.
+pub const TASK: &str = "configurations";
+
 /// How long a business is kept whose ConfigMap is missing.
 pub const REMOVAL_GRACE: Duration = Duration::from_mins(1);
 

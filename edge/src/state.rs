@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio_util::task::TaskTracker;
+use wirepost_runtime::{readiness::Readiness, tasks::Tasks};
 
 use crate::{
     broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, judge::Judge,
-    metrics::Metrics, places::Places, readiness::Readiness, seldom::Seldom, settings::Settings,
-    socket::inbound::Inbound,
+    metrics::Metrics, places::Places, seldom::Seldom, settings::Settings, socket::inbound::Inbound,
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -25,7 +24,7 @@ pub struct State {
     /// Where shutdown stands.
     pub drain: Drain,
     /// What `/readyz` says.
-    pub readiness: Arc<Readiness>,
+    pub readiness: Readiness,
     /// The edge-wide limit of connections.
     pub places: Places,
     /// What identities owe for input that brings nothing.
@@ -37,5 +36,5 @@ pub struct State {
     /// When to write a log line that strangers cause.
     pub seldom: Seldom,
     /// Tasks of connections.
-    pub connections: TaskTracker,
+    pub connections: Tasks,
 }

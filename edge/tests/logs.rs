@@ -10,9 +10,8 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use wirepost_edge::{
-    app::App, broker::memory::MemoryBroker, identity::keys::KeyRing, readiness::Readiness, settings::Settings,
-};
+use wirepost_edge::{app::App, broker::memory::MemoryBroker, identity::keys::KeyRing, settings::Settings};
+use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
 
 const API_KEY: &str = "key-of-the-service";
 /// SHA-256 of [`API_KEY`].
@@ -44,7 +43,7 @@ async fn no_log_holds_a_token_or_key() {
     let loopback = ([127, 0, 0, 1], 0).into();
     let settings = Settings { listen: loopback, admin: loopback, ..Settings::default() };
     let (keys, broker) = (Arc::new(KeyRing::random()), Arc::new(MemoryBroker::default()));
-    let app = App::start(settings, keys, broker, Arc::new(Readiness::default())).await.unwrap();
+    let app = App::start(settings, keys, broker, Readiness::default(), Supervisor::default()).await.unwrap();
     let config = json!({
         "format": 1, "businessType": "payments", "owner": "shop/payments", "generation": 1, "clientTypes": ["app"], "routes": [],
         "delivery": "Durable", "retention": {"seconds": 60, "bytes": 1_000_000}, "sessionMaxSeconds": 60, "limits": {},

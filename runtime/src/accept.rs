@@ -1,6 +1,6 @@
 //! Accepts connections, whatever goes wrong with single ones.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +19,12 @@ pub trait Accept: Sync {
 impl Accept for TcpListener {
     async fn accept(&self) -> io::Result<TcpStream> {
         TcpListener::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+impl<T: Accept + Send> Accept for Arc<T> {
+    async fn accept(&self) -> io::Result<TcpStream> {
+        T::accept(self).await
     }
 }
 

@@ -25,6 +25,11 @@ impl Backoff {
         Self { first, longest, bound: first }
     }
 
+    /// The longest that the next pause may be.
+    pub fn bound(&self) -> Duration {
+        self.bound
+    }
+
     /// The pause before the next attempt.
     pub fn next_pause(&mut self) -> Duration {
         let bound = self.bound;

@@ -6,7 +6,7 @@
 //!
 //! | spawned with | may end | a panic |
 //! |---|---|---|
-//! | [`Tasks::run`] | once it is asked to | ends the process |
+//! | [`Tasks::run`], [`Tasks::until`] | once it is asked to | ends the process |
 //! | [`Tasks::once`] | at any time | ends the process |
 //! | [`Tasks::restarted`] | once it is asked to, else it is restarted | restarts it: `task_restarts_total{task}` |
 //! | [`Tasks::contained`] | at any time | ends what it serves, one client or request: `task_panics_total{task}` |
@@ -71,7 +71,7 @@ pub enum Cause {
     Ended,
 }
 
-/// What a task returns: nothing, or a result whose error is a failure of the task.
+/// What a task returns: nothing, or a result whose error is a failure of the task. `None`: it was cancelled.
 pub trait Outcome: Send {
     /// The error's text, with its causes.
     fn error(self) -> Option<String>;
@@ -80,6 +80,12 @@ pub trait Outcome: Send {
 impl Outcome for () {
     fn error(self) -> Option<String> {
         None
+    }
+}
+
+impl<T: Outcome> Outcome for Option<T> {
+    fn error(self) -> Option<String> {
+        self?.error()
     }
 }
 

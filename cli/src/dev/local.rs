@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wirepost_core::Compiled;
 use wirepost_edge::broker::memory::MemoryBroker;
+use wirepost_runtime::tasks::{Supervisor, Tasks};
 
 use super::card::shown_queues;
 use crate::output::{Console, one_line};
@@ -13,14 +14,14 @@ use crate::output::{Console, one_line};
 pub(super) struct Local {
     broker: MemoryBroker,
     console: Console,
-    tasks: JoinSet<()>,
-    /// By queue; as many as are declared.
-    consumers: HashMap<String, AbortHandle>,
+    tasks: Tasks,
+    /// Queue → its consumer, which ends when this is dropped; as many as are declared.
+    consumers: HashMap<String, DropGuard>,
 }
 
 impl Local {
-    pub(super) fn new(console: Console) -> Self {
-        Self { broker: MemoryBroker::new(), console, tasks: JoinSet::new(), consumers: HashMap::new() }
+    pub(super) fn new(console: Console, supervisor: &Supervisor) -> Self {
+        Self { broker: MemoryBroker::new(), console, tasks: supervisor.tasks(), consumers: HashMap::new() }
     }
 
     /// A handle to the broker.
@@ -33,21 +34,21 @@ impl Local {
         let topologies: Vec<_> = businesses.iter().map(|compiled| compiled.topology.clone()).collect();
         self.broker.apply(&topologies);
         let queues: BTreeSet<&str> = businesses.iter().flat_map(shown_queues).collect();
-        self.consumers.retain(|queue, consumer| {
-            let stays = queues.contains(queue.as_str());
-            if !stays {
-                consumer.abort();
-            }
-            stays
-        });
+        self.consumers.retain(|queue, _| queues.contains(queue.as_str()));
         for queue in queues {
             if !self.consumers.contains_key(queue) {
                 let show = show(self.broker.clone(), queue.to_owned(), self.console.clone());
-                self.consumers.insert(queue.to_owned(), self.tasks.spawn(show));
+                let stop = CancellationToken::new();
+                self.tasks.until("queue consumer", &stop, show);
+                self.consumers.insert(queue.to_owned(), stop.drop_guard());
             }
         }
-        // Those that were aborted.
-        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Ends the consumers.
+    pub(super) async fn stop(mut self) {
+        self.consumers.clear();
+        self.tasks.finished().await;
     }
 }
 

@@ -12,12 +12,14 @@ use lapin::{
     uri::{AMQPScheme, AMQPUri},
 };
 use reqwest::Url;
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
 use wirepost_core::Compiled;
 use wirepost_edge::broker::{
     Broker,
     rabbit::{Config, RabbitBroker},
 };
+use wirepost_runtime::tasks::{Supervisor, Tasks};
 use wirepost_topology::{Management, OpenQueues, Settings};
 
 use crate::output::Console;
@@ -112,7 +114,7 @@ struct Desired {
     businesses: Vec<Compiled>,
 }
 
-/// Keeps a broker's topology true. Ends its tasks when dropped; what is on the broker stays.
+/// Keeps a broker's topology true until it is stopped; what is on the broker stays.
 pub(super) struct Rabbit {
     place: String,
     show_queues: bool,
@@ -120,7 +122,8 @@ pub(super) struct Rabbit {
     desired: watch::Sender<Desired>,
     /// Rounds so far that had the newest wish.
     rounds: watch::Receiver<u64>,
-    _tasks: JoinSet<()>,
+    stop: CancellationToken,
+    tasks: Tasks,
 }
 
 impl Rabbit {
@@ -128,7 +131,12 @@ impl Rabbit {
     ///
     /// # Errors
     /// An address can't be used.
-    pub(super) fn start(edge: &str, address: Address, console: Console) -> anyhow::Result<(RabbitBroker, Self)> {
+    pub(super) fn start(
+        edge: &str,
+        address: Address,
+        console: Console,
+        supervisor: &Supervisor,
+    ) -> anyhow::Result<(RabbitBroker, Self)> {
         let Address { amqp, uri, stream, management, show_queues, open_queues } = address;
         let config = Config::parse(edge, &amqp, Some(&stream), Some(&management))?;
         let place = format!("{}:{}, vhost {}", uri.authority.host, uri.authority.port, uri.vhost);
@@ -137,14 +145,20 @@ impl Rabbit {
             Management::new(Settings { url: management, vhost, credentials: None, ca_file: None, timeout: None })?;
         let (desired, wish) = watch::channel(Desired::default());
         let (done, rounds) = watch::channel(0);
-        let mut tasks = JoinSet::new();
+        let (stop, tasks) = (CancellationToken::new(), supervisor.tasks());
         if show_queues {
-            tasks.spawn(show::run(uri.clone(), wish.clone(), console.clone()));
+            tasks.until("queue consumer", &stop, show::run(uri.clone(), wish.clone(), console.clone()));
         }
         let broker = RabbitBroker::start(config)?;
-        tasks.spawn(health::run(broker.health(), console.clone()));
-        tasks.spawn(keeper::run(management, uri, wish, done, console));
-        Ok((broker, Self { place, show_queues, open_queues, desired, rounds, _tasks: tasks }))
+        tasks.until("broker health", &stop, health::run(broker.health(), console.clone()));
+        tasks.until("topology keeper", &stop, keeper::run(management, uri, wish, done, console));
+        Ok((broker, Self { place, show_queues, open_queues, desired, rounds, stop, tasks }))
+    }
+
+    /// Ends the tasks.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.finished().await;
     }
 
     /// Whether messages of queues are taken and printed.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::time::Instant;
 use wirepost_core::frames::CloseCode;
+use wirepost_runtime::backoff::Backoff;
 
 use super::connection::End;
 
@@ -68,15 +68,20 @@ pub(super) fn without_token(status: u16) -> Next {
     }
 }
 
-/// Waits by jitter: a random time up to a bound that doubles, so that the clients of a dead edge do not come all at once.
-#[derive(Debug, Default)]
-pub(super) struct Backoff {
-    failures: u32,
-    slow: u32,
+/// How long to wait, with jitter: the clients of a dead edge must not come back at the same time.
+#[derive(Debug)]
+pub(super) struct Waits {
+    fast: Backoff,
+    /// Half of the wait, at least: the other half is drawn.
+    slow: Backoff,
     since: Option<Instant>,
 }
 
-impl Backoff {
+impl Waits {
+    pub(super) fn new() -> Self {
+        Self { fast: Backoff::new(FIRST, LONGEST), slow: Backoff::new(FIRST_SLOW / 2, LONGEST_SLOW / 2), since: None }
+    }
+
     /// A connection came about.
     pub(super) fn connected(&mut self) {
         self.since = Some(Instant::now());
@@ -85,24 +90,16 @@ impl Backoff {
     /// How long to wait before the next attempt; `retry_after` is what the refusal asked for.
     pub(super) fn next_wait(&mut self, next: Next, retry_after: Option<Duration>) -> Duration {
         if self.since.take().is_some_and(|since| since.elapsed() >= LASTED) {
-            (self.failures, self.slow) = (0, 0);
+            self.fast.reset();
+            self.slow.reset();
         }
-        let wait = if next == Next::Slowly {
-            let bound = doubled(FIRST_SLOW, &mut self.slow, LONGEST_SLOW);
-            bound.mul_f64(rand::rng().random_range(0.5..1.0))
-        } else {
-            let bound = doubled(FIRST, &mut self.failures, LONGEST);
-            bound.mul_f64(rand::rng().random_range(0.0..1.0))
+        let wait = match next {
+            Next::Slowly => self.slow.bound() + self.slow.next_pause(),
+            Next::Resume | Next::NewToken | Next::Stop => self.fast.next_pause(),
         };
         // Added up: whoever was told the same time would else come back at the same time.
         wait + retry_after.unwrap_or_default().min(LONGEST_SLOW)
     }
-}
-
-fn doubled(first: Duration, times: &mut u32, longest: Duration) -> Duration {
-    let bound = first.saturating_mul(2u32.saturating_pow(*times)).min(longest);
-    *times = times.saturating_add(1);
-    bound
 }
 
 #[cfg(test)]
@@ -143,19 +140,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waits_grow_to_a_bound_and_begin_anew_after_a_connection_that_lasted() {
-        let mut backoff = Backoff::default();
+        let mut waits = Waits::new();
         for _ in 0..100 {
-            assert!(backoff.next_wait(Next::Resume, None) <= LONGEST);
-            let slow = backoff.next_wait(Next::Slowly, None);
+            assert!(waits.next_wait(Next::Resume, None) <= LONGEST);
+            let slow = waits.next_wait(Next::Slowly, None);
             assert!(slow >= FIRST_SLOW / 2 && slow <= LONGEST_SLOW);
         }
-        assert!(backoff.next_wait(Next::Slowly, None) >= LONGEST_SLOW / 2);
-        backoff.connected();
+        assert!(waits.next_wait(Next::Slowly, None) >= LONGEST_SLOW / 2);
+        waits.connected();
         tokio::time::advance(LASTED).await;
-        assert!(backoff.next_wait(Next::Resume, None) <= FIRST);
+        assert!(waits.next_wait(Next::Resume, None) <= FIRST);
         let asked = Duration::from_secs(7);
-        let wait = backoff.next_wait(Next::Slowly, Some(asked));
+        let wait = waits.next_wait(Next::Slowly, Some(asked));
         assert!(wait >= asked + FIRST_SLOW / 2 && wait <= asked + FIRST_SLOW);
-        assert!(backoff.next_wait(Next::Resume, Some(Duration::MAX)) <= LONGEST_SLOW + LONGEST);
+        assert!(waits.next_wait(Next::Resume, Some(Duration::MAX)) <= LONGEST_SLOW + LONGEST);
     }
 }

@@ -1,11 +1,14 @@
 //! Changes of the catalog, as the hubs and clients of a business feel them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{
-    broker::memory::MemoryBroker,
+    broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, ReadError, Start, memory::MemoryBroker},
     metrics::Metrics,
     push::{catch_up::CatchUp, log::LogBudget},
     settings::Settings,
@@ -17,15 +20,22 @@ use crate::{
 };
 
 fn catalog() -> Catalog {
-    let metrics = Arc::new(Metrics::default());
-    Catalog::new(Arc::new(Context {
-        broker: Arc::new(MemoryBroker::default()),
+    catalog_on(Arc::new(MemoryBroker::default()), &Supervisor::default())
+}
+
+fn catalog_on(broker: Arc<dyn Broker>, supervisor: &Supervisor) -> Catalog {
+    let mut metrics = Metrics::default();
+    metrics.include(supervisor);
+    let metrics = Arc::new(metrics);
+    let context = Context {
+        broker,
         budget: Arc::new(LogBudget::new(1 << 20, metrics.log_bytes.clone())),
         backlog: Backlog::new(1 << 20, &metrics),
         catch_up: CatchUp::new(1),
         metrics,
         settings: Settings::default(),
-    }))
+    };
+    Catalog::new(Arc::new(context), supervisor)
 }
 
 fn config(business: &str, generation: i64) -> BusinessConfig {
@@ -132,5 +142,82 @@ async fn a_business_that_could_never_be_read_is_absent_until_its_declaration_goe
     catalog.replace(vec![config("b", 1)], &[]);
     assert!(catalog.hub("b").is_some());
     assert_eq!(["a", "c"].map(|name| catalog.why_absent(name)), [Absent::Gone, Absent::Unknown]);
+    catalog.stop().await;
+}
+
+/// The broker in the process; its first feed panics.
+struct Panicking {
+    inner: MemoryBroker,
+    panicked: AtomicBool,
+}
+
+struct Bad;
+
+impl Feed for Bad {
+    fn recv(&mut self) -> BoxFuture<'_, FeedEvent> {
+        async { panic!("a message that nobody expected") }.boxed()
+    }
+}
+
+impl Broker for Panicking {
+    fn publish(&self, lane: u64, publication: Publication) -> Confirm {
+        self.inner.publish(lane, publication)
+    }
+
+    fn emit(&self, publication: Publication) {
+        self.inner.emit(publication);
+    }
+
+    fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed> {
+        if self.panicked.swap(true, Ordering::Relaxed) {
+            self.inner.tail(business, delivery, start)
+        } else {
+            Box::new(Bad)
+        }
+    }
+
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+        self.inner.read(business, from, max_bytes)
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.inner.health()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.inner.counters()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_panics_disconnects_its_clients_and_is_restarted() {
+    let supervisor = Supervisor::default();
+    let broker = Arc::new(Panicking { inner: MemoryBroker::default(), panicked: false.into() });
+    let catalog = catalog_on(broker, &supervisor);
+    let metrics = Arc::clone(&catalog.context.metrics);
+    catalog.apply([transient("a"), transient("b")]);
+    let (a, before, after) = (catalog.hub("a").unwrap(), conn(1), conn(2));
+    let soon = async |condition: &dyn Fn() -> bool| {
+        let polling = async {
+            while !condition() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(5), polling).await.expect("it does not come true");
+    };
+    a.enter(&before, &[]);
+    soon(&|| before.outbound.closing() == Some(CloseCode::Interrupted)).await;
+    assert_eq!((metrics.readers.get(), a.reading()), (0, Reading::Idle));
+    a.leave(&before);
+    a.enter(&after, &[]);
+    soon(&|| metrics.readers.get() == 1).await;
+    assert_eq!(after.outbound.closing(), None);
+    let text = metrics.encode(&[]);
+    assert!(text.contains(r#"wirepost_edge_task_restarts_total{task="push reader"} 1"#), "{text}");
+    assert_eq!(supervisor.failure(), None, "another business goes on");
     catalog.stop().await;
 }

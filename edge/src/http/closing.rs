@@ -10,13 +10,15 @@ use axum::{
     response::Response,
 };
 
-use crate::{readiness::DRAINING, state::State};
+use wirepost_runtime::readiness::DRAINING;
+
+use crate::state::State;
 
 /// Adds `Connection: close` from the moment at which the edge is not ready any more.
 pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     // A socket's upgrade has that header for itself.
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS && state.readiness.awaits(DRAINING) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS && state.readiness.waits_for(DRAINING) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -20,12 +20,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{oneshot, watch};
 use tower::ServiceExt;
 use wirepost_core::edge_config::{BusinessConfig, Delivery};
+use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
 
 use crate::{
     app::App,
     broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, PublishError, ReadError, Start},
     identity::{jwt, keys::KeyRing},
-    readiness::Readiness,
     settings::Settings,
     state::State,
 };
@@ -159,7 +159,8 @@ impl Edge {
             settings,
             Arc::new(KeyRing::random()),
             Arc::clone(&stub) as Arc<dyn Broker>,
-            Arc::new(Readiness::default()),
+            Readiness::default(),
+            Supervisor::default(),
         )
         .await
         .unwrap();

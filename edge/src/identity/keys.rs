@@ -61,15 +61,14 @@ impl KeyRing {
         Ok(Self { keys: ArcSwap::from_pointee(keys), file: Some((path, reload::digest(&[content]))) })
     }
 
-    /// Takes a changed file into use until cancelled; a bad one is reported and the last good one kept. Returns at once where there is no
-    /// file.
+    /// Takes a changed file into use until cancelled; a bad one is reported and the last good one kept. Without a file it only waits.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
         self.watch_every(reload::INTERVAL, cancel).await;
     }
 
     async fn watch_every(&self, interval: Duration, cancel: CancellationToken) {
         let Some((path, seen)) = &self.file else {
-            return;
+            return cancel.cancelled().await;
         };
         reload::watch([path.clone()], *seen, interval, cancel, |[content]| match Keys::parse(&content) {
             Ok(keys) => {

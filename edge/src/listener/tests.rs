@@ -20,7 +20,7 @@ use crate::settings::TlsFiles;
 struct Running {
     address: SocketAddr,
     cancel: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), TlsError>>,
 }
 
 fn settings() -> Settings {
@@ -34,14 +34,15 @@ async fn serve(settings: &Settings, router: Router) -> Running {
 
 fn start(listener: Listener, router: Router) -> Running {
     let (address, cancel) = (listener.local_addr(), CancellationToken::new());
-    let task = tokio::spawn(listener.serve_reloading(router, cancel.clone(), Duration::from_millis(5)));
+    let task =
+        tokio::spawn(listener.serve_reloading(router, cancel.clone(), Supervisor::default(), Duration::from_millis(5)));
     Running { address, cancel, task }
 }
 
 impl Running {
     async fn stop(self) {
         self.cancel.cancel();
-        within(self.task).await.unwrap();
+        within(self.task).await.unwrap().unwrap();
     }
 }
 
@@ -95,13 +96,14 @@ async fn failed_accepts_pause_instead_of_spinning_and_accepting_goes_on() {
     let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
     let task = tokio::spawn({
         let (from, metrics, cancel) = (Arc::clone(&from), Arc::clone(&metrics), cancel.clone());
-        async move { accept(&*from, 10, &metrics, &cancel, |stream, _| sender.send(stream).unwrap()).await }
+        async move { accept(from, 10, &metrics, &cancel, |stream, _| sender.send(stream).unwrap()).await }
     });
     tokio::time::pause();
     tokio::time::sleep(Duration::from_mins(1)).await;
     tokio::time::resume();
     let tries = from.tries.load(Ordering::Relaxed);
-    assert!((60..80).contains(&tries), "{tries} tries in a minute");
+    // On average half a second between two.
+    assert!((60..200).contains(&tries), "{tries} tries in a minute");
     assert_eq!(metrics.accept_errors.get(), tries as u64);
     from.recovered.store(true, Ordering::Relaxed);
     let _client = connect(address).await;

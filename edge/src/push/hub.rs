@@ -257,10 +257,13 @@ impl Hub {
 
     /// Ends every connection, and those that were let in before and enter later.
     pub fn close_all(&self, code: CloseCode) {
-        let mut state = self.lock();
-        state.closed = Some(code);
-        let conns: Vec<_> = state.registry.iter().cloned().collect();
-        drop(state);
+        self.lock().closed = Some(code);
+        self.disconnect(code);
+    }
+
+    /// Ends every connection of this moment.
+    pub fn disconnect(&self, code: CloseCode) {
+        let conns: Vec<_> = self.lock().registry.iter().cloned().collect();
         for conn in conns {
             conn.outbound.close(code);
         }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use wirepost_core::{edge_config::Delivery, names};
+use wirepost_core::{edge_config::Delivery, frames::CloseCode, names};
 
 use super::{
     entry::{BEGIN, Entry},
@@ -36,16 +36,37 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
             () = cancel.cancelled() => return,
             present = clients.wait_for(|n| *n > 0) => if present.is_err() { return },
         }
-        hub.context.metrics.readers.inc();
+        let reading = ReadingTime::begin(&hub);
         tokio::select! {
             () = cancel.cancelled() => {}
             () = follow(&hub, &mut reports) => {}
         }
+        drop(reading);
+        if cancel.is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// The time in which a hub is read, also if it ends by a panic: then clients are told to come back, since pushes may be missing until the
+/// reader is restarted.
+struct ReadingTime<'h>(&'h Hub);
+
+impl<'h> ReadingTime<'h> {
+    fn begin(hub: &'h Hub) -> Self {
+        hub.context.metrics.readers.inc();
+        Self(hub)
+    }
+}
+
+impl Drop for ReadingTime<'_> {
+    fn drop(&mut self) {
+        let Self(hub) = self;
         hub.context.metrics.readers.dec();
         hub.set_reading(Reading::Idle);
         hub.forget(None);
-        if cancel.is_cancelled() {
-            return;
+        if std::thread::panicking() {
+            hub.disconnect(CloseCode::Interrupted);
         }
     }
 }

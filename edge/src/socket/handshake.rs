@@ -15,7 +15,7 @@ use axum::{
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_util::task::TaskTracker;
+use wirepost_runtime::tasks::Tasks;
 
 use crate::http::answer::{Code, Refusal};
 
@@ -67,12 +67,12 @@ impl Handshake {
     }
 
     /// The answer; once it is sent, `run` has the connection, as a task of `tasks`.
-    pub fn complete<F>(self, tasks: &TaskTracker, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
+    pub fn complete<F>(self, tasks: &Tasks, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send,
     {
         let Self { accept, upgrade, protocol } = self;
-        tasks.spawn(async move {
+        tasks.contained("connection", async move {
             match upgrade.await {
                 Ok(upgraded) => run(upgraded).await,
                 Err(error) => tracing::debug!(%error, "the connection ended within its upgrade"),

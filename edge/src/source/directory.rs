@@ -15,9 +15,9 @@ use std::{
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::edge_config::BusinessConfig;
+use wirepost_runtime::readiness::Pending;
 
-use super::PART;
-use crate::{catalog::Catalog, metrics::Metrics, readiness::Readiness, reload};
+use crate::{catalog::Catalog, metrics::Metrics, reload};
 
 /// How often the directory is looked at.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -27,7 +27,8 @@ pub struct Directory {
     path: PathBuf,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    /// Until the first complete load.
+    pending: Option<Pending>,
     /// Every file of the last look, and those that were there at the one before.
     seen: BTreeMap<PathBuf, Seen>,
 }
@@ -63,9 +64,9 @@ enum Content {
 type Look = BTreeMap<PathBuf, Result<Vec<u8>, String>>;
 
 impl Directory {
-    /// Nothing is read yet; [`PART`] is done after the first complete load.
-    pub fn new(path: PathBuf, catalog: Arc<Catalog>, metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Self {
-        Self { path, catalog, metrics, readiness, seen: BTreeMap::new() }
+    /// Nothing is read yet. `pending` is dropped after the first complete load.
+    pub fn new(path: PathBuf, catalog: Arc<Catalog>, metrics: Arc<Metrics>, pending: Pending) -> Self {
+        Self { path, catalog, metrics, pending: Some(pending), seen: BTreeMap::new() }
     }
 
     /// Follows the directory until `cancel`.
@@ -155,7 +156,7 @@ impl Directory {
             tracing::error!(reason = %bad, "configuration can't be run; the last good one stays in use");
         }
         self.seen = seen;
-        self.readiness.done(PART);
+        self.pending = None;
     }
 
     /// One configuration for each business. Of two files that name one, the one that bears its name decides, else the one that decided

@@ -21,12 +21,11 @@ use kube::{
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::config_map::SELECTOR;
+use wirepost_runtime::readiness::Pending;
 
-use super::PART;
 use crate::{
     catalog::{Catalog, Change},
     metrics::Metrics,
-    readiness::Readiness,
 };
 
 mod following;
@@ -77,7 +76,8 @@ pub struct ConfigMaps {
     ledger: Ledger,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    /// Until the first complete list.
+    pending: Option<Pending>,
     /// One at a time.
     questions: VecDeque<Question>,
     following: Following,
@@ -88,17 +88,26 @@ pub struct ConfigMaps {
 type Answer = (String, Result<Option<ConfigMap>, String>);
 
 impl ConfigMaps {
-    /// Nothing is read yet; [`PART`] is done after the first complete list. `grace`: how long a business is kept whose ConfigMap is missing.
+    /// Nothing is read yet. `pending` is dropped after the first complete list. `grace`: how long a business is kept whose ConfigMap is missing.
     pub fn new(
         api: Api<ConfigMap>,
         grace: Duration,
         catalog: Arc<Catalog>,
         metrics: Arc<Metrics>,
-        readiness: Arc<Readiness>,
+        pending: Pending,
     ) -> Self {
         let ledger = Ledger::new(grace);
         let following = Following::default();
-        Self { api, ledger, catalog, metrics, readiness, questions: VecDeque::new(), following, trouble: None }
+        Self {
+            api,
+            ledger,
+            catalog,
+            metrics,
+            pending: Some(pending),
+            questions: VecDeque::new(),
+            following,
+            trouble: None,
+        }
     }
 
     /// Follows the namespace until `cancel`.
@@ -217,7 +226,7 @@ impl ConfigMaps {
         }
         self.catalog.set_current(self.following.is_current());
         if complete {
-            self.readiness.done(PART);
+            self.pending = None;
         }
     }
 

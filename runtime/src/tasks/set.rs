@@ -54,6 +54,14 @@ impl Tasks {
         });
     }
 
+    /// Spawns a task without an end, which is dropped when `stop` is cancelled. If it ends earlier, or panics, the process ends.
+    pub fn until<F>(&self, name: &'static str, stop: &CancellationToken, work: F)
+    where
+        F: Future<Output: Outcome> + Send + 'static,
+    {
+        self.run(name, stop, stop.clone().run_until_cancelled_owned(work));
+    }
+
     /// Spawns a task that ends on its own. If it panics, or returns an error, the process ends.
     pub fn once<F>(&self, name: &'static str, work: F)
     where

@@ -19,6 +19,7 @@ fn failure(task: &'static str, cause: Cause) -> Failure {
 }
 
 async fn panics(message: &str) {
+    tokio::task::yield_now().await;
     panic!("{message}")
 }
 
@@ -85,10 +86,11 @@ async fn tasks_that_come_and_go_as_asked_are_no_failure() {
         one.cancel();
     }
     tasks.once("first look", async {});
+    tasks.until("poll", &all, std::future::pending::<()>());
     let stays = all.child_token();
     tasks.run("reader", &stays, stays.clone().cancelled_owned());
     sleep(Duration::from_secs(1)).await;
-    assert_eq!((tasks.len(), supervisor.failure()), (1, None));
+    assert_eq!((tasks.len(), supervisor.failure()), (2, None));
     all.cancel();
     tasks.finished_by(Instant::now() + Duration::from_secs(1)).await.unwrap();
     assert_eq!(supervisor.failure(), None);

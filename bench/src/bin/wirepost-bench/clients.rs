@@ -17,13 +17,11 @@ use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
-use wirepost_edge::{
-    clock,
-    identity::{
-        keys::KeyRing,
-        ticket::{self, Purpose, Ticket},
-    },
+use wirepost_edge::identity::{
+    keys::KeyRing,
+    ticket::{self, Purpose, Ticket},
 };
+use wirepost_runtime::clock;
 use wirepost_testing::{
     edge::{Edge, EdgeBuilder},
     setup::Setup,

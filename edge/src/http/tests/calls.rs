@@ -92,15 +92,15 @@ async fn what_is_not_there_is_answered_in_the_same_form(
 #[tokio::test]
 async fn the_admin_port_tells_how_the_edge_is() {
     let edge = Edge::start().await;
-    let router = admin::router(Arc::clone(&edge.state), CancellationToken::new());
+    let router = admin::router(&edge.state, CancellationToken::new());
     let get = async |path: &str| call(router.clone(), "GET", path, &[], Body::empty()).await;
     edge.stub.health.send_replace(Health::Away("connection refused".into()));
-    edge.state.readiness.add("configuration");
+    let configuration = edge.state.readiness.wait_for("configuration");
     assert_eq!(get("/livez").await.status, StatusCode::OK, "liveness looks at the process alone");
     let pending = get("/readyz").await;
     assert_eq!(pending.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(pending.body, "pending: configuration\n");
-    edge.state.readiness.done("configuration");
+    drop(configuration);
     assert_eq!(get("/readyz").await.status, StatusCode::OK, "also while the broker is away");
 
     let configz = get("/configz").await.body;
