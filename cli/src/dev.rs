@@ -12,7 +12,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use anyhow::Context;
 use wirepost_core::Compiled;
-use wirepost_edge::{app::App, broker::Broker, identity::keys::KeyRing, settings::Settings, source};
+use wirepost_edge::{app::App, broker::Broker, config::settings::Settings, identity::keys::KeyRing, source};
 use wirepost_runtime::{readiness::Readiness, signals::Signals, tasks::Supervisor};
 
 use crate::{edge, output, output::Console};

@@ -8,18 +8,18 @@ use wirepost_core::edge_config::{
 use wirepost_edge::{
     broker::{Position, Record, memory::MemoryBroker},
     business::Business,
+    config::settings::Settings,
     metrics::Metrics,
     push::{
+        backlog::Backlog,
         catch_up::CatchUp,
         entry::Entry,
         hub::{Context, Hub},
         log::LogBudget,
-    },
-    settings::Settings,
-    socket::{
-        backlog::Backlog,
-        conn::{Conn, Identity},
-        outbound::{Bounds, Outbound},
+        mailbox::{
+            Conn, Identity,
+            outbound::{Bounds, Outbound},
+        },
     },
 };
 

@@ -6,7 +6,7 @@ use axum::Router;
 use tokio_util::sync::CancellationToken;
 use wirepost_runtime::admin;
 
-use crate::{broker::Health, state::State};
+use crate::{broker::Health, http::state::State};
 
 mod configz;
 

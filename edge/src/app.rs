@@ -13,19 +13,16 @@ use wirepost_runtime::{
 use crate::{
     admin,
     broker::Broker,
+    business::judge::Judge,
     catalog::Catalog,
+    config::settings::Settings,
     drain::Drain,
-    http,
+    http::{self, seldom::Seldom, state::State},
     identity::keys::KeyRing,
-    judge::Judge,
-    listener::{self, Listener},
     metrics::Metrics,
-    places::Places,
-    push::{catch_up::CatchUp, hub::Context, log::LogBudget},
-    seldom::Seldom,
-    settings::Settings,
-    socket::{backlog::Backlog, inbound::Inbound},
-    state::State,
+    net::listener::{self, Listener},
+    push::{backlog::Backlog, catch_up::CatchUp, hub::Context, log::LogBudget},
+    socket::{inbound::Inbound, places::Places},
 };
 
 /// A running edge.

@@ -1,5 +1,8 @@
 //! A business as this edge runs it: its configuration, made ready for the hot path. Immutable; a change makes a new one.
 
+pub mod events;
+pub mod judge;
+
 use std::sync::Arc;
 
 use wirepost_core::{
@@ -137,7 +140,7 @@ impl Business {
     }
 
     /// Whether checking `content` against the schemas of a message's routes, of whichever direction, may take long: then it is for the
-    /// [`Judge`](crate::judge::Judge).
+    /// [`Judge`](crate::business::judge::Judge).
     pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
         let (Some(message_type), Some(content)) = (message_type, content) else { return false };
         self.routes.iter().any(|route| {

@@ -9,10 +9,12 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{business::Business, catalog::Catalog, socket::upgrade::socket, state::State};
+use crate::{business::Business, catalog::Catalog};
 
 pub mod answer;
 pub mod origin;
+pub mod seldom;
+pub mod state;
 
 mod caller;
 mod closing;
@@ -20,9 +22,12 @@ mod description;
 mod log;
 mod messages;
 mod public_url;
+mod socket;
 mod token;
 
 use answer::{Code, Refusal};
+use socket::socket;
+use state::State;
 
 /// Path of the socket.
 const SOCKET: &str = "/socket/{token}";

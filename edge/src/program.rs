@@ -12,8 +12,8 @@ use wirepost_runtime::{
 
 use crate::{
     app::App,
-    args::Args,
     broker::rabbit::RabbitBroker,
+    config::args::Args,
     identity::keys::KeyRing,
     source::{self, Source, directory::Directory, kubernetes::ConfigMaps},
 };

@@ -5,11 +5,15 @@
 //! *catches up* from the log or, beyond it, from the stream, and goes live in the same step in which it read the log's end.
 
 pub mod audience;
+pub mod backlog;
 pub mod catch_up;
+pub mod check;
 pub mod entry;
 pub mod expiry;
+pub mod greeting;
 pub mod hub;
 pub mod log;
+pub mod mailbox;
 pub mod reader;
 pub mod registry;
 mod reports;

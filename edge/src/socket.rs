@@ -1,17 +1,13 @@
-//! A client's WebSocket: upgrade, the connection's task, its bounded outbound queue, control frames.
+//! A client's WebSocket: its protocol, the connection's task, what it may send and what its input costs.
 
 pub mod admission;
-pub mod backlog;
-pub mod conn;
+pub mod charge;
 pub mod driver;
-pub mod greeting;
-pub mod handshake;
 pub mod inbound;
-pub mod outbound;
-pub mod receipts;
+pub mod places;
 pub mod receive;
 pub mod session;
-pub mod upgrade;
 pub mod upload;
 pub mod window;
 pub mod wire;
+pub mod written;

@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use wirepost_edge::{app::App, broker::memory::MemoryBroker, identity::keys::KeyRing, settings::Settings};
+use wirepost_edge::{app::App, broker::memory::MemoryBroker, config::settings::Settings, identity::keys::KeyRing};
 use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
 
 const API_KEY: &str = "key-of-the-service";

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
+use super::Business;
 use crate::{
     broker::{Broker, Publication},
-    business::Business,
     clock,
 };
 

@@ -9,13 +9,13 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::{
     broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, ReadError, Start, memory::MemoryBroker},
+    config::settings::Settings,
     metrics::Metrics,
-    push::{catch_up::CatchUp, log::LogBudget},
-    settings::Settings,
-    socket::{
+    push::{
         backlog::Backlog,
-        conn::{Conn, Identity},
-        outbound::tests::outbound,
+        catch_up::CatchUp,
+        log::LogBudget,
+        mailbox::{Conn, Identity, outbound::tests::outbound},
     },
 };
 

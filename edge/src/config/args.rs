@@ -6,9 +6,9 @@ use clap::Parser;
 use wirepost_core::public_url::{BadPublicUrl, PublicUrl};
 use wirepost_runtime::logs::LogArgs;
 
+use super::settings::{Settings, TlsFiles};
 use crate::{
     broker::rabbit::{BadSettings, Config},
-    settings::{Settings, TlsFiles},
     source::Source,
 };
 

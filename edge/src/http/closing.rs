@@ -12,7 +12,7 @@ use axum::{
 
 use wirepost_runtime::readiness::DRAINING;
 
-use crate::state::State;
+use super::state::State;
 
 /// Adds `Connection: close` from the moment at which the edge is not ready any more.
 pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {

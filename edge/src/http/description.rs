@@ -9,8 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{answer::Refusal, public_url::public_url};
-use crate::state::State;
+use super::{answer::Refusal, public_url::public_url, state::State};
 
 /// The handler. The document itself, not wrapped in the form of other answers: tools read it by its URL.
 pub(super) async fn asyncapi(

@@ -9,8 +9,8 @@ use axum::{
 };
 use tokio::time::Instant;
 
-use super::{SOCKET, answer::Code};
-use crate::{metrics::label, state::State};
+use super::{SOCKET, answer::Code, state::State};
+use crate::metrics::label;
 
 /// Writes the line and counts a refusal by its code; the socket counts its own.
 pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {

@@ -25,16 +25,17 @@ use wirepost_core::{Envelope, contract::headers, envelope::unmarked};
 use super::{
     answer::{self, Code, Refusal},
     caller::{self, Credential},
+    state::State,
 };
 use crate::{
     broker::{Confirm, PublishError},
-    business::Business,
+    business::{Business, judge::Busy},
     clock,
-    judge::Busy,
-    push::audience::Rejection,
-    push_check::{Prepared, PushRefusal, check_push},
-    settings::CONFIRM_TIMEOUT,
-    state::State,
+    config::settings::CONFIRM_TIMEOUT,
+    push::{
+        audience::Rejection,
+        check::{Prepared, PushRefusal, check_push},
+    },
 };
 
 /// Most items of one call.

@@ -15,8 +15,8 @@ use wirepost_core::{
     public_url::PublicUrl,
 };
 
-use super::answer::Refusal;
-use crate::{business::Business, state::State};
+use super::{answer::Refusal, state::State};
+use crate::business::Business;
 
 /// How long browsers may remember a preflight, in seconds.
 const MAX_AGE: u32 = 600;

@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, header, uri::Authority};
 
 use super::answer::{Code, Refusal};
-use crate::settings::Settings;
+use crate::config::settings::Settings;
 
 /// Where the client shall connect: the configured URL, or the host that this request came to.
 pub(super) fn public_url(settings: &Settings, headers: &HeaderMap) -> Result<String, Refusal> {

@@ -3,6 +3,8 @@
 //! A browser can't read the HTTP status of a refused upgrade: it sees 1006 and retries a dead URL for ever. So under `wirepost.v1` a refusal
 //! completes the upgrade and closes with a code that says what to do; without it, it is HTTP with the body of the token call.
 
+mod handshake;
+
 use std::sync::Arc;
 
 use axum::{
@@ -14,21 +16,21 @@ use axum::{
 use serde::Deserialize;
 use wirepost_core::{Cursor, edge_config::Delivery, frames::CloseCode, frames::SUBPROTOCOL};
 
-use super::{handshake::Handshake, session::Session, wire::Wire};
+use self::handshake::Handshake;
+use super::{
+    answer::{Code, Refusal},
+    origin,
+    state::State,
+};
 use crate::{
     broker::Position,
     business::Business,
     catalog::Absent,
     clock,
-    http::{
-        answer::{Code, Refusal},
-        origin,
-    },
     identity::ticket,
-    listener::Written,
     metrics::label,
     push::catch_up::From,
-    state::State,
+    socket::{session::Session, wire::Wire, written::Written},
 };
 
 /// Room above `messageBytes` for control frames (a `refresh` carries a token, a `received` up to 256 ids), and for answering a message that
@@ -37,12 +39,12 @@ const MESSAGE_ROOM: usize = 64 << 10;
 
 /// Query of the upgrade.
 #[derive(Debug, Deserialize)]
-pub struct Params {
+pub(super) struct Params {
     cursor: Option<String>,
 }
 
 /// The handler.
-pub async fn socket(
+pub(super) async fn socket(
     Shared(state): Shared<Arc<State>>,
     Path(token): Path<String>,
     params: Result<Query<Params>, QueryRejection>,

@@ -4,9 +4,16 @@ use std::sync::Arc;
 
 use wirepost_runtime::{readiness::Readiness, tasks::Tasks};
 
+use super::seldom::Seldom;
 use crate::{
-    broker::Broker, catalog::Catalog, charge::Charges, drain::Drain, identity::keys::KeyRing, judge::Judge,
-    metrics::Metrics, places::Places, seldom::Seldom, settings::Settings, socket::inbound::Inbound,
+    broker::Broker,
+    business::judge::Judge,
+    catalog::Catalog,
+    config::settings::Settings,
+    drain::Drain,
+    identity::keys::KeyRing,
+    metrics::Metrics,
+    socket::{charge::Charges, inbound::Inbound, places::Places},
 };
 
 /// One per process; handlers hold it as `Arc<State>`.

@@ -22,12 +22,12 @@ use tower::ServiceExt;
 use wirepost_core::edge_config::{BusinessConfig, Delivery};
 use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
 
+use super::state::State;
 use crate::{
     app::App,
     broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, PublishError, ReadError, Start},
+    config::settings::Settings,
     identity::{jwt, keys::KeyRing},
-    settings::Settings,
-    state::State,
 };
 
 /// A key of the services of `payments`.

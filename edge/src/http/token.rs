@@ -14,17 +14,17 @@ use super::{
     answer::{self, Code, Refusal},
     caller::{self, Credential},
     public_url::public_url,
+    state::State,
 };
 use crate::{
     business::Business,
     clock,
+    config::settings::Settings,
     identity::{
         jwt::JwtError,
         ticket::{self, Purpose, Ticket},
     },
     metrics::label,
-    settings::Settings,
-    state::State,
 };
 
 /// The handler.

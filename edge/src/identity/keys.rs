@@ -9,7 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::key_file::{Key, KeyFile, MAX_ID, MAX_KEYS, MIN_SECRET};
 
-use crate::reload;
+use crate::config::reload;
 
 /// Length of a signature.
 pub(super) const TAG: usize = 32;

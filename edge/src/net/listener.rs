@@ -1,16 +1,11 @@
 //! Accepts connections and serves HTTP/1.1 on them, with or without TLS. Limits: open TCP connections, time for the handshake and for each
 //! request's header, size of the header. Connections that became WebSockets belong to their own tasks and count until they end.
 
-mod plain;
-
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,13 +30,15 @@ use wirepost_runtime::{
     tasks::Supervisor,
 };
 
-use self::plain::{Exchange, Plain};
+use super::{
+    plain::{Exchange, Plain},
+    tls::{Certificate, TlsError},
+};
 use crate::{
+    config::{reload, settings::Settings},
     http::answer::Refusal,
     metrics::Metrics,
-    reload,
-    settings::Settings,
-    tls::{Certificate, TlsError},
+    socket::written::Written,
 };
 
 /// Connections that wait to be accepted: those of a second, when an edge's clients come over.
@@ -260,30 +257,20 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
     target + fields.sum::<usize>()
 }
 
-/// Bytes that the kernel took of one connection, an extension of each of its requests. A WebSocket does not tell how much of a frame it
-/// has written: here a slow peer is told from one that takes nothing.
-#[derive(Clone, Debug, Default)]
-pub struct Written(Arc<AtomicU64>);
-
-impl Written {
-    /// So far.
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.0.fetch_add(*bytes as u64, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
 /// A connection that holds its place until it is closed, also after it became a WebSocket.
 struct Counted<IO> {
     io: IO,
     written: Written,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<IO> Counted<IO> {
+    fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.written.add(*bytes);
+        }
+        written
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
@@ -295,7 +282,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.written.note(written)
+        self.noted(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -312,7 +299,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.written.note(written)
+        self.noted(written)
     }
 
     fn is_write_vectored(&self) -> bool {

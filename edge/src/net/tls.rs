@@ -13,7 +13,7 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{reload, settings::TlsFiles};
+use crate::config::{reload, settings::TlsFiles};
 
 /// Why a certificate is not taken. Never holds a part of the key.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::time::Instant;
 use wirepost_core::frames::CloseCode;
 
-use super::conn::Conn;
+use super::mailbox::Conn;
 use crate::metrics::Metrics;
 
 /// Control frames look for sockets to close at most this often: a look goes through all that stall.
@@ -156,8 +156,8 @@ impl Drop for Carried {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::socket::{
-        conn::Identity,
+    use crate::push::mailbox::{
+        Identity,
         outbound::{Bounds, Item, Outbound},
     };
 

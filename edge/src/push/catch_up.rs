@@ -21,12 +21,11 @@ use tokio::{
 
 use super::{
     entry::Entry,
+    greeting::Greeting,
     hub::{Advance, Gap, Hub, position_frame},
+    mailbox::Conn,
 };
-use crate::{
-    broker::{Position, ReadError},
-    socket::{conn::Conn, greeting::Greeting},
-};
+use crate::broker::{Position, ReadError};
 
 /// How long a client waits for the broker before it is greeted without knowing where it stands.
 const GREET_WITHIN: Duration = Duration::from_secs(2);

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use wirepost_core::{Envelope, EnvelopeError, SendType, content::Unfit, contract::headers};
 
+use super::{
+    audience::{self, Rejection},
+    expiry,
+};
 use crate::{
     broker::Publication,
-    business::Business,
-    judge::Busy,
-    push::{
-        audience::{self, Rejection},
-        expiry,
-    },
+    business::{Business, judge::Busy},
 };
 
 /// A push ready to publish.

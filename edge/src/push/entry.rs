@@ -7,15 +7,13 @@ use wirepost_core::{Cursor, Envelope, SendType, edge_config::Delivery};
 
 use super::{
     audience::{self, Audience, Rejection},
+    backlog::{Backlog, Carried},
     expiry,
+    mailbox::receipts::Mark,
 };
 use crate::{
     broker::{Oddity, Position, Record},
     business::Business,
-    socket::{
-        backlog::{Backlog, Carried},
-        receipts::Mark,
-    },
 };
 
 /// Message type of the marker that an edge writes into an empty stream: with it every position has a message whose fingerprint proves it.

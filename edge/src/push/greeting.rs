@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use wirepost_core::frames::{ClientLimits, ServerFrame};
 
-use super::conn::Conn;
-use crate::{
-    broker::Position,
-    push::{
-        entry,
-        hub::{Gap, Hub, position_frame},
-    },
+use super::{
+    entry,
+    hub::{Gap, Hub, position_frame},
+    mailbox::Conn,
 };
+use crate::broker::Position;
 
 /// Tells one connection where it stands: in its `welcome`, or later.
 pub struct Greeting<'h> {

@@ -18,18 +18,19 @@ use wirepost_core::{
 };
 
 use super::{
+    backlog::Backlog,
     catch_up::CatchUp,
     entry::{self, Entry, Push},
     log::{Log, LogBudget, Lookup},
+    mailbox::Conn,
     registry::Registry,
 };
 use crate::{
     broker::{Broker, Position},
     business::Business,
     clock,
+    config::settings::Settings,
     metrics::{Metrics, label},
-    settings::Settings,
-    socket::{backlog::Backlog, conn::Conn},
 };
 
 /// What all hubs of a process share.

@@ -178,11 +178,11 @@ impl Drop for Log {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+    use crate::push::backlog::{Backlog, Carried};
     use crate::push::{
         audience::{Audience, Whom},
         entry::Push,
     };
-    use crate::socket::backlog::{Backlog, Carried};
 
     fn at(offset: u64) -> Position {
         Position { offset, fingerprint: offset }

@@ -1,5 +1,8 @@
 //! A connection as the registry and the reader see it.
 
+pub mod outbound;
+pub mod receipts;
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -7,11 +10,11 @@ use std::sync::{
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{
+use self::{
     outbound::{Item, Outbound},
     receipts::Receipts,
 };
-use crate::push::entry::Entry;
+use super::entry::Entry;
 
 /// Who a connection is. Tags may change with a refresh, all else stays.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{audience::Whom, entry::Push};
-use crate::socket::conn::Conn;
+use super::{audience::Whom, entry::Push, mailbox::Conn};
 
 /// Members of one tag; ordered, so that a union of tags can be made without a set.
 type Members = BTreeMap<u64, Arc<Conn>>;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     broker::Record,
-    events::{self, Event},
+    business::events::{self, Event},
     metrics::label,
 };
 

@@ -14,23 +14,23 @@ use wirepost_core::{
 };
 
 use super::{
+    backlog::Backlog,
     catch_up::{self, CatchUp, From},
+    greeting::Greeting,
     hub::{Context, Hub},
     log::LogBudget,
+    mailbox::{
+        Conn, Identity,
+        outbound::{Bounds, Next, Outbound},
+    },
     reader,
 };
 use crate::{
     broker::{Broker, Position, Publication, memory::MemoryBroker},
     business::Business,
     clock,
+    config::settings::Settings,
     metrics::Metrics,
-    settings::Settings,
-    socket::{
-        backlog::Backlog,
-        conn::{Conn, Identity},
-        greeting::Greeting,
-        outbound::{Bounds, Next, Outbound},
-    },
 };
 
 const STREAM: &str = "wirepost.payments.stream";

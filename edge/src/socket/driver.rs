@@ -15,14 +15,18 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::frames::CloseCode;
 
 use super::{
-    backlog::{Backlog, Stalled},
-    conn::Conn,
     inbound::Share,
-    outbound::Next,
     upload::Upload,
     wire::{Event, Read, Wire},
+    written::Written,
 };
-use crate::{listener::Written, metrics::Metrics};
+use crate::{
+    metrics::Metrics,
+    push::{
+        backlog::{Backlog, Stalled},
+        mailbox::{Conn, outbound::Next},
+    },
+};
 
 /// What came from the socket.
 #[derive(Debug)]

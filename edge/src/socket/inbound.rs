@@ -20,7 +20,7 @@ use tokio::{
 };
 use wirepost_core::frames::CloseCode;
 
-use super::conn::Conn;
+use crate::push::mailbox::Conn;
 
 /// How long a message waits to be admitted at most.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -184,11 +184,11 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::socket::conn::Identity;
+    use crate::push::mailbox::Identity;
 
     fn conn(number: u64) -> Arc<Conn> {
         let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
-        Arc::new(Conn::new(number, &identity, true, crate::socket::outbound::tests::outbound()))
+        Arc::new(Conn::new(number, &identity, true, crate::push::mailbox::outbound::tests::outbound()))
     }
 
     fn inbound() -> (Arc<Inbound>, Arc<Share>, Arc<Share>) {

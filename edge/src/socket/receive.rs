@@ -9,16 +9,16 @@ use wirepost_core::{
     frames::{MAX_RECEIPTS, NackCode},
 };
 
+use super::admission;
 use crate::{
     broker::{Publication, PublishError},
-    business::Business,
+    business::{Business, judge::Busy},
     clock,
-    judge::Busy,
     push::{
         audience::{self, Rejection},
         expiry,
+        mailbox::Conn,
     },
-    socket::{admission, conn::Conn},
 };
 
 /// Why a message is not accepted.

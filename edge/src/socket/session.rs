@@ -16,28 +16,30 @@ use wirepost_core::{
 };
 
 use super::{
-    conn::{Conn, Identity},
+    charge::{Payer, Tab},
     driver::{self, Driver, Io},
-    greeting::Greeting,
-    outbound::{Bounds, Item, Outbound},
-    receipts::Receipts,
     receive::{Nack, Prepared},
     window::Window,
     wire::Wire,
+    written::Written,
 };
 use crate::{
-    charge::{Payer, Tab},
+    business::events::{self, Event},
     clock,
     drain::Share,
-    events::{self, Event},
+    http::state::State,
     identity::ticket::{self, Ticket},
-    listener::Written,
     metrics::label,
     push::{
         catch_up::{self, From},
+        greeting::Greeting,
         hub::Hub,
+        mailbox::{
+            Conn, Identity,
+            outbound::{Bounds, Item, Outbound},
+            receipts::Receipts,
+        },
     },
-    state::State,
 };
 
 /// Of a connection that ended without a close frame (RFC 6455, section 7.1.5).

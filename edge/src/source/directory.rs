@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::edge_config::BusinessConfig;
 use wirepost_runtime::readiness::Pending;
 
-use crate::{catalog::Catalog, metrics::Metrics, reload};
+use crate::{catalog::Catalog, config::reload, metrics::Metrics};
 
 /// How often the directory is looked at.
 pub const INTERVAL: Duration = Duration::from_secs(1);

@@ -233,7 +233,7 @@ fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Resul
          broker: {advertised: \"a:1\", tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [
-        ("Deployment/wirepost-edge", include_str!("../../../edge/src/args.rs"), vec!["WIREPOST_CONFIG_DIR"]),
+        ("Deployment/wirepost-edge", include_str!("../../../edge/src/config/args.rs"), vec!["WIREPOST_CONFIG_DIR"]),
         // The Lease's name is part of the rights.
         ("Deployment/wirepost-operator", include_str!("../../../operator/src/args.rs"), vec!["WIREPOST_LEASE"]),
     ] {

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::settings::TlsFiles;
+use crate::config::settings::TlsFiles;
 
 struct Running {
     address: SocketAddr,

@@ -18,8 +18,7 @@ use tokio_tungstenite::tungstenite::{
 };
 use wirepost_core::frames::CloseCode;
 
-use super::backlog::Backlog;
-use crate::push::entry::Entry;
+use crate::push::{backlog::Backlog, entry::Entry};
 
 /// Bounds of a queue.
 #[derive(Clone, Copy, Debug)]

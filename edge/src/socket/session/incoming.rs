@@ -13,9 +13,8 @@ use wirepost_core::{
 
 use super::{Checking, Running, expiring_at};
 use crate::{
-    business::Business,
+    business::{Business, events::Event},
     clock,
-    events::Event,
     identity::ticket::{self, Purpose},
     metrics::label,
     socket::receive::{self, Nack, Prepared},

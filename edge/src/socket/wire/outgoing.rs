@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
     coding::{Control, OpCode},
 };
 
-use crate::socket::outbound::Item;
+use crate::push::mailbox::outbound::Item;
 
 /// Longest header of a frame from a server: two bytes and a length of eight.
 const HEADER: usize = 10;

@@ -1,0 +1,5 @@
+//! The public port: TCP connections, TLS, and HTTP/1.1 on them.
+
+pub mod listener;
+mod plain;
+pub mod tls;
