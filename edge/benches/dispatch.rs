@@ -11,11 +11,9 @@ use wirepost_edge::{
     config::settings::Settings,
     metrics::Metrics,
     push::{
-        backlog::Backlog,
-        catch_up::CatchUp,
+        context::HubContext,
         entry::Entry,
-        hub::{Context, Hub},
-        log::LogBudget,
+        hub::Hub,
         mailbox::{
             Conn, Identity,
             outbound::{Bounds, Outbound},
@@ -68,14 +66,8 @@ fn fixture() -> Fixture {
     let metrics = Arc::new(Metrics::default());
     #[expect(clippy::expect_used)]
     let business = Arc::new(Business::try_new(config()).expect("the configuration above is good"));
-    let context = Context {
-        broker: Arc::new(MemoryBroker::new()),
-        budget: Arc::new(LogBudget::new(1 << 20, metrics.log_bytes.clone())),
-        backlog: Backlog::new(1 << 40, &metrics),
-        catch_up: CatchUp::new(1),
-        settings: Settings::default(),
-        metrics: Arc::clone(&metrics),
-    };
+    let settings = Settings { log_bytes: 1 << 20, backlog_bytes: 1 << 40, ..Settings::default() };
+    let context = HubContext::new(Arc::new(MemoryBroker::new()), Arc::clone(&metrics), settings);
     let backlog = Arc::clone(&context.backlog);
     let hub = Hub::new(Arc::clone(&business), Arc::new(context));
     hub.attach(Some(Position { offset: 0, fingerprint: 0 }));

@@ -16,16 +16,20 @@ use hyper::upgrade::Upgraded;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use wirepost_edge::{
-    listener::Written,
+    http::socket::handshake::Handshake,
     metrics::Metrics,
-    socket::{
+    push::{
         backlog::Backlog,
-        conn::{Conn, Identity},
+        mailbox::{
+            Conn, Identity,
+            outbound::{Bounds, Item, Outbound},
+        },
+    },
+    socket::{
         driver::{Driver, Io, Limits},
-        handshake::Handshake,
         inbound::Inbound,
-        outbound::{Bounds, Item, Outbound},
         wire::Wire,
+        written::Written,
     },
 };
 use wirepost_runtime::tasks::{Supervisor, Tasks};

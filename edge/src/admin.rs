@@ -6,7 +6,7 @@ use axum::Router;
 use tokio_util::sync::CancellationToken;
 use wirepost_runtime::admin;
 
-use crate::{broker::Health, http::state::State};
+use crate::{broker::Health, http::state::State, push::reading};
 
 mod configz;
 
@@ -21,7 +21,7 @@ pub fn router(state: &Arc<State>, closing: CancellationToken) -> Router {
 
 fn metrics(state: &State) -> String {
     // Labels come from closed sets: the worst reader is a number here, that of each business is in /configz.
-    state.metrics.read(state.catalog.readings().into_values());
+    reading::report(state.catalog.readings().into_values(), &state.metrics);
     state.metrics.broker_up.set((*state.broker.health().borrow() == Health::Up).into());
     state.metrics.encode(&state.broker.counters())
 }

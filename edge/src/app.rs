@@ -21,8 +21,8 @@ use crate::{
     identity::keys::KeyRing,
     metrics::Metrics,
     net::listener::{self, Listener},
-    push::{backlog::Backlog, catch_up::CatchUp, hub::Context, log::LogBudget},
-    socket::{inbound::Inbound, places::Places},
+    push::context::HubContext,
+    socket::{charge::Charges, inbound::Inbound, places::Places, shared::Shared},
 };
 
 /// A running edge.
@@ -60,24 +60,22 @@ impl App {
         let address = settings.admin;
         let private =
             AdminPort::bind(address).await.map_err(|source| listener::StartError::Bind { address, source })?;
-        let context = Arc::new(Context {
-            broker: Arc::clone(&broker),
-            metrics: Arc::clone(&metrics),
-            budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
-            backlog: Backlog::new(settings.backlog_bytes, &metrics),
-            catch_up: CatchUp::new(settings.catch_up_readers),
-            settings: settings.clone(),
-        });
+        let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
+        let judge = Arc::new(Judge::new(metrics.checks_waiting.clone()));
         let state = Arc::new(State {
             catalog: Arc::new(Catalog::new(context, &supervisor)),
             places: Places::new(settings.max_connections),
-            charges: Arc::default(),
-            judge: Judge::new(metrics.checks_waiting.clone()),
-            inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
+            sockets: Arc::new(Shared {
+                keys: Arc::clone(&keys),
+                judge: Arc::clone(&judge),
+                charges: Arc::new(Charges::default()),
+                inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
+                drain: Drain::default(),
+            }),
             keys,
+            judge,
             broker,
             metrics,
-            drain: Drain::default(),
             readiness,
             seldom: Seldom::new(settings.log_pause),
             connections: supervisor.tasks(),
@@ -119,7 +117,7 @@ impl App {
         self.accepting.cancel();
         let window = settings.drain_window.min(deadline.saturating_duration_since(Instant::now()));
         tracing::info!(connections = state.metrics.connections.get(), ?window, "shutdown: clients are told to go");
-        state.drain.begin(window, deadline);
+        state.sockets.drain.begin(window, deadline);
         if state.connections.finished_by(deadline).await.is_err() {
             tracing::warn!(
                 connections = state.metrics.connections.get(),

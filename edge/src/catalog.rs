@@ -20,10 +20,7 @@ use wirepost_runtime::{
 
 use crate::{
     business::{BadConfig, Business},
-    push::{
-        hub::{Context, Hub, Reading},
-        reader,
-    },
+    push::{context::HubContext, hub::Hub, reader, reading::Reading},
 };
 
 /// Longest wait of a business's new reader for the end of its old one: what that one takes to leave the broker, see
@@ -39,7 +36,7 @@ pub use absence::Absent;
 
 /// See the module.
 pub struct Catalog {
-    context: Arc<Context>,
+    context: Arc<HubContext>,
     hubs: ArcSwap<Hubs>,
     /// One change at a time; also each reader's way to end.
     readers: Mutex<HashMap<Arc<str>, Reader>>,
@@ -73,7 +70,7 @@ pub enum Change {
 
 impl Catalog {
     /// An empty catalog.
-    pub fn new(context: Arc<Context>, supervisor: &Supervisor) -> Self {
+    pub fn new(context: Arc<HubContext>, supervisor: &Supervisor) -> Self {
         Self {
             context,
             hubs: ArcSwap::default(),
@@ -243,7 +240,7 @@ struct Turn {
 }
 
 impl Turn {
-    fn set(&mut self, config: BusinessConfig, context: &Arc<Context>) -> Result<(), BadConfig> {
+    fn set(&mut self, config: BusinessConfig, context: &Arc<HubContext>) -> Result<(), BadConfig> {
         let present = self.hubs.get(config.business_type.as_str());
         if present.is_some_and(|hub| hub.business().config == config) {
             return Ok(());

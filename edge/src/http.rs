@@ -9,11 +9,10 @@ use axum::{
     routing::{get, post},
 };
 
-use crate::{business::Business, catalog::Catalog};
-
 pub mod answer;
 pub mod origin;
 pub mod seldom;
+pub mod socket;
 pub mod state;
 
 mod caller;
@@ -22,15 +21,10 @@ mod description;
 mod log;
 mod messages;
 mod public_url;
-mod socket;
 mod token;
 
 use answer::{Code, Refusal};
-use socket::socket;
 use state::State;
-
-/// Path of the socket.
-const SOCKET: &str = "/socket/{token}";
 
 /// The public routes.
 pub fn router(state: Arc<State>) -> Router {
@@ -43,7 +37,7 @@ pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .merge(calls)
         .route("/{business}/asyncapi.json", get(description::asyncapi))
-        .route(SOCKET, get(socket))
+        .route(socket::PATH, get(socket::socket))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || {
             Refusal::new(
@@ -55,11 +49,6 @@ pub fn router(state: Arc<State>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&state), closing::layer))
         .layer(Extension(messages::Budget::default()))
         .with_state(state)
-}
-
-/// The business that a path names.
-fn business(catalog: &Catalog, name: &str) -> Result<Arc<Business>, Refusal> {
-    catalog.get(name).ok_or_else(|| Refusal::absent(name, catalog.why_absent(name)))
 }
 
 async fn method_not_allowed() -> Refusal {

@@ -9,8 +9,6 @@ use prometheus_client::{
 };
 use wirepost_runtime::tasks::Supervisor;
 
-use crate::push::{audience::Rejection, hub::Reading};
-
 /// All metrics; cheap to clone parts of.
 #[derive(Debug)]
 pub struct Metrics {
@@ -179,9 +177,6 @@ impl Default for Metrics {
         ] {
             family.get_or_create_owned(&label(kind));
         }
-        for kind in Rejection::LABELS {
-            metrics.rejected_pushes.get_or_create_owned(&label(kind));
-        }
         metrics
     }
 }
@@ -190,24 +185,6 @@ impl Metrics {
     /// Adds those of supervised tasks.
     pub fn include(&mut self, supervisor: &Supervisor) {
         supervisor.register(&mut self.registry);
-    }
-
-    /// Takes in how the readers are.
-    pub fn read(&self, readings: impl Iterator<Item = Reading>) {
-        let (mut down, mut lag, mut known, mut wanted) = (0, 0, false, false);
-        for reading in readings {
-            wanted |= reading != Reading::Idle;
-            match reading {
-                Reading::Idle | Reading::Up(None) => {}
-                Reading::Down => down += 1,
-                Reading::Up(Some(messages)) => {
-                    known = true;
-                    lag = lag.max(messages);
-                }
-            }
-        }
-        self.readers_down.set(down);
-        self.reader_lag.set(if known || !wanted { lag as f64 } else { f64::NAN });
     }
 
     /// OpenMetrics text, the broker's counters included.
@@ -225,26 +202,5 @@ impl Metrics {
         }
         text.push_str("# EOF\n");
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lag_that_is_not_known_is_not_zero() {
-        let metrics = Metrics::default();
-        let read = |readings: &[Reading]| {
-            metrics.read(readings.iter().copied());
-            (metrics.readers_down.get(), metrics.reader_lag.get())
-        };
-        assert_eq!(read(&[]), (0, 0.0));
-        assert_eq!(read(&[Reading::Idle]), (0, 0.0));
-        assert_eq!(read(&[Reading::Up(Some(3)), Reading::Down, Reading::Up(None), Reading::Up(Some(5))]), (1, 5.0));
-        for readings in [&[Reading::Down][..], &[Reading::Up(None), Reading::Idle]] {
-            assert!(read(readings).1.is_nan(), "{readings:?}");
-        }
-        assert!(metrics.encode(&[]).contains("wirepost_edge_reader_lag NaN\n"));
     }
 }

@@ -13,9 +13,9 @@ use wirepost_runtime::{
 use crate::{
     app::App,
     broker::rabbit::RabbitBroker,
-    config::args::Args,
+    config::args::{Args, Source},
     identity::keys::KeyRing,
-    source::{self, Source, directory::Directory, kubernetes::ConfigMaps},
+    source::{self, directory::Directory, kubernetes::ConfigMaps},
 };
 
 /// Starts the edge that these flags describe.

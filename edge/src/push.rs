@@ -8,15 +8,22 @@ pub mod audience;
 pub mod backlog;
 pub mod catch_up;
 pub mod check;
+pub mod context;
 pub mod entry;
 pub mod expiry;
+pub mod gap;
 pub mod greeting;
 pub mod hub;
 pub mod log;
 pub mod mailbox;
+mod pages;
 pub mod reader;
+pub mod reading;
+pub mod receipts;
 pub mod registry;
+pub mod rejection;
 mod reports;
+pub mod time_unit;
 
 #[cfg(test)]
 mod tests;

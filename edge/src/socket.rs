@@ -7,6 +7,7 @@ pub mod inbound;
 pub mod places;
 pub mod receive;
 pub mod session;
+pub mod shared;
 pub mod upload;
 pub mod window;
 pub mod wire;

@@ -3,8 +3,6 @@
 //! Both parse each configuration whole, keep the last good one where a new one can't be read, and let the edge be ready only after their
 //! first complete load.
 
-use std::{path::PathBuf, time::Duration};
-
 pub mod directory;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
@@ -14,20 +12,3 @@ pub const PART: &str = "configuration";
 
 /// The name of the task that follows them.
 pub const TASK: &str = "configurations";
-
-/// How long a business is kept whose ConfigMap is missing.
-pub const REMOVAL_GRACE: Duration = Duration::from_mins(1);
-
-/// What the flags name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// See [`directory`].
-    Directory(PathBuf),
-    /// See `kubernetes`, which needs the feature of that name.
-    Kubernetes {
-        /// Where the ConfigMaps are.
-        namespace: String,
-        /// [`REMOVAL_GRACE`] by default.
-        removal_grace: Duration,
-    },
-}

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::configz::{Broker, Configz, Loaded, PATH, Query as Question};
 
-use crate::{broker::Health, http::state::State, push::hub::Reading};
+use crate::{broker::Health, http::state::State, push::reading::Reading};
 
 /// Longest wait for a change; more is taken as this much.
 const MAX_WAIT_SECONDS: u64 = 30;

@@ -11,12 +11,7 @@ use crate::{
     broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, ReadError, Start, memory::MemoryBroker},
     config::settings::Settings,
     metrics::Metrics,
-    push::{
-        backlog::Backlog,
-        catch_up::CatchUp,
-        log::LogBudget,
-        mailbox::{Conn, Identity, outbound::tests::outbound},
-    },
+    push::mailbox::{Conn, Identity, outbound::tests::outbound},
 };
 
 fn catalog() -> Catalog {
@@ -26,16 +21,7 @@ fn catalog() -> Catalog {
 fn catalog_on(broker: Arc<dyn Broker>, supervisor: &Supervisor) -> Catalog {
     let mut metrics = Metrics::default();
     metrics.include(supervisor);
-    let metrics = Arc::new(metrics);
-    let context = Context {
-        broker,
-        budget: Arc::new(LogBudget::new(1 << 20, metrics.log_bytes.clone())),
-        backlog: Backlog::new(1 << 20, &metrics),
-        catch_up: CatchUp::new(1),
-        metrics,
-        settings: Settings::default(),
-    };
-    Catalog::new(Arc::new(context), supervisor)
+    Catalog::new(Arc::new(HubContext::new(broker, Arc::new(metrics), Settings::default())), supervisor)
 }
 
 fn config(business: &str, generation: i64) -> BusinessConfig {

@@ -7,10 +7,7 @@ use wirepost_core::public_url::{BadPublicUrl, PublicUrl};
 use wirepost_runtime::logs::LogArgs;
 
 use super::settings::{Settings, TlsFiles};
-use crate::{
-    broker::rabbit::{BadSettings, Config},
-    source::Source,
-};
+use crate::broker::rabbit::{BadSettings, Config};
 
 /// The edge of wirepost: terminates WebSockets and carries messages between clients and RabbitMQ.
 #[derive(Clone, Parser)]
@@ -112,6 +109,20 @@ pub struct SourceArgs {
     /// that of the pod's service account.
     #[arg(long, env = "WIREPOST_CONFIG_NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub config_namespace: Option<String>,
+}
+
+/// Where the configurations are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory with a file for each business.
+    Directory(PathBuf),
+    /// A namespace with a ConfigMap for each business; needs the feature `kubernetes`.
+    Kubernetes {
+        /// Where the ConfigMaps are.
+        namespace: String,
+        /// How long a business is kept whose ConfigMap is missing.
+        removal_grace: Duration,
+    },
 }
 
 /// What the flags say: process, configurations, keys, broker.

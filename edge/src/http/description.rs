@@ -17,7 +17,7 @@ pub(super) async fn asyncapi(
     Path(business): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let business = super::business(&state.catalog, &business)?;
+    let business = state.business(&business)?;
     let base = public_url(&state.settings, &headers)?;
     let document = wirepost_core::asyncapi::asyncapi(&business.config, &base);
     let headers = [(header::CACHE_CONTROL, "no-cache"), (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")];

@@ -9,7 +9,7 @@ use axum::{
 };
 use tokio::time::Instant;
 
-use super::{SOCKET, answer::Code, state::State};
+use super::{answer::Code, socket, state::State};
 use crate::metrics::label;
 
 /// Writes the line and counts a refusal by its code; the socket counts its own.
@@ -20,7 +20,7 @@ pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, n
     let response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let code = response.extensions().get::<Code>().map(|code| code.label());
-    if let Some(code) = code.filter(|_| route != SOCKET) {
+    if let Some(code) = code.filter(|_| route != socket::PATH) {
         state.metrics.refused.get_or_create(&label(code)).inc();
     }
     tracing::debug!(%method, route, status = response.status().as_u16(), code, elapsed = ?started.elapsed(), "request");

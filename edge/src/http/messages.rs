@@ -33,8 +33,8 @@ use crate::{
     clock,
     config::settings::CONFIRM_TIMEOUT,
     push::{
-        audience::Rejection,
         check::{Prepared, PushRefusal, check_push},
+        rejection::Rejection,
     },
 };
 
@@ -91,7 +91,7 @@ async fn push(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let business = super::business(&state.catalog, business)?;
+    let business = state.business(business)?;
     if !Credential::of(headers)?.is_service(&business) {
         return Err(caller::unknown_api_key());
     }

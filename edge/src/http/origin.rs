@@ -74,7 +74,7 @@ pub async fn layer(Shared(state): Shared<Arc<State>>, params: RawPathParams, req
         return vary(next.run(request).await);
     };
     let name = params.iter().find_map(|(name, value)| (name == "business").then_some(value)).unwrap_or_default();
-    let business = match super::business(&state.catalog, name) {
+    let business = match state.business(name) {
         Ok(business) => business,
         Err(refusal) => return vary(refusal.into_response()),
     };

@@ -3,7 +3,7 @@
 //! A browser can't read the HTTP status of a refused upgrade: it sees 1006 and retries a dead URL for ever. So under `wirepost.v1` a refusal
 //! completes the upgrade and closes with a code that says what to do; without it, it is HTTP with the body of the token call.
 
-mod handshake;
+pub mod handshake;
 
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ use crate::{
     socket::{session::Session, wire::Wire, written::Written},
 };
 
+/// Where it is.
+pub(super) const PATH: &str = "/socket/{token}";
 /// Room above `messageBytes` for control frames (a `refresh` carries a token, a `received` up to 256 ids), and for answering a message that
 /// is somewhat too large with a nack instead of 1009.
 const MESSAGE_ROOM: usize = 64 << 10;
@@ -75,8 +77,8 @@ pub(super) async fn socket(
             return handshake.complete(&tasks, move |upgraded| Wire::new(upgraded, 0).close(code));
         }
     };
-    let payer = state.charges.payer(&ticket.business, &ticket.unique_id);
-    if let Err(wait) = state.charges.connect(payer, business.config.limits.connections_per_id) {
+    let payer = state.sockets.charges.payer(&ticket.business, &ticket.unique_id);
+    if let Err(wait) = state.sockets.charges.connect(payer, business.config.limits.connections_per_id) {
         state.metrics.refused.get_or_create(&label("connect_rate")).inc();
         return Refusal::overloaded(format!("this identity connects too often, wait {} ms", wait.as_millis()))
             .into_response();
@@ -88,7 +90,16 @@ pub(super) async fn socket(
     };
     let from = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
-    let session = Session { number: place.number, payer, state, hub, ticket, from, control, written };
+    let session = Session {
+        shared: Arc::clone(&state.sockets),
+        number: place.number,
+        payer,
+        hub,
+        ticket,
+        from,
+        control,
+        written,
+    };
     handshake.complete(&tasks, move |upgraded| async move {
         session.run(Wire::new(upgraded, limit)).await;
         drop(place);
@@ -98,7 +109,7 @@ pub(super) async fn socket(
 type Admitted = (ticket::Ticket, Arc<crate::push::hub::Hub>, Arc<Business>);
 
 fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (CloseCode, Refusal)> {
-    if state.drain.has_begun() {
+    if state.sockets.drain.has_begun() {
         return Err((CloseCode::Drain, Refusal::overloaded("this edge is shutting down; connect again")));
     }
     let ticket = ticket::open(&state.keys, token, clock::now_ms())

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use wirepost_runtime::{readiness::Readiness, tasks::Tasks};
 
-use super::seldom::Seldom;
+use super::{answer::Refusal, seldom::Seldom};
 use crate::{
     broker::Broker,
-    business::judge::Judge,
+    business::{Business, judge::Judge},
     catalog::Catalog,
     config::settings::Settings,
-    drain::Drain,
     identity::keys::KeyRing,
     metrics::Metrics,
-    socket::{charge::Charges, inbound::Inbound, places::Places},
+    socket::{places::Places, shared::Shared},
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -28,20 +27,23 @@ pub struct State {
     pub broker: Arc<dyn Broker>,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
-    /// Where shutdown stands.
-    pub drain: Drain,
     /// What `/readyz` says.
     pub readiness: Readiness,
-    /// The edge-wide limit of connections.
-    pub places: Places,
-    /// What identities owe for input that brings nothing.
-    pub charges: Arc<Charges>,
     /// Checks large content.
-    pub judge: Judge,
-    /// Room for clients' messages that have begun.
-    pub inbound: Arc<Inbound>,
+    pub judge: Arc<Judge>,
     /// When to write a log line that strangers cause.
     pub seldom: Seldom,
+    /// The edge-wide limit of connections.
+    pub places: Places,
+    /// What connections share.
+    pub sockets: Arc<Shared>,
     /// Tasks of connections.
     pub connections: Tasks,
+}
+
+impl State {
+    /// The business that a path names.
+    pub(super) fn business(&self, name: &str) -> Result<Arc<Business>, Refusal> {
+        self.catalog.get(name).ok_or_else(|| Refusal::absent(name, self.catalog.why_absent(name)))
+    }
 }

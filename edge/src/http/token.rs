@@ -49,7 +49,7 @@ async fn issue(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: &HeaderMap,
 ) -> Result<(String, Option<String>), Refusal> {
-    let business = super::business(&state.catalog, business)?;
+    let business = state.business(business)?;
     let Query(query) =
         query.map_err(|_| Refusal::new(Code::BadRequest, "the query can't be read; percent-encode its values"))?;
     let base = public_url(&state.settings, headers)?;

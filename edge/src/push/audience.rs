@@ -2,7 +2,7 @@
 
 use wirepost_core::{Envelope, SendType, edge_config, names};
 
-use super::expiry;
+use super::rejection::Rejection;
 use crate::business::{Business, Route};
 
 /// Whom a push addresses; never "everyone" by omission.
@@ -28,95 +28,6 @@ pub enum Whom {
     },
     /// All connections that hold one of these.
     Tags(Vec<String>),
-}
-
-/// Why a push reaches nobody.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// Not an envelope.
-    #[error("not an envelope: {0}")]
-    Invalid(String),
-    /// The broker can't give it to anybody.
-    #[error("{0}")]
-    Unreadable(String),
-    /// Larger than `pushBytes`.
-    #[error("{bytes} bytes, more than the business's pushBytes of {max}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// No message type, or none that is declared.
-    #[error("no route of the business takes messageType {0:?} to clients; declare one in its WsBusiness")]
-    UnknownRoute(String),
-    /// No audience.
-    #[error("toUniqueId and tags are absent or empty, which addresses nobody; name an identity or tags")]
-    Nobody,
-    /// Everyone, on a route that does not allow it.
-    #[error("toUniqueId \"*\" addresses everyone, which the route does not allow; declare audience: Everyone on it")]
-    EveryoneNotAllowed,
-    /// A client type that the route does not serve.
-    #[error("toClientType {0:?} is not among the route's `to`")]
-    ClientType(String),
-    /// Over when it was taken.
-    #[error("{}", expiry::sentence(*.at, *.taken))]
-    Expired {
-        /// Its `expiresAt`.
-        at: i64,
-        /// When the broker or the edge took it.
-        taken: i64,
-    },
-    /// A message type of wirepost's own.
-    #[error("messageType {0:?} begins with \"wirepost.\", which is reserved; give it another name")]
-    Reserved(String),
-    /// Names another business.
-    #[error("businessType {0:?} is not the business of this exchange")]
-    OtherBusiness(String),
-}
-
-impl Rejection {
-    /// All labels in metrics.
-    pub const LABELS: [&str; 9] = [
-        "invalid",
-        "unreadable",
-        "too_large",
-        "unknown_route",
-        "nobody",
-        "not_allowed",
-        "other_business",
-        "expired",
-        Self::EVENT,
-    ];
-
-    /// The label of an event that came in as a push.
-    pub const EVENT: &str = "event";
-
-    /// The label in metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Invalid(_) => "invalid",
-            Self::Unreadable(_) => "unreadable",
-            Self::TooLarge { .. } => "too_large",
-            Self::UnknownRoute(_) => "unknown_route",
-            Self::Nobody => "nobody",
-            Self::EveryoneNotAllowed | Self::ClientType(_) | Self::Reserved(_) => "not_allowed",
-            Self::Expired { .. } => "expired",
-            Self::OtherBusiness(_) => "other_business",
-        }
-    }
-
-    /// The envelope's field at fault, where one is.
-    pub fn field(&self) -> Option<&'static str> {
-        match self {
-            Self::Invalid(_) | Self::Unreadable(_) | Self::TooLarge { .. } => None,
-            Self::UnknownRoute(_) | Self::Reserved(_) => Some("messageType"),
-            Self::Expired { .. } => Some("expiresAt"),
-            Self::Nobody | Self::EveryoneNotAllowed => Some("toUniqueId"),
-            Self::ClientType(_) => Some("toClientType"),
-            Self::OtherBusiness(_) => Some("businessType"),
-        }
-    }
 }
 
 /// The route of a push: `ClientToClient` where the envelope says so, else `ServerToClient`.

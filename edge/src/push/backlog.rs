@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,13 +16,26 @@ use std::{
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::time::Instant;
-use wirepost_core::frames::CloseCode;
 
-use super::mailbox::Conn;
 use crate::metrics::Metrics;
 
 /// Control frames look for sockets to close at most this often: a look goes through all that stall.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What waits for one peer.
+pub trait Queue: fmt::Debug + Send + Sync {
+    /// The connection's number, unique in this process.
+    fn number(&self) -> u64;
+
+    /// Bytes that it holds; `None`: it is closing.
+    fn held(&self) -> Option<usize>;
+
+    /// Closes the connection with 4008 and drops what it holds.
+    fn give_up(&self);
+}
+
+/// A queue, and the bytes that are being written beside it.
+type Stalling = (Arc<dyn Queue>, usize);
 
 /// The budget of a process.
 #[derive(Debug)]
@@ -29,8 +43,8 @@ pub struct Backlog {
     max: i64,
     bytes: Gauge,
     relieved: Counter,
-    /// Connections whose peer takes nothing at the moment, by number, each with the bytes that it is writing.
-    stalled: Mutex<HashMap<u64, (Arc<Conn>, usize)>>,
+    /// Queues whose peer takes nothing at the moment, by number.
+    stalled: Mutex<HashMap<u64, Stalling>>,
     begun: Instant,
     /// Ms since `begun` from which on a control frame looks again.
     next_look: AtomicU64,
@@ -49,7 +63,7 @@ impl Backlog {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (Arc<Conn>, usize)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Stalling>> {
         self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -63,11 +77,12 @@ impl Backlog {
         self.bytes.dec_by(bytes as i64);
     }
 
-    /// The peer of `conn` takes nothing for as long as what is returned lives, while `writing` bytes beside those of its queue wait for it.
-    pub fn stalls(self: &Arc<Self>, conn: &Arc<Conn>, writing: usize) -> Stalled {
-        self.lock().insert(conn.number, (Arc::clone(conn), writing));
+    /// The peer of `queue` takes nothing for as long as what is returned lives, while `writing` bytes beside those of the queue wait for it.
+    pub fn stalls(self: &Arc<Self>, queue: Arc<dyn Queue>, writing: usize) -> Stalled {
+        let number = queue.number();
+        self.lock().insert(number, (queue, writing));
         self.relieve();
-        Stalled { number: conn.number, backlog: Arc::clone(self) }
+        Stalled { number, backlog: Arc::clone(self) }
     }
 
     /// [`Self::relieve`] for whoever adds little and often: once in [`PAUSE`] for all of them.
@@ -90,18 +105,18 @@ impl Backlog {
         }
         let mut stalled: Vec<_> = {
             let stalled = self.lock();
-            let open = stalled.values().filter(|(conn, _)| conn.outbound.closing().is_none());
-            open.map(|(conn, writing)| (conn.outbound.bytes() + writing, Arc::clone(conn))).collect()
+            let held = |(queue, writing): &Stalling| Some((queue.held()? + writing, Arc::clone(queue)));
+            stalled.values().filter_map(held).collect()
         };
         stalled.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let mut wanted = over + self.max / 8;
-        for (bytes, conn) in stalled {
+        for (bytes, queue) in stalled {
             if wanted <= 0 {
                 break;
             }
             wanted -= bytes as i64;
             self.relieved.inc();
-            conn.outbound.close(CloseCode::TooSlow);
+            queue.give_up();
         }
     }
 }
@@ -154,55 +169,4 @@ impl Drop for Carried {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::push::mailbox::{
-        Identity,
-        outbound::{Bounds, Item, Outbound},
-    };
-
-    fn conn(number: u64, backlog: &Arc<Backlog>, bytes: usize) -> Arc<Conn> {
-        let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
-        let bounds = Bounds { messages: 10, bytes: 1 << 20 };
-        let conn =
-            Arc::new(Conn::new(number, &identity, true, Outbound::new(bounds, Gauge::default(), Arc::clone(backlog))));
-        conn.outbound.push(Item::Control("x".repeat(bytes).into()));
-        conn
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn control_frames_look_at_times_and_then_close() {
-        let backlog = Backlog::new(1000, &Metrics::default());
-        let (flowing, stalling) = (conn(1, &backlog, 500), conn(2, &backlog, 400));
-        let _stalls = backlog.stalls(&stalling, 0);
-        let more = || flowing.outbound.push(Item::Control("x".repeat(200).into()));
-        backlog.next_look.store(PAUSE.as_millis() as u64, Ordering::Relaxed);
-        more();
-        assert_eq!(stalling.outbound.closing(), None, "somebody looked just now");
-        tokio::time::advance(PAUSE).await;
-        more();
-        assert_eq!(stalling.outbound.closing(), Some(CloseCode::TooSlow));
-    }
-
-    #[test]
-    fn over_the_budget_those_who_take_nothing_go_and_who_holds_most_first() {
-        let backlog = Backlog::new(1000, &Metrics::default());
-        let (flowing, little, much) = (conn(1, &backlog, 500), conn(2, &backlog, 100), conn(3, &backlog, 300));
-        let little_stalls = backlog.stalls(&little, 0);
-        let _much_stalls = backlog.stalls(&much, 0);
-        let more = Carried::new(200, &backlog);
-        backlog.relieve();
-        let closing = [&flowing, &little, &much].map(|conn| conn.outbound.closing());
-        assert_eq!(closing, [None, None, Some(CloseCode::TooSlow)]);
-        assert_eq!((backlog.bytes.get(), backlog.relieved.get()), (800, 1));
-        more.keep(true);
-        assert_eq!(backlog.bytes.get(), 600, "what a log holds is bounded there");
-        more.keep(false);
-        drop(little_stalls);
-        let _more = Carried::new(400, &backlog);
-        backlog.relieve();
-        assert_eq!(flowing.outbound.closing().or(little.outbound.closing()), None, "nobody holds anybody up");
-        drop((flowing, little, much, more));
-        assert_eq!(backlog.bytes.get(), 400);
-    }
-}
+mod tests;

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use wirepost_core::{Envelope, EnvelopeError, SendType, content::Unfit, contract::headers};
 
-use super::{
-    audience::{self, Rejection},
-    expiry,
-};
+use super::{audience, expiry, rejection::Rejection};
 use crate::{
     broker::Publication,
     business::{Business, judge::Busy},

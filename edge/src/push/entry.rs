@@ -6,10 +6,11 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::{Cursor, Envelope, SendType, edge_config::Delivery};
 
 use super::{
-    audience::{self, Audience, Rejection},
+    audience::{self, Audience},
     backlog::{Backlog, Carried},
     expiry,
-    mailbox::receipts::Mark,
+    receipts::Mark,
+    rejection::Rejection,
 };
 use crate::{
     broker::{Oddity, Position, Record},

@@ -1,51 +1,16 @@
 //! When a push ends. One rule for pushes by HTTP, by AMQP and from clients: its time to live runs from the moment when the broker (or an
 //! edge) *took* it, never from what a sender's clock says.
 
-use std::fmt;
-
 use wirepost_core::{Envelope, EnvelopeError};
 
-use super::audience::Rejection;
-
-/// A unit in which a time was written instead of milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Seconds.
-    Seconds,
-    /// Microseconds.
-    Microseconds,
-    /// Nanoseconds.
-    Nanoseconds,
-}
-
-impl Unit {
-    /// The unit of a number that makes no sense as milliseconds, but is a moment of the years 2001 to 2100 in another unit. Other odd values,
-    /// such as the largest integer for "never", are taken as they are.
-    pub fn of(value: i64) -> Option<Self> {
-        const FROM: i64 = 978_307_200;
-        const TO: i64 = 4_102_444_800;
-        [(Self::Seconds, 1), (Self::Microseconds, 1_000_000), (Self::Nanoseconds, 1_000_000_000)]
-            .into_iter()
-            .find_map(|(unit, per_second)| (FROM..TO).contains(&(value / per_second)).then_some(unit))
-    }
-}
-
-impl fmt::Display for Unit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Seconds => "seconds",
-            Self::Microseconds => "microseconds",
-            Self::Nanoseconds => "nanoseconds",
-        })
-    }
-}
+use super::{rejection::Rejection, time_unit::TimeUnit};
 
 /// Whether `timestamp` is in milliseconds.
 ///
 /// # Errors
 /// The unit that it is plainly in.
 pub fn check_timestamp(envelope: &Envelope<'_>) -> Result<(), EnvelopeError> {
-    wrong_unit("timestamp", envelope.timestamp.and_then(Unit::of))
+    wrong_unit("timestamp", envelope.timestamp.and_then(TimeUnit::of))
 }
 
 /// Until when a push may be delivered: the earlier of its `expiresAt` and what the route allows from `taken` on; `None` = no end. All in ms
@@ -56,7 +21,7 @@ pub fn check_timestamp(envelope: &Envelope<'_>) -> Result<(), EnvelopeError> {
 /// would be an end that never comes.
 pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Result<Option<i64>, Rejection> {
     if let Some(asked) = envelope.expires_at {
-        let unit = Unit::of(asked).filter(|unit| *unit != Unit::Seconds);
+        let unit = TimeUnit::of(asked).filter(|unit| *unit != TimeUnit::Seconds);
         wrong_unit("expiresAt", unit).map_err(|error| Rejection::Invalid(error.to_string()))?;
         if asked <= taken {
             return Err(Rejection::Expired { at: asked, taken });
@@ -72,20 +37,10 @@ pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Res
 /// Whether a ClientToClient message that ended at `at` can have come by an edge, which stamps its sender and refuses what is over or in
 /// seconds. What a service published as one gets no such credit.
 pub fn was_taken_from_client(envelope: &Envelope<'_>, at: i64) -> bool {
-    envelope.from_unique_id.is_some() && envelope.from_client_type.is_some() && Unit::of(at).is_none()
+    envelope.from_unique_id.is_some() && envelope.from_client_type.is_some() && TimeUnit::of(at).is_none()
 }
 
-/// What a sender reads whose push was over before it was taken.
-pub fn sentence(at: i64, taken: i64) -> String {
-    match Unit::of(at) {
-        Some(unit) => format!("expiresAt {at} is in {unit}; give milliseconds since the epoch, such as {taken}"),
-        None => format!(
-            "expiresAt {at} had passed when the message was taken, at {taken} (ms since the epoch); check the sender's clock"
-        ),
-    }
-}
-
-fn wrong_unit(field: &'static str, unit: Option<Unit>) -> Result<(), EnvelopeError> {
+fn wrong_unit(field: &'static str, unit: Option<TimeUnit>) -> Result<(), EnvelopeError> {
     match unit {
         None => Ok(()),
         Some(unit) => {
@@ -99,21 +54,6 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_795_580_691_435;
-
-    #[test]
-    fn a_time_in_another_unit_is_known_as_such() {
-        for (value, unit) in [
-            (NOW / 1000, Some(Unit::Seconds)),
-            (NOW * 1000, Some(Unit::Microseconds)),
-            (NOW * 1_000_000, Some(Unit::Nanoseconds)),
-            (NOW, None),
-            (1, None),
-            (i64::MAX, None),
-            ((1 << 53) - 1, None),
-        ] {
-            assert_eq!(Unit::of(value), unit, "{value}");
-        }
-    }
 
     #[test]
     fn time_to_live_runs_from_when_the_message_was_taken() {
@@ -141,11 +81,5 @@ mod tests {
         assert!(was_taken_from_client(&stamped, NOW - 1));
         assert!(!was_taken_from_client(&stamped, NOW / 1000), "no edge takes seconds");
         assert!(!was_taken_from_client(&Envelope::default(), NOW - 1), "from a service");
-    }
-
-    #[test]
-    fn seconds_are_named() {
-        assert!(sentence(NOW / 1000, NOW).contains("in seconds"));
-        assert!(sentence(NOW - 1, NOW).contains("clock"));
     }
 }

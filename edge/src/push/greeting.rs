@@ -6,7 +6,8 @@ use wirepost_core::frames::{ClientLimits, ServerFrame};
 
 use super::{
     entry,
-    hub::{Gap, Hub, position_frame},
+    gap::Gap,
+    hub::{Hub, position_frame},
     mailbox::Conn,
 };
 use crate::broker::Position;

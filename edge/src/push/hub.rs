@@ -14,47 +14,26 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::{
     edge_config::Delivery,
-    frames::{CloseCode, GapReason, ServerFrame},
+    frames::{CloseCode, ServerFrame},
 };
 
 use super::{
-    backlog::Backlog,
-    catch_up::CatchUp,
+    context::HubContext,
     entry::{self, Entry, Push},
-    log::{Log, LogBudget, Lookup},
+    gap::Gap,
+    log::{Log, Lookup},
     mailbox::Conn,
+    reading::Reading,
     registry::Registry,
 };
-use crate::{
-    broker::{Broker, Position},
-    business::Business,
-    clock,
-    config::settings::Settings,
-    metrics::{Metrics, label},
-};
-
-/// What all hubs of a process share.
-pub struct Context {
-    /// Reads and publishes.
-    pub broker: Arc<dyn Broker>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// Bounds and intervals.
-    pub settings: Settings,
-    /// Bytes on their way to all sockets.
-    pub backlog: Arc<Backlog>,
-    /// Bytes of all logs.
-    pub budget: Arc<LogBudget>,
-    /// Pieces of streams for clients that catch up.
-    pub catch_up: CatchUp,
-}
+use crate::{broker::Position, business::Business, clock, metrics::label};
 
 /// See the module.
 pub struct Hub {
     /// The business type.
     pub name: Arc<str>,
     /// What all hubs share.
-    pub context: Arc<Context>,
+    pub context: Arc<HubContext>,
     /// One read of the stream at a time for clients that catch up; the others then find it in the cache.
     pub(super) fetching: tokio::sync::Mutex<()>,
     business: ArcSwap<Business>,
@@ -67,18 +46,6 @@ pub struct Hub {
     reading: Mutex<Reading>,
     /// When the log last named a gap. Not in `state`, which whoever counts a gap may have locked.
     gap_said: Mutex<Option<Instant>>,
-}
-
-/// How the reader of a hub is. What is not known is not 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reading {
-    /// Nobody needs it.
-    #[default]
-    Idle,
-    /// Clients wait for pushes, and none are read.
-    Down,
-    /// Attached. Messages that the broker has and the clients have not; `None` = it can't be told (`Transient`).
-    Up(Option<u64>),
 }
 
 struct State {
@@ -114,7 +81,7 @@ const GAP_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Hub {
     /// A hub that nobody reads for yet.
-    pub fn new(business: Arc<Business>, context: Arc<Context>) -> Self {
+    pub fn new(business: Arc<Business>, context: Arc<HubContext>) -> Self {
         let log = Log::new(Arc::clone(&context.budget));
         Self {
             name: business.name().into(),
@@ -335,7 +302,7 @@ impl Hub {
         let mut state = self.lock();
         state.log.clear();
         state.consuming = false;
-        self.context.catch_up.forget(&self.name);
+        self.context.pages.forget(&self.name);
         let Some(gap) = gap else { return };
         let reason = gap.reason();
         let text = Utf8Bytes::from(ServerFrame::Gap { business: &self.name, reason }.to_text());
@@ -377,36 +344,6 @@ impl Hub {
 pub fn position_frame(business: &str, position: Position) -> Utf8Bytes {
     let cursor = entry::cursor(business, position);
     ServerFrame::Position { cursor: &cursor, resume_token: None }.to_text().into()
-}
-
-/// Why a client may have missed something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gap {
-    /// The stream no longer has what follows its position.
-    Retention,
-    /// Its position is not of this stream.
-    Incarnation,
-    /// What it gave is no cursor, or one of another business: that says nothing of the stream.
-    Cursor,
-}
-
-impl Gap {
-    /// What the client is told.
-    pub fn reason(self) -> GapReason {
-        match self {
-            Self::Retention => GapReason::Retention,
-            Self::Incarnation | Self::Cursor => GapReason::Incarnation,
-        }
-    }
-
-    /// The label in metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Retention => "retention",
-            Self::Incarnation => "incarnation",
-            Self::Cursor => "cursor",
-        }
-    }
 }
 
 fn is_for(registry: &Registry, conn: &Conn, entry: &Entry, now: i64) -> bool {

@@ -1,7 +1,6 @@
 //! A connection as the registry and the reader see it.
 
 pub mod outbound;
-pub mod receipts;
 
 use std::sync::{
     Arc,
@@ -9,12 +8,10 @@ use std::sync::{
 };
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use wirepost_core::frames::CloseCode;
 
-use self::{
-    outbound::{Item, Outbound},
-    receipts::Receipts,
-};
-use super::entry::Entry;
+use super::{backlog::Queue, entry::Entry, receipts::Receipts};
+use outbound::{Item, Outbound};
 
 /// Who a connection is. Tags may change with a refresh, all else stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,5 +116,19 @@ impl Conn {
     /// Whether the client's newest cursor is older than this offset.
     pub fn knows_less_than(&self, offset: u64) -> bool {
         self.told.load(Ordering::Relaxed) <= offset
+    }
+}
+
+impl Queue for Conn {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn held(&self) -> Option<usize> {
+        self.outbound.held()
+    }
+
+    fn give_up(&self) {
+        self.outbound.close(CloseCode::TooSlow);
     }
 }

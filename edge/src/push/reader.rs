@@ -11,7 +11,9 @@ use wirepost_core::{edge_config::Delivery, frames::CloseCode, names};
 
 use super::{
     entry::{BEGIN, Entry},
-    hub::{Gap, Hub, Reading},
+    gap::Gap,
+    hub::Hub,
+    reading::Reading,
     reports::Reports,
 };
 use crate::{

@@ -6,11 +6,7 @@ use std::num::NonZeroU32;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Duration, Instant};
 
-use super::{
-    audience::Rejection,
-    entry::Rejected,
-    hub::{Context, Hub},
-};
+use super::{context::HubContext, entry::Rejected, hub::Hub, rejection::Rejection};
 use crate::{
     broker::Record,
     business::events::{self, Event},
@@ -93,7 +89,7 @@ impl Reports {
             suppressed: std::mem::take(&mut self.suppressed),
         };
         self.held = None;
-        let Context { broker, settings, .. } = &*hub.context;
+        let HubContext { broker, settings, .. } = &*hub.context;
         events::emit(broker.as_ref(), &hub.business(), &settings.edge, &event);
     }
 

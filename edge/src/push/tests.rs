@@ -14,11 +14,10 @@ use wirepost_core::{
 };
 
 use super::{
-    backlog::Backlog,
-    catch_up::{self, CatchUp, From},
+    catch_up::{self, From},
+    context::HubContext,
     greeting::Greeting,
-    hub::{Context, Hub},
-    log::LogBudget,
+    hub::Hub,
     mailbox::{
         Conn, Identity,
         outbound::{Bounds, Next, Outbound},
@@ -64,15 +63,15 @@ impl Edge {
     fn start(broker: &(impl Broker + Clone), log_bytes: usize) -> Self {
         let metrics = Arc::new(Metrics::default());
         // Pieces of a few messages, so that a catch-up takes several.
-        let settings = Settings { catch_up_bytes: 1500, linger: Duration::from_secs(5), ..Settings::default() };
-        let context = Context {
-            broker: Arc::new(broker.clone()),
-            budget: Arc::new(LogBudget::new(log_bytes, metrics.log_bytes.clone())),
-            backlog: Backlog::new(1 << 20, &metrics),
-            catch_up: CatchUp::new(1),
-            metrics,
-            settings,
+        let settings = Settings {
+            log_bytes,
+            backlog_bytes: 1 << 20,
+            catch_up_bytes: 1500,
+            catch_up_readers: 1,
+            linger: Duration::from_secs(5),
+            ..Settings::default()
         };
+        let context = HubContext::new(Arc::new(broker.clone()), metrics, settings);
         let hub = Arc::new(Hub::new(Arc::new(Business::try_new(declared().0).unwrap()), Arc::new(context)));
         let cancel = CancellationToken::new();
         let reader = tokio::spawn(reader::run(Arc::clone(&hub), cancel.clone()));

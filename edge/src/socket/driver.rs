@@ -203,7 +203,7 @@ impl Driver {
             Poll::Ready(code) if !code.flushes() => Poll::Ready(Io::Goodbye(code)),
             _ if self.stall.is_some() => Poll::Pending,
             _ => {
-                let known = self.limits.backlog.stalls(&self.conn, self.wire.outgoing().bytes());
+                let known = self.limits.backlog.stalls(self.conn.clone(), self.wire.outgoing().bytes());
                 self.stall = Some(Stall { since: Instant::now(), written: self.written.bytes(), _known: known });
                 Poll::Ready(Io::Stalled)
             }

@@ -14,11 +14,7 @@ use crate::{
     broker::{Publication, PublishError},
     business::{Business, judge::Busy},
     clock,
-    push::{
-        audience::{self, Rejection},
-        expiry,
-        mailbox::Conn,
-    },
+    push::{audience, expiry, mailbox::Conn, rejection::Rejection},
 };
 
 /// Why a message is not accepted.

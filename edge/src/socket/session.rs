@@ -19,6 +19,7 @@ use super::{
     charge::{Payer, Tab},
     driver::{self, Driver, Io},
     receive::{Nack, Prepared},
+    shared::Shared,
     window::Window,
     wire::Wire,
     written::Written,
@@ -27,18 +28,18 @@ use crate::{
     business::events::{self, Event},
     clock,
     drain::Share,
-    http::state::State,
     identity::ticket::{self, Ticket},
     metrics::label,
     push::{
         catch_up::{self, From},
+        context::HubContext,
         greeting::Greeting,
         hub::Hub,
         mailbox::{
             Conn, Identity,
             outbound::{Bounds, Item, Outbound},
-            receipts::Receipts,
         },
+        receipts::Receipts,
     },
 };
 
@@ -54,8 +55,8 @@ type Checking = BoxFuture<'static, (Result<Prepared, Nack>, usize)>;
 
 /// What a connection begins with.
 pub struct Session {
-    /// The process.
-    pub state: Arc<State>,
+    /// What all connections share.
+    pub shared: Arc<Shared>,
     /// The business.
     pub hub: Arc<Hub>,
     /// Who, and until when.
@@ -75,10 +76,10 @@ pub struct Session {
 impl Session {
     /// Runs the connection to its end.
     pub async fn run(self, wire: Wire) {
-        let metrics = Arc::clone(&self.state.metrics);
+        let metrics = Arc::clone(&self.hub.context.metrics);
         metrics.connections.inc();
         metrics.connections_total.inc();
-        let settings = &self.state.settings;
+        let settings = &self.hub.context.settings;
         let bounds = Bounds { messages: settings.outbound_messages, bytes: settings.outbound_bytes };
         let identity = Identity {
             unique_id: self.ticket.unique_id.clone(),
@@ -112,12 +113,13 @@ impl Session {
     }
 
     fn emit(&self, event: &Event<'_>) {
-        events::emit(self.state.broker.as_ref(), &self.hub.business(), &self.state.settings.edge, event);
+        let HubContext { broker, settings, .. } = &*self.hub.context;
+        events::emit(broker.as_ref(), &self.hub.business(), &settings.edge, event);
     }
 
     fn resume_token(&self, identity: &Identity, ends_at: i64) -> String {
         let session = Ticket { tags: identity.tags.clone(), session_ends_at: ends_at, ..self.ticket.clone() };
-        ticket::seal(&self.state.keys, &session.to_resume())
+        ticket::seal(&self.shared.keys, &session.to_resume())
     }
 }
 
@@ -180,7 +182,7 @@ impl<'s> Running<'s> {
             identity,
             window: Window::default(),
             limiter: None,
-            tab: Tab::open(&session.state.charges, session.payer),
+            tab: Tab::open(&session.shared.charges, session.payer),
             checking: None,
             paused_until: None,
             ends_at,
@@ -192,21 +194,21 @@ impl<'s> Running<'s> {
     }
 
     async fn run(mut self, wire: Wire) -> Ended {
-        let state = Arc::clone(&self.session.state);
+        let (shared, context) = (Arc::clone(&self.session.shared), Arc::clone(&self.session.hub.context));
         let limits = driver::Limits {
-            backlog: Arc::clone(&self.session.hub.context.backlog),
-            share: state.inbound.share(&self.session.hub.name),
-            read_timeout: state.settings.read_timeout,
+            backlog: Arc::clone(&context.backlog),
+            share: shared.inbound.share(&self.session.hub.name),
+            read_timeout: context.settings.read_timeout,
         };
-        let (conn, metrics) = (Arc::clone(&self.conn), Arc::clone(&state.metrics));
+        let (conn, metrics) = (Arc::clone(&self.conn), Arc::clone(&context.metrics));
         let mut driver = Driver::new(wire, conn, metrics, self.session.written.clone(), limits);
         let mut catch_up: Option<BoxFuture<'_, ()>> = Some(self.catch_up());
-        let mut draining = state.drain.subscribe();
+        let mut draining = shared.drain.subscribe();
         let timer = tokio::time::sleep_until(self.deadline(&mut driver));
         tokio::pin!(timer);
         loop {
             let room =
-                self.window.len() < state.settings.window && self.paused_until.is_none() && self.checking.is_none();
+                self.window.len() < context.settings.window && self.paused_until.is_none() && self.checking.is_none();
             let conn = Arc::clone(&self.conn);
             let may_read = move || room && conn.is_greeted();
             let deadline = self.deadline(&mut driver);
@@ -264,7 +266,7 @@ impl<'s> Running<'s> {
     // --- time
 
     fn deadline(&self, driver: &mut Driver) -> Instant {
-        let settings = &self.session.state.settings;
+        let settings = &self.session.hub.context.settings;
         let quiet = self.heard + settings.heartbeat * if self.pinged { 2 } else { 1 };
         [
             Some(quiet),
@@ -282,7 +284,7 @@ impl<'s> Running<'s> {
 
     /// What is due now. Some: the connection ends without a close frame.
     fn timeout(&mut self, driver: &mut Driver) -> Option<Ended> {
-        let settings = &self.session.state.settings;
+        let settings = &self.session.hub.context.settings;
         let (now, now_ms) = (Instant::now(), clock::now_ms());
         if self.paused_until.is_some_and(|until| now >= until) {
             self.paused_until = None;

@@ -24,7 +24,7 @@ const VERSION: &str = "13";
 
 /// A request for a WebSocket that can be had.
 #[derive(Debug)]
-pub(super) struct Handshake {
+pub struct Handshake {
     accept: HeaderValue,
     upgrade: OnUpgrade,
     protocol: Option<&'static str>,
@@ -35,7 +35,7 @@ impl Handshake {
     ///
     /// # Errors
     /// The answer where no WebSocket is asked for, or one that can't be had.
-    pub(super) fn of(request: &mut Parts, protocol: &'static str) -> Result<Self, Refusal> {
+    pub fn of(request: &mut Parts, protocol: &'static str) -> Result<Self, Refusal> {
         let headers = &request.headers;
         if request.method != Method::GET
             || request.version != Version::HTTP_11
@@ -62,7 +62,7 @@ impl Handshake {
     }
 
     /// The subprotocol that is spoken, where it was offered.
-    pub(super) fn protocol(&self) -> Option<&'static str> {
+    pub fn protocol(&self) -> Option<&'static str> {
         self.protocol
     }
 

@@ -220,9 +220,10 @@ impl Outbound {
         wake(self.lock().writer.take());
     }
 
-    /// Bytes that are queued.
-    pub fn bytes(&self) -> usize {
-        self.lock().bytes
+    /// Bytes that are queued; `None`: it is closing.
+    pub fn held(&self) -> Option<usize> {
+        let inner = self.lock();
+        inner.closing.is_none().then_some(inner.bytes)
     }
 
     /// Its bounds.

@@ -31,7 +31,7 @@ impl Running<'_> {
     pub(super) fn publish(&mut self, prepared: Result<Prepared, Nack>, bytes: usize) {
         match prepared {
             Ok(prepared) => {
-                let broker = &self.session.state.broker;
+                let broker = &self.session.hub.context.broker;
                 let publish = |publication| broker.publish(self.conn.number, publication);
                 let confirms = prepared.publications.into_iter().map(publish).collect();
                 self.window.add(prepared.id, confirms);
@@ -76,7 +76,7 @@ impl Running<'_> {
 
     /// Prepares a message off this thread. Nothing more is read meanwhile, so that the connection's messages keep their order.
     fn check(&self, business: Arc<Business>, text: Utf8Bytes) -> Checking {
-        let (state, name) = (Arc::clone(&self.session.state), Arc::clone(&business.push_exchange));
+        let (judge, name) = (Arc::clone(&self.session.shared.judge), Arc::clone(&business.push_exchange));
         let (conn, bytes) = (Arc::clone(&self.conn), text.len());
         let again = text.clone();
         let prepare = move || {
@@ -85,7 +85,7 @@ impl Running<'_> {
             receive::prepare(&business, &conn, envelope)
         };
         async move {
-            let prepared = state.judge.run(&name, prepare).await;
+            let prepared = judge.run(&name, prepare).await;
             let busy = |busy| Err(Nack::busy(Envelope::readable_id(again.as_bytes()).as_deref(), busy));
             (prepared.unwrap_or_else(busy), bytes)
         }
@@ -108,7 +108,7 @@ impl Running<'_> {
     pub(super) fn charge(&mut self, bytes: usize) {
         if let Some(until) = self.tab.charge(bytes) {
             if self.paused_until.is_none() {
-                self.session.state.metrics.slowed.get_or_create(&label("frames")).inc();
+                self.session.hub.context.metrics.slowed.get_or_create(&label("frames")).inc();
             }
             self.paused_until = Some(until);
         }
@@ -117,7 +117,7 @@ impl Running<'_> {
     pub(super) fn confirmed(&self, id: &str, outcome: Result<(), crate::broker::PublishError>) {
         match outcome {
             Ok(()) => {
-                self.session.state.metrics.acks.inc();
+                self.session.hub.context.metrics.acks.inc();
                 self.conn.control(ServerFrame::Ack { id }.to_text());
             }
             Err(error) => self.nack(&Nack::of_publish(id, &error)),
@@ -125,7 +125,7 @@ impl Running<'_> {
     }
 
     fn nack(&self, nack: &Nack) {
-        self.session.state.metrics.nacks.get_or_create(&label(nack.code.as_str())).inc();
+        self.session.hub.context.metrics.nacks.get_or_create(&label(nack.code.as_str())).inc();
         let frame = ServerFrame::Nack {
             id: nack.id.as_deref(),
             code: nack.code,
@@ -161,7 +161,7 @@ impl Running<'_> {
     /// The business hears of messages that this connection was sent, each once; of the others the client does.
     fn received(&self, op: &str, mut ids: Vec<String>) {
         let delivered = self.conn.receipts.take(&mut ids);
-        let receipts = &self.session.state.metrics.receipts;
+        let receipts = &self.session.hub.context.metrics.receipts;
         receipts.get_or_create(&label("refused")).inc_by(ids.len() as u64);
         if !ids.is_empty() {
             let reason = format!(
@@ -189,7 +189,7 @@ impl Running<'_> {
     /// Prolongs the session with a ticket of the same identity. Tags of the new ticket replace the old ones at once.
     fn refresh(&mut self, token: &str) -> Result<(), String> {
         let ticket =
-            ticket::open(&self.session.state.keys, token, clock::now_ms()).map_err(|error| error.to_string())?;
+            ticket::open(&self.session.shared.keys, token, clock::now_ms()).map_err(|error| error.to_string())?;
         if ticket.purpose != Purpose::Connect {
             return Err("a resume token does not prolong a session; get a new token".into());
         }

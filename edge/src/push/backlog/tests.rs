@@ -1,0 +1,54 @@
+//! Whose connections end at the limit.
+
+use wirepost_core::frames::CloseCode;
+
+use super::*;
+use crate::push::mailbox::{
+    Conn, Identity,
+    outbound::{Bounds, Item, Outbound},
+};
+
+fn conn(number: u64, backlog: &Arc<Backlog>, bytes: usize) -> Arc<Conn> {
+    let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
+    let bounds = Bounds { messages: 10, bytes: 1 << 20 };
+    let conn =
+        Arc::new(Conn::new(number, &identity, true, Outbound::new(bounds, Gauge::default(), Arc::clone(backlog))));
+    conn.outbound.push(Item::Control("x".repeat(bytes).into()));
+    conn
+}
+
+#[tokio::test(start_paused = true)]
+async fn control_frames_look_at_times_and_then_close() {
+    let backlog = Backlog::new(1000, &Metrics::default());
+    let (flowing, stalling) = (conn(1, &backlog, 500), conn(2, &backlog, 400));
+    let _stalls = backlog.stalls(stalling.clone(), 0);
+    let more = || flowing.outbound.push(Item::Control("x".repeat(200).into()));
+    backlog.next_look.store(PAUSE.as_millis() as u64, Ordering::Relaxed);
+    more();
+    assert_eq!(stalling.outbound.closing(), None, "somebody looked just now");
+    tokio::time::advance(PAUSE).await;
+    more();
+    assert_eq!(stalling.outbound.closing(), Some(CloseCode::TooSlow));
+}
+
+#[test]
+fn over_the_budget_those_who_take_nothing_go_and_who_holds_most_first() {
+    let backlog = Backlog::new(1000, &Metrics::default());
+    let (flowing, little, much) = (conn(1, &backlog, 500), conn(2, &backlog, 100), conn(3, &backlog, 300));
+    let little_stalls = backlog.stalls(little.clone(), 0);
+    let _much_stalls = backlog.stalls(much.clone(), 0);
+    let more = Carried::new(200, &backlog);
+    backlog.relieve();
+    let closing = [&flowing, &little, &much].map(|conn| conn.outbound.closing());
+    assert_eq!(closing, [None, None, Some(CloseCode::TooSlow)]);
+    assert_eq!((backlog.bytes.get(), backlog.relieved.get()), (800, 1));
+    more.keep(true);
+    assert_eq!(backlog.bytes.get(), 600, "what a log holds is bounded there");
+    more.keep(false);
+    drop(little_stalls);
+    let _more = Carried::new(400, &backlog);
+    backlog.relieve();
+    assert_eq!(flowing.outbound.closing().or(little.outbound.closing()), None, "nobody holds anybody up");
+    drop((flowing, little, much, more));
+    assert_eq!(backlog.bytes.get(), 400);
+}

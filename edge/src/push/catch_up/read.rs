@@ -1,0 +1,69 @@
+//! What the stream says of a client's position.
+
+use std::sync::Arc;
+
+use super::super::{entry::Entry, gap::Gap, hub::Hub, pages::CachedPage};
+use crate::broker::{Position, ReadError};
+
+/// Largest page asked for, where single messages are larger than the usual one.
+const MAX_PAGE: usize = 64 << 20;
+
+/// What a page of the stream shows.
+pub(super) enum StreamRead {
+    /// The position is this stream's; what follows it.
+    Continues(Vec<Arc<Entry>>),
+    /// The stream ends before it.
+    BeyondEnd,
+    /// Continuity can't be shown.
+    Gap(Gap),
+}
+
+/// Reads from the message at `at` on and compares it.
+pub(super) async fn read(hub: &Hub, at: Position) -> Result<StreamRead, ReadError> {
+    let page = page(hub, at.offset).await?;
+    let Some(start) = page.entries.iter().position(|entry| entry.position.offset >= at.offset) else {
+        return Ok(StreamRead::BeyondEnd);
+    };
+    let found = page.entries[start].position;
+    Ok(if found == at {
+        StreamRead::Continues(page.entries[start + 1..].to_vec())
+    } else if found.offset == at.offset {
+        StreamRead::Gap(Gap::Incarnation)
+    // After a truncation the broker's first offset may be one below what it serves.
+    } else if page.first_offset.is_some_and(|first| first.saturating_add(1) >= at.offset) {
+        StreamRead::Gap(Gap::Retention)
+    } else {
+        StreamRead::Gap(Gap::Incarnation)
+    })
+}
+
+/// A page that begins at `offset` or before it, from the cache or the broker.
+async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
+    let context = &hub.context;
+    if let Some(page) = context.pages.find(&hub.name, offset) {
+        return Ok(page);
+    }
+    let _turn = hub.fetching.lock().await;
+    if let Some(page) = context.pages.find(&hub.name, offset) {
+        return Ok(page);
+    }
+    let _permit = context.pages.reader().await;
+    context.metrics.catch_up_reads.inc();
+    let mut bytes = context.settings.catch_up_bytes;
+    let read = loop {
+        let read = context.broker.read(&hub.name, offset, bytes).await?;
+        // A page that ends with the client's own position brings it no further: the next messages are larger than the page.
+        if read.at_end || read.records.last().is_some_and(|last| last.position.offset > offset) || bytes > MAX_PAGE {
+            break read;
+        }
+        bytes *= 2;
+    };
+    let business = hub.business();
+    // Rejected pushes are counted where they are read first, by the live reader.
+    let entry = |record| Arc::new(Entry::read(&business, record, &context.backlog).0);
+    let entries = read.records.iter().map(entry).collect();
+    let page = Arc::new(CachedPage::new(&hub.name, entries, read.first_offset));
+    context.pages.keep(Arc::clone(&page));
+    context.backlog.relieve();
+    Ok(page)
+}

@@ -1,0 +1,44 @@
+//! What all hubs of a process share.
+
+use std::sync::Arc;
+
+use super::{backlog::Backlog, log::LogBudget, pages::PageCache, rejection::Rejection};
+use crate::{
+    broker::Broker,
+    config::settings::Settings,
+    metrics::{Metrics, label},
+};
+
+/// See the module.
+pub struct HubContext {
+    /// Reads and publishes.
+    pub broker: Arc<dyn Broker>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Bounds and intervals.
+    pub settings: Settings,
+    /// Bytes on their way to all sockets.
+    pub backlog: Arc<Backlog>,
+    /// Bytes of all logs.
+    pub budget: Arc<LogBudget>,
+    /// Pages of streams for clients that catch up.
+    pub pages: PageCache,
+}
+
+impl HubContext {
+    /// With the bounds that `settings` give.
+    pub fn new(broker: Arc<dyn Broker>, metrics: Arc<Metrics>, settings: Settings) -> Self {
+        // Alerts ask for their growth, see `Metrics`.
+        for kind in Rejection::LABELS {
+            metrics.rejected_pushes.get_or_create_owned(&label(kind));
+        }
+        Self {
+            broker,
+            budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
+            backlog: Backlog::new(settings.backlog_bytes, &metrics),
+            pages: PageCache::new(settings.catch_up_readers),
+            metrics,
+            settings,
+        }
+    }
+}

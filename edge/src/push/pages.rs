@@ -1,0 +1,122 @@
+//! Pages of streams that were read lately, so that the clients of a dead edge, who come back at the same time, share them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
+
+use super::entry::Entry;
+
+/// Bytes of pages kept for other clients that come back now.
+const CACHE_BYTES: usize = 32 << 20;
+/// How long a page is kept.
+const CACHE_TIME: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub struct PageCache {
+    readers: Semaphore,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    pages: VecDeque<Arc<CachedPage>>,
+    bytes: usize,
+}
+
+/// A bounded read of a stream, its records made into entries.
+#[derive(Debug)]
+pub(super) struct CachedPage {
+    business: Arc<str>,
+    read_at: Instant,
+    /// In stream order.
+    pub(super) entries: Vec<Arc<Entry>>,
+    /// First offset that the stream still had; `None` = it was empty.
+    pub(super) first_offset: Option<u64>,
+    bytes: usize,
+}
+
+impl CachedPage {
+    /// A page that was read now. Its entries count as kept for as long as it lives.
+    pub(super) fn new(business: &Arc<str>, entries: Vec<Arc<Entry>>, first_offset: Option<u64>) -> Self {
+        for entry in &entries {
+            entry.keep(true);
+        }
+        let bytes = entries.iter().map(|entry| entry.cost()).sum();
+        Self { business: Arc::clone(business), read_at: Instant::now(), entries, first_offset, bytes }
+    }
+
+    /// Whether it knows the record at `offset` and one behind it.
+    fn serves(&self, business: &str, offset: u64) -> bool {
+        *self.business == *business
+            && self.read_at.elapsed() < CACHE_TIME
+            && self.entries.first().is_some_and(|first| first.position.offset <= offset)
+            && self.entries.last().is_some_and(|last| last.position.offset > offset)
+    }
+}
+
+impl Drop for CachedPage {
+    fn drop(&mut self) {
+        // From now on those clients hold them that are being sent them.
+        for entry in &self.entries {
+            entry.keep(false);
+        }
+    }
+}
+
+impl PageCache {
+    /// At most `readers` pages are read at the same time.
+    pub fn new(readers: usize) -> Self {
+        Self { readers: Semaphore::new(readers.max(1)), cache: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the pages of a business.
+    pub fn forget(&self, business: &str) {
+        self.lock().retain(|page| *page.business != *business);
+    }
+
+    /// A page that knows the record at `offset` and one behind it.
+    pub(super) fn find(&self, business: &str, offset: u64) -> Option<Arc<CachedPage>> {
+        self.lock().pages.iter().find(|page| page.serves(business, offset)).cloned()
+    }
+
+    /// Keeps a page for others.
+    pub(super) fn keep(&self, page: Arc<CachedPage>) {
+        self.lock().keep(page);
+    }
+
+    /// The right to read one page from the broker; waits in turn.
+    pub(super) async fn reader(&self) -> SemaphorePermit<'_> {
+        #[expect(clippy::expect_used)]
+        self.readers.acquire().await.expect("this semaphore is never closed")
+    }
+}
+
+impl Cache {
+    fn retain(&mut self, keep: impl Fn(&CachedPage) -> bool) {
+        self.pages.retain(|page| keep(page));
+        self.bytes = self.pages.iter().map(|page| page.bytes).sum();
+    }
+
+    fn keep(&mut self, page: Arc<CachedPage>) {
+        self.retain(|old| old.read_at.elapsed() < CACHE_TIME);
+        self.bytes += page.bytes;
+        self.pages.push_back(page);
+        while self.bytes > CACHE_BYTES
+            && let Some(old) = self.pages.pop_front()
+        {
+            self.bytes -= old.bytes;
+        }
+    }
+}
