@@ -15,7 +15,7 @@ use wirepost_edge::{
         entry::Entry,
         hub::Hub,
         mailbox::{
-            Conn, Identity,
+            Mailbox,
             outbound::{Bounds, Outbound},
         },
     },
@@ -58,7 +58,7 @@ fn config() -> BusinessConfig {
 struct Fixture {
     hub: Hub,
     business: Arc<Business>,
-    _connections: Vec<Arc<Conn>>,
+    _connections: Vec<Arc<Mailbox>>,
 }
 
 /// A hub whose queues are so large that none overflows; a bench takes nothing out of them, so its entries are small in number.
@@ -73,17 +73,13 @@ fn fixture() -> Fixture {
     hub.attach(Some(Position { offset: 0, fingerprint: 0 }));
     let connections = (1..=CONNECTIONS)
         .map(|number| {
-            let identity = Identity {
-                unique_id: format!("user-{number}"),
-                client_type: "app".into(),
-                tags: vec![format!("group-{}", number % 100)],
-            };
+            let (unique_id, tags) = (format!("user-{number}"), [format!("group-{}", number % 100)]);
             let bounds = Bounds { messages: 1 << 30, bytes: 1 << 40 };
             let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), Arc::clone(&backlog));
-            let conn = Arc::new(Conn::new(number, &identity, true, outbound));
-            hub.enter(&conn, &identity.tags);
-            assert!(hub.join_at_end(&conn, |_| {}));
-            conn
+            let mailbox = Arc::new(Mailbox::new(number, &unique_id, "app", true, outbound));
+            hub.enter(&mailbox, &tags);
+            assert!(hub.join_at_end(&mailbox, |_| {}));
+            mailbox
         })
         .collect();
     Fixture { hub, business, _connections: connections }

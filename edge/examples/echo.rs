@@ -21,12 +21,12 @@ use wirepost_edge::{
     push::{
         backlog::Backlog,
         mailbox::{
-            Conn, Identity,
+            Mailbox,
             outbound::{Bounds, Item, Outbound},
         },
     },
     socket::{
-        driver::{Driver, Io, Limits},
+        driver::{Driver, Limits, SocketEvent},
         inbound::Inbound,
         wire::Wire,
         written::Written,
@@ -59,28 +59,27 @@ fn answer(request: Request, tasks: &Tasks) -> Response {
 }
 
 async fn echo(upgraded: Upgraded) {
-    let identity = Identity { unique_id: "echo".into(), client_type: "echo".into(), tags: vec![] };
     let bounds = Bounds { messages: 1 << 16, bytes: 64 << 20 };
     let metrics = Arc::new(Metrics::default());
     let backlog = Backlog::new(1 << 30, &metrics);
     let outbound = Outbound::new(bounds, Gauge::default(), Arc::clone(&backlog));
-    let conn = Arc::new(Conn::new(1, &identity, true, outbound));
+    let mailbox = Arc::new(Mailbox::new(1, "echo", "echo", true, outbound));
     let share = Inbound::new(1 << 30, Gauge::default()).share(&"echo".into());
     let limits = Limits { backlog, share, read_timeout: Duration::from_secs(30) };
     let wire = Wire::new(upgraded, MAX_MESSAGE);
-    let mut driver = Driver::new(wire, Arc::clone(&conn), metrics, Written::default(), limits);
+    let mut driver = Driver::new(wire, Arc::clone(&mailbox), metrics, Written::default(), limits);
     loop {
         match driver.next(|| true).await {
-            Io::Text(text) => {
-                conn.outbound.push(Item::Control(text));
+            SocketEvent::Text(text) => {
+                mailbox.outbound.push(Item::Control(text));
             }
-            Io::Binary(bytes) => {
-                conn.outbound.push(Item::Frame(OpCode::Data(Data::Binary), bytes));
+            SocketEvent::Binary(bytes) => {
+                mailbox.outbound.push(Item::Frame(OpCode::Data(Data::Binary), bytes));
             }
-            Io::Alive | Io::Fragment | Io::Progress(_) | Io::Stalled => {}
-            Io::Closed(_) => return driver.finish().await,
-            Io::Gone => return,
-            Io::Broken(code) | Io::Goodbye(code) => return driver.close(code).await,
+            SocketEvent::Alive | SocketEvent::Fragment | SocketEvent::Progress(_) | SocketEvent::Stalled => {}
+            SocketEvent::Closed(_) => return driver.finish().await,
+            SocketEvent::Gone => return,
+            SocketEvent::Broken(code) | SocketEvent::Goodbye(code) => return driver.close(code).await,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     metrics::Metrics,
     net::listener::{self, Listener},
     push::context::HubContext,
-    socket::{charge::Charges, inbound::Inbound, places::Places, shared::Shared},
+    socket::{flood::FloodLimiter, inbound::Inbound, places::Places, shared::Shared},
 };
 
 /// A running edge.
@@ -68,7 +68,7 @@ impl App {
             sockets: Arc::new(Shared {
                 keys: Arc::clone(&keys),
                 judge: Arc::clone(&judge),
-                charges: Arc::new(Charges::default()),
+                limiter: Arc::new(FloodLimiter::default()),
                 inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
                 drain: Drain::default(),
             }),

@@ -67,7 +67,7 @@ pub struct Share {
     /// When the next step is due.
     pub due: Instant,
     leave_within: Duration,
-    told: bool,
+    announced: bool,
     deadline: Instant,
 }
 
@@ -77,24 +77,24 @@ impl Share {
         Self {
             due: window.begins + telling.mul_f64(rand::rng().random_range(0.0..1.0)),
             leave_within: window.length.saturating_sub(telling),
-            told: false,
+            announced: false,
             deadline: window.deadline,
         }
     }
 
     /// At the first call how long the client has; afterwards `None`: close it.
-    pub fn told(&mut self) -> Option<Duration> {
-        if self.told {
+    pub fn announce(&mut self, now: Instant) -> Option<Duration> {
+        if self.announced {
             return None;
         }
-        self.told = true;
-        self.due = Instant::now() + self.leave_within;
+        self.announced = true;
+        self.due = now + self.leave_within;
         Some(self.leave_within)
     }
 
     /// Looks again a little later.
-    pub fn postpone(&mut self) {
-        self.due = Instant::now() + POSTPONE;
+    pub fn postpone(&mut self, now: Instant) {
+        self.due = now + POSTPONE;
     }
 
     /// Whether there is no time left to postpone.

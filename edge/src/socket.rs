@@ -1,8 +1,9 @@
 //! A client's WebSocket: its protocol, the connection's task, what it may send and what its input costs.
 
 pub mod admission;
-pub mod charge;
+pub mod bucket;
 pub mod driver;
+pub mod flood;
 pub mod inbound;
 pub mod places;
 pub mod receive;

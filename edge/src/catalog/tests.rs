@@ -11,7 +11,7 @@ use crate::{
     broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, ReadError, Start, memory::MemoryBroker},
     config::settings::Settings,
     metrics::Metrics,
-    push::mailbox::{Conn, Identity, outbound::tests::outbound},
+    push::mailbox::{Mailbox, outbound::tests::outbound},
 };
 
 fn catalog() -> Catalog {
@@ -41,9 +41,8 @@ fn transient(business: &str) -> Change {
     Change::Set(Box::new(BusinessConfig { delivery: Delivery::Transient, ..config(business, 1) }))
 }
 
-fn conn(number: u64) -> Arc<Conn> {
-    let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
-    Arc::new(Conn::new(number, &identity, true, outbound()))
+fn mailbox(number: u64) -> Arc<Mailbox> {
+    Arc::new(Mailbox::new(number, "alice", "app", true, outbound()))
 }
 
 #[tokio::test]
@@ -78,12 +77,12 @@ async fn a_bad_configuration_keeps_the_last_good_one() {
 async fn a_removed_business_closes_its_clients_and_those_on_their_way() {
     let catalog = catalog();
     catalog.apply([set("a", 1)]);
-    let (hub, early, late) = (catalog.hub("a").unwrap(), conn(1), conn(2));
+    let (hub, early, late) = (catalog.hub("a").unwrap(), mailbox(1), mailbox(2));
     hub.enter(&early, &[]);
     catalog.apply([Change::Remove("a".into())]);
     hub.enter(&late, &[]);
-    for conn in [early, late] {
-        assert_eq!(conn.outbound.closing(), Some(CloseCode::BusinessRemoved));
+    for mailbox in [early, late] {
+        assert_eq!(mailbox.outbound.closing(), Some(CloseCode::BusinessRemoved));
     }
     assert!(catalog.hub("a").is_none());
     catalog.stop().await;
@@ -93,10 +92,10 @@ async fn a_removed_business_closes_its_clients_and_those_on_their_way() {
 async fn another_delivery_makes_a_new_hub_which_waits_for_the_old_reader() {
     let catalog = catalog();
     catalog.apply([set("a", 1)]);
-    let (hub, conn) = (catalog.hub("a").unwrap(), conn(1));
-    hub.enter(&conn, &[]);
+    let (hub, mailbox) = (catalog.hub("a").unwrap(), mailbox(1));
+    hub.enter(&mailbox, &[]);
     catalog.apply([transient("a")]);
-    assert_eq!(conn.outbound.closing(), Some(CloseCode::DeliveryChanged));
+    assert_eq!(mailbox.outbound.closing(), Some(CloseCode::DeliveryChanged));
     let new = catalog.hub("a").unwrap();
     assert!(!Arc::ptr_eq(&hub, &new) && new.delivery() == Delivery::Transient);
     // Gone and back in one step: clients of the old one are closed, and it runs.
@@ -186,7 +185,7 @@ async fn a_reader_that_panics_disconnects_its_clients_and_is_restarted() {
     let catalog = catalog_on(broker, &supervisor);
     let metrics = Arc::clone(&catalog.context.metrics);
     catalog.apply([transient("a"), transient("b")]);
-    let (a, before, after) = (catalog.hub("a").unwrap(), conn(1), conn(2));
+    let (a, before, after) = (catalog.hub("a").unwrap(), mailbox(1), mailbox(2));
     let soon = async |condition: &dyn Fn() -> bool| {
         let polling = async {
             while !condition() {

@@ -29,7 +29,7 @@ use crate::{
     clock,
     identity::ticket,
     metrics::label,
-    push::catch_up::From,
+    push::catch_up::StartAt,
     socket::{session::Session, wire::Wire, written::Written},
 };
 
@@ -77,8 +77,8 @@ pub(super) async fn socket(
             return handshake.complete(&tasks, move |upgraded| Wire::new(upgraded, 0).close(code));
         }
     };
-    let payer = state.sockets.charges.payer(&ticket.business, &ticket.unique_id);
-    if let Err(wait) = state.sockets.charges.connect(payer, business.config.limits.connections_per_id) {
+    let key = state.sockets.limiter.key(&ticket.business, &ticket.unique_id);
+    if let Err(wait) = state.sockets.limiter.connect(key, business.config.limits.connections_per_id) {
         state.metrics.refused.get_or_create(&label("connect_rate")).inc();
         return Refusal::overloaded(format!("this identity connects too often, wait {} ms", wait.as_millis()))
             .into_response();
@@ -88,18 +88,10 @@ pub(super) async fn socket(
         state.metrics.refused.get_or_create(&label("connection_limit")).inc();
         return Refusal::overloaded("this edge has as many connections as it may").into_response();
     };
-    let from = begin(&business, params.cursor.as_deref());
+    let start = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
-    let session = Session {
-        shared: Arc::clone(&state.sockets),
-        number: place.number,
-        payer,
-        hub,
-        ticket,
-        from,
-        control,
-        written,
-    };
+    let session =
+        Session { shared: Arc::clone(&state.sockets), number: place.number, key, hub, ticket, start, control, written };
     handshake.complete(&tasks, move |upgraded| async move {
         session.run(Wire::new(upgraded, limit)).await;
         drop(place);
@@ -133,16 +125,16 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
 }
 
 /// Where a connection begins: its cursor's place, if it can be one of this business.
-fn begin(business: &Business, cursor: Option<&str>) -> From {
-    let Some(text) = cursor.filter(|text| !text.is_empty()) else { return From::Now };
+fn begin(business: &Business, cursor: Option<&str>) -> StartAt {
+    let Some(text) = cursor.filter(|text| !text.is_empty()) else { return StartAt::Now };
     match text.parse::<Cursor>() {
         Ok(cursor)
             if cursor.business == business.name()
                 && cursor.partition == 0
                 && business.config.delivery == Delivery::Durable =>
         {
-            From::After(Position { offset: cursor.offset, fingerprint: cursor.fingerprint })
+            StartAt::After(Position { offset: cursor.offset, fingerprint: cursor.fingerprint })
         }
-        Ok(_) | Err(_) => From::Foreign,
+        Ok(_) | Err(_) => StartAt::Foreign,
     }
 }

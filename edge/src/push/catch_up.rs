@@ -7,6 +7,7 @@
 //! greeted within [`GREET_WITHIN`].
 //! *Cancel safety*: dropping the future leaves the connection not live; nothing else is held.
 
+mod progress;
 mod read;
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -14,118 +15,85 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    gap::Gap,
+    entry::Entry,
     greeting::Greeting,
-    hub::{Advance, Hub, position_frame},
-    mailbox::Conn,
+    hub::{Hub, position_frame},
+    mailbox::Mailbox,
 };
 use crate::broker::Position;
+pub use progress::StartAt;
+use progress::{Action, Input, Progress};
 use read::{StreamRead, read};
 
 /// How long a client waits for the broker before it is greeted without knowing where it stands.
 const GREET_WITHIN: Duration = Duration::from_secs(2);
-/// Waits between attempts to read while the broker is away.
-const RETRY: Duration = Duration::from_millis(500);
-/// A replica may lag behind the edge that the client comes from: only after these is a position beyond the end another stream's.
-const BEYOND_END_ATTEMPTS: u32 = 4;
-/// Waits between them.
-const BEYOND_END_WAIT: Duration = Duration::from_millis(150);
-
-/// Where a connection begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// With what comes from now on.
-    Now,
-    /// After this message.
-    After(Position),
-    /// It has a cursor that can't be of this business's stream.
-    Foreign,
-}
 
 /// Lets a connection catch up until it is live. Returns when it is, or when it is closing.
-pub async fn run(hub: &Hub, conn: &Arc<Conn>, from: From, greeting: &mut Greeting<'_>) {
+pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &mut Greeting<'_>) {
     let greet_by = Instant::now() + GREET_WITHIN;
-    let mut at = match from {
-        From::Now => return join(hub, conn, None, greet_by, greeting).await,
-        From::Foreign => return join(hub, conn, Some(Gap::Cursor), greet_by, greeting).await,
-        From::After(at) => at,
-    };
     let mut moved = hub.moved();
-    let mut beyond_end = 0;
-    while conn.outbound.closing().is_none() {
-        moved.mark_unchanged();
-        let sent = match hub.advance(conn, at, || greeting.resumed(at)) {
-            Advance::Live => return,
-            Advance::More(entries, reached) => {
-                at = reached;
-                entries
+    let mut progress = Progress::new(start);
+    let mut action = progress.attempt();
+    loop {
+        let input = match action {
+            Action::End => return,
+            Action::Advance(_) | Action::Join(_) if mailbox.outbound.closing().is_some() => return,
+            Action::Advance(at) => {
+                moved.mark_unchanged();
+                Input::Advanced(hub.advance(mailbox, at, || greeting.resumed(at)))
             }
-            Advance::Foreign => return join(hub, conn, Some(Gap::Incarnation), greet_by, greeting).await,
-            Advance::Unattached => {
+            Action::Join(gap) => {
+                moved.mark_unchanged();
+                Input::Joined(hub.join_at_end(mailbox, |position| match gap {
+                    Some(gap) => greeting.gap(position, gap),
+                    None => greeting.fresh(position),
+                }))
+            }
+            Action::Read(at) => {
+                let found = in_time(read(hub, mailbox, at), greet_by, greeting).await;
+                match &found {
+                    Ok(StreamRead::Continues { .. }) => greeting.resumed(at),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(business = %hub.name, connection = mailbox.id, %error, "catching up waits for the broker");
+                    }
+                }
+                Input::Read(found)
+            }
+            Action::Deliver(entries, reached) => {
+                if !deliver(hub, mailbox, &entries, reached).await {
+                    return;
+                }
+                Input::Done
+            }
+            Action::AwaitLog => {
                 let _ = in_time(moved.changed(), greet_by, greeting).await;
-                continue;
+                Input::Done
             }
-            step @ (Advance::Older | Advance::Newer) => match in_time(read(hub, at), greet_by, greeting).await {
-                Ok(StreamRead::Continues(entries)) => {
-                    greeting.resumed(at);
-                    beyond_end = 0;
-                    let Some(last) = entries.last() else {
-                        if matches!(step, Advance::Newer) {
-                            let _ = moved.changed().await;
-                        } else {
-                            // A replica that is behind the log answered. The log has what is missing, and may not move for long.
-                            sleep(RETRY).await;
-                        }
-                        continue;
-                    };
-                    at = last.position;
-                    hub.select(conn, &entries)
-                }
-                Ok(StreamRead::BeyondEnd) if beyond_end < BEYOND_END_ATTEMPTS => {
-                    beyond_end += 1;
-                    in_time(sleep(BEYOND_END_WAIT), greet_by, greeting).await;
-                    continue;
-                }
-                Ok(StreamRead::BeyondEnd) => {
-                    return join(hub, conn, Some(Gap::Incarnation), greet_by, greeting).await;
-                }
-                Ok(StreamRead::Gap(reason)) => return join(hub, conn, Some(reason), greet_by, greeting).await,
-                Err(error) => {
-                    tracing::debug!(business = %hub.name, connection = conn.id, %error, "catching up waits for the broker");
-                    in_time(sleep(RETRY), greet_by, greeting).await;
-                    continue;
-                }
-            },
+            Action::Wait(time) => {
+                in_time(sleep(time), greet_by, greeting).await;
+                Input::Done
+            }
         };
-        for entry in &sent {
-            conn.outbound.room_for(entry.cost()).await;
-            if !conn.deliver(entry) {
-                return;
-            }
-            hub.context.metrics.deliveries.inc();
-        }
-        if sent.last().is_none_or(|entry| entry.position != at) {
-            conn.tell(at.offset);
-            conn.control(position_frame(&hub.name, at));
-        }
-        conn.outbound.room_for(0).await;
+        action = progress.next(input);
     }
 }
 
-/// Goes live at the log's end.
-async fn join(hub: &Hub, conn: &Arc<Conn>, gap: Option<Gap>, greet_by: Instant, greeting: &mut Greeting<'_>) {
-    let mut moved = hub.moved();
-    while conn.outbound.closing().is_none() {
-        moved.mark_unchanged();
-        let joined = hub.join_at_end(conn, |position| match gap {
-            Some(reason) => greeting.gap(position, reason),
-            None => greeting.fresh(position),
-        });
-        if joined {
-            return;
+/// Queues entries as there is room, and tells the client where it stands behind them. False: the connection is closing.
+async fn deliver(hub: &Hub, mailbox: &Mailbox, entries: &[Arc<Entry>], reached: Position) -> bool {
+    for entry in entries {
+        mailbox.outbound.room_for(entry.cost()).await;
+        if !mailbox.deliver(entry) {
+            return false;
         }
-        let _ = in_time(moved.changed(), greet_by, greeting).await;
+        hub.context.metrics.deliveries.inc();
     }
+    if entries.last().is_none_or(|entry| entry.position != reached) {
+        mailbox.tell(reached.offset);
+        mailbox.control(position_frame(&hub.name, reached));
+    }
+    mailbox.outbound.room_for(0).await;
+    true
 }
 
 /// Awaits something to its end, however long that takes; the client is greeted in time all the same.

@@ -8,13 +8,13 @@ use super::{
     entry,
     gap::Gap,
     hub::{Hub, position_frame},
-    mailbox::Conn,
+    mailbox::Mailbox,
 };
 use crate::broker::Position;
 
 /// Tells one connection where it stands: in its `welcome`, or later.
 pub struct Greeting<'h> {
-    conn: Arc<Conn>,
+    mailbox: Arc<Mailbox>,
     resume_token: String,
     ends_at: i64,
     hub: &'h Hub,
@@ -26,8 +26,8 @@ pub struct Greeting<'h> {
 
 impl<'h> Greeting<'h> {
     /// Nothing is said yet.
-    pub fn new(hub: &'h Hub, conn: Arc<Conn>, resume_token: String, ends_at: i64) -> Self {
-        Self { conn, resume_token, ends_at, hub, sent: false, placed: false }
+    pub fn new(hub: &'h Hub, mailbox: Arc<Mailbox>, resume_token: String, ends_at: i64) -> Self {
+        Self { mailbox, resume_token, ends_at, hub, sent: false, placed: false }
     }
 
     /// Whether `welcome` is queued.
@@ -52,13 +52,13 @@ impl<'h> Greeting<'h> {
         self.hub.count_gap(gap);
         let reason = gap.reason();
         if self.sent {
-            self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
+            self.mailbox.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
             self.placed = false;
         }
         let greeted = self.sent;
         self.place(position, false);
         if !greeted {
-            self.conn.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
+            self.mailbox.control(ServerFrame::Gap { business: &self.hub.name, reason }.to_text());
         }
     }
 
@@ -72,22 +72,22 @@ impl<'h> Greeting<'h> {
     fn place(&mut self, position: Option<Position>, resumed: bool) {
         self.placed = true;
         if let Some(position) = position {
-            self.conn.tell(position.offset);
+            self.mailbox.tell(position.offset);
         }
         if !self.sent {
             let cursor = position.map(|position| entry::cursor(&self.hub.name, position));
             self.welcome(cursor.as_deref(), Some(resumed));
         } else if let Some(position) = position {
-            self.conn.control(position_frame(&self.hub.name, position));
+            self.mailbox.control(position_frame(&self.hub.name, position));
         }
     }
 
     fn welcome(&mut self, cursor: Option<&str>, resumed: Option<bool>) {
         self.sent = true;
-        self.conn.set_greeted();
+        self.mailbox.set_greeted();
         let limits = &self.hub.business().config.limits;
         let frame = ServerFrame::Welcome {
-            connection_id: &self.conn.id,
+            connection_id: &self.mailbox.id,
             cursor,
             resumed,
             resume_token: &self.resume_token,
@@ -98,6 +98,6 @@ impl<'h> Greeting<'h> {
                 burst: limits.burst,
             },
         };
-        self.conn.control(frame.to_text());
+        self.mailbox.control(frame.to_text());
     }
 }

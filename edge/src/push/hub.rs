@@ -22,7 +22,7 @@ use super::{
     entry::{self, Entry, Push},
     gap::Gap,
     log::{Log, Lookup},
-    mailbox::Conn,
+    mailbox::Mailbox,
     reading::Reading,
     registry::Registry,
 };
@@ -130,15 +130,15 @@ impl Hub {
 
     /// Registers a connection. The surplus of its identity, oldest first, is closed with 4009; who comes after [`Self::close_all`], with that
     /// one's code.
-    pub fn enter(&self, conn: &Arc<Conn>, tags: &[String]) {
+    pub fn enter(&self, mailbox: &Arc<Mailbox>, tags: &[String]) {
         let max = self.business().config.limits.connections_per_id as usize;
         let mut state = self.lock();
-        let replaced = state.registry.add(conn, tags, max);
+        let replaced = state.registry.add(mailbox, tags, max);
         self.clients.send_replace(state.registry.len());
         let closed = state.closed;
         drop(state);
         if let Some(code) = closed {
-            conn.outbound.close(code);
+            mailbox.outbound.close(code);
         }
         for old in replaced {
             old.outbound.close(CloseCode::Replaced);
@@ -146,20 +146,20 @@ impl Hub {
     }
 
     /// Removes a connection; no other one is touched.
-    pub fn leave(&self, conn: &Conn) {
+    pub fn leave(&self, mailbox: &Mailbox) {
         let mut state = self.lock();
-        state.registry.remove(conn);
+        state.registry.remove(mailbox);
         self.clients.send_replace(state.registry.len());
     }
 
     /// Replaces a connection's tags: lost ones stop at once.
-    pub fn set_tags(&self, conn: &Arc<Conn>, tags: &[String]) {
-        self.lock().registry.set_tags(conn, tags);
+    pub fn set_tags(&self, mailbox: &Arc<Mailbox>, tags: &[String]) {
+        self.lock().registry.set_tags(mailbox, tags);
     }
 
     /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come. False: the reader is
     /// not attached.
-    pub fn join_at_end(&self, conn: &Conn, greet: impl FnOnce(Option<Position>)) -> bool {
+    pub fn join_at_end(&self, mailbox: &Mailbox, greet: impl FnOnce(Option<Position>)) -> bool {
         let delivery = self.delivery();
         let state = self.lock();
         let position = match delivery {
@@ -172,15 +172,15 @@ impl Hub {
         };
         greet(position);
         if let Some(position) = position {
-            conn.tell(position.offset);
+            mailbox.tell(position.offset);
         }
-        conn.set_live();
+        mailbox.set_live();
         true
     }
 
     /// One step of a connection's catch-up from the log: it gets what is addressed to it after `at`. Where that is all there is, it goes
     /// live in the same step. `greet` runs before the first entry, as soon as the log knows the position.
-    pub fn advance(&self, conn: &Arc<Conn>, at: Position, greet: impl FnOnce()) -> Advance {
+    pub fn advance(&self, mailbox: &Arc<Mailbox>, at: Position, greet: impl FnOnce()) -> Advance {
         let now = clock::now_ms();
         let state = self.lock();
         let index = match state.log.lookup(at) {
@@ -192,14 +192,14 @@ impl Hub {
         };
         greet();
         // Half of the queue is free, and a quarter is kept for what else happens meanwhile.
-        let step = conn.outbound.bounds().half().half();
+        let step = mailbox.outbound.bounds().half().half();
         let (mut entries, mut bytes, mut reached) = (Vec::new(), 0, at);
         for (seen, entry) in state.log.since(index).enumerate() {
             if bytes > step.bytes || entries.len() > step.messages || seen == STEP_ENTRIES {
                 return Advance::More(entries, reached);
             }
             reached = entry.position;
-            if is_for(&state.registry, conn, entry, now) {
+            if is_for(&state.registry, mailbox, entry, now) {
                 bytes += entry.cost();
                 entries.push(Arc::clone(entry));
             }
@@ -208,19 +208,19 @@ impl Hub {
             return Advance::More(entries, reached);
         }
         for entry in &entries {
-            if conn.deliver(entry) {
+            if mailbox.deliver(entry) {
                 self.context.metrics.deliveries.inc();
             }
         }
-        conn.set_live();
+        mailbox.set_live();
         Advance::Live
     }
 
     /// Those entries that are for this connection now.
-    pub fn select(&self, conn: &Conn, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
+    pub fn select(&self, mailbox: &Mailbox, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         let now = clock::now_ms();
         let state = self.lock();
-        entries.iter().filter(|entry| is_for(&state.registry, conn, entry, now)).cloned().collect()
+        entries.iter().filter(|entry| is_for(&state.registry, mailbox, entry, now)).cloned().collect()
     }
 
     /// Ends every connection, and those that were let in before and enter later.
@@ -231,9 +231,9 @@ impl Hub {
 
     /// Ends every connection of this moment.
     pub fn disconnect(&self, code: CloseCode) {
-        let conns: Vec<_> = self.lock().registry.iter().cloned().collect();
-        for conn in conns {
-            conn.outbound.close(code);
+        let mailboxes: Vec<_> = self.lock().registry.iter().cloned().collect();
+        for mailbox in mailboxes {
+            mailbox.outbound.close(code);
         }
     }
 
@@ -280,8 +280,8 @@ impl Hub {
             let over = |push: &Push| push.expires_at.is_some_and(|at| at <= now);
             late += u64::from(entry.push.as_ref().is_some_and(over));
             if let Some(push) = entry.push.as_ref().filter(|push| !over(push)) {
-                state.registry.for_each_addressed(push, |conn| {
-                    if conn.is_live() && conn.deliver(&entry) {
+                state.registry.for_each_addressed(push, |mailbox| {
+                    if mailbox.is_live() && mailbox.deliver(&entry) {
                         delivered += 1;
                     }
                 });
@@ -307,9 +307,9 @@ impl Hub {
         let reason = gap.reason();
         let text = Utf8Bytes::from(ServerFrame::Gap { business: &self.name, reason }.to_text());
         let mut told = 0;
-        for conn in state.registry.iter().filter(|conn| conn.is_live()) {
-            conn.control(text.clone());
-            conn.forget_cursor();
+        for mailbox in state.registry.iter().filter(|mailbox| mailbox.is_live()) {
+            mailbox.control(text.clone());
+            mailbox.forget_cursor();
             told += 1;
         }
         self.context.metrics.gaps.get_or_create(&label(gap.label())).inc_by(told);
@@ -331,10 +331,10 @@ impl Hub {
         let state = self.lock();
         let Some(position) = state.log.position() else { return };
         let mut text = None;
-        for conn in state.registry.iter() {
-            if conn.control && conn.is_live() && conn.knows_less_than(position.offset) {
-                conn.tell(position.offset);
-                conn.control(text.get_or_insert_with(|| position_frame(&self.name, position)).clone());
+        for mailbox in state.registry.iter() {
+            if mailbox.control && mailbox.is_live() && mailbox.knows_less_than(position.offset) {
+                mailbox.tell(position.offset);
+                mailbox.control(text.get_or_insert_with(|| position_frame(&self.name, position)).clone());
             }
         }
     }
@@ -346,6 +346,9 @@ pub fn position_frame(business: &str, position: Position) -> Utf8Bytes {
     ServerFrame::Position { cursor: &cursor, resume_token: None }.to_text().into()
 }
 
-fn is_for(registry: &Registry, conn: &Conn, entry: &Entry, now: i64) -> bool {
-    entry.push.as_ref().is_some_and(|push| push.expires_at.is_none_or(|at| at > now) && registry.addresses(push, conn))
+fn is_for(registry: &Registry, mailbox: &Mailbox, entry: &Entry, now: i64) -> bool {
+    entry
+        .push
+        .as_ref()
+        .is_some_and(|push| push.expires_at.is_none_or(|at| at > now) && registry.addresses(push, mailbox))
 }

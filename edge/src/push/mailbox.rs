@@ -13,20 +13,9 @@ use wirepost_core::frames::CloseCode;
 use super::{backlog::Queue, entry::Entry, receipts::Receipts};
 use outbound::{Item, Outbound};
 
-/// Who a connection is. Tags may change with a refresh, all else stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// `uniqueId`.
-    pub unique_id: String,
-    /// `clientType`.
-    pub client_type: String,
-    /// Tags.
-    pub tags: Vec<String>,
-}
-
 /// One local connection.
 #[derive(Debug)]
-pub struct Conn {
+pub struct Mailbox {
     /// Local number; the lane key for publishing, so that its messages keep their order.
     pub number: u64,
     /// The name that clients, events and logs see (UUIDv7).
@@ -48,14 +37,14 @@ pub struct Conn {
     told: AtomicU64,
 }
 
-impl Conn {
+impl Mailbox {
     /// A connection that is not live yet.
-    pub fn new(number: u64, identity: &Identity, control: bool, outbound: Outbound) -> Self {
+    pub fn new(number: u64, unique_id: &str, client_type: &str, control: bool, outbound: Outbound) -> Self {
         Self {
             number,
             id: uuid::Uuid::now_v7().to_string(),
-            unique_id: identity.unique_id.as_str().into(),
-            client_type: identity.client_type.as_str().into(),
+            unique_id: unique_id.into(),
+            client_type: client_type.into(),
             control,
             outbound,
             receipts: Receipts::default(),
@@ -119,7 +108,7 @@ impl Conn {
     }
 }
 
-impl Queue for Conn {
+impl Queue for Mailbox {
     fn number(&self) -> u64 {
         self.number
     }

@@ -5,28 +5,28 @@ use std::{
     sync::Arc,
 };
 
-use super::{audience::Whom, entry::Push, mailbox::Conn};
+use super::{audience::Whom, entry::Push, mailbox::Mailbox};
 
 /// Members of one tag; ordered, so that a union of tags can be made without a set.
-type Members = BTreeMap<u64, Arc<Conn>>;
+type Members = BTreeMap<u64, Arc<Mailbox>>;
 
 /// The connections.
 #[derive(Debug, Default)]
 pub struct Registry {
     all: Members,
     /// In the order in which they came: the first one is the oldest.
-    by_identity: HashMap<Arc<str>, Vec<Arc<Conn>>>,
+    by_identity: HashMap<Arc<str>, Vec<Arc<Mailbox>>>,
     by_tag: HashMap<String, Members>,
     tags: HashMap<u64, Vec<String>>,
 }
 
 impl Registry {
     /// Adds a connection. Those that an identity has beyond `max`, the oldest first, are returned: they are to be replaced.
-    pub fn add(&mut self, conn: &Arc<Conn>, tags: &[String], max: usize) -> Vec<Arc<Conn>> {
-        self.all.insert(conn.number, Arc::clone(conn));
-        self.set_tags(conn, tags);
-        let of_identity = self.by_identity.entry(Arc::clone(&conn.unique_id)).or_default();
-        of_identity.push(Arc::clone(conn));
+    pub fn add(&mut self, mailbox: &Arc<Mailbox>, tags: &[String], max: usize) -> Vec<Arc<Mailbox>> {
+        self.all.insert(mailbox.number, Arc::clone(mailbox));
+        self.set_tags(mailbox, tags);
+        let of_identity = self.by_identity.entry(Arc::clone(&mailbox.unique_id)).or_default();
+        of_identity.push(Arc::clone(mailbox));
         let surplus = of_identity.len().saturating_sub(max.max(1));
         let replaced: Vec<_> = of_identity.drain(..surplus).collect();
         for old in &replaced {
@@ -36,14 +36,14 @@ impl Registry {
     }
 
     /// Removes exactly this connection; a newer one of the same identity is not touched.
-    pub fn remove(&mut self, conn: &Conn) {
-        if let Some(of_identity) = self.by_identity.get_mut(&conn.unique_id) {
-            of_identity.retain(|other| other.number != conn.number);
+    pub fn remove(&mut self, mailbox: &Mailbox) {
+        if let Some(of_identity) = self.by_identity.get_mut(&mailbox.unique_id) {
+            of_identity.retain(|other| other.number != mailbox.number);
             if of_identity.is_empty() {
-                self.by_identity.remove(&conn.unique_id);
+                self.by_identity.remove(&mailbox.unique_id);
             }
         }
-        self.forget(conn.number);
+        self.forget(mailbox.number);
     }
 
     fn forget(&mut self, number: u64) {
@@ -59,8 +59,8 @@ impl Registry {
     }
 
     /// Replaces a connection's tags; a connection that is not registered stays so.
-    pub fn set_tags(&mut self, conn: &Arc<Conn>, tags: &[String]) {
-        let number = conn.number;
+    pub fn set_tags(&mut self, mailbox: &Arc<Mailbox>, tags: &[String]) {
+        let number = mailbox.number;
         if !self.all.contains_key(&number) {
             return;
         }
@@ -76,30 +76,32 @@ impl Registry {
             return;
         }
         for tag in tags {
-            self.by_tag.entry(tag.clone()).or_default().insert(number, Arc::clone(conn));
+            self.by_tag.entry(tag.clone()).or_default().insert(number, Arc::clone(mailbox));
         }
         self.tags.insert(number, tags.to_vec());
     }
 
     /// Whether a push is for this connection.
-    pub fn addresses(&self, push: &Push, conn: &Conn) -> bool {
-        push.audience.client_types.iter().any(|allowed| **allowed == *conn.client_type)
+    pub fn addresses(&self, push: &Push, mailbox: &Mailbox) -> bool {
+        push.audience.client_types.iter().any(|allowed| **allowed == *mailbox.client_type)
             && match &push.audience.whom {
                 Whom::Everyone => true,
-                Whom::Identity { id, tags } => **id == *conn.unique_id && (tags.is_empty() || self.holds(conn, tags)),
-                Whom::Tags(tags) => self.holds(conn, tags),
+                Whom::Identity { id, tags } => {
+                    **id == *mailbox.unique_id && (tags.is_empty() || self.holds(mailbox, tags))
+                }
+                Whom::Tags(tags) => self.holds(mailbox, tags),
             }
     }
 
-    fn holds(&self, conn: &Conn, tags: &[String]) -> bool {
-        self.tags.get(&conn.number).is_some_and(|held| held.iter().any(|tag| tags.contains(tag)))
+    fn holds(&self, mailbox: &Mailbox, tags: &[String]) -> bool {
+        self.tags.get(&mailbox.number).is_some_and(|held| held.iter().any(|tag| tags.contains(tag)))
     }
 
     /// Calls `f` once for each connection that a push addresses.
-    pub fn for_each_addressed(&self, push: &Push, mut f: impl FnMut(&Arc<Conn>)) {
-        let mut check = |conn: &Arc<Conn>| {
-            if self.addresses(push, conn) {
-                f(conn);
+    pub fn for_each_addressed(&self, push: &Push, mut f: impl FnMut(&Arc<Mailbox>)) {
+        let mut check = |mailbox: &Arc<Mailbox>| {
+            if self.addresses(push, mailbox) {
+                f(mailbox);
             }
         };
         match &push.audience.whom {
@@ -109,8 +111,8 @@ impl Registry {
                 [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).for_each(check),
                 tags => {
                     let union: BTreeMap<_, _> = tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
-                    for conn in union.into_values() {
-                        check(conn);
+                    for mailbox in union.into_values() {
+                        check(mailbox);
                     }
                 }
             },
@@ -118,7 +120,7 @@ impl Registry {
     }
 
     /// Every connection.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Conn>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
         self.all.values()
     }
 

@@ -14,12 +14,12 @@ use wirepost_core::{
 };
 
 use super::{
-    catch_up::{self, From},
+    catch_up::{self, StartAt},
     context::HubContext,
     greeting::Greeting,
     hub::Hub,
     mailbox::{
-        Conn, Identity,
+        Mailbox,
         outbound::{Bounds, Next, Outbound},
     },
     reader,
@@ -85,27 +85,26 @@ impl Edge {
 }
 
 /// A connection of alice's with the task that lets it catch up.
-fn open(edge: &Edge, number: u64, from: From, bounds: Bounds) -> (Arc<Conn>, JoinHandle<()>) {
-    let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
+fn open(edge: &Edge, number: u64, from: StartAt, bounds: Bounds) -> (Arc<Mailbox>, JoinHandle<()>) {
     let outbound = Outbound::new(
         bounds,
         prometheus_client::metrics::gauge::Gauge::default(),
         Arc::clone(&edge.hub.context.backlog),
     );
-    let conn = Arc::new(Conn::new(number, &identity, true, outbound));
-    edge.hub.enter(&conn, &[]);
-    let (hub, of_task) = (Arc::clone(&edge.hub), Arc::clone(&conn));
+    let mailbox = Arc::new(Mailbox::new(number, "alice", "app", true, outbound));
+    edge.hub.enter(&mailbox, &[]);
+    let (hub, of_task) = (Arc::clone(&edge.hub), Arc::clone(&mailbox));
     let task = tokio::spawn(async move {
         let mut greeting = Greeting::new(&hub, Arc::clone(&of_task), String::new(), 0);
         catch_up::run(&hub, &of_task, from, &mut greeting).await;
     });
-    (conn, task)
+    (mailbox, task)
 }
 
 /// A client across its connections.
 #[derive(Default)]
 struct Client {
-    connection: Option<(Arc<Conn>, JoinHandle<()>, Arc<Hub>)>,
+    connection: Option<(Arc<Mailbox>, JoinHandle<()>, Arc<Hub>)>,
     cursor: Option<Position>,
     /// Number of the next message that it must get; `None`: any, after a gap.
     next: Option<u64>,
@@ -115,25 +114,25 @@ struct Client {
 impl Client {
     async fn connect(&mut self, edge: &Edge, number: u64, bounds: Bounds) {
         self.cut();
-        let (conn, task) = open(edge, number, self.cursor.map_or(From::Now, From::After), bounds);
-        self.connection = Some((conn, task, Arc::clone(&edge.hub)));
+        let (mailbox, task) = open(edge, number, self.cursor.map_or(StartAt::Now, StartAt::After), bounds);
+        self.connection = Some((mailbox, task, Arc::clone(&edge.hub)));
         // The first frame is always the welcome: a client without a cursor knows its place from then on.
         assert!(self.read(1).await == 1 || self.connection.is_none(), "no welcome");
     }
 
     fn cut(&mut self) {
-        if let Some((conn, task, hub)) = self.connection.take() {
+        if let Some((mailbox, task, hub)) = self.connection.take() {
             task.abort();
-            hub.leave(&conn);
+            hub.leave(&mailbox);
         }
     }
 
     /// Reads at most `count` frames, fewer where no more come.
     async fn read(&mut self, count: usize) -> usize {
         for done in 0..count {
-            let Some((conn, ..)) = &self.connection else { return done };
-            let conn = Arc::clone(conn);
-            let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| conn.outbound.poll_next(cx))).await;
+            let Some((mailbox, ..)) = &self.connection else { return done };
+            let mailbox = Arc::clone(mailbox);
+            let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| mailbox.outbound.poll_next(cx))).await;
             match next {
                 Err(_) => return done,
                 Ok(Next::Close(_)) => self.cut(),

@@ -24,13 +24,13 @@ use crate::{
     metrics::Metrics,
     push::{
         backlog::{Backlog, Stalled},
-        mailbox::{Conn, outbound::Next},
+        mailbox::{Mailbox, outbound::Next},
     },
 };
 
 /// What came from the socket.
 #[derive(Debug)]
-pub enum Io {
+pub enum SocketEvent {
     /// A text message.
     Text(Utf8Bytes),
     /// A binary message.
@@ -56,7 +56,7 @@ pub enum Io {
 /// One socket with its outbound queue.
 pub struct Driver {
     wire: Wire,
-    conn: Arc<Conn>,
+    mailbox: Arc<Mailbox>,
     metrics: Arc<Metrics>,
     written: Written,
     stall: Option<Stall>,
@@ -88,9 +88,9 @@ struct Stall {
 }
 
 impl Driver {
-    /// Drives `wire` with the queue of `conn`; `written` counts what leaves by it.
-    pub fn new(wire: Wire, conn: Arc<Conn>, metrics: Arc<Metrics>, written: Written, limits: Limits) -> Self {
-        Self { wire, conn, metrics, written, stall: None, reply: Bytes::new(), limits, upload: None }
+    /// Drives `wire` with the queue of `mailbox`; `written` counts what leaves by it.
+    pub fn new(wire: Wire, mailbox: Arc<Mailbox>, metrics: Arc<Metrics>, written: Written, limits: Limits) -> Self {
+        Self { wire, mailbox, metrics, written, stall: None, reply: Bytes::new(), limits, upload: None }
     }
 
     /// When a message that has begun and not ended is given up, and how the connection ends then.
@@ -115,12 +115,17 @@ impl Driver {
         Some(stall.since)
     }
 
+    /// Whether what is queued is still written before the connection ends.
+    pub fn is_flushing(&self) -> bool {
+        self.mailbox.outbound.closing().is_some_and(CloseCode::flushes)
+    }
+
     /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read. Cancel safe.
-    pub async fn next(&mut self, may_read: impl Fn() -> bool) -> Io {
+    pub async fn next(&mut self, may_read: impl Fn() -> bool + Send + Sync) -> SocketEvent {
         std::future::poll_fn(|cx| self.poll(cx, &may_read)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, may_read: impl Fn() -> bool) -> Poll<Io> {
+    fn poll(&mut self, cx: &mut Context<'_>, may_read: impl Fn() -> bool) -> Poll<SocketEvent> {
         if let Poll::Ready(io) = self.poll_write(cx) {
             return Poll::Ready(io);
         }
@@ -142,52 +147,52 @@ impl Driver {
         let read = match read {
             Poll::Ready(read) => read,
             // Its deadline counts from now on.
-            Poll::Pending if has_begun => return Poll::Ready(Io::Progress(0)),
+            Poll::Pending if has_begun => return Poll::Ready(SocketEvent::Progress(0)),
             Poll::Pending => return Poll::Pending,
         };
         let event = match read {
             Read::Event(event) => event,
-            Read::Progress(bytes) => return Poll::Ready(Io::Progress(bytes)),
-            Read::Fault(fault) => return Poll::Ready(Io::Broken(fault.close_code())),
-            Read::Gone => return Poll::Ready(Io::Gone),
+            Read::Progress(bytes) => return Poll::Ready(SocketEvent::Progress(bytes)),
+            Read::Fault(fault) => return Poll::Ready(SocketEvent::Broken(fault.close_code())),
+            Read::Gone => return Poll::Ready(SocketEvent::Gone),
         };
         if let Event::Large(bytes) = event {
-            let admission = Arc::clone(&self.limits.share).admit(Arc::clone(&self.conn), bytes);
+            let admission = Arc::clone(&self.limits.share).admit(Arc::clone(&self.mailbox), bytes);
             self.upload.get_or_insert_default().await_room(admission);
-            return Poll::Ready(Io::Progress(0));
+            return Poll::Ready(SocketEvent::Progress(0));
         }
         self.metrics.frames_in.inc();
         Poll::Ready(match event {
-            Event::Text(text) => Io::Text(text),
-            Event::Binary(bytes) => Io::Binary(bytes),
-            Event::Ping(_) | Event::Pong => Io::Alive,
-            Event::Fragment | Event::Large(_) => Io::Fragment,
+            Event::Text(text) => SocketEvent::Text(text),
+            Event::Binary(bytes) => SocketEvent::Binary(bytes),
+            Event::Ping(_) | Event::Pong => SocketEvent::Alive,
+            Event::Fragment | Event::Large(_) => SocketEvent::Fragment,
             Event::Close(code, reply) => {
                 self.reply = reply;
-                Io::Closed(code)
+                SocketEvent::Closed(code)
             }
         })
     }
 
     /// Ready only when the connection is to end.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Io> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
         loop {
             let mut drained = false;
             while self.wire.outgoing().has_room() && !drained {
-                match self.conn.outbound.poll_next(cx) {
+                match self.mailbox.outbound.poll_next(cx) {
                     Poll::Ready(Next::Item(item)) => {
                         self.wire.outgoing().push(item);
                         self.metrics.frames_out.inc();
                     }
                     // What was taken from the queue goes first.
                     Poll::Ready(Next::Close(code)) if code.flushes() && !self.wire.outgoing().is_empty() => break,
-                    Poll::Ready(Next::Close(code)) => return Poll::Ready(Io::Goodbye(code)),
+                    Poll::Ready(Next::Close(code)) => return Poll::Ready(SocketEvent::Goodbye(code)),
                     Poll::Pending => drained = true,
                 }
             }
             match self.wire.poll_write(cx) {
                 Poll::Ready(Ok(())) => self.stall = None,
-                Poll::Ready(Err(_)) => return Poll::Ready(Io::Gone),
+                Poll::Ready(Err(_)) => return Poll::Ready(SocketEvent::Gone),
                 Poll::Pending => return self.poll_stalled(cx),
             }
             if drained {
@@ -198,14 +203,14 @@ impl Driver {
 
     /// The peer takes nothing. A queue that is closing and not to be flushed does not wait for it. Ready at the beginning of a stall, so
     /// that its end is looked for in time.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Io> {
-        match self.conn.outbound.poll_closing(cx) {
-            Poll::Ready(code) if !code.flushes() => Poll::Ready(Io::Goodbye(code)),
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
+        match self.mailbox.outbound.poll_closing(cx) {
+            Poll::Ready(code) if !code.flushes() => Poll::Ready(SocketEvent::Goodbye(code)),
             _ if self.stall.is_some() => Poll::Pending,
             _ => {
-                let known = self.limits.backlog.stalls(self.conn.clone(), self.wire.outgoing().bytes());
+                let known = self.limits.backlog.stalls(self.mailbox.clone(), self.wire.outgoing().bytes());
                 self.stall = Some(Stall { since: Instant::now(), written: self.written.bytes(), _known: known });
-                Poll::Ready(Io::Stalled)
+                Poll::Ready(SocketEvent::Stalled)
             }
         }
     }

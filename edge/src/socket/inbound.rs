@@ -20,7 +20,7 @@ use tokio::{
 };
 use wirepost_core::frames::CloseCode;
 
-use crate::push::mailbox::Conn;
+use crate::push::mailbox::Mailbox;
 
 /// How long a message waits to be admitted at most.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub struct Share {
 struct UnderWay {
     since: Instant,
     progress: Mutex<Progress>,
-    conn: Arc<Conn>,
+    mailbox: Arc<Mailbox>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,15 +122,15 @@ impl Inbound {
 }
 
 impl Share {
-    /// Waits for room for a message of `conn` that may take `bytes`. One that is larger than all the room takes all of it. Cancel safe.
-    pub async fn admit(self: Arc<Self>, conn: Arc<Conn>, bytes: usize) -> Admission {
+    /// Waits for room for a message of `mailbox` that may take `bytes`. One that is larger than all the room takes all of it. Cancel safe.
+    pub async fn admit(self: Arc<Self>, mailbox: Arc<Mailbox>, bytes: usize) -> Admission {
         let units = bytes.div_ceil(UNIT).clamp(1, self.units) as u32;
         let of_business = acquire(&self.room, units, || self.make_room()).await;
         let of_all = acquire(&self.inbound.room, units, || self.inbound.make_room()).await;
         let since = Instant::now();
         let progress = Mutex::new(Progress { gathered: 0, grown: since });
-        let message = Arc::new(UnderWay { since, progress, conn });
-        lock(&self.admitted).insert(message.conn.number, Arc::clone(&message));
+        let message = Arc::new(UnderWay { since, progress, mailbox });
+        lock(&self.admitted).insert(message.mailbox.number, Arc::clone(&message));
         self.inbound.gauge.inc_by(bytes as i64);
         Admission { share: self, message, bytes, _of_business: of_business, _of_all: of_all }
     }
@@ -138,11 +138,11 @@ impl Share {
     /// The message that is furthest behind gives way, if it does not keep up.
     fn make_room(&self) {
         let mut admitted = lock(&self.admitted);
-        let last = admitted.values().map(|message| (message.gives_way_at(), message.conn.number)).min();
+        let last = admitted.values().map(|message| (message.gives_way_at(), message.mailbox.number)).min();
         let Some((_, number)) = last.filter(|(at, _)| *at <= Instant::now()) else { return };
         if let Some(message) = admitted.remove(&number) {
             drop(admitted);
-            message.conn.outbound.close(CloseCode::Overloaded);
+            message.mailbox.outbound.close(CloseCode::Overloaded);
         }
     }
 }
@@ -156,7 +156,7 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        lock(&self.share.admitted).remove(&self.message.conn.number);
+        lock(&self.share.admitted).remove(&self.message.mailbox.number);
         self.share.inbound.gauge.dec_by(self.bytes as i64);
     }
 }
@@ -184,11 +184,9 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::push::mailbox::Identity;
 
-    fn conn(number: u64) -> Arc<Conn> {
-        let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
-        Arc::new(Conn::new(number, &identity, true, crate::push::mailbox::outbound::tests::outbound()))
+    fn mailbox(number: u64) -> Arc<Mailbox> {
+        Arc::new(Mailbox::new(number, "alice", "app", true, crate::push::mailbox::outbound::tests::outbound()))
     }
 
     fn inbound() -> (Arc<Inbound>, Arc<Share>, Arc<Share>) {
@@ -197,9 +195,9 @@ mod tests {
         (inbound, shop, other)
     }
 
-    fn admit(share: &Arc<Share>, number: u64, bytes: usize) -> (Arc<Conn>, impl Future<Output = Admission> + use<>) {
-        let conn = conn(number);
-        (Arc::clone(&conn), Box::pin(Arc::clone(share).admit(conn, bytes)))
+    fn admit(share: &Arc<Share>, number: u64, bytes: usize) -> (Arc<Mailbox>, impl Future<Output = Admission> + use<>) {
+        let mailbox = mailbox(number);
+        (Arc::clone(&mailbox), Box::pin(Arc::clone(share).admit(mailbox, bytes)))
     }
 
     #[tokio::test(start_paused = true)]
@@ -241,14 +239,14 @@ mod tests {
     /// Sends a message at `pace` bytes a second. True: it came to its end.
     async fn upload(share: Arc<Share>, number: u64, pace: usize) -> bool {
         const BYTES: usize = 1 << 20;
-        let conn = conn(number);
-        let Ok(admission) = tokio::time::timeout(LONGEST_WAIT, share.admit(Arc::clone(&conn), BYTES)).await else {
+        let mailbox = mailbox(number);
+        let Ok(admission) = tokio::time::timeout(LONGEST_WAIT, share.admit(Arc::clone(&mailbox), BYTES)).await else {
             return false;
         };
         for gathered in (0..BYTES).step_by(pace) {
             admission.note(gathered);
             sleep(Duration::from_secs(1)).await;
-            if conn.outbound.closing().is_some() {
+            if mailbox.outbound.closing().is_some() {
                 return false;
             }
         }

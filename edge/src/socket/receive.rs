@@ -13,8 +13,7 @@ use super::admission;
 use crate::{
     broker::{Publication, PublishError},
     business::{Business, judge::Busy},
-    clock,
-    push::{audience, expiry, mailbox::Conn, rejection::Rejection},
+    push::{audience, expiry, rejection::Rejection},
 };
 
 /// Why a message is not accepted.
@@ -68,14 +67,23 @@ pub struct Prepared {
     pub publications: Vec<Publication>,
 }
 
-/// Checks and stamps what `conn` sent.
+/// Who sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// `uniqueId`.
+    pub unique_id: &'a str,
+    /// `clientType`.
+    pub client_type: &'a str,
+}
+
+/// Checks and stamps what `sender` sent, at `now` (ms since the epoch).
 ///
 /// # Errors
 /// A [`Nack`]; nothing was sent.
-pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Result<Prepared, Nack> {
+pub fn prepare(business: &Business, sender: Sender<'_>, envelope: Envelope<'_>, now: i64) -> Result<Prepared, Nack> {
     let id = envelope.id.as_deref().map(str::to_owned);
     let nack = |code, reason: String| Nack::new(id.as_deref(), code, reason);
-    identity(business, conn, &envelope).map_err(|reason| nack(NackCode::IdentityMismatch, reason))?;
+    identity(business, sender, &envelope).map_err(|reason| nack(NackCode::IdentityMismatch, reason))?;
     let Some(message_type) = envelope.message_type.as_deref().map(str::to_owned) else {
         return Err(nack(NackCode::InvalidEnvelope, "field messageType is missing".into()));
     };
@@ -95,7 +103,7 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
     let exchange = match route.config.send_type {
         SendType::ClientToClient => {
             audience::audience(route, &envelope).map_err(|why| nack(NackCode::NotAllowed, why.to_string()))?;
-            expiry::end(&envelope, route.config.ttl_seconds, clock::now_ms()).map_err(|why| {
+            expiry::end(&envelope, route.config.ttl_seconds, now).map_err(|why| {
                 let code = match why {
                     Rejection::Expired { .. } => NackCode::Expired,
                     _ => NackCode::InvalidEnvelope,
@@ -106,16 +114,16 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         }
         SendType::ClientToServer | SendType::ServerToClient => &business.receive_exchange,
     };
-    let queues = admission::queues(business, route, &conn.client_type, &envelope)
+    let queues = admission::queues(business, route, sender.client_type, &envelope)
         .map_err(|(code, reason)| nack(code, reason))?;
     let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-    let timestamp = envelope.timestamp.unwrap_or_else(clock::now_ms);
+    let timestamp = envelope.timestamp.unwrap_or(now);
     let body = Envelope {
         id: Some(id.as_str().into()),
         send_type: Some(route.config.send_type),
         business_type: Some(business.name().into()),
-        from_unique_id: Some((*conn.unique_id).into()),
-        from_client_type: Some((*conn.client_type).into()),
+        from_unique_id: Some(sender.unique_id.into()),
+        from_client_type: Some(sender.client_type.into()),
         timestamp: Some(timestamp),
         ..envelope
     }
@@ -135,8 +143,8 @@ pub fn prepare(business: &Business, conn: &Conn, envelope: Envelope<'_>) -> Resu
         timestamp,
         headers: vec![
             (headers::MESSAGE_TYPE, message_type),
-            (headers::FROM_CLIENT_TYPE, conn.client_type.to_string()),
-            (headers::FROM_UNIQUE_ID, conn.unique_id.to_string()),
+            (headers::FROM_CLIENT_TYPE, sender.client_type.to_owned()),
+            (headers::FROM_UNIQUE_ID, sender.unique_id.to_owned()),
         ],
     };
     let publications = queues.into_iter().map(|queue| Publication { queue, ..publication.clone() }).collect();
@@ -158,10 +166,10 @@ pub fn receipt(ids: &[String]) -> Result<(), String> {
 }
 
 /// The sender is who the token says; a value that contradicts it is refused rather than corrected, so that a client's mistake shows.
-fn identity(business: &Business, conn: &Conn, envelope: &Envelope<'_>) -> Result<(), String> {
+fn identity(business: &Business, sender: Sender<'_>, envelope: &Envelope<'_>) -> Result<(), String> {
     for (field, claimed, actual) in [
-        ("fromUniqueId", envelope.from_unique_id.as_deref(), &*conn.unique_id),
-        ("fromClientType", envelope.from_client_type.as_deref(), &*conn.client_type),
+        ("fromUniqueId", envelope.from_unique_id.as_deref(), sender.unique_id),
+        ("fromClientType", envelope.from_client_type.as_deref(), sender.client_type),
         ("businessType", envelope.business_type.as_deref(), business.name()),
     ] {
         if claimed.is_some_and(|claimed| claimed != actual) {

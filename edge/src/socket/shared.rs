@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{charge::Charges, inbound::Inbound};
+use super::{flood::FloodLimiter, inbound::Inbound};
 use crate::{business::judge::Judge, drain::Drain, identity::keys::KeyRing};
 
 /// See the module.
@@ -11,8 +11,8 @@ pub struct Shared {
     pub keys: Arc<KeyRing>,
     /// Checks large content.
     pub judge: Arc<Judge>,
-    /// What identities owe for input that brings nothing.
-    pub charges: Arc<Charges>,
+    /// Limits input that brings nothing.
+    pub limiter: Arc<FloodLimiter>,
     /// Room for clients' messages that have begun.
     pub inbound: Arc<Inbound>,
     /// Where shutdown stands.

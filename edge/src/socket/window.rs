@@ -20,16 +20,6 @@ impl Window {
         self.pending.get_or_insert_default().push(outcome.boxed());
     }
 
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.pending.as_ref().map_or(0, FuturesUnordered::len)
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The next outcome; pending while none waits. Cancel safe.
     pub async fn next(&mut self) -> Outcome {
         if let Some(pending) = self.pending.as_mut()

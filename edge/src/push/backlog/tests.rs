@@ -4,23 +4,27 @@ use wirepost_core::frames::CloseCode;
 
 use super::*;
 use crate::push::mailbox::{
-    Conn, Identity,
+    Mailbox,
     outbound::{Bounds, Item, Outbound},
 };
 
-fn conn(number: u64, backlog: &Arc<Backlog>, bytes: usize) -> Arc<Conn> {
-    let identity = Identity { unique_id: "alice".into(), client_type: "app".into(), tags: vec![] };
+fn mailbox(number: u64, backlog: &Arc<Backlog>, bytes: usize) -> Arc<Mailbox> {
     let bounds = Bounds { messages: 10, bytes: 1 << 20 };
-    let conn =
-        Arc::new(Conn::new(number, &identity, true, Outbound::new(bounds, Gauge::default(), Arc::clone(backlog))));
-    conn.outbound.push(Item::Control("x".repeat(bytes).into()));
-    conn
+    let mailbox = Arc::new(Mailbox::new(
+        number,
+        "alice",
+        "app",
+        true,
+        Outbound::new(bounds, Gauge::default(), Arc::clone(backlog)),
+    ));
+    mailbox.outbound.push(Item::Control("x".repeat(bytes).into()));
+    mailbox
 }
 
 #[tokio::test(start_paused = true)]
 async fn control_frames_look_at_times_and_then_close() {
     let backlog = Backlog::new(1000, &Metrics::default());
-    let (flowing, stalling) = (conn(1, &backlog, 500), conn(2, &backlog, 400));
+    let (flowing, stalling) = (mailbox(1, &backlog, 500), mailbox(2, &backlog, 400));
     let _stalls = backlog.stalls(stalling.clone(), 0);
     let more = || flowing.outbound.push(Item::Control("x".repeat(200).into()));
     backlog.next_look.store(PAUSE.as_millis() as u64, Ordering::Relaxed);
@@ -34,12 +38,12 @@ async fn control_frames_look_at_times_and_then_close() {
 #[test]
 fn over_the_budget_those_who_take_nothing_go_and_who_holds_most_first() {
     let backlog = Backlog::new(1000, &Metrics::default());
-    let (flowing, little, much) = (conn(1, &backlog, 500), conn(2, &backlog, 100), conn(3, &backlog, 300));
+    let (flowing, little, much) = (mailbox(1, &backlog, 500), mailbox(2, &backlog, 100), mailbox(3, &backlog, 300));
     let little_stalls = backlog.stalls(little.clone(), 0);
     let _much_stalls = backlog.stalls(much.clone(), 0);
     let more = Carried::new(200, &backlog);
     backlog.relieve();
-    let closing = [&flowing, &little, &much].map(|conn| conn.outbound.closing());
+    let closing = [&flowing, &little, &much].map(|mailbox| mailbox.outbound.closing());
     assert_eq!(closing, [None, None, Some(CloseCode::TooSlow)]);
     assert_eq!((backlog.bytes.get(), backlog.relieved.get()), (800, 1));
     more.keep(true);

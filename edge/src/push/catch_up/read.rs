@@ -2,16 +2,24 @@
 
 use std::sync::Arc;
 
-use super::super::{entry::Entry, gap::Gap, hub::Hub, pages::CachedPage};
-use crate::broker::{Position, ReadError};
+use crate::{
+    broker::{Position, ReadError},
+    push::{entry::Entry, gap::Gap, hub::Hub, mailbox::Mailbox, pages::CachedPage},
+};
 
 /// Largest page asked for, where single messages are larger than the usual one.
 const MAX_PAGE: usize = 64 << 20;
 
 /// What a page of the stream shows.
+#[derive(Debug)]
 pub(super) enum StreamRead {
-    /// The position is this stream's; what follows it.
-    Continues(Vec<Arc<Entry>>),
+    /// The position is this stream's.
+    Continues {
+        /// What follows it and is for this connection.
+        entries: Vec<Arc<Entry>>,
+        /// The last position that the page shows; `None`: nothing follows.
+        reached: Option<Position>,
+    },
     /// The stream ends before it.
     BeyondEnd,
     /// Continuity can't be shown.
@@ -19,14 +27,16 @@ pub(super) enum StreamRead {
 }
 
 /// Reads from the message at `at` on and compares it.
-pub(super) async fn read(hub: &Hub, at: Position) -> Result<StreamRead, ReadError> {
+pub(super) async fn read(hub: &Hub, mailbox: &Mailbox, at: Position) -> Result<StreamRead, ReadError> {
     let page = page(hub, at.offset).await?;
     let Some(start) = page.entries.iter().position(|entry| entry.position.offset >= at.offset) else {
         return Ok(StreamRead::BeyondEnd);
     };
     let found = page.entries[start].position;
     Ok(if found == at {
-        StreamRead::Continues(page.entries[start + 1..].to_vec())
+        let entries = &page.entries[start + 1..];
+        let reached = entries.last().map(|entry| entry.position);
+        StreamRead::Continues { entries: hub.select(mailbox, entries), reached }
     } else if found.offset == at.offset {
         StreamRead::Gap(Gap::Incarnation)
     // After a truncation the broker's first offset may be one below what it serves.

@@ -82,16 +82,16 @@ impl Broker for Odd {
     }
 }
 
-async fn frame(conn: &Conn) -> Value {
-    let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| conn.outbound.poll_next(cx))).await;
+async fn frame(mailbox: &Mailbox) -> Value {
+    let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| mailbox.outbound.poll_next(cx))).await;
     let Next::Item(item) = next.expect("nothing comes") else { panic!("the connection ends") };
     serde_json::from_slice(item.payload()).unwrap()
 }
 
 /// The next push; `position` is passed over.
-async fn number(conn: &Conn) -> Value {
+async fn number(mailbox: &Mailbox) -> Value {
     loop {
-        let frame = frame(conn).await;
+        let frame = frame(mailbox).await;
         match frame["op"].as_str() {
             None => return frame["content"].clone(),
             Some("position") => {}
@@ -109,13 +109,13 @@ fn place(frame: &Value) -> Position {
 /// connected, so that the edge goes on reading.
 async fn behind(broker: &Odd) -> (Edge, Position, JoinHandle<()>) {
     let edge = Edge::start(broker, 0);
-    let (conn, task) = open(&edge, 1, From::Now, BOUNDS);
-    let start = place(&frame(&conn).await);
+    let (mailbox, task) = open(&edge, 1, StartAt::Now, BOUNDS);
+    let start = place(&frame(&mailbox).await);
     for n in 0..3 {
         broker.push(n);
     }
     for n in 0..3 {
-        assert_eq!(number(&conn).await, n);
+        assert_eq!(number(&mailbox).await, n);
     }
     (edge, start, task)
 }
@@ -126,19 +126,19 @@ async fn clients_that_wait_for_the_broker_are_welcomed_in_time_and_told_their_pl
     let (edge, start, _) = behind(&broker).await;
     broker.becomes(Reads::Hang);
     let begun = Instant::now();
-    let connections: Vec<_> = (2..8).map(|number| open(&edge, number, From::After(start), BOUNDS)).collect();
-    for (conn, _) in &connections {
-        let welcome = frame(conn).await;
+    let connections: Vec<_> = (2..8).map(|number| open(&edge, number, StartAt::After(start), BOUNDS)).collect();
+    for (mailbox, _) in &connections {
+        let welcome = frame(mailbox).await;
         assert_eq!(welcome["op"], "welcome");
         assert!(welcome.get("resumed").is_none() && welcome.get("cursor").is_none(), "{welcome}");
     }
     assert_eq!(begun.elapsed().as_secs(), 2);
     broker.becomes(Reads::Good);
-    for (conn, _) in &connections {
-        let position = frame(conn).await;
+    for (mailbox, _) in &connections {
+        let position = frame(mailbox).await;
         assert_eq!((&position["op"], place(&position)), (&"position".into(), start));
         for n in 0..3 {
-            assert_eq!(number(conn).await, n);
+            assert_eq!(number(mailbox).await, n);
         }
     }
     edge.stop().await;
@@ -149,12 +149,12 @@ async fn a_replica_that_is_behind_is_asked_again_although_nothing_is_pushed() {
     let broker = Odd::new();
     let (edge, start, _) = behind(&broker).await;
     broker.becomes(Reads::Lag);
-    let (conn, _) = open(&edge, 2, From::After(start), BOUNDS);
-    let welcome = frame(&conn).await;
+    let (mailbox, _) = open(&edge, 2, StartAt::After(start), BOUNDS);
+    let welcome = frame(&mailbox).await;
     assert_eq!(welcome["resumed"], true, "{welcome}");
     broker.becomes(Reads::Good);
     for n in 0..3 {
-        assert_eq!(number(&conn).await, n);
+        assert_eq!(number(&mailbox).await, n);
     }
     edge.stop().await;
 }

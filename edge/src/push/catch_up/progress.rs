@@ -1,0 +1,247 @@
+//! How far a connection has caught up, without the waiting: what was found, and what to do next.
+
+use std::{sync::Arc, time::Duration};
+
+use super::read::StreamRead;
+use crate::{
+    broker::{Position, ReadError},
+    push::{entry::Entry, gap::Gap, hub::Advance},
+};
+
+/// Waits between attempts to read while the broker is away.
+const RETRY: Duration = Duration::from_millis(500);
+/// A replica may lag behind the edge that the client comes from: only after these is a position beyond the end another stream's.
+const BEYOND_END_ATTEMPTS: u32 = 4;
+/// Waits between them.
+const BEYOND_END_WAIT: Duration = Duration::from_millis(150);
+
+/// Where a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAt {
+    /// With what comes from now on.
+    Now,
+    /// After this message.
+    After(Position),
+    /// It has a cursor that can't be of this business's stream.
+    Foreign,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// The hub's answer to [`Action::Advance`].
+    Advanced(Advance),
+    /// Whether [`Action::Join`] made the connection live; otherwise the reader is not attached.
+    Joined(bool),
+    /// What [`Action::Read`] brought.
+    Read(Result<StreamRead, ReadError>),
+    /// [`Action::Deliver`], [`Action::AwaitLog`] or [`Action::Wait`] is done.
+    Done,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Ask the hub for what follows this position; the connection goes live where that is all.
+    Advance(Position),
+    /// Go live at the log's end, and report the gap.
+    Join(Option<Gap>),
+    /// Read the stream from this position on.
+    Read(Position),
+    /// Queue these, and tell the client that it stands there.
+    Deliver(Vec<Arc<Entry>>, Position),
+    /// Wait until the log moves.
+    AwaitLog,
+    /// Wait for so long.
+    Wait(Duration),
+    /// The connection is live.
+    End,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// The client has seen everything up to `at`.
+    Resuming {
+        at: Position,
+        /// Reads that found the stream ending before it.
+        beyond_end: u32,
+        /// The log has not come that far; otherwise it has what is missing, or had it.
+        ahead_of_log: bool,
+    },
+    /// It begins with now.
+    Joining(Option<Gap>),
+}
+
+impl Progress {
+    /// Where a connection begins.
+    pub(super) fn new(start: StartAt) -> Self {
+        match start {
+            StartAt::Now => Self::Joining(None),
+            StartAt::Foreign => Self::Joining(Some(Gap::Cursor)),
+            StartAt::After(at) => Self::Resuming { at, beyond_end: 0, ahead_of_log: false },
+        }
+    }
+
+    /// The next attempt to go live.
+    pub(super) fn attempt(&self) -> Action {
+        match self {
+            Self::Resuming { at, .. } => Action::Advance(*at),
+            Self::Joining(gap) => Action::Join(*gap),
+        }
+    }
+
+    /// What follows from what was found.
+    pub(super) fn next(&mut self, input: Input) -> Action {
+        let Self::Resuming { at, beyond_end, ahead_of_log } = self else {
+            return match input {
+                Input::Joined(true) => Action::End,
+                Input::Joined(false) => Action::AwaitLog,
+                _ => self.attempt(),
+            };
+        };
+        match input {
+            Input::Joined(_) | Input::Done => self.attempt(),
+            Input::Advanced(Advance::Live) => Action::End,
+            Input::Advanced(Advance::More(entries, reached)) => {
+                *at = reached;
+                Action::Deliver(entries, reached)
+            }
+            Input::Advanced(Advance::Unattached) => Action::AwaitLog,
+            Input::Advanced(Advance::Older) => {
+                *ahead_of_log = false;
+                Action::Read(*at)
+            }
+            Input::Advanced(Advance::Newer) => {
+                *ahead_of_log = true;
+                Action::Read(*at)
+            }
+            Input::Read(Ok(StreamRead::Continues { entries, reached: Some(reached) })) => {
+                *beyond_end = 0;
+                *at = reached;
+                Action::Deliver(entries, reached)
+            }
+            Input::Read(Ok(StreamRead::Continues { reached: None, .. })) => {
+                *beyond_end = 0;
+                // Where a replica that is behind the log answered, the log has what is missing, and may not move for long.
+                if *ahead_of_log { Action::AwaitLog } else { Action::Wait(RETRY) }
+            }
+            Input::Read(Ok(StreamRead::BeyondEnd)) if *beyond_end < BEYOND_END_ATTEMPTS => {
+                *beyond_end += 1;
+                Action::Wait(BEYOND_END_WAIT)
+            }
+            Input::Advanced(Advance::Foreign) | Input::Read(Ok(StreamRead::BeyondEnd)) => {
+                self.join_with(Gap::Incarnation)
+            }
+            Input::Read(Ok(StreamRead::Gap(gap))) => self.join_with(gap),
+            Input::Read(Err(_)) => Action::Wait(RETRY),
+        }
+    }
+
+    fn join_with(&mut self, gap: Gap) -> Action {
+        *self = Self::Joining(Some(gap));
+        self.attempt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> Position {
+        Position { offset, fingerprint: offset }
+    }
+
+    fn resuming() -> Progress {
+        Progress::new(StartAt::After(at(7)))
+    }
+
+    fn read(reached: Option<u64>) -> Input {
+        Input::Read(Ok(StreamRead::Continues { entries: vec![], reached: reached.map(at) }))
+    }
+
+    /// The next actions, in words.
+    fn actions(progress: &mut Progress, inputs: Vec<Input>) -> Vec<String> {
+        inputs
+            .into_iter()
+            .map(|input| match progress.next(input) {
+                Action::Advance(at) => format!("advance {}", at.offset),
+                Action::Join(gap) => format!("join {}", gap.map_or("", Gap::label)),
+                Action::Read(at) => format!("read {}", at.offset),
+                Action::Deliver(_, at) => format!("deliver {}", at.offset),
+                Action::AwaitLog => "await log".into(),
+                Action::Wait(time) => format!("wait {}", time.as_millis()),
+                Action::End => "end".into(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_client_without_a_cursor_goes_live_when_the_reader_is_attached() {
+        let mut progress = Progress::new(StartAt::Now);
+        assert!(matches!(progress.attempt(), Action::Join(None)));
+        let inputs = vec![Input::Joined(false), Input::Done, Input::Joined(true)];
+        assert_eq!(actions(&mut progress, inputs), ["await log", "join ", "end"]);
+    }
+
+    #[test]
+    fn a_cursor_that_is_none_is_a_gap() {
+        assert!(matches!(Progress::new(StartAt::Foreign).attempt(), Action::Join(Some(Gap::Cursor))));
+    }
+
+    #[test]
+    fn what_was_missed_comes_from_the_stream_and_then_from_the_log() {
+        let inputs = vec![
+            Input::Advanced(Advance::Unattached),
+            Input::Done,
+            Input::Advanced(Advance::Older),
+            read(Some(20)),
+            Input::Done,
+            Input::Advanced(Advance::More(vec![], at(30))),
+            Input::Done,
+            Input::Advanced(Advance::Live),
+        ];
+        let expected =
+            ["await log", "advance 7", "read 7", "deliver 20", "advance 20", "deliver 30", "advance 30", "end"];
+        assert_eq!(actions(&mut resuming(), inputs), expected);
+    }
+
+    #[test]
+    fn a_stream_that_ends_before_the_cursor_is_asked_again_and_then_a_gap() {
+        let mut progress = resuming();
+        for _ in 0..BEYOND_END_ATTEMPTS {
+            let inputs = vec![Input::Advanced(Advance::Newer), Input::Read(Ok(StreamRead::BeyondEnd)), Input::Done];
+            assert_eq!(actions(&mut progress, inputs), ["read 7", "wait 150", "advance 7"]);
+        }
+        let inputs = vec![Input::Advanced(Advance::Newer), Input::Read(Ok(StreamRead::BeyondEnd)), Input::Joined(true)];
+        assert_eq!(actions(&mut progress, inputs), ["read 7", "join incarnation", "end"]);
+    }
+
+    #[test]
+    fn one_good_read_forgives_the_attempts_before() {
+        let mut progress = resuming();
+        for _ in 0..3 * BEYOND_END_ATTEMPTS {
+            let inputs = vec![Input::Read(Ok(StreamRead::BeyondEnd)), read(None)];
+            assert_eq!(actions(&mut progress, inputs)[0], "wait 150");
+        }
+    }
+
+    #[test]
+    fn a_lagging_replica_is_asked_again_and_a_log_that_is_behind_is_awaited() {
+        for (step, expected) in [(Advance::Older, "wait 500"), (Advance::Newer, "await log")] {
+            let inputs = vec![Input::Advanced(step), read(None), Input::Done];
+            assert_eq!(actions(&mut resuming(), inputs), ["read 7", expected, "advance 7"]);
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_proved_is_a_gap_and_an_absent_broker_is_not() {
+        for (input, expected) in [
+            (Input::Advanced(Advance::Foreign), "join incarnation"),
+            (Input::Read(Ok(StreamRead::Gap(Gap::Retention))), "join retention"),
+            (Input::Read(Err(ReadError("away".into()))), "wait 500"),
+        ] {
+            assert_eq!(actions(&mut resuming(), vec![input]), [expected]);
+        }
+    }
+}

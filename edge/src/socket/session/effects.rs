@@ -1,0 +1,135 @@
+//! Performs a session's actions.
+
+use std::sync::Arc;
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use wirepost_core::Envelope;
+
+use super::{
+    end::End,
+    machine::{Action, Reply},
+};
+use crate::{
+    business::{
+        Business,
+        events::{self, Event},
+    },
+    clock,
+    metrics::label,
+    push::{
+        context::HubContext,
+        hub::Hub,
+        mailbox::{Mailbox, outbound::Item},
+    },
+    socket::{
+        receive::{self, Nack, Prepared, Sender},
+        shared::Shared,
+        window::Window,
+    },
+};
+
+/// A message that is being checked, and its bytes.
+type Checking = BoxFuture<'static, (Result<Prepared, Nack>, usize)>;
+
+/// See the module.
+pub(super) struct Effects {
+    pub(super) hub: Arc<Hub>,
+    shared: Arc<Shared>,
+    pub(super) mailbox: Arc<Mailbox>,
+    /// Messages that wait for the broker's confirm.
+    pub(super) confirms: Window,
+    /// The message whose content is being checked, at most one.
+    pub(super) checking: Option<Checking>,
+}
+
+impl Effects {
+    pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mailbox: Arc<Mailbox>) -> Self {
+        Self { hub, shared, mailbox, confirms: Window::default(), checking: None }
+    }
+
+    /// All but the end, which is the task's.
+    pub(super) fn perform(&mut self, action: Action) {
+        let (metrics, mailbox) = (&self.hub.context.metrics, &self.mailbox);
+        match action {
+            Action::Reply(reply) => {
+                if let Reply::Nack(nack) = &reply {
+                    metrics.nacks.get_or_create(&label(nack.code.as_str())).inc();
+                }
+                if mailbox.control {
+                    mailbox.control(reply.to_text());
+                }
+            }
+            Action::Ping => drop(mailbox.outbound.push(Item::ping())),
+            Action::Publish(Prepared { id, publications }) => {
+                let publish = |publication| self.hub.context.broker.publish(mailbox.number, publication);
+                self.confirms.add(id, publications.into_iter().map(publish).collect());
+            }
+            Action::Check(business, text) => self.checking = Some(self.check(business, text)),
+            Action::SetTags(tags) => self.hub.set_tags(mailbox, &tags),
+            Action::Delivered(ids) => {
+                metrics.receipts.get_or_create(&label("delivered")).inc_by(ids.len() as u64);
+                self.emit(&Event::Delivered {
+                    connection_id: &mailbox.id,
+                    unique_id: &mailbox.unique_id,
+                    client_type: &mailbox.client_type,
+                    ids: &ids,
+                });
+            }
+            Action::CountRefusedReceipts(ids) => {
+                metrics.receipts.get_or_create(&label("refused")).inc_by(ids as u64);
+            }
+            Action::CountSlowed => drop(metrics.slowed.get_or_create(&label("frames")).inc()),
+            Action::Close(code) => mailbox.outbound.close(code),
+            Action::End(_) => {}
+        }
+    }
+
+    /// The business hears of the connection.
+    pub(super) fn emit_connected(&self) {
+        let mailbox = &self.mailbox;
+        self.emit(&Event::Connected {
+            connection_id: &mailbox.id,
+            unique_id: &mailbox.unique_id,
+            client_type: &mailbox.client_type,
+        });
+    }
+
+    /// The connection has ended: counted, logged, and the business hears of it.
+    pub(super) fn ended(&self, end: End) {
+        let (metrics, mailbox) = (&self.hub.context.metrics, &self.mailbox);
+        self.emit(&Event::Disconnected {
+            connection_id: &mailbox.id,
+            unique_id: &mailbox.unique_id,
+            client_type: &mailbox.client_type,
+            code: end.code(),
+            reason: end.reason(),
+        });
+        metrics.connections.dec();
+        metrics.closes.get_or_create(&label(end.label())).inc();
+        tracing::debug!(business = %self.hub.name, connection = mailbox.id, code = end.code(), reason = end.reason(), "connection ended");
+    }
+
+    fn emit(&self, event: &Event<'_>) {
+        let HubContext { broker, settings, .. } = &*self.hub.context;
+        events::emit(broker.as_ref(), &self.hub.business(), &settings.edge, event);
+    }
+
+    /// Prepares a message off this thread.
+    fn check(&self, business: Arc<Business>, text: Utf8Bytes) -> Checking {
+        let (judge, name) = (Arc::clone(&self.shared.judge), Arc::clone(&business.push_exchange));
+        let (mailbox, bytes, again) = (Arc::clone(&self.mailbox), text.len(), text.clone());
+        let prepare = move || {
+            let envelope =
+                Envelope::parse(text.as_bytes()).map_err(|error| Nack::of_envelope(text.as_bytes(), &error))?;
+            let sender = Sender { unique_id: &mailbox.unique_id, client_type: &mailbox.client_type };
+            receive::prepare(&business, sender, envelope, clock::now_ms())
+        };
+        async move {
+            let prepared = judge.run(&name, prepare).await;
+            let busy = |busy| Err(Nack::busy(Envelope::readable_id(again.as_bytes()).as_deref(), busy));
+            (prepared.unwrap_or_else(busy), bytes)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,384 @@
+//! The state of one connection, without its I/O: what came in, and what is to be done about it.
+//!
+//! *Flow*: [`Machine::handle`] takes an [`Input`] (from the socket, the broker, a check, the clock) with the time, and hands out [`Action`]s,
+//! to be performed in their order. It reads no clock, and neither waits nor writes, so that a test can drive it through anything.
+//! *Guarantees*: each message that is read gets one answer, unless the connection ends before; the first cause of an end counts; after
+//! [`Action::Close`] nothing is queued for the client, after [`Action::End`] nothing happens at all.
+//! *Bound*: nothing grows. Messages that wait for their confirm are counted here and kept by whoever performs the actions; at the window's
+//! limit [`Machine::may_read`] says no.
+
+mod incoming;
+mod reply;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use wirepost_core::frames::CloseCode;
+
+use super::end::End;
+use crate::{
+    broker::PublishError,
+    business::Business,
+    clock,
+    drain::Share,
+    identity::{
+        keys::KeyRing,
+        ticket::{self, Ticket},
+    },
+    push::receipts::Receipts,
+    socket::{
+        bucket::Bucket,
+        flood::ConnectionBucket,
+        receive::{Nack, Prepared},
+    },
+};
+pub(super) use reply::Reply;
+
+/// Fewer bytes than this at a time are charged like a frame.
+const TRICKLE: usize = 64;
+/// How long before its end a session's client is told.
+const EXPIRING_BEFORE: Duration = Duration::from_mins(1);
+
+/// The time, by both clocks: intervals are measured by one, sessions end by the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    /// Ms since the epoch.
+    pub(super) ms: i64,
+}
+
+impl Now {
+    /// Reads both clocks.
+    pub(super) fn read() -> Self {
+        Self { instant: Instant::now(), ms: clock::now_ms() }
+    }
+
+    fn at(self, ms: i64) -> Instant {
+        self.instant + Duration::from_millis((ms - self.ms).max(0) as u64)
+    }
+}
+
+/// What a connection's session keeps to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Unconfirmed messages at most.
+    pub(super) window: usize,
+    /// A client that was silent for so long is pinged; after twice as long it is dead.
+    pub(super) heartbeat: Duration,
+    /// Longest time without progress in writing.
+    pub(super) write_timeout: Duration,
+}
+
+/// What came in.
+pub(super) enum Input<'a> {
+    /// A text message.
+    Text {
+        text: &'a Utf8Bytes,
+        /// As configured now.
+        business: &'a Arc<Business>,
+        /// What the client may report as received.
+        receipts: &'a Receipts,
+    },
+    /// A ping, a pong, or a fragment that does not end its message.
+    Frame,
+    /// So many bytes of something that is not complete.
+    Progress(usize),
+    /// What [`Action::Check`] asked for, and the bytes of the message.
+    Checked(Result<Prepared, Nack>, usize),
+    /// The broker's answer to [`Action::Publish`].
+    Confirmed(String, Result<(), PublishError>),
+    /// The edge drains; this is the connection's part of it.
+    Drain(Share),
+    /// The deadline has come, or the timer fired early.
+    Time(SocketState),
+    /// The peer broke a rule.
+    Broken(CloseCode),
+    /// The queue is closing with this code, and what had to be written is written.
+    Flushed(CloseCode),
+    /// The peer sent a close frame with this code (1005: without one).
+    PeerClosed(u16),
+    /// The peer vanished.
+    Gone,
+}
+
+/// How the socket is doing, as far as time matters.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SocketState {
+    /// Since when the peer has taken nothing although something is to be written.
+    pub(super) stalled_since: Option<Instant>,
+    /// What is to be written goes before the close frame, see [`CloseCode::flushes`]; looked at only while the peer stalls.
+    pub(super) flushing: bool,
+    /// When a message that has begun is given up, and how the connection ends then.
+    pub(super) message_due: Option<(Instant, CloseCode)>,
+    /// A large message waits for room, and the socket is not read: silence means nothing.
+    pub(super) awaits_room: bool,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Queue this for the client.
+    Reply(Reply),
+    /// Queue a ping.
+    Ping,
+    /// Publish; the outcome is an [`Input::Confirmed`].
+    Publish(Prepared),
+    /// Check this message off this thread; the outcome is an [`Input::Checked`].
+    Check(Arc<Business>, Utf8Bytes),
+    /// From now on these tags address the connection.
+    SetTags(Vec<String>),
+    /// The client received these messages: the business hears of it.
+    Delivered(Vec<String>),
+    /// Count receipts that name no message.
+    CountRefusedReceipts(usize),
+    /// Count that the socket is not read for a while.
+    CountSlowed,
+    /// Close the queue: nothing more is accepted, and [`Input::Flushed`] follows.
+    Close(CloseCode),
+    /// The connection ends like this. The last action.
+    End(End),
+}
+
+/// Performs actions.
+pub(super) type Perform<'a> = dyn FnMut(Action) + 'a;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Machine {
+    rules: Rules,
+    /// Whether control frames are on.
+    control: bool,
+    keys: Arc<KeyRing>,
+    /// Who the client is, and until when. A refresh replaces tags and end.
+    ticket: Ticket,
+    /// Its messages: `messagesPerSecond` and `burst`.
+    messages: Bucket,
+    /// Its input that brings the business nothing.
+    flood: ConnectionBucket,
+    /// The socket is not read before.
+    paused_until: Option<Instant>,
+    unconfirmed: usize,
+    /// A message's content is being checked; nothing is read meanwhile, so that messages keep their order.
+    checking: bool,
+    /// When to tell the client of the session's end; `None` = it was told.
+    expiring_at: Option<i64>,
+    /// Last sign of life.
+    heard: Instant,
+    pinged: bool,
+    drain: Option<Share>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Closing(CloseCode),
+    Ended,
+}
+
+impl Machine {
+    /// A connection that begins now.
+    pub(super) fn new(
+        rules: Rules,
+        control: bool,
+        ticket: Ticket,
+        keys: Arc<KeyRing>,
+        flood: ConnectionBucket,
+        now: Now,
+    ) -> Self {
+        Self {
+            rules,
+            control,
+            keys,
+            expiring_at: Some(expiring_at(ticket.session_ends_at, now)),
+            ticket,
+            messages: Bucket::default(),
+            flood,
+            paused_until: None,
+            unconfirmed: 0,
+            checking: false,
+            heard: now.instant,
+            pinged: false,
+            drain: None,
+            phase: Phase::Open,
+        }
+    }
+
+    /// Whether the socket is to be read.
+    pub(super) fn may_read(&self) -> bool {
+        self.unconfirmed < self.rules.window && self.paused_until.is_none() && !self.checking
+    }
+
+    /// When [`Input::Time`] is due at the latest.
+    pub(super) fn deadline(&self, socket: &SocketState, now: Now) -> Instant {
+        let quiet = self.heard + self.rules.heartbeat * if self.pinged { 2 } else { 1 };
+        let mut due = quiet;
+        let stalled = socket.stalled_since.map(|since| since + self.rules.write_timeout);
+        for at in [stalled, self.paused_until].into_iter().flatten() {
+            due = due.min(at);
+        }
+        // Once it is closing there is nothing left to begin.
+        if self.phase == Phase::Open {
+            due = due.min(now.at(self.expiring_at.unwrap_or(self.ticket.session_ends_at)));
+            for at in [socket.message_due.map(|(at, _)| at), self.drain.map(|share| share.due)].into_iter().flatten() {
+                due = due.min(at);
+            }
+        }
+        due
+    }
+
+    /// Takes an input and hands out what is to be done.
+    pub(super) fn handle(&mut self, input: Input<'_>, now: Now, perform: &mut Perform<'_>) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        match input {
+            Input::Text { text, business, receipts } => {
+                self.alive(now);
+                // Nobody could hear what became of it.
+                if self.phase == Phase::Open {
+                    self.text(text, business, receipts, now, perform);
+                }
+            }
+            Input::Frame => self.trickle(now, perform),
+            Input::Progress(bytes) if (1..TRICKLE).contains(&bytes) => self.trickle(now, perform),
+            Input::Progress(_) => self.alive(now),
+            Input::Checked(prepared, bytes) => {
+                self.checking = false;
+                if self.phase == Phase::Open {
+                    self.publish(prepared, bytes, now, perform);
+                }
+            }
+            Input::Confirmed(id, outcome) => self.confirmed(id, outcome, perform),
+            Input::Drain(share) => self.drain = Some(share),
+            Input::Time(socket) => self.time(socket, now, perform),
+            Input::Broken(code) => {
+                self.close(code, perform);
+                self.end(End::Close(self.cause().unwrap_or(code)), perform);
+            }
+            Input::Flushed(code) => self.end(End::Close(self.cause().unwrap_or(code)), perform),
+            Input::PeerClosed(code) => self.end(End::Answer(code), perform),
+            Input::Gone => self.end(End::Vanished("the peer vanished"), perform),
+        }
+    }
+
+    fn alive(&mut self, now: Now) {
+        self.heard = now.instant;
+        self.pinged = false;
+    }
+
+    /// Something without content: it costs as much as a frame.
+    fn trickle(&mut self, now: Now, perform: &mut Perform<'_>) {
+        self.alive(now);
+        self.charge(0, now, perform);
+    }
+
+    /// Charges something that brings the business nothing, of so many bytes; beyond the burst the socket is not read for a while.
+    fn charge(&mut self, bytes: usize, now: Now, perform: &mut Perform<'_>) {
+        if let Some(until) = self.flood.charge(bytes, now.instant) {
+            if self.paused_until.is_none() {
+                perform(Action::CountSlowed);
+            }
+            self.paused_until = Some(until);
+        }
+    }
+
+    fn time(&mut self, socket: SocketState, now: Now, perform: &mut Perform<'_>) {
+        if self.paused_until.is_some_and(|until| now.instant >= until) {
+            self.paused_until = None;
+        }
+        self.session_end(now, perform);
+        if socket.stalled_since.is_some_and(|since| now.instant >= since + self.rules.write_timeout) {
+            // Any other cause ends with its code as soon as the socket is polled, without waiting for the peer.
+            if socket.flushing {
+                return self.end(End::Vanished("it took nothing while its queue was flushed"), perform);
+            }
+            self.close(CloseCode::TooSlow, perform);
+        }
+        if let Some((_, code)) = socket.message_due.filter(|(due, _)| now.instant >= *due) {
+            self.close(code, perform);
+        }
+        if socket.awaits_room {
+            self.alive(now);
+        }
+        if now.instant >= self.heard + self.rules.heartbeat * 2 {
+            return self.end(End::Vanished("no sign of life within two heartbeats"), perform);
+        }
+        if !self.pinged && now.instant >= self.heard + self.rules.heartbeat {
+            self.pinged = true;
+            if self.phase == Phase::Open {
+                perform(Action::Ping);
+            }
+        }
+        self.leave(now, perform);
+    }
+
+    fn session_end(&mut self, now: Now, perform: &mut Perform<'_>) {
+        let ends_at = self.ticket.session_ends_at;
+        if now.ms >= ends_at {
+            self.close(CloseCode::SessionOver, perform);
+        } else if self.expiring_at.is_some_and(|due| now.ms >= due) {
+            self.expiring_at = None;
+            self.reply(Reply::Expiring { in_seconds: (ends_at - now.ms).max(0) as u64 / 1000 }, perform);
+        }
+    }
+
+    /// The drain: the client is told to go, and a while later it is closed.
+    fn leave(&mut self, now: Now, perform: &mut Perform<'_>) {
+        let Some(share) = self.drain.as_mut().filter(|share| now.instant >= share.due) else { return };
+        match share.announce(now.instant) {
+            Some(reconnect_within) => self.reply(Reply::Drain { reconnect_within }, perform),
+            // Messages that still wait for their confirm get their answer first.
+            None if (self.unconfirmed > 0 || self.checking) && !share.exhausted(now.instant) => {
+                share.postpone(now.instant);
+            }
+            None => self.close(CloseCode::Drain, perform),
+        }
+    }
+
+    /// What brings the client back to this session.
+    pub(super) fn resume_token(&self) -> String {
+        ticket::seal(&self.keys, &self.ticket.to_resume())
+    }
+
+    /// End of the session, ms since the epoch.
+    pub(super) fn session_ends_at(&self) -> i64 {
+        self.ticket.session_ends_at
+    }
+
+    fn reply(&self, reply: Reply, perform: &mut Perform<'_>) {
+        if self.phase == Phase::Open {
+            perform(Action::Reply(reply));
+        }
+    }
+
+    fn close(&mut self, code: CloseCode, perform: &mut Perform<'_>) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing(code);
+            perform(Action::Close(code));
+        }
+    }
+
+    fn end(&mut self, end: End, perform: &mut Perform<'_>) {
+        self.phase = Phase::Ended;
+        perform(Action::End(end));
+    }
+
+    /// Why it is closing, as far as that was decided here.
+    fn cause(&self) -> Option<CloseCode> {
+        match self.phase {
+            Phase::Closing(code) => Some(code),
+            Phase::Open | Phase::Ended => None,
+        }
+    }
+}
+
+/// When to tell of the end: a minute before, in short sessions after two thirds.
+fn expiring_at(ends_at: i64, now: Now) -> i64 {
+    let left = (ends_at - now.ms).max(0);
+    ends_at - (EXPIRING_BEFORE.as_millis() as i64).min(left / 3)
+}
+
+#[cfg(test)]
+mod tests;
