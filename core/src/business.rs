@@ -1,10 +1,10 @@
 //! The declaration: one `WsBusiness` resource says which messages the clients of one business may send and receive. The CRD, the offline
-//! check and the operator all come from these types; what the types can't say is a CEL rule of [`rules`].
+//! check and the operator are all based on these types; what the types can't express is a CEL rule of [`rules`].
 //!
-//! Every string and list is bounded, so that the rules fit the API server's cost budget. An absent limit means its default, never
+//! Every string and list is bounded, so that the rules stay within the API server's cost budget. An absent limit means its default, never
 //! "unlimited".
 
-// The KubeSchema derive copies each type into a function, where `pub` means nothing.
+// The KubeSchema derive copies each type into a function, where `pub` has no effect.
 #![allow(unreachable_pub)]
 
 mod auth;
@@ -28,9 +28,9 @@ pub const API_VERSION: &str = "wirepost.dev/v1alpha1";
 /// `kind` of the resource.
 pub const KIND: &str = "WsBusiness";
 
-/// Seconds for which pushes are kept where the declaration names none: a day.
+/// Seconds for which pushes are kept by default: a day.
 pub const DEFAULT_RETENTION_SECONDS: i64 = 86_400;
-/// Bytes of pushes that are kept where the declaration names none.
+/// Bytes of pushes that are kept by default.
 pub const DEFAULT_RETENTION_BYTES: &str = "1Gi";
 
 /// What the clients of one business may send and receive, who they are, and how long pushes are kept.

@@ -1,7 +1,7 @@
 //! Declarations → broker topology and edge configuration. Pure and deterministic: equal declarations give equal results, in any order.
 //!
-//! One bad business never stops another. The business type belongs to the oldest resource that claims it, even while that resource is
-//! otherwise invalid: a typo must not hand a team's queues to another team.
+//! An invalid business never affects another. The business type belongs to the oldest resource that claims it, even while that resource is
+//! invalid: a typo must not give a team's queues to another team.
 
 mod config;
 mod policies;
@@ -26,16 +26,16 @@ use crate::{
     validate,
 };
 
-/// What all declarations together come to.
+/// The result for all declarations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Compilation {
-    /// Businesses that run, sorted by business type.
+    /// Accepted businesses, sorted by business type.
     pub accepted: Vec<Compiled>,
-    /// Those that don't, sorted by owner.
+    /// Rejected ones, sorted by owner.
     pub rejected: Vec<Rejection>,
 }
 
-/// One business that runs.
+/// An accepted business.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compiled {
     /// The business type.
@@ -44,11 +44,11 @@ pub struct Compiled {
     pub owner: String,
     /// What it needs on the broker.
     pub topology: Topology,
-    /// What the edges run. `auth.apiKeys` is empty: whoever holds the keys adds them.
+    /// What the edges run. `auth.apiKeys` is empty: the operator adds them.
     pub config: BusinessConfig,
 }
 
-/// One business that does not run.
+/// A rejected business.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rejection {
     /// The business type it asks for.
@@ -60,7 +60,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// The reason for the `Accepted` condition: that of the first problem.
+    /// The reason for the `Accepted` condition: the first problem's.
     pub fn reason(&self) -> Reason {
         self.problems.first().map_or(Reason::InvalidSpec, |problem| problem.reason)
     }
@@ -76,7 +76,7 @@ pub fn compile(businesses: &[WsBusiness]) -> Compilation {
         let taken = |other: &&WsBusiness| Rejection {
             business: business.to_owned(),
             owner: other.owner(),
-            problems: vec![taken(business, &owner.owner())],
+            problems: vec![business_type_taken(business, &owner.owner())],
         };
         out.rejected.extend(others.iter().map(taken));
         match compile_one(owner) {
@@ -88,8 +88,8 @@ pub fn compile(businesses: &[WsBusiness]) -> Compilation {
     out
 }
 
-/// Who claims which business type, each list with the rightful owner first. Deterministic: oldest `creationTimestamp` (a resource without
-/// one is newest), then namespace and name.
+/// Business type → its claimants, the owner first. Deterministic: oldest `creationTimestamp` (a resource without one is newest), then
+/// namespace and name.
 pub fn claims(businesses: &[WsBusiness]) -> BTreeMap<&str, Vec<&WsBusiness>> {
     let mut claims: BTreeMap<&str, Vec<&WsBusiness>> = BTreeMap::new();
     for business in businesses {
@@ -101,17 +101,17 @@ pub fn claims(businesses: &[WsBusiness]) -> BTreeMap<&str, Vec<&WsBusiness>> {
     claims
 }
 
-/// Of several resources that claim one business type, the one with the least seniority key owns it: the oldest `creationTimestamp` (a
-/// resource without one is newest), then namespace and name.
+/// Sort key of claimants: the least one owns the business type. The oldest `creationTimestamp` first (a resource without one is newest), then
+/// namespace and name.
 pub fn seniority(metadata: &ObjectMeta) -> impl Ord + '_ {
     let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
     (created.is_none(), created, &metadata.namespace, &metadata.name)
 }
 
-/// Compiles one declaration, without regard to who else claims its business type.
+/// Compiles one declaration, regardless of other claimants of its business type.
 ///
 /// # Errors
-/// Everything that is wrong with it. A resource may be stored that today's schema would refuse, so all is checked again here.
+/// Everything that is wrong with it. A stored resource may be one that today's schema would reject, so everything is checked again here.
 pub fn compile_one(business: &WsBusiness) -> Result<Compiled, Rejection> {
     let problems = validate::check_resource(business);
     if !problems.is_empty() {
@@ -120,8 +120,8 @@ pub fn compile_one(business: &WsBusiness) -> Result<Compiled, Rejection> {
     Ok(compiled(business))
 }
 
-/// Compiles a declaration that was accepted once, which today's rules may refuse. `None`: its queues contradict each other, so that it can't
-/// have been accepted.
+/// Compiles a declaration that was accepted once, which today's rules may reject. `None`: its queues contradict each other, so it can't have
+/// been accepted.
 pub fn compile_accepted(business: &WsBusiness) -> Option<Compiled> {
     merge_queues(&business.spec.routes).ok()?;
     Some(compiled(business))
@@ -140,7 +140,7 @@ fn compiled(business: &WsBusiness) -> Compiled {
 pub(crate) use config::config as edge_config;
 
 /// The problem of a resource whose business type belongs to `owner`, an older one (`namespace/name`).
-pub fn taken(business: &str, owner: &str) -> Problem {
+pub fn business_type_taken(business: &str, owner: &str) -> Problem {
     Problem::new(
         "spec.businessType",
         Reason::BusinessTypeTaken,

@@ -1,28 +1,28 @@
-//! JSON Schemas of `content`: what is accepted as one, and how content is checked with it. The check of a declaration and the edge use the
-//! same type, so that an accepted schema is one that every edge can run, at a bounded cost for each message.
+//! JSON Schemas of `content`: which schemas are accepted, and how content is validated. Declarations and edges use the same type, so an
+//! accepted schema is one that every edge can run, at a bounded cost for each message.
 
 mod cost;
 
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
-use cost::Plan;
+use cost::CostModel;
 
 /// Largest schema, as JSON text, in bytes.
 pub const MAX_BYTES: usize = 64 << 10;
 /// Deepest nesting of a schema, references followed.
 pub const MAX_DEPTH: usize = 64;
 /// Most JSON values in a schema when every reference is replaced by its target. Bounds the work for one value of a message: a chain of
-/// schemas that each refer twice to the next would double it with every link.
+/// schemas that each reference the next one twice would double it with every link.
 pub const MAX_WEIGHT: usize = 20_000;
-/// Most steps for one value of a message, texts aside: what is only within [`MAX_WEIGHT`] may still look at a value many times.
+/// Most steps for one value of a message, apart from its text: a schema within [`MAX_WEIGHT`] may still visit a value many times.
 pub const MAX_VALUE_STEPS: u64 = 100_000;
 /// Compiled size of one `pattern`, in bytes.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// Most steps (a keyword looked at for one value) that checking one message may take; about a fifth of a second at worst.
+/// Most steps (one keyword evaluated for one value) for one message; about a fifth of a second at worst.
 pub const MAX_STEPS: u64 = 4_000_000;
-/// Steps up to which a check is *light*: a millisecond or so, which nobody has to wait for.
+/// Steps up to which a check is *light*: about a millisecond, short enough to block the caller.
 pub const LIGHT_STEPS: u64 = 50_000;
 /// Steps up to which a mismatch among branches (`anyOf`, `oneOf`) is explained: that takes time and memory for each of their errors.
 const EXPLAINED_STEPS: u64 = 65_536;
@@ -33,16 +33,16 @@ const MAX_REASON: usize = 300;
 #[derive(Debug)]
 pub struct Schema {
     validator: Validator,
-    plan: Plan,
+    plan: CostModel,
 }
 
 /// Why content is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// It does not fit.
+pub enum ContentError {
+    /// It does not match the schema.
     #[error("{0}")]
     Mismatch(String),
-    /// To see whether it fits would take more than [`MAX_STEPS`].
+    /// Validating it would take more than [`MAX_STEPS`].
     #[error(
         "content has too many values to be checked against the route's JSON Schema (more than {MAX_STEPS} steps); send it in several \
          messages, or make the schema simpler"
@@ -72,7 +72,7 @@ impl Schema {
                 let place = if place.is_empty() { place } else { format!(", at {place}") };
                 format!("is not valid: {error}{place}")
             })?;
-        let plan = Plan::new(schema);
+        let plan = CostModel::new(schema);
         if plan.worst_of_one_value() > MAX_VALUE_STEPS {
             return Err(format!(
                 "takes up to {} steps to check a single value, the limit is {MAX_VALUE_STEPS}",
@@ -82,32 +82,32 @@ impl Schema {
         Ok(Self { validator, plan })
     }
 
-    /// Whether checking this content is cheap enough to be done at once, by whoever has it. Does not parse it.
+    /// Whether validating this content is cheap enough for the caller's own task. Does not parse it.
     pub fn is_light(&self, content: &str) -> bool {
         self.plan.worst(content) <= LIGHT_STEPS
     }
 
-    /// Whether `content` (JSON text) fits. Takes a bounded time.
+    /// Validates `content` (JSON text), in bounded time.
     ///
     /// # Errors
-    /// See [`Unfit`].
-    pub fn check(&self, content: &str) -> Result<(), Unfit> {
-        let value: Value = serde_json::from_str(content).map_err(|error| Unfit::Mismatch(error.to_string()))?;
+    /// See [`ContentError`].
+    pub fn check(&self, content: &str) -> Result<(), ContentError> {
+        let value: Value = serde_json::from_str(content).map_err(|error| ContentError::Mismatch(error.to_string()))?;
         let mut steps = self.plan.worst(content);
         if steps > EXPLAINED_STEPS {
-            steps = self.plan.count(&value, MAX_STEPS).ok_or(Unfit::TooComplex)?;
+            steps = self.plan.count(&value, MAX_STEPS).ok_or(ContentError::TooComplex)?;
         }
         if self.plan.branches() && steps > EXPLAINED_STEPS {
             let fits = self.validator.is_valid(&value);
             return if fits {
                 Ok(())
             } else {
-                Err(Unfit::Mismatch("content does not fit; it is too large to say where".into()))
+                Err(ContentError::Mismatch("content does not match; it is too large to say where".into()))
             };
         }
         self.validator.validate(&value).map_err(|error| {
             let reason = format!("content{}: {error}", error.instance_path());
-            Unfit::Mismatch(reason.chars().take(MAX_REASON).collect())
+            ContentError::Mismatch(reason.chars().take(MAX_REASON).collect())
         })
     }
 }
@@ -201,7 +201,7 @@ mod tests {
         .unwrap();
         assert_eq!(schema.check(r#"{"qrId": "a"}"#), Ok(()));
         for bad in [r#"{"qrId": "A"}"#, "{}", "null"] {
-            assert!(matches!(schema.check(bad), Err(Unfit::Mismatch(_))), "{bad}");
+            assert!(matches!(schema.check(bad), Err(ContentError::Mismatch(_))), "{bad}");
         }
     }
 
@@ -230,7 +230,7 @@ mod tests {
         ] {
             let schema = compile(&schema).unwrap();
             assert!(!schema.is_light(content));
-            assert_eq!(schema.check(content), Err(Unfit::TooComplex));
+            assert_eq!(schema.check(content), Err(ContentError::TooComplex));
         }
     }
 
@@ -251,7 +251,7 @@ mod tests {
         assert!(schema.is_light(&order(5, "null")), "what most messages are");
         assert_eq!(schema.check(&order(12_000, "null")), Ok(()), "a megabyte");
         for lines in [3, 12_000] {
-            assert!(matches!(schema.check(&order(lines, "{}")), Err(Unfit::Mismatch(_))), "{lines}");
+            assert!(matches!(schema.check(&order(lines, "{}")), Err(ContentError::Mismatch(_))), "{lines}");
         }
     }
 

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 
 use crate::business::WsBusiness;
 
-/// The CRD as JSON, made plain for people and for the API server:
-/// no `nullable` (an absent field is the only way to say "default"; the API server drops a null), no unsigned formats, and a bound on
-/// `metadata.name`, which the rules read.
+/// The CRD as JSON, simplified for people and for the API server: no `nullable` (an absent field is the only way to say "default"; the API
+/// server drops a null), no unsigned formats, and a bound on `metadata.name`, which the rules read.
 #[expect(clippy::expect_used, reason = "the derived type always serializes; a test runs this")]
 pub fn crd() -> Value {
     let mut crd = serde_json::to_value(WsBusiness::crd()).expect("a derived CRD serializes to JSON");

@@ -1,4 +1,4 @@
-//! The position that a client carries: which message it saw last.
+//! The position that a client carries: the last message that it saw.
 
 use std::{fmt, str::FromStr};
 
@@ -7,17 +7,17 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 const VERSION: u8 = 1;
 /// Version, partition, offset and fingerprint.
 const FIXED: usize = 1 + 2 + 8 + 8;
-/// Longest text that is looked at: a business type has at most 40 bytes.
+/// Longest text that is parsed: a business type has at most 40 bytes.
 const MAX_TEXT: usize = 128;
 
-/// The last message that a client saw: business, stream partition, offset, and a fingerprint of that very message. RabbitMQ does not tell a
-/// recreated stream from the old one, so the fingerprint, not the number, proves continuity. Opaque to clients; a forged one only gives
-/// its bearer a gap.
+/// The last message that a client saw: business, stream partition, offset, and a fingerprint of that very message. RabbitMQ does not
+/// distinguish a recreated stream from the old one, so the fingerprint, not the offset, proves continuity. Opaque to clients; a forged one only
+/// gets a gap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// The business.
     pub business: String,
-    /// The partition of its stream; 0 while a business has one.
+    /// The partition of its stream; always 0, since a business has one.
     pub partition: u16,
     /// Offset of the message in the stream.
     pub offset: u64,
@@ -28,7 +28,7 @@ pub struct Cursor {
 /// Why a text is not a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a cursor of wirepost")]
-pub struct BadCursor;
+pub struct CursorError;
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,23 +43,23 @@ impl fmt::Display for Cursor {
 }
 
 impl FromStr for Cursor {
-    type Err = BadCursor;
+    type Err = CursorError;
 
-    fn from_str(text: &str) -> Result<Self, BadCursor> {
+    fn from_str(text: &str) -> Result<Self, CursorError> {
         if text.len() > MAX_TEXT {
-            return Err(BadCursor);
+            return Err(CursorError);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadCursor)?;
-        let (fixed, business) = bytes.split_first_chunk::<FIXED>().ok_or(BadCursor)?;
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError)?;
+        let (fixed, business) = bytes.split_first_chunk::<FIXED>().ok_or(CursorError)?;
         let [VERSION, p0, p1, rest @ ..] = fixed else {
-            return Err(BadCursor);
+            return Err(CursorError);
         };
-        let (offset, fingerprint) = rest.split_first_chunk::<8>().ok_or(BadCursor)?;
+        let (offset, fingerprint) = rest.split_first_chunk::<8>().ok_or(CursorError)?;
         Ok(Self {
-            business: String::from_utf8(business.to_vec()).map_err(|_| BadCursor)?,
+            business: String::from_utf8(business.to_vec()).map_err(|_| CursorError)?,
             partition: u16::from_be_bytes([*p0, *p1]),
             offset: u64::from_be_bytes(*offset),
-            fingerprint: u64::from_be_bytes(fingerprint.try_into().map_err(|_| BadCursor)?),
+            fingerprint: u64::from_be_bytes(fingerprint.try_into().map_err(|_| CursorError)?),
         })
     }
 }

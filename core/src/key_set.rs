@@ -1,6 +1,6 @@
-//! Public keys of an issuer (RFC 7517), as issuers write them: with padded or plain base64, leading zero bytes, a number for a `kid`, and
-//! keys for other purposes in between. `wirepost check`, the operator and the edges read a set by this one function, so a set that the
-//! check accepts is a set that edges can use.
+//! Public keys of an issuer (RFC 7517), as issuers write them: with padded or plain base64, leading zero bytes, a number as `kid`, and keys
+//! for other purposes in between. `wirepost check`, the operator and the edges read a set with this one function, so a set that the check
+//! accepts is a set that edges can use.
 
 use base64::{
     Engine,
@@ -9,7 +9,7 @@ use base64::{
 };
 use serde_json::{Map, Value};
 
-/// Most keys of a set that are looked at.
+/// Most keys of a set.
 pub const MAX_KEYS: usize = 64;
 /// RSA moduli that can check a signature, in bytes: 2048 bits (NIST SP 800-131A) to 8192 bits.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
@@ -18,7 +18,7 @@ const MAX_EXPONENT: usize = 4;
 /// A coordinate on P-256, and an Ed25519 key.
 const CURVE_BYTES: usize = 32;
 
-/// What the bits that base64 does not need hold, and whether `=` fills the end up, is of no meaning for a key.
+/// The unused bits of base64 and its `=` padding mean nothing for a key.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -104,14 +104,14 @@ pub enum KeyDefect {
     Length,
 }
 
-/// Not a set at all. One odd key in it is no reason.
+/// Not a set at all. A single unusable key in it is not an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
-    /// Not of the form.
+    /// Not of the form that the message shows.
     #[error("key set is not of the form {{\"keys\": [{{\"kty\": …}}]}} (RFC 7517)")]
     Form,
     /// Too many keys.
-    #[error("key set has {0} keys, at most {MAX_KEYS} are taken")]
+    #[error("key set has {0} keys, at most {MAX_KEYS} are allowed")]
     TooMany(usize),
 }
 
@@ -147,7 +147,7 @@ pub fn id(kid: Option<&Value>) -> Result<Option<String>, KeyDefect> {
     match kid {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(id)) => Ok(Some(id.clone())),
-        // RFC 7517 wants text, but `kid: 20260101` in YAML is a number. A fraction or an exponent has no one form.
+        // RFC 7517 requires a string, but `kid: 20260101` in YAML is a number. A fraction or an exponent has no single form.
         Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(Some(id.to_string())),
         Some(_) => Err(KeyDefect::Id),
     }
@@ -176,7 +176,7 @@ fn material(key: &Map<String, Value>) -> Result<KeyMaterial, KeyDefect> {
     let names: &[&str] = match (text("kty"), text("crv")) {
         (Some("RSA"), _) => &["RS256"],
         (Some("EC"), Some("P-256")) => &["ES256"],
-        // RFC 9864 gives the curve's own name to what RFC 8037 called EdDSA.
+        // RFC 9864 names the algorithm after the curve; RFC 8037 called it EdDSA.
         (Some("OKP"), Some("Ed25519")) => &["EdDSA", "Ed25519"],
         _ => return Err(KeyDefect::Kind),
     };
@@ -238,7 +238,7 @@ fn unsigned(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Some leave the zero bytes out that RFC 7518, section 6.2.1.2, wants in front.
+/// Some issuers omit the leading zero bytes that RFC 7518, section 6.2.1.2, requires.
 fn filled(number: &[u8]) -> Option<[u8; CURVE_BYTES]> {
     let mut full = [0; CURVE_BYTES];
     full.get_mut(CURVE_BYTES.checked_sub(number.len())?..)?.copy_from_slice(number);

@@ -1,5 +1,12 @@
-//! What every part of wirepost must agree on, without I/O: the `WsBusiness` declaration, the envelope and control frames of the wire,
-//! broker names, and `compile`: declarations -> broker topology + edge configuration.
+//! What every part of wirepost must agree on, without I/O.
+//!
+//! - [`business`]: the `WsBusiness` resource; [`validate`]: its rules, offline; [`crd`]: its definition; [`problem`]: what is wrong with one
+//! - [`compile`](mod@compile): declarations → broker [`topology`] + edge configuration; [`names`]: broker objects
+//! - [`contract`]: what operator and edges agree on
+//! - [`envelope`], [`frames`], [`cursor`], [`send_type`]: the wire; [`asyncapi`]: its description
+//! - [`content`], [`pattern`], [`origin`], [`key_set`], [`public_url`]: what declarations contain, and how it is matched
+
+#![warn(missing_docs)]
 
 pub mod asyncapi;
 pub mod business;
@@ -10,6 +17,7 @@ pub mod crd;
 pub mod cursor;
 pub mod envelope;
 pub mod frames;
+pub mod hex;
 pub mod key_set;
 pub mod names;
 pub mod origin;
@@ -25,6 +33,7 @@ pub use compile::{Compilation, Compiled, Rejection, compile};
 pub use contract::{condition::Reason, edge_config};
 pub use cursor::Cursor;
 pub use envelope::{Envelope, EnvelopeError};
+pub use hex::hex;
 pub use problem::Problem;
 pub use public_url::PublicUrl;
 pub use send_type::SendType;

@@ -1,14 +1,14 @@
-//! Names of broker objects. Everything of business `B` is called `wirepost.B.…`; the business type never holds a dot, so two businesses
-//! can't collide and a name tells its owner.
-
-use std::fmt::Write;
+//! Names of broker objects. Everything of business `B` is called `wirepost.B.…`; the business type never contains a dot, so two businesses
+//! can't collide and a name identifies its owner.
 
 use sha2::{Digest, Sha256};
+
+use crate::hex;
 
 /// Names and routing keys are short strings in AMQP 0-9-1.
 const MAX_SHORT: usize = 255;
 
-/// What every broker object of ours begins with. Objects without it are never touched.
+/// The prefix of every broker object of ours. Objects without it are never touched.
 pub const PREFIX: &str = "wirepost.";
 
 /// Topic exchange for client → server messages; routing key = message type.
@@ -26,12 +26,12 @@ pub fn events_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.events")
 }
 
-/// Queue that the business declares itself, to listen to its events.
+/// Queue that the business declares itself, to consume its events.
 pub fn events_queue(business: &str, queue: &str) -> String {
     format!("{PREFIX}{business}.events.{queue}")
 }
 
-/// Broker user of the business's own services; each rotation of its password has another `suffix`.
+/// Broker user of the business's own services; each rotation has another `suffix`.
 pub fn user(business: &str, suffix: &str) -> String {
     format!("{PREFIX}{business}.{suffix}")
 }
@@ -51,19 +51,14 @@ pub fn route_queue(business: &str, queue: &str) -> String {
     format!("{PREFIX}{business}.q.{queue}")
 }
 
-/// What a queue is bound to [`receive_exchange`] with, alone: the edge says which queue a message is for, and no pattern of a routing key
-/// decides it. Holds a space, so no message type is equal to it, and no wildcard word.
+/// The only key that a queue is bound to [`receive_exchange`] with: the edge decides which queue a message is for, not a pattern of routing
+/// keys. Contains a space, so no message type equals it, and no wildcard.
 pub fn queue_key(queue: &str) -> String {
     let key = format!("queue {queue}");
     if key.len() <= MAX_SHORT && !key.contains(['*', '#']) {
         return key;
     }
-    let digest = Sha256::digest(queue.as_bytes());
-    digest.iter().fold("digest ".to_owned(), |mut key, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(key, "{byte:02x}");
-        key
-    })
+    format!("digest {}", hex(Sha256::digest(queue.as_bytes())))
 }
 
 /// Queue of messages that exceeded their delivery limit.
@@ -76,12 +71,12 @@ pub fn dead_letter_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.dlx")
 }
 
-/// Direct exchange that leads to each route's queue by its name: the way back for a message of [`dead_queue`].
+/// Direct exchange that routes to each route's queue by its name: it requeues messages of [`dead_queue`].
 pub fn replay_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.replay")
 }
 
-/// Fanout exchange and queue of one name: the alternate exchange of `receive`. Keeps what a lost binding would have lost.
+/// Fanout exchange and queue of the same name: the alternate exchange of `receive`. Keeps messages whose binding is missing.
 pub fn unrouted(business: &str) -> String {
     format!("{PREFIX}{business}.unrouted")
 }
@@ -103,7 +98,7 @@ pub fn exact_pattern(name: &str) -> String {
     format!("^{}$", escape(name))
 }
 
-/// `name` with everything that a regular expression could take as special escaped.
+/// `name` with everything escaped that is special in a regular expression.
 pub fn escape(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 8);
     for c in name.chars() {

@@ -1,7 +1,7 @@
-//! Origins of pages and apps, as they are declared and as an `Origin` header names them. Two are the same if scheme, host and port are:
-//! case does not count, nor does a port that the scheme means anyway.
+//! Origins of pages and apps, as declared and as an `Origin` header names them. Two are the same if scheme, host and port are; case and a
+//! default port make no difference.
 
-/// An origin taken apart. Borrowed, since every request with an `Origin` is compared with every declared one.
+/// A parsed origin. Borrowed, since every request with an `Origin` is compared with every declared one.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     scheme: &'a str,
@@ -10,7 +10,7 @@ pub struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    /// `scheme://host:port`, with the slash that browsers' address bars add. `None` for anything else, `null` among it.
+    /// `scheme://host:port`, with the slash that browsers' address bars add. `None` for anything else, including `null`.
     pub fn parse(text: &'a str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         Self::of(scheme, rest.strip_suffix('/').unwrap_or(rest))
@@ -18,7 +18,7 @@ impl<'a> Origin<'a> {
 
     /// The origin of a page that this scheme and authority (`host:port`) serve.
     pub fn of(scheme: &'a str, authority: &'a str) -> Option<Self> {
-        // Of an IPv6 address in brackets the colons are no port's.
+        // The colons of an IPv6 address in brackets do not begin a port.
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse().ok()?)),
             _ => (authority, None),
@@ -30,7 +30,7 @@ impl<'a> Origin<'a> {
         Some(Self { scheme, host, port: port.or_else(|| default_port(scheme)) })
     }
 
-    /// Whether both are one.
+    /// Whether both are the same origin.
     pub fn is(&self, other: &Self) -> bool {
         self.scheme.eq_ignore_ascii_case(other.scheme) && self.is_served_by(other)
     }

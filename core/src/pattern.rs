@@ -1,13 +1,13 @@
-//! AMQP topic patterns, matched as the broker's topic exchange does (AMQP 0-9-1, section 3.1.3.3): words divided by dots, `*` is one
-//! word, `#` is any number of words, none included.
+//! AMQP topic patterns, matched as the broker's topic exchange does (AMQP 0-9-1, section 3.1.3.3): words separated by dots, `*` is one
+//! word, `#` is any number of words, including none.
 
-/// Whether `pattern` takes `key`. Runs in O(words of pattern x words of key), whatever the pattern: no exponential backtracking.
+/// Whether `pattern` matches `key`. Runs in O(words of pattern x words of key), whatever the pattern: no exponential backtracking.
 pub fn matches(pattern: &str, key: &str) -> bool {
     if !pattern.contains(['*', '#']) {
         return pattern == key;
     }
     let key: Vec<&str> = key.split('.').collect();
-    // reachable[j]: the pattern read so far can take the first j words of the key.
+    // reachable[j]: the part of the pattern read so far matches the first j words of the key.
     let mut reachable = vec![false; key.len() + 1];
     reachable[0] = true;
     for word in pattern.split('.') {

@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 use crate::origin::Origin;
 
-/// `wss://host[:port][/path]`, or the same with `ws`, `https` or `http`: the scheme says whether there is TLS, and each user takes the form
-/// that it needs. Without a slash at the end.
+/// `wss://host[:port][/path]`, or the same with `ws`, `https` or `http`: the scheme says whether TLS is used, and each caller gets the form
+/// that it needs. Without a trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl {
     secure: bool,
@@ -35,16 +35,16 @@ impl PublicUrl {
     }
 }
 
-/// Why no client could connect to an address. The address is not in the message: it may hold a password.
+/// Why no client could connect to an address. The message does not contain the address: it may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadPublicUrl {
+pub enum PublicUrlError {
     /// Neither WebSocket nor HTTP.
     Scheme,
     /// A user or password, which browsers refuse in such an address.
     User,
     /// A query or fragment, to which no path can be added.
     Query,
-    /// No host, or something that is none.
+    /// No host, or not a host name.
     Host,
     /// Not a port.
     Port,
@@ -52,14 +52,14 @@ pub enum BadPublicUrl {
     Path,
 }
 
-impl std::error::Error for BadPublicUrl {}
+impl std::error::Error for PublicUrlError {}
 
-impl fmt::Display for BadPublicUrl {
+impl fmt::Display for PublicUrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self {
-            Self::Scheme => "begins with none of wss://, ws://, https:// and http://",
-            Self::User => "holds a user name or password",
-            Self::Query => "holds a query or fragment (? or #)",
+            Self::Scheme => "does not begin with wss://, ws://, https:// or http://",
+            Self::User => "contains a user name or password",
+            Self::Query => "contains a query or fragment (? or #)",
             Self::Host => "names no host that clients can look up",
             Self::Port => "has a port that is not a number from 1 to 65535",
             Self::Path => "has a path with spaces or characters that must be percent-encoded",
@@ -72,36 +72,36 @@ impl fmt::Display for BadPublicUrl {
 }
 
 impl FromStr for PublicUrl {
-    type Err = BadPublicUrl;
+    type Err = PublicUrlError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (scheme, rest) = text.split_once("://").ok_or(BadPublicUrl::Scheme)?;
+        let (scheme, rest) = text.split_once("://").ok_or(PublicUrlError::Scheme)?;
         let secure = match scheme.to_ascii_lowercase().as_str() {
             "wss" | "https" => true,
             "ws" | "http" => false,
-            _ => return Err(BadPublicUrl::Scheme),
+            _ => return Err(PublicUrlError::Scheme),
         };
         if rest.contains(['?', '#']) {
-            return Err(BadPublicUrl::Query);
+            return Err(PublicUrlError::Query);
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.contains('@') {
-            return Err(BadPublicUrl::User);
+            return Err(PublicUrlError::User);
         }
         let (host, port) = match authority.rsplit_once(':') {
-            // The colons of an IPv6 address stand within brackets.
+            // The colons of an IPv6 address are within brackets.
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (authority, None),
         };
         if !is_host(host) {
-            return Err(BadPublicUrl::Host);
+            return Err(PublicUrlError::Host);
         }
         if port.is_some_and(|port| !is_port(port)) {
-            return Err(BadPublicUrl::Port);
+            return Err(PublicUrlError::Port);
         }
         let encoded = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&b);
         if !path.bytes().all(encoded) {
-            return Err(BadPublicUrl::Path);
+            return Err(PublicUrlError::Path);
         }
         Ok(Self { secure, rest: rest.trim_end_matches('/').to_owned() })
     }
@@ -157,36 +157,36 @@ mod tests {
     #[test]
     fn an_address_that_can_not_work_is_refused_with_a_sentence() {
         for (text, why) in [
-            ("", BadPublicUrl::Scheme),
-            ("ws.example", BadPublicUrl::Scheme),
-            ("ftp://x", BadPublicUrl::Scheme),
-            ("//x", BadPublicUrl::Scheme),
-            (" wss://x", BadPublicUrl::Scheme),
-            ("wss:/x", BadPublicUrl::Scheme),
-            ("wss://", BadPublicUrl::Host),
-            ("wss:///path", BadPublicUrl::Host),
-            ("wss://:8080", BadPublicUrl::Host),
-            ("wss://a..b", BadPublicUrl::Host),
-            ("wss://*.example", BadPublicUrl::Host),
-            ("wss://a b", BadPublicUrl::Host),
-            ("wss://x\n", BadPublicUrl::Host),
-            ("wss://::1", BadPublicUrl::Host),
-            ("wss://[x]", BadPublicUrl::Host),
-            ("wss://ws.例.example", BadPublicUrl::Host),
-            ("wss://x:", BadPublicUrl::Port),
-            ("wss://x:0", BadPublicUrl::Port),
-            ("wss://x:65536", BadPublicUrl::Port),
-            ("wss://x:+80", BadPublicUrl::Port),
-            ("wss://x/?a=b", BadPublicUrl::Query),
-            ("wss://x?a=b", BadPublicUrl::Query),
-            ("wss://x/#a", BadPublicUrl::Query),
-            ("wss://u:p@x", BadPublicUrl::User),
-            ("wss://u@x/y", BadPublicUrl::User),
-            ("wss://x/a b", BadPublicUrl::Path),
+            ("", PublicUrlError::Scheme),
+            ("ws.example", PublicUrlError::Scheme),
+            ("ftp://x", PublicUrlError::Scheme),
+            ("//x", PublicUrlError::Scheme),
+            (" wss://x", PublicUrlError::Scheme),
+            ("wss:/x", PublicUrlError::Scheme),
+            ("wss://", PublicUrlError::Host),
+            ("wss:///path", PublicUrlError::Host),
+            ("wss://:8080", PublicUrlError::Host),
+            ("wss://a..b", PublicUrlError::Host),
+            ("wss://*.example", PublicUrlError::Host),
+            ("wss://a b", PublicUrlError::Host),
+            ("wss://x\n", PublicUrlError::Host),
+            ("wss://::1", PublicUrlError::Host),
+            ("wss://[x]", PublicUrlError::Host),
+            ("wss://ws.例.example", PublicUrlError::Host),
+            ("wss://x:", PublicUrlError::Port),
+            ("wss://x:0", PublicUrlError::Port),
+            ("wss://x:65536", PublicUrlError::Port),
+            ("wss://x:+80", PublicUrlError::Port),
+            ("wss://x/?a=b", PublicUrlError::Query),
+            ("wss://x?a=b", PublicUrlError::Query),
+            ("wss://x/#a", PublicUrlError::Query),
+            ("wss://u:p@x", PublicUrlError::User),
+            ("wss://u@x/y", PublicUrlError::User),
+            ("wss://x/a b", PublicUrlError::Path),
         ] {
             assert_eq!(text.parse::<PublicUrl>(), Err(why), "{text}");
         }
-        let sentence = BadPublicUrl::User.to_string();
+        let sentence = PublicUrlError::User.to_string();
         assert!(sentence.contains("user name or password") && sentence.contains("wss://ws.example.com"), "{sentence}");
     }
 }

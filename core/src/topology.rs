@@ -4,7 +4,7 @@ pub use crate::compile::{shared_policies, shared_policy_of};
 
 mod intake;
 
-pub use intake::{Intake, PutAside};
+pub use intake::{Intake, UnroutedMessage};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,12 +17,12 @@ pub struct Topology {
     pub exchanges: Vec<Exchange>,
     /// Queues and streams, durable.
     pub queues: Vec<Queue>,
-    /// Queues that a team owns and that we only bind; they must exist.
+    /// Queues that a team owns and that are only bound; they must exist.
     pub existing_queues: Vec<String>,
-    /// Those of them that may be bound without their owner's sign. Empty as compiled: whoever applies the topology knows.
+    /// Those of them that may be bound without their owner's permission. Empty as compiled: the caller that applies the topology knows.
     #[serde(skip)]
     pub open_queues: Vec<String>,
-    /// What each queue of clients' messages takes, in the order of the routes.
+    /// Which messages of clients each queue accepts, in the order of the routes.
     pub intake: Vec<Intake>,
     /// Bindings, all from exchanges of ours.
     pub bindings: Vec<Binding>,
@@ -32,7 +32,7 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// The policy that should be in force on a queue or stream of this business: its own, or a shared one.
+    /// The policy that should apply to a queue or stream of this business: its own, or a shared one.
     pub fn policy_of(&self, queue: &str) -> Option<&Policy> {
         self.policies.iter().find(|own| own.name == queue).or_else(|| shared_policy_of(queue))
     }
@@ -46,7 +46,7 @@ pub struct Exchange {
     pub name: String,
     /// How it routes.
     pub kind: ExchangeKind,
-    /// Where messages go that no binding takes.
+    /// Where messages go that match no binding.
     pub alternate: Option<String>,
 }
 
@@ -62,7 +62,7 @@ pub enum ExchangeKind {
     Direct,
 }
 
-/// A durable queue or stream. Only what can never change is an argument; all else is in policies.
+/// A durable queue or stream. Only what can never change is an argument; everything else is in policies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Queue {
@@ -106,7 +106,7 @@ pub struct Policy {
     pub pattern: String,
     /// `quorum_queues` or `streams`.
     pub apply_to: &'static str,
-    /// That of a single queue's is above that of a shared one; foreign ones with more win and are reported.
+    /// A single queue's is above the shared ones; a foreign policy with a higher one wins and is reported.
     pub priority: i32,
     /// Keys as the broker names them, such as `max-length-bytes`.
     pub definition: Map<String, Value>,

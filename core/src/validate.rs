@@ -1,9 +1,9 @@
-//! The rules of the cluster, offline: what `kubectl apply` would refuse (strictly: unknown fields too), by the very CRD that the cluster
-//! has, then what CEL can't see: JSON Schemas, key sets, queues that contradict each other.
+//! The rules of the cluster, offline: what `kubectl apply` would reject (strictly: unknown fields too), by the same CRD that the cluster has,
+//! then what CEL can't express: JSON Schemas, key sets, queues that contradict each other.
 
 mod keys;
-mod meaning;
 mod metadata;
+mod semantics;
 mod structure;
 
 use std::sync::LazyLock;
@@ -28,8 +28,8 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     Schema { json, cel }
 });
 
-/// Everything that is wrong with one resource, as parsed from YAML or JSON. `old` is the stored one, for what may not change; without it
-/// the resource is taken as new. Empty means that the cluster would take it and that it compiles.
+/// Everything that is wrong with one resource, as parsed from YAML or JSON. `old` is the stored one, for fields that may not change; without
+/// it the resource counts as new. Empty means that the cluster would accept it and that it compiles.
 pub fn check(value: &Value, old: Option<&Value>) -> Vec<Problem> {
     parse(value, old).err().unwrap_or_default()
 }
@@ -41,7 +41,7 @@ pub fn check(value: &Value, old: Option<&Value>) -> Vec<Problem> {
 pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Problem>> {
     let mut problems = metadata::check(value);
     structure::check(&SCHEMA.json, value, &mut problems);
-    // As in the API server: a rule may rely on the schema, so it runs only where the schema holds. Unknown fields harm no rule.
+    // As in the API server: a rule may rely on the schema, so it is evaluated only if the schema is fulfilled. Unknown fields harm no rule.
     if problems.iter().any(|problem| problem.found_by != FoundBy::UnknownField) {
         return Err(problems);
     }
@@ -51,8 +51,8 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
     problems.extend(cel(&stored, old.as_ref()));
     match serde_json::from_value::<WsBusiness>(stored) {
         Ok(business) => {
-            meaning::locate(&business, &mut problems);
-            problems.extend(meaning::check(&business));
+            semantics::locate(&business, &mut problems);
+            problems.extend(semantics::check(&business));
             if problems.is_empty() {
                 return Ok(business);
             }
@@ -66,7 +66,7 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
     Err(problems)
 }
 
-/// [`parse`] of a resource from the API server. What is listed twice in a set counts once: it harms nobody, and such a resource may have been
+/// [`parse`] of a resource from the API server. What is listed twice in a set counts once: it does no harm, and such a resource may have been
 /// stored before its list was a set.
 ///
 /// # Errors
@@ -77,8 +77,8 @@ pub fn parse_stored(value: &Value) -> Result<WsBusiness, Vec<Problem>> {
     parse(&value, None)
 }
 
-/// A resource that was accepted once, by the rules of then: only what it says is read, and not judged again. `None`: it can't be read, or
-/// has fields of a newer schema, without which it would say something else.
+/// A resource that was accepted once, by the rules of that time: it is read without being validated again. `None`: it can't be read, or has
+/// fields of a newer schema, without which it would mean something else.
 pub fn parse_accepted(value: &Value) -> Option<WsBusiness> {
     let mut problems = Vec::new();
     structure::check(&SCHEMA.json, value, &mut problems);
@@ -94,7 +94,7 @@ pub fn parse_accepted(value: &Value) -> Option<WsBusiness> {
 pub fn check_resource(business: &WsBusiness) -> Vec<Problem> {
     match serde_json::to_value(business) {
         Ok(value) => check(&value, None),
-        Err(error) => vec![Problem::at("", format!("can't be written as JSON: {error}"), "apply it anew")],
+        Err(error) => vec![Problem::at("", format!("can't be written as JSON: {error}"), "apply it again")],
     }
 }
 
@@ -112,7 +112,7 @@ fn cel(value: &Value, old: Option<&Value>) -> Vec<Problem> {
             }
         })
         .collect();
-    // The evaluator walks fields in no fixed order.
+    // The evaluator visits fields in no fixed order.
     problems.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
     problems
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use wirepost_core::{
     SendType,
-    content::{Schema, Unfit},
+    content::{ContentError, Schema},
     edge_config::{BusinessConfig, FORMAT, RouteConfig},
     names, pattern,
 };
@@ -180,7 +180,7 @@ impl Route {
     ///
     /// # Errors
     /// Where it does not fit and why, or that it can't be checked.
-    pub fn check_content(&self, content: Option<&str>) -> Result<(), Unfit> {
+    pub fn check_content(&self, content: Option<&str>) -> Result<(), ContentError> {
         self.schema.as_ref().map_or(Ok(()), |schema| schema.check(content.unwrap_or("null")))
     }
 }

@@ -208,7 +208,7 @@ enum Sent {
     /// The broker's answer, or how the channel ended.
     Outcome(Result<Confirmation, lapin::Error>),
     /// It can't be put into AMQP's frames.
-    Unfit(String),
+    ContentError(String),
     /// The broker did not confirm in time.
     Silence,
     /// The channel had ended before; nothing was sent.
@@ -259,7 +259,7 @@ impl Worker {
                             self.counters.channels_discarded.add(1);
                         }
                     }
-                    Sent::Unfit(reason) => {
+                    Sent::ContentError(reason) => {
                         job.answer(Err(PublishError::Refused(reason)));
                         channel = Some(open);
                     }
@@ -355,7 +355,7 @@ impl Worker {
     async fn send(&self, channel: &Channel, job: &mut Job) -> Sent {
         let (exchange, routing_key, properties) = match frame(&job.publication) {
             Ok(frame) => frame,
-            Err(reason) => return Sent::Unfit(reason),
+            Err(reason) => return Sent::ContentError(reason),
         };
         let body = job.publication.body.clone();
         let give_up = Instant::now() + CONFIRM_TIMEOUT;

@@ -28,9 +28,7 @@ fn a_problem_has_the_line_of_its_field() {
     let text = GOOD.replace("      queue: {name: asks}\n", "    - messageType: tell\n      sendType: ServerToClent\n");
     let found = findings(&text);
     assert!(
-        found[0].starts_with(
-            "f.yaml:10: spec.routes[1].sendType: ServerToClent is not a value that it takes. Write one of"
-        ),
+        found[0].starts_with("f.yaml:10: spec.routes[1].sendType: ServerToClent is not an allowed value. Write one of"),
         "{found:?}"
     );
 }

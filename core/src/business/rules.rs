@@ -1,35 +1,35 @@
-//! Rules that the schema can't say, in CEL: run by the API server at `kubectl apply` and offline by [`crate::validate`], from this one
-//! table. Each says what is wrong and what to do.
+//! Rules that the schema can't express, in CEL: evaluated by the API server at `kubectl apply` and offline by [`crate::validate`], from this
+//! one table. Each says what is wrong and what to do.
 //!
-//! The expressions keep to what both the API server (Kubernetes 1.29 and newer) and the offline evaluator know. Regular expressions name
+//! The expressions use only what both the API server (Kubernetes 1.29 and newer) and the offline evaluator support. Regular expressions list
 //! their characters instead of using `\s` or `\w`, whose meaning differs between the two engines. `quantity(...).isInteger()` is not used:
 //! the API server says false for `1.5Gi`. There are no message expressions: the API server estimates one that picks a route from the list at
-//! more than a hundred times its budget; [`crate::validate`] finds the exact place instead.
+//! more than a hundred times its budget; [`crate::validate`] finds the exact field instead.
 
 use kube::core::Rule;
 
 /// One rule of the declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CelRule {
-    /// CEL over `self` (and `oldSelf`); true means fine.
+    /// CEL over `self` (and `oldSelf`); true means valid.
     pub rule: &'static str,
     /// What is wrong.
     pub problem: &'static str,
     /// What to do.
     pub remedy: &'static str,
-    /// The field, relative to where the rule stands; empty for that place itself.
+    /// The field, relative to the type that has the rule; empty for that type itself.
     pub field: &'static str,
 }
 
 impl CelRule {
-    /// The rule as it stands in the CRD.
+    /// The rule for the CRD.
     pub fn to_kube(&self) -> Rule {
         let rule = Rule::new(self.rule).message(format!("{}: {}", self.problem, self.remedy).as_str());
         if self.field.is_empty() { rule } else { rule.field_path(self.field) }
     }
 }
 
-/// Business types that would clash with paths of ours, as a CEL list.
+/// Business types that would collide with paths of ours, as a CEL list.
 macro_rules! reserved {
     () => {
         "['socket', 'websocket', 'token', 'messages', 'livez', 'readyz', 'healthz', 'metrics', 'configz', 'admin', 'api', 'static', 'wirepost']"

@@ -60,7 +60,7 @@ fn auth(auth: &Auth) -> AuthConfig {
     }
 }
 
-/// `None` only without a key source, which the check refuses.
+/// `None` only without a key source, which validation rejects.
 fn jwt(jwt: &Jwt) -> Option<JwtConfig> {
     let jwks = match (&jwt.jwks.uri, &jwt.jwks.inline) {
         (Some(uri), _) => Jwks::Uri(uri.clone()),
@@ -85,7 +85,7 @@ fn limits(declared: Option<&LimitsSpec>) -> Limits {
     let Some(declared) = declared else {
         return default;
     };
-    // The check keeps every number within a few millions.
+    // Validation keeps every number within a few millions.
     let number =
         |declared: Option<i64>, default: usize| declared.map_or(default, |n| usize::try_from(n).unwrap_or(default));
     let rate = |declared: Option<i64>, default: u32| declared.map_or(default, |n| u32::try_from(n).unwrap_or(default));

@@ -1,8 +1,8 @@
 //! Limits and retentions as broker policies.
 //!
-//! Whenever a policy is set or deleted the broker matches every object of the vhost against every policy of it (measured on 4.3.6: 0.8 us a
-//! pair; with five policies for each of 100 businesses that was 0.4 s a call, so with 1,000 businesses 40 s). So what every business has
-//! by default is in policies that all share, and only what a declaration asks for otherwise is in one of its own.
+//! Whenever a policy is set or deleted, the broker matches every object of the vhost against every policy (measured on 4.3.6: 0.8 us a pair;
+//! with five policies for each of 100 businesses 0.4 s a call, so with 1,000 businesses 40 s). So the defaults are in policies that all
+//! businesses share, and only limits that a declaration sets are in a policy of its own.
 
 use std::sync::LazyLock;
 
@@ -16,16 +16,16 @@ use crate::{
     topology::{Policy, QueueKind},
 };
 
-/// Priority of a shared policy: above what teams set by hand for everything (0 to 100, as a rule).
+/// Priority of a shared policy: above those that teams set by hand for everything (usually 0 to 100).
 const SHARED_PRIORITY: i32 = 400;
-/// Priority of a single queue's policy, with room above for a platform team that means to override one, which is then reported.
+/// Priority of a single queue's policy, with room above for a platform team that wants to override one, which is then reported.
 const OWN_PRIORITY: i32 = 500;
 /// Most messages of a route's queue where the declaration names no `maxLength`.
 const DEFAULT_MAX_LENGTH: i64 = 1_000_000;
 /// Failed deliveries where the declaration names no `deliveryLimit`; RabbitMQ 4's own default.
 const DEFAULT_DELIVERY_LIMIT: i64 = 20;
-/// No delivery limit, in effect. Not -1: on RabbitMQ 4.0 a queue without a limit puts a returned message behind the others (measured; with
-/// any limit, and always on 4.3, it goes back to its place).
+/// No delivery limit, in effect. Not -1: on RabbitMQ 4.0 a queue without a limit requeues a message behind the others (measured; with any
+/// limit, and always on 4.3, it is requeued at its position).
 const KEEP_DELIVERY_LIMIT: i64 = 1_000_000_000;
 /// Most messages of `dead` and of `unrouted`.
 const KEEP_MAX_LENGTH: i64 = 1_000_000;
@@ -40,7 +40,7 @@ const STREAMS: usize = 2;
 static SHARED: LazyLock<[Policy; 3]> = LazyLock::new(|| {
     let shared = |name: &str, rest: &str, kind, definition| Policy {
         name: format!("{}{name}", names::PREFIX),
-        // Of a name only its business is left open, which holds no dot.
+        // Only the business varies, which contains no dot.
         pattern: format!(r"^wirepost\.[a-z0-9-]+\.{rest}$"),
         apply_to: applies_to(kind),
         priority: SHARED_PRIORITY,
@@ -53,12 +53,12 @@ static SHARED: LazyLock<[Policy; 3]> = LazyLock::new(|| {
     ]
 });
 
-/// The policies of the vhost that hold for every business, on objects that have none of their own. Their names have no business in them.
+/// The policies of the vhost that apply to every business's objects without a policy of their own. Their names contain no business.
 pub fn shared_policies() -> &'static [Policy] {
     &*SHARED
 }
 
-/// The shared policy that a queue or stream of ours comes under.
+/// The shared policy that applies to a queue or stream of ours.
 pub fn shared_policy_of(queue: &str) -> Option<&'static Policy> {
     let business = names::owner(queue)?;
     let index = if queue == names::dead_queue(business) || queue == names::unrouted(business) {
@@ -73,12 +73,12 @@ pub fn shared_policy_of(queue: &str) -> Option<&'static Policy> {
     Some(&SHARED[index])
 }
 
-/// That of a route's queue, if it asks for anything of its own.
+/// The policy of a route's queue, if it has settings of its own.
 pub(super) fn of_queue(name: &str, settings: &Queue) -> Option<Policy> {
     own(name, QueueKind::Quorum, queue(settings.max_length, settings.delivery_limit, settings.message_ttl_seconds))
 }
 
-/// That of a stream, if it has a retention of its own.
+/// The policy of a stream, if it has a retention of its own.
 pub(super) fn of_stream(name: &str, retention: Retention) -> Option<Policy> {
     own(name, QueueKind::Stream, stream(retention))
 }
@@ -101,9 +101,9 @@ fn applies_to(kind: QueueKind) -> &'static str {
     }
 }
 
-/// `unrouted` and `dead` keep what would be lost. At their bound they refuse, so that the loss is the publisher's to see: an unrouted
-/// message is not confirmed, a dead one stays in its queue (at-least-once dead-lettering). No delivery limit: a consumer that crashes on
-/// a dead message must not lose it.
+/// `unrouted` and `dead` keep what would be lost. At their bound they refuse, so that the publisher sees it: an unrouted message is not
+/// confirmed, a dead one stays in its queue (at-least-once dead-lettering). No delivery limit: a consumer that crashes on a dead message
+/// must not lose it.
 fn keeper() -> Map<String, Value> {
     definition([
         ("delivery-limit", json!(KEEP_DELIVERY_LIMIT)),

@@ -1,4 +1,4 @@
-//! Queues that routes name, each once.
+//! The queues that routes name.
 
 use std::collections::BTreeMap;
 

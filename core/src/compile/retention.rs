@@ -1,4 +1,4 @@
-//! How long pushes are kept, and in how large pieces.
+//! How long pushes are kept, and in segments of which size.
 
 use crate::{
     business::{DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_SECONDS, Retention as Declared},
@@ -7,10 +7,10 @@ use crate::{
 
 /// The broker reclaims whole segments, so a retention needs several.
 const SEGMENTS: u64 = 4;
-/// The broker's own default and a size that it handles well.
+/// The broker's own default, and a size that it handles well.
 const MAX_SEGMENT_BYTES: u64 = 500_000_000;
 
-/// The retention that a declaration asks for, defaults filled in. An unreadable size (the check refuses it) means the default.
+/// The declared retention, with defaults. A malformed size (which validation rejects) means the default.
 pub(crate) fn retention(declared: Option<&Declared>) -> Retention {
     let seconds = declared.and_then(|d| d.seconds).unwrap_or(DEFAULT_RETENTION_SECONDS);
     let bytes =

@@ -16,7 +16,7 @@ pub(crate) fn topology(business: &str, spec: &WsBusinessSpec) -> Topology {
     let mut topology = Topology::default();
     exchanges(&mut topology, business);
     keepers(&mut topology, business);
-    // The check has refused contradicting settings, so nothing is lost here.
+    // Validation has rejected contradicting settings, so nothing is lost here.
     for queue in merge_queues(&spec.routes).unwrap_or_default().values() {
         route_queue(&mut topology, business, queue);
     }
@@ -42,7 +42,7 @@ fn exchanges(topology: &mut Topology, business: &str) {
     for (name, kind, alternate) in [
         (names::receive_exchange(business), ExchangeKind::Topic, Some(unrouted.clone())),
         (names::push_exchange(business), ExchangeKind::Fanout, Some(push_unrouted.clone())),
-        // Nobody needs to listen to events.
+        // Events need no listener.
         (names::events_exchange(business), ExchangeKind::Topic, None),
         (unrouted, ExchangeKind::Fanout, None),
         (push_unrouted, ExchangeKind::Fanout, None),
@@ -64,7 +64,7 @@ fn keepers(topology: &mut Topology, business: &str) {
     }
 }
 
-/// A queue of our own, or the name of one that exists.
+/// A queue of ours, or the name of an existing one.
 fn route_queue(topology: &mut Topology, business: &str, queue: &QueueSettings) {
     let name = queue_name(business, queue);
     topology.bindings.push(Binding {
@@ -78,15 +78,15 @@ fn route_queue(topology: &mut Topology, business: &str, queue: &QueueSettings) {
     }
     topology.policies.extend(policies::of_queue(&name, queue));
     let dead_letter = Some(names::dead_letter_exchange(business));
-    // Through the default exchange a user could write to any queue of the vhost, so nobody has a right there.
+    // Through the default exchange a user could write to any queue of the vhost, so no user may publish there.
     let routing_key = name.clone();
     topology.bindings.push(Binding { exchange: names::replay_exchange(business), queue: name.clone(), routing_key });
     topology.queues.push(Queue { name, kind: QueueKind::Quorum, dead_letter });
 }
 
-/// With it, what a lost binding would lose is kept as well. Without it (delivery Transient) and without an edge nobody wants a push: keeping
-/// it would fill `unrouted` and then refuse every further one. `mandatory` tells the publisher. So the difference is a binding behind the
-/// alternate exchange: the alternate exchange itself could change only by a policy, of which a vhost bears few.
+/// With a stream, pushes whose binding is missing are kept as well. Without one (delivery Transient) and without an edge a push has no
+/// receiver: keeping it would fill `unrouted`, which then refuses every further one. `mandatory` tells the publisher. So the difference is a
+/// binding behind the alternate exchange: the alternate exchange itself could be changed only by a policy, and a vhost can't afford many.
 fn stream(topology: &mut Topology, business: &str, retention: Retention) {
     let name = names::stream(business);
     topology.policies.extend(policies::of_stream(&name, retention));

@@ -1,8 +1,8 @@
-//! What checking content against a schema costs, in *steps*: a keyword looked at for one value. Known before the check runs: the evaluator
-//! itself can't be stopped half-way.
+//! What validating content against a schema costs, in *steps*: one keyword evaluated for one value. Known before the validation runs, since
+//! the evaluator can't be stopped half-way.
 //!
-//! A schema is taken apart into nodes once. [`Plan::worst`] bounds the steps by the number of values and bytes; where that is too much,
-//! [`Plan::count`] walks schema and content together as the evaluator would, without its short cuts, and stops at the budget.
+//! A schema is split into nodes once. [`CostModel::worst`] bounds the steps by the number of values and bytes; where that is too much,
+//! [`CostModel::count`] walks schema and content together as the evaluator would, without its shortcuts, and stops at the budget.
 
 use std::collections::HashMap;
 
@@ -11,20 +11,20 @@ use serde_json::{Map, Value, json};
 
 /// Steps for a byte of text are counted in sixteenths.
 const PARTS: u64 = 16;
-/// Compiled bytes of a pattern that make one step for a byte of text. A pattern mostly takes far less (about a nanosecond a byte), but one
-/// whose automaton does not fit its cache looks at every state that is open.
+/// Compiled bytes of a pattern that count as one step for each byte of text. Most patterns take far less (about a nanosecond a byte), but one
+/// whose automaton does not fit into its cache visits every open state.
 const PATTERN_BYTES_PER_STEP: u64 = 2048;
-/// Sizes at which a pattern's compiled size is tried, in bytes; the last one is the largest that is accepted.
+/// Limits that a pattern's compiled size is tried with, in bytes; the last one is the largest that is accepted.
 const PATTERN_SIZES: [usize; 6] = [2 << 10, 8 << 10, 32 << 10, 128 << 10, 512 << 10, super::PATTERN_BYTES];
-/// Items that `uniqueItems` compares pairwise; of more it makes hashes.
+/// Items that `uniqueItems` compares pairwise; it hashes larger lists.
 const PAIRWISE: u64 = 16;
 
 /// A schema's nodes, references resolved; the first one is the root.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct CostModel {
     nodes: Vec<Node>,
-    /// Of the root, see [`Total`].
-    total: Total,
+    /// Of the root, see [`Cost`].
+    total: Cost,
 }
 
 /// One subschema.
@@ -37,8 +37,8 @@ struct Node {
     /// For each byte of a member's name, in sixteenths: `patternProperties`.
     name: u64,
     unique: bool,
-    /// How often `in_place` is evaluated: more than once for `unevaluatedItems` and `unevaluatedProperties`, which look at each of them
-    /// again to see what it evaluated.
+    /// How often `in_place` is evaluated: more than once for `unevaluatedItems` and `unevaluatedProperties`, which evaluate each of them
+    /// again to learn what it covered.
     times: u64,
     /// Subschemas of the same value.
     in_place: Vec<usize>,
@@ -54,7 +54,7 @@ struct Node {
 
 /// Steps that a node and all below it take at most.
 #[derive(Clone, Copy, Debug, Default)]
-struct Total {
+struct Cost {
     /// For each value.
     value: u64,
     /// For each byte, in sixteenths.
@@ -65,20 +65,21 @@ struct Total {
     branches: bool,
 }
 
-impl Plan {
-    /// Takes apart a schema whose references are known to exist and to have no cycle.
+impl CostModel {
+    /// The model of a schema whose references are known to exist and to have no cycle.
     pub(super) fn new(schema: &Value) -> Self {
-        let mut builder = Builder { root: schema, nodes: Vec::new(), totals: Vec::new(), known: HashMap::new() };
+        let mut builder =
+            CostModelBuilder { root: schema, nodes: Vec::new(), totals: Vec::new(), known: HashMap::new() };
         let root = builder.node(schema);
         Self { total: builder.totals[root], nodes: builder.nodes }
     }
 
-    /// Whether to say where content does not fit may take much longer than to see that it doesn't.
+    /// Whether explaining a mismatch may take much longer than finding it.
     pub(super) fn branches(&self) -> bool {
         self.total.branches
     }
 
-    /// The most steps for one value, texts aside.
+    /// The most steps for one value, apart from its text.
     pub(super) fn worst_of_one_value(&self) -> u64 {
         self.total.value
     }
@@ -153,16 +154,16 @@ fn size(value: &Value) -> u64 {
     }
 }
 
-struct Builder<'a> {
+struct CostModelBuilder<'a> {
     root: &'a Value,
-    /// Those below come before those above.
+    /// Children come before their parents.
     nodes: Vec<Node>,
-    totals: Vec<Total>,
-    /// By address: what is referred to twice is one node.
+    totals: Vec<Cost>,
+    /// By address: a subschema that is referenced twice is one node.
     known: HashMap<*const Value, usize>,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> CostModelBuilder<'a> {
     fn node(&mut self, schema: &'a Value) -> usize {
         if let Some(known) = self.known.get(&std::ptr::from_ref(schema)) {
             return *known;
@@ -220,8 +221,8 @@ impl<'a> Builder<'a> {
         index
     }
 
-    fn total(&self, node: &mut Node, branches: bool, unevaluated: bool) -> Total {
-        let mut total = Total {
+    fn total(&self, node: &mut Node, branches: bool, unevaluated: bool) -> Cost {
+        let mut total = Cost {
             value: node.own + if node.unique { PAIRWISE } else { 0 },
             byte: node.text + node.name,
             depth: 0,
@@ -258,7 +259,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Of a byte of text that a pattern is matched with, in sixteenths. By its compiled size, which is found by trying.
+/// Steps for each byte of text that a pattern is matched with, in sixteenths; from its compiled size, which is found by trying.
 fn pattern_cost(pattern: &str) -> u64 {
     let schema = json!({"pattern": pattern});
     let fits = |size: &usize| {

@@ -1,4 +1,4 @@
-//! What an edge knows of a business: made by [`crate::compile`], carried in one [ConfigMap](super::config_map)
+//! What an edge knows about a business: made by [`crate::compile`](mod@crate::compile), carried in one [ConfigMap](super::config_map)
 //! (or one file) per business, read by the edge.
 
 use schemars::JsonSchema;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::SendType;
+use crate::{SendType, hex};
 
 /// The format that this build writes and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -15,9 +15,9 @@ pub const FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BusinessConfig {
-    /// [`FORMAT`] at the time of writing. An edge refuses a larger one only where `requires` names something that it lacks.
+    /// [`FORMAT`] at the time of writing. An edge rejects a larger one only if `requires` names something that it lacks.
     pub format: u32,
-    /// Names of abilities without which this configuration would be misunderstood; an edge that lacks one keeps the last good configuration.
+    /// Features without which this configuration would be misunderstood; an edge that lacks one keeps the last accepted configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requires: Vec<String>,
     /// The business type.
@@ -28,11 +28,11 @@ pub struct BusinessConfig {
     pub generation: i64,
     /// Who may connect.
     pub client_types: Vec<String>,
-    /// Routes in the order of the declaration; the first that fits decides.
+    /// Routes in the order of the declaration; the first that matches decides.
     pub routes: Vec<RouteConfig>,
     /// How pushes travel.
     pub delivery: Delivery,
-    /// What the stream keeps (`Durable`): quiet clients are told their position well before it falls out.
+    /// What the stream keeps (`Durable`): quiet clients get their position well before it expires.
     pub retention: Retention,
     /// Who is let in.
     pub auth: AuthConfig,
@@ -46,14 +46,14 @@ pub struct BusinessConfig {
 }
 
 impl BusinessConfig {
-    /// Hex SHA-256 of the canonical JSON: what `/configz` reports and what `Programmed` compares.
+    /// Hex SHA-256 of the JSON: what `/configz` reports and what `Programmed` compares.
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(json).iter().fold(String::with_capacity(64), |hex, byte| format!("{hex}{byte:02x}"))
+        hex(Sha256::digest(json))
     }
 }
 
-/// How pushes of a business travel from the broker to the edges.
+/// How pushes of a business get from the broker to the edges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Delivery {
     /// Through a stream; clients resume by cursor.
@@ -89,12 +89,12 @@ pub struct RouteConfig {
     /// the routes' patterns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
-    /// Seconds from when it was taken, after which it is not delivered any more.
+    /// Seconds after acceptance after which it is not delivered any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
     /// Whether everyone may be addressed.
     pub audience: Audience,
-    /// Whether the business is told of receipts.
+    /// Whether the business hears of receipts.
     #[serde(default)]
     pub receipts: bool,
     /// JSON Schema of `content`.
@@ -126,13 +126,13 @@ pub struct AuthConfig {
     pub api_keys: Vec<ApiKey>,
 }
 
-/// A key of a business's service, known by its digest alone.
+/// A key of a business's service; only its digest is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
-    /// Hex SHA-256 of the key. Keys are random with 256 bits, so that a plain digest can't be searched.
+    /// Hex SHA-256 of the key. Keys are 256 random bits, so a plain digest can't be reversed by search.
     pub sha256: String,
-    /// Ms since the epoch after which it is refused; absent = the current key.
+    /// Ms since the epoch after which it is refused; absent = no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
@@ -203,5 +203,5 @@ impl Default for Limits {
     }
 }
 
-/// Longest session where the declaration names none: a day.
+/// Longest session by default, in seconds: a day.
 pub const DEFAULT_SESSION_SECONDS: u64 = 86_400;

@@ -1,4 +1,4 @@
-//! Which queues take a client's message, judged without an edge: for messages that a lost binding has put aside.
+//! Which queues accept a client's message, decided without an edge: for unrouted messages.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Binding, Topology};
 use crate::{Envelope, content, names, pattern};
 
-/// What one ClientToServer route lets into its queue.
+/// Which messages one ClientToServer route lets into its queue.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Intake {
@@ -23,12 +23,12 @@ pub struct Intake {
 
 /// A message that lies in `wirepost.B.unrouted`.
 #[derive(Clone, Copy, Debug)]
-pub struct PutAside<'a> {
+pub struct UnroutedMessage<'a> {
     /// The exchange that it was published to.
     pub exchange: &'a str,
     /// Its routing key.
     pub routing_key: &'a str,
-    /// Its header [`QUEUE`](crate::contract::headers::QUEUE): the queue whose routes have admitted it. An older edge sets none.
+    /// Its header [`QUEUE`](crate::contract::headers::QUEUE): the queue that an edge admitted it to. An older edge sets none.
     pub queue: Option<&'a str>,
     /// Its header [`FROM_CLIENT_TYPE`](crate::contract::headers::FROM_CLIENT_TYPE).
     pub from_client_type: Option<&'a str>,
@@ -37,12 +37,12 @@ pub struct PutAside<'a> {
 }
 
 impl Topology {
-    /// Where a message that was put aside belongs: each `Some` is one queue behind its exchange, `None` all that the exchange has. Empty
-    /// where nothing declared takes it.
+    /// Where an unrouted message belongs: each `Some` is one queue behind its exchange, `None` everything that is bound to the exchange. Empty
+    /// if nothing declared accepts it.
     ///
-    /// A queue that has admitted it is the only one. Where that is not declared any more, or nobody has said, today's routes judge, each
-    /// for itself, as an edge would.
-    pub fn ways_back(&self, message: PutAside<'_>) -> Vec<Option<&str>> {
+    /// If an edge admitted it to a queue, that is the only one. If that queue is not declared any more, or none is named, today's routes
+    /// decide, each on its own, as an edge would.
+    pub fn destinations(&self, message: UnroutedMessage<'_>) -> Vec<Option<&str>> {
         let mut bindings = self.bindings.iter().filter(|binding| binding.exchange == message.exchange);
         let receives = names::owner(message.exchange).is_some_and(|b| message.exchange == names::receive_exchange(b));
         if !receives {
@@ -65,7 +65,7 @@ impl Topology {
 }
 
 impl Intake {
-    fn admits(&self, message: PutAside<'_>) -> bool {
+    fn admits(&self, message: UnroutedMessage<'_>) -> bool {
         pattern::matches(&self.pattern, message.routing_key)
             && message.from_client_type.is_none_or(|from| self.from.iter().any(|allowed| allowed == from))
             && self.schema.as_ref().is_none_or(|schema| fits(schema, message.body))
@@ -124,18 +124,26 @@ mod tests {
             (None, Some("h5"), bad, vec![a]),
             (None, None, good, vec![a, b]),
         ] {
-            let message = PutAside {
+            let message = UnroutedMessage {
                 exchange: "wirepost.pay.receive",
                 routing_key: "log.admin",
                 queue,
                 from_client_type: from,
                 body: body.as_bytes(),
             };
-            assert_eq!(topology.ways_back(message), expected, "{queue:?} {from:?} {body}");
+            assert_eq!(topology.destinations(message), expected, "{queue:?} {from:?} {body}");
         }
-        let push =
-            PutAside { exchange: "wirepost.pay.push", routing_key: "", queue: a, from_client_type: None, body: b"" };
-        assert_eq!(topology.ways_back(push), [None]);
-        assert_eq!(topology.ways_back(PutAside { exchange: "", routing_key: "wirepost.pay.q.a", ..push }), []);
+        let push = UnroutedMessage {
+            exchange: "wirepost.pay.push",
+            routing_key: "",
+            queue: a,
+            from_client_type: None,
+            body: b"",
+        };
+        assert_eq!(topology.destinations(push), [None]);
+        assert_eq!(
+            topology.destinations(UnroutedMessage { exchange: "", routing_key: "wirepost.pay.q.a", ..push }),
+            []
+        );
     }
 }

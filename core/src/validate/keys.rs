@@ -1,4 +1,4 @@
-//! Key sets written in a declaration.
+//! Key sets in a declaration.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::key_set::{self, KeyDefect, KeySetError};
 /// Parts of private and shared keys (RFC 7518, sections 6.2.2, 6.3.2 and 6.4; `priv` of newer kinds).
 const SECRETS: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 
-/// Checks that the set holds a key that tokens can be verified with, and no secret. Keys of kinds that edges don't know are passed over.
+/// Checks that the set contains a key that can verify tokens, and no secret. Keys of kinds that edges don't know are skipped.
 ///
 /// # Errors
 /// What is wrong and what to do.
@@ -26,7 +26,7 @@ pub(super) fn check(set: &Value) -> Result<(), (String, &'static str)> {
             ));
         }
     }
-    // Of an issuer's own set such a key is passed over. Here somebody can put it right, and no token would ever find it.
+    // In an issuer's own set such a key is skipped. Here its author can correct it, and no token would ever match it.
     let unnamed = keys.iter().position(|key| key.as_ref().is_err_and(|unusable| unusable.reason == KeyDefect::Id));
     if let Some(i) = unnamed {
         return Err((format!("key {i}: {}", KeyDefect::Id), "put the kid in quotes, as the issuer's tokens name it"));

@@ -1,4 +1,4 @@
-//! `apiVersion`, `kind` and `metadata`, which the API server checks for every kind alike, before any schema of ours.
+//! `apiVersion`, `kind` and `metadata`, which the API server checks for every kind, before any schema of ours.
 
 use std::sync::LazyLock;
 
@@ -16,7 +16,7 @@ const MAX_SUBDOMAIN: usize = 253;
 /// Most bytes of all annotations together.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 
-/// What `metadata` may hold (Kubernetes API reference, ObjectMeta), in the words of a CRD's schema.
+/// What `metadata` may contain (Kubernetes API reference, ObjectMeta), as a CRD's schema.
 pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let (text, number) = (json!({"type": "string"}), json!({"type": "integer"}));
     let flag = json!({"type": "boolean"});
@@ -51,7 +51,7 @@ pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     })
 });
 
-/// What the schema can't say.
+/// What the schema can't express.
 pub(super) fn check(value: &Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
@@ -62,11 +62,15 @@ pub(super) fn check(value: &Value) -> Vec<Problem> {
     let metadata = &value["metadata"];
     match &metadata["name"] {
         Value::String(name) if is_subdomain(name) => {}
-        // The schema says that it is no text.
+        // The schema reports that it is not a string.
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {}
         name => problems.push(Problem::at(
             "metadata.name",
-            if name.as_str().is_none_or(str::is_empty) { "is missing" } else { "is not a name that Kubernetes takes" },
+            if name.as_str().is_none_or(str::is_empty) {
+                "is missing"
+            } else {
+                "is not a name that Kubernetes accepts"
+            },
             "use a-z, 0-9, hyphens and dots, beginning and ending with a letter or digit",
         )),
     }
@@ -85,7 +89,7 @@ pub(super) fn check(value: &Value) -> Vec<Problem> {
         if !is_qualified(name) || !(value.is_empty() || is_word(value)) {
             problems.push(Problem::at(
                 format!("metadata.labels.{name}"),
-                "is not a label that Kubernetes takes",
+                "is not a label that Kubernetes accepts",
                 "use at most 63 letters, digits, hyphens, underscores and dots, beginning and ending with a letter or digit; a DNS name and a slash may stand before the name",
             ));
         }

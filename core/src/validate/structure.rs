@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::metadata;
 use crate::problem::{FoundBy, Problem};
 
-/// Most problems that one resource reports; beyond that a file is something else altogether.
+/// Most problems that are reported for one resource; a file with more is something else altogether.
 const MAX_PROBLEMS: usize = 50;
 /// Fields of the resource that its schema does not list.
 const ENVELOPE: [&str; 2] = ["apiVersion", "kind"];
@@ -54,10 +54,10 @@ fn object(schema: &Value, map: &Map<String, Value>, path: &str, problems: &mut V
     let open = schema["x-kubernetes-preserve-unknown-fields"] == Value::Bool(true);
     for (name, value) in map {
         match properties.get(name) {
-            // The API server drops a null where the schema has no use for it, of unknown fields too.
+            // The API server drops a null that the schema does not allow, also of unknown fields.
             _ if value.is_null() => {}
             Some(_) if path.is_empty() && name == "metadata" => walk(&metadata::SCHEMA, value, name, problems),
-            // A status that comes with a declaration is read, and dropped before anything but its fields' names is judged.
+            // The API server drops a status that comes with a declaration; before that it checks the names of its fields only.
             Some(schema) if path.is_empty() && name == "status" => {
                 let mut found = Vec::new();
                 walk(schema, value, name, &mut found);
@@ -113,7 +113,7 @@ fn string(schema: &Value, text: &str, path: &str, problems: &mut Vec<Problem>) {
         let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
         problems.push(Problem::at(
             path,
-            format!("{text} is not a value that it takes"),
+            format!("{text} is not an allowed value"),
             format!("write one of {}", allowed.join(", ")),
         ));
     }
@@ -146,7 +146,7 @@ fn number(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>
     }
 }
 
-/// Adds every item that stands twice in a list which the API server merges item by item: a set, or a map by some fields of its items.
+/// Adds every item that occurs twice in a list which the API server merges item by item: a set, or a map by some fields of its items.
 pub(super) fn repeated(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>) {
     match value {
         Value::Object(map) => {
@@ -275,7 +275,7 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// Whether two names differ by a slip: case, separators, or one edit.
+/// Whether two names differ by a typo: case, separators, or one edit.
 fn alike(a: &str, b: &str) -> bool {
     let plain = |s: &str| -> Vec<char> {
         s.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()

@@ -15,7 +15,10 @@ use tokio::{
     time::{Duration, Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use wirepost_core::contract::configz::{Broker, Configz, Loaded, PATH, Query as Question};
+use wirepost_core::{
+    contract::configz::{Broker, Configz, Loaded, PATH, Query as Question},
+    hex,
+};
 
 use crate::{broker::Health, http::state::State, push::reading::Reading};
 
@@ -101,7 +104,7 @@ impl Configs {
 /// Weak (RFC 9110, section 8.8.3): bodies of one tag may differ in what it does not stand for.
 fn tag(loaded: &Loaded) -> String {
     let json = serde_json::to_vec(loaded).unwrap_or_default();
-    let mut hash = Sha256::digest(json).iter().fold(String::with_capacity(64), |hex, byte| format!("{hex}{byte:02x}"));
+    let mut hash = hex(Sha256::digest(json));
     hash.truncate(32);
     format!("W/\"{hash}\"")
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use wirepost_core::public_url::{BadPublicUrl, PublicUrl};
+use wirepost_core::public_url::{PublicUrl, PublicUrlError};
 use wirepost_runtime::logs::LogArgs;
 
 use super::settings::{Settings, TlsFiles};
@@ -184,7 +184,7 @@ impl Args {
     ///
     /// # Errors
     /// The public URL is none that clients could connect to.
-    pub fn into_parts(self) -> Result<Parts, BadPublicUrl> {
+    pub fn into_parts(self) -> Result<Parts, PublicUrlError> {
         let Self {
             name,
             listen,

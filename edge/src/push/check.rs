@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Envelope, EnvelopeError, SendType, content::Unfit, contract::headers};
+use wirepost_core::{Envelope, EnvelopeError, SendType, content::ContentError, contract::headers};
 
 use super::{audience, expiry, rejection::Rejection};
 use crate::{
@@ -41,7 +41,7 @@ pub enum PushRefusal {
     #[error("does not fit the route's schema: {0}")]
     Schema(String),
     /// `content` is too large to be checked.
-    #[error("{}", Unfit::TooComplex)]
+    #[error("{}", ContentError::TooComplex)]
     TooComplex,
     /// The check did not run. A repeat helps.
     #[error(transparent)]
@@ -83,8 +83,8 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
     expiry::check_timestamp(&envelope)?;
     let expires_at = expiry::end(&envelope, route.config.ttl_seconds, now)?;
     route.check_content(envelope.content).map_err(|unfit| match unfit {
-        Unfit::Mismatch(reason) => PushRefusal::Schema(reason),
-        Unfit::TooComplex => PushRefusal::TooComplex,
+        ContentError::Mismatch(reason) => PushRefusal::Schema(reason),
+        ContentError::TooComplex => PushRefusal::TooComplex,
     })?;
     let id = envelope.id.as_deref().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let timestamp = envelope.timestamp.unwrap_or(now);

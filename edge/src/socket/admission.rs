@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Envelope, SendType, content::Unfit, frames::NackCode};
+use wirepost_core::{Envelope, SendType, content::ContentError, frames::NackCode};
 
 use crate::business::{Business, Route};
 
@@ -58,8 +58,8 @@ fn admits(route: &Route, client_type: &str, message_type: &str, envelope: &Envel
     }
     route.check_content(envelope.content).map_err(|unfit| {
         let code = match unfit {
-            Unfit::Mismatch(_) => NackCode::SchemaMismatch,
-            Unfit::TooComplex => NackCode::TooComplex,
+            ContentError::Mismatch(_) => NackCode::SchemaMismatch,
+            ContentError::TooComplex => NackCode::TooComplex,
         };
         (code, unfit.to_string())
     })

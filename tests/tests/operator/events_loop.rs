@@ -58,7 +58,7 @@ async fn attack(channel: &Channel) -> Result<()> {
     Ok(())
 }
 
-async fn ways_back(world: &World) -> Result<Vec<String>> {
+async fn destinations(world: &World) -> Result<Vec<String>> {
     let objects = world.setup.picture().await?;
     let leads = |key: &&String| {
         key.starts_with("binding ")
@@ -84,7 +84,7 @@ async fn events_that_a_team_leads_back_into_push_make_no_loop_and_the_way_is_tak
     service.push(&json!({"id": "spark", "messageType": "no.such"})).await?;
     ensure!(next(&mut rejected).await?.data.windows(5).any(|part| part == b"spark"));
 
-    eventually("the ways back are gone", PATIENCE, async || Ok(ways_back(&world).await?.is_empty())).await?;
+    eventually("the ways back are gone", PATIENCE, async || Ok(destinations(&world).await?.is_empty())).await?;
     let bad = world.reason("news", "Provisioned", "NotAsDeclared").await?;
     let status = serde_json::to_string(&bad.status)?;
     ensure!(status.contains(MINE) && status.contains(OTHER), "{status}");
@@ -115,6 +115,6 @@ async fn events_that_a_team_leads_back_into_push_make_no_loop_and_the_way_is_tak
     operator.looks(3).await?;
     service.push(&json!({"id": "again", "messageType": "no.such"})).await?;
     eventually("it is told", PATIENCE, async || Ok(depth(&admin.channel, MINE).await? > 0)).await?;
-    ensure!(ways_back(&world).await? == [format!("binding {EVENTS} -> {MINE} with '#'")]);
+    ensure!(destinations(&world).await? == [format!("binding {EVENTS} -> {MINE} with '#'")]);
     operator.had_every_right()
 }

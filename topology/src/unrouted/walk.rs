@@ -10,7 +10,7 @@ use wirepost_amqp::{Address, Error};
 use wirepost_core::{
     contract::headers,
     names,
-    topology::{PutAside, Topology},
+    topology::{Topology, UnroutedMessage},
 };
 use wirepost_stream::{Sections, Value};
 
@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
             Err(e) => return Err(e),
         };
         let place = Place::new(&message.exchange, &message.routing_key);
-        let ways = place.ways_back(&message, self.topology);
+        let ways = place.destinations(&message, self.topology);
         if ways.is_empty() {
             self.held.push(message.delivery_tag);
             return Ok(Step::Next);
@@ -223,7 +223,7 @@ impl<'a> Walk<'a> {
         let id = received.delivery_id;
         let message = readable(&received.payload);
         let place = Place::new(&message.exchange, &message.routing_key);
-        if place.ways_back(&message, self.topology).is_empty() {
+        if place.destinations(&message, self.topology).is_empty() {
             self.held_natively.push(id);
             self.native = Some(native);
             return Ok(Step::Next);
@@ -330,20 +330,20 @@ impl Place {
         Self { exchange: text(exchange), routing_key: text(routing_key) }
     }
 
-    /// See [`Topology::ways_back`]; each way as one that stays when the message goes.
-    fn ways_back(&self, message: &Message, topology: &Topology) -> Vec<Option<String>> {
+    /// See [`Topology::destinations`]; each way as one that stays when the message goes.
+    fn destinations(&self, message: &Message, topology: &Topology) -> Vec<Option<String>> {
         let (queue, from) =
             (message.properties.header(headers::QUEUE), message.properties.header(headers::FROM_CLIENT_TYPE));
         let text = |bytes: &Option<Bytes>| bytes.as_ref().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
         let (queue, from) = (text(&queue), text(&from));
-        let put_aside = PutAside {
+        let put_aside = UnroutedMessage {
             exchange: &self.exchange,
             routing_key: &self.routing_key,
             queue: queue.as_deref(),
             from_client_type: from.as_deref(),
             body: &message.body,
         };
-        topology.ways_back(put_aside).into_iter().map(|way| way.map(str::to_owned)).collect()
+        topology.destinations(put_aside).into_iter().map(|way| way.map(str::to_owned)).collect()
     }
 
     fn not_taken(self, reason: String) -> Stopped {

@@ -1,4 +1,4 @@
-//! What neither schema nor CEL can see.
+//! What neither schema nor CEL can express.
 
 use super::keys;
 use crate::{
@@ -31,7 +31,7 @@ pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
             problems.push(Problem::at(
                 format!("spec.routes[{i}].queue.name"),
                 format!("has {} bytes", queue.name.len()),
-                format!("use at most {MAX_AMQP_NAME}, the broker takes no longer name"),
+                format!("use at most {MAX_AMQP_NAME}, the broker accepts no longer name"),
             ));
         }
     }
@@ -47,7 +47,7 @@ pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
     problems
 }
 
-/// Where exactly a rule about the whole spec is broken. Replaces what CEL can only say of the list of routes.
+/// Where exactly a rule about the whole spec is broken. Replaces what CEL can only report for the list of routes.
 pub(super) fn locate(business: &WsBusiness, problems: &mut Vec<Problem>) {
     let spec = &business.spec;
     let mut found = Vec::new();
@@ -73,7 +73,7 @@ fn too_large(business: &WsBusiness) -> Option<Problem> {
         Problem::new(
             "spec.routes",
             Reason::InvalidSchema,
-            format!("the schemas come to {bytes} bytes together, an edge configuration holds {MAX_CONFIG_BYTES}"),
+            format!("the schemas have {bytes} bytes together, an edge configuration can have {MAX_CONFIG_BYTES}"),
             "shorten the schemas, or split the business in two",
         )
     })
