@@ -1,8 +1,17 @@
 //! What the ConfigMaps of the namespace say, and what follows for the businesses. No I/O: the caller tells what it sees and carries out
 //! what [`Outcome`] asks for.
 //!
-//! Of a ConfigMap a digest is kept, not its text: the parsed configuration lives in the catalog. Both maps have an entry for each ConfigMap
-//! that is there, or was until lately; the cluster bounds them.
+//! | what is kept | what it guards against |
+//! |---|---|
+//! | a digest of each text | a list that is read again, or a changed annotation, that looks like a change of the business |
+//! | the business of each ConfigMap | a text that can't be read any more, or names another business, that takes the former one away |
+//! | who decides, and who else speaks of the business | a copy of a ConfigMap, by hand or by a backup, that takes the business over |
+//! | ConfigMaps of other names until the end of a list | that copy, listed before the operator's own, for a moment |
+//! | [`State::Leaving`] | a deletion by hand, or a lost label, that cuts clients before the operator repairs it |
+//! | [`State::Asked`] | an API server that is away or restored from a backup, whose list lacks what exists |
+//!
+//! The text itself is not kept: the parsed configuration is in the catalog. Both maps have an entry for each ConfigMap that exists, or did
+//! until lately; the cluster bounds them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,8 +34,6 @@ pub(super) struct Ledger {
     grace: Duration,
     config_maps: HashMap<String, Seen>,
     businesses: HashMap<String, Claim>,
-    /// Businesses whose ConfigMap is missing, and until when they are kept.
-    leaving: HashMap<String, Instant>,
     /// Names that the list under way has shown so far, and what waits for its end.
     listing: Option<Listing>,
 }
@@ -63,8 +70,8 @@ enum State {
     Live,
     /// Its ConfigMap says that it goes.
     Removed,
-    /// Its ConfigMap is missing; see `leaving`.
-    Leaving,
+    /// Its ConfigMap is missing. The business is kept until then.
+    Leaving(Instant),
     /// The API server is asked about its ConfigMap.
     Asked,
 }
@@ -98,7 +105,7 @@ pub(super) enum Finding {
 
 impl Ledger {
     pub(super) fn new(grace: Duration) -> Self {
-        Self { grace, config_maps: HashMap::new(), businesses: HashMap::new(), leaving: HashMap::new(), listing: None }
+        Self { grace, config_maps: HashMap::new(), businesses: HashMap::new(), listing: None }
     }
 
     /// A complete list begins.
@@ -200,17 +207,15 @@ impl Ledger {
 
     /// When the next business has been without its ConfigMap for long enough.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.leaving.values().min().copied()
+        self.businesses.values().filter_map(Claim::kept_until).min()
     }
 
     /// Before a business goes because its ConfigMap is missing, the API server is asked once more: while it is away, nothing is known.
     pub(super) fn due(&mut self, now: Instant, out: &mut Outcome) {
-        let due: Vec<_> = self.leaving.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
-        for business in due {
-            self.leaving.remove(&business);
-            if let Some(claim) = self.businesses.get_mut(&business) {
+        for (business, claim) in &mut self.businesses {
+            if claim.kept_until().is_some_and(|until| until <= now) {
                 claim.state = State::Asked;
-                out.questions.push(Question { config_map: claim.by.clone(), business });
+                out.questions.push(Question { config_map: claim.by.clone(), business: business.clone() });
             }
         }
     }
@@ -229,8 +234,7 @@ impl Ledger {
         // Where the watch was faster, the answer is old.
         let Some(claim) = self.businesses.get_mut(business).filter(|claim| claim.state == State::Asked) else { return };
         if answer.is_err() {
-            claim.state = State::Leaving;
-            self.leaving.insert(business.to_owned(), now + ASK_AGAIN);
+            claim.state = State::Leaving(now + ASK_AGAIN);
         } else {
             // Missing, or it speaks of another business now.
             self.gone(business, out);
@@ -249,7 +253,6 @@ impl Ledger {
             && claim.state != State::Removed
         {
             claim.state = State::Live;
-            self.leaving.remove(business);
         }
     }
 
@@ -260,7 +263,6 @@ impl Ledger {
             return;
         }
         claim.state = State::Live;
-        self.leaving.remove(&business);
         out.changes.push(Change::Set(Box::new(config)));
     }
 
@@ -274,7 +276,6 @@ impl Ledger {
             claim.yields_to(name, business, out);
         }
         claim.state = State::Removed;
-        self.leaving.remove(business);
         out.changes.push(Change::Remove(business.to_owned()));
     }
 
@@ -286,12 +287,9 @@ impl Ledger {
             return;
         }
         match claim.state {
-            State::Live => {
-                claim.state = State::Leaving;
-                self.leaving.insert(business.to_owned(), now + self.grace);
-            }
+            State::Live => claim.state = State::Leaving(now + self.grace),
             State::Removed => self.gone(business, out),
-            State::Leaving | State::Asked => {}
+            State::Leaving(_) | State::Asked => {}
         }
     }
 
@@ -318,6 +316,14 @@ impl Ledger {
 impl Claim {
     fn new(by: &str) -> Self {
         Self { by: by.to_owned(), state: State::Live, rivals: BTreeSet::new() }
+    }
+
+    /// Until when the business is kept though its ConfigMap is missing.
+    fn kept_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Leaving(until) => Some(until),
+            State::Live | State::Removed | State::Asked => None,
+        }
     }
 
     /// Lets the one with the proper name decide; whoever does not is reported and kept in mind.
