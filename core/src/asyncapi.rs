@@ -1,6 +1,6 @@
-//! AsyncAPI 3.0 made from the live declaration: what a client developer needs to know of one business
-//! (asyncapi.com/docs/reference/specification/v3.0.0). The application that it describes is the business behind its edge, so it
-//! `receive`s what clients send and `send`s what they get.
+//! AsyncAPI 3.0, generated from the running declaration: what a client developer needs to know about one business
+//! (asyncapi.com/docs/reference/specification/v3.0.0). The described application is the business behind its edge, so it `receive`s what
+//! clients send and `send`s what they get.
 
 use std::collections::BTreeSet;
 
@@ -209,7 +209,7 @@ fn regex(pattern: &str) -> String {
     out
 }
 
-/// A schema with its references within itself moved to where it stands in the document.
+/// A schema with its internal references adjusted to its position in the document.
 fn rebase(schema: &Value, place: &str) -> Value {
     match schema {
         Value::Object(map) => map

@@ -1,8 +1,8 @@
 //! The envelope: the JSON object of the wire, the same in a socket frame and in an AMQP body.
 //!
-//! *Parsing* reads the top level once and borrows everything; `content` and unknown fields stay the bytes that came. A name of ours that
-//! occurs twice, also in escaped form, is refused, since parsers differ in which copy they believe. *Writing* puts our fields first, each
-//! once, then the unknown ones, then `content` byte for byte.
+//! *Parsing* reads the top level once and borrows everything; `content` and unknown fields keep their bytes. A field of ours that occurs
+//! twice, also in escaped form, is rejected, since parsers differ in which copy they use. *Writing* puts our fields first, each once, then
+//! the unknown ones, then `content` byte for byte.
 
 mod parse;
 mod write;
@@ -21,14 +21,14 @@ pub const MAX_MESSAGE_TYPE: usize = 200;
 pub const MAX_IDENTITY: usize = 256;
 /// Most `tags` and most `businesses` of one envelope.
 pub const MAX_LIST: usize = 64;
-/// Deepest nesting of the whole object. Deeper JSON is valid but ends many a parser that reads it by recursion.
+/// Deepest nesting of the whole object. Deeper JSON is valid, but overflows the stack of many recursive parsers.
 pub const MAX_DEPTH: usize = 64;
 
-/// The word in `toUniqueId` that addresses everyone.
+/// The value of `toUniqueId` that addresses everyone.
 pub const EVERYONE: &str = "*";
 
-/// An envelope, borrowed from the bytes that it was parsed from. Absent, null and (for identities and lists) empty are all `None` or
-/// empty: an audience that came out empty names nobody.
+/// An envelope, borrowed from the bytes that it was parsed from. Absent, null and (for identities and lists) empty values are all `None` or
+/// empty: an empty audience addresses no client.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Envelope<'a> {
     /// `id`.
@@ -49,7 +49,7 @@ pub struct Envelope<'a> {
     pub to_client_type: Option<Cow<'a, str>>,
     /// `timestamp` in ms since the epoch; 0 is `None`.
     pub timestamp: Option<i64>,
-    /// `content`, the bytes as they came.
+    /// `content`, the bytes as received.
     pub content: Option<&'a str>,
     /// `tags`.
     pub tags: Vec<Cow<'a, str>>,
@@ -76,10 +76,10 @@ pub enum EnvelopeError {
     /// Not UTF-8.
     #[error("not UTF-8")]
     Utf8,
-    /// In a form that is known, and not ours.
+    /// In another well-known form than ours.
     #[error("the body {0}")]
     Form(&'static str),
-    /// A name of ours stands twice.
+    /// A field of ours occurs twice.
     #[error("field {0} occurs twice; send it once")]
     Duplicate(&'static str),
     /// A field has a wrong type or value.
@@ -87,7 +87,7 @@ pub enum EnvelopeError {
     Field {
         /// Which.
         field: &'static str,
-        /// What is wrong and what would be right.
+        /// What is wrong and what would be valid.
         problem: String,
     },
     /// Nested deeper than [`MAX_DEPTH`].
@@ -104,8 +104,8 @@ impl<'a> Envelope<'a> {
         parse::parse(bytes)
     }
 
-    /// The id of what [`Envelope::parse`] refused, so that its sender can tell which message it was. `None` where it can't be read, is
-    /// itself wrong, or stands twice. Reads the bytes once more: for refusals only.
+    /// The id of what [`Envelope::parse`] rejected, so that its sender knows which message it was. `None` if it can't be read, is itself
+    /// invalid, or occurs twice. Reads the bytes a second time: for rejections only.
     pub fn readable_id(bytes: &'a [u8]) -> Option<Cow<'a, str>> {
         parse::readable_id(bytes)
     }
@@ -127,7 +127,7 @@ impl<'a> Envelope<'a> {
         out
     }
 
-    /// Whether it is for everyone.
+    /// Whether it addresses everyone.
     pub fn for_everyone(&self) -> bool {
         self.to_unique_id.as_deref() == Some(EVERYONE)
     }

@@ -11,27 +11,27 @@ pub const SUBPROTOCOL: &str = "wirepost.v1";
 pub enum ServerFrame<'a> {
     /// The first frame.
     Welcome {
-        /// Names this connection in events and logs.
+        /// Identifies this connection in events and logs.
         connection_id: &'a str,
-        /// Where the client stands now; absent while the edge can't know (broker away): a `position` follows.
+        /// The client's position now; absent while the edge can't know it (broker away): a `position` follows.
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<&'a str>,
-        /// Whether nothing is missing since the client's cursor; absent while the edge can't know, and where no cursor was given it is
-        /// false without a gap.
+        /// Whether nothing is missing since the client's cursor; absent while the edge can't know. Without a cursor it is false, and no gap
+        /// follows.
         #[serde(skip_serializing_if = "Option::is_none")]
         resumed: Option<bool>,
-        /// Brings the client back within the session without its backend.
+        /// Reconnects the client within the session without its backend.
         resume_token: &'a str,
         /// Ms since the epoch.
         session_ends_at: i64,
-        /// What this client has to keep to.
+        /// The limits of this client.
         limits: ClientLimits,
     },
-    /// Where the client stands, for quiet clients.
+    /// The client's position, for quiet clients.
     Position {
         /// The newest cursor.
         cursor: &'a str,
-        /// A fresh one where the old one would end before the session.
+        /// A new one where the old one would end before the session.
         #[serde(skip_serializing_if = "Option::is_none")]
         resume_token: Option<&'a str>,
     },
@@ -40,18 +40,18 @@ pub enum ServerFrame<'a> {
         /// Id of the message.
         id: &'a str,
     },
-    /// The message was not accepted, or it is not known.
+    /// The message was not accepted, or its fate is not known.
     Nack {
         /// Id of the message; absent where it could not be read.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
         /// Why.
         code: NackCode,
-        /// The same for a person.
+        /// The same for people.
         reason: &'a str,
         /// Whether the same message may pass later.
         retryable: bool,
-        /// Whether it may have arrived all the same; a repeat must carry the same id.
+        /// Whether it may have arrived nevertheless; a repeat must carry the same id.
         may_have_arrived: bool,
         /// How long to wait before a repeat, where known.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,23 +69,23 @@ pub enum ServerFrame<'a> {
         /// Seconds left.
         in_seconds: u64,
     },
-    /// The session goes on until then.
+    /// The session is extended.
     Refreshed {
         /// Ms since the epoch.
         session_ends_at: i64,
         /// For the new session.
         resume_token: &'a str,
     },
-    /// A control frame of the client was refused; nothing changed.
+    /// A control frame of the client was rejected; nothing changed.
     Error {
         /// Which operation.
         about: &'a str,
         /// Why.
         reason: &'a str,
     },
-    /// This edge goes.
+    /// This edge shuts down.
     Drain {
-        /// Come back within that time; each client gets its own share of it.
+        /// Reconnect within this time, in ms; it differs for each client.
         reconnect_within_ms: u64,
     },
     /// Answer to `ping`.
@@ -100,7 +100,7 @@ impl ServerFrame<'_> {
     }
 }
 
-/// Limits that `welcome` tells.
+/// The limits in `welcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientLimits {
@@ -108,7 +108,7 @@ pub struct ClientLimits {
     pub message_bytes: usize,
     /// Sustained rate.
     pub messages_per_second: u32,
-    /// At once.
+    /// Messages at the same moment.
     pub burst: u32,
 }
 
@@ -116,7 +116,7 @@ pub struct ClientLimits {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum ClientFrame {
-    /// Prolongs the session with a new ticket of the same identity.
+    /// Extends the session with a new ticket of the same identity.
     Refresh {
         /// A token from the token call.
         token: String,
@@ -126,7 +126,7 @@ pub enum ClientFrame {
         /// 1 to [`MAX_RECEIPTS`] ids, each of 1 to [`crate::envelope::MAX_ID`] bytes.
         ids: Vec<String>,
     },
-    /// For browsers.
+    /// For browsers, which can't send a ping frame.
     Ping,
 }
 
@@ -137,7 +137,7 @@ pub const MAX_RECEIPTS: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GapReason {
-    /// The cursor is older than what the stream still has.
+    /// The cursor is older than the stream's oldest message.
     Retention,
     /// The cursor belongs to another stream.
     Incarnation,
@@ -151,21 +151,21 @@ pub enum NackCode {
     InvalidEnvelope,
     /// No declared route has this message type.
     UnknownRoute,
-    /// The route is not for this client, or addresses whom it may not.
+    /// The route is not for this client, or it addresses clients that it may not.
     NotAllowed,
-    /// The message was over before it was sent.
+    /// The message had expired before it was sent.
     Expired,
-    /// `content` does not fit the route's schema.
+    /// `content` does not match the route's schema.
     SchemaMismatch,
-    /// To check `content` against the route's schema would take too long.
+    /// Validating `content` against the route's schema would take too long.
     TooComplex,
-    /// The sender names somebody else.
+    /// The sender claims another identity.
     IdentityMismatch,
     /// Larger than `messageBytes`.
     TooLarge,
     /// More than `messagesPerSecond` and `burst`.
     RateLimited,
-    /// The edge has too much to do.
+    /// The edge is overloaded.
     Overloaded,
     /// The broker is away or blocked.
     BrokerUnavailable,
@@ -190,7 +190,7 @@ impl NackCode {
         Self::Timeout,
     ];
 
-    /// The word on the wire and in metrics.
+    /// As on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidEnvelope => "invalid_envelope",
@@ -227,9 +227,9 @@ impl NackCode {
 /// Why the edge ends a connection. The number is the close code (RFC 6455, section 7.4; 3000 and 3003 as registered with IANA, 4xxx ours).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCode {
-    /// The client said goodbye.
+    /// The client closed the connection.
     Normal,
-    /// The edge goes.
+    /// The edge shuts down.
     Drain,
     /// A frame that breaks RFC 6455.
     Protocol,
@@ -241,21 +241,21 @@ pub enum CloseCode {
     TooBig,
     /// The edge is at its connection limit.
     Overloaded,
-    /// This edge has no configuration of the business, and another one may have it. Come back.
+    /// This edge has no configuration of the business; another edge may have it. Reconnect.
     NotHere,
-    /// The session is over or the token no good: get a new token.
+    /// The session has ended or the token is not valid: get a new token.
     SessionOver,
-    /// Refused: the identity was revoked, or a page of this origin may not connect. Come back slowly: a declaration can be put right.
+    /// Refused: the identity was revoked, or pages of this origin may not connect. Reconnect slowly: a declaration can be corrected.
     Revoked,
     /// The client can't keep up: resume by cursor.
     TooSlow,
-    /// A newer connection of the same identity took the place. Don't come back by yourself.
+    /// A newer connection of the same identity replaced this one. Don't reconnect automatically.
     Replaced,
-    /// The business is gone. Come back slowly: it may have gone by mistake.
+    /// The business was removed. Reconnect slowly: that may have been a mistake.
     BusinessRemoved,
-    /// The business now travels another way (`Durable`, `Transient`): what the connection was fed by is gone. Come back.
+    /// The business changed its delivery (`Durable`, `Transient`), so the source of this connection's pushes is gone. Reconnect.
     DeliveryChanged,
-    /// Reading the business's pushes failed at this edge. Come back: the cursor shows what is missing.
+    /// Reading the business's pushes failed at this edge. Reconnect: the cursor shows what is missing.
     Interrupted,
 }
 
@@ -320,7 +320,7 @@ impl CloseCode {
         }
     }
 
-    /// Whether what is queued for the client is still written before the close frame: where it could not get it again.
+    /// Whether what is queued for the client is still written before the close frame: where the client could not get it later.
     pub fn flushes(self) -> bool {
         matches!(self, Self::Drain | Self::DeliveryChanged | Self::Interrupted)
     }

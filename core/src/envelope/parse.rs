@@ -28,9 +28,9 @@ const NAMES: [&str; 16] = [
     "op",
 ];
 
-/// Editors and shells of Windows put it in front of UTF-8. It says nothing.
+/// Windows editors and shells put it in front of UTF-8. It has no meaning.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// How well-known forms begin that are not text in UTF-8. No envelope begins so.
+/// How well-known encodings other than UTF-8 text begin. No envelope begins like that.
 const FORMS: [(&[u8], &str); 5] = [
     (b"\x1f\x8b", "is compressed by gzip; send it uncompressed"),
     (b"\x28\xb5\x2f\xfd", "is compressed by zstd; send it uncompressed"),
@@ -74,7 +74,7 @@ pub(super) fn readable_id(bytes: &[u8]) -> Option<Cow<'_, str>> {
     let mut ids = fields.iter().filter(|(key, _)| *key == "id");
     match (ids.next(), ids.next()) {
         (Some((_, raw)), None) => text("id", raw.get(), MAX_ID).ok().flatten(),
-        // Twice: nobody knows which one is meant.
+        // Twice: which one is meant can't be known.
         _ => None,
     }
 }
@@ -146,7 +146,7 @@ fn millis(field: &'static str, raw: &str) -> Result<Option<i64>, EnvelopeError> 
     Ok((value != 0).then_some(value))
 }
 
-/// A list of strings; null is empty, empty strings in it name nobody and are dropped.
+/// A list of strings; null is empty, and empty strings in it are dropped: they address no client.
 fn list<'a>(field: &'static str, raw: &'a str) -> Result<Vec<Cow<'a, str>>, EnvelopeError> {
     if raw == "null" {
         return Ok(Vec::new());
@@ -215,7 +215,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// Fields kept at most; more is no envelope of anybody's.
+/// Most fields; no legitimate envelope has more.
 const MAX_FIELDS: usize = 256;
 
 /// The top level in order, unescaped keys, raw values.

@@ -1,4 +1,4 @@
-//! Writing an envelope: our fields once and first, unknown ones as they came, `content` last and byte for byte.
+//! Writing an envelope: our fields first and once, unknown ones as received, `content` last and byte for byte.
 
 use std::io::Write;
 
