@@ -1,28 +1,30 @@
-//! Credentials of a business's own services: derived, never stored. One seed makes them all, so that a deleted Secret or a broker that was
-//! rebuilt from nothing gets the very same again, and so that a new owner of a business type gets others (they depend on the resource's uid).
+//! Credentials of a business's own services: derived, never stored. All are derived from one seed, so that a deleted Secret or a broker that
+//! was rebuilt empty gets the very same ones again, and so that a new owner of a business type gets others (they depend on the resource's
+//! uid).
 
 use std::{collections::BTreeMap, fmt};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use wirepost_core::{
+    Compiled,
     contract::{
         config_map::{FORMER_ROTATIONS as FORMER, ROTATION as CURRENT},
-        edge_config::ApiKey,
+        edge_config::{ApiKey, BusinessConfig},
     },
-    names,
+    hex, names,
     topology::Topology,
 };
+use wirepost_runtime::clock::now_ms;
 use wirepost_topology::{DesiredUser, business_user};
 
-use crate::stored::Stored;
+use crate::stored::StoredBusiness;
 
 /// How long credentials stay valid after a rotation.
 pub const OVERLAP_MS: i64 = 60 * 60 * 1000;
 
-/// What all credentials are made of.
+/// What all credentials are derived from.
 #[derive(Clone)]
 pub struct Seed(hmac::Key);
 
@@ -39,7 +41,7 @@ impl Seed {
     }
 
     fn derive(&self, what: &str, uid: &str, rotation: &str) -> String {
-        // Lengths first, so that no two inputs look the same.
+        // With lengths, so that no two inputs are the same text.
         let input = format!("wirepost 1|{what}|{}|{uid}|{}|{rotation}", uid.len(), rotation.len());
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, input.as_bytes()))
     }
@@ -51,13 +53,13 @@ impl Seed {
 
     /// The credentials of a resource in one rotation.
     pub fn credentials(&self, vhost: &str, business: &str, uid: &str, rotation: &str) -> Credentials {
-        let suffix = hex(&Sha256::digest(self.derive("user", uid, rotation)))[..8].to_owned();
+        let suffix = hex(Sha256::digest(self.derive("user", uid, rotation)))[..8].to_owned();
         let user = business_user(vhost, business, &suffix, &self.derive("password", uid, rotation));
         Credentials { user, api_key: self.derive("api key", uid, rotation) }
     }
 }
 
-/// What a business's services prove themselves with.
+/// What a business's services authenticate with.
 #[derive(Clone, PartialEq)]
 pub struct Credentials {
     /// On RabbitMQ.
@@ -74,32 +76,32 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     fn digest(&self, expires_at: Option<i64>) -> ApiKey {
-        ApiKey { sha256: hex(&Sha256::digest(&self.api_key)), expires_at }
+        ApiKey { sha256: hex(Sha256::digest(&self.api_key)), expires_at }
     }
 }
 
-/// Which credentials are valid: kept as annotations of the edge ConfigMap.
+/// Which credentials are valid. Stored as annotations of the edge configuration's ConfigMap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rotation {
-    /// The value of `wirepost.dev/rotate` that the present ones are made of.
+    /// The value of `wirepost.dev/rotate` that the current ones are derived from.
     pub current: String,
-    /// Those before, each with the time (ms since the epoch) until which it is valid; at most [`MAX_FORMER`].
+    /// Values before it → ms since the epoch until which their credentials are valid; at most [`MAX_FORMER`].
     pub former: BTreeMap<String, i64>,
 }
 
-/// The former credentials of a Secret that does not hold the new ones yet: they have no end.
+/// Former credentials while the Secret does not contain the new ones yet: they have no end.
 const UNTIL_DELIVERED: i64 = i64::MAX;
-/// Former credentials that are valid at once; who rotates more often than that within an hour ends the oldest.
+/// Former credentials that are valid at the same time; more rotations than that within an hour end the oldest.
 const MAX_FORMER: usize = 8;
 
 impl Rotation {
-    /// As kept; `None` where nothing was. What can't be read was never valid.
-    pub fn kept(annotations: &BTreeMap<String, String>) -> Option<Self> {
+    /// As it was written to annotations; `None` where nothing was. What can't be read was never valid.
+    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Option<Self> {
         let former = annotations.get(FORMER).and_then(|json| serde_json::from_str(json).ok());
         Some(Self { current: annotations.get(CURRENT)?.clone(), former: former.unwrap_or_default() })
     }
 
-    /// What follows when `asked` is asked for.
+    /// The rotation that follows when the resource has the value `asked`.
     #[must_use]
     pub fn next(kept: Option<Self>, asked: &str) -> Self {
         let now = now_ms();
@@ -119,7 +121,7 @@ impl Rotation {
         Self { current: asked.to_owned(), former }
     }
 
-    /// The Secret holds the present ones now, so the hour of the former ones begins. `None` where it has begun.
+    /// The Secret contains the current ones now, so the hour of the former ones begins. `None` where it has begun.
     pub fn delivered(&self) -> Option<Self> {
         let mut rotation = self.clone();
         let waiting = rotation.former.values_mut().filter(|until| **until == UNTIL_DELIVERED);
@@ -136,21 +138,21 @@ impl Rotation {
     }
 }
 
-/// Everything that a resource's access comes to.
+/// All credentials of a resource. Empty where it declares no access.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Access {
+pub struct AccessCredentials {
     /// Users on the broker.
     pub users: Vec<DesiredUser>,
     /// Keys that the edges accept.
     pub api_keys: Vec<ApiKey>,
-    /// What the Secret holds; `None` = no access was declared.
+    /// What the Secret contains; `None` = no access was declared.
     pub current: Option<Credentials>,
-    /// Which they are made of.
+    /// What they are derived from.
     pub rotation: Option<Rotation>,
 }
 
-impl Access {
-    /// The access of a resource that declares one.
+impl AccessCredentials {
+    /// The credentials of a resource that declares access.
     pub fn new(seed: &Seed, vhost: &str, business: &str, uid: &str, rotation: Rotation) -> Self {
         let current = seed.credentials(vhost, business, uid, &rotation.current);
         let former: Vec<_> = rotation
@@ -171,15 +173,22 @@ impl Access {
         access
     }
 
+    /// What the edges run for this business: what was compiled, with the keys of its services.
+    pub fn edge_config(&self, compiled: &Compiled) -> BusinessConfig {
+        let mut config = compiled.config.clone();
+        config.auth.api_keys.clone_from(&self.api_keys);
+        config
+    }
+
     /// When the next of the former credentials end, in ms since the epoch.
     pub fn changes_at(&self) -> Option<i64> {
         self.rotation.as_ref()?.former.values().min().copied().filter(|until| *until != UNTIL_DELIVERED)
     }
 }
 
-/// Where a business's services find things.
+/// The addresses that a business's services are given.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ServiceEndpoints {
     /// `amqp` or `amqps`.
     pub scheme: &'static str,
     /// The broker, as the services reach it.
@@ -192,17 +201,17 @@ pub struct Place {
     pub endpoint: Option<String>,
 }
 
-/// What the Secret holds, in the form of Service Binding for Kubernetes 1.1 (servicebinding.io/spec/core/1.1.0): one entry a fact.
+/// What the Secret contains, in the form of Service Binding for Kubernetes 1.1 (servicebinding.io/spec/core/1.1.0): one entry a fact.
 pub fn entries(
-    place: &Place,
+    endpoints: &ServiceEndpoints,
     credentials: &Credentials,
-    stored: &Stored,
+    stored: &StoredBusiness,
     topology: &Topology,
 ) -> BTreeMap<String, String> {
     let business = stored.business_type();
     let DesiredUser { name, password, .. } = &credentials.user;
-    let Place { scheme, host, port, vhost, endpoint } = place;
-    // Neither the name nor a derived password holds a character that a URI would take as special; a vhost may.
+    let ServiceEndpoints { scheme, host, port, vhost, endpoint } = endpoints;
+    // Neither the name nor a derived password contains a character that is special in a URI; a vhost may.
     let uri = format!("{scheme}://{name}:{password}@{host}:{port}/{}", escaped(vhost));
     let mut entries: BTreeMap<String, String> = [
         ("type", "rabbitmq".to_owned()),
@@ -248,15 +257,6 @@ fn escaped(text: &str) -> String {
     })
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(64), |hex, byte| format!("{hex}{byte:02x}"))
-}
-
-/// Ms since the epoch.
-pub fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(second.delivered(), None);
         assert_eq!(Rotation::next(Some(second.clone()), "2026-01"), second);
         let kept: BTreeMap<_, _> = second.annotations().collect();
-        assert_eq!(Rotation::kept(&kept), Some(second.clone()));
+        assert_eq!(Rotation::from_annotations(&kept), Some(second.clone()));
         let third = Rotation::next(Some(second), "2026-02");
         assert_eq!(third.former.keys().collect::<Vec<_>>(), ["", "2026-01"], "each has its hour");
         let over = Rotation { current: "x".into(), former: BTreeMap::from([("w".into(), 1)]) };

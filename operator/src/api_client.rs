@@ -1,5 +1,5 @@
-//! How we are connected to the API server. A connection can die without a word: a node goes, a router forgets. What nobody reads from then
-//! on would go unnoticed for ever, so that every wait has an end here.
+//! How we are connected to the API server. A connection can die unnoticed: a node fails, a router forgets it. A watch on it would wait
+//! forever, so every wait is bounded here.
 
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
@@ -12,19 +12,20 @@ use kube::{
         watcher,
     },
 };
+use wirepost_runtime::backoff as runtime;
 
 use crate::leader::Leadership;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of an answer, or of the next piece of one. Longer than a watch.
+/// Of an answer, or of the next part of one. Longer than a watch.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// After so many seconds the API server ends a watch, which then goes on where it was. One that does not end five seconds later is dead, and
-/// what changed meanwhile is to be seen within the 30 s in which all is to be repaired.
+/// After so many seconds the API server ends a watch, which then continues where it was. One that does not end five seconds later is dead,
+/// and what changed meanwhile has to be seen within the 30 s in which everything is repaired.
 const WATCH_SECONDS: u32 = 15;
-/// How long without a failure until pauses are short again.
-const CALM: Duration = Duration::from_secs(30);
-/// Between two tries of a watch that fails.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// After so long without a failure pauses are short again.
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(30);
+/// Pauses between attempts of a watch that fails: the first, and the longest. A server that is back is noticed soon.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// A client with connections of its own.
 ///
@@ -38,12 +39,12 @@ pub fn client(mut config: Config) -> kube::Result<Client> {
 fn bound(config: &mut Config) {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
-    // A connection that was not used for a while has not failed to answer.
+    // A connection that was idle for a while has not failed to answer.
     config.reset_reader_on_write = true;
 }
 
-/// The same for a leader's writes: whatever drives its connections asks for the leadership each time. A request may lie in this process
-/// when it is frozen, past every look at the leadership and not yet on the wire; thawed after another has taken the lease, it must not go.
+/// The same for a leader's writes: whatever drives its connections asks for the leadership each time. A request may be in this process when
+/// it is frozen, past every gate and not yet on the wire; thawed after another replica has taken the lease, it must not be sent.
 ///
 /// # Errors
 /// See [`client`].
@@ -59,8 +60,9 @@ struct WhileLeading(Leadership);
 impl Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for WhileLeading {
     fn execute(&self, mut connection: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let leadership = self.0.clone();
-        let gated = poll_fn(move |cx| if leadership.holds() { connection.as_mut().poll(cx) } else { Poll::Ready(()) });
-        // It ends with the client or the leadership, whichever is first.
+        let gated =
+            poll_fn(move |cx| if leadership.is_leader() { connection.as_mut().poll(cx) } else { Poll::Ready(()) });
+        // It ends with the client or the leadership, whichever is first, and its failure is an error of the requests on it.
         drop(tokio::spawn(gated));
     }
 }
@@ -70,48 +72,31 @@ pub fn watch(selector: &str) -> watcher::Config {
     watcher::Config::default().labels(selector).timeout(WATCH_SECONDS)
 }
 
-/// What a watch waits after a failure. The watch's own resets count for nothing: it makes one before each try.
-pub fn after_failures() -> ResetTimerBackoff<Pause> {
-    ResetTimerBackoff::new(Pause::default(), CALM)
+/// What a watch waits after a failure. The watch's own resets count for nothing: it makes one before each attempt.
+pub fn watch_backoff() -> ResetTimerBackoff<WatchBackoff> {
+    backoff(BACKOFF.1)
 }
 
-/// Pauses that are longer each time, but never so long that a server that is back goes unnoticed; with jitter.
+/// The same with another longest pause.
+pub fn backoff(longest: Duration) -> ResetTimerBackoff<WatchBackoff> {
+    let reset_after = BACKOFF_RESET_AFTER.max(longest * 2);
+    ResetTimerBackoff::new(WatchBackoff(runtime::Backoff::new(BACKOFF.0, longest)), reset_after)
+}
+
+/// The runtime's backoff, as kube takes it.
 #[derive(Debug)]
-pub struct Pause(Duration);
+pub struct WatchBackoff(runtime::Backoff);
 
-impl Default for Pause {
-    fn default() -> Self {
-        Self(PAUSE.0)
-    }
-}
-
-impl Iterator for Pause {
+impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSE.1);
-        Some(pause.mul_f64(0.5 + 0.5 * rand::random::<f64>()))
+        self.0.next()
     }
 }
 
-impl Backoff for Pause {
+impl Backoff for WatchBackoff {
     fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_bound_and_begin_again() {
-        let mut pause = Pause::default();
-        let pauses: Vec<Duration> = pause.by_ref().take(20).collect();
-        assert!(pauses[0] <= PAUSE.0 && pauses[19] >= PAUSE.1 / 2, "{pauses:?}");
-        assert!(pauses.iter().all(|pause| *pause <= PAUSE.1), "{pauses:?}");
-        pause.reset();
-        assert!(pause.next().unwrap() <= PAUSE.0);
+        self.0.reset();
     }
 }

@@ -9,39 +9,39 @@ use wirepost_runtime::logs::LogArgs;
 use wirepost_topology::{Credentials, OpenQueues};
 
 use crate::{
-    access::Place,
+    access::ServiceEndpoints,
     app::Settings,
     broker::{self, Address},
     leader,
     reconcile::Options,
 };
 
-/// The operator of wirepost: makes RabbitMQ, the edges and credentials be what WsBusiness resources declare.
+/// The operator of wirepost: makes RabbitMQ, the edges and credentials match what WsBusiness resources declare.
 #[derive(Clone, Parser)]
 #[command(name = "wirepost-operator", version)]
 pub struct Args {
-    /// Where wirepost itself is: edge configurations, the edges' Service, the lease. The chart sets it to the release's namespace.
+    /// Where wirepost itself runs: edge configurations, the edges' Service, the lease. The chart sets it to the release's namespace.
     #[arg(long, env = "WIREPOST_NAMESPACE")]
     pub namespace: String,
     /// This replica, in the lease and in events; in a cluster the pod's name.
     #[arg(long, env = "WIREPOST_OPERATOR_NAME", default_value = "operator")]
     pub name: String,
-    /// amqp:// or amqps:// URI of the broker, with the vhost. Of several, divided by commas, the first.
+    /// amqp:// or amqps:// URI of the broker, with the vhost. Of several, separated by commas, the first.
     #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true)]
     pub amqp: String,
     /// The broker's management API, http(s)://host:port. Its user needs the tag administrator.
     #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true)]
     pub management: String,
-    /// File whose content takes the place of the user name in the addresses; read at each use.
+    /// File whose content replaces the user name in the addresses; read at each use.
     #[arg(long, env = "WIREPOST_AMQP_USERNAME_FILE", requires = "amqp_password_file")]
     pub amqp_username_file: Option<PathBuf>,
-    /// File whose content takes the place of the password in the addresses; read at each use.
+    /// File whose content replaces the password in the addresses; read at each use.
     #[arg(long, env = "WIREPOST_AMQP_PASSWORD_FILE", requires = "amqp_username_file")]
     pub amqp_password_file: Option<PathBuf>,
-    /// Authorities (PEM) that the broker's certificates are checked against; without it those of the operating system.
+    /// CA certificates (PEM) that the broker's certificates are checked against; without it the operating system's.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
     pub amqp_ca_file: Option<PathBuf>,
-    /// host:port at which the businesses' own services reach the broker. Default: that of --amqp.
+    /// host:port at which the businesses' own services reach the broker. Default: the one in --amqp.
     #[arg(long, env = "WIREPOST_ADVERTISED_AMQP", value_parser = host_and_port)]
     pub advertised_amqp: Option<(String, u16)>,
     /// What services and clients reach the edges' HTTP interface by, such as https://ws.example.com.
@@ -54,7 +54,7 @@ pub struct Args {
     /// The edges' Service, whose EndpointSlices name their admin port `admin`.
     #[arg(long, env = "WIREPOST_EDGE_SERVICE", default_value = "wirepost-edge")]
     pub edge_service: String,
-    /// Queues that routes with `existing: true` may name though their owners have not opened them: NAMESPACE=PREFIX, divided by commas,
+    /// Queues that routes with `existing: true` may name though their owners have not opened them: NAMESPACE=PREFIX, separated by commas,
     /// such as shop=shop-,*=public. An empty PREFIX opens every queue.
     #[arg(long, env = "WIREPOST_EXISTING_QUEUES", default_value = "")]
     pub existing_queues: OpenQueues,
@@ -67,7 +67,7 @@ pub struct Args {
     /// Seconds after which a leader that does not renew is replaced.
     #[arg(long, env = "WIREPOST_LEASE_SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(3..=300))]
     pub lease_seconds: u64,
-    /// Seconds between two looks at everything on the broker.
+    /// Seconds between two comparisons of everything on the broker.
     #[arg(long, env = "WIREPOST_SWEEP_SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub sweep_seconds: u64,
     /// Seconds that broker objects of ours which no resource claims are left alone before they are removed.
@@ -76,7 +76,14 @@ pub struct Args {
     /// Seconds that a deleted resource waits for its queues to be emptied and for a broker that is away.
     #[arg(long, env = "WIREPOST_DELETION_DEADLINE_SECONDS", default_value = "600")]
     pub deletion_deadline_seconds: u64,
-    /// Businesses that are reconciled at once.
+    /// Seconds within which each access Secret is checked, if nothing of its business changes before. One that was deleted or edited by hand
+    /// is restored then.
+    #[arg(long, env = "WIREPOST_SECRET_CHECK_SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(2..=86400))]
+    pub secret_check_seconds: u64,
+    /// Namespaces in which the operator may watch Secrets, separated by commas: access Secrets there are restored immediately.
+    #[arg(long, env = "WIREPOST_WATCH_SECRETS_IN", value_delimiter = ',')]
+    pub watch_secrets_in: Vec<String>,
+    /// Businesses that are reconciled at the same time.
     #[arg(long, env = "WIREPOST_CONCURRENCY", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
     /// Logs.
@@ -94,7 +101,7 @@ impl Args {
     /// What the flags say.
     ///
     /// # Errors
-    /// An address that is none.
+    /// An address can't be used.
     pub fn into_settings(self) -> anyhow::Result<Settings> {
         let Self {
             namespace,
@@ -115,19 +122,21 @@ impl Args {
             sweep_seconds,
             orphan_grace_seconds,
             deletion_deadline_seconds,
+            secret_check_seconds,
+            watch_secrets_in,
             concurrency,
             log: _,
         } = self;
         let amqp: Address = amqp.parse()?;
         let files = amqp_username_file.zip(amqp_password_file);
-        // Also where the management address names nobody.
+        // Also where the management address names no user.
         let (user, password) = amqp.user();
         let fixed = || Credentials::Fixed { user: user.to_owned(), password: password.to_owned() };
         let credentials = files
             .map(|(user, password)| Credentials::Files { user, password })
             .or_else(|| (!management.contains('@')).then(fixed));
         let (host, port) = advertised_amqp.unwrap_or_else(|| (amqp.host().to_owned(), amqp.port()));
-        let place = Place {
+        let endpoints = ServiceEndpoints {
             scheme: amqp.scheme(),
             host,
             port,
@@ -143,6 +152,7 @@ impl Args {
             selector: selector.clone(),
             edge_service,
             concurrency,
+            secret_namespaces: watch_secrets_in.into_iter().filter(|name| !name.is_empty()).collect(),
             lease: leader::Settings {
                 namespace: namespace.clone(),
                 name: lease,
@@ -160,12 +170,13 @@ impl Args {
             },
             options: Options {
                 namespace,
-                place,
+                endpoints,
                 open_queues: existing_queues,
                 deletion_deadline: Duration::from_secs(deletion_deadline_seconds),
                 selects: !selector.is_empty(),
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
+                secret_check: Duration::from_secs(secret_check_seconds),
             },
             name,
         })

@@ -1,4 +1,5 @@
-//! What is reported of a business, made without I/O. The conditions and their reasons: [`wirepost_core::contract::condition`].
+//! What is reported about a business: conditions and status, made without I/O. The types and reasons of conditions are in
+//! [`wirepost_core::contract::condition`].
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -10,37 +11,41 @@ use wirepost_core::{
     contract::condition::{ConditionType, Reason},
 };
 
+use crate::edges::EdgeProgress;
+
 /// Longest message of a condition: the API server takes 32,768 bytes; a person reads less.
 const MAX_MESSAGE: usize = 2_000;
+/// Sentences of many that a message contains; the rest is counted.
+const NAMED: usize = 5;
 
-/// What was found of one condition.
+/// What was found about one condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ConditionState {
     /// `True`, `False` or `Unknown`.
     pub status: &'static str,
     /// Why.
     pub reason: Reason,
-    /// A sentence that says what to do where something is to be done.
+    /// For people: what is wrong and what to do.
     pub message: String,
 }
 
-impl Verdict {
+impl ConditionState {
     /// As it should be.
-    pub fn good(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn met(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "True", reason, message: message.into() }
     }
 
     /// Not as it should be.
-    pub fn bad(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn not_met(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "False", reason, message: message.into() }
     }
 
-    /// Not looked at yet.
+    /// Not known.
     pub fn unknown(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "Unknown", reason, message: message.into() }
     }
 
-    /// What follows a declaration that is not accepted.
+    /// Of a generation that is not accepted.
     pub fn not_accepted() -> Self {
         Self::unknown(
             Reason::NotAccepted,
@@ -48,26 +53,60 @@ impl Verdict {
         )
     }
 
-    /// Before the first look.
+    /// Not known yet.
     pub fn pending(what: &str) -> Self {
         Self::unknown(Reason::Pending, format!("waiting for {what}"))
     }
 
     /// Whether it is as it should be.
-    pub fn is_good(&self) -> bool {
+    pub fn is_met(&self) -> bool {
         self.status == "True"
     }
 }
 
-/// Everything that was found of a business.
+impl EdgeProgress {
+    /// The condition Programmed.
+    pub fn condition(&self) -> ConditionState {
+        let Self { total, programmed, behind, unreachable } = self;
+        if *total == 0 {
+            return ConditionState::not_met(
+                Reason::NoEdges,
+                "no edge is ready: look at the edge Deployment's pods and their logs",
+            );
+        }
+        if programmed == total {
+            return ConditionState::met(Reason::Programmed, "every ready edge runs this generation");
+        }
+        if let Some((edge, reason)) = unreachable.first() {
+            let text = format!(
+                "{} of {total} edges don't answer the operator, such as {edge}: {reason}; a NetworkPolicy must let it reach their admin port",
+                unreachable.len()
+            );
+            return ConditionState::not_met(Reason::EdgesUnreachable, text);
+        }
+        let text = format!("waiting for {} of {total} edges: {}", behind.len(), summarize(behind));
+        ConditionState::not_met(Reason::EdgesBehind, text)
+    }
+}
+
+/// The first of many sentences.
+pub fn summarize(sentences: &[String]) -> String {
+    let mut text = sentences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if sentences.len() > NAMED {
+        text = format!("{text}; and {} more", sentences.len() - NAMED);
+    }
+    text
+}
+
+/// Everything that was found about a business.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Findings {
     /// See [`ConditionType::Accepted`].
-    pub accepted: Verdict,
+    pub accepted: ConditionState,
     /// See [`ConditionType::Provisioned`].
-    pub provisioned: Verdict,
+    pub provisioned: ConditionState,
     /// See [`ConditionType::Programmed`].
-    pub programmed: Verdict,
+    pub programmed: ConditionState,
     /// What the business's people need; `None` keeps what was reported.
     pub facts: Option<Facts>,
     /// Edges that run this generation, and all ready ones.
@@ -88,15 +127,39 @@ pub struct Facts {
 }
 
 impl Findings {
-    /// Nothing but a verdict on the declaration.
-    pub fn rejected(accepted: Verdict) -> Self {
+    /// Of a generation that is not accepted.
+    pub fn rejected(accepted: ConditionState) -> Self {
         Self {
             accepted,
-            provisioned: Verdict::not_accepted(),
-            programmed: Verdict::not_accepted(),
+            provisioned: ConditionState::not_accepted(),
+            programmed: ConditionState::not_accepted(),
             facts: None,
             edges: None,
         }
+    }
+
+    /// Of a declaration that is accepted, before anything else is known.
+    pub fn accepted(facts: Facts) -> Self {
+        Self {
+            accepted: ConditionState::met(Reason::Accepted, "the declaration is valid"),
+            provisioned: ConditionState::pending("the broker"),
+            programmed: ConditionState::pending("the broker"),
+            facts: Some(facts),
+            edges: None,
+        }
+    }
+
+    /// The Secret with the credentials, as it is now.
+    pub fn set_secret(&mut self, secret: Option<String>) {
+        if let Some(facts) = &mut self.facts {
+            facts.secret = secret;
+        }
+    }
+
+    /// How far the edges are with the last accepted generation. What they run says nothing about one that is not accepted.
+    pub fn set_progress(&mut self, progress: &EdgeProgress) {
+        self.edges = Some((progress.programmed, progress.total));
+        self.programmed = if self.accepted.is_met() { progress.condition() } else { ConditionState::not_accepted() };
     }
 
     /// The status that follows. `old` is what is stored: times of conditions that have not changed stay.
@@ -137,13 +200,25 @@ impl Findings {
         status
     }
 
-    fn ready(&self) -> Verdict {
-        let first = [&self.accepted, &self.provisioned, &self.programmed].into_iter().find(|v| !v.is_good());
+    fn ready(&self) -> ConditionState {
+        let first = [&self.accepted, &self.provisioned, &self.programmed].into_iter().find(|v| !v.is_met());
         first.map_or_else(
-            || Verdict::good(Reason::Ready, "clients can connect, messages flow"),
-            |v| Verdict::bad(v.reason, v.message.clone()),
+            || ConditionState::met(Reason::Ready, "clients can connect, messages flow"),
+            |v| ConditionState::not_met(v.reason, v.message.clone()),
         )
     }
+}
+
+/// Whether two statuses say the same, whenever their conditions changed.
+pub fn same_but_times(a: &WsBusinessStatus, b: &WsBusinessStatus) -> bool {
+    let without_times = |status: &WsBusinessStatus| {
+        let mut status = status.clone();
+        for condition in &mut status.conditions {
+            condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+        }
+        status
+    };
+    without_times(a) == without_times(b)
 }
 
 /// Every field of a status.
@@ -161,7 +236,7 @@ pub fn replacing(status: &WsBusinessStatus) -> Value {
     patch
 }
 
-fn condition(kind: ConditionType, verdict: &Verdict, generation: i64, old: &[Condition]) -> Condition {
+fn condition(kind: ConditionType, verdict: &ConditionState, generation: i64, old: &[Condition]) -> Condition {
     let before = old.iter().find(|c| c.type_ == kind.as_str() && c.status == verdict.status);
     let since = before.map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone());
     Condition {
@@ -188,9 +263,9 @@ mod tests {
 
     fn findings() -> Findings {
         Findings {
-            accepted: Verdict::good(Reason::Accepted, ""),
-            provisioned: Verdict::good(Reason::Provisioned, ""),
-            programmed: Verdict::good(Reason::Programmed, ""),
+            accepted: ConditionState::met(Reason::Accepted, ""),
+            provisioned: ConditionState::met(Reason::Provisioned, ""),
+            programmed: ConditionState::met(Reason::Programmed, ""),
             facts: None,
             edges: Some((2, 2)),
         }
@@ -206,8 +281,8 @@ mod tests {
         let good = findings().status(3, &WsBusinessStatus::default());
         assert_eq!(ready(&good), ("True".into(), "Ready".into()));
         let bad = Findings {
-            provisioned: Verdict::bad(Reason::BrokerUnavailable, "x"),
-            programmed: Verdict::bad(Reason::NoEdges, "y"),
+            provisioned: ConditionState::not_met(Reason::BrokerUnavailable, "x"),
+            programmed: ConditionState::not_met(Reason::NoEdges, "y"),
             ..findings()
         };
         assert_eq!(ready(&bad.status(3, &good)), ("False".into(), "BrokerUnavailable".into()));
@@ -236,7 +311,7 @@ mod tests {
     fn a_rejected_generation_keeps_what_was_reported_of_the_last_good_one() {
         let facts = Facts { business: "pay".into(), queues: vec!["q".into()], ..Facts::default() };
         let good = Findings { facts: Some(facts), ..findings() }.status(1, &WsBusinessStatus::default());
-        let bad = Findings::rejected(Verdict::bad(Reason::InvalidRoute, "…")).status(2, &good);
+        let bad = Findings::rejected(ConditionState::not_met(Reason::InvalidRoute, "…")).status(2, &good);
         assert_eq!((bad.queues, bad.edges), (good.queues, good.edges));
         assert_eq!(bad.observed_generation, Some(2));
     }

@@ -1,21 +1,34 @@
-//! The edge configuration of one business as a ConfigMap.
+//! The ConfigMap with the edge configuration of one business, as the operator writes and reads it. Its layout:
+//! [`wirepost_core::contract::config_map`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{ResourceExt, api::ObjectMeta};
+use kube::{
+    Api, Client, ResourceExt,
+    api::ObjectMeta,
+    runtime::{WatchStreamExt, reflector, watcher},
+};
 use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::contract::{
-    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY},
+    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SELECTOR, SPEC_KEY},
     edge_config::BusinessConfig,
 };
+use wirepost_runtime::readiness::Pending;
 
-use crate::{access::Rotation, stored::Stored, writer::MANAGER};
+use crate::{
+    access::Rotation,
+    api_client,
+    stored::StoredBusiness,
+    triggers::{Listed, Triggers},
+    writer::MANAGER,
+};
 
 pub use wirepost_core::contract::config_map::name;
 
-/// The API server takes 1 MiB of data. A declaration so large is not kept beside its configuration.
+/// The API server accepts 1 MiB of data. A declaration so large is not kept beside its configuration.
 const MAX_DATA: usize = 1_000_000;
 
 /// The business of a ConfigMap of ours.
@@ -24,7 +37,7 @@ pub fn business(config_map: &ConfigMap) -> Option<&str> {
 }
 
 /// The ConfigMap that carries `config`, which `stored` declares or declared with this `spec`.
-pub fn build(stored: &Stored, spec: &Value, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
+pub fn build(stored: &StoredBusiness, spec: &Value, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
     let mut annotations: BTreeMap<String, String> =
         rotation.iter().flat_map(|rotation| rotation.annotations()).collect();
     annotations.insert(OWNER.to_owned(), stored.owner());
@@ -49,7 +62,7 @@ pub fn build(stored: &Stored, spec: &Value, config: &BusinessConfig, rotation: O
     }
 }
 
-/// The same, with the word to the edges that the business goes.
+/// The same as a tombstone: the edges let the business's clients go.
 pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
     let mut labels = labels();
     let (label, value) = REMOVED_LABEL;
@@ -66,13 +79,13 @@ pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
     }
 }
 
-/// Whether it tells the edges that the business goes.
+/// Whether it is a tombstone.
 pub fn is_tombstone(config_map: &ConfigMap) -> bool {
     config_map::is_removed(config_map.metadata.labels.as_ref())
 }
 
 /// Whether it was written for this very resource.
-pub fn is_of(config_map: &ConfigMap, stored: &Stored) -> bool {
+pub fn is_of(config_map: &ConfigMap, stored: &StoredBusiness) -> bool {
     owner_uid(config_map) == Some(stored.uid())
 }
 
@@ -87,10 +100,10 @@ pub fn owner_uid(config_map: &ConfigMap) -> Option<&str> {
 }
 
 /// The resource as it was when this was written for it.
-pub fn declared(config_map: &ConfigMap, stored: &Stored) -> Option<Stored> {
+pub fn declared(config_map: &ConfigMap, stored: &StoredBusiness) -> Option<StoredBusiness> {
     let spec = serde_json::from_str(config_map.data.as_ref()?.get(SPEC_KEY)?).ok()?;
     let metadata = ObjectMeta { generation: Some(generation(config_map)?), ..stored.metadata.clone() };
-    Some(Stored { metadata, spec, status: Value::Null })
+    Some(StoredBusiness { metadata, spec, status: Value::Null })
 }
 
 /// The generation of the declaration that it came from.
@@ -103,8 +116,8 @@ pub fn generation(config_map: &ConfigMap) -> Option<i64> {
     Some(serde_json::from_str::<Config>(json).ok()?.generation)
 }
 
-/// Whether `is` has everything of `should`, and no tombstone beyond it. Labels and annotations of others are left alone.
-pub fn holds(is: &ConfigMap, should: &ConfigMap) -> bool {
+/// Whether `is` has everything that `should` has, and is not a tombstone unless that is. Labels and annotations of others are left alone.
+pub fn has_all_of(is: &ConfigMap, should: &ConfigMap) -> bool {
     let has = |is: &BTreeMap<String, String>, should: &BTreeMap<String, String>| {
         should.iter().all(|(key, value)| is.get(key) == Some(value))
     };
@@ -112,6 +125,39 @@ pub fn holds(is: &ConfigMap, should: &ConfigMap) -> bool {
         && has(is.labels(), should.labels())
         && has(is.annotations(), should.annotations())
         && is_tombstone(is) == is_tombstone(should)
+}
+
+/// Follows the edge configurations of a namespace; it has no end of its own. `listed`: dropped when all were listed once.
+pub async fn follow(
+    client: Client,
+    namespace: String,
+    store: reflector::store::Writer<ConfigMap>,
+    triggers: Arc<Triggers>,
+    listed: Pending,
+) {
+    let mut listed = Some(listed);
+    let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
+    let events = watcher(api, api_client::watch(SELECTOR))
+        .backoff(api_client::watch_backoff())
+        .modify(|config_map| config_map.metadata.managed_fields = None)
+        .reflect(store);
+    pin_mut!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Apply(changed) | watcher::Event::Delete(changed)) => {
+                if let Some(business) = business(&changed) {
+                    triggers.trigger_business(business);
+                }
+            }
+            Ok(watcher::Event::InitDone) => {
+                triggers.listed(Listed::EdgeConfigurations);
+                listed.take();
+                triggers.trigger_all();
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the watch of edge configurations is interrupted; trying again"),
+        }
+    }
 }
 
 fn labels() -> BTreeMap<String, String> {

@@ -1,5 +1,5 @@
 //! Whether the installed CustomResourceDefinition has every field that this operator knows. With an older one the API server drops a
-//! newer limit without a word, and absent would mean its default; so nothing new is applied until the definition is updated.
+//! newer limit silently, and absent would mean its default; so nothing new is applied until the CRD is updated.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,8 +12,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_core::crd;
+use wirepost_runtime::readiness::Pending;
 
-use crate::{admin::Readiness, triggers::Triggers};
+use crate::triggers::Triggers;
 
 /// What `/readyz` waits for.
 pub const PART: &str = "custom resource definition";
@@ -24,35 +25,53 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Fields that a message names.
 const NAMED: usize = 8;
 
-/// The last look at the definition: what it lacks, as a person should read it. `None` before the first look, until which nothing may be
-/// applied either.
-pub type Look = Option<Result<(), String>>;
+/// The last check; `None` before the first one, until which nothing may be applied either.
+pub type CrdCheck = Option<Result<(), MissingFields>>;
 
-/// Looks at the definition now and then, until `cancel`.
+/// Fields that the installed CRD lacks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the installed CustomResourceDefinition {NAME} is older than this operator and lacks {}: apply crds/ of this version; until then nothing new is applied, what runs goes on",
+    self.list()
+)]
+pub struct MissingFields(Vec<String>);
+
+impl MissingFields {
+    fn list(&self) -> String {
+        let Self(fields) = self;
+        let named = fields[..fields.len().min(NAMED)].join(", ");
+        match fields.len().saturating_sub(NAMED) {
+            0 => named,
+            more => format!("{named} and {more} more"),
+        }
+    }
+}
+
+/// Checks the CRD again and again until `cancel`. `pending`: dropped after the first check.
 pub async fn run(
     client: Client,
-    looks: watch::Sender<Look>,
-    readiness: Arc<Readiness>,
+    checks: watch::Sender<CrdCheck>,
+    pending: Pending,
     triggers: Arc<Triggers>,
     cancel: CancellationToken,
 ) {
     let definitions: Api<CustomResourceDefinition> = Api::all(client);
     let expected = crd::schema();
+    let mut pending = Some(pending);
     loop {
-        let look = timeout(TIMEOUT, definitions.get_opt(NAME)).await;
-        let pause = match look {
+        let pause = match timeout(TIMEOUT, definitions.get_opt(NAME)).await {
             Ok(Ok(Some(installed))) => {
-                let verdict = Some(verdict(&expected, &installed));
-                if *looks.borrow() != verdict {
-                    if let Some(Err(text)) = &verdict {
-                        tracing::error!("{text}");
+                let check = Some(missing_fields(&expected, &installed));
+                if *checks.borrow() != check {
+                    if let Some(Err(missing)) = &check {
+                        tracing::error!("{missing}");
                     } else {
                         tracing::info!("the installed CustomResourceDefinition has every field");
                     }
-                    looks.send_replace(verdict);
-                    triggers.all();
+                    checks.send_replace(check);
+                    triggers.trigger_all();
                 }
-                readiness.done(PART);
+                pending.take();
                 INTERVAL
             }
             Ok(Ok(None)) => {
@@ -60,7 +79,7 @@ pub async fn run(
                 RETRY
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot look at the CustomResourceDefinition; trying again");
+                tracing::warn!(%error, "cannot read the CustomResourceDefinition; trying again");
                 RETRY
             }
             Err(_) => RETRY,
@@ -72,23 +91,13 @@ pub async fn run(
     }
 }
 
-/// What is missing, as a person should read it.
-fn verdict(expected: &Value, installed: &CustomResourceDefinition) -> Result<(), String> {
+fn missing_fields(expected: &Value, installed: &CustomResourceDefinition) -> Result<(), MissingFields> {
     let version = installed.spec.versions.iter().find(|version| version.name == "v1alpha1" && version.served);
     let schema = version.and_then(|version| version.schema.as_ref()?.open_api_v3_schema.as_ref());
     let schema = schema.and_then(|schema| serde_json::to_value(schema).ok()).unwrap_or_default();
     let mut missing = Vec::new();
     compare(expected, &schema, "", &mut missing);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let more = missing.len().saturating_sub(NAMED);
-    missing.truncate(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Err(format!(
-        "the installed CustomResourceDefinition {NAME} is older than this operator and lacks {}{more}: apply crds/ of this version; until then nothing new is applied, what runs goes on",
-        missing.join(", ")
-    ))
+    if missing.is_empty() { Ok(()) } else { Err(MissingFields(missing)) }
 }
 
 /// Paths of properties that `is` lacks.
@@ -115,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_own_definition_lacks_nothing() {
-        assert_eq!(verdict(&crd::schema(), &crd::definition()), Ok(()));
+        assert_eq!(missing_fields(&crd::schema(), &crd::definition()), Ok(()));
     }
 
     #[test]
@@ -124,7 +133,8 @@ mod tests {
         let schema = &mut installed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         schema["properties"]["limits"]["properties"].as_object_mut().unwrap().remove("burst");
         schema["properties"]["routes"]["items"]["properties"].as_object_mut().unwrap().remove("ttlSeconds");
-        let text = verdict(&crd::schema(), &serde_json::from_value(installed).unwrap()).unwrap_err();
+        let missing = missing_fields(&crd::schema(), &serde_json::from_value(installed).unwrap()).unwrap_err();
+        let text = missing.to_string();
         assert!(text.contains("spec.limits.burst") && text.contains("spec.routes[].ttlSeconds"), "{text}");
     }
 }

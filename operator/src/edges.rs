@@ -1,5 +1,5 @@
-//! The edges: found by the EndpointSlices of their Service, asked what they run. Each is asked with one long poll at a time, so that a
-//! change is known within milliseconds and an idle operator asks six times a minute.
+//! The edges: found by the EndpointSlices of their Service, and asked what they run. Each is asked with one long poll at a time, so that a
+//! change is known within milliseconds and an idle operator sends six requests a minute.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -19,27 +19,29 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::configz::{Loaded, PATH};
+use wirepost_runtime::{readiness::Pending, tasks::Tasks};
 
-use crate::{admin::Readiness, api, metrics::Metrics, triggers::Triggers};
+use crate::{api_client, metrics::Metrics, triggers::Triggers};
 
 /// What `/readyz` waits for.
 pub const PART: &str = "edges";
 /// The name of the admin port in the EndpointSlices.
 const PORT: &str = "admin";
-/// Seconds that an edge may hold our question.
+/// Seconds that an edge may keep a poll unanswered.
 const WAIT_SECONDS: u64 = 10;
 /// Longest time for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two questions to an edge that answers at once, and to one that does not answer.
-const PAUSE: Duration = Duration::from_millis(100);
-const RETRY: Duration = Duration::from_secs(1);
+/// Between two polls of an edge that answers immediately.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Between two polls of an edge that does not answer.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest answer: 10,000 businesses.
 const MAX_ANSWER: usize = 4 << 20;
-/// EndpointSlices change in bursts.
-const SETTLE: Duration = Duration::from_millis(200);
+/// EndpointSlices change in bursts; those within this time are one.
+const DEBOUNCE: Duration = Duration::from_millis(200);
 
 /// See the module.
 #[derive(Debug)]
@@ -47,8 +49,8 @@ pub struct Edges {
     http: reqwest::Client,
     service: String,
     known: Mutex<HashMap<SocketAddr, Edge>>,
-    /// Every edge that there was at the start has answered, or did not.
-    met: watch::Sender<bool>,
+    /// Every edge that existed at the start has answered, or failed to.
+    first_poll: watch::Sender<bool>,
     begun: Instant,
     triggers: Arc<Triggers>,
     metrics: Arc<Metrics>,
@@ -60,13 +62,13 @@ struct Edge {
     /// Business → hash; `None` before the first answer.
     hashes: Option<BTreeMap<String, String>>,
     /// Why it does not answer.
-    trouble: Option<String>,
+    failure: Option<String>,
     cancel: CancellationToken,
 }
 
 /// How far the edges are with one business.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct EdgeProgress {
     /// Ready edges.
     pub total: usize,
     /// Those that run exactly this.
@@ -81,7 +83,7 @@ impl Edges {
     /// Nothing is known yet.
     ///
     /// # Errors
-    /// The HTTP client can't be made.
+    /// The HTTP client can't be created.
     pub fn try_new(service: String, triggers: Arc<Triggers>, metrics: Arc<Metrics>) -> reqwest::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -89,63 +91,64 @@ impl Edges {
             .timeout(ANSWER_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        let (met, _) = watch::channel(false);
-        Ok(Self { http, service, known: Mutex::default(), met, begun: Instant::now(), triggers, metrics })
+        let (first_poll, _) = watch::channel(false);
+        Ok(Self { http, service, known: Mutex::default(), first_poll, begun: Instant::now(), triggers, metrics })
     }
 
-    /// Returns when each edge that there was at the start was heard of, or soon after the start in any case: a status that says that edges
-    /// are behind would be wrong before.
-    pub async fn met(&self) {
-        let mut met = self.met.subscribe();
-        let _ = timeout_at(self.begun + ANSWER_TIMEOUT, met.wait_for(|met| *met)).await;
+    /// Returns when each edge that existed at the start was polled once, or soon after the start in any case: a status that reports edges
+    /// behind would be wrong before.
+    pub async fn first_poll_done(&self) {
+        let mut first_poll = self.first_poll.subscribe();
+        let _ = timeout_at(self.begun + ANSWER_TIMEOUT, first_poll.wait_for(|done| *done)).await;
     }
 
-    fn look_whether_met(&self, known: &HashMap<SocketAddr, Edge>) {
-        if known.values().all(|edge| edge.hashes.is_some() || edge.trouble.is_some()) {
-            self.met.send_if_modified(|met| !std::mem::replace(met, true));
+    fn update_first_poll(&self, known: &HashMap<SocketAddr, Edge>) {
+        if known.values().all(|edge| edge.hashes.is_some() || edge.failure.is_some()) {
+            self.first_poll.send_if_modified(|done| !std::mem::replace(done, true));
         }
     }
 
-    /// Which edges run this configuration of a business.
-    pub fn standing(&self, business: &str, hash: &str) -> Standing {
+    /// How many edges run this configuration of a business.
+    pub fn progress(&self, business: &str, hash: &str) -> EdgeProgress {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut standing = Standing { total: known.len(), ..Standing::default() };
+        let mut progress = EdgeProgress { total: known.len(), ..EdgeProgress::default() };
         for edge in known.values() {
-            match (&edge.trouble, edge.hashes.as_ref().map(|hashes| hashes.get(business))) {
-                (_, Some(Some(runs))) if runs == hash => standing.programmed += 1,
-                (Some(trouble), _) => standing.unreachable.push((edge.name.clone(), trouble.clone())),
-                _ => standing.behind.push(edge.name.clone()),
+            match (&edge.failure, edge.hashes.as_ref().map(|hashes| hashes.get(business))) {
+                (_, Some(Some(runs))) if runs == hash => progress.programmed += 1,
+                (Some(failure), _) => progress.unreachable.push((edge.name.clone(), failure.clone())),
+                _ => progress.behind.push(edge.name.clone()),
             }
         }
-        standing.behind.sort();
-        standing.unreachable.sort();
-        standing
+        progress.behind.sort();
+        progress.unreachable.sort();
+        progress
     }
 
     /// Names of the edges that still run a business, or might.
-    pub fn holding(&self, business: &str) -> Vec<String> {
+    pub fn running(&self, business: &str) -> Vec<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let holds = |edge: &&Edge| edge.hashes.as_ref().is_none_or(|hashes| hashes.contains_key(business));
         known.values().filter(holds).map(|edge| edge.name.clone()).collect()
     }
 
-    /// Follows the edges until `cancel`.
+    /// Follows the edges until `cancel`. Each is polled by a task of `tasks`. `pending`: dropped when the edges were found once.
     pub async fn run(
         self: Arc<Self>,
         client: Client,
         namespace: String,
-        readiness: Arc<Readiness>,
+        pending: Pending,
+        tasks: Tasks,
         cancel: CancellationToken,
     ) {
+        let mut pending = Some(pending);
         let slices: Api<EndpointSlice> = Api::namespaced(client, &namespace);
         let selector = format!("kubernetes.io/service-name={}", self.service);
         let (store, writer) = reflector::store();
-        let events = watcher(slices, api::watch(&selector))
-            .backoff(api::after_failures())
+        let events = watcher(slices, api_client::watch(&selector))
+            .backoff(api_client::watch_backoff())
             .modify(|slice| slice.metadata.managed_fields = None)
             .reflect(writer);
         pin_mut!(events);
-        let tasks = TaskTracker::new();
         let mut synced = false;
         let mut due: Option<Instant> = None;
         loop {
@@ -154,7 +157,7 @@ impl Edges {
                 event = events.next() => match event {
                     Some(Ok(event)) => {
                         synced |= matches!(event, watcher::Event::InitDone);
-                        due.get_or_insert_with(|| Instant::now() + SETTLE);
+                        due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
                     }
                     Some(Err(error)) => tracing::warn!(%error, "cannot watch the edges' EndpointSlices; trying again"),
                     None => break,
@@ -162,16 +165,14 @@ impl Edges {
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() && synced => {
                     due = None;
                     self.update(found(&store.state()), &tasks, &cancel);
-                    readiness.done(PART);
+                    pending.take();
                 }
             }
         }
         self.update(BTreeMap::new(), &tasks, &cancel);
-        tasks.close();
-        tasks.wait().await;
     }
 
-    fn update(self: &Arc<Self>, found: BTreeMap<SocketAddr, String>, tasks: &TaskTracker, cancel: &CancellationToken) {
+    fn update(self: &Arc<Self>, found: BTreeMap<SocketAddr, String>, tasks: &Tasks, cancel: &CancellationToken) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let gone: Vec<SocketAddr> = known.keys().filter(|address| !found.contains_key(address)).copied().collect();
         let mut changed = !gone.is_empty();
@@ -184,15 +185,15 @@ impl Edges {
             known.entry(address).or_insert_with(|| {
                 changed = true;
                 let cancel = cancel.child_token();
-                tasks.spawn(Arc::clone(self).follow(address, cancel.clone()));
-                Edge { name, hashes: None, trouble: None, cancel }
+                tasks.run("edge poll", &cancel, Arc::clone(self).follow(address, cancel.clone()));
+                Edge { name, hashes: None, failure: None, cancel }
             });
         }
         self.metrics.edges.set(i64::try_from(known.len()).unwrap_or(i64::MAX));
         self.count(&known);
         drop(known);
         if changed {
-            self.triggers.all();
+            self.triggers.trigger_all();
         }
     }
 
@@ -207,18 +208,18 @@ impl Edges {
             let pause = match answer {
                 Ok(Some((hashes, tag))) => {
                     etag = tag;
-                    self.answered(address, Some(hashes));
-                    PAUSE
+                    self.polled(address, Some(hashes));
+                    POLL_INTERVAL
                 }
                 Ok(None) => {
-                    self.answered(address, None);
-                    PAUSE
+                    self.polled(address, None);
+                    POLL_INTERVAL
                 }
-                Err(reason) => {
-                    // What it said before counts no more: the next answer must say everything.
+                Err(error) => {
+                    // What it answered before counts no more: the next answer must be complete.
                     etag = None;
-                    self.silent(address, reason);
-                    RETRY
+                    self.poll_failed(address, error.to_string());
+                    RETRY_INTERVAL
                 }
             };
             tokio::select! {
@@ -233,37 +234,36 @@ impl Edges {
         &self,
         address: SocketAddr,
         etag: Option<&str>,
-    ) -> Result<Option<(BTreeMap<String, String>, Option<String>)>, String> {
+    ) -> Result<Option<(BTreeMap<String, String>, Option<String>)>, PollError> {
         let request = match etag {
             Some(etag) => {
                 self.http.get(format!("http://{address}{PATH}?wait={WAIT_SECONDS}")).header(header::IF_NONE_MATCH, etag)
             }
             None => self.http.get(format!("http://{address}{PATH}")),
         };
-        let mut answer = request.send().await.map_err(|error| cause(&error.without_url()))?;
+        let mut answer = request.send().await?;
         if answer.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
         if !answer.status().is_success() {
-            return Err(format!("{PATH} answers {}", answer.status()));
+            return Err(PollError::Status(answer.status()));
         }
         let etag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| cause(&error.without_url()))? {
+        while let Some(chunk) = answer.chunk().await? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_ANSWER {
-                return Err(format!("{PATH} is longer than {MAX_ANSWER} bytes"));
+                return Err(PollError::TooLong);
             }
         }
-        let loaded: Loaded =
-            serde_json::from_slice(&body).map_err(|error| format!("{PATH} is not understood: {error}"))?;
+        let loaded: Loaded = serde_json::from_slice(&body)?;
         Ok(Some((loaded.businesses, etag)))
     }
 
-    fn answered(&self, address: SocketAddr, hashes: Option<BTreeMap<String, String>>) {
+    fn polled(&self, address: SocketAddr, hashes: Option<BTreeMap<String, String>>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(edge) = known.get_mut(&address) else { return };
-        let back = edge.trouble.take().is_some();
+        let back = edge.failure.take().is_some();
         if back {
             tracing::info!(edge = edge.name, "edge answers again");
         }
@@ -278,33 +278,33 @@ impl Edges {
         self.count(&known);
         drop(known);
         if back {
-            self.triggers.all();
+            self.triggers.trigger_all();
         } else {
-            self.triggers.businesses(&changed);
+            self.triggers.trigger_businesses(&changed);
         }
     }
 
-    fn silent(&self, address: SocketAddr, reason: String) {
+    fn poll_failed(&self, address: SocketAddr, reason: String) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(edge) = known.get_mut(&address) else { return };
-        let first = edge.trouble.is_none();
+        let first = edge.failure.is_none();
         if first {
             tracing::warn!(edge = edge.name, reason, "edge does not answer");
         }
-        // Whatever it ran, nobody knows now.
-        edge.trouble = Some(reason);
+        // What it runs is not known now.
+        edge.failure = Some(reason);
         edge.hashes = None;
         self.count(&known);
         drop(known);
         if first {
-            self.triggers.all();
+            self.triggers.trigger_all();
         }
     }
 
     fn count(&self, known: &HashMap<SocketAddr, Edge>) {
-        self.look_whether_met(known);
-        let silent = known.values().filter(|edge| edge.trouble.is_some()).count();
-        self.metrics.edges_unreachable.set(i64::try_from(silent).unwrap_or(i64::MAX));
+        self.update_first_poll(known);
+        let unreachable = known.values().filter(|edge| edge.failure.is_some()).count();
+        self.metrics.edges_unreachable.set(i64::try_from(unreachable).unwrap_or(i64::MAX));
     }
 }
 
@@ -328,7 +328,27 @@ fn found(slices: &[Arc<EndpointSlice>]) -> BTreeMap<SocketAddr, String> {
     found
 }
 
-fn cause(error: &reqwest::Error) -> String {
+/// Why an edge's answer is missing.
+#[derive(Debug, thiserror::Error)]
+enum PollError {
+    /// The way to it. The address is in the log already.
+    #[error("{}", with_causes(.0))]
+    Http(reqwest::Error),
+    #[error("{PATH} answers {0}")]
+    Status(StatusCode),
+    #[error("{PATH} is longer than {MAX_ANSWER} bytes")]
+    TooLong,
+    #[error("{PATH} is not understood: {0}")]
+    Body(#[from] serde_json::Error),
+}
+
+impl From<reqwest::Error> for PollError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(error.without_url())
+    }
+}
+
+fn with_causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

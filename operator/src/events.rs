@@ -1,4 +1,4 @@
-//! Events, on change only: what a person sees in `kubectl describe`. One that can't be written is logged; nothing waits for it.
+//! Kubernetes events, on change only: what people see in `kubectl describe`. One that can't be written is logged; nothing waits for it.
 
 use std::{
     collections::HashMap,
@@ -16,35 +16,35 @@ use wirepost_core::{
     contract::condition::{ConditionType, Reason},
 };
 
-use crate::{stored::Stored, writer::MANAGER};
+use crate::{stored::StoredBusiness, writer::MANAGER};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The API server's bound of a note, in bytes.
 const MAX_NOTE: usize = 1024;
-/// What passes by itself with every change.
-const QUIET: [Reason; 4] = [Reason::EdgesBehind, Reason::Pending, Reason::NotAccepted, Reason::Deleting];
+/// Reasons that come and go with every change.
+const WITHOUT_EVENT: [Reason; 4] = [Reason::EdgesBehind, Reason::Pending, Reason::NotAccepted, Reason::Deleting];
 
-/// Texts that are remembered as said; when there are more, the worst that follows is an event of its own in the place of a higher count.
-const REMEMBERED: usize = 256;
+/// Texts that are remembered; when there are more, the worst that follows is a separate event instead of a higher count.
+const MAX_RECORDERS: usize = 256;
 
 /// See the module.
 #[derive(Clone)]
-pub struct Notices {
+pub struct Events {
     client: Client,
     reporter: Reporter,
-    /// By text: a recorder takes every event with the same object and reason for a repeat, whatever it says, and keeps the first text.
+    /// By text: a recorder counts every event with the same object and reason as a repeat, whatever its text, and keeps the first text.
     recorders: Arc<Mutex<HashMap<String, Recorder>>>,
 }
 
-impl Notices {
+impl Events {
     /// `instance` is this replica.
     pub fn new(client: Client, instance: String) -> Self {
         let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(instance) };
         Self { client, reporter, recorders: Arc::default() }
     }
 
-    /// Events for conditions whose status or reason is another than before; how many.
-    pub async fn changed(&self, stored: &Stored, old: &WsBusinessStatus, new: &WsBusinessStatus) -> usize {
+    /// Writes events for conditions whose status or reason has changed; returns how many.
+    pub async fn changed(&self, stored: &StoredBusiness, old: &WsBusinessStatus, new: &WsBusinessStatus) -> usize {
         let mut count = 0;
         for condition in &new.conditions {
             let before = old.conditions.iter().find(|c| c.type_ == condition.type_);
@@ -55,7 +55,7 @@ impl Notices {
                 (true, "True") => EventType::Normal,
                 // Ready repeats the reason of another condition.
                 (true, _) | (_, "True" | "Unknown") => continue,
-                _ if Reason::parse(&condition.reason).is_some_and(|reason| QUIET.contains(&reason)) => continue,
+                _ if Reason::parse(&condition.reason).is_some_and(|reason| WITHOUT_EVENT.contains(&reason)) => continue,
                 _ => EventType::Warning,
             };
             self.publish(stored, kind, &condition.reason, "Reconciling", &condition.message).await;
@@ -64,27 +64,27 @@ impl Notices {
         count
     }
 
-    /// Something that others had changed is as declared again.
-    pub async fn repaired(&self, stored: &Stored, what: &str) {
+    /// What others had changed is as declared again.
+    pub async fn repaired(&self, stored: &StoredBusiness, what: &str) {
         self.publish(stored, EventType::Normal, "Repaired", "Repairing", &format!("repaired on the broker: {what}"))
             .await;
     }
 
-    /// The resource goes though the broker was not cleaned.
-    pub async fn not_cleaned(&self, stored: &Stored, why: &str) {
-        let note = format!("the resource goes, though objects of it stay on the broker: {why}");
+    /// The resource is deleted though the broker was not cleaned.
+    pub async fn not_cleaned(&self, stored: &StoredBusiness, why: &str) {
+        let note = format!("the resource is deleted, though objects of it stay on the broker: {why}");
         self.publish(stored, EventType::Warning, "BrokerNotCleaned", "Deleting", &note).await;
     }
 
     /// The label that this installation selects by is gone from the resource.
-    pub async fn unselected(&self, stored: &Stored, config_map: &str) {
+    pub async fn unselected(&self, stored: &StoredBusiness, config_map: &str) {
         let note = format!(
             "this installation's selector does not match the resource any more: nothing of it is changed or removed. Put the label back, or delete the resource; to end it here alone, as after a move to another installation, delete ConfigMap {config_map}"
         );
         self.publish(stored, EventType::Warning, "NotSelected", "Watching", &note).await;
     }
 
-    async fn publish(&self, stored: &Stored, kind: EventType, reason: &str, action: &str, note: &str) {
+    async fn publish(&self, stored: &StoredBusiness, kind: EventType, reason: &str, action: &str, note: &str) {
         let end = (0..=MAX_NOTE.min(note.len())).rev().find(|i| note.is_char_boundary(*i)).unwrap_or_default();
         let event = Event {
             type_: kind,
@@ -102,7 +102,7 @@ impl Notices {
 
     fn recorder(&self, note: &str) -> Recorder {
         let mut recorders = self.recorders.lock().unwrap_or_else(PoisonError::into_inner);
-        if recorders.len() >= REMEMBERED && !recorders.contains_key(note) {
+        if recorders.len() >= MAX_RECORDERS && !recorders.contains_key(note) {
             recorders.clear();
         }
         let new = || Recorder::new(self.client.clone(), self.reporter.clone());

@@ -1,6 +1,6 @@
-//! The key set that signs the edges' tickets: one Secret in the system namespace, which the edges mount. It is derived from the seed, so that
-//! one that was deleted comes back the same and no client loses its session. One that is there is never changed: whoever rotates keys edits
-//! it, and whoever brings a key set made elsewhere needs no right of ours.
+//! The key file that signs the edges' tickets: one Secret in the system namespace, which the edges mount. It is derived from the seed, so that
+//! one that was deleted comes back the same and no client loses its session. One that exists is never changed: to rotate keys, an
+//! administrator edits it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,15 +12,19 @@ use kube::{
 };
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
-use wirepost_core::contract::key_file::{Key, KeyFile, NAME, SECRET};
+use wirepost_core::{
+    contract::key_file::{Key, KeyFile, NAME, SECRET},
+    hex,
+};
+use wirepost_runtime::backoff::Backoff;
 
-use crate::{access, access::Seed, api, seed::Seeds, triggers::Triggers, writer};
+use crate::{access::Seed, api_client::BACKOFF, seed::Seeds, triggers::Triggers, writer};
 
-/// Between two looks whether it is still there: a new edge waits for it.
-const LOOK: Duration = Duration::from_secs(15);
+/// Between two checks whether it still exists: a new edge waits for it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Sees to it until `cancel` that the Secret is there, and its seed. Every replica may, leading or not: all of them make the same, and only
-/// where none is.
+/// Creates the Secret and the seed wherever they are missing, until `cancel`. Every replica may, leading or not: all of them create the same,
+/// and only where there is none.
 pub async fn run(
     client: Client,
     namespace: String,
@@ -28,23 +32,24 @@ pub async fn run(
     triggers: Arc<Triggers>,
     cancel: CancellationToken,
 ) {
-    let mut pause = api::Pause::default();
+    let (first, longest) = BACKOFF;
+    let mut backoff = Backoff::new(first, longest);
     loop {
         let wait = match ensure(&client, &namespace, &seeds).await {
             Ok(another) => {
                 if another {
-                    triggers.all();
+                    triggers.trigger_all();
                 }
-                pause = api::Pause::default();
-                LOOK
+                backoff.reset();
+                CHECK_INTERVAL
             }
             Err(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     secret = SECRET,
-                    "the seed or the edges' key set can't be made; trying again"
+                    "cannot create the seed or the edges' key file; trying again"
                 );
-                pause.next().unwrap_or(LOOK)
+                backoff.next_pause()
             }
         };
         tokio::select! {
@@ -54,9 +59,9 @@ pub async fn run(
     }
 }
 
-/// Whether the seed is another one.
+/// Whether the seed has changed.
 async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Result<bool> {
-    let another = seeds.look().await?;
+    let another = seeds.check().await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     if secrets.get_opt(SECRET).await?.is_some() {
         return Ok(another);
@@ -68,17 +73,17 @@ async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Resu
         ..Secret::default()
     };
     match secrets.create(&PostParams::default(), &secret).await {
-        Ok(_) => tracing::info!(secret = SECRET, "made the edges' key set"),
+        Ok(_) => tracing::info!(secret = SECRET, "created the edges' key file"),
         Err(error) if writer::is_conflict(&error) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(another)
 }
 
-/// The id tells one seed from another, so that no edge takes an old signature for a forged one.
+/// The id differs by seed, so that no edge takes an old signature for a forged one.
 fn key_set(seed: &Seed) -> String {
     let key = seed.edge_key();
-    let id = format!("seed-{}", &access::hex(&Sha256::digest(&key))[..8]);
+    let id = format!("seed-{}", &hex(Sha256::digest(&key))[..8]);
     let file = KeyFile { current: id.clone(), keys: vec![Key { id, secret: STANDARD.encode(key) }] };
     // Plain data with string keys: it always serializes.
     serde_json::to_string(&file).unwrap_or_default()

@@ -1,13 +1,13 @@
 //! One writer among several replicas: a Lease that is taken and renewed with a `resourceVersion` precondition.
 //!
-//! **Flow.** A replica takes the Lease when nobody holds it, or when it has seen no renewal for the whole lease duration by its own clock
+//! **Flow.** A replica takes the Lease when no replica has it, or when it has seen no renewal for the whole lease duration by its own clock
 //! (never by the times in the object: clocks differ). The holder renews; it may act until its *renew deadline*, two thirds of the duration,
 //! counted from the moment at which its last successful request was sent.
-//! **Guarantees.** The deadline ends before anybody else may take over, and whoever loses it ends the process, so that two never write at
-//! once. A process that was frozen past its deadline is stopped by [`Leadership::holds`], which is asked before each write.
+//! **Guarantees.** The deadline ends before another replica may take over, and a leader that misses it ends its process, so that two never write
+//! at the same time. A process that was frozen past its deadline is stopped by [`Leadership::is_leader`], which is asked before each write.
 //! **Assumptions.** Clocks may differ and jump; they run at about the same speed.
-//! **Caveats.** A Lease that is deleted by hand is made again by its holder; others leave it that time, but a replica that starts at that
-//! moment can't know that there was one.
+//! **Caveats.** A Lease that is deleted by hand is created again by its holder; the other replicas give it that time, but one that starts at
+//! that moment can't know that there was a Lease.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Longest time between two looks at the Lease.
+/// Longest time between two reads of the Lease.
 const MAX_RETRY: Duration = Duration::from_secs(2);
 /// Attempts to give the Lease up, should another write to it at the same moment.
 const GIVE_UP_TRIES: u32 = 3;
@@ -47,12 +47,12 @@ impl Settings {
         self.duration * 2 / 3
     }
 
-    /// Short also for a long lease: one that is given up should be taken at once.
+    /// Short even for a long lease: one that is given up should be taken immediately.
     fn retry(&self) -> Duration {
         (self.duration / 8).min(MAX_RETRY)
     }
 
-    /// Of one request: several fit before the deadline.
+    /// Of one request, so that several are possible before the deadline.
     fn timeout(&self) -> Duration {
         self.duration / 4
     }
@@ -64,7 +64,7 @@ pub struct Leadership(watch::Receiver<Option<Instant>>);
 
 impl Leadership {
     /// May this process write at this moment?
-    pub fn holds(&self) -> bool {
+    pub fn is_leader(&self) -> bool {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
@@ -79,9 +79,9 @@ impl Leadership {
 /// The Lease could not be renewed in time, or another took it.
 #[derive(Debug, thiserror::Error)]
 #[error("leadership is lost: {0}; the process ends so that another can lead")]
-pub struct Lost(String);
+pub struct LeadershipLost(String);
 
-/// Competes for the Lease and holds it.
+/// Competes for the Lease and keeps it.
 #[derive(Debug)]
 pub struct Elector {
     leases: Api<Lease>,
@@ -99,11 +99,11 @@ impl Elector {
         (Self { leases, settings, state, seen: None }, Leadership(reader))
     }
 
-    /// Until `cancel`, which is for the time when nothing is written any more: then a held Lease is given up, so that another need not wait.
+    /// Until `cancel`, which comes when nothing is written any more: then the Lease is given up, so that another replica need not wait.
     ///
     /// # Errors
     /// Leadership was lost.
-    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), Lost> {
+    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), LeadershipLost> {
         loop {
             let held_until = *self.state.borrow();
             let turn = async {
@@ -146,7 +146,7 @@ impl Elector {
 
     async fn try_take(&mut self) -> kube::Result<bool> {
         let Some(lease) = self.leases.get_opt(&self.settings.name).await? else {
-            // Whoever held it may act for as long as if it were still there.
+            // The former holder may act as long as if it still existed.
             if self.seen.is_some() && self.unchanged("") < self.settings.duration {
                 return Ok(false);
             }
@@ -178,10 +178,10 @@ impl Elector {
     async fn create(&self) -> kube::Result<bool> {
         let metadata = ObjectMeta { name: Some(self.settings.name.clone()), ..ObjectMeta::default() };
         let lease = Lease { metadata, spec: Some(self.spec(0)) };
-        won(self.leases.create(&PostParams::default(), &lease).await)
+        succeeded(self.leases.create(&PostParams::default(), &lease).await)
     }
 
-    async fn renew(&mut self, until: Instant) -> Result<(), Lost> {
+    async fn renew(&mut self, until: Instant) -> Result<(), LeadershipLost> {
         // The first renewal comes a retry period after the last success, which was `deadline` before `until`.
         sleep_until(until - self.settings.deadline() + self.settings.retry()).await;
         let mut cause = "no renewal was tried in time".to_owned();
@@ -215,9 +215,9 @@ impl Elector {
         Err(self.lost(cause))
     }
 
-    fn lost(&self, cause: String) -> Lost {
+    fn lost(&self, cause: String) -> LeadershipLost {
         self.state.send_replace(None);
-        Lost(cause)
+        LeadershipLost(cause)
     }
 
     /// With the version that `lease` was read in, so that of several writers one succeeds. `false` = it was another.
@@ -231,7 +231,7 @@ impl Elector {
         }
         lease.spec = Some(spec);
         lease.metadata.managed_fields = None;
-        won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)
+        succeeded(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)
     }
 
     fn spec(&self, transitions: i32) -> LeaseSpec {
@@ -267,7 +267,7 @@ impl Elector {
             }
             spec.holder_identity = None;
             lease.metadata.managed_fields = None;
-            if won(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)? {
+            if succeeded(self.leases.replace(&self.settings.name, &PostParams::default(), &lease).await)? {
                 return Ok(true);
             }
         }
@@ -275,8 +275,8 @@ impl Elector {
     }
 }
 
-/// A conflict means that another was faster.
-fn won<T>(result: kube::Result<T>) -> kube::Result<bool> {
+/// A conflict means that another replica was faster.
+fn succeeded<T>(result: kube::Result<T>) -> kube::Result<bool> {
     match result {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),

@@ -1,28 +1,31 @@
 //! The operator: WsBusiness resources → RabbitMQ topology, credentials, edge configurations, status.
 //!
 //! - [`app`]: wires everything; [`args`]: flags.
-//! - [`stored`]: a resource as it is stored, readable or not. [`reconcile`]: what is done for one. [`status`]: what is reported of it.
-//! - [`broker`]: the vhost, as all businesses share it. [`edges`]: what the edges run. [`access`]: credentials of services. [`keys`]: those of the edges. [`seed`]: what all are made of.
-//! - [`leader`]: one writer among replicas. [`writer`]: every write to the API server. [`notices`]: events. [`api`]: how we are connected.
-//! - [`triggers`]: reasons to look at a business again. [`definition`]: is the installed CRD recent enough?
-//! - [`admin`], [`metrics`]: probes and numbers.
+//! - [`reconcile`]: what is done for one resource, and when. [`stored`]: a resource as it is stored, readable or not. [`conditions`]: what is
+//!   reported about it. [`triggers`]: further reasons to reconcile it.
+//! - [`broker`]: the vhost, which all businesses share. [`edges`]: what the edges run. [`config_map`]: what they are to run.
+//! - [`access`]: credentials of services. [`keys`]: those of the edges. [`seed`]: what all are derived from. [`secret_watch`]: Secrets that
+//!   may be watched.
+//! - [`leader`]: one writer among replicas. [`writer`]: every write to the API server. [`events`]: Kubernetes events. [`api_client`]: how
+//!   we are connected.
+//! - [`crd_check`]: is the installed CRD recent enough? [`metrics`]: metrics.
 
 pub mod access;
-pub mod admin;
-pub mod api;
+pub mod api_client;
 pub mod app;
 pub mod args;
 pub mod broker;
+pub mod conditions;
 pub mod config_map;
-pub mod definition;
+pub mod crd_check;
 pub mod edges;
+pub mod events;
 pub mod keys;
 pub mod leader;
 pub mod metrics;
-pub mod notices;
 pub mod reconcile;
+pub mod secret_watch;
 pub mod seed;
-pub mod status;
 pub mod stored;
 pub mod triggers;
 pub mod writer;

@@ -1,4 +1,4 @@
-//! Numbers of this process. Every label is from a closed set, but for the businesses of [`Metrics::depths`], which are bounded.
+//! Metrics of this process. Every label is from a closed set, but for the businesses of [`Metrics::depths`], which are bounded.
 
 use std::{
     cmp::Reverse,
@@ -16,9 +16,10 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use wirepost_runtime::tasks::Supervisor;
 use wirepost_topology::depths::Depths;
 
-/// Businesses whose depths are told; of more, those with the most messages.
+/// Businesses whose depths are reported; of more, those with the most messages.
 const MAX_DEPTHS: usize = 1000;
 
 /// How one reconcile ended.
@@ -71,16 +72,16 @@ pub struct Metrics {
     /// Seconds of a reconcile.
     pub reconcile_seconds: Histogram,
     /// Reconciles that run now.
-    pub reconciling: Gauge,
+    reconciling: Gauge,
     /// Businesses known.
     pub businesses: Gauge,
-    /// Requests that wait for the broker's turn.
-    pub broker_queue: Gauge,
+    /// Requests to the keeper that wait for an answer.
+    broker_queue: Gauge,
     /// Calls of the broker's management API.
     pub broker_calls: Counter,
-    /// Changes made on the broker.
+    /// Changes on the broker.
     pub broker_changes: Counter,
-    /// Those among them that put something back which a person or a lost disk had changed.
+    /// Those among them that put back what a person or a lost disk had changed.
     pub drift_repairs: Counter,
     /// Snapshots that the broker did not give.
     pub broker_failures: Counter,
@@ -90,12 +91,12 @@ pub struct Metrics {
     pub moved_back: Counter,
     /// Messages of `unrouted` that can't be moved; they are in `dead`.
     pub set_aside: Counter,
-    /// Messages in `unrouted` that no route takes; NaN while the broker can't be looked at, and where this replica does not.
+    /// Messages in `unrouted` that no route takes; NaN while that is not known, and on a standby.
     pub strays: Gauge<f64, AtomicU64>,
     dead_messages: Family<ByBusiness, Gauge>,
     unrouted_messages: Family<ByBusiness, Gauge>,
-    /// Businesses that the two above have now.
-    told: Mutex<BTreeSet<String>>,
+    /// Businesses that the two above contain now.
+    reported_businesses: Mutex<BTreeSet<String>>,
     /// Resources that run here and that the selector does not match any more.
     pub unselected: Gauge,
     /// Ready edges.
@@ -103,7 +104,16 @@ pub struct Metrics {
     /// Ready edges that do not answer us.
     pub edges_unreachable: Gauge,
     /// 1 while this replica leads.
-    pub leader: Gauge,
+    leader: Gauge,
+}
+
+impl Metrics {
+    /// With those of the process's tasks.
+    pub fn new(supervisor: &Supervisor) -> Self {
+        let mut metrics = Self::default();
+        supervisor.register(&mut metrics.registry);
+        metrics
+    }
 }
 
 impl Default for Metrics {
@@ -127,7 +137,7 @@ impl Default for Metrics {
             strays: Gauge::default(),
             dead_messages: Family::default(),
             unrouted_messages: Family::default(),
-            told: Mutex::default(),
+            reported_businesses: Mutex::default(),
             unselected: Gauge::default(),
             edges: Gauge::default(),
             edges_unreachable: Gauge::default(),
@@ -159,7 +169,7 @@ impl Metrics {
             strays,
             dead_messages,
             unrouted_messages,
-            told: _,
+            reported_businesses: _,
             unselected,
             edges,
             edges_unreachable,
@@ -170,16 +180,16 @@ impl Metrics {
         r.register("reconcile_seconds", "Seconds of a reconcile", reconcile_seconds.clone());
         r.register("reconciling", "Reconciles that run now", reconciling.clone());
         r.register("businesses", "WsBusiness resources known", businesses.clone());
-        r.register("broker_queue", "Requests that wait for the broker's turn, at most 256", broker_queue.clone());
+        r.register("broker_queue", "Requests to the broker that wait for an answer", broker_queue.clone());
         r.register("broker_calls", "Calls of the broker's management API", broker_calls.clone());
-        r.register("broker_changes", "Changes made on the broker", broker_changes.clone());
+        r.register("broker_changes", "Changes on the broker", broker_changes.clone());
         r.register(
             "drift_repairs",
             "Changes that put back what was not changed by a declaration",
             drift_repairs.clone(),
         );
-        r.register("broker_failures", "Looks at the broker that failed", broker_failures.clone());
-        r.register("broker_look_seconds", "Seconds of a look at the broker", snapshot_seconds.clone());
+        r.register("broker_failures", "Snapshots of the broker that failed", broker_failures.clone());
+        r.register("broker_look_seconds", "Seconds of a snapshot of the broker", snapshot_seconds.clone());
         r.register("unrouted_moved_back", "Messages moved from unrouted to where they belong", moved_back.clone());
         r.register("unrouted_set_aside", "Messages of unrouted that can't be moved, now in dead", set_aside.clone());
         r.register(
@@ -205,6 +215,12 @@ impl Metrics {
         Running(&self.reconciling)
     }
 
+    /// A request waits for the broker until this is dropped.
+    pub fn waiting_for_broker(&self) -> Running<'_> {
+        self.broker_queue.inc();
+        Running(&self.broker_queue)
+    }
+
     /// A reconcile has ended.
     pub fn reconciled(&self, outcome: Outcome) {
         self.reconciles.get_or_create(&ByOutcome { outcome }).inc();
@@ -217,8 +233,8 @@ impl Metrics {
             counted.sort_by_key(|(_, depths)| Reverse(depths.dead.max(depths.unrouted)));
             counted.truncate(MAX_DEPTHS);
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not cleared first: a scrape in between would end an alert that goes on.
+        let mut reported = self.reported_businesses.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not cleared first: a scrape in between would resolve an alert that is still active.
         let mut now = BTreeSet::new();
         for (business, Depths { dead, unrouted }) in counted {
             let label = ByBusiness { business };
@@ -230,12 +246,12 @@ impl Metrics {
             }
             now.insert(label.business);
         }
-        for business in told.difference(&now) {
+        for business in reported.difference(&now) {
             let label = ByBusiness { business: business.clone() };
             self.dead_messages.remove(&label);
             self.unrouted_messages.remove(&label);
         }
-        *told = now;
+        *reported = now;
     }
 
     /// An object was written.
@@ -243,8 +259,9 @@ impl Metrics {
         self.writes.get_or_create(&ByObject { object }).inc();
     }
 
-    /// OpenMetrics text.
-    pub fn encode(&self) -> String {
+    /// OpenMetrics text. `leads`: whether this replica leads at this moment.
+    pub fn encode(&self, leads: bool) -> String {
+        self.leader.set(leads.into());
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -252,7 +269,7 @@ impl Metrics {
     }
 }
 
-/// See [`Metrics::running`].
+/// See [`Metrics::running`] and [`Metrics::waiting_for_broker`].
 #[derive(Debug)]
 pub struct Running<'a>(&'a Gauge);
 
@@ -267,7 +284,7 @@ mod tests {
     use super::*;
 
     fn lines(metrics: &Metrics) -> Vec<String> {
-        let text = metrics.encode();
+        let text = metrics.encode(false);
         let depths = text.lines().filter(|line| line.contains("_messages{"));
         depths.map(|line| line.trim_start_matches("wirepost_operator_").to_owned()).collect()
     }
@@ -294,6 +311,9 @@ mod tests {
         let many = (0..1500).map(|n| of(&format!("b{n}"), Some(u32::from(n == 1400)), Some(0)));
         metrics.depths(Some(many.collect()));
         assert_eq!(lines(&metrics).len(), 2 * MAX_DEPTHS);
-        assert!(lines(&metrics).contains(&r#"dead_messages{business="b1400"} 1"#.to_owned()), "the deepest are told");
+        assert!(
+            lines(&metrics).contains(&r#"dead_messages{business="b1400"} 1"#.to_owned()),
+            "the deepest are reported"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The seed of all credentials: one Secret in the system namespace. Whoever deletes it by mistake must not have changed every password of
-//! the company with the next leader: each process keeps what it has read, and puts it back.
+//! The seed of all credentials: one Secret in the system namespace. If it is deleted by mistake, the next leader must not change every
+//! password of the company: each process remembers what it has read, and restores it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,10 +21,10 @@ use crate::{access::Seed, writer};
 pub const SECRET: &str = "wirepost-seed";
 const KEY: &str = "seed";
 const BYTES: usize = 32;
-/// Of a look.
+/// Of a check.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// How long a process that knows no seed waits for one that does: two of its looks.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process that knows no seed waits for one that does: two of its checks.
+const OTHER_REPLICA_TIMEOUT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -40,7 +40,7 @@ impl Seeds {
         Self { secrets: Api::namespaced(client, namespace), namespace: namespace.to_owned(), known: Mutex::default() }
     }
 
-    /// The seed, read once and made where there is none.
+    /// The seed, read once and created where there is none.
     ///
     /// # Errors
     /// The API server, or a Secret without a seed in it.
@@ -52,12 +52,12 @@ impl Seeds {
         Ok(Seed::new(known.as_deref().unwrap_or_default()))
     }
 
-    /// Looks whether the Secret still is as known: puts it back where it is gone, and takes another that a person put there. Tells whether
+    /// Checks whether the Secret still is as known: restores it where it is gone, and adopts another that an administrator put there. Whether
     /// it is another.
     ///
     /// # Errors
     /// The API server, or a Secret without a seed in it.
-    pub async fn look(&self) -> anyhow::Result<bool> {
+    pub async fn check(&self) -> anyhow::Result<bool> {
         self.get().await?;
         let before = self.known.lock().await.clone();
         // Not under the lock: all reconciles ask for what is known.
@@ -65,13 +65,13 @@ impl Seeds {
         let mut known = self.known.lock().await;
         let another = known.as_ref().is_some_and(|known| *known != now);
         if another {
-            tracing::warn!(secret = SECRET, "the seed is another one: all businesses get new credentials");
+            tracing::warn!(secret = SECRET, "the seed has changed: all businesses get new credentials");
         }
         *known = Some(now);
         Ok(another)
     }
 
-    /// What the Secret holds. Where it is missing: `known`, or else a new one. Of several processes that make one, the first wins.
+    /// What the Secret contains. Where it is missing: `known`, or else a new one. Of several processes that create one, the first wins.
     async fn load(&self, known: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
         let mut waited = Duration::ZERO;
         loop {
@@ -84,7 +84,10 @@ impl Seeds {
                 );
                 return Ok(seed);
             }
-            if known.is_none() && waited < PATIENCE && self.secrets.get_opt(key_file::SECRET).await?.is_some() {
+            if known.is_none()
+                && waited < OTHER_REPLICA_TIMEOUT
+                && self.secrets.get_opt(key_file::SECRET).await?.is_some()
+            {
                 // There was one, and another process may know it.
                 sleep(PAUSE).await;
                 waited += PAUSE;
@@ -98,8 +101,8 @@ impl Seeds {
                 ..Secret::default()
             };
             match self.secrets.create(&PostParams::default(), &secret).await {
-                Ok(_) if known.is_some() => tracing::warn!(secret = SECRET, "the seed was gone and is put back"),
-                Ok(_) => tracing::info!(secret = SECRET, "made the seed of all credentials"),
+                Ok(_) if known.is_some() => tracing::warn!(secret = SECRET, "the seed was deleted and is restored"),
+                Ok(_) => tracing::info!(secret = SECRET, "created the seed of all credentials"),
                 Err(error) if writer::is_conflict(&error) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -1,5 +1,5 @@
-//! A WsBusiness as it is stored: metadata that always parses, and a spec and status that may not. An object from the time of a laxer
-//! schema, or of a newer one, must not end the watch for all others, so it is judged one by one.
+//! A WsBusiness as it is stored: metadata that always parses, and a spec and status that may not. An object that was stored under a laxer
+//! schema, or a newer one, must not end the watch of all others, so each is validated on its own.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource, ResourceExt, core::ObjectMeta, runtime::reflector::Store};
@@ -11,18 +11,18 @@ use wirepost_core::{
     compile, validate,
 };
 
-/// What keeps a resource until its broker objects are gone.
+/// The finalizer: it keeps a resource until its broker objects are gone.
 pub const FINALIZER: &str = "wirepost.dev/cleanup";
-/// `now`: queues go with the messages that they hold.
+/// Annotation; `now`: queues are deleted with the messages in them.
 pub const DELETE_QUEUES: &str = "wirepost.dev/delete-queues";
-/// A new value makes new credentials; the former ones stay valid for an hour.
+/// Annotation: a new value makes new credentials; the former ones stay valid for an hour.
 pub const ROTATE: &str = "wirepost.dev/rotate";
 
 /// See the module.
 #[derive(Clone, Debug, Deserialize, Serialize, Resource)]
 #[resource(inherit = WsBusiness)]
-pub struct Stored {
-    /// Metadata, without managed fields: nobody reads them here, and they are half of an object's memory.
+pub struct StoredBusiness {
+    /// Metadata, without managed fields: they are not used here, and are half of an object's memory.
     #[serde(deserialize_with = "without_managed_fields")]
     pub metadata: ObjectMeta,
     /// Whatever is stored.
@@ -33,7 +33,7 @@ pub struct Stored {
     pub status: Value,
 }
 
-impl Stored {
+impl StoredBusiness {
     /// The business type that it claims: `spec.businessType`, else its name.
     pub fn business_type(&self) -> &str {
         let named = self.spec.get("businessType").and_then(Value::as_str);
@@ -58,7 +58,7 @@ impl Stored {
         validate::parse_stored(&self.resource())
     }
 
-    /// What it comes to, if it was accepted once: rules that came later don't count. `None`: it can't be read.
+    /// What it compiles to, if it was accepted once: rules that came later don't count. `None`: it can't be read.
     pub fn compile_accepted(&self) -> Option<Compiled> {
         compile::compile_accepted(&validate::parse_accepted(&self.resource())?)
     }
@@ -77,7 +77,7 @@ impl Stored {
         self.metadata.generation.unwrap_or_default()
     }
 
-    /// `uid`, unique for all time.
+    /// The uid, unique forever.
     pub fn uid(&self) -> &str {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
@@ -92,13 +92,14 @@ impl Stored {
         self.metadata.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// Whether our finalizer holds it.
-    pub fn is_held(&self) -> bool {
+    /// Whether it has our finalizer.
+    pub fn has_finalizer(&self) -> bool {
         self.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
     }
 
-    /// The older resource that owns this one's business type, if this one does not. One that is being deleted owns it until it is gone.
-    pub fn rival(&self, all: &Store<Self>) -> Option<String> {
+    /// The older resource that owns this one's business type, as `namespace/name`; `None` if this one owns it. One that is being deleted owns
+    /// it until it is gone.
+    pub fn older_claimant(&self, all: &Store<Self>) -> Option<String> {
         let claimants = all.state_filter(|other| other.business_type() == self.business_type());
         let owner =
             claimants.iter().min_by(|a, b| compile::seniority(&a.metadata).cmp(&compile::seniority(&b.metadata)))?;
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
     use crate::config_map;
 
-    fn stored(value: Value) -> Stored {
+    fn stored(value: Value) -> StoredBusiness {
         serde_json::from_value(value).unwrap()
     }
 
@@ -156,7 +157,7 @@ mod tests {
         let (today, kept) = old(json!({"allowedOrigins": twice}), json!({}));
         assert_eq!(kept.auth.allowed_origins, ["https://shop.example", "https://a.example"]);
         assert_eq!(kept.accept_from, ["bank"]);
-        // What is listed twice in a set harms nobody.
+        // What is listed twice in a set does no harm.
         assert_eq!(today.map(|business| business.spec.accept_from), Ok(vec!["bank".to_owned()]));
 
         let (today, kept) = old(json!({"allowedOrigins": ["https://shop.example:99999"]}), json!({}));

@@ -1,4 +1,4 @@
-//! Which businesses have to be looked at again, for reasons that are not in their resources. Each is in the set once, so that it is bounded
+//! Which businesses have to be reconciled again, for reasons that are not in their resources. Each is in the set once, so that it is bounded
 //! by the number of resources however often something happens.
 
 use std::{
@@ -14,14 +14,14 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
 
-use crate::{config_map, stored::Stored};
+use crate::{config_map, stored::StoredBusiness};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Triggers {
-    pending: Mutex<HashSet<ObjectRef<Stored>>>,
+    pending: Mutex<HashSet<ObjectRef<StoredBusiness>>>,
     woken: Notify,
-    all: Store<Stored>,
+    all: Store<StoredBusiness>,
     edge_configurations: Store<ConfigMap>,
     /// Whether all of both was listed once.
     listed: [AtomicBool; 2],
@@ -38,7 +38,7 @@ pub enum Listed {
 
 impl Triggers {
     /// For the resources in `all`.
-    pub fn new(all: Store<Stored>, edge_configurations: Store<ConfigMap>) -> Self {
+    pub fn new(all: Store<StoredBusiness>, edge_configurations: Store<ConfigMap>) -> Self {
         let listed = [AtomicBool::new(false), AtomicBool::new(false)];
         Self { pending: Mutex::default(), woken: Notify::new(), all, edge_configurations, listed }
     }
@@ -49,12 +49,12 @@ impl Triggers {
     }
 
     /// Every resource.
-    pub fn all(&self) {
+    pub fn trigger_all(&self) {
         self.add(self.all.state().iter().map(|stored| ObjectRef::from(&**stored)));
     }
 
     /// The resources that claim these business types.
-    pub fn businesses(&self, names: &HashSet<String>) {
+    pub fn trigger_businesses(&self, names: &HashSet<String>) {
         if !names.is_empty() {
             let claims = self.all.state_filter(|stored| names.contains(stored.business_type()));
             self.add(claims.iter().map(|stored| ObjectRef::from(&**stored)));
@@ -62,9 +62,21 @@ impl Triggers {
     }
 
     /// The resources that claim this business type.
-    pub fn business(&self, name: &str) {
+    pub fn trigger_business(&self, name: &str) {
         let claims = self.all.state_filter(|stored| stored.business_type() == name);
         self.add(claims.iter().map(|stored| ObjectRef::from(&**stored)));
+    }
+
+    /// The resource with this uid.
+    pub fn trigger_resource(&self, uid: &str) {
+        let resources = self.all.state_filter(|stored| stored.uid() == uid);
+        self.add(resources.iter().map(|stored| ObjectRef::from(&**stored)));
+    }
+
+    /// The resources of a namespace; their uids.
+    pub fn resources_of(&self, namespace: &str) -> Vec<String> {
+        let resources = self.all.state_filter(|stored| stored.metadata.namespace.as_deref() == Some(namespace));
+        resources.iter().map(|stored| stored.uid().to_owned()).collect()
     }
 
     /// How many resources there are.
@@ -84,19 +96,19 @@ impl Triggers {
         Some(resources.iter().map(|stored| stored.business_type().to_owned()).chain(run).collect())
     }
 
-    fn add(&self, refs: impl Iterator<Item = ObjectRef<Stored>>) {
+    fn add(&self, refs: impl Iterator<Item = ObjectRef<StoredBusiness>>) {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(refs);
         self.woken.notify_one();
     }
 
     /// What was triggered, for the controller. One reader.
-    pub fn stream(self: Arc<Self>) -> impl Stream<Item = ObjectRef<Stored>> + Send + 'static {
+    pub fn stream(self: Arc<Self>) -> impl Stream<Item = ObjectRef<StoredBusiness>> + Send + 'static {
         stream::unfold((self, Vec::new()), async |(triggers, mut ready)| {
             loop {
                 if let Some(next) = ready.pop() {
                     return Some((next, (triggers, ready)));
                 }
-                // A permit is kept while nobody waits, so that nothing is missed between the two lines.
+                // A permit is kept while nothing waits for it, so that nothing is missed between the two lines.
                 ready.extend(triggers.pending.lock().unwrap_or_else(PoisonError::into_inner).drain());
                 if ready.is_empty() {
                     triggers.woken.notified().await;

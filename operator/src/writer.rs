@@ -1,7 +1,8 @@
-//! Everything that is written to the API server, each write after a look at the leadership and within a time limit.
+//! Everything that is written to the API server: each write after the gate and within a time limit.
 //!
-//! Secrets in business namespaces are never listed, watched or read: the operator has no right to. A patch that changes nothing and is not
-//! stored (`dryRun`) tells whether the Secret of a declared name is there and whose it is.
+//! Secrets in business namespaces are never listed or read: the operator has no right to. A patch that changes nothing and is not stored
+//! (`dryRun`) shows whether the Secret of a declared name exists and whose it is. A merge patch, since it costs the API server less than an
+//! apply, which also works out who owns each field.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,21 +15,19 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::timeout;
 use wirepost_core::{business::WsBusinessStatus, contract::config_map::OWNER_UID};
 
 use crate::{
+    conditions,
     leader::Leadership,
     metrics::{Metrics, Object},
-    status,
-    stored::{FINALIZER, Stored},
+    stored::{FINALIZER, StoredBusiness},
 };
 
 /// Owner of the fields that we set.
 pub const MANAGER: &str = "wirepost-operator";
-/// Asks, and owns nothing.
-const PROBE: &str = "wirepost-operator-probe";
 /// Longest time of one write: it must have ended before another replica may lead.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -42,11 +41,11 @@ pub enum Error {
     #[error("this replica does not lead")]
     NotLeader,
     /// The API server refused or is not there.
-    #[error("{doing}: {}", said(cause))]
+    #[error("{doing}: {}", api_message(cause))]
     Api {
         /// What was being done, and to what.
         doing: String,
-        /// What it said.
+        /// What it answered.
         cause: Box<kube::Error>,
     },
     /// The API server did not answer in time.
@@ -69,22 +68,22 @@ impl Error {
     }
 }
 
-/// Once: a kube error says all of it twice, with all of its details.
-fn said(cause: &kube::Error) -> String {
+/// Once: a kube error contains the message twice, with all of its details.
+fn api_message(cause: &kube::Error) -> String {
     match cause {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         other => other.to_string(),
     }
 }
 
-/// What is in the way of an access Secret.
+/// What became of an access Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretState {
     /// It is as it should be.
     Current,
     /// It was written now.
     Written,
-    /// A Secret of that name is there and is not ours.
+    /// A Secret of that name exists and is not ours.
     Taken,
 }
 
@@ -104,12 +103,12 @@ impl Writer {
         Self { client, namespace, leadership, metrics }
     }
 
-    /// May anything be written now?
+    /// The gate: whether anything may be written now.
     ///
     /// # Errors
-    /// No.
+    /// This replica does not lead.
     pub fn gate(&self) -> Result<(), Error> {
-        if self.leadership.holds() { Ok(()) } else { Err(Error::NotLeader) }
+        if self.leadership.is_leader() { Ok(()) } else { Err(Error::NotLeader) }
     }
 
     async fn within<T>(&self, doing: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
@@ -121,16 +120,16 @@ impl Writer {
         }
     }
 
-    fn businesses(&self, stored: &Stored) -> Api<Stored> {
+    fn businesses(&self, stored: &StoredBusiness) -> Api<StoredBusiness> {
         Api::namespaced(self.client.clone(), stored.metadata.namespace.as_deref().unwrap_or("default"))
     }
 
-    /// Reports what was found. A merge, since the API server applies nothing to an object whose other parts do not fit today's schema.
+    /// Writes the status. A merge, since the API server applies nothing to an object whose other fields do not match today's schema.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn status(&self, stored: &Stored, status: &WsBusinessStatus) -> Result<(), Error> {
-        let patch = json!({"metadata": {"uid": stored.uid()}, "status": status::replacing(status)});
+    pub async fn status(&self, stored: &StoredBusiness, status: &WsBusinessStatus) -> Result<(), Error> {
+        let patch = json!({"metadata": {"uid": stored.uid()}, "status": conditions::replacing(status)});
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let api = self.businesses(stored);
         let doing = format!("writing the status of {}", stored.owner());
@@ -139,21 +138,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the resource stay until its broker objects are gone (`true`), or lets it go.
+    /// Sets the finalizer, which keeps the resource until its broker objects are gone, or removes it.
     ///
     /// # Errors
     /// See [`Error`]; a conflict if the resource was changed since it was read.
-    pub async fn hold(&self, stored: &Stored, hold: bool) -> Result<(), Error> {
+    pub async fn set_finalizer(&self, stored: &StoredBusiness, set: bool) -> Result<(), Error> {
         let mut finalizers = stored.metadata.finalizers.clone().unwrap_or_default();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
-        if hold {
+        if set {
             finalizers.push(FINALIZER.to_owned());
         }
         let patch = json!({"metadata": {
             "uid": stored.uid(), "resourceVersion": stored.metadata.resource_version, "finalizers": finalizers,
         }});
         let api = self.businesses(stored);
-        let doing = format!("{} the finalizer of {}", if hold { "setting" } else { "removing" }, stored.owner());
+        let doing = format!("{} the finalizer of {}", if set { "setting" } else { "removing" }, stored.owner());
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         self.within(doing, api.patch(&stored.name_any(), &params, &Patch::Merge(patch))).await?;
         self.metrics.wrote(Object::Finalizer);
@@ -174,7 +173,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Deletes an edge configuration, if it is of this `resourceVersion` where one is given; gone already is as good.
+    /// Deletes an edge configuration, if it has this `resourceVersion` where one is given. It is not an error if there is none.
     ///
     /// # Errors
     /// See [`Error`].
@@ -183,19 +182,19 @@ impl Writer {
         let doing = format!("deleting ConfigMap {}/{name}", self.namespace);
         let preconditions = Preconditions { resource_version: version, ..Preconditions::default() };
         let params = DeleteParams::default().preconditions(preconditions);
-        if gone_is_fine(self.within(doing, api.delete(name, &params)).await)? {
+        if was_deleted(self.within(doing, api.delete(name, &params)).await)? {
             self.metrics.wrote(Object::ConfigMap);
         }
         Ok(())
     }
 
-    /// Makes the access Secret of a resource hold these entries, unless another's Secret has the name.
+    /// Makes the access Secret of a resource contain these entries, unless a foreign Secret has the name.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn secret(
         &self,
-        stored: &Stored,
+        stored: &StoredBusiness,
         name: &str,
         entries: &BTreeMap<String, String>,
     ) -> Result<SecretState, Error> {
@@ -216,7 +215,7 @@ impl Writer {
             "metadata": {
                 "name": name,
                 "labels": {OWNER_UID: stored.uid(), "app.kubernetes.io/managed-by": MANAGER},
-                // So that it goes with its namespace and with its resource, whatever becomes of us.
+                // So that it is deleted with its namespace and with its resource, even when the operator is gone.
                 "ownerReferences": [owner_reference(stored)],
             },
             "data": data,
@@ -232,7 +231,7 @@ impl Writer {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn delete_secret(&self, stored: &Stored, name: &str) -> Result<(), Error> {
+    pub async fn delete_secret(&self, stored: &StoredBusiness, name: &str) -> Result<(), Error> {
         let Some(there) = self.probe(stored, name).await? else { return Ok(()) };
         if !is_ours(&there, stored) {
             return Ok(());
@@ -240,48 +239,49 @@ impl Writer {
         let params = DeleteParams::default()
             .preconditions(Preconditions { uid: there.metadata.uid, ..Preconditions::default() });
         let doing = format!("deleting Secret {}/{name}", namespace(stored));
-        if gone_is_fine(self.within(doing, self.secrets(stored).delete(name, &params)).await)? {
+        if was_deleted(self.within(doing, self.secrets(stored).delete(name, &params)).await)? {
             self.metrics.wrote(Object::Secret);
         }
         Ok(())
     }
 
     /// The Secret of that name, or nothing. Stores nothing.
-    async fn probe(&self, stored: &Stored, name: &str) -> Result<Option<Secret>, Error> {
-        let params = PatchParams::apply(PROBE).dry_run();
-        let patch: Value = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
-        let doing = format!("looking for Secret {}/{name}", namespace(stored));
-        let there = self.within(doing, self.secrets(stored).patch(name, &params, &Patch::Apply(patch))).await?;
-        // What would only now be made has no version.
-        let is_there = there.metadata.resource_version.as_ref().is_some_and(|version| !version.is_empty());
-        Ok(is_there.then_some(there))
+    async fn probe(&self, stored: &StoredBusiness, name: &str) -> Result<Option<Secret>, Error> {
+        let params = PatchParams { dry_run: true, field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let doing = format!("probing Secret {}/{name}", namespace(stored));
+        let nothing = Patch::Merge(json!({}));
+        match self.within(doing, self.secrets(stored).patch(name, &params, &nothing)).await {
+            Ok(secret) => Ok(Some(secret)),
+            Err(Error::Api { cause, .. }) if is_not_found(&cause) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    fn secrets(&self, stored: &Stored) -> Api<Secret> {
+    fn secrets(&self, stored: &StoredBusiness) -> Api<Secret> {
         Api::namespaced(self.client.clone(), namespace(stored))
     }
 }
 
-fn namespace(stored: &Stored) -> &str {
+fn namespace(stored: &StoredBusiness) -> &str {
     stored.metadata.namespace.as_deref().unwrap_or("default")
 }
 
-fn is_ours(secret: &Secret, stored: &Stored) -> bool {
+fn is_ours(secret: &Secret, stored: &StoredBusiness) -> bool {
     secret.labels().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
 }
 
-fn owner_reference(stored: &Stored) -> OwnerReference {
+fn owner_reference(stored: &StoredBusiness) -> OwnerReference {
     OwnerReference {
-        api_version: Stored::api_version(&()).into_owned(),
-        kind: Stored::kind(&()).into_owned(),
+        api_version: StoredBusiness::api_version(&()).into_owned(),
+        kind: StoredBusiness::kind(&()).into_owned(),
         name: stored.name_any(),
         uid: stored.uid().to_owned(),
         ..OwnerReference::default()
     }
 }
 
-/// Whether something was there to delete.
-fn gone_is_fine<T>(result: Result<T, Error>) -> Result<bool, Error> {
+/// Whether something was deleted; nothing to delete is not an error.
+fn was_deleted<T>(result: Result<T, Error>) -> Result<bool, Error> {
     match result {
         Ok(_) => Ok(true),
         Err(Error::Api { cause, .. }) if is_not_found(&cause) => Ok(false),
@@ -294,7 +294,7 @@ pub fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// 409: another was faster.
+/// 409: another write was faster.
 pub fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }

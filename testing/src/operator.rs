@@ -150,6 +150,7 @@ impl World {
             world: self,
             name: name.to_owned(),
             flags,
+            env: Vec::new(),
             kubeconfig: self.account.kubeconfig.clone(),
             log: "info,wirepost_operator=debug,wirepost_topology=debug",
         }
@@ -229,6 +230,7 @@ pub struct OperatorBuilder<'a> {
     world: &'a World,
     name: String,
     flags: BTreeMap<String, String>,
+    env: Vec<(&'static str, String)>,
     kubeconfig: PathBuf,
     log: &'static str,
 }
@@ -239,6 +241,13 @@ impl OperatorBuilder<'_> {
     #[must_use]
     pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
         self.flags.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &'static str, value: String) -> Self {
+        self.env.push((name, value));
         self
     }
 
@@ -275,6 +284,7 @@ impl OperatorBuilder<'_> {
         let process = Process::spawn("wirepost-operator", &self.name, self.world.setup.dir(), |command| {
             command
                 .args(self.flags.iter().map(|(name, value)| format!("--{name}={value}")))
+                .envs(self.env.iter().map(|(name, value)| (name, value)))
                 .env("KUBECONFIG", &self.kubeconfig)
                 .env("WIREPOST_LOG", self.log);
         })?;

@@ -67,7 +67,7 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
 /// under way at that moment are awaited. Dropping the future leaves calls under way in doubt; the next snapshot tells.
 pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptions<'_>) -> Result<Report, Error> {
     let Plan { steps, problems, rival_policies: _, unproven } = plan;
-    let mut report = Report { changes: Vec::new(), problems };
+    let mut report = Report { problems, ..Report::default() };
     // Queues which nothing declares and that stay all the same, and their businesses.
     let (mut kept_queues, mut kept) = (HashSet::<String>::new(), HashSet::<String>::new());
     let mut steps = steps.into_iter().peekable();
@@ -77,7 +77,9 @@ pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptio
             let waits = step.waits_for_queues_of().is_some_and(|business| kept.contains(business));
             // A queue keeps its limits as long as it lives.
             let limits = matches!(&step, Step::DeletePolicy(name) if kept_queues.contains(name));
-            if !waits && !limits {
+            if waits || limits {
+                report.left.push(step);
+            } else {
                 same_rank.push(step);
             }
         }
@@ -88,7 +90,7 @@ pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptio
             .collect()
             .await;
         let mut error = None;
-        for outcome in outcomes {
+        for (step, outcome) in outcomes {
             match outcome {
                 Ok(Outcome::Done(change)) => report.changes.push(change),
                 Ok(Outcome::Not(problem)) => {
@@ -100,8 +102,9 @@ pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptio
                         kept_queues.insert(queue.clone());
                     }
                     report.problems.push(problem);
+                    report.left.push(step);
                 }
-                Ok(Outcome::NotTried) => {}
+                Ok(Outcome::NotTried) => report.left.push(step),
                 Err(e) => error = error.or(Some(e)),
             }
         }
@@ -131,15 +134,15 @@ async fn carry_out(
     step: Step,
     options: ApplyOptions<'_>,
     failed: &AtomicBool,
-) -> Result<Outcome, Error> {
+) -> (Step, Result<Outcome, Error>) {
     if failed.load(Ordering::Relaxed) {
-        return Ok(Outcome::NotTried);
+        return (step, Ok(Outcome::NotTried));
     }
     let outcome = try_step(management, &step, options).await;
     if outcome.is_err() {
         failed.store(true, Ordering::Relaxed);
     }
-    outcome
+    (step, outcome)
 }
 
 async fn try_step(management: &Management, step: &Step, options: ApplyOptions<'_>) -> Result<Outcome, Error> {

@@ -10,6 +10,8 @@
 //! - [`depths`]: counts the messages that wait for a person.
 //! - [`unrouted`]: finds and moves back what a lost binding had put aside.
 //!
+//! And [`keeper`], which does all of that again and again, for as many businesses as there are.
+//!
 //! Nothing that holds messages is deleted, nothing without our prefix is touched, and an object that differs in what can't be changed is
 //! reported, never replaced.
 
@@ -19,6 +21,7 @@ mod bindings;
 mod count;
 pub mod depths;
 mod in_force;
+pub mod keeper;
 mod management;
 mod open;
 mod plan;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::open::ACCEPT_ARGUMENT;
+use crate::step::Step;
 
 /// Why nothing, or not everything, could be compared and written. What was written so far stays; a repeat goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,8 @@ pub struct Report {
     pub changes: Vec<String>,
     /// What is not as declared.
     pub problems: Vec<Problem>,
+    /// Steps of the plan that were left undone, each with good reason: a queue stays that is not empty, an object was refused.
+    pub left: Vec<Step>,
 }
 
 impl Report {

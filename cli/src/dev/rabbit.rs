@@ -4,7 +4,7 @@ mod health;
 mod keeper;
 mod show;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use lapin::{
@@ -20,7 +20,10 @@ use wirepost_edge::broker::{
     rabbit::{Config, RabbitBroker},
 };
 use wirepost_runtime::tasks::{Supervisor, Tasks};
-use wirepost_topology::{Management, OpenQueues, Settings};
+use wirepost_topology::{
+    Management, OpenQueues, Settings,
+    keeper::{Keeper, LazyConnection, Mode, Settings as KeeperSettings},
+};
 
 use crate::output::Console;
 
@@ -151,7 +154,19 @@ impl Rabbit {
         }
         let broker = RabbitBroker::start(config)?;
         tasks.until("broker health", &stop, health::run(broker.health(), console.clone()));
-        tasks.until("topology keeper", &stop, keeper::run(management, uri, wish, done, console));
+        let amqp = LazyConnection::new(amqp.parse()?, None, None, "wirepost dev: topology");
+        let settings = KeeperSettings {
+            management,
+            amqp,
+            mode: Mode::Development,
+            sweep: keeper::INTERVAL,
+            // No businesses count as orphans here.
+            orphan_grace: Duration::MAX,
+        };
+        let dev = Arc::new(keeper::Dev::default());
+        let (keeper, keep) = Keeper::new(settings, Arc::clone(&dev) as _, stop.clone());
+        tasks.run("topology keeper", &stop, keep);
+        tasks.until("topology rounds", &stop, keeper::run(keeper, dev, wish, done, console));
         Ok((broker, Self { place, show_queues, open_queues, desired, rounds, stop, tasks }))
     }
 

@@ -68,8 +68,9 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
 fn a_broker_that_is_away_is_told_and_waited_for() {
     let folder = folder_with("payments.yaml");
     // Nothing listens on the discard port.
-    let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap(), "--amqp", "amqp://guest:guest@127.0.0.1:9"]);
-    dev.line("broker: topology not made: cannot connect");
+    let (amqp, management) = ("amqp://guest:guest@127.0.0.1:9", "http://127.0.0.1:9");
+    let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap(), "--amqp", amqp, "--management", management]);
+    dev.line("broker: topology not made: reading vhost /: the management API is not reachable");
     let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
     alice.type_line(r#"{"id":"c1","messageType":"cart.share","toUniqueId":"bob","content":{}}"#);
     alice.line(r#"{"op":"nack","id":"c1","code":"broker_unavailable""#);

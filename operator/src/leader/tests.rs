@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use axum::http::{Method, Request, Response};
+use hyper::{Method, Request, Response};
 use kube::client::Body;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ impl Server {
 
     fn delay(&mut self) -> Duration {
         let most = self.delay;
-        // Mostly quick; now and then so late that nobody waits any more.
+        // Mostly quick; sometimes so late that the sender has given up.
         if self.random.random_ratio(1, 4) { most.mul_f64(self.random.random()) } else { most / 1000 }
     }
 
@@ -72,7 +72,7 @@ struct Replica {
     /// Whether its requests arrive.
     connected: watch::Sender<bool>,
     cancel: CancellationToken,
-    run: JoinHandle<Result<(), Lost>>,
+    run: JoinHandle<Result<(), LeadershipLost>>,
 }
 
 impl Replica {
@@ -87,7 +87,7 @@ impl Replica {
     }
 
     fn leads(&self) -> bool {
-        self.leadership.holds()
+        self.leadership.is_leader()
     }
 
     async fn led(&self) {
@@ -156,7 +156,7 @@ async fn a_leader_that_is_cut_off_stops_well_before_another_begins() {
     two.led().await;
     assert!(stopped.elapsed() >= LEASE / 4, "{:?}", stopped.elapsed());
     assert!(one.run.await.unwrap().is_err());
-    assert!(!one.leadership.holds());
+    assert!(!one.leadership.is_leader());
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +168,7 @@ async fn a_lease_that_is_given_up_is_taken_within_two_seconds_however_long_it_is
     sleep(SECOND * 60).await;
     one.cancel.cancel();
     one.run.await.unwrap().unwrap();
-    assert!(!one.leadership.holds());
+    assert!(!one.leadership.is_leader());
     let given_up = Instant::now();
     two.led().await;
     assert!(given_up.elapsed() <= MAX_RETRY + SECOND);
@@ -223,7 +223,7 @@ async fn a_lease_that_was_taken_without_an_answer_is_one_s_own() {
     assert!(leads || back.elapsed() < LEASE, "{:?}", back.elapsed());
 }
 
-/// Requests and answers that come late or never, replicas that end and come again: whoever leads is alone.
+/// Requests and answers that arrive late or never, replicas that end and start again: never do two lead.
 #[tokio::test(start_paused = true)]
 async fn however_late_requests_arrive_no_two_lead_at_once() {
     let mut led = 0;

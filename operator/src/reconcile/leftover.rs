@@ -1,15 +1,15 @@
-//! What no reconcile comes for: resources whose finalizer was taken off by hand, or that lost the label which `--selector` wants.
+//! What no reconcile comes for: resources whose finalizer was removed by hand, or that lost the label which `--selector` wants.
 //!
 //! **Flow.** Every few sweeps, while there is an edge configuration without a resource or others' resources may exist beside ours, all
 //! resources are listed, selected or not. Of an edge configuration whose resource
-//! - is gone: after the grace the edges are told, then it goes; what is on the broker follows as unclaimed;
-//! - is being deleted: the same, at once, and what it has on the broker goes first;
-//! - is only not selected any more: nothing is taken from its clients, since a wrong selector is a mistake that is easily made; an event
-//!   says so.
+//! - is gone: after the grace it becomes a tombstone, then it is deleted; what is on the broker follows as an orphan;
+//! - is being deleted: the same, without the grace, and what it has on the broker is removed first;
+//! - is only not selected any more: its clients keep everything, since a wrong selector is an easy mistake; an event reports it.
 //!
-//! A resource that is being deleted beyond the deadline, and that nobody lets go, is let go: another installation may have had it.
-//! **Guarantees.** Only the edge configuration that was looked at is changed (by its `resourceVersion`), never a successor's.
-//! **Bounds.** One list of metadata per look.
+//! A resource that is being deleted beyond the deadline, and whose finalizer no other installation removes, is
+//! released: it may have belonged to one.
+//! **Guarantees.** Only the edge configuration that was examined is changed (by its `resourceVersion`), never a successor's.
+//! **Bounds.** One list of metadata per check.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,16 +23,16 @@ use kube::{
     api::{ListParams, ObjectMeta},
 };
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Error, remove, some};
+use super::{Context, Error, finalize};
 use crate::{
     config_map::{self, owner, owner_uid as uid},
-    stored::Stored,
+    stored::StoredBusiness,
 };
 
-/// Between two looks, in sweeps.
+/// Between two checks, in sweeps.
 const SWEEPS: u32 = 3;
 /// Of the list.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -42,13 +42,13 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 struct Leftovers {
     /// Since when a resource is known to be gone, by its uid.
     gone: HashMap<String, Instant>,
-    /// When the edges were told, by uid.
-    told: HashMap<String, Instant>,
-    /// Resources that are there and not selected, by uid.
+    /// Since when its edge configuration is a tombstone, by uid.
+    tombstoned_at: HashMap<String, Instant>,
+    /// Resources that exist and are not selected, by uid.
     unselected: HashSet<String>,
 }
 
-/// Looks until `cancel`.
+/// Checks again and again until `cancel`.
 pub async fn run(context: Arc<Context>, cancel: CancellationToken) {
     let mut leftovers = Leftovers::default();
     loop {
@@ -56,19 +56,19 @@ pub async fn run(context: Arc<Context>, cancel: CancellationToken) {
             () = sleep(context.options.sweep * SWEEPS) => {}
             () = cancel.cancelled() => return,
         }
-        // To its end: what was begun is finished while this replica leads.
+        // Not cancelled half-way: what was begun is finished while this replica leads.
         if context.writer.gate().is_ok() && context.ready().await {
-            leftovers.look(&context).await;
+            leftovers.check(&context).await;
         }
     }
 }
 
 impl Leftovers {
-    async fn look(&mut self, context: &Context) {
+    async fn check(&mut self, context: &Context) {
         let maps = without_resource(context);
         let uids: HashSet<&str> = maps.iter().filter_map(|map| uid(map)).collect();
         self.gone.retain(|uid, _| uids.contains(uid.as_str()));
-        self.told.retain(|uid, _| uids.contains(uid.as_str()));
+        self.tombstoned_at.retain(|uid, _| uids.contains(uid.as_str()));
         self.unselected.retain(|uid| uids.contains(uid.as_str()));
         if !maps.is_empty() || context.options.selects {
             match list(context).await {
@@ -76,30 +76,45 @@ impl Leftovers {
                     for map in &maps {
                         if let Err(error) = self.one(context, map, &all).await {
                             let name = map.name_any();
-                            tracing::warn!(config_map = name, %error, "stays for now, though nobody reconciles its resource");
+                            tracing::warn!(config_map = name, %error, "an edge configuration that nobody reconciles stays for now");
                         }
                     }
                     for stored in all.values().filter(|stored| is_stuck(context, stored)) {
-                        match context.writer.hold(stored, false).await {
-                            Ok(()) => tracing::info!(resource = stored.owner(), "let go: nobody else did"),
-                            Err(error) => tracing::warn!(resource = stored.owner(), %error, "not let go"),
+                        match context.writer.set_finalizer(stored, false).await {
+                            Ok(()) => {
+                                tracing::info!(
+                                    resource = stored.owner(),
+                                    "the finalizer is removed: no other installation did"
+                                );
+                            }
+                            Err(error) => {
+                                tracing::warn!(resource = stored.owner(), %error, "the finalizer is not removed");
+                            }
                         }
                     }
                 }
-                Err(error) => tracing::warn!(error, "cannot list all resources; what has none stays for now"),
+                Err(error) => tracing::warn!(%error, "cannot list all resources; what has none stays for now"),
             }
         }
         context.metrics.unselected.set(i64::try_from(self.unselected.len()).unwrap_or(i64::MAX));
     }
 
-    async fn one(&mut self, context: &Context, map: &ConfigMap, all: &HashMap<String, Stored>) -> Result<(), Error> {
+    async fn one(
+        &mut self,
+        context: &Context,
+        map: &ConfigMap,
+        all: &HashMap<String, StoredBusiness>,
+    ) -> Result<(), Error> {
         let Some(uid) = uid(map) else { return Ok(()) };
         let resource = all.get(uid);
         if let Some(stored) = resource.filter(|stored| stored.metadata.deletion_timestamp.is_none()) {
             self.gone.remove(uid);
             if self.unselected.insert(uid.to_owned()) {
-                tracing::warn!(resource = stored.owner(), "not selected any more; its edges and broker objects stay");
-                context.notices.unselected(stored, &map.name_any()).await;
+                tracing::warn!(
+                    resource = stored.owner(),
+                    "not selected any more; its edge configuration and broker objects stay"
+                );
+                context.events.unselected(stored, &map.name_any()).await;
             }
             return Ok(());
         }
@@ -116,54 +131,66 @@ impl Leftovers {
         let Some(business) = config_map::business(map) else { return Ok(()) };
         let owner = owner(map);
         if !config_map::is_tombstone(map) {
-            tracing::info!(business, owner, "nobody reconciles the resource any more; its edges let its clients go");
+            tracing::info!(business, owner, "nobody reconciles the resource any more; the edges let its clients go");
             let mut tombstone = config_map::tombstone(map);
             tombstone.metadata.resource_version.clone_from(&map.metadata.resource_version);
-            self.told.insert(uid.to_owned(), Instant::now());
+            self.tombstoned_at.insert(uid.to_owned(), Instant::now());
             return Ok(context.writer.config_map(&tombstone).await?);
         }
-        let told = self.told.entry(uid.to_owned()).or_insert_with(Instant::now);
-        if !context.edges.holding(business).is_empty() && told.elapsed() < remove::EDGE_WAIT {
+        let tombstoned_at = self.tombstoned_at.entry(uid.to_owned()).or_insert_with(Instant::now);
+        if !context.edges.running(business).is_empty() && tombstoned_at.elapsed() < finalize::EDGE_TIMEOUT {
             return Ok(());
         }
-        // Nobody else may have the business type while this is there.
+        // No other resource gets the business type as long as this exists.
         if let Some(stored) = resource
             && !clean(business, stored, context).await
         {
             return Ok(());
         }
         context.writer.delete_config_map(&map.name_any(), map.metadata.resource_version.clone()).await?;
-        tracing::info!(business, owner, "its edge configuration went; what is left on the broker follows as unclaimed");
+        tracing::info!(
+            business,
+            owner,
+            "its edge configuration is deleted; what is left on the broker follows as an orphan"
+        );
         Ok(())
     }
 }
 
-/// Whether nothing is left on the broker, or the deadline has come.
-async fn clean(business: &str, stored: &Stored, context: &Context) -> bool {
-    let obstacle = match context.broker.remove(business, remove::deletes_messages(stored)).await {
+/// Whether nothing is left on the broker, or the deadline is over.
+async fn clean(business: &str, stored: &StoredBusiness, context: &Context) -> bool {
+    let obstacle = match context.broker.remove(business, finalize::deletes_messages(stored)).await {
         Ok(report) if report.is_clean() => return true,
-        Ok(report) => some(&report.problems.iter().map(ToString::to_string).collect::<Vec<_>>()),
-        Err(trouble) => trouble.to_string(),
+        Ok(report) => finalize::problems(&report),
+        Err(failure) => failure.to_string(),
     };
-    let over = remove::age(stored) >= context.options.deletion_deadline;
+    let over = finalize::deletion_age(stored) >= context.options.deletion_deadline;
     if over {
-        context.notices.not_cleaned(stored, &obstacle).await;
+        context.events.not_cleaned(stored, &obstacle).await;
     }
     over
 }
 
+/// Why resources can't be listed.
+#[derive(Debug, thiserror::Error)]
+enum ListError {
+    #[error("the API server did not answer within {TIMEOUT:?}")]
+    Timeout(#[from] Elapsed),
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+}
+
 /// Metadata of every resource, by uid.
-async fn list(context: &Context) -> Result<HashMap<String, Stored>, String> {
-    let api: Api<Stored> = Api::all(context.client.clone());
-    // What the API server has at hand: nothing here hangs on the last second.
+async fn list(context: &Context) -> Result<HashMap<String, StoredBusiness>, ListError> {
+    let api: Api<StoredBusiness> = Api::all(context.client.clone());
+    // From the API server's cache: nothing here depends on the last second.
     let params = ListParams::default().match_any();
-    let all = timeout(TIMEOUT, api.list_metadata(&params)).await;
-    let all = all.map_err(|_| format!("no answer within {TIMEOUT:?}"))?.map_err(|error| error.to_string())?;
-    let stored = |metadata: ObjectMeta| Stored { metadata, spec: Value::Null, status: Value::Null };
+    let all = timeout(TIMEOUT, api.list_metadata(&params)).await??;
+    let stored = |metadata: ObjectMeta| StoredBusiness { metadata, spec: Value::Null, status: Value::Null };
     Ok(all.items.into_iter().map(|one| stored(one.metadata)).map(|one| (one.uid().to_owned(), one)).collect())
 }
 
-/// Edge configurations that nobody reconciles.
+/// Edge configurations whose resource is not reconciled here.
 fn without_resource(context: &Context) -> Vec<Arc<ConfigMap>> {
     let resources: HashSet<String> = context.businesses.state().iter().map(|stored| stored.uid().to_owned()).collect();
     context.config_maps.state_filter(|map| uid(map).is_some_and(|uid| !resources.contains(uid)))
@@ -171,19 +198,19 @@ fn without_resource(context: &Context) -> Vec<Arc<ConfigMap>> {
 
 /// Whether the resource was created again, and waits for the broker or for a better declaration.
 fn has_successor(context: &Context, map: &ConfigMap) -> bool {
-    let is = |stored: &Stored| {
+    let is = |stored: &StoredBusiness| {
         stored.metadata.deletion_timestamp.is_none()
             && stored.owner() == owner(map)
             && config_map::business(map) == Some(stored.business_type())
     };
-    context.businesses.state_filter(is).iter().any(|stored| stored.rival(&context.businesses).is_none())
+    context.businesses.state_filter(is).iter().any(|stored| stored.older_claimant(&context.businesses).is_none())
 }
 
 /// Whether a deletion has waited beyond the deadline for a finalizer that no installation takes off.
-fn is_stuck(context: &Context, stored: &Stored) -> bool {
+fn is_stuck(context: &Context, stored: &StoredBusiness) -> bool {
     let not_ours = || context.businesses.state_filter(|own| own.uid() == stored.uid()).is_empty();
     stored.metadata.deletion_timestamp.is_some()
-        && stored.is_held()
-        && remove::age(stored) >= context.options.deletion_deadline
+        && stored.has_finalizer()
+        && finalize::deletion_age(stored) >= context.options.deletion_deadline
         && not_ours()
 }

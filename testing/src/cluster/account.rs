@@ -91,6 +91,28 @@ impl ServiceAccount {
         client(&self.kubeconfig).await
     }
 
+    /// Further rights, in one namespace.
+    pub async fn grant_in(&self, namespace: &str, rules: &[PolicyRule]) -> Result<()> {
+        let new = PostParams::default();
+        let metadata = || ObjectMeta { name: Some(self.role.clone()), ..ObjectMeta::default() };
+        let object = Role { metadata: metadata(), rules: Some(rules.to_vec()) };
+        self.cluster.api(namespace).create(&new, &object).await?;
+        let role_ref = RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "Role".to_owned(),
+            name: self.role.clone(),
+        };
+        let subject = Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: self.name.clone(),
+            namespace: Some(self.namespace.clone()),
+            ..Subject::default()
+        };
+        let object = RoleBinding { metadata: metadata(), role_ref, subjects: Some(vec![subject]) };
+        self.cluster.api(namespace).create(&new, &object).await?;
+        Ok(())
+    }
+
     /// A kubeconfig that logs in as it by way of a TCP proxy to [`Cluster::server`]. The certificate is still that of the API server.
     pub fn kubeconfig_through(&self, proxy: SocketAddr) -> Result<PathBuf> {
         self.write(&format!("through-{}", proxy.port()), |cluster| {
@@ -152,7 +174,7 @@ impl Cluster {
     }
 }
 
-/// The rules that the chart gives: `operator-cluster-rules`, `operator-system-rules` or `edge-rules`.
+/// The rules that the chart gives: `operator-cluster-rules`, `operator-system-rules`, `operator-secrets-watch-rules` or `edge-rules`.
 pub fn chart_rules(name: &str) -> Result<Vec<PolicyRule>> {
     let path = format!("{}/../charts/wirepost/files/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
     let yaml = std::fs::read_to_string(&path).with_context(|| path.clone())?;

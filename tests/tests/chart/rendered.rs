@@ -109,9 +109,10 @@ fn the_crd_stays_when_the_release_goes() -> Result<()> {
 
 #[test]
 fn the_rights_are_those_that_the_tests_run_with() -> Result<()> {
-    let rendered = render("")?;
+    let rendered = render("operator: {secretsWatch: {namespaces: [shop]}}")?;
     for (id, file) in [
         ("ClusterRole/wirepost-system:wirepost-operator", "operator-cluster-rules"),
+        ("ClusterRole/wirepost-system:wirepost-operator-secrets", "operator-secrets-watch-rules"),
         ("Role/wirepost-operator", "operator-system-rules"),
         ("Role/wirepost-edge", "edge-rules"),
     ] {

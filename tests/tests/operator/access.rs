@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wirepost_core::names;
 use wirepost_testing::broker::{consume, depth, eventually, next, next_body, publish, publish_with};
+use wirepost_testing::cluster::chart_rules;
 use wirepost_testing::mirror::Mirror;
 use wirepost_testing::operator::{World, times};
 use wirepost_testing::process::run;
@@ -200,7 +201,7 @@ async fn dead_letters_go_back_with_the_rights_of_the_access_secret() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_deleted_or_altered_comes_back_the_same() -> Result<()> {
     let world = World::new().await?;
-    let operator = world.operator("one").start().await?;
+    let operator = world.operator("one").flag("secret-check-seconds", 2).start().await?;
     world.apply(&shop("shop-wirepost")).await?;
     world.condition("shop", "Provisioned", "True").await?;
     let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
@@ -230,6 +231,67 @@ async fn a_secret_that_is_deleted_or_altered_comes_back_the_same() -> Result<()>
     let operator = world.operator("two").start().await?;
     holds(&world, "shop-wirepost", &entries).await?;
     ensure!(connection.status().connected(), "a service was cut off by another operator");
+    operator.had_every_right()
+}
+
+/// Long before the next check is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn touching_the_resource_restores_its_secret_immediately() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").flag("secret-check-seconds", 86_400).start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+
+    secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
+    annotate(&world, "example.com/check", "1").await?;
+    holds(&world, "shop-wirepost", &entries).await?;
+
+    // So does the repair of something else of the business.
+    secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
+    let maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
+    maps.delete("wirepost-business-shop", &DeleteParams::default()).await?;
+    holds(&world, "shop-wirepost", &entries).await?;
+    operator.had_every_right()
+}
+
+/// With exactly the right that the chart gives for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_namespace_whose_secrets_may_be_watched_a_secret_comes_back_without_a_check() -> Result<()> {
+    let world = World::new().await?;
+    let team = world.team.name.clone();
+    let start = async |name: &str| {
+        let operator = world.operator(name).flag("secret-check-seconds", 86_400).flag("watch-secrets-in", &team);
+        operator.start().await
+    };
+    let operator = start("one").await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+    eventually("it says that it lacks the right", SOON, || async {
+        Ok(operator.log().contains("access Secrets can't be watched"))
+    })
+    .await?;
+
+    world.account.grant_in(&team, &chart_rules("operator-secrets-watch-rules")?).await?;
+    eventually("it watches", SOON, || async { Ok(operator.log().contains("access Secrets are watched")) }).await?;
+    secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
+    holds(&world, "shop-wirepost", &entries).await?;
+    let altered = json!({"stringData": {"password": "guess"}});
+    secrets(&world).patch("shop-wirepost", &PatchParams::default(), &Patch::Merge(altered)).await?;
+    holds(&world, "shop-wirepost", &entries).await?;
+
+    // Deleted before another process watches.
+    drop(operator);
+    let operator = start("two").await?;
+    operator.leads().await?;
+    // Without an edge it is never ready.
+    eventually("it was reconciled", SOON, || async {
+        Ok(operator.metric("wirepost_operator_reconciles_total{outcome=\"Waiting\"}").await? > 0.0)
+    })
+    .await?;
+    secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
+    holds(&world, "shop-wirepost", &entries).await?;
     operator.had_every_right()
 }
 

@@ -230,8 +230,8 @@ async fn versions(world: &World) -> Result<BTreeMap<String, String>> {
 async fn an_idle_operator_writes_nothing() -> Result<()> {
     let world = World::new().await?;
     let _mirror = Mirror::start(&world, "edge-1").await?;
-    let operator = world.operator("one").start().await?;
-    let standby = world.operator("two").start().await?;
+    let operator = world.operator("one").flag("secret-check-seconds", 10).start().await?;
+    let standby = world.operator("two").flag("secret-check-seconds", 10).start().await?;
     world.apply(PAYMENTS).await?;
     world.apply(&business("shop", "  access: {secretName: shop-wirepost}")).await?;
     world.apply(&business("till", "  access: {secretName: till-wirepost}\n  push: {delivery: Transient}")).await?;
@@ -250,7 +250,7 @@ async fn an_idle_operator_writes_nothing() -> Result<()> {
     let count = |kind: &str| before.keys().filter(|key| key.starts_with(kind)).count();
     ensure!(count("WsBusiness/") == 5 && count("ConfigMap/") >= 3 && count("Secret/") >= 3 && count("Event/") > 0);
     let writes = operator.writes().await?;
-    // Not a wait for something: silence for a while is what this test is about. Longer than the time between two looks at a Secret.
+    // Not a wait for something: silence for a while is what this test is about. Longer than the time between two checks of a Secret.
     tokio::time::sleep(Duration::from_secs(25)).await;
     let after = versions(&world).await?;
     let changed: Vec<_> = before.iter().filter(|(key, version)| after.get(*key) != Some(version)).collect();

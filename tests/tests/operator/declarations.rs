@@ -265,7 +265,7 @@ async fn schemas_beyond_what_a_configuration_holds_stop_only_their_own_business(
 async fn a_bad_generation_leaves_the_last_good_one_running() -> Result<()> {
     let world = World::new().await?;
     let _mirror = Mirror::start(&world, "edge-1").await?;
-    let operator = world.operator("one").start().await?;
+    let operator = world.operator("one").flag("secret-check-seconds", 2).start().await?;
     world.apply(&with_schema("shop", "shop", "{type: object}")).await?;
     let first = world.condition("shop", "Ready", "True").await?;
     ensure!(first.metadata.generation == Some(1));
@@ -303,7 +303,7 @@ async fn a_bad_generation_leaves_the_last_good_one_running() -> Result<()> {
     kept().await?;
     operator.sigterm()?;
     operator.exited(PATIENCE).await?;
-    let operator = world.operator("two").start().await?;
+    let operator = world.operator("two").flag("secret-check-seconds", 2).start().await?;
     operator.leads().await?;
     kept().await?;
     ensure!(world.config_map("shop").await? == config_map, "the edges' configuration was touched");

@@ -1,6 +1,11 @@
-//! One AMQP connection, made when it is needed and again when it is lost.
+//! One AMQP connection, opened when it is needed and again when it is lost.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use lapin::{
     Connection, ConnectionProperties,
@@ -8,13 +13,12 @@ use lapin::{
     uri::{AMQPScheme, AMQPUri},
 };
 use tokio::time::timeout;
-use wirepost_topology::Credentials;
+
+use crate::{Credentials, Error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Seconds; a connection that brings nothing for two of them is dead.
 const HEARTBEAT: u16 = 10;
-/// In the broker's list of connections.
-const NAME: &str = "wirepost-operator";
 
 /// `amqp(s)://user:password@host:port/vhost`, without a way to print the password.
 #[derive(Clone)]
@@ -73,21 +77,42 @@ impl Address {
 }
 
 /// See the module.
-pub(super) struct Link {
+pub struct LazyConnection {
     address: Address,
     credentials: Option<Credentials>,
     ca_file: Option<PathBuf>,
-    connection: Option<Arc<Connection>>,
+    /// In the broker's list of connections.
+    name: &'static str,
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// Taken while connecting, so that several callers share one attempt.
+    connecting: tokio::sync::Mutex<()>,
 }
 
-impl Link {
-    pub(super) fn new(address: Address, credentials: Option<Credentials>, ca_file: Option<PathBuf>) -> Self {
-        Self { address, credentials, ca_file, connection: None }
+impl LazyConnection {
+    /// Connects nowhere yet.
+    pub fn new(
+        address: Address,
+        credentials: Option<Credentials>,
+        ca_file: Option<PathBuf>,
+        name: &'static str,
+    ) -> Self {
+        Self {
+            address,
+            credentials,
+            ca_file,
+            name,
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        }
     }
 
-    /// A connection that works, as far as can be known.
-    pub(super) async fn get(&mut self) -> Result<Arc<Connection>, String> {
-        if let Some(connection) = self.connection.as_ref().filter(|connection| connection.status().connected()) {
+    /// A connection that works, as far as can be known. Within [`CONNECT_TIMEOUT`], or twice that behind another caller.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or refuses.
+    pub(crate) async fn get(&self) -> Result<Arc<Connection>, Error> {
+        let _connecting = self.connecting.lock().await;
+        if let Some(connection) = self.slot().as_ref().filter(|connection| connection.status().connected()) {
             return Ok(Arc::clone(connection));
         }
         let uri = self.uri().await?;
@@ -95,45 +120,53 @@ impl Link {
             Some(file) => Some(
                 tokio::fs::read_to_string(file)
                     .await
-                    .map_err(|error| format!("reading {}: {error}", file.display()))?,
+                    .map_err(|error| self.failed(format!("reading {}: {error}", file.display())))?,
             ),
             None => None,
         };
         let tls = OwnedTLSConfig { identity: None, cert_chain };
-        let properties = ConnectionProperties::default().with_connection_name(NAME.into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
+        let properties = ConnectionProperties::default().with_connection_name(self.name.into());
+        let runtime = lapin::runtime::default_runtime().map_err(|error| self.failed(error.to_string()))?;
         let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
         let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(format!("cannot connect to {:?}: {error}", self.address)),
-            Err(_) => {
-                return Err(format!("cannot connect to {:?}: no answer within {CONNECT_TIMEOUT:?}", self.address));
-            }
+            Ok(connected) => connected.map_err(|error| self.failed(error.to_string()))?,
+            Err(_) => return Err(self.failed(format!("no answer within {CONNECT_TIMEOUT:?}"))),
         };
-        Ok(Arc::clone(self.connection.insert(Arc::new(connection))))
+        Ok(Arc::clone(self.slot().insert(Arc::new(connection))))
     }
 
-    /// Where to connect without it, with the credentials that hold now.
-    pub(super) async fn address(&self) -> Result<wirepost_amqp::Address, String> {
+    /// It does not answer: the next caller gets another one.
+    pub(crate) fn discard(&self) {
+        *self.slot() = None;
+    }
+
+    /// Where to connect without it, with the credentials that are valid now.
+    ///
+    /// # Errors
+    /// The credentials or certificates can't be read.
+    pub(crate) async fn address(&self) -> Result<wirepost_amqp::Address, Error> {
         let uri = self.uri().await?;
         let tls = self.ca_file.as_deref().map(|file| wirepost_amqp::client_tls(Some(file))).transpose();
-        let tls = tls.map_err(|error| error.to_string())?;
-        wirepost_amqp::Address::new(&uri, tls, NAME).map_err(|error| error.to_string())
+        let tls = tls.map_err(|error| self.failed(error.to_string()))?;
+        wirepost_amqp::Address::new(&uri, tls, self.name).map_err(|error| self.failed(error.to_string()))
     }
 
-    async fn uri(&self) -> Result<AMQPUri, String> {
+    async fn uri(&self) -> Result<AMQPUri, Error> {
         let mut uri = self.address.0.clone();
         uri.query.heartbeat = Some(HEARTBEAT);
         if let Some(credentials) = &self.credentials {
-            let (user, password) = credentials.read("connecting").await.map_err(|error| error.to_string())?;
+            let (user, password) = credentials.read("connecting").await?;
             uri.authority.userinfo.username = user;
             uri.authority.userinfo.password = password;
         }
         Ok(uri)
     }
 
-    /// It does not answer.
-    pub(super) fn drop(&mut self) {
-        self.connection = None;
+    fn failed(&self, cause: String) -> Error {
+        Error::Amqp { doing: format!("cannot connect to {:?}", self.address), cause }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,153 +1,224 @@
 //! Messages in `unrouted`: which businesses have some, and moving them back once their bindings are right.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::time::{Instant, timeout};
-use wirepost_topology::{
+use tokio::time::Instant;
+
+use super::{
+    Desired, Event,
+    actor::{Actor, Finished},
+};
+use crate::{
     Error,
     unrouted::{self, Moved, Stopped},
 };
 
-use super::{Desired, Keeper, Strays};
-
-/// Businesses whose unrouted messages are moved at once.
+/// Between two checks of what `unrouted` contains.
+pub(super) const INTERVAL: Duration = Duration::from_secs(2);
+/// In how many sweeps every business's `unrouted` is checked once, whatever else happened.
+const SWEEPS: usize = 3;
+/// Businesses whose messages are moved at the same time.
 const MOVES: usize = 4;
-/// How long messages that fit no route are passed over unseen, as long as no others come and nothing changes.
-const STRAYS_AGAIN: Duration = Duration::from_hours(1);
-/// Longest time for counting unrouted messages.
-const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long strays are left where they are, as long as no others come and nothing changes.
+const STRAYS_INTERVAL: Duration = Duration::from_hours(1);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Unrouted {
+    /// Businesses to check.
+    due: HashSet<String>,
+    /// A count is under way.
+    counting: bool,
+    /// Businesses whose messages are being moved.
+    moving: HashSet<String>,
+    sweeps: usize,
+}
+
+/// Messages of one business that no route takes.
+#[derive(Clone, Copy)]
+pub(super) struct Strays {
+    pub(super) count: u32,
+    /// How many messages need no check, and since when.
+    checked: Option<(u32, Instant)>,
+}
+
+/// Messages in `unrouted`, by business.
+pub(super) struct Counted {
+    /// Businesses that were asked about.
+    businesses: Vec<String>,
+    /// Those that have messages; `None` = they can't be counted.
+    messages: Option<HashMap<String, u32>>,
+}
 
 /// One run of [`unrouted::move_back`].
-pub(super) struct Walk {
+pub(super) struct FinishedMove {
     business: String,
     desired: Arc<Desired>,
-    /// That were there before.
+    /// Messages that were there before.
     messages: u32,
     moved: Result<Moved, Error>,
 }
 
-impl Keeper {
-    pub(super) async fn look_at_unrouted(&mut self) {
-        self.count_strays();
-        let ready = |business: &&String| self.known.contains_key(*business) && !self.moving_now.contains(*business);
-        let names: Vec<String> = self.unrouted.iter().filter(ready).cloned().collect();
-        if names.is_empty() {
+impl Unrouted {
+    /// Something of the business has changed.
+    pub(super) fn check_soon(&mut self, business: String) {
+        self.due.insert(business);
+    }
+
+    pub(super) fn forget(&mut self, business: &str) {
+        self.due.remove(business);
+    }
+
+    /// A part of all businesses is due with each sweep.
+    pub(super) fn begin_sweep<'a>(&mut self, businesses: impl Iterator<Item = &'a String>) {
+        self.sweeps = (self.sweeps + 1) % SWEEPS;
+        let part = businesses.enumerate().filter(|(i, _)| i % SWEEPS == self.sweeps).map(|(_, name)| name.clone());
+        self.due.extend(part);
+    }
+}
+
+impl Actor {
+    /// Begins to count the messages of the businesses that are due.
+    pub(super) fn check_unrouted(&mut self) {
+        if !self.context.owner.may_write() || self.snapshots.is_down() {
             return;
         }
-        let connection = match self.parts.amqp.get().await {
-            Ok(connection) => connection,
-            Err(reason) => {
-                tracing::debug!(reason, "unrouted messages can't be counted now");
-                return;
-            }
-        };
-        let counted = timeout(COUNT_TIMEOUT, unrouted::waiting(&connection, &names)).await;
-        let Ok(Ok(waiting)) = counted else {
-            self.parts.amqp.drop();
+        self.report_strays();
+        let Unrouted { due, counting, moving, .. } = &mut self.unrouted;
+        let ready = |name: &&String| self.businesses.contains(name) && !moving.contains(*name);
+        let businesses: Vec<String> = due.iter().filter(ready).cloned().collect();
+        if businesses.is_empty() || *counting {
             return;
-        };
-        let waiting: HashMap<String, u32> = waiting.into_iter().collect();
-        for name in names {
-            let waits = waiting.get(&name);
-            let Some(known) = self.known.get_mut(&name) else { continue };
-            let Some(waits) = waits else {
-                known.strays = None;
-                self.unrouted.remove(&name);
+        }
+        *counting = true;
+        let amqp = Arc::clone(&self.context.amqp);
+        self.tasks.spawn(async move {
+            let counted = async {
+                let connection = amqp.get().await?;
+                let counted = unrouted::waiting(&connection, &businesses).await;
+                if counted.is_err() {
+                    amqp.discard();
+                }
+                counted
+            };
+            let messages = match counted.await {
+                Ok(messages) => Some(messages.into_iter().collect()),
+                Err(error) => {
+                    tracing::debug!(%error, "unrouted messages can't be counted now");
+                    None
+                }
+            };
+            Finished::Counted(Counted { businesses, messages })
+        });
+    }
+
+    /// Begins to move the messages that were found.
+    pub(super) async fn unrouted_counted(&mut self, counted: Counted) {
+        self.unrouted.counting = false;
+        let Counted { businesses, messages: Some(messages) } = counted else { return };
+        for business in &businesses {
+            let Some(state) = self.businesses.get_mut(business) else { continue };
+            let Some(messages) = messages.get(business) else {
+                state.strays = None;
+                self.unrouted.due.remove(business);
                 continue;
             };
             // To take them out and put them back costs the broker log entries that it can't drop while the oldest stays.
-            if let Some((walked, at)) = known.strays.as_mut().and_then(|strays| strays.walked.as_mut()) {
+            if let Some((checked, at)) = state.strays.as_mut().and_then(|strays| strays.checked.as_mut()) {
                 // Those that a person has removed make no room for others.
-                *walked = (*walked).min(*waits);
-                if *walked == *waits && at.elapsed() < STRAYS_AGAIN {
-                    self.unrouted.remove(&name);
+                *checked = (*checked).min(*messages);
+                if checked == messages && at.elapsed() < STRAYS_INTERVAL {
+                    self.unrouted.due.remove(business);
                 }
             }
         }
         let waiting: Vec<(String, u32)> =
-            waiting.into_iter().filter(|(name, _)| self.unrouted.contains(name)).collect();
+            messages.into_iter().filter(|(business, _)| self.unrouted.due.contains(business)).collect();
         if waiting.is_empty() {
             return;
         }
         // Most likely a binding has just been lost: moved now, the first message would come back, behind all the others.
-        let Ok(snapshot) = self.look().await else { return };
-        let address = match self.parts.amqp.address().await {
-            Ok(address) => Arc::new(address),
-            Err(reason) => {
-                tracing::warn!(reason, "unrouted messages can't be moved now");
-                return;
-            }
-        };
-        let sound = self.compare(&snapshot);
-        for (name, messages) in waiting {
-            if self.moving_now.len() < MOVES && sound.contains(&name) {
-                tracing::debug!(business = name, messages, "moving unrouted messages back");
-                self.unrouted.remove(&name);
-                self.moving_now.insert(name.clone());
-                let (address, leadership) = (Arc::clone(&address), self.parts.leadership.clone());
-                let desired = self.known.get(&name).map(|known| Arc::clone(&known.desired)).unwrap_or_default();
-                self.moving.spawn(async move {
-                    let gate = || leadership.holds();
-                    let moved = unrouted::move_back(&address, &name, &desired.topology, &gate).await;
-                    Walk { business: name, desired, messages, moved }
-                });
+        let Ok(snapshot) = self.take_snapshot().await else { return };
+        let intact = self.find_drift(&snapshot);
+        for (business, messages) in waiting {
+            if self.unrouted.moving.len() < MOVES && intact.contains(&business) {
+                self.move_back(business, messages);
             }
         }
     }
 
-    /// While the broker can't be looked at, their number is not known.
-    pub(super) fn count_strays(&self) {
-        if self.down.is_some() {
-            self.parts.metrics.strays.set(f64::NAN);
-            return;
-        }
-        let strays = self.known.values().filter_map(|known| known.strays);
-        self.parts.metrics.strays.set(strays.map(|strays| f64::from(strays.count)).sum());
+    fn move_back(&mut self, business: String, messages: u32) {
+        tracing::debug!(business, messages, "moving unrouted messages back");
+        self.unrouted.due.remove(&business);
+        self.unrouted.moving.insert(business.clone());
+        let desired = self.businesses.get_mut(&business).map(|state| Arc::clone(&state.desired)).unwrap_or_default();
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(async move {
+            let moved = async {
+                let address = context.amqp.address().await?;
+                let gate = || context.owner.may_write();
+                unrouted::move_back(&address, &business, &desired.topology, &gate).await
+            };
+            let moved = moved.await;
+            Finished::Moved(FinishedMove { business, desired, messages, moved })
+        });
     }
 
-    pub(super) fn moved(&mut self, walk: Walk) {
-        let Walk { business, desired, messages, moved } = walk;
-        self.moving_now.remove(&business);
+    pub(super) fn moved(&mut self, finished: FinishedMove) {
+        let FinishedMove { business, desired, messages, moved } = finished;
+        self.unrouted.moving.remove(&business);
         let moved = match moved {
             Ok(moved) => moved,
             Err(error) => {
                 tracing::warn!(business, %error, "unrouted messages stay for now");
-                self.unrouted.insert(business);
+                self.unrouted.due.insert(business);
                 return;
             }
         };
-        self.parts.metrics.moved_back.inc_by(moved.moved.into());
-        self.parts.metrics.set_aside.inc_by(moved.set_aside.into());
         if moved.moved > 0 {
             tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
         }
         let mut again = moved.stopped.is_none() && moved.moved > 0;
-        if let Some(known) = self.known.get_mut(&business) {
-            if known.desired == desired {
-                let before = known.strays.map_or(0, |strays| strays.count);
+        if let Some(state) = self.businesses.get_mut(&business) {
+            if state.desired == desired {
+                let before = state.strays.map_or(0, |strays| strays.count);
                 if moved.strays > before {
-                    tracing::warn!(business, messages = moved.strays, "unrouted messages that fit no route stay there");
+                    tracing::warn!(
+                        business,
+                        messages = moved.strays,
+                        "unrouted messages that match no route stay there"
+                    );
                 }
-                let walked = match &moved.stopped {
+                let checked = match &moved.stopped {
                     None => Some(moved.strays),
-                    // Whatever lies behind them waits for a person.
+                    // An administrator has to remove those before any behind them is reached.
                     Some(Stopped::Strays { .. }) => Some(messages),
                     Some(_) => None,
                 };
-                let walked = walked.map(|walked| (walked, Instant::now()));
-                known.strays = (moved.strays > 0).then_some(Strays { count: moved.strays, walked });
+                let checked = checked.map(|checked| (checked, Instant::now()));
+                state.strays = (moved.strays > 0).then_some(Strays { count: moved.strays, checked });
             } else {
-                // Judged by routes that are no longer those.
+                // Judged by routes that are no longer declared.
                 again = true;
             }
         }
-        self.count_strays();
-        if let Some(stopped) = moved.stopped {
+        self.report_strays();
+        if let Some(stopped) = &moved.stopped {
+            // The next sweep finds what is wrong, and this business is due again within a few sweeps.
             tracing::warn!(business, reason = %stopped, "not all unrouted messages were moved");
-            // The next sweep finds what is wrong; the round comes back to this business.
         }
+        self.context.owner.report(Event::Unrouted { business: &business, moved: &moved });
         if again {
-            self.unrouted.insert(business);
+            self.unrouted.due.insert(business);
         }
+    }
+
+    fn report_strays(&self) {
+        let known = !self.snapshots.is_down();
+        self.context.owner.report(Event::Strays(known.then(|| self.businesses.strays())));
     }
 }

@@ -1,60 +1,92 @@
-//! Makes the topology, looks at it again and again, repairs it, and moves back what a lost binding had put aside.
+//! Has the operator's [`Keeper`] make the topology, repair it, and move back what a lost binding had put aside; and prints what it did.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use lapin::{Connection, uri::AMQPUri};
+use futures_util::future::join_all;
 use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+    sync::{Notify, watch},
+    time::sleep,
 };
-use wirepost_amqp::Address;
-use wirepost_core::{Compiled, names, topology::Topology};
-use wirepost_topology::{Management, Options, Problem, Report, Scope, apply, unrouted};
+use wirepost_core::names;
+use wirepost_topology::{
+    Report,
+    keeper::{BrokerFailure, Businesses, Desired as Wanted, Event, Keeper, Owner, Reply},
+    unrouted::Moved,
+};
 
-use super::{Desired, connect};
+use super::Desired;
 use crate::output::Console;
 
-/// Between two looks at a broker that is as it should be,
-const INTERVAL: Duration = Duration::from_secs(10);
-/// and at one that is away.
-const RETRY: Duration = Duration::from_secs(2);
-/// Longest time for one business; a frozen broker answers nothing.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two sweeps.
+pub(super) const INTERVAL: Duration = Duration::from_secs(10);
+/// Between two attempts while the broker is away.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How a sentence about trouble that passes ends.
-const TRYING: &str = "; trying again";
+/// `wirepost dev`, as the keeper knows it.
+#[derive(Default)]
+pub(super) struct Dev {
+    /// Something differs, or messages were moved.
+    again: Notify,
+    /// Business type → what became of its unrouted messages, until it is printed.
+    moved: Mutex<BTreeMap<String, Moved>>,
+}
 
-struct Keeper {
-    management: Management,
-    uri: AMQPUri,
-    connection: Option<Arc<Connection>>,
+impl Owner for Dev {
+    fn may_write(&self) -> bool {
+        true
+    }
+
+    fn ensure_again(&self, _: Businesses<'_>) {
+        self.again.notify_one();
+    }
+
+    /// The vhost may contain businesses of others.
+    fn claimed(&self) -> Option<BTreeSet<String>> {
+        None
+    }
+
+    fn report(&self, event: Event<'_>) {
+        if let Event::Unrouted { business, moved } = event {
+            let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+            let sum = all.entry(business.to_owned()).or_default();
+            let before = std::mem::replace(sum, moved.clone());
+            sum.moved += before.moved;
+            sum.set_aside += before.set_aside;
+            self.again.notify_one();
+        }
+    }
+}
+
+struct Rounds {
+    keeper: Keeper,
     console: Console,
-    /// What was said already, so that it is not said every ten seconds.
-    said: BTreeSet<String>,
-    /// Topologies that were applied in full, to tell making from repairing.
-    made: BTreeMap<String, Topology>,
-    /// Businesses that are gone, until nothing of theirs is left.
+    /// What was printed already, so that it is not printed every ten seconds.
+    printed: BTreeSet<String>,
+    /// The last attempt failed.
+    failing: bool,
+    /// Business type → what was ensured, and the report.
+    made: BTreeMap<String, (Arc<Wanted>, Arc<Report>)>,
+    /// Businesses that are not declared any more, until nothing of them is left.
     leaving: BTreeSet<String>,
 }
 
 /// Until dropped. `done` counts the rounds.
 pub(super) async fn run(
-    management: Management,
-    uri: AMQPUri,
+    keeper: Keeper,
+    dev: Arc<Dev>,
     mut desired: watch::Receiver<Desired>,
     done: watch::Sender<u64>,
     console: Console,
 ) {
-    let mut keeper = Keeper {
-        management,
-        uri,
-        connection: None,
+    let mut rounds = Rounds {
+        keeper,
         console,
-        said: BTreeSet::new(),
+        printed: BTreeSet::new(),
+        failing: false,
         made: BTreeMap::new(),
         leaving: BTreeSet::new(),
     };
@@ -63,135 +95,116 @@ pub(super) async fn run(
         return;
     }
     loop {
-        let wish = desired.borrow_and_update().clone();
-        let pause = match keeper.round(&wish).await {
-            Ok(()) => INTERVAL,
-            Err(error) => {
-                keeper.connection = None;
-                keeper.say_once(format!("broker: topology not made: {error}{TRYING}")).await;
-                RETRY
+        let wanted = desired.borrow_and_update().clone();
+        let moved = std::mem::take(&mut *dev.moved.lock().unwrap_or_else(PoisonError::into_inner));
+        let next = match rounds.round(&wanted, moved).await {
+            Ok(()) if rounds.leaving.is_empty() => None,
+            Ok(()) => Some(INTERVAL),
+            Err(failure) => {
+                rounds.failed(&failure).await;
+                Some(RETRY_INTERVAL)
             }
         };
         done.send_modify(|rounds| *rounds += 1);
         tokio::select! {
-            () = sleep(pause) => {}
+            () = dev.again.notified() => {}
+            () = sleep(next.unwrap_or_default()), if next.is_some() => {}
             changed = desired.changed() => if changed.is_err() { return },
         }
     }
 }
 
-impl Keeper {
-    async fn round(&mut self, wish: &Desired) -> Result<(), String> {
-        let connection = self.connect().await?;
-        let mut now = BTreeSet::new();
-        let names: BTreeSet<&str> = wish.businesses.iter().map(|compiled| compiled.business.as_str()).collect();
-        let gone: Vec<String> = self.made.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
-        for name in gone {
-            self.made.remove(&name);
-            self.leaving.insert(name);
-        }
-        self.leaving.retain(|name| !names.contains(name.as_str()));
-        for compiled in &wish.businesses {
-            let report = self.apply(&connection, &compiled.business, &compiled.topology, &mut now).await?;
-            // Moved now, a message for such a queue would come back, behind all the others.
-            let no_place =
-                |p: &Problem| matches!(p, Problem::MissingQueue { .. } | Problem::QueueNotOpen { bound: false, .. });
-            if report.changes.is_empty()
-                && !report.problems.iter().any(no_place)
-                && let Err(error) = self.move_back(compiled, &mut now).await
-            {
-                // One business's message must not keep others from being repaired.
-                let text = format!("broker: {}: unrouted messages stay: {error}", compiled.business);
-                now.insert(text.clone());
-                self.say_once(text).await;
-            }
+impl Rounds {
+    async fn round(&mut self, wanted: &Desired, moved: BTreeMap<String, Moved>) -> Result<(), BrokerFailure> {
+        let names: BTreeSet<&String> = wanted.businesses.iter().map(|compiled| &compiled.business).collect();
+        let gone = self.made.keys().filter(|name| !names.contains(name)).cloned();
+        self.leaving.extend(gone.collect::<Vec<_>>());
+        self.leaving.retain(|name| !names.contains(name));
+        let keeper = &self.keeper;
+        let ensured = wanted.businesses.iter().map(async |compiled| {
+            let wanted = Wanted { topology: compiled.topology.clone(), ..Wanted::default() };
+            let wanted = Arc::new(wanted);
+            (&compiled.business, Arc::clone(&wanted), keeper.ensure(&compiled.business, wanted, false).await)
+        });
+        let ensured = join_all(ensured).await;
+        let mut lines = Vec::new();
+        for (name, wanted, reply) in ensured {
+            let report = reply?;
+            self.print_changes(name, &wanted, &report).await;
+            lines.extend(report.problems.iter().map(|problem| format!("broker: {name}: {problem}")));
+            self.made.insert(name.clone(), (wanted, report));
         }
         for name in self.leaving.clone() {
-            let report = self.apply(&connection, &name, &Topology::default(), &mut now).await?;
-            if report.is_clean() {
-                self.leaving.remove(&name);
-            }
+            let report = self.take_down(&name).await?;
+            lines.extend(report.problems.iter().map(|problem| format!("broker: {name}: {problem}")));
         }
-        if self.said.iter().any(|said| said.ends_with(TRYING)) {
+        for (name, moved) in moved {
+            lines.extend(self.print_moved(&name, moved).await);
+        }
+        if std::mem::take(&mut self.failing) {
             self.console.say("broker: the topology is as declared").await;
         }
-        // What is not wrong any more may be said again when it is.
-        self.said = now;
+        for line in &lines {
+            if !self.printed.contains(line) {
+                self.console.say(line.clone()).await;
+            }
+        }
+        // What is not wrong any more may be printed again when it is.
+        self.printed = lines.into_iter().collect();
         Ok(())
     }
 
-    async fn connect(&mut self) -> Result<Arc<Connection>, String> {
-        if let Some(connection) = self.connection.as_ref().filter(|connection| connection.status().connected()) {
-            return Ok(Arc::clone(connection));
+    async fn failed(&mut self, failure: &BrokerFailure) {
+        self.failing = true;
+        let line = format!("broker: topology not made: {failure}; trying again");
+        if self.printed.insert(line.clone()) {
+            self.console.say(line).await;
         }
-        let connection = connect(&self.uri, "topology").await.map_err(|error| format!("cannot connect: {error}"))?;
-        Ok(Arc::clone(self.connection.insert(Arc::new(connection))))
     }
 
-    async fn apply(
-        &mut self,
-        connection: &Connection,
-        name: &str,
-        topology: &Topology,
-        now: &mut BTreeSet<String>,
-    ) -> Result<Report, String> {
-        let options = Options { scope: Scope::Business(name), amqp: Some(connection), delete_messages: false };
-        let report = timeout(ROUND_TIMEOUT, apply(&self.management, topology, options))
-            .await
-            .map_err(|_| format!("no answer within {ROUND_TIMEOUT:?}"))?
-            .map_err(|error| error.to_string())?;
+    async fn take_down(&mut self, name: &str) -> Reply {
+        let report = self.keeper.remove(name, false).await?;
+        self.made.remove(name);
         if !report.changes.is_empty() {
-            if self.made.get(name) == Some(topology) {
-                for change in &report.changes {
-                    self.console.say(format!("broker: {name}: repaired: {change}")).await;
-                }
-            } else {
-                let what = if topology.exchanges.is_empty() { "topology taken down" } else { "topology made" };
-                self.console.say(format!("broker: {name}: {what}, {} changes", report.changes.len())).await;
-            }
+            let changes = report.changes.len();
+            self.console.say(format!("broker: {name}: topology taken down, {changes} changes")).await;
         }
-        for problem in &report.problems {
-            let text = format!("broker: {name}: {problem}");
-            now.insert(text.clone());
-            self.say_once(text).await;
-        }
-        if topology.exchanges.is_empty() {
-            self.made.remove(name);
-        } else if self.made.get(name) != Some(topology) {
-            self.made.insert(name.to_owned(), topology.clone());
+        if report.is_clean() {
+            self.leaving.remove(name);
         }
         Ok(report)
     }
 
-    async fn move_back(&mut self, compiled: &Compiled, now: &mut BTreeSet<String>) -> Result<(), String> {
-        let name = &compiled.business;
-        let address = Address::new(&self.uri, None, "wirepost dev: unrouted").map_err(|error| error.to_string())?;
-        let moved = timeout(ROUND_TIMEOUT, unrouted::move_back(&address, name, &compiled.topology, &|| true))
-            .await
-            .map_err(|_| format!("no answer within {ROUND_TIMEOUT:?}"))?
-            .map_err(|error| error.to_string())?;
-        if moved.moved > 0 {
-            self.console.say(format!("broker: {name}: {} unrouted messages moved back", moved.moved)).await;
+    async fn print_changes(&self, name: &str, wanted: &Wanted, report: &Arc<Report>) {
+        let before = self.made.get(name);
+        // The keeper had nothing to do.
+        let printed = before.is_some_and(|(_, before)| Arc::ptr_eq(before, report));
+        if printed || report.changes.is_empty() {
+            return;
         }
-        if moved.set_aside > 0 {
-            let (messages, dead) = (moved.set_aside, names::dead_queue(name));
-            self.console
-                .say(format!("broker: {name}: {messages} unrouted messages can't be moved; they are in {dead}"))
-                .await;
+        if before.is_some_and(|(before, _)| **before == *wanted) {
+            for change in &report.changes {
+                self.console.say(format!("broker: {name}: repaired: {change}")).await;
+            }
+        } else {
+            self.console.say(format!("broker: {name}: topology made, {} changes", report.changes.len())).await;
         }
-        let strays = (moved.strays > 0)
-            .then(|| format!("{} messages in {} fit no route and stay there", moved.strays, names::unrouted(name)));
-        for text in moved.stopped.map(|stopped| stopped.to_string()).into_iter().chain(strays) {
-            let text = format!("broker: {name}: {text}");
-            now.insert(text.clone());
-            self.say_once(text).await;
-        }
-        Ok(())
     }
 
-    async fn say_once(&mut self, text: String) {
-        if self.said.insert(text.clone()) {
-            self.console.say(text).await;
+    /// Prints what was moved; returns what stays, a line each.
+    async fn print_moved(&self, name: &str, moved: Moved) -> Vec<String> {
+        let Moved { moved, strays, set_aside, stopped } = moved;
+        if moved > 0 {
+            self.console.say(format!("broker: {name}: {moved} unrouted messages moved back")).await;
         }
+        if set_aside > 0 {
+            let dead = names::dead_queue(name);
+            let line = format!("broker: {name}: {set_aside} unrouted messages can't be moved; they are in {dead}");
+            self.console.say(line).await;
+        }
+        let stay = (strays > 0)
+            .then(|| format!("{strays} messages in {} match no route and stay there", names::unrouted(name)));
+        let lines = stopped.map(|stopped| stopped.to_string()).into_iter().chain(stay);
+        lines.map(|line| format!("broker: {name}: {line}")).collect()
     }
 }

@@ -1,0 +1,131 @@
+//! The broker's part of a reconcile.
+
+use std::sync::Arc;
+
+use wirepost_core::{Compiled, contract::condition::Reason, names};
+use wirepost_topology::{Problem, Report};
+
+use super::{Done, Error, Reconcile};
+use crate::{
+    access::AccessCredentials,
+    broker::{BrokerFailure, Desired},
+    conditions::{ConditionState, Facts, Findings, summarize},
+    edges::EdgeProgress,
+};
+
+/// A broker that can't be asked or written to.
+const BROKER_FAILURES: [Reason; 2] = [Reason::BrokerUnavailable, Reason::BrokerRefused];
+
+impl Reconcile<'_> {
+    /// Makes the broker have what was declared, and reports a repair. `whole`: see [`Desired`].
+    pub(super) async fn provision(
+        &self,
+        compiled: &Compiled,
+        credentials: &AccessCredentials,
+        whole: bool,
+    ) -> Result<Arc<Report>, BrokerFailure> {
+        let Self { stored, context } = *self;
+        let drifted = context.broker.drift(&compiled.business).is_some();
+        let mut topology = compiled.topology.clone();
+        context.options.open_queues.mark(&stored.owner(), &mut topology);
+        let desired = Arc::new(Desired { topology, users: credentials.users.clone(), whole });
+        // By what will be written for the edges, not by what was: they may all run what an older operator wrote.
+        let hash = credentials.edge_config(compiled).hash();
+        let EdgeProgress { total, programmed, .. } = context.edges.progress(&compiled.business, &hash);
+        let done = context.broker.ensure(&compiled.business, desired, programmed < total).await?;
+        if drifted && !done.changes.is_empty() {
+            context.events.repaired(stored, &summarize(&done.changes)).await;
+        }
+        Ok(done)
+    }
+
+    /// Reports what others have changed, before it is repaired.
+    pub(super) async fn report_drift(&self, compiled: &Compiled, findings: &mut Findings) -> Result<(), Error> {
+        let conditions = self.stored.status().conditions;
+        // Not between two failures to repair it, where each would be news to the other.
+        let failing = |text: &str| Reason::parse(text).is_some_and(|reason| BROKER_FAILURES.contains(&reason));
+        if conditions.iter().any(|condition| failing(&condition.reason)) {
+            return Ok(());
+        }
+        let Some(drift) = self.context.broker.drift(&compiled.business) else { return Ok(()) };
+        let text = format!("changed by others and about to be repaired: {}", summarize(&drift));
+        findings.provisioned = ConditionState::not_met(Reason::Drifted, text);
+        let progress = self.progress(&compiled.business);
+        let now = Findings { programmed: progress.condition(), ..findings.clone() };
+        self.report(&now).await.map(drop)
+    }
+
+    /// What runs keeps running; the status reports the broker's failure.
+    pub(super) async fn report_broker_failure(
+        &self,
+        mut findings: Findings,
+        compiled: &Compiled,
+        failure: &BrokerFailure,
+    ) -> Result<Done, Error> {
+        let reason = if failure.retryable { Reason::BrokerUnavailable } else { Reason::BrokerRefused };
+        let text = format!("{failure}; clients stay connected, and it is tried again");
+        findings.provisioned = ConditionState::not_met(reason, text);
+        findings.set_progress(&self.progress(&compiled.business));
+        self.report(&findings).await?;
+        Ok(self.retry())
+    }
+
+    /// What the business's people need to know.
+    pub(super) fn facts(&self, compiled: &Compiled) -> Facts {
+        let business = compiled.business.clone();
+        let consumed = |name: &&String| {
+            name.starts_with(&names::route_queue(&business, "")) || **name == names::dead_queue(&business)
+        };
+        let own = compiled.topology.queues.iter().map(|queue| &queue.name).filter(consumed);
+        let endpoint = self.context.options.endpoints.endpoint.as_ref();
+        Facts {
+            token_url: endpoint.map(|url| format!("{url}/{business}/websocket/token")),
+            queues: own.chain(&compiled.topology.existing_queues).cloned().collect(),
+            // As long as nothing else is known.
+            secret: self.stored.status().binding.map(|binding| binding.name),
+            business,
+        }
+    }
+}
+
+/// Why a declaration that names a queue of the team's own can't be accepted: it is missing, or not open.
+pub(super) fn queue_problem(done: &Report) -> Option<ConditionState> {
+    let missing = problem_texts(done, |problem| matches!(problem, Problem::MissingQueue { .. }));
+    if !missing.is_empty() {
+        return Some(ConditionState::not_met(Reason::QueueNotFound, summarize(&missing)));
+    }
+    let closed = problem_texts(done, |problem| matches!(problem, Problem::QueueNotOpen { .. }));
+    (!closed.is_empty()).then(|| ConditionState::not_met(Reason::QueueNotOpen, summarize(&closed)))
+}
+
+/// Sets Accepted and Provisioned to what the broker's report means.
+pub(super) fn conditions(done: &Report, findings: &mut Findings) {
+    if let Some(rejected) = queue_problem(done) {
+        (findings.accepted, findings.provisioned) = (rejected, ConditionState::not_accepted());
+        return;
+    }
+    let wrong = problem_texts(done, |problem| !matches!(problem, Problem::Kept { .. }));
+    let kept = problem_texts(done, |problem| matches!(problem, Problem::Kept { .. }));
+    findings.provisioned = match (wrong.is_empty(), kept.is_empty()) {
+        (false, _) => ConditionState::not_met(Reason::NotAsDeclared, summarize(&wrong)),
+        (true, false) => {
+            let text = format!("the broker has the topology; {}", summarize(&kept));
+            ConditionState::met(Reason::Provisioned, text)
+        }
+        (true, true) => ConditionState::met(Reason::Provisioned, "the broker has exactly the topology"),
+    };
+}
+
+/// Whether the edges must not go on to this generation: messages would have no queue.
+pub(super) fn blocks_edges(problem: &Problem) -> bool {
+    use Problem::{Kept, LeadsBack, PolicyLimited, PolicyOverruled, QueueNotOpen};
+    // A queue that is no longer open was open once, and what is bound stays bound.
+    !matches!(
+        problem,
+        Kept { .. } | PolicyOverruled { .. } | PolicyLimited { .. } | LeadsBack { .. } | QueueNotOpen { .. }
+    )
+}
+
+fn problem_texts(done: &Report, which: impl Fn(&Problem) -> bool) -> Vec<String> {
+    done.problems.iter().filter(|problem| which(problem)).map(ToString::to_string).collect()
+}

@@ -1,0 +1,135 @@
+//! The credentials of a business's services, and the Secret that carries them.
+//!
+//! **When the Secret is checked.** To watch it the operator would need the right to read every Secret of the namespace, so it asks: a patch
+//! that is not stored (see [`crate::writer`]). It asks
+//! - when this process reconciles the resource for the first time, and when the Secret should have other entries than before;
+//! - when anything that people change in the resource has changed: its spec, a label, an annotation;
+//! - when something else of the business had to be written or repaired;
+//! - when the namespace is one in which Secrets may be watched ([`crate::secret_watch`]), and the watch reports a change;
+//! - else within [`Options::secret_check`](super::Options::secret_check), spread evenly over time.
+//!
+//! It used to ask every 20 s: with 1,000 businesses that was 50 calls a second and nearly all of an idle operator's CPU time
+//! (docs/operator.md has the measurements).
+
+use std::time::Duration;
+
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+use wirepost_core::contract::condition::Reason;
+use wirepost_runtime::clock::now_ms;
+
+use super::{AcceptedDeclaration, Error, Reconcile, state::SecretCheck};
+use crate::{
+    access::{self, AccessCredentials, Rotation},
+    conditions::ConditionState,
+    config_map,
+    stored::ROTATE,
+    writer::SecretState,
+};
+
+/// What became of the Secret.
+pub(super) struct SecretResult {
+    /// The Secret that contains the credentials now.
+    pub(super) name: Option<String>,
+    /// What prevents that it is the declared one.
+    pub(super) obstacle: Option<ConditionState>,
+}
+
+impl Reconcile<'_> {
+    /// The credentials that are valid now, rotated if that is asked for.
+    pub(super) async fn credentials(&self, declaration: &AcceptedDeclaration) -> Result<AccessCredentials, Error> {
+        if declaration.secret.is_none() {
+            return Ok(AccessCredentials::default());
+        }
+        let asked = self.stored.annotation(ROTATE).unwrap_or_default();
+        self.derive(declaration, Rotation::next(self.rotation(), asked)).await
+    }
+
+    /// The credentials of a rotation, which is remembered.
+    pub(super) async fn derive(
+        &self,
+        declaration: &AcceptedDeclaration,
+        rotation: Rotation,
+    ) -> Result<AccessCredentials, Error> {
+        let Self { stored, context } = *self;
+        let seed = context.seeds.get().await.map_err(Error::Seed)?;
+        context.states.of(stored, |state| state.rotation = Some(rotation.clone()));
+        let vhost = &context.options.endpoints.vhost;
+        Ok(AccessCredentials::new(&seed, vhost, &declaration.compiled.business, stored.uid(), rotation))
+    }
+
+    /// What was valid until now. The watch may lag behind our own last write.
+    fn rotation(&self) -> Option<Rotation> {
+        let Self { stored, context } = *self;
+        if let Some(rotation) = context.states.of(stored, |state| state.rotation.clone()) {
+            return Some(rotation);
+        }
+        let map = context.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
+        Rotation::from_annotations(map.metadata.annotations.as_ref()?)
+    }
+
+    /// Writes the access Secret if it is not as it should be, and then deletes a former one. `touched`: something else of the business was
+    /// just written, so the Secret is checked too.
+    pub(super) async fn write_secret(
+        &self,
+        declaration: &AcceptedDeclaration,
+        credentials: &AccessCredentials,
+        touched: bool,
+    ) -> Result<SecretResult, Error> {
+        let Self { stored, context } = *self;
+        // The status names it until it is gone: it is the only record.
+        let former = stored.status().binding.map(|binding| binding.name);
+        let former = former.filter(|name| Some(name) != declaration.secret.as_ref());
+        if let (Some(name), Some(current)) = (&declaration.secret, &credentials.current) {
+            let entries = access::entries(&context.options.endpoints, current, stored, &declaration.compiled.topology);
+            let fresh = context
+                .states
+                .of(stored, |state| state.secret.as_ref().is_some_and(|check| check.is_fresh(stored, name, &entries)));
+            if touched || !fresh {
+                match context.writer.secret(stored, name, &entries).await? {
+                    SecretState::Taken => {
+                        let text = format!(
+                            "Secret {name} exists and was not made by wirepost: choose another access.secretName, or delete it"
+                        );
+                        let obstacle = Some(ConditionState::not_met(Reason::SecretTaken, text));
+                        // The last check may have been of another Secret, long before the next is due.
+                        context.states.of(stored, |state| state.secret = None);
+                        return Ok(SecretResult { name: former, obstacle });
+                    }
+                    SecretState::Written | SecretState::Current => {
+                        let check = SecretCheck::new(stored, name, entries, context.options.secret_check);
+                        context.states.of(stored, |state| state.secret = Some(check));
+                    }
+                }
+            }
+        }
+        if let Some(former) = former {
+            context.writer.delete_secret(stored, &former).await?;
+        }
+        Ok(SecretResult { name: declaration.secret.clone(), obstacle: None })
+    }
+
+    /// When the next reconcile is due though nothing has happened: former credentials end, or the Secret is to be checked. `also`: a
+    /// further reason.
+    pub(super) fn at_next_check(
+        &self,
+        declaration: &AcceptedDeclaration,
+        credentials: &AccessCredentials,
+        also: Option<Duration>,
+    ) -> Action {
+        let ends = credentials
+            .changes_at()
+            .map(|at| Duration::from_millis(u64::try_from(at - now_ms()).unwrap_or_default() + 1));
+        let check = declaration.secret.as_ref().map(|_| {
+            let next = self.context.states.of(self.stored, |state| state.secret.as_ref().map(|check| check.next));
+            // The Secret could not be written, or is not ours.
+            let unchecked = || Instant::now() + TAKEN_CHECK_INTERVAL;
+            next.unwrap_or_else(unchecked).saturating_duration_since(Instant::now())
+        });
+        let next = ends.into_iter().chain(check).chain(also).min();
+        next.map_or_else(Action::await_change, Action::requeue)
+    }
+}
+
+/// Between two checks whether a foreign Secret still has the name.
+const TAKEN_CHECK_INTERVAL: Duration = Duration::from_secs(20);

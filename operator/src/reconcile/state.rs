@@ -1,0 +1,226 @@
+//! What this process remembers about each resource between two reconciles. All of it only saves work: a process that has forgotten everything
+//! comes to the same result.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus};
+use wirepost_runtime::backoff::Backoff;
+
+use super::accept::AcceptedDeclaration;
+use crate::{access::Rotation, conditions, stored::StoredBusiness};
+
+/// How long the watch may take to bring back what we wrote.
+const WATCH_LAG: Duration = Duration::from_secs(5);
+/// Pauses after failures: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Entries of resources that no longer exist, beyond which such entries are searched and removed.
+const MAX_STALE: usize = 1024;
+
+/// What is remembered of every resource, by uid, and of every business.
+#[derive(Debug, Default)]
+pub struct ResourceStates(Mutex<States>);
+
+#[derive(Debug, Default)]
+struct States {
+    resources: HashMap<String, ResourceState>,
+    /// Business type → hash of the edge configuration that was last written.
+    hashes: HashMap<String, String>,
+}
+
+/// What is remembered of one resource.
+#[derive(Debug)]
+pub(super) struct ResourceState {
+    /// A generation, and what it was compiled to.
+    pub(super) compiled: Option<(i64, Result<Arc<Compiled>, Rejection>)>,
+    /// The last accepted declaration, whatever was declared since.
+    pub(super) accepted: Option<AcceptedDeclaration>,
+    pub(super) rotation: Option<Rotation>,
+    /// The access Secret at its last check; `None` = it has to be checked now.
+    pub(super) secret: Option<SecretCheck>,
+    /// Status as last written, which the watch may not have brought back yet.
+    status: Option<(WsBusinessStatus, Instant)>,
+    /// Status that the API server refused to store.
+    pub(super) unwritten_status: Option<WsBusinessStatus>,
+    pub(super) backoff: Backoff,
+}
+
+impl Default for ResourceState {
+    fn default() -> Self {
+        let (first, longest) = BACKOFF;
+        Self {
+            compiled: None,
+            accepted: None,
+            rotation: None,
+            secret: None,
+            status: None,
+            unwritten_status: None,
+            backoff: Backoff::new(first, longest),
+        }
+    }
+}
+
+/// An access Secret as it was last checked.
+#[derive(Debug)]
+pub(super) struct SecretCheck {
+    name: String,
+    entries: BTreeMap<String, String>,
+    /// Of the resource: see [`revision`].
+    revision: u64,
+    /// When it is checked again, if nothing happens before.
+    pub(super) next: Instant,
+}
+
+impl SecretCheck {
+    /// The Secret has these entries now. The next check is due within `interval`, at a random time in its second half: a thousand Secrets
+    /// that were checked together, as at the start, are not checked together again.
+    pub(super) fn new(
+        stored: &StoredBusiness,
+        name: &str,
+        entries: BTreeMap<String, String>,
+        interval: Duration,
+    ) -> Self {
+        let next = Instant::now() + interval.mul_f64(0.5 + 0.5 * rand::random::<f64>());
+        Self { name: name.to_owned(), entries, revision: revision(stored), next }
+    }
+
+    /// Whether no other check is needed: the same Secret should have the same entries, the resource was not touched, and the next check is
+    /// not due.
+    pub(super) fn is_fresh(&self, stored: &StoredBusiness, name: &str, entries: &BTreeMap<String, String>) -> bool {
+        self.name == name && self.entries == *entries && self.revision == revision(stored) && Instant::now() < self.next
+    }
+}
+
+/// Changes with everything that people change in a resource, and not with its status.
+fn revision(stored: &StoredBusiness) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let metadata = &stored.metadata;
+    (&metadata.generation, &metadata.labels, &metadata.annotations).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl ResourceState {
+    /// Whether `status` differs from the one that was just written, too.
+    pub(super) fn is_news(&self, status: &WsBusinessStatus) -> bool {
+        let Some((written, at)) = &self.status else { return true };
+        at.elapsed() > WATCH_LAG || !conditions::same_but_times(written, status)
+    }
+
+    pub(super) fn wrote_status(&mut self, status: WsBusinessStatus) {
+        self.status = Some((status, Instant::now()));
+    }
+}
+
+impl ResourceStates {
+    /// Reads or changes what is remembered of a resource.
+    pub(super) fn of<T>(&self, stored: &StoredBusiness, read: impl FnOnce(&mut ResourceState) -> T) -> T {
+        let mut states = self.lock();
+        if let Some(state) = states.resources.get_mut(stored.uid()) {
+            return read(state);
+        }
+        read(states.resources.entry(stored.uid().to_owned()).or_default())
+    }
+
+    /// The access Secret of the resource with this uid may have changed.
+    pub(crate) fn secret_changed(&self, uid: &str) {
+        if let Some(state) = self.lock().resources.get_mut(uid) {
+            state.secret = None;
+        }
+    }
+
+    /// The hash of the edge configuration that this process last wrote for a business.
+    pub(super) fn hash(&self, business: &str) -> Option<String> {
+        self.lock().hashes.get(business).cloned()
+    }
+
+    pub(super) fn set_hash(&self, business: &str, hash: String) {
+        self.lock().hashes.insert(business.to_owned(), hash);
+    }
+
+    /// Forgets a resource; with `business`, that business too.
+    pub(super) fn forget(&self, stored: &StoredBusiness, business: Option<&str>) {
+        let mut states = self.lock();
+        states.resources.remove(stored.uid());
+        if let Some(business) = business {
+            states.hashes.remove(business);
+        }
+    }
+
+    /// Forgets resources that left without a reconcile: their finalizer was removed by force. `existing`: how many resources there are, and
+    /// their uids.
+    pub(super) fn forget_stale(&self, existing: usize, uids: impl FnOnce() -> HashSet<String>) {
+        let mut states = self.lock();
+        if states.resources.len() > 2 * existing + MAX_STALE {
+            let uids = uids();
+            states.resources.retain(|uid, _| uids.contains(uid));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, States> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn stored(change: impl FnOnce(&mut serde_json::Value)) -> StoredBusiness {
+        let mut value = json!({
+            "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness", "spec": {},
+            "metadata": {"name": "pay", "namespace": "shop", "uid": "1", "generation": 3, "resourceVersion": "7"},
+        });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_is_checked_again_when_anything_that_people_change_has_changed_or_the_time_has_come() {
+        const INTERVAL: Duration = Duration::from_mins(5);
+        let entries = BTreeMap::from([("password".to_owned(), "x".to_owned())]);
+        let checked = stored(|_| {});
+        let check = SecretCheck::new(&checked, "shop", entries.clone(), INTERVAL);
+        assert!(check.is_fresh(&checked, "shop", &entries));
+        assert!(!check.is_fresh(&checked, "other", &entries));
+        assert!(!check.is_fresh(&checked, "shop", &BTreeMap::new()));
+        for change in [
+            json!({"annotations": {"example.com/check": "now"}}),
+            json!({"labels": {"team": "shop"}}),
+            json!({"generation": 4}),
+        ] {
+            let touched = stored(|value| {
+                let metadata = value["metadata"].as_object_mut().unwrap();
+                metadata.extend(change.as_object().unwrap().clone());
+            });
+            assert!(!check.is_fresh(&touched, "shop", &entries), "{change}");
+        }
+        // As our own writes of the status do.
+        let reported = stored(|value| {
+            value["metadata"]["resourceVersion"] = json!("8");
+            value["status"] = json!({"observedGeneration": 3});
+        });
+        assert!(check.is_fresh(&reported, "shop", &entries));
+        tokio::time::advance(INTERVAL * 2 / 5).await;
+        assert!(check.is_fresh(&checked, "shop", &entries));
+        tokio::time::advance(INTERVAL * 3 / 5 + Duration::from_secs(1)).await;
+        assert!(!check.is_fresh(&checked, "shop", &entries));
+    }
+
+    #[test]
+    fn what_left_without_a_reconcile_is_forgotten_once_there_is_much_of_it() {
+        let states = ResourceStates::default();
+        let resource = |n: usize| stored(|value| value["metadata"]["uid"] = json!(n.to_string()));
+        for n in 0..=MAX_STALE + 2 {
+            states.of(&resource(n), |_| {});
+            states.forget_stale(1, || HashSet::from(["0".to_owned()]));
+        }
+        assert_eq!(states.lock().resources.keys().collect::<Vec<_>>(), ["0"]);
+    }
+}

@@ -1,0 +1,211 @@
+//! Keeps a vhost as many businesses declare it. The operator runs one, and so does `wirepost dev --amqp`.
+//!
+//! **Flow.** [`Keeper::ensure`] and [`Keeper::remove`] are requests to one actor. Requests that wait are served together: one snapshot of
+//! the vhost for all of them (and for those of the next second), a plan for each from its part of it, the plans applied side by side.
+//! Every [`Settings::sweep`] a snapshot is compared with what was ensured; the [`Owner`] hears which businesses differ, and ensures them
+//! again. Messages in `unrouted` are moved back once a business's bindings are right.
+//!
+//! **Bounds.** At most 256 requests wait. While the broker is away each is answered immediately with the failure. The actor awaits the
+//! management API, and AMQP only before it deletes a queue; counting and moving messages are tasks of their own, so that a slow queue
+//! delays nothing else.
+//!
+//! **Guarantees.** Nothing is written unless [`Owner::may_write`], which is asked before each call.
+
+mod actor;
+mod connection;
+mod depths;
+mod drift;
+mod job;
+mod orphans;
+mod snapshots;
+mod unrouted;
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use wirepost_core::topology::Topology;
+
+use crate::{DesiredUser, Error, Management, Report, depths::Depths, unrouted::Moved};
+
+pub use connection::{Address, BadAddress, LazyConnection};
+
+/// Requests that may wait.
+const CAPACITY: usize = 256;
+
+/// Which vhost is kept, and how.
+pub struct Settings {
+    /// Its management API.
+    pub management: Management,
+    /// For counting and moving messages.
+    pub amqp: LazyConnection,
+    /// How much of it is kept.
+    pub mode: Mode,
+    /// Between two comparisons of everything.
+    pub sweep: Duration,
+    /// How long objects of ours that are unclaimed are left alone.
+    pub orphan_grace: Duration,
+}
+
+/// How much of a vhost is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything: the vhost itself, users of services, operator policies are seen. A stream that is not declared any more is deleted, since
+    /// a stream can't be emptied. The user of the management API needs the tag `administrator`.
+    Cluster,
+    /// The objects of a vhost that exists. A stream stays, whatever is declared.
+    Development,
+}
+
+/// What a business should have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// Its objects.
+    pub topology: Topology,
+    /// Users of its services. They are left alone with [`Mode::Development`].
+    pub users: Vec<DesiredUser>,
+    /// All or nothing: while a queue of the team's own is missing, nothing is done, so that what was there before keeps working.
+    pub whole: bool,
+}
+
+/// What a keeper works for: it decides whether anything may be written, and hears what was found.
+pub trait Owner: Send + Sync + 'static {
+    /// Whether anything may be written now. Asked before each write.
+    fn may_write(&self) -> bool;
+
+    /// The vhost differs from what was ensured of these businesses, or may differ: ensure them again.
+    fn ensure_again(&self, businesses: Businesses<'_>);
+
+    /// Business types that are declared. `None` = not known, and then nothing counts as an orphan.
+    fn claimed(&self) -> Option<BTreeSet<String>>;
+
+    /// Something that metrics count, or that a person may want to know.
+    fn report(&self, event: Event<'_>);
+}
+
+/// Some or all businesses.
+#[derive(Clone, Copy, Debug)]
+pub enum Businesses<'a> {
+    /// Every one that the owner knows.
+    All,
+    /// These; never none.
+    Only(&'a HashSet<String>),
+}
+
+/// See [`Owner::report`].
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A snapshot was taken, in this time.
+    Snapshot(Duration),
+    /// No snapshot could be taken.
+    SnapshotFailed,
+    /// Calls of the management API since the last such event.
+    Calls(u64),
+    /// So many objects were changed. `repair`: it put back what others had changed.
+    Changed {
+        /// Objects.
+        count: usize,
+        /// Whether it was a repair.
+        repair: bool,
+    },
+    /// The unrouted messages of a business were gone through.
+    Unrouted {
+        /// The business type.
+        business: &'a str,
+        /// What became of the messages.
+        moved: &'a Moved,
+    },
+    /// Unrouted messages that no route takes, of all businesses; `None` = not known.
+    Strays(Option<u64>),
+    /// Messages that need a person, of each business; `None` = not known.
+    Depths(Option<Vec<(String, Depths)>>),
+}
+
+/// The broker can't be reached, or it refuses everything.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct BrokerFailure {
+    text: String,
+    /// Whether a retry may help without an administrator's action.
+    pub retryable: bool,
+}
+
+impl From<&Error> for BrokerFailure {
+    fn from(error: &Error) -> Self {
+        Self { text: error.to_string(), retryable: error.is_retryable() }
+    }
+}
+
+/// What a request comes to.
+pub type Reply = Result<Arc<Report>, BrokerFailure>;
+
+enum Request {
+    Ensure { business: String, desired: Arc<Desired>, edges_behind: bool, reply: oneshot::Sender<Reply> },
+    Remove { business: String, delete_messages: bool, reply: oneshot::Sender<Reply> },
+}
+
+/// A handle to the actor. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    requests: mpsc::Sender<Request>,
+    drifts: Drifts,
+}
+
+/// What the last sweep found changed by others, by business, until it is repaired.
+#[derive(Clone, Debug, Default)]
+struct Drifts(Arc<Mutex<HashMap<String, Vec<String>>>>);
+
+impl Drifts {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keeper {
+    /// The handle, and the actor: it runs until the token is cancelled or no handle is left.
+    pub fn new(
+        settings: Settings,
+        owner: Arc<dyn Owner>,
+        cancel: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (requests, inbox) = mpsc::channel(CAPACITY);
+        let drifts = Drifts::default();
+        let actor = actor::Actor::new(settings, owner, drifts.clone());
+        (Self { requests, drifts }, actor.run(inbox, cancel))
+    }
+
+    /// Makes the vhost have what a business should have, and includes it in the sweeps. Cheap when nothing has changed since the last time.
+    /// `edges_behind`: an edge of an older version may still publish what is routed by the patterns of routes, so bindings by these stay for
+    /// now.
+    ///
+    /// # Errors
+    /// The broker is away or refuses; what was done until then stays.
+    pub async fn ensure(&self, business: &str, desired: Arc<Desired>, edges_behind: bool) -> Reply {
+        self.request(|reply| Request::Ensure { business: business.to_owned(), desired, edges_behind, reply }).await
+    }
+
+    /// Removes everything of a business. Queues with messages stay, and the report names them, unless `delete_messages`; with them stays a
+    /// user who can empty them.
+    ///
+    /// # Errors
+    /// The broker is away or refuses; what was done until then stays.
+    pub async fn remove(&self, business: &str, delete_messages: bool) -> Reply {
+        self.request(|reply| Request::Remove { business: business.to_owned(), delete_messages, reply }).await
+    }
+
+    /// What the last sweep found changed by others, until it is repaired.
+    pub fn drift(&self, business: &str) -> Option<Vec<String>> {
+        self.drifts.lock().get(business).cloned()
+    }
+
+    async fn request(&self, request: impl FnOnce(oneshot::Sender<Reply>) -> Request) -> Reply {
+        let ended = || BrokerFailure { text: "this process is ending".to_owned(), retryable: true };
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+}

@@ -1,0 +1,142 @@
+//! What was ensured of each business, and what of it others have changed since.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{Desired, Mode, unrouted::Strays};
+use crate::{Problem, Report, Snapshot, Step};
+
+/// Every business that was ensured.
+#[derive(Default)]
+pub(super) struct BusinessStates(HashMap<String, BusinessState>);
+
+/// A business as it was last ensured.
+pub(super) struct BusinessState {
+    pub(super) desired: Arc<Desired>,
+    report: Arc<Report>,
+    /// Steps that were left undone with good reason.
+    left: Vec<Step>,
+    /// No change since is known.
+    current: bool,
+    /// Messages in `unrouted` that no route takes. Known as long as nothing is changed on the broker.
+    pub(super) strays: Option<Strays>,
+}
+
+/// What a comparison found.
+#[derive(Default)]
+pub(super) struct Comparison {
+    /// Businesses to ensure again.
+    pub(super) differ: HashSet<String>,
+    /// What others have changed, as sentences, by business.
+    pub(super) drifts: HashMap<String, Vec<String>>,
+    /// Businesses whose messages are routed as declared.
+    pub(super) intact: HashSet<String>,
+}
+
+impl BusinessStates {
+    /// The report of the last time, if the same was ensured then and nothing has changed since.
+    pub(super) fn current_report(&self, business: &str, desired: &Desired) -> Option<&Arc<Report>> {
+        let state = self.0.get(business).filter(|state| state.current && *state.desired == *desired)?;
+        Some(&state.report)
+    }
+
+    /// Keeps what was ensured. Whether anything was changed, or it is new here.
+    pub(super) fn ensured(
+        &mut self,
+        business: String,
+        desired: Arc<Desired>,
+        report: Arc<Report>,
+        left: Vec<Step>,
+    ) -> bool {
+        let changed = !report.changes.is_empty();
+        let before = self.0.get(&business);
+        let same = before.filter(|state| state.desired == desired && !changed);
+        let strays = same.and_then(|state| state.strays);
+        let changed = changed || before.is_none();
+        self.0.insert(business, BusinessState { desired, report, left, current: true, strays });
+        changed
+    }
+
+    /// It was not ensured, or not in full.
+    pub(super) fn failed(&mut self, business: &str) {
+        if let Some(state) = self.0.get_mut(business) {
+            state.current = false;
+        }
+    }
+
+    /// Each has to be ensured again.
+    pub(super) fn recheck_all(&mut self) {
+        self.0.values_mut().for_each(|state| state.current = false);
+    }
+
+    pub(super) fn remove(&mut self, business: &str) {
+        self.0.remove(business);
+    }
+
+    pub(super) fn retain(&mut self, claimed: &BTreeSet<String>) {
+        self.0.retain(|business, _| claimed.contains(business));
+    }
+
+    pub(super) fn get_mut(&mut self, business: &str) -> Option<&mut BusinessState> {
+        self.0.get_mut(business)
+    }
+
+    pub(super) fn contains(&self, business: &str) -> bool {
+        self.0.contains_key(business)
+    }
+
+    /// Business types, in no order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+
+    /// Messages in `unrouted` that no route takes, of all businesses.
+    pub(super) fn strays(&self) -> u64 {
+        self.0.values().filter_map(|state| state.strays).map(|strays| u64::from(strays.count)).sum()
+    }
+
+    /// Compares a snapshot with what was ensured.
+    pub(super) fn compare(&mut self, snapshot: &Snapshot, mode: Mode) -> Comparison {
+        let mut found = Comparison::default();
+        for (business, state) in &mut self.0 {
+            let plan = state.desired.plan(business, snapshot, mode);
+            let drift: Vec<String> =
+                plan.steps.iter().filter(|step| !state.left.contains(step)).map(Step::to_string).collect();
+            let planned = plan.problems.iter().filter(|problem| shows_in_a_plan(problem));
+            let same_problems = planned.eq(state.report.problems.iter().filter(|problem| shows_in_a_plan(problem)));
+            if !plan.steps.is_empty() || !same_problems || !state.report.is_clean() {
+                state.current = false;
+                found.differ.insert(business.clone());
+            }
+            if !drift.is_empty() {
+                found.drifts.insert(business.clone(), drift);
+            } else if routes(&plan.problems) && routes(&state.report.problems) {
+                found.intact.insert(business.clone());
+            }
+        }
+        found
+    }
+}
+
+/// Whether a plan shows it; other problems show only when the plan is applied.
+fn shows_in_a_plan(problem: &Problem) -> bool {
+    matches!(
+        problem,
+        Problem::Differs { .. }
+            | Problem::MissingQueue { .. }
+            | Problem::QueueNotOpen { .. }
+            | Problem::LeadsBack { .. }
+            | Problem::UserTaken { .. }
+    )
+}
+
+/// Whether messages are routed. A queue that waits to be emptied, or a foreign policy, does not prevent that.
+fn routes(problems: &[Problem]) -> bool {
+    use Problem::{Differs, MissingQueue, QueueNotOpen, Refused};
+    let astray = |p: &Problem| {
+        matches!(p, Differs { .. } | MissingQueue { .. } | QueueNotOpen { bound: false, .. } | Refused { .. })
+    };
+    !problems.iter().any(astray)
+}

@@ -1,0 +1,88 @@
+//! Objects of ours that no declaration claims any more.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use super::{actor::Actor, job::Job};
+use crate::Snapshot;
+
+/// Businesses that have objects and are not declared, and since when.
+#[derive(Default)]
+pub(super) struct Orphans(HashMap<String, Instant>);
+
+impl Orphans {
+    /// `found`: businesses that have objects. `claimed`: those that are declared; `None` = not known.
+    fn update<'a>(&mut self, found: impl Iterator<Item = &'a str>, claimed: Option<&BTreeSet<String>>) {
+        let Some(claimed) = claimed else { return self.0.clear() };
+        let found: HashSet<&str> = found.filter(|business| !claimed.contains(*business)).collect();
+        self.0.retain(|business, _| found.contains(business.as_str()));
+        for business in found {
+            self.0.entry(business.to_owned()).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Those that have been so for long enough.
+    fn due(&self, grace: Duration) -> impl Iterator<Item = &String> {
+        self.0.iter().filter(move |(_, since)| since.elapsed() >= grace).map(|(business, _)| business)
+    }
+}
+
+impl Actor {
+    /// Removes what has been unclaimed for a while. Queues with messages and streams stay.
+    pub(super) async fn remove_orphans(&mut self, snapshot: &Arc<Snapshot>) {
+        let claimed = self.context.owner.claimed();
+        self.orphans.update(snapshot.businesses(), claimed.as_ref());
+        if let Some(claimed) = &claimed {
+            self.businesses.retain(claimed);
+        }
+        let due = self.orphans.due(self.orphan_grace);
+        let jobs: Vec<(Job, ())> = due.map(|business| (Job::orphan(business.clone()), ())).collect();
+        if jobs.is_empty() {
+            return;
+        }
+        let connection = self.context.amqp.get().await.ok();
+        // What the jobs change is not recorded.
+        self.snapshots.discard();
+        let mut working = self.carry_out(snapshot, jobs, connection);
+        while let Some((done, ())) = working.next().await {
+            let business = done.job.business;
+            match done.result {
+                Ok(report) if !report.changes.is_empty() => {
+                    tracing::info!(business, changes = ?report.changes, "removed objects that no resource claims");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(business, %error, "objects that no resource claims stay"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_orphan_is_due_after_the_grace_and_a_claim_saves_it() {
+        const GRACE: Duration = Duration::from_mins(1);
+        let claimed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let mut orphans = Orphans::default();
+        let due = |orphans: &Orphans| orphans.due(GRACE).cloned().collect::<Vec<_>>();
+        orphans.update(["a", "b"].into_iter(), Some(&claimed(&["b"])));
+        assert!(due(&orphans).is_empty());
+        tokio::time::advance(GRACE).await;
+        orphans.update(["a", "b"].into_iter(), Some(&claimed(&["b"])));
+        assert_eq!(due(&orphans), ["a"]);
+        orphans.update(["a", "b"].into_iter(), Some(&claimed(&["a"])));
+        assert!(due(&orphans).is_empty(), "it is claimed again, and the other one for the first time");
+        tokio::time::advance(GRACE).await;
+        orphans.update(["a", "b"].into_iter(), None);
+        orphans.update(["a", "b"].into_iter(), Some(&claimed(&[])));
+        assert!(due(&orphans).is_empty(), "the grace begins again once the claims are known");
+    }
+}
