@@ -1,16 +1,16 @@
-//! AMQP 1.0 messages, as far as a consumer needs them: sections found as slices, values decoded on demand.
+//! AMQP 1.0 messages for a consumer: sections as slices, values decoded on demand.
 //!
 //! Nothing is copied and no container is built: finding the body costs about as much as reading the section sizes.
-//! What RabbitMQ makes of an AMQP 0.9.1 publish: the body is one data section; `message_id`, `correlation_id`,
-//! `reply_to`, `content_type`, `content_encoding` and `timestamp` are properties; headers are application
-//! properties, except `x-*`, which are message annotations beside `x-exchange` and `x-routing-key`.
-//! Source: OASIS AMQP 1.0, part 1 (types) and part 3 (messaging).
+//! RabbitMQ converts an AMQP 0.9.1 publish like this: the body is one data section; `message_id`, `correlation_id`,
+//! `reply_to`, `content_type`, `content_encoding` and `timestamp` are properties; headers are application properties,
+//! except `x-*`, which are message annotations beside `x-exchange` and `x-routing-key`. Source: OASIS AMQP 1.0, part 1
+//! (types) and part 3 (messaging).
 
 use bytes::{Bytes, BytesMut};
 
 use crate::codec::Malformed;
 
-/// What the body of a message is made of.
+/// The kind of a message's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BodyKind {
     /// The message has no body section.
@@ -43,7 +43,7 @@ const VALUE: u64 = 0x77;
 const SECTIONS: std::ops::RangeInclusive<u64> = 0x70..=0x78;
 
 impl Sections {
-    /// Finds the sections. Fails on bytes that are not sections one after the other, and on an empty message.
+    /// Finds the sections. Fails on an empty message and on bytes that are not a sequence of sections.
     pub fn parse(message: &Bytes) -> Result<Self, Malformed> {
         let mut sections = Self::default();
         let mut at = 0;
@@ -77,7 +77,7 @@ impl Sections {
                     sections.body = message.slice(section);
                     sections.kind = BodyKind::Sequence;
                 }
-                // Header, delivery annotations, footer: nothing of interest to a consumer of streams.
+                // Header, delivery annotations, footer: irrelevant to a consumer of streams.
                 code if SECTIONS.contains(&code) => {}
                 _ => return Err(Malformed("message: unknown section")),
             }
@@ -85,7 +85,7 @@ impl Sections {
         Ok(sections)
     }
 
-    /// Several data sections are one body (AMQP 1.0, 3.2.6); only then bytes are copied.
+    /// Several data sections are one body (AMQP 1.0, 3.2.6); only then are bytes copied.
     fn add_data(&mut self, content: Bytes) {
         if self.kind == BodyKind::Data {
             let mut joined = BytesMut::with_capacity(self.body.len() + content.len());
@@ -98,12 +98,12 @@ impl Sections {
         }
     }
 
-    /// The body; it shares the memory of its chunk, so copy it if you keep it for long.
+    /// The body. It shares the memory of its chunk: copy it to keep it for long.
     pub const fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// What the body is made of.
+    /// The kind of the body.
     pub const fn body_kind(&self) -> BodyKind {
         self.kind
     }
@@ -123,7 +123,7 @@ impl Sections {
         self.property(6)?.as_str()
     }
 
-    /// The property `creation-time`, ms since the epoch as the publisher claims it (any number).
+    /// The property `creation-time`, ms since the epoch as set by the publisher (any number).
     pub fn creation_time(&self) -> Option<i64> {
         match self.property(9)? {
             Value::Timestamp(ms) => Some(ms),
@@ -146,18 +146,18 @@ impl Sections {
         lookup(&self.application_properties, name)
     }
 
-    /// Message annotations in the order of the wire, as far as they can be read.
+    /// Message annotations in wire order, up to the first that cannot be read.
     pub fn annotations(&self) -> impl Iterator<Item = (Value<'_>, Value<'_>)> {
         pairs(&self.annotations)
     }
 
-    /// Application properties in the order of the wire, as far as they can be read.
+    /// Application properties in wire order, up to the first that cannot be read.
     pub fn application_properties(&self) -> impl Iterator<Item = (Value<'_>, Value<'_>)> {
         pairs(&self.application_properties)
     }
 }
 
-/// The section's descriptor code and where its value begins.
+/// The section's descriptor code and the start of its value.
 fn section_code(message: &[u8], at: usize) -> Option<(u64, usize)> {
     match message.get(at..)? {
         [0x00, 0x53, code, ..] => Some((u64::from(*code), at + 3)),
@@ -166,7 +166,8 @@ fn section_code(message: &[u8], at: usize) -> Option<(u64, usize)> {
     }
 }
 
-/// A described value at the front of `bytes` whose descriptor is a number: the descriptor, the encoded value, and what follows it.
+/// A described value at the front of `bytes` whose descriptor is a number: the descriptor, the encoded value, and the
+/// rest.
 pub fn described(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
     let (code, start) = section_code(bytes, 0)?;
     let value = bytes.get(start..)?;
@@ -205,7 +206,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The first value of `bytes` and what follows it.
+    /// The first value of `bytes` and the rest.
     fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let size = value_size(bytes)?;
         let (whole, rest) = (bytes.get(..size)?, bytes.get(size..)?);
@@ -243,9 +244,9 @@ fn unsigned(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |sum, b| sum << 8 | u64::from(*b))
 }
 
-/// Size of the value at the front of `bytes`, constructor included; `None` if it does not fit into them.
+/// Size of the value at the front of `bytes`, constructor included; `None` if it is truncated.
 ///
-/// Descriptors may nest: they are counted in a loop, for a message of zeros would exhaust the stack.
+/// Descriptors may nest: a loop counts them, because with recursion a message of zeros would exhaust the stack.
 fn value_size(bytes: &[u8]) -> Option<usize> {
     let mut size = 0usize;
     let mut values = 1usize;

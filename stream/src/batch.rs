@@ -1,4 +1,4 @@
-//! Messages as the caller gets them: a chunk at a time, decoded message by message.
+//! Messages for the caller: one chunk at a time, decoded message by message.
 
 use std::sync::Arc;
 
@@ -7,31 +7,31 @@ use bytes::Bytes;
 use crate::{
     amqp10::Sections,
     chunk::{Chunk, Entries, Entry, Position, fingerprint},
-    flow::Held,
+    flow::ChunkPermit,
     metrics::Counters,
 };
 
 /// The messages of one chunk, in order.
 ///
-/// It holds the chunk's credit and its part of the byte budget: drop it (or the iterator made of it) when the messages are
-/// dealt with, not before, and the broker sends at the reader's pace. What is copied out of it may be kept.
+/// It holds the chunk's credit and its part of the byte budget: drop it (or its iterator) once the messages have been
+/// processed, and the broker sends at the reader's pace. Copies of its messages may be kept.
 #[derive(Debug)]
 pub struct Batch {
     pub(crate) chunk: Chunk,
     /// Messages below this offset are not part of it.
     pub(crate) from: u64,
     pub(crate) counters: Arc<Counters>,
-    /// For its drop alone; `None` if the credit was given back before.
-    pub(crate) _held: Option<Held>,
+    /// Kept only to be dropped; `None` if the credit was returned before.
+    pub(crate) _permit: Option<ChunkPermit>,
 }
 
 impl Batch {
-    /// No message of it has a smaller offset.
+    /// No message in it has a smaller offset.
     pub fn first_offset(&self) -> u64 {
         self.chunk.first_offset.max(self.from)
     }
 
-    /// The offset after the last message; where to go on.
+    /// The offset after the last message, where to continue.
     pub fn end_offset(&self) -> u64 {
         self.chunk.end_offset()
     }
@@ -41,7 +41,7 @@ impl Batch {
         self.chunk.timestamp
     }
 
-    /// Memory that it holds.
+    /// The memory it keeps allocated.
     pub const fn bytes(&self) -> usize {
         self.chunk.data.len()
     }
@@ -96,7 +96,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// Its number in the stream; increasing, with holes.
+    /// Its offset in the stream: increasing, not contiguous.
     pub const fn offset(&self) -> u64 {
         self.offset
     }
@@ -111,7 +111,7 @@ impl Message {
         fingerprint(self.offset, self.timestamp, &self.bytes)
     }
 
-    /// Where this message is: resume after it with [`crate::Start::After`].
+    /// The position of this message: resume after it with [`crate::Start::After`].
     pub fn position(&self) -> Position {
         Position { offset: self.offset, fingerprint: self.fingerprint() }
     }

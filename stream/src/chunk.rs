@@ -1,18 +1,18 @@
-//! Chunks: the unit in which a stream is stored, delivered and credited. A chunk is kept undecoded; walking it costs
-//! a length prefix a message.
+//! Chunks: the unit in which a stream is stored, delivered and credited. A chunk is kept encoded; iterating over it
+//! reads one length prefix per message.
 //!
 //! Layout (osiris, `osiris_log.erl`): magic and version `0x50`, chunk type, entries u16, records u32, timestamp i64
-//! (ms), epoch u64, first offset u64, CRC u32, data length u32, trailer length u32, bloom filter size u8 and
-//! 3 reserved bytes, (filter, skipped by the broker,) data. The CRC is not checked: TCP or TLS has checked the bytes.
+//! (ms), epoch u64, first offset u64, CRC u32, data length u32, trailer length u32, bloom filter size u8 and 3 reserved
+//! bytes, (filter, skipped by the broker,) data. The CRC is not checked: TCP or TLS has checked the bytes.
 
 use bytes::{Buf, Bytes};
 use twox_hash::XxHash3_64;
 
 use crate::codec::{Fields, Malformed};
 
-/// A place in one life of one stream: the offset of a message together with its [`fingerprint`].
+/// A position in one incarnation of a stream: the offset of a message and its [`fingerprint`].
 ///
-/// The offset alone does not tell a stream from another one that was declared later under the same name.
+/// The offset alone does not distinguish a stream from one declared later under the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// Number of the message in the stream.
@@ -21,13 +21,13 @@ pub struct Position {
     pub fingerprint: u64,
 }
 
-/// The fingerprint of a message: `XXH3_64(offset ‖ timestamp ‖ XXH3_64(message))`, each number as 8 bytes in
-/// network order, seed 0.
+/// The fingerprint of a message: `XXH3_64(offset ‖ timestamp ‖ XXH3_64(message))`, each number as 8 bytes in network
+/// order, seed 0.
 ///
-/// `timestamp` is the one of its chunk (ms since the epoch), `message` the AMQP 1.0 bytes as stored. The same message
-/// has the same fingerprint in every process and version; the same bytes at the same offset of another life of the
-/// stream have another one, unless they were written in the same millisecond. It is no defence against someone who
-/// constructs collisions.
+/// `timestamp` is that of its chunk (ms since the epoch), `message` the AMQP 1.0 bytes as stored. The same message has
+/// the same fingerprint in every process and version; the same bytes at the same offset of another incarnation of the
+/// stream have a different one, unless they were written in the same millisecond. It does not protect against
+/// deliberate collisions.
 pub fn fingerprint(offset: u64, timestamp: i64, message: &[u8]) -> u64 {
     let mut facts = [0u8; 24];
     facts[..8].copy_from_slice(&offset.to_be_bytes());
@@ -58,7 +58,7 @@ const MAGIC: u8 = 0x50;
 impl Chunk {
     /// Reads the payload of a Deliver frame after the subscription id (`version` is the frame's).
     ///
-    /// Data shorter than announced is kept as far as it goes: the messages cut off are then reported as skipped.
+    /// Truncated data is kept: the missing messages are reported as skipped.
     pub(crate) fn parse(version: u16, payload: Bytes) -> Result<Self, Malformed> {
         const WHAT: &str = "chunk header";
         let mut fields = Fields(payload);
@@ -91,7 +91,7 @@ impl Chunk {
         Entries { offset: self.first_offset, left: self.entries, data: self.data.clone(), batch: None }
     }
 
-    /// The last readable message's position, and how many messages can't be read.
+    /// The position of the last readable message, and the number of unreadable ones.
     ///
     /// `from`: messages below it do not count. `None` if none is readable.
     pub(crate) fn last_position(&self, from: u64) -> (Option<Position>, u64) {
@@ -109,7 +109,7 @@ impl Chunk {
     }
 }
 
-/// What a chunk holds at one place.
+/// One item of a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// One message: its AMQP 1.0 bytes, as stored.
@@ -118,7 +118,7 @@ pub(crate) enum Entry {
     Skipped { offset: u64, messages: u64, reason: &'static str },
 }
 
-/// Iterator over a [`Chunk`]. Holds the chunk's memory.
+/// Iterator over a [`Chunk`]. Shares its memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Entries {
     offset: u64,
@@ -135,7 +135,7 @@ struct Batch {
 }
 
 impl Entries {
-    /// Gives up on `messages` messages, which end this chunk or sub-batch.
+    /// Skips the last `messages` messages of this chunk or sub-batch.
     fn skip(&mut self, messages: u64, reason: &'static str) -> Entry {
         let entry = Entry::Skipped { offset: self.offset, messages, reason };
         self.offset = self.offset.saturating_add(messages);
@@ -171,7 +171,7 @@ impl Iterator for Entries {
             if self.left == 0 {
                 return None;
             }
-            // The top bit of the first byte tells a sub-batch from the length of a message.
+            // The top bit of the first byte marks a sub-batch; otherwise it belongs to the length of a message.
             if self.data.first().is_none_or(|b| b & 0x80 == 0) {
                 let Some(bytes) = take_entry(&mut self.data) else {
                     let lost = u64::from(std::mem::take(&mut self.left));
@@ -317,7 +317,7 @@ pub(crate) mod tests {
             if let Ok(chunk) = Chunk::parse(version, Bytes::from(bytes.clone())) {
                 let _ = chunk.last_position(7);
             }
-            // The same bytes as the data of a sound header.
+            // The same bytes as the data behind a valid header.
             let chunk = Chunk::parse(version, raw_chunk(version, u64::MAX - 3, 0, u16::MAX, u32::MAX, &bytes)).unwrap();
             prop_assert!(chunk.entries().count() <= bytes.len() + 1);
             let _ = chunk.last_position(0);

@@ -1,4 +1,4 @@
-//! The client: subscriptions, reads and facts, over shared connections.
+//! The client: subscriptions, reads and stream statistics over shared connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// Longest time that [`Client::close`] takes.
+/// Time limit of [`Client::close`].
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Places in a subscription's queue of events beside one for each credit: attachments and what goes with them.
+/// Room in a subscription's event queue besides one entry per credit: attachments and their events.
 const CONTROL_EVENTS: usize = 4;
 
 /// A consumer of streams of one virtual host. Cheap to clone; all clones share connections and counters.
 ///
-/// It connects when it has something to do, and again after each failure. Needs a tokio runtime.
-/// Without [`Client::close`] its tasks end with the last clone and the last [`Subscription`].
+/// It connects on demand and reconnects after failures. Needs a tokio runtime. Without [`Client::close`] its tasks end
+/// with the last clone and the last [`Subscription`].
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -43,7 +43,7 @@ pub(crate) struct Inner {
 }
 
 impl Client {
-    /// Never fails and never waits: nothing is connected yet.
+    /// Creates a client without connecting.
     pub fn new(config: Config) -> Self {
         let config = Arc::new(config);
         let counters = Arc::new(Counters::default());
@@ -82,22 +82,22 @@ impl Client {
         Subscription { events, progress }
     }
 
-    /// Reads from the chunk that holds `from` until there are `max_bytes` or more, or everything that was committed at the
-    /// beginning; within `limit`. Messages below `from` are left out. An offset that the retention has
-    /// reclaimed gives what there is: compare with [`ReadBatch::first_offset`], and the fingerprint of a known message.
+    /// Reads from the chunk with offset `from` until `max_bytes` are reached or everything that was committed at the
+    /// start has been read, within `limit`. Messages below `from` are left out. If retention has deleted that offset,
+    /// reading starts at the first offset there is: compare with [`ReadBatch::first_offset`] and the fingerprint of a
+    /// known message.
     ///
-    /// Errors: see [`Error`]; after the time is up with something read, that is returned instead.
+    /// Errors: see [`Error`]. If time runs out after something was read, that is returned instead.
     pub async fn read(&self, stream: &str, from: u64, max_bytes: usize, limit: Duration) -> Result<ReadBatch, Error> {
         read::read(&self.inner, stream, from, max_bytes, limit).await
     }
 
-    /// What has been done so far.
+    /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
     }
 
-    /// Ends all subscriptions (their `recv` returns `None`), then the connections. Takes at most 3 s: it never waits for the
-    /// broker longer than that.
+    /// Ends all subscriptions (their `recv` returns `None`), then the connections. Takes at most 3 s.
     pub async fn close(self) {
         self.inner.closing.cancel();
         self.inner.pool.close();

@@ -1,4 +1,4 @@
-//! Frames of the RabbitMQ stream protocol: cutting them out of a byte stream, reading and writing their fields.
+//! Frames of the RabbitMQ stream protocol: splitting a byte stream into frames, reading and writing their fields.
 //!
 //! Every frame is `size: u32, key: u16, version: u16, ...` in network byte order, where `size` does not count
 //! itself. A response has the key of its request with the top bit set. Source: `PROTOCOL.adoc` of RabbitMQ's
@@ -29,7 +29,7 @@ pub(crate) mod key {
     pub(crate) const RESPONSE: u16 = 0x8000;
 }
 
-/// Bytes that are not what the protocol says. Names the part that could not be read.
+/// Bytes that violate the protocol. Names the part that could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
 pub struct Malformed(pub &'static str);
@@ -98,8 +98,8 @@ pub(crate) struct Frame {
 pub(crate) enum Cut {
     /// A whole frame.
     Frame(Frame),
-    /// A frame above the size limit: its first [`HEAD_BYTES`] bytes. The rest is thrown away as it arrives,
-    /// so that one huge chunk costs its own stream a hole instead of killing the connection for ever.
+    /// A frame above the size limit: its first [`HEAD_BYTES`] bytes. The rest is discarded as it arrives: a huge chunk
+    /// causes a gap in its own stream instead of breaking the connection again and again.
     Oversized(Frame),
     /// At least this many bytes more are needed.
     Incomplete(usize),
@@ -110,7 +110,7 @@ pub(crate) const HEAD_BYTES: usize = 128;
 
 /// Cuts frames out of a growing buffer.
 ///
-/// The returned payloads share the memory of the buffer, nothing is copied.
+/// The returned payloads share the memory of the buffer; nothing is copied.
 #[derive(Debug)]
 pub(crate) struct FrameCutter {
     max_bytes: usize,
@@ -157,7 +157,7 @@ impl FrameCutter {
     }
 }
 
-/// Checked reads from the front of a payload. Each names what it was reading when the bytes end too soon.
+/// Checked reads from the front of a payload. If the bytes end too soon, the error names what was being read.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields(pub(crate) Bytes);
 
@@ -199,7 +199,7 @@ impl Fields {
     /// A map of strings, in the order of the wire.
     pub(crate) fn string_map(&mut self, what: &'static str) -> Result<Vec<(String, String)>, Malformed> {
         let count = self.u32(what)?;
-        // An entry has at least four bytes: a lying count cannot make us allocate.
+        // An entry has at least four bytes: a false count cannot cause a large allocation.
         let mut map = Vec::with_capacity((count as usize).min(self.0.len() / 4));
         for _ in 0..count {
             map.push((self.string(what)?, self.string(what)?));
@@ -219,7 +219,7 @@ pub(crate) fn put_frame(out: &mut BytesMut, key: u16, body: impl FnOnce(&mut Byt
     out[start..start + 4].copy_from_slice(&size.to_be_bytes());
 }
 
-/// Writes a string; what exceeds the protocol's limit of 32,767 bytes is cut off.
+/// Writes a string, truncated at the protocol's limit of 32,767 bytes.
 pub(crate) fn put_string(out: &mut BytesMut, text: &str) {
     let bytes = &text.as_bytes()[..text.len().min(i16::MAX as usize)];
     out.put_u16(bytes.len() as u16);

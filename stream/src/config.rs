@@ -17,38 +17,38 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Where the broker is, and the bounds of everything. Build it with [`Config::new`], then change fields.
+/// Addresses, credentials, timeouts and limits. Create it with [`Config::new`], then change fields.
 #[derive(Clone)]
 pub struct Config {
     /// Addresses of the stream listeners, tried in turn; a load balancer counts as one.
     pub hosts: Vec<(String, u16)>,
     /// The virtual host, `/` by default.
     pub vhost: String,
-    /// Called at each connect, so that rotated files take effect; must not block for long.
+    /// Called at each connect, so that rotated credentials take effect; must not block for long.
     pub credentials: Arc<dyn Fn() -> Credentials + Send + Sync>,
     /// TLS, checked against the host's name; `None`: plain TCP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Shown in the broker's list of connections.
     pub connection_name: String,
-    /// Interval of heartbeats, in whole seconds at least 1; a connection that brings nothing for two is dead.
+    /// Heartbeat interval in whole seconds, at least 1; a connection silent for two intervals is dead.
     pub heartbeat: Duration,
-    /// Longest time for TCP, TLS and the protocol's handshake together.
+    /// Timeout for TCP, TLS and the protocol's handshake together.
     pub connect_timeout: Duration,
-    /// Longest wait for an answer, and for the socket to take what we write.
+    /// Timeout for an answer, and for the socket to accept a write.
     pub call_timeout: Duration,
     /// How often a quiet subscription is compared with the stream's committed end.
     pub watchdog_interval: Duration,
-    /// A connection without subscriptions is closed after this.
+    /// A connection without subscriptions is closed after this time.
     pub idle_timeout: Duration,
     /// Subscriptions on one connection, 1 to 256. `None`: chosen from the broker's version,
     /// [`SUBSCRIPTIONS_PER_CONNECTION`] from 4.3 on, else 1, because older brokers make the subscriptions of a
     /// connection wait for each other (rabbitmq-server#14766).
     pub subscriptions_per_connection: Option<u16>,
     /// Bytes of chunks that all subscriptions may hold together before credits are withheld. Above it each subscription
-    /// is held to half its credits and one: at worst it is exceeded by so many chunks for each subscription.
+    /// is limited to half its credits plus one: at worst it is exceeded by that many chunks per subscription.
     pub byte_budget: usize,
-    /// Chunks in flight for each subscription, at least 1. More is faster on long ways and costs memory; chunks have
-    /// no size limit of their own.
+    /// Chunks in flight per subscription, at least 1. More is faster over high latency and costs memory; chunks have no
+    /// size limit of their own.
     pub credits: u16,
     /// The largest frame, hence chunk, that is accepted; larger ones are dropped and reported as a gap.
     pub max_frame_bytes: usize,
@@ -90,7 +90,7 @@ impl Config {
         self.heartbeat.as_secs_f64().ceil().clamp(1.0, 3600.0) as u32
     }
 
-    /// How many subscriptions a connection to a broker of this version carries.
+    /// The number of subscriptions on a connection to a broker of this version.
     pub(crate) fn subscriptions_on(&self, broker_version: &str) -> u16 {
         let default = if fixed(broker_version) { SUBSCRIPTIONS_PER_CONNECTION } else { 1 };
         self.subscriptions_per_connection.unwrap_or(default).clamp(1, 256)
@@ -111,8 +111,8 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Whether rabbitmq-server#14766 is surely in this version. It was merged in 2025-10; which 4.2 release has it is not
-/// known here, so 4.3 is the line. An unreadable version counts as old.
+/// Whether this version certainly contains rabbitmq-server#14766. It was merged in 2025-10; we do not know which 4.2
+/// release has it, so 4.3 is the limit. An unparsable version counts as old.
 fn fixed(version: &str) -> bool {
     let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {

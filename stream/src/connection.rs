@@ -1,9 +1,9 @@
 //! One connection: its task, its calls, its subscriptions.
 //!
-//! One task reads and writes the socket and ends with the connection; dropping the last [`Connection`] ends it. What callers
-//! write goes into an outbox of bytes that the task empties; what the broker sends goes to the call that waits for it or into the
-//! queue of the subscription. That queue has room for all the credit the broker has, so reading never waits for a
-//! reader of messages.
+//! One task reads and writes the socket and ends with the connection; dropping the last [`Connection`] ends it. Callers
+//! write into an outbox of bytes that the task sends; what the broker sends goes to the waiting call or into the queue
+//! of the subscription. That queue has room for all the broker's credit, so the task never waits for a reader of
+//! messages.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use crate::{
     codec::{Fields, Malformed, ResponseCode, key, put_frame, put_string},
     config::Config,
     error::Error,
-    flow::{Flow, Held, lock},
+    flow::{ChunkPermit, Flow, lock},
     handshake::{Address, Handshake},
     metrics::Counters,
 };
@@ -45,24 +45,24 @@ pub(crate) enum Specification {
     First,
     /// The last chunk with messages, whole.
     Last,
-    /// The chunk that holds this offset, whole, or the next one there is.
+    /// The whole chunk that contains this offset, or the next one.
     Offset(u64),
 }
 
-/// What a subscription receives. The queue ends when the connection does.
+/// What a subscription receives. The queue ends with the connection.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    Chunk(Chunk, Held),
-    /// A chunk above the size limit was dropped; the next one may come.
-    Oversized(Held),
-    /// The broker ended this subscription; the connection lives on.
+    Chunk(Chunk, ChunkPermit),
+    /// A chunk above the size limit was dropped; more may follow.
+    Oversized(ChunkPermit),
+    /// The broker ended this subscription; the connection remains.
     Ended(ResponseCode),
 }
 
-/// Facts about a stream as one node sees them. All `None`: the stream is empty.
+/// Statistics of a stream as one node sees it. All `None`: the stream is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StreamStats {
-    /// First offset that the stream still has. May lie just below the first message.
+    /// The stream's first offset. May lie just below the first message.
     pub first_offset: Option<u64>,
     /// First offset of the newest committed chunk.
     pub committed_chunk_id: Option<u64>,
@@ -71,8 +71,8 @@ pub struct StreamStats {
 }
 
 impl StreamStats {
-    /// The committed end: the newest committed offset, or on brokers before 4.3 the first offset of the newest chunk, which is
-    /// at most that. `None`: the stream is empty.
+    /// The committed end: the newest committed offset, or on brokers before 4.3 the first offset of the newest chunk,
+    /// which is at most that. `None`: the stream is empty.
     pub fn end(&self) -> Option<u64> {
         self.committed_offset.or(self.committed_chunk_id)
     }
@@ -86,14 +86,14 @@ pub(crate) struct Connection {
     advertised: Option<Address>,
 }
 
-/// What the task and the callers share.
+/// State shared by the task and the callers.
 pub(crate) struct Shared {
     address: Address,
     call_timeout: Duration,
     counters: Arc<Counters>,
     state: Mutex<State>,
     outbox: Mutex<BytesMut>,
-    /// The outbox went above its limit: something may be missing, so the connection must end.
+    /// The outbox exceeded its limit: something may be missing, so the connection must end.
     overflow: AtomicBool,
     /// Wakes the writer: the outbox has something, or `state.closed` is set.
     wake: Notify,
@@ -123,12 +123,12 @@ enum Id {
     Retiring,
 }
 
-/// More unsent bytes than this mean that the broker has stopped reading: every credit of 256 subscriptions and a call
-/// for each fit several times.
+/// More unsent bytes mean that the broker has stopped reading: all credits of 256 subscriptions and a call for each fit
+/// several times.
 const OUTBOX_BYTES: usize = 1 << 20;
 
 impl Connection {
-    /// Connects and shakes hands within `connect_timeout`. The connection's task runs on `tasks`.
+    /// Connects and completes the handshake within `connect_timeout`. The connection's task runs on `tasks`.
     pub(crate) async fn open(
         config: &Config,
         address: &Address,
@@ -178,7 +178,7 @@ impl Connection {
         Ok(Self { shared, capacity, advertised })
     }
 
-    /// The address that the broker tells its clients, if it told one.
+    /// The address that the broker advertises, if any.
     pub(crate) const fn advertised(&self) -> Option<&Address> {
         self.advertised.as_ref()
     }
@@ -216,15 +216,16 @@ impl Connection {
                 _ => {}
             }
         }
-        // An empty stream has neither. For a second or so after the start of a broker only the end is missing, and that
-        // is not emptiness: taking it for that would be a false end, or a false reset (seen on 4.3.6 after kill -9).
+        // An empty stream has neither. For a second or so after a broker's start only the end is missing, and the
+        // stream is not empty: treating it as empty would be a false end or a false reset (seen on 4.3.6 after kill
+        // -9).
         if stats.first_offset.is_some() && stats.end().is_none() {
             return Err(Error::NotReady);
         }
         Ok(stats)
     }
 
-    /// Addresses of the nodes that have the stream, the leader first.
+    /// Addresses of the nodes with a replica, the leader first.
     pub(crate) async fn locate(&self, stream: &str) -> Result<Vec<Address>, Error> {
         const WHAT: &str = "metadata";
         let request = |b: &mut BytesMut| {
@@ -254,7 +255,7 @@ impl Connection {
         Ok(members.iter().filter_map(|reference| nodes.remove(reference)).collect())
     }
 
-    /// Ends the connection: its task says goodbye if the socket takes it, and never waits for an answer.
+    /// Ends the connection: its task sends a close frame if the socket accepts it, and does not wait for the answer.
     pub(crate) fn close(&self) {
         self.shared.end(Error::Closed);
     }
@@ -267,7 +268,7 @@ impl Drop for Connection {
 }
 
 impl Shared {
-    /// Sends a request and waits for its answer, after the response code.
+    /// Sends a request and returns its answer from behind the response code.
     async fn call(&self, key: u16, what: &'static str, body: impl FnOnce(&mut BytesMut)) -> Result<Fields, Error> {
         let mut answer = Fields(self.request(key, what, body).await?);
         match ResponseCode(answer.u16(what)?) {
@@ -287,7 +288,7 @@ impl Shared {
             state.last_used = Instant::now();
             state.calls.insert(correlation, call);
         }
-        let _forget = Forget { shared: self, correlation };
+        let _guard = CallGuard { shared: self, correlation };
         self.put(|out| {
             put_frame(out, key, |b| {
                 b.put_u32(correlation);
@@ -310,7 +311,7 @@ impl Shared {
         });
     }
 
-    /// Gives a subscription id back, by Unsubscribe if the broker may know it.
+    /// Frees a subscription id, with Unsubscribe if the broker may know it.
     fn retire(&self, id: u8) {
         let mut state = lock(&self.state);
         state.last_used = Instant::now();
@@ -349,7 +350,7 @@ impl Shared {
         self.next_correlation.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Marks the connection as ended; the first reason stays. Wakes everyone who waits for it.
+    /// Marks the connection as ended and wakes all waiters; the first reason is kept.
     fn end(&self, reason: Error) {
         let mut state = lock(&self.state);
         state.closed.get_or_insert(reason);
@@ -357,12 +358,12 @@ impl Shared {
         let ids = std::mem::take(&mut state.ids);
         state.unsubscribing.clear();
         drop(state);
-        // Their drop wakes others and may give credits back: not under the lock.
+        // Dropping them wakes others and may return credits: not under the lock.
         drop((calls, ids));
         self.wake.notify_one();
     }
 
-    /// Why the connection has ended or is about to.
+    /// Why the connection has ended or is ending.
     fn ended(&self) -> Option<Error> {
         lock(&self.state).closed.clone()
     }
@@ -374,12 +375,12 @@ impl Shared {
 }
 
 /// Removes a call from the table, also when its future is dropped.
-struct Forget<'a> {
+struct CallGuard<'a> {
     shared: &'a Shared,
     correlation: u32,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         lock(&self.shared.state).calls.remove(&self.correlation);
     }

@@ -1,13 +1,13 @@
-//! Why something did not work.
+//! Errors of the client.
 
 use std::time::Duration;
 
 use crate::codec::{Malformed, ResponseCode};
 
-/// Errors of this crate. The text holds the cause, so that one log line is enough; it never holds a password.
+/// Errors of this crate. The text includes the cause, so that one log line is enough, and never a password.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// No connection could be made; the broker may be away, or a firewall in between.
+    /// No connection: the broker may be down, or a firewall in between.
     #[error("cannot connect to {address}: {reason}")]
     Connect { address: String, reason: String },
     /// The broker did not answer in time.
@@ -16,19 +16,19 @@ pub enum Error {
     /// The broker refused a request.
     #[error("broker refused {what}: {code}")]
     Refused { what: &'static str, code: ResponseCode },
-    /// The connection that carried this ended.
+    /// The connection ended.
     #[error("connection lost: {0}")]
     ConnectionLost(String),
     /// The broker ended the subscription: the stream was deleted, moved, or the credit was not accepted.
     #[error("broker ended the subscription: {0}")]
     SubscriptionEnded(ResponseCode),
-    /// The node has the stream and does not know yet how far it is committed: it has just started, or has no leader.
+    /// The node has the stream but does not know its committed end yet: it has just started, or there is no leader.
     #[error("the stream is not ready on this node")]
     NotReady,
-    /// The broker had messages and sent none.
-    #[error("broker has messages up to offset {end} and sends none: subscribing anew from {next}")]
+    /// The broker has messages and sends none.
+    #[error("broker has messages up to offset {end} and sends none: subscribing again from {next}")]
     Stalled { next: u64, end: u64 },
-    /// The broker sent something that is not the protocol.
+    /// The broker violated the protocol.
     #[error("protocol violation: {0}")]
     Protocol(#[from] Malformed),
     /// The client was closed.
@@ -52,7 +52,7 @@ impl Error {
         }
     }
 
-    /// Whether the stream did not exist when this happened.
+    /// Whether the stream did not exist.
     pub const fn is_stream_absent(&self) -> bool {
         matches!(self.code(), Some(ResponseCode::STREAM_DOES_NOT_EXIST))
     }
@@ -62,7 +62,7 @@ impl Error {
         matches!(self.code(), Some(ResponseCode::STREAM_NOT_AVAILABLE))
     }
 
-    /// Whether it takes a person to repair it: credentials, permissions, a missing virtual host.
+    /// Whether a person must act: credentials, permissions, a missing virtual host.
     pub const fn is_access(&self) -> bool {
         matches!(
             self.code(),

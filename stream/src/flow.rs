@@ -1,12 +1,12 @@
 //! Credit: how many chunks the broker may send, and the budget of bytes that all subscriptions share.
 //!
-//! A chunk that arrives uses up a credit of its subscription and holds its bytes until its [`Held`] is dropped. Then the credit
-//! goes back to the broker at once, unless the budget is exceeded: then it is withheld until the bytes are back below.
+//! A chunk that arrives uses a credit of its subscription and counts against the budget until its [`ChunkPermit`] is
+//! dropped. Then the credit returns to the broker at once, or, if the budget is exceeded, once it no longer is.
 //!
-//! Withholding stops at the floor: RabbitMQ sends nothing to a subscription whose credit is not above half of what it
-//! subscribed with (`send_limit` in `rabbit_stream_reader.erl`; seen on 4.3.6: of 4 credits, 1 was left, and silence). So each
-//! subscription keeps half its credits and one more, in flight or in its reader's hands, whatever the others hold: one
-//! slow reader that sits on the whole budget delays the others and never stops them.
+//! Withholding has a floor: RabbitMQ sends nothing to a subscription whose credit is not above half of its initial
+//! credit (`send_limit` in `rabbit_stream_reader.erl`; seen on 4.3.6: of 4 credits, 1 was left, and nothing came). So
+//! each subscription keeps half its credits plus one, in flight or with its reader, however much the others use: one
+//! slow reader that uses the whole budget delays the others and never stops them.
 
 use std::{
     collections::VecDeque,
@@ -49,20 +49,21 @@ pub(crate) struct Flow {
     budget: Arc<Budget>,
     connection: Weak<Shared>,
     id: u8,
-    /// Chunks in flight or held that are never withheld: with fewer credits the broker sends nothing.
+    /// Chunks in flight or with the reader whose credits are never withheld: with fewer credits the broker sends
+    /// nothing.
     floor: u32,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Credits that the broker has and has not used.
+    /// Credits that the broker has not used yet.
     granted: u32,
-    /// Chunks received and not given back.
+    /// Chunks received and not yet dropped.
     held: u32,
-    /// Credits to be granted when the budget allows.
+    /// Withheld credits.
     withheld: u32,
-    /// The subscription is over: its id may belong to another one.
+    /// The subscription has ended: its id may belong to another one.
     closed: bool,
 }
 
@@ -75,20 +76,20 @@ impl Flow {
     }
 
     /// Accounts for a chunk that has arrived.
-    pub(crate) fn arrived(self: &Arc<Self>, bytes: usize) -> Held {
+    pub(crate) fn arrived(self: &Arc<Self>, bytes: usize) -> ChunkPermit {
         let mut state = lock(&self.state);
         state.granted = state.granted.saturating_sub(1);
         state.held += 1;
         self.budget.counters.held_bytes.add(bytes as u64);
-        Held { flow: Arc::clone(self), bytes: bytes as u64 }
+        ChunkPermit { flow: Arc::clone(self), bytes: bytes as u64 }
     }
 
-    /// Whether the broker would send a chunk now if it had one. False means that the reader holds too many.
+    /// Whether the broker would send a chunk now if it had one. False means that the reader keeps too many.
     pub(crate) fn may_send(&self) -> bool {
         lock(&self.state).granted >= self.floor
     }
 
-    /// No credit leaves from here any more.
+    /// Grants no more credit.
     pub(crate) fn close(&self) {
         lock(&self.state).closed = true;
     }
@@ -128,21 +129,21 @@ impl Flow {
     }
 }
 
-/// A chunk's bytes and its credit, given back on drop.
+/// The bytes and the credit of one chunk, returned on drop.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct ChunkPermit {
     flow: Arc<Flow>,
     bytes: u64,
 }
 
-impl Drop for Held {
+impl Drop for ChunkPermit {
     fn drop(&mut self) {
         self.flow.budget.release(self.bytes);
         self.flow.chunk_done();
     }
 }
 
-/// Locks a mutex that guards plain data: a panic elsewhere cannot have left it half changed.
+/// Locks a mutex that guards plain data: a panic elsewhere cannot have left it inconsistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -164,7 +165,7 @@ mod tests {
         let chunks: Vec<_> = (0..3).map(|_| other.arrived(10)).collect();
         assert!(!other.may_send());
         drop(chunks);
-        // One of three credits was withheld, two were granted although the hog still sits on the budget.
+        // One of three credits was withheld, two were granted although the slow reader still uses the whole budget.
         assert_eq!(lock(&other.state).withheld, 1);
         assert_eq!(lock(&other.state).granted, 2);
         assert!(other.may_send());
@@ -181,9 +182,9 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let budget = Arc::new(Budget::new(100, Arc::clone(&counters)));
         let flow = flow(&budget);
-        let held = flow.arrived(10);
+        let permit = flow.arrived(10);
         flow.close();
-        drop(held);
+        drop(permit);
         assert_eq!(lock(&flow.state).granted, 2);
         assert_eq!(counters.held_bytes.get(), 0);
     }

@@ -1,4 +1,4 @@
-//! Opening a connection: TCP, TLS, and the protocol's handshake, one step after the other on the bare socket.
+//! Opening a connection: TCP, TLS, and the protocol's handshake, step by step on the bare socket.
 
 use std::{fmt, sync::Arc};
 
@@ -35,27 +35,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// A plain or TLS socket.
 pub(crate) type Socket = Box<dyn Io>;
 
-/// What the handshake has found out.
+/// The results of the handshake.
 pub(crate) struct Handshake {
     pub(crate) socket: Socket,
-    /// Bytes read and not yet used.
+    /// Bytes read but not consumed.
     pub(crate) buffer: BytesMut,
     /// Seconds, at least 1.
     pub(crate) heartbeat: u32,
-    /// The broker's version, empty if it told none.
+    /// The broker's version; empty if unknown.
     pub(crate) version: String,
-    /// What the node tells its clients to connect to.
+    /// The address that the node advertises.
     pub(crate) advertised: Option<Address>,
 }
 
-/// Frames of the handshake are small; something larger is not a stream listener.
+/// Frames of the handshake are small; a larger one means that this is no stream listener.
 const MAX_FRAME_BYTES: usize = 1 << 20;
 
 impl Handshake {
-    /// Unbounded in time: the caller sets a timeout.
+    /// Has no timeout: the caller sets one.
     pub(crate) async fn run(config: &Config, address: &Address) -> Result<Self, Error> {
         let socket = connect(config, address).await?;
-        let mut talk = Talk {
+        let mut exchange = Exchange {
             address,
             socket,
             buffer: BytesMut::with_capacity(4096),
@@ -68,10 +68,11 @@ impl Handshake {
             ("platform", "Rust"),
             ("connection_name", config.connection_name.as_str()),
         ];
-        let mut answer = talk.call(key::PEER_PROPERTIES, "peer properties", |b| put_string_map(b, &properties)).await?;
+        let mut answer =
+            exchange.call(key::PEER_PROPERTIES, "peer properties", |b| put_string_map(b, &properties)).await?;
         let version = value_of(&answer.string_map("peer properties")?, "version").unwrap_or_default();
 
-        talk.call(key::SASL_HANDSHAKE, "sasl handshake", |_| ()).await?;
+        exchange.call(key::SASL_HANDSHAKE, "sasl handshake", |_| ()).await?;
         let credentials = (config.credentials)();
         let plain = format!("\0{}\0{}", credentials.username, credentials.password);
         let request = |b: &mut BytesMut| {
@@ -79,40 +80,41 @@ impl Handshake {
             b.put_u32(plain.len() as u32);
             b.put_slice(plain.as_bytes());
         };
-        talk.call(key::SASL_AUTHENTICATE, "authentication", request).await?;
+        exchange.call(key::SASL_AUTHENTICATE, "authentication", request).await?;
 
-        // The broker tunes first, unasked, after the authentication.
-        let mut tune = talk.receive(key::TUNE).await?;
+        // After the authentication the broker sends Tune on its own.
+        let mut tune = exchange.receive(key::TUNE).await?;
         let frame_max = tune.u32("tune")?;
         let theirs = tune.u32("tune")?;
         let ours = config.heartbeat_seconds();
-        // The client's word is final, so a broker without heartbeats still gets ours: we need them to know it is alive.
+        // The client decides, so heartbeats are on even if the broker has none configured: we need them to detect a
+        // dead connection.
         let heartbeat = if theirs == 0 { ours } else { ours.min(theirs) };
         let request = |b: &mut BytesMut| {
             b.put_u32(frame_max);
             b.put_u32(heartbeat);
         };
-        talk.send(key::TUNE, request).await?;
+        exchange.send(key::TUNE, request).await?;
 
-        let mut answer = talk.call(key::OPEN, "open virtual host", |b| put_string(b, &config.vhost)).await?;
+        let mut answer = exchange.call(key::OPEN, "open virtual host", |b| put_string(b, &config.vhost)).await?;
         let advertised = advertised(&answer.string_map("open").unwrap_or_default());
 
-        // Naming Deliver version 2 makes the broker send it if it knows it.
+        // A broker that knows Deliver version 2 sends it if we name it.
         let commands = |b: &mut BytesMut| {
             b.put_u32(1);
             b.put_u16(key::DELIVER);
             b.put_u16(1);
             b.put_u16(2);
         };
-        talk.call(key::EXCHANGE_COMMAND_VERSIONS, "exchange command versions", commands).await?;
-        Ok(Self { socket: talk.socket, buffer: talk.buffer, heartbeat, version, advertised })
+        exchange.call(key::EXCHANGE_COMMAND_VERSIONS, "exchange command versions", commands).await?;
+        Ok(Self { socket: exchange.socket, buffer: exchange.buffer, heartbeat, version, advertised })
     }
 }
 
 async fn connect(config: &Config, address: &Address) -> Result<Socket, Error> {
     let fail = |reason: String| Error::Connect { address: address.to_string(), reason };
     let socket = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|e| fail(e.to_string()))?;
-    // Without it each small frame waits for the acknowledgement of the last one: 40 ms and more a call.
+    // Otherwise each small frame waits for the TCP acknowledgement of the previous one: 40 ms and more per call.
     socket.set_nodelay(true).map_err(|e| fail(e.to_string()))?;
     let Some(tls) = &config.tls else {
         return Ok(Box::new(socket));
@@ -132,8 +134,8 @@ fn advertised(properties: &[(String, String)]) -> Option<Address> {
     Some(Address { host, port })
 }
 
-/// Question and answer on a socket that carries nothing else yet.
-struct Talk<'a> {
+/// Requests and answers on a socket that carries nothing else yet.
+struct Exchange<'a> {
     address: &'a Address,
     socket: Socket,
     buffer: BytesMut,
@@ -141,7 +143,7 @@ struct Talk<'a> {
     correlation: u32,
 }
 
-impl Talk<'_> {
+impl Exchange<'_> {
     fn fail(&self, reason: impl fmt::Display) -> Error {
         Error::Connect { address: self.address.to_string(), reason: format!("handshake: {reason}") }
     }
@@ -156,7 +158,7 @@ impl Talk<'_> {
         self.send(key, request).await?;
         let mut answer = self.receive(key | key::RESPONSE).await?;
         if answer.u32(what)? != correlation {
-            return Err(Malformed("handshake: answer to another question").into());
+            return Err(Malformed("handshake: answer to another request").into());
         }
         match ResponseCode(answer.u16(what)?) {
             ResponseCode::OK => Ok(answer),
@@ -171,7 +173,7 @@ impl Talk<'_> {
         self.socket.flush().await.map_err(|e| self.fail(e))
     }
 
-    /// The next frame of this kind; heartbeats in between do not matter.
+    /// The next frame with this key; skips heartbeats.
     async fn receive(&mut self, wanted: u16) -> Result<Fields, Error> {
         loop {
             let frame = self.frame().await?;
@@ -197,7 +199,7 @@ impl Talk<'_> {
                 Cut::Incomplete(_) => {}
             }
             match self.socket.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err(self.fail("closed by the broker without a word; is this a stream listener?")),
+                Ok(0) => return Err(self.fail("closed by the broker without a reason; is this a stream listener?")),
                 Ok(_) => {}
                 Err(error) => return Err(self.fail(error)),
             }

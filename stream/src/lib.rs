@@ -2,19 +2,19 @@
 
 mod amqp10; // sections and values of a message
 mod backoff; // pauses between attempts
-mod batch; // messages of a chunk
+mod batch; // the messages of a chunk
 mod chunk; // stored chunks, positions, fingerprints
 mod client; // the entry point
 mod codec; // frames and their fields
 mod config; // settings
 mod connection; // one socket: calls, subscriptions, liveness
-mod error; // why something did not work
+mod error; // errors
 mod flow; // credits and the byte budget
 mod handshake; // from a host to a connection
 mod metrics; // counters
 mod pool; // connections of a client
 mod read; // bounded reads
-mod subscription; // what a reader sees
+mod subscription; // the reader's side of a subscription
 mod supervisor; // keeps a subscription alive
 
 pub use amqp10::{BodyKind, Sections, Value, described, elements};

@@ -1,4 +1,4 @@
-//! What the client has done, as counters that a caller exports in the form of its own metrics.
+//! Counters of the client, which the caller exports as its own metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// The number now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -21,12 +21,12 @@ impl Counter {
     }
 }
 
-/// A number that grows and shrinks.
+/// A number that goes up and down.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// The number now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -36,7 +36,7 @@ impl Gauge {
         self.0.fetch_add(n, Ordering::Relaxed) + n
     }
 
-    /// Takes `n` away and returns the rest. Every `sub` has its `add` before it.
+    /// Subtracts `n` and returns the rest. Every `sub` follows its `add`.
     pub(crate) fn sub(&self, n: u64) -> u64 {
         self.0.fetch_sub(n, Ordering::Relaxed) - n
     }
@@ -49,15 +49,15 @@ pub struct Counters {
     pub connects: Counter,
     /// Attempts to connect that failed.
     pub connect_failures: Counter,
-    /// Open connections that ended for another reason than being idle or closed by us.
+    /// Connections that ended for another reason than being idle or closed by us.
     pub connections_lost: Counter,
     /// Open connections.
     pub connections: Gauge,
-    /// Living [`crate::Subscription`]s.
+    /// Current [`crate::Subscription`]s.
     pub subscriptions: Gauge,
     /// Attachments of subscriptions to a stream, the first ones included.
     pub attachments: Counter,
-    /// Attachments that ended while the subscription lived: reader restarts.
+    /// Attachments that ended before their subscription: reader restarts.
     pub restarts: Counter,
     /// The restarts among them that the watchdog made, because the broker had messages and sent none.
     pub watchdog_restarts: Counter,
@@ -67,15 +67,15 @@ pub struct Counters {
     pub gaps: Counter,
     /// Chunks received.
     pub chunks: Counter,
-    /// Messages in them.
+    /// Messages received.
     pub messages: Counter,
-    /// Bytes of them.
+    /// Bytes of chunks received.
     pub bytes: Counter,
     /// Messages skipped because they were unreadable: compressed sub-batches, truncated or malformed messages.
     pub skipped_messages: Counter,
     /// Chunks above `max_frame_bytes`, dropped; each shows as a [`crate::Event::Gap`].
     pub oversized_chunks: Counter,
-    /// Bytes of chunks received and not yet given back: what `byte_budget` limits.
+    /// Bytes of chunks in memory, which `byte_budget` limits.
     pub held_bytes: Gauge,
     /// Credits kept back because `held_bytes` was above the budget.
     pub withheld_credits: Counter,

@@ -1,7 +1,7 @@
-//! The connections of a client: where a subscription finds its place.
+//! The connections of a client.
 //!
-//! Connections are made on demand, one attempt at a time, and shared: an attempt that fails fails for everyone who was waiting for
-//! it, so that 250 subscriptions of a lost connection knock once, not 250 times.
+//! Connections are opened on demand, one attempt at a time, and shared: a failed attempt fails for all its waiters, so
+//! the 250 subscriptions of a lost connection cause one attempt, not 250.
 
 use std::sync::{Arc, Mutex};
 
@@ -40,7 +40,7 @@ struct Dialing {
     /// No attempt before this.
     not_before: Instant,
     failed: Option<(Instant, Error)>,
-    /// Which configured host is next.
+    /// The index of the next configured host.
     host: usize,
     /// Which node that has a stream is next; at odd numbers a configured host is.
     node: usize,
@@ -58,10 +58,10 @@ impl Pool {
         Self { config, counters, tasks, open: Mutex::default(), dialing: AsyncMutex::new(dialing) }
     }
 
-    /// A place for one subscription, on a connection that is made if need be.
+    /// Reserves room for one subscription, on a new connection if necessary.
     ///
-    /// `nodes`: the nodes that have the stream, by the address they tell; empty: any. Waits for the pause between attempts
-    /// and for one attempt, so not longer than the longest backoff and `connect_timeout` together.
+    /// `nodes`: the nodes that have the stream, by the address they tell; empty: any. Waits for the pause between
+    /// attempts and for one attempt, so not longer than the longest backoff and `connect_timeout` together.
     pub(crate) async fn reserve(&self, nodes: &[Address]) -> Result<Reservation, Error> {
         if let Some(reservation) = self.reserve_open(nodes)? {
             return Ok(reservation);
@@ -122,8 +122,8 @@ impl Pool {
         Ok(reservation)
     }
 
-    /// Configured hosts and the nodes that have the stream in turn: a node's own address may be unreachable from here, a
-    /// load balancer may lead to the node sooner or later.
+    /// Alternates between the configured hosts and the nodes with a replica: a node's own address may be unreachable
+    /// from here, while a load balancer leads to the node sooner or later.
     fn next_address(&self, dialing: &mut Dialing, nodes: &[Address]) -> Result<Address, Error> {
         if !nodes.is_empty() {
             let turn = dialing.node;
@@ -141,7 +141,7 @@ impl Pool {
         Ok(Address { host: host.clone(), port: *port })
     }
 
-    /// Ends all connections and makes no new ones.
+    /// Ends all connections and opens no new ones.
     pub(crate) fn close(&self) {
         let mut open = lock(&self.open);
         open.closed = true;

@@ -1,4 +1,4 @@
-//! A bounded look into a stream: from an offset on, as far as the stream goes or as many bytes as asked for.
+//! A bounded read of a stream: from an offset to the end of the stream or to a number of bytes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,21 +11,21 @@ use crate::{
     error::Error,
 };
 
-/// The answer to [`crate::Client::read`].
+/// The result of [`crate::Client::read`].
 #[derive(Debug)]
 pub struct ReadBatch {
-    /// Chunks in order; together at least one message unless the end is reached. Their credit is already given back, so
-    /// they may be kept.
+    /// Chunks in order, with at least one message unless the end is reached. Their credit is already returned, so they
+    /// may be kept.
     pub batches: Vec<Batch>,
     /// The stream's first offset when the reading began; `None`: the stream is empty.
     pub first_offset: Option<u64>,
-    /// Where to go on: the offset after the last message, at least the one asked for.
+    /// Where to continue: the offset after the last message, at least the requested one.
     pub next: u64,
     /// Everything that was committed when the reading began has been read.
     pub at_end: bool,
 }
 
-/// A stream may grow between two looks at it this often.
+/// Attempts, as the stream may grow while it is being read.
 const RACES: u32 = 5;
 
 pub(crate) async fn read(
@@ -49,18 +49,18 @@ pub(crate) async fn read(
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Timeout { what: "a steady look at the end of the stream", after: limit })
+        Err(Error::Timeout { what: "a stable end of the stream", after: limit })
     };
     match timeout(limit, work).await {
         Ok(Ok(())) => Ok(result),
-        // What is there is good; the caller goes on from `next`.
+        // Return what was read; the caller continues from `next`.
         Ok(Err(_)) | Err(_) if !result.batches.is_empty() => Ok(result),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::Timeout { what: "read", after: limit }),
     }
 }
 
-/// False: the stream changed meanwhile, look again.
+/// False: the stream changed meanwhile, try again.
 async fn attempt(
     inner: &Inner,
     stream: &Arc<str>,
@@ -78,21 +78,21 @@ async fn attempt(
         result.at_end = true;
         return Ok(true);
     }
-    // Beyond the start of the newest chunk only a look at that chunk tells where the stream ends: at an offset beyond
-    // the end the broker would be silent.
+    // Beyond the start of the newest chunk, only reading that chunk shows where the stream ends: at an offset beyond
+    // the end the broker sends nothing.
     let near_end = result.next > newest;
     let from = if near_end { Specification::Last } else { Specification::Offset(result.next) };
     let mut reader = reservation.subscribe(stream, from, inner.config.credits, &inner.budget).await?;
     let mut bytes = 0;
     loop {
-        let (chunk, held) = match reader.next().await? {
-            Delivery::Chunk(chunk, held) => (chunk, held),
+        let (chunk, permit) = match reader.next().await? {
+            Delivery::Chunk(chunk, permit) => (chunk, permit),
             Delivery::Oversized(_) => continue,
             Delivery::Ended(code) => return Err(Error::SubscriptionEnded(code)),
         };
-        drop(held);
+        drop(permit);
         if near_end && chunk.first_offset > newest && result.batches.is_empty() && chunk.first_offset > result.next {
-            return Ok(false); // messages were written meanwhile: those between have been passed over
+            return Ok(false); // messages were written meanwhile: those in between were skipped
         }
         let end = chunk.end_offset();
         result.at_end = end > committed_offset.unwrap_or(newest);
@@ -102,7 +102,7 @@ async fn attempt(
             bytes += chunk.data.len();
             let counters = Arc::clone(&inner.counters);
             let from = std::mem::replace(&mut result.next, end);
-            result.batches.push(Batch { chunk, from, counters, _held: None });
+            result.batches.push(Batch { chunk, from, counters, _permit: None });
         }
         if result.at_end || bytes >= max_bytes {
             return Ok(true);

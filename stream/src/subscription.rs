@@ -1,4 +1,4 @@
-//! What a reader of a stream sees.
+//! The reader's side of a subscription.
 
 use std::sync::{
     Arc,
@@ -9,42 +9,42 @@ use tokio::sync::mpsc;
 
 use crate::{batch::Batch, chunk::Position, error::Error};
 
-/// Where a subscription begins. Only its first attachment uses it; later ones go on after the last message.
+/// Where a subscription begins. Only the first attachment uses it; later ones continue after the last message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// With the first message written after the first attachment. If the stream does not exist yet: with its first message.
+    /// At the first message written after the first attachment. If the stream does not exist yet: at its first message.
     Next,
-    /// With the first message that the stream still has.
+    /// At the first message in the stream.
     First,
     /// After this message, checked by its fingerprint: otherwise [`Event::Reset`] or [`Event::Gap`].
     After(Position),
 }
 
-/// What happened on a subscription.
+/// An event of a subscription.
 ///
-/// Each attachment is `Attached`, preceded by `Gap` or `Reset` if it does not continue what came before. Then
-/// come `Messages`. Messages that arrive have increasing offsets, with holes that mean nothing, until a `Reset`.
+/// Each attachment begins with `Attached`, preceded by `Gap` or `Reset` if it does not continue from the last message.
+/// `Messages` follow. Offsets increase until a `Reset`; they are not contiguous, which does not mean loss.
 #[derive(Debug)]
 pub enum Event {
-    /// Reading from here on. `position`: the last message before the ones to come, which is in the stream with this
-    /// fingerprint or was the last one before the stream's first; `None`: nothing precedes them, they begin with the first message that
-    /// the stream has. `first_offset`: the stream's first offset, `None` if it is empty.
+    /// Reading from here. `position`: the last message before the ones that follow, which is in the stream with this
+    /// fingerprint or was the last one before the stream's first; `None`: nothing precedes them, they begin at the
+    /// stream's first message. `first_offset`: the stream's first offset, `None` if it is empty.
     Attached { position: Option<Position>, first_offset: Option<u64> },
     /// Messages in the order of the stream, each once.
     Messages(Batch),
-    /// Messages before `first_offset` are lost to this reader: the retention reclaimed them before they were read, or a chunk
-    /// exceeded `max_frame_bytes`. It goes on with the first message that the stream has.
+    /// Messages before `first_offset` are lost to this reader: retention deleted them before they were read, or a chunk
+    /// exceeded `max_frame_bytes`. Reading continues at the first message in the stream.
     Gap { first_offset: u64 },
-    /// The stream is another one than before: deleted and declared again, rolled back, or restored. It goes on with the first
-    /// message of the new one, so that nothing confirmed there is missed; what it holds may have been seen in the old one.
+    /// The stream is a new incarnation: deleted and declared again, rolled back, or restored. Reading continues at its
+    /// first message, so that nothing confirmed there is missed; some messages may have been seen in the old one.
     Reset,
-    /// Not reading at the moment. Comes once an outage, which ends by itself with `Attached`.
+    /// Not reading. Sent once per outage, which ends with `Attached`.
     Down { reason: Error },
 }
 
-/// A supervised reader of one stream. Dropping it ends the reading.
+/// A supervised reader of one stream. Dropping it stops reading.
 ///
-/// Made by [`crate::Client::subscribe`].
+/// Created by [`crate::Client::subscribe`].
 #[derive(Debug)]
 pub struct Subscription {
     pub(crate) events: mpsc::Receiver<Event>,
@@ -54,19 +54,19 @@ pub struct Subscription {
 impl Subscription {
     /// The next event; `None` after [`crate::Client::close`].
     ///
-    /// Cancel safe: an event is either returned or stays. A reader that does not call it holds up its own stream only.
+    /// Cancel safe: an event is either returned or kept. A reader that does not call it delays only its own stream.
     pub async fn recv(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    /// How many offsets of the stream's committed part have not been received yet, as of the last chunk or watchdog
-    /// check. Holes count, so it is an upper bound.
+    /// The number of committed offsets not received yet, as of the last chunk or watchdog check. An upper bound, as
+    /// offsets are not contiguous.
     pub fn lag(&self) -> u64 {
         self.progress.lag()
     }
 }
 
-/// How far the reader is, for others to look at.
+/// The reader's progress, readable by others.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     next: AtomicU64,

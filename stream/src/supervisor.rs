@@ -1,9 +1,10 @@
-//! Keeps one subscription reading through everything: attaches, checks that what comes continues what was, watches, and attaches
-//! anew.
+//! Keeps one subscription reading: attaches, verifies that the stream continues from the last message, watches for
+//! stalls, and attaches again.
 //!
-//! The broker is silent about most faults. It accepts an offset beyond the end, serves other messages under the same numbers after a
-//! stream was declared again, and jumps over reclaimed offsets. So each attachment subscribes *at* the last
-//! message seen and compares its fingerprint, and silence is compared with the stream's committed end.
+//! The broker does not report most faults. It accepts an offset beyond the end, serves other messages under the same
+//! offsets after a stream was declared again, and skips offsets that retention deleted. So each attachment subscribes
+//! *at* the last message seen and compares its fingerprint, and when nothing arrives, the position is compared with the
+//! stream's committed end.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -20,20 +21,20 @@ use crate::{
     client::Inner,
     connection::{Connection, Delivery, Reservation, Specification, StreamReader, StreamStats},
     error::Error,
-    flow::Held,
+    flow::ChunkPermit,
     handshake::Address,
     subscription::{Event, Progress, Start},
 };
 
-/// A stream that seems to end before our position may be a replica that lags behind the one we read before: it must
-/// look so this often, with these pauses, before it counts as another one.
+/// A stream that seems to end before our position may be a replica that lags behind the one we read before: it must end
+/// there this many times, with these pauses, before it counts as a new incarnation.
 const LOOKS: u32 = 4;
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
-/// Second look of the watchdog: a message that was written a moment ago is not a stall.
+/// Delay of the watchdog's second check: a message written a moment ago is not a stall.
 const WATCHDOG_GRACE: Duration = Duration::from_secs(1);
-/// A stream that has an end but does not serve its last chunk so many times has no messages in it.
+/// A stream that has an end but does not serve its last chunk this many times contains no messages.
 const SILENT_ATTEMPTS: u32 = 3;
-/// A busy stream may grow between two looks at it, and doubts take some: at most this many in one attempt.
+/// Reads of the stream's end in one attempt: a busy stream may grow in between, and each doubt takes one.
 const ATTEMPT_LOOKS: u32 = 10;
 
 pub(crate) struct Supervisor {
@@ -41,29 +42,29 @@ pub(crate) struct Supervisor {
     stream: Arc<str>,
     events: mpsc::Sender<Event>,
     progress: Arc<Progress>,
-    /// Where to attach. `First` also means: nothing was seen of this life of the stream.
+    /// Where to attach. `First` also means: nothing of this incarnation has been seen.
     place: Start,
-    /// Offsets below it have been dealt with.
+    /// Offsets below it have been processed.
     next: u64,
-    /// Nodes that have the stream, known after one had not.
+    /// Nodes with a replica, known after a node without one.
     nodes: Vec<Address>,
-    /// Messages are missing before the next chunk.
+    /// Whether messages are missing before the next chunk.
     lost: bool,
     down: bool,
     silent_attempts: u32,
-    /// Watchdog restarts without a message since.
+    /// Watchdog restarts since the last message.
     stalls: u32,
     backoff: Backoff,
 }
 
-/// A reader in its place, and the chunk that showed the place.
+/// A reader in position, and the chunk that proved the position.
 struct Attachment {
     reader: StreamReader,
-    chunk: Option<(Chunk, Held)>,
+    chunk: Option<(Chunk, ChunkPermit)>,
 }
 
-/// What the first chunk says about the message that was seen last.
-enum Check {
+/// What the first chunk shows about the last message seen.
+enum Continuity {
     Continues,
     Ends,
     Another,
@@ -99,13 +100,13 @@ impl Supervisor {
         }
     }
 
-    /// Runs until the subscription is dropped or the client closed.
+    /// Runs until the subscription is dropped or the client is closed.
     pub(crate) async fn run(mut self) {
         let inner = Arc::clone(&self.inner);
         let events = self.events.clone();
         inner.counters.subscriptions.add(1);
         tokio::select! {
-            // The connections are closed after the cancellation: that is no outage to report.
+            // The connections are closed after the cancellation: that is not an outage.
             biased;
             () = events.closed() => {}
             () = inner.closing.cancelled() => {}
@@ -130,7 +131,7 @@ impl Supervisor {
                 continue;
             }
             if error.is_stream_absent() && self.place == Start::Next {
-                // Whatever it holds when it appears was written after this.
+                // Everything in it when it appears was written after this.
                 self.place = Start::First;
             }
             if matches!(error, Error::Connect { .. }) {
@@ -139,7 +140,7 @@ impl Supervisor {
             if !self.down {
                 self.down = true;
                 if matches!(error, Error::Connect { .. } | Error::ConnectionLost(_)) {
-                    // One fact for up to 256 subscriptions, logged by the connection.
+                    // The same for up to 256 subscriptions: the connection logs it once.
                     debug!(stream = &*self.stream, %error, "not reading, retrying");
                 } else {
                     warn!(stream = &*self.stream, %error, "not reading, retrying");
@@ -171,10 +172,10 @@ impl Supervisor {
                 }
             }
         }
-        Err(Error::Timeout { what: "a steady look at the end of the stream", after: self.inner.config.call_timeout })
+        Err(Error::Timeout { what: "a stable end of the stream", after: self.inner.config.call_timeout })
     }
 
-    /// One attempt; `None`: the stream changed meanwhile, look again.
+    /// One attempt; `None`: the stream changed meanwhile, try again.
     async fn attach_on(&mut self, reservation: Reservation, doubts: &mut u32) -> Result<Option<Attachment>, Error> {
         let stats = reservation.connection().stats(&self.stream).await?;
         match self.place {
@@ -189,7 +190,8 @@ impl Supervisor {
                 self.place = Start::First;
                 self.attach_first(reservation, stats).await.map(Some)
             }
-            // Its last chunk does not come in time: too large for the way here. From its beginning everything would come as new.
+            // Its last chunk does not arrive in time: too large for this connection. From the beginning, everything
+            // would count as new.
             Start::Next if self.is_silent() => {
                 self.place = Start::First;
                 self.next = stats.end().map_or(0, |end| end.saturating_add(1));
@@ -216,7 +218,7 @@ impl Supervisor {
     async fn attach_next(&mut self, reservation: Reservation, stats: StreamStats) -> Result<Attachment, Error> {
         let mut reader = self.subscribe(reservation, Specification::Last).await?;
         let mut last = None;
-        if let Some((chunk, _held)) = self.first_chunk(&mut reader).await? {
+        if let Some((chunk, _permit)) = self.first_chunk(&mut reader).await? {
             last = chunk.last_position(0).0;
             self.next = chunk.end_offset();
             self.place = last.map_or(Start::First, Start::After);
@@ -235,28 +237,28 @@ impl Supervisor {
         if stats.end().is_none() || stats.committed_offset.is_some_and(|end| end < position.offset) {
             return self.doubt(reservation, stats, doubts).await;
         }
-        // The chunk at the position. Near the end of the stream that is its last chunk, which the broker sends at once also
-        // when the position lies beyond the end; at an offset beyond the end it would be silent.
+        // The chunk at the position. Near the end of the stream that is its last chunk, which the broker sends at once
+        // even if the position lies beyond the end; at an offset beyond the end it would send nothing.
         let near_end = stats.committed_chunk_id.is_none_or(|newest| position.offset >= newest);
         let from = if near_end { Specification::Last } else { Specification::Offset(position.offset) };
         let mut reader = self.subscribe(reservation, from).await?;
-        let Some((chunk, held)) = self.first_chunk(&mut reader).await? else {
-            // Oversized: nothing to compare with, and what it held is lost.
+        let Some((chunk, permit)) = self.first_chunk(&mut reader).await? else {
+            // Oversized: nothing to compare with, and its messages are lost.
             self.attached(None, stats).await;
             return Ok(Some(Attachment { reader, chunk: None }));
         };
         match check(&chunk, position) {
-            Check::Continues => {}
-            Check::Ends => {
-                drop((chunk, held, reader));
+            Continuity::Continues => {}
+            Continuity::Ends => {
+                drop((chunk, permit, reader));
                 let reservation = self.inner.pool.reserve(&self.nodes).await?;
                 return self.doubt(reservation, stats, doubts).await;
             }
-            Check::Another => return self.reset(reader).await.map(Some),
-            Check::Beyond => {
+            Continuity::Another => return self.reset(reader).await.map(Some),
+            Continuity::Beyond => {
                 let first = reader.connection().stats(&self.stream).await?.first_offset.unwrap_or(0);
                 if first <= position.offset {
-                    // The stream still has that offset, so the broker would have sent it, unless the end moved on.
+                    // The stream still has that offset, so the broker would have sent it, unless the end moved.
                     return if near_end { Ok(None) } else { self.reset(reader).await.map(Some) };
                 }
                 let expected = self.next;
@@ -265,16 +267,16 @@ impl Supervisor {
                     self.place = Start::First;
                     self.next = 0;
                     self.attached(None, stats).await;
-                    return Ok(Some(Attachment { reader, chunk: Some((chunk, held)) }));
+                    return Ok(Some(Attachment { reader, chunk: Some((chunk, permit)) }));
                 }
-                // The position was the last message that the retention reclaimed: nothing is missing after it.
+                // The position was the last message that retention deleted: nothing is missing after it.
             }
         }
         self.attached(Some(position), stats).await;
-        Ok(Some(Attachment { reader, chunk: Some((chunk, held)) }))
+        Ok(Some(Attachment { reader, chunk: Some((chunk, permit)) }))
     }
 
-    /// The stream ends before our position: another life of it, or a replica that lags behind the one we read before.
+    /// The stream ends before our position: a new incarnation, or a replica that lags behind the one we read before.
     async fn doubt(
         &mut self,
         reservation: Reservation,
@@ -301,7 +303,7 @@ impl Supervisor {
     }
 
     async fn become_new(&mut self) {
-        info!(stream = &*self.stream, "another incarnation of the stream, reading from its beginning");
+        info!(stream = &*self.stream, "new incarnation of the stream, reading from its beginning");
         self.inner.counters.resets.increment();
         self.place = Start::First;
         self.next = 0;
@@ -330,11 +332,11 @@ impl Supervisor {
         reservation.subscribe(&self.stream, from, self.inner.config.credits, &self.inner.budget).await
     }
 
-    /// The first chunk after subscribing where there must be one; `None` if it was oversized.
-    async fn first_chunk(&mut self, reader: &mut StreamReader) -> Result<Option<(Chunk, Held)>, Error> {
+    /// The first chunk after subscribing at an offset that exists; `None` if it was oversized.
+    async fn first_chunk(&mut self, reader: &mut StreamReader) -> Result<Option<(Chunk, ChunkPermit)>, Error> {
         let after = self.inner.config.call_timeout;
         match timeout(after, reader.next()).await {
-            Ok(Ok(Delivery::Chunk(chunk, held))) => Ok(Some((chunk, held))),
+            Ok(Ok(Delivery::Chunk(chunk, permit))) => Ok(Some((chunk, permit))),
             Ok(Ok(Delivery::Oversized(_))) => {
                 self.lost = true;
                 Ok(None)
@@ -348,13 +350,13 @@ impl Supervisor {
         }
     }
 
-    /// Hands on chunks until the subscription ends.
+    /// Delivers chunks until the subscription ends.
     async fn pump(&mut self, attachment: Attachment) -> Result<Infallible, Error> {
         let Attachment { mut reader, chunk } = attachment;
         let connection = Arc::clone(reader.connection());
         let stream = Arc::clone(&self.stream);
-        if let Some((chunk, held)) = chunk {
-            self.deliver(&connection, chunk, held).await?;
+        if let Some((chunk, permit)) = chunk {
+            self.deliver(&connection, chunk, permit).await?;
         }
         let mut suspect = false;
         let mut check_at = Instant::now() + self.watchdog_interval();
@@ -364,12 +366,12 @@ impl Supervisor {
                 connection.stats(&stream).await
             };
             tokio::select! {
-                // A chunk that is here makes the check needless.
+                // With a chunk at hand the check is unnecessary.
                 biased;
                 delivery = reader.next() => {
                     match delivery? {
-                        Delivery::Chunk(chunk, held) => self.deliver(&connection, chunk, held).await?,
-                        Delivery::Oversized(_held) => self.lost = true,
+                        Delivery::Chunk(chunk, permit) => self.deliver(&connection, chunk, permit).await?,
+                        Delivery::Oversized(_permit) => self.lost = true,
                         Delivery::Ended(code) => return Err(Error::SubscriptionEnded(code)),
                     }
                     suspect = false;
@@ -404,15 +406,15 @@ impl Supervisor {
         self.inner.config.watchdog_interval * (1 << self.stalls.min(6))
     }
 
-    async fn deliver(&mut self, connection: &Connection, chunk: Chunk, held: Held) -> Result<(), Error> {
+    async fn deliver(&mut self, connection: &Connection, chunk: Chunk, permit: ChunkPermit) -> Result<(), Error> {
         let (position, unreadable) = chunk.last_position(self.next);
         let end = position.map_or(0, |p| p.offset.saturating_add(1)).max(chunk.end_offset());
         if end <= self.next {
-            return Ok(()); // seen before: the rest of the chunk that we attached in
+            return Ok(()); // seen before: the rest of the chunk in which we attached
         }
         if self.next > 0 && chunk.first_offset > self.next && !self.lost {
-            // Either a hole in the numbering, which each new segment has, or reclaimed messages: those end at or before
-            // this chunk.
+            // Either unused offsets, which each new segment has, or deleted messages: those end at or before this
+            // chunk.
             let first = connection.stats(&self.stream).await?.first_offset.unwrap_or(0);
             self.lost = first > self.next && first <= chunk.first_offset;
         }
@@ -435,24 +437,24 @@ impl Supervisor {
         if let Some(position) = position {
             self.place = Start::After(position);
             let counters = Arc::clone(&self.inner.counters);
-            self.emit(Event::Messages(Batch { chunk, from, counters, _held: Some(held) })).await;
+            self.emit(Event::Messages(Batch { chunk, from, counters, _permit: Some(permit) })).await;
         }
         Ok(())
     }
 
-    /// Waits for room: the reader's own pace. If the subscription is gone `run` ends.
+    /// Waits for room in the queue, at the reader's pace. If the subscription has been dropped, `run` ends.
     async fn emit(&self, event: Event) {
         let _ = self.events.send(event).await;
     }
 }
 
-/// Looks for the message at `position` in a chunk that was asked for at that offset.
-fn check(chunk: &Chunk, position: Position) -> Check {
+/// Looks for the message at `position` in a chunk requested at that offset.
+fn check(chunk: &Chunk, position: Position) -> Continuity {
     if chunk.first_offset > position.offset {
-        return Check::Beyond;
+        return Continuity::Beyond;
     }
     if chunk.end_offset() <= position.offset {
-        return Check::Ends;
+        return Continuity::Ends;
     }
     let found = chunk.entries().any(|entry| match entry {
         Entry::Message { offset, bytes } => {
@@ -460,5 +462,5 @@ fn check(chunk: &Chunk, position: Position) -> Check {
         }
         Entry::Skipped { .. } => false,
     });
-    if found { Check::Continues } else { Check::Another }
+    if found { Continuity::Continues } else { Continuity::Another }
 }

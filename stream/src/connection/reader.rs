@@ -30,7 +30,7 @@ impl Reservation {
 
     /// Subscribes with `credits` chunks in flight.
     ///
-    /// Cancel safe: whatever the broker made of it, dropping the future or the result unsubscribes.
+    /// Cancel safe: dropping the future or the result unsubscribes, whether or not the broker has subscribed us.
     pub(crate) async fn subscribe(
         self,
         stream: &Arc<str>,
@@ -40,7 +40,7 @@ impl Reservation {
     ) -> Result<StreamReader, Error> {
         let credits = credits.max(1);
         let shared = Arc::clone(&self.connection.shared);
-        // One place beyond the credits is for the final `Ended`.
+        // Room for the final `Ended` besides the credits.
         let (queue, deliveries) = mpsc::channel(usize::from(credits) + 1);
         let flow = Arc::new(Flow::new(Arc::clone(budget), Arc::downgrade(&shared), self.id, credits));
         {
@@ -70,7 +70,7 @@ impl Reservation {
             Ok(_) => Ok(reader),
             Err(error) => {
                 if let Error::Refused { .. } = error {
-                    // Known not to exist: the id is free without asking.
+                    // The broker has no such subscription: the id is free without a request.
                     lock(&shared.state).ids.insert(id, Id::Reserved);
                 }
                 Err(error)
@@ -107,7 +107,7 @@ impl StreamReader {
         &self.reservation.connection
     }
 
-    /// Whether the broker may send a chunk and none lies here unread.
+    /// Whether the broker may send a chunk and none is waiting here.
     pub(crate) fn is_starved(&self) -> bool {
         self.deliveries.is_empty() && self.flow.may_send()
     }

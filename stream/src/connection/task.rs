@@ -18,11 +18,11 @@ use crate::{
     chunk::Chunk,
     codec::{Cut, Fields, Frame, FrameCutter, Malformed, ResponseCode, key, put_frame, put_string},
     error::Error,
-    flow::{Held, lock},
+    flow::{ChunkPermit, lock},
     handshake::Socket,
 };
 
-/// Room for reads; chunks share it.
+/// Size of the read buffer; chunks share its memory.
 const READ_BYTES: usize = 64 << 10;
 const CREDIT_ANSWER: u16 = key::CREDIT | key::RESPONSE;
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -37,7 +37,7 @@ pub(super) struct Limits {
 impl Shared {
     pub(super) async fn run(self: Arc<Self>, socket: Socket, buffer: BytesMut, limits: Limits) {
         let (reader, writer) = tokio::io::split(socket);
-        // Whichever half ends first ends the connection: both are dropped here and the socket closes.
+        // The half that ends first ends the connection: both are dropped here and the socket closes.
         let reason = tokio::select! {
             reason = self.read(reader, buffer, limits) => reason,
             reason = self.write(writer, limits) => reason,
@@ -70,8 +70,8 @@ impl Shared {
                     }
                     continue;
                 }
-                // Chunks of the stream share this block: a new one is made when the rest is small, the old one lives
-                // as long as its chunks.
+                // Chunks share this block: a new one is allocated when little is left; the old one lives as long as its
+                // chunks.
                 Ok(Cut::Incomplete(missing)) if missing > READ_BYTES => buffer.reserve(missing),
                 Ok(Cut::Incomplete(_)) if buffer.capacity() - buffer.len() < READ_BYTES / 4 => {
                     buffer.reserve(READ_BYTES);
@@ -80,7 +80,7 @@ impl Shared {
                 Err(malformed) => return malformed.into(),
             }
             match timeout(silence, reader.read_buf(&mut buffer)).await {
-                Ok(Ok(0)) => return Error::ConnectionLost("closed by the broker without a word".to_owned()),
+                Ok(Ok(0)) => return Error::ConnectionLost("closed by the broker without a reason".to_owned()),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Error::ConnectionLost(format!("read: {error}")),
                 Err(_) => return Error::ConnectionLost(format!("nothing read for {silence:?}, two heartbeats")),
@@ -119,12 +119,12 @@ impl Shared {
             };
             match result {
                 Ok(Ok(())) if self.overflow.load(Ordering::Relaxed) => {
-                    return Error::ConnectionLost("the broker reads too slowly what we send".to_owned());
+                    return Error::ConnectionLost("the broker reads too slowly".to_owned());
                 }
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Error::ConnectionLost(format!("write: {error}")),
                 Err(_) => {
-                    let text = format!("the socket took nothing for {:?}", self.call_timeout);
+                    let text = format!("the socket accepted nothing for {:?}", self.call_timeout);
                     return Error::ConnectionLost(text);
                 }
             }
@@ -141,7 +141,7 @@ impl Shared {
                 self.counters.chunks.increment();
                 self.counters.messages.add(u64::from(chunk.records));
                 self.counters.bytes.add(bytes as u64);
-                self.deliver(id, bytes, |held| Delivery::Chunk(chunk, held));
+                self.deliver(id, bytes, |permit| Delivery::Chunk(chunk, permit));
             }
             key::METADATA_UPDATE => {
                 let code = ResponseCode(fields.u16("metadata update")?);
@@ -173,11 +173,11 @@ impl Shared {
                     state.ids.remove(&id);
                 } else if let Some(call) = state.calls.remove(&correlation) {
                     drop(state);
-                    // The caller may have given up.
+                    // The caller may have timed out.
                     let _ = call.send(fields.0);
                 }
             }
-            // Heartbeats, and requests that newer brokers may make: none needs an answer from a plain consumer.
+            // Heartbeats, and requests of newer brokers: none needs an answer from a consumer.
             _ => {}
         }
         Ok(())
@@ -193,19 +193,19 @@ impl Shared {
         Ok(())
     }
 
-    fn deliver(&self, id: u8, bytes: usize, delivery: impl FnOnce(Held) -> Delivery) {
+    fn deliver(&self, id: u8, bytes: usize, delivery: impl FnOnce(ChunkPermit) -> Delivery) {
         let mut state = lock(&self.state);
         let Some(Id::Subscribed { queue, flow, .. }) = state.ids.get(&id) else {
-            return; // on its way when we unsubscribed
+            return; // in flight when we unsubscribed
         };
         let delivery = delivery(flow.arrived(bytes));
         let rejected = queue.try_send(delivery).err();
         if matches!(rejected, Some(mpsc::error::TrySendError::Full(_))) {
-            // More than the credit: end this subscription, its supervisor subscribes anew.
+            // More than the credit: end this subscription; its supervisor subscribes again.
             state.ids.insert(id, Id::Retiring);
         }
         drop(state);
-        drop(rejected); // gives the credit back, which takes locks
+        drop(rejected); // returns the credit, which takes locks
     }
 
     /// Ends subscriptions that the broker has ended: their ids are free.
@@ -216,8 +216,8 @@ impl Shared {
                 && is_meant(*id, stream)
             {
                 let _ = queue.try_send(Delivery::Ended(code));
-                // The reservation lives on; freeing an id that the broker has forgotten needs no request,
-                // but after a refused credit it may know it still, so ask in any case.
+                // The reservation remains; freeing an id that the broker has dropped needs no request, but after a
+                // refused credit it may still know the id, so ask in any case.
                 *entry = Id::Retiring;
             }
         }
