@@ -11,11 +11,9 @@
 //!
 //! Neither has tasks or threads of its own: a connection lives in the future that uses it, and dropping it closes the socket.
 
-mod address;
 mod error;
 mod socket;
 pub mod v091;
 pub mod v10;
 
-pub use address::{Address, BadAuthorities, client_tls};
 pub use error::Error;

@@ -12,7 +12,9 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{Address, Error};
+use wirepost_rabbitmq::Endpoint;
+
+use crate::Error;
 
 /// Longest time for name look-up, TCP, TLS and the protocol's handshake, each.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -34,13 +36,14 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) async fn connect(address: &Address) -> Result<Self, Error> {
-        let failed = |cause: String| Error::Connect { place: address.place(), cause };
+    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, Error> {
+        let address = endpoint.address();
+        let failed = |cause: String| Error::Connect { place: address.host_and_port(), cause };
         let dialing = async {
-            let socket = TcpStream::connect((address.host.as_str(), address.port)).await?;
+            let socket = TcpStream::connect((address.host(), address.port())).await?;
             socket.set_nodelay(true)?;
-            let Some(tls) = &address.tls else { return Ok(Box::new(socket) as Box<dyn Stream>) };
-            let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
+            let Some(tls) = endpoint.tls() else { return Ok(Box::new(socket) as Box<dyn Stream>) };
+            let name = ServerName::try_from(address.host().to_owned()).map_err(io::Error::other)?;
             Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(name, socket).await?) as Box<dyn Stream>)
         };
         let stream = timeout(CONNECT_TIMEOUT, dialing)

@@ -12,8 +12,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::timeout;
+use wirepost_rabbitmq::Endpoint;
 
-use crate::{Address, Error, socket::Socket};
+use crate::{Error, socket::Socket};
 use codec::{Args, Frame, Method, frames_of_content, method, method_of, put_longstr, put_shortstr};
 pub use properties::{Properties, Property};
 
@@ -95,27 +96,28 @@ enum Event {
 
 impl Connection {
     /// Connects, with a channel. `heartbeat`: a broker that is silent for twice this long is dead.
-    pub async fn open(address: &Address, heartbeat: Duration) -> Result<Self, Error> {
-        let socket = Socket::connect(address).await?;
+    pub async fn open(endpoint: &Endpoint, heartbeat: Duration) -> Result<Self, Error> {
+        let socket = Socket::connect(endpoint).await?;
         let mut connection = Self { socket, frame_max: MAX_FRAME as usize, early: VecDeque::new(), partial: None };
-        let handshake = timeout(CALL_TIMEOUT, connection.handshake(address, heartbeat)).await;
+        let handshake = timeout(CALL_TIMEOUT, connection.handshake(endpoint, heartbeat)).await;
         handshake.unwrap_or(Err(Error::Timeout { what: "the handshake", after: CALL_TIMEOUT })).map_err(|error| {
             let cause = match error {
                 Error::Io(error) => format!("closed during the handshake ({error}); are user and vhost right?"),
                 error => error.to_string(),
             };
-            Error::Connect { place: address.place(), cause }
+            Error::Connect { place: endpoint.address().host_and_port(), cause }
         })?;
         Ok(connection)
     }
 
-    async fn handshake(&mut self, address: &Address, heartbeat: Duration) -> Result<(), Error> {
+    async fn handshake(&mut self, endpoint: &Endpoint, heartbeat: Duration) -> Result<(), Error> {
+        let (address, login) = (endpoint.address(), endpoint.address().login());
         self.socket.write(b"AMQP\x00\x00\x09\x01").await?;
         self.expect(method::START).await?;
         let mut properties = BytesMut::new();
         put_shortstr(&mut properties, "connection_name")?;
         properties.put_u8(b'S');
-        put_longstr(&mut properties, address.name.as_bytes());
+        put_longstr(&mut properties, endpoint.name().as_bytes());
         put_shortstr(&mut properties, "capabilities")?;
         properties.put_u8(b'F');
         let mut capabilities = BytesMut::new();
@@ -127,7 +129,7 @@ impl Connection {
         let mut args = BytesMut::new();
         put_longstr(&mut args, &properties);
         put_shortstr(&mut args, "PLAIN")?;
-        put_longstr(&mut args, format!("\0{}\0{}", address.user, address.password).as_bytes());
+        put_longstr(&mut args, format!("\0{}\0{}", login.user, login.password.expose()).as_bytes());
         put_shortstr(&mut args, "en_US")?;
         self.send(0, method::START_OK, &args).await?;
 
@@ -142,7 +144,7 @@ impl Connection {
         self.send(0, method::TUNE_OK, &args).await?;
         self.socket.beat(heartbeat, HEARTBEAT);
         let mut args = BytesMut::new();
-        put_shortstr(&mut args, &address.vhost)?;
+        put_shortstr(&mut args, address.vhost())?;
         args.put_slice(&[0, 0]);
         self.send(0, method::OPEN, &args).await?;
         self.expect(method::OPEN_OK).await?;

@@ -11,9 +11,10 @@ use std::{collections::VecDeque, fmt::Write, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::time::timeout;
+use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::{Value, described, elements};
 
-use crate::{Address, Error, socket::Socket};
+use crate::{Error, socket::Socket};
 use codec::{List, performative};
 
 /// Longest wait for an answer.
@@ -86,8 +87,8 @@ struct Performative {
 
 impl Connection {
     /// Connects, with a session. `heartbeat`: a broker that is silent for twice this long is dead.
-    pub async fn open(address: &Address, heartbeat: Duration) -> Result<Self, Error> {
-        let socket = Socket::connect(address).await?;
+    pub async fn open(endpoint: &Endpoint, heartbeat: Duration) -> Result<Self, Error> {
+        let socket = Socket::connect(endpoint).await?;
         let mut connection = Self {
             socket,
             max_frame: MAX_FRAME as usize,
@@ -100,18 +101,19 @@ impl Connection {
             credit: 0,
             links: 0,
         };
-        let handshake = timeout(CALL_TIMEOUT, connection.handshake(address, heartbeat)).await;
+        let handshake = timeout(CALL_TIMEOUT, connection.handshake(endpoint, heartbeat)).await;
         handshake
             .unwrap_or(Err(Error::Timeout { what: "the handshake", after: CALL_TIMEOUT }))
-            .map_err(|error| Error::Connect { place: address.place(), cause: error.to_string() })?;
+            .map_err(|error| Error::Connect { place: endpoint.address().host_and_port(), cause: error.to_string() })?;
         Ok(connection)
     }
 
-    async fn handshake(&mut self, address: &Address, heartbeat: Duration) -> Result<(), Error> {
+    async fn handshake(&mut self, endpoint: &Endpoint, heartbeat: Duration) -> Result<(), Error> {
+        let (address, login) = (endpoint.address(), endpoint.address().login());
         self.greet(*b"AMQP\x03\x01\x00\x00").await?;
         self.expect(performative::SASL_MECHANISMS).await?;
         let mut init = List::default();
-        init.symbol("PLAIN").binary(format!("\0{}\0{}", address.user, address.password).as_bytes());
+        init.symbol("PLAIN").binary(format!("\0{}\0{}", login.user, login.password.expose()).as_bytes());
         self.send_frame(SASL, performative::SASL_INIT, &init, &[]).await?;
         let outcome = self.expect(performative::SASL_OUTCOME).await?;
         if elements(&outcome.list).next() != Some(Value::Unsigned(0)) {
@@ -119,7 +121,7 @@ impl Connection {
         }
         self.greet(*b"AMQP\x00\x01\x00\x00").await?;
         let mut open = List::default();
-        open.string(&address.name).string(&format!("vhost:{}", address.vhost));
+        open.string(endpoint.name()).string(&format!("vhost:{}", address.vhost()));
         open.uint(MAX_FRAME).ushort(0).uint(heartbeat.as_millis() as u32 * 2);
         self.send_frame(AMQP, performative::OPEN, &open, &[]).await?;
         let open = self.expect(performative::OPEN).await?;

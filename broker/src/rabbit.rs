@@ -110,14 +110,13 @@ impl RabbitBroker {
             durable::client(&config, &checked).map(Arc::new)
         };
         let (alarm_sender, alarm) = watch::channel(None);
-        if let (Some(management), Some(uri)) = (checked.management, checked.uris.first()) {
-            let polling =
-                alarm::poll(management, checked.credentials.clone(), uri.clone(), alarm_sender, counters.clone());
+        if let Some(management) = checked.management {
+            let polling = alarm::poll(management, alarm_sender, counters.clone());
             rest.spawn_on(until(closed.clone(), polling), &handle);
         }
         let dialer = Arc::new(Dialer {
-            uris: checked.uris,
-            credentials: checked.credentials,
+            addresses: checked.addresses,
+            files: checked.files,
             tls: checked.tls,
             edge: config.edge.clone(),
             counters: counters.clone(),

@@ -11,8 +11,9 @@ mod watch;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use wirepost_broker::Broker;
 use wirepost_core::Compiled;
-use wirepost_edge::{app::App, broker::Broker, config::settings::Settings, identity::keys::KeyRing, source};
+use wirepost_edge::{app::App, config::settings::Settings, identity::keys::KeyRing, source};
 use wirepost_runtime::{readiness::Readiness, signals::Signals, tasks::Supervisor};
 
 use crate::{edge, output, output::Console};

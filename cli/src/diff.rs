@@ -4,7 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::{Map, Value};
 use wirepost_core::Compiled;
-use wirepost_topology::{Actual, Management, OpenQueues, Scope, Settings, Step, plan};
+use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
+use wirepost_topology::{Actual, OpenQueues, Scope, Step, plan};
 
 use crate::{
     declarations::{self, Loaded},
@@ -38,7 +39,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(Args { paths, management, vhost, existing_queues, ca_file }: Args) -> anyhow::Result<ExitCode> {
-    let broker = Settings { url: management, vhost, credentials: None, ca_file, timeout: None };
+    let broker = ManagementSettings { url: management, vhost, credentials: None, ca_file, timeout: None };
     match compare(&paths, broker, &existing_queues).await {
         Ok(same) => Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Err(error) if error.downcast_ref::<std::io::Error>().is_some() => Err(error),
@@ -50,7 +51,7 @@ pub(crate) async fn run(Args { paths, management, vhost, existing_queues, ca_fil
 }
 
 /// Whether nothing would change.
-async fn compare(paths: &[PathBuf], broker: Settings, open: &OpenQueues) -> anyhow::Result<bool> {
+async fn compare(paths: &[PathBuf], broker: ManagementSettings, open: &OpenQueues) -> anyhow::Result<bool> {
     let Loaded { mut accepted, findings, notes, files: _ } = declarations::load(paths)?;
     for note in &notes {
         output::complain(&format!("note: {note}"));
@@ -59,7 +60,7 @@ async fn compare(paths: &[PathBuf], broker: Settings, open: &OpenQueues) -> anyh
         output::complain(&finding.to_string());
     }
     anyhow::ensure!(findings.is_empty(), "nothing is compared while a declaration is not accepted");
-    let actual = Management::new(broker)?.export().await?;
+    let actual = Actual::read(&ManagementClient::new(broker)?).await?;
     let mut same = true;
     for compiled in &mut accepted {
         open.mark(&compiled.owner, &mut compiled.topology);

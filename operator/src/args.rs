@@ -5,16 +5,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::Context;
 use clap::Parser;
 use wirepost_core::PublicUrl;
+use wirepost_rabbitmq::{Address, Credentials};
 use wirepost_runtime::logs::LogArgs;
-use wirepost_topology::{Credentials, OpenQueues};
+use wirepost_topology::OpenQueues;
 
-use crate::{
-    access::ServiceEndpoints,
-    app::Settings,
-    broker::{self, Address},
-    leader,
-    reconcile::Options,
-};
+use crate::{access::ServiceEndpoints, app::Settings, broker, leader, reconcile::Options};
 
 /// The operator of wirepost: makes RabbitMQ, the edges and credentials match what WsBusiness resources declare.
 #[derive(Clone, Parser)]
@@ -127,13 +122,12 @@ impl Args {
             concurrency,
             log: _,
         } = self;
-        let amqp: Address = amqp.parse()?;
+        let amqp: Address = amqp.split(',').next().unwrap_or_default().parse()?;
         let files = amqp_username_file.zip(amqp_password_file);
         // Also where the management address names no user.
-        let (user, password) = amqp.user();
-        let fixed = || Credentials::Fixed { user: user.to_owned(), password: password.to_owned() };
+        let fixed = || Credentials { login: amqp.login(), ..Credentials::default() };
         let credentials = files
-            .map(|(user, password)| Credentials::Files { user, password })
+            .map(|(user, password)| Credentials::from_files(user, password))
             .or_else(|| (!management.contains('@')).then(fixed));
         let (host, port) = advertised_amqp.unwrap_or_else(|| (amqp.host().to_owned(), amqp.port()));
         let endpoints = ServiceEndpoints {

@@ -4,12 +4,12 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
-use wirepost_topology::{
-    Credentials, Management,
-    keeper::{Businesses, Event, Keeper, LazyConnection, Mode, Owner, Reply, Settings as KeeperSettings},
+use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings};
+use wirepost_topology::keeper::{
+    Businesses, Event, Keeper, LazyConnection, Mode, Owner, Reply, Settings as KeeperSettings,
 };
 
-pub use wirepost_topology::keeper::{Address, BrokerFailure, Desired};
+pub use wirepost_topology::keeper::{BrokerFailure, Desired};
 
 use crate::{leader::Leadership, metrics::Metrics, triggers::Triggers};
 
@@ -66,9 +66,9 @@ impl Broker {
         triggers: Arc<Triggers>,
         metrics: Arc<Metrics>,
         cancel: CancellationToken,
-    ) -> Result<(Self, impl Future<Output = ()> + Send), wirepost_topology::Error> {
+    ) -> Result<(Self, impl Future<Output = ()> + Send), ManagementError> {
         let Settings { amqp, management, credentials, ca_file, sweep, orphan_grace } = settings;
-        let management = Management::new(wirepost_topology::Settings {
+        let management = ManagementClient::new(ManagementSettings {
             url: management,
             vhost: amqp.vhost().to_owned(),
             credentials: credentials.clone(),

@@ -1,105 +1,120 @@
-//! Where the broker is, and who connects.
+//! An AMQP URI.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 
-/// A node of the broker, a vhost of it, and whom to be there.
-#[derive(Clone)]
-pub struct Address {
-    /// Host name or address.
-    pub host: String,
-    /// The AMQP port; both versions of the protocol are spoken on it.
-    pub port: u16,
-    /// The vhost.
-    pub vhost: String,
-    /// The user.
-    pub user: String,
-    /// Its password.
-    pub password: String,
-    /// With TLS, if any.
-    pub tls: Option<Arc<ClientConfig>>,
-    /// What the broker's list of connections shows.
-    pub name: String,
+use crate::Login;
+
+/// Where a node of a RabbitMQ speaks AMQP, which vhost is meant, and the user: `amqp(s)://user:password@host:port/vhost`. `Debug` and `Display` show
+/// host, port and vhost only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address(AMQPUri);
+
+/// It is not an AMQP URI. The text contains none of it, since it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an AMQP address: {0}; write amqp://user:password@host:5672/vhost")]
+pub struct AddressError(String);
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        text.trim().parse().map(Self).map_err(AddressError)
+    }
 }
 
 impl Address {
-    /// From `amqp(s)://user:password@host:port/vhost`. `tls` is used by `amqps` alone; without it the operating system's authorities
-    /// are trusted.
-    ///
-    /// # Errors
-    /// There are no authorities to trust.
-    pub fn new(uri: &AMQPUri, tls: Option<Arc<ClientConfig>>, name: impl Into<String>) -> Result<Self, BadAuthorities> {
-        let authority = &uri.authority;
-        let tls = match (&uri.scheme, tls) {
-            (AMQPScheme::AMQP, _) => None,
-            (AMQPScheme::AMQPS, Some(tls)) => Some(tls),
-            (AMQPScheme::AMQPS, None) => Some(client_tls(None)?),
-        };
-        Ok(Self {
-            host: authority.host.clone(),
-            port: authority.port,
-            vhost: uri.vhost.clone(),
-            user: authority.userinfo.username.clone(),
-            password: authority.userinfo.password.clone(),
-            tls,
-            name: name.into(),
-        })
+    /// Host name or IP address.
+    pub fn host(&self) -> &str {
+        &self.0.authority.host
     }
 
-    /// Host and port.
-    pub fn place(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+    /// The AMQP port; both versions of the protocol are spoken on it.
+    pub fn port(&self) -> u16 {
+        self.0.authority.port
+    }
+
+    /// The vhost, not escaped.
+    pub fn vhost(&self) -> &str {
+        &self.0.vhost
+    }
+
+    /// `amqp` or `amqps`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_tls() { "amqps" } else { "amqp" }
+    }
+
+    /// Whether it is `amqps`.
+    pub fn is_tls(&self) -> bool {
+        self.0.scheme == AMQPScheme::AMQPS
+    }
+
+    /// User and password.
+    pub fn login(&self) -> Login {
+        let user = &self.0.authority.userinfo;
+        Login::new(&user.username, user.password.as_str())
+    }
+
+    /// The same with another user.
+    #[must_use]
+    pub fn with_login(mut self, login: Login) -> Self {
+        let Login { user, password } = login;
+        self.0.authority.userinfo.username = user;
+        password.expose().clone_into(&mut self.0.authority.userinfo.password);
+        self
+    }
+
+    /// The same, reached at another host and port.
+    #[must_use]
+    pub fn at(mut self, host: &str, port: u16) -> Self {
+        host.clone_into(&mut self.0.authority.host);
+        self.0.authority.port = port;
+        self
+    }
+
+    /// `host:port`.
+    pub fn host_and_port(&self) -> String {
+        format!("{}:{}", self.host(), self.port())
+    }
+
+    pub(crate) fn uri(&self) -> AMQPUri {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}, vhost {}", self.host(), self.port(), self.vhost())
     }
 }
 
 impl fmt::Debug for Address {
-    /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}:{}, vhost {}", self.user, self.host, self.port, self.vhost)
+        fmt::Display::fmt(self, f)
     }
 }
 
-/// Certificates that can't be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadAuthorities(String);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Trusts the authorities of this file (PEM) and no others; without one, those of the machine.
-///
-/// # Errors
-/// The file can't be read or holds no certificate; the machine has none.
-pub fn client_tls(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, BadAuthorities> {
-    let mut roots = RootCertStore::empty();
-    if let Some(ca_file) = ca_file {
-        let bad = |cause: String| BadAuthorities(format!("{}: {cause}", ca_file.display()));
-        let certificates = CertificateDer::pem_file_iter(ca_file).map_err(|error| bad(error.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(BadAuthorities(format!("{} holds no certificate", ca_file.display())));
-        }
-    } else {
-        // Some of a machine's may be unreadable or too old for us.
-        let found = rustls_native_certs::load_native_certs();
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            let text = format!("none is named, and this machine has no authorities: {:?}", found.errors);
-            return Err(BadAuthorities(text));
+    #[test]
+    fn a_uri_is_taken_apart_and_its_password_is_not_shown() {
+        let address: Address = "amqps://me:p%40ss@rabbit/%2Fdev".parse().unwrap();
+        assert_eq!((address.host(), address.port(), address.vhost()), ("rabbit", 5671, "/dev"));
+        assert_eq!(address.login(), Login::new("me", "p@ss"));
+        assert!(address.is_tls());
+        assert_eq!(format!("{address} {address:?}"), "rabbit:5671, vhost /dev rabbit:5671, vhost /dev");
+        let elsewhere = address.at("::1", 15).with_login(Login::new("you", "x"));
+        assert_eq!((elsewhere.host_and_port().as_str(), elsewhere.login().user.as_str()), ("::1:15", "you"));
+    }
+
+    #[test]
+    fn what_is_not_a_uri_is_refused_without_its_password() {
+        for text in ["", "amqp//me:secret@h", "http://me:secret@h", "amqp://me:secret@h:x"] {
+            let error = text.parse::<Address>().unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
         }
     }
-    // The provider by name: a process that has none installed would panic in `builder()`.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| BadAuthorities(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }

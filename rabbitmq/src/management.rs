@@ -1,144 +1,153 @@
-//! The management API of one vhost: four verbs, bounded in time, with the broker's reason in every error.
+//! The management API of one vhost: four verbs, each with a time limit, and the broker's reason in every error.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode, Url, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
-use crate::actual::{Actual, Permission, Policy, User};
-use crate::report::Error;
-use crate::snapshot::Snapshot;
+use crate::{Credentials, client_tls};
 
 /// A management node of the same cluster answers a handshake in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The export of 200 businesses takes 40 ms; a broker that is busy electing leaders takes seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// Setting or deleting a policy takes the broker a microsecond for each pair of an object and a policy that it has, and giving up does not
 /// stop it.
 const POLICY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of one answer. The export of 200 businesses has 430 kB.
+const MAX_ANSWER: usize = 256 << 20;
+/// Bytes of the answer about alarms: one entry for each node and resource.
+const MAX_ALARM_ANSWER: usize = 16 << 10;
 
-/// Where the management API is and who we are there.
-pub struct Settings {
+/// Where the management API is and which user to be there.
+pub struct ManagementSettings {
     /// `http://host:15672` or `https://…`, with or without `/api`, with or without `user:password@`.
     pub url: String,
     /// The vhost, not escaped.
     pub vhost: String,
-    /// Needed where the URL names nobody; else they take precedence over it.
+    /// Needed where the URL names no user; else they take precedence over it.
     pub credentials: Option<Credentials>,
-    /// PEM file of the only authority that is trusted for `https`. Default: those of the system.
+    /// PEM file with the only CA certificates that are trusted for `https`. Default: those of the operating system.
     pub ca_file: Option<PathBuf>,
-    /// Longest time for one call, except that one which sets or deletes a policy has 30 s at least. Default: 15 s.
+    /// Longest time for one call, except that one which sets or deletes a policy has at least 30 s. Default: 15 s.
     pub timeout: Option<Duration>,
 }
 
-/// Who we are.
-#[derive(Clone)]
-pub enum Credentials {
-    /// These, always.
-    Fixed {
-        /// User name.
-        user: String,
-        /// Password.
-        password: String,
-    },
-    /// What these files hold, read again for every call, so that a rotated Secret needs no restart. Line ends are cut off.
-    Files {
-        /// File with the user name.
-        user: PathBuf,
-        /// File with the password.
-        password: PathBuf,
-    },
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fixed { user, .. } => write!(f, "Fixed({user})"),
-            Self::Files { user, password } => write!(f, "Files({}, {})", user.display(), password.display()),
-        }
-    }
-}
-
 /// The management API of one vhost. Follows no redirects: they would carry the password elsewhere.
-pub struct Management {
+pub struct ManagementClient {
     http: Client,
     api: Url,
     vhost: String,
     credentials: Credentials,
     timeout: Duration,
-    /// Held while a policy is set or deleted. The broker then matches every object against every policy, which takes a core a second with
-    /// 10,000 objects and 200 policies: several at once would only run out of their time limits.
-    pub(crate) policies: Mutex<()>,
+    policies: Mutex<()>,
     calls: AtomicU64,
 }
 
-impl fmt::Debug for Management {
+impl fmt::Debug for ManagementClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Management({}, vhost {}, {:?})", self.api, self.vhost, self.credentials)
+        write!(f, "ManagementClient({}, vhost {}, {:?})", self.api, self.vhost, self.credentials)
+    }
+}
+
+/// Why the API could not be used; every further call would fail as well.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ManagementError {
+    /// The broker or the way to it; a retry may help.
+    #[error("{doing}: the management API is not reachable: {cause}")]
+    Unreachable {
+        /// The call.
+        doing: String,
+        /// What failed.
+        cause: String,
+    },
+    /// An administrator must act first.
+    #[error("{doing}: refused: {reason}; {remedy}")]
+    Refused {
+        /// The call.
+        doing: String,
+        /// As the broker says it.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The vhost does not exist: it was never created, or the broker was rebuilt empty. [`ManagementClient::create_vhost`] creates it.
+    #[error("{doing}: vhost {vhost} does not exist; `rabbitmqctl add_vhost {vhost}` makes it")]
+    NoVhost {
+        /// The call.
+        doing: String,
+        /// Its name.
+        vhost: String,
+    },
+}
+
+impl ManagementError {
+    /// Whether a retry may help without anybody's action.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { .. } | Self::NoVhost { .. } => false,
+        }
     }
 }
 
 /// How a single call failed.
 #[derive(Debug)]
-pub(crate) enum CallError {
+pub enum CallError {
     /// All further calls will fail as well.
-    Fatal(Error),
+    Fatal(ManagementError),
     /// This object was refused, others may be taken. The broker's reason.
     Object(String),
-    /// This object, or its vhost, does not exist. The broker's reason.
+    /// This object does not exist. The broker's reason.
     NotFound(String),
 }
 
 impl CallError {
-    /// For a call whose object must be there.
-    fn into_error(self, doing: &str, remedy: &str) -> Error {
+    /// For a call whose object must exist.
+    pub fn into_error(self, doing: &str, remedy: &str) -> ManagementError {
         match self {
-            Self::Fatal(e) => e,
+            Self::Fatal(error) => error,
             Self::Object(reason) | Self::NotFound(reason) => {
-                Error::Refused { doing: doing.to_owned(), reason, remedy: remedy.to_owned() }
+                ManagementError::Refused { doing: doing.to_owned(), reason, remedy: remedy.to_owned() }
             }
         }
     }
 }
 
-#[derive(Deserialize)]
-struct Overview {
-    rabbitmq_version: String,
-}
+/// Something that is not a RabbitMQ answers in place of one.
+const NOT_RABBITMQ: &str = "is this the management API of a RabbitMQ 4?";
 
-#[derive(Deserialize)]
-struct Refusal {
-    error: Option<String>,
-    reason: Option<Value>,
-}
-
-impl Management {
-    /// Checks the settings; connects nowhere yet.
-    pub fn new(settings: Settings) -> Result<Self, Error> {
-        let doing = "setting up the management API".to_owned();
-        let refused =
-            |reason: String, remedy: &str| Error::Refused { doing: doing.clone(), reason, remedy: remedy.to_owned() };
+impl ManagementClient {
+    /// Checks the settings; does not connect yet.
+    ///
+    /// # Errors
+    /// A setting can't be used. The text contains no password.
+    pub fn new(settings: ManagementSettings) -> Result<Self, ManagementError> {
+        let ManagementSettings { url, vhost, credentials, ca_file, timeout } = settings;
+        let refused = |reason: String, remedy: &str| ManagementError::Refused {
+            doing: "setting up the management API".to_owned(),
+            reason,
+            remedy: remedy.to_owned(),
+        };
         let form = "give a URL of the form http://user:password@host:15672";
-        // The URL may hold a password: never in the message.
-        let mut api = Url::parse(&settings.url).map_err(|e| refused(format!("not a URL: {e}"), form))?;
+        // The URL may contain a password: never in the message.
+        let mut api = Url::parse(&url).map_err(|e| refused(format!("not a URL: {e}"), form))?;
         if !matches!(api.scheme(), "http" | "https") || api.host_str().is_none() {
             return Err(refused(format!("'{}' is not the scheme of a management API", api.scheme()), form));
         }
-        let credentials = match settings.credentials {
+        let credentials = match credentials {
             Some(credentials) => credentials,
             None if api.username().is_empty() => return Err(refused("no user is named".to_owned(), form)),
-            None => Credentials::Fixed {
-                user: percent_decoded(api.username()),
-                password: percent_decoded(api.password().unwrap_or_default()),
-            },
+            None => {
+                Credentials::fixed(percent_decoded(api.username()), percent_decoded(api.password().unwrap_or_default()))
+            }
         };
         // Neither fails for a URL with a host.
         let _ = (api.set_username(""), api.set_password(None));
@@ -150,24 +159,14 @@ impl Management {
             .redirect(redirect::Policy::none())
             // A broker is inside; a proxy of the environment is for the outside.
             .no_proxy();
-        if let Some(file) = &settings.ca_file {
-            let remedy = "give a PEM file with the authority's certificate";
-            let pem = std::fs::read(file).map_err(|e| refused(format!("reading {}: {e}", file.display()), remedy))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .map_err(|e| refused(format!("{} holds no certificate: {e}", file.display()), remedy))?;
-            builder = builder.tls_certs_only(certificates);
+        if ca_file.is_some() || api.scheme() == "https" {
+            let tls = client_tls(ca_file.as_deref())
+                .map_err(|e| refused(e.to_string(), "give a PEM file with the CA's certificate"))?;
+            builder = builder.tls_backend_preconfigured(rustls::ClientConfig::clone(&tls));
         }
         let http = builder.build().map_err(|e| refused(chain(&e), "check the certificates of this machine"))?;
-        let timeout = settings.timeout.unwrap_or(REQUEST_TIMEOUT);
-        Ok(Self {
-            http,
-            api,
-            vhost: settings.vhost,
-            credentials,
-            timeout,
-            policies: Mutex::new(()),
-            calls: AtomicU64::new(0),
-        })
+        let timeout = timeout.unwrap_or(REQUEST_TIMEOUT);
+        Ok(Self { http, api, vhost, credentials, timeout, policies: Mutex::new(()), calls: AtomicU64::new(0) })
     }
 
     /// Calls made so far.
@@ -180,83 +179,92 @@ impl Management {
         &self.vhost
     }
 
-    /// Everything that the vhost has, without statistics. 430 kB and 40 ms for 200 businesses.
+    /// Hold it while a policy is set or deleted. The broker then matches every object against every policy, which takes a core a second with
+    /// 10,000 objects and 200 policies: several at the same time would only exceed their time limits.
+    pub async fn one_policy_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.policies.lock().await
+    }
+
+    /// The broker's version, such as `4.3.6`: the cheapest call that tells whether the broker answers and knows our user.
     ///
-    /// Errors with [`Error::NoVhost`] where the vhost is missing.
-    pub async fn export(&self) -> Result<Actual, Error> {
-        self.of_vhost("reading vhost", &["definitions", &self.vhost]).await
-    }
-
-    /// Everything that the vhost has, and the broker's users. Four calls at once; the user needs the tag `administrator`.
-    ///
-    /// Errors with [`Error::NoVhost`] where the vhost is missing.
-    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
-        let (operator_policies, permissions) =
-            (["operator-policies", &self.vhost], ["vhosts", &self.vhost, "permissions"]);
-        let (actual, operator_policies, users, permissions) = tokio::try_join!(
-            self.export(),
-            self.of_vhost::<Vec<Policy>>("reading the operator policies of vhost", &operator_policies),
-            self.users(),
-            self.of_vhost::<Vec<Permission>>("reading the permissions of vhost", &permissions),
-        )?;
-        Ok(Snapshot::new(&self.vhost, actual, operator_policies, users, permissions))
-    }
-
-    async fn users(&self) -> Result<Vec<User>, Error> {
-        let doing = "reading the broker's users";
-        self.get(doing, &["users"], "").await.map_err(|e| e.into_error(doing, "is this a RabbitMQ 4?"))
-    }
-
-    async fn of_vhost<T: DeserializeOwned>(&self, doing: &str, path: &[&str]) -> Result<T, Error> {
-        let doing = format!("{doing} {}", self.vhost);
-        self.get(&doing, path, "").await.map_err(|e| match e {
-            CallError::NotFound(_) => Error::NoVhost { doing, vhost: self.vhost.clone() },
-            e => e.into_error(&doing, "is this a RabbitMQ 4?"),
-        })
-    }
-
-    /// The broker's version, such as `4.3.6`: the cheapest call that tells whether it answers and knows us.
-    pub async fn version(&self) -> Result<String, Error> {
+    /// # Errors
+    /// See [`ManagementError`].
+    pub async fn version(&self) -> Result<String, ManagementError> {
+        #[derive(Deserialize)]
+        struct Overview {
+            rabbitmq_version: String,
+        }
         let doing = "asking for the broker's version";
         let overview = self.get(doing, &["overview"], "disable_stats=true&columns=rabbitmq_version").await;
-        let Overview { rabbitmq_version } = overview.map_err(|e| e.into_error(doing, "is this a RabbitMQ 4?"))?;
+        let Overview { rabbitmq_version } = overview.map_err(|e| e.into_error(doing, NOT_RABBITMQ))?;
         Ok(rabbitmq_version)
     }
 
-    /// Makes the vhost, where it is missing; the user that we are gets all permissions in it. Needs the tag `administrator`.
-    pub async fn create_vhost(&self) -> Result<(), Error> {
+    /// Creates the vhost where it is missing; our user gets all permissions in it. Needs the tag `administrator`.
+    ///
+    /// # Errors
+    /// See [`ManagementError`].
+    pub async fn create_vhost(&self) -> Result<(), ManagementError> {
         let doing = format!("creating vhost {}", self.vhost);
         let made = self.put(&doing, &["vhosts", &self.vhost], &json!({})).await;
         made.map_err(|e| e.into_error(&doing, &format!("make it by hand: `rabbitmqctl add_vhost {}`", self.vhost)))
     }
 
-    /// `path` after `/api/`, one element a segment, not escaped.
-    pub(crate) async fn get<T: DeserializeOwned>(
-        &self,
-        doing: &str,
-        path: &[&str],
-        query: &str,
-    ) -> Result<T, CallError> {
+    /// The memory or disk alarm of the cluster, such as `alarm: memory`; `None` = there is none.
+    ///
+    /// # Errors
+    /// See [`ManagementError`].
+    pub async fn alarm(&self) -> Result<Option<String>, ManagementError> {
+        let doing = "asking for alarms";
+        let request = self.request(doing, Method::GET, &["health", "checks", "alarms"], "")?;
+        let (status, body) = self.send(doing, request, self.timeout, MAX_ALARM_ANSWER).await?;
+        // 200 without and 503 with an alarm in the cluster (RabbitMQ's HTTP API reference). A proxy says 503 too, with a page of its own.
+        match status {
+            StatusCode::OK => Ok(None),
+            StatusCode::SERVICE_UNAVAILABLE if let Some(alarm) = alarm_in(&body) => Ok(Some(alarm)),
+            status => match self.check(doing, false, status, body) {
+                Ok(_) => Err(ManagementError::Unreachable { doing: doing.to_owned(), cause: status.to_string() }),
+                Err(error) => Err(error.into_error(doing, NOT_RABBITMQ)),
+            },
+        }
+    }
+
+    /// Reads an object. `path` follows `/api/`, one element a segment, not escaped.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn get<T: DeserializeOwned>(&self, doing: &str, path: &[&str], query: &str) -> Result<T, CallError> {
         let body = self.call(doing, Method::GET, path, query, None).await?;
         serde_json::from_slice(&body).map_err(|e| {
-            CallError::Fatal(Error::Refused {
+            CallError::Fatal(ManagementError::Refused {
                 doing: doing.to_owned(),
                 reason: format!("the answer is not understood: {e}"),
-                remedy: "is this the management API of a RabbitMQ 4?".to_owned(),
+                remedy: NOT_RABBITMQ.to_owned(),
             })
         })
     }
 
-    pub(crate) async fn put(&self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
+    /// Creates or replaces an object.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn put(&self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
         self.call(doing, Method::PUT, path, "", Some(body)).await.map(drop)
     }
 
-    pub(crate) async fn post(&self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
+    /// Creates an object whose name the broker gives.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn post(&self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
         self.call(doing, Method::POST, path, "", Some(body)).await.map(drop)
     }
 
-    /// Gone already is as good as deleted.
-    pub(crate) async fn delete(&self, doing: &str, path: &[&str]) -> Result<(), CallError> {
+    /// Deletes an object. An object that does not exist counts as deleted.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn delete(&self, doing: &str, path: &[&str]) -> Result<(), CallError> {
         self.call(doing, Method::DELETE, path, "", None).await.map(drop)
     }
 
@@ -268,40 +276,69 @@ impl Management {
         query: &str,
         body: Option<&Value>,
     ) -> Result<Vec<u8>, CallError> {
-        let unreachable = |cause: String| CallError::Fatal(Error::Unreachable { doing: doing.to_owned(), cause });
-        let (user, password) = self.credentials.read(doing).await.map_err(CallError::Fatal)?;
+        let deletes = method == Method::DELETE;
+        let mut request = self.request(doing, method, path, query).map_err(CallError::Fatal)?;
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let sets_a_policy = path.first() == Some(&"policies");
+        let limit = if sets_a_policy { self.timeout.max(POLICY_TIMEOUT) } else { self.timeout };
+        let (status, answer) = self.send(doing, request, limit, MAX_ANSWER).await.map_err(CallError::Fatal)?;
+        self.check(doing, deletes, status, answer)
+    }
+
+    /// A request with the credentials that are valid now.
+    fn request(
+        &self,
+        doing: &str,
+        method: Method,
+        path: &[&str],
+        query: &str,
+    ) -> Result<RequestBuilder, ManagementError> {
+        let login = self
+            .credentials
+            .read()
+            .map_err(|e| ManagementError::Unreachable { doing: doing.to_owned(), cause: e.to_string() })?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let mut url = self.api.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.extend(path);
         }
         url.set_query((!query.is_empty()).then_some(query));
-        let deleting = method == Method::DELETE;
-        let mut request = self.http.request(method, url).basic_auth(user, Some(password));
-        if let Some(body) = body {
-            request = request.json(body);
+        Ok(self.http.request(method, url).basic_auth(login.user, Some(login.password.expose())))
+    }
+
+    /// Status and body of the answer, whatever they are.
+    async fn send(
+        &self,
+        doing: &str,
+        request: RequestBuilder,
+        limit: Duration,
+        max_bytes: usize,
+    ) -> Result<(StatusCode, Vec<u8>), ManagementError> {
+        let unreachable = |cause: String| ManagementError::Unreachable { doing: doing.to_owned(), cause };
+        match timeout(limit, Box::pin(exchange(request, max_bytes))).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(e)) => Err(unreachable(e)),
+            Err(_) => Err(unreachable(format!("no answer within {limit:?}"))),
         }
-        let sets_a_policy = path.first() == Some(&"policies");
-        let limit = if sets_a_policy { self.timeout.max(POLICY_TIMEOUT) } else { self.timeout };
-        let (status, body) = match timeout(limit, Box::pin(send(request))).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(e)) => return Err(unreachable(chain(&e.without_url()))),
-            Err(_) => return Err(unreachable(format!("no answer within {limit:?}"))),
-        };
-        let reason = || match serde_json::from_slice::<Refusal>(&body) {
-            Ok(Refusal { reason: Some(Value::String(reason)), .. }) => reason.trim().to_owned(),
-            Ok(Refusal { error: Some(error), .. }) => error,
-            _ => status.to_string(),
-        };
+    }
+
+    /// What an answer means.
+    fn check(&self, doing: &str, deletes: bool, status: StatusCode, body: Vec<u8>) -> Result<Vec<u8>, CallError> {
+        let reason = || broker_reason(&body).unwrap_or_else(|| status.to_string());
+        let unreachable =
+            |cause: String| CallError::Fatal(ManagementError::Unreachable { doing: doing.to_owned(), cause });
         let refused = |remedy: &str| {
-            CallError::Fatal(Error::Refused { doing: doing.to_owned(), reason: reason(), remedy: remedy.to_owned() })
+            let (doing, remedy) = (doing.to_owned(), remedy.to_owned());
+            CallError::Fatal(ManagementError::Refused { doing, reason: reason(), remedy })
         };
         match status {
             _ if status.is_success() => Ok(body),
-            StatusCode::NOT_FOUND if deleting => Ok(Vec::new()),
+            StatusCode::NOT_FOUND if deletes => Ok(Vec::new()),
             // 400 for an export, 404 for a write (measured on 4.3).
             _ if reason() == "vhost_not_found" => {
-                Err(CallError::Fatal(Error::NoVhost { doing: doing.to_owned(), vhost: self.vhost.clone() }))
+                Err(CallError::Fatal(ManagementError::NoVhost { doing: doing.to_owned(), vhost: self.vhost.clone() }))
             }
             StatusCode::UNAUTHORIZED => Err(refused(
                 "check user and password; the user needs the tag `administrator`, or `policymaker` and all permissions in the vhost",
@@ -316,38 +353,48 @@ impl Management {
     }
 }
 
-/// The whole answer.
-async fn send(request: RequestBuilder) -> reqwest::Result<(StatusCode, Vec<u8>)> {
+/// Why the broker refused: `{"error":"…","reason":"…"}`.
+fn broker_reason(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: Option<String>,
+        reason: Option<Value>,
+    }
+    match serde_json::from_slice::<Refusal>(body).ok()? {
+        Refusal { reason: Some(Value::String(reason)), .. } => Some(reason.trim().to_owned()),
+        Refusal { error, .. } => error,
+    }
+}
+
+/// `{"status":"failed","reason":"…","alarms":[{"node":"…","resource":"memory"}]}`; `None`: something else.
+fn alarm_in(body: &[u8]) -> Option<String> {
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    let alarms = answer["alarms"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if alarms.is_empty() && answer["status"] != "failed" {
+        return None;
+    }
+    let resources: Vec<_> = alarms.iter().filter_map(|alarm| alarm["resource"].as_str()).collect();
+    Some(if resources.is_empty() { "resource alarm".to_owned() } else { format!("alarm: {}", resources.join(", ")) })
+}
+
+/// The whole answer, or why there is none.
+async fn exchange(request: RequestBuilder, max_bytes: usize) -> Result<(StatusCode, Vec<u8>), String> {
+    let failed = |e: reqwest::Error| chain(&e.without_url());
     // The broker may close an idle connection at the moment in which it is used again (seen once in some ten thousand calls). Each of our
     // calls may be made twice.
     let again = request.try_clone();
-    let answer = match (request.send().await, again) {
-        (Err(e), Some(again)) if e.is_request() && !e.is_connect() => again.send().await?,
-        (answer, _) => answer?,
+    let mut answer: Response = match (request.send().await, again) {
+        (Err(e), Some(again)) if e.is_request() && !e.is_connect() => again.send().await.map_err(failed)?,
+        (answer, _) => answer.map_err(failed)?,
     };
-    Ok((answer.status(), answer.bytes().await?.to_vec()))
-}
-
-impl Credentials {
-    /// User and password as they are now. `doing` is for the message of an error, which a repeat may mend.
-    pub async fn read(&self, doing: &str) -> Result<(String, String), Error> {
-        match self {
-            Self::Fixed { user, password } => Ok((user.clone(), password.clone())),
-            Self::Files { user, password } => {
-                let mut both = Vec::with_capacity(2);
-                for file in [user, password] {
-                    // Retryable: a mounted Secret is away for a moment while it is exchanged.
-                    let text = tokio::fs::read_to_string(file).await.map_err(|e| Error::Unreachable {
-                        doing: doing.to_owned(),
-                        cause: format!("reading credentials from {}: {e}", file.display()),
-                    })?;
-                    both.push(text.trim_end_matches(['\r', '\n']).to_owned());
-                }
-                let password = both.pop().unwrap_or_default();
-                Ok((both.pop().unwrap_or_default(), password))
-            }
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > max_bytes {
+            return Err(format!("the answer is longer than {max_bytes} bytes"));
         }
+        body.extend_from_slice(&chunk);
     }
+    Ok((answer.status(), body))
 }
 
 /// The error and its causes: reqwest's own text is only "error sending request".
@@ -382,25 +429,39 @@ fn percent_decoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn settings(url: &str) -> Settings {
-        Settings { url: url.to_owned(), vhost: "/".to_owned(), credentials: None, ca_file: None, timeout: None }
+    fn settings(url: &str) -> ManagementSettings {
+        ManagementSettings {
+            url: url.to_owned(),
+            vhost: "/".to_owned(),
+            credentials: None,
+            ca_file: None,
+            timeout: None,
+        }
     }
 
     #[test]
     fn credentials_of_the_url_are_used_and_never_shown() {
-        let management = Management::new(settings("http://me:s%40cret@broker:15672/rabbit/api/")).unwrap();
+        let management = ManagementClient::new(settings("http://me:s%40cret@broker:15672/rabbit/api/")).unwrap();
         assert_eq!(management.api.as_str(), "http://broker:15672/rabbit/api");
-        let Credentials::Fixed { user, password } = &management.credentials else { panic!("not those of the URL") };
-        assert_eq!((user.as_str(), password.as_str()), ("me", "s@cret"));
+        let login = management.credentials.read().unwrap();
+        assert_eq!((login.user.as_str(), login.password.expose()), ("me", "s@cret"));
         assert!(!format!("{management:?}").contains("cret"));
     }
 
     #[test]
     fn a_url_that_is_none_is_refused_without_its_password() {
         for url in ["me:s@cret", "amqp://me:s@cret", "http://broker:15672"] {
-            let error = Management::new(settings(url)).unwrap_err();
+            let error = ManagementClient::new(settings(url)).unwrap_err();
             assert!(!error.is_retryable());
             assert!(!error.to_string().contains("cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_alarm_names_its_resource() {
+        let alarm = |body: &str| alarm_in(body.as_bytes()).unwrap_or_default();
+        assert_eq!(alarm(r#"{"alarms":[{"node":"a","resource":"memory"}]}"#), "alarm: memory");
+        assert_eq!(alarm(r#"{"status":"failed"}"#), "resource alarm");
+        assert_eq!(alarm("<h1>503 Service Unavailable</h1>"), "", "a proxy's page is no alarm");
     }
 }

@@ -14,12 +14,13 @@ use tempfile::TempDir;
 use wirepost_core::compile::{Compiled, compile_one};
 use wirepost_core::edge_config::{ApiKey, BusinessConfig};
 use wirepost_core::validate;
+use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
 use wirepost_topology::unrouted::{self, Moved};
-use wirepost_topology::{Management, Options, Report, Scope, Settings, apply, merge};
+use wirepost_topology::{Options, Report, Scope, apply, merge};
 
 use crate::broker::Vhost;
 use crate::edge::EdgeBuilder;
-use crate::strange::address;
+use crate::strange::endpoint;
 
 /// The business of most tests: all three kinds of message, limits that no test meets by accident.
 pub const PAYMENTS: &str = r#"
@@ -102,7 +103,7 @@ impl Setup {
     /// Moves back what a lost binding had put aside.
     pub async fn move_back(&self, business: &str) -> Result<Moved> {
         let declared = self.declared().into_iter().find(|one| one.business == business).context("no such business")?;
-        Ok(unrouted::move_back(&address(&self.vhost().amqp())?, business, &declared.topology, &|| true).await?)
+        Ok(unrouted::move_back(&endpoint(&self.vhost().amqp())?, business, &declared.topology, &|| true).await?)
     }
 
     /// Deletes a queue or stream by hand.
@@ -195,9 +196,9 @@ impl Setup {
     }
 
     /// The management API of the vhost, as the operator uses it.
-    pub fn management(&self) -> Result<Management> {
+    pub fn management(&self) -> Result<ManagementClient> {
         let (url, vhost) = (self.vhost().broker.management.clone(), self.vhost().name.clone());
-        Ok(Management::new(Settings { url, vhost, credentials: None, ca_file: None, timeout: None })?)
+        Ok(ManagementClient::new(ManagementSettings { url, vhost, credentials: None, ca_file: None, timeout: None })?)
     }
 
     fn declared(&self) -> Vec<Compiled> {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use bytes::{BufMut, Bytes, BytesMut};
-use wirepost_amqp::Address;
 use wirepost_amqp::v10::{self, Sent};
 use wirepost_amqp::v091::{self, Properties, Property, Published};
+use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::{BodyKind, Client, Config, Credentials, Event, Start};
 
 /// "订单" in GBK.
@@ -76,9 +76,8 @@ fn classic(properties: &Properties) -> Strange {
 }
 
 /// Of an AMQP URI.
-pub fn address(uri: &str) -> Result<Address> {
-    let uri = uri.parse().map_err(|reason| anyhow!("{reason}"))?;
-    Ok(Address::new(&uri, None, "test")?)
+pub fn endpoint(uri: &str) -> Result<Endpoint> {
+    Ok(Endpoint::new(uri.parse()?, None, "test")?)
 }
 
 /// Publishes with confirms.
@@ -89,11 +88,11 @@ pub struct Publisher {
 
 impl Publisher {
     /// Two connections.
-    pub async fn open(address: &Address) -> Result<Self> {
+    pub async fn open(endpoint: &Endpoint) -> Result<Self> {
         let heartbeat = Duration::from_secs(10);
-        let mut classic = v091::Connection::open(address, heartbeat).await?;
+        let mut classic = v091::Connection::open(endpoint, heartbeat).await?;
         classic.confirm().await?;
-        Ok(Self { classic, native: v10::Connection::open(address, heartbeat).await? })
+        Ok(Self { classic, native: v10::Connection::open(endpoint, heartbeat).await? })
     }
 
     /// Returns after the confirm; errors if no queue takes it.

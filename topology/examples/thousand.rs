@@ -13,9 +13,8 @@ use tokio::time::Instant;
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
 use wirepost_core::topology::Topology;
-use wirepost_topology::{
-    ApplyOptions, DesiredUser, Management, Plan, Settings, Snapshot, apply_plan, business_user, unrouted,
-};
+use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
+use wirepost_topology::{ApplyOptions, DesiredUser, Plan, Snapshot, apply_plan, business_user, unrouted};
 
 /// Plans carried out at once; each makes up to eight calls at once.
 const AT_ONCE: usize = 8;
@@ -28,8 +27,13 @@ async fn main() -> Result<()> {
     let amqp = std::env::var("WIREPOST_TEST_AMQP")?;
     let vhost = "thousand";
     let timeout = Some(Duration::from_secs(30));
-    let management =
-        Management::new(Settings { url, vhost: vhost.to_owned(), credentials: None, ca_file: None, timeout })?;
+    let management = ManagementClient::new(ManagementSettings {
+        url,
+        vhost: vhost.to_owned(),
+        credentials: None,
+        ca_file: None,
+        timeout,
+    })?;
     management.create_vhost().await?;
     let connection =
         Connection::connect(&format!("{}/{vhost}", amqp.trim_end_matches('/')), ConnectionProperties::default())
@@ -52,12 +56,12 @@ async fn main() -> Result<()> {
         topology("one-more", special > 0)?,
         [business_user(vhost, "one-more", "0a1b2c3d", "secret")],
     );
-    apply_plan(&management, management.snapshot().await?.plan_shared(), ApplyOptions::default()).await?;
+    apply_plan(&management, Snapshot::read(&management).await?.plan_shared(), ApplyOptions::default()).await?;
     each_kind(&management, &more).await?;
-    let empty = management.snapshot().await?;
+    let empty = Snapshot::read(&management).await?;
     measure("all new", carry_out(&management, plans(&empty), ApplyOptions::default())).await?;
     for _ in 0..3 {
-        let snapshot = measure("snapshot", async { Ok(management.snapshot().await?) }).await?;
+        let snapshot = measure("snapshot", async { Ok(Snapshot::read(&management).await?) }).await?;
         let start = Instant::now();
         ensure!(plans(&snapshot).iter().all(Plan::is_empty), "not as declared");
         println!("all planned, nothing to do: {:?}", start.elapsed());
@@ -66,11 +70,11 @@ async fn main() -> Result<()> {
     let names: Vec<&str> = businesses.iter().map(|(name, ..)| name.as_str()).collect();
     let waiting = measure("unrouted messages looked for", async { Ok(unrouted::waiting(&connection, &names).await?) });
     ensure!(waiting.await?.is_empty());
-    let snapshot = management.snapshot().await?;
+    let snapshot = Snapshot::read(&management).await?;
     let removals = names.iter().map(|name| snapshot.plan(name, &Topology::default(), Some(&[]))).collect();
     let options = ApplyOptions { amqp: Some(&connection), delete_streams: true, ..ApplyOptions::default() };
     measure("all removed", carry_out(&management, removals, options)).await?;
-    ensure!(management.snapshot().await?.businesses().next().is_none(), "something is left");
+    ensure!(Snapshot::read(&management).await?.businesses().next().is_none(), "something is left");
     Ok(())
 }
 
@@ -91,7 +95,7 @@ fn topology(name: &str, special: bool) -> Result<Topology> {
     Ok(compile_one(&business).map_err(|e| anyhow::anyhow!("{e:?}"))?.topology)
 }
 
-async fn carry_out(management: &Management, plans: Vec<Plan>, options: ApplyOptions<'_>) -> Result<()> {
+async fn carry_out(management: &ManagementClient, plans: Vec<Plan>, options: ApplyOptions<'_>) -> Result<()> {
     stream::iter(plans)
         .map(|plan| apply_plan(management, plan, options))
         .buffer_unordered(AT_ONCE)
@@ -105,13 +109,13 @@ async fn carry_out(management: &Management, plans: Vec<Plan>, options: ApplyOpti
 
 /// One business step by step, and removed again: what each kind of call takes.
 async fn each_kind(
-    management: &Management,
+    management: &ManagementClient,
     (name, topology, user): &(String, Topology, [DesiredUser; 1]),
 ) -> Result<()> {
     let mut took: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     let options = ApplyOptions { delete_messages: true, ..ApplyOptions::default() };
     for (topology, users) in [(topology, user.as_slice()), (&Topology::default(), &[])] {
-        let plan = management.snapshot().await?.plan(name, topology, Some(users));
+        let plan = Snapshot::read(management).await?.plan(name, topology, Some(users));
         for step in plan.steps {
             let kind: String = step.to_string().split(' ').take(2).collect::<Vec<_>>().join(" ");
             let kind = if step.to_string().ends_with(".stream") { format!("{kind} (stream)") } else { kind };

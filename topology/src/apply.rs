@@ -7,14 +7,15 @@ use futures_util::{StreamExt, stream};
 use lapin::Connection;
 use wirepost_core::names;
 use wirepost_core::topology::Topology;
+use wirepost_rabbitmq::{CallError, ManagementClient};
 
+use crate::actual::Actual;
 use crate::count::{dead_letters_wait, in_use};
 use crate::in_force::not_in_force;
-use crate::management::{CallError, Management};
 use crate::plan::{Plan, Scope, plan, policies_of};
 use crate::report::{Error, KeptBecause, Problem, Report};
 use crate::step::Step;
-use crate::write::Writer;
+use crate::write::{WriteError, Writer};
 
 /// Calls under way at once.
 pub(crate) const PARALLEL: usize = 8;
@@ -50,9 +51,9 @@ pub struct ApplyOptions<'a> {
 /// does not stop the others. Not atomic; two at once in one scope do no harm, but may report each other's half-done work.
 ///
 /// Errors when the broker can't be asked or refuses us altogether; what was done until then stays.
-pub async fn apply(management: &Management, desired: &Topology, options: Options<'_>) -> Result<Report, Error> {
+pub async fn apply(management: &ManagementClient, desired: &Topology, options: Options<'_>) -> Result<Report, Error> {
     let Options { scope, amqp, delete_messages } = options;
-    let actual = management.export().await?;
+    let actual = Actual::read(management).await?;
     let mut plan = plan(desired, &actual, scope);
     // An export does not tell of operator policies.
     plan.unproven = policies_of(desired);
@@ -65,7 +66,7 @@ pub async fn apply(management: &Management, desired: &Topology, options: Options
 ///
 /// Errors when the broker can't be asked or refuses us altogether, or with [`Error::Stopped`]; what was done until then stays, and calls
 /// under way at that moment are awaited. Dropping the future leaves calls under way in doubt; the next snapshot tells.
-pub async fn apply_plan(management: &Management, plan: Plan, options: ApplyOptions<'_>) -> Result<Report, Error> {
+pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: ApplyOptions<'_>) -> Result<Report, Error> {
     let Plan { steps, problems, rival_policies: _, unproven } = plan;
     let mut report = Report { problems, ..Report::default() };
     // Queues which nothing declares and that stay all the same, and their businesses.
@@ -130,7 +131,7 @@ enum Outcome {
 }
 
 async fn carry_out(
-    management: &Management,
+    management: &ManagementClient,
     step: Step,
     options: ApplyOptions<'_>,
     failed: &AtomicBool,
@@ -145,7 +146,7 @@ async fn carry_out(
     (step, outcome)
 }
 
-async fn try_step(management: &Management, step: &Step, options: ApplyOptions<'_>) -> Result<Outcome, Error> {
+async fn try_step(management: &ManagementClient, step: &Step, options: ApplyOptions<'_>) -> Result<Outcome, Error> {
     if let Some((queue, because)) = must_stay(management, step, options).await? {
         return Ok(Outcome::Not(Problem::Kept { queue: queue.to_owned(), because }));
     }
@@ -155,16 +156,17 @@ async fn try_step(management: &Management, step: &Step, options: ApplyOptions<'_
             tracing::info!(vhost = management.vhost(), "{doing}");
             Ok(Outcome::Done(doing))
         }
-        Err(CallError::Object(reason) | CallError::NotFound(reason)) => {
+        Err(WriteError::Call(CallError::Object(reason) | CallError::NotFound(reason))) => {
             Ok(Outcome::Not(Problem::Refused { doing, reason }))
         }
-        Err(CallError::Fatal(e)) => Err(e),
+        Err(WriteError::Call(CallError::Fatal(e))) => Err(e.into()),
+        Err(WriteError::Stopped) => Err(Error::Stopped { doing }),
     }
 }
 
 /// The queue that the step would delete, and why it must not.
 async fn must_stay<'s>(
-    management: &Management,
+    management: &ManagementClient,
     step: &'s Step,
     options: ApplyOptions<'_>,
 ) -> Result<Option<(&'s str, KeptBecause)>, Error> {
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn a_task_may_apply() {
         fn is_send<T: Send>(_: &T) {}
-        let management = Management::new(crate::Settings {
+        let management = ManagementClient::new(wirepost_rabbitmq::ManagementSettings {
             url: "http://guest:guest@localhost".to_owned(),
             vhost: "/".to_owned(),
             credentials: None,
@@ -198,6 +200,6 @@ mod tests {
         })
         .unwrap();
         is_send(&apply_plan(&management, Plan::default(), ApplyOptions::default()));
-        is_send(&management.snapshot());
+        is_send(&crate::Snapshot::read(&management));
     }
 }

@@ -8,8 +8,8 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use serde::Deserialize;
 use tokio::time::timeout;
+use wirepost_rabbitmq::{CallError, ManagementClient};
 
-use crate::management::{CallError, Management};
 use crate::report::{Error, KeptBecause};
 
 /// A broker that does not answer, or is under an alarm that this connection met, must not hold a plan up.
@@ -44,7 +44,10 @@ async fn ask(connection: &Connection, queue: &str) -> Result<Option<KeptBecause>
 
 /// Messages that wait to be dead-lettered, since `dead` is full or not bound: of a quorum queue they are neither ready nor unacknowledged,
 /// so its own numbers leave them out (measured on 4.3.6), and they would go with it. Statistics, so a few seconds old; they wait longer.
-pub(crate) async fn dead_letters_wait(management: &Management, queue: &str) -> Result<Option<KeptBecause>, Error> {
+pub(crate) async fn dead_letters_wait(
+    management: &ManagementClient,
+    queue: &str,
+) -> Result<Option<KeptBecause>, Error> {
     #[derive(Deserialize)]
     struct Numbers {
         /// Of all kinds. Absent where statistics are off, or not there yet.
@@ -56,7 +59,7 @@ pub(crate) async fn dead_letters_wait(management: &Management, queue: &str) -> R
         Ok(Numbers { messages: 0 }) | Err(CallError::NotFound(_)) => Ok(None),
         Ok(Numbers { messages }) => Ok(Some(KeptBecause::Messages(messages))),
         Err(CallError::Object(cause)) => Err(Error::Amqp { doing, cause }),
-        Err(CallError::Fatal(e)) => Err(e),
+        Err(CallError::Fatal(e)) => Err(e.into()),
     }
 }
 

@@ -8,9 +8,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::topology::Policy;
+use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::apply::PARALLEL;
-use crate::management::{CallError, Management};
 use crate::report::{Error, Problem};
 
 /// A policy reaches its queues a moment after the call that sets it.
@@ -56,7 +56,7 @@ const WITHOUT_STATISTICS: &str = "disable_stats=true&columns=name,policy,operato
 
 /// What is not in force: `unproven` are queues and streams with the policy of each. One that is not there is none of ours to name here.
 pub(crate) async fn not_in_force(
-    management: &Management,
+    management: &ManagementClient,
     unproven: &[(String, Policy)],
 ) -> Result<Vec<Problem>, Error> {
     let mut left: Vec<&(String, Policy)> = unproven.iter().collect();
@@ -80,7 +80,7 @@ pub(crate) async fn not_in_force(
         };
         let queues = match looked {
             Ok(queues) => queues,
-            Err(CallError::Fatal(e)) => return Err(e),
+            Err(CallError::Fatal(e)) => return Err(e.into()),
             Err(CallError::Object(reason) | CallError::NotFound(reason)) => {
                 return Ok(vec![Problem::Refused { doing: DOING.to_owned(), reason }]);
             }
@@ -115,7 +115,7 @@ fn judge(policy: &Policy, queue: Queue) -> Option<Problem> {
 }
 
 /// With what RabbitMQ 4.0 tells with statistics alone, so seconds late: operator policies and what comes of them (measured on 4.0.5).
-async fn complete<'p>(management: &Management, mut found: Found<'p>) -> Result<Found<'p>, CallError> {
+async fn complete<'p>(management: &ManagementClient, mut found: Found<'p>) -> Result<Found<'p>, CallError> {
     let silent = |queue: &Queue| queue.policy.is_some() && queue.effective_policy_definition.is_none();
     if !found.iter().any(|(_, queue)| silent(queue)) {
         return Ok(found);
@@ -133,7 +133,7 @@ async fn complete<'p>(management: &Management, mut found: Found<'p>) -> Result<F
 
 type Found<'p> = Vec<(&'p (String, Policy), Queue)>;
 
-async fn one_by_one<'p>(management: &Management, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
+async fn one_by_one<'p>(management: &ManagementClient, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
     let found: Vec<Option<_>> = stream::iter(0..left.len())
         .map(|i| async move {
             let should = left[i];
@@ -149,7 +149,7 @@ async fn one_by_one<'p>(management: &Management, left: &[&'p (String, Policy)]) 
     Ok(found.into_iter().flatten().collect())
 }
 
-async fn list<'p>(management: &Management, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
+async fn list<'p>(management: &ManagementClient, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
     let ours: HashMap<&str, &(String, Policy)> = left.iter().map(|should| (should.0.as_str(), *should)).collect();
     let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], WITHOUT_STATISTICS).await?;
     Ok(queues.into_iter().filter_map(|queue| Some((*ours.get(queue.name.as_str())?, queue))).collect())

@@ -29,10 +29,11 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::topology::Topology;
+use wirepost_rabbitmq::ManagementClient;
 
-use crate::{DesiredUser, Error, Management, Report, depths::Depths, unrouted::Moved};
+use crate::{DesiredUser, Error, Report, depths::Depths, unrouted::Moved};
 
-pub use connection::{Address, BadAddress, LazyConnection};
+pub use connection::LazyConnection;
 
 /// Requests that may wait.
 const CAPACITY: usize = 256;
@@ -40,7 +41,7 @@ const CAPACITY: usize = 256;
 /// Which vhost is kept, and how.
 pub struct Settings {
     /// Its management API.
-    pub management: Management,
+    pub management: ManagementClient,
     /// For counting and moving messages.
     pub amqp: LazyConnection,
     /// How much of it is kept.

@@ -22,7 +22,6 @@ mod count;
 pub mod depths;
 mod in_force;
 pub mod keeper;
-mod management;
 mod open;
 mod plan;
 mod report;
@@ -34,7 +33,6 @@ mod write;
 
 pub use actual::Actual;
 pub use apply::{ApplyOptions, Options, apply, apply_plan};
-pub use management::{Credentials, Management, Settings};
 pub use open::{ACCEPT_ARGUMENT, BadOpenQueues, OpenQueues};
 pub use plan::{Plan, Scope, merge, plan};
 pub use report::{Error, KeptBecause, Problem, Report};

@@ -2,40 +2,17 @@
 
 use std::fmt;
 
+use wirepost_rabbitmq::ManagementError;
+
 use crate::open::ACCEPT_ARGUMENT;
 use crate::step::Step;
 
 /// Why nothing, or not everything, could be compared and written. What was written so far stays; a repeat goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The broker or the way to it; a repeat may help.
-    #[error("{doing}: the management API is not reachable: {cause}")]
-    Unreachable {
-        /// The call.
-        doing: String,
-        /// What went wrong.
-        cause: String,
-    },
-    /// A person has to do something first.
-    #[error("{doing}: refused: {reason}; {remedy}")]
-    Refused {
-        /// The call.
-        doing: String,
-        /// As the broker says it.
-        reason: String,
-        /// What to do.
-        remedy: String,
-    },
-    /// The vhost does not exist: nobody made it yet, or the broker was rebuilt empty. [`Management::create_vhost`] makes it.
-    ///
-    /// [`Management::create_vhost`]: crate::Management::create_vhost
-    #[error("{doing}: vhost {vhost} does not exist; `rabbitmqctl add_vhost {vhost}` makes it")]
-    NoVhost {
-        /// The call.
-        doing: String,
-        /// Its name.
-        vhost: String,
-    },
+    /// The management API can't be used.
+    #[error(transparent)]
+    Management(#[from] ManagementError),
     /// The caller's gate said no before this write.
     #[error("{doing}: stopped, this process may no longer write")]
     Stopped {
@@ -56,8 +33,9 @@ impl Error {
     /// Whether a repeat may help without anybody's doing.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Amqp { .. } => true,
-            Self::Refused { .. } | Self::NoVhost { .. } | Self::Stopped { .. } => false,
+            Self::Management(error) => error.is_retryable(),
+            Self::Amqp { .. } => true,
+            Self::Stopped { .. } => false,
         }
     }
 }

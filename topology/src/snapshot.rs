@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value};
 use wirepost_core::names;
 use wirepost_core::topology::Topology;
+use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
-use crate::actual::{Actual, Permission, Policy, User};
+use crate::actual::{Actual, Permission, Policy, User, of_vhost, users};
 use crate::bindings::is_anothers;
 use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_shared, plan_users};
 use crate::users::{DesiredUser, user_tag};
 
-/// What a vhost has, read at about one moment by [`Management::snapshot`](crate::Management::snapshot).
+/// What a vhost has, read at about one moment by [`Snapshot::read`].
 #[derive(Debug)]
 pub struct Snapshot {
     /// The tag of our users in this vhost.
@@ -38,6 +39,22 @@ struct Part {
 }
 
 impl Snapshot {
+    /// Everything that the vhost has, and the broker's users. Four calls at the same time; the user needs the tag `administrator`.
+    ///
+    /// # Errors
+    /// [`ManagementError::NoVhost`] where the vhost is missing.
+    pub async fn read(management: &ManagementClient) -> Result<Self, ManagementError> {
+        let vhost = management.vhost();
+        let (operator_policies, permissions) = (["operator-policies", vhost], ["vhosts", vhost, "permissions"]);
+        let (actual, operator_policies, users, permissions) = tokio::try_join!(
+            Actual::read(management),
+            of_vhost::<Vec<Policy>>(management, "reading the operator policies of vhost", &operator_policies),
+            users(management),
+            of_vhost::<Vec<Permission>>(management, "reading the permissions of vhost", &permissions),
+        )?;
+        Ok(Self::new(vhost, actual, operator_policies, users, permissions))
+    }
+
     /// `users` of the whole broker, `permissions` in this vhost.
     pub(crate) fn new(
         vhost: &str,

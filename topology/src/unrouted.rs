@@ -9,8 +9,8 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use tokio::time::timeout;
-use wirepost_amqp::Address;
 use wirepost_core::{names, topology::Topology};
+use wirepost_rabbitmq::Endpoint;
 
 use crate::count::is_not_found;
 use crate::report::Error;
@@ -87,7 +87,7 @@ pub enum Stopped {
 /// this when [`apply()`](crate::apply()) has found nothing to do. Do not run two at once for one business.
 /// **Cancel safety.** Dropping the future leaves what is at hand unacknowledged; the broker puts it back when the connection ends.
 pub async fn move_back(
-    address: &Address,
+    endpoint: &Endpoint,
     business: &str,
     topology: &Topology,
     gate: &(dyn Fn() -> bool + Sync),
@@ -96,7 +96,7 @@ pub async fn move_back(
         doing: format!("moving the messages of {} back", names::unrouted(business)),
         cause: e.to_string(),
     };
-    Walk::begin(address, business, topology).await.map_err(failed)?.run(gate).await.map_err(failed)
+    Walk::begin(endpoint, business, topology).await.map_err(failed)?.run(gate).await.map_err(failed)
 }
 
 /// Which of these businesses have messages in `wirepost.B.unrouted`, and how many. A business without that queue has none.

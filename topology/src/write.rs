@@ -3,24 +3,37 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::actual;
-use crate::management::{CallError, Management};
 use crate::plan::{exchange_arguments, exchange_kind, queue_arguments};
-use crate::report::Error;
 use crate::step::Step;
 use crate::users::HASHING;
+
+/// Why a step was not carried out.
+pub(crate) enum WriteError {
+    /// The gate said no.
+    Stopped,
+    /// The call failed.
+    Call(CallError),
+}
+
+impl From<CallError> for WriteError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
 
 /// Writes as long as the gate says yes.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a> {
-    pub(crate) management: &'a Management,
+    pub(crate) management: &'a ManagementClient,
     /// Asked right before every write.
     pub(crate) gate: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
 }
 
 impl Writer<'_> {
-    pub(crate) async fn carry_out(self, doing: &str, step: &Step) -> Result<(), CallError> {
+    pub(crate) async fn carry_out(self, doing: &str, step: &Step) -> Result<(), WriteError> {
         let vhost = self.management.vhost();
         match step {
             Step::PutPolicy(policy) => {
@@ -28,7 +41,7 @@ impl Writer<'_> {
                     "pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority,
                     "definition": policy.definition,
                 });
-                let _one_at_a_time = self.management.policies.lock().await;
+                let _one_at_a_time = self.management.one_policy_at_a_time().await;
                 self.put(doing, &["policies", vhost, &policy.name], &body).await
             }
             Step::PutQueue(queue) => {
@@ -44,8 +57,8 @@ impl Writer<'_> {
             }
             Step::Bind(b) => {
                 let body = json!({ "routing_key": b.routing_key, "arguments": {} });
-                self.open(doing)?;
-                self.management.post(doing, &["bindings", vhost, "e", &b.exchange, "q", &b.queue], &body).await
+                self.check_gate()?;
+                Ok(self.management.post(doing, &["bindings", vhost, "e", &b.exchange, "q", &b.queue], &body).await?)
             }
             Step::PutUser(user) => {
                 // A hash of our own making: the broker's own might be of another kind, and would look altered for ever.
@@ -62,7 +75,7 @@ impl Writer<'_> {
             Step::DeleteQueue(name) | Step::DeleteStream(name) => self.delete(doing, &["queues", vhost, name]).await,
             Step::DeleteExchange(name) => self.delete(doing, &["exchanges", vhost, name]).await,
             Step::DeletePolicy(name) => {
-                let _one_at_a_time = self.management.policies.lock().await;
+                let _one_at_a_time = self.management.one_policy_at_a_time().await;
                 self.delete(doing, &["policies", vhost, name]).await
             }
             Step::DeleteUser { name, .. } => self.delete(doing, &["users", name]).await,
@@ -70,14 +83,14 @@ impl Writer<'_> {
     }
 
     /// A binding goes by a key that the broker makes of its routing key and arguments: asked for, not computed.
-    async fn unbind(self, doing: &str, binding: &actual::Binding) -> Result<(), CallError> {
+    async fn unbind(self, doing: &str, binding: &actual::Binding) -> Result<(), WriteError> {
         let kind = if binding.destination_type == "queue" { "q" } else { "e" };
         let path = ["bindings", self.management.vhost(), "e", &binding.source, kind, &binding.destination];
         let listed: Vec<Listed> = match self.management.get(doing, &path, "").await {
             Ok(listed) => listed,
             // One of its ends is gone, and the binding with it.
             Err(CallError::Object(_) | CallError::NotFound(_)) => return Ok(()),
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         };
         for one in listed {
             if one.routing_key == binding.routing_key && one.arguments == binding.arguments {
@@ -88,21 +101,21 @@ impl Writer<'_> {
         Ok(())
     }
 
-    async fn put(self, doing: &str, path: &[&str], body: &Value) -> Result<(), CallError> {
-        self.open(doing)?;
-        self.management.put(doing, path, body).await
+    async fn put(self, doing: &str, path: &[&str], body: &Value) -> Result<(), WriteError> {
+        self.check_gate()?;
+        Ok(self.management.put(doing, path, body).await?)
     }
 
-    async fn delete(self, doing: &str, path: &[&str]) -> Result<(), CallError> {
-        self.open(doing)?;
-        self.management.delete(doing, path).await
+    async fn delete(self, doing: &str, path: &[&str]) -> Result<(), WriteError> {
+        self.check_gate()?;
+        Ok(self.management.delete(doing, path).await?)
     }
 
-    fn open(self, doing: &str) -> Result<(), CallError> {
+    fn check_gate(self) -> Result<(), WriteError> {
         if self.gate.is_none_or(|gate| gate()) {
             return Ok(());
         }
-        Err(CallError::Fatal(Error::Stopped { doing: doing.to_owned() }))
+        Err(WriteError::Stopped)
     }
 }
 

@@ -1,16 +1,11 @@
 //! Where the broker is, what its credentials are, and the bounds of everything; checked as a whole before anything connects.
 
-use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use lapin::uri::{AMQPScheme, AMQPUri};
 use rustls::ClientConfig;
-use wirepost_amqp::client_tls;
+use wirepost_rabbitmq::{Address, CredentialFiles, Credentials, ManagementClient, ManagementSettings, client_tls};
 
-use super::alarm::Management;
+use super::alarm;
 
 /// Default of [`Config::lanes`]: rates stop growing between 32 and 128 channels (measured, 500 B confirmed).
 pub const LANES: usize = 64;
@@ -121,18 +116,18 @@ impl Config {
     /// What the broker is reached by, parsed.
     pub(super) fn check(&self) -> Result<Checked, BadSettings> {
         let mut bad = Vec::new();
-        let mut uris = Vec::new();
+        let mut addresses: Vec<Address> = Vec::new();
         for (index, text) in self.amqp.iter().enumerate() {
-            // The URI itself holds a password: it is named by its place.
-            match text.parse::<AMQPUri>() {
-                Ok(uri) => uris.push(uri),
+            // The URI itself contains a password: it is named by its place in the list.
+            match text.parse() {
+                Ok(address) => addresses.push(address),
                 Err(reason) => bad.push(format!("amqp: URI {} of {}: {reason}", index + 1, self.amqp.len())),
             }
         }
         if self.amqp.is_empty() {
             bad.push("amqp: no URI; give amqp://user:password@host:5672/vhost".to_owned());
         }
-        if uris.windows(2).any(|pair| pair[0].vhost != pair[1].vhost) {
+        if addresses.windows(2).any(|pair| pair[0].vhost() != pair[1].vhost()) {
             bad.push("amqp: the URIs name different vhosts".to_owned());
         }
         if self.edge.is_empty() || self.edge.len() > MAX_EDGE_NAME {
@@ -141,24 +136,34 @@ impl Config {
         if self.stream.as_ref().is_some_and(Vec::is_empty) {
             bad.push("stream: no address; give host:port or leave it out".to_owned());
         }
-        let https = self.management.as_deref().is_some_and(|uri| uri.starts_with("https://"));
-        let needed = self.ca_file.is_some() || self.stream_tls || https;
-        let tls = needed.then(|| client_tls(self.ca_file.as_deref())).transpose().unwrap_or_else(|reason| {
-            bad.push(format!("ca_file: {reason}"));
+        let https = self.management.as_deref().is_some_and(|url| url.starts_with("https://"));
+        let needed = self.ca_file.is_some() || self.stream_tls || https || addresses.iter().any(Address::is_tls);
+        let tls = needed.then(|| client_tls(self.ca_file.as_deref())).transpose().unwrap_or_else(|error| {
+            bad.push(format!("ca_file: {error}"));
             None
         });
-        let management = self.management.as_deref().map(|uri| Management::parse(uri, tls.clone())).transpose();
-        let management = management.unwrap_or_else(|reason| {
-            bad.push(format!("management: {reason}"));
-            None
-        });
-        for (name, path) in [("username_file", &self.username_file), ("password_file", &self.password_file)] {
-            if let Some(path) = path
-                && let Err(error) = fs::metadata(path)
-            {
-                bad.push(format!("{name}: {}: {error}", path.display()));
+        let files = CredentialFiles { user: self.username_file.clone(), password: self.password_file.clone() };
+        for (name, files) in [
+            ("username_file", CredentialFiles { password: None, ..files.clone() }),
+            ("password_file", CredentialFiles { user: None, ..files.clone() }),
+        ] {
+            if let Err(error) = files.check() {
+                bad.push(format!("{name}: {error}"));
             }
         }
+        let management = addresses.first().zip(self.management.as_deref()).map(|(address, url)| {
+            ManagementClient::new(ManagementSettings {
+                url: with_default_port(url),
+                vhost: address.vhost().to_owned(),
+                credentials: (!names_a_user(url)).then(|| Credentials { login: address.login(), files: files.clone() }),
+                ca_file: self.ca_file.clone(),
+                timeout: Some(alarm::TIMEOUT),
+            })
+        });
+        let management = management.transpose().unwrap_or_else(|error| {
+            bad.push(format!("management: {error}"));
+            None
+        });
         for (name, value, max) in [
             ("lanes", self.lanes, MAX_CHANNELS),
             ("connections", self.connections, self.lanes.max(1)),
@@ -171,13 +176,7 @@ impl Config {
                 bad.push(format!("{name}: {value} is not within 1 to {max}"));
             }
         }
-        if bad.is_empty() {
-            let credentials =
-                Credentials { username_file: self.username_file.clone(), password_file: self.password_file.clone() };
-            Ok(Checked { uris, tls, management, credentials })
-        } else {
-            Err(BadSettings(bad))
-        }
+        if bad.is_empty() { Ok(Checked { addresses, tls, management, files }) } else { Err(BadSettings(bad)) }
     }
 }
 
@@ -187,8 +186,8 @@ impl fmt::Debug for Config {
         let hosts: Vec<_> = self
             .amqp
             .iter()
-            .filter_map(|uri| uri.parse::<AMQPUri>().ok())
-            .map(|uri| format!("{}:{}/{}", uri.authority.host, uri.authority.port, uri.vhost))
+            .filter_map(|uri| uri.parse::<Address>().ok())
+            .map(|address| format!("{}/{}", address.host_and_port(), address.vhost()))
             .collect();
         f.debug_struct("Config")
             .field("edge", &self.edge)
@@ -211,40 +210,28 @@ pub struct BadSettings(pub Vec<String>);
 
 /// What [`Config::check`] made.
 pub(super) struct Checked {
-    pub(super) uris: Vec<AMQPUri>,
+    pub(super) addresses: Vec<Address>,
     pub(super) tls: Option<Arc<ClientConfig>>,
-    pub(super) management: Option<Management>,
-    pub(super) credentials: Credentials,
+    pub(super) management: Option<ManagementClient>,
+    pub(super) files: CredentialFiles,
 }
 
-/// Files with credentials, read at each use.
-#[derive(Clone, Debug)]
-pub(super) struct Credentials {
-    username_file: Option<PathBuf>,
-    password_file: Option<PathBuf>,
+/// Whether the URL contains a user.
+fn names_a_user(url: &str) -> bool {
+    url.split('/').nth(2).is_some_and(|authority| authority.contains('@'))
 }
 
-impl Credentials {
-    /// The URI with the credentials that hold now.
-    pub(super) fn apply(&self, uri: &AMQPUri) -> Result<AMQPUri, String> {
-        let read = |path: &Path| match fs::read_to_string(path) {
-            Ok(text) => Ok(text.trim().to_owned()),
-            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-        };
-        let mut uri = uri.clone();
-        if let Some(path) = &self.username_file {
-            uri.authority.userinfo.username = read(path)?;
-        }
-        if let Some(path) = &self.password_file {
-            uri.authority.userinfo.password = read(path)?;
-        }
-        Ok(uri)
+/// The URL with RabbitMQ's own port where it names none.
+fn with_default_port(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    // Colons of an IPv6 address stand in brackets.
+    if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        return url.to_owned();
     }
-}
-
-/// Whether this URI needs TLS.
-pub(super) fn is_tls(uri: &AMQPUri) -> bool {
-    uri.scheme == AMQPScheme::AMQPS
+    let port = if scheme == "https" { 15671 } else { 15672 };
+    format!("{scheme}://{authority}:{port}{path}")
 }
 
 impl From<BadSettings> for io::Error {
@@ -296,20 +283,21 @@ mod tests {
         assert!(config.check().is_ok_and(|checked| checked.tls.is_some()));
         config.stream_tls = false;
         config.management = Some("http://one".into());
-        assert!(config.check().is_ok_and(|checked| checked.tls.is_none()), "none are looked for where none are needed");
+        assert!(config.check().is_ok_and(|checked| checked.tls.is_some()), "AMQP alone needs them");
+        config.amqp = vec!["amqp://a:b@one/v".into()];
+        assert!(config.check().is_ok_and(|checked| checked.tls.is_none()), "none are loaded where none are needed");
     }
 
     #[test]
-    fn credentials_are_read_anew_each_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("password");
-        fs::write(&path, "one\n").unwrap();
-        let mut config = Config::new("e", "amqp://user:none@h");
-        config.password_file = Some(path.clone());
-        let checked = config.check().unwrap();
-        let password = || checked.credentials.apply(&checked.uris[0]).unwrap().authority.userinfo.password;
-        assert_eq!(password(), "one");
-        fs::write(&path, "two").unwrap();
-        assert_eq!(password(), "two");
+    fn the_management_api_is_asked_at_its_own_port_unless_another_is_named() {
+        for (given, asked) in [
+            ("http://host", "http://host:15672"),
+            ("https://u:p@host/prefix", "https://u:p@host:15671/prefix"),
+            ("http://host:80/", "http://host:80/"),
+            ("http://[::1]", "http://[::1]:15672"),
+            ("http://u:1@[::1]:9", "http://u:1@[::1]:9"),
+        ] {
+            assert_eq!(with_default_port(given), asked);
+        }
     }
 }

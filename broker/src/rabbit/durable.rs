@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use wirepost_core::names;
+use wirepost_rabbitmq::{Credentials, Login};
 use wirepost_stream::{Client, Event, Message, Subscription};
 
 use super::{
@@ -18,22 +19,20 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The stream client, where stream addresses are configured. Its tasks run where this is called.
 pub(super) fn client(config: &Config, checked: &Checked) -> Option<Client> {
     let hosts = config.stream.clone()?;
-    let uri = checked.uris.first()?.clone();
+    let address = checked.addresses.first()?.clone();
     let (host, port) = hosts.first()?.clone();
-    let files = checked.credentials.clone();
-    let vhost = uri.vhost.clone();
-    let credentials = move || {
+    let credentials = Credentials { login: address.login(), files: checked.files.clone() };
+    let login = move || {
         // A file that can't be read at the moment: the broker refuses what the URI says, and the next attempt reads it again.
-        let uri = files.apply(&uri).unwrap_or_else(|reason| {
-            tracing::warn!(reason, "no credentials for the stream connection");
-            uri.clone()
+        let Login { user, password } = credentials.read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no credentials for the stream connection");
+            credentials.login.clone()
         });
-        let user = uri.authority.userinfo;
-        wirepost_stream::Credentials { username: user.username, password: user.password }
+        wirepost_stream::Credentials { username: user, password: password.expose().to_owned() }
     };
-    let mut settings = wirepost_stream::Config::new(host, port, credentials);
+    let mut settings = wirepost_stream::Config::new(host, port, login);
     settings.hosts = hosts;
-    settings.vhost = vhost;
+    address.vhost().clone_into(&mut settings.vhost);
     settings.connection_name = format!("wirepost-edge {} streams", config.edge);
     if config.stream_tls {
         settings.tls.clone_from(&checked.tls);

@@ -37,7 +37,7 @@ pub(super) async fn run(
         let sent = match current {
             Status::Up(live) => {
                 if channel.as_ref().is_none_or(|channel| !channel.status().connected()) {
-                    channel = timeout(TIMEOUT, live.connection.create_channel()).await.ok().and_then(Result::ok);
+                    channel = timeout(TIMEOUT, live.create_channel()).await.ok().and_then(Result::ok);
                 }
                 match &channel {
                     Some(open) => publish(open, &publication).await,

@@ -26,12 +26,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_core::{contract::headers, names};
+use wirepost_rabbitmq::Connection;
 
 use super::{
     breaker::Breakers,
     counters::Counters,
     fair::{FairQueue, Waits},
-    link::{Link, Live, Status},
+    link::{Link, Status},
 };
 use crate::{CONFIRM_TIMEOUT, Publication, PublishError};
 
@@ -394,8 +395,8 @@ impl Worker {
     }
 }
 
-async fn open(live: &Live) -> Result<Channel, lapin::Error> {
-    let channel = live.connection.create_channel().await?;
+async fn open(connection: &Connection) -> Result<Channel, lapin::Error> {
+    let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     Ok(channel)
 }

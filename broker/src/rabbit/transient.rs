@@ -24,8 +24,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wirepost_amqp::{Address, Error, v091::Connection};
+use wirepost_amqp::{Error, v091::Connection};
 use wirepost_core::names;
+use wirepost_rabbitmq::Endpoint;
 
 use super::{
     counters::Counters,
@@ -154,7 +155,7 @@ impl Reader {
             careful: 0,
             switched: None,
         };
-        let mut attempt = rand::random_range(0..self.dialer.uris.len());
+        let mut attempt = rand::random_range(0..self.dialer.addresses.len());
         loop {
             let reason = match self.attach(attempt, &mut progress).await {
                 Ok(source) => {
@@ -217,16 +218,16 @@ impl Reader {
     }
 
     async fn attach(&self, attempt: usize, progress: &mut Progress) -> Result<Source, String> {
-        let address = self.dialer.address(attempt, &format!("consuming {}", self.business))?;
-        self.try_attach(&address, progress).await.map_err(|error| match error {
+        let endpoint = self.dialer.endpoint(attempt, &format!("consuming {}", self.business))?;
+        self.try_attach(&endpoint, progress).await.map_err(|error| match error {
             Error::Channel { code: 403, text } => format!("consuming: {text} (is another edge of this name running?)"),
             error => error.to_string(),
         })
     }
 
-    async fn try_attach(&self, address: &Address, progress: &mut Progress) -> Result<Source, Error> {
+    async fn try_attach(&self, endpoint: &Endpoint, progress: &mut Progress) -> Result<Source, Error> {
         let queue = names::edge_queue(&self.business, &self.edge);
-        let mut connection = Connection::open(address, HEARTBEAT).await?;
+        let mut connection = Connection::open(endpoint, HEARTBEAT).await?;
         match connection.counts(&queue).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {
@@ -243,7 +244,7 @@ impl Reader {
             connection.purge(&queue).await?;
         }
         let prefetch = if progress.careful > 0 { 1 } else { self.prefetch };
-        Source::consume(connection, address, queue, progress.protocol, prefetch).await
+        Source::consume(connection, endpoint, queue, progress.protocol, prefetch).await
     }
 
     /// Hands on what arrives until consuming ends; `None` when the feed was dropped.
@@ -335,8 +336,8 @@ impl Reader {
     async fn remove_first(&self, attempt: usize, events: &mpsc::Sender<FeedEvent>) -> Option<()> {
         let queue = names::edge_queue(&self.business, &self.edge);
         let taking = async {
-            let address = self.dialer.address(attempt, &format!("removing {}", self.business)).ok()?;
-            let mut connection = Connection::open(&address, HEARTBEAT).await.ok()?;
+            let endpoint = self.dialer.endpoint(attempt, &format!("removing {}", self.business)).ok()?;
+            let mut connection = Connection::open(&endpoint, HEARTBEAT).await.ok()?;
             match connection.take(&queue).await {
                 Ok(message) => message.map(source::of_classic),
                 // It is gone: the broker removes a message before it finds that it can't translate it. After any other failure nobody knows.
@@ -365,9 +366,9 @@ fn arguments() -> Vec<u8> {
 
 /// Deletes an edge's queue of a business, with what it holds.
 pub(super) async fn delete_queue(dialer: Arc<Dialer>, business: String) -> Result<(), String> {
-    let address = dialer.address(rand::random_range(0..dialer.uris.len()), "leaving")?;
+    let endpoint = dialer.endpoint(rand::random_range(0..dialer.addresses.len()), "leaving")?;
     let deleting = async {
-        let mut connection = Connection::open(&address, HEARTBEAT).await?;
+        let mut connection = Connection::open(&endpoint, HEARTBEAT).await?;
         connection.delete(&names::edge_queue(&business, &dialer.edge)).await
     };
     deleting.await.map_err(|error| error.to_string())

@@ -8,9 +8,8 @@ use std::{
 
 use anyhow::{Context, anyhow, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use lapin::uri::AMQPUri;
 use serde::Deserialize;
-use wirepost_amqp::Address;
+use wirepost_rabbitmq::{Address, Endpoint, client_tls};
 
 /// Larger than any Secret.
 const MAX_BYTES: u64 = 2 << 20;
@@ -38,7 +37,7 @@ pub(super) struct Args {
 /// Who asks.
 pub(super) struct Account {
     pub(super) business: String,
-    pub(super) address: Address,
+    pub(super) endpoint: Endpoint,
 }
 
 /// What was given.
@@ -60,19 +59,17 @@ impl Args {
         let uri = amqp.or_else(|| secret.get("uri").cloned()).context(
             "where is the broker? Give --access (the access Secret says it), or --amqp amqp://user:password@host:5672/vhost",
         )?;
-        let mut uri: AMQPUri = uri
-            .parse()
-            .map_err(|reason| anyhow!("the broker's address: {reason}; write amqp://user:password@host:5672/vhost"))?;
+        let mut address: Address = uri.parse().context("the broker's address")?;
         if let Some(at) = at {
             let (host, port) = at.rsplit_once(':').context("--at needs HOST:PORT")?;
-            host.trim_matches(['[', ']']).clone_into(&mut uri.authority.host);
-            uri.authority.port = port.parse().with_context(|| format!("--at {at}: {port:?} is not a port"))?;
+            let port = port.parse().with_context(|| format!("--at {at}: {port:?} is not a port"))?;
+            address = address.at(host.trim_matches(['[', ']']), port);
         }
-        let tls = ca_file.as_deref().map(|file| wirepost_amqp::client_tls(Some(file))).transpose()?;
-        let address = Address::new(&uri, tls, "wirepost dead")?;
+        let tls = ca_file.as_deref().map(|file| client_tls(Some(file))).transpose()?;
+        let endpoint = Endpoint::new(address, tls, "wirepost dead")?;
         let queues =
             secret.iter().filter(|(key, _)| key.starts_with("queue.")).map(|(_, queue)| queue.clone()).collect();
-        Ok(Access { account: Account { business, address }, queues })
+        Ok(Access { account: Account { business, endpoint }, queues })
     }
 }
 
@@ -160,12 +157,13 @@ mod tests {
         for path in [folder.path(), &file] {
             let access = args(Some(path)).read().unwrap();
             assert_eq!(access.account.business, "pay");
-            assert_eq!(access.account.address.place(), "rabbit:5672");
+            assert_eq!(access.account.endpoint.address().host_and_port(), "rabbit:5672");
             assert_eq!(access.queues, ["wirepost.pay.q.orders"]);
         }
         let elsewhere = Args { at: Some("[::1]:15".into()), ..args(Some(&file)) }.read().unwrap();
-        assert_eq!((&*elsewhere.account.address.host, elsewhere.account.address.port), ("::1", 15));
-        assert_eq!(elsewhere.account.address.user, "u");
+        let address = elsewhere.account.endpoint.address();
+        assert_eq!((address.host(), address.port()), ("::1", 15));
+        assert_eq!(address.login().user, "u");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) enum Tried {
 impl Aside {
     /// Holds everything that is in the queue: `messages` of them.
     pub(super) async fn hold_all(account: &Account, queue: &str, messages: u32) -> anyhow::Result<Self> {
-        let mut native = Native::open(&account.address, HEARTBEAT).await?;
+        let mut native = Native::open(&account.endpoint, HEARTBEAT).await?;
         native.receive(queue, messages).await.map_err(|error| explain(error, queue))?;
         let mut untried = VecDeque::new();
         for _ in 0..messages {

@@ -252,7 +252,7 @@ impl<'a> Walk<'a> {
 }
 
 pub(super) async fn connect(account: &Account) -> anyhow::Result<Connection> {
-    let mut connection = Connection::open(&account.address, HEARTBEAT).await?;
+    let mut connection = Connection::open(&account.endpoint, HEARTBEAT).await?;
     connection.confirm().await?;
     Ok(connection)
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
+use wirepost_broker::memory::MemoryBroker;
 use wirepost_core::Compiled;
-use wirepost_edge::broker::memory::MemoryBroker;
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 
 use super::card::shown_queues;

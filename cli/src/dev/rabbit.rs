@@ -6,11 +6,7 @@ mod show;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
-use lapin::{
-    Connection, ConnectionProperties,
-    uri::{AMQPScheme, AMQPUri},
-};
+use anyhow::Context;
 use reqwest::Url;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,9 +15,10 @@ use wirepost_edge::broker::{
     Broker,
     rabbit::{Config, RabbitBroker},
 };
+use wirepost_rabbitmq::{Connection, Endpoint, ManagementClient, ManagementSettings};
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 use wirepost_topology::{
-    Management, OpenQueues, Settings,
+    OpenQueues,
     keeper::{Keeper, LazyConnection, Mode, Settings as KeeperSettings},
 };
 
@@ -30,8 +27,8 @@ use crate::output::Console;
 /// Ports of RabbitMQ as installed.
 const STREAM_PORT: u16 = 5552;
 const MANAGEMENT_PORT: (u16, u16) = (15672, 15671);
-/// Longest time for connecting to the broker.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A broker that sends nothing for two of these is away.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Longest wait of a command for the first round on the broker.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 
@@ -66,7 +63,7 @@ pub(super) struct Args {
 /// Where a RabbitMQ is.
 pub(super) struct Address {
     amqp: String,
-    uri: AMQPUri,
+    uri: wirepost_rabbitmq::Address,
     stream: String,
     /// With user and password.
     management: String,
@@ -84,21 +81,23 @@ impl Args {
         let Some(amqp) = amqp else {
             return Ok(None);
         };
-        let uri: AMQPUri =
-            amqp.parse().map_err(|reason| anyhow!("--amqp: {reason}; write amqp://user:password@host:5672/vhost"))?;
-        let host = &uri.authority.host;
+        let uri: wirepost_rabbitmq::Address = amqp.parse().context("--amqp")?;
+        let host = uri.host();
         let stream = stream.unwrap_or_else(|| format!("{host}:{STREAM_PORT}"));
-        let management = management.unwrap_or_else(|| match uri.scheme {
-            AMQPScheme::AMQP => format!("http://{host}:{}", MANAGEMENT_PORT.0),
-            AMQPScheme::AMQPS => format!("https://{host}:{}", MANAGEMENT_PORT.1),
+        let management = management.unwrap_or_else(|| {
+            if uri.is_tls() {
+                format!("https://{host}:{}", MANAGEMENT_PORT.1)
+            } else {
+                format!("http://{host}:{}", MANAGEMENT_PORT.0)
+            }
         });
         let mut management: Url =
             management.parse().context("--management is not a URL; write http://user:password@host:15672")?;
         if management.username().is_empty() {
-            let user = &uri.authority.userinfo;
-            // Fails only without a host, which the topology's own check names.
-            let _ = management.set_username(&user.username);
-            let _ = management.set_password(Some(&user.password));
+            let login = uri.login();
+            // Fails only without a host, which the management client's own check names.
+            let _ = management.set_username(&login.user);
+            let _ = management.set_password(Some(login.password.expose()));
         }
         Ok(Some(Address {
             amqp,
@@ -142,10 +141,10 @@ impl Rabbit {
     ) -> anyhow::Result<(RabbitBroker, Self)> {
         let Address { amqp, uri, stream, management, show_queues, open_queues } = address;
         let config = Config::parse(edge, &amqp, Some(&stream), Some(&management))?;
-        let place = format!("{}:{}, vhost {}", uri.authority.host, uri.authority.port, uri.vhost);
-        let vhost = uri.vhost.clone();
-        let management =
-            Management::new(Settings { url: management, vhost, credentials: None, ca_file: None, timeout: None })?;
+        let place = uri.to_string();
+        let vhost = uri.vhost().to_owned();
+        let settings = ManagementSettings { url: management, vhost, credentials: None, ca_file: None, timeout: None };
+        let management = ManagementClient::new(settings)?;
         let (desired, wish) = watch::channel(Desired::default());
         let (done, rounds) = watch::channel(0);
         let (stop, tasks) = (CancellationToken::new(), supervisor.tasks());
@@ -154,7 +153,7 @@ impl Rabbit {
         }
         let broker = RabbitBroker::start(config)?;
         tasks.until("broker health", &stop, health::run(broker.health(), console.clone()));
-        let amqp = LazyConnection::new(amqp.parse()?, None, None, "wirepost dev: topology");
+        let amqp = LazyConnection::new(uri, None, None, "wirepost dev: topology");
         let settings = KeeperSettings {
             management,
             amqp,
@@ -199,13 +198,9 @@ impl Rabbit {
 }
 
 /// An AMQP connection of dev's own.
-async fn connect(uri: &AMQPUri, name: &str) -> Result<Connection, String> {
-    let properties = ConnectionProperties::default().with_connection_name(format!("wirepost dev: {name}").into());
-    match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri.clone(), properties)).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {CONNECT_TIMEOUT:?}")),
-    }
+async fn connect(address: &wirepost_rabbitmq::Address, name: &str) -> anyhow::Result<Connection> {
+    let endpoint = Endpoint::new(address.clone(), None, format!("wirepost dev: {name}"))?;
+    Ok(Connection::open(&endpoint, HEARTBEAT).await?)
 }
 
 #[cfg(test)]
@@ -225,7 +220,7 @@ mod tests {
     #[test]
     fn what_is_left_out_follows_from_the_amqp_address() {
         let address = args("amqp://me:p%40ss@rabbit:5673/%2Fdev", None).address().unwrap().unwrap();
-        assert_eq!(address.uri.vhost, "/dev");
+        assert_eq!(address.uri.vhost(), "/dev");
         assert_eq!(address.stream, "rabbit:5552");
         assert_eq!(address.management, "http://me:p%40ss@rabbit:15672/");
         let named = args("amqp://me:secret@rabbit", Some("http://admin:a@other:1")).address().unwrap().unwrap();
@@ -234,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_bad_address_is_named_without_its_password() {
-        let error = args("amqp//me:secret@rabbit", None).address().err().unwrap().to_string();
+        let error = format!("{:#}", args("amqp//me:secret@rabbit", None).address().err().unwrap());
         assert!(error.contains("--amqp") && !error.contains("secret"), "{error}");
     }
 }

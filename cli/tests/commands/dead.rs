@@ -11,11 +11,11 @@ use lapin::{
 };
 use serde_json::Value;
 use wirepost_amqp::{
-    Address,
     v10::{self, Sent},
     v091::{self, Properties, Property, Published},
 };
 use wirepost_core::names;
+use wirepost_rabbitmq::Endpoint;
 use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish_with};
 
 use crate::support::{Running, folder_with, run, wirepost};
@@ -96,8 +96,8 @@ impl Setup {
         ids
     }
 
-    fn address(&self) -> Address {
-        Address::new(&self.vhost.amqp().parse().unwrap(), None, "test").unwrap()
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::new(self.vhost.amqp().parse().unwrap(), None, "test").unwrap()
     }
 }
 
@@ -191,7 +191,7 @@ async fn messages_that_general_clients_can_not_read_are_listed_and_hold_nobody_u
     let setup = Setup::new().await;
     setup.refused(named(&["before"])).await;
     // Both expire in the queue at once, and so die.
-    let mut raw = v091::Connection::open(&setup.address(), Duration::from_secs(10)).await.unwrap();
+    let mut raw = v091::Connection::open(&setup.endpoint(), Duration::from_secs(10)).await.unwrap();
     raw.confirm().await.unwrap();
     let strange = Properties::default()
         .with_text(Property::AppId, GBK)
@@ -201,7 +201,7 @@ async fn messages_that_general_clients_can_not_read_are_listed_and_hold_nobody_u
     let sent = raw.publish(RECEIVE.as_bytes(), names::queue_key(QUEUE).as_bytes(), &strange, b"{}").await.unwrap();
     assert_eq!(sent, Published::Taken);
     setup.has(DEAD, 2).await;
-    let mut amqp10 = v10::Connection::open(&setup.address(), Duration::from_secs(10)).await.unwrap();
+    let mut amqp10 = v10::Connection::open(&setup.endpoint(), Duration::from_secs(10)).await.unwrap();
     assert_eq!(
         amqp10.send(RECEIVE.as_bytes(), names::queue_key(QUEUE).as_bytes(), &with_uuid()).await.unwrap(),
         Sent::Taken

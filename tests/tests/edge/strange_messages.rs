@@ -10,7 +10,7 @@ use wirepost_testing::broker::{PATIENCE, consume, eventually, next_body};
 use wirepost_testing::edge::Edge;
 use wirepost_testing::service::Service;
 use wirepost_testing::setup::Setup;
-use wirepost_testing::strange::{Publisher, Strange, address, readable, unmovable};
+use wirepost_testing::strange::{Publisher, Strange, endpoint, readable, unmovable};
 
 fn declaration(name: &str, delivery: &str) -> String {
     format!(
@@ -60,7 +60,7 @@ async fn strange_messages_arrive_in_order_and_neighbours_notice_nothing() -> Res
     let mut bob = edge.client("bob", "app").business("quiet").connect().await?;
     let mut carol = edge.client("carol", "app").business("log").connect().await?;
     let neighbour = Service::of(&setup, "quiet").await?;
-    let mut publisher = Publisher::open(&address(&setup.vhost().amqp())?).await?;
+    let mut publisher = Publisher::open(&endpoint(&setup.vhost().amqp())?).await?;
     // A header of type decimal is nothing to 0-9-1; a stream can't take it.
     let plain = Service::of(&setup, "ticker").await?;
     let all = [readable(), unmovable()].concat();
@@ -105,7 +105,7 @@ async fn a_body_that_is_marked_or_a_text_arrives_and_another_is_named() -> Resul
             .queue_bind(queue.as_str().into(), events.into(), "rejected".into(), options, FieldTable::default())
             .await?;
         let mut events = consume(channel, &queue, 10).await?;
-        let mut publisher = Publisher::open(&address(&setup.vhost().amqp())?).await?;
+        let mut publisher = Publisher::open(&endpoint(&setup.vhost().amqp())?).await?;
         let exchange = names::push_exchange("ticker");
 
         service.push_bytes(format!("\u{feff}{}", price(0)).as_bytes()).await?;

@@ -136,7 +136,13 @@ async fn a_schema_that_does_not_compile_is_named_and_makes_nothing() -> Result<(
     let text = message(&wsb, "Accepted");
     ensure!(text.contains("spec.routes[0].schema") && text.contains("nonsense"), "{text}");
     ensure!(world.config_map("shop").await?.is_none() && world.secret("shop-wirepost").await?.is_none());
-    ensure!(world.setup.management()?.export().await?.exchanges.iter().all(|e| !e.name.starts_with("wirepost.")));
+    ensure!(
+        wirepost_topology::Actual::read(&world.setup.management()?)
+            .await?
+            .exchanges
+            .iter()
+            .all(|e| !e.name.starts_with("wirepost."))
+    );
 
     world.apply(&with_schema("shop", "shop", "{type: object}")).await?;
     world.condition("shop", "Provisioned", "True").await?;
@@ -214,7 +220,11 @@ async fn a_change_to_an_absent_queue_leaves_the_last_good_generation_running_unt
     condition_in(&world, &world.team, "shop", "Accepted", ("False", "QueueNotFound")).await?;
     world.setup.delete_exchange("wirepost.shop.events").await?;
     eventually("the exchange is back", PATIENCE, || async {
-        Ok(world.setup.management()?.export().await?.exchanges.iter().any(|e| e.name == "wirepost.shop.events"))
+        Ok(wirepost_topology::Actual::read(&world.setup.management()?)
+            .await?
+            .exchanges
+            .iter()
+            .any(|e| e.name == "wirepost.shop.events"))
     })
     .await?;
     world.setup.call("PUT", &["queues", &world.setup.vhost().name, "legacy"], &queue).await?;

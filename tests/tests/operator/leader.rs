@@ -36,7 +36,7 @@ async fn one_leads_and_the_other_writes_nothing() -> Result<()> {
     world.condition("orders", "Provisioned", "True").await?;
     world.setup.delete_exchange("wirepost.orders.events").await?;
     eventually("the exchange is back", PATIENCE, || async {
-        let there = world.setup.management()?.export().await?;
+        let there = wirepost_topology::Actual::read(&world.setup.management()?).await?;
         Ok(there.exchanges.iter().any(|exchange| exchange.name == "wirepost.orders.events"))
     })
     .await?;
@@ -366,7 +366,7 @@ async fn versions(world: &World) -> Result<BTreeMap<String, Option<String>>> {
 /// Waits until the broker has nothing of any business.
 async fn nothing_is_left(world: &World) -> Result<()> {
     let left = async || -> Result<Vec<String>> {
-        let there = world.setup.management()?.export().await?;
+        let there = wirepost_topology::Actual::read(&world.setup.management()?).await?;
         let exchanges = there.exchanges.iter().map(|exchange| exchange.name.clone());
         let exchanges = exchanges.filter(|name| name.starts_with("wirepost."));
         Ok(exchanges.chain(there.queues.iter().map(|queue| queue.name.clone())).collect())

@@ -3,13 +3,13 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
-use lapin::Connection;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use wirepost_rabbitmq::{Connection, ManagementClient};
 
 use super::{
     BrokerFailure, Businesses, Drifts, Event, LazyConnection, Mode, Owner, Reply, Request, Settings, depths,
@@ -19,7 +19,7 @@ use super::{
     snapshots::{Snapshots, Taken},
     unrouted::{self, FinishedMove, Unrouted},
 };
-use crate::{Management, Snapshot, Step, depths::Depths};
+use crate::{Snapshot, Step, depths::Depths};
 
 /// Requests that are served together.
 const BATCH: usize = 64;
@@ -43,7 +43,7 @@ pub(super) struct Actor {
 
 /// What the actor shares with its tasks.
 pub(super) struct Context {
-    pub(super) management: Management,
+    pub(super) management: ManagementClient,
     pub(super) amqp: Arc<LazyConnection>,
     pub(super) mode: Mode,
     pub(super) owner: Arc<dyn Owner>,

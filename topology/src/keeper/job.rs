@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use wirepost_core::{names, topology::Intake};
+use wirepost_rabbitmq::Connection;
 
 use super::{Desired, Mode, actor::Context};
 use crate::{ApplyOptions, Error, Plan, Problem, Report, Snapshot, Step, apply_plan, plan::policies_of};
@@ -53,13 +54,13 @@ impl Job {
         self,
         context: &Context,
         snapshot: &Snapshot,
-        connection: Option<&lapin::Connection>,
+        connection: Option<&Connection>,
     ) -> JobResult {
         let plan = self.desired.plan(&self.business, snapshot, context.mode);
         let differed = !plan.steps.is_empty();
         let (plan, mut left) = self.permitted(plan);
         let options = ApplyOptions {
-            amqp: connection,
+            amqp: connection.map(|connection| &**connection),
             delete_messages: matches!(self.kind, Kind::Remove { delete_messages: true }),
             // The stream of a business that has become Transient is deleted with its messages: no client can read it any more.
             delete_streams: self.kind != Kind::Orphan && context.mode == Mode::Cluster,

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use wirepost_rabbitmq::ManagementError;
 
 use super::{BrokerFailure, Event, Mode, actor::Context};
 use crate::{
@@ -131,7 +132,9 @@ impl Context {
         let mut attempts = VHOST_ATTEMPTS;
         let snapshot = loop {
             match self.read_once().await {
-                Err(Error::NoVhost { .. }) if attempts > 0 && self.mode == Mode::Cluster && self.owner.may_write() => {
+                Err(ManagementError::NoVhost { .. })
+                    if attempts > 0 && self.mode == Mode::Cluster && self.owner.may_write() =>
+                {
                     attempts -= 1;
                     self.management.create_vhost().await?;
                     tracing::info!(vhost = self.management.vhost(), "created the vhost");
@@ -143,11 +146,11 @@ impl Context {
         Ok(snapshot)
     }
 
-    async fn read_once(&self) -> Result<Snapshot, Error> {
+    async fn read_once(&self) -> Result<Snapshot, ManagementError> {
         match self.mode {
-            Mode::Cluster => self.management.snapshot().await,
+            Mode::Cluster => Snapshot::read(&self.management).await,
             Mode::Development => {
-                let actual: Actual = self.management.export().await?;
+                let actual = Actual::read(&self.management).await?;
                 Ok(Snapshot::new(self.management.vhost(), actual, Vec::new(), Vec::new(), Vec::new()))
             }
         }

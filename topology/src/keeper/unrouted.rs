@@ -159,9 +159,9 @@ impl Actor {
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
             let moved = async {
-                let address = context.amqp.address().await?;
+                let endpoint = context.amqp.endpoint()?;
                 let gate = || context.owner.may_write();
-                unrouted::move_back(&address, &business, &desired.topology, &gate).await
+                unrouted::move_back(&endpoint, &business, &desired.topology, &gate).await
             };
             let moved = moved.await;
             Finished::Moved(FinishedMove { business, desired, messages, moved })

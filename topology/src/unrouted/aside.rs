@@ -3,9 +3,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use wirepost_amqp::Error;
 use wirepost_amqp::v091::{Connection, Message, Properties, Property, Published};
-use wirepost_amqp::{Address, Error};
 use wirepost_core::{Envelope, contract::headers, names};
+use wirepost_rabbitmq::Endpoint;
 
 /// Publishes it to the dead-letter exchange, with the body as it is, the properties and headers that every client can read, and the reason
 /// in a header. Why it was not taken, if so.
@@ -39,7 +40,7 @@ pub(super) async fn park(
 pub(super) async fn report(
     mut connection: Connection,
     business: &str,
-    address: &Address,
+    endpoint: &Endpoint,
     message: &Message,
     reason: &str,
 ) -> Result<(), Error> {
@@ -56,7 +57,7 @@ pub(super) async fn report(
         ),
         "offset": null,
         "businessType": business,
-        "edge": address.name,
+        "edge": endpoint.name(),
         "timestamp": u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
     });
     let properties = Properties::default().with_text(Property::ContentType, b"application/json").persistent();

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
+use wirepost_amqp::Error;
 use wirepost_amqp::v10::{self, Sent, Settle};
 use wirepost_amqp::v091::{self, Message, Properties, Property, Published};
-use wirepost_amqp::{Address, Error};
 use wirepost_core::{
     contract::headers,
     names,
     topology::{Topology, UnroutedMessage},
 };
+use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::{Sections, Value};
 
 use super::{Moved, STRAYS, Stopped, aside};
@@ -26,7 +27,7 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const PATIENCE: u32 = 2;
 
 pub(super) struct Walk<'a> {
-    address: &'a Address,
+    endpoint: &'a Endpoint,
     business: &'a str,
     topology: &'a Topology,
     queue: String,
@@ -71,13 +72,17 @@ enum Step {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) async fn begin(address: &'a Address, business: &'a str, topology: &'a Topology) -> Result<Self, Error> {
+    pub(super) async fn begin(
+        endpoint: &'a Endpoint,
+        business: &'a str,
+        topology: &'a Topology,
+    ) -> Result<Self, Error> {
         Ok(Self {
-            address,
+            endpoint,
             business,
             topology,
             queue: names::unrouted(business),
-            connection: connect(address).await?,
+            connection: connect(endpoint).await?,
             native: None,
             held: Vec::new(),
             held_natively: Vec::new(),
@@ -118,7 +123,7 @@ impl<'a> Walk<'a> {
                     // Those are passed over once more.
                     left += behind;
                     (self.held, self.held_natively, self.native) = (Vec::new(), Vec::new(), None);
-                    self.connection = connect(self.address).await?;
+                    self.connection = connect(self.endpoint).await?;
                     self.wait_for(left).await?;
                 }
             }
@@ -175,7 +180,7 @@ impl<'a> Walk<'a> {
             }
             // No such exchange, for instance. The channel is closed, and with it all is put back.
             Err(e @ Error::Channel { .. }) => {
-                self.connection = connect(self.address).await?;
+                self.connection = connect(self.endpoint).await?;
                 self.moved.strays = std::mem::take(&mut self.held).len() as u32;
                 Ok(Step::Stop(place.not_taken(e.to_string())))
             }
@@ -213,7 +218,7 @@ impl<'a> Walk<'a> {
             native.more(1).await?;
             native
         } else {
-            let mut native = v10::Connection::open(self.address, HEARTBEAT).await?;
+            let mut native = v10::Connection::open(self.endpoint, HEARTBEAT).await?;
             native.receive(&self.queue, 1).await?;
             native
         };
@@ -276,7 +281,7 @@ impl<'a> Walk<'a> {
             );
             // By a connection of its own: what goes wrong with an event must not cost what is held here.
             if let Err(error) =
-                aside::report(connect(self.address).await?, self.business, self.address, message, reason).await
+                aside::report(connect(self.endpoint).await?, self.business, self.endpoint, message, reason).await
             {
                 tracing::warn!(business = self.business, %error, "the event about it was not published");
             }
@@ -363,8 +368,8 @@ fn for_queue(properties: &Properties, queue: &str) -> Properties {
     properties.with_list(headers::BLIND_COPY, key.as_bytes())
 }
 
-async fn connect(address: &Address) -> Result<v091::Connection, Error> {
-    let mut connection = v091::Connection::open(address, HEARTBEAT).await?;
+async fn connect(endpoint: &Endpoint) -> Result<v091::Connection, Error> {
+    let mut connection = v091::Connection::open(endpoint, HEARTBEAT).await?;
     connection.confirm().await?;
     Ok(connection)
 }

@@ -6,8 +6,9 @@ use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
 use serde_json::json;
 use wirepost_core::topology::Topology;
+use wirepost_rabbitmq::{Credentials, ManagementClient, ManagementError, ManagementSettings};
 use wirepost_testing::broker::{Vhost, depth, publish, publish_for};
-use wirepost_topology::{Credentials, Error, Management, Options, Problem, Scope, Settings, apply, merge, plan};
+use wirepost_topology::{Actual, Error, Options, Problem, Scope, apply, merge, plan};
 
 use crate::support::{apply_all, business, management, problems, route};
 
@@ -44,7 +45,7 @@ async fn bindings_by_keys_of_every_kind_are_unbound() {
     }
     let changed = apply_all(&vhost, &topology).await;
     assert_eq!((changed.changes.len(), problems(&changed)), (keys.len(), vec![]));
-    assert_eq!(plan(&topology, &management(&vhost).export().await.unwrap(), Scope::Everything).steps, []);
+    assert_eq!(plan(&topology, &Actual::read(&management(&vhost)).await.unwrap(), Scope::Everything).steps, []);
 }
 
 #[tokio::test]
@@ -161,7 +162,7 @@ async fn a_removed_business_goes_with_all_its_empty_objects_and_others_are_not_t
     let options = Options { scope, amqp: Some(&connection), delete_messages: true };
     let report = apply(&management, &Topology::default(), options).await.unwrap();
     assert_eq!(problems(&report), Vec::<String>::new());
-    let left = management.export().await.unwrap();
+    let left = Actual::read(&management).await.unwrap();
     assert!(!left.exchanges.iter().any(|e| e.name.starts_with("wirepost.pay.")), "{left:?}");
     assert!(!left.queues.iter().any(|q| q.name.starts_with("wirepost.pay.")), "{left:?}");
     assert!(!left.policies.iter().any(|p| p.name.starts_with("wirepost.pay.")), "{left:?}");
@@ -178,7 +179,7 @@ async fn without_amqp_a_queue_is_never_deleted() {
     let report = apply(&management(&vhost), &Topology::default(), options).await.unwrap();
     assert!(problems(&report).iter().any(|p| p.contains("only an AMQP connection can tell")), "{report:?}");
     assert!(!report.changes.iter().any(|change| change.starts_with("delete queue")), "{report:?}");
-    let left = management(&vhost).export().await.unwrap();
+    let left = Actual::read(&management(&vhost)).await.unwrap();
     assert!(left.queues.iter().any(|q| q.name == "wirepost.pay.q.q"));
 }
 
@@ -222,12 +223,16 @@ async fn who_may_not_and_what_is_not_there_is_told_from_what_is_away() {
     let vhost = Vhost::create().await.unwrap();
     let host = vhost.broker.management.rsplit_once('@').unwrap().1.to_owned();
     let try_with = async |url: String, name: &str| {
-        let settings = Settings { url, vhost: name.to_owned(), credentials: None, ca_file: None, timeout: None };
+        let settings =
+            ManagementSettings { url, vhost: name.to_owned(), credentials: None, ca_file: None, timeout: None };
         let options = Options { scope: Scope::Everything, amqp: None, delete_messages: false };
-        apply(&Management::new(settings).unwrap(), &Topology::default(), options).await.unwrap_err()
+        apply(&ManagementClient::new(settings).unwrap(), &Topology::default(), options).await.unwrap_err()
     };
     let wrong = try_with(format!("http://guest:wr0ng@{host}"), &vhost.name).await;
-    assert!(matches!(wrong, Error::Refused { .. }) && !wrong.to_string().contains("wr0ng"), "{wrong}");
+    assert!(
+        matches!(wrong, Error::Management(ManagementError::Refused { .. })) && !wrong.to_string().contains("wr0ng"),
+        "{wrong}"
+    );
     let missing = try_with(format!("http://guest:guest@{host}"), "no/such").await;
     assert!(!missing.is_retryable() && missing.to_string().contains("rabbitmqctl add_vhost no/such"), "{missing}");
     // A port that is taken and then let go: nothing listens there.
@@ -244,18 +249,18 @@ async fn credentials_in_files_are_read_again_for_every_call() {
     let (user, password) = (folder.join("user"), folder.join("password"));
     std::fs::write(&user, "guest\n").unwrap();
     std::fs::write(&password, "old\n").unwrap();
-    let settings = Settings {
+    let settings = ManagementSettings {
         url: format!("http://{}", vhost.broker.management.rsplit_once('@').unwrap().1),
         vhost: vhost.name.clone(),
-        credentials: Some(Credentials::Files { user, password: password.clone() }),
+        credentials: Some(Credentials::from_files(user, password.clone())),
         ca_file: None,
         timeout: None,
     };
-    let management = Management::new(settings).unwrap();
-    management.export().await.unwrap_err();
+    let management = ManagementClient::new(settings).unwrap();
+    Actual::read(&management).await.unwrap_err();
     std::fs::write(&password, "guest\n").unwrap();
-    management.export().await.unwrap();
+    Actual::read(&management).await.unwrap();
     std::fs::remove_file(&password).unwrap();
-    assert!(management.export().await.unwrap_err().is_retryable());
+    assert!(Actual::read(&management).await.unwrap_err().is_retryable());
     std::fs::remove_dir_all(&folder).unwrap();
 }

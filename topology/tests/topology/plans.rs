@@ -9,8 +9,9 @@ use futures_util::{StreamExt, stream};
 use lapin::types::FieldTable;
 use serde_json::json;
 use tokio::time::Instant;
+use wirepost_rabbitmq::{ManagementClient, ManagementError, ManagementSettings};
 use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
-use wirepost_topology::{ApplyOptions, Error, KeptBecause, Management, Problem, Settings, apply_plan, unrouted};
+use wirepost_topology::{Actual, ApplyOptions, Error, KeptBecause, Problem, Snapshot, apply_plan, unrouted};
 
 use crate::support::{business, declared, management, problems, round, route};
 
@@ -91,7 +92,7 @@ async fn limits_of_its_own_come_and_go_with_the_declaration() {
 async fn a_closed_gate_stops_before_the_next_write() {
     let vhost = Vhost::create().await.unwrap();
     let (management, topology) = (management(&vhost), business("pay", &json!([route("a", "q")])));
-    let snapshot = management.snapshot().await.unwrap();
+    let snapshot = Snapshot::read(&management).await.unwrap();
     apply_plan(&management, snapshot.plan_shared(), ApplyOptions::default()).await.unwrap();
     let left = AtomicU32::new(7);
     let gate = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
@@ -99,34 +100,36 @@ async fn a_closed_gate_stops_before_the_next_write() {
     let plan = snapshot.plan("pay", &topology, None);
     let error = apply_plan(&management, plan.clone(), options).await.unwrap_err();
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
-    let rest = management.snapshot().await.unwrap().plan("pay", &topology, None);
+    let rest = Snapshot::read(&management).await.unwrap().plan("pay", &topology, None);
     assert_eq!(plan.steps.len() - rest.steps.len(), 7);
     // Whoever may write goes on from there.
     assert!(apply_plan(&management, rest, ApplyOptions::default()).await.unwrap().is_clean());
-    assert!(management.snapshot().await.unwrap().plan("pay", &topology, None).is_empty());
+    assert!(Snapshot::read(&management).await.unwrap().plan("pay", &topology, None).is_empty());
 }
 
 #[tokio::test]
 async fn a_missing_vhost_is_known_and_made() {
     let broker = wirepost_testing::broker::TestBroker::from_env().unwrap();
     let name = format!("made/by us {}", std::process::id());
-    let settings = Settings {
+    let settings = ManagementSettings {
         url: broker.management.clone(),
         vhost: name.clone(),
         credentials: None,
         ca_file: None,
         timeout: Some(Duration::from_secs(5)),
     };
-    let management = Management::new(settings).unwrap();
+    let management = ManagementClient::new(settings).unwrap();
     assert!(management.version().await.unwrap().starts_with("4."));
-    assert!(matches!(management.snapshot().await.unwrap_err(), Error::NoVhost { vhost, .. } if vhost == name));
-    assert!(matches!(management.export().await.unwrap_err(), Error::NoVhost { .. }));
+    assert!(
+        matches!(Snapshot::read(&management).await.unwrap_err(), ManagementError::NoVhost { vhost, .. } if vhost == name)
+    );
+    assert!(matches!(Actual::read(&management).await.unwrap_err(), ManagementError::NoVhost { .. }));
     // A plan that was made before the vhost went.
     let topology = business("pay", &json!([route("a", "q")]));
     let plan =
         wirepost_topology::plan(&topology, &wirepost_topology::Actual::default(), wirepost_topology::Scope::Everything);
     let error = apply_plan(&management, plan, ApplyOptions::default()).await.unwrap_err();
-    assert!(matches!(error, Error::NoVhost { .. }), "{error}");
+    assert!(matches!(error, Error::Management(ManagementError::NoVhost { .. })), "{error}");
     management.create_vhost().await.unwrap();
     management.create_vhost().await.unwrap();
     let report = round(&management, "pay", &topology, &[], ApplyOptions::default()).await;
@@ -139,14 +142,14 @@ async fn a_missing_vhost_is_known_and_made() {
 async fn an_answer_that_does_not_come_is_given_up_in_time() {
     // Takes connections and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let settings = Settings {
+    let settings = ManagementSettings {
         url: format!("http://guest:guest@{}", silent.local_addr().unwrap()),
         vhost: "/".to_owned(),
         credentials: None,
         ca_file: None,
         timeout: Some(Duration::from_millis(100)),
     };
-    let error = Management::new(settings).unwrap().snapshot().await.unwrap_err();
+    let error = Snapshot::read(&ManagementClient::new(settings).unwrap()).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
 }
 
@@ -176,7 +179,7 @@ async fn many_businesses_are_made_at_once() {
     for at_once in [1, 8] {
         let vhost = Vhost::create().await.unwrap();
         let management = management(&vhost);
-        let snapshot = management.snapshot().await.unwrap();
+        let snapshot = Snapshot::read(&management).await.unwrap();
         apply_plan(&management, snapshot.plan_shared(), ApplyOptions::default()).await.unwrap();
         let names: Vec<String> = (0..50).map(|i| format!("b{i}")).collect();
         let start = Instant::now();
@@ -193,7 +196,7 @@ async fn many_businesses_are_made_at_once() {
         for report in reports {
             assert_eq!(problems(&report.unwrap()), [""; 0]);
         }
-        let after = management.snapshot().await.unwrap();
+        let after = Snapshot::read(&management).await.unwrap();
         assert_eq!(after.businesses().count(), 50);
         for name in names {
             assert!(after.plan(&name, &business(&name, &json!([route("a", "q"), route("b", "r")])), None).is_empty());
@@ -218,14 +221,14 @@ async fn a_connection_that_closes_as_it_is_used_again_fails_no_call() {
             let _ = socket.read(&mut buffer);
         }
     });
-    let settings = Settings {
+    let settings = ManagementSettings {
         url: format!("http://guest:guest@{address}"),
         vhost: "/".to_owned(),
         credentials: None,
         ca_file: None,
         timeout: None,
     };
-    let management = Management::new(settings).unwrap();
+    let management = ManagementClient::new(settings).unwrap();
     for _ in 0..3 {
         assert_eq!(management.version().await.unwrap(), "4.3.6");
     }

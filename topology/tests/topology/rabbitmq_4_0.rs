@@ -3,8 +3,9 @@
 use serde_json::json;
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
+use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
 use wirepost_testing::broker::{PATIENCE, PrivateBroker, consume, depth, eventually, next_body, publish, publish_for};
-use wirepost_topology::{Management, Options, Scope, Settings, apply};
+use wirepost_topology::{Options, Scope, apply};
 
 #[tokio::test]
 async fn a_business_is_made_is_stable_and_carries_messages_on_rabbitmq_4_0() {
@@ -26,7 +27,8 @@ async fn a_business_is_made_is_stable_and_carries_messages_on_rabbitmq_4_0() {
     let topology = compile_one(&resource).unwrap().topology;
     let (url, name) = (broker.management.clone(), vhost.name.clone());
     let management =
-        Management::new(Settings { url, vhost: name, credentials: None, ca_file: None, timeout: None }).unwrap();
+        ManagementClient::new(ManagementSettings { url, vhost: name, credentials: None, ca_file: None, timeout: None })
+            .unwrap();
     let options = Options { scope: Scope::Everything, amqp: None, delete_messages: false };
     let made = apply(&management, &topology, options).await.unwrap();
     assert!(made.is_clean() && !made.changes.is_empty(), "{made:?}");

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
 use wirepost_core::compile::compile_one;
 use wirepost_core::topology::Topology;
+use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
 use wirepost_testing::broker::Vhost;
-use wirepost_topology::{ApplyOptions, DesiredUser, Management, Options, Report, Scope, Settings, apply, apply_plan};
+use wirepost_topology::{ApplyOptions, DesiredUser, Options, Report, Scope, Snapshot, apply, apply_plan};
 
 /// A business with the given routes and a small stream.
 pub(crate) fn business(name: &str, routes: &Value) -> Topology {
@@ -33,20 +34,20 @@ pub(crate) fn route(message_type: &str, queue: &str) -> Value {
     json!({ "messageType": message_type, "sendType": "ClientToServer", "queue": { "name": queue } })
 }
 
-pub(crate) fn management(vhost: &Vhost) -> Management {
+pub(crate) fn management(vhost: &Vhost) -> ManagementClient {
     let (url, vhost) = (vhost.broker.management.clone(), vhost.name.clone());
-    Management::new(Settings { url, vhost, credentials: None, ca_file: None, timeout: None }).unwrap()
+    ManagementClient::new(ManagementSettings { url, vhost, credentials: None, ca_file: None, timeout: None }).unwrap()
 }
 
 /// One round of the operator for one business: snapshot, plan, apply.
 pub(crate) async fn round(
-    management: &Management,
+    management: &ManagementClient,
     name: &str,
     topology: &Topology,
     users: &[DesiredUser],
     options: ApplyOptions<'_>,
 ) -> Report {
-    let snapshot = management.snapshot().await.unwrap();
+    let snapshot = Snapshot::read(management).await.unwrap();
     assert!(apply_plan(management, snapshot.plan_shared(), options).await.unwrap().is_clean());
     apply_plan(management, snapshot.plan(name, topology, Some(users)), options).await.unwrap()
 }

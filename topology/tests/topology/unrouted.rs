@@ -11,7 +11,7 @@ use lapin::{BasicProperties, Channel};
 use serde_json::json;
 use wirepost_core::topology::Topology;
 use wirepost_testing::broker::{PATIENCE, Vhost, consume, depth, eventually, key_of, next, publish_for, publish_with};
-use wirepost_testing::strange::{self, Publisher, address};
+use wirepost_testing::strange::{self, Publisher, endpoint};
 use wirepost_topology::unrouted::{self, Moved, Stopped};
 
 use crate::support::{apply_all, business, route};
@@ -21,7 +21,7 @@ const UNROUTED: &str = "wirepost.pay.unrouted";
 const ORDER_KEY: &str = "queue wirepost.pay.q.orders";
 
 async fn move_back(vhost: &Vhost, topology: &Topology) -> Moved {
-    unrouted::move_back(&address(&vhost.amqp()).unwrap(), "pay", topology, &|| true).await.unwrap()
+    unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "pay", topology, &|| true).await.unwrap()
 }
 
 async fn unbind(channel: &Channel, queue: &str, exchange: &str, key: &str) {
@@ -98,7 +98,7 @@ async fn messages_that_no_general_client_can_read_are_moved_back_in_their_place(
     apply_all(&vhost, &topology).await;
     let (_connection, channel) = vhost.channel().await.unwrap();
     unbind(&channel, "wirepost.pay.stream", "wirepost.pay.push", "").await;
-    let mut publisher = Publisher::open(&address(&vhost.amqp()).unwrap()).await.unwrap();
+    let mut publisher = Publisher::open(&endpoint(&vhost.amqp()).unwrap()).await.unwrap();
     let all = strange::readable();
     // Strays in front, which have to keep their place while what is behind them ends connections.
     send(&channel, "", UNROUTED, 0).await;
@@ -131,7 +131,7 @@ async fn a_message_that_its_stream_cannot_take_is_set_aside_and_reported_and_the
         .await
         .unwrap();
     unbind(&channel, "wirepost.pay.stream", "wirepost.pay.push", "").await;
-    let mut publisher = Publisher::open(&address(&vhost.amqp()).unwrap()).await.unwrap();
+    let mut publisher = Publisher::open(&endpoint(&vhost.amqp()).unwrap()).await.unwrap();
     let all = strange::unmovable();
     send(&channel, "", UNROUTED, 0).await;
     for (name, message) in &all {
@@ -257,7 +257,7 @@ async fn it_goes_no_further_than_its_gate() {
     apply_all(&vhost, &topology).await;
     let asked = AtomicU32::new(0);
     let gate = || asked.fetch_add(1, Ordering::Relaxed) < 2;
-    let moved = unrouted::move_back(&address(&vhost.amqp()).unwrap(), "pay", &topology, &gate).await.unwrap();
+    let moved = unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "pay", &topology, &gate).await.unwrap();
     assert_eq!(moved, Moved { moved: 2, stopped: Some(Stopped::Gate), ..Moved::default() });
     assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 3);
 }
@@ -277,7 +277,7 @@ async fn a_missing_exchange_stops_it_and_the_message_stays() {
         "{moved:?}"
     );
     eventually("the message is back", PATIENCE, || async { Ok(depth(&channel, UNROUTED).await? == 1) }).await.unwrap();
-    let nobody = unrouted::move_back(&address(&vhost.amqp()).unwrap(), "nobody", &topology, &|| true).await.unwrap();
+    let nobody = unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "nobody", &topology, &|| true).await.unwrap();
     assert_eq!(nobody, Moved::default());
 }
 
@@ -300,7 +300,7 @@ async fn a_message_that_names_its_user_comes_back_too() {
     vhost.broker.call("PUT", &permissions, all).await.unwrap();
     drop((connection, channel));
     let uri = vhost.amqp().replace("guest:guest@", "mover:mover@");
-    let moved = unrouted::move_back(&address(&uri).unwrap(), "pay", &topology, &|| true).await.unwrap();
+    let moved = unrouted::move_back(&endpoint(&uri).unwrap(), "pay", &topology, &|| true).await.unwrap();
     assert_eq!(moved, Moved { moved: 1, ..Moved::default() });
     let afterwards = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.unwrap();
     let channel = afterwards.create_channel().await.unwrap();

@@ -11,7 +11,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::json;
 use wirepost_testing::broker::{PATIENCE, Vhost, consume, eventually, key_of, next_body, publish};
-use wirepost_topology::{ApplyOptions, DesiredUser, Problem, business_user, user_tag};
+use wirepost_topology::{ApplyOptions, DesiredUser, Problem, Snapshot, business_user, user_tag};
 
 use crate::support::{business, management, problems, round, route};
 
@@ -83,7 +83,7 @@ async fn a_user_of_another_wirepost_or_of_nobody_is_not_touched() {
         let before = vhost.broker.call("GET", &path, "").await.unwrap();
         let report = round(&management, name, &topology, std::slice::from_ref(&user), ApplyOptions::default()).await;
         assert!(matches!(&report.problems[..], [Problem::UserTaken { .. }]), "{report:?}");
-        let removed = management.snapshot().await.unwrap().plan(name, &topology, Some(&[]));
+        let removed = Snapshot::read(&management).await.unwrap().plan(name, &topology, Some(&[]));
         assert!(removed.is_empty(), "{removed:?}");
         assert_eq!(vhost.broker.call("GET", &path, "").await.unwrap(), before);
     }
@@ -116,7 +116,7 @@ async fn the_last_user_stays_while_its_queue_holds_messages() {
     })
     .await
     .unwrap();
-    assert_eq!(management.snapshot().await.unwrap().businesses().next(), None);
+    assert_eq!(Snapshot::read(&management).await.unwrap().businesses().next(), None);
 }
 
 /// Each try has a channel of its own: a refusal closes it.
@@ -179,7 +179,7 @@ async fn a_business_reaches_its_own_objects_and_those_of_no_other() {
     assert_eq!(next_body(&mut consume(&channel, &audit, 1).await.unwrap()).await.unwrap(), b"hello");
     // The operator leaves that queue and its binding alone.
     let users = [user(&vhost)];
-    let plan = management.snapshot().await.unwrap().plan(mine, &business(mine, &routes), Some(&users));
+    let plan = Snapshot::read(&management).await.unwrap().plan(mine, &business(mine, &routes), Some(&users));
     assert!(plan.is_empty(), "{plan:?}");
 
     for other in &others {

@@ -101,7 +101,7 @@ pub(crate) async fn removal(fixture: &Fixture, operator: &Operator) -> Result<()
         .try_collect::<()>()
         .await?;
     let gone = fixture.observer.wait("all are gone", HashMap::is_empty).await? - begun;
-    let objects = fixture.world.setup.management()?.export().await?;
+    let objects = wirepost_topology::Actual::read(&fixture.world.setup.management()?).await?;
     let left = objects.queues.len() + objects.exchanges.iter().filter(|e| e.name.starts_with("wirepost.")).count();
     println!("removal of all: {gone:.1?}, {left} objects left on the broker");
     ensure!(operator.running());

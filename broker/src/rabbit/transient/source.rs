@@ -1,9 +1,10 @@
 //! Where a `Transient` reader's messages come from: its queue, by the protocol that can deliver the next one.
 
 use bytes::Bytes;
+use wirepost_amqp::Error;
 use wirepost_amqp::v10::{self, Settle};
 use wirepost_amqp::v091::{self, Incoming, Property};
-use wirepost_amqp::{Address, Error};
+use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::Sections;
 
 use super::super::{body, link::HEARTBEAT};
@@ -58,7 +59,7 @@ impl Source {
     /// Consumes a queue with this many unsettled messages at most.
     pub(super) async fn consume(
         mut connection: v091::Connection,
-        address: &Address,
+        endpoint: &Endpoint,
         queue: String,
         protocol: Protocol,
         prefetch: u16,
@@ -70,7 +71,7 @@ impl Source {
                 None
             }
             Protocol::Native => {
-                let mut connection = v10::Connection::open(address, HEARTBEAT).await?;
+                let mut connection = v10::Connection::open(endpoint, HEARTBEAT).await?;
                 connection.receive(&queue, prefetch.into()).await?;
                 Some(Native { connection, prefetch: prefetch.into(), outstanding: 0 })
             }

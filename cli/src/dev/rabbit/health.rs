@@ -6,7 +6,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
-use wirepost_edge::broker::Health;
+use wirepost_broker::Health;
 
 use crate::output::Console;
 

@@ -7,16 +7,15 @@ use futures_util::{
     stream::{BoxStream, SelectAll},
 };
 use lapin::{
-    Connection,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
-    uri::AMQPUri,
 };
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use wirepost_rabbitmq::{Address, Connection};
 
 use super::{super::card::shown_queues, Desired, connect};
 use crate::output::{Console, one_line};
@@ -29,12 +28,12 @@ const RETRY: Duration = Duration::from_secs(1);
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until dropped.
-pub(super) async fn run(uri: AMQPUri, mut desired: watch::Receiver<Desired>, console: Console) {
+pub(super) async fn run(address: Address, mut desired: watch::Receiver<Desired>, console: Console) {
     loop {
         let wish = desired.borrow_and_update().clone();
         let queues: Vec<&str> = wish.businesses.iter().flat_map(shown_queues).collect();
         if !queues.is_empty()
-            && let Ok(connection) = connect(&uri, "queues").await
+            && let Ok(connection) = connect(&address, "queues").await
             && let Ok(Ok(consumers)) = timeout(BEGIN_TIMEOUT, consume(&connection, &queues)).await
         {
             tokio::select! {

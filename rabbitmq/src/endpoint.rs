@@ -1,0 +1,53 @@
+//! What one AMQP connection needs.
+
+use std::{fmt, sync::Arc};
+
+use rustls::ClientConfig;
+
+use crate::{Address, CaError, client_tls};
+
+/// An address with the login that is valid now, whom to trust there, and the name of the connection.
+#[derive(Clone)]
+pub struct Endpoint {
+    address: Address,
+    tls: Option<Arc<ClientConfig>>,
+    name: String,
+}
+
+impl Endpoint {
+    /// `tls` is used for `amqps` alone; without it the CA certificates of the operating system are trusted. `name` appears in the broker's list
+    /// of connections.
+    ///
+    /// # Errors
+    /// The operating system has no CA certificates.
+    pub fn new(address: Address, tls: Option<Arc<ClientConfig>>, name: impl Into<String>) -> Result<Self, CaError> {
+        let tls = match (address.is_tls(), tls) {
+            (false, _) => None,
+            (true, Some(tls)) => Some(tls),
+            (true, None) => Some(client_tls(None)?),
+        };
+        Ok(Self { address, tls, name: name.into() })
+    }
+
+    /// Where to connect, and as which user.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// How to check the broker's certificate; `None` = the connection is not encrypted.
+    pub fn tls(&self) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref()
+    }
+
+    /// What the broker's list of connections shows.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, tls, name } = self;
+        write!(f, "{name} at {address}{}", if tls.is_some() { ", TLS" } else { "" })
+    }
+}
