@@ -8,11 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use prometheus_client::registry::Registry;
 use tokio::sync::{oneshot, watch};
 use wirepost_core::edge_config::Delivery;
 pub use wirepost_stream::Position;
 
 pub mod memory;
+mod metrics;
 pub mod rabbit;
 
 /// Longest wait for a broker's confirm before a client is told.
@@ -193,8 +195,8 @@ pub trait Broker: Send + Sync + 'static {
     /// How the broker is.
     fn health(&self) -> watch::Receiver<Health>;
 
-    /// The broker's own metrics, appended in OpenMetrics text form by the admin port. Names and label sets are closed.
-    fn counters(&self) -> Vec<(&'static str, u64)>;
+    /// Adds the broker's metrics, `wirepost_broker_…`, to a registry that has no prefix.
+    fn register(&self, registry: &mut Registry);
 
     /// Ends connections in order; waits for publishes in flight up to a bound of its own.
     fn close(&self) -> BoxFuture<'_, ()>;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,6 +16,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
 use tokio::sync::{Notify, oneshot, watch};
 use wirepost_core::{
     edge_config::Delivery,
@@ -22,7 +24,9 @@ use wirepost_core::{
     topology::{Exchange, Policy, QueueKind, Topology},
 };
 
-use crate::{Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start};
+use crate::{
+    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start, metrics,
+};
 
 mod consumer;
 mod durable;
@@ -306,19 +310,28 @@ impl Broker for MemoryBroker {
         self.inner.health.subscribe()
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        let counters = &self.inner.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        vec![
-            ("published", get(&counters.published)),
-            ("refused", get(&counters.refused)),
-            ("events", get(&counters.events)),
-            ("dropped_events", get(&counters.dropped_events)),
-        ]
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix(metrics::PREFIX);
+        registry.register_collector(Box::new(self.inner.clone()));
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         std::future::ready(()).boxed()
+    }
+}
+
+impl Collector for Inner {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Counters { published, refused, events, dropped_events } = &self.counters;
+        for (name, help, counter) in [
+            ("published", "Messages that were routed.", published),
+            ("refused", "Messages that no queue took.", refused),
+            ("events", "Events that were routed.", events),
+            ("dropped_events", "Events dropped.", dropped_events),
+        ] {
+            metrics::encode(&mut encoder, name, help, counter.load(Ordering::Relaxed))?;
+        }
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use prometheus_client::registry::Registry;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
@@ -29,7 +30,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wirepost_core::edge_config::Delivery;
 use wirepost_stream::Client;
 
-use crate::{Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start};
+use crate::{
+    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start, metrics,
+};
 
 mod alarm;
 mod body;
@@ -265,12 +268,12 @@ impl Broker for RabbitBroker {
         self.health.clone()
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        let mut all = self.counters.all();
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix(metrics::PREFIX);
+        registry.register_collector(Box::new(self.counters.clone()));
         if let Some(client) = self.stream() {
-            all.extend(durable::counters(&client));
+            registry.register_collector(Box::new(durable::StreamMetrics(Arc::downgrade(&client))));
         }
-        all
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -403,5 +406,34 @@ mod tests {
         }
         assert!(used.iter().all(|&count| (90..=110).contains(&count)), "{used:?}");
         assert_eq!(spread(7, 1), 0);
+    }
+
+    /// Dashboards and alerts know them.
+    #[test]
+    fn metrics_keep_their_names_and_types() {
+        let mut config = Config::new("e", "amqp://127.0.0.1:1");
+        config.stream = Some(vec![("127.0.0.1".into(), 1)]);
+        let broker = RabbitBroker::start(config).unwrap();
+        let mut registry = Registry::default();
+        broker.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE wirepost_broker_")?.strip_suffix(" unknown"))
+            .collect();
+        let known = "connects connect_failures connections_lost channels_opened channels_discarded confirmed refused unavailable unknown \
+                     waiting waiting_bytes events dropped_events transient_restarts alarms_unknown transient_records transient_requeued \
+                     transient_switches transient_unreadable stream_connections stream_connects stream_connect_failures \
+                     stream_connections_lost stream_subscriptions stream_attachments stream_restarts stream_watchdog_restarts \
+                     stream_resets stream_gaps stream_messages stream_bytes stream_skipped_messages stream_held_bytes";
+        assert_eq!(names, known.split_whitespace().collect::<Vec<_>>());
+        for name in names {
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("wirepost_broker_{name} ")));
+            assert!(
+                value.is_some_and(|value| value.parse::<u64>().is_ok()),
+                "{name} has no value without labels: {text}"
+            );
+        }
     }
 }

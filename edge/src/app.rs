@@ -52,7 +52,7 @@ impl App {
         readiness: Readiness,
         supervisor: Supervisor,
     ) -> Result<Self, listener::StartError> {
-        let mut metrics = Metrics::default();
+        let mut metrics = Metrics::with_broker(&*broker);
         metrics.include(&supervisor);
         let metrics = Arc::new(metrics);
         metrics.max_connections.set(i64::try_from(settings.max_connections).unwrap_or(i64::MAX));

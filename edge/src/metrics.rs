@@ -7,7 +7,11 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use wirepost_broker::Broker;
 use wirepost_runtime::tasks::Supervisor;
+
+/// Before the names of the edge's own.
+const PREFIX: &str = "wirepost_edge";
 
 /// All metrics; cheap to clone parts of.
 #[derive(Debug)]
@@ -105,11 +109,12 @@ pub fn label(kind: &'static str) -> Label {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("wirepost_edge");
+        let mut registry = Registry::default();
+        let edge = registry.sub_registry_with_prefix(PREFIX);
         macro_rules! metric {
             ($name:literal, $help:literal) => {{
                 let metric = Default::default();
-                registry.register($name, $help, Clone::clone(&metric));
+                edge.register($name, $help, Clone::clone(&metric));
                 metric
             }};
         }
@@ -182,25 +187,44 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds those of supervised tasks.
-    pub fn include(&mut self, supervisor: &Supervisor) {
-        supervisor.register(&mut self.registry);
+    /// With those of the broker.
+    pub fn with_broker(broker: &dyn Broker) -> Self {
+        let mut metrics = Self::default();
+        broker.register(&mut metrics.registry);
+        metrics
     }
 
-    /// OpenMetrics text, the broker's counters included.
-    pub fn encode(&self, broker: &[(&'static str, u64)]) -> String {
-        use std::fmt::Write;
+    /// Adds those of supervised tasks.
+    pub fn include(&mut self, supervisor: &Supervisor) {
+        supervisor.register(self.registry.sub_registry_with_prefix(PREFIX));
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a String can't fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        let text_end = text.strip_suffix("# EOF\n").map(str::len);
-        if let Some(end) = text_end {
-            text.truncate(end);
-        }
-        for (name, value) in broker {
-            let _ = write!(text, "# TYPE wirepost_broker_{name} unknown\nwirepost_broker_{name} {value}\n");
-        }
-        text.push_str("# EOF\n");
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wirepost_broker::memory::MemoryBroker;
+
+    use super::*;
+
+    #[test]
+    fn the_brokers_metrics_stand_beside_the_edges_under_names_of_their_own() {
+        let text = Metrics::with_broker(&MemoryBroker::new()).encode();
+        for line in [
+            "# TYPE wirepost_edge_connections gauge",
+            "wirepost_edge_acks_total 0",
+            "# TYPE wirepost_broker_published unknown",
+            "wirepost_broker_published 0",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line} is missing in {text}");
+        }
+        assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1);
     }
 }

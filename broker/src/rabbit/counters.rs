@@ -1,6 +1,13 @@
-//! What this broker has done, for the admin port.
+//! What this broker has done, as metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
+
+use crate::metrics;
 
 /// A number; gauges are lowered by who raised them.
 #[derive(Debug, Default)]
@@ -25,16 +32,16 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($(#[doc = $help:literal] $name:ident,)*) => {
         #[derive(Debug, Default)]
         pub(super) struct Counters {
-            $($(#[$doc])* pub(super) $name: Counter,)*
+            $(#[doc = $help] pub(super) $name: Counter,)*
         }
 
-        impl Counters {
-            /// All of them by name.
-            pub(super) fn all(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.get()),)*]
+        impl Collector for Counters {
+            fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+                $(metrics::encode(&mut encoder, stringify!($name), $help, self.$name.get())?;)*
+                Ok(())
             }
         }
     };

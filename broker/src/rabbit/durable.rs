@@ -1,8 +1,9 @@
 //! Feeds and pieces of streams, over the stream protocol.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Weak, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use wirepost_core::names;
 use wirepost_rabbitmq::{Credentials, Login};
 use wirepost_stream::{Client, Event, Message, Subscription};
@@ -11,7 +12,7 @@ use super::{
     body,
     config::{Checked, Config},
 };
-use crate::{Feed, FeedEvent, Piece, ReadError, Record, RecordBatch, Start};
+use crate::{Feed, FeedEvent, Piece, ReadError, Record, RecordBatch, Start, metrics};
 
 /// Longest time for a piece.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,23 +107,36 @@ fn record(message: &Message) -> Record {
     Record { position: message.position(), timestamp: message.timestamp(), body, oddity }
 }
 
-/// What the stream client counts, for the admin port.
-pub(super) fn counters(client: &Arc<Client>) -> Vec<(&'static str, u64)> {
-    let counters = client.counters();
-    vec![
-        ("stream_connections", counters.connections.get()),
-        ("stream_connects", counters.connects.get()),
-        ("stream_connect_failures", counters.connect_failures.get()),
-        ("stream_connections_lost", counters.connections_lost.get()),
-        ("stream_subscriptions", counters.subscriptions.get()),
-        ("stream_attachments", counters.attachments.get()),
-        ("stream_restarts", counters.restarts.get()),
-        ("stream_watchdog_restarts", counters.watchdog_restarts.get()),
-        ("stream_resets", counters.resets.get()),
-        ("stream_gaps", counters.gaps.get()),
-        ("stream_messages", counters.messages.get()),
-        ("stream_bytes", counters.bytes.get()),
-        ("stream_skipped_messages", counters.skipped_messages.get()),
-        ("stream_held_bytes", counters.held_bytes.get()),
-    ]
+/// What the stream client counts. Without the client, after the broker was closed, nothing.
+#[derive(Debug)]
+pub(super) struct StreamMetrics(pub(super) Weak<Client>);
+
+impl Collector for StreamMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(client) = self.0.upgrade() else { return Ok(()) };
+        let counters = client.counters();
+        for (name, help, value) in [
+            ("stream_connections", "Open connections of the stream protocol.", counters.connections.get()),
+            ("stream_connects", "Connections of the stream protocol opened.", counters.connects.get()),
+            ("stream_connect_failures", "Attempts to open one that failed.", counters.connect_failures.get()),
+            ("stream_connections_lost", "Connections that ended unasked.", counters.connections_lost.get()),
+            ("stream_subscriptions", "Streams that are being read.", counters.subscriptions.get()),
+            (
+                "stream_attachments",
+                "Times that reading a stream began, the first included.",
+                counters.attachments.get(),
+            ),
+            ("stream_restarts", "Times that reading a stream ended and began again.", counters.restarts.get()),
+            ("stream_watchdog_restarts", "Those of them after silence.", counters.watchdog_restarts.get()),
+            ("stream_resets", "Streams found replaced by another of the same name.", counters.resets.get()),
+            ("stream_gaps", "Times that a stream's retention overtook its reader.", counters.gaps.get()),
+            ("stream_messages", "Messages read from streams.", counters.messages.get()),
+            ("stream_bytes", "Bytes read from streams.", counters.bytes.get()),
+            ("stream_skipped_messages", "Messages read again and dropped.", counters.skipped_messages.get()),
+            ("stream_held_bytes", "Bytes of chunks in memory.", counters.held_bytes.get()),
+        ] {
+            metrics::encode(&mut encoder, name, help, value)?;
+        }
+        Ok(())
+    }
 }

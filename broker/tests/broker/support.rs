@@ -11,6 +11,7 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
+use prometheus_client::registry::Registry;
 use tokio::time::timeout;
 use wirepost_broker::{
     Broker, Feed, FeedEvent, Health, Publication, PublishError,
@@ -143,5 +144,10 @@ pub(crate) async fn bodies(feed: &mut dyn Feed, count: usize) -> Result<Vec<Stri
 
 /// A counter of the broker.
 pub(crate) fn counter(broker: &RabbitBroker, name: &str) -> u64 {
-    broker.counters().into_iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no counter {name}")).1
+    let mut registry = Registry::default();
+    broker.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(&format!("wirepost_broker_{name} ")));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in {text}"))
 }

@@ -169,8 +169,8 @@ impl Broker for Panicking {
         self.inner.health()
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.inner.counters()
+    fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.inner.register(registry);
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -201,7 +201,7 @@ async fn a_reader_that_panics_disconnects_its_clients_and_is_restarted() {
     a.enter(&after, &[]);
     soon(&|| metrics.readers.get() == 1).await;
     assert_eq!(after.outbound.closing(), None);
-    let text = metrics.encode(&[]);
+    let text = metrics.encode();
     assert!(text.contains(r#"wirepost_edge_task_restarts_total{task="push reader"} 1"#), "{text}");
     assert_eq!(supervisor.failure(), None, "another business goes on");
     catalog.stop().await;

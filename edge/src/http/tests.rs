@@ -15,6 +15,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use futures_util::future::BoxFuture;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{oneshot, watch};
@@ -84,8 +85,10 @@ impl Broker for Stub {
         self.health.subscribe()
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        vec![("published", 7)]
+    fn register(&self, registry: &mut Registry) {
+        let published = Gauge::<i64>::default();
+        published.set(7);
+        registry.sub_registry_with_prefix("wirepost_broker").register("published", "Of this stub", published);
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -49,6 +49,6 @@ mod tests {
         for readings in [&[Reading::Down][..], &[Reading::Up(None), Reading::Idle]] {
             assert!(read(readings).1.is_nan(), "{readings:?}");
         }
-        assert!(metrics.encode(&[]).contains("wirepost_edge_reader_lag NaN\n"));
+        assert!(metrics.encode().contains("wirepost_edge_reader_lag NaN\n"));
     }
 }

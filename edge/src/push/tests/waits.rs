@@ -1,6 +1,7 @@
 //! What a client is told, and when, while the broker hangs or lags.
 
 use futures_util::{FutureExt, future::BoxFuture};
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 use wirepost_core::edge_config::Delivery;
@@ -73,8 +74,8 @@ impl Broker for Odd {
         self.inner.health()
     }
 
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.inner.counters()
+    fn register(&self, registry: &mut Registry) {
+        self.inner.register(registry);
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
