@@ -4,7 +4,7 @@ pub use crate::compile::{shared_policies, shared_policy_of};
 
 mod intake;
 
-pub use intake::{Intake, UnroutedMessage};
+pub use intake::{Destinations, Intake, UnroutedMessage};
 
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -335,25 +335,31 @@ impl Reader {
     /// Takes the first message out of the queue unacknowledged: it is gone whether it can be read or not. `None` when the feed was dropped.
     async fn remove_first(&self, attempt: usize, events: &mpsc::Sender<FeedEvent>) -> Option<()> {
         let queue = names::edge_queue(&self.business, &self.edge);
+        // Without credentials there is no connection: the next attempt reports it.
+        let Ok(endpoint) = self.dialer.endpoint(attempt, &format!("removing {}", self.business)) else {
+            return Some(());
+        };
         let taking = async {
-            let endpoint = self.dialer.endpoint(attempt, &format!("removing {}", self.business)).ok()?;
-            let mut connection = Connection::open(&endpoint, HEARTBEAT).await.ok()?;
+            let mut connection = Connection::open(&endpoint, HEARTBEAT).await?;
             match connection.take(&queue).await {
-                Ok(message) => message.map(source::of_classic),
-                // It is gone: the broker removes a message before it finds that it can't translate it. After any other failure nobody knows.
-                Err(error) => {
+                Ok(message) => Ok(message.map(source::of_classic)),
+                // The broker removes a message before it finds that it can't translate it.
+                Err(error) if error.is_internal() => {
                     self.counters.transient_unreadable.add(1);
-                    Some(Arrival {
-                        tag: 0,
-                        body: bytes::Bytes::new(),
-                        oddity: Some(Oddity::Unreadable(error.to_string())),
-                    })
+                    let oddity = Some(Oddity::Unreadable(error.to_string()));
+                    Ok(Some(Arrival { tag: 0, body: bytes::Bytes::new(), oddity }))
                 }
+                Err(error) => Err(error),
             }
         };
-        let Some(arrival) = taking.await else { return Some(()) };
-        let records = vec![self.record(arrival)];
-        events.send(FeedEvent::Records(RecordBatch { records, done: None })).await.ok()
+        let event = match taking.await {
+            Ok(Some(arrival)) => FeedEvent::Records(RecordBatch { records: vec![self.record(arrival)], done: None }),
+            // The queue is empty or does not exist, or it was never asked.
+            Ok(None) | Err(Error::Connect { .. } | Error::Channel { .. }) => return Some(()),
+            // The connection broke: the message may have been on its way.
+            Err(_) => FeedEvent::Gap,
+        };
+        events.send(event).await.ok()
     }
 }
 

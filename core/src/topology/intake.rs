@@ -1,5 +1,7 @@
 //! Which queues accept a client's message, decided without an edge: for unrouted messages.
 
+use std::sync::OnceLock;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -36,14 +38,27 @@ pub struct UnroutedMessage<'a> {
     pub body: &'a [u8],
 }
 
-impl Topology {
-    /// Where an unrouted message belongs: each `Some` is one queue behind its exchange, `None` everything that is bound to the exchange. Empty
-    /// if nothing declared accepts it.
+/// Finds the queues that unrouted messages of one business belong to. A schema is compiled when the first message needs it.
+pub struct Destinations<'a> {
+    topology: &'a Topology,
+    /// Of the intakes, in their order. `None`: the schema can't be compiled, so nothing matches it.
+    schemas: Vec<OnceLock<Option<content::Schema>>>,
+}
+
+impl<'a> Destinations<'a> {
+    /// By what this topology declares.
+    pub fn new(topology: &'a Topology) -> Self {
+        Self { topology, schemas: topology.intake.iter().map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Where a message belongs: each `Some` is one queue behind its exchange, `None` all that the exchange has. Empty if nothing declared
+    /// takes it.
     ///
-    /// If an edge admitted it to a queue, that is the only one. If that queue is not declared any more, or none is named, today's routes
-    /// decide, each on its own, as an edge would.
-    pub fn destinations(&self, message: UnroutedMessage<'_>) -> Vec<Option<&str>> {
-        let mut bindings = self.bindings.iter().filter(|binding| binding.exchange == message.exchange);
+    /// The queue that admitted it is the only one. If that is no longer declared, or the message names none, today's routes decide, each
+    /// for itself, as an edge would.
+    pub fn of(&self, message: UnroutedMessage<'_>) -> Vec<Option<&'a str>> {
+        let Topology { bindings, intake, .. } = self.topology;
+        let mut bindings = bindings.iter().filter(|binding| binding.exchange == message.exchange);
         let receives = names::owner(message.exchange).is_some_and(|b| message.exchange == names::receive_exchange(b));
         if !receives {
             return bindings.next().map(|_| None).into_iter().collect();
@@ -53,27 +68,30 @@ impl Topology {
         if let Some(binding) = bindings.find(names) {
             return vec![Some(&binding.queue)];
         }
-        let mut ways = Vec::new();
-        for intake in self.intake.iter().filter(|intake| intake.admits(message)) {
-            let way = Some(intake.queue.as_str());
-            if !ways.contains(&way) {
-                ways.push(way);
+        let mut destinations = Vec::new();
+        for (intake, schema) in intake.iter().zip(&self.schemas) {
+            let destination = Some(intake.queue.as_str());
+            if !destinations.contains(&destination) && intake.admits(message, schema) {
+                destinations.push(destination);
             }
         }
-        ways
+        destinations
     }
 }
 
 impl Intake {
-    fn admits(&self, message: UnroutedMessage<'_>) -> bool {
+    fn admits(&self, message: UnroutedMessage<'_>, compiled: &OnceLock<Option<content::Schema>>) -> bool {
         pattern::matches(&self.pattern, message.routing_key)
             && message.from_client_type.is_none_or(|from| self.from.iter().any(|allowed| allowed == from))
-            && self.schema.as_ref().is_none_or(|schema| fits(schema, message.body))
+            && self.schema.as_ref().is_none_or(|schema| {
+                let compiled = compiled.get_or_init(|| content::Schema::try_new(schema).ok());
+                compiled.as_ref().is_some_and(|schema| matches(schema, message.body))
+            })
     }
 }
 
-fn fits(schema: &Value, body: &[u8]) -> bool {
-    let Ok(schema) = content::Schema::try_new(schema) else { return false };
+/// Content that takes too many steps to check does not match, as at an edge.
+fn matches(schema: &content::Schema, body: &[u8]) -> bool {
     Envelope::parse(body).is_ok_and(|envelope| schema.check(envelope.content.unwrap_or("null")).is_ok())
 }
 
@@ -112,6 +130,7 @@ mod tests {
     #[test]
     fn a_message_goes_back_to_the_queue_that_admitted_it_or_is_judged_by_todays_routes() {
         let topology = topology();
+        let destinations = Destinations::new(&topology);
         let (a, b) = (Some("wirepost.pay.q.a"), Some("wirepost.pay.q.b"));
         let good = r#"{"messageType":"log.admin","content":{}}"#;
         let bad = r#"{"messageType":"log.admin","content":1}"#;
@@ -131,7 +150,7 @@ mod tests {
                 from_client_type: from,
                 body: body.as_bytes(),
             };
-            assert_eq!(topology.destinations(message), expected, "{queue:?} {from:?} {body}");
+            assert_eq!(destinations.of(message), expected, "{queue:?} {from:?} {body}");
         }
         let push = UnroutedMessage {
             exchange: "wirepost.pay.push",
@@ -140,10 +159,7 @@ mod tests {
             from_client_type: None,
             body: b"",
         };
-        assert_eq!(topology.destinations(push), [None]);
-        assert_eq!(
-            topology.destinations(UnroutedMessage { exchange: "", routing_key: "wirepost.pay.q.a", ..push }),
-            []
-        );
+        assert_eq!(destinations.of(push), [None]);
+        assert_eq!(destinations.of(UnroutedMessage { exchange: "", routing_key: "wirepost.pay.q.a", ..push }), []);
     }
 }

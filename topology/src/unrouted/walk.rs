@@ -10,7 +10,7 @@ use wirepost_amqp::v091::{self, Message, Properties, Property, Published};
 use wirepost_core::{
     contract::headers,
     names,
-    topology::{Topology, UnroutedMessage},
+    topology::{Destinations, Topology, UnroutedMessage},
 };
 use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::{Sections, Value};
@@ -29,7 +29,7 @@ const PATIENCE: u32 = 2;
 pub(super) struct Walk<'a> {
     endpoint: &'a Endpoint,
     business: &'a str,
-    topology: &'a Topology,
+    destinations: Destinations<'a>,
     queue: String,
     connection: v091::Connection,
     /// By AMQP 1.0, once it is needed.
@@ -80,7 +80,7 @@ impl<'a> Walk<'a> {
         Ok(Self {
             endpoint,
             business,
-            topology,
+            destinations: Destinations::new(topology),
             queue: names::unrouted(business),
             connection: connect(endpoint).await?,
             native: None,
@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
             Err(e) => return Err(e),
         };
         let place = Place::new(&message.exchange, &message.routing_key);
-        let ways = place.destinations(&message, self.topology);
+        let ways = place.destinations(&message, &self.destinations);
         if ways.is_empty() {
             self.held.push(message.delivery_tag);
             return Ok(Step::Next);
@@ -228,7 +228,7 @@ impl<'a> Walk<'a> {
         let id = received.delivery_id;
         let message = readable(&received.payload);
         let place = Place::new(&message.exchange, &message.routing_key);
-        if place.destinations(&message, self.topology).is_empty() {
+        if place.destinations(&message, &self.destinations).is_empty() {
             self.held_natively.push(id);
             self.native = Some(native);
             return Ok(Step::Next);
@@ -335,20 +335,20 @@ impl Place {
         Self { exchange: text(exchange), routing_key: text(routing_key) }
     }
 
-    /// See [`Topology::destinations`]; each way as one that stays when the message goes.
-    fn destinations(&self, message: &Message, topology: &Topology) -> Vec<Option<String>> {
+    /// See [`Destinations::of`].
+    fn destinations(&self, message: &Message, destinations: &Destinations<'_>) -> Vec<Option<String>> {
         let (queue, from) =
             (message.properties.header(headers::QUEUE), message.properties.header(headers::FROM_CLIENT_TYPE));
         let text = |bytes: &Option<Bytes>| bytes.as_ref().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
         let (queue, from) = (text(&queue), text(&from));
-        let put_aside = UnroutedMessage {
+        let unrouted = UnroutedMessage {
             exchange: &self.exchange,
             routing_key: &self.routing_key,
             queue: queue.as_deref(),
             from_client_type: from.as_deref(),
             body: &message.body,
         };
-        topology.destinations(put_aside).into_iter().map(|way| way.map(str::to_owned)).collect()
+        destinations.of(unrouted).into_iter().map(|way| way.map(str::to_owned)).collect()
     }
 
     fn not_taken(self, reason: String) -> Stopped {
