@@ -17,6 +17,7 @@ pub mod hub;
 pub mod log;
 pub mod mailbox;
 mod pages;
+mod read_queue;
 pub mod reader;
 pub mod reading;
 pub mod receipts;

@@ -23,6 +23,7 @@ use super::{
     gap::Gap,
     log::{Log, Lookup},
     mailbox::Mailbox,
+    read_queue::ReadQueue,
     reading::Reading,
     registry::Registry,
 };
@@ -35,7 +36,7 @@ pub struct Hub {
     /// What all hubs share.
     pub context: Arc<HubContext>,
     /// One read of the stream at a time for clients that catch up; the others then find it in the cache.
-    pub(super) fetching: tokio::sync::Mutex<()>,
+    pub(super) reads: ReadQueue,
     business: ArcSwap<Business>,
     state: Mutex<State>,
     /// Counts attachments and batches, for those that wait for the log to move.
@@ -85,7 +86,7 @@ impl Hub {
         let log = Log::new(Arc::clone(&context.budget));
         Self {
             name: business.name().into(),
-            fetching: tokio::sync::Mutex::default(),
+            reads: ReadQueue::default(),
             business: ArcSwap::new(business),
             state: Mutex::new(State { log, registry: Registry::default(), consuming: false, closed: None }),
             moved: watch::Sender::new(0),

@@ -53,7 +53,7 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     if let Some(page) = context.pages.find(&hub.name, offset) {
         return Ok(page);
     }
-    let _turn = hub.fetching.lock().await;
+    let _first = hub.reads.permit(offset).await;
     if let Some(page) = context.pages.find(&hub.name, offset) {
         return Ok(page);
     }

@@ -159,3 +159,29 @@ async fn a_replica_that_is_behind_is_asked_again_although_nothing_is_pushed() {
     }
     edge.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn clients_with_different_cursors_share_what_is_read_whoever_comes_first() {
+    const PUSHES: u64 = 7; // and no more connections than one identity may have
+    let broker = Odd::new();
+    let edge = Edge::start(&broker, 0);
+    let (mailbox, _task) = open(&edge, 1, StartAt::Now, BOUNDS);
+    let mut cursors = vec![place(&frame(&mailbox).await)];
+    for n in 0..PUSHES {
+        broker.push(n);
+        cursors.push(place(&frame(&mailbox).await));
+    }
+    broker.becomes(Reads::Hang);
+    // The newest cursor first: in this order each one is below all that were asked for before.
+    let connections: Vec<_> =
+        (0..PUSHES).rev().map(|n| (n, open(&edge, 2 + n, StartAt::After(cursors[n as usize]), BOUNDS))).collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    broker.becomes(Reads::Good);
+    for (n, (mailbox, _)) in &connections {
+        assert_eq!(frame(mailbox).await["resumed"], true);
+        assert_eq!(number(mailbox).await, *n);
+    }
+    let reads = edge.hub.context.metrics.catch_up_reads.get();
+    assert!(reads <= 3, "{reads} reads of one page");
+    edge.stop().await;
+}

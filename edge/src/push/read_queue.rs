@@ -1,0 +1,134 @@
+//! Which connection reads the stream next: one at a time for each business, in the order of their offsets.
+//!
+//! The clients of a dead edge return together, each with a cursor of its own, and a page serves every cursor within it. Read in the order of
+//! arrival, each cursor below all earlier ones costs a read of its own, about 100 ms on a busy broker: the last of 20 clients waited for two
+//! seconds. Read upwards, one page serves all that are close together.
+//!
+//! The order goes upwards from the last read, then starts again at the lowest offset, so that nobody waits forever.
+//! *Bound*: one entry for each connection that waits; one whose connection has gone leaves when its turn comes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct ReadQueue(Arc<Mutex<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    reading: bool,
+    /// Offset of the last permit.
+    last: u64,
+    /// Tells apart those that wait for the same offset.
+    arrivals: u64,
+    /// By offset and arrival.
+    waiting: BTreeMap<(u64, u64), oneshot::Sender<ReadPermit>>,
+}
+
+/// The right to read. The next connection gets it when this one is dropped.
+#[derive(Debug)]
+pub struct ReadPermit(Arc<Mutex<Queue>>);
+
+impl ReadQueue {
+    /// Waits for the right to read from `offset`.
+    ///
+    /// *Cancel safety*: a dropped wait gives up its place.
+    pub async fn permit(&self, offset: u64) -> ReadPermit {
+        let permit = {
+            let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if !queue.reading {
+                queue.reading = true;
+                queue.last = offset;
+                return ReadPermit(Arc::clone(&self.0));
+            }
+            queue.arrivals += 1;
+            let arrival = queue.arrivals;
+            let (sender, receiver) = oneshot::channel();
+            queue.waiting.insert((offset, arrival), sender);
+            receiver
+        };
+        #[expect(clippy::expect_used)]
+        permit.await.expect("a sender leaves the queue only to send a permit, and `self` keeps the queue")
+    }
+}
+
+impl Queue {
+    /// Who reads next; none: nobody waits.
+    fn next(&mut self) -> Option<oneshot::Sender<ReadPermit>> {
+        loop {
+            let above = self.waiting.range((self.last, 0)..).next();
+            let key = *above.or_else(|| self.waiting.first_key_value())?.0;
+            self.last = key.0;
+            if let Some(sender) = self.waiting.remove(&key)
+                && !sender.is_closed()
+            {
+                return Some(sender);
+            }
+        }
+    }
+}
+
+impl Drop for ReadPermit {
+    fn drop(&mut self) {
+        let next = {
+            let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = queue.next();
+            queue.reading = next.is_some();
+            next
+        };
+        if let Some(next) = next {
+            // A connection that went at this very moment returns the permit, whose drop passes it on.
+            drop(next.send(Self(Arc::clone(&self.0))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_go_upwards_and_start_again_at_the_lowest() {
+        let queue = ReadQueue::default();
+        let mut permit = queue.permit(50).await;
+        let offsets = [30, 90, 10, 60];
+        let mut waits: Vec<_> = offsets.into_iter().map(|offset| Box::pin(queue.permit(offset))).collect();
+        for wait in &mut waits {
+            assert!(wait.as_mut().now_or_never().is_none());
+        }
+        let mut order = Vec::new();
+        while order.len() < offsets.len() {
+            drop(permit);
+            let (index, next) = waits
+                .iter_mut()
+                .enumerate()
+                .filter(|(index, _)| !order.contains(&offsets[*index]))
+                .find_map(|(index, wait)| Some((index, wait.as_mut().now_or_never()?)))
+                .unwrap();
+            order.push(offsets[index]);
+            permit = next;
+        }
+        assert_eq!(order, [60, 90, 10, 30]);
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_is_passed_over() {
+        let queue = ReadQueue::default();
+        let permit = queue.permit(1).await;
+        let mut gone: Vec<_> = (2..100_000).map(|offset| Box::pin(queue.permit(offset))).collect();
+        let mut stays = Box::pin(queue.permit(100_000));
+        for wait in gone.iter_mut().chain([&mut stays]) {
+            assert!(wait.as_mut().now_or_never().is_none());
+        }
+        drop(gone);
+        drop(permit);
+        drop(stays.now_or_never().unwrap());
+        assert!(queue.permit(5).now_or_never().is_some(), "nobody reads any more");
+    }
+}
