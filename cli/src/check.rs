@@ -1,4 +1,4 @@
-//! `wirepost check`: the cluster's verdict on declarations, without a cluster.
+//! `wirepost check`: the cluster's checks of declarations, without a cluster.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -10,10 +10,10 @@ use crate::{
     output,
 };
 
-/// Exit status where nothing could be judged; clap uses the same for a wrong command line.
+/// Exit status if nothing could be checked; clap uses the same for an invalid command line.
 const UNREADABLE: u8 = 2;
 
-/// Judge declarations as the cluster would, offline.
+/// Check declarations as the cluster would, offline.
 ///
 /// Exit status: 0 = all would be accepted and run, 1 = something is wrong, 2 = a file can't be read.
 #[derive(clap::Args)]
@@ -28,15 +28,17 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Output {
-    /// One line each: `file:line: field: what is wrong. What to do.` A note begins with `note: `; the cluster takes what it is about.
+    /// One line each: `file:line: field: what is wrong. What to do.` A note begins with `note: `; the cluster accepts
+    /// what it points at.
     Text,
-    /// One JSON object: `{"files", "businesses", "problems": [{"file", "line", "field", "reason", "message", "remedy"}], "notes": [the same]}`.
+    /// One JSON object:
+    /// `{"files", "businesses", "problems": [{"file", "line", "field", "reason", "message", "remedy"}], "notes": [the same]}`.
     Json,
 }
 
 pub(crate) fn run(Args { paths, output }: Args) -> anyhow::Result<ExitCode> {
     let unreadable = |message: String| {
-        output::complain(&format!("wirepost: {message}"));
+        output::error_line(&format!("wirepost: {message}"));
         Ok(ExitCode::from(UNREADABLE))
     };
     let Loaded { files, accepted, findings, notes } = match declarations::load(&paths) {
@@ -47,8 +49,8 @@ pub(crate) fn run(Args { paths, output }: Args) -> anyhow::Result<ExitCode> {
     match output {
         Output::Text => print_text(&files, &businesses, &findings, &notes)?,
         Output::Json => {
-            let verdict = json!({"files": files.len(), "businesses": businesses, "problems": findings, "notes": notes});
-            output::line(&verdict.to_string())?;
+            let result = json!({"files": files.len(), "businesses": businesses, "problems": findings, "notes": notes});
+            output::line(&result.to_string())?;
         }
     }
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

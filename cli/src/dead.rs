@@ -1,11 +1,11 @@
-//! `wirepost dead`: looks at the messages that a business's services could not handle, puts them back into their queues, or removes them,
-//! with the rights that the operator gives to the business's user.
+//! `wirepost dead`: shows the messages that a business's services failed on, returns them to their queues, or removes
+//! them, with the rights of the business's user.
 
 mod access;
-mod aside;
 mod letter;
+mod reader;
 mod table;
-mod walk;
+mod unreadable;
 
 use std::{collections::HashSet, process::ExitCode};
 
@@ -16,14 +16,14 @@ use wirepost_core::names;
 use crate::output;
 use access::Access;
 use letter::Letter;
-use walk::{Moved, Step, Walk};
+use reader::{Reader, ReplayResult, Step};
 
-/// Messages that `list` shows where nothing else is asked for.
-const LISTED: u32 = 100;
+/// Default of `list --limit`.
+const DEFAULT_LIMIT: u32 = 100;
 
 /// Dead letters of a business: list, show, replay, drop.
 ///
-/// What is looked at is back when the command ends, however it ends.
+/// Messages that are only read are back in the queue when the command ends, however it ends.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -32,46 +32,46 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show what is there: id, messageType, queue, reason, failures, time.
+    /// List dead letters: id, messageType, queue, reason, failures, time.
     ///
-    /// The last line says how long the business's queues are.
+    /// The last line shows the length of the business's queues.
     List {
         #[command(flatten)]
         access: access::Args,
-        /// Only those of this queue, by its full name or as the declaration calls it.
+        /// Only messages of this queue, by its full name or its name in the declaration.
         #[arg(long)]
         queue: Option<String>,
-        /// Show at most so many.
-        #[arg(long, default_value_t = LISTED, value_parser = clap::value_parser!(u32).range(1..))]
+        /// Maximum number of messages.
+        #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
-        /// A JSON object a line, for programs.
+        /// Print one JSON object per line, for programs.
         #[arg(long)]
         json: bool,
     },
-    /// Show one whole: properties, headers, body.
+    /// Show a message completely: properties, headers, body.
     Show {
-        /// As `list` shows it.
+        /// Its id, as `list` shows it.
         id: String,
         #[command(flatten)]
         access: access::Args,
     },
-    /// Put messages back into the queues that they came from, oldest first, with their ids, headers and properties.
+    /// Return messages to the queues that they came from, oldest first, with their ids, headers and properties.
     ///
-    /// Each is removed from the dead letters after the broker has confirmed it in its queue. If that breaks off, nothing is lost, and one
-    /// message at most is there twice. Exit status: 0 = all that were asked for are back, 1 = not.
+    /// Each is removed from the dead letters after the broker has confirmed it. After an interruption nothing is lost,
+    /// and at most one message exists twice. Exit status: 0 = all requested messages were replayed, 1 = not.
     Replay {
         #[command(flatten)]
         access: access::Args,
-        /// Only those with this id; may be repeated.
+        /// Only messages with this id; may be repeated.
         #[arg(long)]
         id: Vec<String>,
-        /// Only those of this queue, by its full name or as the declaration calls it.
+        /// Only messages of this queue, by its full name or its name in the declaration.
         #[arg(long)]
         queue: Option<String>,
-        /// At most so many.
+        /// Maximum number of messages.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         limit: Option<u32>,
-        /// Say what would be put back, and change nothing.
+        /// Print what would be replayed, and change nothing.
         #[arg(long)]
         dry_run: bool,
     },
@@ -79,16 +79,16 @@ enum Command {
     Drop {
         #[command(flatten)]
         access: access::Args,
-        /// Those with this id; may be repeated.
+        /// Messages with this id; may be repeated.
         #[arg(long, required_unless_present_any = ["all", "unreadable"])]
         id: Vec<String>,
-        /// All of them; needs --yes.
+        /// All messages; needs --yes.
         #[arg(long, requires = "yes", conflicts_with = "id")]
         all: bool,
-        /// Those that the broker can't hand over by AMQP 0-9-1, which nobody can look at; needs --yes.
+        /// Messages that the broker can't deliver by AMQP 0-9-1, so that they can't be shown; needs --yes.
         #[arg(long, requires = "yes", conflicts_with = "id")]
         unreadable: bool,
-        /// Yes, remove them.
+        /// Confirms the removal.
         #[arg(long)]
         yes: bool,
     },
@@ -99,69 +99,69 @@ pub(crate) async fn run(Args { command }: Args) -> anyhow::Result<ExitCode> {
         Command::List { access, queue, limit, json } => list(&access.read()?, queue, limit, json).await,
         Command::Show { id, access } => show(&access.read()?, &id).await,
         Command::Replay { access, id, queue, limit, dry_run } => {
-            let wanted = Wanted::new(id, queue, limit);
-            replay(&access.read()?, wanted, dry_run).await
+            let selection = Selection::new(id, queue, limit);
+            replay(&access.read()?, selection, dry_run).await
         }
         Command::Drop { access, id, all, unreadable, yes: _ } => {
-            let wanted = Wanted::new(id, None, None);
-            drop_letters(&access.read()?, wanted, all, unreadable).await
+            let selection = Selection::new(id, None, None);
+            drop_letters(&access.read()?, selection, all, unreadable).await
         }
     }
 }
 
-/// Which messages a command is about; of an empty list of ids all.
-struct Wanted {
+/// The messages that a command selects; without ids all of them.
+struct Selection {
     ids: HashSet<String>,
     queue: Option<String>,
     limit: u32,
-    /// Ids that were met.
-    met: HashSet<String>,
+    /// Ids that were found.
+    found: HashSet<String>,
 }
 
-impl Wanted {
+impl Selection {
     fn new(ids: Vec<String>, queue: Option<String>, limit: Option<u32>) -> Self {
-        Self { ids: ids.into_iter().collect(), queue, limit: limit.unwrap_or(u32::MAX), met: HashSet::new() }
+        Self { ids: ids.into_iter().collect(), queue, limit: limit.unwrap_or(u32::MAX), found: HashSet::new() }
     }
 
-    fn takes(&mut self, letter: &Letter, business: &str) -> bool {
+    fn matches(&mut self, letter: &Letter, business: &str) -> bool {
         if !self.ids.is_empty() && !self.ids.contains(&letter.id) {
             return false;
         }
-        self.met.insert(letter.id.clone());
+        self.found.insert(letter.id.clone());
         let of = letter.queue.as_deref();
         self.queue
             .as_ref()
             .is_none_or(|queue| of == Some(queue.as_str()) || of == Some(names::route_queue(business, queue).as_str()))
     }
 
-    /// Says which ids there were none of; whether there were all.
-    fn complain_of_missing(&self) -> bool {
-        let mut missing: Vec<_> = self.ids.difference(&self.met).collect();
+    /// Reports ids that were not found; returns whether all were.
+    fn report_missing(&self) -> bool {
+        let mut missing: Vec<_> = self.ids.difference(&self.found).collect();
         missing.sort();
         for id in &missing {
-            output::complain(&format!("wirepost: no dead letter has the id {id}"));
+            output::error_line(&format!("wirepost: no dead letter has the id {id}"));
         }
         missing.is_empty()
     }
 }
 
 async fn list(access: &Access, queue: Option<String>, limit: u32, as_json: bool) -> anyhow::Result<ExitCode> {
-    let account = &access.account;
-    let mut wanted = Wanted::new(Vec::new(), queue, None);
+    let target = &access.target;
+    let mut selection = Selection::new(Vec::new(), queue, None);
     let mut rows = vec![["ID", "TYPE", "QUEUE", "REASON", "COUNT", "TIME"].map(str::to_owned)];
-    let mut walk = Walk::begin(account).await?;
+    let mut reader = Reader::begin(target).await?;
     let mut shown = 0;
     while shown < limit {
-        let step = walk.next().await?;
+        let step = reader.next().await?;
         let row = match &step {
             Step::End => break,
-            Step::Letter(letter) if !wanted.takes(letter, &account.business) => continue,
+            Step::Letter(letter) if !selection.matches(letter, &target.business) => continue,
             Step::Letter(letter) if as_json => {
                 output::line(&letter.summary().to_string())?;
                 shown += 1;
                 continue;
             }
-            Step::Letter(letter) => letter.row(&account.business),
+            Step::Letter(letter) => letter.row(&target.business),
             Step::Unreadable(why) => {
                 if as_json {
                     output::line(&json!({"unreadable": true, "why": why}).to_string())?;
@@ -179,8 +179,8 @@ async fn list(access: &Access, queue: Option<String>, limit: u32, as_json: bool)
         rows.push(row);
         shown += 1;
     }
-    let counts = walk.counts(&access.queues).await;
-    walk.put_back().await?;
+    let counts = reader.counts(&access.queues).await;
+    reader.requeue_all().await?;
     if !as_json {
         if rows.len() > 1 {
             for row in columns(&rows) {
@@ -193,13 +193,13 @@ async fn list(access: &Access, queue: Option<String>, limit: u32, as_json: bool)
 }
 
 async fn show(access: &Access, id: &str) -> anyhow::Result<ExitCode> {
-    let mut walk = Walk::begin(&access.account).await?;
+    let mut reader = Reader::begin(&access.target).await?;
     let mut found = 0;
     loop {
-        match walk.next().await? {
+        match reader.next().await? {
             Step::End => break,
             Step::Letter(letter) if letter.id == id => {
-                for line in letter.whole().lines() {
+                for line in letter.details().lines() {
                     output::line(line)?;
                 }
                 found += 1;
@@ -207,40 +207,40 @@ async fn show(access: &Access, id: &str) -> anyhow::Result<ExitCode> {
             Step::Letter(_) | Step::Unreadable(_) => {}
         }
     }
-    walk.put_back().await?;
+    reader.requeue_all().await?;
     if found == 0 {
         anyhow::bail!("no dead letter has the id {id}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn replay(access: &Access, mut wanted: Wanted, dry_run: bool) -> anyhow::Result<ExitCode> {
-    let account = &access.account;
-    let mut walk = Walk::begin(account).await?;
+async fn replay(access: &Access, mut selection: Selection, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let target = &access.target;
+    let mut reader = Reader::begin(target).await?;
     let (mut back, mut stay) = (0, 0);
-    // A message of a queue that did not take one before it must not overtake that one.
+    // A message must not overtake an earlier one that its queue did not take.
     let mut closed: HashSet<String> = HashSet::new();
-    while back < wanted.limit {
-        let letter = match walk.next().await? {
+    while back < selection.limit {
+        let letter = match reader.next().await? {
             Step::End => break,
             Step::Unreadable(why) => {
-                output::complain(&format!("wirepost: a message stays: {why}"));
+                output::error_line(&format!("wirepost: a message stays: {why}"));
                 stay += 1;
                 continue;
             }
             Step::Letter(letter) => letter,
         };
-        if !wanted.takes(&letter, &account.business) {
+        if !selection.matches(&letter, &target.business) {
             continue;
         }
         let id = letter.id.clone();
         let Some(queue) = letter.queue.clone() else {
-            output::complain(&format!("wirepost: {id} stays: it came from no queue ({})", letter.reason));
+            output::error_line(&format!("wirepost: {id} stays: it has no source queue ({})", letter.reason));
             stay += 1;
             continue;
         };
         if closed.contains(&queue) {
-            output::complain(&format!("wirepost: {id} stays: another one of {queue} before it was not taken"));
+            output::error_line(&format!("wirepost: {id} stays: {queue} did not take an earlier message"));
             stay += 1;
             continue;
         }
@@ -249,54 +249,59 @@ async fn replay(access: &Access, mut wanted: Wanted, dry_run: bool) -> anyhow::R
             back += 1;
             continue;
         }
-        match walk.replay(&letter, &queue).await? {
-            Moved::Yes => {
+        match reader.replay(&letter, &queue).await? {
+            ReplayResult::Done => {
                 output::line(&format!("replayed {id} → {queue}"))?;
                 back += 1;
             }
-            Moved::No(why) => {
-                output::complain(&format!("wirepost: {id} stays: {why}"));
+            ReplayResult::Stays(why) => {
+                output::error_line(&format!("wirepost: {id} stays: {why}"));
                 closed.insert(queue);
                 stay += 1;
             }
         }
     }
-    walk.put_back().await?;
-    let all = wanted.complain_of_missing() && stay == 0;
+    reader.requeue_all().await?;
+    let all = selection.report_missing() && stay == 0;
     let done = if dry_run { "would be replayed" } else { "replayed" };
     output::line(&format!("{back} {done}{}", if stay > 0 { format!(", {stay} stay") } else { String::new() }))?;
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn drop_letters(access: &Access, mut wanted: Wanted, all: bool, unreadable: bool) -> anyhow::Result<ExitCode> {
-    let mut walk = Walk::begin(&access.account).await?;
+async fn drop_letters(
+    access: &Access,
+    mut selection: Selection,
+    all: bool,
+    unreadable: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut reader = Reader::begin(&access.target).await?;
     let (mut dropped, mut unread) = (0, 0);
     loop {
-        match walk.next().await? {
+        match reader.next().await? {
             Step::End => break,
-            Step::Letter(letter) if all || (!unreadable && wanted.takes(&letter, &access.account.business)) => {
-                walk.drop(&letter).await?;
+            Step::Letter(letter) if all || (!unreadable && selection.matches(&letter, &access.target.business)) => {
+                reader.drop(&letter).await?;
                 output::line(&format!("dropped {}", letter.id))?;
                 dropped += 1;
             }
             Step::Unreadable(why) if all || unreadable => {
-                output::complain(&format!("wirepost: a message that can't be read goes: {why}"));
+                output::error_line(&format!("wirepost: an unreadable message is removed: {why}"));
                 unread += 1;
             }
             Step::Letter(_) | Step::Unreadable(_) => {}
         }
     }
     if unread > 0 {
-        walk.drop_unreadable().await?;
+        reader.drop_unreadable().await?;
         dropped += unread;
     }
-    walk.put_back().await?;
-    let found = wanted.complain_of_missing();
+    reader.requeue_all().await?;
+    let found = selection.report_missing();
     output::line(&format!("{dropped} dropped"))?;
     Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Cells under each other, two spaces apart.
+/// Aligned columns, two spaces apart.
 fn columns<const N: usize>(rows: &[[String; N]]) -> impl Iterator<Item = String> + use<'_, N> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);

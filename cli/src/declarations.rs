@@ -1,5 +1,5 @@
-//! Files of `WsBusiness` declarations, YAML or JSON: found, read as kubectl reads them, judged by the rules of the cluster, every problem
-//! with its file and line.
+//! Files of `WsBusiness` declarations, YAML or JSON: found, read as kubectl reads them, and checked by the cluster's
+//! rules. Every problem has its file and line.
 
 mod documents;
 mod lines;
@@ -20,19 +20,19 @@ use wirepost_core::{
 };
 
 use documents::{Object, Parts};
-use lines::{Lines, Surprise};
+use lines::{Lines, YamlNote};
 
-/// Names of the files that are taken from a folder, as kubectl takes them.
+/// Extensions of the files that are read from a folder, like kubectl.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
-/// Largest file that is read: a declaration fits into one object of the cluster, which holds 1.5 MiB.
+/// Largest file that is read: a declaration must fit into one object of the cluster, at most 1.5 MiB.
 const MAX_BYTES: u64 = 8 << 20;
 
-/// One problem and where it stands.
+/// A problem with its position.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Finding {
-    /// As it was named on the command line, or below a folder named there.
+    /// As named on the command line, or inside a folder named there.
     pub file: PathBuf,
-    /// From 1 on.
+    /// Counted from 1.
     pub line: usize,
     /// What is wrong and what to do.
     #[serde(flatten)]
@@ -50,7 +50,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// A remedy as a sentence: begins with a capital, unless it begins with a name.
+/// A remedy as a sentence: capitalised, unless it begins with a name.
 fn sentence(text: &str) -> String {
     let word = text.split(' ').next().unwrap_or_default();
     if word.chars().all(|c| c.is_ascii_lowercase()) && !word.is_empty() {
@@ -65,7 +65,7 @@ fn sentence(text: &str) -> String {
 pub(crate) struct Declaration {
     /// Its file.
     pub file: PathBuf,
-    /// As written.
+    /// As in the file.
     pub value: Value,
     /// As the API server would store it.
     pub business: WsBusiness,
@@ -77,51 +77,51 @@ impl Declaration {
         Finding { file: self.file.clone(), line: self.lines.of(&problem.field), problem }
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         format!("{}:{}", self.file.display(), self.lines.of("metadata.name"))
     }
 }
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
-    /// Those without a problem of their own.
-    pub good: Vec<Declaration>,
-    /// What is wrong with the file and with its other declarations.
+    /// Declarations without problems.
+    pub valid: Vec<Declaration>,
+    /// Problems of the file and of its other declarations.
     pub findings: Vec<Finding>,
-    /// What the cluster takes, but reads in another way than it looks.
+    /// What the cluster accepts, but reads differently than it looks.
     pub notes: Vec<Finding>,
 }
 
-/// What files come to.
+/// The result of loading files.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     /// The files that were read; never empty.
     pub files: Vec<PathBuf>,
-    /// What runs.
+    /// Businesses that would run.
     pub accepted: Vec<Compiled>,
-    /// What is wrong with the rest.
+    /// Problems of the others.
     pub findings: Vec<Finding>,
-    /// What the cluster takes, but reads in another way than it looks.
+    /// What the cluster accepts, but reads differently than it looks.
     pub notes: Vec<Finding>,
 }
 
-/// Reads, judges and compiles what `paths` name.
+/// Reads, checks and compiles the files that `paths` name.
 ///
 /// # Errors
 /// Something can't be read, or there is nothing to read.
 pub(crate) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
     let files = find(paths)?;
-    anyhow::ensure!(!files.is_empty(), "no *.yaml, *.yml or *.json in the folders named; name a file");
-    let (mut good, mut findings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    anyhow::ensure!(!files.is_empty(), "no *.yaml, *.yml or *.json in these folders; name a file");
+    let (mut valid, mut findings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for file in &files {
         let text = read(file).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?;
-        let contents = judge(file, &text, |_| None);
-        good.extend(contents.good);
+        let contents = check(file, &text, |_| None);
+        valid.extend(contents.valid);
         findings.extend(contents.findings);
         notes.extend(contents.notes);
     }
-    let (accepted, between) = compile_all(good);
+    let (accepted, between) = compile_all(valid);
     findings.extend(between);
     Ok(Loaded { files, accepted, findings, notes })
 }
@@ -135,7 +135,7 @@ pub(crate) fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     for path in paths {
         let unreadable = |error: io::Error| {
             let remedy = if error.kind() == io::ErrorKind::NotFound {
-                "name a YAML or JSON file, or a folder that holds some"
+                "name a YAML or JSON file, or a folder with such files"
             } else {
                 "check its permissions"
             };
@@ -163,7 +163,7 @@ pub(crate) fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 /// A file's text.
 ///
 /// # Errors
-/// Not there, not readable, or too large.
+/// It does not exist, is not readable, or is too large.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     let bytes = path.metadata()?.len();
     if bytes > MAX_BYTES {
@@ -172,23 +172,24 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
     std::fs::read(path).map(|bytes| documents::text(&bytes))
 }
 
-/// Judges a file. `stored` is the declaration of that owner (`namespace/name`) that runs already, for what may not change.
-pub(crate) fn judge<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option<&'a Value>) -> Contents {
+/// Checks a file. `stored` returns the running declaration of an owner (`namespace/name`), for fields that may not
+/// change.
+pub(crate) fn check<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option<&'a Value>) -> Contents {
     let mut contents = Contents::default();
     let at = |line: usize, problem: Problem| Finding { file: path.to_owned(), line, problem };
-    let Parts { objects, lists, bad } = documents::parts(text);
+    let Parts { objects, lists, error } = documents::parts(text);
     let mut ours = 0;
     for Object { value, lines } in objects {
         if !is_ours(&value) {
             continue;
         }
         ours += 1;
-        let judged = validate::parse(&value, stored(&owner(&value)));
-        let mut problems = judged.as_ref().err().cloned().unwrap_or_default();
-        for (field, surprise) in lines.surprises() {
-            let Surprise { line, message, remedy, .. } = surprise;
+        let parsed = validate::parse(&value, stored(&owner(&value)));
+        let mut problems = parsed.as_ref().err().cloned().unwrap_or_default();
+        for (field, note) in lines.notes() {
+            let YamlNote { line, message, remedy, .. } = note;
             match problems.iter_mut().find(|problem| problem.field == field) {
-                // What explains a problem is told with it.
+                // A note that explains a problem is part of it.
                 Some(problem) => problem.message = format!("{}: {message}", problem.message),
                 None => contents.notes.push(at(*line, Problem::at(field, message, remedy))),
             }
@@ -197,14 +198,14 @@ pub(crate) fn judge<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option
             problems.into_iter().map(|problem| at(lines.of(&problem.field), problem)).collect();
         findings.sort_by_key(|finding| finding.line);
         contents.findings.extend(findings);
-        if let Ok(business) = judged {
-            contents.good.push(Declaration { file: path.to_owned(), value, business, lines });
+        if let Ok(business) = parsed {
+            contents.valid.push(Declaration { file: path.to_owned(), value, business, lines });
         }
     }
     contents.findings.extend(lists.into_iter().map(|(line, problem)| at(line, problem)));
-    if let Some((line, message)) = bad {
+    if let Some((line, message)) = error {
         ours += 1;
-        let remedy = "correct it; nothing behind this place was looked at";
+        let remedy = "correct it; nothing after this line was read";
         contents.findings.push(at(line, Problem::at("", message, remedy)));
     }
     if ours == 0 {
@@ -218,7 +219,7 @@ pub(crate) fn judge<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option
     contents
 }
 
-/// Compiles good declarations together, with what is wrong between them.
+/// Compiles valid declarations together, and finds conflicts between them.
 pub(crate) fn compile_all(declarations: Vec<Declaration>) -> (Vec<Compiled>, Vec<Finding>) {
     let mut findings = Vec::new();
     let mut of_owner: HashMap<String, Declaration> = HashMap::new();
@@ -228,7 +229,7 @@ pub(crate) fn compile_all(declarations: Vec<Declaration>) -> (Vec<Compiled>, Vec
         if let Some(first) = of_owner.get(&owner) {
             findings.push(declaration.finding(Problem::at(
                 "metadata.name",
-                format!("{owner} is declared at {} already, the later one would replace it", first.place()),
+                format!("{owner} is already declared at {}; the later one would replace it", first.location()),
                 "give it another name, or remove one of them",
             )));
             continue;
@@ -245,7 +246,7 @@ pub(crate) fn compile_all(declarations: Vec<Declaration>) -> (Vec<Compiled>, Vec
     (compilation.accepted, findings)
 }
 
-/// Whether a document is for us. Files may hold other objects as well; a misspelt kind or group of ours is ours.
+/// Whether a document is ours. Files may contain other objects too; a misspelt kind or group of ours is ours.
 fn is_ours(value: &Value) -> bool {
     let text = |field: &str| value[field].as_str().unwrap_or_default();
     let (group, kind) = (text("apiVersion"), text("kind"));

@@ -1,5 +1,5 @@
-//! `wirepost dev`: the whole layer on one machine: an edge, a broker inside the process or a real RabbitMQ, and the declarations of some
-//! files, followed as they change.
+//! `wirepost dev`: the whole layer on one machine: an edge, the built-in broker or a real RabbitMQ, and declarations
+//! from files, which are watched for changes.
 
 mod card;
 mod example;
@@ -19,44 +19,45 @@ use wirepost_runtime::{readiness::Readiness, signals::Signals, tasks::Supervisor
 use crate::{edge, output, output::Console};
 use project::{Change, Project};
 
-/// Where the folder of examples is, seen from the repository.
+/// The folder of examples, relative to the repository.
 const EXAMPLES: &str = "examples/";
-/// Exit status where the declarations can't be read.
+/// Exit status if the declarations can't be read.
 const UNREADABLE: u8 = 2;
-/// At the end clients are told to go at once: nobody balances load here.
+/// At shutdown clients get `drain` quickly: there is no load to balance.
 const DRAIN_WINDOW: Duration = Duration::from_secs(1);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Run the whole layer on this machine, with the declarations of some files.
+/// Run the whole layer on this machine, with declarations from files.
 ///
-/// Without --amqp the broker is inside the process: nothing else is needed, and nothing outlives it. Files are followed: a good change
-/// runs at once, a bad one is explained and the last good configuration keeps running, a removed file removes its business.
+/// Without --amqp the broker runs inside the process: nothing else is needed, and nothing outlives it. Files are
+/// watched: a valid change is applied immediately, an invalid one is explained while the last good configuration keeps
+/// running, and a removed file removes its business.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// YAML or JSON files, or folders with *.yaml, *.yml or *.json.
     #[arg(default_value = EXAMPLES, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Public address (HTTP and WebSocket); port 0 = any free one.
+    /// Public address (HTTP and WebSocket); port 0 = any free port.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Admin address (/livez, /readyz, /metrics, /configz).
     #[arg(long, default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
-    /// API key of every business's services. Default: dev-<business>, which anybody can guess.
+    /// API key of every business's services. Default: dev-<business>, which is easy to guess.
     #[arg(long, env = edge::API_KEY, hide_env_values = true)]
     api_key: Option<String>,
     #[command(flatten)]
     rabbit: rabbit::Args,
 }
 
-/// What is behind the edge.
-enum Side {
-    Local(local::Local),
+/// The broker behind the edge.
+enum Backend {
+    Local(local::LocalBackend),
     Rabbit(rabbit::Rabbit),
 }
 
-impl Side {
-    /// Whether what arrives on queues is printed.
+impl Backend {
+    /// Whether messages on queues are printed.
     fn shows_queues(&self) -> bool {
         match self {
             Self::Local(_) => true,
@@ -64,7 +65,7 @@ impl Side {
         }
     }
 
-    /// Makes the broker have what the businesses need.
+    /// Gives the broker what the businesses need.
     async fn apply(&mut self, businesses: &[Compiled]) {
         match self {
             Self::Local(local) => local.apply(businesses),
@@ -72,7 +73,7 @@ impl Side {
         }
     }
 
-    /// Ends its tasks.
+    /// Stops its tasks.
     async fn stop(self) {
         match self {
             Self::Local(local) => local.stop().await,
@@ -87,23 +88,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let supervisor = Supervisor::default();
     let console = Console::start();
     let mut project = Project::new(paths, api_key.clone());
-    let first = match project.look(true) {
+    let first = match project.refresh(true) {
         Ok(change) => change,
         Err(error) => {
-            output::complain(&format!("wirepost: {error}"));
+            output::error_line(&format!("wirepost: {error}"));
             return Ok(ExitCode::from(UNREADABLE));
         }
     };
     let mut watch = watch::Watch::start(&project.folders());
     let name = format!("dev-{:08x}", rand::random::<u32>());
-    let (broker, mut side): (Arc<dyn Broker>, Side) = match rabbit.address()? {
+    let (broker, mut backend): (Arc<dyn Broker>, Backend) = match rabbit.address()? {
         None => {
-            let local = local::Local::new(console.clone(), &supervisor);
-            (Arc::new(local.broker()), Side::Local(local))
+            let local = local::LocalBackend::new(console.clone(), &supervisor);
+            (Arc::new(local.broker()), Backend::Local(local))
         }
         Some(address) => {
             let (broker, rabbit) = rabbit::Rabbit::start(&name, address, console.clone(), &supervisor)?;
-            (Arc::new(broker), Side::Rabbit(rabbit))
+            (Arc::new(broker), Backend::Rabbit(rabbit))
         }
     };
     let settings = Settings {
@@ -113,7 +114,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         endpoint_lag: Duration::ZERO,
         drain_window: DRAIN_WINDOW,
         drain_deadline: DRAIN_DEADLINE,
-        // Whoever tries things wants to hear of each.
+        // For development every line matters.
         log_pause: Duration::ZERO,
         ..Settings::default()
     };
@@ -121,10 +122,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let pending = readiness.wait_for(source::PART);
     let app = App::start(settings, Arc::new(KeyRing::random()), broker, readiness, supervisor.clone())
         .await
-        .context("cannot start; --listen and --admin name other addresses (port 0: any free one; with make: ARGS=\"--listen …\")")?;
+        .context("cannot start; --listen and --admin set other addresses (port 0: any free port; with make: ARGS=\"--listen …\")")?;
     let cards = card::Cards { public: app.public, api_key };
-    console.say(greeting(&app, &side, &cards)).await;
-    take(&app, &mut side, &project, &first, &cards, &console).await;
+    console.say(greeting(&app, &backend, &cards)).await;
+    apply_change(&app, &mut backend, &project, &first, &cards, &console).await;
     drop(pending);
     loop {
         tokio::select! {
@@ -135,35 +136,42 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             () = watch.changed() => {}
         }
-        match tokio::task::block_in_place(|| project.look(false)) {
-            Ok(change) if change.is_nothing() => {}
-            Ok(change) => take(&app, &mut side, &project, &change, &cards, &console).await,
+        match tokio::task::block_in_place(|| project.refresh(false)) {
+            Ok(change) if change.is_empty() => {}
+            Ok(change) => apply_change(&app, &mut backend, &project, &change, &cards, &console).await,
             Err(error) => console.say(format!("{error}; what runs keeps running")).await,
         }
     }
-    console.say("ending: clients are told to go (once more Ctrl-C ends at once)").await;
+    console.say("shutting down: clients are told to reconnect elsewhere (press Ctrl-C again to end immediately)").await;
     tokio::select! {
         () = app.shutdown() => {}
         () = signals.recv() => {}
     }
-    side.stop().await;
+    backend.stop().await;
     console.flush().await;
     Ok(if supervisor.failure().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs what the files say now, and tells what has changed.
-async fn take(app: &App, side: &mut Side, project: &Project, change: &Change, cards: &card::Cards, console: &Console) {
+/// Applies what the files declare now, and reports what has changed.
+async fn apply_change(
+    app: &App,
+    backend: &mut Backend,
+    project: &Project,
+    change: &Change,
+    cards: &card::Cards,
+    console: &Console,
+) {
     let businesses: Vec<Compiled> = project.running().cloned().collect();
     let configs = || businesses.iter().map(|compiled| compiled.config.clone());
     if !change.removed.is_empty() {
-        // Their clients go first, then what they used on the broker.
+        // First their clients, then their broker objects.
         let stay = configs().filter(|config| !change.added.contains(&config.business_type)).collect();
         app.state.catalog.replace(stay, &[]);
         for name in &change.removed {
             console.say(format!("{name}: removed, its clients are closed with 4010")).await;
         }
     }
-    side.apply(&businesses).await;
+    backend.apply(&businesses).await;
     for bad in app.state.catalog.replace(configs().collect(), &[]) {
         console.say(format!("{bad}; the last good configuration keeps running")).await;
     }
@@ -173,8 +181,8 @@ async fn take(app: &App, side: &mut Side, project: &Project, change: &Change, ca
     for note in &change.notes {
         console.say(format!("note: {note}")).await;
     }
-    if change.fine_again {
-        console.say("all files are fine again").await;
+    if change.all_valid_again {
+        console.say("all files are valid again").await;
     }
     for name in &change.kept {
         console.say(format!("{name}: keeps running with its last good configuration")).await;
@@ -183,22 +191,22 @@ async fn take(app: &App, side: &mut Side, project: &Project, change: &Change, ca
         console.say(format!("{name}: changed, the new configuration runs")).await;
     }
     for compiled in businesses.iter().filter(|compiled| change.added.contains(&compiled.business)) {
-        console.say(cards.card(compiled, project.file_of(compiled), side.shows_queues())).await;
+        console.say(cards.card(compiled, project.file_of(compiled), backend.shows_queues())).await;
     }
     if businesses.is_empty() {
-        console.say("no business runs yet: correct a file or add one, it is taken up by itself").await;
+        console.say("no business runs yet: correct a file or add one, it is loaded automatically").await;
     }
 }
 
-fn greeting(app: &App, side: &Side, cards: &card::Cards) -> String {
+fn greeting(app: &App, backend: &Backend, cards: &card::Cards) -> String {
     let mut lines = vec![format!("wirepost dev listens on {} (admin: http://{})", cards.url(), app.admin)];
-    lines.push(match side {
-        Side::Local(_) => "broker: inside this process; what it holds goes with it".to_owned(),
-        Side::Rabbit(rabbit) => format!("broker: {}", rabbit.describe()),
+    lines.push(match backend {
+        Backend::Local(_) => "broker: inside this process; its messages are lost when it ends".to_owned(),
+        Backend::Rabbit(rabbit) => format!("broker: {}", rabbit.describe()),
     });
     if !app.public.ip().is_loopback() && cards.api_key.is_none() {
         lines.push(format!(
-            "warning: {} can be reached from other machines and the API keys dev-<business> can be guessed; give --api-key",
+            "warning: other machines can reach {}, and the API keys dev-<business> are easy to guess; set --api-key",
             app.public
         ));
     }

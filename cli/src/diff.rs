@@ -12,28 +12,30 @@ use crate::{
     output,
 };
 
-/// Exit status where nothing could be compared, as diff programs have it.
-const TROUBLE: u8 = 2;
+/// Exit status if nothing could be compared, like that of diff programs.
+const FAILED: u8 = 2;
 
 /// Show what would change on the broker.
 ///
-/// A line each: `+` is made, `~` changed, `-` removed, `!` can't be made true and needs a person. Exit status: 0 = the broker is as
-/// declared, 1 = something would change, 2 = a declaration is not accepted, or the broker can't be asked.
+/// One line for each change: `+` created, `~` changed, `-` removed, `!` needs manual action. Exit status: 0 = the
+/// broker is as declared, 1 = something would change, 2 = a declaration is not accepted, or the broker can't be read.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// YAML or JSON files, or folders with *.yaml, *.yml or *.json.
     #[arg(required = true, value_name = "FILE")]
     paths: Vec<PathBuf>,
-    /// The broker's management API, http(s)://user:password@host:15672. Its user needs the tag policymaker and the right to read.
+    /// The broker's management API, http(s)://user:password@host:15672. Its user needs the tag policymaker and read
+    /// permission.
     #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true, value_name = "URL")]
     management: String,
     /// The vhost.
     #[arg(long, env = "WIREPOST_VHOST", default_value = "/")]
     vhost: String,
-    /// Queues that the operator takes for routes with `existing: true` though their owners have not opened them: its flag of that name.
+    /// Queues that routes with `existing: true` may fill without an owner's permission, like the operator's flag of
+    /// that name.
     #[arg(long, env = "WIREPOST_EXISTING_QUEUES", default_value = "", value_name = "NAMESPACE=PREFIX,…")]
     existing_queues: OpenQueues,
-    /// Authorities (PEM) that the management API's certificate is checked against; without it those of the operating system.
+    /// CA certificates (PEM) for the management API's certificate. Default: those of the operating system.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
@@ -44,8 +46,8 @@ pub(crate) async fn run(Args { paths, management, vhost, existing_queues, ca_fil
         Ok(same) => Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Err(error) if error.downcast_ref::<std::io::Error>().is_some() => Err(error),
         Err(error) => {
-            output::complain(&format!("wirepost: {error:#}"));
-            Ok(ExitCode::from(TROUBLE))
+            output::error_line(&format!("wirepost: {error:#}"));
+            Ok(ExitCode::from(FAILED))
         }
     }
 }
@@ -54,12 +56,12 @@ pub(crate) async fn run(Args { paths, management, vhost, existing_queues, ca_fil
 async fn compare(paths: &[PathBuf], broker: ManagementSettings, open: &OpenQueues) -> anyhow::Result<bool> {
     let Loaded { mut accepted, findings, notes, files: _ } = declarations::load(paths)?;
     for note in &notes {
-        output::complain(&format!("note: {note}"));
+        output::error_line(&format!("note: {note}"));
     }
     for finding in &findings {
-        output::complain(&finding.to_string());
+        output::error_line(&finding.to_string());
     }
-    anyhow::ensure!(findings.is_empty(), "nothing is compared while a declaration is not accepted");
+    anyhow::ensure!(findings.is_empty(), "nothing was compared, since a declaration is not accepted");
     let actual = Actual::read(&ManagementClient::new(broker)?).await?;
     let mut same = true;
     for compiled in &mut accepted {
@@ -94,7 +96,7 @@ fn line(step: &Step, actual: &Actual) -> String {
             format!("{sign} {step}: {}", settings(before, &policy.definition))
         }
         Step::DeleteQueue(_) => format!("- {step}, once it is empty"),
-        Step::DeleteStream(_) => format!("- {step} with what it keeps"),
+        Step::DeleteStream(_) => format!("- {step} with its messages"),
         Step::Unbind(_) | Step::DeleteExchange(_) | Step::DeletePolicy(_) | Step::DeleteUser { .. } => {
             format!("- {step}")
         }
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_shows_what_changes() {
+    fn the_changed_keys_of_a_policy_are_shown() {
         let map = |value: Value| value.as_object().cloned().unwrap();
         let before = map(json!({"max-length": 10, "message-ttl": 60_000, "overflow": "reject-publish"}));
         let after = map(json!({"max-length": 20, "overflow": "reject-publish"}));

@@ -1,4 +1,4 @@
-//! The edge's HTTP interface, as its callers see it.
+//! A client of the edge's HTTP interface.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 /// Variable with the API key.
 pub(crate) const API_KEY: &str = "WIREPOST_API_KEY";
-/// Longer than the edge's own wait for the broker, also for a batch.
+/// Longer than the edge waits for the broker, even for a batch.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The key that `wirepost dev` gives a business.
@@ -19,7 +19,7 @@ pub(crate) fn dev_key(business: &str) -> String {
     format!("dev-{business}")
 }
 
-/// What a caller shows.
+/// The caller's credential.
 #[derive(Clone)]
 pub(crate) enum Credential {
     /// A key of the business's services.
@@ -38,42 +38,42 @@ pub(crate) struct Edge {
 /// An answer of the edge.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Answer {
-    /// 0, or which thing is wrong.
+    /// 0, or the number of the error.
     pub result: u32,
-    /// For a person.
+    /// For people.
     pub description: String,
-    /// What was asked for.
+    /// The result of the call.
     #[serde(default)]
     pub data: Value,
     /// HTTP status.
     #[serde(skip)]
     pub status: StatusCode,
-    /// How long it asks its caller to wait.
+    /// `Retry-After`.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
 }
 
-/// Why a call brought no answer of the edge's.
+/// Why a call got no answer from an edge.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// Nobody answers.
-    #[error("cannot reach {url}: {cause}; is `wirepost dev` (or the edge) running there? --url names another address")]
+    /// No answer.
+    #[error("cannot reach {url}: {cause}; is `wirepost dev` (or an edge) running there? --url sets another address")]
     Unreachable {
         /// The edge.
         url: String,
         /// Why.
         cause: String,
     },
-    /// Something else answers.
-    #[error("{url} answers {status}, but not as an edge does: {body:?}; check --url")]
+    /// The answer is not that of an edge.
+    #[error("{url} answered {status}, but is not an edge: {body:?}; check --url")]
     NotAnEdge {
-        /// What was called.
+        /// The called URL.
         url: String,
         /// HTTP status.
         status: StatusCode,
-        /// How the answer begins.
+        /// The beginning of the answer.
         body: String,
-        /// How long it asks its caller to wait.
+        /// `Retry-After`.
         retry_after: Option<Duration>,
     },
 }
@@ -88,14 +88,14 @@ impl Edge {
         }
         let mut http = Client::builder().timeout(TIMEOUT);
         if base.host_str().is_some_and(is_loopback) {
-            // A proxy of the environment is for other machines.
+            // The environment's proxy is for other machines.
             http = http.no_proxy();
         }
         let http = http.build().context("cannot set up HTTP")?;
         Ok(Self { http, base })
     }
 
-    /// Where it is.
+    /// Its address.
     pub(crate) fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
     }
@@ -158,7 +158,7 @@ fn is_loopback(host: &str) -> bool {
         || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The innermost cause: reqwest's own sentence repeats the URL and hides it.
+/// The innermost cause: reqwest's own message repeats the URL and hides the cause.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

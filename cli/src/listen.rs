@@ -1,8 +1,8 @@
-//! `wirepost listen`: a client of a business, as the protocol wants one: gets a token, connects, prints every frame, and comes back by itself
-//! from where it was.
+//! `wirepost listen`: a client of a business that follows the protocol: it gets a token, connects, prints every frame,
+//! and reconnects from its position.
 
+mod activity;
 mod connection;
-mod heard;
 mod retry;
 
 use std::{
@@ -19,30 +19,30 @@ use crate::{
     output,
 };
 use connection::{ConnectError, Connection, End, Step};
-use retry::{Next, Waits, after_close, after_refusal, without_token};
+use retry::{Next, Waits, after_close, after_refusal, after_token_refusal};
 
-/// Lines typed while the edge is away; beyond it stdin is not read.
+/// Lines typed while the edge is away; when it is full, stdin is not read.
 const TYPED_AHEAD: usize = 16;
 
-/// Connect as a client and print frames, one a line; lines typed are sent as frames.
+/// Connect as a client and print frames, one per line; typed lines are sent as frames.
 ///
-/// Reconnects with the newest cursor until Ctrl-C, and prints that cursor at the end. Resume tokens are secrets and printed as …. What it
-/// tells besides frames goes to stderr.
+/// Reconnects with the newest cursor until Ctrl-C, and prints that cursor at the end. Resume tokens are secrets and
+/// printed as …. Everything but frames goes to stderr.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The business to connect to.
     #[arg(long, short)]
     business: String,
-    /// Who to be; not with --jwt, which says it.
+    /// The client's identity; not with --jwt, which contains it.
     #[arg(long, required_unless_present = "jwt", conflicts_with = "jwt")]
     id: Option<String>,
-    /// As what kind of client, one of the business's clientTypes. With --jwt only where the token does not say it.
+    /// The client type, one of the business's clientTypes. With --jwt only if the token does not contain it.
     #[arg(long, short = 't', required_unless_present = "jwt")]
     client_type: Option<String>,
-    /// Tags to hold.
+    /// The client's tags.
     #[arg(long, value_delimiter = ',', conflicts_with = "jwt")]
     tags: Vec<String>,
-    /// Continue after this position, as printed by an earlier run.
+    /// Continue after this cursor, as printed by an earlier run.
     #[arg(long)]
     cursor: Option<String>,
     /// Without the subprotocol wirepost.v1: envelopes only, no acks, no welcome.
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Key of the business's services. Default: the key of `wirepost dev`, dev-<business>.
     #[arg(long, env = edge::API_KEY, hide_env_values = true, conflicts_with = "jwt")]
     api_key: Option<String>,
-    /// The client's own token, as its identity provider issued it, in the place of an API key.
+    /// The client's own token, issued by its identity provider, instead of an API key.
     #[arg(long, env = "WIREPOST_JWT", hide_env_values = true)]
     jwt: Option<String>,
 }
@@ -81,21 +81,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         plain,
         once,
         cursor,
-        way_back: None,
+        resume_url: None,
         typed: Some(typed()),
         signals,
-        trouble: None,
+        last_failure: None,
         retry_after: None,
-        been_connected: false,
+        was_connected: false,
     };
     let result = client.run().await;
-    if let Some(cursor) = client.cursor.as_ref().filter(|_| client.been_connected) {
-        output::complain(&format!("wirepost: newest cursor, to go on from here: --cursor {cursor}"));
+    if let Some(cursor) = client.cursor.as_ref().filter(|_| client.was_connected) {
+        output::error_line(&format!("wirepost: to continue from here: --cursor {cursor}"));
     }
     result
 }
 
-/// Lines of stdin, read by a thread: there is no way to wait for them that can be cancelled.
+/// Lines of stdin, read by a thread: waiting for them can't be cancelled.
 fn typed() -> mpsc::Receiver<String> {
     let (lines, typed) = mpsc::channel(TYPED_AHEAD);
     std::thread::spawn(move || {
@@ -109,7 +109,7 @@ fn typed() -> mpsc::Receiver<String> {
     typed
 }
 
-/// The next line, `None` at the end of stdin, and after that nothing any more.
+/// The next line; `None` at the end of stdin, after that it waits for ever.
 async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
     match typed {
         Some(lines) => lines.recv().await,
@@ -126,37 +126,37 @@ struct Client {
     once: bool,
     /// The newest position seen.
     cursor: Option<String>,
-    /// URL with the resume token: comes back without a token call.
-    way_back: Option<String>,
+    /// URL with the resume token: reconnects without a token call.
+    resume_url: Option<String>,
     /// Lines of stdin; `None` once it is at its end.
     typed: Option<mpsc::Receiver<String>>,
     signals: Signals,
-    /// Why there is no connection, as told last: the same is not told with every attempt.
-    trouble: Option<String>,
-    /// What the last refusal asked us to wait.
+    /// The last reported reason why there is no connection: a repeat is not reported.
+    last_failure: Option<String>,
+    /// `Retry-After` of the last refusal.
     retry_after: Option<std::time::Duration>,
-    been_connected: bool,
+    was_connected: bool,
 }
 
 impl Client {
-    /// Until something says not to come back.
+    /// Runs until a signal, or until reconnecting is pointless.
     async fn run(&mut self) -> anyhow::Result<ExitCode> {
         let mut waits = Waits::new();
         loop {
             let next = match self.connect().await {
                 Ok(connection) => {
                     waits.connected();
-                    let Some(end) = self.converse(connection).await? else {
+                    let Some(end) = self.communicate(connection).await? else {
                         return Ok(ExitCode::SUCCESS);
                     };
                     let next = after_close(&end);
-                    let comes_back = match next {
+                    let reconnects = match next {
                         Next::Stop => "",
                         _ if self.once => "",
-                        Next::Slowly => "; coming back in a while",
-                        Next::Resume | Next::NewToken => "; coming back",
+                        Next::Slowly => "; reconnecting later",
+                        Next::Resume | Next::NewToken => "; reconnecting",
                     };
-                    output::complain(&format!("wirepost: {end}{comes_back}"));
+                    output::error_line(&format!("wirepost: {end}{reconnects}"));
                     next
                 }
                 Err(next) => next,
@@ -164,7 +164,7 @@ impl Client {
             match next {
                 Next::Stop => return Ok(ExitCode::FAILURE),
                 _ if self.once => return Ok(ExitCode::FAILURE),
-                Next::NewToken => self.way_back = None,
+                Next::NewToken => self.resume_url = None,
                 Next::Resume | Next::Slowly => {}
             }
             tokio::select! {
@@ -174,16 +174,16 @@ impl Client {
         }
     }
 
-    /// A connection by the way back, else by a new token.
+    /// Connects with the resume token, else with a new token.
     async fn connect(&mut self) -> Result<Connection, Next> {
-        let url = match &self.way_back {
+        let url = match &self.resume_url {
             Some(url) => url.clone(),
             None => self.token().await?,
         };
         match Connection::open(&url, self.cursor.as_deref(), self.plain).await {
             Ok(connection) => {
-                output::complain(&format!("wirepost: connected to {}", connection::without_token(&url)));
-                (self.trouble, self.been_connected) = (None, true);
+                output::error_line(&format!("wirepost: connected to {}", connection::without_token(&url)));
+                (self.last_failure, self.was_connected) = (None, true);
                 Ok(connection)
             }
             Err(error) => {
@@ -216,9 +216,9 @@ impl Client {
             _ => {
                 let reason = format!("no token: {} (result {})", answer.description, answer.result);
                 self.retry_after = answer.retry_after;
-                let next = match without_token(answer.status.as_u16()) {
-                    // At the first try it is most likely a slip in what was typed.
-                    Next::Slowly if !self.been_connected => Next::Stop,
+                let next = match after_token_refusal(answer.status.as_u16()) {
+                    // At the first attempt it is most likely a typing error.
+                    Next::Slowly if !self.was_connected => Next::Stop,
                     next => next,
                 };
                 Err(self.failed(reason, next))
@@ -226,32 +226,32 @@ impl Client {
         }
     }
 
-    /// Tells why there is no connection, unless that was told last time.
+    /// Reports why there is no connection, unless it was reported last time.
     fn failed(&mut self, reason: String, next: Next) -> Next {
-        if self.trouble.as_ref() != Some(&reason) {
-            let tries = if next == Next::Stop || self.once { "" } else { "; trying again" };
-            output::complain(&format!("wirepost: {reason}{tries}"));
-            self.trouble = Some(reason);
+        if self.last_failure.as_ref() != Some(&reason) {
+            let retrying = if next == Next::Stop || self.once { "" } else { "; trying again" };
+            output::error_line(&format!("wirepost: {reason}{retrying}"));
+            self.last_failure = Some(reason);
         }
         next
     }
 
     /// Prints and sends until the connection ends; `None` when a signal ended it.
-    async fn converse(&mut self, mut connection: Connection) -> anyhow::Result<Option<End>> {
+    async fn communicate(&mut self, mut connection: Connection) -> anyhow::Result<Option<End>> {
         loop {
             tokio::select! {
                 step = connection.step() => match step {
                     Ok(Step::Text(text)) => {
-                        let seen = connection::Seen::of(&text);
-                        output::line(&output::one_line(connection::shown(&text, &seen).as_bytes()))?;
-                        if let Some(token) = seen.resume_token {
-                            self.way_back = Some(connection.resume_url(&token));
+                        let frame = connection::FrameInfo::of(&text);
+                        output::line(&output::one_line(connection::redacted(&text, &frame).as_bytes()))?;
+                        if let Some(token) = frame.resume_token {
+                            self.resume_url = Some(connection.resume_url(&token));
                         }
-                        if let Some(cursor) = seen.cursor {
+                        if let Some(cursor) = frame.cursor {
                             self.cursor = Some(cursor.into_owned());
                         }
-                        if seen.op.as_deref() == Some("drain") {
-                            // Each client is told at a time of its own: no need to wait longer.
+                        if frame.op.as_deref() == Some("drain") {
+                            // Each client gets it at a random time, so there is no need to wait longer.
                             connection.close().await;
                             return Ok(Some(End::Drained));
                         }
@@ -259,7 +259,7 @@ impl Client {
                     Ok(Step::Sent) => {}
                     Err(end) => return Ok(Some(end)),
                 },
-                line = next_line(&mut self.typed), if connection.takes() => match line {
+                line = next_line(&mut self.typed), if connection.can_send() => match line {
                     Some(line) => connection.send(line),
                     None => self.typed = None,
                 },

@@ -1,5 +1,6 @@
-//! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's verdict without a cluster (`check`), what
-//! would change on the broker (`diff`), what services could not handle (`dead`), and the two hands of someone trying it (`push`, `listen`).
+//! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's checks without a
+//! cluster (`check`), what would change on the broker (`diff`), dead letters (`dead`), and a service and a client to
+//! try it with (`push`, `listen`).
 
 mod check;
 mod dead;
@@ -22,7 +23,7 @@ use wirepost_runtime::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is logged where WIREPOST_LOG says nothing. How the broker is, dev says itself; which page or app is refused, the edge's log tells.
+/// The log filter without WIREPOST_LOG. `dev` reports the broker's state itself; the edge's log names refused origins.
 const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::broker=error,wirepost_edge::http::origin=info";
 
 /// The declared WebSocket layer: try it, check declarations, push and listen.
@@ -49,12 +50,12 @@ fn main() -> ExitCode {
     tls::install_provider();
     match run(cli.command) {
         Ok(code) => code,
-        // Whoever read our output has seen enough: `wirepost listen … | head -1`.
+        // The reader of our output is done: `wirepost listen … | head -1`.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            output::complain(&format!("wirepost: {error:#}"));
+            output::error_line(&format!("wirepost: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -71,7 +72,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Listen(args) => {
             let runtime = runtime()?;
             let result = runtime.block_on(listen::run(args));
-            // A thread that waits for a line on stdin can't be interrupted: it ends with the process.
+            // A thread that reads stdin can't be interrupted: it ends with the process.
             runtime.shutdown_background();
             result
         }

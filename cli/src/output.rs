@@ -1,4 +1,4 @@
-//! What a person reads: lines on stdout and stderr.
+//! Lines on stdout and stderr.
 
 use std::{
     fmt::Write as _,
@@ -7,26 +7,26 @@ use std::{
 
 use tokio::sync::mpsc;
 
-/// Lines that wait for a slow terminal. Beyond that whoever prints waits, and with it the queue that it prints.
+/// Lines that wait for a slow terminal. When it is full, the printing task waits, and with it the queue that it prints.
 const CAPACITY: usize = 256;
 
 /// Writes a line to stdout.
 ///
 /// # Errors
-/// Nobody reads stdout any more.
+/// Nobody reads stdout any longer.
 pub(crate) fn line(text: &str) -> io::Result<()> {
-    // One write a line: lines of several tasks do not mix.
+    // One write for each line, so that lines of several tasks do not mix.
     io::stdout().lock().write_all(format!("{text}\n").as_bytes())?;
     io::stdout().flush()
 }
 
-/// Writes a line to stderr. Where nobody reads it there is nobody left to tell.
-pub(crate) fn complain(text: &str) {
+/// Writes a line to stderr. A failure can't be reported anywhere.
+pub(crate) fn error_line(text: &str) {
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
-/// Text from elsewhere as one line: control characters, which could end the line or steer the terminal, are written as JSON escapes them,
-/// white space between the tokens of JSON as a space.
+/// Foreign text as one line: control characters, which could end the line or control the terminal, become JSON escapes;
+/// line breaks and tabs become spaces.
 pub(crate) fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len());
@@ -42,7 +42,7 @@ pub(crate) fn one_line(bytes: &[u8]) -> String {
     out
 }
 
-/// Prints from many tasks by a thread of its own, so that a terminal that stands still does not hold the runtime.
+/// Prints from many tasks by its own thread, so that a blocked terminal does not block the runtime.
 #[derive(Clone)]
 pub(crate) struct Console {
     lines: mpsc::Sender<String>,
@@ -54,19 +54,19 @@ impl Console {
         let (lines, mut waiting) = mpsc::channel::<String>(CAPACITY);
         std::thread::spawn(move || {
             while let Some(text) = waiting.blocking_recv() {
-                // A dev server whose output nobody reads goes on serving.
+                // A dev server whose output nobody reads keeps serving.
                 let _ = line(&text);
             }
         });
         Self { lines }
     }
 
-    /// Prints a line, waiting for its turn.
+    /// Queues a line for printing, waiting for room.
     pub(crate) async fn say(&self, text: impl Into<String>) {
         let _ = self.lines.send(text.into()).await;
     }
 
-    /// Waits until everything said so far is on the terminal, but not for ever.
+    /// Waits until everything queued so far is printed, for at most a second.
     pub(crate) async fn flush(&self) {
         let written = async {
             while self.lines.capacity() < CAPACITY {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_one_line_and_cannot_steer_the_terminal() {
+    fn foreign_text_is_one_line_and_cannot_control_the_terminal() {
         assert_eq!(one_line(b"{\"a\":\n\t1}\n"), "{\"a\":  1}");
         assert_eq!(one_line("\"\u{1b}[2J\u{9b}1m\"".as_bytes()), "\"\\u001b[2J\\u009b1m\"");
         assert_eq!(one_line("\"ü🚚\"".as_bytes()), "\"ü🚚\"");

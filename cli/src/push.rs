@@ -1,4 +1,4 @@
-//! `wirepost push`: publishes envelopes to a business's clients by the edge's HTTP call.
+//! `wirepost push`: publishes envelopes to a business's clients through the edge's messages call.
 
 use std::{
     io::Read,
@@ -14,15 +14,15 @@ use crate::{
     output,
 };
 
-/// Largest text that is read; the edge refuses far smaller ones.
+/// Largest input that is read; the edge refuses far smaller ones.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Push an envelope, or an array of them, to clients of a business.
 ///
-/// Prints what became of each, one line a message. Exit status: 0 = the broker has them all, 1 = not.
+/// Prints the result of each message on one line. Exit status: 0 = the broker confirmed all of them, 1 = not.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Whose clients.
+    /// The business whose clients get it.
     business: String,
     /// The envelope(s) as JSON, `-` for stdin, or `@file`.
     message: String,
@@ -42,7 +42,7 @@ pub(crate) async fn run(Args { business, message, url, api_key }: Args) -> anyho
     report(&answer)
 }
 
-/// The JSON text, checked here so that a slip of the shell's quoting gets a sentence that shows what arrived.
+/// The JSON text, checked here so that an error in shell quoting shows what arrived.
 fn body(message: &str) -> anyhow::Result<String> {
     let (text, source) = match message.strip_prefix('@') {
         Some(path) => (read_file(Path::new(path))?, PathBuf::from(path).display().to_string()),
@@ -70,17 +70,17 @@ fn report(answer: &Answer) -> anyhow::Result<ExitCode> {
     match &answer.data {
         Value::Array(outcomes) => {
             for outcome in outcomes {
-                output::line(&sentence(outcome))?;
+                output::line(&line_of(outcome))?;
             }
         }
-        outcome @ Value::Object(_) => output::line(&sentence(outcome))?,
-        _ => output::complain(&format!("wirepost: {} (result {})", answer.description, answer.result)),
+        outcome @ Value::Object(_) => output::line(&line_of(outcome))?,
+        _ => output::error_line(&format!("wirepost: {} (result {})", answer.description, answer.result)),
     }
     Ok(if answer.result == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What became of one message.
-fn sentence(outcome: &Value) -> String {
+/// The result of one message as a line.
+fn line_of(outcome: &Value) -> String {
     let text = |field: &str| outcome[field].as_str().unwrap_or_default();
     let id = outcome["id"].as_str().unwrap_or("(no id)");
     if outcome["result"] == 0 {
@@ -88,7 +88,7 @@ fn sentence(outcome: &Value) -> String {
     }
     let field = if text("field").is_empty() { String::new() } else { format!(" [{}]", text("field")) };
     let repeat = match (outcome["retryable"] == true, outcome["mayHaveArrived"] == true) {
-        (_, true) => "; it may have arrived all the same: repeat it with this id",
+        (_, true) => "; it may have arrived anyway: repeat it with this id",
         (true, false) => "; it did not arrive: repeat it",
         (false, false) => "",
     };
@@ -110,9 +110,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_whether_a_repeat_is_wise() {
+    fn a_refusal_says_whether_to_repeat() {
         let outcome = |result: u32, retryable: bool, may: bool| {
-            sentence(
+            line_of(
                 &json!({"result": result, "id": "x", "description": "d", "retryable": retryable, "mayHaveArrived": may}),
             )
         };

@@ -1,4 +1,4 @@
-//! Where the broker is, and as whose user to go there: by the access Secret, by flags, or both.
+//! The broker's address and the user: from the access Secret, from flags, or both.
 
 use std::{
     collections::BTreeMap,
@@ -11,53 +11,54 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use wirepost_rabbitmq::{Address, Endpoint, client_tls};
 
-/// Larger than any Secret.
+/// Above the size of any Secret.
 const MAX_BYTES: u64 = 2 << 20;
 
-/// Whose dead letters, and how to reach them.
+/// Which business's dead letters, and how to reach them.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The business's access Secret: the folder where a pod has it, a file from `kubectl get secret NAME -o yaml`, or - for stdin.
+    /// The business's access Secret: the folder where a pod has it mounted, a file from
+    /// `kubectl get secret NAME -o yaml`, or - for stdin.
     #[arg(long, env = "WIREPOST_ACCESS", value_name = "PATH")]
     access: Option<PathBuf>,
-    /// The broker in the place of the Secret's, amqp(s)://user:password@host:5672/vhost.
+    /// The broker, instead of the Secret's: amqp(s)://user:password@host:5672/vhost.
     #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true, value_name = "URI")]
     amqp: Option<String>,
-    /// Reach the broker here, such as at a port-forward; all else as the Secret or --amqp says.
+    /// Another address of the broker, such as a port-forward; everything else comes from the Secret or --amqp.
     #[arg(long, value_name = "HOST:PORT")]
     at: Option<String>,
-    /// The business, where the Secret does not say it.
+    /// The business, if the Secret does not contain it.
     #[arg(long, short)]
     business: Option<String>,
-    /// Authorities (PEM) that the broker's certificate is checked against; without it those of the operating system.
+    /// CA certificates (PEM) for the broker's certificate. Default: those of the operating system.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
-/// Who asks.
-pub(super) struct Account {
+/// A business, and the broker with the credentials of its user.
+pub(super) struct Target {
     pub(super) business: String,
     pub(super) endpoint: Endpoint,
 }
 
-/// What was given.
+/// The parsed arguments.
 pub(super) struct Access {
-    pub(super) account: Account,
-    /// Full names of the business's queues, as far as the Secret tells.
+    pub(super) target: Target,
+    /// Full names of the business's queues, if the Secret contains them.
     pub(super) queues: Vec<String>,
 }
 
 impl Args {
     /// # Errors
-    /// Something is missing or can't be read. Holds no password.
+    /// Something is missing or can't be read. The message contains no password.
     pub(super) fn read(self) -> anyhow::Result<Access> {
         let Self { access, amqp, at, business, ca_file } = self;
         let secret = access.as_deref().map(entries).transpose()?.unwrap_or_default();
-        let business = business
-            .or_else(|| secret.get("business-type").cloned())
-            .context("whose dead letters? Give --access (the access Secret says it), or --business and --amqp")?;
+        let business = business.or_else(|| secret.get("business-type").cloned()).context(
+            "the business is missing: give --access (the access Secret contains it), or --business and --amqp",
+        )?;
         let uri = amqp.or_else(|| secret.get("uri").cloned()).context(
-            "where is the broker? Give --access (the access Secret says it), or --amqp amqp://user:password@host:5672/vhost",
+            "the broker's address is missing: give --access (the access Secret contains it), or --amqp amqp://user:password@host:5672/vhost",
         )?;
         let mut address: Address = uri.parse().context("the broker's address")?;
         if let Some(at) = at {
@@ -69,11 +70,11 @@ impl Args {
         let endpoint = Endpoint::new(address, tls, "wirepost dead")?;
         let queues =
             secret.iter().filter(|(key, _)| key.starts_with("queue.")).map(|(_, queue)| queue.clone()).collect();
-        Ok(Access { account: Account { business, endpoint }, queues })
+        Ok(Access { target: Target { business, endpoint }, queues })
     }
 }
 
-/// A Secret as `kubectl` writes it.
+/// A Secret as `kubectl` prints it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Secret {
@@ -94,7 +95,7 @@ fn entries(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     } else {
         let text = std::fs::read_to_string(path).with_context(|| named("cannot read"))?;
         object(&text).with_context(|| {
-            format!("{} is not a Secret as `kubectl get secret NAME -o yaml` writes it", path.display())
+            format!("{} is not a Secret as `kubectl get secret NAME -o yaml` prints it", path.display())
         })?
     };
     ensure!(
@@ -105,13 +106,13 @@ fn entries(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     Ok(entries)
 }
 
-/// As a volume shows it: a file an entry.
+/// A mounted Secret: one file for each entry.
 fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let mut entries = BTreeMap::new();
     for file in std::fs::read_dir(path)? {
         let file = file?;
         let name = file.file_name().to_string_lossy().into_owned();
-        // A volume's own links begin with dots.
+        // The volume's own links begin with dots.
         if !name.starts_with('.') && file.path().is_file() {
             let text = std::fs::read_to_string(file.path()).with_context(|| format!("entry {name}"))?;
             entries.insert(name, text.trim_end_matches(['\r', '\n']).to_owned());
@@ -121,7 +122,7 @@ fn folder(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 fn object(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
-    // JSON is YAML. The parser's own sentence may quote a value, which is secret.
+    // JSON is YAML. The parser's message may quote a value, which is secret.
     let Ok(Secret { data, string_data }) = serde_yaml::from_str(text) else { bail!("it has no `data`") };
     let mut entries = string_data;
     for (key, value) in data {
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_is_read_as_a_pod_and_as_kubectl_show_it() {
+    fn the_secret_is_read_as_a_pod_mounts_it_and_as_kubectl_prints_it() {
         let folder = tempfile::tempdir().unwrap();
         let entries = [
             ("uri", "amqp://u:p@rabbit:5672/v\n"),
@@ -156,18 +157,18 @@ mod tests {
         std::fs::write(&file, format!("kind: Secret\ndata:\n{}\n", data.join("\n"))).unwrap();
         for path in [folder.path(), &file] {
             let access = args(Some(path)).read().unwrap();
-            assert_eq!(access.account.business, "pay");
-            assert_eq!(access.account.endpoint.address().host_and_port(), "rabbit:5672");
+            assert_eq!(access.target.business, "pay");
+            assert_eq!(access.target.endpoint.address().host_and_port(), "rabbit:5672");
             assert_eq!(access.queues, ["wirepost.pay.q.orders"]);
         }
         let elsewhere = Args { at: Some("[::1]:15".into()), ..args(Some(&file)) }.read().unwrap();
-        let address = elsewhere.account.endpoint.address();
+        let address = elsewhere.target.endpoint.address();
         assert_eq!((address.host(), address.port()), ("::1", 15));
         assert_eq!(address.login().user, "u");
     }
 
     #[test]
-    fn what_is_missing_is_named_and_no_password_is() {
+    fn missing_arguments_are_named_and_passwords_are_not() {
         let message = |args: Args| format!("{:#}", args.read().err().unwrap());
         assert!(message(args(None)).contains("--access"));
         let named =

@@ -1,4 +1,4 @@
-//! A dead letter: where it came from and why it is here, what it is, and how it goes back.
+//! A dead letter: its origin, the reason, its content, and the form in which it is replayed.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -8,8 +8,8 @@ use wirepost_core::{contract::headers, names};
 use super::table::{self, lossy};
 use crate::output::one_line;
 
-/// What the broker adds on the way here; a message goes back without it. The rest of the headers is the sender's.
-const OF_THE_BROKER: [&str; 9] = [
+/// Headers that the broker adds; a replayed message does not have them. The other headers are the sender's.
+const BROKER_HEADERS: [&str; 9] = [
     "x-death",
     "x-first-death-exchange",
     "x-first-death-queue",
@@ -20,23 +20,23 @@ const OF_THE_BROKER: [&str; 9] = [
     "x-delivery-count",
     "x-acquired-count",
 ];
-/// Bytes of an id that is made of the content, in hex digits.
+/// Length of an id that is derived from the content, in hex digits.
 const HASH_DIGITS: usize = 16;
 
-/// Tells messages apart, whatever the broker notes on them.
-pub(super) type Print = [u8; 32];
+/// Identifies a message, regardless of the headers that the broker adds.
+pub(super) type ContentHash = [u8; 32];
 
 /// See the module.
 pub(super) struct Letter {
-    /// `message_id`, else the envelope's `id`, else one that is made of the content and begins with `~`.
+    /// `message_id`, else the envelope's `id`, else one derived from the content, which begins with `~`.
     pub(super) id: String,
-    /// The queue where it died; `None` for what was put here otherwise.
+    /// The queue where it died; `None` for a message that was set aside.
     pub(super) queue: Option<String>,
-    /// `delivery_limit`, `expired`, `rejected`, …; or what whoever put it here wrote.
+    /// `delivery_limit`, `expired`, `rejected`, …; or the reason for which it was set aside.
     pub(super) reason: String,
     /// How often it died there.
     count: u64,
-    /// Seconds since the epoch; when it died there first.
+    /// Seconds since the epoch: its first death there.
     time: Option<u64>,
     message_type: String,
     headers: Value,
@@ -58,7 +58,9 @@ impl Letter {
         Self {
             id: one_line(id.as_bytes()),
             queue: text(&death["queue"]),
-            reason: text(&death["reason"]).or_else(|| parked(&headers)).unwrap_or_else(|| "unknown".to_owned()),
+            reason: text(&death["reason"])
+                .or_else(|| set_aside_reason(&headers))
+                .unwrap_or_else(|| "unknown".to_owned()),
             count: death["count"].as_u64().unwrap_or(1),
             time: death["time"].as_u64(),
             message_type: of_body("messageType")
@@ -74,7 +76,7 @@ impl Letter {
         self.message.delivery_tag
     }
 
-    pub(super) fn print(&self) -> Print {
+    pub(super) fn content_hash(&self) -> ContentHash {
         let Message { routing_key, body, .. } = &self.message;
         let properties = self.properties();
         let mut digest = Sha256::new();
@@ -89,25 +91,25 @@ impl Letter {
         &self.message.body
     }
 
-    /// The sender's own properties and headers, as they were, but for `user-id`: the broker takes that only from that very user
+    /// The sender's properties and headers without `user-id`: the broker accepts that from the same user only
     /// (rabbitmq.com/docs/validated-user-id).
     pub(super) fn properties(&self) -> Properties {
         let properties = self.message.properties.without(Property::UserId);
         let Some(table) = table::headers(&properties) else { return properties };
         let entries = table::entries(&table);
         if entries.iter().map(|entry| entry.bytes.len()).sum::<usize>() < table.len() {
-            // Something that nobody writes today: better with the broker's notes than without a part of the sender's.
+            // An unknown kind of value: keep the broker's headers rather than lose a part of the sender's.
             return properties;
         }
         let kept: Vec<u8> = entries
             .iter()
-            .filter(|entry| !OF_THE_BROKER.iter().any(|name| name.as_bytes() == entry.name))
+            .filter(|entry| !BROKER_HEADERS.iter().any(|name| name.as_bytes() == entry.name))
             .flat_map(|entry| entry.bytes.iter().copied())
             .collect();
         if kept.is_empty() { properties.without(Property::Headers) } else { properties.with_table(&kept) }
     }
 
-    /// What `list` shows.
+    /// The cells of `list`.
     pub(super) fn row(&self, business: &str) -> [String; 6] {
         let queue = self.queue.clone().unwrap_or_default();
         let short = queue.strip_prefix(&names::route_queue(business, "")).unwrap_or(&queue).to_owned();
@@ -122,7 +124,7 @@ impl Letter {
         cells.map(|cell| one_line(cell.as_bytes()))
     }
 
-    /// The same for programs.
+    /// The same as JSON.
     pub(super) fn summary(&self) -> Value {
         json!({
             "id": self.id, "messageType": self.message_type, "queue": self.queue, "reason": self.reason, "count": self.count,
@@ -130,8 +132,8 @@ impl Letter {
         })
     }
 
-    /// All of it, as lines; the body is the last one.
-    pub(super) fn whole(&self) -> String {
+    /// All of it, as lines; the body is the last line.
+    pub(super) fn details(&self) -> String {
         let Self { message: Message { exchange, routing_key, properties, body, .. }, .. } = self;
         let mut lines = vec![
             format!("id: {}", self.id),
@@ -161,22 +163,22 @@ impl Letter {
     }
 }
 
-/// What an edge or the operator wrote that put it here.
-fn parked(headers: &Value) -> Option<String> {
+/// Why it was set aside, as written by an edge or the operator.
+fn set_aside_reason(headers: &Value) -> Option<String> {
     headers[headers::REASON].as_str().map(str::to_owned)
 }
 
-/// The same message has the same one each time.
+/// An id derived from the content: the same message always has the same one.
 fn hash(message: &Message) -> String {
     let digest = Sha256::new().chain_update(&message.routing_key).chain_update(&message.body).finalize();
     let hex = digest.iter().fold(String::from("~"), |hex, byte| format!("{hex}{byte:02x}"));
     hex[..=HASH_DIGITS].to_owned()
 }
 
-/// `2026-11-27T08:15:00Z`, by the civil calendar's days (Howard Hinnant's `civil_from_days`).
+/// `2026-11-27T08:15:00Z` (Howard Hinnant's `civil_from_days`).
 fn rfc3339(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Of an era of 400 years that begins in March, so that the leap day is a year's last.
+    // Eras of 400 years begin in March, so that the leap day is the last day of a year.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_goes_back_with_what_its_sender_wrote() {
+    fn a_letter_is_replayed_with_its_senders_properties() {
         let own = string("from-unique-id", &[0xb6, 0xa9]);
         let table =
             [own.clone(), string("x-first-death-queue", b"q"), string("x-last-death-reason", b"rejected")].concat();
@@ -220,15 +222,15 @@ mod tests {
     }
 
     #[test]
-    fn every_letter_has_an_id_to_name_it_by() {
+    fn every_letter_has_an_id() {
         let named = Properties::default().with_text(Property::MessageId, b"m-1");
         assert_eq!(letter(named.clone(), br#"{"id":"other"}"#).id, "m-1");
         assert_eq!(letter(Properties::default(), br#"{"id":"of the body"}"#).id, "of the body");
         let garbage = letter(Properties::default(), b"\xff").id;
         assert!(garbage.starts_with('~') && garbage == letter(Properties::default(), b"\xff").id);
         assert_ne!(garbage, letter(Properties::default(), b"\xfe").id);
-        let strange = letter(named.with_text(Property::MessageId, b"\x1b[2J\xb6"), b"{}").id;
-        assert_eq!(strange, "\\u001b[2J\u{fffd}");
+        let escaped = letter(named.with_text(Property::MessageId, b"\x1b[2J\xb6"), b"{}").id;
+        assert_eq!(escaped, "\\u001b[2J\u{fffd}");
     }
 
     #[test]

@@ -1,19 +1,20 @@
-//! AMQP 0-9-1 field tables, as RabbitMQ writes them. Whatever is in one can be passed on as it is and shown as far as it is text.
+//! AMQP 0-9-1 field tables, as RabbitMQ writes them. Entries can be passed on unchanged, and shown as far as they are
+//! text.
 
 use serde_json::{Map, Number, Value};
 use wirepost_amqp::v091::Properties;
 
-/// Levels of tables and lists in each other that are shown; a header may hold any number of them.
+/// Nesting levels that are shown; a header may have any number of them.
 const MAX_DEPTH: usize = 16;
 
-/// An entry: its name, its whole bytes, and its value as far as it can be shown.
+/// An entry: its name, all of its bytes, and its value as far as it can be shown.
 pub(super) struct Entry<'a> {
     pub(super) name: &'a [u8],
     pub(super) bytes: &'a [u8],
     pub(super) value: Value,
 }
 
-/// The entries of a table without its length; what can't be understood any more ends it.
+/// The entries of a table without its length, up to the first one that can't be parsed.
 pub(super) fn entries(table: &[u8]) -> Vec<Entry<'_>> {
     entries_at(table, 0)
 }
@@ -22,7 +23,7 @@ pub(super) fn entries(table: &[u8]) -> Vec<Entry<'_>> {
 pub(super) fn headers(properties: &Properties) -> Option<Vec<u8>> {
     let (flags, mut rest) = fixed::<2>(properties.as_bytes())?;
     let has = |bit: u16| u16::from_be_bytes(flags) & (1 << bit) != 0;
-    // Content type and content encoding stand in front of them.
+    // Content type and content encoding precede them.
     for bit in [15, 14] {
         if has(bit) {
             rest = take(rest.get(1..)?, usize::from(*rest.first()?))?.1;

@@ -1,5 +1,5 @@
-//! A file's bytes, taken apart as kubectl takes them apart: the encoding by its mark, YAML documents by lines with `---`, JSON objects one
-//! after the other, lists into their items.
+//! Splits a file like kubectl: the encoding by its byte order mark, YAML documents by lines with `---`, consecutive
+//! JSON objects, lists into their items.
 
 use serde_json::{Map, Value};
 use wirepost_core::{
@@ -9,7 +9,7 @@ use wirepost_core::{
 
 use super::{
     is_ours,
-    lines::{Lines, Places},
+    lines::{LineMap, Lines},
     yaml::{self, Syntax, scalar::from_float},
 };
 
@@ -20,18 +20,18 @@ pub(super) struct Object {
     pub lines: Lines,
 }
 
-/// What a file holds, up to where it can't be read.
+/// The contents of a file, up to the first unreadable document.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub objects: Vec<Object>,
-    /// Lists of our objects that kubectl does not take, by their line (from 1 on).
+    /// Lists of our objects that kubectl does not accept, by their line (counted from 1).
     pub lists: Vec<(usize, Problem)>,
-    /// Line and sentence about the first document that can't be read.
-    pub bad: Option<(usize, String)>,
+    /// Line and message of the first unreadable document.
+    pub error: Option<(usize, String)>,
 }
 
-/// Text from a file: UTF-16 where it begins with that mark (PowerShell's `>` writes it so), else UTF-8, with a mark or without. What is no
-/// character becomes U+FFFD, as kubectl has it.
+/// Text from a file: UTF-16 if it begins with its byte order mark (PowerShell's `>` writes it), else UTF-8, with or
+/// without a mark. Invalid characters become U+FFFD, like in kubectl.
 pub(super) fn text(bytes: &[u8]) -> String {
     let utf16 = |pairs: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = pairs.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
@@ -49,7 +49,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// The objects of a file in order, those within lists included.
+/// The objects of a file in order, including those in lists.
 pub(super) fn parts(text: &str) -> Parts {
     let mut found = Parts::default();
     let mut rest = text;
@@ -66,19 +66,19 @@ pub(super) fn parts(text: &str) -> Parts {
                     read = stream.byte_offset();
                     count += 1;
                     let lines = yaml::read(document.trim_start(), Syntax::Json, line).ok().flatten();
-                    let places =
-                        lines.map_or_else(|| Places { start: line, ..Places::default() }, |(_, places)| places);
-                    flatten(whole(value), Lines::new(places), &mut found);
+                    let line_map =
+                        lines.map_or_else(|| LineMap { start: line, ..LineMap::default() }, |(_, line_map)| line_map);
+                    flatten(whole(value), Lines::new(line_map), &mut found);
                 }
-                // Two objects without a --- between them: that is no YAML.
+                // Two objects without --- between them: not YAML.
                 Some(Err(error)) if count > 1 => {
-                    found.bad = Some((error.line(), format!("is not JSON: {error}")));
+                    found.error = Some((error.line(), format!("is not JSON: {error}")));
                     return found;
                 }
                 Some(Err(_)) => break,
             }
         }
-        // The rest is YAML, from the next line on where an object was read before.
+        // The rest is YAML, from the next line on if an object was read before.
         rest = &text[read..];
         let blank = rest.len() - rest.trim_start().len();
         rest = match rest[..blank].find('\n') {
@@ -96,12 +96,12 @@ fn yaml_documents(text: &str, first: usize, found: &mut Parts) {
     let mut start = first;
     for (i, line) in text.split('\n').enumerate() {
         let line = line.strip_suffix('\r').unwrap_or(line);
-        if let Some(behind) = line.strip_prefix("---") {
-            let behind = behind.trim();
-            if !behind.is_empty() && !behind.starts_with('#') {
-                found.bad = Some((
+        if let Some(rest) = line.strip_prefix("---") {
+            let rest = rest.trim();
+            if !rest.is_empty() && !rest.starts_with('#') {
+                found.error = Some((
                     first + i,
-                    "is not YAML for kubectl: a line that begins with --- divides documents and may hold nothing else"
+                    "is not YAML for kubectl: a line that begins with --- separates documents and may contain nothing else"
                         .to_owned(),
                 ));
                 return;
@@ -124,25 +124,25 @@ fn yaml_documents(text: &str, first: usize, found: &mut Parts) {
     yaml_document(&document, start, found);
 }
 
-/// Whether it can be read.
+/// Returns whether it is readable.
 fn yaml_document(text: &str, first: usize, found: &mut Parts) -> bool {
     match yaml::read(text, Syntax::Yaml, first) {
         Ok(None) => true,
-        Ok(Some((value, places))) => {
+        Ok(Some((value, line_map))) => {
             if !value.is_null() {
-                flatten(value, Lines::new(places), found);
+                flatten(value, Lines::new(line_map), found);
             }
             true
         }
-        Err(bad) => {
-            let line = bad.line.map_or(first, |line| first + line);
-            found.bad = Some((line, format!("is not YAML: {}", bad.message)));
+        Err(error) => {
+            let line = error.line.map_or(first, |line| first + line);
+            found.error = Some((line, format!("is not YAML: {}", error.message)));
             false
         }
     }
 }
 
-/// Adds an object, of a list its items. An item without kind and apiVersion has those of its list.
+/// Adds an object, or the items of a list. An item without kind and apiVersion gets those of its list.
 fn flatten(mut value: Value, lines: Lines, found: &mut Parts) {
     let Some(Value::Array(items)) = value.get_mut("items").filter(|items| items.is_array()).map(Value::take) else {
         found.objects.push(Object { value, lines });
@@ -166,15 +166,18 @@ fn flatten(mut value: Value, lines: Lines, found: &mut Parts) {
         found.lists.extend(list_problem(&list).map(|problem| (lines.of(&problem.field), problem)));
         let nested = objects.iter().find(|object| object.value.get("items").is_some());
         found.lists.extend(nested.map(|object| {
-            let problem =
-                Problem::at("items", "kubectl takes no list within a list", "move its items into the outer one");
+            let problem = Problem::at(
+                "items",
+                "kubectl does not accept a list within a list",
+                "move its items into the outer one",
+            );
             (object.lines.of(""), problem)
         }));
     }
     found.objects.append(&mut objects);
 }
 
-/// Why kubectl does not know a list of our objects.
+/// Why kubectl does not recognise a list of our objects.
 fn list_problem(list: &Value) -> Option<Problem> {
     let text = |field: &str| list[field].as_str().unwrap_or_default();
     let known = match (text("apiVersion"), text("kind")) {
@@ -184,7 +187,7 @@ fn list_problem(list: &Value) -> Option<Problem> {
     };
     (!known).then(|| {
         let field = if text("kind").is_empty() { "kind" } else { "apiVersion" };
-        Problem::at(field, "does not name a list that can hold this", "write apiVersion: v1 and kind: List")
+        Problem::at(field, "does not name a list that can contain this", "write apiVersion: v1 and kind: List")
     })
 }
 
@@ -192,7 +195,7 @@ fn has_text(object: &Map<String, Value>, field: &str) -> bool {
     object.get(field).and_then(Value::as_str).is_some_and(|text| !text.is_empty())
 }
 
-/// Numbers as the API server has them.
+/// Numbers as the API server represents them.
 fn whole(value: Value) -> Value {
     match value {
         Value::Number(number) => {
@@ -216,12 +219,12 @@ mod tests {
 
     fn values(text: &str) -> Vec<Value> {
         let found = parts(text);
-        assert_eq!(found.bad, None, "{text}");
+        assert_eq!(found.error, None, "{text}");
         found.objects.into_iter().map(|object| object.value).collect()
     }
 
     #[test]
-    fn the_mark_at_the_beginning_says_how_a_file_is_encoded() {
+    fn the_byte_order_mark_decides_the_encoding() {
         let utf16 = |unit: fn(u16) -> [u8; 2]| "\u{feff}a: ü🚚\n".encode_utf16().flat_map(unit).collect::<Vec<u8>>();
         for bytes in ["a: ü🚚\n".into(), "\u{feff}a: ü🚚\n".into(), utf16(u16::to_le_bytes), utf16(u16::to_be_bytes)]
         {
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_divided_as_kubectl_divides_it() {
+    fn a_file_is_split_like_kubectl_splits_it() {
         for (text, expected) in [
             ("", vec![]),
             ("# a\n---\n# b\n", vec![]),
@@ -253,16 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_an_unreadable_document_is_not_looked_at() {
+    fn documents_after_an_unreadable_one_are_not_read() {
         for (text, line, read) in [
             ("a: 1\n---\nb: [\n---\na: 2\n", 4, 1),
-            // kubectl does not get to the document before such a line either.
+            // kubectl does not read the document before such a line either.
             ("a: 1\n--- a: 2\n", 2, 0),
             ("a: 1\n----\n", 2, 0),
             ("{\"a\": 1}{\"a\": 2}\n{\"a\" 3}\n", 2, 2),
         ] {
             let found = parts(text);
-            assert_eq!(found.bad.as_ref().map(|(line, _)| *line), Some(line), "{text}: {found:?}");
+            assert_eq!(found.error.as_ref().map(|(line, _)| *line), Some(line), "{text}: {found:?}");
             assert_eq!(found.objects.len(), read, "{text}");
         }
     }

@@ -1,32 +1,32 @@
-//! Where each field of a file stands, and what of it is read in a way that few expect.
+//! The line of each field of a file, and notes about values that are read unexpectedly.
 
 use std::{collections::HashMap, sync::Arc};
 
 /// The lines of one object of a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lines {
-    places: Arc<Places>,
+    line_map: Arc<LineMap>,
     /// The object's path within its document, such as `items[0]` in a list.
     base: String,
 }
 
 /// The lines of one document.
 #[derive(Debug, Default)]
-pub(super) struct Places {
-    /// Line of the document, from 1 on.
+pub(super) struct LineMap {
+    /// Line of the document, counted from 1.
     pub start: usize,
     /// Path, such as `spec.routes[0].queue`, to the line of its key or item.
     pub of: HashMap<String, usize>,
-    /// What the cluster takes, and reads in another way than it looks.
-    pub surprises: Vec<Surprise>,
+    /// What the cluster accepts, but reads differently than it looks.
+    pub notes: Vec<YamlNote>,
 }
 
-/// Something that is read in another way than it looks.
+/// Something that is read differently than it looks.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Surprise {
-    /// Where, as in [`Places::of`].
+pub(super) struct YamlNote {
+    /// Its path, as in [`LineMap::of`].
     pub path: String,
-    /// From 1 on.
+    /// Counted from 1.
     pub line: usize,
     /// How it is read.
     pub message: String,
@@ -35,33 +35,33 @@ pub(super) struct Surprise {
 }
 
 impl Lines {
-    pub(super) fn new(places: Places) -> Self {
-        Self { places: Arc::new(places), base: String::new() }
+    pub(super) fn new(line_map: LineMap) -> Self {
+        Self { line_map: Arc::new(line_map), base: String::new() }
     }
 
-    /// Those of an object inside this one.
+    /// The lines of an object inside this one.
     pub(super) fn within(&self, path: &str) -> Self {
-        Self { places: Arc::clone(&self.places), base: self.absolute(path) }
+        Self { line_map: Arc::clone(&self.line_map), base: self.absolute(path) }
     }
 
-    /// The line of a field, or of the innermost object around it that is written; that of the document where there is none.
+    /// The line of a field, or of the innermost enclosing object that exists, else of the document.
     pub(super) fn of(&self, field: &str) -> usize {
         let absolute = self.absolute(field);
         let mut path = absolute.as_str();
         loop {
-            if let Some(line) = self.places.of.get(path) {
+            if let Some(line) = self.line_map.of.get(path) {
                 return *line;
             }
             match path.rfind(['.', '[']) {
                 Some(end) => path = &path[..end],
-                None => return self.places.start.max(1),
+                None => return self.line_map.start.max(1),
             }
         }
     }
 
-    /// The surprises within this object, each with its field.
-    pub(super) fn surprises(&self) -> impl Iterator<Item = (&str, &Surprise)> {
-        self.places.surprises.iter().filter_map(|surprise| Some((self.relative(&surprise.path)?, surprise)))
+    /// The notes on this object, each with its field.
+    pub(super) fn notes(&self) -> impl Iterator<Item = (&str, &YamlNote)> {
+        self.line_map.notes.iter().filter_map(|note| Some((self.relative(&note.path)?, note)))
     }
 
     fn absolute(&self, field: &str) -> String {

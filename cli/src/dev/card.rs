@@ -1,4 +1,4 @@
-//! What a person needs to try a business: commands that work as they stand.
+//! What you need to try a business: commands that work without changes.
 
 use std::{
     env,
@@ -19,19 +19,19 @@ use wirepost_core::{
 use super::example;
 use crate::edge;
 
-/// Whom the commands address.
-const SOMEBODY: &str = "alice";
+/// The identity in all commands.
+const IDENTITY: &str = "alice";
 
-/// What all cards share.
+/// Common to all cards.
 pub(super) struct Cards {
     /// Where the edge listens.
     pub public: SocketAddr,
-    /// `None` = the key of each business follows from its name.
+    /// `None` = each business has the key that its name implies.
     pub api_key: Option<String>,
 }
 
 impl Cards {
-    /// The address to call: an edge that listens everywhere is called on this machine.
+    /// The address to call; for an edge that listens on all addresses the loopback address.
     pub(super) fn url(&self) -> String {
         let ip = match self.public.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -41,7 +41,7 @@ impl Cards {
         format!("http://{}", SocketAddr::new(ip, self.public.port()))
     }
 
-    /// Commands for one business. `shown`: what arrives on its queues is printed here.
+    /// Commands for one business. `shown`: messages on its queues are printed.
     pub(super) fn card(&self, compiled: &Compiled, file: Option<&Path>, shown: bool) -> String {
         let name = &compiled.business;
         let url = self.url();
@@ -58,7 +58,7 @@ impl Cards {
         let file = file.map(|file| format!("  ({})", file.display())).unwrap_or_default();
         let mut lines = vec![String::new(), format!("{name}{file}")];
         lines.push(format!(
-            "  token    curl -s -H {} '{url}/{name}/websocket/token?uniqueId={SOMEBODY}&clientType={client_type}'",
+            "  token    curl -s -H {} '{url}/{name}/websocket/token?uniqueId={IDENTITY}&clientType={client_type}'",
             quoted(&format!("X-Api-Key: {key}")),
         ));
         lines.push(format!(
@@ -66,7 +66,7 @@ impl Cards {
             url.replacen("http", "ws", 1)
         ));
         lines.push(format!(
-            "  listen   wirepost listen --business {name} --id {SOMEBODY} --client-type {client_type}{options}"
+            "  listen   wirepost listen --business {name} --id {IDENTITY} --client-type {client_type}{options}"
         ));
         match example.push {
             Some(Ok(push)) => lines.push(format!("  push     wirepost push {name} {}{options}", quoted(&push))),
@@ -74,17 +74,20 @@ impl Cards {
             None => {}
         }
         if let Some((from, send)) = example.send {
-            let place =
+            let where_to =
                 if from == *client_type { "into `listen`".to_owned() } else { format!("as client type {from}") };
             lines.push(match send {
-                Ok(send) => format!("  type     {send}   ({place})"),
+                Ok(send) => format!("  type     {send}   ({where_to})"),
                 Err(none) => format!("  type     {none}"),
             });
         }
         let queues: Vec<&str> = shown_queues(compiled).collect();
         if !queues.is_empty() {
-            let remark =
-                if shown { "what arrives is shown here" } else { "for your service; --show-queues shows and takes" };
+            let remark = if shown {
+                "messages are shown here"
+            } else {
+                "for your service; --show-queues consumes and shows them"
+            };
             lines.push(format!("  queues   {}   ({remark})", queues.join(", ")));
         }
         lines.join("\n")
@@ -99,16 +102,16 @@ pub(super) fn shown_queues(compiled: &Compiled) -> impl Iterator<Item = &str> {
         .chain(compiled.topology.existing_queues.iter().map(String::as_str))
 }
 
-/// Messages that a declaration allows. An `Err` says that there is no example of it.
+/// Messages that a declaration allows. An `Err` says why there is no example.
 struct Example {
     client_type: String,
     push: Option<Result<String, String>>,
-    /// With the client type that sends it.
+    /// With its sender's client type.
     send: Option<(String, Result<String, String>)>,
 }
 
 impl Example {
-    /// If it can be, one client type gets the push and sends the message.
+    /// If possible, one client type receives the push and sends the message.
     fn of(config: &BusinessConfig) -> Self {
         let of = |direction: SendType| config.routes.iter().filter(move |route| route.send_type == direction);
         let senders: Vec<&RouteConfig> = of(SendType::ClientToServer).chain(of(SendType::ClientToClient)).collect();
@@ -130,7 +133,7 @@ impl Example {
     }
 }
 
-/// An envelope in the order in which people read it.
+/// An envelope, in reading order.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Sample<'a> {
@@ -142,23 +145,23 @@ struct Sample<'a> {
 
 fn message(route: &RouteConfig, addressed: bool) -> Result<String, String> {
     let words = route.message_type.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
-    let to = if route.audience == Audience::Everyone { EVERYONE } else { SOMEBODY };
+    let to = if route.audience == Audience::Everyone { EVERYONE } else { IDENTITY };
     let content = match &route.schema {
         None => json!({}),
         Some(schema) => example::of(schema)
-            .ok_or_else(|| format!("{} (no example: none was found that its schema takes)", route.message_type))?,
+            .ok_or_else(|| format!("{} (no example: none was found that matches its schema)", route.message_type))?,
     };
     let sample =
         Sample { message_type: words.collect::<Vec<_>>().join("."), to_unique_id: addressed.then_some(to), content };
     serde_json::to_string(&sample).map_err(|error| format!("{} (no example: {error})", route.message_type))
 }
 
-/// For a shell.
+/// Quoted for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// How to call this very program from another terminal, where `wirepost` alone does not.
+/// How to call this program from another terminal, if `wirepost` is not on the path.
 pub(super) fn alias() -> Option<String> {
     let this = env::current_exe().ok()?;
     let on_path = env::var_os("PATH").is_some_and(|path| {
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_example_that_its_schema_would_refuse_is_not_shown() {
+    fn an_example_that_does_not_match_its_schema_is_not_shown() {
         let example = Example::of(&config(&json!([
             {"messageType": "code", "sendType": "ServerToClient", "to": ["app"],
              "schema": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"}},
@@ -203,7 +206,7 @@ mod tests {
         ])));
         let push = r#"{"messageType":"code","toUniqueId":"alice","content":"AAA-1111"}"#;
         assert_eq!(example.push, Some(Ok(push.into())));
-        let none = "ask (no example: none was found that its schema takes)";
+        let none = "ask (no example: none was found that matches its schema)";
         assert_eq!(example.send, Some(("app".into(), Err(none.into()))));
     }
 

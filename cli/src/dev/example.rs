@@ -1,4 +1,4 @@
-//! Content that a JSON Schema takes. Made from what the schema says, then judged by the schema itself: what does not pass is not shown.
+//! Content that matches a JSON Schema: built from the schema, then checked with it. What does not pass is not shown.
 
 use std::cell::Cell;
 
@@ -6,34 +6,36 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Map, Value, json};
 use wirepost_core::content::Schema;
 
-/// Levels of a schema that are followed; a recursive one ends there.
+/// Levels of a schema that are followed; recursion ends there.
 const MAX_DEPTH: u8 = 12;
-/// Longest example, in characters of one text or items of one list.
+/// Longest example, in characters of a string or items of a list.
 const MAX_LENGTH: u64 = 1000;
 
-/// What only schemas of numbers say.
+/// Keywords that only schemas of numbers have.
 const NUMERIC: [&str; 5] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
-/// Largest example, in bytes as JSON text, roughly; lists within lists multiply.
+/// Largest example, in bytes of JSON, roughly; nested lists multiply.
 const MAX_BYTES: usize = 1 << 20;
 
-/// An example, or `None` where none was found.
+/// An example, or `None` if none was found.
 pub(super) fn of(schema: &Value) -> Option<Value> {
-    let judge = Schema::try_new(schema).ok()?;
-    let root = Maker { root: schema, left: Cell::new(MAX_BYTES) };
-    // An elaborate schema may still take the simplest content.
-    [root.value(schema, 0), json!({}), Value::Null].into_iter().find(|value| judge.check(&value.to_string()).is_ok())
+    let validator = Schema::try_new(schema).ok()?;
+    let root = ExampleBuilder { root: schema, left: Cell::new(MAX_BYTES) };
+    // A complex schema may still accept the simplest content.
+    [root.value(schema, 0), json!({}), Value::Null]
+        .into_iter()
+        .find(|value| validator.check(&value.to_string()).is_ok())
 }
 
-struct Maker<'a> {
+struct ExampleBuilder<'a> {
     root: &'a Value,
-    /// Bytes that the example may still have.
+    /// Bytes left for the example.
     left: Cell<usize>,
 }
 
-impl Maker<'_> {
+impl ExampleBuilder<'_> {
     fn value(&self, schema: &Value, depth: u8) -> Value {
-        // As long as `null`, which is what there is beyond the bounds.
-        if depth > MAX_DEPTH || !self.afford(4) {
+        // The length of `null`, the value beyond the bounds.
+        if depth > MAX_DEPTH || !self.spend(4) {
             return Value::Null;
         }
         if let Some(value) =
@@ -47,29 +49,29 @@ impl Maker<'_> {
         if let Some(target) = schema["$ref"].as_str().and_then(|target| target.strip_prefix('#')) {
             return self.root.pointer(target).map_or(Value::Null, |target| self.value(target, depth + 1));
         }
-        let mut made = self.plain(schema, depth);
+        let mut built = self.plain(schema, depth);
         for key in ["oneOf", "anyOf"] {
             if let Some(first) = schema[key].get(0) {
-                made = both(made, self.value(first, depth + 1));
+                built = both(built, self.value(first, depth + 1));
             }
         }
         for part in schema["allOf"].as_array().into_iter().flatten() {
-            made = both(made, self.value(part, depth + 1));
+            built = both(built, self.value(part, depth + 1));
         }
-        made
+        built
     }
 
     fn copy(&self, value: &Value) -> Value {
-        if self.afford(value.to_string().len()) { value.clone() } else { Value::Null }
+        if self.spend(value.to_string().len()) { value.clone() } else { Value::Null }
     }
 
     fn text(&self, schema: &Value) -> Value {
         let text = text(schema);
-        if self.afford(text.len()) { text.into() } else { Value::Null }
+        if self.spend(text.len()) { text.into() } else { Value::Null }
     }
 
-    /// Whether so many bytes more may be made. After the first that may not, none may.
-    fn afford(&self, bytes: usize) -> bool {
+    /// Takes `bytes` from the budget; once it is exceeded, nothing more is allowed.
+    fn spend(&self, bytes: usize) -> bool {
         let left = self.left.get().checked_sub(bytes);
         self.left.set(left.unwrap_or_default());
         left.is_some()
@@ -88,7 +90,7 @@ impl Maker<'_> {
                 (0..least as usize).map(|i| self.value(item(i), depth + 1)).collect()
             }
             Some("object") => self.object(schema, depth),
-            // Without a type, by what the schema speaks about.
+            // Without a type, decide by its keywords.
             _ if schema.get("pattern").is_some() || schema.get("format").is_some() => self.text(schema),
             _ if NUMERIC.iter().any(|key| schema.get(*key).is_some()) => number(schema),
             _ => self.object(schema, depth),
@@ -103,7 +105,7 @@ impl Maker<'_> {
     }
 }
 
-/// What both say: of two objects all fields, else the one that says more.
+/// Combines two values: objects field by field, else the one with more content.
 fn both(first: Value, second: Value) -> Value {
     match (first, second) {
         (Value::Object(mut first), Value::Object(second)) => {
@@ -121,10 +123,10 @@ fn number(schema: &Value) -> Value {
     let whole = schema["type"] == "integer";
     let above = |bound: f64| if whole { bound.floor() + 1.0 } else { bound.next_up() };
     let below = |bound: f64| if whole { bound.ceil() - 1.0 } else { bound.next_down() };
-    // Where both stand the narrower counts.
+    // With both bounds the narrower one applies.
     let least = bound("minimum").into_iter().chain(bound("exclusiveMinimum").map(above)).reduce(f64::max);
     let most = bound("maximum").into_iter().chain(bound("exclusiveMaximum").map(below)).reduce(f64::min);
-    // 1 where it may be; else the first step within the bounds, or the middle between them where no step is.
+    // 1 if allowed; else the first step within the bounds, or their midpoint if there is no step.
     let wanted = step.max(1.0);
     let value = match (least, most) {
         (Some(least), _) if wanted < least => (least / step).ceil() * step,
@@ -140,11 +142,11 @@ fn number(schema: &Value) -> Value {
 
 fn text(schema: &Value) -> String {
     if let Some(pattern) = schema["pattern"].as_str() {
-        let mut made = String::new();
+        let mut built = String::new();
         if let Ok(parsed) = regex_syntax::parse(pattern) {
-            fit(&parsed, &mut made);
+            shortest_match(&parsed, &mut built);
         }
-        return made;
+        return built;
     }
     let known = match schema["format"].as_str() {
         Some("date-time") => "2026-01-31T12:00:00Z",
@@ -164,30 +166,30 @@ fn text(schema: &Value) -> String {
     known.chars().chain(std::iter::repeat_n('0', padding)).take(most).collect()
 }
 
-/// Appends the shortest text that a pattern takes, of characters that are easy to read.
-fn fit(pattern: &Hir, made: &mut String) {
-    if made.len() as u64 > MAX_LENGTH {
+/// Appends the shortest text that matches a pattern, with characters that are easy to read.
+fn shortest_match(pattern: &Hir, built: &mut String) {
+    if built.len() as u64 > MAX_LENGTH {
         return;
     }
     match pattern.kind() {
         HirKind::Empty | HirKind::Look(_) => {}
-        HirKind::Literal(literal) => made.push_str(&String::from_utf8_lossy(&literal.0)),
-        HirKind::Class(class) => made.extend(readable(class)),
+        HirKind::Literal(literal) => built.push_str(&String::from_utf8_lossy(&literal.0)),
+        HirKind::Class(class) => built.extend(readable(class)),
         HirKind::Repetition(repetition) => {
-            // Something rather than nothing, where a text may be longer.
+            // At least one character where the pattern allows it.
             let times = if repetition.max == Some(0) { 0 } else { repetition.min.max(1) };
             for _ in 0..times.min(MAX_LENGTH as u32) {
-                let before = made.len();
-                fit(&repetition.sub, made);
-                // Nothing, or no room: more rounds add nothing either.
-                if made.len() == before {
+                let before = built.len();
+                shortest_match(&repetition.sub, built);
+                // Nothing was added, or there is no room: more rounds would not help.
+                if built.len() == before {
                     break;
                 }
             }
         }
-        HirKind::Capture(capture) => fit(&capture.sub, made),
-        HirKind::Concat(parts) => parts.iter().for_each(|part| fit(part, made)),
-        HirKind::Alternation(parts) => parts.iter().take(1).for_each(|part| fit(part, made)),
+        HirKind::Capture(capture) => shortest_match(&capture.sub, built),
+        HirKind::Concat(parts) => parts.iter().for_each(|part| shortest_match(part, built)),
+        HirKind::Alternation(parts) => parts.iter().take(1).for_each(|part| shortest_match(part, built)),
     }
 }
 
@@ -196,8 +198,8 @@ fn readable(class: &Class) -> Option<char> {
         Class::Unicode(class) => class.iter().map(|range| (range.start(), range.end())).collect(),
         Class::Bytes(class) => class.iter().map(|range| (range.start().into(), range.end().into())).collect(),
     };
-    let holds = |c: &char| ranges.iter().any(|(first, last)| (first..=last).contains(&c));
-    ('a'..='z').chain('A'..='Z').chain('1'..='9').find(holds).or_else(|| ranges.first().map(|(first, _)| *first))
+    let contains = |c: &char| ranges.iter().any(|(first, last)| (first..=last).contains(&c));
+    ('a'..='z').chain('A'..='Z').chain('1'..='9').find(contains).or_else(|| ranges.first().map(|(first, _)| *first))
 }
 
 #[cfg(test)]
@@ -205,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_example_fits_its_schema() {
+    fn an_example_matches_its_schema() {
         for schema in [
             json!({}),
             json!({"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"}),
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_example_of_lists_within_lists_has_an_end() {
+    fn an_example_of_nested_lists_is_bounded() {
         let list = |items: Value| json!({"type": "array", "minItems": 1000, "items": items});
         assert_eq!(of(&list(list(list(json!({"type": "integer"}))))), None);
         let mut empty = r"\b".to_owned();
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_guessed_is_not_made_up() {
+    fn without_a_match_there_is_no_example() {
         for schema in [
             json!({"not": {}}),
             json!({"type": "object", "minProperties": 2}),

@@ -1,4 +1,4 @@
-//! The broker inside the process, with a consumer on every queue in the place of the business's services.
+//! The built-in broker, with a consumer on every queue instead of the business's services.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,16 +10,16 @@ use wirepost_runtime::tasks::{Supervisor, Tasks};
 use super::card::shown_queues;
 use crate::output::{Console, one_line};
 
-/// Ends its consumers when dropped.
-pub(super) struct Local {
+/// Its consumers stop when it is dropped.
+pub(super) struct LocalBackend {
     broker: MemoryBroker,
     console: Console,
     tasks: Tasks,
-    /// Queue → its consumer, which ends when this is dropped; as many as are declared.
+    /// Queue → the guard that stops its consumer.
     consumers: HashMap<String, DropGuard>,
 }
 
-impl Local {
+impl LocalBackend {
     pub(super) fn new(console: Console, supervisor: &Supervisor) -> Self {
         Self { broker: MemoryBroker::new(), console, tasks: supervisor.tasks(), consumers: HashMap::new() }
     }
@@ -29,7 +29,7 @@ impl Local {
         self.broker.clone()
     }
 
-    /// Makes the broker have exactly what these businesses need, and shows what arrives on their queues.
+    /// Gives the broker exactly what these businesses need, and prints the messages on their queues.
     pub(super) fn apply(&mut self, businesses: &[Compiled]) {
         let topologies: Vec<_> = businesses.iter().map(|compiled| compiled.topology.clone()).collect();
         self.broker.apply(&topologies);
@@ -45,7 +45,7 @@ impl Local {
         }
     }
 
-    /// Ends the consumers.
+    /// Stops the consumers.
     pub(super) async fn stop(mut self) {
         self.consumers.clear();
         self.tasks.finished().await;

@@ -1,4 +1,5 @@
-//! The declarations of the files followed: what runs, which is the last good configuration of each business, and what has changed.
+//! The declarations of the watched files: what runs (the last valid configuration of each business) and what has
+//! changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,56 +17,56 @@ use crate::{
     edge,
 };
 
-/// Files, and what they came to.
+/// Files and their declarations.
 pub(super) struct Project {
     paths: Vec<PathBuf>,
     api_key: Option<String>,
-    files: BTreeMap<PathBuf, Seen>,
+    files: BTreeMap<PathBuf, FileState>,
     running: BTreeMap<String, Compiled>,
-    /// What was wrong at the last look.
+    /// Problems at the last refresh.
     findings: Vec<Finding>,
-    /// What was worth a note at the last look.
+    /// Notes at the last refresh.
     notes: Vec<Finding>,
 }
 
-/// A file at the last look.
-struct Seen {
+/// A file at the last refresh.
+struct FileState {
     text: Result<String, String>,
-    /// What it last declared well; while something in it is bad also what it declared before.
-    good: Vec<Declaration>,
+    /// Its last valid declarations; while something in it is invalid, also the ones before.
+    valid: Vec<Declaration>,
     findings: Vec<Finding>,
     notes: Vec<Finding>,
 }
 
-/// What a look has brought.
+/// The result of a refresh.
 #[derive(Debug, Default)]
 pub(super) struct Change {
-    /// Businesses that run now and did not.
+    /// Businesses that are new.
     pub added: Vec<String>,
     /// Businesses that run differently.
     pub changed: Vec<String>,
-    /// Businesses that run no more.
+    /// Businesses that no longer run.
     pub removed: Vec<String>,
-    /// Businesses whose file is bad now and that run as before.
+    /// Businesses whose file is invalid now and that keep running unchanged.
     pub kept: Vec<String>,
-    /// Everything that is wrong now, if that has changed.
+    /// All problems, if they have changed.
     pub findings: Vec<Finding>,
-    /// Everything that is read in another way than it looks, if that has changed.
+    /// All notes, if they have changed.
     pub notes: Vec<Finding>,
-    /// Something was wrong at the last look and nothing is any more.
-    pub fine_again: bool,
+    /// There were problems at the last refresh and now there are none.
+    pub all_valid_again: bool,
 }
 
 impl Change {
-    pub(super) fn is_nothing(&self) -> bool {
-        let Self { added, changed, removed, kept, findings, notes, fine_again } = self;
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { added, changed, removed, kept, findings, notes, all_valid_again } = self;
         added.is_empty()
             && changed.is_empty()
             && removed.is_empty()
             && kept.is_empty()
             && findings.is_empty()
             && notes.is_empty()
-            && !fine_again
+            && !all_valid_again
     }
 }
 
@@ -80,7 +81,7 @@ impl Project {
         self.running.values()
     }
 
-    /// Folders that hold the files.
+    /// Folders that contain the files.
     pub(super) fn folders(&self) -> Vec<PathBuf> {
         let folder = |path: &PathBuf| {
             if path.is_dir() {
@@ -94,36 +95,36 @@ impl Project {
 
     /// The file that declares a business.
     pub(super) fn file_of(&self, compiled: &Compiled) -> Option<&Path> {
-        let mut declarations = self.files.values().flat_map(|seen| &seen.good);
+        let mut declarations = self.files.values().flat_map(|state| &state.valid);
         declarations.find(|d| d.business.owner() == compiled.owner).map(|d| d.file.as_path())
     }
 
-    /// Reads the files again. At the first look a path that is not there is an error; later it means that its businesses are gone.
+    /// Reads the files again. At first a missing path is an error; later it means that its businesses are removed.
     ///
     /// # Errors
     /// A path can't be read; nothing has changed.
-    pub(super) fn look(&mut self, first: bool) -> anyhow::Result<Change> {
+    pub(super) fn refresh(&mut self, first: bool) -> anyhow::Result<Change> {
         let there: Vec<PathBuf> = self.paths.iter().filter(|path| first || path.exists()).cloned().collect();
         let found: BTreeSet<PathBuf> = declarations::find(&there)?.into_iter().collect();
         let mut texts = BTreeMap::new();
         for path in found {
             match declarations::read(&path) {
                 Ok(text) => texts.insert(path, Ok(text)),
-                // Gone between the two looks.
+                // Removed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !first => None,
                 Err(error) => texts.insert(path, Err(error.to_string())),
             };
         }
-        let same = texts.iter().eq(self.files.iter().map(|(path, seen)| (path, &seen.text)));
+        let same = texts.iter().eq(self.files.iter().map(|(path, state)| (path, &state.text)));
         if same && !first {
             return Ok(Change::default());
         }
         let mut kept_owners = BTreeSet::new();
-        let files = self.judge(texts, &mut kept_owners);
-        let all: Vec<Declaration> = files.values().flat_map(|seen| seen.good.iter().cloned()).collect();
+        let files = self.check_changed(texts, &mut kept_owners);
+        let all: Vec<Declaration> = files.values().flat_map(|state| state.valid.iter().cloned()).collect();
         let (accepted, between) = declarations::compile_all(all);
         let findings: Vec<Finding> =
-            files.values().flat_map(|seen| seen.findings.iter().cloned()).chain(between).collect();
+            files.values().flat_map(|state| state.findings.iter().cloned()).chain(between).collect();
         let running: BTreeMap<String, Compiled> =
             accepted.into_iter().map(|c| (c.business.clone(), self.with_key(c))).collect();
 
@@ -139,9 +140,9 @@ impl Project {
         change.removed = self.running.keys().filter(|name| !running.contains_key(*name)).cloned().collect();
         if findings != self.findings {
             change.findings.clone_from(&findings);
-            change.fine_again = findings.is_empty();
+            change.all_valid_again = findings.is_empty();
         }
-        let notes: Vec<Finding> = files.values().flat_map(|seen| seen.notes.iter().cloned()).collect();
+        let notes: Vec<Finding> = files.values().flat_map(|state| state.notes.iter().cloned()).collect();
         if notes != self.notes {
             change.notes.clone_from(&notes);
         }
@@ -149,28 +150,29 @@ impl Project {
         Ok(change)
     }
 
-    /// Judges the files whose text is new, with the last good declarations of bad ones. Owners that are kept that way go to `kept`.
-    fn judge(
+    /// Checks the files whose text has changed, and keeps the last valid declarations of invalid ones. Their owners go
+    /// to `kept`.
+    fn check_changed(
         &self,
         texts: BTreeMap<PathBuf, Result<String, String>>,
         kept: &mut BTreeSet<String>,
-    ) -> BTreeMap<PathBuf, Seen> {
+    ) -> BTreeMap<PathBuf, FileState> {
         let stored = |owner: &str| -> Option<&Value> {
-            let mut before = self.files.values().flat_map(|seen| &seen.good);
+            let mut before = self.files.values().flat_map(|state| &state.valid);
             before.find(|declaration| declaration.business.owner() == owner).map(|declaration| &declaration.value)
         };
         let mut files = BTreeMap::new();
         for (path, text) in texts {
             let before = self.files.get(&path);
-            if let Some(Seen { text: old, good, findings, notes }) = before
+            if let Some(FileState { text: old, valid, findings, notes }) = before
                 && *old == text
             {
-                let seen = Seen { text, good: good.clone(), findings: findings.clone(), notes: notes.clone() };
-                files.insert(path, seen);
+                let state = FileState { text, valid: valid.clone(), findings: findings.clone(), notes: notes.clone() };
+                files.insert(path, state);
                 continue;
             }
-            let Contents { mut good, findings, notes } = match &text {
-                Ok(text) => declarations::judge(&path, text, stored),
+            let Contents { mut valid, findings, notes } = match &text {
+                Ok(text) => declarations::check(&path, text, stored),
                 Err(error) => {
                     let problem = Problem::at(
                         "",
@@ -182,16 +184,17 @@ impl Project {
                 }
             };
             if !findings.is_empty() {
-                // Which of the old declarations a bad one means can't always be told, so all are kept that are not declared anew.
-                let anew: BTreeSet<String> = good.iter().map(|d| d.business.owner()).collect();
-                for old in before.map(|seen| seen.good.as_slice()).unwrap_or_default() {
-                    if !anew.contains(&old.business.owner()) {
+                // It is not always known which old declaration an invalid one replaces, so all are kept that are not
+                // declared again.
+                let again: BTreeSet<String> = valid.iter().map(|d| d.business.owner()).collect();
+                for old in before.map(|state| state.valid.as_slice()).unwrap_or_default() {
+                    if !again.contains(&old.business.owner()) {
                         kept.insert(old.business.owner());
-                        good.push(old.clone());
+                        valid.push(old.clone());
                     }
                 }
             }
-            files.insert(path, Seen { text, good, findings, notes });
+            files.insert(path, FileState { text, valid, findings, notes });
         }
         files
     }

@@ -1,4 +1,4 @@
-//! When files may have changed.
+//! Tells when files may have changed.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,25 +8,25 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at, timeout, timeout_at},
 };
 
-/// An editor writes a file in several steps: looked at when nothing has happened for this long,
+/// Editors write files in several steps: they are read when nothing has happened for this long,
 const QUIET: Duration = Duration::from_millis(100);
 /// or at the latest after this long.
 const LATEST: Duration = Duration::from_secs(1);
-/// Network and container file systems tell nothing: looked at anyway.
-const LOOK: Duration = Duration::from_secs(2);
+/// Network and container file systems report nothing: files are read at this interval anyway.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Tells when to look. Whether anything has changed is decided by the content.
+/// Tells when to read the files; their content decides whether anything has changed.
 pub(super) struct Watch {
     events: mpsc::Receiver<()>,
-    look: Interval,
-    /// Ends the watch when dropped; `None` where the system has no watch to give.
+    poll: Interval,
+    /// Ends the watch when dropped; `None` if the system can't provide one.
     _watcher: Option<RecommendedWatcher>,
 }
 
 impl Watch {
-    /// Watches folders, not files: editors put a new file in the place of the old one.
+    /// Watches folders, not files: editors replace files.
     pub(super) fn start(folders: &[PathBuf]) -> Self {
-        // One waiting event says it all.
+        // One pending event is enough.
         let (sender, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if !event.is_ok_and(|event| event.kind.is_access()) {
@@ -40,22 +40,22 @@ impl Watch {
             Ok(watcher)
         });
         if let Err(error) = &watcher {
-            tracing::warn!(%error, "cannot watch the files, they are looked at every {LOOK:?}");
+            tracing::warn!(%error, "cannot watch the files; they are read every {POLL_INTERVAL:?} instead");
         }
-        let mut look = interval_at(Instant::now() + LOOK, LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { events, look, _watcher: watcher.ok() }
+        let mut poll = interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { events, poll, _watcher: watcher.ok() }
     }
 
-    /// Waits for the next time to look. Cancel safe: what was cut short comes with the next tick.
+    /// Waits until the files should be read. Cancel safe: a lost event is made up for by the next tick.
     pub(super) async fn changed(&mut self) {
         let event = tokio::select! {
             event = self.events.recv() => event,
-            _ = self.look.tick() => return,
+            _ = self.poll.tick() => return,
         };
         if event.is_none() {
             // Without a watcher the channel is closed.
-            self.look.tick().await;
+            self.poll.tick().await;
             return;
         }
         let latest = Instant::now() + LATEST;

@@ -1,4 +1,4 @@
-//! When the peer was last heard, by the byte: while a large message comes over a slow line there is no frame to see.
+//! When the last byte arrived: while a large message arrives on a slow line, there is no frame to see.
 
 use std::{
     io,
@@ -15,43 +15,43 @@ use tokio::{
 
 /// The time of the last byte.
 #[derive(Clone, Debug)]
-pub(super) struct When(Arc<Mutex<Instant>>);
+pub(super) struct LastActivity(Arc<Mutex<Instant>>);
 
-impl When {
+impl LastActivity {
     pub(super) fn get(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection that notes when bytes come.
+/// A TCP stream that records when bytes arrive.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct MonitoredStream {
     io: TcpStream,
-    when: When,
+    last_activity: LastActivity,
 }
 
-impl Heard {
+impl MonitoredStream {
     pub(super) fn new(io: TcpStream) -> Self {
-        Self { io, when: When(Arc::new(Mutex::new(Instant::now()))) }
+        Self { io, last_activity: LastActivity(Arc::new(Mutex::new(Instant::now()))) }
     }
 
-    pub(super) fn when(&self) -> When {
-        self.when.clone()
+    pub(super) fn last_activity(&self) -> LastActivity {
+        self.last_activity.clone()
     }
 }
 
-impl AsyncRead for Heard {
+impl AsyncRead for MonitoredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            *self.when.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *self.last_activity.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
         read
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for MonitoredStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

@@ -26,36 +26,36 @@ use tokio_tungstenite::{
 };
 use wirepost_core::frames::SUBPROTOCOL;
 
-use super::heard::Heard;
+use super::activity::MonitoredStream;
 
-/// Longest time for connect and upgrade.
+/// For connect and upgrade.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for the answer to our close frame.
+/// For the answer to our close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Silence after which the edge is asked for a sign of life.
-const ASK_AFTER: Duration = Duration::from_secs(20);
-/// Silence after which the connection is dead, and left without a goodbye that nobody would hear.
-const SILENCE: Duration = Duration::from_secs(35);
-/// Characters of a stranger's answer that are shown.
+/// Silence after which a ping is sent.
+const PING_AFTER: Duration = Duration::from_secs(20);
+/// Silence after which the connection is dead, and dropped without a close frame.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(35);
+/// Characters of a foreign answer that are shown.
 const SHOWN: usize = 200;
 
-/// Why no connection came about.
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     /// Not a WebSocket URL.
-    #[error("the edge's answer is no URL to connect to: {0}")]
+    #[error("cannot connect to this URL: {0}")]
     BadUrl(String),
-    /// HTTP in the place of an upgrade.
+    /// An HTTP answer instead of an upgrade.
     #[error("connection refused with HTTP {status}: {reason}")]
     Refused {
         /// HTTP status.
         status: u16,
-        /// What the answer says.
+        /// The answer's description.
         reason: String,
-        /// How long it asks us to wait.
+        /// `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// Nobody answers, or not in time.
+    /// No answer, or not in time.
     #[error("cannot connect: {0}")]
     Unreachable(String),
 }
@@ -67,12 +67,12 @@ pub(super) enum End {
     Closed {
         /// Close code; 1005 where the frame has none.
         code: u16,
-        /// Its sentence.
+        /// Its reason.
         reason: String,
     },
-    /// The edge goes and has said so.
+    /// The edge has sent `drain`.
     Drained,
-    /// Without a word.
+    /// Without a close frame.
     Lost(String),
 }
 
@@ -81,37 +81,37 @@ impl fmt::Display for End {
         match self {
             Self::Closed { code, reason } if reason.is_empty() => write!(f, "closed with {code}"),
             Self::Closed { code, reason } => write!(f, "closed with {code}: {reason}"),
-            Self::Drained => f.write_str("the edge goes, taking the cursor elsewhere"),
+            Self::Drained => f.write_str("the edge is shutting down"),
             Self::Lost(reason) => write!(f, "connection lost: {reason}"),
         }
     }
 }
 
-/// What a client has to know of a frame.
+/// The parts of a frame that matter to a client.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Seen<'a> {
-    /// Which control frame; absent in envelopes.
+pub(super) struct FrameInfo<'a> {
+    /// The kind of a control frame; absent in envelopes.
     #[serde(borrow, default)]
     pub op: Option<Cow<'a, str>>,
     /// The position after this frame.
     #[serde(borrow, default)]
     pub cursor: Option<Cow<'a, str>>,
-    /// For the way back.
+    /// For reconnecting.
     #[serde(borrow, default)]
     pub resume_token: Option<Cow<'a, str>>,
 }
 
-impl<'a> Seen<'a> {
-    /// Nothing of a frame that is not as expected.
+impl<'a> FrameInfo<'a> {
+    /// Empty if the frame is not as expected.
     pub(super) fn of(text: &'a str) -> Self {
         serde_json::from_str(text).unwrap_or_default()
     }
 }
 
-/// A frame as it is printed: without the token that stands for its client.
-pub(super) fn shown<'a>(text: &'a str, seen: &Seen<'_>) -> Cow<'a, str> {
-    match seen.resume_token.as_deref() {
+/// A frame for printing, without the resume token.
+pub(super) fn redacted<'a>(text: &'a str, frame: &FrameInfo<'_>) -> Cow<'a, str> {
+    match frame.resume_token.as_deref() {
         Some(token) if !token.is_empty() => text.replace(token, "…").into(),
         _ => text.into(),
     }
@@ -119,13 +119,13 @@ pub(super) fn shown<'a>(text: &'a str, seen: &Seen<'_>) -> Cow<'a, str> {
 
 /// An open connection.
 pub(super) struct Connection {
-    socket: WebSocketStream<MaybeTlsStream<Heard>>,
+    socket: WebSocketStream<MaybeTlsStream<MonitoredStream>>,
     /// The URL up to the token.
     base: String,
-    /// When the last byte came: a large message on a slow line is no silence.
-    heard: super::heard::When,
-    /// When a sign of life was asked for last.
-    asked: Option<Instant>,
+    /// When the last byte arrived: a large message on a slow line is no silence.
+    last_activity: super::activity::LastActivity,
+    /// When the last ping was sent.
+    pinged_at: Option<Instant>,
     /// At most one message and a ping.
     unsent: VecDeque<Message>,
     unflushed: bool,
@@ -134,21 +134,22 @@ pub(super) struct Connection {
 /// What happened on a connection.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// A text frame came.
+    /// A text frame arrived.
     Text(String),
-    /// All that was to be sent is with the kernel.
+    /// Everything to send is with the kernel.
     Sent,
 }
 
 impl Connection {
     pub(super) async fn open(url: &str, cursor: Option<&str>, plain: bool) -> Result<Self, ConnectError> {
         let full = match cursor {
-            // A cursor's alphabet needs no escaping, and what is none is refused by the edge with a gap; but not everything is a URL.
+            // A cursor needs no escaping. The edge answers an invalid one with a gap, but not every text can be part of
+            // a URL.
             Some(cursor) if cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) => {
                 format!("{url}?cursor={cursor}")
             }
             Some(cursor) => {
-                return Err(ConnectError::BadUrl(format!("{cursor:?} is not a cursor; leave --cursor out")));
+                return Err(ConnectError::BadUrl(format!("{cursor:?} is not a cursor; leave out --cursor")));
             }
             None => url.to_owned(),
         };
@@ -157,17 +158,17 @@ impl Connection {
             request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         }
         let connecting = async {
-            let stream = Heard::new(TcpStream::connect(address(request.uri())?).await?);
-            let heard = stream.when();
+            let stream = MonitoredStream::new(TcpStream::connect(address(request.uri())?).await?);
+            let last_activity = stream.last_activity();
             let (socket, _) = client_async_tls(request, stream).await?;
-            Ok::<_, tungstenite::Error>((socket, heard))
+            Ok::<_, tungstenite::Error>((socket, last_activity))
         };
         match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok((socket, heard))) => Ok(Self {
+            Ok(Ok((socket, last_activity))) => Ok(Self {
                 socket,
                 base: without_token(url).to_owned(),
-                heard,
-                asked: None,
+                last_activity,
+                pinged_at: None,
                 unsent: VecDeque::new(),
                 unflushed: false,
             }),
@@ -177,29 +178,30 @@ impl Connection {
         }
     }
 
-    /// Sends, receives and watches for silence until something is to be told. Pings are answered meanwhile. Cancel safe.
+    /// Sends, receives and watches for silence until there is something to report. Pings are answered meanwhile. Cancel
+    /// safe.
     pub(super) async fn step(&mut self) -> Result<Step, End> {
         loop {
-            let heard = self.heard.get();
-            let asked = self.asked.is_some_and(|asked| asked > heard);
-            let due = heard + if asked { SILENCE } else { ASK_AFTER };
+            let last_activity = self.last_activity.get();
+            let pinged = self.pinged_at.is_some_and(|at| at > last_activity);
+            let due = last_activity + if pinged { SILENCE_TIMEOUT } else { PING_AFTER };
             tokio::select! {
                 step = poll_fn(|cx| self.poll(cx)) => return step,
                 () = sleep_until(due) => {}
             }
-            if self.heard.get() > heard {
+            if self.last_activity.get() > last_activity {
                 continue;
             }
-            if asked {
-                return Err(End::Lost(format!("not a byte for {SILENCE:?}")));
+            if pinged {
+                return Err(End::Lost(format!("nothing received for {SILENCE_TIMEOUT:?}")));
             }
-            self.asked = Some(Instant::now());
+            self.pinged_at = Some(Instant::now());
             self.unsent.push_back(Message::Ping("".into()));
         }
     }
 
-    /// Both directions at once: an edge that does not read us for a moment (64 messages wait for their confirm) sends all the same, and a
-    /// write that hangs must not hide the silence.
+    /// Polls both directions: an edge that does not read for a moment (64 messages wait for their confirm) still sends,
+    /// and a blocked write must not hide the silence.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, End>> {
         if let Poll::Ready(sent) = self.poll_send(cx) {
             return Poll::Ready(sent.map(|()| Step::Sent).map_err(|error| End::Lost(error.to_string())));
@@ -234,27 +236,27 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the one before it is sent, so that [`Self::send`] may be called.
-    pub(super) fn takes(&self) -> bool {
+    /// Whether the previous message is sent, so that [`Self::send`] may be called.
+    pub(super) fn can_send(&self) -> bool {
         self.unsent.is_empty() && !self.unflushed
     }
 
-    /// Sends a text frame, in the course of [`Self::step`].
+    /// Queues a text frame; [`Self::step`] sends it.
     pub(super) fn send(&mut self, text: String) {
         self.unsent.push_back(Message::text(text));
     }
 
-    /// Says goodbye and waits a moment for the answer.
+    /// Closes the connection and waits a moment for the answer.
     pub(super) async fn close(&mut self) {
-        let goodbye = async {
+        let closing = async {
             if self.socket.close(None).await.is_ok() {
                 while let Some(Ok(_)) = self.socket.next().await {}
             }
         };
-        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
 
-    /// The way back with a resume token.
+    /// The URL to reconnect to with a resume token.
     pub(super) fn resume_url(&self, token: &str) -> String {
         format!("{}{token}", self.base)
     }
@@ -270,12 +272,12 @@ fn token(url: &str) -> &str {
     &url[without_token(url).len()..]
 }
 
-/// Text of a stranger, who may repeat the path that we asked for, without the secret.
+/// Foreign text without the secret: it may repeat the path of our request.
 fn hide(text: &str, secret: &str) -> String {
     if secret.is_empty() { text.to_owned() } else { text.replace(secret, "…") }
 }
 
-/// Whom to connect to; an address in brackets is one of IPv6.
+/// Host and port to connect to; brackets enclose an IPv6 address.
 fn address(uri: &Uri) -> Result<(&str, u16), tungstenite::Error> {
     let no_host = || tungstenite::Error::Url(tungstenite::error::UrlError::NoHostName);
     let host = uri.host().ok_or_else(no_host)?.trim_matches(['[', ']']);
@@ -299,12 +301,12 @@ fn closed(frame: Option<CloseFrame>) -> End {
     }
 }
 
-/// The sentence of a refusal in the form of the token call, else how the body begins.
+/// The description of a refusal, else the beginning of its body.
 fn refusal(body: &[u8], token: &str) -> String {
     let description = serde_json::from_slice::<serde_json::Value>(body).ok();
     match description.as_ref().and_then(|answer| answer["description"].as_str()) {
         Some(description) => hide(description, token),
-        // Hidden before it is cut, or half of it would show.
+        // Hidden before truncation, or a part of it could show.
         None => hide(&String::from_utf8_lossy(body), token).chars().take(SHOWN).collect(),
     }
 }
@@ -314,15 +316,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_tells_where_the_client_stands() {
-        let welcome = Seen::of(r#"{"op":"welcome","connectionId":"c","cursor":"a1","resumeToken":"t"}"#);
+    fn a_frame_contains_position_and_resume_token() {
+        let welcome = FrameInfo::of(r#"{"op":"welcome","connectionId":"c","cursor":"a1","resumeToken":"t"}"#);
         assert_eq!((welcome.op.as_deref(), welcome.cursor.as_deref()), (Some("welcome"), Some("a1")));
         assert_eq!(welcome.resume_token.as_deref(), Some("t"));
         assert_eq!(
-            Seen::of(r#"{"messageType":"m","content":{"cursor":1},"cursor":"b2"}"#).cursor.as_deref(),
+            FrameInfo::of(r#"{"messageType":"m","content":{"cursor":1},"cursor":"b2"}"#).cursor.as_deref(),
             Some("b2")
         );
-        assert!(Seen::of("not JSON").cursor.is_none());
+        assert!(FrameInfo::of("not JSON").cursor.is_none());
     }
 
     #[test]

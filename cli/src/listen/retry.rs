@@ -1,4 +1,4 @@
-//! Whether and when to come back (docs/protocol.md, Reconnecting).
+//! Whether and when to reconnect (docs/protocol.md, Reconnecting).
 
 use std::time::Duration;
 
@@ -8,27 +8,28 @@ use wirepost_runtime::backoff::Backoff;
 
 use super::connection::End;
 
-/// Bound of the first wait; each further one doubles it.
-const FIRST: Duration = Duration::from_millis(500);
+/// Bound of the first wait; it doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Bound of every wait.
-const LONGEST: Duration = Duration::from_secs(30);
-/// The same where coming back is of no use before somebody puts a declaration right.
-const FIRST_SLOW: Duration = Duration::from_secs(30);
-/// See [`FIRST_SLOW`].
-const LONGEST_SLOW: Duration = Duration::from_mins(15);
-/// A connection that lasted this long counts as a success: what ends sooner would otherwise come back in a tight loop.
-const LASTED: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// The same when only a corrected declaration would help.
+const FIRST_SLOW_WAIT: Duration = Duration::from_secs(30);
+/// See [`FIRST_SLOW_WAIT`].
+const MAX_SLOW_WAIT: Duration = Duration::from_mins(15);
+/// A connection that lasted this long counts as a success; without this rule short ones would reconnect in a tight
+/// loop.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// What to do after a connection ended, or none came about.
+/// What to do after a connection ended or failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Come back as before.
+    /// Reconnect with the resume token.
     Resume,
-    /// Come back with a new token.
+    /// Reconnect with a new token.
     NewToken,
-    /// Come back as before, but slowly: what refuses us is a declaration, which may be there again or put right.
+    /// The same as `Resume`, but slowly: a declaration refuses us, and may be restored or corrected.
     Slowly,
-    /// Don't come back.
+    /// Don't reconnect.
     Stop,
 }
 
@@ -59,10 +60,10 @@ pub(super) fn after_refusal(status: u16) -> Next {
     }
 }
 
-/// By the HTTP status of a token call that brought no token.
-pub(super) fn without_token(status: u16) -> Next {
+/// By the HTTP status of a failed token call.
+pub(super) fn after_token_refusal(status: u16) -> Next {
     match after_refusal(status) {
-        // There is no other credential to come back with.
+        // There is no other credential to try.
         Next::NewToken => Next::Slowly,
         next => next,
     }
@@ -72,24 +73,28 @@ pub(super) fn without_token(status: u16) -> Next {
 #[derive(Debug)]
 pub(super) struct Waits {
     fast: Backoff,
-    /// Half of the wait, at least: the other half is drawn.
+    /// For the random half of the wait.
     slow: Backoff,
     since: Option<Instant>,
 }
 
 impl Waits {
     pub(super) fn new() -> Self {
-        Self { fast: Backoff::new(FIRST, LONGEST), slow: Backoff::new(FIRST_SLOW / 2, LONGEST_SLOW / 2), since: None }
+        Self {
+            fast: Backoff::new(FIRST_WAIT, MAX_WAIT),
+            slow: Backoff::new(FIRST_SLOW_WAIT / 2, MAX_SLOW_WAIT / 2),
+            since: None,
+        }
     }
 
-    /// A connection came about.
+    /// A connection was established.
     pub(super) fn connected(&mut self) {
         self.since = Some(Instant::now());
     }
 
-    /// How long to wait before the next attempt; `retry_after` is what the refusal asked for.
+    /// How long to wait before the next attempt; `retry_after` is that of the refusal.
     pub(super) fn next_wait(&mut self, next: Next, retry_after: Option<Duration>) -> Duration {
-        if self.since.take().is_some_and(|since| since.elapsed() >= LASTED) {
+        if self.since.take().is_some_and(|since| since.elapsed() >= STABLE_AFTER) {
             self.fast.reset();
             self.slow.reset();
         }
@@ -97,8 +102,8 @@ impl Waits {
             Next::Slowly => self.slow.bound() + self.slow.next_pause(),
             Next::Resume | Next::NewToken | Next::Stop => self.fast.next_pause(),
         };
-        // Added up: whoever was told the same time would else come back at the same time.
-        wait + retry_after.unwrap_or_default().min(LONGEST_SLOW)
+        // Added: clients with the same `Retry-After` would otherwise return at the same moment.
+        wait + retry_after.unwrap_or_default().min(MAX_SLOW_WAIT)
     }
 }
 
@@ -125,13 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn no_refusal_ends_it_for_good() {
+    fn no_refusal_stops_reconnecting() {
         for status in 100..1000 {
             assert_ne!(after_refusal(status), Next::Stop, "{status}");
-            assert!(matches!(without_token(status), Next::Resume | Next::Slowly), "{status}");
+            assert!(matches!(after_token_refusal(status), Next::Resume | Next::Slowly), "{status}");
         }
         for status in [408, 429, 500, 503, 504] {
-            assert_eq!((after_refusal(status), without_token(status)), (Next::Resume, Next::Resume), "{status}");
+            assert_eq!((after_refusal(status), after_token_refusal(status)), (Next::Resume, Next::Resume), "{status}");
         }
         for status in [400, 403, 404, 426] {
             assert_eq!(after_refusal(status), Next::Slowly, "{status}");
@@ -139,20 +144,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waits_grow_to_a_bound_and_begin_anew_after_a_connection_that_lasted() {
+    async fn waits_grow_to_a_bound_and_restart_after_a_connection_that_lasted() {
         let mut waits = Waits::new();
         for _ in 0..100 {
-            assert!(waits.next_wait(Next::Resume, None) <= LONGEST);
+            assert!(waits.next_wait(Next::Resume, None) <= MAX_WAIT);
             let slow = waits.next_wait(Next::Slowly, None);
-            assert!(slow >= FIRST_SLOW / 2 && slow <= LONGEST_SLOW);
+            assert!(slow >= FIRST_SLOW_WAIT / 2 && slow <= MAX_SLOW_WAIT);
         }
-        assert!(waits.next_wait(Next::Slowly, None) >= LONGEST_SLOW / 2);
+        assert!(waits.next_wait(Next::Slowly, None) >= MAX_SLOW_WAIT / 2);
         waits.connected();
-        tokio::time::advance(LASTED).await;
-        assert!(waits.next_wait(Next::Resume, None) <= FIRST);
+        tokio::time::advance(STABLE_AFTER).await;
+        assert!(waits.next_wait(Next::Resume, None) <= FIRST_WAIT);
         let asked = Duration::from_secs(7);
         let wait = waits.next_wait(Next::Slowly, Some(asked));
-        assert!(wait >= asked + FIRST_SLOW / 2 && wait <= asked + FIRST_SLOW);
-        assert!(waits.next_wait(Next::Resume, Some(Duration::MAX)) <= LONGEST_SLOW + LONGEST);
+        assert!(wait >= asked + FIRST_SLOW_WAIT / 2 && wait <= asked + FIRST_SLOW_WAIT);
+        assert!(waits.next_wait(Next::Resume, Some(Duration::MAX)) <= MAX_SLOW_WAIT + MAX_WAIT);
     }
 }

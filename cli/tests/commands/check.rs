@@ -1,4 +1,4 @@
-//! `wirepost check`: verdicts and exit status.
+//! `wirepost check`: results and exit status.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::support::{edit, folder_with, run};
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 #[test]
-fn the_examples_are_fine() {
+fn the_examples_are_valid() {
     let (status, out, err) = run(&["check", EXAMPLES]);
     assert_eq!((status, err.as_str()), (0, ""));
     assert!(out.contains("fine: charging-port, payments, qr-login"), "{out}");
@@ -43,22 +43,22 @@ fn every_problem_has_its_line_and_a_remedy_and_the_status_is_1() {
 }
 
 #[test]
-fn the_output_can_be_read_by_a_program() {
+fn the_json_output_is_machine_readable() {
     let folder = folder_with("payments.yaml");
     let file = folder.path().join("payments.yaml");
     edit(&file, "audience: Everyone", "audience: All");
     let (status, out, _) = run(&["check", "--output", "json", EXAMPLES, file.to_str().unwrap()]);
     assert_eq!(status, 1);
-    let verdict: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(verdict["files"], 4);
-    assert_eq!(verdict["businesses"], serde_json::json!(["charging-port", "payments", "qr-login"]));
-    let problem = &verdict["problems"][0];
+    let result: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(result["files"], 4);
+    assert_eq!(result["businesses"], serde_json::json!(["charging-port", "payments", "qr-login"]));
+    let problem = &result["problems"][0];
     assert_eq!((&problem["field"], &problem["reason"]), (&"spec.routes[2].audience".into(), &"InvalidRoute".into()));
     assert!(problem["line"].as_u64().unwrap() > 1 && problem["remedy"].as_str().unwrap().contains("Everyone"), "{out}");
 }
 
 #[test]
-fn what_can_not_be_judged_gives_status_2() {
+fn unreadable_input_gives_status_2() {
     let empty = tempfile::tempdir().unwrap();
     let missing = empty.path().join("missing.yaml");
     for arguments in
@@ -72,7 +72,7 @@ fn what_can_not_be_judged_gives_status_2() {
 }
 
 #[test]
-fn files_of_other_programs_are_read_as_kubectl_reads_them() {
+fn files_of_other_programs_are_read_like_kubectl_reads_them() {
     let folder = folder_with("payments.yaml");
     let text = fs::read_to_string(folder.path().join("payments.yaml")).unwrap();
     let utf16: Vec<u8> = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();

@@ -1,4 +1,4 @@
-//! `wirepost dead` on a real RabbitMQ, beside `wirepost dev --amqp`.
+//! `wirepost dead` on a real RabbitMQ, next to `wirepost dev --amqp`.
 
 #![allow(clippy::unwrap_used)] // it is all test
 
@@ -44,7 +44,7 @@ impl Setup {
         Self { vhost, channel, _connection: connection, _dev: dev, _folder: folder }
     }
 
-    /// `wirepost dead` with the flags that name this broker: exit status, lines of stdout, stderr.
+    /// `wirepost dead` with the flags for this broker: exit status, lines of stdout, stderr.
     fn dead(&self, arguments: &[&str]) -> (i32, Vec<String>, String) {
         let amqp = self.vhost.amqp();
         let (status, out, error) =
@@ -70,7 +70,7 @@ impl Setup {
         .unwrap();
     }
 
-    /// A message of a client, which the service refuses.
+    /// A client's message, which the service rejects.
     async fn refused(&self, ids: impl IntoIterator<Item = String>) {
         for id in ids {
             let mut headers = FieldTable::default();
@@ -86,7 +86,7 @@ impl Setup {
         }
     }
 
-    /// Ids of a queue's messages, in order; takes them away.
+    /// Consumes a queue; returns the ids of its messages in order.
     async fn drained(&self, queue: &str) -> Vec<String> {
         let mut ids = Vec::new();
         while let Some(message) = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap() {
@@ -106,7 +106,7 @@ fn named(ids: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_listed_shown_put_back_in_order_and_dropped() {
+async fn dead_letters_are_listed_shown_replayed_in_order_and_dropped() {
     let setup = Setup::new().await;
     setup.refused(named(&["m-1", "m-2", "m-3", "m-4"])).await;
     setup.has(DEAD, 4).await;
@@ -160,7 +160,7 @@ async fn dead_letters_are_listed_shown_put_back_in_order_and_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_killed_loses_nothing_and_repeats_one_at_most() {
+async fn a_killed_replay_loses_nothing_and_repeats_at_most_one_message() {
     const MESSAGES: usize = 400;
     let setup = Setup::new().await;
     let sent: Vec<String> = (0..MESSAGES).map(|n| format!("m-{n:03}")).collect();
@@ -179,18 +179,18 @@ async fn a_replay_that_is_killed_loses_nothing_and_repeats_one_at_most() {
     let (back, dead) = (setup.drained(QUEUE).await, setup.drained(DEAD).await);
     assert!(back.len() > 10 && !dead.is_empty(), "it was killed too late to tell: {} back", back.len());
     assert!(back.len() + dead.len() <= MESSAGES + 1, "{} back, {} dead", back.len(), dead.len());
-    // The one that was on its way is behind the others now.
+    // The one in progress is behind the others now.
     assert!(back.is_sorted() && dead[..dead.len() - 1].is_sorted(), "order is kept: {back:?} {dead:?}");
     let there: HashSet<_> = back.iter().chain(&dead).cloned().collect();
     assert_eq!(there, sent.into_iter().collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_general_clients_can_not_read_are_listed_and_hold_nobody_up() {
+async fn undecodable_messages_are_listed_and_block_no_others() {
     const GBK: &[u8] = &[0xb6, 0xa9, 0xb5, 0xa5];
     let setup = Setup::new().await;
     setup.refused(named(&["before"])).await;
-    // Both expire in the queue at once, and so die.
+    // Both expire in the queue immediately, and so die.
     let mut raw = v091::Connection::open(&setup.endpoint(), Duration::from_secs(10)).await.unwrap();
     raw.confirm().await.unwrap();
     let strange = Properties::default()
@@ -214,7 +214,7 @@ async fn messages_that_general_clients_can_not_read_are_listed_and_hold_nobody_u
         let listed = setup.listed();
         let ids: Vec<_> = listed.iter().filter_map(|letter| letter["id"].as_str()).collect();
         let ids: HashSet<_> = ids.into_iter().collect();
-        // In which order, the broker alone knows once a connection has ended over one of them.
+        // Once a connection has ended because of one of them, their order is up to the broker.
         assert_eq!(ids, HashSet::from(["before", "strange", "after"]), "{listed:?}");
         assert_eq!(listed.len(), 4, "{listed:?}");
         let strange = listed.iter().find(|letter| letter["id"] == "strange").unwrap();
@@ -244,7 +244,7 @@ async fn messages_that_general_clients_can_not_read_are_listed_and_hold_nobody_u
     assert!(setup.listed().is_empty());
 }
 
-/// An AMQP 1.0 message that lives for a millisecond, with an application property of type uuid, which AMQP 0-9-1 has not.
+/// An AMQP 1.0 message with a TTL of one millisecond and an application property of type uuid, which AMQP 0-9-1 lacks.
 fn with_uuid() -> Vec<u8> {
     let mut message = vec![0x00, 0x53, 0x70, 0xc0, 8, 3, 0x41, 0x40, 0x70, 0, 0, 0, 1];
     message.extend([0x00, 0x53, 0x74, 0xc1, 21, 2, 0xa1, 1, b'u', 0x98]);
@@ -254,7 +254,7 @@ fn with_uuid() -> Vec<u8> {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_said() {
+fn missing_and_wrong_arguments_are_reported() {
     let (status, _, error) = run(&["dead", "list"]);
     assert!(status == 1 && error.contains("--access"), "{error}");
     let nowhere = ["dead", "list", "--business", "payments", "--amqp", "amqp://guest:guest@127.0.0.1:9"];
@@ -266,7 +266,7 @@ fn what_is_missing_or_wrong_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_business_without_queues_is_told_from_one_without_dead_letters() {
+async fn a_business_without_queues_differs_from_one_without_dead_letters() {
     let setup = Setup::new().await;
     let amqp = setup.vhost.amqp();
     let (status, _, error) = run(&["dead", "list", "--business", "nobody", "--amqp", &amqp]);

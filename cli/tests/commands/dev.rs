@@ -1,4 +1,4 @@
-//! `wirepost dev` on the broker inside the process, with `listen` and `push` as its two hands.
+//! `wirepost dev` with its built-in broker, used through `listen` and `push`.
 
 use std::{fs, io::Write};
 
@@ -42,13 +42,13 @@ fn all_three_kinds_of_message_flow() {
     bob.type_line(r#"{"messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
     let shown = dev.line("queue wirepost.payments.q.qr-refresh ← ");
     assert!(shown.contains(r#""qrId":"q-1""#) && shown.contains(r#""fromUniqueId":"bob""#), "{shown}");
-    // What is not allowed is told.
+    // What is not allowed is refused.
     alice.type_line(r#"{"id":"c2","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
     alice.line(r#"{"op":"nack","id":"c2","code":"not_allowed""#);
 }
 
 #[test]
-fn a_page_of_a_foreign_origin_is_told_each_time() {
+fn every_page_of_a_foreign_origin_is_reported() {
     let folder = folder_with("payments.yaml");
     let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
     let address = url.strip_prefix("http://").unwrap();
@@ -57,13 +57,13 @@ fn a_page_of_a_foreign_origin_is_told_each_time() {
         let mut socket = std::net::TcpStream::connect(address).unwrap();
         let call = "GET /payments/websocket/token?uniqueId=alice&clientType=h5 HTTP/1.1";
         write!(socket, "{call}\r\nhost: {address}\r\norigin: {origin}\r\nconnection: close\r\n\r\n").unwrap();
-        let told = dev.line(origin);
-        assert!(told.contains("payments") && told.contains("allowedOrigins"), "{told}");
+        let reported = dev.line(origin);
+        assert!(reported.contains("payments") && reported.contains("allowedOrigins"), "{reported}");
     }
 }
 
 #[test]
-fn a_push_says_what_became_of_each_message() {
+fn a_push_reports_the_result_of_each_message() {
     let folder = folder_with("payments.yaml");
     let (_dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
     let (status, out, _) = push(&url, "payments", r#"{"messageType":"payment.completed","tags":[],"content":1}"#);
@@ -102,7 +102,7 @@ fn a_cursor_continues_where_the_client_was() {
 }
 
 #[test]
-fn files_are_followed() {
+fn changed_files_are_applied() {
     let folder = folder_with("payments.yaml");
     let file = folder.path().join("payments.yaml");
     let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
@@ -136,7 +136,7 @@ fn files_are_followed() {
 }
 
 #[test]
-fn a_signal_drains_and_a_client_comes_back_to_another_edge() {
+fn a_signal_drains_and_the_client_reconnects_to_another_edge() {
     let folder = folder_with("payments.yaml");
     let path = folder.path().to_str().unwrap();
     let (mut dev, url) = Running::dev(&[path]);
@@ -144,7 +144,7 @@ fn a_signal_drains_and_a_client_comes_back_to_another_edge() {
     dev.signal("TERM");
     alice.line(r#"{"op":"drain""#);
     assert!(dev.end().success());
-    // Another edge on the same port, with other keys: the way back is refused, a new token is taken.
+    // Another edge on the same port, with other keys: the resume token is refused, and the client gets a new token.
     let address = url.strip_prefix("http://").unwrap();
     let mut again = Running::start(&["dev", "--listen", address, "--admin", "127.0.0.1:0", path]);
     again.line("wirepost dev listens on");
@@ -154,7 +154,7 @@ fn a_signal_drains_and_a_client_comes_back_to_another_edge() {
 }
 
 #[test]
-fn a_taken_port_and_a_missing_path_are_errors_with_a_remedy() {
+fn a_port_in_use_and_a_missing_path_are_errors_with_a_remedy() {
     let folder = folder_with("payments.yaml");
     let path = folder.path().to_str().unwrap();
     let (_dev, url) = Running::dev(&[path]);

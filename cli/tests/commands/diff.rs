@@ -5,7 +5,7 @@ use wirepost_testing::broker::Vhost;
 use crate::support::{Running, edit, folder_with, run};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_difference_is_told_and_nothing_is_changed() {
+async fn the_difference_is_printed_and_nothing_is_changed() {
     let vhost = Vhost::create().await.unwrap();
     let folder = folder_with("payments.yaml");
     let (path, file) = (folder.path().to_str().unwrap().to_owned(), folder.path().join("payments.yaml"));
@@ -42,7 +42,7 @@ async fn the_difference_is_told_and_nothing_is_changed() {
 }
 
 #[test]
-fn what_is_not_accepted_and_a_broker_that_is_away_are_status_2() {
+fn a_rejected_declaration_and_an_unavailable_broker_give_status_2() {
     let folder = folder_with("payments.yaml");
     let path = folder.path().to_str().unwrap().to_owned();
     // Nothing listens on the discard port.

@@ -1,4 +1,4 @@
-//! `wirepost listen` comes back from everything that may pass, and shows no token, whoever answers it.
+//! `wirepost listen` reconnects after every temporary failure, and shows no token, whatever answers.
 
 #![allow(clippy::unwrap_used)] // it is all test
 
@@ -19,7 +19,7 @@ const SOCKET: &str = "/socket/the-ticket";
 /// Long enough for the first slow wait.
 const SLOWLY: Duration = Duration::from_mins(1);
 
-/// Answers each request by what `script` makes of its number and path; the paths that were asked for come out.
+/// Answers each request with the result of `script` for its number and path; returns the requested paths.
 fn server(script: impl Fn(usize, &str, SocketAddr) -> String + Send + 'static) -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -45,7 +45,7 @@ fn answer(status: &str, more: &str, body: &str) -> String {
 }
 
 #[test]
-fn refusals_that_pass_are_waited_out_and_no_token_is_shown() {
+fn temporary_refusals_are_retried_and_no_token_is_shown() {
     let (address, paths) = server(|number, path, address| match number {
         0 => answer("429 Too Many Requests", "retry-after: 1\r\n", "<html>slow down</html>"),
         1 => answer("408 Request Timeout", "", r#"{"result":40801,"description":"too slow"}"#),
@@ -54,7 +54,7 @@ fn refusals_that_pass_are_waited_out_and_no_token_is_shown() {
             "",
             &format!(r#"{{"result":0,"description":"ok","data":"ws://{address}/socket/the-ticket"}}"#),
         ),
-        // As proxies do: the page names what was asked for.
+        // Like a proxy: the page repeats the requested path.
         3 => answer("408 Request Timeout", "", &format!("<html>{}{path}</html>", "-".repeat(170))),
         4 => answer("503 Service Unavailable", "", r#"{"result":50304,"description":"not yet"}"#),
         _ => answer("429 Too Many Requests", "", &format!("{path} is asked for too often")),
@@ -64,7 +64,7 @@ fn refusals_that_pass_are_waited_out_and_no_token_is_shown() {
     let mut listen = Running::start(&who);
     for expected in [TOKEN, TOKEN, TOKEN, SOCKET, TOKEN, TOKEN, SOCKET, TOKEN] {
         let path = paths.recv_timeout(SLOWLY).unwrap_or_else(|_| panic!("it gave up: {:?}", listen.lines()));
-        assert!(path.contains(expected), "{path} in the place of {expected}: {:?}", listen.lines());
+        assert!(path.contains(expected), "{path} instead of {expected}: {:?}", listen.lines());
     }
     listen.line("HTTP 429");
     listen.signal("INT");
@@ -75,7 +75,7 @@ fn refusals_that_pass_are_waited_out_and_no_token_is_shown() {
 }
 
 #[test]
-fn a_slip_in_what_is_typed_is_told_and_ends_it() {
+fn a_typing_error_is_reported_and_ends_listen() {
     let folder = folder_with("payments.yaml");
     let (_dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
     for (business, client_type, more) in
@@ -89,7 +89,7 @@ fn a_slip_in_what_is_typed_is_told_and_ends_it() {
 }
 
 #[test]
-fn a_business_that_was_removed_by_mistake_has_its_clients_again() {
+fn clients_return_to_a_business_that_was_removed_by_mistake() {
     let folder = folder_with("payments.yaml");
     let file = folder.path().join("payments.yaml");
     let text = fs::read_to_string(&file).unwrap();

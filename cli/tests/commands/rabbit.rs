@@ -5,7 +5,7 @@ use wirepost_testing::broker::{Vhost, eventually, publish};
 
 use crate::support::{Running, folder_with};
 
-/// A look every ten seconds, and what it does.
+/// The interval of checks is ten seconds, plus the time for the repair.
 const REPAIR: Duration = Duration::from_secs(40);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,13 +27,13 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
     let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
     let mut bob = Running::listen(&url, "payments", "bob", "h5", &[]);
 
-    // A service that knows AMQP alone.
+    // A service that uses AMQP only.
     let (_connection, channel) = vhost.channel().await.unwrap();
     let envelope =
         |n: u32| format!(r#"{{"messageType":"payment.completed","toUniqueId":"alice","content":{{"n":{n}}}}}"#);
     publish(&channel, "wirepost.payments.push", "payment.completed", envelope(1).as_bytes()).await.unwrap();
     alice.line(r#""n":1"#);
-    // Each push that reaches nobody is told, also when they follow each other.
+    // Every push that reaches nobody is reported.
     for id in ["lost-1", "lost-2"] {
         let lost = format!(r#"{{"id":"{id}","messageType":"payment.completed","content":{{}}}}"#);
         publish(&channel, "wirepost.payments.push", "payment.completed", lost.as_bytes()).await.unwrap();
@@ -43,7 +43,7 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
     bob.line(r#"{"op":"ack","id":"q1"}"#);
     dev.line("queue wirepost.payments.q.qr-refresh ← ");
 
-    // A binding that somebody deletes: what is pushed meanwhile is kept, and comes after the repair.
+    // Somebody deletes a binding: pushes are kept meanwhile, and arrive after the repair.
     let binding = format!("/api/bindings/{}/e/wirepost.payments.push/q/wirepost.payments.stream/~", vhost.name);
     vhost.broker.call("DELETE", &binding, "").await.unwrap();
     publish(&channel, "wirepost.payments.push", "payment.completed", envelope(2).as_bytes()).await.unwrap();
@@ -51,7 +51,7 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
     dev.line_within("1 unrouted messages moved back", REPAIR);
     alice.line(r#""n":2"#);
 
-    // A business that goes takes its exchanges with it; a stream with messages in it stays, and that is told.
+    // A removed business loses its exchanges; its stream with messages stays, and this is reported.
     std::fs::remove_file(folder.path().join("payments.yaml")).unwrap();
     dev.line("payments: removed");
     alice.line("4010");
@@ -65,7 +65,7 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
 }
 
 #[test]
-fn a_broker_that_is_away_is_told_and_waited_for() {
+fn an_unavailable_broker_is_reported_and_waited_for() {
     let folder = folder_with("payments.yaml");
     // Nothing listens on the discard port.
     let (amqp, management) = ("amqp://guest:guest@127.0.0.1:9", "http://127.0.0.1:9");

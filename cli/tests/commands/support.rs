@@ -1,4 +1,4 @@
-//! Runs the real binary as a person would: in processes, by their lines.
+//! Runs the real binary like a user: as processes, reading their lines.
 
 #![allow(clippy::unwrap_used)] // it is all test
 
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long something may take that should happen at once.
+/// How long something may take that should happen immediately.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `wirepost` with these arguments, away from the environment's own settings.
+/// `wirepost` with these arguments, without settings from the environment.
 pub(crate) fn wirepost(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wirepost"));
     for variable in [
@@ -51,12 +51,12 @@ fn texts(output: &Output) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
-/// A process that runs on. Killed when dropped.
+/// A running process. Killed when dropped.
 pub(crate) struct Running {
     child: Child,
     stdin: ChildStdin,
     lines: Arc<(Mutex<Vec<String>>, Condvar)>,
-    /// Lines before it were waited for already.
+    /// Lines before this one were already consumed.
     read: usize,
 }
 
@@ -71,7 +71,7 @@ impl Running {
         Self { child, stdin, lines, read: 0 }
     }
 
-    /// `wirepost dev` on free ports; with its URL.
+    /// `wirepost dev` on free ports, and its URL.
     pub(crate) fn dev(arguments: &[&str]) -> (Self, String) {
         let ports = ["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let mut dev = Self::start(&[&ports, arguments].concat());
@@ -80,7 +80,7 @@ impl Running {
         (dev, url)
     }
 
-    /// A client that is connected.
+    /// A connected client.
     pub(crate) fn listen(url: &str, business: &str, id: &str, client_type: &str, more: &[&str]) -> Self {
         let who = ["listen", "--url", url, "--business", business, "--id", id, "--client-type", client_type];
         let mut listen = Self::start(&[&who, more].concat());
@@ -88,7 +88,7 @@ impl Running {
         listen
     }
 
-    /// The next line that holds this text, of stdout or stderr; those before it are passed over.
+    /// The next line of stdout or stderr that contains this text; earlier ones are skipped.
     pub(crate) fn line(&mut self, text: &str) -> String {
         self.line_within(text, PATIENCE)
     }
@@ -170,7 +170,7 @@ pub(crate) fn folder_with(example: &str) -> tempfile::TempDir {
     folder
 }
 
-/// A file's text with one change, which must be possible.
+/// A file's text with one replacement, which must match.
 pub(crate) fn edit(path: &Path, from: &str, to: &str) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains(from), "{} lacks {from:?}", path.display());

@@ -1,27 +1,27 @@
-//! What a scalar means to kubectl, whose YAML reader (go-yaml 2) takes most of YAML 1.1: `on` is true, `0777` is 511, `1_000` is 1000.
-//! Sexagesimals and dates stay text there.
+//! What a scalar means to kubectl, whose YAML reader (go-yaml 2) implements most of YAML 1.1: `on` is true, `0777` is
+//! 511, `1_000` is 1000. Sexagesimals and dates stay text.
 
 use base64::{Engine, alphabet, engine::GeneralPurpose, engine::general_purpose::PAD};
 use serde_json::{Number, Value};
 
-/// Prefix of the tags that YAML itself defines, which a file writes as `!!`.
+/// Prefix of YAML's own tags, written as `!!` in a file.
 const TAG: &str = "tag:yaml.org,2002:";
-/// Above this a whole number is no exact integer to the API server either.
+/// Above this a whole number is not an exact integer to the API server either.
 const EXACT: f64 = 9_223_372_036_854_775_808.0;
 
-/// A scalar's meaning. JSON has no other kinds; numbers that it can't write are refused when it is made one.
+/// A scalar's meaning. JSON has no other kinds; numbers that it can't represent are refused in the conversion.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Scalar {
     Null,
     Bool(bool),
-    /// Fits 64 bits, signed or not.
+    /// Within 64 bits, signed or unsigned.
     Int(i128),
     Float(f64),
     Text(String),
 }
 
 impl Scalar {
-    /// As JSON, or `None` for infinity and what is no number.
+    /// As JSON, or `None` for infinity and NaN.
     pub(super) fn into_json(self) -> Option<Value> {
         Some(match self {
             Self::Null => Value::Null,
@@ -35,7 +35,7 @@ impl Scalar {
         })
     }
 
-    /// As the key of a mapping, or `None` where kubectl takes no such key.
+    /// As the key of a mapping, or `None` if kubectl does not accept such a key.
     pub(super) fn into_key(self) -> Option<String> {
         match self {
             Self::Bool(value) => Some(value.to_string()),
@@ -47,7 +47,7 @@ impl Scalar {
     }
 }
 
-/// A number as the API server has it: whole ones are integers, however they were written.
+/// A number as the API server represents it: whole numbers are integers, however they are written.
 pub(in crate::declarations) fn from_float(value: f64) -> Option<Value> {
     if value.fract() == 0.0 && value.abs() < EXACT {
         return Some(Value::from(value as i64));
@@ -55,10 +55,10 @@ pub(in crate::declarations) fn from_float(value: f64) -> Option<Value> {
     Number::from_f64(value).map(Value::Number)
 }
 
-/// The meaning of a scalar. `plain`: neither quoted nor a block, so that its text decides where no `tag` does.
+/// The meaning of a scalar. `plain`: neither quoted nor a block, so its text decides unless a `tag` does.
 ///
 /// # Errors
-/// It is not what its tag says.
+/// It does not match its tag.
 pub(super) fn resolve(text: &str, tag: Option<&str>, plain: bool) -> Result<Scalar, String> {
     let Some(tag) = tag else {
         return Ok(if plain { implicit(text) } else { Scalar::Text(text.to_owned()) });
@@ -75,14 +75,14 @@ pub(super) fn resolve(text: &str, tag: Option<&str>, plain: bool) -> Result<Scal
         "null" => Some(resolved()).filter(|value| *value == Scalar::Null),
         "timestamp" => looks_like_a_date(text).then(|| Scalar::Text(text.to_owned())),
         "binary" => binary(text).map(Scalar::Text),
-        // `!!str`, and tags that mean nothing to kubectl.
+        // `!!str`, and tags that kubectl ignores.
         _ => Some(Scalar::Text(text.to_owned())),
     };
-    value.ok_or_else(|| format!("{text:?} is not what its tag !!{kind} says"))
+    value.ok_or_else(|| format!("{text:?} does not match its tag !!{kind}"))
 }
 
-/// Whether YAML 1.2, which people and editors have in mind, reads a plain scalar as something else.
-pub(super) fn surprises(text: &str, meaning: &Scalar) -> bool {
+/// Whether YAML 1.2, which people and editors expect, reads a plain scalar differently.
+pub(super) fn reads_unexpectedly(text: &str, meaning: &Scalar) -> bool {
     let digits = text.trim_start_matches(['+', '-']);
     match meaning {
         Scalar::Bool(_) => !text.eq_ignore_ascii_case("true") && !text.eq_ignore_ascii_case("false"),
@@ -119,7 +119,7 @@ fn implicit(text: &str) -> Scalar {
     word.or_else(number).unwrap_or_else(|| Scalar::Text(text.to_owned()))
 }
 
-/// An integer of 64 bits with a prefix for its base: 0x, 0o, 0b, and 0 alone for octal.
+/// A 64-bit integer with a prefix for its base: 0x, 0o, 0b, or a leading 0 for octal.
 fn integer(text: &str) -> Option<Scalar> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -143,12 +143,12 @@ fn integer(text: &str) -> Option<Scalar> {
     }
     let value = i128::from_str_radix(digits, radix).ok()?;
     let value = if negative { -value } else { value };
-    // Beyond the signed range only without a sign.
+    // Above the signed range only without a sign.
     let signed = i64::try_from(value).is_ok();
     (signed || (!text.starts_with(['+', '-']) && u64::try_from(value).is_ok())).then_some(Scalar::Int(value))
 }
 
-/// `12`, `1.5`, `.5`, `1.`, with an exponent or without. What no double can hold stays text.
+/// `12`, `1.5`, `.5`, `1.`, with or without an exponent. What a double can't represent stays text.
 fn float(text: &str) -> Option<Scalar> {
     let allowed = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
     if !text.chars().all(allowed) {
@@ -157,20 +157,20 @@ fn float(text: &str) -> Option<Scalar> {
     text.parse().ok().filter(|value: &f64| value.is_finite()).map(Scalar::Float)
 }
 
-/// `2026-11-27` and what begins like it, which stays text.
+/// `2026-11-27` and text that begins like it, which stays text.
 fn looks_like_a_date(text: &str) -> bool {
     let year = text.bytes().take_while(u8::is_ascii_digit).count();
     year == 4 && text.as_bytes().get(4) == Some(&b'-')
 }
 
-/// Go's decoder passes over line ends.
+/// Go's decoder skips line ends.
 fn binary(text: &str) -> Option<String> {
     let engine = GeneralPurpose::new(&alphabet::STANDARD, PAD);
     let text: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
     engine.decode(text).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The shortest text that names the number in 32 bits, with an exponent below 1e-4 and from 1e+06 on.
+/// The shortest text for the number in 32 bits, with an exponent below 1e-4 and from 1e+06.
 fn float_key(value: f64) -> String {
     if value.is_nan() {
         return ".nan".to_owned();
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_scalars_mean_what_they_mean_to_kubectl() {
+    fn plain_scalars_have_kubectls_meaning() {
         for (text, value) in [
             ("", json!(null)),
             ("~", json!(null)),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_says_what_a_scalar_is() {
+    fn a_tag_decides_the_type_of_a_scalar() {
         let tagged = |kind: &str, text: &str| resolve(text, Some(&format!("{TAG}{kind}")), false);
         for (kind, text, value) in [
             ("str", "5", json!("5")),
@@ -294,8 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn what_yaml_1_2_reads_otherwise_is_a_surprise() {
-        for (text, surprising) in [
+    fn what_yaml_1_2_reads_differently_is_unexpected() {
+        for (text, unexpected) in [
             ("on", true),
             ("n", true),
             ("True", false),
@@ -310,7 +310,7 @@ mod tests {
             ("65536.0", false),
             ("~", false),
         ] {
-            assert_eq!(surprises(text, &resolve(text, None, true).unwrap()), surprising, "{text}");
+            assert_eq!(reads_unexpectedly(text, &resolve(text, None, true).unwrap()), unexpected, "{text}");
         }
     }
 }

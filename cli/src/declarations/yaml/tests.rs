@@ -3,18 +3,20 @@ use serde_json::json;
 use super::*;
 
 fn value(text: &str) -> Result<Value, String> {
-    read(text, Syntax::Yaml, 1).map(|found| found.map_or(Value::Null, |(value, _)| value)).map_err(|bad| bad.message)
+    read(text, Syntax::Yaml, 1)
+        .map(|found| found.map_or(Value::Null, |(value, _)| value))
+        .map_err(|error| error.message)
 }
 
 #[test]
-fn documents_mean_what_they_mean_to_kubectl() {
+fn documents_have_kubectls_meaning() {
     for (text, expected) in [
         ("", json!(null)),
         ("# nothing\n", json!(null)),
         ("--- # with a comment\na: 1\n", json!({"a": 1})),
         ("a: &x {b: 1}\nc: *x\n", json!({"a": {"b": 1}, "c": {"b": 1}})),
         ("a: &x {b: 1, c: 1}\nd: {<<: *x, c: 2}\n", json!({"a": {"b": 1, "c": 1}, "d": {"b": 1, "c": 2}})),
-        // Where it stands, it replaces.
+        // It replaces what precedes it.
         ("a: &x {c: 1}\nd: {c: 2, <<: *x}\n", json!({"a": {"c": 1}, "d": {"c": 1}})),
         ("a: {<<: [{b: 1}, {b: 2, c: 2}]}\n", json!({"a": {"b": 1, "c": 2}})),
         ("a: {\"<<\": 1}\n", json!({"a": {"<<": 1}})),
@@ -31,7 +33,7 @@ fn documents_mean_what_they_mean_to_kubectl() {
 }
 
 #[test]
-fn what_kubectl_can_not_read_is_refused_with_its_line() {
+fn what_kubectl_cannot_read_is_refused_with_its_line() {
     for (text, part) in [
         ("a: [1\n", "flow sequence"),
         ("a:\n\t- b\n", "token"),
@@ -41,9 +43,9 @@ fn what_kubectl_can_not_read_is_refused_with_its_line() {
         ("~: b\n", "a key is empty"),
         ("a: {<<: 5}\n", "merge key"),
         ("a: !!int b\n", "tag !!int"),
-        ("a: .inf\n", "no number"),
+        ("a: .inf\n", "not a number"),
         ("a: b: c\n", "not allowed"),
-        ("é: \"é\\/\"\n", "JSON files alone"),
+        ("é: \"é\\/\"\n", "JSON files only"),
         ("a: \u{1}\n", "control characters"),
     ] {
         let message = value(text).expect_err(text);
@@ -63,8 +65,8 @@ fn what_kubectl_can_not_read_is_refused_with_its_line() {
 #[test]
 fn a_field_has_the_line_of_its_key_and_a_missing_one_that_of_its_parent() {
     let text = "# comment\na:\n  b: [1, {c: 2,\n    d: 3}]\n  e:\n  - x\n  - f: |\n      text\n    g: 1\n";
-    let (_, places) = read(text, Syntax::Yaml, 1).unwrap().unwrap();
-    let lines = super::super::lines::Lines::new(places);
+    let (_, line_map) = read(text, Syntax::Yaml, 1).unwrap().unwrap();
+    let lines = super::super::lines::Lines::new(line_map);
     for (field, line) in [
         ("", 2),
         ("a", 2),
@@ -84,10 +86,10 @@ fn a_field_has_the_line_of_its_key_and_a_missing_one_that_of_its_parent() {
 }
 
 #[test]
-fn what_is_read_in_another_way_than_it_looks_is_told() {
+fn values_that_are_read_unexpectedly_get_a_note() {
     let text = "name: on\nquoted: \"on\"\nlist: [yes, 'no', 007]\nprops: {y: {type: number}}\nname: off\n...\na: 1\n";
-    let (_, places) = read(text, Syntax::Yaml, 11).unwrap().unwrap();
-    let found: Vec<_> = places.surprises.iter().map(|s| (s.line, s.path.as_str())).collect();
+    let (_, line_map) = read(text, Syntax::Yaml, 11).unwrap().unwrap();
+    let found: Vec<_> = line_map.notes.iter().map(|s| (s.line, s.path.as_str())).collect();
     assert_eq!(
         found,
         [(11, "name"), (13, "list[0]"), (13, "list[2]"), (14, "props.true"), (15, "name"), (15, "name"), (17, "")]
@@ -97,9 +99,9 @@ fn what_is_read_in_another_way_than_it_looks_is_told() {
 #[test]
 fn json_may_escape_a_slash() {
     let text = "{\n\"a\": \"x\\/y\",\n\"a\": 1}";
-    let (read_as, places) = read(text, Syntax::Json, 1).unwrap().unwrap();
-    assert_eq!((read_as, places.of["a"], places.surprises.len()), (json!({"a": 1}), 3, 1));
-    assert!(read(text, Syntax::Yaml, 1).unwrap_err().message.contains("JSON files alone"));
+    let (read_as, line_map) = read(text, Syntax::Json, 1).unwrap().unwrap();
+    assert_eq!((read_as, line_map.of["a"], line_map.notes.len()), (json!({"a": 1}), 3, 1));
+    assert!(read(text, Syntax::Yaml, 1).unwrap_err().message.contains("JSON files only"));
     assert_eq!(
         value("a: \"é\"\nb: [\"\\\\/\", '\\/', \"c\"] # \\/\n"),
         Ok(json!({"a": "é", "b": ["\\/", "\\/", "c"]}))
@@ -108,15 +110,15 @@ fn json_may_escape_a_slash() {
 
 #[test]
 fn the_work_is_in_proportion_to_the_file() {
-    // Each quoted text from the beginning on would be 10^9 steps.
+    // Scanning from the start for each quoted text would take 10^9 steps.
     let quoted = format!("a: [{}] # \\/\n", vec!["\"x\""; 30_000].join(", "));
     assert_eq!(value(&quoted).unwrap()["a"].as_array().unwrap().len(), 30_000);
-    // Half a megabyte of path for each of its items would be 10 GB.
+    // Half a megabyte of path for each item would be 10 GB.
     let key = "k".repeat(1000);
     let deep = format!("{}[{}]{}", format!("{{{key}: ").repeat(480), vec!["yes"; 20_000].join(", "), "}".repeat(480));
-    let (_, places) = read(&deep, Syntax::Yaml, 1).unwrap().unwrap();
-    assert!(places.of.len() <= MAX_PATHS / 4000, "{} lines are kept", places.of.len());
-    assert_eq!(places.surprises.len(), 20_000);
+    let (_, line_map) = read(&deep, Syntax::Yaml, 1).unwrap().unwrap();
+    assert!(line_map.of.len() <= MAX_PATHS / 4000, "{} lines are kept", line_map.of.len());
+    assert_eq!(line_map.notes.len(), 20_000);
     let copies = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 100].join(", "));
     assert!(value(&copies).unwrap_err().contains("multiply to more than 64 MiB"));
 }
