@@ -229,7 +229,7 @@ impl Client {
     /// Reports why there is no connection, unless it was reported last time.
     fn failed(&mut self, reason: String, next: Next) -> Next {
         if self.last_failure.as_ref() != Some(&reason) {
-            let retrying = if next == Next::Stop || self.once { "" } else { "; trying again" };
+            let retrying = if next == Next::Stop || self.once { "" } else { "; retrying" };
             output::error_line(&format!("wirepost: {reason}{retrying}"));
             self.last_failure = Some(reason);
         }

@@ -1,4 +1,4 @@
-//! A real RabbitMQ behind `wirepost dev`: the topology is made there and repaired by the code that the operator uses.
+//! A real RabbitMQ behind `wirepost dev`. The operator's code creates the topology there and repairs it.
 
 mod health;
 mod keeper;
@@ -24,20 +24,21 @@ use wirepost_topology::{
 
 use crate::output::Console;
 
-/// Ports of RabbitMQ as installed.
+/// RabbitMQ's default ports.
 const STREAM_PORT: u16 = 5552;
 const MANAGEMENT_PORT: (u16, u16) = (15672, 15671);
 /// A broker that sends nothing for two of these is away.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Longest wait of a command for the first round on the broker.
+/// How long a command waits for the first round on the broker.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 
-/// A real RabbitMQ in the place of the broker inside the process.
+/// A real RabbitMQ instead of the broker in this process.
 #[derive(clap::Args)]
 #[group(skip)]
 #[command(next_help_heading = "On a real RabbitMQ 4")]
 pub(super) struct Args {
-    /// amqp://user:password@host:5672/vhost. The topology is made there, kept true, and stays when dev ends.
+    /// amqp://user:password@host:5672/vhost. dev creates the topology there, repairs it, and leaves it there at the
+    /// end.
     #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true, value_name = "URI")]
     amqp: Option<String>,
     /// The broker's stream listener. Default: port 5552 of the AMQP host.
@@ -46,10 +47,11 @@ pub(super) struct Args {
     /// The broker's management API. Default: port 15672 of the AMQP host, with the AMQP user.
     #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true, requires = "amqp", value_name = "URL")]
     management: Option<String>,
-    /// Show what arrives on queues, in the place of your services: it takes the messages away.
+    /// Consume and show the messages in queues, in place of your services.
     #[arg(long, requires = "amqp")]
     show_queues: bool,
-    /// Queues that routes with `existing: true` may name though their owners have not opened them. Default: as the operator's, none.
+    /// Queues that routes with `existing: true` may name although their owners have not opened them. Default as in the
+    /// operator: none.
     #[arg(
         long,
         env = "WIREPOST_EXISTING_QUEUES",
@@ -60,7 +62,7 @@ pub(super) struct Args {
     existing_queues: OpenQueues,
 }
 
-/// Where a RabbitMQ is.
+/// The addresses of a RabbitMQ.
 pub(super) struct Address {
     amqp: String,
     uri: wirepost_rabbitmq::Address,
@@ -72,7 +74,7 @@ pub(super) struct Address {
 }
 
 impl Args {
-    /// `None` = the broker inside the process.
+    /// `None`: the broker in this process.
     ///
     /// # Errors
     /// An address can't be read. The message holds no password.
@@ -110,26 +112,26 @@ impl Args {
     }
 }
 
-/// What the tasks work on.
+/// What the tasks keep on the broker.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Desired {
     businesses: Vec<Compiled>,
 }
 
-/// Keeps a broker's topology true until it is stopped; what is on the broker stays.
+/// Keeps the topology on a broker as declared until it is stopped. The topology stays.
 pub(super) struct Rabbit {
     place: String,
     show_queues: bool,
     open_queues: OpenQueues,
     desired: watch::Sender<Desired>,
-    /// Rounds so far that had the newest wish.
+    /// The number of finished rounds.
     rounds: watch::Receiver<u64>,
     stop: CancellationToken,
     tasks: Tasks,
 }
 
 impl Rabbit {
-    /// Starts an edge's broker and what keeps its topology; the broker may be away.
+    /// Starts an edge's broker client and the topology keeper. The broker may be unreachable.
     ///
     /// # Errors
     /// An address can't be used.
@@ -145,11 +147,11 @@ impl Rabbit {
         let vhost = uri.vhost().to_owned();
         let settings = ManagementSettings { url: management, vhost, credentials: None, ca_file: None, timeout: None };
         let management = ManagementClient::new(settings)?;
-        let (desired, wish) = watch::channel(Desired::default());
+        let (desired, desired_changes) = watch::channel(Desired::default());
         let (done, rounds) = watch::channel(0);
         let (stop, tasks) = (CancellationToken::new(), supervisor.tasks());
         if show_queues {
-            tasks.until("queue consumer", &stop, show::run(uri.clone(), wish.clone(), console.clone()));
+            tasks.until("queue consumer", &stop, show::run(uri.clone(), desired_changes.clone(), console.clone()));
         }
         let broker = RabbitBroker::start(config)?;
         tasks.until("broker health", &stop, health::run(broker.health(), console.clone()));
@@ -159,33 +161,34 @@ impl Rabbit {
             amqp,
             mode: Mode::Development,
             sweep: keeper::INTERVAL,
-            // No businesses count as orphans here.
+            // No business counts as an orphan here.
             orphan_grace: Duration::MAX,
         };
         let dev = Arc::new(keeper::Dev::default());
         let (keeper, keep) = Keeper::new(settings, Arc::clone(&dev) as _, stop.clone());
         tasks.run("topology keeper", &stop, keep);
-        tasks.until("topology rounds", &stop, keeper::run(keeper, dev, wish, done, console));
+        tasks.until("topology rounds", &stop, keeper::run(keeper, dev, desired_changes, done, console));
         Ok((broker, Self { place, show_queues, open_queues, desired, rounds, stop, tasks }))
     }
 
-    /// Ends the tasks.
+    /// Stops the tasks.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         self.tasks.finished().await;
     }
 
-    /// Whether messages of queues are taken and printed.
+    /// Whether messages in queues are consumed and printed.
     pub(super) fn shows_queues(&self) -> bool {
         self.show_queues
     }
 
-    /// Where it is, without the password.
+    /// The address, without the password.
     pub(super) fn describe(&self) -> String {
         format!("RabbitMQ at {}; its topology stays there when dev ends", self.place)
     }
 
-    /// Makes the broker have what these businesses need; returns when it has been tried once, so that clients that are let in then find it.
+    /// Applies the topology of these businesses. Returns after the first attempt, so that clients connect after it
+    /// exists.
     pub(super) async fn apply(&mut self, businesses: &[Compiled]) {
         self.rounds.mark_unchanged();
         let mut businesses = businesses.to_vec();
@@ -197,7 +200,7 @@ impl Rabbit {
     }
 }
 
-/// An AMQP connection of dev's own.
+/// Opens an AMQP connection for dev itself.
 async fn connect(address: &wirepost_rabbitmq::Address, name: &str) -> anyhow::Result<Connection> {
     let endpoint = Endpoint::new(address.clone(), None, format!("wirepost dev: {name}"))?;
     Ok(Connection::open(&endpoint, HEARTBEAT).await?)

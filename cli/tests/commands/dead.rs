@@ -39,7 +39,7 @@ impl Setup {
         let (amqp, stream, management) = (vhost.amqp(), vhost.broker.stream.clone(), vhost.broker.management.clone());
         let path = folder.path().to_str().unwrap().to_owned();
         let (mut dev, _) = Running::dev(&[&path, "--amqp", &amqp, "--stream", &stream, "--management", &management]);
-        dev.line("broker: payments: topology made");
+        dev.line("broker: payments: topology applied");
         let (connection, channel) = vhost.channel().await.unwrap();
         Self { vhost, channel, _connection: connection, _dev: dev, _folder: folder }
     }

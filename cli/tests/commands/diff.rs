@@ -21,7 +21,7 @@ async fn the_difference_is_printed_and_nothing_is_changed() {
     let stream = vhost.broker.stream.clone();
     let (mut dev, _) =
         Running::dev(&[&path, "--amqp", &vhost.amqp(), "--stream", &stream, "--management", &management]);
-    dev.line("broker: payments: topology made");
+    dev.line("broker: payments: topology applied");
     dev.signal("TERM");
     dev.end();
     let (status, out, _) = diff();

@@ -23,7 +23,7 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
         &management,
         "--show-queues",
     ]);
-    dev.line("broker: payments: topology made");
+    dev.line("broker: payments: topology applied");
     let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
     let mut bob = Running::listen(&url, "payments", "bob", "h5", &[]);
 
@@ -70,7 +70,7 @@ fn an_unavailable_broker_is_reported_and_waited_for() {
     // Nothing listens on the discard port.
     let (amqp, management) = ("amqp://guest:guest@127.0.0.1:9", "http://127.0.0.1:9");
     let (mut dev, url) = Running::dev(&[folder.path().to_str().unwrap(), "--amqp", amqp, "--management", management]);
-    dev.line("broker: topology not made: reading vhost /: the management API is not reachable");
+    dev.line("broker: topology not applied: reading vhost /: the management API is not reachable");
     let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
     alice.type_line(r#"{"id":"c1","messageType":"cart.share","toUniqueId":"bob","content":{}}"#);
     alice.line(r#"{"op":"nack","id":"c1","code":"broker_unavailable""#);

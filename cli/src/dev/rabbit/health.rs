@@ -1,4 +1,4 @@
-//! Tells when the broker goes and comes back.
+//! Reports when the broker becomes unreachable and reachable again.
 
 use std::time::Duration;
 
@@ -10,31 +10,31 @@ use wirepost_broker::Health;
 
 use crate::output::Console;
 
-/// What passes sooner is not told: connections are being made, or made anew.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// Shorter interruptions are not reported: connections are being opened or reopened.
+const REPORT_AFTER: Duration = Duration::from_millis(1500);
 
-/// Until the broker is gone for good.
+/// Runs until the broker client ends.
 pub(super) async fn run(mut health: watch::Receiver<Health>, console: Console) {
-    let mut told = false;
+    let mut reported = false;
     loop {
         let now = health.borrow_and_update().clone();
-        let patience = Instant::now() + PATIENCE;
+        let report_at = Instant::now() + REPORT_AFTER;
         match now {
-            Health::Up if told => {
-                told = false;
-                console.say("broker: up again").await;
+            Health::Up if reported => {
+                reported = false;
+                console.say("broker: reachable again").await;
             }
             Health::Up => {}
-            Health::Blocked(_) | Health::Away(_) if told => {}
+            Health::Blocked(_) | Health::Away(_) if reported => {}
             Health::Blocked(reason) | Health::Away(reason) => {
-                match timeout_at(patience, health.wait_for(|health| *health == Health::Up)).await {
+                match timeout_at(report_at, health.wait_for(|health| *health == Health::Up)).await {
                     Ok(Ok(_)) => continue,
                     Ok(Err(_)) => return,
                     Err(_) => {}
                 }
-                told = true;
+                reported = true;
                 console
-                    .say(format!("broker: {reason}; clients that send are told broker_unavailable, trying again"))
+                    .say(format!("broker: {reason}; messages of clients are refused with broker_unavailable; retrying"))
                     .await;
             }
         }

@@ -1,4 +1,5 @@
-//! Has the operator's [`Keeper`] make the topology, repair it, and move back what a lost binding had put aside; and prints what it did.
+//! Uses the operator's [`Keeper`] to create and repair the topology and to move back unrouted messages, and prints what
+//! it did.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,24 +15,24 @@ use tokio::{
 use wirepost_core::names;
 use wirepost_topology::{
     Report,
-    keeper::{BrokerFailure, Businesses, Desired as Wanted, Event, Keeper, Owner, Reply},
+    keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Event, Keeper, Owner, Reply},
     unrouted::Moved,
 };
 
 use super::Desired;
 use crate::output::Console;
 
-/// Between two sweeps.
+/// Interval of sweeps.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
-/// Between two attempts while the broker is away.
+/// Retry interval while the broker is unreachable.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// `wirepost dev`, as the keeper knows it.
+/// `wirepost dev` as the keeper's owner.
 #[derive(Default)]
 pub(super) struct Dev {
-    /// Something differs, or messages were moved.
+    /// Notified when something differs or messages were moved.
     again: Notify,
-    /// Business type → what became of its unrouted messages, until it is printed.
+    /// Business type → what was done with its unrouted messages, until it is printed.
     moved: Mutex<BTreeMap<String, Moved>>,
 }
 
@@ -64,17 +65,17 @@ impl Owner for Dev {
 struct Rounds {
     keeper: Keeper,
     console: Console,
-    /// What was printed already, so that it is not printed every ten seconds.
+    /// The lines printed last, so that they are not printed every ten seconds.
     printed: BTreeSet<String>,
-    /// The last attempt failed.
+    /// Whether the last attempt failed.
     failing: bool,
-    /// Business type → what was ensured, and the report.
-    made: BTreeMap<String, (Arc<Wanted>, Arc<Report>)>,
-    /// Businesses that are not declared any more, until nothing of them is left.
+    /// Business type → the applied topology, and the report.
+    applied: BTreeMap<String, (Arc<KeeperDesired>, Arc<Report>)>,
+    /// Businesses that are no longer declared, until their topology is removed.
     leaving: BTreeSet<String>,
 }
 
-/// Until dropped. `done` counts the rounds.
+/// Runs until dropped. `done` counts the rounds.
 pub(super) async fn run(
     keeper: Keeper,
     dev: Arc<Dev>,
@@ -87,10 +88,10 @@ pub(super) async fn run(
         console,
         printed: BTreeSet::new(),
         failing: false,
-        made: BTreeMap::new(),
+        applied: BTreeMap::new(),
         leaving: BTreeSet::new(),
     };
-    // Nothing is known yet of what is wanted.
+    // Nothing is declared yet.
     if desired.changed().await.is_err() {
         return;
     }
@@ -117,12 +118,12 @@ pub(super) async fn run(
 impl Rounds {
     async fn round(&mut self, wanted: &Desired, moved: BTreeMap<String, Moved>) -> Result<(), BrokerFailure> {
         let names: BTreeSet<&String> = wanted.businesses.iter().map(|compiled| &compiled.business).collect();
-        let gone = self.made.keys().filter(|name| !names.contains(name)).cloned();
+        let gone = self.applied.keys().filter(|name| !names.contains(name)).cloned();
         self.leaving.extend(gone.collect::<Vec<_>>());
         self.leaving.retain(|name| !names.contains(name));
         let keeper = &self.keeper;
         let ensured = wanted.businesses.iter().map(async |compiled| {
-            let wanted = Wanted { topology: compiled.topology.clone(), ..Wanted::default() };
+            let wanted = KeeperDesired { topology: compiled.topology.clone(), ..KeeperDesired::default() };
             let wanted = Arc::new(wanted);
             (&compiled.business, Arc::clone(&wanted), keeper.ensure(&compiled.business, wanted, false).await)
         });
@@ -132,10 +133,10 @@ impl Rounds {
             let report = reply?;
             self.print_changes(name, &wanted, &report).await;
             lines.extend(report.problems.iter().map(|problem| format!("broker: {name}: {problem}")));
-            self.made.insert(name.clone(), (wanted, report));
+            self.applied.insert(name.clone(), (wanted, report));
         }
         for name in self.leaving.clone() {
-            let report = self.take_down(&name).await?;
+            let report = self.remove(&name).await?;
             lines.extend(report.problems.iter().map(|problem| format!("broker: {name}: {problem}")));
         }
         for (name, moved) in moved {
@@ -149,25 +150,25 @@ impl Rounds {
                 self.console.say(line.clone()).await;
             }
         }
-        // What is not wrong any more may be printed again when it is.
+        // A solved problem is printed again if it comes back.
         self.printed = lines.into_iter().collect();
         Ok(())
     }
 
     async fn failed(&mut self, failure: &BrokerFailure) {
         self.failing = true;
-        let line = format!("broker: topology not made: {failure}; trying again");
+        let line = format!("broker: topology not applied: {failure}; retrying");
         if self.printed.insert(line.clone()) {
             self.console.say(line).await;
         }
     }
 
-    async fn take_down(&mut self, name: &str) -> Reply {
+    async fn remove(&mut self, name: &str) -> Reply {
         let report = self.keeper.remove(name, false).await?;
-        self.made.remove(name);
+        self.applied.remove(name);
         if !report.changes.is_empty() {
             let changes = report.changes.len();
-            self.console.say(format!("broker: {name}: topology taken down, {changes} changes")).await;
+            self.console.say(format!("broker: {name}: topology removed, {changes} changes")).await;
         }
         if report.is_clean() {
             self.leaving.remove(name);
@@ -175,9 +176,9 @@ impl Rounds {
         Ok(report)
     }
 
-    async fn print_changes(&self, name: &str, wanted: &Wanted, report: &Arc<Report>) {
-        let before = self.made.get(name);
-        // The keeper had nothing to do.
+    async fn print_changes(&self, name: &str, wanted: &KeeperDesired, report: &Arc<Report>) {
+        let before = self.applied.get(name);
+        // The same report: the keeper had nothing to do.
         let printed = before.is_some_and(|(_, before)| Arc::ptr_eq(before, report));
         if printed || report.changes.is_empty() {
             return;
@@ -187,11 +188,11 @@ impl Rounds {
                 self.console.say(format!("broker: {name}: repaired: {change}")).await;
             }
         } else {
-            self.console.say(format!("broker: {name}: topology made, {} changes", report.changes.len())).await;
+            self.console.say(format!("broker: {name}: topology applied, {} changes", report.changes.len())).await;
         }
     }
 
-    /// Prints what was moved; returns what stays, a line each.
+    /// Prints what was moved; returns a line for each reason why messages stay.
     async fn print_moved(&self, name: &str, moved: Moved) -> Vec<String> {
         let Moved { moved, strays, set_aside, stopped } = moved;
         if moved > 0 {
@@ -203,7 +204,7 @@ impl Rounds {
             self.console.say(line).await;
         }
         let stay = (strays > 0)
-            .then(|| format!("{strays} messages in {} match no route and stay there", names::unrouted(name)));
+            .then(|| format!("{strays} messages in {} match no route and stay in it", names::unrouted(name)));
         let lines = stopped.map(|stopped| stopped.to_string()).into_iter().chain(stay);
         lines.map(|line| format!("broker: {name}: {line}")).collect()
     }

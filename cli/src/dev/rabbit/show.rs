@@ -1,4 +1,4 @@
-//! Takes the messages of businesses' queues on a real broker and prints them, in the place of their services.
+//! Consumes the messages in businesses' queues on a real broker and prints them, in place of their services.
 
 use std::time::Duration;
 
@@ -22,16 +22,16 @@ use crate::output::{Console, one_line};
 
 /// Unacknowledged messages of one queue.
 const PREFETCH: u16 = 10;
-/// Queues may not be there yet, the broker may be away.
+/// Retry interval: queues may not exist yet, the broker may be unreachable.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longest wait for the broker to begin consuming.
+/// Timeout of starting the consumers.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until dropped.
+/// Runs until dropped.
 pub(super) async fn run(address: Address, mut desired: watch::Receiver<Desired>, console: Console) {
     loop {
-        let wish = desired.borrow_and_update().clone();
-        let queues: Vec<&str> = wish.businesses.iter().flat_map(shown_queues).collect();
+        let current = desired.borrow_and_update().clone();
+        let queues: Vec<&str> = current.businesses.iter().flat_map(shown_queues).collect();
         if !queues.is_empty()
             && let Ok(connection) = connect(&address, "queues").await
             && let Ok(Ok(consumers)) = timeout(BEGIN_TIMEOUT, consume(&connection, &queues)).await
@@ -67,7 +67,7 @@ async fn consume(connection: &Connection, queues: &[&str]) -> lapin::Result<Deli
     Ok(consumers)
 }
 
-/// Until a consumer fails: then all begin anew.
+/// Runs until a consumer fails; then all are started again.
 async fn print(mut consumers: Deliveries, console: &Console) {
     while let Some((queue, Ok(delivery))) = consumers.next().await {
         console.say(format!("queue {queue} ← {}", one_line(&delivery.data))).await;
