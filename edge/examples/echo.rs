@@ -29,7 +29,7 @@ use wirepost_edge::{
         driver::{Driver, Limits, SocketEvent},
         inbound::Inbound,
         wire::Wire,
-        written::Written,
+        write_progress::WriteProgress,
     },
 };
 use wirepost_runtime::tasks::{Supervisor, Tasks};
@@ -67,7 +67,7 @@ async fn echo(upgraded: Upgraded) {
     let share = Inbound::new(1 << 30, Gauge::default()).share(&"echo".into());
     let limits = Limits { backlog, share, read_timeout: Duration::from_secs(30) };
     let wire = Wire::new(upgraded, MAX_MESSAGE);
-    let mut driver = Driver::new(wire, Arc::clone(&mailbox), metrics, Written::default(), limits);
+    let mut driver = Driver::new(wire, Arc::clone(&mailbox), metrics, WriteProgress::default(), limits);
     loop {
         match driver.next(|| true).await {
             SocketEvent::Text(text) => {

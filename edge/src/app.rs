@@ -13,16 +13,16 @@ use wirepost_runtime::{
 use crate::{
     admin,
     broker::Broker,
-    business::judge::Judge,
+    business::check_pool::CheckPool,
     catalog::Catalog,
     config::settings::Settings,
     drain::Drain,
-    http::{self, seldom::Seldom, state::State},
+    http::{self, log_throttle::LogThrottle, state::State},
     identity::keys::KeyRing,
     metrics::Metrics,
     net::listener::{self, Listener},
     push::context::HubContext,
-    socket::{flood::FloodLimiter, inbound::Inbound, places::Places, shared::Shared},
+    socket::{connection_limit::ConnectionLimit, flood::FloodLimiter, inbound::Inbound, shared::Shared},
 };
 
 /// A running edge.
@@ -61,23 +61,23 @@ impl App {
         let private =
             AdminPort::bind(address).await.map_err(|source| listener::StartError::Bind { address, source })?;
         let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
-        let judge = Arc::new(Judge::new(metrics.checks_waiting.clone()));
+        let checks = Arc::new(CheckPool::new(metrics.checks_waiting.clone()));
         let state = Arc::new(State {
             catalog: Arc::new(Catalog::new(context, &supervisor)),
-            places: Places::new(settings.max_connections),
+            connection_limit: ConnectionLimit::new(settings.max_connections),
             sockets: Arc::new(Shared {
                 keys: Arc::clone(&keys),
-                judge: Arc::clone(&judge),
+                checks: Arc::clone(&checks),
                 limiter: Arc::new(FloodLimiter::default()),
                 inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
                 drain: Drain::default(),
             }),
             keys,
-            judge,
+            checks,
             broker,
             metrics,
             readiness,
-            seldom: Seldom::new(settings.log_pause),
+            log_throttle: LogThrottle::new(settings.log_pause),
             connections: supervisor.tasks(),
             settings,
         });

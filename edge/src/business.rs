@@ -1,7 +1,7 @@
 //! A business as this edge runs it: its configuration, made ready for the hot path. Immutable; a change makes a new one.
 
+pub mod check_pool;
 pub mod events;
-pub mod judge;
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub struct Route {
 
 /// Why a configuration can't be run; the last good one stays in use.
 #[derive(Debug, thiserror::Error)]
-pub enum BadConfig {
+pub enum ConfigError {
     /// Written by a newer operator that relies on something this edge lacks.
     #[error("business {business} requires {abilities:?}, which this edge does not know; upgrade the edge")]
     Requires {
@@ -82,12 +82,12 @@ impl Business {
     /// Makes a configuration ready.
     ///
     /// # Errors
-    /// See [`BadConfig`]: a retry does not help, another configuration does.
-    pub fn try_new(config: BusinessConfig) -> Result<Self, BadConfig> {
+    /// See [`ConfigError`]: a retry does not help, another configuration does.
+    pub fn try_new(config: BusinessConfig) -> Result<Self, ConfigError> {
         let lacking: Vec<_> =
             config.requires.iter().filter(|ability| !ABILITIES.contains(&ability.as_str())).cloned().collect();
         if !lacking.is_empty() {
-            return Err(BadConfig::Requires { business: config.business_type, abilities: lacking });
+            return Err(ConfigError::Requires { business: config.business_type, abilities: lacking });
         }
         if config.format > FORMAT {
             tracing::warn!(
@@ -102,7 +102,7 @@ impl Business {
             .iter()
             .map(|route| {
                 let schema =
-                    route.schema.as_ref().map(Schema::try_new).transpose().map_err(|error| BadConfig::Schema {
+                    route.schema.as_ref().map(Schema::try_new).transpose().map_err(|error| ConfigError::Schema {
                         business: name.to_owned(),
                         message_type: route.message_type.clone(),
                         reason: error,
@@ -117,7 +117,7 @@ impl Business {
             .as_ref()
             .map(JwtVerifier::try_new)
             .transpose()
-            .map_err(|error| BadConfig::Jwt { business: name.to_owned(), reason: error.to_string() })?;
+            .map_err(|error| ConfigError::Jwt { business: name.to_owned(), reason: error.to_string() })?;
         Ok(Self {
             hash: config.hash(),
             receive_exchange: names::receive_exchange(name).into(),
@@ -140,7 +140,7 @@ impl Business {
     }
 
     /// Whether checking `content` against the schemas of a message's routes, of whichever direction, may take long: then it is for the
-    /// [`Judge`](crate::business::judge::Judge).
+    /// [`CheckPool`](crate::business::check_pool::CheckPool).
     pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
         let (Some(message_type), Some(content)) = (message_type, content) else { return false };
         self.routes.iter().any(|route| {

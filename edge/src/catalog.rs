@@ -19,7 +19,7 @@ use wirepost_runtime::{
 };
 
 use crate::{
-    business::{BadConfig, Business},
+    business::{Business, ConfigError},
     push::{context::HubContext, hub::Hub, reader, reading::Reading},
 };
 
@@ -120,7 +120,7 @@ impl Catalog {
 
     /// Makes exactly these businesses run; one that is not named is removed. `keep` names businesses whose declaration could not be read at
     /// all, see [`Change::Unreadable`]. See [`Self::apply`].
-    pub fn replace(&self, configs: Vec<BusinessConfig>, keep: &[String]) -> Vec<BadConfig> {
+    pub fn replace(&self, configs: Vec<BusinessConfig>, keep: &[String]) -> Vec<ConfigError> {
         let stays =
             |name: &str| keep.iter().any(|kept| kept == name) || configs.iter().any(|c| c.business_type == name);
         let gone: Vec<_> =
@@ -139,30 +139,30 @@ impl Catalog {
     /// nothing for its business, which keeps its last good one.
     ///
     /// A changed business goes on with its connections, unless its delivery changes: they end with 1012 then, and come back to a new hub.
-    pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Vec<BadConfig> {
+    pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Vec<ConfigError> {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|_, reader| !reader.ended.is_cancelled());
-        let mut turn = Turn { hubs: Hubs::clone(&self.hubs.load()), ..Turn::default() };
+        let mut update = CatalogUpdate { hubs: Hubs::clone(&self.hubs.load()), ..CatalogUpdate::default() };
         let mut bad = Vec::new();
         let mut absences = self.absences.lock().unwrap_or_else(PoisonError::into_inner);
         for change in changes {
             match change {
                 Change::Remove(name) => {
-                    turn.remove(&name);
-                    absences.gone(&name);
+                    update.remove(&name);
+                    absences.removed(&name);
                 }
                 Change::Unreadable(name) => {
-                    if !turn.hubs.contains_key(name.as_str()) {
-                        absences.unfit(&name);
+                    if !update.hubs.contains_key(name.as_str()) {
+                        absences.invalid(&name);
                     }
                 }
                 Change::Set(config) => {
                     let name = config.business_type.clone();
-                    let set = turn.set(*config, &self.context);
-                    if turn.hubs.contains_key(name.as_str()) {
+                    let set = update.set(*config, &self.context);
+                    if update.hubs.contains_key(name.as_str()) {
                         absences.runs(&name);
                     } else {
-                        absences.unfit(&name);
+                        absences.invalid(&name);
                     }
                     if let Err(reason) = set {
                         self.context.metrics.bad_configs.inc();
@@ -172,7 +172,7 @@ impl Catalog {
             }
         }
         drop(absences);
-        let Turn { hubs, changed, closed, started } = turn;
+        let CatalogUpdate { hubs, changed, closed, started } = update;
         if !changed {
             return bad;
         }
@@ -232,15 +232,15 @@ async fn read(
 
 /// One step of the catalog in the making.
 #[derive(Default)]
-struct Turn {
+struct CatalogUpdate {
     hubs: Hubs,
     changed: bool,
     closed: Vec<(Arc<Hub>, CloseCode)>,
     started: Vec<Arc<Hub>>,
 }
 
-impl Turn {
-    fn set(&mut self, config: BusinessConfig, context: &Arc<HubContext>) -> Result<(), BadConfig> {
+impl CatalogUpdate {
+    fn set(&mut self, config: BusinessConfig, context: &Arc<HubContext>) -> Result<(), ConfigError> {
         let present = self.hubs.get(config.business_type.as_str());
         if present.is_some_and(|hub| hub.business().config == config) {
             return Ok(());
@@ -268,7 +268,7 @@ impl Turn {
 
     fn close(&mut self, hub: Option<Arc<Hub>>, code: CloseCode) {
         let Some(hub) = hub else { return };
-        // One that came and went within this turn was never seen.
+        // One that came and went within this update was never seen.
         let seen = self.started.len();
         self.started.retain(|started| !Arc::ptr_eq(started, &hub));
         if self.started.len() == seen {

@@ -49,13 +49,13 @@ pub struct Draining {
 
 impl Draining {
     /// The connection's share of the drain, once it begins; pending for ever afterwards. Cancel safe.
-    pub async fn share(&mut self) -> Share {
+    pub async fn share(&mut self) -> DrainShare {
         if !self.taken
             && let Ok(phase) = self.phase.wait_for(Option::is_some).await
             && let Some(window) = *phase
         {
             self.taken = true;
-            return Share::of(window);
+            return DrainShare::of(window);
         }
         std::future::pending().await
     }
@@ -63,7 +63,7 @@ impl Draining {
 
 /// One connection's part of the drain: told at a random time of the window, closed a while later.
 #[derive(Clone, Copy, Debug)]
-pub struct Share {
+pub struct DrainShare {
     /// When the next step is due.
     pub due: Instant,
     leave_within: Duration,
@@ -71,7 +71,7 @@ pub struct Share {
     deadline: Instant,
 }
 
-impl Share {
+impl DrainShare {
     fn of(window: Window) -> Self {
         let telling = window.length.mul_f64(TELL_PART);
         Self {

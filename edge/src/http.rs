@@ -10,8 +10,8 @@ use axum::{
 };
 
 pub mod answer;
+pub mod log_throttle;
 pub mod origin;
-pub mod seldom;
 pub mod socket;
 pub mod state;
 

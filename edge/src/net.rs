@@ -1,5 +1,5 @@
 //! The public port: TCP connections, TLS, and HTTP/1.1 on them.
 
 pub mod listener;
-mod plain;
+mod refusals;
 pub mod tls;

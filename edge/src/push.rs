@@ -23,7 +23,7 @@ pub mod reading;
 pub mod receipts;
 pub mod registry;
 pub mod rejection;
-mod reports;
+mod rejections;
 pub mod time_unit;
 
 #[cfg(test)]

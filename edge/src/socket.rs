@@ -2,14 +2,14 @@
 
 pub mod admission;
 pub mod bucket;
+pub mod connection_limit;
 pub mod driver;
 pub mod flood;
 pub mod inbound;
-pub mod places;
 pub mod receive;
 pub mod session;
 pub mod shared;
 pub mod upload;
 pub mod window;
 pub mod wire;
-pub mod written;
+pub mod write_progress;

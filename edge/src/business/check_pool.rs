@@ -33,12 +33,12 @@ impl Busy {
 
 /// Hands out the turns.
 #[derive(Debug)]
-pub struct Judge {
-    line: Arc<Line>,
+pub struct CheckPool {
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct Shared {
     queue: Mutex<Queue>,
     waiting: Gauge,
 }
@@ -48,7 +48,7 @@ struct Queue {
     /// Threads without work.
     free: usize,
     /// Never empty lists: a business is here exactly while something of it waits.
-    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Turn>>>,
+    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Permit>>>,
     /// The same businesses, each once; the first is served next.
     turns: VecDeque<Arc<str>>,
     len: usize,
@@ -56,9 +56,9 @@ struct Queue {
 
 /// The right to run one check; gives it on when dropped.
 #[derive(Debug)]
-struct Turn(Arc<Line>);
+struct Permit(Arc<Shared>);
 
-impl Judge {
+impl CheckPool {
     /// Half of the machine's threads, so that sockets keep the other half; `waiting` shows how many checks wait.
     pub fn new(waiting: Gauge) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() / 2);
@@ -67,7 +67,7 @@ impl Judge {
 
     fn with(threads: usize, waiting: Gauge) -> Self {
         let queue = Queue { free: threads, waiting: HashMap::new(), turns: VecDeque::new(), len: 0 };
-        Self { line: Arc::new(Line { queue: Mutex::new(queue), waiting }) }
+        Self { shared: Arc::new(Shared { queue: Mutex::new(queue), waiting }) }
     }
 
     /// Runs `job` when it is the business's turn. Cancel safe: a job that has begun ends by itself, and keeps its turn until then.
@@ -79,41 +79,41 @@ impl Judge {
         business: &Arc<str>,
         job: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, Busy> {
-        let turn = self.turn(business).await?;
+        let permit = self.permit(business).await?;
         let run = move || {
             let result = job();
-            drop(turn);
+            drop(permit);
             result
         };
         tokio::task::spawn_blocking(run).await.map_err(|_| Busy)
     }
 
-    async fn turn(&self, business: &Arc<str>) -> Result<Turn, Busy> {
-        let turn = {
-            let mut queue = self.line.lock();
+    async fn permit(&self, business: &Arc<str>) -> Result<Permit, Busy> {
+        let permit = {
+            let mut queue = self.shared.lock();
             if queue.free > 0 {
                 queue.free -= 1;
-                return Ok(Turn(Arc::clone(&self.line)));
+                return Ok(Permit(Arc::clone(&self.shared)));
             }
-            let turn = queue.push(business)?;
-            self.line.waiting.set(queue.len as i64);
-            turn
+            let permit = queue.push(business)?;
+            self.shared.waiting.set(queue.len as i64);
+            permit
         };
-        match timeout(MAX_WAIT, turn).await {
-            Ok(Ok(turn)) => Ok(turn),
+        match timeout(MAX_WAIT, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Busy),
         }
     }
 }
 
-impl Line {
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Queue {
-    fn push(&mut self, business: &Arc<str>) -> Result<oneshot::Receiver<Turn>, Busy> {
+    fn push(&mut self, business: &Arc<str>) -> Result<oneshot::Receiver<Permit>, Busy> {
         let of_one = self.waiting.get(business).map_or(0, VecDeque::len);
         if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
             self.forget_those_that_left();
@@ -122,16 +122,16 @@ impl Queue {
         if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
             return Err(Busy);
         }
-        let (sender, turn) = oneshot::channel();
+        let (sender, permit) = oneshot::channel();
         if of_one == 0 {
             self.turns.push_back(Arc::clone(business));
         }
         self.waiting.entry(Arc::clone(business)).or_default().push_back(sender);
         self.len += 1;
-        Ok(turn)
+        Ok(permit)
     }
 
-    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn pop(&mut self) -> Option<oneshot::Sender<Permit>> {
         let business = self.turns.pop_front()?;
         let senders = self.waiting.get_mut(&business)?;
         let sender = senders.pop_front();
@@ -154,7 +154,7 @@ impl Queue {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         let next = {
             let mut queue = self.0.lock();
@@ -165,7 +165,7 @@ impl Drop for Turn {
         };
         if let Some(next) = next {
             // To one that has left: the turn is dropped here and goes on.
-            drop(next.send(Turn(Arc::clone(&self.0))));
+            drop(next.send(Permit(Arc::clone(&self.0))));
         }
     }
 }
@@ -182,34 +182,34 @@ mod tests {
         name.into()
     }
 
-    /// A judge with one thread, and a job of it that goes on until the sender is dropped.
-    async fn occupied() -> (Arc<Judge>, mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), Busy>>) {
-        let judge = Arc::new(Judge::with(1, Gauge::default()));
+    /// A pool with one thread, and a job of it that goes on until the sender is dropped.
+    async fn occupied() -> (Arc<CheckPool>, mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), Busy>>) {
+        let pool = Arc::new(CheckPool::with(1, Gauge::default()));
         let (go_on, wait) = mpsc::channel::<()>();
         let (begun, has_begun) = oneshot::channel();
         let running = tokio::spawn({
-            let judge = Arc::clone(&judge);
+            let pool = Arc::clone(&pool);
             async move {
                 let job = move || {
                     let _ = begun.send(());
                     let _ = wait.recv();
                 };
-                judge.run(&name("first"), job).await
+                pool.run(&name("first"), job).await
             }
         });
         has_begun.await.unwrap();
-        (judge, go_on, running)
+        (pool, go_on, running)
     }
 
     #[tokio::test]
     async fn a_crowd_of_one_business_delays_no_other() {
-        let (judge, go_on, running) = occupied().await;
+        let (pool, go_on, running) = occupied().await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut checks = Vec::new();
         for business in ["crowd"; 10].into_iter().chain(["other"]) {
-            let (judge, name, order) = (Arc::clone(&judge), name(business), Arc::clone(&order));
+            let (pool, name, order) = (Arc::clone(&pool), name(business), Arc::clone(&order));
             let mut check =
-                Box::pin(async move { judge.run(&name, move || order.lock().unwrap().push(business)).await });
+                Box::pin(async move { pool.run(&name, move || order.lock().unwrap().push(business)).await });
             assert!(check.as_mut().now_or_never().is_none(), "it waits");
             checks.push(check);
         }
@@ -217,15 +217,15 @@ mod tests {
         running.await.unwrap().unwrap();
         futures_util::future::try_join_all(checks).await.unwrap();
         assert_eq!(order.lock().unwrap()[..3], ["crowd", "other", "crowd"]);
-        assert_eq!(judge.line.lock().free, 1);
+        assert_eq!(pool.shared.lock().free, 1);
     }
 
     #[tokio::test]
     async fn the_queue_is_bounded_for_each_business_and_those_that_left_make_room() {
-        let (judge, go_on, running) = occupied().await;
+        let (pool, go_on, running) = occupied().await;
         let enter = |business: &str| {
-            let (judge, name) = (Arc::clone(&judge), name(business));
-            let mut check = Box::pin(async move { judge.run(&name, || ()).await });
+            let (pool, name) = (Arc::clone(&pool), name(business));
+            let mut check = Box::pin(async move { pool.run(&name, || ()).await });
             check.as_mut().now_or_never().map_or(Ok(check), Err)
         };
         let waiting: Vec<_> = (0..MAX_WAITING_OF_ONE).map(|_| enter("crowd").ok().unwrap()).collect();
@@ -241,14 +241,14 @@ mod tests {
     #[tokio::test]
     async fn who_waits_too_long_is_told() {
         let late_business = name("late");
-        let (judge, go_on, running) = occupied().await;
-        let mut late = Box::pin(judge.run(&late_business, || ()));
+        let (pool, go_on, running) = occupied().await;
+        let mut late = Box::pin(pool.run(&late_business, || ()));
         assert!(late.as_mut().now_or_never().is_none());
         tokio::time::pause();
         tokio::time::advance(MAX_WAIT * 2).await;
         assert_eq!(late.await, Err(Busy));
         drop(go_on);
         running.await.unwrap().unwrap();
-        assert_eq!(judge.run(&late_business, || ()).await, Ok(()));
+        assert_eq!(pool.run(&late_business, || ()).await, Ok(()));
     }
 }

@@ -126,7 +126,7 @@ async fn a_business_that_could_never_be_read_is_absent_until_its_declaration_goe
     assert_eq!(catalog.why_absent("c"), Absent::NotYet);
     catalog.replace(vec![config("b", 1)], &[]);
     assert!(catalog.hub("b").is_some());
-    assert_eq!(["a", "c"].map(|name| catalog.why_absent(name)), [Absent::Gone, Absent::Unknown]);
+    assert_eq!(["a", "c"].map(|name| catalog.why_absent(name)), [Absent::Removed, Absent::Unknown]);
     catalog.stop().await;
 }
 

@@ -212,7 +212,7 @@ impl Refusal {
         let shown: String = name.chars().take(64).collect();
         match why {
             Absent::NotYet => Self::not_here(name),
-            Absent::Gone => Self::new(
+            Absent::Removed => Self::new(
                 Code::UnknownBusiness,
                 format!("business {shown:?} was removed; come back later, in case it returns"),
             ),

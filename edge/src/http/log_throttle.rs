@@ -14,7 +14,7 @@ const SUBJECTS: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Seldom {
+pub struct LogThrottle {
     pause: Duration,
     /// By what a line is about, and the business.
     pauses: Mutex<HashMap<(&'static str, String), Pause>>,
@@ -26,14 +26,14 @@ struct Pause {
     left_out: u64,
 }
 
-impl Seldom {
+impl LogThrottle {
     /// `pause` lies between two lines about the same.
     pub fn new(pause: Duration) -> Self {
         Self { pause, pauses: Mutex::default() }
     }
 
     /// Whether to write a line about this now; with it how many were left out since the last one.
-    pub fn now(&self, what: &'static str, business: &str) -> Option<u64> {
+    pub fn permit(&self, what: &'static str, business: &str) -> Option<u64> {
         let now = Instant::now();
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         if pauses.len() >= SUBJECTS {
@@ -66,12 +66,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_line_comes_once_a_minute_for_each_subject() {
         let pause = Duration::from_mins(1);
-        let seldom = Seldom::new(pause);
-        assert_eq!(seldom.now("origin", "pay"), Some(0));
-        assert_eq!((seldom.now("origin", "pay"), seldom.now("origin", "pay")), (None, None));
-        assert_eq!((seldom.now("origin", "chat"), seldom.now("tags", "pay")), (Some(0), Some(0)));
+        let throttle = LogThrottle::new(pause);
+        assert_eq!(throttle.permit("origin", "pay"), Some(0));
+        assert_eq!((throttle.permit("origin", "pay"), throttle.permit("origin", "pay")), (None, None));
+        assert_eq!((throttle.permit("origin", "chat"), throttle.permit("tags", "pay")), (Some(0), Some(0)));
         tokio::time::advance(pause).await;
-        assert_eq!(seldom.now("origin", "pay"), Some(2));
-        assert_eq!(seldom.now("origin", "pay"), None);
+        assert_eq!(throttle.permit("origin", "pay"), Some(2));
+        assert_eq!(throttle.permit("origin", "pay"), None);
     }
 }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     broker::{Confirm, PublishError},
-    business::{Business, judge::Busy},
+    business::{Business, check_pool::Busy},
     clock,
     config::settings::CONFIRM_TIMEOUT,
     push::{
@@ -202,7 +202,7 @@ async fn start(
     let checked = if !heavy {
         check_push(business, envelope, clock::now_ms())
     } else if Instant::now() < checks_until {
-        judge(state, business, item).await
+        check_heavy(state, business, item).await
     } else {
         // The caller waits: what comes after many long checks is to be sent again.
         Err(Busy.into())
@@ -217,12 +217,12 @@ async fn start(
 }
 
 /// The same check off the threads that serve sockets.
-async fn judge(state: &State, business: &Arc<Business>, item: &[u8]) -> Result<Prepared, PushRefusal> {
+async fn check_heavy(state: &State, business: &Arc<Business>, item: &[u8]) -> Result<Prepared, PushRefusal> {
     let item = Bytes::copy_from_slice(item);
     let name = Arc::clone(&business.push_exchange);
     let business = Arc::clone(business);
     let check = move || check_push(&business, Envelope::parse(&item)?, clock::now_ms());
-    state.judge.run(&name, check).await?
+    state.checks.run(&name, check).await?
 }
 
 impl Pending {

@@ -44,7 +44,7 @@ pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool 
 }
 
 fn tell(state: &State, business: &str, origin: &HeaderValue) {
-    if let Some(left_out) = state.seldom.now("origin", business) {
+    if let Some(left_out) = state.log_throttle.permit("origin", business) {
         let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(MAX_TOLD).collect();
         tracing::info!(business, origin, left_out, "an origin that allowedOrigins lacks is refused");
     }

@@ -30,7 +30,7 @@ use crate::{
     identity::ticket,
     metrics::label,
     push::catch_up::StartAt,
-    socket::{session::Session, wire::Wire, written::Written},
+    socket::{session::Session, wire::Wire, write_progress::WriteProgress},
 };
 
 /// Where it is.
@@ -50,7 +50,7 @@ pub(super) async fn socket(
     Shared(state): Shared<Arc<State>>,
     Path(token): Path<String>,
     params: Result<Query<Params>, QueryRejection>,
-    written: Option<Extension<Written>>,
+    written: Option<Extension<WriteProgress>>,
     request: Request,
 ) -> Response {
     // Absent only where a test calls without a listener.
@@ -83,18 +83,26 @@ pub(super) async fn socket(
         return Refusal::overloaded(format!("this identity connects too often, wait {} ms", wait.as_millis()))
             .into_response();
     }
-    // After the ticket: whoever holds none takes nobody's place, and raises no alarm for want of places.
-    let Some(place) = state.places.take() else {
+    // After the ticket: whoever holds none takes nobody's permit, and raises no alarm for want of places.
+    let Some(permit) = state.connection_limit.permit() else {
         state.metrics.refused.get_or_create(&label("connection_limit")).inc();
         return Refusal::overloaded("this edge has as many connections as it may").into_response();
     };
     let start = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
-    let session =
-        Session { shared: Arc::clone(&state.sockets), number: place.number, key, hub, ticket, start, control, written };
+    let session = Session {
+        shared: Arc::clone(&state.sockets),
+        number: permit.number,
+        key,
+        hub,
+        ticket,
+        start,
+        control,
+        written,
+    };
     handshake.complete(&tasks, move |upgraded| async move {
         session.run(Wire::new(upgraded, limit)).await;
-        drop(place);
+        drop(permit);
     })
 }
 
@@ -109,7 +117,7 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
     let Some(hub) = state.catalog.hub(&ticket.business) else {
         // An edge of this installation signed the ticket, and so knew the business: if this one never did, it lags behind.
         return Err(match state.catalog.why_absent(&ticket.business) {
-            Absent::Gone => (CloseCode::BusinessRemoved, Refusal::absent(&ticket.business, Absent::Gone)),
+            Absent::Removed => (CloseCode::BusinessRemoved, Refusal::absent(&ticket.business, Absent::Removed)),
             Absent::NotYet | Absent::Unknown => (CloseCode::NotHere, Refusal::not_here(&ticket.business)),
         });
     };
@@ -124,7 +132,7 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
     Ok((ticket, hub, business))
 }
 
-/// Where a connection begins: its cursor's place, if it can be one of this business.
+/// Where a connection begins: its cursor's permit, if it can be one of this business.
 fn begin(business: &Business, cursor: Option<&str>) -> StartAt {
     let Some(text) = cursor.filter(|text| !text.is_empty()) else { return StartAt::Now };
     match text.parse::<Cursor>() {
@@ -135,6 +143,6 @@ fn begin(business: &Business, cursor: Option<&str>) -> StartAt {
         {
             StartAt::After(Position { offset: cursor.offset, fingerprint: cursor.fingerprint })
         }
-        Ok(_) | Err(_) => StartAt::Foreign,
+        Ok(_) | Err(_) => StartAt::UnknownCursor,
     }
 }

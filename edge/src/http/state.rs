@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use wirepost_runtime::{readiness::Readiness, tasks::Tasks};
 
-use super::{answer::Refusal, seldom::Seldom};
+use super::{answer::Refusal, log_throttle::LogThrottle};
 use crate::{
     broker::Broker,
-    business::{Business, judge::Judge},
+    business::{Business, check_pool::CheckPool},
     catalog::Catalog,
     config::settings::Settings,
     identity::keys::KeyRing,
     metrics::Metrics,
-    socket::{places::Places, shared::Shared},
+    socket::{connection_limit::ConnectionLimit, shared::Shared},
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -30,11 +30,11 @@ pub struct State {
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// Checks large content.
-    pub judge: Arc<Judge>,
+    pub checks: Arc<CheckPool>,
     /// When to write a log line that strangers cause.
-    pub seldom: Seldom,
+    pub log_throttle: LogThrottle,
     /// The edge-wide limit of connections.
-    pub places: Places,
+    pub connection_limit: ConnectionLimit,
     /// What connections share.
     pub sockets: Arc<Shared>,
     /// Tasks of connections.

@@ -53,10 +53,10 @@ async fn issue(
     let Query(query) =
         query.map_err(|_| Refusal::new(Code::BadRequest, "the query can't be read; percent-encode its values"))?;
     let base = public_url(&state.settings, headers)?;
-    let asked = Asked::parse(query)?;
-    let who = identify(&business, Credential::of(headers)?, asked).await?;
-    let lacks_tags = who.lacks_tags.clone();
-    let ticket = make(&business, &state.settings, who, clock::now_ms())?;
+    let query = TokenQuery::parse(query)?;
+    let subject = identify(&business, Credential::of(headers)?, query).await?;
+    let lacks_tags = subject.lacks_tags.clone();
+    let ticket = make(&business, &state.settings, subject, clock::now_ms())?;
     let note = lacks_tags.map(|claim| without_tags(state, business.name(), &claim));
     Ok((format!("{base}/socket/{}", ticket::seal(&state.keys, &ticket)), note))
 }
@@ -64,7 +64,7 @@ async fn issue(
 /// Not every token has groups to name, so this is no refusal. But a claim that is named wrong looks the same, and must not stay unseen.
 fn without_tags(state: &State, business: &str, claim: &str) -> String {
     state.metrics.tokens_without_tags.inc();
-    if let Some(left_out) = state.seldom.now("tags", business) {
+    if let Some(left_out) = state.log_throttle.permit("tags", business) {
         tracing::info!(business, claim, left_out, "a token lacks the claim declared for tags; its session has none");
     }
     format!("ok; the token has no claim {claim}, so the session has no tags")
@@ -72,22 +72,22 @@ fn without_tags(state: &State, business: &str, claim: &str) -> String {
 
 /// Parameters of the call.
 #[derive(Debug, Default)]
-struct Asked {
+struct TokenQuery {
     unique_id: Option<String>,
     client_type: Option<String>,
     tags: Vec<String>,
 }
 
-impl Asked {
+impl TokenQuery {
     /// `uniqueId` and `clientType` once at most, `tags` with commas or several times; other parameters are not ours to judge.
     fn parse(query: Vec<(String, String)>) -> Result<Self, Refusal> {
-        let mut asked = Self::default();
+        let mut query = Self::default();
         for (name, value) in query {
             let single = match name.as_str() {
-                "uniqueId" => &mut asked.unique_id,
-                "clientType" => &mut asked.client_type,
+                "uniqueId" => &mut query.unique_id,
+                "clientType" => &mut query.client_type,
                 "tags" => {
-                    asked.tags.extend(value.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+                    query.tags.extend(value.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
                     continue;
                 }
                 _ => continue,
@@ -96,13 +96,13 @@ impl Asked {
                 return Err(Refusal::new(Code::BadRequest, format!("parameter {name} occurs twice")));
             }
         }
-        Ok(asked)
+        Ok(query)
     }
 }
 
 /// For whom a ticket is made.
 #[derive(Debug)]
-struct Who {
+struct Subject {
     unique_id: String,
     client_type: String,
     tags: Vec<String>,
@@ -112,11 +112,11 @@ struct Who {
     expires_at: Option<i64>,
 }
 
-async fn identify(business: &Business, credential: Credential<'_>, asked: Asked) -> Result<Who, Refusal> {
+async fn identify(business: &Business, credential: Credential<'_>, query: TokenQuery) -> Result<Subject, Refusal> {
     if credential.is_service(business) {
-        let Asked { unique_id, client_type, tags } = asked;
+        let TokenQuery { unique_id, client_type, tags } = query;
         let missing = |name| Refusal::new(Code::InvalidIdentity, format!("parameter {name} is missing"));
-        return Ok(Who {
+        return Ok(Subject {
             unique_id: unique_id.ok_or_else(|| missing("uniqueId"))?,
             client_type: client_type.ok_or_else(|| missing("clientType"))?,
             tags,
@@ -127,7 +127,7 @@ async fn identify(business: &Business, credential: Credential<'_>, asked: Asked)
     let (Credential::Bearer(token), Some(verifier)) = (credential, &business.jwt) else {
         return Err(caller::unknown_api_key());
     };
-    let identity = verifier.verify(token, asked.client_type.as_deref()).await.map_err(|error| match error {
+    let identity = verifier.verify(token, query.client_type.as_deref()).await.map_err(|error| match error {
         JwtError::KeysNotLoaded(_) => Refusal::new(Code::IssuerUnavailable, error.to_string()),
         // A key of a service is no JWT either; the sentence must help both.
         JwtError::Malformed(_) => {
@@ -136,13 +136,13 @@ async fn identify(business: &Business, credential: Credential<'_>, asked: Asked)
         JwtError::NoClientType | JwtError::ClientTypeMismatch => Refusal::new(Code::InvalidIdentity, error.to_string()),
         _ => Refusal::unauthorized(error.to_string()),
     })?;
-    if asked.unique_id.is_some_and(|asked| asked != identity.unique_id) || !asked.tags.is_empty() {
+    if query.unique_id.is_some_and(|query| query != identity.unique_id) || !query.tags.is_empty() {
         return Err(Refusal::new(
             Code::InvalidIdentity,
             "identity and tags of a client come from its token; leave uniqueId and tags out, or call with an API key",
         ));
     }
-    Ok(Who {
+    Ok(Subject {
         unique_id: identity.unique_id,
         client_type: identity.client_type,
         tags: identity.tags,
@@ -151,8 +151,8 @@ async fn identify(business: &Business, credential: Credential<'_>, asked: Asked)
     })
 }
 
-fn make(business: &Business, settings: &Settings, who: Who, now: i64) -> Result<Ticket, Refusal> {
-    let Who { unique_id, client_type, mut tags, lacks_tags: _, expires_at } = who;
+fn make(business: &Business, settings: &Settings, subject: Subject, now: i64) -> Result<Ticket, Refusal> {
+    let Subject { unique_id, client_type, mut tags, lacks_tags: _, expires_at } = subject;
     let refuse = |reason: String| Refusal::new(Code::InvalidIdentity, reason);
     check_text("uniqueId", &unique_id).map_err(refuse)?;
     if unique_id == EVERYONE {

@@ -18,7 +18,7 @@ use arc_swap::ArcSwapOption;
 use serde_json::Value;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::key_set::{BadKeySet, KeySet};
+use super::key_set::{KeySet, KeySetError};
 
 /// Longest time for a fetch. A token call promises an answer within two seconds.
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -55,7 +55,7 @@ pub enum FetchError {
     NotJson,
     /// No usable key set.
     #[error(transparent)]
-    KeySet(#[from] BadKeySet),
+    KeySet(#[from] KeySetError),
 }
 
 /// A key set and when it came.

@@ -14,7 +14,7 @@ use wirepost_core::{
 use super::{
     claims,
     jwks::{FetchError, Source},
-    key_set::{BadKeySet, KeySet, NoKey},
+    key_set::{KeySet, KeySetError, NoKeyError},
 };
 use crate::clock;
 
@@ -40,7 +40,7 @@ enum Keys {
     Fetched(Arc<Source>),
 }
 
-/// Whom a token speaks for.
+/// Recipients a token speaks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The identity.
@@ -125,10 +125,10 @@ pub enum JwtError {
 
 /// A configuration that can't work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadJwtConfig {
+pub enum JwtConfigError {
     /// The inline key set.
     #[error(transparent)]
-    KeySet(#[from] BadKeySet),
+    KeySet(#[from] KeySetError),
     /// No issuer or no audience: every token of anybody would do.
     #[error("{0} must not be empty")]
     Empty(&'static str),
@@ -139,14 +139,14 @@ impl JwtVerifier {
     /// starting.
     ///
     /// # Errors
-    /// See [`BadJwtConfig`].
-    pub fn try_new(config: &JwtConfig) -> Result<Self, BadJwtConfig> {
+    /// See [`JwtConfigError`].
+    pub fn try_new(config: &JwtConfig) -> Result<Self, JwtConfigError> {
         let JwtConfig { issuer, audiences, jwks, claims } = config;
         if issuer.is_empty() {
-            return Err(BadJwtConfig::Empty("issuer"));
+            return Err(JwtConfigError::Empty("issuer"));
         }
         if audiences.is_empty() || audiences.iter().any(String::is_empty) {
-            return Err(BadJwtConfig::Empty("audiences"));
+            return Err(JwtConfigError::Empty("audiences"));
         }
         let keys = match jwks {
             Jwks::Inline(set) => Keys::Inline(KeySet::parse(set)?),
@@ -298,10 +298,10 @@ impl Header {
     /// The claims, if a key of the set signed them.
     fn check_signature(&self, keys: &KeySet, token: &str) -> Result<Map<String, Value>, JwtError> {
         let candidates = keys.find(self.kid.as_deref(), self.algorithm).map_err(|error| match error {
-            NoKey::Unknown => JwtError::UnknownKey,
-            NoKey::Ignored(reason) => JwtError::UnusableKey(reason),
-            NoKey::OtherAlgorithm(algorithm) => JwtError::KeyAlgorithm(algorithm),
-            NoKey::Unnamed => JwtError::UnnamedKey,
+            NoKeyError::Unknown => JwtError::UnknownKey,
+            NoKeyError::Ignored(reason) => JwtError::UnusableKey(reason),
+            NoKeyError::OtherAlgorithm(algorithm) => JwtError::KeyAlgorithm(algorithm),
+            NoKeyError::Unnamed => JwtError::UnnamedKey,
         })?;
         // Not by the library's `decode`: it also reads the header again, and more strictly than some issuers write it.
         let (message, signature) = token.rsplit_once('.').ok_or(JwtError::Signature)?;

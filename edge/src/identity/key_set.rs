@@ -2,7 +2,7 @@
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
-use wirepost_core::key_set::{self, KeyDefect, KeyMaterial, KeySetError, PublicKey, UnusableKey};
+use wirepost_core::key_set::{self, KeyDefect, KeyMaterial, PublicKey, UnusableKey};
 
 /// The usable keys of a set, and the ids of those left aside with the reason.
 #[derive(Debug, Default)]
@@ -20,10 +20,10 @@ struct Key {
 
 /// A key set that can't be used. One odd key in it is no reason (Keats/jsonwebtoken 252).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadKeySet {
+pub enum KeySetError {
     /// Not a set.
     #[error(transparent)]
-    Form(#[from] KeySetError),
+    Form(#[from] key_set::KeySetError),
     /// Nothing in it can check a signature.
     #[error("key set has no key that can be used (RS256, ES256 or EdDSA, for signatures){0}")]
     Empty(String),
@@ -31,7 +31,7 @@ pub enum BadKeySet {
 
 /// Why no key of the set fits a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoKey {
+pub enum NoKeyError {
     /// No key has that id. Another set may have it.
     Unknown,
     /// The key is there but may not check signatures of tokens.
@@ -46,8 +46,8 @@ impl KeySet {
     /// Reads a set. Keys of unknown types, for encryption or for other algorithms are left aside.
     ///
     /// # Errors
-    /// See [`BadKeySet`].
-    pub fn parse(set: &Value) -> Result<Self, BadKeySet> {
+    /// See [`KeySetError`].
+    pub fn parse(set: &Value) -> Result<Self, KeySetError> {
         let mut result = Self::default();
         for key in key_set::read(set)? {
             match key {
@@ -56,7 +56,7 @@ impl KeySet {
             }
         }
         if result.keys.is_empty() {
-            return Err(BadKeySet::Empty(key_set::reasons(&result.ignored)));
+            return Err(KeySetError::Empty(key_set::reasons(&result.ignored)));
         }
         Ok(result)
     }
@@ -65,23 +65,23 @@ impl KeySet {
     /// some leave ids out.
     ///
     /// # Errors
-    /// See [`NoKey`].
-    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&DecodingKey>, NoKey> {
+    /// See [`NoKeyError`].
+    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&DecodingKey>, NoKeyError> {
         let with = |id: Option<&str>| self.keys.iter().filter(|key| key.id.as_deref() == id).collect::<Vec<_>>();
         let ignored = self.ignored.iter().find(|unusable| kid.is_some() && unusable.id.as_deref() == kid);
         let candidates = match (with(kid), ignored, self.keys.as_slice()) {
             (named, _, _) if !named.is_empty() => named,
-            (_, Some(unusable), _) => return Err(NoKey::Ignored(unusable.reason)),
+            (_, Some(unusable), _) => return Err(NoKeyError::Ignored(unusable.reason)),
             (_, None, [only]) if kid.is_none() => vec![only],
             // A key without a name may be the one that a token names.
             _ => with(None),
         };
         if candidates.is_empty() {
-            return Err(if kid.is_some() { NoKey::Unknown } else { NoKey::Unnamed });
+            return Err(if kid.is_some() { NoKeyError::Unknown } else { NoKeyError::Unnamed });
         }
         let fitting: Vec<_> =
             candidates.iter().filter(|key| key.algorithm == algorithm).map(|key| &key.decoding).collect();
-        if fitting.is_empty() { Err(NoKey::OtherAlgorithm(candidates[0].algorithm)) } else { Ok(fitting) }
+        if fitting.is_empty() { Err(NoKeyError::OtherAlgorithm(candidates[0].algorithm)) } else { Ok(fitting) }
     }
 }
 
@@ -124,10 +124,10 @@ mod tests {
         assert!(set.find(Some("good"), Algorithm::RS256).is_ok());
         assert!(set.find(None, Algorithm::RS256).is_ok(), "the only usable key needs no name");
         for kid in ["new", "enc", "ps", "secret", "half"] {
-            assert!(matches!(set.find(Some(kid), Algorithm::RS256), Err(NoKey::Ignored(_))), "{kid}");
+            assert!(matches!(set.find(Some(kid), Algorithm::RS256), Err(NoKeyError::Ignored(_))), "{kid}");
         }
-        assert_eq!(set.find(Some("none"), Algorithm::RS256).err(), Some(NoKey::Unknown));
-        assert_eq!(set.find(Some("good"), Algorithm::ES256).err(), Some(NoKey::OtherAlgorithm(Algorithm::RS256)));
+        assert_eq!(set.find(Some("none"), Algorithm::RS256).err(), Some(NoKeyError::Unknown));
+        assert_eq!(set.find(Some("good"), Algorithm::ES256).err(), Some(NoKeyError::OtherAlgorithm(Algorithm::RS256)));
     }
 
     #[test]

@@ -31,14 +31,14 @@ use wirepost_runtime::{
 };
 
 use super::{
-    plain::{Exchange, Plain},
+    refusals::{ExchangeState, RefusalStream},
     tls::{Certificate, TlsError},
 };
 use crate::{
     config::{reload, settings::Settings},
     http::answer::Refusal,
     metrics::Metrics,
-    socket::written::Written,
+    socket::write_progress::WriteProgress,
 };
 
 /// Connections that wait to be accepted: those of a second, when an edge's clients come over.
@@ -213,8 +213,8 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             return tracing::debug!(%error, "connection broke at once");
         }
-        let written = Written::default();
-        let stream = Counted { io: stream, written: written.clone(), _permit: permit };
+        let written = WriteProgress::default();
+        let stream = CountedConnection { io: stream, written: written.clone(), _permit: permit };
         let Some(tls) = self.tls.clone() else {
             return self.http(stream, written).await;
         };
@@ -229,9 +229,9 @@ impl Server {
         }
     }
 
-    async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, written: Written) {
-        let exchange = Exchange::default();
-        let stream = Plain::new(stream, exchange.clone(), self.metrics);
+    async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, written: WriteProgress) {
+        let exchange = ExchangeState::default();
+        let stream = RefusalStream::new(stream, exchange.clone(), self.metrics);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(written.clone());
             exchange.begin();
@@ -258,13 +258,13 @@ fn header_bytes<B>(request: &Request<B>) -> usize {
 }
 
 /// A connection that holds its place until it is closed, also after it became a WebSocket.
-struct Counted<IO> {
+struct CountedConnection<IO> {
     io: IO,
-    written: Written,
+    written: WriteProgress,
     _permit: OwnedSemaphorePermit,
 }
 
-impl<IO> Counted<IO> {
+impl<IO> CountedConnection<IO> {
     fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.written.add(*bytes);
@@ -273,13 +273,13 @@ impl<IO> Counted<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for CountedConnection<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for CountedConnection<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.noted(written)

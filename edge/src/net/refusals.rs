@@ -47,9 +47,9 @@ const UPGRADED: u8 = 3;
 
 /// Where a connection's exchange stands; told by its service.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Exchange(Arc<AtomicU8>);
+pub(super) struct ExchangeState(Arc<AtomicU8>);
 
-impl Exchange {
+impl ExchangeState {
     fn set(&self, phase: u8) {
         self.0.store(phase, Ordering::Relaxed);
     }
@@ -76,7 +76,7 @@ impl Exchange {
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
-    exchange: Exchange,
+    exchange: ExchangeState,
 }
 
 impl HttpBody for Answer {
@@ -106,9 +106,9 @@ impl Drop for Answer {
 
 /// A connection below hyper.
 #[derive(Debug)]
-pub(super) struct Plain<IO> {
+pub(super) struct RefusalStream<IO> {
     io: IO,
-    exchange: Exchange,
+    exchange: ExchangeState,
     metrics: Arc<Metrics>,
     // Boxed: nearly all connections have none.
     refusal: Option<Box<Refusal>>,
@@ -122,8 +122,8 @@ struct Refusal {
     read: usize,
 }
 
-impl<IO> Plain<IO> {
-    pub(super) fn new(io: IO, exchange: Exchange, metrics: Arc<Metrics>) -> Self {
+impl<IO> RefusalStream<IO> {
+    pub(super) fn new(io: IO, exchange: ExchangeState, metrics: Arc<Metrics>) -> Self {
         Self { io, exchange, metrics, refusal: None }
     }
 
@@ -158,7 +158,7 @@ fn refusal(code: Code) -> Bytes {
     .into()
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Plain<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> RefusalStream<IO> {
     /// Writes what stands in the place of hyper's answer.
     fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(refusal) = &mut self.refusal {
@@ -191,13 +191,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Plain<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Plain<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for RefusalStream<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plain<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for RefusalStream<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.refuses(buf) {
             return Poll::Ready(Ok(buf.len()));

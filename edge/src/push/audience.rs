@@ -9,14 +9,14 @@ use crate::business::{Business, Route};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audience {
     /// Who.
-    pub whom: Whom,
+    pub recipients: Recipients,
     /// Client types that get it, never empty.
     pub client_types: Vec<String>,
 }
 
 /// The identities or tags that a push names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whom {
+pub enum Recipients {
     /// All connections of the business.
     Everyone,
     /// All connections of one identity; of these, where tags are named, those that hold one of them.
@@ -68,16 +68,16 @@ pub fn audience(route: &Route, envelope: &Envelope<'_>) -> Result<Audience, Reje
         Some(other) => return Err(Rejection::ClientType(other.to_owned())),
     };
     let tags = || envelope.tags.iter().map(|tag| tag.as_ref().to_owned()).collect::<Vec<_>>();
-    let whom = match envelope.to_unique_id.as_deref() {
+    let recipients = match envelope.to_unique_id.as_deref() {
         _ if !envelope.has_audience() => return Err(Rejection::Nobody),
         Some(_) if envelope.for_everyone() => {
             if route.config.audience != edge_config::Audience::Everyone {
                 return Err(Rejection::EveryoneNotAllowed);
             }
-            if envelope.tags.is_empty() { Whom::Everyone } else { Whom::Tags(tags()) }
+            if envelope.tags.is_empty() { Recipients::Everyone } else { Recipients::Tags(tags()) }
         }
-        Some(id) => Whom::Identity { id: id.to_owned(), tags: tags() },
-        None => Whom::Tags(tags()),
+        Some(id) => Recipients::Identity { id: id.to_owned(), tags: tags() },
+        None => Recipients::Tags(tags()),
     };
-    Ok(Audience { whom, client_types })
+    Ok(Audience { recipients, client_types })
 }

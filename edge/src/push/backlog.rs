@@ -42,7 +42,7 @@ type Stalling = (Arc<dyn Queue>, usize);
 pub struct Backlog {
     max: i64,
     bytes: Gauge,
-    relieved: Counter,
+    closes: Counter,
     /// Queues whose peer takes nothing at the moment, by number.
     stalled: Mutex<HashMap<u64, Stalling>>,
     begun: Instant,
@@ -56,7 +56,7 @@ impl Backlog {
         Arc::new(Self {
             max: i64::try_from(max).unwrap_or(i64::MAX),
             bytes: metrics.backlog_bytes.clone(),
-            relieved: metrics.backlog_closes.clone(),
+            closes: metrics.backlog_closes.clone(),
             stalled: Mutex::default(),
             begun: Instant::now(),
             next_look: AtomicU64::new(0),
@@ -81,24 +81,24 @@ impl Backlog {
     pub fn stalls(self: &Arc<Self>, queue: Arc<dyn Queue>, writing: usize) -> Stalled {
         let number = queue.number();
         self.lock().insert(number, (queue, writing));
-        self.relieve();
+        self.shed();
         Stalled { number, backlog: Arc::clone(self) }
     }
 
-    /// [`Self::relieve`] for whoever adds little and often: once in [`PAUSE`] for all of them.
-    pub fn relieve_at_times(&self) {
+    /// [`Self::shed`] for whoever adds little and often: once in [`PAUSE`] for all of them.
+    pub fn shed_at_times(&self) {
         if self.bytes.get() <= self.max {
             return;
         }
         let now = self.begun.elapsed().as_millis() as u64;
         let look = |next: u64| (next <= now).then_some(now + PAUSE.as_millis() as u64);
         if self.next_look.fetch_update(Ordering::Relaxed, Ordering::Relaxed, look).is_ok() {
-            self.relieve();
+            self.shed();
         }
     }
 
     /// Closes who holds most, where the budget is exceeded. For whoever added to it and holds no queue's lock.
-    pub fn relieve(&self) {
+    pub fn shed(&self) {
         let over = self.bytes.get() - self.max;
         if over <= 0 {
             return;
@@ -115,7 +115,7 @@ impl Backlog {
                 break;
             }
             wanted -= bytes as i64;
-            self.relieved.inc();
+            self.closes.inc();
             queue.give_up();
         }
     }
@@ -136,14 +136,14 @@ impl Drop for Stalled {
 
 /// The bytes of one push, for as long as it lives.
 #[derive(Debug)]
-pub struct Carried {
+pub struct BacklogShare {
     bytes: usize,
     /// Whether a log or cache holds it.
     kept: AtomicBool,
     backlog: Arc<Backlog>,
 }
 
-impl Carried {
+impl BacklogShare {
     /// It is on its way.
     pub fn new(bytes: usize, backlog: &Arc<Backlog>) -> Self {
         backlog.add(bytes);
@@ -160,7 +160,7 @@ impl Carried {
     }
 }
 
-impl Drop for Carried {
+impl Drop for BacklogShare {
     fn drop(&mut self) {
         if !*self.kept.get_mut() {
             self.backlog.sub(self.bytes);

@@ -7,7 +7,7 @@ use wirepost_core::{Envelope, EnvelopeError, SendType, content::ContentError, co
 use super::{audience, expiry, rejection::Rejection};
 use crate::{
     broker::Publication,
-    business::{Business, judge::Busy},
+    business::{Business, check_pool::Busy},
 };
 
 /// A push ready to publish.

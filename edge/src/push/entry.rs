@@ -7,9 +7,9 @@ use wirepost_core::{Cursor, Envelope, SendType, edge_config::Delivery};
 
 use super::{
     audience::{self, Audience},
-    backlog::{Backlog, Carried},
+    backlog::{Backlog, BacklogShare},
     expiry,
-    receipts::Mark,
+    receipts::MessageHash,
     rejection::Rejection,
 };
 use crate::{
@@ -42,9 +42,9 @@ pub struct Push {
     /// Ms since the epoch from which it is not delivered any more.
     pub expires_at: Option<i64>,
     /// What its receipt is known by; `None`: its route asks for none.
-    pub receipt: Option<Mark>,
+    pub receipt: Option<MessageHash>,
     /// Counts its bytes.
-    pub carried: Carried,
+    pub share: BacklogShare,
 }
 
 impl Entry {
@@ -64,7 +64,7 @@ impl Entry {
     /// Whether a log or cache, and only one of them, holds it from now on.
     pub fn keep(&self, kept: bool) {
         if let Some(push) = &self.push {
-            push.carried.keep(kept);
+            push.share.keep(kept);
         }
     }
 
@@ -116,7 +116,7 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     envelope.expires_at = expires_at;
     envelope.business_type.get_or_insert_with(|| business.name().into());
     envelope.id.get_or_insert_with(|| id_of(record).into());
-    let receipt = route.config.receipts.then(|| envelope.id.as_deref().map(Mark::of)).flatten();
+    let receipt = route.config.receipts.then(|| envelope.id.as_deref().map(MessageHash::of)).flatten();
     let mut frame = Vec::with_capacity(record.body.len() + 192);
     match business.config.delivery {
         Delivery::Durable => envelope.write_with_cursor(&cursor(business.name(), record.position), &mut frame),
@@ -124,8 +124,8 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     }
     let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
         .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
-    let carried = Carried::new(frame.len(), backlog);
-    Ok(Some(Push { audience, frame, expires_at, receipt, carried }))
+    let share = BacklogShare::new(frame.len(), backlog);
+    Ok(Some(Push { audience, frame, expires_at, receipt, share }))
 }
 
 /// Whether it is a marker: the type and nothing to deliver. A push under that name is none.

@@ -72,7 +72,7 @@ pub enum Advance {
     /// The log has not come that far: read the stream or wait.
     Newer,
     /// The position is not of this stream.
-    Foreign,
+    OtherStream,
 }
 
 /// Entries that one step of a catch-up looks at under the lock.
@@ -188,7 +188,7 @@ impl Hub {
             Lookup::Unattached => return Advance::Unattached,
             Lookup::Older => return Advance::Older,
             Lookup::Newer => return Advance::Newer,
-            Lookup::Foreign => return Advance::Foreign,
+            Lookup::OtherStream => return Advance::OtherStream,
             Lookup::Found(index) => index,
         };
         greet();
@@ -292,7 +292,7 @@ impl Hub {
             }
         }
         drop(state);
-        self.context.backlog.relieve();
+        self.context.backlog.shed();
         self.context.metrics.deliveries.inc_by(delivered);
         self.context.metrics.late_pushes.inc_by(late);
         self.moved.send_modify(|n| *n += 1);

@@ -78,7 +78,7 @@ pub enum Lookup {
     /// Newer than what is here.
     Newer,
     /// The log covers the offset and knows another message, or none, there.
-    Foreign,
+    OtherStream,
 }
 
 impl Log {
@@ -158,7 +158,7 @@ impl Log {
         }
         match self.entries.binary_search_by_key(&at.offset, |entry| entry.position.offset) {
             Ok(index) if self.entries[index].position == at => Lookup::Found(index + 1),
-            Ok(_) | Err(_) => Lookup::Foreign,
+            Ok(_) | Err(_) => Lookup::OtherStream,
         }
     }
 
@@ -178,9 +178,9 @@ impl Drop for Log {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
-    use crate::push::backlog::{Backlog, Carried};
+    use crate::push::backlog::{Backlog, BacklogShare};
     use crate::push::{
-        audience::{Audience, Whom},
+        audience::{Audience, Recipients},
         entry::Push,
     };
 
@@ -192,11 +192,11 @@ mod tests {
     fn fill(log: &mut Log, offsets: std::ops::Range<u64>) {
         for offset in offsets {
             let push = Push {
-                audience: Audience { whom: Whom::Everyone, client_types: vec!["app".into()] },
+                audience: Audience { recipients: Recipients::Everyone, client_types: vec!["app".into()] },
                 frame: "x".repeat(1024).into(),
                 expires_at: None,
                 receipt: None,
-                carried: Carried::new(1024, &Backlog::new(0, &Metrics::default())),
+                share: BacklogShare::new(1024, &Backlog::new(0, &Metrics::default())),
             };
             log.append(Arc::new(Entry { position: at(offset), push: Some(push) }));
         }

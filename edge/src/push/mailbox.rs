@@ -67,8 +67,8 @@ impl Mailbox {
     /// Queues a push.
     pub fn deliver(&self, entry: &Arc<Entry>) -> bool {
         self.tell(entry.position.offset);
-        if let Some(mark) = entry.push.as_ref().and_then(|push| push.receipt).filter(|_| self.control) {
-            self.receipts.sent(mark);
+        if let Some(hash) = entry.push.as_ref().and_then(|push| push.receipt).filter(|_| self.control) {
+            self.receipts.sent(hash);
         }
         self.outbound.push(Item::Push(Arc::clone(entry)))
     }

@@ -14,7 +14,7 @@ use super::{
     gap::Gap,
     hub::Hub,
     reading::Reading,
-    reports::Reports,
+    rejections::RejectionReports,
 };
 use crate::{
     broker::{FeedEvent, Publication, Record, Start},
@@ -32,7 +32,7 @@ const MARKER_LANE: u64 = 0;
 pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
     let mut clients = hub.clients();
     // They outlive the reading: what was held back at its end is said when it goes on.
-    let mut reports = Reports::new();
+    let mut reports = RejectionReports::new();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -74,7 +74,7 @@ impl Drop for ReadingTime<'_> {
 }
 
 /// Reads until nobody has been here for a while.
-async fn follow(hub: &Hub, reports: &mut Reports) {
+async fn follow(hub: &Hub, reports: &mut RejectionReports) {
     let context = &hub.context;
     let delivery = hub.delivery();
     hub.set_reading(Reading::Down);
@@ -149,7 +149,7 @@ struct Reader<'h> {
     /// Bytes read since quiet clients were told their position.
     unsaid_bytes: u64,
     said: Instant,
-    reports: &'h mut Reports,
+    reports: &'h mut RejectionReports,
 }
 
 impl Reader<'_> {

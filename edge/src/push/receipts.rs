@@ -13,9 +13,9 @@ pub const MAX_AWAITED: usize = 1024;
 
 /// What a message is remembered by: 8 bytes in the place of an id of up to 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark(u64);
+pub struct MessageHash(u64);
 
-impl Mark {
+impl MessageHash {
     /// Of a message's id.
     pub fn of(id: &str) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -27,7 +27,7 @@ impl Mark {
 /// The messages that wait for a receipt. Holds no memory before the first one.
 #[derive(Debug, Default)]
 pub struct Receipts {
-    awaited: Mutex<VecDeque<Mark>>,
+    awaited: Mutex<VecDeque<MessageHash>>,
     forgotten: Option<Counter>,
 }
 
@@ -37,18 +37,18 @@ impl Receipts {
         Self { awaited: Mutex::default(), forgotten: Some(forgotten) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Mark>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<MessageHash>> {
         self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A message is on its way to the client.
-    pub fn sent(&self, mark: Mark) {
+    pub fn sent(&self, hash: MessageHash) {
         let mut awaited = self.lock();
         if awaited.len() >= MAX_AWAITED {
             awaited.pop_front();
             self.forgotten.as_ref().map(Counter::inc);
         }
-        awaited.push_back(mark);
+        awaited.push_back(hash);
     }
 
     /// Takes out of `ids` what the client was sent and has not reported yet; what is left in `ids` it can't report.
@@ -56,8 +56,8 @@ impl Receipts {
         let mut awaited = self.lock();
         let taken = ids
             .extract_if(.., |id| {
-                let mark = Mark::of(id);
-                let place = awaited.iter().position(|awaited| *awaited == mark);
+                let hash = MessageHash::of(id);
+                let place = awaited.iter().position(|awaited| *awaited == hash);
                 place.and_then(|place| awaited.remove(place)).is_some()
             })
             .collect();
@@ -80,7 +80,7 @@ mod tests {
     fn each_message_is_reported_once() {
         let receipts = Receipts::default();
         for id in ["a", "b", "twice", "twice"] {
-            receipts.sent(Mark::of(id));
+            receipts.sent(MessageHash::of(id));
         }
         let mut asked = ids(&["b", "foreign", "b", "twice"]);
         assert_eq!(receipts.take(&mut asked), ids(&["b", "twice"]));
@@ -94,7 +94,7 @@ mod tests {
         let forgotten = Counter::default();
         let receipts = Receipts::new(forgotten.clone());
         for n in 0..=MAX_AWAITED {
-            receipts.sent(Mark::of(&n.to_string()));
+            receipts.sent(MessageHash::of(&n.to_string()));
         }
         assert_eq!((receipts.lock().len(), forgotten.get()), (MAX_AWAITED, 1));
         assert!(receipts.take(&mut ids(&["0"])).is_empty());

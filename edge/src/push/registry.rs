@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{audience::Whom, entry::Push, mailbox::Mailbox};
+use super::{audience::Recipients, entry::Push, mailbox::Mailbox};
 
 /// Members of one tag; ordered, so that a union of tags can be made without a set.
 type Members = BTreeMap<u64, Arc<Mailbox>>;
@@ -84,12 +84,12 @@ impl Registry {
     /// Whether a push is for this connection.
     pub fn addresses(&self, push: &Push, mailbox: &Mailbox) -> bool {
         push.audience.client_types.iter().any(|allowed| **allowed == *mailbox.client_type)
-            && match &push.audience.whom {
-                Whom::Everyone => true,
-                Whom::Identity { id, tags } => {
+            && match &push.audience.recipients {
+                Recipients::Everyone => true,
+                Recipients::Identity { id, tags } => {
                     **id == *mailbox.unique_id && (tags.is_empty() || self.holds(mailbox, tags))
                 }
-                Whom::Tags(tags) => self.holds(mailbox, tags),
+                Recipients::Tags(tags) => self.holds(mailbox, tags),
             }
     }
 
@@ -104,10 +104,10 @@ impl Registry {
                 f(mailbox);
             }
         };
-        match &push.audience.whom {
-            Whom::Everyone => self.all.values().for_each(check),
-            Whom::Identity { id, .. } => self.by_identity.get(id.as_str()).into_iter().flatten().for_each(check),
-            Whom::Tags(tags) => match tags.as_slice() {
+        match &push.audience.recipients {
+            Recipients::Everyone => self.all.values().for_each(check),
+            Recipients::Identity { id, .. } => self.by_identity.get(id.as_str()).into_iter().flatten().for_each(check),
+            Recipients::Tags(tags) => match tags.as_slice() {
                 [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).for_each(check),
                 tags => {
                     let union: BTreeMap<_, _> = tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();

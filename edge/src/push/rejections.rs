@@ -19,24 +19,24 @@ const RATE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
 const BURST: NonZeroU32 = NonZeroU32::new(100).expect("100 is not zero");
 
 /// What was reported, and what is still to be said.
-pub(super) struct Reports {
+pub(super) struct RejectionReports {
     limit: DefaultDirectRateLimiter,
     /// The newest that got no event.
-    held: Option<Report>,
+    held: Option<Suppressed>,
     /// How many got none since the last event, with the one that is held.
     suppressed: u64,
     logged: Option<Instant>,
     unlogged: u64,
 }
 
-struct Report {
+struct Suppressed {
     id: Option<String>,
     reason: &'static str,
     description: String,
     offset: u64,
 }
 
-impl Reports {
+impl RejectionReports {
     pub(super) fn new() -> Self {
         Self {
             limit: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
@@ -54,7 +54,7 @@ impl Reports {
         let is_event = !matches!(why, Rejection::TooLarge { .. }) && events::is_event(&record.body);
         let reason = if is_event { Rejection::EVENT } else { why.label() };
         hub.context.metrics.rejected_pushes.get_or_create(&label(reason)).inc();
-        let report = Report { id, reason, description: why.to_string(), offset: record.position.offset };
+        let report = Suppressed { id, reason, description: why.to_string(), offset: record.position.offset };
         self.log(hub.context.settings.log_pause, &hub.name, &report);
         if is_event {
             return;
@@ -79,8 +79,8 @@ impl Reports {
         }
     }
 
-    fn emit(&mut self, hub: &Hub, report: &Report) {
-        let Report { id, reason, description, offset } = report;
+    fn emit(&mut self, hub: &Hub, report: &Suppressed) {
+        let Suppressed { id, reason, description, offset } = report;
         let event = Event::Rejected {
             id: id.as_deref(),
             reason,
@@ -93,12 +93,12 @@ impl Reports {
         events::emit(broker.as_ref(), &hub.business(), &settings.edge, &event);
     }
 
-    fn log(&mut self, pause: Duration, business: &str, report: &Report) {
+    fn log(&mut self, pause: Duration, business: &str, report: &Suppressed) {
         if self.logged.is_some_and(|at| at.elapsed() < pause) {
             self.unlogged += 1;
             return;
         }
-        let Report { id, reason, description, .. } = report;
+        let Suppressed { id, reason, description, .. } = report;
         tracing::warn!(business, id, reason, why = description, more = self.unlogged, "a push reached nobody");
         self.logged = Some(Instant::now());
         self.unlogged = 0;

@@ -5,9 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// Places for connections; each has a number of its own.
+/// Slots for connections; each has a number of its own.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionLimit {
     taken: Arc<AtomicUsize>,
     max: usize,
     // 0 is the lane of the edge itself.
@@ -16,27 +16,27 @@ pub struct Places {
 
 /// One place, given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     /// The connection's number, unique in this process.
     pub number: u64,
     taken: Arc<AtomicUsize>,
 }
 
-impl Places {
+impl ConnectionLimit {
     /// At most `max`.
     pub fn new(max: usize) -> Self {
         Self { taken: Arc::default(), max, next: AtomicU64::new(1) }
     }
 
     /// Takes one; `None` where all are taken.
-    pub fn take(&self) -> Option<Place> {
+    pub fn permit(&self) -> Option<ConnectionPermit> {
         let more = |taken| (taken < self.max).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Place { number: self.next.fetch_add(1, Ordering::Relaxed), taken: Arc::clone(&self.taken) })
+        Some(ConnectionPermit { number: self.next.fetch_add(1, Ordering::Relaxed), taken: Arc::clone(&self.taken) })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }

@@ -15,10 +15,10 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::frames::CloseCode;
 
 use super::{
-    inbound::Share,
-    upload::Upload,
+    inbound::BusinessShare,
+    upload::IncomingMessage,
     wire::{Event, Read, Wire},
-    written::Written,
+    write_progress::WriteProgress,
 };
 use crate::{
     metrics::Metrics,
@@ -58,13 +58,13 @@ pub struct Driver {
     wire: Wire,
     mailbox: Arc<Mailbox>,
     metrics: Arc<Metrics>,
-    written: Written,
+    written: WriteProgress,
     stall: Option<Stall>,
     /// The answer to the peer's close frame.
     reply: Bytes,
     limits: Limits,
     /// Boxed: most connections have none.
-    upload: Option<Box<Upload>>,
+    upload: Option<Box<IncomingMessage>>,
 }
 
 /// What bounds a socket beside its own queue.
@@ -73,7 +73,7 @@ pub struct Limits {
     /// Bytes on their way to all sockets.
     pub backlog: Arc<Backlog>,
     /// Its business's room for messages that have begun.
-    pub share: Arc<Share>,
+    pub share: Arc<BusinessShare>,
     /// Longest time without progress of one.
     pub read_timeout: Duration,
 }
@@ -89,7 +89,13 @@ struct Stall {
 
 impl Driver {
     /// Drives `wire` with the queue of `mailbox`; `written` counts what leaves by it.
-    pub fn new(wire: Wire, mailbox: Arc<Mailbox>, metrics: Arc<Metrics>, written: Written, limits: Limits) -> Self {
+    pub fn new(
+        wire: Wire,
+        mailbox: Arc<Mailbox>,
+        metrics: Arc<Metrics>,
+        written: WriteProgress,
+        limits: Limits,
+    ) -> Self {
         Self { wire, mailbox, metrics, written, stall: None, reply: Bytes::new(), limits, upload: None }
     }
 
@@ -153,7 +159,7 @@ impl Driver {
         let event = match read {
             Read::Event(event) => event,
             Read::Progress(bytes) => return Poll::Ready(SocketEvent::Progress(bytes)),
-            Read::Fault(fault) => return Poll::Ready(SocketEvent::Broken(fault.close_code())),
+            Read::ProtocolError(error) => return Poll::Ready(SocketEvent::Broken(error.close_code())),
             Read::Gone => return Poll::Ready(SocketEvent::Gone),
         };
         if let Event::Large(bytes) = event {

@@ -39,22 +39,22 @@ pub struct Inbound {
     room: Arc<Semaphore>,
     units: usize,
     gauge: Gauge,
-    shares: Mutex<HashMap<Arc<str>, Weak<Share>>>,
+    shares: Mutex<HashMap<Arc<str>, Weak<BusinessShare>>>,
 }
 
 /// One business's part of it.
 #[derive(Debug)]
-pub struct Share {
+pub struct BusinessShare {
     inbound: Arc<Inbound>,
     room: Arc<Semaphore>,
     units: usize,
     /// Messages under way, by their connection's number.
-    admitted: Mutex<BTreeMap<u64, Arc<UnderWay>>>,
+    admitted: Mutex<BTreeMap<u64, Arc<InFlight>>>,
 }
 
 /// A message that was admitted.
 #[derive(Debug)]
-struct UnderWay {
+struct InFlight {
     since: Instant,
     progress: Mutex<Progress>,
     mailbox: Arc<Mailbox>,
@@ -68,7 +68,7 @@ struct Progress {
     grown: Instant,
 }
 
-impl UnderWay {
+impl InFlight {
     /// From when on it gives way to others.
     fn gives_way_at(&self) -> Instant {
         let Progress { gathered, grown } = *lock(&self.progress);
@@ -79,9 +79,9 @@ impl UnderWay {
 
 /// Room for one message, given back when dropped.
 #[derive(Debug)]
-pub struct Admission {
-    share: Arc<Share>,
-    message: Arc<UnderWay>,
+pub struct InboundPermit {
+    share: Arc<BusinessShare>,
+    message: Arc<InFlight>,
     bytes: usize,
     _of_business: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
@@ -95,14 +95,14 @@ impl Inbound {
     }
 
     /// The part of a business; one for all its connections.
-    pub fn share(self: &Arc<Self>, business: &Arc<str>) -> Arc<Share> {
+    pub fn share(self: &Arc<Self>, business: &Arc<str>) -> Arc<BusinessShare> {
         let mut shares = lock(&self.shares);
         if let Some(share) = shares.get(business).and_then(Weak::upgrade) {
             return share;
         }
         shares.retain(|_, share| share.strong_count() > 0);
         let units = self.units / 2;
-        let share = Arc::new(Share {
+        let share = Arc::new(BusinessShare {
             inbound: Arc::clone(self),
             room: Arc::new(Semaphore::new(units)),
             units,
@@ -121,18 +121,18 @@ impl Inbound {
     }
 }
 
-impl Share {
+impl BusinessShare {
     /// Waits for room for a message of `mailbox` that may take `bytes`. One that is larger than all the room takes all of it. Cancel safe.
-    pub async fn admit(self: Arc<Self>, mailbox: Arc<Mailbox>, bytes: usize) -> Admission {
+    pub async fn admit(self: Arc<Self>, mailbox: Arc<Mailbox>, bytes: usize) -> InboundPermit {
         let units = bytes.div_ceil(UNIT).clamp(1, self.units) as u32;
         let of_business = acquire(&self.room, units, || self.make_room()).await;
         let of_all = acquire(&self.inbound.room, units, || self.inbound.make_room()).await;
         let since = Instant::now();
         let progress = Mutex::new(Progress { gathered: 0, grown: since });
-        let message = Arc::new(UnderWay { since, progress, mailbox });
+        let message = Arc::new(InFlight { since, progress, mailbox });
         lock(&self.admitted).insert(message.mailbox.number, Arc::clone(&message));
         self.inbound.gauge.inc_by(bytes as i64);
-        Admission { share: self, message, bytes, _of_business: of_business, _of_all: of_all }
+        InboundPermit { share: self, message, bytes, _of_business: of_business, _of_all: of_all }
     }
 
     /// The message that is furthest behind gives way, if it does not keep up.
@@ -147,14 +147,14 @@ impl Share {
     }
 }
 
-impl Admission {
+impl InboundPermit {
     /// The message has grown: so much of it is here.
     pub fn note(&self, gathered: usize) {
         *lock(&self.message.progress) = Progress { gathered: gathered as u64, grown: Instant::now() };
     }
 }
 
-impl Drop for Admission {
+impl Drop for InboundPermit {
     fn drop(&mut self) {
         lock(&self.share.admitted).remove(&self.message.mailbox.number);
         self.share.inbound.gauge.dec_by(self.bytes as i64);
@@ -189,13 +189,17 @@ mod tests {
         Arc::new(Mailbox::new(number, "alice", "app", true, crate::push::mailbox::outbound::tests::outbound()))
     }
 
-    fn inbound() -> (Arc<Inbound>, Arc<Share>, Arc<Share>) {
+    fn inbound() -> (Arc<Inbound>, Arc<BusinessShare>, Arc<BusinessShare>) {
         let inbound = Inbound::new(16 << 10, Gauge::default());
         let (shop, other) = (inbound.share(&"shop".into()), inbound.share(&"other".into()));
         (inbound, shop, other)
     }
 
-    fn admit(share: &Arc<Share>, number: u64, bytes: usize) -> (Arc<Mailbox>, impl Future<Output = Admission> + use<>) {
+    fn admit(
+        share: &Arc<BusinessShare>,
+        number: u64,
+        bytes: usize,
+    ) -> (Arc<Mailbox>, impl Future<Output = InboundPermit> + use<>) {
         let mailbox = mailbox(number);
         (Arc::clone(&mailbox), Box::pin(Arc::clone(share).admit(mailbox, bytes)))
     }
@@ -237,7 +241,7 @@ mod tests {
     }
 
     /// Sends a message at `pace` bytes a second. True: it came to its end.
-    async fn upload(share: Arc<Share>, number: u64, pace: usize) -> bool {
+    async fn upload(share: Arc<BusinessShare>, number: u64, pace: usize) -> bool {
         const BYTES: usize = 1 << 20;
         let mailbox = mailbox(number);
         let Ok(admission) = tokio::time::timeout(LONGEST_WAIT, share.admit(Arc::clone(&mailbox), BYTES)).await else {

@@ -12,7 +12,7 @@ use wirepost_core::{
 use super::admission;
 use crate::{
     broker::{Publication, PublishError},
-    business::{Business, judge::Busy},
+    business::{Business, check_pool::Busy},
     push::{audience, expiry, rejection::Rejection},
 };
 

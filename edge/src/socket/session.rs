@@ -24,10 +24,10 @@ use super::{
     shared::Shared,
     window::Outcome,
     wire::Wire,
-    written::Written,
+    write_progress::WriteProgress,
 };
 use crate::{
-    drain::{Draining, Share},
+    drain::{DrainShare, Draining},
     identity::ticket::Ticket,
     metrics::label,
     push::{
@@ -63,7 +63,7 @@ pub struct Session {
     /// Whose bucket is charged for what it sends.
     pub key: IdentityKey,
     /// Counts the bytes written to the peer.
-    pub written: Written,
+    pub written: WriteProgress,
 }
 
 impl Session {
@@ -144,7 +144,7 @@ enum Event {
     Socket(SocketEvent),
     Checked(Result<Prepared, Nack>, usize),
     Confirmed(Outcome),
-    Drain(Share),
+    Drain(DrainShare),
     Time,
 }
 

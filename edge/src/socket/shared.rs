@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{flood::FloodLimiter, inbound::Inbound};
-use crate::{business::judge::Judge, drain::Drain, identity::keys::KeyRing};
+use crate::{business::check_pool::CheckPool, drain::Drain, identity::keys::KeyRing};
 
 /// See the module.
 pub struct Shared {
     /// Signs and verifies tickets.
     pub keys: Arc<KeyRing>,
     /// Checks large content.
-    pub judge: Arc<Judge>,
+    pub checks: Arc<CheckPool>,
     /// Limits input that brings nothing.
     pub limiter: Arc<FloodLimiter>,
     /// Room for clients' messages that have begun.

@@ -12,61 +12,61 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 use wirepost_core::frames::CloseCode;
 
-use super::inbound::{Admission, LONGEST_WAIT};
+use super::inbound::{InboundPermit, LONGEST_WAIT};
 
 /// Bytes a second that a message must have on average, after one read timeout.
 const SLOWEST: u64 = 1 << 10;
 
 /// See the module.
-pub struct Upload {
+pub struct IncomingMessage {
     begun: Instant,
     /// When it last grew.
     grown: Instant,
     bytes: usize,
-    room: Room,
+    room: Admission,
 }
 
-enum Room {
+enum Admission {
     NotNeeded,
-    Awaited(BoxFuture<'static, Admission>),
-    Given(Admission),
+    Awaited(BoxFuture<'static, InboundPermit>),
+    Given(InboundPermit),
 }
 
-impl Default for Upload {
+impl Default for IncomingMessage {
     /// It begins now.
     fn default() -> Self {
         let now = Instant::now();
-        Self { begun: now, grown: now, bytes: 0, room: Room::NotNeeded }
+        Self { begun: now, grown: now, bytes: 0, room: Admission::NotNeeded }
     }
 }
 
-impl Upload {
+impl IncomingMessage {
     /// So much of it is here.
     pub fn note(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.bytes = bytes;
             self.grown = Instant::now();
-            if let Room::Given(admission) = &self.room {
+            if let Admission::Given(admission) = &self.room {
                 admission.note(bytes);
             }
         }
     }
 
     /// It is large, and not to be read before this is ready.
-    pub fn await_room(&mut self, admission: impl Future<Output = Admission> + Send + 'static) {
+    pub fn await_room(&mut self, admission: impl Future<Output = InboundPermit> + Send + 'static) {
         self.begun = Instant::now();
-        self.room = Room::Awaited(admission.boxed());
+        self.room = Admission::Awaited(admission.boxed());
     }
 
     /// Whether it waits for room.
     pub fn awaits_room(&self) -> bool {
-        matches!(self.room, Room::Awaited(_))
+        matches!(self.room, Admission::Awaited(_))
     }
 
     /// Ready when it has room; its time begins then.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Room::Awaited(admission) = &mut self.room {
-            self.room = Room::Given(ready!(admission.as_mut().poll(cx)));
+        if let Admission::Awaited(admission) = &mut self.room {
+            self.room = Admission::Given(ready!(admission.as_mut().poll(cx)));
             self.begun = Instant::now();
             self.grown = self.begun;
         }
@@ -92,7 +92,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_message_has_time_and_a_trickle_has_not() {
         let begun = Instant::now();
-        let (mut slow, mut trickle) = (Upload::default(), Upload::default());
+        let (mut slow, mut trickle) = (IncomingMessage::default(), IncomingMessage::default());
         for second in 1..=600 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             slow.note(second * 1500);
@@ -106,7 +106,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_grow_is_given_up_however_much_is_here() {
-        let mut upload = Upload::default();
+        let mut upload = IncomingMessage::default();
         upload.note(1 << 20);
         let since = Instant::now();
         tokio::time::sleep(Duration::from_secs(20)).await;

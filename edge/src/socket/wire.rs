@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
 use wirepost_core::frames::CloseCode;
 
 use assembler::Assembler;
-pub use assembler::{Event, Fault, UNCHARGED};
+pub use assembler::{Event, ProtocolError, UNCHARGED};
 pub use outgoing::{Frame, Outgoing};
 
 /// How long a peer may take to answer a close frame.
@@ -47,7 +47,7 @@ pub enum Read {
     /// So many bytes of something that is not complete yet.
     Progress(usize),
     /// The peer broke a rule.
-    Fault(Fault),
+    ProtocolError(ProtocolError),
     /// The connection is no more.
     Gone,
 }
@@ -124,7 +124,7 @@ impl Wire {
         Poll::Ready(self.found(found).unwrap_or(Read::Progress(bytes)))
     }
 
-    fn found(&mut self, found: Result<Option<Event>, Fault>) -> Option<Read> {
+    fn found(&mut self, found: Result<Option<Event>, ProtocolError>) -> Option<Read> {
         match found {
             Ok(Some(Event::Ping(payload))) => {
                 // Of several pings the newest is answered (RFC 6455, section 5.5.3): a peer that reads nothing piles up none.
@@ -132,7 +132,7 @@ impl Wire {
                 Some(Read::Event(Event::Ping(payload)))
             }
             Ok(event) => event.map(Read::Event),
-            Err(fault) => Some(Read::Fault(fault)),
+            Err(error) => Some(Read::ProtocolError(error)),
         }
     }
 

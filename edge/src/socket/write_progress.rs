@@ -8,9 +8,9 @@ use std::sync::{
 /// Bytes that the kernel took of one connection, an extension of each of its requests. A WebSocket does not tell how much of a frame it
 /// has written: here a slow peer is told from one that takes nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Written(Arc<AtomicU64>);
+pub struct WriteProgress(Arc<AtomicU64>);
 
-impl Written {
+impl WriteProgress {
     /// So far.
     pub fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -28,12 +28,12 @@ use crate::{
     metrics::Metrics,
 };
 
-mod following;
-mod ledger;
-mod pause;
+mod backoff;
+mod index;
+mod watch_state;
 
-use following::Following;
-use ledger::{Finding, Ledger, Outcome, Question};
+use index::{Actions, ConfigMapIndex, Ignored, Lookup};
+use watch_state::WatchState;
 
 /// Seconds after which the API server ends a watch and it is taken up again. A connection that is dead without a word is noticed only
 /// then; kube's default is 290.
@@ -73,14 +73,14 @@ pub async fn connect(namespace: &str) -> Result<Api<ConfigMap>, ConnectError> {
 /// See the module.
 pub struct ConfigMaps {
     api: Api<ConfigMap>,
-    ledger: Ledger,
+    index: ConfigMapIndex,
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
     /// Until the first complete list.
     pending: Option<Pending>,
     /// One at a time.
-    questions: VecDeque<Question>,
-    following: Following,
+    lookups: VecDeque<Lookup>,
+    watch: WatchState,
     /// What was last said of the API server.
     trouble: Option<String>,
 }
@@ -96,33 +96,24 @@ impl ConfigMaps {
         metrics: Arc<Metrics>,
         pending: Pending,
     ) -> Self {
-        let ledger = Ledger::new(grace);
-        let following = Following::default();
-        Self {
-            api,
-            ledger,
-            catalog,
-            metrics,
-            pending: Some(pending),
-            questions: VecDeque::new(),
-            following,
-            trouble: None,
-        }
+        let index = ConfigMapIndex::new(grace);
+        let watch = WatchState::default();
+        Self { api, index, catalog, metrics, pending: Some(pending), lookups: VecDeque::new(), watch, trouble: None }
     }
 
     /// Follows the namespace until `cancel`.
     pub async fn run(mut self, cancel: CancellationToken) {
         let config = watcher::Config::default().labels(SELECTOR).timeout(WATCH_SECONDS);
-        let events = watcher::watcher(self.api.clone(), config).backoff(pause::after_failures());
+        let events = watcher::watcher(self.api.clone(), config).backoff(backoff::after_failures());
         // It has no end of its own.
         let mut events = pin!(events.chain(stream::pending()));
         let mut asking: Option<BoxFuture<'static, Answer>> = None;
         loop {
             if asking.is_none() {
-                asking = self.questions.pop_front().map(|question| ask(self.api.clone(), question));
+                asking = self.lookups.pop_front().map(|lookup| ask(self.api.clone(), lookup));
             }
-            let due = self.ledger.next_due();
-            let calm = self.following.next_due();
+            let due = self.index.next_due();
+            let recovered = self.watch.next_due();
             let mut step = Step::default();
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -132,10 +123,10 @@ impl ConfigMaps {
                     self.answered(answer, &mut step.out);
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.ledger.due(Instant::now(), &mut step.out);
+                    self.index.due(Instant::now(), &mut step.out);
                 }
-                () = sleep_until(calm.unwrap_or_else(Instant::now)), if calm.is_some() => {
-                    if self.following.due(Instant::now()) {
+                () = sleep_until(recovered.unwrap_or_else(Instant::now)), if recovered.is_some() => {
+                    if self.watch.due(Instant::now()) {
                         self.no_trouble();
                     }
                 }
@@ -155,47 +146,47 @@ impl ConfigMaps {
             Ok(event) => event,
             Err(error) => {
                 self.metrics.config_watch_errors.inc();
-                self.following.failed(Instant::now());
+                self.watch.failed(Instant::now());
                 return self.troubled(error.to_string(), is_forbidden(&error));
             }
         };
         // It tells of a try, not of an answer.
         if !matches!(event, Event::Init) {
-            self.following.heard();
+            self.watch.heard();
             self.no_trouble();
         }
         let (now, out) = (Instant::now(), &mut step.out);
         match event {
             Event::Init => {
-                self.following.list_begins();
-                self.ledger.list_begins();
+                self.watch.list_begins();
+                self.index.list_begins();
             }
-            Event::InitApply(config_map) => self.ledger.listed(config_map, now, out),
+            Event::InitApply(config_map) => self.index.listed(config_map, now, out),
             Event::InitDone => {
-                self.following.list_ends();
-                self.ledger.list_ends(now, out);
+                self.watch.list_ends();
+                self.index.list_ends(now, out);
                 step.complete = true;
             }
-            Event::Apply(config_map) => self.ledger.apply(&config_map, now, out),
+            Event::Apply(config_map) => self.index.apply(&config_map, now, out),
             Event::Delete(config_map) => {
                 let name = config_map.metadata.name.unwrap_or_default();
-                self.ledger.delete(&name, now, out);
+                self.index.delete(&name, now, out);
             }
         }
     }
 
-    fn answered(&mut self, (business, answer): Answer, out: &mut Outcome) {
+    fn answered(&mut self, (business, answer): Answer, out: &mut Actions) {
         let answer = answer.map_err(|reason| self.troubled(reason, false));
-        self.ledger.answered(&business, answer.as_ref().map(Option::as_ref).map_err(|&()| ()), Instant::now(), out);
+        self.index.answered(&business, answer.as_ref().map(Option::as_ref).map_err(|&()| ()), Instant::now(), out);
     }
 
     fn carry_out(&mut self, step: Step) {
-        let Step { complete, out: Outcome { changes, questions, findings } } = step;
-        self.questions.extend(questions);
-        for finding in findings {
+        let Step { complete, out: Actions { changes, lookups, ignored } } = step;
+        self.lookups.extend(lookups);
+        for one in ignored {
             self.metrics.bad_configs.inc();
-            match finding {
-                Finding::Broken { config_map, business, reason } => {
+            match one {
+                Ignored::Broken { config_map, business, reason } => {
                     tracing::error!(
                         config_map,
                         business,
@@ -203,7 +194,7 @@ impl ConfigMaps {
                         "configuration can't be read; the last good one stays in use"
                     );
                 }
-                Finding::Rival { config_map, business, decides } => {
+                Ignored::Duplicate { config_map, business, decides } => {
                     tracing::error!(
                         config_map,
                         business,
@@ -224,7 +215,7 @@ impl ConfigMaps {
         for bad in self.catalog.apply(changes) {
             tracing::error!(reason = %bad, "configuration can't be run; the last good one stays in use");
         }
-        self.catalog.set_current(self.following.is_current());
+        self.catalog.set_current(self.watch.is_current());
         if complete {
             self.pending = None;
         }
@@ -256,13 +247,13 @@ impl ConfigMaps {
 /// What one turn of the loop came to.
 #[derive(Default)]
 struct Step {
-    out: Outcome,
+    out: Actions,
     /// A list has ended.
     complete: bool,
 }
 
-fn ask(api: Api<ConfigMap>, question: Question) -> BoxFuture<'static, Answer> {
-    let Question { config_map, business } = question;
+fn ask(api: Api<ConfigMap>, lookup: Lookup) -> BoxFuture<'static, Answer> {
+    let Lookup { config_map, business } = lookup;
     async move {
         let answer = match timeout(ANSWER_TIMEOUT, api.get_opt(&config_map)).await {
             Ok(answer) => answer.map_err(|error| format!("asking for ConfigMap {config_map}: {error}")),

@@ -200,7 +200,7 @@ async fn an_issuer_that_is_down_at_the_start_is_told_in_a_sentence_and_recovers(
         (Mode::Text("<html>"), FetchError::NotJson),
         (Mode::Large, FetchError::TooLarge),
         (Mode::Hang, FetchError::Timeout),
-        (Mode::Text("{}"), FetchError::KeySet(BadKeySet::Form(wirepost_core::key_set::KeySetError::Form))),
+        (Mode::Text("{}"), FetchError::KeySet(KeySetError::Form(wirepost_core::key_set::KeySetError::Form))),
     ] {
         let server = Server::start(trouble).await;
         let verifier = server.verifier();

@@ -362,12 +362,12 @@ async fn claims_are_found_inside_others_and_under_any_name() {
 fn a_configuration_that_lets_everybody_in_is_refused() {
     assert_eq!(
         JwtVerifier::try_new(&JwtConfig { audiences: vec![], ..config() }).err(),
-        Some(BadJwtConfig::Empty("audiences"))
+        Some(JwtConfigError::Empty("audiences"))
     );
     assert_eq!(
         JwtVerifier::try_new(&JwtConfig { issuer: String::new(), ..config() }).err(),
-        Some(BadJwtConfig::Empty("issuer"))
+        Some(JwtConfigError::Empty("issuer"))
     );
     let empty = JwtConfig { jwks: Jwks::Inline(json!({"keys": []})), ..config() };
-    assert!(matches!(JwtVerifier::try_new(&empty), Err(BadJwtConfig::KeySet(_))));
+    assert!(matches!(JwtVerifier::try_new(&empty), Err(JwtConfigError::KeySet(_))));
 }

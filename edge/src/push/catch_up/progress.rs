@@ -23,7 +23,7 @@ pub enum StartAt {
     /// After this message.
     After(Position),
     /// It has a cursor that can't be of this business's stream.
-    Foreign,
+    UnknownCursor,
 }
 
 /// What was found.
@@ -78,7 +78,7 @@ impl Progress {
     pub(super) fn new(start: StartAt) -> Self {
         match start {
             StartAt::Now => Self::Joining(None),
-            StartAt::Foreign => Self::Joining(Some(Gap::Cursor)),
+            StartAt::UnknownCursor => Self::Joining(Some(Gap::Cursor)),
             StartAt::After(at) => Self::Resuming { at, beyond_end: 0, ahead_of_log: false },
         }
     }
@@ -130,7 +130,7 @@ impl Progress {
                 *beyond_end += 1;
                 Action::Wait(BEYOND_END_WAIT)
             }
-            Input::Advanced(Advance::Foreign) | Input::Read(Ok(StreamRead::BeyondEnd)) => {
+            Input::Advanced(Advance::OtherStream) | Input::Read(Ok(StreamRead::BeyondEnd)) => {
                 self.join_with(Gap::Incarnation)
             }
             Input::Read(Ok(StreamRead::Gap(gap))) => self.join_with(gap),
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_cursor_that_is_none_is_a_gap() {
-        assert!(matches!(Progress::new(StartAt::Foreign).attempt(), Action::Join(Some(Gap::Cursor))));
+        assert!(matches!(Progress::new(StartAt::UnknownCursor).attempt(), Action::Join(Some(Gap::Cursor))));
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn what_can_not_be_proved_is_a_gap_and_an_absent_broker_is_not() {
         for (input, expected) in [
-            (Input::Advanced(Advance::Foreign), "join incarnation"),
+            (Input::Advanced(Advance::OtherStream), "join incarnation"),
             (Input::Read(Ok(StreamRead::Gap(Gap::Retention))), "join retention"),
             (Input::Read(Err(ReadError("away".into()))), "wait 500"),
         ] {

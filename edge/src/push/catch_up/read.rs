@@ -74,6 +74,6 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let entries = read.records.iter().map(entry).collect();
     let page = Arc::new(CachedPage::new(&hub.name, entries, read.first_offset));
     context.pages.keep(Arc::clone(&page));
-    context.backlog.relieve();
+    context.backlog.shed();
     Ok(page)
 }

@@ -148,7 +148,7 @@ impl Outbound {
         drop(inner);
         if own > 0 {
             self.backlog.add(own);
-            self.backlog.relieve_at_times();
+            self.backlog.shed_at_times();
         }
         true
     }

@@ -117,7 +117,7 @@ impl Effects {
 
     /// Prepares a message off this thread.
     fn check(&self, business: Arc<Business>, text: Utf8Bytes) -> Checking {
-        let (judge, name) = (Arc::clone(&self.shared.judge), Arc::clone(&business.push_exchange));
+        let (checks, name) = (Arc::clone(&self.shared.checks), Arc::clone(&business.push_exchange));
         let (mailbox, bytes, again) = (Arc::clone(&self.mailbox), text.len(), text.clone());
         let prepare = move || {
             let envelope =
@@ -126,7 +126,7 @@ impl Effects {
             receive::prepare(&business, sender, envelope, clock::now_ms())
         };
         async move {
-            let prepared = judge.run(&name, prepare).await;
+            let prepared = checks.run(&name, prepare).await;
             let busy = |busy| Err(Nack::busy(Envelope::readable_id(again.as_bytes()).as_deref(), busy));
             (prepared.unwrap_or_else(busy), bytes)
         }

@@ -21,7 +21,7 @@ use crate::{
     broker::PublishError,
     business::Business,
     clock,
-    drain::Share,
+    drain::DrainShare,
     identity::{
         keys::KeyRing,
         ticket::{self, Ticket},
@@ -89,7 +89,7 @@ pub(super) enum Input<'a> {
     /// The broker's answer to [`Action::Publish`].
     Confirmed(String, Result<(), PublishError>),
     /// The edge drains; this is the connection's part of it.
-    Drain(Share),
+    Drain(DrainShare),
     /// The deadline has come, or the timer fired early.
     Time(SocketState),
     /// The peer broke a rule.
@@ -166,7 +166,7 @@ pub(super) struct Machine {
     /// Last sign of life.
     heard: Instant,
     pinged: bool,
-    drain: Option<Share>,
+    drain: Option<DrainShare>,
     phase: Phase,
 }
 

@@ -11,7 +11,7 @@ use wirepost_core::{Cursor, compile::compile_one};
 use super::{machine::SocketState, *};
 use crate::{
     broker::{Broker, Position, Publication, memory::MemoryBroker},
-    business::{Business, judge::Judge},
+    business::{Business, check_pool::CheckPool},
     clock,
     config::settings::Settings,
     drain::Drain,
@@ -104,7 +104,7 @@ impl Edge {
         let hub = Arc::new(Hub::new(Arc::new(Business::try_new(compiled.config).unwrap()), Arc::new(context)));
         let shared = Arc::new(Shared {
             keys: Arc::new(KeyRing::random()),
-            judge: Arc::new(Judge::new(metrics.checks_waiting.clone())),
+            checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),
             limiter: Arc::new(FloodLimiter::default()),
             inbound: Inbound::new(1 << 20, metrics.inbound_bytes.clone()),
             drain: Drain::default(),
@@ -134,7 +134,7 @@ impl Edge {
             control: true,
             number: self.connections,
             key: self.shared.limiter.key("payments", "alice"),
-            written: Written::default(),
+            written: WriteProgress::default(),
         };
         let ((input, events), (sender, frames)) = (mpsc::channel(1024), mpsc::channel(1024));
         let peer = move |_: &Hub, _: &Shared, mailbox: &Arc<Mailbox>| TestPeer {

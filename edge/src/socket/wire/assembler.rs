@@ -42,7 +42,7 @@ pub enum Event {
 
 /// A rule that the peer broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ProtocolError {
     /// A frame that must not be.
     Protocol,
     /// Text that is not UTF-8.
@@ -51,7 +51,7 @@ pub enum Fault {
     TooBig,
 }
 
-impl Fault {
+impl ProtocolError {
     /// How the connection ends.
     pub fn close_code(self) -> CloseCode {
         match self {
@@ -158,7 +158,7 @@ impl Assembler {
     ///
     /// # Errors
     /// The peer broke a rule; what it sends has no meaning any more.
-    pub(super) fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Fault> {
+    pub(super) fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, ProtocolError> {
         let fed = self.try_feed(input);
         if matches!(fed, Err(_) | Ok(Some(Event::Close(..)))) {
             self.mode = Mode::Ended;
@@ -167,7 +167,7 @@ impl Assembler {
         fed
     }
 
-    fn try_feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Fault> {
+    fn try_feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, ProtocolError> {
         loop {
             match self.mode {
                 Mode::Reading | Mode::Discarding => {}
@@ -202,7 +202,7 @@ impl Assembler {
     }
 
     /// The next frame's header; `None` where it has not come whole.
-    fn header(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, Fault> {
+    fn header(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, ProtocolError> {
         if input.is_empty() {
             return Ok(None);
         }
@@ -210,7 +210,7 @@ impl Assembler {
         let more = input.len().min(HEADER - known);
         self.head[known..known + more].copy_from_slice(&input[..more]);
         let mut head = Cursor::new(&self.head[..known + more]);
-        let Some((header, length)) = FrameHeader::parse(&mut head).map_err(|_| Fault::Protocol)? else {
+        let Some((header, length)) = FrameHeader::parse(&mut head).map_err(|_| ProtocolError::Protocol)? else {
             self.head_len = known + more;
             *input = &input[more..];
             return Ok(None);
@@ -218,13 +218,13 @@ impl Assembler {
         *input = &input[head.position() as usize - known..];
         self.head_len = 0;
         if header.rsv1 || header.rsv2 || header.rsv3 {
-            return Err(Fault::Protocol);
+            return Err(ProtocolError::Protocol);
         }
         // A client masks every frame (section 5.1).
-        let mask = header.mask.ok_or(Fault::Protocol)?;
-        let length = usize::try_from(length).map_err(|_| Fault::TooBig)?;
+        let mask = header.mask.ok_or(ProtocolError::Protocol)?;
+        let length = usize::try_from(length).map_err(|_| ProtocolError::TooBig)?;
         match header.opcode {
-            OpCode::Control(_) if !header.is_final || length > CONTROL => return Err(Fault::Protocol),
+            OpCode::Control(_) if !header.is_final || length > CONTROL => return Err(ProtocolError::Protocol),
             OpCode::Control(_) => {}
             OpCode::Data(_) if self.mode == Mode::Discarding => {}
             OpCode::Data(data) => self.begin(data, length)?,
@@ -233,21 +233,21 @@ impl Assembler {
     }
 
     /// A frame of a message begins.
-    fn begin(&mut self, data: Data, length: usize) -> Result<(), Fault> {
+    fn begin(&mut self, data: Data, length: usize) -> Result<(), ProtocolError> {
         match (data, &self.message) {
             (Data::Continue, Some(message)) => {
                 if length > self.limit.saturating_sub(message.payload.len()) {
-                    return Err(Fault::TooBig);
+                    return Err(ProtocolError::TooBig);
                 }
             }
             (Data::Text | Data::Binary, None) => {
                 if length > self.limit {
-                    return Err(Fault::TooBig);
+                    return Err(ProtocolError::TooBig);
                 }
                 let text = data == Data::Text;
                 self.message = Some(Message { text, payload: Vec::new(), valid: 0, admitted: false });
             }
-            _ => return Err(Fault::Protocol),
+            _ => return Err(ProtocolError::Protocol),
         }
         Ok(())
     }
@@ -264,7 +264,7 @@ impl Assembler {
     }
 
     /// Takes what is there of a frame's payload; whether that was the rest of it.
-    fn payload(&mut self, frame: Frame, input: &mut &[u8]) -> Result<bool, Fault> {
+    fn payload(&mut self, frame: Frame, input: &mut &[u8]) -> Result<bool, ProtocolError> {
         let (part, rest) = input.split_at(input.len().min(frame.left));
         *input = rest;
         let left = frame.left - part.len();
@@ -288,7 +288,7 @@ impl Assembler {
     }
 
     /// A frame is here in full.
-    fn complete(&mut self, frame: Frame) -> Result<Option<Event>, Fault> {
+    fn complete(&mut self, frame: Frame) -> Result<Option<Event>, ProtocolError> {
         match frame.code {
             OpCode::Control(control) => {
                 let payload = std::mem::take(&mut self.control);
@@ -297,7 +297,7 @@ impl Assembler {
                     Control::Pong if self.mode == Mode::Reading => Ok(Some(Event::Pong)),
                     Control::Ping | Control::Pong => Ok(None),
                     Control::Close => close(payload).map(Some),
-                    Control::Reserved(_) => Err(Fault::Protocol),
+                    Control::Reserved(_) => Err(ProtocolError::Protocol),
                 }
             }
             OpCode::Data(_) if self.mode == Mode::Discarding => Ok(None),
@@ -305,7 +305,7 @@ impl Assembler {
             OpCode::Data(_) => {
                 let Some(message) = self.message.take() else { return Ok(None) };
                 Ok(Some(if message.text {
-                    Event::Text(String::from_utf8(message.payload).map_err(|_| Fault::Utf8)?.into())
+                    Event::Text(String::from_utf8(message.payload).map_err(|_| ProtocolError::Utf8)?.into())
                 } else {
                     Event::Binary(message.payload.into())
                 }))
@@ -316,11 +316,11 @@ impl Assembler {
 
 impl Message {
     /// Looks at what came since the last look; a character may end in what is still to come.
-    fn check(&mut self) -> Result<(), Fault> {
+    fn check(&mut self) -> Result<(), ProtocolError> {
         match str::from_utf8(&self.payload[self.valid..]) {
             Ok(text) => self.valid += text.len(),
             Err(error) if error.error_len().is_none() => self.valid += error.valid_up_to(),
-            Err(_) => return Err(Fault::Utf8),
+            Err(_) => return Err(ProtocolError::Utf8),
         }
         Ok(())
     }
@@ -345,13 +345,17 @@ fn append(to: &mut Vec<u8>, part: &[u8], left: usize, mask: [u8; 4]) {
 }
 
 /// Reads a close frame (section 7.4): its code, and what answers it.
-fn close(payload: Vec<u8>) -> Result<Event, Fault> {
+fn close(payload: Vec<u8>) -> Result<Event, ProtocolError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
-        return if payload.is_empty() { Ok(Event::Close(1005, Bytes::new())) } else { Err(Fault::Protocol) };
+        return if payload.is_empty() { Ok(Event::Close(1005, Bytes::new())) } else { Err(ProtocolError::Protocol) };
     };
-    str::from_utf8(reason).map_err(|_| Fault::Utf8)?;
+    str::from_utf8(reason).map_err(|_| ProtocolError::Utf8)?;
     let code = u16::from_be_bytes(*code);
-    if WireCode::from(code).is_allowed() { Ok(Event::Close(code, payload.into())) } else { Err(Fault::Protocol) }
+    if WireCode::from(code).is_allowed() {
+        Ok(Event::Close(code, payload.into()))
+    } else {
+        Err(ProtocolError::Protocol)
+    }
 }
 
 #[cfg(test)]

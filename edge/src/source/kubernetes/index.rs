@@ -1,5 +1,5 @@
 //! What the ConfigMaps of the namespace say, and what follows for the businesses. No I/O: the caller tells what it sees and carries out
-//! what [`Outcome`] asks for.
+//! what [`Actions`] asks for.
 //!
 //! | what is kept | what it guards against |
 //! |---|---|
@@ -7,8 +7,8 @@
 //! | the business of each ConfigMap | a text that can't be read any more, or names another business, that takes the former one away |
 //! | who decides, and who else speaks of the business | a copy of a ConfigMap, by hand or by a backup, that takes the business over |
 //! | ConfigMaps of other names until the end of a list | that copy, listed before the operator's own, for a moment |
-//! | [`State::Leaving`] | a deletion by hand, or a lost label, that cuts clients before the operator repairs it |
-//! | [`State::Asked`] | an API server that is away or restored from a backup, whose list lacks what exists |
+//! | [`State::Missing`] | a deletion by hand, or a lost label, that cuts clients before the operator repairs it |
+//! | [`State::Verifying`] | an API server that is away or restored from a backup, whose list lacks what exists |
 //!
 //! The text itself is not kept: the parsed configuration is in the catalog. Both maps have an entry for each ConfigMap that exists, or did
 //! until lately; the cluster bounds them.
@@ -30,10 +30,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct ConfigMapIndex {
     grace: Duration,
     config_maps: HashMap<String, Seen>,
-    businesses: HashMap<String, Claim>,
+    businesses: HashMap<String, Entry>,
     /// Names that the list under way has shown so far, and what waits for its end.
     listing: Option<Listing>,
 }
@@ -57,11 +57,11 @@ struct Seen {
 
 /// Who decides over a business.
 #[derive(Debug)]
-struct Claim {
+struct Entry {
     by: String,
     state: State,
     /// Further ConfigMaps of the business.
-    rivals: BTreeSet<String>,
+    duplicates: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,39 +71,39 @@ enum State {
     /// Its ConfigMap says that it goes.
     Removed,
     /// Its ConfigMap is missing. The business is kept until then.
-    Leaving(Instant),
+    Missing(Instant),
     /// The API server is asked about its ConfigMap.
-    Asked,
+    Verifying,
 }
 
 /// What to do now.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct Actions {
     /// For the catalog, in order.
     pub(super) changes: Vec<Change>,
     /// Questions to the API server.
-    pub(super) questions: Vec<Question>,
+    pub(super) lookups: Vec<Lookup>,
     /// For the log.
-    pub(super) findings: Vec<Finding>,
+    pub(super) ignored: Vec<Ignored>,
 }
 
-/// A ConfigMap to read by itself; [`Ledger::answered`] takes the answer.
+/// A ConfigMap to read by itself; [`ConfigMapIndex::answered`] takes the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
+pub(super) struct Lookup {
     pub(super) config_map: String,
     pub(super) business: String,
 }
 
 /// A ConfigMap that is not followed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(super) enum Ignored {
     /// It can't be read; the business keeps its last good configuration, where there is one.
     Broken { config_map: String, business: Option<String>, reason: String },
     /// Another one decides over its business.
-    Rival { config_map: String, business: String, decides: String },
+    Duplicate { config_map: String, business: String, decides: String },
 }
 
-impl Ledger {
+impl ConfigMapIndex {
     pub(super) fn new(grace: Duration) -> Self {
         Self { grace, config_maps: HashMap::new(), businesses: HashMap::new(), listing: None }
     }
@@ -114,7 +114,7 @@ impl Ledger {
     }
 
     /// A ConfigMap of the list.
-    pub(super) fn listed(&mut self, config_map: ConfigMap, now: Instant, out: &mut Outcome) {
+    pub(super) fn listed(&mut self, config_map: ConfigMap, now: Instant, out: &mut Actions) {
         let Some(listing) = &mut self.listing else { return self.apply(&config_map, now, out) };
         let name = config_map.metadata.name.clone().unwrap_or_default();
         let ours = config_map::business(&name).is_some();
@@ -127,7 +127,7 @@ impl Ledger {
     }
 
     /// The list is complete: what it did not show is missing.
-    pub(super) fn list_ends(&mut self, now: Instant, out: &mut Outcome) {
+    pub(super) fn list_ends(&mut self, now: Instant, out: &mut Actions) {
         let Some(Listing { names, later }) = self.listing.take() else { return };
         for config_map in later {
             self.apply(&config_map, now, out);
@@ -139,7 +139,7 @@ impl Ledger {
     }
 
     /// A ConfigMap is there, with this content.
-    pub(super) fn apply(&mut self, config_map: &ConfigMap, now: Instant, out: &mut Outcome) {
+    pub(super) fn apply(&mut self, config_map: &ConfigMap, now: Instant, out: &mut Actions) {
         let Some(name) = config_map.metadata.name.as_deref() else { return };
         let text = config_map.data.as_ref().and_then(|data| data.get(KEY)).map(String::as_str);
         let removed = config_map::is_removed(config_map.metadata.labels.as_ref());
@@ -168,7 +168,7 @@ impl Ledger {
                     self.misses(name, &before, now, out);
                 }
                 self.note(name, Seen { digest, removed, business: Some(business) });
-                self.claim(name, config, out);
+                self.accept(name, config, out);
             }
             Err(reason) => {
                 if before.is_none()
@@ -178,13 +178,13 @@ impl Ledger {
                 }
                 self.note(name, Seen { digest, removed, business: before.clone() });
                 self.is_there(name);
-                out.findings.push(Finding::Broken { config_map: name.to_owned(), business: before, reason });
+                out.ignored.push(Ignored::Broken { config_map: name.to_owned(), business: before, reason });
             }
         }
     }
 
     /// A ConfigMap was deleted, or is missing.
-    pub(super) fn delete(&mut self, name: &str, now: Instant, out: &mut Outcome) {
+    pub(super) fn delete(&mut self, name: &str, now: Instant, out: &mut Actions) {
         match self.config_maps.get(name).map(|seen| seen.business.clone()) {
             Some(Some(business)) => self.misses(name, &business, now, out),
             Some(None) => {
@@ -196,7 +196,7 @@ impl Ledger {
     }
 
     /// A ConfigMap that never could be read can be read now, or is no more: the business that it is named after is not waited for any longer.
-    fn not_awaited(&self, name: &str, out: &mut Outcome) {
+    fn not_awaited(&self, name: &str, out: &mut Actions) {
         if let Some(Seen { business: None, .. }) = self.config_maps.get(name)
             && let Some(business) = config_map::business(name)
             && !self.businesses.contains_key(business)
@@ -207,15 +207,15 @@ impl Ledger {
 
     /// When the next business has been without its ConfigMap for long enough.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.businesses.values().filter_map(Claim::kept_until).min()
+        self.businesses.values().filter_map(Entry::kept_until).min()
     }
 
     /// Before a business goes because its ConfigMap is missing, the API server is asked once more: while it is away, nothing is known.
-    pub(super) fn due(&mut self, now: Instant, out: &mut Outcome) {
-        for (business, claim) in &mut self.businesses {
-            if claim.kept_until().is_some_and(|until| until <= now) {
-                claim.state = State::Asked;
-                out.questions.push(Question { config_map: claim.by.clone(), business: business.clone() });
+    pub(super) fn due(&mut self, now: Instant, out: &mut Actions) {
+        for (business, entry) in &mut self.businesses {
+            if entry.kept_until().is_some_and(|until| until <= now) {
+                entry.state = State::Verifying;
+                out.lookups.push(Lookup { config_map: entry.by.clone(), business: business.clone() });
             }
         }
     }
@@ -226,15 +226,17 @@ impl Ledger {
         business: &str,
         answer: Result<Option<&ConfigMap>, ()>,
         now: Instant,
-        out: &mut Outcome,
+        out: &mut Actions,
     ) {
         if let Ok(Some(config_map)) = answer {
             self.apply(config_map, now, out);
         }
         // Where the watch was faster, the answer is old.
-        let Some(claim) = self.businesses.get_mut(business).filter(|claim| claim.state == State::Asked) else { return };
+        let Some(entry) = self.businesses.get_mut(business).filter(|entry| entry.state == State::Verifying) else {
+            return;
+        };
         if answer.is_err() {
-            claim.state = State::Leaving(now + ASK_AGAIN);
+            entry.state = State::Missing(now + ASK_AGAIN);
         } else {
             // Missing, or it speaks of another business now.
             self.gone(business, out);
@@ -248,92 +250,92 @@ impl Ledger {
     /// It came back, or never went.
     fn is_there(&mut self, name: &str) {
         let Some(business) = self.config_maps.get(name).and_then(|seen| seen.business.as_ref()) else { return };
-        if let Some(claim) = self.businesses.get_mut(business)
-            && claim.by == name
-            && claim.state != State::Removed
+        if let Some(entry) = self.businesses.get_mut(business)
+            && entry.by == name
+            && entry.state != State::Removed
         {
-            claim.state = State::Live;
+            entry.state = State::Live;
         }
     }
 
-    fn claim(&mut self, name: &str, config: BusinessConfig, out: &mut Outcome) {
+    fn accept(&mut self, name: &str, config: BusinessConfig, out: &mut Actions) {
         let business = config.business_type.clone();
-        let claim = self.businesses.entry(business.clone()).or_insert_with(|| Claim::new(name));
-        if claim.by != name && !claim.yields_to(name, &business, out) {
+        let entry = self.businesses.entry(business.clone()).or_insert_with(|| Entry::new(name));
+        if entry.by != name && !entry.yields_to(name, &business, out) {
             return;
         }
-        claim.state = State::Live;
+        entry.state = State::Live;
         out.changes.push(Change::Set(Box::new(config)));
     }
 
-    fn remove(&mut self, name: &str, business: &str, out: &mut Outcome) {
-        let claim = self.businesses.entry(business.to_owned()).or_insert_with(|| Claim::new(name));
-        if claim.by != name {
+    fn remove(&mut self, name: &str, business: &str, out: &mut Actions) {
+        let entry = self.businesses.entry(business.to_owned()).or_insert_with(|| Entry::new(name));
+        if entry.by != name {
             if config_map::business(name) != Some(business) {
-                claim.rivals.remove(name);
+                entry.duplicates.remove(name);
                 return;
             }
-            claim.yields_to(name, business, out);
+            entry.yields_to(name, business, out);
         }
-        claim.state = State::Removed;
+        entry.state = State::Removed;
         out.changes.push(Change::Remove(business.to_owned()));
     }
 
-    fn misses(&mut self, name: &str, business: &str, now: Instant, out: &mut Outcome) {
-        let Some(claim) = self.businesses.get_mut(business) else { return };
-        if claim.by != name {
-            claim.rivals.remove(name);
+    fn misses(&mut self, name: &str, business: &str, now: Instant, out: &mut Actions) {
+        let Some(entry) = self.businesses.get_mut(business) else { return };
+        if entry.by != name {
+            entry.duplicates.remove(name);
             self.config_maps.remove(name);
             return;
         }
-        match claim.state {
-            State::Live => claim.state = State::Leaving(now + self.grace),
+        match entry.state {
+            State::Live => entry.state = State::Missing(now + self.grace),
             State::Removed => self.gone(business, out),
-            State::Leaving(_) | State::Asked => {}
+            State::Missing(_) | State::Verifying => {}
         }
     }
 
     /// The ConfigMap that decided is no more: another one takes its place, or the business goes.
-    fn gone(&mut self, business: &str, out: &mut Outcome) {
-        let Some(claim) = self.businesses.get_mut(business) else { return };
-        if self.config_maps.get(&claim.by).is_some_and(|seen| seen.business.as_deref() == Some(business)) {
-            self.config_maps.remove(&claim.by);
+    fn gone(&mut self, business: &str, out: &mut Actions) {
+        let Some(entry) = self.businesses.get_mut(business) else { return };
+        if self.config_maps.get(&entry.by).is_some_and(|seen| seen.business.as_deref() == Some(business)) {
+            self.config_maps.remove(&entry.by);
         }
-        let Some(next) = claim.rivals.pop_first() else {
+        let Some(next) = entry.duplicates.pop_first() else {
             self.businesses.remove(business);
             out.changes.push(Change::Remove(business.to_owned()));
             return;
         };
-        claim.by.clone_from(&next);
-        claim.state = State::Asked;
+        entry.by.clone_from(&next);
+        entry.state = State::Verifying;
         if let Some(seen) = self.config_maps.get_mut(&next) {
             seen.digest = None;
         }
-        out.questions.push(Question { config_map: next, business: business.to_owned() });
+        out.lookups.push(Lookup { config_map: next, business: business.to_owned() });
     }
 }
 
-impl Claim {
+impl Entry {
     fn new(by: &str) -> Self {
-        Self { by: by.to_owned(), state: State::Live, rivals: BTreeSet::new() }
+        Self { by: by.to_owned(), state: State::Live, duplicates: BTreeSet::new() }
     }
 
     /// Until when the business is kept though its ConfigMap is missing.
     fn kept_until(&self) -> Option<Instant> {
         match self.state {
-            State::Leaving(until) => Some(until),
-            State::Live | State::Removed | State::Asked => None,
+            State::Missing(until) => Some(until),
+            State::Live | State::Removed | State::Verifying => None,
         }
     }
 
     /// Lets the one with the proper name decide; whoever does not is reported and kept in mind.
-    fn yields_to(&mut self, name: &str, business: &str, out: &mut Outcome) -> bool {
+    fn yields_to(&mut self, name: &str, business: &str, out: &mut Actions) -> bool {
         let yields = config_map::business(name) == Some(business);
         let loser = if yields { std::mem::replace(&mut self.by, name.to_owned()) } else { name.to_owned() };
-        self.rivals.remove(name);
+        self.duplicates.remove(name);
         let (config_map, decides) = (loser.clone(), self.by.clone());
-        self.rivals.insert(loser);
-        out.findings.push(Finding::Rival { config_map, business: business.to_owned(), decides });
+        self.duplicates.insert(loser);
+        out.ignored.push(Ignored::Duplicate { config_map, business: business.to_owned(), decides });
         yields
     }
 }

@@ -7,17 +7,17 @@ use tokio::time::{Duration, Instant};
 
 /// How long after a failure without another one the watch runs again. More than a try that fails can take: the pause before it (5 s), to
 /// connect (30 s), and to wait for the answer (75 s, `READ_TIMEOUT`).
-const CALM: Duration = Duration::from_mins(2);
+const RECOVERED_AFTER: Duration = Duration::from_mins(2);
 
 /// See the module. Begins without a list: nothing is known.
 #[derive(Debug, Default)]
-pub(super) struct Following {
+pub(super) struct WatchState {
     /// A complete list was seen, and no other is under way.
     listed: bool,
     failed: Option<Instant>,
 }
 
-impl Following {
+impl WatchState {
     /// A list begins. That is a try and no answer.
     pub(super) fn list_begins(&mut self) {
         self.listed = false;
@@ -40,16 +40,16 @@ impl Following {
 
     /// When to call [`Self::due`].
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.failed.map(|at| at + CALM)
+        self.failed.map(|at| at + RECOVERED_AFTER)
     }
 
     /// True: a failure was the last one, the watch runs again.
     pub(super) fn due(&mut self, now: Instant) -> bool {
-        let calm = self.next_due().is_some_and(|at| at <= now);
-        if calm {
+        let recovered = self.next_due().is_some_and(|at| at <= now);
+        if recovered {
             self.failed = None;
         }
-        calm
+        recovered
     }
 
     /// Whether what is loaded is all that there is.
@@ -62,36 +62,36 @@ impl Following {
 mod tests {
     use super::*;
 
-    fn listed() -> Following {
-        let mut following = Following::default();
-        following.list_begins();
-        assert!(!following.is_current());
-        following.list_ends();
-        assert!(following.is_current());
-        following
+    fn listed() -> WatchState {
+        let mut watch = WatchState::default();
+        watch.list_begins();
+        assert!(!watch.is_current());
+        watch.list_ends();
+        assert!(watch.is_current());
+        watch
     }
 
     #[test]
     fn after_a_failure_a_quiet_namespace_is_followed_again_without_a_change() {
-        let (mut following, now) = (listed(), Instant::now());
-        following.failed(now);
-        following.failed(now + CALM / 2);
-        assert!(!following.due(now + CALM) && !following.is_current(), "it failed again");
-        let due = following.next_due().unwrap();
-        assert!(following.due(due) && following.is_current());
-        assert_eq!(following.next_due(), None);
+        let (mut watch, now) = (listed(), Instant::now());
+        watch.failed(now);
+        watch.failed(now + RECOVERED_AFTER / 2);
+        assert!(!watch.due(now + RECOVERED_AFTER) && !watch.is_current(), "it failed again");
+        let due = watch.next_due().unwrap();
+        assert!(watch.due(due) && watch.is_current());
+        assert_eq!(watch.next_due(), None);
     }
 
     #[test]
     fn what_is_heard_counts_at_once_and_a_list_only_when_complete() {
-        let (mut following, now) = (listed(), Instant::now());
-        following.failed(now);
-        following.heard();
-        assert!(following.is_current());
-        following.list_begins();
-        following.failed(now);
-        assert!(following.due(now + CALM) && !following.is_current(), "the list is not complete");
-        following.list_ends();
-        assert!(following.is_current());
+        let (mut watch, now) = (listed(), Instant::now());
+        watch.failed(now);
+        watch.heard();
+        assert!(watch.is_current());
+        watch.list_begins();
+        watch.failed(now);
+        assert!(watch.due(now + RECOVERED_AFTER) && !watch.is_current(), "the list is not complete");
+        watch.list_ends();
+        assert!(watch.is_current());
     }
 }

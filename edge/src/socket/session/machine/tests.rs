@@ -6,7 +6,7 @@ use serde_json::json;
 use wirepost_core::frames::NackCode;
 
 use super::*;
-use crate::{drain::Drain, identity::ticket::Purpose, push::receipts::Mark, socket::flood::FloodLimiter};
+use crate::{drain::Drain, identity::ticket::Purpose, push::receipts::MessageHash, socket::flood::FloodLimiter};
 
 const RULES: Rules = Rules { window: 4, heartbeat: Duration::from_secs(25), write_timeout: Duration::from_secs(30) };
 /// Start of every test, ms since the epoch.
@@ -271,7 +271,7 @@ fn a_client_without_control_frames_sends_messages_only() {
 fn the_business_hears_of_each_receipt_once() {
     let mut session = Fixture::new();
     for id in ["a", "b"] {
-        session.receipts.sent(Mark::of(id));
+        session.receipts.sent(MessageHash::of(id));
     }
     session.text(r#"{"op":"received","ids":["a","other"]}"#);
     assert_eq!(session.take(), ["refused receipts 1", "error received", "delivered a"]);

@@ -30,7 +30,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Feeds pieces of these sizes in turn; everything is admitted.
-fn events(assembler: &mut Assembler, bytes: &[u8], pieces: &[usize]) -> Result<Vec<Event>, Fault> {
+fn events(assembler: &mut Assembler, bytes: &[u8], pieces: &[usize]) -> Result<Vec<Event>, ProtocolError> {
     let mut events = Vec::new();
     let mut left = bytes;
     let mut sizes = pieces.iter().cycle();
@@ -50,7 +50,7 @@ fn events(assembler: &mut Assembler, bytes: &[u8], pieces: &[usize]) -> Result<V
     Ok(events)
 }
 
-fn all(bytes: &[u8]) -> Result<Vec<Event>, Fault> {
+fn all(bytes: &[u8]) -> Result<Vec<Event>, ProtocolError> {
     events(&mut Assembler::new(1 << 20), bytes, &[usize::MAX])
 }
 
@@ -94,26 +94,26 @@ proptest! {
 }
 
 #[rstest]
-#[case::reserved_bit(frame(LAST | 0x40 | TEXT, b"x"), Fault::Protocol)]
-#[case::reserved_data(frame(LAST | 0x3, b"x"), Fault::Protocol)]
-#[case::reserved_control(frame(LAST | 0xb, b"x"), Fault::Protocol)]
-#[case::not_masked(vec![LAST | TEXT, 1, b'x'], Fault::Protocol)]
-#[case::continues_nothing(frame(LAST | CONTINUE, b"x"), Fault::Protocol)]
-#[case::begins_within([frame(TEXT, b"x"), frame(LAST | TEXT, b"x")].concat(), Fault::Protocol)]
-#[case::ping_in_fragments(frame(PING, b""), Fault::Protocol)]
-#[case::long_ping(frame(LAST | PING, &[0; 126]), Fault::Protocol)]
-#[case::close_of_one_byte(frame(LAST | CLOSE, &[3]), Fault::Protocol)]
-#[case::close_code_of_nobody(frame(LAST | CLOSE, &1005_u16.to_be_bytes()), Fault::Protocol)]
-#[case::close_reason(frame(LAST | CLOSE, &[3, 0xe8, 0xff]), Fault::Utf8)]
-#[case::bad_text(frame(LAST | TEXT, b"\xff"), Fault::Utf8)]
-#[case::bad_text_that_goes_on([frame(TEXT, b"a\xff")].concat(), Fault::Utf8)]
-#[case::ends_within_a_character([frame(TEXT, b"\xe2\x82"), frame(LAST | CONTINUE, b"")].concat(), Fault::Utf8)]
-#[case::too_big(frame(LAST | BINARY, &[0; 1001]), Fault::TooBig)]
-#[case::too_big_together([frame(BINARY, &[0; 600]), frame(LAST | CONTINUE, &[0; 401])].concat(), Fault::TooBig)]
-fn a_rule_that_is_broken_is_told_and_nothing_more_is_read(#[case] mut bytes: Vec<u8>, #[case] fault: Fault) {
+#[case::reserved_bit(frame(LAST | 0x40 | TEXT, b"x"), ProtocolError::Protocol)]
+#[case::reserved_data(frame(LAST | 0x3, b"x"), ProtocolError::Protocol)]
+#[case::reserved_control(frame(LAST | 0xb, b"x"), ProtocolError::Protocol)]
+#[case::not_masked(vec![LAST | TEXT, 1, b'x'], ProtocolError::Protocol)]
+#[case::continues_nothing(frame(LAST | CONTINUE, b"x"), ProtocolError::Protocol)]
+#[case::begins_within([frame(TEXT, b"x"), frame(LAST | TEXT, b"x")].concat(), ProtocolError::Protocol)]
+#[case::ping_in_fragments(frame(PING, b""), ProtocolError::Protocol)]
+#[case::long_ping(frame(LAST | PING, &[0; 126]), ProtocolError::Protocol)]
+#[case::close_of_one_byte(frame(LAST | CLOSE, &[3]), ProtocolError::Protocol)]
+#[case::close_code_of_nobody(frame(LAST | CLOSE, &1005_u16.to_be_bytes()), ProtocolError::Protocol)]
+#[case::close_reason(frame(LAST | CLOSE, &[3, 0xe8, 0xff]), ProtocolError::Utf8)]
+#[case::bad_text(frame(LAST | TEXT, b"\xff"), ProtocolError::Utf8)]
+#[case::bad_text_that_goes_on([frame(TEXT, b"a\xff")].concat(), ProtocolError::Utf8)]
+#[case::ends_within_a_character([frame(TEXT, b"\xe2\x82"), frame(LAST | CONTINUE, b"")].concat(), ProtocolError::Utf8)]
+#[case::too_big(frame(LAST | BINARY, &[0; 1001]), ProtocolError::TooBig)]
+#[case::too_big_together([frame(BINARY, &[0; 600]), frame(LAST | CONTINUE, &[0; 401])].concat(), ProtocolError::TooBig)]
+fn a_rule_that_is_broken_is_told_and_nothing_more_is_read(#[case] mut bytes: Vec<u8>, #[case] error: ProtocolError) {
     bytes.extend(frame(LAST | TEXT, b"more"));
     let mut assembler = Assembler::new(1000);
-    assert_eq!(events(&mut assembler, &bytes, &[usize::MAX]), Err(fault));
+    assert_eq!(events(&mut assembler, &bytes, &[usize::MAX]), Err(error));
     assert!(assembler.has_ended() && assembler.message.is_none());
     assert_eq!(assembler.feed(&mut &bytes[..]), Ok(None));
 }

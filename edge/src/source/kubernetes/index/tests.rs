@@ -35,16 +35,16 @@ fn tombstone(mut config_map: ConfigMap) -> ConfigMap {
     config_map
 }
 
-/// A ledger and what it asked for since the last look, in short words.
+/// An index and what it asked for since the last look, in short words.
 struct World {
-    ledger: Ledger,
+    index: ConfigMapIndex,
     now: Instant,
-    out: Outcome,
+    out: Actions,
 }
 
 impl World {
     fn new() -> Self {
-        Self { ledger: Ledger::new(GRACE), now: Instant::now(), out: Outcome::default() }
+        Self { index: ConfigMapIndex::new(GRACE), now: Instant::now(), out: Actions::default() }
     }
 
     fn listing(config_maps: impl IntoIterator<Item = ConfigMap>) -> Self {
@@ -54,48 +54,48 @@ impl World {
     }
 
     fn list(&mut self, config_maps: impl IntoIterator<Item = ConfigMap>) -> &mut Self {
-        self.ledger.list_begins();
+        self.index.list_begins();
         for config_map in config_maps {
-            self.ledger.listed(config_map, self.now, &mut self.out);
+            self.index.listed(config_map, self.now, &mut self.out);
         }
-        self.ledger.list_ends(self.now, &mut self.out);
+        self.index.list_ends(self.now, &mut self.out);
         self
     }
 
     fn apply(&mut self, config_map: &ConfigMap) -> &mut Self {
-        self.ledger.apply(config_map, self.now, &mut self.out);
+        self.index.apply(config_map, self.now, &mut self.out);
         self
     }
 
     fn delete(&mut self, name: &str) -> &mut Self {
-        self.ledger.delete(name, self.now, &mut self.out);
+        self.index.delete(name, self.now, &mut self.out);
         self
     }
 
     fn pass(&mut self, time: Duration) -> &mut Self {
         self.now += time;
-        self.ledger.due(self.now, &mut self.out);
+        self.index.due(self.now, &mut self.out);
         self
     }
 
     fn answer(&mut self, business: &str, answer: Result<Option<&ConfigMap>, ()>) -> &mut Self {
-        self.ledger.answered(business, answer, self.now, &mut self.out);
+        self.index.answered(business, answer, self.now, &mut self.out);
         self
     }
 
     fn said(&mut self) -> Vec<String> {
-        let Outcome { changes, questions, findings } = std::mem::take(&mut self.out);
+        let Actions { changes, lookups, ignored } = std::mem::take(&mut self.out);
         let changes = changes.into_iter().map(|change| match change {
             Change::Set(config) => format!("set {} {}", config.business_type, config.generation),
             Change::Remove(business) => format!("remove {business}"),
             Change::Unreadable(business) => format!("unreadable {business}"),
         });
-        let questions = questions.into_iter().map(|Question { config_map, .. }| format!("ask {config_map}"));
-        let findings = findings.into_iter().map(|finding| match finding {
-            Finding::Broken { config_map, business, .. } => format!("broken {config_map} {business:?}"),
-            Finding::Rival { config_map, decides, .. } => format!("rival {config_map} of {decides}"),
+        let lookups = lookups.into_iter().map(|Lookup { config_map, .. }| format!("ask {config_map}"));
+        let ignored = ignored.into_iter().map(|one| match one {
+            Ignored::Broken { config_map, business, .. } => format!("broken {config_map} {business:?}"),
+            Ignored::Duplicate { config_map, decides, .. } => format!("rival {config_map} of {decides}"),
         });
-        changes.chain(questions).chain(findings).collect()
+        changes.chain(lookups).chain(ignored).collect()
     }
 }
 
@@ -119,7 +119,7 @@ fn a_broken_one_is_said_once_and_keeps_its_business() {
     assert_eq!(world.apply(&of("a", 3)).said(), ["set a 3"]);
     // What never was good leaves nothing behind.
     assert_eq!(world.delete("wirepost-business-n").said(), ["remove n"]);
-    assert_eq!(world.ledger.config_maps.len(), 1);
+    assert_eq!(world.index.config_maps.len(), 1);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_tombstone_removes_at_once_and_its_deletion_ends_it() {
     assert_eq!(world.apply(&tombstone(of("a", 1))).said(), ["remove a"]);
     assert!(world.apply(&tombstone(of("a", 1))).pass(GRACE * 2).said().is_empty());
     world.delete("wirepost-business-a");
-    assert!(world.ledger.businesses.is_empty() && world.ledger.config_maps.is_empty());
+    assert!(world.index.businesses.is_empty() && world.index.config_maps.is_empty());
     world.said();
     // Another one of that name, with the very same text, is another life; so is the label's disappearance.
     assert_eq!(world.apply(&of("a", 1)).said(), ["set a 1"]);
@@ -150,7 +150,7 @@ fn a_missing_one_is_kept_for_the_grace_and_asked_about() {
     assert!(world.answer("a", Err(())).said().is_empty(), "nothing is known while the API server is away");
     assert_eq!(world.pass(ASK_AGAIN).said(), ["ask wirepost-business-a"]);
     assert_eq!(world.answer("a", Ok(None)).said(), ["remove a"]);
-    assert_eq!((world.ledger.config_maps.len(), world.ledger.businesses.len(), world.ledger.next_due()), (1, 1, None));
+    assert_eq!((world.index.config_maps.len(), world.index.businesses.len(), world.index.next_due()), (1, 1, None));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn of_two_the_one_with_the_proper_name_decides() {
     assert_eq!(world.answer("a", Ok(None)).said(), ["ask a-copy"]);
     assert_eq!(world.answer("a", Ok(Some(&map("a-copy", &json("a", 7))))).said(), ["set a 7"]);
     assert_eq!(world.delete("a-copy").pass(GRACE).answer("a", Ok(None)).said(), ["remove a", "ask a-copy"]);
-    assert!(world.ledger.businesses.is_empty() && world.ledger.config_maps.is_empty());
+    assert!(world.index.businesses.is_empty() && world.index.config_maps.is_empty());
 }
 
 #[test]
@@ -199,14 +199,14 @@ fn one_that_now_speaks_of_another_business_leaves_the_old_one_to_the_grace() {
     assert_eq!(world.apply(&other).said(), ["set b 1"]);
     assert_eq!(world.pass(GRACE).said(), ["ask x"]);
     assert_eq!(world.answer("a", Ok(Some(&other))).said(), ["remove a"]);
-    assert_eq!(world.ledger.businesses.keys().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(world.index.businesses.keys().collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]
 fn a_list_that_is_cut_off_shows_nothing_as_missing() {
     let mut world = World::listing([of("a", 1), of("b", 1)]);
     world.said();
-    world.ledger.list_begins();
-    world.ledger.listed(of("a", 1), world.now, &mut world.out);
+    world.index.list_begins();
+    world.index.listed(of("a", 1), world.now, &mut world.out);
     assert!(world.list([of("a", 1), of("b", 1)]).pass(GRACE * 2).said().is_empty());
 }
