@@ -20,7 +20,7 @@ pub fn router(state: &Arc<State>, closing: CancellationToken) -> Router {
 }
 
 fn metrics(state: &State) -> String {
-    // Labels come from closed sets: the worst reader is a number here, that of each business is in /configz.
+    // Labels come from closed sets: the largest lag is a metric; the lag of each business is in /configz.
     reading::report(state.catalog.readings().into_values(), &state.metrics);
     state.metrics.broker_up.set((*state.broker.health().borrow() == Health::Up).into());
     state.metrics.encode()

@@ -35,7 +35,7 @@ pub struct App {
     pub admin: SocketAddr,
     /// Ends the public port.
     accepting: CancellationToken,
-    /// Ends the admin port and what follows files or an API server.
+    /// Ends the admin port and the tasks that follow files or an API server.
     serving: CancellationToken,
     tasks: Tasks,
 }
@@ -105,8 +105,8 @@ impl App {
         self.tasks.run(name, &self.serving, work(self.serving.clone()));
     }
 
-    /// Ends in order: not ready at once; accept on until load balancers have heard of it; then clients go, spread over the window; readers
-    /// stop; the broker's connections close last. Returns at the deadline at the latest, plus what closing the broker takes.
+    /// Shuts down in order: not ready immediately, but still accepting until load balancers have noticed; then clients leave, spread over the
+    /// window; readers stop; the broker's connections close last. Returns at the deadline at the latest, plus the time to close the broker.
     pub async fn shutdown(self) {
         let state = &self.state;
         let settings = &state.settings;

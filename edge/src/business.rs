@@ -1,4 +1,4 @@
-//! A business as this edge runs it: its configuration, made ready for the hot path. Immutable; a change makes a new one.
+//! A business as this edge runs it: its configuration, prepared for the hot path. Immutable; a change creates a new one.
 
 pub mod check_pool;
 pub mod events;
@@ -14,7 +14,7 @@ use wirepost_core::{
 
 use crate::identity::jwt::JwtVerifier;
 
-/// Abilities that a configuration may require of an edge (`requires`).
+/// Abilities that this edge has and a configuration may require (`requires`).
 pub const ABILITIES: &[&str] = &[];
 
 /// One business, ready to run.
@@ -43,11 +43,11 @@ pub struct Route {
     pub config: RouteConfig,
     /// Of `content`.
     pub schema: Option<Schema>,
-    /// Full name of the queue that it fills.
+    /// Full name of its queue.
     pub queue: Option<Arc<str>>,
 }
 
-/// Why a configuration can't be run; the last good one stays in use.
+/// Why a configuration can't be used; the last accepted one stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Written by a newer operator that relies on something this edge lacks.
@@ -79,7 +79,7 @@ pub enum ConfigError {
 }
 
 impl Business {
-    /// Makes a configuration ready.
+    /// Prepares a configuration.
     ///
     /// # Errors
     /// See [`ConfigError`]: a retry does not help, another configuration does.
@@ -93,7 +93,7 @@ impl Business {
             tracing::warn!(
                 business = config.business_type,
                 format = config.format,
-                "configuration is of a newer format; taking what is understood"
+                "configuration has a newer format; unknown fields are ignored"
             );
         }
         let name = config.business_type.as_str();
@@ -139,7 +139,7 @@ impl Business {
         self.routes.iter().any(|route| route.config.receipts)
     }
 
-    /// Whether checking `content` against the schemas of a message's routes, of whichever direction, may take long: then it is for the
+    /// Whether checking `content` against the schemas of a message's routes, of either direction, may take long: then it belongs in the
     /// [`CheckPool`](crate::business::check_pool::CheckPool).
     pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
         let (Some(message_type), Some(content)) = (message_type, content) else { return false };
@@ -175,11 +175,11 @@ impl Business {
 }
 
 impl Route {
-    /// Whether `content` fits the route's schema; absent content counts as null. Takes up to about a fifth of a second, see
+    /// Whether `content` matches the route's schema; absent content counts as null. Takes up to about a fifth of a second, see
     /// [`Business::is_heavy`].
     ///
     /// # Errors
-    /// Where it does not fit and why, or that it can't be checked.
+    /// Where it does not match and why, or that it can't be checked.
     pub fn check_content(&self, content: Option<&str>) -> Result<(), ContentError> {
         self.schema.as_ref().map_or(Ok(()), |schema| schema.check(content.unwrap_or("null")))
     }

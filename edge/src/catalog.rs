@@ -1,4 +1,4 @@
-//! The businesses of this edge: each swapped atomically, the last good configuration of each kept.
+//! The businesses of this edge: each is swapped atomically and keeps its last accepted configuration.
 //!
 //! Written by a configuration source (a directory of files, ConfigMaps of a cluster, `wirepost dev`), read by every request. A change of one
 //! business costs nothing for the others: their hubs are shared between the old map and the new one.
@@ -23,7 +23,7 @@ use crate::{
     push::{context::HubContext, hub::Hub, reader, reading::Reading},
 };
 
-/// Longest wait of a business's new reader for the end of its old one: what that one takes to leave the broker, see
+/// Longest wait of a business's new reader for the end of its old one: the time to leave the broker, see
 /// [`Broker::leave`](crate::broker::Broker::leave), and a little more.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(10);
 /// First and longest pause before a reader that panicked begins again.
@@ -42,7 +42,7 @@ pub struct Catalog {
     readers: Mutex<HashMap<Arc<str>, Reader>>,
     /// Of businesses that do not run.
     absences: Mutex<Absences>,
-    /// Counts changes of what is loaded.
+    /// Counts changes of the loaded configurations.
     version: watch::Sender<u64>,
     /// Ends all readers.
     stopping: CancellationToken,
@@ -62,9 +62,9 @@ struct Reader {
 pub enum Change {
     /// Run it like this.
     Set(Box<BusinessConfig>),
-    /// It is gone: its clients are closed with 4010.
+    /// Remove it: its clients are closed with 4010.
     Remove(String),
-    /// It is declared, and what declares it can't be read. Where it runs it stays as it is.
+    /// It is declared, but its declaration can't be read. If it is served, it stays as it is.
     Unreadable(String),
 }
 
@@ -92,7 +92,7 @@ impl Catalog {
         self.hubs.load().get(business).cloned()
     }
 
-    /// Why a business is not here; for a name that [`Self::hub`] does not know.
+    /// Why a business is not served; for a name that [`Self::hub`] does not know.
     pub fn why_absent(&self, business: &str) -> Absent {
         self.absences.lock().unwrap_or_else(PoisonError::into_inner).why(business)
     }
@@ -113,12 +113,12 @@ impl Catalog {
         self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.reading())).collect()
     }
 
-    /// Changes after every change of what is loaded.
+    /// Changes with every change of the loaded configurations.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// Makes exactly these businesses run; one that is not named is removed. `keep` names businesses whose declaration could not be read at
+    /// Serves exactly these businesses; one that is not named is removed. `keep` names businesses whose declaration could not be read at
     /// all, see [`Change::Unreadable`]. See [`Self::apply`].
     pub fn replace(&self, configs: Vec<BusinessConfig>, keep: &[String]) -> Vec<ConfigError> {
         let stays =
@@ -135,10 +135,10 @@ impl Catalog {
         bad
     }
 
-    /// Makes changes, all in one step; the other businesses are not touched. A bad configuration is returned with its reason and changes
-    /// nothing for its business, which keeps its last good one.
+    /// Applies changes in one step; the other businesses are not touched. An invalid configuration is returned with its reason and changes
+    /// nothing for its business, which keeps its last accepted one.
     ///
-    /// A changed business goes on with its connections, unless its delivery changes: they end with 1012 then, and come back to a new hub.
+    /// A changed business keeps its connections, unless its delivery changes: then they end with 1012 and reconnect to a new hub.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Vec<ConfigError> {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|_, reader| !reader.ended.is_cancelled());
@@ -178,7 +178,7 @@ impl Catalog {
         }
         self.hubs.store(Arc::new(hubs));
         for (hub, code) in closed {
-            // After the swap, so that a client that comes back finds what is there now.
+            // After the swap, so that a client that reconnects finds the new state.
             hub.close_all(code);
             if let Some(reader) = readers.get(&hub.name) {
                 reader.cancel.cancel();
@@ -230,7 +230,7 @@ async fn read(
     }
 }
 
-/// One step of the catalog in the making.
+/// A step of the catalog that is being prepared.
 #[derive(Default)]
 struct CatalogUpdate {
     hubs: Hubs,
@@ -268,7 +268,7 @@ impl CatalogUpdate {
 
     fn close(&mut self, hub: Option<Arc<Hub>>, code: CloseCode) {
         let Some(hub) = hub else { return };
-        // One that came and went within this update was never seen.
+        // One that was added and removed within this update was never visible.
         let seen = self.started.len();
         self.started.retain(|started| !Arc::ptr_eq(started, &hub));
         if self.started.len() == seen {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::{sync::watch, time::Instant};
 
-/// Part of the window over which clients are told; the rest is theirs to go.
+/// Part of the window in which clients are notified; the rest is their time to leave.
 const TELL_PART: f64 = 0.75;
-/// Between two looks at sends that still wait for their confirm.
+/// Pause between two checks whether messages still wait for their confirm.
 const POSTPONE: Duration = Duration::from_millis(50);
 
 /// Begins the drain.
@@ -24,7 +24,7 @@ struct Window {
 }
 
 impl Drain {
-    /// Tells every connection to go within `window`, at the latest at `deadline`.
+    /// Asks every connection to leave within `window`, at the latest at `deadline`.
     pub fn begin(&self, window: Duration, deadline: Instant) {
         self.phase.send_replace(Some(Window { begins: Instant::now(), length: window, deadline }));
     }
@@ -48,7 +48,7 @@ pub struct Draining {
 }
 
 impl Draining {
-    /// The connection's share of the drain, once it begins; pending for ever afterwards. Cancel safe.
+    /// The connection's share of the drain, once it begins; pending forever afterwards. Cancel safe.
     pub async fn share(&mut self) -> DrainShare {
         if !self.taken
             && let Ok(phase) = self.phase.wait_for(Option::is_some).await
@@ -61,7 +61,7 @@ impl Draining {
     }
 }
 
-/// One connection's part of the drain: told at a random time of the window, closed a while later.
+/// One connection's part of the drain: notified at a random time in the window, closed a while later.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainShare {
     /// When the next step is due.
@@ -82,7 +82,7 @@ impl DrainShare {
         }
     }
 
-    /// At the first call how long the client has; afterwards `None`: close it.
+    /// At the first call the time that the client has; afterwards `None`: close it.
     pub fn announce(&mut self, now: Instant) -> Option<Duration> {
         if self.announced {
             return None;
@@ -92,7 +92,7 @@ impl DrainShare {
         Some(self.leave_within)
     }
 
-    /// Looks again a little later.
+    /// Checks again a little later.
     pub fn postpone(&mut self, now: Instant) {
         self.due = now + POSTPONE;
     }

@@ -1,4 +1,4 @@
-//! `GET /configz`: what is loaded. The operator compares it with what it wrote, and with `?wait=` hears of a change as it happens.
+//! `GET /configz`: the loaded configurations. The operator compares them with what it wrote; with `?wait=` a request is answered when they change.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{broker::Health, http::state::State, push::reading::Reading};
 
 /// Longest wait for a change; more is taken as this much.
 const MAX_WAIT_SECONDS: u64 = 30;
-/// Requests that wait at the same time; two replicas of an operator have one each. Beyond it the answer comes at once.
+/// Requests that wait at the same time; two replicas of an operator have one each. Beyond it a request is answered immediately.
 const MAX_WAITERS: usize = 16;
 
 struct Configs {
@@ -101,7 +101,7 @@ impl Configs {
     }
 }
 
-/// Weak (RFC 9110, section 8.8.3): bodies of one tag may differ in what it does not stand for.
+/// Weak (RFC 9110, section 8.8.3): bodies with the same tag may differ in health and lags.
 fn tag(loaded: &Loaded) -> String {
     let json = serde_json::to_vec(loaded).unwrap_or_default();
     let mut hash = hex(Sha256::digest(json));
@@ -109,7 +109,7 @@ fn tag(loaded: &Loaded) -> String {
     format!("W/\"{hash}\"")
 }
 
-/// Weak comparison (RFC 9110, section 13.1.2): the list may hold several tags.
+/// Weak comparison (RFC 9110, section 13.1.2): the header may list several tags.
 fn matches(known: &str, tag: &str) -> bool {
     let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     known.split(',').any(|known| known.trim() == "*" || strong(known) == strong(tag))

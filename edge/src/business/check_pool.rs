@@ -1,7 +1,7 @@
 //! Checks of large content, off the threads that serve sockets.
 //!
-//! A few run at a time. Those that wait are taken business by business in turn, so one business's crowd delays no other's. Bounded in number
-//! and time; at the bound the sender is told to come back.
+//! A few run at a time. Waiting checks are served business by business in turn, so that one business cannot delay another. Bounded in number
+//! and time; beyond the bound the sender is asked to retry.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,23 +15,23 @@ use tokio::{sync::oneshot, time::timeout};
 /// Checks that wait at most, and of one business.
 const MAX_WAITING: usize = 256;
 const MAX_WAITING_OF_ONE: usize = 32;
-/// Longest wait for a turn. With the check itself (see `content::MAX_STEPS`, 0.2 s) and the broker's confirm (1.8 s) a sender of large content
+/// Longest wait for a permit. With the check itself (see `content::MAX_STEPS`, 0.2 s) and the broker's confirm (1.8 s) a sender of large content
 /// is answered within three seconds.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Threads at most, whatever the machine has.
 const MAX_THREADS: usize = 4;
 
-/// Too many checks wait: come back later.
+/// Too many checks wait: retry later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this edge has too many large messages to check; send it again")]
 pub struct Busy;
 
 impl Busy {
-    /// When to come back.
+    /// When to retry.
     pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 }
 
-/// Hands out the turns.
+/// Runs checks, a few at a time.
 #[derive(Debug)]
 pub struct CheckPool {
     shared: Arc<Shared>,
@@ -54,7 +54,7 @@ struct Queue {
     len: usize,
 }
 
-/// The right to run one check; gives it on when dropped.
+/// The right to run one check; passed on when dropped.
 #[derive(Debug)]
 struct Permit(Arc<Shared>);
 
@@ -70,7 +70,7 @@ impl CheckPool {
         Self { shared: Arc::new(Shared { queue: Mutex::new(queue), waiting }) }
     }
 
-    /// Runs `job` when it is the business's turn. Cancel safe: a job that has begun ends by itself, and keeps its turn until then.
+    /// Runs `job` when the business gets a permit. Cancel safe: a job that has begun runs to its end, and keeps its permit until then.
     ///
     /// # Errors
     /// [`Busy`]: it did not run.
@@ -116,7 +116,7 @@ impl Queue {
     fn push(&mut self, business: &Arc<str>) -> Result<oneshot::Receiver<Permit>, Busy> {
         let of_one = self.waiting.get(business).map_or(0, VecDeque::len);
         if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
-            self.forget_those_that_left();
+            self.drop_cancelled();
         }
         let of_one = self.waiting.get(business).map_or(0, VecDeque::len);
         if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
@@ -144,7 +144,7 @@ impl Queue {
         sender
     }
 
-    fn forget_those_that_left(&mut self) {
+    fn drop_cancelled(&mut self) {
         self.waiting.retain(|_, senders| {
             senders.retain(|sender| !sender.is_closed());
             !senders.is_empty()
@@ -164,7 +164,7 @@ impl Drop for Permit {
             next
         };
         if let Some(next) = next {
-            // To one that has left: the turn is dropped here and goes on.
+            // If the receiver has left, the permit is dropped here and passed on.
             drop(next.send(Permit(Arc::clone(&self.0))));
         }
     }
@@ -182,7 +182,7 @@ mod tests {
         name.into()
     }
 
-    /// A pool with one thread, and a job of it that goes on until the sender is dropped.
+    /// A pool with one thread, and a job of it that runs until the sender is dropped.
     async fn occupied() -> (Arc<CheckPool>, mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), Busy>>) {
         let pool = Arc::new(CheckPool::with(1, Gauge::default()));
         let (go_on, wait) = mpsc::channel::<()>();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_queue_is_bounded_for_each_business_and_those_that_left_make_room() {
+    async fn the_queue_is_bounded_for_each_business_and_cancelled_checks_make_room() {
         let (pool, go_on, running) = occupied().await;
         let enter = |business: &str| {
             let (pool, name) = (Arc::clone(&pool), name(business));
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_too_long_is_told() {
+    async fn a_check_that_waits_too_long_is_refused() {
         let late_business = name("late");
         let (pool, go_on, running) = occupied().await;
         let mut late = Box::pin(pool.run(&late_business, || ()));

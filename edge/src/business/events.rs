@@ -1,5 +1,5 @@
-//! What a business may hear of its clients: published to its events exchange, routing key = the event. Of small worth: bounded, not
-//! confirmed, dropped with a counter where the broker is away.
+//! What a business can learn about its clients: published to its events exchange, routing key = the event. Best effort: bounded, not
+//! confirmed, dropped and counted while the broker is unreachable.
 
 use std::borrow::Cow;
 
@@ -37,7 +37,7 @@ pub enum Event<'a> {
         /// The same in words.
         reason: &'a str,
     },
-    /// A client says that it has these messages.
+    /// A client reports that it received these messages.
     Delivered {
         /// Which connection.
         connection_id: &'a str,
@@ -48,17 +48,17 @@ pub enum Event<'a> {
         /// Ids of the messages.
         ids: &'a [String],
     },
-    /// A push reached nobody. Every edge that reads the business says so.
+    /// A push had no valid recipient. Every edge that reads the business reports it.
     Rejected {
         /// Its id, where it could be read.
         id: Option<&'a str>,
         /// A stable word.
         reason: &'a str,
-        /// What is wrong and what would be right.
+        /// What is wrong and how to correct it.
         description: &'a str,
-        /// Where it stands in the stream.
+        /// Its offset in the stream.
         offset: u64,
-        /// Rejected pushes before it that got no event of their own: there were too many.
+        /// Rejected pushes before it that were too many to get an event each.
         #[serde(skip_serializing_if = "is_zero")]
         suppressed: u64,
     },
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_known_by_its_body() {
+    fn an_event_is_recognized_by_its_body() {
         let event = Event::Rejected { id: None, reason: "nobody", description: "", offset: 4, suppressed: 0 };
         let body = Body { event: &event, business_type: "pay", edge: "e", timestamp: 1 };
         let body = serde_json::to_string(&body).unwrap();

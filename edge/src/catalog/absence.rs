@@ -1,9 +1,9 @@
-//! What this edge knows of businesses that it does not run: a client must be told "come back" where another edge, or this one in a
-//! moment, may have its business, and "come back slowly" where it is removed.
+//! What this edge knows about businesses that it does not serve. A client must reconnect if another edge, or this one in a moment, may serve
+//! its business, and back off if the business was removed.
 
 use std::collections::{BTreeSet, VecDeque};
 
-/// Names of removed businesses that are remembered; the oldest are forgotten, and then merely unknown.
+/// Names of removed businesses that are remembered; beyond it the oldest becomes unknown.
 const MAX_REMOVED: usize = 4096;
 
 /// Why a business is not here.
@@ -11,19 +11,19 @@ const MAX_REMOVED: usize = 4096;
 pub enum Absent {
     /// It was removed.
     Removed,
-    /// Its configuration can't be run here, or the configurations are not all loaded, or not followed: other edges may have it.
+    /// Its configuration can't be used here, or not all configurations are loaded, or they are not followed: other edges may serve it.
     NotYet,
-    /// All configurations are loaded and followed, and none is of this name.
+    /// All configurations are loaded and followed, and none has this name.
     Unknown,
 }
 
-/// Every name that is not run and about which something is known.
+/// The names that are not served and about which something is known.
 #[derive(Debug, Default)]
 pub(super) struct Absences {
-    /// Everything that is declared has been loaded, and changes are heard of.
+    /// Everything that is declared has been loaded, and changes arrive.
     pub(super) current: bool,
     removed: VecDeque<String>,
-    /// Declared, and never could be run here. Bounded by what is declared.
+    /// Declared, and never valid here. Bounded by what is declared.
     invalid: BTreeSet<String>,
 }
 
@@ -38,19 +38,19 @@ impl Absences {
         }
     }
 
-    /// It runs.
+    /// It is served.
     pub(super) fn runs(&mut self, business: &str) {
         self.invalid.remove(business);
         self.removed.retain(|removed| removed != business);
     }
 
-    /// It is declared and can't be run.
+    /// It is declared, and its configuration can't be used.
     pub(super) fn invalid(&mut self, business: &str) {
         self.runs(business);
         self.invalid.insert(business.to_owned());
     }
 
-    /// All that is declared is known.
+    /// Everything that is declared is known: other names are dropped.
     pub(super) fn only_declared(&mut self, is_declared: impl Fn(&str) -> bool) {
         self.invalid.retain(|name| is_declared(name));
     }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_removed_is_gone_and_only_while_the_configurations_are_followed() {
+    fn a_business_counts_as_removed_only_while_the_configurations_are_followed() {
         let mut absences = Absences::default();
         absences.removed("a");
         assert_eq!(absences.why("a"), Absent::NotYet, "nothing is loaded");

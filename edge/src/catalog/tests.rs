@@ -1,4 +1,4 @@
-//! Changes of the catalog, as the hubs and clients of a business feel them.
+//! How changes of the catalog affect hubs and clients.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -63,7 +63,7 @@ async fn a_change_of_one_business_touches_no_other() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_keeps_the_last_good_one() {
+async fn an_invalid_configuration_keeps_the_last_accepted_one() {
     let catalog = catalog();
     catalog.apply([set("a", 1)]);
     let bad = BusinessConfig { requires: vec!["wings".into()], ..config("a", 2) };
@@ -74,7 +74,7 @@ async fn a_bad_configuration_keeps_the_last_good_one() {
 }
 
 #[tokio::test]
-async fn a_removed_business_closes_its_clients_and_those_on_their_way() {
+async fn a_removed_business_closes_its_clients_and_those_that_are_connecting() {
     let catalog = catalog();
     catalog.apply([set("a", 1)]);
     let (hub, early, late) = (catalog.hub("a").unwrap(), mailbox(1), mailbox(2));
@@ -89,7 +89,7 @@ async fn a_removed_business_closes_its_clients_and_those_on_their_way() {
 }
 
 #[tokio::test]
-async fn another_delivery_makes_a_new_hub_which_waits_for_the_old_reader() {
+async fn a_changed_delivery_creates_a_hub_which_waits_for_the_old_reader() {
     let catalog = catalog();
     catalog.apply([set("a", 1)]);
     let (hub, mailbox) = (catalog.hub("a").unwrap(), mailbox(1));
@@ -114,7 +114,7 @@ async fn replace_removes_what_is_not_named_and_keeps_what_could_not_be_read() {
 }
 
 #[tokio::test]
-async fn a_business_that_could_never_be_read_is_absent_until_its_declaration_goes() {
+async fn a_business_that_could_never_be_read_is_absent_until_its_declaration_is_removed() {
     let catalog = catalog();
     let broken = ["a".to_owned(), "b".to_owned()];
     catalog.replace(vec![config("a", 1)], &broken);

@@ -31,7 +31,7 @@ pub struct Args {
     /// Key set that signs tickets (JSON); all edges share it. It is read again when it changes.
     #[arg(long, env = "WIREPOST_KEYS_FILE")]
     pub keys_file: PathBuf,
-    /// PEM certificate chain; with --tls-key the edge ends TLS itself. Read again when it changes.
+    /// PEM certificate chain; with --tls-key the edge terminates TLS. Read again when it changes.
     #[arg(long, env = "WIREPOST_TLS_CERTIFICATE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
     /// PEM private key.
@@ -58,7 +58,7 @@ pub struct Args {
     /// Bytes that unfinished messages of clients may take together; beyond it they are not read until there is room.
     #[arg(long, env = "WIREPOST_INBOUND_BYTES", default_value_t = Settings::default().inbound_bytes)]
     pub inbound_bytes: usize,
-    /// Seconds between pings to a quiet client; after two without an answer it is dead.
+    /// Seconds between pings to a quiet client; after two without an answer its connection is closed.
     #[arg(long, env = "WIREPOST_HEARTBEAT_SECONDS", default_value = "25", value_parser = seconds)]
     pub heartbeat_seconds: Duration,
     /// Seconds for a request's header and for the TLS handshake.
@@ -79,10 +79,10 @@ pub struct Args {
     /// Seconds that a ticket of the token call can be used to connect.
     #[arg(long, env = "WIREPOST_TICKET_SECONDS", default_value = "30", value_parser = seconds)]
     pub ticket_seconds: Duration,
-    /// Seconds that the edge goes on accepting after SIGTERM, until load balancers have heard of it; the chart sets it.
+    /// Seconds during which the edge still accepts after SIGTERM, until load balancers have noticed; the chart sets it.
     #[arg(long, env = "WIREPOST_ENDPOINT_LAG_SECONDS", default_value = "5", value_parser = seconds)]
     pub endpoint_lag_seconds: Duration,
-    /// Seconds over which clients are told to go.
+    /// Seconds over which clients are asked to reconnect elsewhere.
     #[arg(long, env = "WIREPOST_DRAIN_WINDOW_SECONDS", default_value = "20", value_parser = seconds)]
     pub drain_window_seconds: Duration,
     /// Seconds from SIGTERM to the end at the latest; the chart keeps the pod's grace period above it.
@@ -105,8 +105,7 @@ pub struct SourceArgs {
     /// Directory with one JSON configuration per business.
     #[arg(long, env = "WIREPOST_CONFIG_DIR")]
     pub config_dir: Option<PathBuf>,
-    /// Kubernetes namespace with one ConfigMap per business, labelled wirepost.dev/config=business. The API server is that of KUBECONFIG, else
-    /// that of the pod's service account.
+    /// Kubernetes namespace with one ConfigMap per business, labelled wirepost.dev/config=business. The API server comes from KUBECONFIG, else from the pod's service account.
     #[arg(long, env = "WIREPOST_CONFIG_NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub config_namespace: Option<String>,
 }
@@ -141,23 +140,23 @@ pub struct Parts {
 // No Debug: the URIs hold passwords.
 #[derive(Clone, clap::Args)]
 pub struct RabbitArgs {
-    /// amqp:// or amqps:// URIs of the broker's nodes or of a load balancer, divided by commas, with the vhost.
+    /// amqp:// or amqps:// URIs of the broker's nodes or of a load balancer, separated by commas, with the vhost.
     #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true)]
     pub amqp: String,
-    /// Stream listeners, `rabbitmq-stream://host:port` or `rabbitmq-stream+tls://host:port`, divided by commas. Without them no business
+    /// Stream listeners, `rabbitmq-stream://host:port` or `rabbitmq-stream+tls://host:port`, separated by commas. Without them no business
     /// with delivery Durable can be read.
     #[arg(long, env = "WIREPOST_STREAM", hide_env_values = true)]
     pub stream: Option<String>,
     /// Management API, `http(s)://user:password@host:port`: asked for alarms, so that publishes are refused before the first victim.
     #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
-    /// File whose content takes the place of the user name in the URIs; read at each connect.
+    /// File whose content replaces the user name in the URIs; read at each connect.
     #[arg(long, env = "WIREPOST_AMQP_USERNAME_FILE")]
     pub amqp_username_file: Option<PathBuf>,
-    /// File whose content takes the place of the password in the URIs; read at each connect.
+    /// File whose content replaces the password in the URIs; read at each connect.
     #[arg(long, env = "WIREPOST_AMQP_PASSWORD_FILE")]
     pub amqp_password_file: Option<PathBuf>,
-    /// Authorities (PEM) that the broker's certificates are checked against; without it those of the operating system.
+    /// CA certificates (PEM) that the broker's certificates are checked against; without it those of the operating system.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
     pub amqp_ca_file: Option<PathBuf>,
 }
@@ -166,7 +165,7 @@ impl RabbitArgs {
     /// The broker's configuration for an edge of this name.
     ///
     /// # Errors
-    /// All bad settings at once.
+    /// All invalid settings together.
     pub fn into_config(self, edge: &str) -> Result<Config, BadSettings> {
         let Self { amqp, stream, management, amqp_username_file, amqp_password_file, amqp_ca_file } = self;
         let config = Config::parse(edge, &amqp, stream.as_deref(), management.as_deref())?;

@@ -1,5 +1,5 @@
-//! Small files that change while the process runs: keys, certificates. They are read again at intervals and compared by content, because
-//! a Secret mounted by Kubernetes changes by a symlink swap, which no watch on the file itself sees.
+//! Small files that change while the process runs: keys, certificates. They are polled and compared by content, because a Secret mounted by
+//! Kubernetes changes by a symlink swap, which no watch on the file itself notices.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,15 +10,15 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-/// How often files are looked at.
+/// How often files are polled.
 pub const INTERVAL: Duration = Duration::from_secs(3);
 /// Largest file that is read; ours have a few KiB.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// A digest of what was read last.
+/// A digest of the last content.
 pub type Seen = [u8; 32];
 
-/// What stands in the files, for [`watch`] to compare with.
+/// The digest of the files' contents, for [`watch`] to compare with.
 pub fn digest<const N: usize>(contents: &[Vec<u8>; N]) -> Seen {
     let mut hasher = Sha256::new();
     for content in contents {
@@ -52,8 +52,8 @@ async fn read_all<const N: usize>(paths: &[PathBuf; N]) -> Result<[Vec<u8>; N], 
     Ok(contents)
 }
 
-/// Calls `apply` with the contents of all files whenever one of them has changed, until cancelled. `apply` keeps the last good value by
-/// itself; files read between two halves of a change come again as a whole with the next look.
+/// Calls `apply` with the contents of all files whenever one of them has changed, until cancelled. `apply` itself keeps
+/// the last valid value; files that were read in the middle of a change are read again at the next poll.
 pub async fn watch<const N: usize>(
     paths: [PathBuf; N],
     mut seen: Seen,
@@ -76,10 +76,10 @@ pub async fn watch<const N: usize>(
                     apply(contents);
                 }
             }
-            // Said once, not with every look.
+            // Logged once, not at every poll.
             Err(reason) if !unreadable => {
                 unreadable = true;
-                tracing::warn!(reason, "a watched file can't be read, its last good content stays in use");
+                tracing::warn!(reason, "cannot read a watched file; its last valid content stays in use");
             }
             Err(_) => {}
         }

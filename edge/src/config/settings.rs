@@ -15,7 +15,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Admin listener; never exposed with the public one.
     pub admin: SocketAddr,
-    /// Certificate chain and key (PEM), reloaded on change; `None` = plain, behind a proxy that ends TLS.
+    /// Certificate chain and key (PEM), reloaded on change; `None` = plain, behind a proxy that terminates TLS.
     pub tls: Option<TlsFiles>,
     /// What clients reach this edge by, as `wss://host[:port][/path]`; `None` = taken from the request's Host header.
     pub public_url: Option<PublicUrl>,
@@ -23,11 +23,11 @@ pub struct Settings {
     pub log_pause: Duration,
     /// Connections at most; beyond it 503 with Retry-After before the upgrade.
     pub max_connections: usize,
-    /// TCP connections of the public port at most, where the limit of open files allows fewer than it would take. See [`Self::fit`].
+    /// TCP connections of the public port at most, where the limit of open files allows fewer than needed. See [`Self::fit`].
     pub max_tcp_connections: Option<usize>,
     /// Longest time for a request's header, and for the TLS handshake.
     pub header_timeout: Duration,
-    /// WebSocket pings to quiet clients; a peer that answers nothing for two of them is dead.
+    /// WebSocket pings to quiet clients; a peer that does not answer two of them is dead.
     pub heartbeat: Duration,
     /// How long a ticket of the token call can be used to connect.
     pub ticket_ttl: Duration,
@@ -53,11 +53,11 @@ pub struct Settings {
     pub catch_up_bytes: usize,
     /// Pieces read at the same time, all businesses together.
     pub catch_up_readers: usize,
-    /// How often quiet clients are told their position.
+    /// How often quiet clients are sent their position.
     pub position_interval: Duration,
-    /// How long the edge goes on accepting after SIGTERM, until load balancers have heard of it.
+    /// How long the edge still accepts after SIGTERM, until load balancers have noticed.
     pub endpoint_lag: Duration,
-    /// Time over which clients are told to go.
+    /// Time over which clients are asked to reconnect elsewhere.
     pub drain_window: Duration,
     /// From SIGTERM to the end at the latest.
     pub drain_deadline: Duration,
@@ -105,20 +105,20 @@ impl Default for Settings {
     }
 }
 
-/// Descriptors beside those of the public port: connections to the broker and the API server, files, those that are being refused.
+/// File descriptors beside those of the public port: connections to the broker and the API server, files, connections that are being refused.
 const SPARE_FILES: u64 = 100;
 /// TCP connections that the public port takes in any case.
 const FEWEST_TCP_CONNECTIONS: usize = 16;
 
 impl Settings {
-    /// TCP connections that the public port takes. Beyond its sockets: token calls, and connections that are told 503.
+    /// TCP connections that the public port takes. Beyond its sockets: token calls, and connections that are answered with 503.
     pub fn tcp_connections(&self) -> usize {
         let wanted = self.max_connections + self.max_connections / 10 + 256;
         self.max_tcp_connections.map_or(wanted, |most| most.min(wanted))
     }
 
-    /// Takes in no more clients than a process that may open so many files can serve: one too many is told 503, as it would be by an edge
-    /// that is full, and does not hang. A sentence, where that is fewer than was asked for.
+    /// Limits clients to what a process that may open so many files can serve: one too many gets 503, as from any full edge, and does not hang.
+    /// Returns a warning if that is fewer than configured.
     pub fn fit(&mut self, files: u64) -> Option<String> {
         let room = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(FEWEST_TCP_CONNECTIONS);
         self.max_tcp_connections = Some(room);
@@ -129,7 +129,7 @@ impl Settings {
         let asked = std::mem::replace(&mut self.max_connections, sockets);
         let needed = asked as u64 + asked as u64 / 10 + SPARE_FILES + wirepost_runtime::descriptors::RESERVED;
         Some(format!(
-            "this process may open {files} files, which is enough for {sockets} sockets, not for the {asked} of --max-connections: clients beyond that get 503; raise the hard limit of open files to {needed}, or lower --max-connections"
+            "this process may open {files} files, enough for {sockets} sockets but not for {asked} (--max-connections): clients beyond that get 503; raise the hard limit of open files to {needed}, or lower --max-connections"
         ))
     }
 }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_edge_takes_in_no_more_clients_than_it_has_descriptors_for() {
+    fn an_edge_accepts_no_more_clients_than_it_has_file_descriptors_for() {
         for (files, sockets, told) in
             [(1 << 20, 20_000, false), (22_100, 20_000, false), (1024, 840, true), (50, 15, true)]
         {

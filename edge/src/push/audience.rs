@@ -1,14 +1,14 @@
-//! Whom a push addresses. The rule stands here alone: pushes by HTTP, by AMQP and from clients all pass it.
+//! The audience of a push. The one place of this rule: pushes by HTTP, by AMQP and from clients all pass it.
 
 use wirepost_core::{Envelope, SendType, edge_config, names};
 
 use super::rejection::Rejection;
 use crate::business::{Business, Route};
 
-/// Whom a push addresses; never "everyone" by omission.
+/// The clients that a push addresses; never "everyone" by omission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audience {
-    /// Who.
+    /// The identities or tags.
     pub recipients: Recipients,
     /// Client types that get it, never empty.
     pub client_types: Vec<String>,
@@ -19,18 +19,18 @@ pub struct Audience {
 pub enum Recipients {
     /// All connections of the business.
     Everyone,
-    /// All connections of one identity; of these, where tags are named, those that hold one of them.
+    /// All connections of one identity; if tags are named, those that have one of them.
     Identity {
-        /// Who.
+        /// `uniqueId`.
         id: String,
         /// Empty = every connection of the identity.
         tags: Vec<String>,
     },
-    /// All connections that hold one of these.
+    /// All connections that have one of these.
     Tags(Vec<String>),
 }
 
-/// The route of a push: `ClientToClient` where the envelope says so, else `ServerToClient`.
+/// The route of a push: `ClientToClient` if the envelope says so, else `ServerToClient`.
 ///
 /// # Errors
 /// [`Rejection::UnknownRoute`] and [`Rejection::OtherBusiness`].
@@ -57,10 +57,10 @@ pub fn is_reserved(message_type: &str) -> bool {
     message_type.starts_with(names::PREFIX)
 }
 
-/// Whom an envelope addresses on its route.
+/// The audience of an envelope on its route.
 ///
 /// # Errors
-/// [`Rejection`]: a repeat does not help.
+/// [`Rejection`]: a retry does not help.
 pub fn audience(route: &Route, envelope: &Envelope<'_>) -> Result<Audience, Rejection> {
     let client_types = match envelope.to_client_type.as_deref() {
         None => route.config.to.clone(),

@@ -1,8 +1,7 @@
-//! Bytes on their way to all sockets together, each push counted once, to however many sockets it goes.
+//! Bytes on their way to all sockets. A push is counted once, no matter how many sockets it goes to.
 //!
-//! A push counts while nothing but sockets holds it: what a business's log or the cache of pieces holds is bounded there. Control frames count
-//! for themselves. *At the limit*: sockets whose peers take nothing at the moment are closed with 4008, who holds most first, until an eighth of
-//! the budget is free. Their clients resume by cursor, on this edge or another.
+//! A push counts while only sockets keep it: a business's log and the page cache have bounds of their own. Control frames count one by one.
+//! *At the limit*: sockets whose peers are not reading are closed with 4008, the largest queue first, until an eighth of the budget is free. Their clients resume by cursor, on this edge or another.
 
 use std::{
     collections::HashMap,
@@ -19,18 +18,18 @@ use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
-/// Control frames look for sockets to close at most this often: a look goes through all that stall.
+/// Control frames trigger shedding at most this often: it walks through all stalled sockets.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What waits for one peer.
+/// The queue of one peer.
 pub trait Queue: fmt::Debug + Send + Sync {
     /// The connection's number, unique in this process.
     fn number(&self) -> u64;
 
-    /// Bytes that it holds; `None`: it is closing.
+    /// Bytes in it; `None`: it is closing.
     fn held(&self) -> Option<usize>;
 
-    /// Closes the connection with 4008 and drops what it holds.
+    /// Closes the connection with 4008 and drops the queue.
     fn give_up(&self);
 }
 
@@ -43,10 +42,10 @@ pub struct Backlog {
     max: i64,
     bytes: Gauge,
     closes: Counter,
-    /// Queues whose peer takes nothing at the moment, by number.
+    /// Queues whose peer is not reading, by connection number.
     stalled: Mutex<HashMap<u64, Stalling>>,
     begun: Instant,
-    /// Ms since `begun` from which on a control frame looks again.
+    /// Ms since `begun` from which on a control frame may shed again.
     next_look: AtomicU64,
 }
 
@@ -67,17 +66,17 @@ impl Backlog {
         self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// So many bytes more are on their way.
+    /// These bytes are on their way.
     pub fn add(&self, bytes: usize) {
         self.bytes.inc_by(bytes as i64);
     }
 
-    /// So many bytes less.
+    /// These bytes are written or dropped.
     pub fn sub(&self, bytes: usize) {
         self.bytes.dec_by(bytes as i64);
     }
 
-    /// The peer of `queue` takes nothing for as long as what is returned lives, while `writing` bytes beside those of the queue wait for it.
+    /// Marks the peer of `queue` as not reading for the lifetime of the guard, with `writing` bytes in the socket beside the queue.
     pub fn stalls(self: &Arc<Self>, queue: Arc<dyn Queue>, writing: usize) -> Stalled {
         let number = queue.number();
         self.lock().insert(number, (queue, writing));
@@ -85,7 +84,7 @@ impl Backlog {
         Stalled { number, backlog: Arc::clone(self) }
     }
 
-    /// [`Self::shed`] for whoever adds little and often: once in [`PAUSE`] for all of them.
+    /// [`Self::shed`] for callers that add little and often: once in [`PAUSE`] for all of them.
     pub fn shed_at_times(&self) {
         if self.bytes.get() <= self.max {
             return;
@@ -97,7 +96,7 @@ impl Backlog {
         }
     }
 
-    /// Closes who holds most, where the budget is exceeded. For whoever added to it and holds no queue's lock.
+    /// Closes the largest stalled queues while the budget is exceeded. The caller must not hold a queue's lock.
     pub fn shed(&self) {
         let over = self.bytes.get() - self.max;
         if over <= 0 {
@@ -121,7 +120,7 @@ impl Backlog {
     }
 }
 
-/// A connection whose peer takes nothing.
+/// Marks a connection whose peer is not reading, until it is dropped.
 #[derive(Debug)]
 pub struct Stalled {
     number: u64,
@@ -134,23 +133,23 @@ impl Drop for Stalled {
     }
 }
 
-/// The bytes of one push, for as long as it lives.
+/// The bytes of one push, counted for its lifetime.
 #[derive(Debug)]
 pub struct BacklogShare {
     bytes: usize,
-    /// Whether a log or cache holds it.
+    /// Whether a log or cache keeps it.
     kept: AtomicBool,
     backlog: Arc<Backlog>,
 }
 
 impl BacklogShare {
-    /// It is on its way.
+    /// Counts a push that is on its way.
     pub fn new(bytes: usize, backlog: &Arc<Backlog>) -> Self {
         backlog.add(bytes);
         Self { bytes, kept: AtomicBool::new(false), backlog: Arc::clone(backlog) }
     }
 
-    /// Whether a log or cache, and only one of them, holds it from now on.
+    /// Sets whether a log or cache (only one of them) keeps it from now on.
     pub fn keep(&self, kept: bool) {
         match (self.kept.swap(kept, Ordering::Relaxed), kept) {
             (false, true) => self.backlog.sub(self.bytes),

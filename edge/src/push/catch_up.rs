@@ -1,11 +1,10 @@
-//! How a connection that comes back gets what it missed, and goes live.
+//! How a connection gets what its client missed, and goes live.
 //!
-//! *Flow*: the client's cursor names the last message that it saw. As long as the log knows that position, it reads from there; otherwise it
-//! reads pages of the stream, shared with the other clients of the business, at its own pace: a slow client holds one page, not a reader.
-//! *Guarantees*: each entry once and in order; every page keeps its progress, since the client is told where it stands. Where the message at
-//! the cursor is not the one that its fingerprint names, the client is told of a gap and continues with now. Whatever is waited for, it is
-//! greeted within [`GREET_WITHIN`].
-//! *Cancel safety*: dropping the future leaves the connection not live; nothing else is held.
+//! *Flow*: the client's cursor names the last message that it saw. While the log contains that position, the connection reads the log;
+//! otherwise it reads pages of the stream, shared with the other clients of the business, at its own pace: a slow client keeps one page, not
+//! a reader. *Guarantees*: each entry once and in order; progress is kept after every page, since the client gets its position. If the
+//! message at the cursor does not have the cursor's fingerprint, the client gets a gap and continues from now. It is greeted within
+//! [`GREET_WITHIN`], whatever the broker does. *Cancel safety*: dropping the future leaves the connection not live and keeps nothing else.
 
 mod progress;
 mod read;
@@ -25,7 +24,7 @@ pub use progress::StartAt;
 use progress::{Action, Input, Progress};
 use read::{StreamRead, read};
 
-/// How long a client waits for the broker before it is greeted without knowing where it stands.
+/// How long a client waits for the broker before it is greeted without a position.
 const GREET_WITHIN: Duration = Duration::from_secs(2);
 
 /// Lets a connection catch up until it is live. Returns when it is, or when it is closing.
@@ -79,7 +78,7 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
     }
 }
 
-/// Queues entries as there is room, and tells the client where it stands behind them. False: the connection is closing.
+/// Queues entries as there is room, and the position behind them. False: the connection is closing.
 async fn deliver(hub: &Hub, mailbox: &Mailbox, entries: &[Arc<Entry>], reached: Position) -> bool {
     for entry in entries {
         mailbox.outbound.room_for(entry.cost()).await;
@@ -96,7 +95,7 @@ async fn deliver(hub: &Hub, mailbox: &Mailbox, entries: &[Arc<Entry>], reached: 
     true
 }
 
-/// Awaits something to its end, however long that takes; the client is greeted in time all the same.
+/// Awaits a future, however long it takes; the client is still greeted in time.
 async fn in_time<T>(future: impl Future<Output = T>, greet_by: Instant, greeting: &mut Greeting<'_>) -> T {
     let mut future = pin!(future);
     if !greeting.is_sent() {

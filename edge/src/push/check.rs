@@ -1,4 +1,4 @@
-//! What a business's service may push: an envelope checked against the declaration, completed, and made ready to publish.
+//! What a business's service may push: an envelope checked against the declaration, completed, and ready to publish.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::{
 /// A push ready to publish.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The envelope's id: the caller's, or one made here.
+    /// The envelope's id: the caller's, or a new one.
     pub id: String,
     /// What to publish.
     pub publication: Publication,
 }
 
-/// Why a push is not taken. A repeat does not help, except where it says so.
+/// Why a push is refused. A retry does not help, unless stated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushRefusal {
     /// Not an envelope.
@@ -34,16 +34,16 @@ pub enum PushRefusal {
     /// Several businesses at once.
     #[error("field businesses is not served by this call; push to each business with its own key")]
     Businesses,
-    /// The rules that every push must pass, whichever way it came.
+    /// It breaks a rule for all pushes, by HTTP or AMQP.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// `content` does not fit.
+    /// `content` does not match the schema.
     #[error("does not fit the route's schema: {0}")]
     Schema(String),
     /// `content` is too large to be checked.
     #[error("{}", ContentError::TooComplex)]
     TooComplex,
-    /// The check did not run. A repeat helps.
+    /// The check did not run. A retry helps.
     #[error(transparent)]
     Busy(#[from] Busy),
 }
@@ -63,7 +63,7 @@ impl PushRefusal {
     }
 }
 
-/// Checks a push of a service and fills in what it left out: `id` (UUIDv7), `sendType`, `businessType`, `timestamp` (the edge's clock) and
+/// Checks a push of a service and adds what is missing: `id` (UUIDv7), `sendType`, `businessType`, `timestamp` (the edge's clock) and
 /// `expiresAt` (from the route's `ttlSeconds`).
 ///
 /// # Errors
@@ -97,7 +97,7 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
         ..envelope
     };
     let body = completed.to_vec();
-    // As published, since that is what every edge measures again: what passes here must not be skipped there.
+    // As published, since every edge measures it again: what passes here must not be skipped there.
     let max = business.config.limits.push_bytes;
     if body.len() > max {
         return Err(Rejection::TooLarge { bytes: body.len(), max }.into());

@@ -26,9 +26,9 @@ pub struct HubContext {
 }
 
 impl HubContext {
-    /// With the bounds that `settings` give.
+    /// With the bounds from `settings`.
     pub fn new(broker: Arc<dyn Broker>, metrics: Arc<Metrics>, settings: Settings) -> Self {
-        // Alerts ask for their growth, see `Metrics`.
+        // Alerts watch their growth, see `Metrics`.
         for kind in Rejection::LABELS {
             metrics.rejected_pushes.get_or_create_owned(&label(kind));
         }

@@ -1,4 +1,4 @@
-//! A pushed message as this edge holds it: read once, encoded once, shared by all its receivers.
+//! A pushed message in memory: parsed once, encoded once, shared by all its receivers.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use crate::{
     business::Business,
 };
 
-/// Message type of the marker that an edge writes into an empty stream: with it every position has a message whose fingerprint proves it.
+/// Message type of the marker that an edge writes into an empty stream: with it, a message exists whose fingerprint proves the first position.
 pub const BEGIN: &str = "wirepost.begin";
 
 /// Bytes that an entry costs beside its frame; an estimate for the log's bound.
 const OVERHEAD: usize = 256;
 
-/// A record of the stream. Entries without a push (markers, garbage, pushes to nobody) still mark their position.
+/// A record of the stream. Entries without a push (markers, garbage, pushes without recipients) still mark their position.
 #[derive(Debug)]
 pub struct Entry {
-    /// Where it stands.
+    /// Its position.
     pub position: Position,
     /// What to deliver.
     pub push: Option<Push>,
@@ -35,13 +35,13 @@ pub struct Entry {
 /// A deliverable push.
 #[derive(Debug)]
 pub struct Push {
-    /// To whom.
+    /// Its recipients.
     pub audience: Audience,
     /// The text frame, with its cursor.
     pub frame: Utf8Bytes,
-    /// Ms since the epoch from which it is not delivered any more.
+    /// From this time (ms since the epoch) on it is not delivered.
     pub expires_at: Option<i64>,
-    /// What its receipt is known by; `None`: its route asks for none.
+    /// Identifies its receipt; `None`: its route asks for none.
     pub receipt: Option<MessageHash>,
     /// Counts its bytes.
     pub share: BacklogShare,
@@ -53,7 +53,7 @@ impl Entry {
         Self { position, push: None }
     }
 
-    /// Reads a record. A record that reaches nobody gives an entry without push and the reason.
+    /// Reads a record. A record without valid recipients becomes an entry without a push, with the reason.
     pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Option<Rejected>) {
         match push(business, record, backlog) {
             Ok(push) => (Self { position: record.position, push }, None),
@@ -61,20 +61,20 @@ impl Entry {
         }
     }
 
-    /// Whether a log or cache, and only one of them, holds it from now on.
+    /// Sets whether a log or cache (only one of them) keeps it from now on.
     pub fn keep(&self, kept: bool) {
         if let Some(push) = &self.push {
             push.share.keep(kept);
         }
     }
 
-    /// Bytes in memory, about.
+    /// Bytes in memory, approximately.
     pub fn cost(&self) -> usize {
         OVERHEAD + self.push.as_ref().map_or(0, |push| push.frame.len())
     }
 }
 
-/// A push that reaches nobody.
+/// A push without valid recipients.
 #[derive(Debug)]
 pub struct Rejected {
     /// Its id, where it could be read.
@@ -103,7 +103,7 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     let audience = audience::audience(route, &envelope).map_err(rejected)?;
     let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
     let expires_at = match expiry::end(&envelope, route.config.ttl_seconds, record.timestamp) {
-        // An edge took it from the client in time; that it is over by now is the client's wish.
+        // An edge accepted it from the client in time; that it has expired since is what the client asked for.
         Err(Rejection::Expired { at, .. })
             if route.config.send_type == SendType::ClientToClient && expiry::was_taken_from_client(&envelope, at) =>
         {
@@ -128,7 +128,7 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     Ok(Some(Push { audience, frame, expires_at, receipt, share }))
 }
 
-/// Whether it is a marker: the type and nothing to deliver. A push under that name is none.
+/// Whether it is a marker: the type and nothing to deliver. A push with that message type is not a marker.
 fn is_marker(envelope: &Envelope<'_>) -> bool {
     envelope.message_type.as_deref() == Some(BEGIN) && !envelope.has_audience() && envelope.content.is_none()
 }
@@ -139,7 +139,7 @@ pub fn cursor(business: &str, position: Position) -> String {
         .to_string()
 }
 
-/// The id of a push that came without one: a UUIDv7 made of what the stream keeps, so that every edge and every replay names it alike.
+/// The id of a push that came without one: a UUIDv7 derived from what the stream stores, so that every edge and every replay gives it the same id.
 fn id_of(record: &Record) -> String {
     let mut random = [0_u8; 10];
     random[..8].copy_from_slice(&record.position.fingerprint.to_be_bytes());

@@ -1,5 +1,5 @@
-//! When a push ends. One rule for pushes by HTTP, by AMQP and from clients: its time to live runs from the moment when the broker (or an
-//! edge) *took* it, never from what a sender's clock says.
+//! When a push expires. One rule for pushes by HTTP, by AMQP and from clients: its time to live starts when the broker (or an edge)
+//! *accepted* it, and never depends on a sender's clock.
 
 use wirepost_core::{Envelope, EnvelopeError};
 
@@ -8,17 +8,17 @@ use super::{rejection::Rejection, time_unit::TimeUnit};
 /// Whether `timestamp` is in milliseconds.
 ///
 /// # Errors
-/// The unit that it is plainly in.
+/// It is in another unit.
 pub fn check_timestamp(envelope: &Envelope<'_>) -> Result<(), EnvelopeError> {
     wrong_unit("timestamp", envelope.timestamp.and_then(TimeUnit::of))
 }
 
-/// Until when a push may be delivered: the earlier of its `expiresAt` and what the route allows from `taken` on; `None` = no end. All in ms
-/// since the epoch.
+/// Until when a push may be delivered: its `expiresAt`, or `taken` plus the route's time to live if that is earlier; `None` = forever. All
+/// in ms since the epoch.
 ///
 /// # Errors
-/// [`Rejection::Expired`] where that was over when it was taken; [`Rejection::Invalid`] where `expiresAt` is in micro- or nanoseconds, which
-/// would be an end that never comes.
+/// [`Rejection::Expired`] if it had expired when it was accepted; [`Rejection::Invalid`] if `expiresAt` is in micro- or nanoseconds, which
+/// would never be reached.
 pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Result<Option<i64>, Rejection> {
     if let Some(asked) = envelope.expires_at {
         let unit = TimeUnit::of(asked).filter(|unit| *unit != TimeUnit::Seconds);
@@ -34,8 +34,8 @@ pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Res
     Ok([envelope.expires_at, by_route].into_iter().flatten().min())
 }
 
-/// Whether a ClientToClient message that ended at `at` can have come by an edge, which stamps its sender and refuses what is over or in
-/// seconds. What a service published as one gets no such credit.
+/// Whether a ClientToClient message that expired at `at` can have come through an edge, which stamps the sender and refuses expired
+/// messages and seconds. A message that a service published as ClientToClient can't.
 pub fn was_taken_from_client(envelope: &Envelope<'_>, at: i64) -> bool {
     envelope.from_unique_id.is_some() && envelope.from_client_type.is_some() && TimeUnit::of(at).is_none()
 }
@@ -56,7 +56,7 @@ mod tests {
     const NOW: i64 = 1_795_580_691_435;
 
     #[test]
-    fn time_to_live_runs_from_when_the_message_was_taken() {
+    fn time_to_live_starts_when_the_message_is_accepted() {
         let push = |timestamp, expires_at| Envelope { timestamp, expires_at, ..Envelope::default() };
         for timestamp in [None, Some(1), Some(NOW - 660_000), Some(NOW + 660_000), Some(i64::MAX)] {
             assert_eq!(end(&push(timestamp, None), Some(600), NOW), Ok(Some(NOW + 600_000)), "{timestamp:?}");
@@ -72,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_an_edge_can_have_stamped_counts_as_taken_in_time() {
+    fn only_messages_stamped_by_an_edge_count_as_accepted_in_time() {
         let stamped = Envelope {
             from_unique_id: Some("alice".into()),
             from_client_type: Some("app".into()),
             ..Envelope::default()
         };
         assert!(was_taken_from_client(&stamped, NOW - 1));
-        assert!(!was_taken_from_client(&stamped, NOW / 1000), "no edge takes seconds");
+        assert!(!was_taken_from_client(&stamped, NOW / 1000), "no edge accepts seconds");
         assert!(!was_taken_from_client(&Envelope::default(), NOW - 1), "from a service");
     }
 }

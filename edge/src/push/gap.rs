@@ -7,14 +7,14 @@ use wirepost_core::frames::GapReason;
 pub enum Gap {
     /// The stream no longer has what follows its position.
     Retention,
-    /// Its position is not of this stream.
+    /// Its position does not belong to this stream.
     Incarnation,
-    /// What it gave is no cursor, or one of another business: that says nothing of the stream.
+    /// What it sent is not a cursor, or a cursor of another business: that says nothing about the stream.
     Cursor,
 }
 
 impl Gap {
-    /// What the client is told.
+    /// The reason in the frame to the client.
     pub fn reason(self) -> GapReason {
         match self {
             Self::Retention => GapReason::Retention,

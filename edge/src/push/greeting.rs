@@ -1,4 +1,4 @@
-//! The first frame, and what stands for it later where it could not be known at once.
+//! The first frame, and the frames that follow later if the position was not known yet.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::broker::Position;
 
-/// Tells one connection where it stands: in its `welcome`, or later.
+/// Sends one connection its position: in its `welcome`, or later.
 pub struct Greeting<'h> {
     mailbox: Arc<Mailbox>,
     resume_token: String,
@@ -20,12 +20,12 @@ pub struct Greeting<'h> {
     hub: &'h Hub,
     /// `welcome` is queued.
     sent: bool,
-    /// The client knows where it stands.
+    /// The client knows its position.
     placed: bool,
 }
 
 impl<'h> Greeting<'h> {
-    /// Nothing is said yet.
+    /// Nothing is sent yet.
     pub fn new(hub: &'h Hub, mailbox: Arc<Mailbox>, resume_token: String, ends_at: i64) -> Self {
         Self { mailbox, resume_token, ends_at, hub, sent: false, placed: false }
     }
@@ -35,7 +35,7 @@ impl<'h> Greeting<'h> {
         self.sent
     }
 
-    /// It begins with now and had no cursor.
+    /// It starts from now and had no cursor.
     pub fn fresh(&mut self, position: Option<Position>) {
         self.place(position, false);
     }
@@ -47,7 +47,7 @@ impl<'h> Greeting<'h> {
         }
     }
 
-    /// Something may be missing; it goes on with now.
+    /// Messages may be missing; it continues from now.
     pub fn gap(&mut self, position: Option<Position>, gap: Gap) {
         self.hub.count_gap(gap);
         let reason = gap.reason();
@@ -62,7 +62,7 @@ impl<'h> Greeting<'h> {
         }
     }
 
-    /// The broker is away: where it stands is told later.
+    /// The broker is unreachable: the position follows later.
     pub fn unknown(&mut self) {
         if !self.sent {
             self.welcome(None, None);

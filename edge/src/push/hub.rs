@@ -1,8 +1,8 @@
 //! One business on this edge: push log and registry under one lock.
 //!
-//! The reader ([`super::reader`]) writes: it appends entries and hands them to live connections. Connections read: they join, catch up and
-//! leave. Because going live happens under the same lock as appending, a connection gets each entry either from the log or live, never both
-//! and never neither.
+//! The reader ([`super::reader`]) writes: it appends entries and delivers them to live connections. Connections read: they join, catch up
+//! and leave. Going live happens under the same lock as appending, so a connection gets each entry either from the log or live: never both,
+//! never neither.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,49 +39,49 @@ pub struct Hub {
     pub(super) reads: ReadQueue,
     business: ArcSwap<Business>,
     state: Mutex<State>,
-    /// Counts attachments and batches, for those that wait for the log to move.
+    /// Counts attachments and batches, for connections that wait for the log to change.
     moved: watch::Sender<u64>,
     /// Number of connections, for the reader.
     clients: watch::Sender<usize>,
-    /// How the reader is.
+    /// The reader's state.
     reading: Mutex<Reading>,
-    /// When the log last named a gap. Not in `state`, which whoever counts a gap may have locked.
+    /// When a gap was last logged. Not in `state`, which the caller that counts a gap may have locked.
     gap_said: Mutex<Option<Instant>>,
 }
 
 struct State {
     log: Log,
     registry: Registry,
-    /// `Transient` alone: whether the reader's queue is consumed.
+    /// Only for `Transient`: whether the reader's queue is consumed.
     consuming: bool,
-    /// Why this hub is no more: who still comes is sent away at once.
+    /// Why this hub was closed: a connection that still enters is closed immediately.
     closed: Option<CloseCode>,
 }
 
-/// Where a connection stands after a step of its catch-up.
+/// The result of one step of a catch-up.
 #[derive(Debug)]
 pub enum Advance {
-    /// It is live: pushes come by themselves from now on.
+    /// It is live: pushes are delivered from now on.
     Live,
-    /// Entries for it, and the position behind them; more follow.
+    /// Entries for it, and the position after them; more follow.
     More(Vec<Arc<Entry>>, Position),
     /// The reader is not attached: wait.
     Unattached,
-    /// The log does not reach back that far: read the stream.
+    /// The log starts later: read the stream.
     Older,
-    /// The log has not come that far: read the stream or wait.
+    /// The log ends earlier: read the stream or wait.
     Newer,
-    /// The position is not of this stream.
+    /// The position belongs to another stream.
     OtherStream,
 }
 
-/// Entries that one step of a catch-up looks at under the lock.
+/// Entries that one step of a catch-up scans under the lock.
 const STEP_ENTRIES: usize = 4096;
-/// Between two lines in the log about gaps of one business.
+/// Least time between two log lines about gaps of one business.
 const GAP_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Hub {
-    /// A hub that nobody reads for yet.
+    /// A hub without a reader yet.
     pub fn new(business: Arc<Business>, context: Arc<HubContext>) -> Self {
         let log = Log::new(Arc::clone(&context.budget));
         Self {
@@ -106,12 +106,12 @@ impl Hub {
         self.business.load_full()
     }
 
-    /// How pushes of this business travel; the same for the whole life of a hub.
+    /// How pushes of this business are delivered; fixed for the lifetime of a hub.
     pub fn delivery(&self) -> Delivery {
         self.business.load().config.delivery
     }
 
-    /// Takes a new configuration of the same delivery.
+    /// Applies a new configuration with the same delivery.
     pub fn update(&self, business: Arc<Business>) {
         self.business.store(business);
         self.moved.send_modify(|n| *n += 1);
@@ -129,8 +129,8 @@ impl Hub {
 
     // --- connections
 
-    /// Registers a connection. The surplus of its identity, oldest first, is closed with 4009; who comes after [`Self::close_all`], with that
-    /// one's code.
+    /// Registers a connection. Surplus connections of its identity, oldest first, are closed with 4009; after [`Self::close_all`] a new one is
+    /// closed with that code.
     pub fn enter(&self, mailbox: &Arc<Mailbox>, tags: &[String]) {
         let max = self.business().config.limits.connections_per_id as usize;
         let mut state = self.lock();
@@ -146,14 +146,14 @@ impl Hub {
         }
     }
 
-    /// Removes a connection; no other one is touched.
+    /// Removes a connection; no other one is affected.
     pub fn leave(&self, mailbox: &Mailbox) {
         let mut state = self.lock();
         state.registry.remove(mailbox);
         self.clients.send_replace(state.registry.len());
     }
 
-    /// Replaces a connection's tags: lost ones stop at once.
+    /// Replaces a connection's tags: pushes to removed ones stop immediately.
     pub fn set_tags(&self, mailbox: &Arc<Mailbox>, tags: &[String]) {
         self.lock().registry.set_tags(mailbox, tags);
     }
@@ -179,8 +179,8 @@ impl Hub {
         true
     }
 
-    /// One step of a connection's catch-up from the log: it gets what is addressed to it after `at`. Where that is all there is, it goes
-    /// live in the same step. `greet` runs before the first entry, as soon as the log knows the position.
+    /// One step of a connection's catch-up from the log: it gets the entries after `at` that address it. If that is everything, it goes live
+    /// in the same step. `greet` runs before the first entry, as soon as the log knows the position.
     pub fn advance(&self, mailbox: &Arc<Mailbox>, at: Position, greet: impl FnOnce()) -> Advance {
         let now = clock::now_ms();
         let state = self.lock();
@@ -192,7 +192,7 @@ impl Hub {
             Lookup::Found(index) => index,
         };
         greet();
-        // Half of the queue is free, and a quarter is kept for what else happens meanwhile.
+        // Half of the queue is free; a quarter of it is reserved for what else happens meanwhile.
         let step = mailbox.outbound.bounds().half().half();
         let (mut entries, mut bytes, mut reached) = (Vec::new(), 0, at);
         for (seen, entry) in state.log.since(index).enumerate() {
@@ -217,20 +217,20 @@ impl Hub {
         Advance::Live
     }
 
-    /// Those entries that are for this connection now.
+    /// The entries that address this connection now.
     pub fn select(&self, mailbox: &Mailbox, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         let now = clock::now_ms();
         let state = self.lock();
         entries.iter().filter(|entry| is_for(&state.registry, mailbox, entry, now)).cloned().collect()
     }
 
-    /// Ends every connection, and those that were let in before and enter later.
+    /// Closes every connection, and those that were admitted before and enter later.
     pub fn close_all(&self, code: CloseCode) {
         self.lock().closed = Some(code);
         self.disconnect(code);
     }
 
-    /// Ends every connection of this moment.
+    /// Closes every connection that is registered now.
     pub fn disconnect(&self, code: CloseCode) {
         let mailboxes: Vec<_> = self.lock().registry.iter().cloned().collect();
         for mailbox in mailboxes {
@@ -238,12 +238,12 @@ impl Hub {
         }
     }
 
-    /// Whether [`Self::close_all`] ended it.
+    /// Whether [`Self::close_all`] was called.
     pub fn is_closed(&self) -> bool {
         self.lock().closed.is_some()
     }
 
-    /// How the reader is.
+    /// The reader's state.
     pub fn reading(&self) -> Reading {
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -254,7 +254,7 @@ impl Hub {
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
 
-    /// The reader is attached behind `position`. False: the log ends elsewhere, so continuity is not shown.
+    /// The reader is attached after `position`. False: the log ends elsewhere, so continuity is not proven.
     pub fn attach(&self, position: Option<Position>) -> bool {
         let mut state = self.lock();
         state.consuming = true;
@@ -264,7 +264,7 @@ impl Hub {
                 true
             }
             (Some(position), Some(last)) => position == last,
-            // An empty stream: nothing is known until its first message (the marker) comes.
+            // An empty stream: nothing is known until its first message (the marker) arrives.
             (None, last) => last.is_none(),
         };
         drop(state);
@@ -272,7 +272,7 @@ impl Hub {
         continues
     }
 
-    /// Appends entries and hands them to the connections that they address.
+    /// Appends entries and delivers them to the connections that they address.
     pub fn append(&self, entries: Vec<Arc<Entry>>, delivery: Delivery) {
         let now = clock::now_ms();
         let (mut delivered, mut late) = (0, 0);
@@ -298,7 +298,7 @@ impl Hub {
         self.moved.send_modify(|n| *n += 1);
     }
 
-    /// Forgets the log, since the reader stopped or what follows does not continue it; with a reason, live connections are told.
+    /// Clears the log, since the reader stopped or what follows does not continue it; with a gap, live connections get it.
     pub(super) fn forget(&self, gap: Option<Gap>) {
         let mut state = self.lock();
         state.log.clear();
@@ -316,18 +316,18 @@ impl Hub {
         self.context.metrics.gaps.get_or_create(&label(gap.label())).inc_by(told);
     }
 
-    /// A client that came back may have missed something; the business is named in the log once a minute.
+    /// A client that reconnected may have missed something; logged once a minute for each business.
     pub fn count_gap(&self, gap: Gap) {
         let reason = gap.label();
         self.context.metrics.gaps.get_or_create(&label(reason)).inc();
         let mut said = self.gap_said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.is_none_or(|said| said.elapsed() >= GAP_LOG_INTERVAL) {
             *said = Some(Instant::now());
-            tracing::warn!(business = &*self.name, reason, "a client came back and may have missed pushes");
+            tracing::warn!(business = &*self.name, reason, "a client reconnected and may have missed pushes");
         }
     }
 
-    /// Tells quiet connections where they stand, so that their cursor does not fall out of the retention.
+    /// Sends quiet connections their position, so that their cursor does not fall out of the retention.
     pub(super) fn tell_position(&self) {
         let state = self.lock();
         let Some(position) = state.log.position() else { return };

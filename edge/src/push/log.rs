@@ -1,12 +1,12 @@
 //! The recent part of a business's stream in memory.
 //!
-//! Holds entries in stream order. The first one is a position that is *known*: everything behind it is here. Empty means that the reader is
-//! not attached and nothing is known. All businesses share one budget of bytes ([`LogBudget`]); a log that exceeds it forgets its own oldest
-//! entries, down to the last one, which stays as the known position.
+//! Keeps entries in stream order. The first one is a *known* position: everything after it is here. Empty means that the reader is not
+//! attached and nothing is known. All businesses share one budget of bytes ([`LogBudget`]); a log that exceeds it drops its own oldest
+//! entries, except the last one, which stays as the known position.
 //!
-//! *Fairness*: bytes go to who needs them first, but each log has a floor that the others leave to it, so that a quiet business that filled
-//! the budget starves nobody. *Bound*: the budget, and one floor more for each log that began after another one had filled it, until that
-//! one grows.
+//! *Fairness*: first come, first served, but each log has a floor that the others leave to it, so that a quiet business that filled the
+//! budget can't starve others. *Bound*: the budget, and one floor more for each log that started after another one had filled it, until
+//! that one grows.
 
 use std::{
     collections::VecDeque,
@@ -21,14 +21,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::entry::Entry;
 use crate::broker::Position;
 
-/// Bytes that each log may hold whatever the others hold; where there are many logs, an equal part of the budget.
+/// Bytes that each log may use regardless of the others; with many logs, an equal part of the budget.
 const FLOOR: usize = 256 << 10;
 
 /// Bytes of all logs together.
 #[derive(Debug)]
 pub struct LogBudget {
     used: AtomicUsize,
-    /// Logs that hold something.
+    /// Logs that are not empty.
     logs: AtomicUsize,
     max: usize,
     gauge: Gauge,
@@ -50,7 +50,7 @@ impl LogBudget {
         self.gauge.set(used as i64);
     }
 
-    /// Whether a log of so many bytes has to forget: it is above its floor, and all together are above what the others' floors leave.
+    /// Whether a log of this size must drop entries: it is above its floor, and the total is above what the others' floors leave.
     fn exceeded_by(&self, bytes: usize) -> bool {
         let logs = self.logs.load(Ordering::Relaxed).max(1);
         let floor = FLOOR.min(self.max / logs);
@@ -66,18 +66,18 @@ pub struct Log {
     budget: Arc<LogBudget>,
 }
 
-/// What the log knows of a position.
+/// What the log knows about a position.
 #[derive(Debug)]
 pub enum Lookup {
     /// Nothing is known: the reader is not attached.
     Unattached,
-    /// It is here; entries behind it begin at this index.
+    /// It is here; entries after it start at this index.
     Found(usize),
-    /// Older than what is here.
+    /// Before the first entry.
     Older,
-    /// Newer than what is here.
+    /// After the last entry.
     Newer,
-    /// The log covers the offset and knows another message, or none, there.
+    /// The log covers the offset, and has another message there, or none.
     OtherStream,
 }
 
@@ -87,7 +87,7 @@ impl Log {
         Self { entries: VecDeque::new(), bytes: 0, budget }
     }
 
-    /// Forgets everything.
+    /// Drops all entries.
     pub fn clear(&mut self) {
         if self.entries.is_empty() {
             return;
@@ -99,7 +99,7 @@ impl Log {
         self.budget.logs.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Appends the next entry and forgets old ones beyond the budget.
+    /// Appends the next entry and drops old ones beyond the budget.
     pub fn append(&mut self, entry: Arc<Entry>) {
         if self.entries.is_empty() {
             self.budget.logs.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +108,7 @@ impl Log {
         entry.keep(true);
         self.entries.push_back(entry);
         while self.budget.exceeded_by(self.bytes) && self.forget_oldest() {}
-        // Other businesses fill the budget: keep the position, not the message. Who needs it reads the stream.
+        // Other businesses use the whole budget: keep the position, not the message. Clients that need it read the stream.
         if self.budget.exceeded_by(self.bytes)
             && let Some(last) = self.entries.pop_back()
         {
@@ -130,7 +130,7 @@ impl Log {
         self.budget.sub(bytes);
     }
 
-    /// Forgets the oldest entry; the last one stays.
+    /// Drops the oldest entry; the last one stays.
     pub fn forget_oldest(&mut self) -> bool {
         if self.entries.len() < 2 {
             return false;
@@ -218,16 +218,16 @@ mod tests {
         assert!((FLOOR - 2048..=FLOOR).contains(&other.bytes), "{}", other.bytes);
         assert!(used(&budget) <= (1 << 20) + FLOOR);
         fill(&mut quiet, 2000..2001);
-        assert!(used(&budget) <= 1 << 20, "once it grows it gives way");
+        assert!(used(&budget) <= 1 << 20, "once it grows it drops entries");
         drop(quiet);
         fill(&mut other, 2000..4000);
-        assert!(other.bytes > (1 << 20) - 2048, "what others leave is for those who are here");
+        assert!(other.bytes > (1 << 20) - 2048, "what others leave is for the remaining logs");
         drop(other);
         assert_eq!((used(&budget), budget.logs.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
-    fn many_logs_share_alike() {
+    fn many_logs_get_equal_shares() {
         let budget = Arc::new(LogBudget::new(1 << 20, Gauge::default()));
         let mut logs: Vec<_> = (0..16).map(|_| Log::new(Arc::clone(&budget))).collect();
         for offsets in [0..2000, 2000..2001] {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_room_the_position_is_known() {
+    fn without_any_budget_the_position_is_still_known() {
         let budget = Arc::new(LogBudget::new(0, Gauge::default()));
         let mut log = Log::new(Arc::clone(&budget));
         fill(&mut log, 0..3);

@@ -1,4 +1,4 @@
-//! A connection as the registry and the reader see it.
+//! A connection as the registry and the reader see it: who it belongs to, its queue and its state.
 
 pub mod outbound;
 
@@ -18,7 +18,7 @@ use outbound::{Item, Outbound};
 pub struct Mailbox {
     /// Local number; the lane key for publishing, so that its messages keep their order.
     pub number: u64,
-    /// The name that clients, events and logs see (UUIDv7).
+    /// The id in frames, events and logs (UUIDv7).
     pub id: String,
     /// `uniqueId`.
     pub unique_id: Arc<str>,
@@ -26,14 +26,14 @@ pub struct Mailbox {
     pub client_type: Box<str>,
     /// Whether control frames are on.
     pub control: bool,
-    /// Where frames wait.
+    /// Frames that wait to be written.
     pub outbound: Outbound,
-    /// What it may report as received.
+    /// Messages that the client may report as received.
     pub receipts: Receipts,
-    /// Whether the reader hands pushes to it; set in the step in which its catch-up read the end of the log.
+    /// Whether the reader delivers pushes to it; set in the step in which its catch-up reads the end of the log.
     live: AtomicBool,
     greeted: AtomicBool,
-    /// Offset + 1 of the newest cursor that it was sent; 0 = none.
+    /// Offset + 1 of the newest cursor sent to it; 0 = none.
     told: AtomicU64,
 }
 
@@ -54,7 +54,7 @@ impl Mailbox {
         }
     }
 
-    /// Whether pushes come to it.
+    /// Whether pushes are delivered to it.
     pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Relaxed)
     }
@@ -80,17 +80,17 @@ impl Mailbox {
         }
     }
 
-    /// Notes that a cursor of that offset is on its way to the client.
+    /// Notes that a cursor with this offset is queued for the client.
     pub fn tell(&self, offset: u64) {
         self.told.store(offset.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// Its cursors are of a stream that is no more: the next position is news to it, whatever its offset.
+    /// Its cursors belong to a stream that no longer exists: the next position is new to it, whatever its offset.
     pub fn forget_cursor(&self) {
         self.told.store(0, Ordering::Relaxed);
     }
 
-    /// Whether `welcome` is queued: nothing is read from a client before, so that nothing can precede it.
+    /// Whether `welcome` is queued: nothing is read from a client before, so nothing can precede it.
     pub fn is_greeted(&self) -> bool {
         self.greeted.load(Ordering::Relaxed)
     }
@@ -98,7 +98,7 @@ impl Mailbox {
     /// `welcome` is queued, or would be if control frames were on.
     pub fn set_greeted(&self) {
         self.greeted.store(true, Ordering::Relaxed);
-        // A client without control frames gets no frame that would wake the task that reads it.
+        // A client without control frames gets no frame that would wake the connection's task.
         self.outbound.wake_writer();
     }
 

@@ -1,4 +1,4 @@
-//! Pages of streams that were read lately, so that the clients of a dead edge, who come back at the same time, share them.
+//! Recently read pages of streams. The clients of a dead edge reconnect at the same time, and share them.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::entry::Entry;
 
-/// Bytes of pages kept for other clients that come back now.
+/// Bytes of all cached pages.
 const CACHE_BYTES: usize = 32 << 20;
 /// How long a page is kept.
 const CACHE_TIME: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ struct Cache {
     bytes: usize,
 }
 
-/// A bounded read of a stream, its records made into entries.
+/// A bounded read of a stream, parsed into entries.
 #[derive(Debug)]
 pub(super) struct CachedPage {
     business: Arc<str>,
@@ -44,7 +44,7 @@ pub(super) struct CachedPage {
 }
 
 impl CachedPage {
-    /// A page that was read now. Its entries count as kept for as long as it lives.
+    /// A page that was just read. Its entries count as kept for its lifetime.
     pub(super) fn new(business: &Arc<str>, entries: Vec<Arc<Entry>>, first_offset: Option<u64>) -> Self {
         for entry in &entries {
             entry.keep(true);
@@ -53,7 +53,7 @@ impl CachedPage {
         Self { business: Arc::clone(business), read_at: Instant::now(), entries, first_offset, bytes }
     }
 
-    /// Whether it knows the record at `offset` and one behind it.
+    /// Whether it has the record at `offset` and one after it.
     fn serves(&self, business: &str, offset: u64) -> bool {
         *self.business == *business
             && self.read_at.elapsed() < CACHE_TIME
@@ -64,7 +64,7 @@ impl CachedPage {
 
 impl Drop for CachedPage {
     fn drop(&mut self) {
-        // From now on those clients hold them that are being sent them.
+        // From now on only the clients that are being sent them keep them.
         for entry in &self.entries {
             entry.keep(false);
         }
@@ -81,17 +81,17 @@ impl PageCache {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the pages of a business.
+    /// Drops the pages of a business.
     pub fn forget(&self, business: &str) {
         self.lock().retain(|page| *page.business != *business);
     }
 
-    /// A page that knows the record at `offset` and one behind it.
+    /// A page that has the record at `offset` and one after it.
     pub(super) fn find(&self, business: &str, offset: u64) -> Option<Arc<CachedPage>> {
         self.lock().pages.iter().find(|page| page.serves(business, offset)).cloned()
     }
 
-    /// Keeps a page for others.
+    /// Keeps a page for other clients.
     pub(super) fn keep(&self, page: Arc<CachedPage>) {
         self.lock().keep(page);
     }

@@ -1,7 +1,7 @@
-//! Follows the pushes of one business while a client of it is here, and a while longer.
+//! Follows the pushes of one business while it has clients here, and for a while after.
 //!
-//! One task per hub, owned by the catalog, which makes a new hub where the delivery changes. Entries are made outside the hub's lock; only
-//! appending and handing out happen under it.
+//! One task per hub, owned by the catalog, which creates a new hub when the delivery changes. Entries are parsed outside the hub's lock;
+//! only appending and delivering happen under it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,9 +21,9 @@ use crate::{
     clock,
 };
 
-/// How often a reader looks after its quiet clients and itself.
+/// How often a reader checks its quiet clients and itself.
 const TICK: Duration = Duration::from_secs(1);
-/// Part of the retention after which quiet clients are told their position.
+/// Part of the retention after which quiet clients are sent their position.
 const RETENTION_PART: u64 = 16;
 /// Lane key of markers; connections count from 1.
 const MARKER_LANE: u64 = 0;
@@ -31,7 +31,7 @@ const MARKER_LANE: u64 = 0;
 /// Runs until `cancel`.
 pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
     let mut clients = hub.clients();
-    // They outlive the reading: what was held back at its end is said when it goes on.
+    // They outlive the reading: what was suppressed at its end is reported when it continues.
     let mut reports = RejectionReports::new();
     loop {
         tokio::select! {
@@ -73,7 +73,7 @@ impl Drop for ReadingTime<'_> {
     }
 }
 
-/// Reads until nobody has been here for a while.
+/// Reads until the business has had no client for a while.
 async fn follow(hub: &Hub, reports: &mut RejectionReports) {
     let context = &hub.context;
     let delivery = hub.delivery();
@@ -93,7 +93,7 @@ async fn follow(hub: &Hub, reports: &mut RejectionReports) {
                         reader.mark();
                     }
                     if !hub.attach(position) {
-                        tracing::warn!(business = %hub.name, "the stream does not continue where this edge stopped reading; clients are told");
+                        tracing::warn!(business = %hub.name, "the stream does not continue where this edge stopped reading; its clients get a gap");
                         context.metrics.streams_replaced.inc();
                         hub.forget(Some(Gap::Incarnation));
                         hub.attach(position);
@@ -146,7 +146,7 @@ struct Reader<'h> {
     delivery: Delivery,
     /// The stream has no message yet.
     empty: bool,
-    /// Bytes read since quiet clients were told their position.
+    /// Bytes read since quiet clients were last sent their position.
     unsaid_bytes: u64,
     said: Instant,
     reports: &'h mut RejectionReports,
@@ -176,7 +176,7 @@ impl Reader<'_> {
         self.hub.tell_position();
     }
 
-    /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees it, or tries again.
+    /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees the marker, or tries again.
     fn mark(&self) {
         let id = uuid::Uuid::now_v7().to_string();
         drop(self.hub.context.broker.publish(

@@ -1,20 +1,20 @@
-//! How the readers of pushes are, for metrics and `/configz`.
+//! The state of the readers of pushes, for metrics and `/configz`.
 
 use crate::metrics::Metrics;
 
-/// How the reader of a hub is. What is not known is not 0.
+/// The state of a hub's reader. An unknown lag is not 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reading {
-    /// Nobody needs it.
+    /// No client needs it.
     #[default]
     Idle,
     /// Clients wait for pushes, and none are read.
     Down,
-    /// Attached. Messages that the broker has and the clients have not; `None` = it can't be told (`Transient`).
+    /// Attached, with the number of messages that it lags behind the broker; `None` = not known (`Transient`).
     Up(Option<u64>),
 }
 
-/// Writes how all readers are into the metrics.
+/// Sets the metrics of all readers.
 pub fn report(readings: impl Iterator<Item = Reading>, metrics: &Metrics) {
     let (mut down, mut lag, mut known, mut wanted) = (0, 0, false, false);
     for reading in readings {
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lag_that_is_not_known_is_not_zero() {
+    fn an_unknown_lag_is_not_zero() {
         let metrics = Metrics::default();
         let read = |readings: &[Reading]| {
             report(readings.iter().copied(), &metrics);

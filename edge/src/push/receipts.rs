@@ -1,4 +1,4 @@
-//! Which messages a connection may still report as `received`: what it was sent on routes that ask for receipts, each once.
+//! The messages that a connection may still report as `received`: those sent to it on routes that ask for receipts, each once.
 
 use std::{
     collections::VecDeque,
@@ -8,10 +8,10 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Messages of one connection that wait for a receipt; the oldest is forgotten for one more. As many as may be queued for a socket.
+/// Messages of one connection that wait for a receipt; beyond it the oldest is dropped. As many as may be queued for a socket.
 pub const MAX_AWAITED: usize = 1024;
 
-/// What a message is remembered by: 8 bytes in the place of an id of up to 64.
+/// Stands for a message: 8 bytes instead of an id of up to 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageHash(u64);
 
@@ -24,7 +24,7 @@ impl MessageHash {
     }
 }
 
-/// The messages that wait for a receipt. Holds no memory before the first one.
+/// The messages that wait for a receipt. Allocates nothing before the first one.
 #[derive(Debug, Default)]
 pub struct Receipts {
     awaited: Mutex<VecDeque<MessageHash>>,
@@ -32,7 +32,7 @@ pub struct Receipts {
 }
 
 impl Receipts {
-    /// `forgotten` counts the messages for which there was no room.
+    /// `forgotten` counts the messages that were dropped.
     pub fn new(forgotten: Counter) -> Self {
         Self { awaited: Mutex::default(), forgotten: Some(forgotten) }
     }
@@ -51,7 +51,7 @@ impl Receipts {
         awaited.push_back(hash);
     }
 
-    /// Takes out of `ids` what the client was sent and has not reported yet; what is left in `ids` it can't report.
+    /// Moves out of `ids` what was sent to the client and not reported yet; the ids that remain can't be reported.
     pub fn take(&self, ids: &mut Vec<String>) -> Vec<String> {
         let mut awaited = self.lock();
         let taken = ids
@@ -86,11 +86,11 @@ mod tests {
         assert_eq!(receipts.take(&mut asked), ids(&["b", "twice"]));
         assert_eq!(asked, ids(&["foreign", "b"]));
         assert_eq!(receipts.take(&mut ids(&["a", "twice", "twice"])), ids(&["a", "twice"]));
-        assert_eq!(receipts.lock().capacity(), 0, "what is over costs nothing");
+        assert_eq!(receipts.lock().capacity(), 0, "an empty list keeps no memory");
     }
 
     #[test]
-    fn memory_is_bounded_and_the_oldest_is_forgotten() {
+    fn memory_is_bounded_and_the_oldest_is_dropped() {
         let forgotten = Counter::default();
         let receipts = Receipts::new(forgotten.clone());
         for n in 0..=MAX_AWAITED {

@@ -1,4 +1,4 @@
-//! Local connections of one business by number, identity and tag. Lives under the hub's lock.
+//! Local connections of one business by number, identity and tag. Protected by the hub's lock.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,21 +7,21 @@ use std::{
 
 use super::{audience::Recipients, entry::Push, mailbox::Mailbox};
 
-/// Members of one tag; ordered, so that a union of tags can be made without a set.
+/// Members of one tag, ordered by number.
 type Members = BTreeMap<u64, Arc<Mailbox>>;
 
 /// The connections.
 #[derive(Debug, Default)]
 pub struct Registry {
     all: Members,
-    /// In the order in which they came: the first one is the oldest.
+    /// Oldest first.
     by_identity: HashMap<Arc<str>, Vec<Arc<Mailbox>>>,
     by_tag: HashMap<String, Members>,
     tags: HashMap<u64, Vec<String>>,
 }
 
 impl Registry {
-    /// Adds a connection. Those that an identity has beyond `max`, the oldest first, are returned: they are to be replaced.
+    /// Adds a connection. Returns the connections of its identity beyond `max`, oldest first: they are to be closed.
     pub fn add(&mut self, mailbox: &Arc<Mailbox>, tags: &[String], max: usize) -> Vec<Arc<Mailbox>> {
         self.all.insert(mailbox.number, Arc::clone(mailbox));
         self.set_tags(mailbox, tags);
@@ -35,7 +35,7 @@ impl Registry {
         replaced
     }
 
-    /// Removes exactly this connection; a newer one of the same identity is not touched.
+    /// Removes exactly this connection; a newer one of the same identity is not affected.
     pub fn remove(&mut self, mailbox: &Mailbox) {
         if let Some(of_identity) = self.by_identity.get_mut(&mailbox.unique_id) {
             of_identity.retain(|other| other.number != mailbox.number);
@@ -58,7 +58,7 @@ impl Registry {
         }
     }
 
-    /// Replaces a connection's tags; a connection that is not registered stays so.
+    /// Replaces a connection's tags; a connection that is not registered stays unregistered.
     pub fn set_tags(&mut self, mailbox: &Arc<Mailbox>, tags: &[String]) {
         let number = mailbox.number;
         if !self.all.contains_key(&number) {
@@ -81,7 +81,7 @@ impl Registry {
         self.tags.insert(number, tags.to_vec());
     }
 
-    /// Whether a push is for this connection.
+    /// Whether a push addresses this connection.
     pub fn addresses(&self, push: &Push, mailbox: &Mailbox) -> bool {
         push.audience.client_types.iter().any(|allowed| **allowed == *mailbox.client_type)
             && match &push.audience.recipients {

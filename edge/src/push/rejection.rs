@@ -1,4 +1,4 @@
-//! Why a push reaches nobody.
+//! Why a push is not delivered.
 
 use super::time_unit;
 
@@ -8,7 +8,7 @@ pub enum Rejection {
     /// Not an envelope.
     #[error("not an envelope: {0}")]
     Invalid(String),
-    /// The broker can't give it to anybody.
+    /// The broker can't deliver it.
     #[error("{0}")]
     Unreadable(String),
     /// Larger than `pushBytes`.
@@ -31,15 +31,15 @@ pub enum Rejection {
     /// A client type that the route does not serve.
     #[error("toClientType {0:?} is not among the route's `to`")]
     ClientType(String),
-    /// Over when it was taken.
+    /// Expired when it was accepted.
     #[error("{}", time_unit::expired(*.at, *.taken))]
     Expired {
         /// Its `expiresAt`.
         at: i64,
-        /// When the broker or the edge took it.
+        /// When the broker or the edge accepted it.
         taken: i64,
     },
-    /// A message type of wirepost's own.
+    /// A message type that is reserved for wirepost.
     #[error("messageType {0:?} begins with \"wirepost.\", which is reserved; give it another name")]
     Reserved(String),
     /// Names another business.

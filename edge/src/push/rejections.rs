@@ -1,5 +1,5 @@
-//! Pushes that reached nobody, as their business and the operator hear of them: each is counted, the business gets an event and the log a
-//! line. Both are limited: who pushes nonsense as fast as the broker takes it must not have it multiplied by every edge.
+//! Reports rejected pushes: each is counted, the business gets an event, and the log a line. Both are limited: a service that pushes nonsense
+//! as fast as the broker accepts it must not have it multiplied by every edge.
 
 use std::num::NonZeroU32;
 
@@ -13,17 +13,17 @@ use crate::{
     metrics::label,
 };
 
-/// `rejected` events of one business, from one edge: so many a second,
+/// `rejected` events of one business from one edge: this many a second,
 const RATE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not zero");
-/// and so many at once.
+/// and this many in a burst.
 const BURST: NonZeroU32 = NonZeroU32::new(100).expect("100 is not zero");
 
-/// What was reported, and what is still to be said.
+/// What was reported, and what is still to be reported.
 pub(super) struct RejectionReports {
     limit: DefaultDirectRateLimiter,
     /// The newest that got no event.
     held: Option<Suppressed>,
-    /// How many got none since the last event, with the one that is held.
+    /// How many got none since the last event, including that one.
     suppressed: u64,
     logged: Option<Instant>,
     unlogged: u64,
@@ -50,7 +50,7 @@ impl RejectionReports {
     /// Counts and reports one.
     pub(super) fn note(&mut self, hub: &Hub, record: &Record, rejected: Rejected) {
         let Rejected { id, why } = rejected;
-        // An event that somebody leads back into the pushes: an event about it would come back as well.
+        // An event that was routed back into the pushes: an event about it would come back as well.
         let is_event = !matches!(why, Rejection::TooLarge { .. }) && events::is_event(&record.body);
         let reason = if is_event { Rejection::EVENT } else { why.label() };
         hub.context.metrics.rejected_pushes.get_or_create(&label(reason)).inc();
@@ -68,7 +68,7 @@ impl RejectionReports {
         }
     }
 
-    /// Says what was held back, as soon as it may be said, also when nothing follows.
+    /// Reports what was suppressed as soon as the limit allows it, even if nothing follows.
     pub(super) fn catch_up(&mut self, hub: &Hub) {
         if self.held.is_some()
             && self.limit.check().is_ok()
@@ -99,7 +99,7 @@ impl RejectionReports {
             return;
         }
         let Suppressed { id, reason, description, .. } = report;
-        tracing::warn!(business, id, reason, why = description, more = self.unlogged, "a push reached nobody");
+        tracing::warn!(business, id, reason, why = description, more = self.unlogged, "a push was rejected");
         self.logged = Some(Instant::now());
         self.unlogged = 0;
     }

@@ -1,6 +1,6 @@
-//! Joining and resuming, against any interleaving: each addressed message exactly once and in order, or a gap that says so.
+//! Joining and resuming under any interleaving: each addressed message exactly once and in order, or a gap.
 //!
-//! The broker is the one inside the process and time stands still while anything can run, so that a failure repeats exactly.
+//! The broker runs inside the process and time stands still while anything can run, so that a failure is reproducible.
 
 mod waits;
 
@@ -33,7 +33,7 @@ use crate::{
 };
 
 const STREAM: &str = "wirepost.payments.stream";
-/// Virtual time: it passes only when nothing can run any more.
+/// Virtual time: it passes only when nothing can run.
 const QUIET: Duration = Duration::from_secs(20);
 
 fn declared() -> (BusinessConfig, Topology) {
@@ -62,7 +62,7 @@ struct Edge {
 impl Edge {
     fn start(broker: &(impl Broker + Clone), log_bytes: usize) -> Self {
         let metrics = Arc::new(Metrics::default());
-        // Pieces of a few messages, so that a catch-up takes several.
+        // Pages of a few messages, so that a catch-up takes several.
         let settings = Settings {
             log_bytes,
             backlog_bytes: 1 << 20,
@@ -84,7 +84,7 @@ impl Edge {
     }
 }
 
-/// A connection of alice's with the task that lets it catch up.
+/// A connection of alice with the task that lets it catch up.
 fn open(edge: &Edge, number: u64, from: StartAt, bounds: Bounds) -> (Arc<Mailbox>, JoinHandle<()>) {
     let outbound = Outbound::new(
         bounds,
@@ -106,7 +106,7 @@ fn open(edge: &Edge, number: u64, from: StartAt, bounds: Bounds) -> (Arc<Mailbox
 struct Client {
     connection: Option<(Arc<Mailbox>, JoinHandle<()>, Arc<Hub>)>,
     cursor: Option<Position>,
-    /// Number of the next message that it must get; `None`: any, after a gap.
+    /// Number of the next message that it must get; `None`: any number, after a gap.
     next: Option<u64>,
     gaps: u32,
 }
@@ -116,7 +116,7 @@ impl Client {
         self.cut();
         let (mailbox, task) = open(edge, number, self.cursor.map_or(StartAt::Now, StartAt::After), bounds);
         self.connection = Some((mailbox, task, Arc::clone(&edge.hub)));
-        // The first frame is always the welcome: a client without a cursor knows its place from then on.
+        // The first frame is always the welcome: a client without a cursor knows its position from then on.
         assert!(self.read(1).await == 1 || self.connection.is_none(), "no welcome");
     }
 
@@ -127,7 +127,7 @@ impl Client {
         }
     }
 
-    /// Reads at most `count` frames, fewer where no more come.
+    /// Reads at most `count` frames, fewer if no more arrive.
     async fn read(&mut self, count: usize) -> usize {
         for done in 0..count {
             let Some((mailbox, ..)) = &self.connection else { return done };
@@ -145,7 +145,7 @@ impl Client {
     }
 
     fn see(&mut self, frame: &serde_json::Value) {
-        // A welcome that does not resume from the client's cursor tells of the gap by itself; the reason follows.
+        // A welcome that does not resume from the client's cursor implies the gap; the reason follows.
         if frame["op"] == "welcome" && frame["resumed"] == false && self.cursor.is_some() {
             self.gaps += 1;
             self.next = None;
@@ -190,13 +190,13 @@ fn publish(broker: &MemoryBroker, body: String) {
 enum Step {
     /// This many pushes to the client.
     Push(u8),
-    /// This many pushes to somebody else, and garbage.
+    /// This many pushes to another identity, and garbage.
     Noise(u8),
     /// The client comes (back), to the one edge or the other.
     Connect(bool),
     /// It reads so many frames.
     Read(u8),
-    /// It vanishes.
+    /// It disconnects.
     Cut,
     /// Everything comes to rest.
     Settle,
@@ -252,7 +252,7 @@ async fn run(steps: Vec<Step>, log_bytes: usize, bounds: Bounds) {
             }
             Step::Connect(which) => {
                 if client.cursor.is_none() {
-                    // It begins with now; what "now" is must be known to be checked.
+                    // It starts from now; "now" must be defined to be checked.
                     settle().await;
                     client.next = Some(pushed);
                 }
@@ -276,7 +276,7 @@ async fn run(steps: Vec<Step>, log_bytes: usize, bounds: Bounds) {
             }
         }
     }
-    // Whoever comes back at the end has everything, or was told that it has not.
+    // A client that reconnects at the end has everything, or got a gap.
     if client.cursor.is_some() {
         settle().await;
         for attempt in 0.. {
@@ -293,7 +293,7 @@ async fn run(steps: Vec<Step>, log_bytes: usize, bounds: Bounds) {
         if client.gaps == 0 {
             assert_eq!(client.next, Some(pushed), "not everything arrived");
         }
-        // After a gap it goes on with now.
+        // After a gap it continues from now.
         publish(&broker, format!(r#"{{"messageType":"n","toUniqueId":"alice","content":{pushed},"pad":"{pad}"}}"#));
         client.read(1000).await;
         assert_eq!(client.next, Some(pushed + 1), "the newest message did not arrive");
@@ -311,7 +311,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..40),
         log_bytes in prop_oneof![Just(0_usize), Just(2_000), Just(20_000)],
         messages in prop_oneof![Just(8_usize), Just(1000)],
-        // The small one holds a welcome and a gap, and is less than two pushes.
+        // The small one has room for a welcome and a gap, and is smaller than two pushes.
         bytes in prop_oneof![Just(1000_usize), Just(1 << 20)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();

@@ -1,8 +1,8 @@
-//! Times that a sender wrote in another unit than milliseconds.
+//! Times that a sender gave in another unit than milliseconds.
 
 use std::fmt;
 
-/// A unit in which a time was written instead of milliseconds.
+/// A unit that was used instead of milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeUnit {
     /// Seconds.
@@ -14,8 +14,8 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// The unit of a number that makes no sense as milliseconds, but is a moment of the years 2001 to 2100 in another unit. Other odd values,
-    /// such as the largest integer for "never", are taken as they are.
+    /// The unit of a number that makes no sense as milliseconds, but is a time between 2001 and 2100 in another unit. Other unusual values,
+    /// such as the largest integer for "never", are accepted as they are.
     pub fn of(value: i64) -> Option<Self> {
         const FROM: i64 = 978_307_200;
         const TO: i64 = 4_102_444_800;
@@ -35,7 +35,7 @@ impl fmt::Display for TimeUnit {
     }
 }
 
-/// What a sender reads whose push was over before it was taken.
+/// The message for a sender whose push had expired before it was accepted.
 pub fn expired(at: i64, taken: i64) -> String {
     match TimeUnit::of(at) {
         Some(unit) => format!("expiresAt {at} is in {unit}; give milliseconds since the epoch, such as {taken}"),
@@ -52,7 +52,7 @@ mod tests {
     const NOW: i64 = 1_795_580_691_435;
 
     #[test]
-    fn a_time_in_another_unit_is_known_as_such() {
+    fn a_time_in_another_unit_is_recognized() {
         for (value, unit) in [
             (NOW / 1000, Some(TimeUnit::Seconds)),
             (NOW * 1000, Some(TimeUnit::Microseconds)),

@@ -50,7 +50,7 @@ async fn an_amqp_push_to_nobody_reaches_nobody_and_is_reported() -> Result<()> {
         assert!(event["description"].as_str().unwrap().contains("toUniqueId"), "{event}");
     }
     let log = edge.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("a push reached nobody")).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("a push was rejected")).collect();
     assert_eq!(lines.len(), 1, "logged once a minute: {lines:?}");
     assert!(lines[0].contains("nobody-0"), "with its id: {}", lines[0]);
     Ok(())

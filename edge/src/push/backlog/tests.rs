@@ -1,4 +1,4 @@
-//! Whose connections end at the limit.
+//! Which connections are closed at the limit.
 
 use wirepost_core::frames::CloseCode;
 
@@ -22,21 +22,21 @@ fn mailbox(number: u64, backlog: &Arc<Backlog>, bytes: usize) -> Arc<Mailbox> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn control_frames_look_at_times_and_then_close() {
+async fn control_frames_shed_only_now_and_then() {
     let backlog = Backlog::new(1000, &Metrics::default());
     let (flowing, stalling) = (mailbox(1, &backlog, 500), mailbox(2, &backlog, 400));
     let _stalls = backlog.stalls(stalling.clone(), 0);
     let more = || flowing.outbound.push(Item::Control("x".repeat(200).into()));
     backlog.next_look.store(PAUSE.as_millis() as u64, Ordering::Relaxed);
     more();
-    assert_eq!(stalling.outbound.closing(), None, "somebody looked just now");
+    assert_eq!(stalling.outbound.closing(), None, "another frame did it just now");
     tokio::time::advance(PAUSE).await;
     more();
     assert_eq!(stalling.outbound.closing(), Some(CloseCode::TooSlow));
 }
 
 #[test]
-fn over_the_budget_those_who_take_nothing_go_and_who_holds_most_first() {
+fn over_the_budget_the_largest_stalled_queue_is_closed_first() {
     let backlog = Backlog::new(1000, &Metrics::default());
     let (flowing, little, much) = (mailbox(1, &backlog, 500), mailbox(2, &backlog, 100), mailbox(3, &backlog, 300));
     let little_stalls = backlog.stalls(little.clone(), 0);
@@ -47,12 +47,12 @@ fn over_the_budget_those_who_take_nothing_go_and_who_holds_most_first() {
     assert_eq!(closing, [None, None, Some(CloseCode::TooSlow)]);
     assert_eq!((backlog.bytes.get(), backlog.closes.get()), (800, 1));
     more.keep(true);
-    assert_eq!(backlog.bytes.get(), 600, "what a log holds is bounded there");
+    assert_eq!(backlog.bytes.get(), 600, "a log has a bound of its own");
     more.keep(false);
     drop(little_stalls);
     let _more = BacklogShare::new(400, &backlog);
     backlog.shed();
-    assert_eq!(flowing.outbound.closing().or(little.outbound.closing()), None, "nobody holds anybody up");
+    assert_eq!(flowing.outbound.closing().or(little.outbound.closing()), None, "no peer is stalled");
     drop((flowing, little, much, more));
     assert_eq!(backlog.bytes.get(), 400);
 }

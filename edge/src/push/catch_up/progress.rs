@@ -1,4 +1,4 @@
-//! How far a connection has caught up, without the waiting: what was found, and what to do next.
+//! The progress of a connection that catches up, as a state machine without I/O: what was found, and what to do next.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,21 +8,22 @@ use crate::{
     push::{entry::Entry, gap::Gap, hub::Advance},
 };
 
-/// Waits between attempts to read while the broker is away.
+/// Delay between attempts to read while the broker is unreachable.
 const RETRY: Duration = Duration::from_millis(500);
-/// A replica may lag behind the edge that the client comes from: only after these is a position beyond the end another stream's.
+/// A replica may lag behind the edge that the client comes from: only after these attempts does a position beyond the end belong to another
+/// stream.
 const BEYOND_END_ATTEMPTS: u32 = 4;
-/// Waits between them.
+/// Delay between them.
 const BEYOND_END_WAIT: Duration = Duration::from_millis(150);
 
 /// Where a connection begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartAt {
-    /// With what comes from now on.
+    /// From now on.
     Now,
     /// After this message.
     After(Position),
-    /// It has a cursor that can't be of this business's stream.
+    /// With a cursor that can't belong to this business's stream.
     UnknownCursor,
 }
 
@@ -42,17 +43,17 @@ pub(super) enum Input {
 /// What to do next.
 #[derive(Debug)]
 pub(super) enum Action {
-    /// Ask the hub for what follows this position; the connection goes live where that is all.
+    /// Ask the hub for what follows this position; the connection goes live if that is everything.
     Advance(Position),
     /// Go live at the log's end, and report the gap.
     Join(Option<Gap>),
     /// Read the stream from this position on.
     Read(Position),
-    /// Queue these, and tell the client that it stands there.
+    /// Queue these, and then this position.
     Deliver(Vec<Arc<Entry>>, Position),
-    /// Wait until the log moves.
+    /// Wait until the log changes.
     AwaitLog,
-    /// Wait for so long.
+    /// Wait for this time.
     Wait(Duration),
     /// The connection is live.
     End,
@@ -66,10 +67,10 @@ pub(super) enum Progress {
         at: Position,
         /// Reads that found the stream ending before it.
         beyond_end: u32,
-        /// The log has not come that far; otherwise it has what is missing, or had it.
+        /// The log has not reached it; otherwise the log has what is missing, or had it.
         ahead_of_log: bool,
     },
-    /// It begins with now.
+    /// It starts from now.
     Joining(Option<Gap>),
 }
 
@@ -91,7 +92,7 @@ impl Progress {
         }
     }
 
-    /// What follows from what was found.
+    /// The next action after what was found.
     pub(super) fn next(&mut self, input: Input) -> Action {
         let Self::Resuming { at, beyond_end, ahead_of_log } = self else {
             return match input {
@@ -123,7 +124,7 @@ impl Progress {
             }
             Input::Read(Ok(StreamRead::Continues { reached: None, .. })) => {
                 *beyond_end = 0;
-                // Where a replica that is behind the log answered, the log has what is missing, and may not move for long.
+                // A replica that is behind the log may have answered: the log has what is missing, and may not change for a long time.
                 if *ahead_of_log { Action::AwaitLog } else { Action::Wait(RETRY) }
             }
             Input::Read(Ok(StreamRead::BeyondEnd)) if *beyond_end < BEYOND_END_ATTEMPTS => {
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_is_none_is_a_gap() {
+    fn an_unknown_cursor_is_a_gap() {
         assert!(matches!(Progress::new(StartAt::UnknownCursor).attempt(), Action::Join(Some(Gap::Cursor))));
     }
 
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn one_good_read_forgives_the_attempts_before() {
+    fn a_successful_read_resets_the_attempts() {
         let mut progress = resuming();
         for _ in 0..3 * BEYOND_END_ATTEMPTS {
             let inputs = vec![Input::Read(Ok(StreamRead::BeyondEnd)), read(None)];
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_proved_is_a_gap_and_an_absent_broker_is_not() {
+    fn unproven_continuity_is_a_gap_and_an_unreachable_broker_is_not() {
         for (input, expected) in [
             (Input::Advanced(Advance::OtherStream), "join incarnation"),
             (Input::Read(Ok(StreamRead::Gap(Gap::Retention))), "join retention"),

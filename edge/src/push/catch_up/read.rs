@@ -1,4 +1,4 @@
-//! What the stream says of a client's position.
+//! Compares a client's position with the stream.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use crate::{
     push::{entry::Entry, gap::Gap, hub::Hub, mailbox::Mailbox, pages::CachedPage},
 };
 
-/// Largest page asked for, where single messages are larger than the usual one.
+/// Largest page requested, for messages that are larger than the usual page.
 const MAX_PAGE: usize = 64 << 20;
 
 /// What a page of the stream shows.
 #[derive(Debug)]
 pub(super) enum StreamRead {
-    /// The position is this stream's.
+    /// The position belongs to this stream.
     Continues {
-        /// What follows it and is for this connection.
+        /// What follows it and addresses this connection.
         entries: Vec<Arc<Entry>>,
-        /// The last position that the page shows; `None`: nothing follows.
+        /// The last position of the page; `None`: nothing follows.
         reached: Option<Position>,
     },
     /// The stream ends before it.
     BeyondEnd,
-    /// Continuity can't be shown.
+    /// Continuity can't be proven.
     Gap(Gap),
 }
 
@@ -62,7 +62,7 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let mut bytes = context.settings.catch_up_bytes;
     let read = loop {
         let read = context.broker.read(&hub.name, offset, bytes).await?;
-        // A page that ends with the client's own position brings it no further: the next messages are larger than the page.
+        // A page that ends at the client's own position makes no progress: the next messages are larger than the page.
         if read.at_end || read.records.last().is_some_and(|last| last.position.offset > offset) || bytes > MAX_PAGE {
             break read;
         }

@@ -1,8 +1,8 @@
-//! What waits to be written to one socket: bounded in messages and bytes.
+//! The queue to one socket: bounded in messages and bytes.
 //!
 //! Written by the business's reader and the connection's own task, read by the connection's task. At the bound the connection ends with 4008
 //! and the queue is dropped: the client resumes by its cursor, so nothing is lost and memory stays bounded. One item always fits an empty
-//! queue, so that a push larger than the bound can't loop for ever.
+//! queue, so that a push larger than the bound can't cause an endless loop of reconnects.
 
 use std::{
     collections::VecDeque,
@@ -48,7 +48,7 @@ pub enum Item {
     Push(Arc<Entry>),
     /// A control frame.
     Control(Utf8Bytes),
-    /// Any other frame.
+    /// Another frame.
     Frame(OpCode, Bytes),
 }
 
@@ -66,7 +66,7 @@ impl Item {
         }
     }
 
-    /// What it holds; shared, not copied. Empty for an entry without push, which nobody queues.
+    /// Its payload; shared, not copied. Empty for an entry without a push, which is never queued.
     pub fn payload(&self) -> &[u8] {
         match self {
             Self::Push(entry) => entry.push.as_ref().map_or(&[], |push| push.frame.as_bytes()),
@@ -79,7 +79,7 @@ impl Item {
         self.payload().len()
     }
 
-    /// Bytes that nobody else holds: a push counts by itself.
+    /// Bytes that only this queue keeps: a push is counted on its own.
     fn own(&self) -> usize {
         match self {
             Self::Push(_) => 0,
@@ -102,19 +102,19 @@ struct Inner {
     // A VecDeque allocates nothing until its first item: an idle connection costs no queue.
     queue: VecDeque<Item>,
     bytes: usize,
-    /// Those of them that count for this queue alone.
+    /// The part of them that only this queue keeps.
     own: usize,
     closing: Option<CloseCode>,
     writer: Option<Waker>,
     refill: Option<Waker>,
 }
 
-/// What the writer finds.
+/// What the writer gets.
 #[derive(Debug)]
 pub enum Next {
     /// Write this.
     Item(Item),
-    /// Nothing is left: say goodbye with this code.
+    /// Nothing is left: send a close frame with this code.
     Close(CloseCode),
 }
 
@@ -153,8 +153,8 @@ impl Outbound {
         true
     }
 
-    /// Ends the connection. The first cause counts. What is queued is still written where the client could not get it again
-    /// ([`CloseCode::flushes`]); in all other cases it is dropped.
+    /// Closes the connection. The first cause counts. Queued frames are still written if the client could not get them again
+    /// ([`CloseCode::flushes`]); otherwise they are dropped.
     pub fn close(&self, code: CloseCode) {
         let mut inner = self.lock();
         if inner.closing.is_none() {
@@ -185,7 +185,7 @@ impl Outbound {
             self.gauge.dec_by(bytes as i64);
             self.backlog.sub(own);
             if inner.queue.is_empty() && inner.queue.capacity() > 64 {
-                // Give back what a burst took.
+                // Free the memory of a burst.
                 inner.queue = VecDeque::new();
             }
             if self.bounds.half().hold(&inner) {
@@ -200,7 +200,7 @@ impl Outbound {
         Poll::Pending
     }
 
-    /// Why the connection is ending; pending while it is not. For the writer while it can't write.
+    /// Why the connection is closing; pending while it is open. For the writer while it can't write.
     pub fn poll_closing(&self, cx: &mut std::task::Context<'_>) -> Poll<CloseCode> {
         let mut inner = self.lock();
         if let Some(code) = inner.closing {
@@ -210,17 +210,17 @@ impl Outbound {
         Poll::Pending
     }
 
-    /// Why the connection is ending, if it is.
+    /// Why the connection is closing, if it is.
     pub fn closing(&self) -> Option<CloseCode> {
         self.lock().closing
     }
 
-    /// Lets the writer look at the connection again.
+    /// Wakes the writer.
     pub fn wake_writer(&self) {
         wake(self.lock().writer.take());
     }
 
-    /// Bytes that are queued; `None`: it is closing.
+    /// Queued bytes; `None`: it is closing.
     pub fn held(&self) -> Option<usize> {
         let inner = self.lock();
         inner.closing.is_none().then_some(inner.bytes)
@@ -231,8 +231,8 @@ impl Outbound {
         self.bounds
     }
 
-    /// Waits until at most half of the bounds is taken and `bytes` more fit, or nothing is queued, or the queue is closing. Who fills it by
-    /// itself, rather than because something happened, waits here first and so never is the one that makes it overflow. One waiter only.
+    /// Waits until at most half of the bounds is used and `bytes` more fit, or nothing is queued, or the queue is closing. A catch-up waits here
+    /// before it queues, so it never makes the queue overflow. One waiter only.
     pub async fn room_for(&self, bytes: usize) {
         std::future::poll_fn(|cx| {
             let mut inner = self.lock();
@@ -282,7 +282,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_full_queue_ends_with_too_slow_and_holds_nothing() {
+    fn a_full_queue_closes_with_too_slow_and_keeps_nothing() {
         let out = outbound();
         assert!(out.push(control("1234")));
         assert!(out.push(control("1234")));
@@ -292,7 +292,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn one_item_larger_than_the_bound_passes() {
+    fn one_item_larger_than_the_bound_is_accepted() {
         let out = outbound();
         assert!(out.push(control("a push larger than the bound")));
         assert!(matches!(next(&out), Poll::Ready(Next::Item(_))));

@@ -1,4 +1,4 @@
-//! What a client is told, and when, while the broker hangs or lags.
+//! What a client gets, and when, while the broker hangs or lags.
 
 use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::registry::Registry;
@@ -11,16 +11,16 @@ use crate::broker::{Confirm, Feed, Health, Piece, ReadError, Start};
 
 const BOUNDS: Bounds = Bounds { messages: 1000, bytes: 1 << 20 };
 
-/// How reads of a stream for clients that come back go.
+/// How reads of a stream for catching up behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     Good,
     Hang,
-    /// By a replica that has nothing behind what is asked for.
+    /// Answered by a replica that has nothing after the requested offset.
     Lag,
 }
 
-/// The broker inside the process, but for its reads.
+/// The broker inside the process, except for its reads.
 #[derive(Clone)]
 struct Odd {
     inner: MemoryBroker,
@@ -89,7 +89,7 @@ async fn frame(mailbox: &Mailbox) -> Value {
     serde_json::from_slice(item.payload()).unwrap()
 }
 
-/// The next push; `position` is passed over.
+/// The next push; `position` is skipped.
 async fn number(mailbox: &Mailbox) -> Value {
     loop {
         let frame = frame(mailbox).await;
@@ -106,8 +106,8 @@ fn place(frame: &Value) -> Position {
     Position { offset: cursor.offset, fingerprint: cursor.fingerprint }
 }
 
-/// An edge whose log has room for nothing but the newest position, and a position with the pushes 0 to 2 behind it. Somebody stays
-/// connected, so that the edge goes on reading.
+/// An edge whose log has room for the newest position only, and a position followed by the pushes 0 to 2. One client stays connected, so
+/// that the edge continues to read.
 async fn behind(broker: &Odd) -> (Edge, Position, JoinHandle<()>) {
     let edge = Edge::start(broker, 0);
     let (mailbox, task) = open(&edge, 1, StartAt::Now, BOUNDS);
@@ -122,7 +122,7 @@ async fn behind(broker: &Odd) -> (Edge, Position, JoinHandle<()>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_wait_for_the_broker_are_welcomed_in_time_and_told_their_place_later() {
+async fn clients_that_wait_for_the_broker_are_welcomed_in_time_and_get_their_position_later() {
     let broker = Odd::new();
     let (edge, start, _) = behind(&broker).await;
     broker.becomes(Reads::Hang);
