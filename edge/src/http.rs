@@ -1,4 +1,4 @@
-//! The public HTTP interface: token call, push call, description, and the way to the socket. Every answer but the upgrade has the form of
+//! The public HTTP interface: token call, push call, description, and the WebSocket upgrade. Every answer except the upgrade has the form of
 //! [`answer`].
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Who calls: tickets and the keys that sign them, tokens of clients, keys of services.
+//! Identities: tickets and the keys that sign them, tokens of clients, API keys of services.
 //!
-//! A client shows a [`jwt`] of its issuer, or its business's service shows an [`api_key`]; either gets a [`ticket`] that every edge with the
-//! same [`keys`] verifies without asking anybody.
+//! A client presents a [`jwt`] of its issuer, or its business's service presents an [`api_key`]; either gets a [`ticket`] that every edge with
+//! the same [`keys`] verifies on its own.
 
 pub mod api_key;
 mod claims;

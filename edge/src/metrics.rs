@@ -19,7 +19,7 @@ pub struct Metrics {
     registry: Registry,
     /// Open sockets.
     pub connections: Gauge,
-    /// Sockets ever opened.
+    /// Sockets opened since the start.
     pub connections_total: Counter,
     /// Ends of connections by close reason.
     pub closes: Family<Label, Counter>,
@@ -33,15 +33,15 @@ pub struct Metrics {
     pub nacks: Family<Label, Counter>,
     /// Checks of large content that wait for a thread.
     pub checks_waiting: Gauge,
-    /// Times that a socket was not read for a while, by what was charged.
+    /// Pauses in reading a socket, by what was charged.
     pub slowed: Family<Label, Counter>,
-    /// Messages that clients reported as received, by what became of it (`delivered`, `refused`), and those forgotten before (`forgotten`).
+    /// Messages that clients reported as received, by result (`delivered`, `refused`), and messages dropped before (`forgotten`).
     pub receipts: Family<Label, Counter>,
-    /// Pushes handed to sockets (one per connection).
+    /// Pushes queued for sockets (one per connection).
     pub deliveries: Counter,
-    /// Pushes read that addressed nobody or were broken, by reason.
+    /// Pushes that were read and rejected, by reason.
     pub rejected_pushes: Family<Label, Counter>,
-    /// Pushes whose time was over by the time they were read.
+    /// Pushes that had expired when they were read.
     pub late_pushes: Counter,
     /// Rejected pushes that got no event of their own.
     pub suppressed_events: Counter,
@@ -53,33 +53,33 @@ pub struct Metrics {
     pub backlog_bytes: Gauge,
     /// Sockets closed since those bytes exceeded their budget.
     pub backlog_closes: Counter,
-    /// Bytes that messages of clients which have begun may take.
+    /// Bytes reserved for unfinished messages of clients.
     pub inbound_bytes: Gauge,
     /// Requests refused, by reason (`connection_limit`, `unauthorized`, `bad_request`, `origin`, …).
     pub refused: Family<Label, Counter>,
     /// Token calls by outcome (`ok`, `refused`).
     pub tokens: Family<Label, Counter>,
-    /// Token calls whose JWT lacks the claim that should carry tags.
+    /// Token calls whose JWT lacks the declared tags claim.
     pub tokens_without_tags: Counter,
-    /// Clients told of a gap, by reason.
+    /// Gaps sent to clients, by reason.
     pub gaps: Family<Label, Counter>,
-    /// Pieces of streams read for clients that catch up.
+    /// Pages of streams read for clients that catch up.
     pub catch_up_reads: Counter,
-    /// Businesses that are to be read, since clients of theirs are here.
+    /// Businesses that are read, since they have clients here.
     pub readers: Gauge,
     /// Businesses whose clients wait for pushes while none are read.
     pub readers_down: Gauge,
-    /// Messages that the reader furthest behind the broker has still to read, of those whose lag is known; NaN where none is.
+    /// The largest known lag of a reader behind the broker, in messages; NaN if none is known.
     pub reader_lag: Gauge<f64, AtomicU64>,
     /// Streams that a reader found replaced by another one.
     pub streams_replaced: Counter,
     /// Sockets at most.
     pub max_connections: Gauge,
-    /// 1 while the broker takes publishes.
+    /// 1 while the broker accepts publishes.
     pub broker_up: Gauge,
-    /// Configurations refused, the last good one kept.
+    /// Refused configurations; the last accepted one stays.
     pub bad_configs: Counter,
-    /// Troubles with the watch of the ConfigMaps; what is loaded stays.
+    /// Failures of the watch of the ConfigMaps; the loaded configurations stay.
     pub config_watch_errors: Counter,
     /// Failed accepts.
     pub accept_errors: Counter,
@@ -118,7 +118,7 @@ impl Default for Metrics {
                 metric
             }};
         }
-        // Resolved once: a look-up by label for each frame would be a lock for each frame.
+        // Resolved once: a lookup by label would be a lock for each frame.
         let frames: Family<Label, Counter> = metric!("frames", "WebSocket frames by direction");
         let metrics = Self {
             frames_in: frames.get_or_create_owned(&label("in")),
@@ -168,7 +168,7 @@ impl Default for Metrics {
             accept_errors: metric!("accept_errors", "Failed accepts"),
             registry,
         };
-        // Alerts ask for their growth, and to Prometheus a series that begins with its first event did not grow by it.
+        // Alerts watch their growth, and Prometheus sees no growth in a series that begins with its first event.
         for (family, kind) in [
             (&metrics.gaps, "retention"),
             (&metrics.gaps, "incarnation"),

@@ -1,4 +1,4 @@
-//! A client's WebSocket: its protocol, the connection's task, what it may send and what its input costs.
+//! A client's WebSocket: its protocol, the task of a connection, what a client may send, and the limits of its input.
 
 pub mod admission;
 pub mod bucket;

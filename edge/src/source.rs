@@ -1,14 +1,14 @@
-//! Where configurations come from: a directory with a file per business, or a namespace with a ConfigMap per business.
+//! The sources of configurations: a directory with a file per business, or a namespace with a ConfigMap per business.
 //!
-//! Both parse each configuration whole, keep the last good one where a new one can't be read, and let the edge be ready only after their
+//! Both parse each configuration as a whole, keep the last accepted one if a new one can't be read, and make the edge ready only after the
 //! first complete load.
 
 pub mod directory;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 
-/// What `/readyz` waits for. Added before the edge listens, so that it is never ready by mistake.
+/// The part that `/readyz` waits for. Added before the edge listens, so that it is never ready too early.
 pub const PART: &str = "configuration";
 
-/// The name of the task that follows them.
+/// The name of the task that follows the source.
 pub const TASK: &str = "configurations";

@@ -1,4 +1,4 @@
-//! The one form of every answer: `{"result": 0, "description": "ok", "data": …}`, and the closed table of what can be wrong.
+//! The form of every answer: `{"result": 0, "description": "ok", "data": …}`, and the closed table of errors.
 
 use std::borrow::Cow;
 
@@ -11,24 +11,24 @@ use serde::Serialize;
 
 use crate::catalog::Absent;
 
-/// What can be wrong. A number is the HTTP status followed by two digits; it keeps its meaning for ever.
+/// An error. Its number is the HTTP status followed by two digits; it keeps its meaning forever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
     /// A parameter, a header or the body can't be read.
     BadRequest,
     /// The body (or an item of it) is not an envelope, or a field of it is wrong.
     InvalidEnvelope,
-    /// The envelope names nobody.
+    /// The envelope names no recipient.
     NoAudience,
     /// No declared route takes the message type.
     UnknownRoute,
     /// The route does not allow this audience or client type.
     NotAllowed,
-    /// `content` does not fit the route's schema.
+    /// `content` does not match the route's schema.
     SchemaMismatch,
-    /// The message's time is over.
+    /// The message has expired.
     Expired,
-    /// The identity, client type or tags asked for can't be had.
+    /// The requested identity, client type or tags are not possible.
     InvalidIdentity,
     /// Neither a bearer token nor an API key was sent.
     NoCredential,
@@ -38,7 +38,7 @@ pub enum Code {
     UnknownApiKey,
     /// The browser's origin is not among `allowedOrigins`.
     Origin,
-    /// Nothing is here.
+    /// There is no such path.
     NotFound,
     /// No such business on this edge.
     UnknownBusiness,
@@ -50,15 +50,15 @@ pub enum Code {
     TooLarge,
     /// To check `content` against the route's schema would take too long.
     TooComplex,
-    /// The path of the socket, asked for without a WebSocket.
+    /// The path of the socket, requested without a WebSocket upgrade.
     UpgradeRequired,
     /// The request's header is too large.
     HeaderTooLarge,
-    /// The broker is away, blocked, or did not take the message.
+    /// The broker is unreachable or blocked, or refused the message.
     BrokerUnavailable,
-    /// This edge is at a limit of its own.
+    /// This edge has reached a limit of its own.
     Overloaded,
-    /// The issuer's key set could not be had yet.
+    /// The issuer's key set could not be fetched yet.
     IssuerUnavailable,
     /// This edge has no configuration of the business, and another edge may have it.
     BusinessNotHere,
@@ -171,15 +171,15 @@ impl Code {
     }
 }
 
-/// Seconds in `Retry-After` where nothing better is known.
+/// Seconds in `Retry-After` if nothing better is known.
 const RETRY_AFTER: u32 = 2;
 
-/// A refusal: a code and a sentence. The sentence never holds a credential.
+/// A refusal: a code and a description. The description never contains a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which.
+    /// The error.
     pub code: Code,
-    /// What happened and what to do.
+    /// What failed and what to do.
     pub description: Cow<'static, str>,
 }
 
@@ -194,12 +194,12 @@ impl Refusal {
         Self::new(Code::InvalidToken, description)
     }
 
-    /// This edge is at a limit of its own.
+    /// This edge has reached a limit of its own.
     pub fn overloaded(description: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Overloaded, description)
     }
 
-    /// The request's header is larger than any that has business here.
+    /// The request's header is larger than any legitimate one.
     pub fn header_too_large() -> Self {
         Self::new(
             Code::HeaderTooLarge,
@@ -207,7 +207,7 @@ impl Refusal {
         )
     }
 
-    /// The business is not here, and that may be so for good.
+    /// The business is not served here, perhaps permanently.
     pub fn absent(name: &str, why: Absent) -> Self {
         let shown: String = name.chars().take(64).collect();
         match why {
@@ -232,7 +232,7 @@ impl Refusal {
         )
     }
 
-    /// A browser's page that may not call.
+    /// The page's origin is not allowed.
     pub fn origin() -> Self {
         Self::new(
             Code::Origin,
@@ -252,13 +252,13 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.code == Code::UpgradeRequired {
-            // What would be taken: RFC 9110, section 15.5.22, and RFC 6455, section 4.4.
+            // What would be accepted: RFC 9110, section 15.5.22, and RFC 6455, section 4.4.
             let headers = response.headers_mut();
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
-        // For whoever counts refusals.
+        // For the layer that counts refusals.
         response.extensions_mut().insert(self.code);
         response
     }
@@ -269,24 +269,24 @@ impl IntoResponse for Refusal {
 pub struct Body<'a, T> {
     /// 0, or [`Code::number`].
     pub result: u32,
-    /// For a person.
+    /// An explanation.
     pub description: &'a str,
     /// What was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<T>,
 }
 
-/// An answer that all is well.
+/// A successful answer.
 pub fn ok<T: Serialize>(data: T) -> Response {
     ok_but("ok", data)
 }
 
-/// [`ok()`], with something that whoever asked should know.
+/// [`ok()`], with a note for the caller.
 pub fn ok_but<T: Serialize>(note: &str, data: T) -> Response {
     answer(StatusCode::OK, &Body { result: 0, description: note, data: Some(data) })
 }
 
-/// Any answer. None is ever cached: most hold a token or speak of one moment.
+/// Any answer. Answers are never cached: most contain a token or describe a moment.
 pub fn answer<T: Serialize>(status: StatusCode, body: &Body<'_, T>) -> Response {
     let mut response = (status, Json(body)).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_there_once_and_begins_with_its_status() {
+    fn every_number_is_unique_and_begins_with_its_status() {
         let numbers: HashSet<_> = Code::ALL.iter().map(|code| code.number()).collect();
         assert_eq!(numbers.len(), Code::ALL.len());
         for code in Code::ALL {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_when_to_come_back() {
+    fn a_refusal_says_when_to_retry() {
         let response = Refusal::overloaded("full").into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");

@@ -1,14 +1,14 @@
-//! Who calls: what is in the request's headers, and whether it is a key of the business's services.
+//! The caller: the credential in the request's headers, and whether it is an API key of the business.
 
 use axum::http::{HeaderMap, header};
 
 use super::answer::{Code, Refusal};
 use crate::{business::Business, clock, identity::api_key};
 
-/// Carries an API key; takes precedence over `Authorization`, which proxies like to use for themselves.
+/// Contains an API key; takes precedence over `Authorization`, which proxies often use for themselves.
 const X_API_KEY: &str = "x-api-key";
 
-/// What a caller shows.
+/// What a caller presents.
 #[derive(Clone, Copy)]
 pub(super) enum Credential<'a> {
     /// `X-Api-Key`.
@@ -18,7 +18,7 @@ pub(super) enum Credential<'a> {
 }
 
 impl<'a> Credential<'a> {
-    /// Takes it from the headers.
+    /// Reads it from the headers.
     pub(super) fn of(headers: &'a HeaderMap) -> Result<Self, Refusal> {
         let readable = |_| Refusal::new(Code::NoCredential, "the credential holds characters that no token or key has");
         if let Some(key) = headers.get(X_API_KEY) {
@@ -37,14 +37,14 @@ impl<'a> Credential<'a> {
         }
     }
 
-    /// Whether it is a key of the business's services.
+    /// Whether it is an API key of the business.
     pub(super) fn is_service(self, business: &Business) -> bool {
         let (Self::ApiKey(key) | Self::Bearer(key)) = self;
         api_key::is_known(&business.config.auth.api_keys, key, clock::now_ms())
     }
 }
 
-/// An API key that is not one.
+/// The refusal of an unknown API key.
 pub(super) fn unknown_api_key() -> Refusal {
     Refusal::new(
         Code::UnknownApiKey,

@@ -1,5 +1,5 @@
-//! An edge that is about to go says so to whoever keeps a connection to it: their next call goes elsewhere, and none meets a connection
-//! that is just being closed (RFC 9112, section 9.6).
+//! A draining edge asks callers to close their kept-alive connections: their next call goes elsewhere, and none hits a connection that is
+//! just being closed (RFC 9112, section 9.6).
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use wirepost_runtime::readiness::DRAINING;
 
 use super::state::State;
 
-/// Adds `Connection: close` from the moment at which the edge is not ready any more.
+/// Adds `Connection: close` from the moment at which the edge is no longer ready.
 pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    // A socket's upgrade has that header for itself.
+    // An upgrade uses that header itself.
     if response.status() != StatusCode::SWITCHING_PROTOCOLS && state.readiness.waits_for(DRAINING) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

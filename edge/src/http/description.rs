@@ -1,4 +1,4 @@
-//! `GET /{business}/asyncapi.json`: what clients may send and get, made from the declaration in use. For anyone, on any page.
+//! `GET /{business}/asyncapi.json`: what clients may send and receive, generated from the current declaration. Public, for any origin.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use axum::{
 
 use super::{answer::Refusal, public_url::public_url, state::State};
 
-/// The handler. The document itself, not wrapped in the form of other answers: tools read it by its URL.
+/// The handler. It returns the bare document, not in the form of other answers: tools read it by its URL.
 pub(super) async fn asyncapi(
     Shared(state): Shared<Arc<State>>,
     Path(business): Path<String>,

@@ -1,4 +1,4 @@
-//! One line and one count a request. A path can hold a token, so only the route's template is ever written, and never a header or query.
+//! Logs and counts each request. A path can contain a token, so only the route's template is logged, never a header or query.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{answer::Code, socket, state::State};
 use crate::metrics::label;
 
-/// Writes the line and counts a refusal by its code; the socket counts its own.
+/// Logs the request and counts a refusal by its code; the socket counts its own refusals.
 pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();

@@ -1,5 +1,4 @@
-//! Log lines that a stranger or an issuer can cause as often as they like: one in each pause for each subject, and with it how many were left
-//! out.
+//! Throttles log lines that others can cause at any rate: one line in each pause for each subject, with the number of omitted ones.
 
 use std::{
     collections::HashMap,
@@ -9,14 +8,14 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Subjects that are remembered: a few for each business. Beyond it the oldest pauses are forgotten, so that a line may come early.
+/// Subjects that are remembered: a few for each business. Beyond it the oldest pauses are dropped, so a line may come early.
 const SUBJECTS: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
 pub struct LogThrottle {
     pause: Duration,
-    /// By what a line is about, and the business.
+    /// By subject and business.
     pauses: Mutex<HashMap<(&'static str, String), Pause>>,
 }
 
@@ -27,12 +26,12 @@ struct Pause {
 }
 
 impl LogThrottle {
-    /// `pause` lies between two lines about the same.
+    /// `pause`: least time between two lines about the same subject.
     pub fn new(pause: Duration) -> Self {
         Self { pause, pauses: Mutex::default() }
     }
 
-    /// Whether to write a line about this now; with it how many were left out since the last one.
+    /// Some: log a line about this now; the number of lines omitted since the last one.
     pub fn permit(&self, what: &'static str, business: &str) -> Option<u64> {
         let now = Instant::now();
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);

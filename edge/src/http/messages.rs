@@ -1,7 +1,7 @@
-//! `POST /{business}/websocket/messages`: a service pushes an envelope, or an array of them, and hears of each whether the broker has it.
+//! `POST /{business}/websocket/messages`: a service pushes an envelope, or an array of them, and gets the broker's answer for each.
 //!
-//! *Status*: that of the items where all have the same result (200 when all is well), else 207 with a result for each. *Order*: items are published in
-//! their order. *A repeat* after `mayHaveArrived` must carry the same `id`, which the answer always names.
+//! *Status*: the status of the items if all have the same result (200 if all succeed), otherwise 207 with a result for each. *Order*: items
+//! are published in order. *A retry* after `mayHaveArrived` must carry the same `id`, which the answer always contains.
 
 use std::sync::Arc;
 
@@ -42,16 +42,16 @@ use crate::{
 const MAX_ITEMS: usize = 256;
 /// Largest body, unless one `pushBytes` is larger.
 const MAX_BODY: usize = 8 << 20;
-/// Bytes read of a larger one before it is refused.
+/// Bytes of a larger one that are read before it is refused.
 const MAX_DISCARDED: usize = 64 << 20;
 /// Room above `pushBytes` for white space that is not published.
 const BODY_ROOM: usize = 64 << 10;
-/// Time for a confirm that each further item of a batch adds: they wait in one lane.
+/// Additional time for confirms for each further item of a batch: they wait in one lane.
 const CONFIRM_PER_ITEM: std::time::Duration = std::time::Duration::from_millis(20);
-/// `result` where items differ.
+/// `result` if the items' results differ.
 const MIXED: u32 = 20_700;
 
-/// Bodies in memory at the same time, in KiB; beyond it calls are told to come back.
+/// Bodies in memory at the same time, in KiB; beyond it calls are asked to retry.
 #[derive(Clone)]
 pub(super) struct Budget(Arc<Semaphore>);
 
@@ -126,13 +126,13 @@ async fn push(
         return Err(Refusal::new(Code::TooLarge, description));
     }
     let deadline = Instant::now() + CONFIRM_TIMEOUT + CONFIRM_PER_ITEM * items.len() as u32;
-    // One lane keeps their order; a random one spreads calls over all lanes.
+    // One lane keeps their order; a random lane spreads calls over all lanes.
     let lane = rand::random();
     let checks_until = Instant::now() + CONFIRM_TIMEOUT;
     let mut pending = Vec::with_capacity(items.len());
     for item in &items {
         pending.push(start(state, lane, &business, item.get().as_bytes(), traceparent, checks_until).await);
-        // Each may have taken a while.
+        // Each check may have taken a while.
         tokio::task::yield_now().await;
     }
     let deadline = deadline.max(Instant::now() + CONFIRM_TIMEOUT);
@@ -147,8 +147,8 @@ fn too_large(limit: usize) -> Refusal {
     Refusal::new(Code::TooLarge, format!("the body is larger than {limit} bytes; send several calls"))
 }
 
-/// Reads on what will not be used, up to a bound: to answer and close while the caller still writes resets the connection, and the caller
-/// sees that in the place of the answer.
+/// Reads and discards the rest, up to a bound: answering and closing while the caller still writes would reset the connection, and the caller
+/// would see that instead of the answer.
 async fn discard(mut parts: BodyDataStream) {
     let mut left = MAX_DISCARDED;
     while left > 0
@@ -172,14 +172,14 @@ async fn read(mut parts: BodyDataStream, announced: usize, limit: usize) -> Resu
     Ok(whole.freeze())
 }
 
-/// W3C trace context, where it is well formed (55 characters in version 00); anything else would become a header of the broker's message.
+/// W3C trace context, if it is well formed (55 characters in version 00); anything else would become a header of the broker's message.
 fn traceparent(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(headers::TRACEPARENT)?.to_str().ok()?;
     let well_formed = value.len() == 55 && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     well_formed.then_some(value)
 }
 
-/// An item: refused, or on its way.
+/// An item: refused, or being published.
 struct Pending {
     id: Option<String>,
     confirm: Result<Confirm, PushRefusal>,
@@ -204,7 +204,7 @@ async fn start(
     } else if Instant::now() < checks_until {
         check_heavy(state, business, item).await
     } else {
-        // The caller waits: what comes after many long checks is to be sent again.
+        // The caller is waiting: items after many long checks must be sent again.
         Err(Busy.into())
     };
     match checked {
@@ -278,12 +278,12 @@ fn code(refusal: &PushRefusal) -> Code {
     }
 }
 
-/// What became of one item.
+/// The result of one item.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Outcome {
     result: u32,
-    /// Absent where it could not be read.
+    /// Absent if it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     description: String,
@@ -309,7 +309,7 @@ fn single_answer(outcome: &Outcome) -> Response {
 
 fn batch_answer(outcomes: &[Outcome]) -> Response {
     let failed = outcomes.iter().filter(|outcome| outcome.code.is_some()).count();
-    // Together, since a result begins with its status.
+    // One comparison for both: a result begins with its status.
     let (status, result) = match outcomes {
         [first, rest @ ..] if rest.iter().all(|other| other.result == first.result) => (first.status(), first.result),
         _ => (StatusCode::MULTI_STATUS, MIXED),

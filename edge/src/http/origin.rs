@@ -1,5 +1,5 @@
-//! Browsers: which pages may call, by the business's `allowedOrigins` (the Fetch standard's CORS protocol). It protects people's browsers,
-//! not the edge: programs send no Origin and are judged by their credential alone.
+//! Browsers: which pages may call, by the business's `allowedOrigins` (the CORS protocol of the Fetch standard). It protects users of browsers,
+//! not the edge: programs send no Origin and are checked by their credential alone.
 
 use std::sync::Arc;
 
@@ -23,16 +23,15 @@ const MAX_AGE: u32 = 600;
 /// Characters of a foreign origin that are written to the log.
 const MAX_TOLD: usize = 200;
 
-/// Whether a request to this edge may pass by its Origin header: it has none, it names an allowed origin, or the edge's own address. React
-/// Native on Android sends that one, and a page of the edge's own host needs nobody's leave.
+/// Whether a request's Origin header is allowed: it has none, or names an allowed origin or the edge's own address. React Native on Android
+/// sends that address, and a page of the edge's own host needs no permission.
 ///
-/// A refusal is counted by whoever answers it, and told in the log, since neither a browser nor an app shows its developer which origin it
-/// sent.
+/// The caller counts a refusal. It is logged here, since neither a browser nor an app shows its developer which origin it sent.
 pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let public = state.settings.public_url.as_ref();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    // Every origin is ASCII; other bytes are nobody's.
+    // Every origin is ASCII; other bytes match none.
     let passes = origin.to_str().is_ok_and(|origin| {
         let mut declared = business.config.auth.allowed_origins.iter();
         declared.any(|one| origin::allows(one, origin)) || is_own(origin, public, host)
@@ -46,13 +45,13 @@ pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool 
 fn tell(state: &State, business: &str, origin: &HeaderValue) {
     if let Some(left_out) = state.log_throttle.permit("origin", business) {
         let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(MAX_TOLD).collect();
-        tracing::info!(business, origin, left_out, "an origin that allowedOrigins lacks is refused");
+        tracing::info!(business, origin, left_out, "refused an origin that is not in allowedOrigins");
     }
 }
 
-/// Whether a page's origin is the address that the edge is reached at: its public URL, or where it does not know that, the Host that this
-/// very request came to. A page's owner can make any name lead here (DNS rebinding), so with a public URL no Host counts. TLS may end before
-/// the edge, so the scheme that belongs to a Host is not known.
+/// Whether a page's origin is the edge's own address: its public URL, or the Host of this request if no public URL is configured. Anyone can
+/// point a name to this edge (DNS rebinding), so with a public URL no Host counts. TLS may be terminated before the edge, so the scheme of a
+/// Host is not known.
 fn is_own(origin: &str, public: Option<&PublicUrl>, host: Option<&str>) -> bool {
     let Some(origin) = Origin::parse(origin).filter(|origin| is_web(origin.scheme()) && origin.has_host()) else {
         return false;
@@ -68,7 +67,7 @@ fn is_web(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }
 
-/// Answers preflights, refuses foreign pages, and lets allowed ones read the answer. For routes with `{business}` in their path.
+/// Answers preflights, refuses other origins, and lets allowed ones read the answer. For routes with `{business}` in their path.
 pub async fn layer(Shared(state): Shared<Arc<State>>, params: RawPathParams, request: Request, next: Next) -> Response {
     let Some(origin) = request.headers().get(header::ORIGIN).cloned() else {
         return vary(next.run(request).await);
@@ -98,7 +97,7 @@ fn preflight_answer() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-/// The answer depends on the Origin, also where there was none: a cache must not mix them up.
+/// The answer depends on the Origin, even if there is none: a cache must not mix them up.
 fn vary(mut response: Response) -> Response {
     response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
     response
@@ -109,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_edges_own_address_passes_and_no_neighbours() {
+    fn the_edges_own_address_is_allowed_and_no_similar_one() {
         let url: PublicUrl = "wss://ws.example/base".parse().unwrap();
         let public = Some(&url);
         for (origin, public, host, expected) in [
@@ -119,7 +118,7 @@ mod tests {
             ("http://ws.example", public, None, false),
             ("https://ws.example:8443", public, None, false),
             ("https://evil.example", public, Some("ws.example"), false),
-            // A name of somebody else's that leads to this edge.
+            // A foreign name that points to this edge.
             ("https://evil.example", public, Some("evil.example"), false),
             ("http://10.0.0.7:8080", public, Some("10.0.0.7:8080"), false),
             ("https://ws.example", None, Some("ws.example"), true),

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, header, uri::Authority};
 use super::answer::{Code, Refusal};
 use crate::config::settings::Settings;
 
-/// Where the client shall connect: the configured URL, or the host that this request came to.
+/// The base URL for clients: the configured one, or the host of this request.
 pub(super) fn public_url(settings: &Settings, headers: &HeaderMap) -> Result<String, Refusal> {
     if let Some(url) = &settings.public_url {
         return Ok(url.websocket());

@@ -1,7 +1,7 @@
 //! `GET /socket/{token}`: checks the ticket and upgrades.
 //!
-//! A browser can't read the HTTP status of a refused upgrade: it sees 1006 and retries a dead URL for ever. So under `wirepost.v1` a refusal
-//! completes the upgrade and closes with a code that says what to do; without it, it is HTTP with the body of the token call.
+//! A browser can't read the HTTP status of a refused upgrade: it sees 1006 and retries a dead URL forever. So under `wirepost.v1` a refusal
+//! completes the upgrade and closes with a code that says what to do; otherwise it is an HTTP answer in the usual form.
 
 pub mod handshake;
 
@@ -33,10 +33,10 @@ use crate::{
     socket::{session::Session, wire::Wire, write_progress::WriteProgress},
 };
 
-/// Where it is.
+/// Path of the socket.
 pub(super) const PATH: &str = "/socket/{token}";
-/// Room above `messageBytes` for control frames (a `refresh` carries a token, a `received` up to 256 ids), and for answering a message that
-/// is somewhat too large with a nack instead of 1009.
+/// Room above `messageBytes` for control frames (a `refresh` carries a token, a `received` up to 256 ids), and for answering a slightly
+/// too large message with a nack instead of 1009.
 const MESSAGE_ROOM: usize = 64 << 10;
 
 /// Query of the upgrade.
@@ -53,7 +53,7 @@ pub(super) async fn socket(
     written: Option<Extension<WriteProgress>>,
     request: Request,
 ) -> Response {
-    // Absent only where a test calls without a listener.
+    // Absent only if a test calls without a listener.
     let Extension(written) = written.unwrap_or_default();
     let (mut request, _) = request.into_parts();
     let handshake = match Handshake::of(&mut request, SUBPROTOCOL) {
@@ -83,7 +83,7 @@ pub(super) async fn socket(
         return Refusal::overloaded(format!("this identity connects too often, wait {} ms", wait.as_millis()))
             .into_response();
     }
-    // After the ticket: whoever holds none takes nobody's permit, and raises no alarm for want of places.
+    // After the ticket: a caller without one uses no permit, and raises no alarm about the limit.
     let Some(permit) = state.connection_limit.permit() else {
         state.metrics.refused.get_or_create(&label("connection_limit")).inc();
         return Refusal::overloaded("this edge has as many connections as it may").into_response();
@@ -115,7 +115,7 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
     let ticket = ticket::open(&state.keys, token, clock::now_ms())
         .map_err(|error| (CloseCode::SessionOver, Refusal::unauthorized(format!("{error}; get a new token"))))?;
     let Some(hub) = state.catalog.hub(&ticket.business) else {
-        // An edge of this installation signed the ticket, and so knew the business: if this one never did, it lags behind.
+        // An edge of this installation signed the ticket, so it knew the business: if this edge never did, it lags behind.
         return Err(match state.catalog.why_absent(&ticket.business) {
             Absent::Removed => (CloseCode::BusinessRemoved, Refusal::absent(&ticket.business, Absent::Removed)),
             Absent::NotYet | Absent::Unknown => (CloseCode::NotHere, Refusal::not_here(&ticket.business)),
@@ -132,7 +132,7 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
     Ok((ticket, hub, business))
 }
 
-/// Where a connection begins: its cursor's permit, if it can be one of this business.
+/// Where a connection starts: after its cursor, if that can belong to this business.
 fn begin(business: &Business, cursor: Option<&str>) -> StartAt {
     let Some(text) = cursor.filter(|text| !text.is_empty()) else { return StartAt::Now };
     match text.parse::<Cursor>() {

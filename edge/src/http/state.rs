@@ -1,4 +1,4 @@
-//! What request handlers and connections share.
+//! What request handlers share.
 
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ pub struct State {
     pub broker: Arc<dyn Broker>,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
-    /// What `/readyz` says.
+    /// The answer of `/readyz`.
     pub readiness: Readiness,
     /// Checks large content.
     pub checks: Arc<CheckPool>,
-    /// When to write a log line that strangers cause.
+    /// Throttles log lines that callers cause.
     pub log_throttle: LogThrottle,
     /// The edge-wide limit of connections.
     pub connection_limit: ConnectionLimit,

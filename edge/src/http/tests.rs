@@ -1,4 +1,4 @@
-//! The calls as their users see them, with the real state and a broker that answers as told.
+//! The calls as their users see them, with the real state and a scripted broker.
 
 mod calls;
 mod messages;
@@ -34,7 +34,7 @@ use crate::{
 /// A key of the services of `payments`.
 pub(super) const API_KEY: &str = "key-of-payments";
 
-/// What the stub does with a publish.
+/// The stub's answer to a publish.
 #[derive(Clone)]
 pub(super) enum Answer {
     Now(Result<(), PublishError>),
@@ -177,7 +177,7 @@ impl Edge {
         Self { router: super::router(Arc::clone(&state)), state, stub, _app: app }
     }
 
-    /// What the broker answers from now on.
+    /// Sets the broker's answers from now on.
     pub(super) fn broker_answers(&self, answer: impl Fn(&Publication) -> Answer + Send + 'static) {
         *self.stub.answer.lock().unwrap() = Box::new(answer);
     }

@@ -1,5 +1,5 @@
-//! `GET /{business}/websocket/token`: a client shows its token, or a service its API key and for whom it asks; the answer is the URL to
-//! connect to, with a ticket in it.
+//! `GET /{business}/websocket/token`: a client presents its token, or a service its API key and the client's identity; the answer is the URL
+//! to connect to, with a ticket in it.
 
 use std::sync::Arc;
 
@@ -61,11 +61,11 @@ async fn issue(
     Ok((format!("{base}/socket/{}", ticket::seal(&state.keys, &ticket)), note))
 }
 
-/// Not every token has groups to name, so this is no refusal. But a claim that is named wrong looks the same, and must not stay unseen.
+/// Not every token has groups, so this is not a refusal. But a misnamed claim looks the same, and must not go unnoticed.
 fn without_tags(state: &State, business: &str, claim: &str) -> String {
     state.metrics.tokens_without_tags.inc();
     if let Some(left_out) = state.log_throttle.permit("tags", business) {
-        tracing::info!(business, claim, left_out, "a token lacks the claim declared for tags; its session has none");
+        tracing::info!(business, claim, left_out, "a token lacks the declared tags claim; its session has no tags");
     }
     format!("ok; the token has no claim {claim}, so the session has no tags")
 }
@@ -79,7 +79,7 @@ struct TokenQuery {
 }
 
 impl TokenQuery {
-    /// `uniqueId` and `clientType` once at most, `tags` with commas or several times; other parameters are not ours to judge.
+    /// `uniqueId` and `clientType` once at most, `tags` with commas or repeated; other parameters are ignored.
     fn parse(query: Vec<(String, String)>) -> Result<Self, Refusal> {
         let mut query = Self::default();
         for (name, value) in query {
@@ -100,7 +100,7 @@ impl TokenQuery {
     }
 }
 
-/// For whom a ticket is made.
+/// Whose ticket it becomes.
 #[derive(Debug)]
 struct Subject {
     unique_id: String,
@@ -108,7 +108,7 @@ struct Subject {
     tags: Vec<String>,
     /// See [`crate::identity::jwt::Identity`].
     lacks_tags: Option<String>,
-    /// Of the token that was shown, ms since the epoch.
+    /// Of the presented token, ms since the epoch.
     expires_at: Option<i64>,
 }
 
@@ -129,7 +129,7 @@ async fn identify(business: &Business, credential: Credential<'_>, query: TokenQ
     };
     let identity = verifier.verify(token, query.client_type.as_deref()).await.map_err(|error| match error {
         JwtError::KeysNotLoaded(_) => Refusal::new(Code::IssuerUnavailable, error.to_string()),
-        // A key of a service is no JWT either; the sentence must help both.
+        // An API key is not a JWT either; the description must help both callers.
         JwtError::Malformed(_) => {
             Refusal::unauthorized(format!("{error}; nor is it a current API key of this business"))
         }
@@ -188,7 +188,7 @@ fn make(business: &Business, settings: &Settings, subject: Subject, now: i64) ->
     Ok(ticket)
 }
 
-/// Any text is an identity, slashes, dots and emoji included, but not what breaks logs and headers.
+/// Any text is an identity, including slashes, dots and emoji, except what breaks logs and headers.
 fn check_text(what: &str, text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err(format!("{what} is empty"));
@@ -196,7 +196,7 @@ fn check_text(what: &str, text: &str) -> Result<(), String> {
     if text.len() > MAX_IDENTITY {
         return Err(format!("{what} has {} bytes, at most {MAX_IDENTITY} are allowed", text.len()));
     }
-    // The replacement character stands for bytes that were no UTF-8: two such identities would become one.
+    // The replacement character stands for bytes that were not UTF-8: two such identities would become one.
     if text.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
         return Err(format!("{what} holds a control character or is not UTF-8"));
     }

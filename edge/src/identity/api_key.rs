@@ -4,11 +4,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use wirepost_core::edge_config::ApiKey;
 
-/// Longest key that is looked at, in bytes.
+/// Longest key that is checked, in bytes.
 const MAX_KEY: usize = 512;
 
-/// Whether `key` is one of `keys` that has not expired. Every digest is compared, in constant time, so that the answer's time tells
-/// neither which key was close nor how many there are before it.
+/// Whether `key` is one of `keys` that has not expired. Every digest is compared, in constant time, so that the time of the answer
+/// reveals neither how close a key was nor its position.
 pub fn is_known(keys: &[ApiKey], key: &str, now: i64) -> bool {
     if key.is_empty() || key.len() > MAX_KEY {
         return false;
@@ -58,7 +58,7 @@ mod tests {
         ] {
             assert_eq!(is_known(&keys, key, now), expected, "{key} at {now}");
         }
-        assert!(!is_known(&[], "new", 0), "no key at all lets nobody in");
+        assert!(!is_known(&[], "new", 0), "without keys nobody is admitted");
     }
 
     #[test]

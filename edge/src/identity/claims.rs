@@ -1,9 +1,9 @@
-//! Claims of a token, found by the names that a declaration gives them.
+//! Finds claims of a token by the names in the declaration.
 
 use serde_json::{Map, Value};
 
-/// The claim of exactly this name; else the one at this path, such as `realm_access.roles`. Names hold dots themselves
-/// (`https://shop.example/claims`), so the longest first part that leads to an object is tried first. `null` counts as absent.
+/// The claim of exactly this name; else the one at this path, such as `realm_access.roles`. Names may contain dots
+/// (`https://shop.example/claims`), so the longest prefix that names an object is tried first. `null` counts as absent.
 pub(super) fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     if let Some(claim) = claims.get(name) {
         return Some(claim).filter(|claim| !claim.is_null());
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exact_name_wins_over_a_path_and_the_longest_first_part_over_a_shorter() {
+    fn an_exact_name_wins_over_a_path_and_a_longer_prefix_over_a_shorter() {
         let claims = json!({
             "realm_access": {"roles": ["nested"]},
             "a.b": "exact", "a": {"b": "path", "c": {"d": 1}, "c.d": 2, "n": null},

@@ -1,9 +1,9 @@
-//! Key sets that an issuer serves. One issuer's trouble stays with it: nothing is fetched before a token needs it, the last good set stays
-//! in use, a call waits [`TIMEOUT`] at most, and no flood of odd tokens becomes a flood at the issuer. A fetch is its own task, so that no
-//! caller's going away ends it.
+//! Key sets that an issuer serves. A failing issuer affects only its own businesses: nothing is fetched before a token needs it, the last valid
+//! set stays in use, a call waits [`TIMEOUT`] at most, and a flood of unusual tokens does not become a flood at the issuer. A fetch is a task
+//! of its own, so that a caller that disconnects does not cancel it.
 //!
-//! Businesses that name one URI share one source, also across a change of their configuration: a reload while the issuer is down must not
-//! forget keys.
+//! Businesses with the same URI share one source, also across a change of their configuration: a reload while the issuer is down must not
+//! drop keys.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,17 +25,17 @@ const TIMEOUT: Duration = Duration::from_millis(1500);
 /// At most [`FETCHES`] fetches in this time, so that a new key works at its first use while random key ids reach the issuer twice.
 const COOL_DOWN: Duration = Duration::from_secs(10);
 const FETCHES: usize = 2;
-/// From one fetch to the next while there is no set at all; longer than a fetch may take, so that not every call waits for one.
+/// Least time between fetches while there is no set at all; longer than a fetch may take, so that not every call waits for one.
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(3);
-/// Age from which a set is fetched again: a key that the issuer took back ends with it.
+/// Age after which a set is fetched again: a key that the issuer revoked is dropped then.
 const MAX_AGE: Duration = Duration::from_mins(5);
 /// Largest answer.
 const MAX_BYTES: usize = 256 << 10;
 
-/// Why there is no key set. Says nothing of hosts inside, since clients read it.
+/// Why there is no key set. Names no internal host, since clients read it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// Nothing was tried, because a try just failed.
+    /// Not attempted, because an attempt just failed.
     #[error("the last try failed a moment ago")]
     CoolDown,
     /// No connection.
@@ -58,7 +58,7 @@ pub enum FetchError {
     KeySet(#[from] KeySetError),
 }
 
-/// A key set and when it came.
+/// A key set and when it was fetched.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) set: KeySet,
@@ -70,7 +70,7 @@ pub(super) struct Loaded {
 pub(super) struct Source {
     uri: String,
     current: ArcSwapOption<Loaded>,
-    /// Held while fetching: one fetch at a time.
+    /// Locked while fetching: one fetch at a time.
     history: Arc<tokio::sync::Mutex<History>>,
     /// Fetches that ended.
     ended: AtomicU64,
@@ -78,12 +78,12 @@ pub(super) struct Source {
 
 #[derive(Debug, Default)]
 struct History {
-    /// Begins of the last fetches.
+    /// Starts of the last fetches.
     begun: VecDeque<Instant>,
     last_error: Option<FetchError>,
 }
 
-/// Sources in use. Not a setting: the same bytes come from the same URI, whoever asks.
+/// Sources in use. Shared by the process: the same URI serves the same bytes to every business.
 static SOURCES: LazyLock<Mutex<HashMap<String, Weak<Source>>>> = LazyLock::new(Mutex::default);
 
 /// One client for all issuers, because each carries the machine's root certificates. It keeps no connections: fetches are rare.
@@ -117,12 +117,12 @@ impl Source {
         source
     }
 
-    /// The set in use; fetched first where there is none, and again where it is old.
+    /// The current set; fetched first if there is none, and again if it is old.
     pub(super) async fn get(self: &Arc<Self>) -> Result<Arc<Loaded>, FetchError> {
         match self.current.load_full() {
             Some(loaded) if loaded.at.elapsed() <= MAX_AGE => Ok(loaded),
             Some(loaded) => {
-                // Whoever finds it old first asks; nobody waits for that one.
+                // The first call that finds it old fetches; others do not wait for it.
                 if let Ok(history) = Arc::clone(&self.history).try_lock_owned() {
                     self.fetch_if_due(history).await;
                 }
@@ -135,7 +135,7 @@ impl Source {
         }
     }
 
-    /// A set that came after `known`, if one can be had now.
+    /// A set that is newer than `known`, if one can be fetched now.
     pub(super) async fn newer_than(self: &Arc<Self>, known: &Arc<Loaded>) -> Option<Arc<Loaded>> {
         let newer = || self.current.load_full().filter(|current| !Arc::ptr_eq(current, known));
         if newer().is_none() {
@@ -144,7 +144,7 @@ impl Source {
         newer()
     }
 
-    /// Fetches, or waits for the fetch that is under way. The last error, if the last fetch failed.
+    /// Fetches, or waits for the current fetch. The last error, if the last fetch failed.
     async fn refresh(self: &Arc<Self>) -> Option<FetchError> {
         let ended = self.ended.load(Ordering::Acquire);
         let history = Arc::clone(&self.history).lock_owned().await;
@@ -155,8 +155,8 @@ impl Source {
         }
     }
 
-    /// The last error afterwards. Whoever calls may go away: the fetch goes on in a task of its own, and what it brings is for all. The task
-    /// holds the lock, so there is one for each source, and ends within [`TIMEOUT`].
+    /// Returns the last error afterwards. The caller may be cancelled: the fetch continues in its own task, and its result is for all. The task
+    /// keeps the lock, so there is one for each source, and ends within [`TIMEOUT`].
     async fn fetch_if_due(self: &Arc<Self>, mut history: OwnedMutexGuard<History>) -> Option<FetchError> {
         let now = Instant::now();
         let known = self.current.load().is_some();
@@ -178,7 +178,7 @@ impl Source {
             source.ended.fetch_add(1, Ordering::Release);
             history.last_error.clone()
         });
-        // Cut off only where the whole process ends.
+        // Aborted only when the whole process ends.
         fetching.await.unwrap_or(Some(FetchError::Connect))
     }
 
@@ -186,7 +186,7 @@ impl Source {
         match fetch(&self.uri).await {
             Ok(set) => {
                 if !known {
-                    // Failed tries before the first set shall not delay its first rotation.
+                    // Failed attempts before the first set must not delay its first rotation.
                     begun.retain(|begun| *begun == now);
                     tracing::info!(uri = self.uri, "key set of an issuer loaded");
                 }

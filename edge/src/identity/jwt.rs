@@ -1,5 +1,5 @@
-//! Tokens of clients, made by the business's issuer. The library checks the signature; every claim is checked here, since its own checks
-//! are too lax for us: `nbf` is off by default, a missing `aud` passes, and its leeway also prolongs `exp`.
+//! Tokens of clients, issued by the business's issuer. The library checks the signature; every claim is checked here, since the library's
+//! checks are too lax: `nbf` is off by default, a missing `aud` passes, and its leeway also extends `exp`.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::clock;
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 16 << 10;
-/// How far the issuer's clock may be ahead of ours, in seconds. It never prolongs `exp`: a token is short-lived, and an expired one is
-/// refused at once.
+/// How far the issuer's clock may be ahead of ours, in seconds. It never extends `exp`: a token is short-lived, and an expired one is
+/// refused immediately.
 pub const LEEWAY: f64 = 60.0;
 
 /// Checks tokens for one business.
@@ -40,7 +40,7 @@ enum Keys {
     Fetched(Arc<Source>),
 }
 
-/// Recipients a token speaks for.
+/// The identity that a token proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The identity.
@@ -49,17 +49,16 @@ pub struct Identity {
     pub client_type: String,
     /// Tags.
     pub tags: Vec<String>,
-    /// The claim that should carry tags, where the token has none of that name: mostly a claim that is named wrong, or that the issuer
-    /// leaves out.
+    /// The declared tags claim, if the token lacks it: usually a misnamed claim, or one that the issuer omits.
     pub lacks_tags: Option<String>,
     /// The token's end, ms since the epoch.
     pub expires_at: i64,
 }
 
-/// Why a token is refused: which check failed. Never holds a part of the token.
+/// Why a token is refused: which check failed. Never contains a part of the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
-    /// Too long to be looked at.
+    /// Too long to be checked.
     #[error("token has {0} bytes, at most {MAX_TOKEN} are looked at")]
     TooLong(usize),
     /// Not a signed JWT.
@@ -77,7 +76,7 @@ pub enum JwtError {
     /// The token names no key.
     #[error("token names no key (kid) and the issuer's key set has several")]
     UnnamedKey,
-    /// The key is there, for something else.
+    /// The key exists, for another purpose.
     #[error("token's key (kid) can't check tokens: {0}")]
     UnusableKey(KeyDefect),
     /// Forged or altered.
@@ -91,13 +90,13 @@ pub enum JwtError {
     Type {
         /// Which.
         claim: String,
-        /// What would be right.
+        /// The expected type.
         expected: &'static str,
     },
     /// From another issuer.
     #[error("token's issuer (iss) is not the one of this business")]
     Issuer,
-    /// For somebody else.
+    /// For another audience.
     #[error("token's audience (aud) does not name this business's")]
     Audience,
     /// Too late.
@@ -115,27 +114,27 @@ pub enum JwtError {
     /// The call names another client type than the token.
     #[error("clientType of the call is not the one of the token")]
     ClientTypeMismatch,
-    /// Nobody names a client type.
+    /// Neither the token nor the call names a client type.
     #[error("name a client type with ?clientType=")]
     NoClientType,
-    /// The issuer could not be asked so far.
+    /// The issuer's keys could not be fetched yet.
     #[error("the issuer's key set is not loaded yet: {0}; retry in a few seconds")]
     KeysNotLoaded(FetchError),
 }
 
-/// A configuration that can't work.
+/// An invalid configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtConfigError {
     /// The inline key set.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
-    /// No issuer or no audience: every token of anybody would do.
+    /// No issuer or no audience: any token would be accepted.
     #[error("{0} must not be empty")]
     Empty(&'static str),
 }
 
 impl JwtVerifier {
-    /// Makes a verifier ready. A key set from a URI is fetched when it is first needed, so that an issuer's trouble keeps no edge from
+    /// Creates a verifier. A key set from a URI is fetched when it is first needed, so that a failing issuer does not keep an edge from
     /// starting.
     ///
     /// # Errors
@@ -155,7 +154,7 @@ impl JwtVerifier {
         Ok(Self { issuer: issuer.clone(), audiences: audiences.clone(), claims: claims.clone(), keys })
     }
 
-    /// Checks a token. `client_type` is the call's parameter: needed where no claim carries the client type, and never able to contradict
+    /// Checks a token. `client_type` is the call's parameter: required if no claim has the client type, and never allowed to contradict
     /// the claim.
     ///
     /// # Errors
@@ -187,7 +186,7 @@ impl JwtVerifier {
         })
     }
 
-    /// Checks what every token needs (RFC 7519, section 4.1); its end in ms.
+    /// Checks the claims that every token needs (RFC 7519, section 4.1); returns its end in ms.
     fn check_claims(&self, claims: &Map<String, Value>, now: i64) -> Result<i64, JwtError> {
         let now = now as f64 / 1000.0;
         match claims.get("iss") {
@@ -210,7 +209,7 @@ impl JwtVerifier {
         if now >= expires {
             return Err(JwtError::Expired);
         }
-        // Many issuers leave it out; where it stands it counts.
+        // Many issuers omit it; if present it is checked.
         let not_before = seconds(claims, "nbf")?.unwrap_or_default();
         if not_before > now + LEEWAY {
             return Err(JwtError::NotYet);
@@ -229,7 +228,7 @@ impl JwtVerifier {
         };
         let claim = claims::find(claims, name).ok_or_else(missing)?;
         let id = claims::text(claim).ok_or_else(|| wrong_type(name, "a string or a whole number"))?;
-        // Nobody is called so; an issuer that leaves a claim empty has none.
+        // An empty name is not an identity; an issuer that leaves a claim empty has none.
         if id.is_empty() { Err(missing()) } else { Ok(id) }
     }
 
@@ -247,8 +246,8 @@ impl JwtVerifier {
         }
     }
 
-    /// The tags, and the claim's name where the token lacks it. A claim that is there and can't be tags is refused: a session without tags
-    /// would miss what its groups get, and nobody would know why.
+    /// The tags, and the claim's name if the token lacks it. A claim that is present but malformed is refused: a session without tags would miss
+    /// what its groups receive, without any explanation.
     fn tags(&self, claims: &Map<String, Value>) -> Result<(Vec<String>, Option<String>), JwtError> {
         let Some(name) = &self.claims.tags else {
             return Ok((Vec::new(), None));
@@ -262,7 +261,7 @@ impl JwtVerifier {
     }
 }
 
-/// What of a token's header decides how it is checked.
+/// The part of a token's header that decides how it is checked.
 struct Header {
     algorithm: Algorithm,
     kid: Option<String>,
@@ -280,7 +279,7 @@ impl Header {
         let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| JwtError::Malformed("its header is not base64url"))?;
         let header: Map<String, Value> =
             serde_json::from_slice(&header).map_err(|_| JwtError::Malformed("its header is not a JSON object"))?;
-        // Extensions that must be understood (RFC 7515, section 4.1.11); we know none.
+        // Extensions that must be understood (RFC 7515, section 4.1.11); none is supported.
         if header.contains_key("crit") {
             return Err(JwtError::Malformed("its header asks for an extension (crit)"));
         }
@@ -303,7 +302,7 @@ impl Header {
             NoKeyError::OtherAlgorithm(algorithm) => JwtError::KeyAlgorithm(algorithm),
             NoKeyError::Unnamed => JwtError::UnnamedKey,
         })?;
-        // Not by the library's `decode`: it also reads the header again, and more strictly than some issuers write it.
+        // Not with the library's `decode`: it also parses the header again, more strictly than some issuers write it.
         let (message, signature) = token.rsplit_once('.').ok_or(JwtError::Signature)?;
         let signed = |key| jsonwebtoken::crypto::verify(signature, message.as_bytes(), key, self.algorithm);
         if !candidates.into_iter().any(|key| signed(key).is_ok_and(|signed| signed)) {

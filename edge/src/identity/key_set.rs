@@ -1,10 +1,10 @@
-//! Public keys of an issuer, made ready: each pinned to one algorithm, so that a token can't choose how it is checked.
+//! Public keys of an issuer, parsed: each pinned to one algorithm, so that a token can't choose how it is checked.
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 use wirepost_core::key_set::{self, KeyDefect, KeyMaterial, PublicKey, UnusableKey};
 
-/// The usable keys of a set, and the ids of those left aside with the reason.
+/// The usable keys of a set, and the ids of ignored keys with the reason.
 #[derive(Debug, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
@@ -18,23 +18,23 @@ struct Key {
     decoding: DecodingKey,
 }
 
-/// A key set that can't be used. One odd key in it is no reason (Keats/jsonwebtoken 252).
+/// A key set that can't be used. A single unusable key in it is not a reason (Keats/jsonwebtoken 252).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
     /// Not a set.
     #[error(transparent)]
     Form(#[from] key_set::KeySetError),
-    /// Nothing in it can check a signature.
+    /// No key in it can check a signature.
     #[error("key set has no key that can be used (RS256, ES256 or EdDSA, for signatures){0}")]
     Empty(String),
 }
 
-/// Why no key of the set fits a token.
+/// Why no key of the set matches a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoKeyError {
     /// No key has that id. Another set may have it.
     Unknown,
-    /// The key is there but may not check signatures of tokens.
+    /// The key exists but is not for signatures of tokens.
     Ignored(KeyDefect),
     /// The key is for another algorithm.
     OtherAlgorithm(Algorithm),
@@ -43,7 +43,7 @@ pub enum NoKeyError {
 }
 
 impl KeySet {
-    /// Reads a set. Keys of unknown types, for encryption or for other algorithms are left aside.
+    /// Reads a set. Keys of unknown types, for encryption or for other algorithms are ignored.
     ///
     /// # Errors
     /// See [`KeySetError`].
@@ -61,8 +61,8 @@ impl KeySet {
         Ok(result)
     }
 
-    /// The keys that may have signed a token with this header, never none: issuers give one id to several keys while they change them, and
-    /// some leave ids out.
+    /// The keys that may have signed a token with this header, never none: issuers use one id for several keys during a rotation, and some
+    /// omit ids.
     ///
     /// # Errors
     /// See [`NoKeyError`].
@@ -73,7 +73,7 @@ impl KeySet {
             (named, _, _) if !named.is_empty() => named,
             (_, Some(unusable), _) => return Err(NoKeyError::Ignored(unusable.reason)),
             (_, None, [only]) if kid.is_none() => vec![only],
-            // A key without a name may be the one that a token names.
+            // A key without an id may be the one that a token names.
             _ => with(None),
         };
         if candidates.is_empty() {
@@ -90,7 +90,7 @@ impl Key {
         let PublicKey { id, material } = key;
         let (algorithm, decoding) = match material {
             KeyMaterial::Rsa { n, e } => (Algorithm::RS256, DecodingKey::from_rsa_raw_components(&n, &e)),
-            // Despite its name it takes the point.
+            // Despite its name it takes the point, not DER.
             KeyMaterial::P256(point) => (Algorithm::ES256, DecodingKey::from_ec_der(&point)),
             KeyMaterial::Ed25519(x) => (Algorithm::EdDSA, DecodingKey::from_ed_der(&x)),
         };
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_keys_are_left_aside_and_the_good_one_works() {
+    fn unusable_keys_are_ignored_and_the_usable_one_works() {
         let rsa = |more: Value| {
             let mut key = json!({"kty": "RSA", "n": "_".repeat(342), "e": "AQAB"});
             key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

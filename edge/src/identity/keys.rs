@@ -1,5 +1,5 @@
-//! The keys that sign tickets. Every edge of a cluster holds the same file; a new key is added to all before it becomes the current one,
-//! and an old one stays until the longest session that it signed is over.
+//! The keys that sign tickets. Every edge of an installation has the same file; a new key is added to all before it becomes the
+//! current one, and an old one stays until the longest session that it signed has ended.
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,13 +25,13 @@ struct Keys {
     keys: HashMap<String, hmac::Key>,
 }
 
-/// Why a key file is not taken. Never holds a secret.
+/// Why a key file is refused. Never contains a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// Not readable.
     #[error("cannot read key file {path}: {reason}")]
     Read {
-        /// Which file.
+        /// The file.
         path: String,
         /// Why.
         reason: String,
@@ -52,7 +52,7 @@ impl KeyRing {
     /// Reads a key file.
     ///
     /// # Errors
-    /// See [`KeyFileError`]: without a first good file nothing can be signed.
+    /// See [`KeyFileError`]: without a valid file at the start nothing can be signed.
     pub async fn load(path: PathBuf) -> Result<Self, KeyFileError> {
         let content = reload::read(&path)
             .await
@@ -61,7 +61,7 @@ impl KeyRing {
         Ok(Self { keys: ArcSwap::from_pointee(keys), file: Some((path, reload::digest(&[content]))) })
     }
 
-    /// Takes a changed file into use until cancelled; a bad one is reported and the last good one kept. Without a file it only waits.
+    /// Reloads the file when it changes, until cancelled; an invalid one is reported and the last valid one kept. Without a file it only waits.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
         self.watch_every(reload::INTERVAL, cancel).await;
     }
@@ -80,7 +80,7 @@ impl KeyRing {
         .await;
     }
 
-    /// Signs with the current key what `message` makes of that key's id.
+    /// Signs the message that `message` builds from the id of the current key.
     pub(super) fn sign(&self, message: impl FnOnce(&str) -> Vec<u8>) -> Vec<u8> {
         let keys = self.keys.load();
         let mut message = message(&keys.current);
@@ -92,7 +92,7 @@ impl KeyRing {
         message
     }
 
-    /// Whether `tag` is the signature of `message` by that key; `None` = there is no such key. Takes the same time for every wrong tag.
+    /// Whether `tag` is the signature of `message` by that key; `None` = no such key. Takes the same time for every wrong tag.
     pub(super) fn verify(&self, key_id: &str, message: &[u8], tag: &[u8]) -> Option<bool> {
         let keys = self.keys.load();
         Some(hmac::verify(keys.keys.get(key_id)?, message, tag).is_ok())
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_refused_with_the_reason_and_without_the_secret() {
+    fn an_invalid_file_is_refused_with_the_reason_and_without_the_secret() {
         let short = STANDARD.encode([7; 31]);
         for (name, text, expected) in [
             ("no json", "{".to_owned(), "line 1"),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_swapped_symlink_brings_new_keys_and_a_bad_file_keeps_the_old_ones() {
+    async fn a_swapped_symlink_brings_new_keys_and_an_invalid_file_keeps_the_old_ones() {
         let dir = tempfile::tempdir().unwrap();
         let mount = |version: &str, text: &str| {
             let data = dir.path().join(version);

@@ -1,5 +1,5 @@
-//! The ticket in `/socket/{token}` and in `resumeToken`: everything that an edge must know of a connection, signed, so that any edge can
-//! take it and none keeps it.
+//! The ticket in `/socket/{token}` and in `resumeToken`: everything that an edge must know about a connection, signed, so that any edge
+//! accepts it and none stores it.
 //!
 //! *Form*: URL-safe base64 without padding of: version (1 byte), purpose (1), id (16), session end and expiry (i64 ms each), then key id,
 //! business, unique id, client type (each with a 2-byte length), number of tags (1) and the tags, then the HMAC-SHA256 of all that.
@@ -11,7 +11,7 @@ use wirepost_core::contract::key_file;
 
 use super::keys::{KeyRing, TAG};
 
-/// Longest ticket as text: with host, path and cursor it stays under the 4 KiB that the strictest proxies take for a request line.
+/// Longest ticket as text: with host, path and cursor it stays under the 4 KiB that the strictest proxies accept for a request line.
 pub const MAX_TEXT: usize = 2048;
 /// Most tags of a connection.
 pub const MAX_TAGS: usize = 64;
@@ -19,22 +19,22 @@ pub const MAX_TAGS: usize = 64;
 const VERSION: u8 = 1;
 /// Version, purpose, id, two times.
 const FIXED: usize = 1 + 1 + 16 + 8 + 8;
-/// Keeps signatures of the same keys over anything else apart from tickets.
+/// Separates tickets from anything else that is signed with the same keys.
 const CONTEXT: &[u8] = b"wirepost ticket";
 
-/// What a ticket is good for.
+/// The purpose of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Made by the token call: opens a socket or refreshes a session.
+    /// Issued by the token call: opens a socket or refreshes a session.
     Connect,
-    /// Made by an edge for its own client: opens a socket within the session.
+    /// Issued by an edge for its own client: opens a socket within the session.
     Resume,
 }
 
 /// A ticket's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// What it is good for.
+    /// Its purpose.
     pub purpose: Purpose,
     /// Whose clients.
     pub business: String,
@@ -42,34 +42,34 @@ pub struct Ticket {
     pub unique_id: String,
     /// The kind of client.
     pub client_type: String,
-    /// What the connection can be addressed by, beside its identity.
+    /// What addresses the connection, beside its identity.
     pub tags: Vec<String>,
     /// End of the session, ms since the epoch.
     pub session_ends_at: i64,
     /// Until when the ticket can be used, ms since the epoch.
     pub expires_at: i64,
-    /// Random; tells tickets apart.
+    /// Random; distinguishes tickets.
     pub id: [u8; 16],
 }
 
-/// Why a text is not a ticket. Always the caller's fault; a new token call helps, except against a forged one.
+/// Why a text is not a valid ticket. Always the caller's fault; a new token call helps, except for a forged one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
-    /// Not of the form.
+    /// Malformed.
     #[error("token is not one of ours; it may have been cut or altered")]
     Malformed,
-    /// Signed by a key that this edge does not hold (any more).
+    /// Signed by a key that this edge does not have (any more).
     #[error("token was signed by a key that is not in use any more")]
     UnknownKey,
     /// Not signed by us.
     #[error("token's signature is wrong")]
     BadSignature,
-    /// Too late.
+    /// Expired.
     #[error("token expired")]
     Expired,
 }
 
-/// The content does not fit into a ticket.
+/// The content is too large for a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketTooLarge {
     /// Too many tags.
@@ -81,13 +81,13 @@ pub enum TicketTooLarge {
 }
 
 impl Ticket {
-    /// The ticket that brings this one's client back until its session's end.
+    /// The resume ticket of this client, until the end of its session.
     #[must_use]
     pub fn to_resume(&self) -> Self {
         Self { purpose: Purpose::Resume, expires_at: self.session_ends_at, id: rand::random(), ..self.clone() }
     }
 
-    /// Whether [`seal`] makes a text that [`open`] takes, whatever the key.
+    /// Whether [`open`] will accept the text of [`seal`], whatever the key.
     ///
     /// # Errors
     /// See [`TicketTooLarge`]; fewer or shorter tags help.
@@ -102,7 +102,7 @@ impl Ticket {
     }
 }
 
-/// The ticket as signed text. What does not pass [`Ticket::check_size`] makes a text that [`open`] refuses.
+/// The ticket as signed text. If it does not pass [`Ticket::check_size`], [`open`] refuses the text.
 pub fn seal(keys: &KeyRing, ticket: &Ticket) -> String {
     let mut sealed = keys.sign(|key_id| {
         let mut out = Vec::with_capacity(512);
@@ -127,7 +127,7 @@ pub fn seal(keys: &KeyRing, ticket: &Ticket) -> String {
     URL_SAFE_NO_PAD.encode(sealed.split_off(CONTEXT.len()))
 }
 
-/// The ticket that a text is, if we signed it and it has not expired. The signature is checked before anything else is believed.
+/// The ticket in a text, if we signed it and it has not expired. The signature is checked before anything else is trusted.
 ///
 /// # Errors
 /// See [`TicketError`].
@@ -153,7 +153,7 @@ fn put(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Key id and content; `None` where the bytes are not exactly of the form.
+/// Key id and content; `None` if the bytes are malformed.
 fn read(mut bytes: &[u8]) -> Option<(String, Ticket)> {
     let rest = &mut bytes;
     let [VERSION, purpose] = take(rest)? else {
@@ -227,12 +227,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_apart() {
+    fn errors_are_distinguished() {
         let keys = KeyRing::random();
         let good = seal(&keys, &sample());
         let other = seal(&KeyRing::random(), &sample());
         let mut elsewhere = URL_SAFE_NO_PAD.decode(&good).unwrap();
-        // The key id stands right behind the fixed part and its own length.
+        // The key id follows the fixed part and its own length.
         elsewhere[FIXED + 2] ^= 1;
         for (name, text, now, expected) in [
             ("expired", good.clone(), 1_000, TicketError::Expired),
@@ -261,7 +261,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn too_many_or_too_long_tags_are_refused_with_a_sentence() {
+    fn too_many_or_too_long_tags_are_refused_with_advice() {
         let tags = |count: usize, length: usize| Ticket { tags: vec!["t".repeat(length); count], ..sample() };
         assert_eq!(tags(64, 10).check_size(), Ok(()));
         assert_eq!(tags(65, 1).check_size(), Err(TicketTooLarge::Tags(65)));

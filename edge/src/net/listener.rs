@@ -1,5 +1,5 @@
 //! Accepts connections and serves HTTP/1.1 on them, with or without TLS. Limits: open TCP connections, time for the handshake and for each
-//! request's header, size of the header. Connections that became WebSockets belong to their own tasks and count until they end.
+//! request's header, size of the header. Connections that became WebSockets belong to their own tasks and still count until they end.
 
 use std::{
     io,
@@ -41,14 +41,14 @@ use crate::{
     socket::write_progress::WriteProgress,
 };
 
-/// Connections that wait to be accepted: those of a second, when an edge's clients come over.
+/// Connections that wait to be accepted: one second's worth when the clients of another edge reconnect here.
 const BACKLOG: u32 = 4096;
-/// Bytes that the kernel holds for a peer that does not take them (it doubles the number, socket(7)). Left alone it would grow to megabytes
-/// for each slow client, outside of every bound of ours; this much still fills 5 MB/s over 100 ms.
+/// Bytes that the kernel buffers for a peer that does not read (it doubles the number, socket(7)). By default it would grow to megabytes for
+/// each slow client, outside all our bounds; this size still allows 5 MB/s at 100 ms.
 const SEND_BUFFER: u32 = 256 << 10;
-/// Bytes that TLS holds encrypted for a peer that does not take them: one record. The library's own limit is four.
+/// Encrypted bytes that TLS buffers for a peer that does not read: one record. The library's own limit is four.
 const TLS_BUFFER: usize = 16 << 10;
-/// Largest header. It only has to hold a token of 16 KiB; a header in the making is the memory that a stranger can claim.
+/// Largest header. It only has to fit a token of 16 KiB; an unfinished header is memory that anyone can claim.
 const MAX_HEADER: usize = 32 << 10;
 /// Longest pause after a failed accept.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -56,15 +56,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Why an edge can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The port is taken or not ours to take.
+    /// The port is in use, or not permitted.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// Where.
+        /// The address.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
-    /// No certificate to begin with.
+    /// No certificate at the start.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -118,13 +118,13 @@ impl Listener {
         Ok(Self { socket, address, certificate, limits, metrics })
     }
 
-    /// Where it listens; with the real port where port 0 was asked for.
+    /// The address it listens on; with the real port if port 0 was requested.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until cancelled; then takes no more connections, lets requests in progress end for as long as a header may take, and returns.
-    /// WebSockets go on.
+    /// Serves until cancelled; then accepts no more connections, gives requests in progress the header timeout to end, and returns. WebSockets
+    /// continue.
     ///
     /// # Errors
     /// The certificate can't be used.
@@ -162,7 +162,7 @@ impl Listener {
         })
         .await;
         if tasks.finished_by(Instant::now() + limits.header_timeout).await.is_err() {
-            tracing::warn!(%address, open = tasks.len(), "requests are still open at the end and are cut");
+            tracing::warn!(%address, open = tasks.len(), "requests are still open at the end and are aborted");
             server.ends.cut.cancel();
             tasks.finished().await;
         }
@@ -170,7 +170,7 @@ impl Listener {
     }
 }
 
-/// Hands connections on, at most `capacity` open at the same time, until cancelled.
+/// Passes connections on, at most `capacity` open at the same time, until cancelled.
 async fn accept(
     from: impl Accept,
     capacity: usize,
@@ -211,7 +211,7 @@ impl Server {
     async fn connection(self, stream: TcpStream, permit: OwnedSemaphorePermit) {
         // Frames are small and complete: waiting for more would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
-            return tracing::debug!(%error, "connection broke at once");
+            return tracing::debug!(%error, "connection broke immediately");
         }
         let written = WriteProgress::default();
         let stream = CountedConnection { io: stream, written: written.clone(), _permit: permit };
@@ -219,7 +219,7 @@ impl Server {
             return self.http(stream, written).await;
         };
         match timeout(self.header_timeout, tls.accept(stream)).await {
-            // Boxed: the TLS state of a connection would otherwise lie in the task of every plain one too.
+            // Boxed: otherwise the task of every plain connection would have room for the TLS state too.
             Ok(Ok(mut stream)) => {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
                 Box::pin(self.http(stream, written)).await;
@@ -238,7 +238,7 @@ impl Server {
             let fits = header_bytes(&request) <= MAX_HEADER;
             let (answer, exchange) = (self.service.call(request), exchange.clone());
             async move {
-                // hyper's own bound lets some pass, according to how they arrive.
+                // hyper's own bound lets some pass, depending on how they arrive.
                 if !fits {
                     return Ok(exchange.answer(Refusal::header_too_large().into_response()));
                 }
@@ -250,14 +250,14 @@ impl Server {
     }
 }
 
-/// Bytes of a request's header, about as they came.
+/// Bytes of a request's header, approximately as received.
 fn header_bytes<B>(request: &Request<B>) -> usize {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     target + fields.sum::<usize>()
 }
 
-/// A connection that holds its place until it is closed, also after it became a WebSocket.
+/// A connection that keeps its permit until it is closed, even after it became a WebSocket.
 struct CountedConnection<IO> {
     io: IO,
     written: WriteProgress,

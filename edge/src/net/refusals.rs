@@ -1,8 +1,8 @@
-//! What hyper refuses by itself (a header that is too large, or that can't be read) is answered in the form of every other answer.
+//! What hyper refuses on its own (a header that is too large or malformed) is answered in the form of every other answer.
 //!
-//! hyper writes such an answer without a body, and nothing lets one change that. So this stands between hyper and the connection: bytes that hyper
-//! writes while no answer of ours is due are its own refusal, and ours is written in their place. After it the connection ends, and what
-//! the caller still sends is read for a while: a connection that is closed with unread input resets, and the caller might not see the answer.
+//! hyper writes such an answer without a body, and has no option to change that. So this stream wraps the connection below hyper: bytes that
+//! hyper writes while no answer of ours is due are its own refusal, and ours is written instead. Then the connection ends, and further input
+//! is read for a while: a connection that is closed with unread input resets, and the caller might not see the answer.
 
 use std::{
     io,
@@ -31,21 +31,21 @@ use crate::{
     metrics::{Metrics, label},
 };
 
-/// How long we go on reading from a caller that was refused.
+/// How long input is still read from a refused caller.
 const LINGER: Duration = Duration::from_secs(2);
-/// And how much of it is read.
+/// How much of it is read.
 const LINGER_BYTES: usize = 256 << 10;
 
 /// No answer of ours is due: what is written is hyper's refusal.
 const IDLE: u8 = 0;
-/// A request is with us, or its answer on its way to hyper.
+/// A request is being handled, or its answer is on its way to hyper.
 const OURS: u8 = 1;
-/// hyper has all of our answer and has not sent it yet.
+/// hyper has our whole answer and has not sent it yet.
 const ENDING: u8 = 2;
-/// The connection is no longer HTTP's.
+/// The connection no longer speaks HTTP.
 const UPGRADED: u8 = 3;
 
-/// Where a connection's exchange stands; told by its service.
+/// The state of a connection's exchange, set by its service.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ExchangeState(Arc<AtomicU8>);
 
@@ -58,7 +58,7 @@ impl ExchangeState {
         self.0.load(Ordering::Relaxed) == phase
     }
 
-    /// A request came.
+    /// A request has arrived.
     pub(super) fn begin(&self) {
         self.set(OURS);
     }
@@ -72,7 +72,7 @@ impl ExchangeState {
     }
 }
 
-/// An answer's body; tells when hyper is through with it.
+/// An answer's body; notes when hyper has finished with it.
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
@@ -110,11 +110,11 @@ pub(super) struct RefusalStream<IO> {
     io: IO,
     exchange: ExchangeState,
     metrics: Arc<Metrics>,
-    // Boxed: nearly all connections have none.
+    // Boxed: hardly any connection has one.
     refusal: Option<Box<Refusal>>,
 }
 
-/// Our answer in the place of hyper's.
+/// Our answer instead of hyper's.
 #[derive(Debug)]
 struct Refusal {
     unwritten: Bytes,
@@ -127,7 +127,7 @@ impl<IO> RefusalStream<IO> {
         Self { io, exchange, metrics, refusal: None }
     }
 
-    /// Whether what hyper writes is not to be sent; the first bytes of it are the status line.
+    /// Whether what hyper writes must not be sent; its first bytes are the status line.
     fn refuses(&mut self, written: &[u8]) -> bool {
         if self.refusal.is_none() && self.exchange.is(IDLE) {
             let code = match written.get(9..12) {
@@ -159,7 +159,7 @@ fn refusal(code: Code) -> Bytes {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> RefusalStream<IO> {
-    /// Writes what stands in the place of hyper's answer.
+    /// Writes our answer instead of hyper's.
     fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(refusal) = &mut self.refusal {
             while !refusal.unwritten.is_empty() {
@@ -173,7 +173,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> RefusalStream<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads until the caller has ended its own direction, or its time is over.
+    /// Reads until the caller has shut down its direction, or its time is up.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(refusal) = &mut self.refusal else { return Poll::Ready(()) };
         let linger = refusal.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));

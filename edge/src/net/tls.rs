@@ -1,4 +1,4 @@
-//! The certificate of the public listener, taken into use again whenever its files change. Connections that are open keep theirs.
+//! The certificate of the public listener, reloaded whenever its files change. Open connections keep theirs.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,18 +15,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{reload, settings::TlsFiles};
 
-/// Why a certificate is not taken. Never holds a part of the key.
+/// Why a certificate is refused. Never contains a part of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can't be read.
     #[error("cannot read {path}: {reason}")]
     Read {
-        /// Which.
+        /// The file.
         path: String,
         /// Why.
         reason: String,
     },
-    /// The files do not fit.
+    /// The files can't be used.
     #[error("certificate and key can't be used: {0}")]
     Invalid(String),
 }
@@ -53,7 +53,7 @@ impl Certificate {
         Ok(Arc::new(Self { current, provider, files: files.clone(), seen: reload::digest(&contents) }))
     }
 
-    /// Offers it for HTTP/1.1 alone: WebSockets over HTTP/2 are another protocol (RFC 8441).
+    /// Offers it for HTTP/1.1 only: WebSockets over HTTP/2 are another protocol (RFC 8441).
     pub(crate) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, TlsError> {
         let invalid = |error: rustls::Error| TlsError::Invalid(error.to_string());
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
@@ -62,12 +62,12 @@ impl Certificate {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Spares clients that come back the signature, which is most of a handshake's work.
+        // Saves reconnecting clients the signature, which is most of a handshake's work.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(invalid)?;
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// Follows the files until cancelled; what does not fit is reported and the last good certificate kept.
+    /// Follows the files until cancelled; an invalid certificate is reported and the last valid one kept.
     pub(crate) async fn watch(self: Arc<Self>, interval: Duration, cancel: CancellationToken) {
         let paths = [self.files.certificate.clone(), self.files.key.clone()];
         reload::watch(paths, self.seen, interval, cancel, |contents| match parse(&contents, &self.provider) {
@@ -93,7 +93,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// Chain and key, which must belong together: files read between two halves of a change do not.
+/// Chain and key, which must match: files that were read in the middle of a change do not.
 fn parse([chain, key]: &[Vec<u8>; 2], provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
     let invalid = |what: &str| TlsError::Invalid(what.to_owned());
     let chain = CertificateDer::pem_slice_iter(chain)

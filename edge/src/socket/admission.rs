@@ -1,5 +1,5 @@
-//! Where a message of a client may go. Every route that takes its type judges for itself, and the message reaches exactly the queues of
-//! those that admit it.
+//! Where a client's message may go. Every route that matches its type decides on its own, and the message reaches exactly the queues of the
+//! routes that admit it.
 
 use std::sync::Arc;
 
@@ -7,14 +7,15 @@ use wirepost_core::{Envelope, SendType, content::ContentError, frames::NackCode}
 
 use crate::business::{Business, Route};
 
-/// Why no route admits it: the code, and the same for a person.
+/// Why no route admits it: the code, and an explanation.
 pub type Refusal = (NackCode, String);
 
-/// The queues, each once; `None` stands for all that the exchange has for the message. `first` is the route that gives the direction.
+/// The queues, each once; `None` stands for all queues that the exchange has for the message. `first` is the route that decides the
+/// direction.
 ///
 /// # Errors
-/// Where no route admits it, what the sender came closest with: content that a route for this sender does not take, else that no route is
-/// for this sender.
+/// If no route admits it, the reason of the closest route: its content does not match a route for this sender, else no route is for this
+/// sender.
 pub fn queues(
     business: &Business,
     first: &Route,
@@ -23,18 +24,18 @@ pub fn queues(
 ) -> Result<Vec<Option<Arc<str>>>, Refusal> {
     let message_type = envelope.message_type.as_deref().unwrap_or_default();
     if first.config.send_type == SendType::ClientToClient {
-        // Each edge that delivers it takes the first route too, so no other one has a say.
+        // Each edge that delivers it uses the first route too, so no other route counts.
         return admits(first, client_type, message_type, envelope).map(|()| vec![None]);
     }
     let mut queues = Vec::new();
     let mut refusal: Option<Refusal> = None;
-    // By an older operator's bindings it reaches the queue of every route, so each must admit it.
+    // With an older operator's bindings it reaches the queue of every route, so each must admit it.
     let by_pattern = business.intake(message_type).any(|route| route.queue.is_none());
     for route in business.intake(message_type) {
         match admits(route, client_type, message_type, envelope) {
             Ok(()) if queues.contains(&route.queue) => {}
             Ok(()) => queues.push(route.queue.clone()),
-            // Nobody knows whether it is for that queue too: to leave it out would be to lose it there.
+            // It is not known whether it is for that queue too: to omit the queue could lose the message there.
             Err(undecided) if undecided.0 == NackCode::TooComplex => return Err(undecided),
             Err(new) => {
                 let closer = |old: &Refusal| old.0 == NackCode::NotAllowed && new.0 != NackCode::NotAllowed;

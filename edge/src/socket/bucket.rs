@@ -1,4 +1,4 @@
-//! A rate limit as a bucket: what is taken flows out at a steady rate, and a burst fits in. The caller gives the time.
+//! A rate limit as a leaky bucket: units drain at a steady rate, and a burst fits in. The caller passes the time.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 /// How fast a bucket empties, and how much fits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Time in which one unit flows out.
+    /// Time in which one unit drains.
     pub per_unit: Duration,
     /// Units that fit in.
     pub burst: u32,
 }
 
 impl Rate {
-    /// `per_second` units a second, at least one; `burst` at the same time, at least one.
+    /// `per_second` units a second, at least one; a burst of at least one.
     pub fn per_second(per_second: u32, burst: u32) -> Self {
         Self { per_unit: Duration::from_secs(1) / per_second.max(1), burst: burst.max(1) }
     }
@@ -33,7 +33,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Adds units, whether they fit or not; what would take longer than `max_wait` to fit is forgiven. Some: the bucket overflows until
+    /// Adds units, whether they fit or not; what would take longer than `max_wait` to fit is dropped. Some: the bucket overflows until
     /// then.
     pub fn add(&mut self, units: u32, rate: Rate, max_wait: Duration, now: Instant) -> Option<Instant> {
         let empty_at = self.empty_at.map_or(now, |at| at.max(now)) + rate.per_unit * units;

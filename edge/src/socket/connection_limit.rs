@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// Slots for connections; each has a number of its own.
+/// Permits for connections; each has its own number.
 #[derive(Debug)]
 pub struct ConnectionLimit {
     taken: Arc<AtomicUsize>,
@@ -14,7 +14,7 @@ pub struct ConnectionLimit {
     next: AtomicU64,
 }
 
-/// One place, given back when dropped.
+/// The permit of one connection; returned when dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     /// The connection's number, unique in this process.
@@ -23,12 +23,12 @@ pub struct ConnectionPermit {
 }
 
 impl ConnectionLimit {
-    /// At most `max`.
+    /// At most `max` connections.
     pub fn new(max: usize) -> Self {
         Self { taken: Arc::default(), max, next: AtomicU64::new(1) }
     }
 
-    /// Takes one; `None` where all are taken.
+    /// Takes a permit; `None` if all are in use.
     pub fn permit(&self) -> Option<ConnectionPermit> {
         let more = |taken| (taken < self.max).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;

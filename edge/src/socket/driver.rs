@@ -1,7 +1,7 @@
 //! Reading and writing one socket at the same time, without splitting it.
 //!
 //! Every poll first writes what is queued, then reads: a pending write never stops reading, so two peers that both wait for the other to
-//! read can't block each other. What is queued goes into one write, from where it lies.
+//! read can't block each other. Queued frames go into one write, without copies.
 
 use std::{
     sync::Arc,
@@ -39,17 +39,17 @@ pub enum SocketEvent {
     Alive,
     /// A fragment that does not end its message, however small.
     Fragment,
-    /// So many bytes of something that is not complete: a sign of life.
+    /// Bytes of something that is not complete: a sign of life.
     Progress(usize),
-    /// The peer said goodbye with this code (1005: without one).
+    /// The peer sent a close frame with this code (1005: without one).
     Closed(u16),
-    /// The peer vanished.
+    /// The connection was lost.
     Gone,
-    /// The peer broke a rule: end with this code.
+    /// The peer broke a rule: close with this code.
     Broken(CloseCode),
-    /// The queue is closing: end with this code.
+    /// The queue is closing: close with this code.
     Goodbye(CloseCode),
-    /// The peer takes nothing for the moment: [`Driver::stalled_since`] is set now.
+    /// The peer has stopped reading: [`Driver::stalled_since`] is set now.
     Stalled,
 }
 
@@ -67,28 +67,28 @@ pub struct Driver {
     upload: Option<Box<IncomingMessage>>,
 }
 
-/// What bounds a socket beside its own queue.
+/// The bounds of a socket beside its own queue.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes on their way to all sockets.
     pub backlog: Arc<Backlog>,
-    /// Its business's room for messages that have begun.
+    /// The business's budget for unfinished messages.
     pub share: Arc<BusinessShare>,
-    /// Longest time without progress of one.
+    /// Longest time without progress of an unfinished message.
     pub read_timeout: Duration,
 }
 
-/// Something is to be written, and the peer takes nothing.
+/// Something is to be written, and the peer is not reading.
 #[derive(Debug)]
 struct Stall {
     since: Instant,
-    /// What it had taken by then.
+    /// Bytes that it had accepted by then.
     written: u64,
     _known: Stalled,
 }
 
 impl Driver {
-    /// Drives `wire` with the queue of `mailbox`; `written` counts what leaves by it.
+    /// Drives `wire` with the queue of `mailbox`; `written` counts the bytes that the peer accepted.
     pub fn new(
         wire: Wire,
         mailbox: Arc<Mailbox>,
@@ -99,18 +99,18 @@ impl Driver {
         Self { wire, mailbox, metrics, written, stall: None, reply: Bytes::new(), limits, upload: None }
     }
 
-    /// When a message that has begun and not ended is given up, and how the connection ends then.
+    /// When an unfinished message is given up, and the close code of the connection then.
     pub fn upload_due(&self) -> Option<(Instant, CloseCode)> {
         self.upload.as_ref().map(|upload| upload.due(self.limits.read_timeout))
     }
 
-    /// Whether the peer is not read since its message waits for room: its silence means nothing.
+    /// Whether the socket is not read because a message waits for room: then silence means nothing.
     pub fn awaits_room(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| upload.awaits_room())
     }
 
-    /// Since when at the latest the peer takes nothing although something is to be written. Each byte that it takes counts, so a large frame
-    /// on a slow line is no stall; they are looked at here, so a stall shows at the second look.
+    /// Since when at the latest the peer has accepted nothing although something is to be written. Each accepted byte counts, so a large frame
+    /// on a slow line is no stall. Progress is checked here, so a stall shows at the second call.
     pub fn stalled_since(&mut self) -> Option<Instant> {
         let written = self.written.bytes();
         let stall = self.stall.as_mut()?;
@@ -121,7 +121,7 @@ impl Driver {
         Some(stall.since)
     }
 
-    /// Whether what is queued is still written before the connection ends.
+    /// Whether queued frames are still written before the connection closes.
     pub fn is_flushing(&self) -> bool {
         self.mailbox.outbound.closing().is_some_and(CloseCode::flushes)
     }
@@ -143,7 +143,7 @@ impl Driver {
             self.wire.admit();
         }
         let read = self.wire.poll_read(cx);
-        // Also where nothing new was read: the rest of the last read may have begun a message.
+        // Even if nothing new was read: the rest of the last read may have started a message.
         let has_begun = self.wire.is_unfinished() && self.upload.is_none();
         if self.wire.is_unfinished() {
             self.upload.get_or_insert_default().note(self.wire.gathered());
@@ -152,7 +152,7 @@ impl Driver {
         }
         let read = match read {
             Poll::Ready(read) => read,
-            // Its deadline counts from now on.
+            // Its deadline starts now.
             Poll::Pending if has_begun => return Poll::Ready(SocketEvent::Progress(0)),
             Poll::Pending => return Poll::Pending,
         };
@@ -190,7 +190,7 @@ impl Driver {
                         self.wire.outgoing().push(item);
                         self.metrics.frames_out.inc();
                     }
-                    // What was taken from the queue goes first.
+                    // Frames that were taken from the queue go first.
                     Poll::Ready(Next::Close(code)) if code.flushes() && !self.wire.outgoing().is_empty() => break,
                     Poll::Ready(Next::Close(code)) => return Poll::Ready(SocketEvent::Goodbye(code)),
                     Poll::Pending => drained = true,
@@ -207,8 +207,8 @@ impl Driver {
         }
     }
 
-    /// The peer takes nothing. A queue that is closing and not to be flushed does not wait for it. Ready at the beginning of a stall, so
-    /// that its end is looked for in time.
+    /// The peer is not reading. A queue that is closing without a flush does not wait for it. Ready at the beginning of a stall, so that its
+    /// timeout is scheduled.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
         match self.mailbox.outbound.poll_closing(cx) {
             Poll::Ready(code) if !code.flushes() => Poll::Ready(SocketEvent::Goodbye(code)),
@@ -232,7 +232,7 @@ impl Driver {
         self.into_wire().finish(reply).await;
     }
 
-    /// All else that it held is given back at once.
+    /// Everything else is freed immediately.
     fn into_wire(self) -> Wire {
         self.wire
     }

@@ -2,7 +2,7 @@
 //!
 //! Each connection has a [`Bucket`] for its frames. When it overflows, the socket is not read until it has room, [`MAX_WAIT`] at most:
 //! nothing is refused, and TCP makes the client wait. What is in the bucket when the connection ends is kept here for the next connection
-//! of the same identity, so that a reconnect gains nothing. Connecting has a bucket for each identity.
+//! of the same identity, so that a reconnect gains nothing. Connecting has a bucket of its own for each identity.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ const MAX_IDENTITIES: usize = 65_536;
 const FIRST_SWEEP: usize = 1024;
 /// Least time between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
-/// Units after which a connection's bucket is kept although the connection goes on: it may end slowly, and the next one begin before.
+/// Units after which a connection's bucket is kept although the connection continues: it may end slowly, after the next one has begun.
 const KEEP_AFTER: u32 = 25;
 /// The longest wait. What a client owes beyond it is forgiven: a fault that is repaired must not be paid for all day.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ impl ConnectionBucket {
         Self { limiter: Arc::clone(limiter), key, bucket: limiter.kept(key), unkept: 0 }
     }
 
-    /// Charges a frame of so many bytes. Some: nothing more is read from the client until then.
+    /// Charges a frame of this size. Some: nothing more is read from the client until then.
     pub fn charge(&mut self, bytes: usize, now: Instant) -> Option<Instant> {
         let units = units(bytes);
         let until = self.bucket.add(units, FRAMES, MAX_WAIT, now);

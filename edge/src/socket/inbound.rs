@@ -1,11 +1,11 @@
-//! Bytes of clients' messages that have begun and not ended, of all sockets together.
+//! The budget for unfinished messages of clients, of all sockets together.
 //!
-//! *Flow*: a small message passes. A larger one is admitted before its payload is read, for all that it may take; until then its socket is not
-//! read, and TCP holds its sender. Admitted once for all, two messages never hold a part each and wait for the other's. *Fairness*: a business
-//! has at most half of the budget, and who comes first is first. *At the limit*: while somebody waits, messages that after [`GRACE`] are
-//! slower than [`FAIR`], or have stood still for that long, make room, the one that is furthest behind first: 1013, and their clients send
-//! again. Whoever keeps up is left in peace; else clients would throw each other out for ever, each shortly before its end. Who waits longer
-//! than [`LONGEST_WAIT`] gets 1013 too.
+//! *Flow*: a small message needs no permit. A larger one gets a permit for its largest possible size before its payload is read; until then
+//! its socket is not read, and TCP makes the sender wait. One permit for the whole message: two messages can't each keep a part and wait for
+//! the other's. *Fairness*: a business has at most half of the budget; first come, first served. *At the limit*: while a message waits,
+//! messages that after [`GRACE`] are slower than [`FAIR`], or have not grown for that long, are dropped, the slowest first: 1013, and their
+//! clients send them again. A message that keeps up is never dropped; otherwise clients could interrupt each other forever, each shortly
+//! before its end. A message that waits longer than [`LONGEST_WAIT`] gets 1013 too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,15 +22,15 @@ use wirepost_core::frames::CloseCode;
 
 use crate::push::mailbox::Mailbox;
 
-/// How long a message waits to be admitted at most.
+/// Longest wait for a permit.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long a message has at least, whoever waits.
+/// The time that each message gets, whatever waits.
 const GRACE: Duration = Duration::from_secs(5);
-/// Bytes a second, counted from the end of [`GRACE`], with which a message gives way to nobody: a quarter of a line of 1 Mbit/s.
+/// Bytes a second, counted from the end of [`GRACE`], at which a message is never dropped: a quarter of a line of 1 Mbit/s.
 const FAIR: u64 = 32 << 10;
-/// How long one waits before others have to make room, and again.
+/// How long a message waits before slow ones are dropped, and again before the next one is.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What is counted with.
+/// Unit of the budget, in bytes.
 const UNIT: usize = 1 << 10;
 
 /// The budget of a process.
@@ -42,17 +42,17 @@ pub struct Inbound {
     shares: Mutex<HashMap<Arc<str>, Weak<BusinessShare>>>,
 }
 
-/// One business's part of it.
+/// The part of one business.
 #[derive(Debug)]
 pub struct BusinessShare {
     inbound: Arc<Inbound>,
     room: Arc<Semaphore>,
     units: usize,
-    /// Messages under way, by their connection's number.
+    /// Messages with a permit, by their connection's number.
     admitted: Mutex<BTreeMap<u64, Arc<InFlight>>>,
 }
 
-/// A message that was admitted.
+/// A message with a permit.
 #[derive(Debug)]
 struct InFlight {
     since: Instant,
@@ -62,14 +62,14 @@ struct InFlight {
 
 #[derive(Clone, Copy, Debug)]
 struct Progress {
-    /// Bytes of it that are here.
+    /// Bytes of it that have arrived.
     gathered: u64,
     /// When it last grew.
     grown: Instant,
 }
 
 impl InFlight {
-    /// From when on it gives way to others.
+    /// From when on it may be dropped for others.
     fn gives_way_at(&self) -> Instant {
         let Progress { gathered, grown } = *lock(&self.progress);
         let at_pace = self.since + Duration::from_millis(gathered * 1000 / FAIR);
@@ -77,7 +77,7 @@ impl InFlight {
     }
 }
 
-/// Room for one message, given back when dropped.
+/// The permit of one message; returned when dropped.
 #[derive(Debug)]
 pub struct InboundPermit {
     share: Arc<BusinessShare>,
@@ -88,7 +88,7 @@ pub struct InboundPermit {
 }
 
 impl Inbound {
-    /// A budget of `max` bytes; `gauge` shows what is taken.
+    /// A budget of `max` bytes; `gauge` shows what is in use.
     pub fn new(max: usize, gauge: Gauge) -> Arc<Self> {
         let units = (max / UNIT).clamp(2, Semaphore::MAX_PERMITS >> 1);
         Arc::new(Self { room: Arc::new(Semaphore::new(units)), units, gauge, shares: Mutex::default() })
@@ -112,7 +112,7 @@ impl Inbound {
         share
     }
 
-    /// The business that holds most gives way.
+    /// The business that uses most drops a message.
     fn make_room(&self) {
         let shares: Vec<_> = lock(&self.shares).values().filter_map(Weak::upgrade).collect();
         if let Some(share) = shares.iter().max_by_key(|share| share.units - share.room.available_permits()) {
@@ -122,7 +122,7 @@ impl Inbound {
 }
 
 impl BusinessShare {
-    /// Waits for room for a message of `mailbox` that may take `bytes`. One that is larger than all the room takes all of it. Cancel safe.
+    /// Waits for a permit for a message of `mailbox` of up to `bytes`. One that is larger than the whole budget gets all of it. Cancel safe.
     pub async fn admit(self: Arc<Self>, mailbox: Arc<Mailbox>, bytes: usize) -> InboundPermit {
         let units = bytes.div_ceil(UNIT).clamp(1, self.units) as u32;
         let of_business = acquire(&self.room, units, || self.make_room()).await;
@@ -135,7 +135,7 @@ impl BusinessShare {
         InboundPermit { share: self, message, bytes, _of_business: of_business, _of_all: of_all }
     }
 
-    /// The message that is furthest behind gives way, if it does not keep up.
+    /// Drops the slowest message, unless it keeps up.
     fn make_room(&self) {
         let mut admitted = lock(&self.admitted);
         let last = admitted.values().map(|message| (message.gives_way_at(), message.mailbox.number)).min();
@@ -148,7 +148,7 @@ impl BusinessShare {
 }
 
 impl InboundPermit {
-    /// The message has grown: so much of it is here.
+    /// The message has grown to this size.
     pub fn note(&self, gathered: usize) {
         *lock(&self.message.progress) = Progress { gathered: gathered as u64, grown: Instant::now() };
     }
@@ -161,7 +161,7 @@ impl Drop for InboundPermit {
     }
 }
 
-/// Takes permits in turn; `make_room` is called again and again while it waits.
+/// Takes permits in turn; `make_room` is called periodically while it waits.
 async fn acquire(room: &Arc<Semaphore>, units: u32, make_room: impl Fn()) -> OwnedSemaphorePermit {
     let mut permit = std::pin::pin!(Arc::clone(room).acquire_many_owned(units));
     loop {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_business_has_half_and_leaves_the_rest_to_others() {
+    async fn a_business_gets_half_of_the_budget() {
         let (inbound, shop, other) = inbound();
         let first = admit(&shop, 1, 8 << 10).1.await;
         let (_, second) = admit(&shop, 2, 1 << 10);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_somebody_waits_what_had_its_time_and_does_not_keep_up_makes_room() {
+    async fn while_a_message_waits_slow_ones_are_dropped_after_their_grace() {
         let (_inbound, shop, _) = inbound();
         let (old, admission) = admit(&shop, 1, 4 << 10);
         let old_admission = admission.await;
@@ -232,7 +232,7 @@ mod tests {
         let (_, third) = admit(&shop, 3, 4 << 10);
         let third = tokio::spawn(third);
         sleep((GRACE / 2).saturating_sub(PATIENCE)).await;
-        assert_eq!(old.outbound.closing(), None, "it has its time");
+        assert_eq!(old.outbound.closing(), None, "its grace is not over");
         sleep(PATIENCE * 2).await;
         assert_eq!(old.outbound.closing(), Some(CloseCode::Overloaded));
         assert_eq!(young.outbound.closing(), None);
@@ -240,7 +240,7 @@ mod tests {
         drop(third.await.unwrap());
     }
 
-    /// Sends a message at `pace` bytes a second. True: it came to its end.
+    /// Sends a message at `pace` bytes a second. True: it was completed.
     async fn upload(share: Arc<BusinessShare>, number: u64, pace: usize) -> bool {
         const BYTES: usize = 1 << 20;
         let mailbox = mailbox(number);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn twice_as_many_honest_uploads_as_there_is_room_for_all_end() {
+    async fn twice_as_many_honest_uploads_as_fit_all_complete() {
         let shop = Inbound::new(16 << 20, Gauge::default()).share(&"shop".into());
         let uploads: Vec<_> = (0..16).map(|number| tokio::spawn(upload(Arc::clone(&shop), number, 125_000))).collect();
         for upload in uploads {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn uploads_that_trickle_give_way_to_honest_ones() {
+    async fn trickling_uploads_are_dropped_for_honest_ones() {
         let shop = Inbound::new(16 << 20, Gauge::default()).share(&"shop".into());
         let trickles: Vec<_> = (0..8).map(|number| tokio::spawn(upload(Arc::clone(&shop), number, 2000))).collect();
         sleep(PATIENCE).await;
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_all_of_it_lets_the_business_make_room_that_holds_most() {
+    async fn a_message_that_waits_for_the_whole_budget_makes_the_largest_business_drop_one() {
         let inbound = Inbound::new(16 << 10, Gauge::default());
         let shares: Vec<_> = ["a", "b", "c"].iter().map(|&name| inbound.share(&name.into())).collect();
         let (most, admission) = admit(&shares[0], 1, 8 << 10);
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_larger_than_all_the_room_passes_alone() {
+    async fn a_message_larger_than_the_budget_is_admitted_alone() {
         let (_inbound, shop, _) = inbound();
         drop(admit(&shop, 1, 1 << 20).1.await);
     }

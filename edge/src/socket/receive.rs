@@ -1,4 +1,4 @@
-//! Client → server and client → client: what a client sent, checked, stamped and made ready to publish.
+//! Client → server and client → client: checks and stamps what a client sent, and prepares it for publishing.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ pub struct Nack {
     pub id: Option<String>,
     /// The code.
     pub code: NackCode,
-    /// The same for a person.
+    /// An explanation.
     pub reason: String,
     /// Whether it may have arrived all the same.
     pub may_have_arrived: bool,
-    /// How long to wait before a repeat, where known.
+    /// How long to wait before a retry, if known.
     pub retry_after_ms: Option<u64>,
 }
 
@@ -43,7 +43,7 @@ impl Nack {
         Self { retry_after_ms, ..Self::new(id, NackCode::Overloaded, busy.to_string()) }
     }
 
-    /// What the broker's answer means for the client.
+    /// The answer to the client for the broker's error.
     pub fn of_publish(id: &str, error: &PublishError) -> Self {
         let (code, may_have_arrived) = match error {
             PublishError::Unavailable(_) | PublishError::Refused(_) => (NackCode::BrokerUnavailable, false),
@@ -52,7 +52,7 @@ impl Nack {
         Self { may_have_arrived, ..Self::new(Some(id), code, error.to_string()) }
     }
 
-    /// Why bytes are no envelope.
+    /// The answer to bytes that are not an envelope.
     pub fn of_envelope(bytes: &[u8], error: &EnvelopeError) -> Self {
         Self::new(Envelope::readable_id(bytes).as_deref(), NackCode::InvalidEnvelope, error.to_string())
     }
@@ -61,9 +61,9 @@ impl Nack {
 /// A message ready to publish, with its id.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The id: the client's, or one made here.
+    /// The id: the client's, or a new one.
     pub id: String,
-    /// What to publish: one message for each queue, each confirmed by itself, so that a binding that one of them has lost is noticed.
+    /// What to publish: one message for each queue, each with its own confirm, so that a lost binding is noticed.
     pub publications: Vec<Publication>,
 }
 
@@ -151,7 +151,7 @@ pub fn prepare(business: &Business, sender: Sender<'_>, envelope: Envelope<'_>, 
     Ok(Prepared { id, publications })
 }
 
-/// Checks the ids of a receipt: what no message can be called is not passed on.
+/// Checks the ids of a receipt: impossible ids are not passed on.
 ///
 /// # Errors
 /// Why it is refused.
@@ -165,7 +165,7 @@ pub fn receipt(ids: &[String]) -> Result<(), String> {
     }
 }
 
-/// The sender is who the token says; a value that contradicts it is refused rather than corrected, so that a client's mistake shows.
+/// The token decides who the sender is. A value that contradicts it is refused, not corrected, so that a mistake in the client shows.
 fn identity(business: &Business, sender: Sender<'_>, envelope: &Envelope<'_>) -> Result<(), String> {
     for (field, claimed, actual) in [
         ("fromUniqueId", envelope.from_unique_id.as_deref(), sender.unique_id),

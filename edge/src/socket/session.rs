@@ -1,8 +1,8 @@
 //! The task of one connection: from the upgrade to the close frame.
 //!
-//! What a connection does is decided by a state machine without I/O ([`machine`]); this task feeds it with what comes from the socket, the
-//! broker, the checks and the clock, and performs its actions. It owns the socket, the unconfirmed messages and the catch-up. It ends for
-//! one cause, which gives the close code, the log line and the counters.
+//! A state machine without I/O ([`machine`]) decides what a connection does. This task passes it the events from the socket, the broker, the
+//! checks and the clock, and performs its actions. The task owns the socket, the unconfirmed messages and the catch-up. It ends for one
+//! cause, which decides the close code, the log line and the counters.
 
 mod effects;
 mod end;
@@ -46,15 +46,15 @@ use end::End;
 use machine::{Action, Input, Machine, Now, Rules};
 use peer::Peer;
 
-/// What a connection begins with.
+/// What a connection starts with.
 pub struct Session {
     /// What all connections share.
     pub shared: Arc<Shared>,
     /// The business.
     pub hub: Arc<Hub>,
-    /// Who, and until when.
+    /// Whose connection it is, and until when.
     pub ticket: Ticket,
-    /// Where to begin.
+    /// Where to start.
     pub start: StartAt,
     /// Whether control frames are on.
     pub control: bool,
@@ -116,7 +116,7 @@ impl Session {
     }
 }
 
-/// Takes the connection out of the registry, however its task ends.
+/// Removes the connection from the registry, however its task ends.
 struct LeaveGuard {
     hub: Arc<Hub>,
     mailbox: Arc<Mailbox>,
@@ -128,12 +128,12 @@ impl Drop for LeaveGuard {
     }
 }
 
-/// A connection that goes on.
+/// A running connection.
 struct Running<P> {
     machine: Machine,
     effects: Effects,
     peer: P,
-    /// Boxed, like all that an idle connection does not need.
+    /// Boxed, like everything that an idle connection does not need.
     catch_up: Option<BoxFuture<'static, ()>>,
     draining: Draining,
     registered: LeaveGuard,
@@ -149,7 +149,7 @@ enum Event {
 }
 
 impl<P: Peer> Running<P> {
-    // An `async fn` would hold the connection twice: as its argument and as its variable.
+    // An `async fn` would store the connection twice: as its argument and as its variable.
     fn run(self) -> impl Future<Output = ()> + Send {
         let mut running = self;
         async move {
@@ -169,7 +169,7 @@ impl<P: Peer> Running<P> {
         }
     }
 
-    /// Until the connection is to end.
+    /// Runs until the connection is to end.
     async fn live(&mut self) -> End {
         let mut timer = pin!(sleep_until(Instant::now()));
         loop {
@@ -211,7 +211,7 @@ impl<P: Peer> Running<P> {
             }
             Event::Socket(SocketEvent::Alive | SocketEvent::Fragment) => Input::Frame,
             Event::Socket(SocketEvent::Progress(bytes)) => Input::Progress(bytes),
-            // Only the deadline is another one.
+            // Only the deadline has changed.
             Event::Socket(SocketEvent::Stalled) => return None,
             Event::Socket(SocketEvent::Binary(_)) => Input::Broken(CloseCode::Binary),
             Event::Socket(SocketEvent::Broken(code)) => Input::Broken(code),
@@ -237,7 +237,7 @@ impl<P: Peer> Running<P> {
     }
 }
 
-/// Awaits a future that may not be there.
+/// Awaits a future, or forever if there is none.
 async fn or_pending<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
     match future {
         Some(future) => future.await,

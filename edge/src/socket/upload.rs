@@ -1,7 +1,7 @@
-//! A message that has begun and not ended: whether it may be read, and until when.
+//! An unfinished message: whether it may be read, and until when.
 //!
-//! Bytes that arrive are a sign of life, so a slow line is not a dead one. An unfinished message ends with 4008 where nothing of it came for
-//! the read timeout, or where in all it is slower than [`SLOWEST`]; so it has a deadline, which its own size sets.
+//! Bytes that arrive are a sign of life, so a slow line is not a dead one. An unfinished message ends with 4008 if nothing of it arrived for
+//! the read timeout, or if it is slower than [`SLOWEST`] on average: it has a deadline that depends on its size.
 
 use std::{
     task::{Context, Poll, ready},
@@ -33,7 +33,7 @@ enum Admission {
 }
 
 impl Default for IncomingMessage {
-    /// It begins now.
+    /// It starts now.
     fn default() -> Self {
         let now = Instant::now();
         Self { begun: now, grown: now, bytes: 0, room: Admission::NotNeeded }
@@ -41,7 +41,7 @@ impl Default for IncomingMessage {
 }
 
 impl IncomingMessage {
-    /// So much of it is here.
+    /// This many bytes of it have arrived.
     pub fn note(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.bytes = bytes;
@@ -52,7 +52,7 @@ impl IncomingMessage {
         }
     }
 
-    /// It is large, and not to be read before this is ready.
+    /// It is large, and not read before this future is ready.
     pub fn await_room(&mut self, admission: impl Future<Output = InboundPermit> + Send + 'static) {
         self.begun = Instant::now();
         self.room = Admission::Awaited(admission.boxed());
@@ -63,7 +63,7 @@ impl IncomingMessage {
         matches!(self.room, Admission::Awaited(_))
     }
 
-    /// Ready when it has room; its time begins then.
+    /// Ready when it has room; its deadline starts then.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Admission::Awaited(admission) = &mut self.room {
             self.room = Admission::Given(ready!(admission.as_mut().poll(cx)));
@@ -73,7 +73,7 @@ impl IncomingMessage {
         Poll::Ready(())
     }
 
-    /// When it is given up, and how the connection then ends.
+    /// When it is given up, and the close code of the connection then.
     pub fn due(&self, read_timeout: Duration) -> (Instant, CloseCode) {
         if self.awaits_room() {
             return (self.begun + LONGEST_WAIT, CloseCode::Overloaded);
@@ -90,7 +90,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_message_has_time_and_a_trickle_has_not() {
+    async fn a_slow_message_gets_time_and_a_trickle_does_not() {
         let begun = Instant::now();
         let (mut slow, mut trickle) = (IncomingMessage::default(), IncomingMessage::default());
         for second in 1..=600 {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_grow_is_given_up_however_much_is_here() {
+    async fn a_message_that_stops_growing_is_given_up_whatever_its_size() {
         let mut upload = IncomingMessage::default();
         upload.note(1 << 20);
         let since = Instant::now();

@@ -4,7 +4,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 
 use crate::broker::{Confirm, PublishError};
 
-/// A message's id and what became of it.
+/// A message's id and the broker's answer.
 pub type Outcome = (String, Result<(), PublishError>);
 
 /// The window; nothing is allocated before its first message.
@@ -14,13 +14,13 @@ pub struct Window {
 }
 
 impl Window {
-    /// Adds a message that was published as these; never none.
+    /// Adds a message with the confirms of its publishes, at least one.
     pub fn add(&mut self, id: String, confirms: Vec<Confirm>) {
         let outcome = async move { (id, all(confirms).await) };
         self.pending.get_or_insert_default().push(outcome.boxed());
     }
 
-    /// The next outcome; pending while none waits. Cancel safe.
+    /// The next outcome; pending while no message waits. Cancel safe.
     pub async fn next(&mut self) -> Outcome {
         if let Some(pending) = self.pending.as_mut()
             && let Some(outcome) = pending.next().await
@@ -34,8 +34,8 @@ impl Window {
     }
 }
 
-/// What became of a message that went to several queues, each by a publish of its own. One that not every queue has taken is to be sent
-/// again, and some may have it.
+/// The outcome of a message that went to several queues, each by its own publish. If not every queue confirmed it, it must be sent again, and
+/// some queues may have it.
 async fn all(confirms: Vec<Confirm>) -> Result<(), PublishError> {
     let several = confirms.len() > 1;
     let (mut error, mut arrived) = (None, false);

@@ -1,8 +1,8 @@
 //! The WebSocket protocol on one upgraded connection (RFC 6455, without extensions), as a server speaks it.
 //!
-//! tungstenite defines the wire's words (headers, op codes, close codes); how bytes are held is ours. *Reading*: an idle connection holds no
-//! buffer, since bytes are read onto the stack and only what is unfinished is kept. *Writing*: a frame is written from where its payload lies,
-//! which for a push is one place for all its receivers. Nothing is copied for a socket, however little its peer takes.
+//! tungstenite defines the format (headers, op codes, close codes); the buffers are ours. *Reading*: an idle connection has no buffer, since
+//! bytes are read onto the stack and only unfinished ones are kept. *Writing*: a frame is written without copying its payload, which for a
+//! push is shared by all its receivers, however slowly a peer reads.
 
 mod assembler;
 mod outgoing;
@@ -32,11 +32,11 @@ pub use outgoing::{Frame, Outgoing};
 
 /// How long a peer may take to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most that is read of a peer that was sent away: it may have much to say.
+/// The most that is read from a peer after the close frame.
 const LINGER: usize = 1 << 20;
-/// The most that one read takes. It lies on the stack: an idle connection holds none of it.
+/// The most that one read takes. It is on the stack: an idle connection has no buffer.
 const READ: usize = 16 << 10;
-/// And what it takes where no frame is under way that is larger: what is read and not looked at has to be kept.
+/// The most that one read takes while no larger frame is unfinished: what is read but not processed must be kept.
 const READ_AHEAD: usize = 4 << 10;
 
 /// What reading brought.
@@ -44,11 +44,11 @@ const READ_AHEAD: usize = 4 << 10;
 pub enum Read {
     /// Something complete.
     Event(Event),
-    /// So many bytes of something that is not complete yet.
+    /// Bytes of something that is not complete yet.
     Progress(usize),
     /// The peer broke a rule.
     ProtocolError(ProtocolError),
-    /// The connection is no more.
+    /// The connection is lost.
     Gone,
 }
 
@@ -57,10 +57,10 @@ pub enum Read {
 pub struct Wire {
     io: TokioIo<Upgraded>,
     assembler: Assembler,
-    /// Read and not looked at yet: several messages came at once. At most [`READ_AHEAD`]; empty, it holds no memory.
+    /// Read but not processed: several messages arrived together. At most [`READ_AHEAD`]; no memory while empty.
     rest: BytesMut,
     outgoing: Outgoing,
-    /// Written, and perhaps still held back by TLS.
+    /// Written, and perhaps still buffered by TLS.
     unflushed: bool,
 }
 
@@ -81,22 +81,22 @@ impl Wire {
         &mut self.outgoing
     }
 
-    /// Whether a message or frame has begun and not ended.
+    /// Whether a message or frame is unfinished.
     pub fn is_unfinished(&self) -> bool {
         self.assembler.is_unfinished()
     }
 
-    /// Bytes that are here of the message that has begun.
+    /// Bytes of the unfinished message that have arrived.
     pub fn gathered(&self) -> usize {
         self.assembler.gathered()
     }
 
-    /// Goes on with the message that [`Event::Large`] announced.
+    /// Continues with the message that [`Event::Large`] announced.
     pub fn admit(&mut self) {
         self.assembler.admit();
     }
 
-    /// The next thing that the peer sent. Pings are answered by what follows in [`Self::outgoing`].
+    /// The next thing that the peer sent. The answer to a ping is queued in [`Self::outgoing`].
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         if !self.rest.is_empty() {
             let mut input = &self.rest[..];
@@ -127,7 +127,7 @@ impl Wire {
     fn found(&mut self, found: Result<Option<Event>, ProtocolError>) -> Option<Read> {
         match found {
             Ok(Some(Event::Ping(payload))) => {
-                // Of several pings the newest is answered (RFC 6455, section 5.5.3): a peer that reads nothing piles up none.
+                // Of several pings the newest is answered (RFC 6455, section 5.5.3): a peer that reads nothing accumulates none.
                 self.outgoing.set_pong(payload.clone());
                 Some(Read::Event(Event::Ping(payload)))
             }
@@ -136,10 +136,10 @@ impl Wire {
         }
     }
 
-    /// Writes what [`Self::outgoing`] holds.
+    /// Writes what is in [`Self::outgoing`].
     ///
     /// # Errors
-    /// The connection is no more.
+    /// The connection is lost.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
             let io = Pin::new(&mut self.io);
@@ -157,14 +157,14 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Says goodbye: what has begun is written to its end, all else that waits is dropped. Then waits a little for the peer's answer, since a
-    /// socket that is closed with unread input resets, and the peer would see 1006 instead of the code.
+    /// Closes: a frame that has begun is written to its end, other frames are dropped. Then waits a little for the peer's answer: a socket that
+    /// is closed with unread input resets, and the peer would see 1006 instead of the code.
     pub async fn close(mut self, code: CloseCode) {
         let mut payload = BytesMut::from(&code.code().to_be_bytes()[..]);
         payload.extend_from_slice(code.reason().as_bytes());
         self.outgoing.end_with(Frame::new(OpCode::Control(Control::Close), payload.freeze()));
         self.assembler.discard();
-        // A peer that takes nothing loses its socket without a code.
+        // A peer that does not read loses its socket without a code.
         let _ = timeout(CLOSE_TIMEOUT, async {
             if poll_fn(|cx| self.poll_goodbye(cx)).await {
                 self.linger().await;
@@ -173,7 +173,7 @@ impl Wire {
         .await;
     }
 
-    /// Ready when our close frame is written and the peer has answered, or can't any more because it broke a rule: true. False: it is gone.
+    /// True: our close frame is written and the peer has answered, or can't because it broke a rule. False: the connection is lost.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let written = match self.poll_write(cx) {
             Poll::Ready(Ok(())) => true,
@@ -199,7 +199,7 @@ impl Wire {
         .await;
     }
 
-    /// Ends our direction and reads until the peer has ended its own.
+    /// Shuts down our direction and reads until the peer has shut down its own.
     async fn linger(&mut self) {
         if poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await.is_err() {
             return;

@@ -1,12 +1,12 @@
-//! How much of its output a peer has taken.
+//! How many bytes of its output a peer has accepted.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// Bytes that the kernel took of one connection, an extension of each of its requests. A WebSocket does not tell how much of a frame it
-/// has written: here a slow peer is told from one that takes nothing.
+/// Bytes of one connection that the kernel accepted; an extension of each of its requests. A WebSocket does not report how much of a frame is
+/// written: this counter distinguishes a slow peer from one that does not read at all.
 #[derive(Clone, Debug, Default)]
 pub struct WriteProgress(Arc<AtomicU64>);
 
@@ -16,7 +16,7 @@ impl WriteProgress {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The kernel took so many bytes more.
+    /// The kernel accepted more bytes.
     pub fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }

@@ -1,8 +1,8 @@
 //! A directory with one JSON file per business.
 //!
-//! Files are looked at every [`INTERVAL`] and compared by content, because a mounted ConfigMap changes by a symlink swap. Each is judged by
-//! itself: one that can't be read or run, whatever it is, keeps its business's last good configuration and stops no other. A business goes
-//! when its file was missing at two looks in a row, so that one which is replaced by deleting and writing it loses no client.
+//! Files are polled every [`INTERVAL`] and compared by content, because a mounted ConfigMap changes by a symlink swap. Each file counts on its
+//! own: one that can't be read or used keeps its business's last accepted configuration and affects no other. A business is removed when its
+//! file is missing at two polls in a row, so that replacing a file by deleting and writing it disconnects no client.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use wirepost_runtime::readiness::Pending;
 
 use crate::{catalog::Catalog, config::reload, metrics::Metrics};
 
-/// How often the directory is looked at.
+/// How often the directory is polled.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A directory of configurations.
@@ -29,30 +29,30 @@ pub struct Directory {
     metrics: Arc<Metrics>,
     /// Until the first complete load.
     pending: Option<Pending>,
-    /// Every file of the last look, and those that were there at the one before.
+    /// Every file of the last poll, and those of the poll before.
     seen: BTreeMap<PathBuf, Seen>,
 }
 
-/// A file at the last look.
+/// A file at the last poll.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     content: Content,
-    /// The business that it last gave.
+    /// The business that it last declared.
     business: Option<String>,
-    /// Another file decides over that business.
+    /// Another file is used for that business.
     rival: bool,
 }
 
 impl Seen {
-    /// The business that stays as it is, if what `path` declares could not be read. A file that gave none so far declares the one that it is
-    /// named after, as far as can be told.
+    /// The business that stays as it is if `path` can't be read. A file that has declared none so far is assumed to declare the one in its
+    /// name.
     fn keeps(&self, path: &Path) -> Option<String> {
         let named = || Some(path.file_stem()?.to_str()?.to_owned());
         if self.rival { None } else { self.business.clone().or_else(named) }
     }
 }
 
-/// What a look at a file brought, to see whether it is another than last time.
+/// The content of a file at a poll, to detect changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Content {
     Digest([u8; 32]),
@@ -113,7 +113,7 @@ impl Directory {
     }
 
     fn differs(&self, look: &Look) -> bool {
-        // What is missing now, or was at the last look, has to be judged.
+        // A file that is missing now, or was at the last poll, requires a decision.
         self.seen.len() != look.len()
             || self.seen.iter().any(|(path, seen)| look.get(path).is_none_or(|now| seen.content != content(now)))
     }
@@ -159,8 +159,8 @@ impl Directory {
         self.pending = None;
     }
 
-    /// One configuration for each business. Of two files that name one, the one that bears its name decides, else the one that decided
-    /// before, else the first; the other is refused.
+    /// Selects one configuration for each business. If two files declare one, the file with its name is used, else the one that was used before,
+    /// else the first; the other one is refused.
     fn decide(
         &self,
         mut files: Vec<(PathBuf, BusinessConfig)>,
@@ -173,7 +173,7 @@ impl Directory {
                 self.seen.get(path).is_some_and(|seen| !seen.rival && seen.business.as_deref() == Some(business));
             (!named, !before)
         });
-        // A file that can't be read at the moment goes on deciding: another one must not slip in.
+        // A file that can't be read at the moment stays selected: another one must not replace it.
         let broken = seen.iter().filter(|(path, seen)| {
             !seen.rival && seen.content != Content::Missing && files.iter().all(|(file, _)| file != *path)
         });
@@ -191,7 +191,7 @@ impl Directory {
             entry.rival = true;
             if self.is_new(&path, &entry.content, true) {
                 self.metrics.bad_configs.inc();
-                tracing::error!(file = %path.display(), business, decides = %decides.display(), "another file decides over this business; delete one of the two");
+                tracing::error!(file = %path.display(), business, decides = %decides.display(), "another file declares this business and is used; delete one of the two");
             }
         }
         configs
@@ -201,7 +201,7 @@ impl Directory {
         self.seen.get(path).and_then(|seen| seen.business.clone())
     }
 
-    /// Whether this was not refused for the same content before, and is to be told.
+    /// Whether this content was not refused before, and must be reported.
     fn is_new(&self, path: &Path, content: &Content, rival: bool) -> bool {
         self.seen.get(path).is_none_or(|seen| seen.content != *content || seen.rival != rival)
     }

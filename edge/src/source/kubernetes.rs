@@ -1,10 +1,10 @@
-//! A ConfigMap per business in one namespace, found by a label and followed by a watch.
+//! One ConfigMap per business in one namespace, selected by a label and followed by a watch.
 //!
-//! *Flow*: a complete list, then every change as it comes; what arrives together is applied together, in one step of the catalog. A watch
-//! that breaks is taken up again with backoff and jitter; where the API server has forgotten the place, by another list.
-//! *Guarantees*: a ConfigMap that can't be read keeps its business's last good configuration and disturbs no other. While the API server is
-//! away everything loaded stays. The label `wirepost.dev/removed=true` removes a business at once; one whose ConfigMap is merely missing is
-//! kept for a while, and the API server is asked again before it goes.
+//! *Flow*: a complete list, then every change as it arrives; changes that arrive together are applied together, in one step of the catalog. A
+//! broken watch is resumed with backoff and jitter, with another list if the API server no longer has its position. *Guarantees*: a ConfigMap
+//! that can't be read keeps its business's last accepted configuration and affects no other. While the API server is unreachable everything
+//! loaded stays. The label `wirepost.dev/removed=true` removes a business immediately; a business whose ConfigMap is merely missing is kept
+//! for a while, and the API server is asked again before it is removed.
 //! *Rights*: get, list and watch on ConfigMaps of that namespace (`charts/wirepost/files/edge-rules.yaml`).
 
 use std::{collections::VecDeque, future::pending, pin::pin, sync::Arc};
@@ -35,14 +35,14 @@ mod watch_state;
 use index::{Actions, ConfigMapIndex, Ignored, Lookup};
 use watch_state::WatchState;
 
-/// Seconds after which the API server ends a watch and it is taken up again. A connection that is dead without a word is noticed only
-/// then; kube's default is 290.
+/// Seconds after which the API server ends a watch and it is resumed. A silently dead connection is noticed only then; kube's default is
+/// 290.
 const WATCH_SECONDS: u32 = 60;
-/// Longest silence of the API server within an answer, for lists as well; above [`WATCH_SECONDS`].
+/// Longest pause of the API server within an answer, also for lists; above [`WATCH_SECONDS`].
 const READ_TIMEOUT: Duration = Duration::from_secs(75);
-/// Longest time for one ConfigMap.
+/// Longest time to read one ConfigMap.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Events that are applied together at most, so that others on this executor have their turn.
+/// Events that are applied together at most, so that other tasks get to run.
 const BATCH: usize = 64;
 
 /// Why there is no client.
@@ -58,7 +58,7 @@ pub enum ConnectError {
     Client(#[from] Box<kube::Error>),
 }
 
-/// The ConfigMaps of a namespace, by KUBECONFIG or else by the pod's service account. Nothing is asked yet.
+/// The ConfigMaps of a namespace, by KUBECONFIG or else by the pod's service account. Nothing is requested yet.
 ///
 /// # Errors
 /// See [`ConnectError`].
@@ -81,8 +81,8 @@ pub struct ConfigMaps {
     /// One at a time.
     lookups: VecDeque<Lookup>,
     watch: WatchState,
-    /// What was last said of the API server.
-    trouble: Option<String>,
+    /// The failure that was last logged.
+    failure: Option<String>,
 }
 
 type Answer = (String, Result<Option<ConfigMap>, String>);
@@ -98,14 +98,14 @@ impl ConfigMaps {
     ) -> Self {
         let index = ConfigMapIndex::new(grace);
         let watch = WatchState::default();
-        Self { api, index, catalog, metrics, pending: Some(pending), lookups: VecDeque::new(), watch, trouble: None }
+        Self { api, index, catalog, metrics, pending: Some(pending), lookups: VecDeque::new(), watch, failure: None }
     }
 
     /// Follows the namespace until `cancel`.
     pub async fn run(mut self, cancel: CancellationToken) {
         let config = watcher::Config::default().labels(SELECTOR).timeout(WATCH_SECONDS);
         let events = watcher::watcher(self.api.clone(), config).backoff(backoff::after_failures());
-        // It has no end of its own.
+        // It never ends on its own.
         let mut events = pin!(events.chain(stream::pending()));
         let mut asking: Option<BoxFuture<'static, Answer>> = None;
         loop {
@@ -127,7 +127,7 @@ impl ConfigMaps {
                 }
                 () = sleep_until(recovered.unwrap_or_else(Instant::now)), if recovered.is_some() => {
                     if self.watch.due(Instant::now()) {
-                        self.no_trouble();
+                        self.recovered();
                     }
                 }
             }
@@ -136,7 +136,7 @@ impl ConfigMaps {
                 self.take(event, &mut step);
             }
             self.carry_out(step);
-            // A list is a row of events that are all there already.
+            // The events of a list are all available already.
             tokio::task::yield_now().await;
         }
     }
@@ -147,13 +147,13 @@ impl ConfigMaps {
             Err(error) => {
                 self.metrics.config_watch_errors.inc();
                 self.watch.failed(Instant::now());
-                return self.troubled(error.to_string(), is_forbidden(&error));
+                return self.failed(error.to_string(), is_forbidden(&error));
             }
         };
-        // It tells of a try, not of an answer.
+        // It reports an attempt, not an answer.
         if !matches!(event, Event::Init) {
             self.watch.heard();
-            self.no_trouble();
+            self.recovered();
         }
         let (now, out) = (Instant::now(), &mut step.out);
         match event {
@@ -176,7 +176,7 @@ impl ConfigMaps {
     }
 
     fn answered(&mut self, (business, answer): Answer, out: &mut Actions) {
-        let answer = answer.map_err(|reason| self.troubled(reason, false));
+        let answer = answer.map_err(|reason| self.failed(reason, false));
         self.index.answered(&business, answer.as_ref().map(Option::as_ref).map_err(|&()| ()), Instant::now(), out);
     }
 
@@ -199,7 +199,7 @@ impl ConfigMaps {
                         config_map,
                         business,
                         decides,
-                        "another ConfigMap decides over this business; delete one of the two"
+                        "another ConfigMap declares this business and is used; delete one of the two"
                     );
                 }
             }
@@ -207,8 +207,8 @@ impl ConfigMaps {
         for change in &changes {
             match change {
                 Change::Set(config) => tracing::debug!(business = config.business_type, "configuration changes"),
-                Change::Remove(business) => tracing::info!(business, "business is gone"),
-                // It was said as a finding.
+                Change::Remove(business) => tracing::info!(business, "business removed"),
+                // It was logged as ignored.
                 Change::Unreadable(_) => {}
             }
         }
@@ -221,15 +221,15 @@ impl ConfigMaps {
         }
     }
 
-    fn no_trouble(&mut self) {
-        if self.trouble.take().is_some() {
+    fn recovered(&mut self) {
+        if self.failure.take().is_some() {
             tracing::info!("the configurations are followed again");
         }
     }
 
-    /// Said once, not at each attempt.
-    fn troubled(&mut self, reason: String, forbidden: bool) {
-        if self.trouble.as_ref() == Some(&reason) {
+    /// Logged once, not at each attempt.
+    fn failed(&mut self, reason: String, forbidden: bool) {
+        if self.failure.as_ref() == Some(&reason) {
             return;
         }
         if forbidden {
@@ -240,11 +240,11 @@ impl ConfigMaps {
         } else {
             tracing::warn!(reason, "the configurations are not followed at the moment; what is loaded stays in use");
         }
-        self.trouble = Some(reason);
+        self.failure = Some(reason);
     }
 }
 
-/// What one turn of the loop came to.
+/// The result of one iteration of the loop.
 #[derive(Default)]
 struct Step {
     out: Actions,

@@ -286,7 +286,10 @@ async fn of_two_for_one_business_the_one_with_the_operators_name_decides() -> Re
     world.seen(&edge).await?;
     assert_eq!(hash(&edge, "payments").await?, good);
     let log = edge.log();
-    let said = log.lines().find(|line| line.contains("another ConfigMap decides")).context("it is not reported")?;
+    let said = log
+        .lines()
+        .find(|line| line.contains("another ConfigMap declares this business"))
+        .context("it is not reported")?;
     assert!(said.contains("copy") && said.contains("wirepost-business-payments"), "{said}");
     talks(&mut alice).await
 }

@@ -1,5 +1,5 @@
-//! The opening handshake of a WebSocket (RFC 6455, section 4.2), judged as RFC 9110 reads header fields: a list may stand in one line or in
-//! several, in any order and in any case.
+//! The opening handshake of a WebSocket (RFC 6455, section 4.2). Header fields are read by RFC 9110: a list may be in one line or in several,
+//! in any order and in any case.
 
 use std::future::Future;
 
@@ -19,10 +19,10 @@ use wirepost_runtime::tasks::Tasks;
 
 use crate::http::answer::{Code, Refusal};
 
-/// The version that is spoken.
+/// The supported version.
 const VERSION: &str = "13";
 
-/// A request for a WebSocket that can be had.
+/// A valid request for a WebSocket.
 #[derive(Debug)]
 pub struct Handshake {
     accept: HeaderValue,
@@ -31,10 +31,10 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Judges a request. `protocol` is the subprotocol that is chosen where it is offered.
+    /// Checks a request. `protocol` is the subprotocol that is selected if it is offered.
     ///
     /// # Errors
-    /// The answer where no WebSocket is asked for, or one that can't be had.
+    /// The answer if no WebSocket is requested, or one that is not supported.
     pub fn of(request: &mut Parts, protocol: &'static str) -> Result<Self, Refusal> {
         let headers = &request.headers;
         if request.method != Method::GET
@@ -61,12 +61,12 @@ impl Handshake {
         Ok(Self { accept, upgrade, protocol })
     }
 
-    /// The subprotocol that is spoken, where it was offered.
+    /// The subprotocol, if it was offered.
     pub fn protocol(&self) -> Option<&'static str> {
         self.protocol
     }
 
-    /// The answer; once it is sent, `run` has the connection, as a task of `tasks`.
+    /// The answer; once it is sent, `run` gets the connection, as a task of `tasks`.
     pub fn complete<F>(self, tasks: &Tasks, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send,
@@ -75,7 +75,7 @@ impl Handshake {
         tasks.contained("connection", async move {
             match upgrade.await {
                 Ok(upgraded) => run(upgraded).await,
-                Err(error) => tracing::debug!(%error, "the connection ended within its upgrade"),
+                Err(error) => tracing::debug!(%error, "the connection ended during its upgrade"),
             }
         });
         let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
@@ -118,7 +118,7 @@ mod tests {
     const VERSION_AND_KEY: [(&str, &str); 2] =
         [("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
 
-    /// Everything but the connection itself, which a test has not.
+    /// Everything except the connection itself, which a test does not have.
     fn is_handshake(headers: &[(&str, &str)]) -> bool {
         let refusal = judge(&[headers, &VERSION_AND_KEY].concat()).unwrap_err();
         refusal.description.contains("this connection can't become")

@@ -1,4 +1,4 @@
-//! What all calls share: origins and unknown paths; and the admin port.
+//! What all calls have in common: origins and unknown paths; and the admin port.
 
 use rstest::rstest;
 use serde_json::json;
@@ -61,7 +61,7 @@ async fn a_browser_on_another_page_may_not(
 }
 
 #[tokio::test]
-async fn a_program_without_origin_is_judged_by_its_credential() {
+async fn a_program_without_origin_is_checked_by_its_credential() {
     let edge = Edge::start().await;
     let reply = edge.get(CALL, &[("x-api-key", API_KEY)]).await;
     assert_eq!(reply.status, StatusCode::OK);
@@ -77,7 +77,7 @@ async fn a_program_without_origin_is_judged_by_its_credential() {
 #[case("POST", "/socket/x", 405, 40_501)]
 #[case("GET", "/socket/x", 426, 42_601)]
 #[tokio::test]
-async fn what_is_not_there_is_answered_in_the_same_form(
+async fn an_unknown_path_is_answered_in_the_same_form(
     #[case] method: &str,
     #[case] path: &str,
     #[case] status: u16,
@@ -90,7 +90,7 @@ async fn what_is_not_there_is_answered_in_the_same_form(
 }
 
 #[tokio::test]
-async fn the_admin_port_tells_how_the_edge_is() {
+async fn the_admin_port_shows_the_state_of_the_edge() {
     let edge = Edge::start().await;
     let router = admin::router(&edge.state, CancellationToken::new());
     let get = async |path: &str| call(router.clone(), "GET", path, &[], Body::empty()).await;
@@ -101,7 +101,7 @@ async fn the_admin_port_tells_how_the_edge_is() {
     assert_eq!(pending.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(pending.body, "pending: configuration\n");
     drop(configuration);
-    assert_eq!(get("/readyz").await.status, StatusCode::OK, "also while the broker is away");
+    assert_eq!(get("/readyz").await.status, StatusCode::OK, "also while the broker is unreachable");
 
     let configz = get("/configz").await.body;
     assert_eq!(configz["edge"], "edge");
@@ -117,7 +117,7 @@ async fn the_admin_port_tells_how_the_edge_is() {
 }
 
 #[tokio::test]
-async fn the_description_is_for_anyone() {
+async fn the_description_is_public() {
     let edge = Edge::start().await;
     let reply = edge.get("/payments/asyncapi.json", &[("origin", "https://docs.example")]).await;
     assert_eq!((reply.status, &reply.body["asyncapi"]), (StatusCode::OK, &json!("3.0.0")));

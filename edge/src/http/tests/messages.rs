@@ -42,7 +42,7 @@ async fn a_push_is_completed_published_and_answered_after_the_confirm() {
 }
 
 #[tokio::test]
-async fn what_the_sender_fills_in_is_kept() {
+async fn fields_of_the_sender_are_kept() {
     let edge = Edge::start().await;
     let now = clock::now_ms();
     let envelope =
@@ -83,7 +83,7 @@ async fn a_timestamp_from_the_future_does_not_prolong_the_time_to_live() {
 #[case::reserved(json!({"messageType": "wirepost.begin"}), 40_005, "messageType")]
 #[case::wrong_type(json!({"tags": "vip"}), 40_002, "tags")]
 #[tokio::test]
-async fn a_bad_push_is_refused_with_the_field_alone_and_in_a_batch(
+async fn an_invalid_push_is_refused_with_its_field_alone_and_in_a_batch(
     #[case] changes: Value,
     #[case] result: u32,
     #[case] field: &str,
@@ -95,7 +95,7 @@ async fn a_bad_push_is_refused_with_the_field_alone_and_in_a_batch(
     assert_eq!(alone.body["data"]["field"], field);
     assert!(alone.body["description"].as_str().unwrap().contains(field), "{}", alone.body);
     assert_eq!(alone.body["data"]["retryable"], false);
-    assert!(edge.published().is_empty(), "nobody gets it");
+    assert!(edge.published().is_empty(), "nothing is published");
 
     let batch = json!([completed(&json!({"id": "a"})), bad, completed(&json!({"id": "b"}))]);
     let reply = edge.call("POST", CALL, KEY, batch.to_string()).await;
@@ -107,7 +107,7 @@ async fn a_bad_push_is_refused_with_the_field_alone_and_in_a_batch(
 }
 
 #[tokio::test]
-async fn the_answer_names_the_message_that_is_no_envelope() {
+async fn the_answer_names_the_message_that_is_not_an_envelope() {
     let edge = Edge::start().await;
     let bad = completed(&json!({"id": "m-1", "messageType": "a b"}));
     let alone = edge.call("POST", CALL, KEY, bad.to_string()).await;
@@ -129,7 +129,7 @@ async fn a_batch_that_failed_for_several_reasons_is_a_mixed_one_also_within_one_
 }
 
 #[tokio::test]
-async fn everyone_is_addressed_where_the_route_says_so() {
+async fn everyone_is_addressed_if_the_route_allows_it() {
     let edge = Edge::start().await;
     let closed = json!({"messageType": "shop.closed", "toUniqueId": "*", "content": {"until": "monday"}});
     assert_eq!(edge.call("POST", CALL, KEY, closed.to_string()).await.status, StatusCode::OK);
@@ -149,7 +149,11 @@ async fn everyone_is_addressed_where_the_route_says_so() {
 #[case::empty_array(" [ ] ", 400, 40_001)]
 #[case::twice(r#"{"messageType":"payment.completed","toUniqueId":"a","to\u0055niqueId":"b"}"#, 400, 40_002)]
 #[tokio::test]
-async fn a_body_that_is_no_envelope_is_refused(#[case] body: &'static str, #[case] status: u16, #[case] result: u32) {
+async fn a_body_that_is_not_an_envelope_is_refused(
+    #[case] body: &'static str,
+    #[case] status: u16,
+    #[case] result: u32,
+) {
     let edge = Edge::start().await;
     let reply = edge.call("POST", CALL, KEY, body).await;
     assert_eq!((reply.status.as_u16(), &reply.body["result"]), (status, &json!(result)), "{}", reply.body);
@@ -185,7 +189,7 @@ async fn a_batch_keeps_its_order_on_one_lane() {
 }
 
 #[tokio::test]
-async fn broker_trouble_says_whether_a_repeat_is_safe() {
+async fn a_broker_failure_says_whether_a_retry_is_safe() {
     let edge = Edge::start().await;
     for (answer, status, result, may_have_arrived) in [
         (Answer::Now(Err(PublishError::Unavailable("away".into()))), 503, 50_301, false),
@@ -206,7 +210,7 @@ async fn broker_trouble_says_whether_a_repeat_is_safe() {
 }
 
 #[tokio::test]
-async fn a_broker_that_never_answers_is_given_up_in_time() {
+async fn an_unresponsive_broker_is_given_up_in_time() {
     let edge = Edge::start().await;
     edge.broker_answers(|_| Answer::Never);
     tokio::time::pause();

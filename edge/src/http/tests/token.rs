@@ -21,7 +21,7 @@ fn ticket(edge: &Edge, reply: &Reply, base: &str) -> Ticket {
 }
 
 #[tokio::test]
-async fn a_service_gets_a_ticket_for_whom_it_names() {
+async fn a_service_gets_a_ticket_for_the_identity_it_names() {
     let edge = Edge::start().await;
     let path = format!("{CALL}?uniqueId=a%2Fb%20%F0%9F%A6%80&clientType=pos&tags=vip,eu&tags=eu,%20");
     for header in [("x-api-key", API_KEY.to_owned()), ("authorization", format!("bearer {API_KEY}"))] {
@@ -98,7 +98,7 @@ async fn the_url_is_one_that_the_client_can_reach(
 #[case::undeclared_client_type("payments", "uniqueId=a&clientType=tv", &[("x-api-key", API_KEY)], 400, 40_008)]
 #[case::twice("payments", "uniqueId=a&uniqueId=b&clientType=app", &[("x-api-key", API_KEY)], 400, 40_001)]
 #[tokio::test]
-async fn a_refusal_has_its_number_and_a_sentence(
+async fn a_refusal_has_its_number_and_a_description(
     #[case] business: &str,
     #[case] query: &str,
     #[case] headers: &[(&str, &str)],
@@ -114,7 +114,7 @@ async fn a_refusal_has_its_number_and_a_sentence(
 }
 
 #[tokio::test]
-async fn too_long_identities_and_too_many_tags_are_refused_with_a_sentence() {
+async fn too_long_identities_and_too_many_tags_are_refused_with_a_description() {
     let edge = Edge::start().await;
     let many: Vec<_> = (0..65).map(|i| format!("t{i}")).collect();
     let long: Vec<_> = (0..20).map(|i| format!("{i}{}", "t".repeat(100))).collect();
@@ -165,7 +165,7 @@ async fn a_client_can_not_ask_for_another_identity_or_more_tags() {
 }
 
 #[tokio::test]
-async fn a_bad_host_header_is_refused() {
+async fn an_invalid_host_header_is_refused() {
     let edge = Edge::start().await;
     for host in ["", "a b", "user@evil.example"] {
         let reply =
@@ -175,7 +175,7 @@ async fn a_bad_host_header_is_refused() {
 }
 
 #[tokio::test]
-async fn a_token_without_the_claim_for_tags_is_told_and_counted() {
+async fn a_token_without_the_tags_claim_is_noted_and_counted() {
     let edge = Edge::start().await;
     for (changes, description) in [
         (json!({}), "ok"),

@@ -1,4 +1,4 @@
-//! Against an issuer that counts and misbehaves as told.
+//! Against a scripted issuer that counts fetches.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -82,7 +82,7 @@ async fn check(verifier: &JwtVerifier, pair: &Keypair) -> Result<(), JwtError> {
     verifier.verify(&pair.sign(&claims(&json!({}))), None).await.map(drop)
 }
 
-/// As if that time had passed since the last fetches. (A stopped clock does not go with real sockets.)
+/// Simulates that this time has passed since the last fetches. (A paused clock does not work with real sockets.)
 async fn later(server: &Server, time: Duration) {
     let source = Source::of(&server.uri);
     let mut history = source.history.lock().await;
@@ -92,7 +92,7 @@ async fn later(server: &Server, time: Duration) {
 }
 
 #[tokio::test]
-async fn a_new_key_works_at_its_first_use_and_a_taken_back_one_ends() {
+async fn a_new_key_works_at_its_first_use_and_a_revoked_one_stops() {
     let (old, new) = (Keypair::new("old"), Keypair::new("new"));
     let server = Server::start(keys(&[&old])).await;
     let verifier = server.verifier();
@@ -151,7 +151,7 @@ async fn many_calls_at_the_start_make_one_fetch() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_takes_no_fetch_with_it() {
+async fn a_caller_that_disconnects_cancels_no_fetch() {
     let good = Keypair::new("good");
     let (Mode::Keys(set), now) = (keys(&[&good]), Arc::new(Notify::new())) else { panic!("keys are a set") };
     let server = Server::start(Mode::Later(set, Arc::clone(&now))).await;
@@ -170,7 +170,7 @@ async fn a_caller_that_goes_away_takes_no_fetch_with_it() {
 }
 
 #[tokio::test]
-async fn trouble_of_the_issuer_keeps_the_last_good_set() {
+async fn a_failing_issuer_keeps_the_last_valid_set() {
     let (good, unknown) = (Keypair::new("good"), Keypair::new("unknown"));
     for trouble in [
         Mode::Keys(json!({"keys": []})),
@@ -191,7 +191,7 @@ async fn trouble_of_the_issuer_keeps_the_last_good_set() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_down_at_the_start_is_told_in_a_sentence_and_recovers() {
+async fn an_issuer_that_is_down_at_the_start_is_reported_and_recovers() {
     let good = Keypair::new("good");
     for (trouble, expected) in [
         (Mode::Status(500), FetchError::Status(500)),
@@ -216,7 +216,7 @@ async fn an_issuer_that_is_down_at_the_start_is_told_in_a_sentence_and_recovers(
 }
 
 #[tokio::test]
-async fn an_odd_key_does_not_spoil_the_set() {
+async fn an_unusable_key_does_not_spoil_the_set() {
     let good = Keypair::new("good");
     let set = json!({"keys": [
         {"kty": "AKP", "kid": "later", "alg": "ML-DSA-65", "pub": "AAAA"},
@@ -248,7 +248,7 @@ async fn an_old_set_is_fetched_again() {
     server.becomes(keys(&[&new]));
     assert_eq!(check(&verifier, &old).await, Ok(()), "still in memory");
     age(&server);
-    assert_eq!(check(&verifier, &old).await, Err(JwtError::UnknownKey), "the issuer took it back");
+    assert_eq!(check(&verifier, &old).await, Err(JwtError::UnknownKey), "the issuer revoked it");
 }
 
 /// Makes the set in use an old one.

@@ -88,7 +88,7 @@ impl Keypair {
     }
 }
 
-/// Claims of a good token, some replaced; null removes one.
+/// Claims of a valid token, some replaced; null removes one.
 pub(crate) fn claims(changes: &Value) -> Value {
     let now = clock::now_ms() / 1000;
     let mut claims = json!({
@@ -126,7 +126,7 @@ async fn verify(token: &str) -> Result<Identity, JwtError> {
 #[case::es256(Algorithm::ES256, "ec", &ISSUER.ec)]
 #[case::eddsa(Algorithm::EdDSA, "ed", &ISSUER.ed)]
 #[tokio::test]
-async fn a_good_token_gives_its_identity(#[case] algorithm: Algorithm, #[case] kid: &str, #[case] key: &EncodingKey) {
+async fn a_valid_token_proves_its_identity(#[case] algorithm: Algorithm, #[case] kid: &str, #[case] key: &EncodingKey) {
     let claims = claims(&json!({}));
     let identity = verify(&token(algorithm, kid, key, &claims)).await.unwrap();
     let expected = Identity {
@@ -182,7 +182,7 @@ async fn a_wrong_claim_is_named(#[case] changes: Value, #[case] expected: JwtErr
 #[case::no_tags(json!({"https://id.example/groups": null}))]
 #[case::more_claims(json!({"nested": {"sub": "ceo"}}))]
 #[tokio::test]
-async fn other_forms_of_a_good_token_pass(#[case] changes: Value) {
+async fn other_forms_of_a_valid_token_pass(#[case] changes: Value) {
     assert_eq!(verify(&signed(&changes)).await.unwrap().unique_id, "alice");
 }
 

@@ -56,7 +56,7 @@ fn hello() -> Router {
 
 async fn read_all(mut stream: impl AsyncRead + Unpin) -> String {
     let mut text = Vec::new();
-    // A reset after the answer is an end as well.
+    // A reset after the answer counts as its end.
     let _ = within(stream.read_to_end(&mut text)).await;
     String::from_utf8_lossy(&text).into_owned()
 }
@@ -70,7 +70,7 @@ async fn connect(address: SocketAddr) -> TcpStream {
     within(TcpStream::connect(address)).await.unwrap()
 }
 
-/// Fails as a process out of descriptors does, until told otherwise.
+/// Fails like a process out of file descriptors, until switched.
 struct Exhausted {
     tries: AtomicUsize,
     socket: TcpListener,
@@ -121,7 +121,7 @@ async fn a_taken_port_is_an_error_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_silent_or_slow_caller_is_cut_at_the_header_timeout() {
+async fn an_idle_or_slow_caller_is_disconnected_at_the_header_timeout() {
     let running = serve(&Settings { header_timeout: Duration::from_millis(100), ..settings() }, hello()).await;
     let silent = connect(running.address).await;
     let mut slow = connect(running.address).await;
@@ -146,7 +146,7 @@ async fn a_huge_header_is_refused() {
 }
 
 #[tokio::test]
-async fn a_place_is_held_until_the_socket_ends_also_after_an_upgrade() {
+async fn a_permit_is_kept_until_the_socket_ends_even_after_an_upgrade() {
     let release = Arc::new(Notify::new());
     let until = Arc::clone(&release);
     let upgrade = move |request: Request| {
@@ -168,7 +168,7 @@ async fn a_place_is_held_until_the_socket_ends_also_after_an_upgrade() {
     within(first.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 101");
     let mut second = Box::pin(request(connect(running.address).await));
-    assert!(timeout(Duration::from_millis(200), &mut second).await.is_err(), "waits for the place");
+    assert!(timeout(Duration::from_millis(200), &mut second).await.is_err(), "waits for the permit");
     release.notify_one();
     assert!(within(second).await.contains("hello"));
     running.stop().await;
@@ -201,7 +201,7 @@ async fn the_end_lets_a_request_finish_and_closes_idle_connections() {
 }
 
 #[tokio::test]
-async fn a_request_without_end_is_cut() {
+async fn an_endless_request_is_aborted() {
     let forever = async || std::future::pending::<&str>().await;
     let running = serve(
         &Settings { header_timeout: Duration::from_millis(200), ..settings() },
@@ -240,7 +240,7 @@ async fn tls_request(address: SocketAddr, trusted: &CertificateDer<'static>) -> 
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_taken_into_use_and_a_bad_one_is_not() {
+async fn a_new_certificate_is_used_and_an_invalid_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (first, files) = certify(dir.path());
     let running = serve(&Settings { tls: Some(files.clone()), ..settings() }, hello()).await;
@@ -248,7 +248,7 @@ async fn a_new_certificate_is_taken_into_use_and_a_bad_one_is_not() {
 
     std::fs::write(&files.certificate, "not a certificate").unwrap();
     std::fs::write(&files.key, "not a key").unwrap();
-    assert!(tls_request(running.address, &first).await.unwrap().contains("hello"), "the last good one stays");
+    assert!(tls_request(running.address, &first).await.unwrap().contains("hello"), "the last valid one stays");
 
     let (second, _) = certify(dir.path());
     within(async {
@@ -262,7 +262,7 @@ async fn a_new_certificate_is_taken_into_use_and_a_bad_one_is_not() {
 }
 
 #[tokio::test]
-async fn without_a_good_certificate_there_is_no_start() {
+async fn without_a_valid_certificate_it_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let (_, files) = certify(dir.path());
     let other = rcgen::KeyPair::generate().unwrap();
@@ -276,7 +276,7 @@ async fn without_a_good_certificate_there_is_no_start() {
 }
 
 #[tokio::test]
-async fn a_caller_that_does_not_speak_tls_is_cut() {
+async fn a_caller_that_does_not_speak_tls_is_disconnected() {
     let dir = tempfile::tempdir().unwrap();
     let (_, files) = certify(dir.path());
     let settings = Settings { tls: Some(files), header_timeout: Duration::from_millis(100), ..settings() };

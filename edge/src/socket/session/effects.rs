@@ -48,7 +48,7 @@ impl Effects {
         Self { hub, shared, mailbox, confirms: Window::default(), checking: None }
     }
 
-    /// All but the end, which is the task's.
+    /// Performs any action except the end, which is up to the task.
     pub(super) fn perform(&mut self, action: Action) {
         let (metrics, mailbox) = (&self.hub.context.metrics, &self.mailbox);
         match action {
@@ -85,7 +85,7 @@ impl Effects {
         }
     }
 
-    /// The business hears of the connection.
+    /// Reports the connection to the business.
     pub(super) fn emit_connected(&self) {
         let mailbox = &self.mailbox;
         self.emit(&Event::Connected {
@@ -95,7 +95,7 @@ impl Effects {
         });
     }
 
-    /// The connection has ended: counted, logged, and the business hears of it.
+    /// Counts and logs the end of the connection, and reports it to the business.
     pub(super) fn ended(&self, end: End) {
         let (metrics, mailbox) = (&self.hub.context.metrics, &self.mailbox);
         self.emit(&Event::Disconnected {

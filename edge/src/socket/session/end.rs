@@ -5,7 +5,7 @@ use wirepost_core::frames::CloseCode;
 /// Of a connection that ended without a close frame (RFC 6455, section 7.1.5).
 const ABNORMAL: u16 = 1006;
 
-/// The cause of an end. It gives the close code, the log line and the counters.
+/// The cause of an end. It decides the close code, the log line and the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// With a close frame of ours.
@@ -26,7 +26,7 @@ impl End {
         }
     }
 
-    /// The same for a person.
+    /// An explanation.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Close(code) => code.reason(),

@@ -1,11 +1,11 @@
-//! The state of one connection, without its I/O: what came in, and what is to be done about it.
+//! The state machine of one connection, without I/O: from what came in to what is to be done.
 //!
-//! *Flow*: [`Machine::handle`] takes an [`Input`] (from the socket, the broker, a check, the clock) with the time, and hands out [`Action`]s,
-//! to be performed in their order. It reads no clock, and neither waits nor writes, so that a test can drive it through anything.
+//! *Flow*: [`Machine::handle`] takes an [`Input`] (from the socket, the broker, a check, the clock) with the time, and returns [`Action`]s, to
+//! be performed in order. It reads no clock, and neither waits nor writes, so a test can drive it through any sequence.
 //! *Guarantees*: each message that is read gets one answer, unless the connection ends before; the first cause of an end counts; after
 //! [`Action::Close`] nothing is queued for the client, after [`Action::End`] nothing happens at all.
-//! *Bound*: nothing grows. Messages that wait for their confirm are counted here and kept by whoever performs the actions; at the window's
-//! limit [`Machine::may_read`] says no.
+//! *Bound*: nothing grows. Unconfirmed messages are counted here and kept by the task that performs the actions; at the window's limit
+//! [`Machine::may_read`] is false.
 
 mod incoming;
 mod reply;
@@ -37,7 +37,7 @@ pub(super) use reply::Reply;
 
 /// Fewer bytes than this at a time are charged like a frame.
 const TRICKLE: usize = 64;
-/// How long before its end a session's client is told.
+/// How long before the end of a session its client is notified.
 const EXPIRING_BEFORE: Duration = Duration::from_mins(1);
 
 /// The time, by both clocks: intervals are measured by one, sessions end by the other.
@@ -59,12 +59,12 @@ impl Now {
     }
 }
 
-/// What a connection's session keeps to.
+/// The rules of a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     /// Unconfirmed messages at most.
     pub(super) window: usize,
-    /// A client that was silent for so long is pinged; after twice as long it is dead.
+    /// An idle client is pinged after this time; after twice as long without an answer it is dead.
     pub(super) heartbeat: Duration,
     /// Longest time without progress in writing.
     pub(super) write_timeout: Duration,
@@ -82,7 +82,7 @@ pub(super) enum Input<'a> {
     },
     /// A ping, a pong, or a fragment that does not end its message.
     Frame,
-    /// So many bytes of something that is not complete.
+    /// Bytes of something that is not complete.
     Progress(usize),
     /// What [`Action::Check`] asked for, and the bytes of the message.
     Checked(Result<Prepared, Nack>, usize),
@@ -90,26 +90,26 @@ pub(super) enum Input<'a> {
     Confirmed(String, Result<(), PublishError>),
     /// The edge drains; this is the connection's part of it.
     Drain(DrainShare),
-    /// The deadline has come, or the timer fired early.
+    /// The deadline has passed, or the timer fired early.
     Time(SocketState),
     /// The peer broke a rule.
     Broken(CloseCode),
-    /// The queue is closing with this code, and what had to be written is written.
+    /// The queue is closing with this code, and everything that had to be written is written.
     Flushed(CloseCode),
     /// The peer sent a close frame with this code (1005: without one).
     PeerClosed(u16),
-    /// The peer vanished.
+    /// The connection was lost.
     Gone,
 }
 
-/// How the socket is doing, as far as time matters.
+/// The state of the socket, as far as deadlines depend on it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SocketState {
-    /// Since when the peer has taken nothing although something is to be written.
+    /// Since when the peer has accepted nothing although something is to be written.
     pub(super) stalled_since: Option<Instant>,
-    /// What is to be written goes before the close frame, see [`CloseCode::flushes`]; looked at only while the peer stalls.
+    /// Queued frames are written before the close frame, see [`CloseCode::flushes`]; only set while the peer stalls.
     pub(super) flushing: bool,
-    /// When a message that has begun is given up, and how the connection ends then.
+    /// When an unfinished message is given up, and the close code then.
     pub(super) message_due: Option<(Instant, CloseCode)>,
     /// A large message waits for room, and the socket is not read: silence means nothing.
     pub(super) awaits_room: bool,
@@ -126,9 +126,9 @@ pub(super) enum Action {
     Publish(Prepared),
     /// Check this message off this thread; the outcome is an [`Input::Checked`].
     Check(Arc<Business>, Utf8Bytes),
-    /// From now on these tags address the connection.
+    /// Replace the connection's tags.
     SetTags(Vec<String>),
-    /// The client received these messages: the business hears of it.
+    /// Report to the business that the client received these messages.
     Delivered(Vec<String>),
     /// Count receipts that name no message.
     CountRefusedReceipts(usize),
@@ -150,18 +150,18 @@ pub(super) struct Machine {
     /// Whether control frames are on.
     control: bool,
     keys: Arc<KeyRing>,
-    /// Who the client is, and until when. A refresh replaces tags and end.
+    /// Who the client is, and until when. A refresh replaces the tags and the end.
     ticket: Ticket,
-    /// Its messages: `messagesPerSecond` and `burst`.
+    /// Limits its messages: `messagesPerSecond` and `burst`.
     messages: Bucket,
-    /// Its input that brings the business nothing.
+    /// Limits its input that brings the business nothing.
     flood: ConnectionBucket,
-    /// The socket is not read before.
+    /// The socket is not read before this time.
     paused_until: Option<Instant>,
     unconfirmed: usize,
     /// A message's content is being checked; nothing is read meanwhile, so that messages keep their order.
     checking: bool,
-    /// When to tell the client of the session's end; `None` = it was told.
+    /// When to notify the client of the session's end; `None` = done.
     expiring_at: Option<i64>,
     /// Last sign of life.
     heard: Instant,
@@ -178,7 +178,7 @@ enum Phase {
 }
 
 impl Machine {
-    /// A connection that begins now.
+    /// A connection that starts now.
     pub(super) fn new(
         rules: Rules,
         control: bool,
@@ -218,7 +218,7 @@ impl Machine {
         for at in [stalled, self.paused_until].into_iter().flatten() {
             due = due.min(at);
         }
-        // Once it is closing there is nothing left to begin.
+        // Once it is closing, nothing new begins.
         if self.phase == Phase::Open {
             due = due.min(now.at(self.expiring_at.unwrap_or(self.ticket.session_ends_at)));
             for at in [socket.message_due.map(|(at, _)| at), self.drain.map(|share| share.due)].into_iter().flatten() {
@@ -228,7 +228,7 @@ impl Machine {
         due
     }
 
-    /// Takes an input and hands out what is to be done.
+    /// Handles an input and passes the actions to `perform`.
     pub(super) fn handle(&mut self, input: Input<'_>, now: Now, perform: &mut Perform<'_>) {
         if self.phase == Phase::Ended {
             return;
@@ -236,7 +236,7 @@ impl Machine {
         match input {
             Input::Text { text, business, receipts } => {
                 self.alive(now);
-                // Nobody could hear what became of it.
+                // Its answer could not be sent.
                 if self.phase == Phase::Open {
                     self.text(text, business, receipts, now, perform);
                 }
@@ -268,7 +268,7 @@ impl Machine {
         self.pinged = false;
     }
 
-    /// Something without content: it costs as much as a frame.
+    /// Something without content: it is charged like a frame.
     fn trickle(&mut self, now: Now, perform: &mut Perform<'_>) {
         self.alive(now);
         self.charge(0, now, perform);
@@ -290,7 +290,7 @@ impl Machine {
         }
         self.session_end(now, perform);
         if socket.stalled_since.is_some_and(|since| now.instant >= since + self.rules.write_timeout) {
-            // Any other cause ends with its code as soon as the socket is polled, without waiting for the peer.
+            // With any other cause the socket closes at its next poll, without waiting for the peer.
             if socket.flushing {
                 return self.end(End::Vanished("it took nothing while its queue was flushed"), perform);
             }
@@ -324,7 +324,7 @@ impl Machine {
         }
     }
 
-    /// The drain: the client is told to go, and a while later it is closed.
+    /// The drain: the client is notified, and closed a while later.
     fn leave(&mut self, now: Now, perform: &mut Perform<'_>) {
         let Some(share) = self.drain.as_mut().filter(|share| now.instant >= share.due) else { return };
         match share.announce(now.instant) {
@@ -337,7 +337,7 @@ impl Machine {
         }
     }
 
-    /// What brings the client back to this session.
+    /// The token with which the client resumes this session.
     pub(super) fn resume_token(&self) -> String {
         ticket::seal(&self.keys, &self.ticket.to_resume())
     }
@@ -365,7 +365,7 @@ impl Machine {
         perform(Action::End(end));
     }
 
-    /// Why it is closing, as far as that was decided here.
+    /// Why it is closing, if that was decided here.
     fn cause(&self) -> Option<CloseCode> {
         match self.phase {
             Phase::Closing(code) => Some(code),
@@ -374,7 +374,7 @@ impl Machine {
     }
 }
 
-/// When to tell of the end: a minute before, in short sessions after two thirds.
+/// When to notify the client of the end: a minute before; in short sessions after two thirds.
 fn expiring_at(ends_at: i64, now: Now) -> i64 {
     let left = (ends_at - now.ms).max(0);
     ends_at - (EXPIRING_BEFORE.as_millis() as i64).min(left / 3)

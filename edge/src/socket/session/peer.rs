@@ -5,12 +5,12 @@ use wirepost_core::frames::CloseCode;
 use super::machine::SocketState;
 use crate::socket::driver::{Driver, SocketEvent};
 
-/// The other end: a socket, or what a test puts in its place.
+/// The other end: a socket, or a test's substitute.
 pub(super) trait Peer: Send {
-    /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, nothing is read. Cancel safe.
+    /// Writes what is queued and waits for the next event. While `may_read` says no, nothing is read. Cancel safe.
     fn next(&mut self, may_read: impl Fn() -> bool + Send + Sync) -> impl Future<Output = SocketEvent> + Send;
 
-    /// How it is doing, as far as time matters.
+    /// Its state, as far as deadlines depend on it.
     fn state(&mut self) -> SocketState;
 
     /// Sends a close frame and waits a little for the answer.

@@ -1,5 +1,5 @@
-//! Whole sessions without a socket: the peer is in the test's hands, the broker inside the process, and time passes only when nothing can
-//! run. So a failure repeats exactly.
+//! Whole sessions without a socket: the test plays the peer, the broker runs inside the process, and time passes only when nothing can run.
+//! So a failure is reproducible.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -41,7 +41,7 @@ struct Client {
     task: JoinHandle<()>,
 }
 
-/// What stands in a socket's place.
+/// The substitute for a socket.
 struct TestPeer {
     mailbox: Arc<Mailbox>,
     input: mpsc::Receiver<SocketEvent>,
@@ -114,7 +114,7 @@ impl Edge {
         Self { broker, hub, shared, reader, connections: 0 }
     }
 
-    /// A connection of alice's.
+    /// A connection of alice.
     fn connect(&mut self, start: StartAt) -> Client {
         self.connections += 1;
         let session = Session {
@@ -257,7 +257,7 @@ async fn nothing_is_read_before_the_welcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_oldest_connection_of_an_identity_gives_way() {
+async fn the_oldest_connection_of_an_identity_is_replaced() {
     let mut edge = Edge::start();
     let mut clients: Vec<_> = (0..3).map(|_| edge.connect(StartAt::Now)).collect();
     for client in &mut clients[1..] {
@@ -272,7 +272,7 @@ async fn the_oldest_connection_of_an_identity_gives_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_lets_the_answer_come_and_then_closes() {
+async fn a_drain_waits_for_the_answer_and_then_closes() {
     let mut edge = Edge::start();
     let mut client = edge.connect(StartAt::Now);
     client.frame().await;
@@ -286,7 +286,7 @@ async fn a_drain_lets_the_answer_come_and_then_closes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_says_nothing_is_gone_after_two_heartbeats() {
+async fn an_unresponsive_client_is_disconnected_after_two_heartbeats() {
     let mut edge = Edge::start();
     let client = edge.connect(StartAt::Now);
     let begun = Instant::now();
@@ -295,10 +295,10 @@ async fn a_client_that_says_nothing_is_gone_after_two_heartbeats() {
     assert_eq!(edge.hub.context.metrics.connections.get(), 0);
 }
 
-/// Every connection keeps these bytes, whether it is idle or not: a kilobyte more is 20 MB of an edge with 20,000 of them. The future holds
-/// machine and socket; the mailbox is beside it. Where a number must grow, write the new one down and say in the commit what for.
+/// The memory of every connection, idle or not: one kilobyte more is 20 MB in an edge with 20,000 of them. The future contains machine and
+/// socket; the mailbox is separate. If a number must grow, change it here and say in the commit why.
 #[test]
-fn an_idle_connection_keeps_little() {
+fn an_idle_connection_is_small() {
     fn future<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }

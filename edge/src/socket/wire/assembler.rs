@@ -1,6 +1,6 @@
-//! From bytes to messages: frames are taken apart, fragments put together, rules of RFC 6455 enforced. Knows nothing of sockets and time.
+//! From bytes to messages: parses frames, joins fragments, enforces the rules of RFC 6455. Knows nothing about sockets and time.
 //!
-//! Memory follows what has arrived, not what a header announces.
+//! Memory grows with what has arrived, not with what a header announces.
 
 use std::{io::Cursor, str};
 
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{
 };
 use wirepost_core::frames::CloseCode;
 
-/// Bytes of an unfinished message for which nobody is asked; beyond it [`Event::Large`] comes first.
+/// Bytes of an unfinished message that need no permit; beyond it [`Event::Large`] comes first.
 pub const UNCHARGED: usize = 4 << 10;
 /// Longest header from a client: two bytes, a length of eight, a mask of four.
 const HEADER: usize = 14;
@@ -30,20 +30,20 @@ pub enum Event {
     Binary(Bytes),
     /// A fragment that does not end its message.
     Fragment,
-    /// A message begins that may take so many bytes. It goes on with [`Assembler::admit`].
+    /// A message begins that may take this many bytes. It continues with [`Assembler::admit`].
     Large(usize),
     /// A ping, to be answered with this.
     Ping(Bytes),
     /// A pong.
     Pong,
-    /// The peer says goodbye with this code (1005: without one); the payload of the answer.
+    /// The peer sent a close frame with this code (1005: without one); the payload of the answer.
     Close(u16, Bytes),
 }
 
 /// A rule that the peer broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// A frame that must not be.
+    /// An illegal frame.
     Protocol,
     /// Text that is not UTF-8.
     Utf8,
@@ -52,7 +52,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// How the connection ends.
+    /// The close code of the connection.
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::Protocol => CloseCode::Protocol,
@@ -62,11 +62,11 @@ impl ProtocolError {
     }
 }
 
-/// What is unfinished of one connection's input.
+/// The unfinished input of one connection.
 #[derive(Debug)]
 pub(super) struct Assembler {
     limit: usize,
-    /// Bytes of a header that has not come whole.
+    /// Bytes of an incomplete header.
     head: [u8; HEADER],
     head_len: usize,
     frame: Option<Frame>,
@@ -77,17 +77,17 @@ pub(super) struct Assembler {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// Messages are put together.
+    /// Messages are assembled.
     Reading,
     /// A large message waits to be admitted.
     Waiting,
     /// Only the peer's close frame is of interest.
     Discarding,
-    /// The peer's last frame came, or what comes has no meaning any more.
+    /// The peer's last frame has arrived, or further input has no meaning.
     Ended,
 }
 
-/// A frame whose payload has not come whole.
+/// A frame whose payload is incomplete.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     code: OpCode,
@@ -106,7 +106,7 @@ struct Message {
 }
 
 impl Assembler {
-    /// Bytes that the frame under way has still to bring.
+    /// Missing bytes of the current frame.
     pub(super) fn frame_left(&self) -> usize {
         self.frame.map_or(0, |frame| frame.left)
     }
@@ -124,24 +124,24 @@ impl Assembler {
         }
     }
 
-    /// Whether a frame or message has begun and not ended.
+    /// Whether a frame or message is unfinished.
     pub(super) fn is_unfinished(&self) -> bool {
         self.head_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 
-    /// Bytes that are here of the message that has begun.
+    /// Bytes of the unfinished message that have arrived.
     pub(super) fn gathered(&self) -> usize {
         self.message.as_ref().map_or(0, |message| message.payload.len())
     }
 
-    /// Lets a large message go on.
+    /// Lets a large message continue.
     pub(super) fn admit(&mut self) {
         if self.mode == Mode::Waiting {
             self.mode = Mode::Reading;
         }
     }
 
-    /// Forgets messages from now on, the unfinished one as well.
+    /// Discards messages from now on, including the unfinished one.
     pub(super) fn discard(&mut self) {
         if self.mode != Mode::Ended {
             self.mode = Mode::Discarding;
@@ -149,7 +149,7 @@ impl Assembler {
         self.message = None;
     }
 
-    /// Whether nothing of interest can come any more.
+    /// Whether no further input matters.
     pub(super) fn has_ended(&self) -> bool {
         self.mode == Mode::Ended
     }
@@ -157,7 +157,7 @@ impl Assembler {
     /// Takes bytes from the front of `input`, until something is complete or nothing is left.
     ///
     /// # Errors
-    /// The peer broke a rule; what it sends has no meaning any more.
+    /// The peer broke a rule; further input has no meaning.
     pub(super) fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, ProtocolError> {
         let fed = self.try_feed(input);
         if matches!(fed, Err(_) | Ok(Some(Event::Close(..)))) {
@@ -201,7 +201,7 @@ impl Assembler {
         }
     }
 
-    /// The next frame's header; `None` where it has not come whole.
+    /// The next frame's header; `None` if it is incomplete.
     fn header(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, ProtocolError> {
         if input.is_empty() {
             return Ok(None);
@@ -252,7 +252,8 @@ impl Assembler {
         Ok(())
     }
 
-    /// How much the message must be admitted for now. All of it at once: two that have a part each and wait for more would wait for ever.
+    /// The size for which the message needs a permit now. One permit for all of it: two messages with a part each would wait for each other
+    /// forever.
     fn wants(&mut self, frame: Frame) -> Option<usize> {
         let message = self.message.as_mut().filter(|_| matches!(frame.code, OpCode::Data(_)))?;
         let alone = frame.last && frame.code != OpCode::Data(Data::Continue);
@@ -263,7 +264,7 @@ impl Assembler {
         Some(if alone { frame.left } else { self.limit })
     }
 
-    /// Takes what is there of a frame's payload; whether that was the rest of it.
+    /// Takes the available part of a frame's payload. True: the payload is complete.
     fn payload(&mut self, frame: Frame, input: &mut &[u8]) -> Result<bool, ProtocolError> {
         let (part, rest) = input.split_at(input.len().min(frame.left));
         *input = rest;
@@ -276,7 +277,7 @@ impl Assembler {
             OpCode::Data(_) => {
                 if let Some(message) = &mut self.message {
                     append(&mut message.payload, part, left, frame.mask);
-                    // A message that comes at once is looked at once, at its end.
+                    // A message that arrives in one piece is checked once, at its end.
                     let at_once = left == 0 && frame.last && message.valid == 0;
                     if message.text && !at_once && !part.is_empty() {
                         message.check()?;
@@ -287,7 +288,7 @@ impl Assembler {
         Ok(left == 0)
     }
 
-    /// A frame is here in full.
+    /// A frame is complete.
     fn complete(&mut self, frame: Frame) -> Result<Option<Event>, ProtocolError> {
         match frame.code {
             OpCode::Control(control) => {
@@ -315,7 +316,7 @@ impl Assembler {
 }
 
 impl Message {
-    /// Looks at what came since the last look; a character may end in what is still to come.
+    /// Checks what arrived since the last check; a character may continue in the next part.
     fn check(&mut self) -> Result<(), ProtocolError> {
         match str::from_utf8(&self.payload[self.valid..]) {
             Ok(text) => self.valid += text.len(),
@@ -326,7 +327,7 @@ impl Message {
     }
 }
 
-/// Appends a part of a frame of which `left` bytes are still to come, without its mask. The room doubles, up to the frame's end.
+/// Appends a part of a frame, unmasked; `left` bytes of the frame follow. The capacity doubles, up to the frame's end.
 fn append(to: &mut Vec<u8>, part: &[u8], left: usize, mask: [u8; 4]) {
     let begin = to.len();
     if to.capacity() - begin < part.len() {

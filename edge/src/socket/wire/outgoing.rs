@@ -1,4 +1,4 @@
-//! Frames on their way into one socket. A frame's header is made for it; its payload stays where it lies.
+//! Frames that are being written to one socket. Each has its own header; the payload is not copied.
 
 use std::{collections::VecDeque, io::IoSlice};
 
@@ -14,7 +14,7 @@ use crate::push::mailbox::outbound::Item;
 const HEADER: usize = 10;
 /// Frames of one write at most, each with its header and its payload.
 const FRAMES: usize = 32;
-/// Frames are taken up to so many bytes, or one that is larger: what is taken can't be dropped any more.
+/// Frames are taken up to this many bytes, or one that is larger: a frame that was taken can't be dropped.
 const BYTES: usize = 16 << 10;
 
 /// One frame.
@@ -65,7 +65,7 @@ impl Outgoing {
         self.frames.is_empty() && self.pong.is_none()
     }
 
-    /// Bytes that are not written yet, and the begin of the first frame.
+    /// Unwritten bytes, and the written part of the first frame.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -82,12 +82,12 @@ impl Outgoing {
         self.frames.push_back(frame);
     }
 
-    /// The answer to the newest ping; an older one that is not written yet is not.
+    /// Sets the answer to the newest ping; an older one that is not written yet is replaced.
     pub fn set_pong(&mut self, payload: Bytes) {
         self.pong = Some(payload);
     }
 
-    /// Drops what has not begun, and ends with this frame.
+    /// Drops the frames that have not begun, and ends with this one.
     pub fn end_with(&mut self, last: Frame) {
         self.frames.truncate(usize::from(self.written > 0));
         self.bytes = self.frames.iter().map(Frame::len).sum();
@@ -95,9 +95,9 @@ impl Outgoing {
         self.push(last);
     }
 
-    /// What one write may take.
+    /// Passes the slices for one write.
     pub fn with_slices<T>(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
-        // While there is no room a newer ping takes its place: who reads nothing piles up no answers.
+        // While there is no room, a newer ping replaces it: a peer that does not read accumulates no answers.
         if self.has_room()
             && let Some(payload) = self.pong.take()
         {
@@ -119,7 +119,7 @@ impl Outgoing {
         write(&slices[..count])
     }
 
-    /// So many bytes were written.
+    /// This many bytes were written.
     pub fn advance(&mut self, bytes: usize) {
         self.written += bytes;
         while let Some(first) = self.frames.front().map(Frame::len)
@@ -130,7 +130,7 @@ impl Outgoing {
             self.frames.pop_front();
         }
         if self.frames.is_empty() && self.frames.capacity() > 4 {
-            // Give back what a burst took.
+            // Free the memory of a burst.
             self.frames = VecDeque::new();
         }
     }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_whole_and_in_order_however_little_is_taken_at_once() {
+    fn frames_are_written_whole_and_in_order_however_small_the_writes() {
         let long = "x".repeat(70_000);
         let mut frames = Vec::new();
         for most in [1, 3, 1000, usize::MAX] {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_nothing_and_pings_piles_up_little() {
+    fn a_peer_that_pings_without_reading_accumulates_little() {
         let mut outgoing = Outgoing::default();
         for n in 0..1000_u16 {
             outgoing.set_pong(Bytes::copy_from_slice(&n.to_be_bytes()));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goodbye_lets_the_frame_end_that_has_begun() {
+    fn a_close_frame_follows_the_frame_that_has_begun() {
         let mut outgoing = Outgoing::default();
         outgoing.push(text("begun"));
         outgoing.push(text("waits"));

@@ -1,14 +1,14 @@
-//! What a watch waits after a failure.
+//! The delays of a watch after failures.
 
 use std::time::Duration;
 
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 
 const MIN_DELAY: Duration = Duration::from_millis(500);
-/// After an API server was away two tries fail: the one that finds it away, and the one whose place it has forgotten.
+/// After an outage of the API server two attempts fail: one that finds it unreachable, and one whose position it no longer has.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// How long without a failure until delays are short again. The watch's own resets count for nothing: it makes one before each try.
+/// Time without a failure after which delays are short again. The watch's own resets are ignored: it makes one before each attempt.
 const RESET_AFTER: Duration = Duration::from_secs(30);
 
 /// For a watch.
@@ -16,7 +16,7 @@ pub(super) fn after_failures() -> ResetTimerBackoff<Delays> {
     ResetTimerBackoff::new(Delays::default(), RESET_AFTER)
 }
 
-/// Longer each time, but never so long that a server that is back goes unnoticed; with jitter, since all edges lose it at once.
+/// Longer each time, but never so long that a recovered server goes unnoticed; with jitter, since all edges lose it at the same time.
 #[derive(Debug)]
 pub(super) struct Delays(Duration);
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_bound_and_begin_again() {
+    fn delays_grow_to_a_bound_and_start_again() {
         let mut delay = Delays::default();
         let delays: Vec<Duration> = delay.by_ref().take(20).collect();
         assert!(delays[0] <= MIN_DELAY && delays[19] >= MAX_DELAY / 2, "{delays:?}");

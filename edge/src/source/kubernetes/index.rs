@@ -1,17 +1,17 @@
-//! What the ConfigMaps of the namespace say, and what follows for the businesses. No I/O: the caller tells what it sees and carries out
-//! what [`Actions`] asks for.
+//! The ConfigMaps of the namespace, and what they mean for the businesses. No I/O: the caller reports what it sees and performs the
+//! [`Actions`].
 //!
 //! | what is kept | what it guards against |
 //! |---|---|
-//! | a digest of each text | a list that is read again, or a changed annotation, that looks like a change of the business |
-//! | the business of each ConfigMap | a text that can't be read any more, or names another business, that takes the former one away |
-//! | who decides, and who else speaks of the business | a copy of a ConfigMap, by hand or by a backup, that takes the business over |
-//! | ConfigMaps of other names until the end of a list | that copy, listed before the operator's own, for a moment |
-//! | [`State::Missing`] | a deletion by hand, or a lost label, that cuts clients before the operator repairs it |
-//! | [`State::Verifying`] | an API server that is away or restored from a backup, whose list lacks what exists |
+//! | a digest of each text | a list that is read again, or a changed annotation, that looks like a change |
+//! | the business of each ConfigMap | an unreadable text, or one that names another business, that removes the old one |
+//! | the ConfigMap in use, and its duplicates | a copy of a ConfigMap that takes the business over |
+//! | ConfigMaps with other names until the end of a list | that copy, listed before the operator's own, for a moment |
+//! | [`State::Missing`] | a deletion by hand, or a lost label, that disconnects clients before the operator repairs it |
+//! | [`State::Verifying`] | an API server that is unreachable or restored from a backup, whose list lacks what exists |
 //!
-//! The text itself is not kept: the parsed configuration is in the catalog. Both maps have an entry for each ConfigMap that exists, or did
-//! until lately; the cluster bounds them.
+//! The text itself is not kept: the catalog has the parsed configuration. Both maps have an entry for each ConfigMap
+//! that exists or existed recently; the cluster bounds their number.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -25,7 +25,7 @@ use wirepost_core::contract::{
 
 use crate::catalog::Change;
 
-/// Until the API server is asked again about a ConfigMap that is missing, where it did not answer.
+/// Delay until the API server is asked again about a missing ConfigMap, if it did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -34,72 +34,72 @@ pub(super) struct ConfigMapIndex {
     grace: Duration,
     config_maps: HashMap<String, Seen>,
     businesses: HashMap<String, Entry>,
-    /// Names that the list under way has shown so far, and what waits for its end.
+    /// The names that the current list has shown so far, and what waits for its end.
     listing: Option<Listing>,
 }
 
 #[derive(Debug, Default)]
 struct Listing {
     names: HashSet<String>,
-    /// ConfigMaps of other names come last, so that they are never taken for a moment.
+    /// ConfigMaps with other names come last, so that they are never used for a moment.
     later: Vec<ConfigMap>,
 }
 
-/// A ConfigMap as seen last.
+/// A ConfigMap as last seen.
 #[derive(Debug)]
 struct Seen {
-    /// `None`: to be read anew, whatever it holds.
+    /// `None`: to be read again, whatever its content.
     digest: Option<[u8; 32]>,
     removed: bool,
-    /// The business that it last gave; it stays where the text can't be read any more.
+    /// The business that it last declared; it stays if the text can no longer be read.
     business: Option<String>,
 }
 
-/// Who decides over a business.
+/// The ConfigMap that is used for a business.
 #[derive(Debug)]
 struct Entry {
     by: String,
     state: State,
-    /// Further ConfigMaps of the business.
+    /// Other ConfigMaps of the business.
     duplicates: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It runs.
+    /// It is served.
     Live,
-    /// Its ConfigMap says that it goes.
+    /// Its ConfigMap is marked as removed.
     Removed,
-    /// Its ConfigMap is missing. The business is kept until then.
+    /// Its ConfigMap is missing; the business is kept until this time.
     Missing(Instant),
     /// The API server is asked about its ConfigMap.
     Verifying,
 }
 
-/// What to do now.
+/// What the caller must do.
 #[derive(Debug, Default)]
 pub(super) struct Actions {
     /// For the catalog, in order.
     pub(super) changes: Vec<Change>,
-    /// Questions to the API server.
+    /// ConfigMaps to read from the API server.
     pub(super) lookups: Vec<Lookup>,
     /// For the log.
     pub(super) ignored: Vec<Ignored>,
 }
 
-/// A ConfigMap to read by itself; [`ConfigMapIndex::answered`] takes the answer.
+/// A ConfigMap to read on its own; [`ConfigMapIndex::answered`] takes the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lookup {
     pub(super) config_map: String,
     pub(super) business: String,
 }
 
-/// A ConfigMap that is not followed.
+/// A ConfigMap that is ignored.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ignored {
-    /// It can't be read; the business keeps its last good configuration, where there is one.
+    /// It can't be read; the business keeps its last accepted configuration, if there is one.
     Broken { config_map: String, business: Option<String>, reason: String },
-    /// Another one decides over its business.
+    /// Another one is used for its business.
     Duplicate { config_map: String, business: String, decides: String },
 }
 
@@ -138,7 +138,7 @@ impl ConfigMapIndex {
         }
     }
 
-    /// A ConfigMap is there, with this content.
+    /// A ConfigMap exists, with this content.
     pub(super) fn apply(&mut self, config_map: &ConfigMap, now: Instant, out: &mut Actions) {
         let Some(name) = config_map.metadata.name.as_deref() else { return };
         let text = config_map.data.as_ref().and_then(|data| data.get(KEY)).map(String::as_str);
@@ -164,7 +164,7 @@ impl ConfigMapIndex {
                 self.not_awaited(name, out);
                 let business = config.business_type.clone();
                 if let Some(before) = before.filter(|before| *before != business) {
-                    // As if it were deleted: perhaps another ConfigMap takes that business over.
+                    // As if it were deleted: perhaps another ConfigMap declares that business.
                     self.misses(name, &before, now, out);
                 }
                 self.note(name, Seen { digest, removed, business: Some(business) });
@@ -195,7 +195,7 @@ impl ConfigMapIndex {
         }
     }
 
-    /// A ConfigMap that never could be read can be read now, or is no more: the business that it is named after is not waited for any longer.
+    /// A ConfigMap that could never be read can be read now, or was deleted: the business in its name is no longer expected.
     fn not_awaited(&self, name: &str, out: &mut Actions) {
         if let Some(Seen { business: None, .. }) = self.config_maps.get(name)
             && let Some(business) = config_map::business(name)
@@ -205,12 +205,12 @@ impl ConfigMapIndex {
         }
     }
 
-    /// When the next business has been without its ConfigMap for long enough.
+    /// When the grace of the next business ends.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.businesses.values().filter_map(Entry::kept_until).min()
     }
 
-    /// Before a business goes because its ConfigMap is missing, the API server is asked once more: while it is away, nothing is known.
+    /// Before a business is removed because its ConfigMap is missing, the API server is asked once more: while it is unreachable, nothing is known.
     pub(super) fn due(&mut self, now: Instant, out: &mut Actions) {
         for (business, entry) in &mut self.businesses {
             if entry.kept_until().is_some_and(|until| until <= now) {
@@ -220,7 +220,7 @@ impl ConfigMapIndex {
         }
     }
 
-    /// What the API server said; `Err` = nothing.
+    /// The API server's answer; `Err` = none.
     pub(super) fn answered(
         &mut self,
         business: &str,
@@ -231,14 +231,14 @@ impl ConfigMapIndex {
         if let Ok(Some(config_map)) = answer {
             self.apply(config_map, now, out);
         }
-        // Where the watch was faster, the answer is old.
+        // If the watch was faster, the answer is outdated.
         let Some(entry) = self.businesses.get_mut(business).filter(|entry| entry.state == State::Verifying) else {
             return;
         };
         if answer.is_err() {
             entry.state = State::Missing(now + ASK_AGAIN);
         } else {
-            // Missing, or it speaks of another business now.
+            // Missing, or it declares another business now.
             self.gone(business, out);
         }
     }
@@ -247,7 +247,7 @@ impl ConfigMapIndex {
         self.config_maps.insert(name.to_owned(), seen);
     }
 
-    /// It came back, or never went.
+    /// It is there again, or was never missing.
     fn is_there(&mut self, name: &str) {
         let Some(business) = self.config_maps.get(name).and_then(|seen| seen.business.as_ref()) else { return };
         if let Some(entry) = self.businesses.get_mut(business)
@@ -295,7 +295,7 @@ impl ConfigMapIndex {
         }
     }
 
-    /// The ConfigMap that decided is no more: another one takes its place, or the business goes.
+    /// The ConfigMap that was used was deleted: another one replaces it, or the business is removed.
     fn gone(&mut self, business: &str, out: &mut Actions) {
         let Some(entry) = self.businesses.get_mut(business) else { return };
         if self.config_maps.get(&entry.by).is_some_and(|seen| seen.business.as_deref() == Some(business)) {
@@ -320,7 +320,7 @@ impl Entry {
         Self { by: by.to_owned(), state: State::Live, duplicates: BTreeSet::new() }
     }
 
-    /// Until when the business is kept though its ConfigMap is missing.
+    /// Until when the business is kept although its ConfigMap is missing.
     fn kept_until(&self) -> Option<Instant> {
         match self.state {
             State::Missing(until) => Some(until),
@@ -328,7 +328,7 @@ impl Entry {
         }
     }
 
-    /// Lets the one with the proper name decide; whoever does not is reported and kept in mind.
+    /// Uses the one with the proper name; the other is reported and remembered.
     fn yields_to(&mut self, name: &str, business: &str, out: &mut Actions) -> bool {
         let yields = config_map::business(name) == Some(business);
         let loser = if yields { std::mem::replace(&mut self.by, name.to_owned()) } else { name.to_owned() };

@@ -1,24 +1,24 @@
-//! Whether the changes of the namespace are heard of.
+//! Whether changes of the namespace arrive.
 //!
-//! A watch that is taken up again where it broke says nothing until something changes, perhaps for days. So after a failure the absence of
-//! further ones has to do.
+//! A watch that resumes where it broke reports nothing until something changes, perhaps for days. So it counts as recovered after a time
+//! without another failure.
 
 use tokio::time::{Duration, Instant};
 
-/// How long after a failure without another one the watch runs again. More than a try that fails can take: the pause before it (5 s), to
-/// connect (30 s), and to wait for the answer (75 s, `READ_TIMEOUT`).
+/// Time without another failure after which the watch counts as recovered. Longer than a failing attempt can take: the delay before it (5 s),
+/// connecting (30 s), and waiting for the answer (75 s, `READ_TIMEOUT`).
 const RECOVERED_AFTER: Duration = Duration::from_mins(2);
 
-/// See the module. Begins without a list: nothing is known.
+/// See the module. Starts without a list: nothing is known.
 #[derive(Debug, Default)]
 pub(super) struct WatchState {
-    /// A complete list was seen, and no other is under way.
+    /// A complete list was seen, and no other has begun.
     listed: bool,
     failed: Option<Instant>,
 }
 
 impl WatchState {
-    /// A list begins. That is a try and no answer.
+    /// A list begins. That is an attempt, not an answer.
     pub(super) fn list_begins(&mut self) {
         self.listed = false;
     }
@@ -28,12 +28,12 @@ impl WatchState {
         self.listed = true;
     }
 
-    /// The API server said something.
+    /// The API server answered.
     pub(super) fn heard(&mut self) {
         self.failed = None;
     }
 
-    /// A try failed, or what was followed broke.
+    /// An attempt failed, or the watch broke.
     pub(super) fn failed(&mut self, now: Instant) {
         self.failed = Some(now);
     }
@@ -43,7 +43,7 @@ impl WatchState {
         self.failed.map(|at| at + RECOVERED_AFTER)
     }
 
-    /// True: a failure was the last one, the watch runs again.
+    /// True: the last failure is long enough ago, the watch has recovered.
     pub(super) fn due(&mut self, now: Instant) -> bool {
         let recovered = self.next_due().is_some_and(|at| at <= now);
         if recovered {
@@ -52,7 +52,7 @@ impl WatchState {
         recovered
     }
 
-    /// Whether what is loaded is all that there is.
+    /// Whether everything that exists is loaded.
     pub(super) fn is_current(&self) -> bool {
         self.listed && self.failed.is_none()
     }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_heard_counts_at_once_and_a_list_only_when_complete() {
+    fn an_event_counts_immediately_and_a_list_only_when_complete() {
         let (mut watch, now) = (listed(), Instant::now());
         watch.failed(now);
         watch.heard();

@@ -1,4 +1,4 @@
-//! What a client sends: messages, control frames, and what each of them costs it.
+//! What a client sends: messages, control frames, and what each of them is charged.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,7 +54,7 @@ impl Machine {
     fn message(&mut self, text: &Utf8Bytes, envelope: Envelope<'_>, business: &Business, now: Now) -> Message {
         let limits = &business.config.limits;
         let id = envelope.id.as_deref();
-        // Before the rate: no waiting makes it small enough.
+        // Before the rate: waiting does not make it smaller.
         if text.len() > limits.message_bytes {
             let reason = format!("{} bytes, more than messageBytes of {}", text.len(), limits.message_bytes);
             return Message::Ready(Err(Nack::new(id, NackCode::TooLarge, reason)));
@@ -100,7 +100,7 @@ impl Machine {
         self.reply(Reply::Nack(nack), perform);
     }
 
-    /// The broker's answer to a message that was published.
+    /// The broker's answer to a published message.
     pub(super) fn confirmed(&mut self, id: String, outcome: Result<(), PublishError>, perform: &mut Perform<'_>) {
         self.unconfirmed = self.unconfirmed.saturating_sub(1);
         let reply = match outcome {
@@ -140,7 +140,7 @@ impl Machine {
         self.error(op, refusal, perform);
     }
 
-    /// The business hears of messages that this connection was sent, each once; of the others the client does.
+    /// Reports to the business the messages that were sent to this connection, each once; the other ids are refused.
     fn received(&self, op: &str, mut ids: Vec<String>, receipts: &Receipts, perform: &mut Perform<'_>) {
         let delivered = receipts.take(&mut ids);
         if !ids.is_empty() {

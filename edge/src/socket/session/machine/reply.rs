@@ -1,4 +1,4 @@
-//! What a client is told about what it sent and about its session.
+//! The answers to what a client sent, and the notices about its session.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::socket::receive::Nack;
 pub(in crate::socket::session) enum Reply {
     /// The broker has the message with this id.
     Ack(String),
-    /// It has not, or that is not known.
+    /// It does not, or that is not known.
     Nack(Nack),
     /// Answer to `ping`.
     Pong,

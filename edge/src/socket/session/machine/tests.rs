@@ -1,4 +1,4 @@
-//! A session driven by hand: each test gives inputs with a time and looks at the actions.
+//! A session driven by hand: each test gives inputs with a time and checks the actions.
 
 mod properties;
 
@@ -47,7 +47,7 @@ fn ticket() -> Ticket {
     }
 }
 
-/// One session, and what surrounds it.
+/// One session and its environment.
 struct Fixture {
     machine: Machine,
     business: Arc<Business>,
@@ -182,7 +182,7 @@ fn nothing_is_read_while_the_window_is_full() {
 }
 
 #[test]
-fn what_can_not_be_published_is_refused_with_its_reason() {
+fn an_invalid_message_is_refused_with_its_reason() {
     let mut session = Fixture::new();
     for (text, expected) in [
         ("{", "nack - invalid_envelope"),
@@ -199,7 +199,7 @@ fn what_can_not_be_published_is_refused_with_its_reason() {
 }
 
 #[test]
-fn beyond_the_rate_messages_are_refused_and_told_when_to_come_back() {
+fn beyond_the_rate_messages_are_refused_with_a_time_to_retry() {
     let mut session = Fixture::new();
     for id in 0..20 {
         session.order(&id.to_string());
@@ -216,7 +216,7 @@ fn beyond_the_rate_messages_are_refused_and_told_when_to_come_back() {
 }
 
 #[test]
-fn heavy_content_is_checked_elsewhere_and_nothing_is_read_meanwhile() {
+fn heavy_content_is_checked_off_the_thread_and_nothing_is_read_meanwhile() {
     let mut session = Fixture::new();
     session.text(&heavy("h"));
     assert_eq!(session.take(), ["check"]);
@@ -230,7 +230,7 @@ fn heavy_content_is_checked_elsewhere_and_nothing_is_read_meanwhile() {
 }
 
 #[test]
-fn a_flood_of_what_brings_nothing_is_not_read_for_a_while() {
+fn a_flood_pauses_reading() {
     let mut session = Fixture::new();
     for _ in 0..200 {
         session.give(Input::Frame);
@@ -268,7 +268,7 @@ fn a_client_without_control_frames_sends_messages_only() {
 }
 
 #[test]
-fn the_business_hears_of_each_receipt_once() {
+fn each_receipt_is_reported_once() {
     let mut session = Fixture::new();
     for id in ["a", "b"] {
         session.receipts.sent(MessageHash::of(id));
@@ -307,7 +307,7 @@ fn a_refresh_prolongs_the_session_and_replaces_tags() {
 }
 
 #[test]
-fn the_end_of_a_session_is_told_a_minute_before() {
+fn a_client_is_notified_a_minute_before_its_session_ends() {
     let mut session = Fixture::with(Rules { heartbeat: Duration::from_hours(24), ..RULES }, ticket());
     session.live(Duration::from_millis(SESSION as u64 - 60_001));
     assert_eq!(session.take(), [""; 0]);
@@ -320,7 +320,7 @@ fn the_end_of_a_session_is_told_a_minute_before() {
 }
 
 #[test]
-fn a_quiet_client_is_pinged_and_a_silent_one_is_dead() {
+fn an_idle_client_is_pinged_and_an_unresponsive_one_is_dead() {
     let mut session = Fixture::new();
     session.live(Duration::from_secs(25));
     assert_eq!(session.take(), ["ping"]);
@@ -332,7 +332,7 @@ fn a_quiet_client_is_pinged_and_a_silent_one_is_dead() {
 }
 
 #[test]
-fn a_client_that_may_not_send_is_not_dead() {
+fn a_client_whose_socket_is_not_read_is_not_dead() {
     let mut session = Fixture::new();
     let waits = SocketState { awaits_room: true, ..SocketState::default() };
     for _ in 0..10 {
@@ -343,7 +343,7 @@ fn a_client_that_may_not_send_is_not_dead() {
 }
 
 #[test]
-fn a_peer_that_takes_nothing_is_too_slow() {
+fn a_peer_that_does_not_read_is_too_slow() {
     let mut session = Fixture::new();
     let stalled = SocketState { stalled_since: Some(session.now.instant), ..SocketState::default() };
     assert_eq!(session.machine.deadline(&stalled, session.now), session.now.instant + RULES.heartbeat);
@@ -358,7 +358,7 @@ fn a_peer_that_takes_nothing_is_too_slow() {
 }
 
 #[test]
-fn a_message_that_does_not_end_is_given_up() {
+fn a_message_that_is_never_completed_is_given_up() {
     let mut session = Fixture::new();
     let due = (session.now.instant + Duration::from_secs(3), CloseCode::Overloaded);
     let begun = SocketState { message_due: Some(due), ..SocketState::default() };
@@ -369,7 +369,7 @@ fn a_message_that_does_not_end_is_given_up() {
 }
 
 #[test]
-fn a_drain_is_told_first_and_waits_for_confirms() {
+fn a_drain_notifies_first_and_waits_for_confirms() {
     let mut session = Fixture::new();
     session.order("1");
     session.drain();
@@ -394,7 +394,7 @@ fn a_drain_does_not_wait_beyond_its_deadline() {
     assert!(session.take().contains(&"close drain".to_owned()));
     session.confirm("1");
     session.order("2");
-    assert_eq!(session.take(), [""; 0], "nobody could hear it");
+    assert_eq!(session.take(), [""; 0], "it could not be answered");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn all(bytes: &[u8]) -> Result<Vec<Event>, ProtocolError> {
 
 proptest! {
     #[test]
-    fn messages_come_out_as_they_went_in_however_they_are_cut(
+    fn messages_are_assembled_however_the_bytes_are_split(
         messages in prop::collection::vec(("\\PC{0,200}", prop::collection::vec(0_usize..100, 0..4), any::<bool>()), 1..6),
         pieces in prop::collection::vec(1_usize..300, 1..8),
     ) {
@@ -86,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_a_peer_sends_breaks_it(bytes in prop::collection::vec(any::<u8>(), 0..2000), pieces in prop::collection::vec(1_usize..100, 1..4)) {
+    fn no_input_breaks_it(bytes in prop::collection::vec(any::<u8>(), 0..2000), pieces in prop::collection::vec(1_usize..100, 1..4)) {
         let mut assembler = Assembler::new(500);
         let _ = events(&mut assembler, &bytes, &pieces);
         assert!(assembler.message.as_ref().is_none_or(|message| message.payload.capacity() <= 500));
@@ -110,7 +110,7 @@ proptest! {
 #[case::ends_within_a_character([frame(TEXT, b"\xe2\x82"), frame(LAST | CONTINUE, b"")].concat(), ProtocolError::Utf8)]
 #[case::too_big(frame(LAST | BINARY, &[0; 1001]), ProtocolError::TooBig)]
 #[case::too_big_together([frame(BINARY, &[0; 600]), frame(LAST | CONTINUE, &[0; 401])].concat(), ProtocolError::TooBig)]
-fn a_rule_that_is_broken_is_told_and_nothing_more_is_read(#[case] mut bytes: Vec<u8>, #[case] error: ProtocolError) {
+fn a_broken_rule_is_an_error_and_nothing_more_is_read(#[case] mut bytes: Vec<u8>, #[case] error: ProtocolError) {
     bytes.extend(frame(LAST | TEXT, b"more"));
     let mut assembler = Assembler::new(1000);
     assert_eq!(events(&mut assembler, &bytes, &[usize::MAX]), Err(error));
@@ -119,7 +119,7 @@ fn a_rule_that_is_broken_is_told_and_nothing_more_is_read(#[case] mut bytes: Vec
 }
 
 #[test]
-fn a_length_that_is_announced_takes_no_memory() {
+fn an_announced_length_takes_no_memory() {
     let mut bytes = vec![LAST | BINARY, 0x80 | 127];
     bytes.extend(1_000_000_u64.to_be_bytes());
     bytes.extend([0; 4]);
@@ -130,7 +130,7 @@ fn a_length_that_is_announced_takes_no_memory() {
 }
 
 #[test]
-fn a_large_message_waits_until_it_is_admitted_and_is_asked_for_once() {
+fn a_large_message_waits_for_one_permit() {
     let limit = 100_000;
     let whole = frame(LAST | BINARY, &vec![7; 50_000]);
     let mut assembler = Assembler::new(limit);
@@ -139,7 +139,7 @@ fn a_large_message_waits_until_it_is_admitted_and_is_asked_for_once() {
     assert_eq!((assembler.feed(&mut input), input.len()), (Ok(None), 50_000), "it waits");
     assembler.admit();
     assert!(matches!(assembler.feed(&mut input), Ok(Some(Event::Binary(payload))) if payload.len() == 50_000));
-    // In fragments nobody knows how much it will be: it is admitted for all that it may be, once.
+    // The size of a fragmented message is not known: it gets one permit for the largest size.
     let mut asked = Vec::new();
     for (first, last) in [(BINARY, 0), (CONTINUE, 0), (CONTINUE, LAST)] {
         let part = frame(first | last, &[7; 3000]);
@@ -152,7 +152,7 @@ fn a_large_message_waits_until_it_is_admitted_and_is_asked_for_once() {
         }
     }
     assert_eq!(asked, [limit]);
-    // Small ones need nobody's leave.
+    // Small ones need no permit.
     assert!(matches!(all(&frame(LAST | BINARY, &[7; UNCHARGED])).unwrap()[..], [Event::Binary(_)]));
 }
 
@@ -171,6 +171,6 @@ fn while_closing_only_the_close_frame_counts() {
 }
 
 #[test]
-fn a_goodbye_without_a_code_is_one() {
+fn a_close_frame_without_a_code_is_valid() {
     assert_eq!(all(&frame(LAST | CLOSE, b"")), Ok(vec![Event::Close(1005, Bytes::new())]));
 }

@@ -1,4 +1,4 @@
-//! What follows from what ConfigMaps say, without a cluster.
+//! The actions that follow from ConfigMaps, without a cluster.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ fn tombstone(mut config_map: ConfigMap) -> ConfigMap {
     config_map
 }
 
-/// An index and what it asked for since the last look, in short words.
+/// An index and its actions since the last call, in short words.
 struct World {
     index: ConfigMapIndex,
     now: Instant,
@@ -100,7 +100,7 @@ impl World {
 }
 
 #[test]
-fn a_change_is_one_change_and_what_is_the_same_is_none() {
+fn a_change_is_one_change_and_the_same_text_is_none() {
     let mut world = World::listing([of("a", 1), of("b", 1)]);
     assert_eq!(world.said(), ["set a 1", "set b 1"]);
     assert_eq!(world.apply(&of("a", 2)).apply(&of("b", 1)).said(), ["set a 2"]);
@@ -108,7 +108,7 @@ fn a_change_is_one_change_and_what_is_the_same_is_none() {
 }
 
 #[test]
-fn a_broken_one_is_said_once_and_keeps_its_business() {
+fn a_broken_one_is_reported_once_and_keeps_its_business() {
     let mut world = World::listing([of("a", 1), map("wirepost-business-n", "{")]);
     assert_eq!(world.said(), ["set a 1", "unreadable n", "broken wirepost-business-n None"]);
     let broken = map("wirepost-business-a", "{");
@@ -117,13 +117,13 @@ fn a_broken_one_is_said_once_and_keeps_its_business() {
     let without = ConfigMap { data: None, ..broken };
     assert_eq!(world.apply(&without).said().len(), 1);
     assert_eq!(world.apply(&of("a", 3)).said(), ["set a 3"]);
-    // What never was good leaves nothing behind.
+    // A ConfigMap that was never valid leaves nothing behind.
     assert_eq!(world.delete("wirepost-business-n").said(), ["remove n"]);
     assert_eq!(world.index.config_maps.len(), 1);
 }
 
 #[test]
-fn a_tombstone_removes_at_once_and_its_deletion_ends_it() {
+fn a_tombstone_removes_immediately_and_its_deletion_ends_it() {
     let mut world = World::listing([of("a", 1)]);
     world.said();
     assert_eq!(world.apply(&tombstone(of("a", 1))).said(), ["remove a"]);
@@ -131,10 +131,10 @@ fn a_tombstone_removes_at_once_and_its_deletion_ends_it() {
     world.delete("wirepost-business-a");
     assert!(world.index.businesses.is_empty() && world.index.config_maps.is_empty());
     world.said();
-    // Another one of that name, with the very same text, is another life; so is the label's disappearance.
+    // Another one with that name and the same text is a new business; so is one whose label is removed.
     assert_eq!(world.apply(&of("a", 1)).said(), ["set a 1"]);
     assert_eq!(world.apply(&tombstone(of("a", 1))).apply(&of("a", 1)).said(), ["remove a", "set a 1"]);
-    // A label of another value is none.
+    // The label with another value does not count.
     let mut other = tombstone(of("a", 1));
     other.metadata.labels.as_mut().unwrap().insert(config_map::REMOVED_LABEL.0.into(), "no".into());
     assert!(world.apply(&other).said().is_empty());
@@ -154,7 +154,7 @@ fn a_missing_one_is_kept_for_the_grace_and_asked_about() {
 }
 
 #[test]
-fn one_that_the_question_finds_stays_and_an_old_answer_counts_for_nothing() {
+fn one_that_the_lookup_finds_stays_and_an_outdated_answer_is_ignored() {
     let mut world = World::listing([of("a", 1)]);
     world.delete("wirepost-business-a").pass(GRACE).said();
     assert_eq!(world.answer("a", Ok(Some(&of("a", 2)))).said(), ["set a 2"]);
@@ -164,15 +164,15 @@ fn one_that_the_question_finds_stays_and_an_old_answer_counts_for_nothing() {
 }
 
 #[test]
-fn of_two_the_one_with_the_proper_name_decides() {
+fn of_two_the_one_with_the_proper_name_is_used() {
     let mut world = World::listing([map("a-copy", &json("a", 7)), of("a", 1)]);
     assert_eq!(world.said(), ["set a 1", "rival a-copy of wirepost-business-a"]);
     assert_eq!(world.apply(&map("a-copy", &json("a", 8))).said(), ["rival a-copy of wirepost-business-a"]);
-    // It takes the place of one that was first.
+    // It replaces one that was first.
     let mut world = World::listing([map("a-copy", &json("a", 7))]);
     assert_eq!(world.said(), ["set a 7"]);
     assert_eq!(world.apply(&of("a", 1)).said(), ["set a 1", "rival a-copy of wirepost-business-a"]);
-    // When it is gone for good, the other one takes over; nobody is cut.
+    // When it is deleted for good, the other one replaces it; no client is disconnected.
     assert_eq!(world.delete("wirepost-business-a").pass(GRACE).said(), ["ask wirepost-business-a"]);
     assert_eq!(world.answer("a", Ok(None)).said(), ["ask a-copy"]);
     assert_eq!(world.answer("a", Ok(Some(&map("a-copy", &json("a", 7))))).said(), ["set a 7"]);
@@ -181,7 +181,7 @@ fn of_two_the_one_with_the_proper_name_decides() {
 }
 
 #[test]
-fn a_rival_that_goes_or_says_that_it_goes_changes_nothing() {
+fn a_duplicate_that_is_deleted_or_marked_changes_nothing() {
     let mut world = World::listing([of("a", 1), map("a-copy", &json("a", 7))]);
     world.said();
     assert!(world.apply(&tombstone(map("a-copy", &json("a", 7)))).delete("a-copy").said().is_empty());
@@ -192,7 +192,7 @@ fn a_rival_that_goes_or_says_that_it_goes_changes_nothing() {
 }
 
 #[test]
-fn one_that_now_speaks_of_another_business_leaves_the_old_one_to_the_grace() {
+fn one_that_now_declares_another_business_leaves_the_old_one_to_the_grace() {
     let mut world = World::listing([map("x", &json("a", 1))]);
     world.said();
     let other = map("x", &json("b", 1));
@@ -203,7 +203,7 @@ fn one_that_now_speaks_of_another_business_leaves_the_old_one_to_the_grace() {
 }
 
 #[test]
-fn a_list_that_is_cut_off_shows_nothing_as_missing() {
+fn an_interrupted_list_shows_nothing_as_missing() {
     let mut world = World::listing([of("a", 1), of("b", 1)]);
     world.said();
     world.index.list_begins();

@@ -1,4 +1,4 @@
-//! What holds whatever comes in, in whatever order.
+//! Invariants under any input in any order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,7 +13,7 @@ enum Step {
     Heavy,
     Ping,
     Frame,
-    /// The broker answers the oldest message; false: it did not take it.
+    /// The broker answers the oldest message; false: it refused it.
     Confirm(bool),
     /// The check ends; false: the content does not match.
     Checked(bool),
@@ -22,7 +22,7 @@ enum Step {
     Stall(u32),
     Drain,
     Broken,
-    /// Somebody else closes the queue.
+    /// The queue is closed from elsewhere.
     Closed,
     PeerClosed,
     Gone,
@@ -47,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the surroundings of a session remember.
+/// The environment of a session.
 #[derive(Default)]
 struct World {
     sent: u32,
