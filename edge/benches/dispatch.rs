@@ -1,4 +1,5 @@
-//! What a push costs inside the edge: read, encoded once, handed to the connections that it addresses, with 10,000 registered.
+//! What a push costs inside the edge: read, encoded once, handed to the connections that it addresses, with 10,000
+//! registered.
 
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ struct Fixture {
     _connections: Vec<Arc<Mailbox>>,
 }
 
-/// A hub whose queues are so large that none overflows; a bench takes nothing out of them, so its entries are small in number.
+/// A hub whose queues are so large that none overflows; a bench takes nothing out of them, so its entries are small in
+/// number.
 fn fixture() -> Fixture {
     let metrics = Arc::new(Metrics::default());
     #[expect(clippy::expect_used)]

@@ -1,5 +1,5 @@
-//! An echo server on the edge's own socket code: the same upgrade, buffers, driver and queue, without tickets and envelopes. The WebSocket
-//! conformance suite runs against it (`make conformance`).
+//! An echo server on the edge's own socket code: the same upgrade, buffers, driver and queue, without tickets and
+//! envelopes. The WebSocket conformance suite runs against it (`make conformance`).
 //!
 //! Usage: `echo ADDRESS`
 

@@ -41,7 +41,8 @@ pub struct App {
 }
 
 impl App {
-    /// Binds both ports, then starts. Nothing is served before the caller fills the catalog; the broker may be unreachable.
+    /// Binds both ports, then starts. Nothing is served before the caller fills the catalog; the broker may be
+    /// unreachable.
     ///
     /// # Errors
     /// A port is taken, or a certificate can't be read.
@@ -105,8 +106,9 @@ impl App {
         self.tasks.run(name, &self.serving, work(self.serving.clone()));
     }
 
-    /// Shuts down in order: not ready immediately, but still accepting until load balancers have noticed; then clients leave, spread over the
-    /// window; readers stop; the broker's connections close last. Returns at the deadline at the latest, plus the time to close the broker.
+    /// Shuts down in order: not ready immediately, but still accepting until load balancers have noticed; then clients
+    /// leave, spread over the window; readers stop; the broker's connections close last. Returns at the deadline at the
+    /// latest, plus the time to close the broker.
     pub async fn shutdown(self) {
         let state = &self.state;
         let settings = &state.settings;

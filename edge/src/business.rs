@@ -1,4 +1,5 @@
-//! A business as this edge runs it: its configuration, prepared for the hot path. Immutable; a change creates a new one.
+//! A business as this edge runs it: its configuration, prepared for the hot path. Immutable; a change creates a new
+//! one.
 
 pub mod check_pool;
 pub mod events;
@@ -139,8 +140,8 @@ impl Business {
         self.routes.iter().any(|route| route.config.receipts)
     }
 
-    /// Whether checking `content` against the schemas of a message's routes, of either direction, may take long: then it belongs in the
-    /// [`CheckPool`](crate::business::check_pool::CheckPool).
+    /// Whether checking `content` against the schemas of a message's routes, of either direction, may take long: then
+    /// it belongs in the [`CheckPool`](crate::business::check_pool::CheckPool).
     pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
         let (Some(message_type), Some(content)) = (message_type, content) else { return false };
         self.routes.iter().any(|route| {
@@ -175,8 +176,8 @@ impl Business {
 }
 
 impl Route {
-    /// Whether `content` matches the route's schema; absent content counts as null. Takes up to about a fifth of a second, see
-    /// [`Business::is_heavy`].
+    /// Whether `content` matches the route's schema; absent content counts as null. Takes up to about a fifth of a
+    /// second, see [`Business::is_heavy`].
     ///
     /// # Errors
     /// Where it does not match and why, or that it can't be checked.

@@ -1,7 +1,8 @@
 //! The businesses of this edge: each is swapped atomically and keeps its last accepted configuration.
 //!
-//! Written by a configuration source (a directory of files, ConfigMaps of a cluster, `wirepost dev`), read by every request. A change of one
-//! business costs nothing for the others: their hubs are shared between the old map and the new one.
+//! Written by a configuration source (a directory of files, ConfigMaps of a cluster, `wirepost dev`), read by every
+//! request. A change of one business costs nothing for the others: their hubs are shared between the old map and the
+//! new one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -97,8 +98,8 @@ impl Catalog {
         self.absences.lock().unwrap_or_else(PoisonError::into_inner).why(business)
     }
 
-    /// Whether everything that is declared is loaded and changes are heard of. Not so before the first complete load, which
-    /// [`Self::replace`] is one of, nor while the source is away.
+    /// Whether everything that is declared is loaded and changes are heard of. Not so before the first complete load,
+    /// which [`Self::replace`] is one of, nor while the source is away.
     pub fn set_current(&self, current: bool) {
         self.absences.lock().unwrap_or_else(PoisonError::into_inner).current = current;
     }
@@ -118,8 +119,8 @@ impl Catalog {
         self.version.subscribe()
     }
 
-    /// Serves exactly these businesses; one that is not named is removed. `keep` names businesses whose declaration could not be read at
-    /// all, see [`Change::Unreadable`]. See [`Self::apply`].
+    /// Serves exactly these businesses; one that is not named is removed. `keep` names businesses whose declaration
+    /// could not be read at all, see [`Change::Unreadable`]. See [`Self::apply`].
     pub fn replace(&self, configs: Vec<BusinessConfig>, keep: &[String]) -> Vec<ConfigError> {
         let stays =
             |name: &str| keep.iter().any(|kept| kept == name) || configs.iter().any(|c| c.business_type == name);
@@ -135,10 +136,11 @@ impl Catalog {
         bad
     }
 
-    /// Applies changes in one step; the other businesses are not touched. An invalid configuration is returned with its reason and changes
-    /// nothing for its business, which keeps its last accepted one.
+    /// Applies changes in one step; the other businesses are not touched. An invalid configuration is returned with its
+    /// reason and changes nothing for its business, which keeps its last accepted one.
     ///
-    /// A changed business keeps its connections, unless its delivery changes: then they end with 1012 and reconnect to a new hub.
+    /// A changed business keeps its connections, unless its delivery changes: then they end with 1012 and reconnect to
+    /// a new hub.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Vec<ConfigError> {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|_, reader| !reader.ended.is_cancelled());
@@ -206,8 +208,8 @@ impl Catalog {
     }
 }
 
-/// Reads for a hub until `cancel`, after the reader `before` it has ended. If the hub itself is closed, its reading leaves nothing on the
-/// broker.
+/// Reads for a hub until `cancel`, after the reader `before` it has ended. If the hub itself is closed, its reading
+/// leaves nothing on the broker.
 async fn read(
     hub: Arc<Hub>,
     before: Option<CancellationToken>,

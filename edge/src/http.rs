@@ -1,5 +1,5 @@
-//! The public HTTP interface: token call, push call, description, and the WebSocket upgrade. Every answer except the upgrade has the form of
-//! [`answer`].
+//! The public HTTP interface: token call, push call, description, and the WebSocket upgrade. Every answer except the
+//! upgrade has the form of [`answer`].
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Identities: tickets and the keys that sign them, tokens of clients, API keys of services.
 //!
-//! A client presents a [`jwt`] of its issuer, or its business's service presents an [`api_key`]; either gets a [`ticket`] that every edge with
-//! the same [`keys`] verifies on its own.
+//! A client presents a [`jwt`] of its issuer, or its business's service presents an [`api_key`]; either gets a
+//! [`ticket`] that every edge with the same [`keys`] verifies on its own.
 
 pub mod api_key;
 mod claims;

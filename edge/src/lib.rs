@@ -1,5 +1,5 @@
-//! The edge: terminates WebSockets, hands out connection tokens, and carries messages between clients and the broker. It keeps no state
-//! that matters: clients carry their position, any edge can continue it.
+//! The edge: terminates WebSockets, hands out connection tokens, and carries messages between clients and the broker.
+//! It keeps no state that matters: clients carry their position, any edge can continue it.
 //!
 //! Each layer knows only those above it in this list:
 //!

@@ -35,7 +35,8 @@ pub struct Metrics {
     pub checks_waiting: Gauge,
     /// Pauses in reading a socket, by what was charged.
     pub slowed: Family<Label, Counter>,
-    /// Messages that clients reported as received, by result (`delivered`, `refused`), and messages dropped before (`forgotten`).
+    /// Messages that clients reported as received, by result (`delivered`, `refused`), and messages dropped before
+    /// (`forgotten`).
     pub receipts: Family<Label, Counter>,
     /// Pushes queued for sockets (one per connection).
     pub deliveries: Counter,

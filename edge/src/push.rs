@@ -1,8 +1,9 @@
 //! Server → client and client → client: from the broker to the sockets.
 //!
-//! A [`hub::Hub`] per business holds, under one lock, the push log (the recent part of its stream) and the registry of local connections.
-//! Its *reader* follows the stream, appends to the log and delivers entries to the connections that they address. A client that reconnects
-//! *catches up* from the log or, beyond it, from the stream, and goes live in the same step in which it reads the end of the log.
+//! A [`hub::Hub`] per business holds, under one lock, the push log (the recent part of its stream) and the registry of
+//! local connections. Its *reader* follows the stream, appends to the log and delivers entries to the connections that
+//! they address. A client that reconnects *catches up* from the log or, beyond it, from the stream, and goes live in
+//! the same step in which it reads the end of the log.
 
 pub mod audience;
 pub mod backlog;

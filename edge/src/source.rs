@@ -1,7 +1,7 @@
 //! The sources of configurations: a directory with a file per business, or a namespace with a ConfigMap per business.
 //!
-//! Both parse each configuration as a whole, keep the last accepted one if a new one can't be read, and make the edge ready only after the
-//! first complete load.
+//! Both parse each configuration as a whole, keep the last accepted one if a new one can't be read, and make the edge
+//! ready only after the first complete load.
 
 pub mod directory;
 #[cfg(feature = "kubernetes")]

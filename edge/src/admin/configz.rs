@@ -1,4 +1,5 @@
-//! `GET /configz`: the loaded configurations. The operator compares them with what it wrote; with `?wait=` a request is answered when they change.
+//! `GET /configz`: the loaded configurations. The operator compares them with what it wrote; with `?wait=` a request is
+//! answered when they change.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +25,8 @@ use crate::{broker::Health, http::state::State, push::reading::Reading};
 
 /// Longest wait for a change; more is taken as this much.
 const MAX_WAIT_SECONDS: u64 = 30;
-/// Requests that wait at the same time; two replicas of an operator have one each. Beyond it a request is answered immediately.
+/// Requests that wait at the same time; two replicas of an operator have one each. Beyond it a request is answered
+/// immediately.
 const MAX_WAITERS: usize = 16;
 
 struct Configs {

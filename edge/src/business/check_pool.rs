@@ -1,7 +1,7 @@
 //! Checks of large content, off the threads that serve sockets.
 //!
-//! A few run at a time. Waiting checks are served business by business in turn, so that one business cannot delay another. Bounded in number
-//! and time; beyond the bound the sender is asked to retry.
+//! A few run at a time. Waiting checks are served business by business in turn, so that one business cannot delay
+//! another. Bounded in number and time; beyond the bound the sender is asked to retry.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,8 +15,8 @@ use tokio::{sync::oneshot, time::timeout};
 /// Checks that wait at most, and of one business.
 const MAX_WAITING: usize = 256;
 const MAX_WAITING_OF_ONE: usize = 32;
-/// Longest wait for a permit. With the check itself (see `content::MAX_STEPS`, 0.2 s) and the broker's confirm (1.8 s) a sender of large content
-/// is answered within three seconds.
+/// Longest wait for a permit. With the check itself (see `content::MAX_STEPS`, 0.2 s) and the broker's confirm (1.8 s)
+/// a sender of large content is answered within three seconds.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Threads at most, whatever the machine has.
 const MAX_THREADS: usize = 4;
@@ -70,7 +70,8 @@ impl CheckPool {
         Self { shared: Arc::new(Shared { queue: Mutex::new(queue), waiting }) }
     }
 
-    /// Runs `job` when the business gets a permit. Cancel safe: a job that has begun runs to its end, and keeps its permit until then.
+    /// Runs `job` when the business gets a permit. Cancel safe: a job that has begun runs to its end, and keeps its
+    /// permit until then.
     ///
     /// # Errors
     /// [`Busy`]: it did not run.

@@ -1,5 +1,5 @@
-//! What a business can learn about its clients: published to its events exchange, routing key = the event. Best effort: bounded, not
-//! confirmed, dropped and counted while the broker is unreachable.
+//! What a business can learn about its clients: published to its events exchange, routing key = the event. Best effort:
+//! bounded, not confirmed, dropped and counted while the broker is unreachable.
 
 use std::borrow::Cow;
 

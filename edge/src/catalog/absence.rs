@@ -1,5 +1,5 @@
-//! What this edge knows about businesses that it does not serve. A client must reconnect if another edge, or this one in a moment, may serve
-//! its business, and back off if the business was removed.
+//! What this edge knows about businesses that it does not serve. A client must reconnect if another edge, or this one
+//! in a moment, may serve its business, and back off if the business was removed.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -11,7 +11,8 @@ const MAX_REMOVED: usize = 4096;
 pub enum Absent {
     /// It was removed.
     Removed,
-    /// Its configuration can't be used here, or not all configurations are loaded, or they are not followed: other edges may serve it.
+    /// Its configuration can't be used here, or not all configurations are loaded, or they are not followed: other
+    /// edges may serve it.
     NotYet,
     /// All configurations are loaded and followed, and none has this name.
     Unknown,

@@ -37,7 +37,8 @@ pub struct Args {
     /// PEM private key.
     #[arg(long, env = "WIREPOST_TLS_KEY", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
-    /// What clients reach the edges by, such as wss://ws.example.com or wss://example.com:8443/ws; without it the Host header is used.
+    /// What clients reach the edges by, such as wss://ws.example.com or wss://example.com:8443/ws; without it the Host
+    /// header is used.
     #[arg(long, env = "WIREPOST_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// RabbitMQ.
@@ -52,7 +53,8 @@ pub struct Args {
     /// Bytes queued for one socket at most; beyond it 4008.
     #[arg(long, env = "WIREPOST_OUTBOUND_BYTES", default_value_t = Settings::default().outbound_bytes)]
     pub outbound_bytes: usize,
-    /// Bytes on their way to all sockets together, each push counted once; beyond it those that take nothing are closed with 4008.
+    /// Bytes on their way to all sockets together, each push counted once; beyond it those that take nothing are closed
+    /// with 4008.
     #[arg(long, env = "WIREPOST_BACKLOG_BYTES", default_value_t = Settings::default().backlog_bytes)]
     pub backlog_bytes: usize,
     /// Bytes that unfinished messages of clients may take together; beyond it they are not read until there is room.
@@ -105,7 +107,8 @@ pub struct SourceArgs {
     /// Directory with one JSON configuration per business.
     #[arg(long, env = "WIREPOST_CONFIG_DIR")]
     pub config_dir: Option<PathBuf>,
-    /// Kubernetes namespace with one ConfigMap per business, labelled wirepost.dev/config=business. The API server comes from KUBECONFIG, else from the pod's service account.
+    /// Kubernetes namespace with one ConfigMap per business, labelled wirepost.dev/config=business. The API server
+    /// comes from KUBECONFIG, else from the pod's service account.
     #[arg(long, env = "WIREPOST_CONFIG_NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub config_namespace: Option<String>,
 }
@@ -143,11 +146,12 @@ pub struct RabbitArgs {
     /// amqp:// or amqps:// URIs of the broker's nodes or of a load balancer, separated by commas, with the vhost.
     #[arg(long, env = "WIREPOST_AMQP", hide_env_values = true)]
     pub amqp: String,
-    /// Stream listeners, `rabbitmq-stream://host:port` or `rabbitmq-stream+tls://host:port`, separated by commas. Without them no business
-    /// with delivery Durable can be read.
+    /// Stream listeners, `rabbitmq-stream://host:port` or `rabbitmq-stream+tls://host:port`, separated by commas.
+    /// Without them no business with delivery Durable can be read.
     #[arg(long, env = "WIREPOST_STREAM", hide_env_values = true)]
     pub stream: Option<String>,
-    /// Management API, `http(s)://user:password@host:port`: asked for alarms, so that publishes are refused before the first victim.
+    /// Management API, `http(s)://user:password@host:port`: asked for alarms, so that publishes are refused before the
+    /// first victim.
     #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
     /// File whose content replaces the user name in the URIs; read at each connect.
@@ -156,7 +160,8 @@ pub struct RabbitArgs {
     /// File whose content replaces the password in the URIs; read at each connect.
     #[arg(long, env = "WIREPOST_AMQP_PASSWORD_FILE")]
     pub amqp_password_file: Option<PathBuf>,
-    /// CA certificates (PEM) that the broker's certificates are checked against; without it those of the operating system.
+    /// CA certificates (PEM) that the broker's certificates are checked against; without it those of the operating
+    /// system.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
     pub amqp_ca_file: Option<PathBuf>,
 }

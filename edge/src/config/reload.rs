@@ -1,5 +1,5 @@
-//! Small files that change while the process runs: keys, certificates. They are polled and compared by content, because a Secret mounted by
-//! Kubernetes changes by a symlink swap, which no watch on the file itself notices.
+//! Small files that change while the process runs: keys, certificates. They are polled and compared by content, because
+//! a Secret mounted by Kubernetes changes by a symlink swap, which no watch on the file itself notices.
 
 use std::{
     path::{Path, PathBuf},

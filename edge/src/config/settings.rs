@@ -23,7 +23,8 @@ pub struct Settings {
     pub log_pause: Duration,
     /// Connections at most; beyond it 503 with Retry-After before the upgrade.
     pub max_connections: usize,
-    /// TCP connections of the public port at most, where the limit of open files allows fewer than needed. See [`Self::fit`].
+    /// TCP connections of the public port at most, where the limit of open files allows fewer than needed. See
+    /// [`Self::fit`].
     pub max_tcp_connections: Option<usize>,
     /// Longest time for a request's header, and for the TLS handshake.
     pub header_timeout: Duration,
@@ -35,7 +36,8 @@ pub struct Settings {
     pub outbound_bytes: usize,
     /// Messages queued for one socket at most; beyond it 4008.
     pub outbound_messages: usize,
-    /// Bytes on their way to all sockets together, each push counted once; beyond it those that take nothing are closed with 4008.
+    /// Bytes on their way to all sockets together, each push counted once; beyond it those that take nothing are closed
+    /// with 4008.
     pub backlog_bytes: usize,
     /// Bytes that unfinished messages of clients may take together; beyond it they are not read until there is room.
     pub inbound_bytes: usize,
@@ -105,20 +107,22 @@ impl Default for Settings {
     }
 }
 
-/// File descriptors beside those of the public port: connections to the broker and the API server, files, connections that are being refused.
+/// File descriptors beside those of the public port: connections to the broker and the API server, files, connections
+/// that are being refused.
 const SPARE_FILES: u64 = 100;
 /// TCP connections that the public port takes in any case.
 const FEWEST_TCP_CONNECTIONS: usize = 16;
 
 impl Settings {
-    /// TCP connections that the public port takes. Beyond its sockets: token calls, and connections that are answered with 503.
+    /// TCP connections that the public port takes. Beyond its sockets: token calls, and connections that are answered
+    /// with 503.
     pub fn tcp_connections(&self) -> usize {
         let wanted = self.max_connections + self.max_connections / 10 + 256;
         self.max_tcp_connections.map_or(wanted, |most| most.min(wanted))
     }
 
-    /// Limits clients to what a process that may open so many files can serve: one too many gets 503, as from any full edge, and does not hang.
-    /// Returns a warning if that is fewer than configured.
+    /// Limits clients to what a process that may open so many files can serve: one too many gets 503, as from any full
+    /// edge, and does not hang. Returns a warning if that is fewer than configured.
     pub fn fit(&mut self, files: u64) -> Option<String> {
         let room = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(FEWEST_TCP_CONNECTIONS);
         self.max_tcp_connections = Some(room);

@@ -1,5 +1,5 @@
-//! A draining edge asks callers to close their kept-alive connections: their next call goes elsewhere, and none hits a connection that is
-//! just being closed (RFC 9112, section 9.6).
+//! A draining edge asks callers to close their kept-alive connections: their next call goes elsewhere, and none hits a
+//! connection that is just being closed (RFC 9112, section 9.6).
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! `GET /{business}/asyncapi.json`: what clients may send and receive, generated from the current declaration. Public, for any origin.
+//! `GET /{business}/asyncapi.json`: what clients may send and receive, generated from the current declaration. Public,
+//! for any origin.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Logs and counts each request. A path can contain a token, so only the route's template is logged, never a header or query.
+//! Logs and counts each request. A path can contain a token, so only the route's template is logged, never a header or
+//! query.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Throttles log lines that others can cause at any rate: one line in each pause for each subject, with the number of omitted ones.
+//! Throttles log lines that others can cause at any rate: one line in each pause for each subject, with the number of
+//! omitted ones.
 
 use std::{
     collections::HashMap,
@@ -8,7 +9,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Subjects that are remembered: a few for each business. Beyond it the oldest pauses are dropped, so a line may come early.
+/// Subjects that are remembered: a few for each business. Beyond it the oldest pauses are dropped, so a line may come
+/// early.
 const SUBJECTS: usize = 4096;
 
 /// See the module.

@@ -1,7 +1,9 @@
-//! `POST /{business}/websocket/messages`: a service pushes an envelope, or an array of them, and gets the broker's answer for each.
+//! `POST /{business}/websocket/messages`: a service pushes an envelope, or an array of them, and gets the broker's
+//! answer for each.
 //!
-//! *Status*: the status of the items if all have the same result (200 if all succeed), otherwise 207 with a result for each. *Order*: items
-//! are published in order. *A retry* after `mayHaveArrived` must carry the same `id`, which the answer always contains.
+//! *Status*: the status of the items if all have the same result (200 if all succeed), otherwise 207 with a result for
+//! each. *Order*: items are published in order. *A retry* after `mayHaveArrived` must carry the same `id`, which the
+//! answer always contains.
 
 use std::sync::Arc;
 
@@ -147,8 +149,8 @@ fn too_large(limit: usize) -> Refusal {
     Refusal::new(Code::TooLarge, format!("the body is larger than {limit} bytes; send several calls"))
 }
 
-/// Reads and discards the rest, up to a bound: answering and closing while the caller still writes would reset the connection, and the caller
-/// would see that instead of the answer.
+/// Reads and discards the rest, up to a bound: answering and closing while the caller still writes would reset the
+/// connection, and the caller would see that instead of the answer.
 async fn discard(mut parts: BodyDataStream) {
     let mut left = MAX_DISCARDED;
     while left > 0
@@ -172,7 +174,8 @@ async fn read(mut parts: BodyDataStream, announced: usize, limit: usize) -> Resu
     Ok(whole.freeze())
 }
 
-/// W3C trace context, if it is well formed (55 characters in version 00); anything else would become a header of the broker's message.
+/// W3C trace context, if it is well formed (55 characters in version 00); anything else would become a header of the
+/// broker's message.
 fn traceparent(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(headers::TRACEPARENT)?.to_str().ok()?;
     let well_formed = value.len() == 55 && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');

@@ -1,5 +1,5 @@
-//! Browsers: which pages may call, by the business's `allowedOrigins` (the CORS protocol of the Fetch standard). It protects users of browsers,
-//! not the edge: programs send no Origin and are checked by their credential alone.
+//! Browsers: which pages may call, by the business's `allowedOrigins` (the CORS protocol of the Fetch standard). It
+//! protects users of browsers, not the edge: programs send no Origin and are checked by their credential alone.
 
 use std::sync::Arc;
 
@@ -23,10 +23,11 @@ const MAX_AGE: u32 = 600;
 /// Characters of a foreign origin that are written to the log.
 const MAX_TOLD: usize = 200;
 
-/// Whether a request's Origin header is allowed: it has none, or names an allowed origin or the edge's own address. React Native on Android
-/// sends that address, and a page of the edge's own host needs no permission.
+/// Whether a request's Origin header is allowed: it has none, or names an allowed origin or the edge's own address.
+/// React Native on Android sends that address, and a page of the edge's own host needs no permission.
 ///
-/// The caller counts a refusal. It is logged here, since neither a browser nor an app shows its developer which origin it sent.
+/// The caller counts a refusal. It is logged here, since neither a browser nor an app shows its developer which origin
+/// it sent.
 pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let public = state.settings.public_url.as_ref();
@@ -49,9 +50,9 @@ fn tell(state: &State, business: &str, origin: &HeaderValue) {
     }
 }
 
-/// Whether a page's origin is the edge's own address: its public URL, or the Host of this request if no public URL is configured. Anyone can
-/// point a name to this edge (DNS rebinding), so with a public URL no Host counts. TLS may be terminated before the edge, so the scheme of a
-/// Host is not known.
+/// Whether a page's origin is the edge's own address: its public URL, or the Host of this request if no public URL is
+/// configured. Anyone can point a name to this edge (DNS rebinding), so with a public URL no Host counts. TLS may be
+/// terminated before the edge, so the scheme of a Host is not known.
 fn is_own(origin: &str, public: Option<&PublicUrl>, host: Option<&str>) -> bool {
     let Some(origin) = Origin::parse(origin).filter(|origin| is_web(origin.scheme()) && origin.has_host()) else {
         return false;
@@ -67,7 +68,8 @@ fn is_web(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }
 
-/// Answers preflights, refuses other origins, and lets allowed ones read the answer. For routes with `{business}` in their path.
+/// Answers preflights, refuses other origins, and lets allowed ones read the answer. For routes with `{business}` in
+/// their path.
 pub async fn layer(Shared(state): Shared<Arc<State>>, params: RawPathParams, request: Request, next: Next) -> Response {
     let Some(origin) = request.headers().get(header::ORIGIN).cloned() else {
         return vary(next.run(request).await);

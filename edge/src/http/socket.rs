@@ -1,7 +1,8 @@
 //! `GET /socket/{token}`: checks the ticket and upgrades.
 //!
-//! A browser can't read the HTTP status of a refused upgrade: it sees 1006 and retries a dead URL forever. So under `wirepost.v1` a refusal
-//! completes the upgrade and closes with a code that says what to do; otherwise it is an HTTP answer in the usual form.
+//! A browser can't read the HTTP status of a refused upgrade: it sees 1006 and retries a dead URL forever. So under
+//! `wirepost.v1` a refusal completes the upgrade and closes with a code that says what to do; otherwise it is an HTTP
+//! answer in the usual form.
 
 pub mod handshake;
 
@@ -35,8 +36,8 @@ use crate::{
 
 /// Path of the socket.
 pub(super) const PATH: &str = "/socket/{token}";
-/// Room above `messageBytes` for control frames (a `refresh` carries a token, a `received` up to 256 ids), and for answering a slightly
-/// too large message with a nack instead of 1009.
+/// Room above `messageBytes` for control frames (a `refresh` carries a token, a `received` up to 256 ids), and for
+/// answering a slightly too large message with a nack instead of 1009.
 const MESSAGE_ROOM: usize = 64 << 10;
 
 /// Query of the upgrade.
@@ -115,7 +116,8 @@ fn admit(state: &State, token: &str, headers: &HeaderMap) -> Result<Admitted, (C
     let ticket = ticket::open(&state.keys, token, clock::now_ms())
         .map_err(|error| (CloseCode::SessionOver, Refusal::unauthorized(format!("{error}; get a new token"))))?;
     let Some(hub) = state.catalog.hub(&ticket.business) else {
-        // An edge of this installation signed the ticket, so it knew the business: if this edge never did, it lags behind.
+        // An edge of this installation signed the ticket, so it knew the business: if this edge never did, it lags
+        // behind.
         return Err(match state.catalog.why_absent(&ticket.business) {
             Absent::Removed => (CloseCode::BusinessRemoved, Refusal::absent(&ticket.business, Absent::Removed)),
             Absent::NotYet | Absent::Unknown => (CloseCode::NotHere, Refusal::not_here(&ticket.business)),

@@ -1,5 +1,5 @@
-//! `GET /{business}/websocket/token`: a client presents its token, or a service its API key and the client's identity; the answer is the URL
-//! to connect to, with a ticket in it.
+//! `GET /{business}/websocket/token`: a client presents its token, or a service its API key and the client's identity;
+//! the answer is the URL to connect to, with a ticket in it.
 
 use std::sync::Arc;
 
@@ -61,7 +61,8 @@ async fn issue(
     Ok((format!("{base}/socket/{}", ticket::seal(&state.keys, &ticket)), note))
 }
 
-/// Not every token has groups, so this is not a refusal. But a misnamed claim looks the same, and must not go unnoticed.
+/// Not every token has groups, so this is not a refusal. But a misnamed claim looks the same, and must not go
+/// unnoticed.
 fn without_tags(state: &State, business: &str, claim: &str) -> String {
     state.metrics.tokens_without_tags.inc();
     if let Some(left_out) = state.log_throttle.permit("tags", business) {

@@ -7,8 +7,8 @@ use wirepost_core::edge_config::ApiKey;
 /// Longest key that is checked, in bytes.
 const MAX_KEY: usize = 512;
 
-/// Whether `key` is one of `keys` that has not expired. Every digest is compared, in constant time, so that the time of the answer
-/// reveals neither how close a key was nor its position.
+/// Whether `key` is one of `keys` that has not expired. Every digest is compared, in constant time, so that the time of
+/// the answer reveals neither how close a key was nor its position.
 pub fn is_known(keys: &[ApiKey], key: &str, now: i64) -> bool {
     if key.is_empty() || key.len() > MAX_KEY {
         return false;

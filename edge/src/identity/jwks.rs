@@ -1,9 +1,9 @@
-//! Key sets that an issuer serves. A failing issuer affects only its own businesses: nothing is fetched before a token needs it, the last valid
-//! set stays in use, a call waits [`TIMEOUT`] at most, and a flood of unusual tokens does not become a flood at the issuer. A fetch is a task
-//! of its own, so that a caller that disconnects does not cancel it.
+//! Key sets that an issuer serves. A failing issuer affects only its own businesses: nothing is fetched before a token
+//! needs it, the last valid set stays in use, a call waits [`TIMEOUT`] at most, and a flood of unusual tokens does not
+//! become a flood at the issuer. A fetch is a task of its own, so that a caller that disconnects does not cancel it.
 //!
-//! Businesses with the same URI share one source, also across a change of their configuration: a reload while the issuer is down must not
-//! drop keys.
+//! Businesses with the same URI share one source, also across a change of their configuration: a reload while the
+//! issuer is down must not drop keys.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,10 +22,12 @@ use super::key_set::{KeySet, KeySetError};
 
 /// Longest time for a fetch. A token call promises an answer within two seconds.
 const TIMEOUT: Duration = Duration::from_millis(1500);
-/// At most [`FETCHES`] fetches in this time, so that a new key works at its first use while random key ids reach the issuer twice.
+/// At most [`FETCHES`] fetches in this time, so that a new key works at its first use while random key ids reach the
+/// issuer twice.
 const COOL_DOWN: Duration = Duration::from_secs(10);
 const FETCHES: usize = 2;
-/// Least time between fetches while there is no set at all; longer than a fetch may take, so that not every call waits for one.
+/// Least time between fetches while there is no set at all; longer than a fetch may take, so that not every call waits
+/// for one.
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(3);
 /// Age after which a set is fetched again: a key that the issuer revoked is dropped then.
 const MAX_AGE: Duration = Duration::from_mins(5);
@@ -86,7 +88,8 @@ struct History {
 /// Sources in use. Shared by the process: the same URI serves the same bytes to every business.
 static SOURCES: LazyLock<Mutex<HashMap<String, Weak<Source>>>> = LazyLock::new(Mutex::default);
 
-/// One client for all issuers, because each carries the machine's root certificates. It keeps no connections: fetches are rare.
+/// One client for all issuers, because each carries the machine's root certificates. It keeps no connections: fetches
+/// are rare.
 static CLIENT: LazyLock<Option<reqwest::Client>> = LazyLock::new(|| {
     reqwest::Client::builder()
         .timeout(TIMEOUT)
@@ -155,8 +158,8 @@ impl Source {
         }
     }
 
-    /// Returns the last error afterwards. The caller may be cancelled: the fetch continues in its own task, and its result is for all. The task
-    /// keeps the lock, so there is one for each source, and ends within [`TIMEOUT`].
+    /// Returns the last error afterwards. The caller may be cancelled: the fetch continues in its own task, and its
+    /// result is for all. The task keeps the lock, so there is one for each source, and ends within [`TIMEOUT`].
     async fn fetch_if_due(self: &Arc<Self>, mut history: OwnedMutexGuard<History>) -> Option<FetchError> {
         let now = Instant::now();
         let known = self.current.load().is_some();

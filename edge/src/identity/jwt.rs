@@ -1,5 +1,6 @@
-//! Tokens of clients, issued by the business's issuer. The library checks the signature; every claim is checked here, since the library's
-//! checks are too lax: `nbf` is off by default, a missing `aud` passes, and its leeway also extends `exp`.
+//! Tokens of clients, issued by the business's issuer. The library checks the signature; every claim is checked here,
+//! since the library's checks are too lax: `nbf` is off by default, a missing `aud` passes, and its leeway also extends
+//! `exp`.
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ use crate::clock;
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 16 << 10;
-/// How far the issuer's clock may be ahead of ours, in seconds. It never extends `exp`: a token is short-lived, and an expired one is
-/// refused immediately.
+/// How far the issuer's clock may be ahead of ours, in seconds. It never extends `exp`: a token is short-lived, and an
+/// expired one is refused immediately.
 pub const LEEWAY: f64 = 60.0;
 
 /// Checks tokens for one business.
@@ -134,8 +135,8 @@ pub enum JwtConfigError {
 }
 
 impl JwtVerifier {
-    /// Creates a verifier. A key set from a URI is fetched when it is first needed, so that a failing issuer does not keep an edge from
-    /// starting.
+    /// Creates a verifier. A key set from a URI is fetched when it is first needed, so that a failing issuer does not
+    /// keep an edge from starting.
     ///
     /// # Errors
     /// See [`JwtConfigError`].
@@ -154,8 +155,8 @@ impl JwtVerifier {
         Ok(Self { issuer: issuer.clone(), audiences: audiences.clone(), claims: claims.clone(), keys })
     }
 
-    /// Checks a token. `client_type` is the call's parameter: required if no claim has the client type, and never allowed to contradict
-    /// the claim.
+    /// Checks a token. `client_type` is the call's parameter: required if no claim has the client type, and never
+    /// allowed to contradict the claim.
     ///
     /// # Errors
     /// See [`JwtError`].
@@ -246,8 +247,8 @@ impl JwtVerifier {
         }
     }
 
-    /// The tags, and the claim's name if the token lacks it. A claim that is present but malformed is refused: a session without tags would miss
-    /// what its groups receive, without any explanation.
+    /// The tags, and the claim's name if the token lacks it. A claim that is present but malformed is refused: a
+    /// session without tags would miss what its groups receive, without any explanation.
     fn tags(&self, claims: &Map<String, Value>) -> Result<(Vec<String>, Option<String>), JwtError> {
         let Some(name) = &self.claims.tags else {
             return Ok((Vec::new(), None));

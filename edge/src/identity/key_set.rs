@@ -61,8 +61,8 @@ impl KeySet {
         Ok(result)
     }
 
-    /// The keys that may have signed a token with this header, never none: issuers use one id for several keys during a rotation, and some
-    /// omit ids.
+    /// The keys that may have signed a token with this header, never none: issuers use one id for several keys during a
+    /// rotation, and some omit ids.
     ///
     /// # Errors
     /// See [`NoKeyError`].

@@ -1,5 +1,5 @@
-//! The keys that sign tickets. Every edge of an installation has the same file; a new key is added to all before it becomes the
-//! current one, and an old one stays until the longest session that it signed has ended.
+//! The keys that sign tickets. Every edge of an installation has the same file; a new key is added to all before it
+//! becomes the current one, and an old one stays until the longest session that it signed has ended.
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -61,7 +61,8 @@ impl KeyRing {
         Ok(Self { keys: ArcSwap::from_pointee(keys), file: Some((path, reload::digest(&[content]))) })
     }
 
-    /// Reloads the file when it changes, until cancelled; an invalid one is reported and the last valid one kept. Without a file it only waits.
+    /// Reloads the file when it changes, until cancelled; an invalid one is reported and the last valid one kept.
+    /// Without a file it only waits.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
         self.watch_every(reload::INTERVAL, cancel).await;
     }
@@ -92,7 +93,8 @@ impl KeyRing {
         message
     }
 
-    /// Whether `tag` is the signature of `message` by that key; `None` = no such key. Takes the same time for every wrong tag.
+    /// Whether `tag` is the signature of `message` by that key; `None` = no such key. Takes the same time for every
+    /// wrong tag.
     pub(super) fn verify(&self, key_id: &str, message: &[u8], tag: &[u8]) -> Option<bool> {
         let keys = self.keys.load();
         Some(hmac::verify(keys.keys.get(key_id)?, message, tag).is_ok())

@@ -1,9 +1,9 @@
-//! The ticket in `/socket/{token}` and in `resumeToken`: everything that an edge must know about a connection, signed, so that any edge
-//! accepts it and none stores it.
+//! The ticket in `/socket/{token}` and in `resumeToken`: everything that an edge must know about a connection, signed,
+//! so that any edge accepts it and none stores it.
 //!
-//! *Form*: URL-safe base64 without padding of: version (1 byte), purpose (1), id (16), session end and expiry (i64 ms each), then key id,
-//! business, unique id, client type (each with a 2-byte length), number of tags (1) and the tags, then the HMAC-SHA256 of all that.
-//! Numbers are big-endian. Opaque to clients.
+//! *Form*: URL-safe base64 without padding of: version (1 byte), purpose (1), id (16), session end and expiry (i64 ms
+//! each), then key id, business, unique id, client type (each with a 2-byte length), number of tags (1) and the tags,
+//! then the HMAC-SHA256 of all that. Numbers are big-endian. Opaque to clients.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -11,7 +11,8 @@ use wirepost_core::contract::key_file;
 
 use super::keys::{KeyRing, TAG};
 
-/// Longest ticket as text: with host, path and cursor it stays under the 4 KiB that the strictest proxies accept for a request line.
+/// Longest ticket as text: with host, path and cursor it stays under the 4 KiB that the strictest proxies accept for a
+/// request line.
 pub const MAX_TEXT: usize = 2048;
 /// Most tags of a connection.
 pub const MAX_TAGS: usize = 64;
@@ -127,7 +128,8 @@ pub fn seal(keys: &KeyRing, ticket: &Ticket) -> String {
     URL_SAFE_NO_PAD.encode(sealed.split_off(CONTEXT.len()))
 }
 
-/// The ticket in a text, if we signed it and it has not expired. The signature is checked before anything else is trusted.
+/// The ticket in a text, if we signed it and it has not expired. The signature is checked before anything else is
+/// trusted.
 ///
 /// # Errors
 /// See [`TicketError`].

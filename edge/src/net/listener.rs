@@ -1,5 +1,6 @@
-//! Accepts connections and serves HTTP/1.1 on them, with or without TLS. Limits: open TCP connections, time for the handshake and for each
-//! request's header, size of the header. Connections that became WebSockets belong to their own tasks and still count until they end.
+//! Accepts connections and serves HTTP/1.1 on them, with or without TLS. Limits: open TCP connections, time for the
+//! handshake and for each request's header, size of the header. Connections that became WebSockets belong to their own
+//! tasks and still count until they end.
 
 use std::{
     io,
@@ -43,8 +44,8 @@ use crate::{
 
 /// Connections that wait to be accepted: one second's worth when the clients of another edge reconnect here.
 const BACKLOG: u32 = 4096;
-/// Bytes that the kernel buffers for a peer that does not read (it doubles the number, socket(7)). By default it would grow to megabytes for
-/// each slow client, outside all our bounds; this size still allows 5 MB/s at 100 ms.
+/// Bytes that the kernel buffers for a peer that does not read (it doubles the number, socket(7)). By default it would
+/// grow to megabytes for each slow client, outside all our bounds; this size still allows 5 MB/s at 100 ms.
 const SEND_BUFFER: u32 = 256 << 10;
 /// Encrypted bytes that TLS buffers for a peer that does not read: one record. The library's own limit is four.
 const TLS_BUFFER: usize = 16 << 10;
@@ -123,8 +124,8 @@ impl Listener {
         self.address
     }
 
-    /// Serves until cancelled; then accepts no more connections, gives requests in progress the header timeout to end, and returns. WebSockets
-    /// continue.
+    /// Serves until cancelled; then accepts no more connections, gives requests in progress the header timeout to end,
+    /// and returns. WebSockets continue.
     ///
     /// # Errors
     /// The certificate can't be used.

@@ -1,8 +1,10 @@
-//! What hyper refuses on its own (a header that is too large or malformed) is answered in the form of every other answer.
+//! What hyper refuses on its own (a header that is too large or malformed) is answered in the form of every other
+//! answer.
 //!
-//! hyper writes such an answer without a body, and has no option to change that. So this stream wraps the connection below hyper: bytes that
-//! hyper writes while no answer of ours is due are its own refusal, and ours is written instead. Then the connection ends, and further input
-//! is read for a while: a connection that is closed with unread input resets, and the caller might not see the answer.
+//! hyper writes such an answer without a body, and has no option to change that. So this stream wraps the connection
+//! below hyper: bytes that hyper writes while no answer of ours is due are its own refusal, and ours is written
+//! instead. Then the connection ends, and further input is read for a while: a connection that is closed with unread
+//! input resets, and the caller might not see the answer.
 
 use std::{
     io,

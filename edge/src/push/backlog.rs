@@ -1,7 +1,8 @@
 //! Bytes on their way to all sockets. A push is counted once, no matter how many sockets it goes to.
 //!
-//! A push counts while only sockets keep it: a business's log and the page cache have bounds of their own. Control frames count one by one.
-//! *At the limit*: sockets whose peers are not reading are closed with 4008, the largest queue first, until an eighth of the budget is free. Their clients resume by cursor, on this edge or another.
+//! A push counts while only sockets keep it: a business's log and the page cache have bounds of their own. Control
+//! frames count one by one. *At the limit*: sockets whose peers are not reading are closed with 4008, the largest queue
+//! first, until an eighth of the budget is free. Their clients resume by cursor, on this edge or another.
 
 use std::{
     collections::HashMap,
@@ -76,7 +77,8 @@ impl Backlog {
         self.bytes.dec_by(bytes as i64);
     }
 
-    /// Marks the peer of `queue` as not reading for the lifetime of the guard, with `writing` bytes in the socket beside the queue.
+    /// Marks the peer of `queue` as not reading for the lifetime of the guard, with `writing` bytes in the socket
+    /// beside the queue.
     pub fn stalls(self: &Arc<Self>, queue: Arc<dyn Queue>, writing: usize) -> Stalled {
         let number = queue.number();
         self.lock().insert(number, (queue, writing));

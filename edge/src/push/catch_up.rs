@@ -1,10 +1,11 @@
 //! How a connection gets what its client missed, and goes live.
 //!
-//! *Flow*: the client's cursor names the last message that it saw. While the log contains that position, the connection reads the log;
-//! otherwise it reads pages of the stream, shared with the other clients of the business, at its own pace: a slow client keeps one page, not
-//! a reader. *Guarantees*: each entry once and in order; progress is kept after every page, since the client gets its position. If the
-//! message at the cursor does not have the cursor's fingerprint, the client gets a gap and continues from now. It is greeted within
-//! [`GREET_WITHIN`], whatever the broker does. *Cancel safety*: dropping the future leaves the connection not live and keeps nothing else.
+//! *Flow*: the client's cursor names the last message that it saw. While the log contains that position, the connection
+//! reads the log; otherwise it reads pages of the stream, shared with the other clients of the business, at its own
+//! pace: a slow client keeps one page, not a reader. *Guarantees*: each entry once and in order; progress is kept after
+//! every page, since the client gets its position. If the message at the cursor does not have the cursor's fingerprint,
+//! the client gets a gap and continues from now. It is greeted within [`GREET_WITHIN`], whatever the broker does.
+//! *Cancel safety*: dropping the future leaves the connection not live and keeps nothing else.
 
 mod progress;
 mod read;

@@ -63,8 +63,8 @@ impl PushRefusal {
     }
 }
 
-/// Checks a push of a service and adds what is missing: `id` (UUIDv7), `sendType`, `businessType`, `timestamp` (the edge's clock) and
-/// `expiresAt` (from the route's `ttlSeconds`).
+/// Checks a push of a service and adds what is missing: `id` (UUIDv7), `sendType`, `businessType`, `timestamp` (the
+/// edge's clock) and `expiresAt` (from the route's `ttlSeconds`).
 ///
 /// # Errors
 /// See [`PushRefusal`].

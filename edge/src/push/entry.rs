@@ -17,13 +17,15 @@ use crate::{
     business::Business,
 };
 
-/// Message type of the marker that an edge writes into an empty stream: with it, a message exists whose fingerprint proves the first position.
+/// Message type of the marker that an edge writes into an empty stream: with it, a message exists whose fingerprint
+/// proves the first position.
 pub const BEGIN: &str = "wirepost.begin";
 
 /// Bytes that an entry costs beside its frame; an estimate for the log's bound.
 const OVERHEAD: usize = 256;
 
-/// A record of the stream. Entries without a push (markers, garbage, pushes without recipients) still mark their position.
+/// A record of the stream. Entries without a push (markers, garbage, pushes without recipients) still mark their
+/// position.
 #[derive(Debug)]
 pub struct Entry {
     /// Its position.
@@ -139,7 +141,8 @@ pub fn cursor(business: &str, position: Position) -> String {
         .to_string()
 }
 
-/// The id of a push that came without one: a UUIDv7 derived from what the stream stores, so that every edge and every replay gives it the same id.
+/// The id of a push that came without one: a UUIDv7 derived from what the stream stores, so that every edge and every
+/// replay gives it the same id.
 fn id_of(record: &Record) -> String {
     let mut random = [0_u8; 10];
     random[..8].copy_from_slice(&record.position.fingerprint.to_be_bytes());

@@ -1,5 +1,5 @@
-//! When a push expires. One rule for pushes by HTTP, by AMQP and from clients: its time to live starts when the broker (or an edge)
-//! *accepted* it, and never depends on a sender's clock.
+//! When a push expires. One rule for pushes by HTTP, by AMQP and from clients: its time to live starts when the broker
+//! (or an edge) *accepted* it, and never depends on a sender's clock.
 
 use wirepost_core::{Envelope, EnvelopeError};
 
@@ -13,12 +13,12 @@ pub fn check_timestamp(envelope: &Envelope<'_>) -> Result<(), EnvelopeError> {
     wrong_unit("timestamp", envelope.timestamp.and_then(TimeUnit::of))
 }
 
-/// Until when a push may be delivered: its `expiresAt`, or `taken` plus the route's time to live if that is earlier; `None` = forever. All
-/// in ms since the epoch.
+/// Until when a push may be delivered: its `expiresAt`, or `taken` plus the route's time to live if that is earlier;
+/// `None` = forever. All in ms since the epoch.
 ///
 /// # Errors
-/// [`Rejection::Expired`] if it had expired when it was accepted; [`Rejection::Invalid`] if `expiresAt` is in micro- or nanoseconds, which
-/// would never be reached.
+/// [`Rejection::Expired`] if it had expired when it was accepted; [`Rejection::Invalid`] if `expiresAt` is in micro- or
+/// nanoseconds, which would never be reached.
 pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Result<Option<i64>, Rejection> {
     if let Some(asked) = envelope.expires_at {
         let unit = TimeUnit::of(asked).filter(|unit| *unit != TimeUnit::Seconds);
@@ -34,8 +34,8 @@ pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Res
     Ok([envelope.expires_at, by_route].into_iter().flatten().min())
 }
 
-/// Whether a ClientToClient message that expired at `at` can have come through an edge, which stamps the sender and refuses expired
-/// messages and seconds. A message that a service published as ClientToClient can't.
+/// Whether a ClientToClient message that expired at `at` can have come through an edge, which stamps the sender and
+/// refuses expired messages and seconds. A message that a service published as ClientToClient can't.
 pub fn was_taken_from_client(envelope: &Envelope<'_>, at: i64) -> bool {
     envelope.from_unique_id.is_some() && envelope.from_client_type.is_some() && TimeUnit::of(at).is_none()
 }

@@ -1,8 +1,8 @@
 //! One business on this edge: push log and registry under one lock.
 //!
-//! The reader ([`super::reader`]) writes: it appends entries and delivers them to live connections. Connections read: they join, catch up
-//! and leave. Going live happens under the same lock as appending, so a connection gets each entry either from the log or live: never both,
-//! never neither.
+//! The reader ([`super::reader`]) writes: it appends entries and delivers them to live connections. Connections read:
+//! they join, catch up and leave. Going live happens under the same lock as appending, so a connection gets each entry
+//! either from the log or live: never both, never neither.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -129,8 +129,8 @@ impl Hub {
 
     // --- connections
 
-    /// Registers a connection. Surplus connections of its identity, oldest first, are closed with 4009; after [`Self::close_all`] a new one is
-    /// closed with that code.
+    /// Registers a connection. Surplus connections of its identity, oldest first, are closed with 4009; after
+    /// [`Self::close_all`] a new one is closed with that code.
     pub fn enter(&self, mailbox: &Arc<Mailbox>, tags: &[String]) {
         let max = self.business().config.limits.connections_per_id as usize;
         let mut state = self.lock();
@@ -158,8 +158,8 @@ impl Hub {
         self.lock().registry.set_tags(mailbox, tags);
     }
 
-    /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come. False: the reader is
-    /// not attached.
+    /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come.
+    /// False: the reader is not attached.
     pub fn join_at_end(&self, mailbox: &Mailbox, greet: impl FnOnce(Option<Position>)) -> bool {
         let delivery = self.delivery();
         let state = self.lock();
@@ -179,8 +179,9 @@ impl Hub {
         true
     }
 
-    /// One step of a connection's catch-up from the log: it gets the entries after `at` that address it. If that is everything, it goes live
-    /// in the same step. `greet` runs before the first entry, as soon as the log knows the position.
+    /// One step of a connection's catch-up from the log: it gets the entries after `at` that address it. If that is
+    /// everything, it goes live in the same step. `greet` runs before the first entry, as soon as the log knows the
+    /// position.
     pub fn advance(&self, mailbox: &Arc<Mailbox>, at: Position, greet: impl FnOnce()) -> Advance {
         let now = clock::now_ms();
         let state = self.lock();
@@ -298,7 +299,8 @@ impl Hub {
         self.moved.send_modify(|n| *n += 1);
     }
 
-    /// Clears the log, since the reader stopped or what follows does not continue it; with a gap, live connections get it.
+    /// Clears the log, since the reader stopped or what follows does not continue it; with a gap, live connections get
+    /// it.
     pub(super) fn forget(&self, gap: Option<Gap>) {
         let mut state = self.lock();
         state.log.clear();

@@ -1,12 +1,12 @@
 //! The recent part of a business's stream in memory.
 //!
-//! Keeps entries in stream order. The first one is a *known* position: everything after it is here. Empty means that the reader is not
-//! attached and nothing is known. All businesses share one budget of bytes ([`LogBudget`]); a log that exceeds it drops its own oldest
-//! entries, except the last one, which stays as the known position.
+//! Keeps entries in stream order. The first one is a *known* position: everything after it is here. Empty means that
+//! the reader is not attached and nothing is known. All businesses share one budget of bytes ([`LogBudget`]); a log
+//! that exceeds it drops its own oldest entries, except the last one, which stays as the known position.
 //!
-//! *Fairness*: first come, first served, but each log has a floor that the others leave to it, so that a quiet business that filled the
-//! budget can't starve others. *Bound*: the budget, and one floor more for each log that started after another one had filled it, until
-//! that one grows.
+//! *Fairness*: first come, first served, but each log has a floor that the others leave to it, so that a quiet business
+//! that filled the budget can't starve others. *Bound*: the budget, and one floor more for each log that started after
+//! another one had filled it, until that one grows.
 
 use std::{
     collections::VecDeque,
@@ -50,7 +50,8 @@ impl LogBudget {
         self.gauge.set(used as i64);
     }
 
-    /// Whether a log of this size must drop entries: it is above its floor, and the total is above what the others' floors leave.
+    /// Whether a log of this size must drop entries: it is above its floor, and the total is above what the others'
+    /// floors leave.
     fn exceeded_by(&self, bytes: usize) -> bool {
         let logs = self.logs.load(Ordering::Relaxed).max(1);
         let floor = FLOOR.min(self.max / logs);
@@ -108,7 +109,8 @@ impl Log {
         entry.keep(true);
         self.entries.push_back(entry);
         while self.budget.exceeded_by(self.bytes) && self.forget_oldest() {}
-        // Other businesses use the whole budget: keep the position, not the message. Clients that need it read the stream.
+        // Other businesses use the whole budget: keep the position, not the message. Clients that need it read the
+        // stream.
         if self.budget.exceeded_by(self.bytes)
             && let Some(last) = self.entries.pop_back()
         {

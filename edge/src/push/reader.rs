@@ -1,7 +1,7 @@
 //! Follows the pushes of one business while it has clients here, and for a while after.
 //!
-//! One task per hub, owned by the catalog, which creates a new hub when the delivery changes. Entries are parsed outside the hub's lock;
-//! only appending and delivering happen under it.
+//! One task per hub, owned by the catalog, which creates a new hub when the delivery changes. Entries are parsed
+//! outside the hub's lock; only appending and delivering happen under it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,8 +50,8 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
     }
 }
 
-/// The time in which a hub is read, also if it ends by a panic: then clients are told to come back, since pushes may be missing until the
-/// reader is restarted.
+/// The time in which a hub is read, also if it ends by a panic: then clients are told to come back, since pushes may be
+/// missing until the reader is restarted.
 struct ReadingTime<'h>(&'h Hub);
 
 impl<'h> ReadingTime<'h> {
@@ -176,7 +176,8 @@ impl Reader<'_> {
         self.hub.tell_position();
     }
 
-    /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees the marker, or tries again.
+    /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees the
+    /// marker, or tries again.
     fn mark(&self) {
         let id = uuid::Uuid::now_v7().to_string();
         drop(self.hub.context.broker.publish(

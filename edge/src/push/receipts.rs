@@ -1,4 +1,5 @@
-//! The messages that a connection may still report as `received`: those sent to it on routes that ask for receipts, each once.
+//! The messages that a connection may still report as `received`: those sent to it on routes that ask for receipts,
+//! each once.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +9,8 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Messages of one connection that wait for a receipt; beyond it the oldest is dropped. As many as may be queued for a socket.
+/// Messages of one connection that wait for a receipt; beyond it the oldest is dropped. As many as may be queued for a
+/// socket.
 pub const MAX_AWAITED: usize = 1024;
 
 /// Stands for a message: 8 bytes instead of an id of up to 64.

@@ -1,5 +1,5 @@
-//! Reports rejected pushes: each is counted, the business gets an event, and the log a line. Both are limited: a service that pushes nonsense
-//! as fast as the broker accepts it must not have it multiplied by every edge.
+//! Reports rejected pushes: each is counted, the business gets an event, and the log a line. Both are limited: a
+//! service that pushes nonsense as fast as the broker accepts it must not have it multiplied by every edge.
 
 use std::num::NonZeroU32;
 

@@ -14,8 +14,8 @@ pub enum TimeUnit {
 }
 
 impl TimeUnit {
-    /// The unit of a number that makes no sense as milliseconds, but is a time between 2001 and 2100 in another unit. Other unusual values,
-    /// such as the largest integer for "never", are accepted as they are.
+    /// The unit of a number that makes no sense as milliseconds, but is a time between 2001 and 2100 in another unit.
+    /// Other unusual values, such as the largest integer for "never", are accepted as they are.
     pub fn of(value: i64) -> Option<Self> {
         const FROM: i64 = 978_307_200;
         const TO: i64 = 4_102_444_800;

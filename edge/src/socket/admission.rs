@@ -1,5 +1,5 @@
-//! Where a client's message may go. Every route that matches its type decides on its own, and the message reaches exactly the queues of the
-//! routes that admit it.
+//! Where a client's message may go. Every route that matches its type decides on its own, and the message reaches
+//! exactly the queues of the routes that admit it.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::business::{Business, Route};
 /// Why no route admits it: the code, and an explanation.
 pub type Refusal = (NackCode, String);
 
-/// The queues, each once; `None` stands for all queues that the exchange has for the message. `first` is the route that decides the
-/// direction.
+/// The queues, each once; `None` stands for all queues that the exchange has for the message. `first` is the route that
+/// decides the direction.
 ///
 /// # Errors
-/// If no route admits it, the reason of the closest route: its content does not match a route for this sender, else no route is for this
-/// sender.
+/// If no route admits it, the reason of the closest route: its content does not match a route for this sender, else no
+/// route is for this sender.
 pub fn queues(
     business: &Business,
     first: &Route,

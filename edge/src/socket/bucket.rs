@@ -33,8 +33,8 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Adds units, whether they fit or not; what would take longer than `max_wait` to fit is dropped. Some: the bucket overflows until
-    /// then.
+    /// Adds units, whether they fit or not; what would take longer than `max_wait` to fit is dropped. Some: the bucket
+    /// overflows until then.
     pub fn add(&mut self, units: u32, rate: Rate, max_wait: Duration, now: Instant) -> Option<Instant> {
         let empty_at = self.empty_at.map_or(now, |at| at.max(now)) + rate.per_unit * units;
         let empty_at = empty_at.min(now + rate.full() + max_wait);

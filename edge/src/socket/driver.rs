@@ -1,7 +1,7 @@
 //! Reading and writing one socket at the same time, without splitting it.
 //!
-//! Every poll first writes what is queued, then reads: a pending write never stops reading, so two peers that both wait for the other to
-//! read can't block each other. Queued frames go into one write, without copies.
+//! Every poll first writes what is queued, then reads: a pending write never stops reading, so two peers that both wait
+//! for the other to read can't block each other. Queued frames go into one write, without copies.
 
 use std::{
     sync::Arc,
@@ -109,8 +109,9 @@ impl Driver {
         self.upload.as_ref().is_some_and(|upload| upload.awaits_room())
     }
 
-    /// Since when at the latest the peer has accepted nothing although something is to be written. Each accepted byte counts, so a large frame
-    /// on a slow line is no stall. Progress is checked here, so a stall shows at the second call.
+    /// Since when at the latest the peer has accepted nothing although something is to be written. Each accepted byte
+    /// counts, so a large frame on a slow line is no stall. Progress is checked here, so a stall shows at the second
+    /// call.
     pub fn stalled_since(&mut self) -> Option<Instant> {
         let written = self.written.bytes();
         let stall = self.stall.as_mut()?;
@@ -126,7 +127,8 @@ impl Driver {
         self.mailbox.outbound.closing().is_some_and(CloseCode::flushes)
     }
 
-    /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read. Cancel safe.
+    /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read.
+    /// Cancel safe.
     pub async fn next(&mut self, may_read: impl Fn() -> bool + Send + Sync) -> SocketEvent {
         std::future::poll_fn(|cx| self.poll(cx, &may_read)).await
     }
@@ -207,8 +209,8 @@ impl Driver {
         }
     }
 
-    /// The peer is not reading. A queue that is closing without a flush does not wait for it. Ready at the beginning of a stall, so that its
-    /// timeout is scheduled.
+    /// The peer is not reading. A queue that is closing without a flush does not wait for it. Ready at the beginning of
+    /// a stall, so that its timeout is scheduled.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
         match self.mailbox.outbound.poll_closing(cx) {
             Poll::Ready(code) if !code.flushes() => Poll::Ready(SocketEvent::Goodbye(code)),

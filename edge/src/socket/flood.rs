@@ -1,8 +1,9 @@
 //! Limits what brings a business nothing: refused messages, control frames, pings, fragments, and connecting.
 //!
-//! Each connection has a [`Bucket`] for its frames. When it overflows, the socket is not read until it has room, [`MAX_WAIT`] at most:
-//! nothing is refused, and TCP makes the client wait. What is in the bucket when the connection ends is kept here for the next connection
-//! of the same identity, so that a reconnect gains nothing. Connecting has a bucket of its own for each identity.
+//! Each connection has a [`Bucket`] for its frames. When it overflows, the socket is not read until it has room,
+//! [`MAX_WAIT`] at most: nothing is refused, and TCP makes the client wait. What is in the bucket when the connection
+//! ends is kept here for the next connection of the same identity, so that a reconnect gains nothing. Connecting has a
+//! bucket of its own for each identity.
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,8 @@ const MAX_IDENTITIES: usize = 65_536;
 const FIRST_SWEEP: usize = 1024;
 /// Least time between two sweeps.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
-/// Units after which a connection's bucket is kept although the connection continues: it may end slowly, after the next one has begun.
+/// Units after which a connection's bucket is kept although the connection continues: it may end slowly, after the next
+/// one has begun.
 const KEEP_AFTER: u32 = 25;
 /// The longest wait. What a client owes beyond it is forgiven: a fault that is repaired must not be paid for all day.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -30,8 +32,8 @@ const BYTES_PER_UNIT: usize = 16 << 10;
 /// Frames of a connection: 50 a second, 200 at the same time.
 const FRAMES: Rate = Rate { per_unit: Duration::from_millis(20), burst: 200 };
 
-/// How often an identity may connect that may have `connections` at a time: 5 a second or a tenth of them, and in a burst all of them four
-/// times and 100 more.
+/// How often an identity may connect that may have `connections` at a time: 5 a second or a tenth of them, and in a
+/// burst all of them four times and 100 more.
 fn connecting(connections: u32) -> Rate {
     Rate::per_second(connections.div_ceil(10).max(5), connections.saturating_mul(4).saturating_add(100))
 }
@@ -41,8 +43,8 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(1 + bytes / BYTES_PER_UNIT).unwrap_or(u32::MAX)
 }
 
-/// The bucket of one connection's frames. Its content is kept for the next connection of the identity: when it is dropped, and now and then
-/// before.
+/// The bucket of one connection's frames. Its content is kept for the next connection of the identity: when it is
+/// dropped, and now and then before.
 #[derive(Debug)]
 pub struct ConnectionBucket {
     limiter: Arc<FloodLimiter>,
@@ -126,7 +128,8 @@ impl FloodLimiter {
     /// Charges an identity for connecting; it may have `connections` at a time.
     ///
     /// # Errors
-    /// How long to wait: it connects too often. The refused attempt is not charged, so it gets in as soon as the wait is over.
+    /// How long to wait: it connects too often. The refused attempt is not charged, so it gets in as soon as the wait
+    /// is over.
     pub fn connect(&self, key: IdentityKey, connections: u32) -> Result<(), Duration> {
         let now = Instant::now();
         let mut buckets = self.lock();

@@ -1,11 +1,12 @@
 //! The budget for unfinished messages of clients, of all sockets together.
 //!
-//! *Flow*: a small message needs no permit. A larger one gets a permit for its largest possible size before its payload is read; until then
-//! its socket is not read, and TCP makes the sender wait. One permit for the whole message: two messages can't each keep a part and wait for
-//! the other's. *Fairness*: a business has at most half of the budget; first come, first served. *At the limit*: while a message waits,
-//! messages that after [`GRACE`] are slower than [`FAIR`], or have not grown for that long, are dropped, the slowest first: 1013, and their
-//! clients send them again. A message that keeps up is never dropped; otherwise clients could interrupt each other forever, each shortly
-//! before its end. A message that waits longer than [`LONGEST_WAIT`] gets 1013 too.
+//! *Flow*: a small message needs no permit. A larger one gets a permit for its largest possible size before its payload
+//! is read; until then its socket is not read, and TCP makes the sender wait. One permit for the whole message: two
+//! messages can't each keep a part and wait for the other's. *Fairness*: a business has at most half of the budget;
+//! first come, first served. *At the limit*: while a message waits, messages that after [`GRACE`] are slower than
+//! [`FAIR`], or have not grown for that long, are dropped, the slowest first: 1013, and their clients send them again.
+//! A message that keeps up is never dropped; otherwise clients could interrupt each other forever, each shortly before
+//! its end. A message that waits longer than [`LONGEST_WAIT`] gets 1013 too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,7 +27,8 @@ use crate::push::mailbox::Mailbox;
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// The time that each message gets, whatever waits.
 const GRACE: Duration = Duration::from_secs(5);
-/// Bytes a second, counted from the end of [`GRACE`], at which a message is never dropped: a quarter of a line of 1 Mbit/s.
+/// Bytes a second, counted from the end of [`GRACE`], at which a message is never dropped: a quarter of a line of 1
+/// Mbit/s.
 const FAIR: u64 = 32 << 10;
 /// How long a message waits before slow ones are dropped, and again before the next one is.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -122,7 +124,8 @@ impl Inbound {
 }
 
 impl BusinessShare {
-    /// Waits for a permit for a message of `mailbox` of up to `bytes`. One that is larger than the whole budget gets all of it. Cancel safe.
+    /// Waits for a permit for a message of `mailbox` of up to `bytes`. One that is larger than the whole budget gets
+    /// all of it. Cancel safe.
     pub async fn admit(self: Arc<Self>, mailbox: Arc<Mailbox>, bytes: usize) -> InboundPermit {
         let units = bytes.div_ceil(UNIT).clamp(1, self.units) as u32;
         let of_business = acquire(&self.room, units, || self.make_room()).await;

@@ -165,7 +165,8 @@ pub fn receipt(ids: &[String]) -> Result<(), String> {
     }
 }
 
-/// The token decides who the sender is. A value that contradicts it is refused, not corrected, so that a mistake in the client shows.
+/// The token decides who the sender is. A value that contradicts it is refused, not corrected, so that a mistake in the
+/// client shows.
 fn identity(business: &Business, sender: Sender<'_>, envelope: &Envelope<'_>) -> Result<(), String> {
     for (field, claimed, actual) in [
         ("fromUniqueId", envelope.from_unique_id.as_deref(), sender.unique_id),

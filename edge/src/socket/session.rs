@@ -1,8 +1,8 @@
 //! The task of one connection: from the upgrade to the close frame.
 //!
-//! A state machine without I/O ([`machine`]) decides what a connection does. This task passes it the events from the socket, the broker, the
-//! checks and the clock, and performs its actions. The task owns the socket, the unconfirmed messages and the catch-up. It ends for one
-//! cause, which decides the close code, the log line and the counters.
+//! A state machine without I/O ([`machine`]) decides what a connection does. This task passes it the events from the
+//! socket, the broker, the checks and the clock, and performs its actions. The task owns the socket, the unconfirmed
+//! messages and the catch-up. It ends for one cause, which decides the close code, the log line and the counters.
 
 mod effects;
 mod end;

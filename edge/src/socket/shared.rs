@@ -1,4 +1,5 @@
-//! What the connections of a process share, beside what their hubs share ([`HubContext`](crate::push::context::HubContext)).
+//! What the connections of a process share, beside what their hubs share
+//! ([`HubContext`](crate::push::context::HubContext)).
 
 use std::sync::Arc;
 

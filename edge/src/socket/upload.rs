@@ -1,7 +1,8 @@
 //! An unfinished message: whether it may be read, and until when.
 //!
-//! Bytes that arrive are a sign of life, so a slow line is not a dead one. An unfinished message ends with 4008 if nothing of it arrived for
-//! the read timeout, or if it is slower than [`SLOWEST`] on average: it has a deadline that depends on its size.
+//! Bytes that arrive are a sign of life, so a slow line is not a dead one. An unfinished message ends with 4008 if
+//! nothing of it arrived for the read timeout, or if it is slower than [`SLOWEST`] on average: it has a deadline that
+//! depends on its size.
 
 use std::{
     task::{Context, Poll, ready},

@@ -34,8 +34,8 @@ impl Window {
     }
 }
 
-/// The outcome of a message that went to several queues, each by its own publish. If not every queue confirmed it, it must be sent again, and
-/// some queues may have it.
+/// The outcome of a message that went to several queues, each by its own publish. If not every queue confirmed it, it
+/// must be sent again, and some queues may have it.
 async fn all(confirms: Vec<Confirm>) -> Result<(), PublishError> {
     let several = confirms.len() > 1;
     let (mut error, mut arrived) = (None, false);

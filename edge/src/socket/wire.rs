@@ -1,8 +1,8 @@
 //! The WebSocket protocol on one upgraded connection (RFC 6455, without extensions), as a server speaks it.
 //!
-//! tungstenite defines the format (headers, op codes, close codes); the buffers are ours. *Reading*: an idle connection has no buffer, since
-//! bytes are read onto the stack and only unfinished ones are kept. *Writing*: a frame is written without copying its payload, which for a
-//! push is shared by all its receivers, however slowly a peer reads.
+//! tungstenite defines the format (headers, op codes, close codes); the buffers are ours. *Reading*: an idle connection
+//! has no buffer, since bytes are read onto the stack and only unfinished ones are kept. *Writing*: a frame is written
+//! without copying its payload, which for a push is shared by all its receivers, however slowly a peer reads.
 
 mod assembler;
 mod outgoing;
@@ -127,7 +127,8 @@ impl Wire {
     fn found(&mut self, found: Result<Option<Event>, ProtocolError>) -> Option<Read> {
         match found {
             Ok(Some(Event::Ping(payload))) => {
-                // Of several pings the newest is answered (RFC 6455, section 5.5.3): a peer that reads nothing accumulates none.
+                // Of several pings the newest is answered (RFC 6455, section 5.5.3): a peer that reads nothing
+                // accumulates none.
                 self.outgoing.set_pong(payload.clone());
                 Some(Read::Event(Event::Ping(payload)))
             }
@@ -157,8 +158,9 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Closes: a frame that has begun is written to its end, other frames are dropped. Then waits a little for the peer's answer: a socket that
-    /// is closed with unread input resets, and the peer would see 1006 instead of the code.
+    /// Closes: a frame that has begun is written to its end, other frames are dropped. Then waits a little for the
+    /// peer's answer: a socket that is closed with unread input resets, and the peer would see 1006 instead of the
+    /// code.
     pub async fn close(mut self, code: CloseCode) {
         let mut payload = BytesMut::from(&code.code().to_be_bytes()[..]);
         payload.extend_from_slice(code.reason().as_bytes());
@@ -173,7 +175,8 @@ impl Wire {
         .await;
     }
 
-    /// True: our close frame is written and the peer has answered, or can't because it broke a rule. False: the connection is lost.
+    /// True: our close frame is written and the peer has answered, or can't because it broke a rule. False: the
+    /// connection is lost.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let written = match self.poll_write(cx) {
             Poll::Ready(Ok(())) => true,

@@ -5,8 +5,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Bytes of one connection that the kernel accepted; an extension of each of its requests. A WebSocket does not report how much of a frame is
-/// written: this counter distinguishes a slow peer from one that does not read at all.
+/// Bytes of one connection that the kernel accepted; an extension of each of its requests. A WebSocket does not report
+/// how much of a frame is written: this counter distinguishes a slow peer from one that does not read at all.
 #[derive(Clone, Debug, Default)]
 pub struct WriteProgress(Arc<AtomicU64>);
 

@@ -1,8 +1,9 @@
 //! A directory with one JSON file per business.
 //!
-//! Files are polled every [`INTERVAL`] and compared by content, because a mounted ConfigMap changes by a symlink swap. Each file counts on its
-//! own: one that can't be read or used keeps its business's last accepted configuration and affects no other. A business is removed when its
-//! file is missing at two polls in a row, so that replacing a file by deleting and writing it disconnects no client.
+//! Files are polled every [`INTERVAL`] and compared by content, because a mounted ConfigMap changes by a symlink swap.
+//! Each file counts on its own: one that can't be read or used keeps its business's last accepted configuration and
+//! affects no other. A business is removed when its file is missing at two polls in a row, so that replacing a file by
+//! deleting and writing it disconnects no client.
 
 use std::{
     collections::BTreeMap,
@@ -44,8 +45,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// The business that stays as it is if `path` can't be read. A file that has declared none so far is assumed to declare the one in its
-    /// name.
+    /// The business that stays as it is if `path` can't be read. A file that has declared none so far is assumed to
+    /// declare the one in its name.
     fn keeps(&self, path: &Path) -> Option<String> {
         let named = || Some(path.file_stem()?.to_str()?.to_owned());
         if self.rival { None } else { self.business.clone().or_else(named) }
@@ -159,8 +160,8 @@ impl Directory {
         self.pending = None;
     }
 
-    /// Selects one configuration for each business. If two files declare one, the file with its name is used, else the one that was used before,
-    /// else the first; the other one is refused.
+    /// Selects one configuration for each business. If two files declare one, the file with its name is used, else the
+    /// one that was used before, else the first; the other one is refused.
     fn decide(
         &self,
         mut files: Vec<(PathBuf, BusinessConfig)>,

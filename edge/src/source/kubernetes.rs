@@ -1,11 +1,12 @@
 //! One ConfigMap per business in one namespace, selected by a label and followed by a watch.
 //!
-//! *Flow*: a complete list, then every change as it arrives; changes that arrive together are applied together, in one step of the catalog. A
-//! broken watch is resumed with backoff and jitter, with another list if the API server no longer has its position. *Guarantees*: a ConfigMap
-//! that can't be read keeps its business's last accepted configuration and affects no other. While the API server is unreachable everything
-//! loaded stays. The label `wirepost.dev/removed=true` removes a business immediately; a business whose ConfigMap is merely missing is kept
-//! for a while, and the API server is asked again before it is removed.
-//! *Rights*: get, list and watch on ConfigMaps of that namespace (`charts/wirepost/files/edge-rules.yaml`).
+//! *Flow*: a complete list, then every change as it arrives; changes that arrive together are applied together, in one
+//! step of the catalog. A broken watch is resumed with backoff and jitter, with another list if the API server no
+//! longer has its position. *Guarantees*: a ConfigMap that can't be read keeps its business's last accepted
+//! configuration and affects no other. While the API server is unreachable everything loaded stays. The label
+//! `wirepost.dev/removed=true` removes a business immediately; a business whose ConfigMap is merely missing is kept for
+//! a while, and the API server is asked again before it is removed. *Rights*: get, list and watch on ConfigMaps of that
+//! namespace (`charts/wirepost/files/edge-rules.yaml`).
 
 use std::{collections::VecDeque, future::pending, pin::pin, sync::Arc};
 
@@ -35,8 +36,8 @@ mod watch_state;
 use index::{Actions, ConfigMapIndex, Ignored, Lookup};
 use watch_state::WatchState;
 
-/// Seconds after which the API server ends a watch and it is resumed. A silently dead connection is noticed only then; kube's default is
-/// 290.
+/// Seconds after which the API server ends a watch and it is resumed. A silently dead connection is noticed only then;
+/// kube's default is 290.
 const WATCH_SECONDS: u32 = 60;
 /// Longest pause of the API server within an answer, also for lists; above [`WATCH_SECONDS`].
 const READ_TIMEOUT: Duration = Duration::from_secs(75);
@@ -88,7 +89,8 @@ pub struct ConfigMaps {
 type Answer = (String, Result<Option<ConfigMap>, String>);
 
 impl ConfigMaps {
-    /// Nothing is read yet. `pending` is dropped after the first complete list. `grace`: how long a business is kept whose ConfigMap is missing.
+    /// Nothing is read yet. `pending` is dropped after the first complete list. `grace`: how long a business is kept
+    /// whose ConfigMap is missing.
     pub fn new(
         api: Api<ConfigMap>,
         grace: Duration,

@@ -1,5 +1,5 @@
-//! The opening handshake of a WebSocket (RFC 6455, section 4.2). Header fields are read by RFC 9110: a list may be in one line or in several,
-//! in any order and in any case.
+//! The opening handshake of a WebSocket (RFC 6455, section 4.2). Header fields are read by RFC 9110: a list may be in
+//! one line or in several, in any order and in any case.
 
 use std::future::Future;
 

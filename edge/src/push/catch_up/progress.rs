@@ -10,8 +10,8 @@ use crate::{
 
 /// Delay between attempts to read while the broker is unreachable.
 const RETRY: Duration = Duration::from_millis(500);
-/// A replica may lag behind the edge that the client comes from: only after these attempts does a position beyond the end belong to another
-/// stream.
+/// A replica may lag behind the edge that the client comes from: only after these attempts does a position beyond the
+/// end belong to another stream.
 const BEYOND_END_ATTEMPTS: u32 = 4;
 /// Delay between them.
 const BEYOND_END_WAIT: Duration = Duration::from_millis(150);
@@ -124,7 +124,8 @@ impl Progress {
             }
             Input::Read(Ok(StreamRead::Continues { reached: None, .. })) => {
                 *beyond_end = 0;
-                // A replica that is behind the log may have answered: the log has what is missing, and may not change for a long time.
+                // A replica that is behind the log may have answered: the log has what is missing, and may not change
+                // for a long time.
                 if *ahead_of_log { Action::AwaitLog } else { Action::Wait(RETRY) }
             }
             Input::Read(Ok(StreamRead::BeyondEnd)) if *beyond_end < BEYOND_END_ATTEMPTS => {

@@ -1,8 +1,9 @@
 //! The queue to one socket: bounded in messages and bytes.
 //!
-//! Written by the business's reader and the connection's own task, read by the connection's task. At the bound the connection ends with 4008
-//! and the queue is dropped: the client resumes by its cursor, so nothing is lost and memory stays bounded. One item always fits an empty
-//! queue, so that a push larger than the bound can't cause an endless loop of reconnects.
+//! Written by the business's reader and the connection's own task, read by the connection's task. At the bound the
+//! connection ends with 4008 and the queue is dropped: the client resumes by its cursor, so nothing is lost and memory
+//! stays bounded. One item always fits an empty queue, so that a push larger than the bound can't cause an endless loop
+//! of reconnects.
 
 use std::{
     collections::VecDeque,
@@ -153,8 +154,8 @@ impl Outbound {
         true
     }
 
-    /// Closes the connection. The first cause counts. Queued frames are still written if the client could not get them again
-    /// ([`CloseCode::flushes`]); otherwise they are dropped.
+    /// Closes the connection. The first cause counts. Queued frames are still written if the client could not get them
+    /// again ([`CloseCode::flushes`]); otherwise they are dropped.
     pub fn close(&self, code: CloseCode) {
         let mut inner = self.lock();
         if inner.closing.is_none() {
@@ -231,8 +232,8 @@ impl Outbound {
         self.bounds
     }
 
-    /// Waits until at most half of the bounds is used and `bytes` more fit, or nothing is queued, or the queue is closing. A catch-up waits here
-    /// before it queues, so it never makes the queue overflow. One waiter only.
+    /// Waits until at most half of the bounds is used and `bytes` more fit, or nothing is queued, or the queue is
+    /// closing. A catch-up waits here before it queues, so it never makes the queue overflow. One waiter only.
     pub async fn room_for(&self, bytes: usize) {
         std::future::poll_fn(|cx| {
             let mut inner = self.lock();

@@ -106,8 +106,8 @@ fn place(frame: &Value) -> Position {
     Position { offset: cursor.offset, fingerprint: cursor.fingerprint }
 }
 
-/// An edge whose log has room for the newest position only, and a position followed by the pushes 0 to 2. One client stays connected, so
-/// that the edge continues to read.
+/// An edge whose log has room for the newest position only, and a position followed by the pushes 0 to 2. One client
+/// stays connected, so that the edge continues to read.
 async fn behind(broker: &Odd) -> (Edge, Position, JoinHandle<()>) {
     let edge = Edge::start(broker, 0);
     let (mailbox, task) = open(&edge, 1, StartAt::Now, BOUNDS);

@@ -1,11 +1,11 @@
 //! The state machine of one connection, without I/O: from what came in to what is to be done.
 //!
-//! *Flow*: [`Machine::handle`] takes an [`Input`] (from the socket, the broker, a check, the clock) with the time, and returns [`Action`]s, to
-//! be performed in order. It reads no clock, and neither waits nor writes, so a test can drive it through any sequence.
-//! *Guarantees*: each message that is read gets one answer, unless the connection ends before; the first cause of an end counts; after
-//! [`Action::Close`] nothing is queued for the client, after [`Action::End`] nothing happens at all.
-//! *Bound*: nothing grows. Unconfirmed messages are counted here and kept by the task that performs the actions; at the window's limit
-//! [`Machine::may_read`] is false.
+//! *Flow*: [`Machine::handle`] takes an [`Input`] (from the socket, the broker, a check, the clock) with the time, and
+//! returns [`Action`]s, to be performed in order. It reads no clock, and neither waits nor writes, so a test can drive
+//! it through any sequence. *Guarantees*: each message that is read gets one answer, unless the connection ends before;
+//! the first cause of an end counts; after [`Action::Close`] nothing is queued for the client, after [`Action::End`]
+//! nothing happens at all. *Bound*: nothing grows. Unconfirmed messages are counted here and kept by the task that
+//! performs the actions; at the window's limit [`Machine::may_read`] is false.
 
 mod incoming;
 mod reply;
@@ -274,7 +274,8 @@ impl Machine {
         self.charge(0, now, perform);
     }
 
-    /// Charges something that brings the business nothing, of so many bytes; beyond the burst the socket is not read for a while.
+    /// Charges something that brings the business nothing, of so many bytes; beyond the burst the socket is not read
+    /// for a while.
     fn charge(&mut self, bytes: usize, now: Now, perform: &mut Perform<'_>) {
         if let Some(until) = self.flood.charge(bytes, now.instant) {
             if self.paused_until.is_none() {

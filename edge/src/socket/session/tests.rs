@@ -1,5 +1,5 @@
-//! Whole sessions without a socket: the test plays the peer, the broker runs inside the process, and time passes only when nothing can run.
-//! So a failure is reproducible.
+//! Whole sessions without a socket: the test plays the peer, the broker runs inside the process, and time passes only
+//! when nothing can run. So a failure is reproducible.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -295,8 +295,9 @@ async fn an_unresponsive_client_is_disconnected_after_two_heartbeats() {
     assert_eq!(edge.hub.context.metrics.connections.get(), 0);
 }
 
-/// The memory of every connection, idle or not: one kilobyte more is 20 MB in an edge with 20,000 of them. The future contains machine and
-/// socket; the mailbox is separate. If a number must grow, change it here and say in the commit why.
+/// The memory of every connection, idle or not: one kilobyte more is 20 MB in an edge with 20,000 of them. The future
+/// contains machine and socket; the mailbox is separate. If a number must grow, change it here and say in the commit
+/// why.
 #[test]
 fn an_idle_connection_is_small() {
     fn future<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {

@@ -1,4 +1,5 @@
-//! From bytes to messages: parses frames, joins fragments, enforces the rules of RFC 6455. Knows nothing about sockets and time.
+//! From bytes to messages: parses frames, joins fragments, enforces the rules of RFC 6455. Knows nothing about sockets
+//! and time.
 //!
 //! Memory grows with what has arrived, not with what a header announces.
 
@@ -252,8 +253,8 @@ impl Assembler {
         Ok(())
     }
 
-    /// The size for which the message needs a permit now. One permit for all of it: two messages with a part each would wait for each other
-    /// forever.
+    /// The size for which the message needs a permit now. One permit for all of it: two messages with a part each would
+    /// wait for each other forever.
     fn wants(&mut self, frame: Frame) -> Option<usize> {
         let message = self.message.as_mut().filter(|_| matches!(frame.code, OpCode::Data(_)))?;
         let alone = frame.last && frame.code != OpCode::Data(Data::Continue);

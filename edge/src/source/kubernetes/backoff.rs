@@ -5,10 +5,12 @@ use std::time::Duration;
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 
 const MIN_DELAY: Duration = Duration::from_millis(500);
-/// After an outage of the API server two attempts fail: one that finds it unreachable, and one whose position it no longer has.
+/// After an outage of the API server two attempts fail: one that finds it unreachable, and one whose position it no
+/// longer has.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// Time without a failure after which delays are short again. The watch's own resets are ignored: it makes one before each attempt.
+/// Time without a failure after which delays are short again. The watch's own resets are ignored: it makes one before
+/// each attempt.
 const RESET_AFTER: Duration = Duration::from_secs(30);
 
 /// For a watch.
@@ -16,7 +18,8 @@ pub(super) fn after_failures() -> ResetTimerBackoff<Delays> {
     ResetTimerBackoff::new(Delays::default(), RESET_AFTER)
 }
 
-/// Longer each time, but never so long that a recovered server goes unnoticed; with jitter, since all edges lose it at the same time.
+/// Longer each time, but never so long that a recovered server goes unnoticed; with jitter, since all edges lose it at
+/// the same time.
 #[derive(Debug)]
 pub(super) struct Delays(Duration);
 

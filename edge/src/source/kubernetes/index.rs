@@ -1,5 +1,5 @@
-//! The ConfigMaps of the namespace, and what they mean for the businesses. No I/O: the caller reports what it sees and performs the
-//! [`Actions`].
+//! The ConfigMaps of the namespace, and what they mean for the businesses. No I/O: the caller reports what it sees and
+//! performs the [`Actions`].
 //!
 //! | what is kept | what it guards against |
 //! |---|---|
@@ -195,7 +195,8 @@ impl ConfigMapIndex {
         }
     }
 
-    /// A ConfigMap that could never be read can be read now, or was deleted: the business in its name is no longer expected.
+    /// A ConfigMap that could never be read can be read now, or was deleted: the business in its name is no longer
+    /// expected.
     fn not_awaited(&self, name: &str, out: &mut Actions) {
         if let Some(Seen { business: None, .. }) = self.config_maps.get(name)
             && let Some(business) = config_map::business(name)
@@ -210,7 +211,8 @@ impl ConfigMapIndex {
         self.businesses.values().filter_map(Entry::kept_until).min()
     }
 
-    /// Before a business is removed because its ConfigMap is missing, the API server is asked once more: while it is unreachable, nothing is known.
+    /// Before a business is removed because its ConfigMap is missing, the API server is asked once more: while it is
+    /// unreachable, nothing is known.
     pub(super) fn due(&mut self, now: Instant, out: &mut Actions) {
         for (business, entry) in &mut self.businesses {
             if entry.kept_until().is_some_and(|until| until <= now) {

@@ -1,12 +1,12 @@
 //! Whether changes of the namespace arrive.
 //!
-//! A watch that resumes where it broke reports nothing until something changes, perhaps for days. So it counts as recovered after a time
-//! without another failure.
+//! A watch that resumes where it broke reports nothing until something changes, perhaps for days. So it counts as
+//! recovered after a time without another failure.
 
 use tokio::time::{Duration, Instant};
 
-/// Time without another failure after which the watch counts as recovered. Longer than a failing attempt can take: the delay before it (5 s),
-/// connecting (30 s), and waiting for the answer (75 s, `READ_TIMEOUT`).
+/// Time without another failure after which the watch counts as recovered. Longer than a failing attempt can take: the
+/// delay before it (5 s), connecting (30 s), and waiting for the answer (75 s, `READ_TIMEOUT`).
 const RECOVERED_AFTER: Duration = Duration::from_mins(2);
 
 /// See the module. Starts without a list: nothing is known.

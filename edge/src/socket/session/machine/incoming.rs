@@ -161,7 +161,8 @@ impl Machine {
         self.reply(Reply::Error { about: about.to_owned(), reason }, perform);
     }
 
-    /// Prolongs the session with a ticket of the same identity. Tags of the new ticket replace the old ones immediately.
+    /// Prolongs the session with a ticket of the same identity. Tags of the new ticket replace the old ones
+    /// immediately.
     fn refresh(&mut self, token: &str, now: Now, perform: &mut Perform<'_>) -> Result<(), String> {
         let new = ticket::open(&self.keys, token, now.ms).map_err(|error| error.to_string())?;
         if new.purpose != Purpose::Connect {
