@@ -17,7 +17,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
 .PHONY: test
-test: setup check unit doc conformance integration cluster-test-if-possible ## everything that CI runs (cold: about 40 minutes on two cores, then 15)
+test: setup check unit doc conformance integration-and-cluster ## everything that CI runs (cold: about 40 minutes on two cores, then 15)
 
 .PHONY: setup
 setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2
@@ -42,24 +42,27 @@ unit: ## tests that need nothing but themselves
 doc: ## examples in the documentation
 	$(CARGO) test $(LOCKED) --doc
 
+# In one call of cargo: features of dev-dependencies then hold for the programs too, and nothing is compiled twice.
+.PHONY: programs
+programs:
+	$(CARGO) build $(LOCKED) --bin wirepost --bin wirepost-edge --bin wirepost-operator --bin run-tests --test '*'
+
 .PHONY: integration
-integration: ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards
-	$(CARGO) build $(LOCKED) --bins # cargo test makes those of packages with such tests alone
-	$(CARGO) test $(LOCKED) --test '*' --no-run
-	scripts/with-kubernetes scripts/with-broker $(CARGO) test $(LOCKED) --test '*' --no-fail-fast
+integration: programs ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards (WHAT="edge drain": those with these words in their names)
+	scripts/with-kubernetes scripts/with-broker $(CARGO_TARGET_DIR)/debug/run-tests $(WHAT)
 
 .PHONY: cluster-test
-cluster-test: ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)
-	$(CARGO) build $(LOCKED) --bins
-	$(CARGO) test $(LOCKED) --test cluster --no-run
-	ulimit -n $$(ulimit -Hn); scripts/with-cluster $(CARGO) test $(LOCKED) --test cluster --no-fail-fast -- --ignored --test-threads 1
+cluster-test: programs ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)
+	ulimit -n $$(ulimit -Hn); scripts/with-cluster $(CARGO_TARGET_DIR)/debug/run-tests --test cluster --ignored $(WHAT)
 
-# WIREPOST_TEST_CLUSTER=required: a machine that can't hold a cluster fails.
-.PHONY: cluster-test-if-possible
-cluster-test-if-possible:
-	@if why=$$(tests/cluster/cluster check); then $(MAKE) --no-print-directory cluster-test; \
+# Both at the same time: they mostly wait. WIREPOST_TEST_CLUSTER=required: a machine that can't hold a cluster fails.
+.PHONY: integration-and-cluster
+integration-and-cluster: programs
+	@if why=$$(tests/cluster/cluster check); then \
+	  ulimit -n $$(ulimit -Hn); scripts/with-kubernetes scripts/with-broker scripts/with-cluster $(CARGO_TARGET_DIR)/debug/run-tests --ignored; \
 	elif [[ "$${WIREPOST_TEST_CLUSTER:-}" == required ]]; then echo "make cluster-test is required (WIREPOST_TEST_CLUSTER), and $$why" >&2; exit 1; \
-	else printf '\nLEFT OUT: the tests of the chart on a whole Kubernetes (make cluster-test): %s\n' "$$why" >&2; fi
+	else $(MAKE) --no-print-directory integration; \
+	  printf '\nLEFT OUT: the tests of the chart on a whole Kubernetes (make cluster-test): %s\n' "$$why" >&2; fi
 
 .PHONY: conformance
 conformance: ## the Autobahn cases against the edge's socket code
@@ -73,8 +76,8 @@ crds: ## writes crds/ and the chart's copy anew from the Rust type (a test fails
 
 .PHONY: chart
 chart: ## the Helm chart's tests alone (helm is built when cold: three minutes)
-	$(CARGO) test $(LOCKED) --test chart --no-run
-	scripts/with-kubernetes $(CARGO) test $(LOCKED) --test chart --no-fail-fast
+	$(CARGO) build $(LOCKED) --bin run-tests --test chart
+	scripts/with-kubernetes $(CARGO_TARGET_DIR)/debug/run-tests --test chart $(WHAT)
 
 .PHONY: chart-docs
 chart-docs: ## writes charts/wirepost/README.md anew from values.yaml (a test fails while they differ)

@@ -25,6 +25,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use tokio::time::Instant;
 
+use crate::permits::{Kind, Permit};
+
 /// How long the helpers here wait for something that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -113,11 +115,13 @@ impl TestBroker {
 pub struct PrivateBroker {
     broker: TestBroker,
     name: String,
+    _permit: Permit,
 }
 
 impl PrivateBroker {
-    /// Starts one; takes about four seconds. `options` as `tests/services/rabbitmq start` takes them, e.g. `--suite`, `trixie`.
+    /// Starts one, once it has a permit; takes about four seconds. `options` as `tests/services/rabbitmq start` takes them, e.g. `--suite`, `trixie`.
     pub async fn start(name: &str, options: &[&str]) -> Result<Self> {
+        let permit = Permit::take(Kind::Broker).await?;
         let name = format!("{name}-{}", std::process::id());
         let exports = services(&[&["start", &name, "--own"], options].concat()).await?;
         let variables: HashMap<_, _> = exports
@@ -126,7 +130,7 @@ impl PrivateBroker {
             .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
             .collect();
         let broker = TestBroker::from_variables(|name| variables.get(name).cloned())?;
-        Ok(Self { broker, name })
+        Ok(Self { broker, name, _permit: permit })
     }
 
     /// Ends it as a power cut would.

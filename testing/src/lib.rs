@@ -9,6 +9,7 @@
 //! - [`operator`]: the real binary as a process, and the world of one test around it.
 //! - [`mirror`]: an edge's admin port without an edge.
 //! - [`process`]: what both have in common.
+//! - [`permits`]: what a machine has too little of for many tests at the same time.
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
 //! - [`hand`]: what a person does on the broker, past the operator.
@@ -29,6 +30,7 @@ pub mod kubectl;
 pub mod mirror;
 pub mod node;
 pub mod operator;
+pub mod permits;
 pub mod process;
 pub mod proxy;
 pub mod raw;

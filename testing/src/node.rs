@@ -2,7 +2,8 @@
 //! as a platform team would.
 //!
 //! `scripts/with-cluster` sets the variables (`make cluster-test` does it); by hand: `eval "$(tests/cluster/cluster start main)"`.
-//! Tests that use it are `#[ignore]`d, since not every machine can hold a cluster, and run one after another: they share the release.
+//! Tests that use it are `#[ignore]`d, since not every machine can hold a cluster. They run one after another, as they share the
+//! release: each holds the one permit for the cluster.
 
 mod business;
 pub mod crowd;
@@ -25,6 +26,7 @@ pub use edges::{EDGE, EDGES, EdgeWatch, Fate, is_ready};
 use crate::broker::PATIENCE;
 use crate::cluster::Cluster;
 use crate::operator::condition_of;
+use crate::permits::{Kind, Permit};
 
 /// Where operator, edges and broker are.
 pub const SYSTEM: &str = "wirepost";
@@ -42,14 +44,17 @@ pub struct Node {
     /// More values for the chart, such as images that this cluster can pull.
     values: Option<PathBuf>,
     http: reqwest::Client,
+    _permit: Permit,
 }
 
 impl Node {
+    /// Connects, once no other test uses the cluster.
     pub async fn connect() -> Result<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let kubeconfig = variable("WIREPOST_TEST_CLUSTER_KUBECONFIG").context(
             "no cluster with nodes to test with: run `make cluster-test`, or the test under scripts/with-cluster",
         )?;
+        let permit = Permit::take(Kind::Cluster).await?;
         let cluster = Cluster::at(&kubeconfig).await?;
         let nodes: Api<ApiNode> = Api::all(cluster.client.clone());
         let address = nodes.list(&ListParams::default()).await?.items.into_iter().find_map(|node| {
@@ -63,6 +68,7 @@ impl Node {
             values: variable("WIREPOST_TEST_CLUSTER_VALUES"),
             // The Service chooses an edge for each call; on a connection that is kept, a call can also meet its edge's end.
             http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).pool_max_idle_per_host(0).build()?,
+            _permit: permit,
         })
     }
 

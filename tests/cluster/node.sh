@@ -153,7 +153,8 @@ launch_controllers() {
   local pki=$dir/pki
   pid_of controllers >/dev/null || spawn controllers "$bin/kube-controller-manager" --kubeconfig "$pki/controllers.conf" \
     --leader-elect=false --use-service-account-credentials --service-account-private-key-file "$pki/sa.key" \
-    --root-ca-file "$pki/ca.crt" --cluster-cidr "$pods" --flex-volume-plugin-dir "$dir/plugins" --bind-address 127.0.0.1 --profiling=false
+    --root-ca-file "$pki/ca.crt" --cluster-cidr "$pods" --flex-volume-plugin-dir "$dir/plugins" --bind-address 127.0.0.1 --profiling=false \
+    --horizontal-pod-autoscaler-sync-period 5s # in place of 15 s
   pid_of scheduler >/dev/null || spawn scheduler "$bin/kube-scheduler" --kubeconfig "$pki/scheduler.conf" --leader-elect=false \
     --bind-address 127.0.0.1 --profiling=false
 }

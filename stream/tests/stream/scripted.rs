@@ -211,7 +211,7 @@ async fn closing_does_not_wait_for_a_frozen_broker() -> Result<()> {
     attached(&mut subscription).await;
     let begin = Instant::now();
     client.close().await;
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     assert!(subscription.recv().await.is_none());
     // It said goodbye all the same.
     timeout(PATIENCE, peer.expect(0x16)).await??;

@@ -7,17 +7,20 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::{Cluster, unique};
+use crate::permits::{Kind, Permit};
 
 /// Removed, with its data, when dropped.
 pub struct PrivateCluster {
     cluster: Cluster,
     name: String,
+    _permit: Permit,
 }
 
 impl PrivateCluster {
-    /// Starts one with the CRD installed; takes about three seconds. `options` as `tests/services/kubernetes start` takes them:
+    /// Starts one with the CRD installed, once it has a permit; takes about three seconds. `options` as `tests/services/kubernetes start` takes them:
     /// `--controllers`, so that deleted namespaces go away and what has lost its owner is collected.
     pub async fn start(name: &str, options: &[&str]) -> Result<Self> {
+        let permit = Permit::take(Kind::ApiServer).await?;
         let name = unique(name);
         let exports = services(&["start", &name, "--own"]).await?;
         let variables: HashMap<_, _> = exports
@@ -26,7 +29,7 @@ impl PrivateCluster {
             .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
             .collect();
         let cluster = Cluster::from_variables(|name| variables.get(name).cloned()).await?;
-        let private = Self { cluster, name };
+        let private = Self { cluster, name, _permit: permit };
         private.install_crd().await?;
         if !options.is_empty() {
             // After the CRD: the garbage collector asks only every 30 s which kinds there are.

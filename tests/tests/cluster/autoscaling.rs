@@ -10,7 +10,7 @@ use wirepost_testing::node::{EDGE, Node, SYSTEM, is_ready};
 
 const METRICS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/metrics-server.yaml");
 const CLIENTS: usize = 300;
-/// metrics-server looks every 10 s, the autoscaler every 15 s, and it needs two looks of the first.
+/// metrics-server polls every 10 s, the autoscaler every 5 s (tests/cluster/node.sh), and it needs two polls of the first.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// As in [`VALUES`].
 const CPU_PERCENT: u32 = 60;

@@ -15,7 +15,7 @@ use wirepost_testing::traffic::Outcome;
 const RECOVERY: Duration = Duration::from_mins(2);
 const WATCH_ERRORS: &str = "wirepost_edge_config_watch_errors_total";
 /// The API server is frozen so long at least, and then dead so long.
-const AWAY: Duration = Duration::from_secs(30);
+const AWAY: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster with nodes: make cluster-test"]

@@ -1,0 +1,59 @@
+//! Runs the tests of all test programs at the same time, each in a process of its own, and reports how long they took.
+//!
+//! Most of these tests wait: for a broker, for a timeout, for Kubernetes. `cargo test` runs one program after another, and each of
+//! them waits for its last test; it does not say how long a test took either. Here one pool of slots serves all programs, the test
+//! that took longest the last time starts first, and a test that waits for a permit ([`wirepost_testing::permits`]) gives its slot
+//! away until it has it. A whole run took 27 minutes with `cargo test` on two cores.
+
+mod load;
+mod programs;
+mod record;
+mod schedule;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Slots for each core: these tests use little of a processor.
+const SLOTS_PER_CORE: usize = 8;
+/// What the report lists.
+const LONGEST: usize = 10;
+
+/// Runs integration tests, many at the same time. The servers that they need must run: see tests/README.md.
+#[derive(Parser)]
+struct Args {
+    /// Run only these test programs, such as `edge`; all by default. May be repeated.
+    #[arg(long = "test", default_value = "*")]
+    programs: Vec<String>,
+    /// Run the tests too that are `#[ignore]`d: those that need a cluster with nodes.
+    #[arg(long)]
+    ignored: bool,
+    /// Tests that run at the same time, not counting those that wait for a permit.
+    #[arg(long)]
+    slots: Option<usize>,
+    /// Run only tests whose name contains all of these texts. A name is `program module::test`.
+    filters: Vec<String>,
+}
+
+fn main() -> Result<ExitCode> {
+    let Args { programs, ignored, slots, filters } = Args::parse();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let slots = slots.unwrap_or(cores * SLOTS_PER_CORE).max(1);
+    let programs = programs::find(&programs)?;
+    let mut record = record::Record::beside(&programs)?;
+    let mut tests = Vec::new();
+    for program in &programs {
+        tests.extend(program.tests(ignored)?);
+    }
+    tests.retain(|test| filters.iter().all(|filter| test.to_string().contains(filter)));
+    // Tests that were never timed first: one of them may take long.
+    tests.sort_by_key(|test| std::cmp::Reverse(record.last(test)));
+    anyhow::ensure!(!tests.is_empty(), "no test has {filters:?} in its name");
+    println!("{} tests of {} programs, {slots} at the same time", tests.len(), programs.len());
+    let report = schedule::run(tests, slots, &mut record)?;
+    record.save()?;
+    report.print(LONGEST);
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
