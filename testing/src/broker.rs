@@ -1,7 +1,6 @@
 //! RabbitMQ for tests: the shared broker that `WIREPOST_TEST_*` names, a vhost for each test, and private brokers that may be killed.
 //!
-//! `make integration` sets the variables; by hand: `eval "$(tests/services/rabbitmq start main)"`. A test without a broker fails: it
-//! does not pass in silence.
+//! `make integration` sets the variables; by hand: `eval "$(tests/services/rabbitmq start main)"`. A test without a broker fails.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::permits::{Kind, Permit};
 
-/// How long the helpers here wait for something that should happen at once.
+/// How long the helpers here wait for something that should happen immediately.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running RabbitMQ 4. Its user is `guest`, its addresses are URIs with user and password and without a vhost.
@@ -298,7 +297,7 @@ pub async fn publish_for(channel: &Channel, exchange: &str, routing_key: &str, q
     publish_with(channel, exchange, routing_key, body, properties).await
 }
 
-/// What a queue is bound to `receive` with. Not by `wirepost_core`, which not everybody has who uses this file.
+/// The key that binds a queue to `receive`.
 pub fn key_of(queue: &str) -> String {
     format!("queue {queue}")
 }

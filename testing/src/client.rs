@@ -74,7 +74,7 @@ impl<'e> ClientBuilder<'e> {
         self
     }
 
-    /// With a token or resume token that it holds already, in the place of a token call.
+    /// With a token or resume token that it already has, instead of a token call.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
@@ -127,7 +127,7 @@ impl<'e> ClientBuilder<'e> {
         Ok(client)
     }
 
-    /// The same without waiting for `welcome`: for those who will be refused. An HTTP refusal is a [`Refused`] in the error.
+    /// The same without waiting for `welcome`: for clients that will be refused. An HTTP refusal is a [`Refused`] in the error.
     pub async fn upgrade(self) -> Result<Client> {
         let Self { edge, business, unique_id, client_type, tags, token, options } = self;
         let tags: Vec<_> = tags.iter().map(String::as_str).collect();
@@ -256,8 +256,8 @@ impl Client {
         open(edges, &format!("/socket/{token}"), Options { cursor, ..Options::default() }).await
     }
 
-    /// Whatever comes next, for those who must react to all of it. A connection that is silent for `limit`, without a ping either, is at
-    /// its end. Cancel safe.
+    /// Whatever comes next, for a caller that must react to all of it. A connection without a frame or ping for `limit` counts as lost.
+    /// Cancel safe.
     pub async fn event(&mut self, limit: Duration) -> Result<Event> {
         loop {
             if let Some(control) = self.controls.pop_front() {
@@ -290,7 +290,7 @@ impl Client {
         Ok(())
     }
 
-    /// Waits until it knows where it stands.
+    /// Waits until it knows its position.
     async fn settle(&mut self) -> Result<()> {
         if self.welcome["resumed"].is_null() {
             self.position().await.context("the edge did not tell where this client stands")?;
@@ -309,7 +309,7 @@ impl Client {
         self.cursor.clone().expect("this client was told no cursor")
     }
 
-    /// The newest cursor that it was told and has read up to, where it was told one.
+    /// The newest cursor up to which it has read, if it received one.
     pub fn newest(&self) -> Option<String> {
         self.cursor.clone()
     }

@@ -59,7 +59,7 @@ impl EdgeBuilder {
         self
     }
 
-    /// Lets it take its configurations from the ConfigMaps of a namespace, as the account of this kubeconfig, in the place of the setup's files.
+    /// Lets it take its configurations from the ConfigMaps of a namespace, as the account of this kubeconfig, instead of the setup's files.
     #[must_use]
     pub fn config_namespace(mut self, namespace: &str, kubeconfig: &Path) -> Self {
         self.flags.remove("config-dir");

@@ -1,4 +1,4 @@
-//! What a person does on the broker by hand, past the operator, and what the broker has then.
+//! Manual changes on the broker, behind the operator's back, and what the broker contains then.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -159,7 +159,7 @@ pub async fn read_numbers(vhost: &Vhost, queue: &str, count: usize) -> Result<Ve
     read_numbers_over(&vhost.connect().await?, queue, count).await
 }
 
-/// The same over a connection of whoever it is.
+/// The same over any connection.
 pub async fn read_numbers_over(connection: &Connection, queue: &str, count: usize) -> Result<Vec<u64>> {
     let channel = connection.create_channel().await?;
     channel.basic_qos(100, BasicQosOptions::default()).await?;

@@ -1,24 +1,24 @@
-//! Helpers of the black-box tests.
+//! Helpers of the tests that need real programs and servers.
 //!
 //! - [`broker`]: RabbitMQ, a vhost for each test, private brokers that may be killed.
 //! - [`cluster`]: a Kubernetes API server, a namespace for each test, private ones that may be killed.
 //! - [`setup`]: what the edges of one test share: declarations, topology, keys.
 //! - [`edge`]: the real binary as a process.
-//! - [`kubectl`]: the real one.
+//! - [`kubectl`]: the real kubectl.
 //! - [`node`]: a whole Kubernetes where pods run, with the chart on it.
 //! - [`operator`]: the real binary as a process, and the world of one test around it.
 //! - [`mirror`]: an edge's admin port without an edge.
-//! - [`process`]: what both have in common.
-//! - [`permits`]: what a machine has too little of for many tests at the same time.
+//! - [`process`]: what edge and operator have in common.
+//! - [`permits`]: what many tests at the same time must share.
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
-//! - [`hand`]: what a person does on the broker, past the operator.
-//! - [`witness`]: every state that a business's conditions pass through.
-//! - [`proxy`]: the trouble that networks make.
+//! - [`hand`]: manual changes on the broker, behind the operator's back.
+//! - [`witness`]: every state that the conditions of a business pass through.
+//! - [`proxy`]: network failures.
 //! - [`raw`]: bytes that no library sends.
-//! - [`strange`]: messages that general clients can't read.
-//! - [`tls`]: clients who speak TLS, and an authority for them.
-//! - [`traffic`]: senders and pushers that go on through trouble.
+//! - [`strange`]: messages that general clients can't decode.
+//! - [`tls`]: clients that use TLS, and a CA for them.
+//! - [`traffic`]: senders and pushers that continue through failures.
 //! - [`usage`]: memory and CPU of a process, for benchmarks.
 
 pub mod broker;

@@ -1,5 +1,5 @@
-//! An edge's admin port without an edge behind it: says that it runs whatever configuration stands in the namespace, as soon as it is
-//! there. For tests of the operator alone, which must not depend on how fast an edge is.
+//! An edge's admin port without an edge behind it: reports every configuration in the namespace as running, as soon as it exists.
+//! For tests of the operator alone, which must not depend on how fast an edge is.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl Mirror {
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let config_maps = config_maps.clone();
-                // Ends with the question, or when the asker has gone.
+                // Ends after the answer, or when the peer has closed.
                 tokio::spawn(async move { answer(socket, config_maps).await });
             }
         });

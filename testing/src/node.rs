@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// Makes the system namespace hold RabbitMQ and the chart, with these `--set` values over `tests/cluster/values.yaml`, and waits until
-    /// all of it is ready. What is there already is upgraded; edges that go with that are gone.
+    /// all of it is ready. What exists is upgraded; edges that are replaced by that have ended.
     pub async fn install(&self, set: &[&str]) -> Result<()> {
         let files = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cluster");
         self.namespace(SYSTEM).await?;
@@ -160,7 +160,7 @@ impl Node {
         self.explained(namespace, done).await.map(drop)
     }
 
-    /// Adds to an error what one would look at.
+    /// Adds pods and events to an error.
     async fn explained<T>(&self, namespace: &str, result: Result<T>) -> Result<T> {
         let Err(error) = result else { return result };
         let pods = self.kubectl(&["get", "pods", "--namespace", namespace, "--output", "wide"]).await;

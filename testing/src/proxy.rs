@@ -1,4 +1,4 @@
-//! A TCP proxy, between client and edge or between edge and broker, that makes the trouble networks make.
+//! A TCP proxy, between client and edge or between edge and broker, that causes network failures.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 /// Kernel buffers and pieces of a slow line: small, so that the sender feels it soon.
 const SLOW_BUFFER: u32 = 8 << 10;
 
-/// What happens to bytes. Those that are held come through after the trouble, as TCP sends them again.
+/// What happens to bytes. Bytes that are held back arrive afterwards, as TCP would retransmit them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     /// Everything passes.
     Fine,
-    /// Nothing passes in either direction, nobody is told; new connections hang as well.
+    /// Nothing passes in either direction, without an error; new connections hang as well.
     Stalled,
     /// What the server sends does not arrive.
     DownStalled,
@@ -86,7 +86,7 @@ impl Proxy {
         self.cuts.send_modify(|n| *n += 1);
     }
 
-    /// Passes nothing any more on the connections that are open, and tells nobody; new ones are as ever. What a router does that forgets.
+    /// Stops passing bytes on the open connections, without an error; new ones work. A router that loses its state does this.
     pub fn forget(&self) {
         self.forgets.send_modify(|n| *n += 1);
     }
@@ -130,7 +130,7 @@ async fn carry(
         () = pump(&mut from_client, &mut to_server, network.clone(), Network::UpStalled, 0) => {}
         () = pump(&mut from_server, &mut to_client, network, Network::DownStalled, rate) => {}
         _ = cut.changed() => {}
-        // An error: the proxy is no more.
+        // An error: the proxy was dropped.
         Ok(()) = forget.changed() => drop(cut.changed().await),
     }
 }

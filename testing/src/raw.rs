@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::broker::PATIENCE;
 
-/// Largest answer that is looked at.
+/// Largest answer that is read.
 const MAX_ANSWER: usize = 1 << 20;
 
 /// A connection.

@@ -1,4 +1,4 @@
-//! Messages that general AMQP clients can't read, or that RabbitMQ can't translate, and a publisher that can send them.
+//! Messages that general AMQP clients can't decode, or that RabbitMQ can't translate, and a publisher that can send them.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub enum Strange {
     Native(Bytes, BodyKind),
 }
 
-/// By name: those that a stream takes.
+/// By name: the messages that a stream accepts.
 pub fn readable() -> Vec<(&'static str, Strange)> {
     let mut all = Vec::new();
     for (name, property) in [
@@ -58,7 +58,7 @@ pub fn readable() -> Vec<(&'static str, Strange)> {
     all
 }
 
-/// By name: those that the broker fails at when they are published into a stream.
+/// By name: the messages at which the broker fails when they are published to a stream.
 pub fn unmovable() -> Vec<(&'static str, Strange)> {
     let decimal = Properties::default().with_table(b"\x01dD\x02\0\0\0\x07");
     let text = Properties::default().with_text(Property::AppId, &GBK);

@@ -1,4 +1,4 @@
-//! TLS between client and edge: an authority of the test, and clients who believe it alone.
+//! TLS between client and edge: a CA of the test, and clients that trust only it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Authority {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    /// A connection of one who believes this authority alone.
+    /// A connection of a client that trusts only this CA.
     pub async fn connect(&self, to: SocketAddr) -> Result<TlsStream<TcpStream>> {
         let handshake = self.connector()?.connect(ServerName::try_from("localhost")?, TcpStream::connect(to).await?);
         Ok(timeout(PATIENCE, handshake).await??)

@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::service::{Service, next_json, payment};
 use crate::setup::Setup;
 
-/// Between two messages: enough of them to hit every moment of a trouble, few enough for a busy machine.
+/// Between two messages: enough of them to hit every moment of an outage, few enough for a busy machine.
 const PACE: Duration = Duration::from_millis(20);
 /// Between two attempts of a pusher to connect.
 const RETRY: Duration = Duration::from_millis(200);

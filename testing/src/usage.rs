@@ -31,7 +31,7 @@ pub fn resident(pid: u32) -> Result<Resident> {
     Ok(Resident { now: kib(&status, "VmRSS:")? * 1024, most: kib(&status, "VmHWM:")? * 1024 })
 }
 
-/// Lets [`Resident::most`] begin anew (proc(5), `clear_refs`).
+/// Resets [`Resident::most`] (proc(5), `clear_refs`).
 pub fn forget_peak(pid: u32) -> Result<()> {
     Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
 }

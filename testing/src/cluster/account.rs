@@ -113,7 +113,7 @@ impl ServiceAccount {
         Ok(())
     }
 
-    /// A kubeconfig that logs in as it by way of a TCP proxy to [`Cluster::server`]. The certificate is still that of the API server.
+    /// A kubeconfig that logs in as it by way of a TCP proxy to [`Cluster::server`]. The certificate is still the API server's.
     pub fn kubeconfig_through(&self, proxy: SocketAddr) -> Result<PathBuf> {
         self.write(&format!("through-{}", proxy.port()), |cluster| {
             let cluster = cluster.cluster.as_mut().context("no cluster")?;

@@ -42,7 +42,7 @@ impl Drop for Namespace {
             for business in businesses.list(&ListParams::default()).await? {
                 let business = business.name_any();
                 businesses.delete(&business, &DeleteParams::default()).await?;
-                // The operator of the test is no more. Not found: it had no finalizer.
+                // The operator of the test has ended. Not found: it had no finalizer.
                 let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
                 let _ = businesses.patch(&business, &PatchParams::default(), &release).await;
             }

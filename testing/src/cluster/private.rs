@@ -18,7 +18,7 @@ pub struct PrivateCluster {
 
 impl PrivateCluster {
     /// Starts one with the CRD installed, once it has a permit; takes about three seconds. `options` as `tests/services/kubernetes start` takes them:
-    /// `--controllers`, so that deleted namespaces go away and what has lost its owner is collected.
+    /// `--controllers`, so that deleted namespaces go away and objects without an owner are collected.
     pub async fn start(name: &str, options: &[&str]) -> Result<Self> {
         let permit = Permit::take(Kind::ApiServer).await?;
         let name = unique(name);
@@ -38,7 +38,7 @@ impl PrivateCluster {
         Ok(private)
     }
 
-    /// Ends all of it at once.
+    /// Kills all of its processes.
     pub async fn kill9(&self) -> Result<()> {
         self.command("kill9").await
     }

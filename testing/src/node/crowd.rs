@@ -1,4 +1,4 @@
-//! Many clients of one business, who talk to each other and to its service while it pushes to all of them, and something happens to the
+//! Many clients of one business that talk to each other and to its service while it pushes to all of them, and something happens to the
 //! edges meanwhile. What was acknowledged to any of them is remembered, and asked for at the end.
 //!
 //! Every client keeps to docs/protocol.md: it goes at a random moment of the time that a `drain` gives it, comes back with its resume
@@ -32,11 +32,11 @@ use crate::client::Client;
 use ledger::Ledger;
 use member::Member;
 
-/// Those who speak: one in so many.
+/// One client in so many speaks.
 const SPEAKERS: usize = 10;
 /// Between two pushes.
 const PACE: Duration = Duration::from_millis(5);
-/// Connected at once.
+/// Clients that connect at the same time.
 const CONNECTING: usize = 32;
 /// For messages on their way, on a machine that is busy with all of them.
 const ARRIVAL: Duration = Duration::from_mins(1);
@@ -46,7 +46,7 @@ const WELCOME: Duration = Duration::from_secs(10);
 /// What everybody is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// Not all are here: what is said to those who are not is not for them.
+    /// Not all are connected: messages to the others are not expected to arrive.
     Gathering,
     Talking,
     Listening,
@@ -211,7 +211,7 @@ impl<'n> Crowd<'n> {
         Ok(Summary { pushed: pushed.iter().sum(), to_server, to_clients, repeated: self.ledger.repeated() })
     }
 
-    /// Says goodbye for everybody, and takes the business away.
+    /// Disconnects all clients, and deletes the business.
     pub async fn leave(self) -> Result<()> {
         self.stage.send_replace(Stage::Leaving);
         for member in self.members {

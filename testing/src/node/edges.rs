@@ -1,4 +1,4 @@
-//! The edges as pods: which are there, what they say, and what became of those that are not.
+//! The edges as pods: which exist, what their metrics say, and how the others ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,14 +23,14 @@ pub const EDGES: &str = "app.kubernetes.io/component=edge";
 pub const EDGE: &str = "wirepost-edge";
 
 impl Node {
-    /// Edges that are not going.
+    /// Edges that are not terminating.
     pub async fn edges(&self) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = self.cluster.api(SYSTEM);
         let found = pods.list(&ListParams::default().labels(EDGES)).await?.items;
         Ok(found.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
     }
 
-    /// Waits until no edge is on its way out: it would go on accepting for a while, and then move those whom it let in.
+    /// Waits until no edge is terminating: it would accept clients for a while, and then move them.
     pub(super) async fn none_going(&self) -> Result<()> {
         let pods: Api<Pod> = self.cluster.api(SYSTEM);
         let mut going = pods.list(&ListParams::default().labels(EDGES)).await?.items;
@@ -57,13 +57,13 @@ impl Node {
         Ok(line.with_context(|| format!("{pod} has no {series}"))?.parse()?)
     }
 
-    /// So many edges, without waiting for them.
+    /// Sets the number of edges, without waiting for them.
     pub async fn scale(&self, edges: u32) -> Result<()> {
         let (to, what) = (format!("--replicas={edges}"), format!("deployment/{EDGE}"));
         self.kubectl(&["scale", &what, &to, "--namespace", SYSTEM]).await.map(drop)
     }
 
-    /// Memory of each edge in bytes, as the kubelet sees it: without what the kernel may take back at once.
+    /// Memory of each edge in bytes, as the kubelet sees it: without what the kernel can reclaim immediately.
     pub async fn memory(&self) -> Result<BTreeMap<String, u64>> {
         let nodes: Api<ApiNode> = Api::all(self.cluster.client.clone());
         let mut memory = BTreeMap::new();
@@ -107,7 +107,7 @@ pub struct Fate {
     pub restarts: i32,
     /// Exit code and reason of the container that ended last.
     pub ended: Option<(i32, String)>,
-    /// Whether the pod is no more.
+    /// Whether the pod is gone.
     pub gone: bool,
 }
 

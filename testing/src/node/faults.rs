@@ -1,4 +1,4 @@
-//! Troubles of a cluster: pods that are killed, programs of Kubernetes that stop; and a small talk that has to go on through them.
+//! Failures of a cluster: pods that are killed, programs of Kubernetes that stop; and a small conversation that must survive them.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ const ADMIN: u16 = 9090;
 const NEWCOMERS: u32 = 6;
 /// docs/protocol.md promises an answer within 2 s; the rest is for a machine that starts a broker meanwhile.
 const ANSWER: Duration = Duration::from_secs(8);
-/// Longer than any trouble here lasts.
+/// Longer than any failure here lasts.
 const LONG: Duration = Duration::from_mins(4);
 
 impl Node {
@@ -72,7 +72,7 @@ impl Node {
         self.kubectl(&["delete", "namespace", name, "--wait=false"]).await.map(drop)
     }
 
-    /// Kills a pod of the system namespace at once, as one does with a node that does not answer.
+    /// Deletes a pod of the system namespace by force, as one does when its node does not answer.
     pub async fn kill(&self, pod: &str) -> Result<()> {
         self.kubectl(&["delete", "pod", pod, "--namespace", SYSTEM, "--force", "--grace-period=0"]).await.map(drop)
     }
@@ -102,7 +102,7 @@ impl Node {
     }
 }
 
-/// The pod of the Lease's holder. A container that is started anew in the same pod is another holder.
+/// The pod of the Lease's holder. A restarted container in the same pod is another holder.
 fn holder(lease: &Lease) -> Option<String> {
     let holder = lease.spec.as_ref()?.holder_identity.as_deref()?;
     let pod = holder.split('_').next().unwrap_or_default();
@@ -153,7 +153,7 @@ impl<'n> Talk<'n> {
         Ok(talk)
     }
 
-    /// Waits until all three kinds of message go on, for those who are there and for one who comes now. Does not ask the API server.
+    /// Waits until all three kinds of message go on, for the connected clients and for a new one. Does not use the API server.
     pub async fn flows(&mut self, limit: Duration) -> Result<()> {
         self.goes_on(limit).await?;
         self.guests += 1;
@@ -180,7 +180,7 @@ impl<'n> Talk<'n> {
         Ok(())
     }
 
-    /// The same as [`Talk::flows`] for those alone who are there.
+    /// The same as [`Talk::flows`] for the connected clients only.
     pub async fn goes_on(&mut self, limit: Duration) -> Result<()> {
         self.sender.next_ack(limit).await?;
         self.pusher.next_confirm(limit).await
@@ -200,7 +200,7 @@ impl<'n> Talk<'n> {
     }
 }
 
-/// What is not acknowledged is told to be sent again, and soon.
+/// What is not acknowledged is refused in time, and as retryable.
 pub fn answered_as_promised(outcomes: &[Outcome]) -> Result<()> {
     for outcome in outcomes {
         ensure!(outcome.took < ANSWER, "{outcome:?}");

@@ -22,7 +22,7 @@ use wirepost_testing::{
 
 use crate::clients::{self, Socket};
 
-/// How long memory has to come back.
+/// How long memory may take to be returned.
 const AFTER: Duration = Duration::from_secs(10);
 
 /// Reads until a message of `count` is here that is larger than a control frame.

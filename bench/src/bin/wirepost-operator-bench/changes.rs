@@ -13,7 +13,7 @@ use wirepost_testing::{operator::Operator, usage};
 use crate::{fixture::Fixture, requests::Counts};
 
 const CHANGES: usize = 50;
-/// Longer than the operator trusts a look at the broker, so that none profits from the one before.
+/// Longer than the operator trusts a snapshot of the broker, so that no measurement profits from the one before.
 const PAUSE: Duration = Duration::from_millis(1100);
 
 /// Nothing of it concerns the broker.

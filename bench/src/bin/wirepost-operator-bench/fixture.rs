@@ -14,7 +14,7 @@ use wirepost_testing::{
 use crate::observer::Observer;
 
 const NAMESPACES: usize = 50;
-/// Resources that are applied at once.
+/// Resources that are applied at the same time.
 const APPLYING: usize = 8;
 /// As the chart has them.
 const LEASE_SECONDS: u32 = 15;

@@ -9,7 +9,7 @@ use wirepost_testing::{operator::Operator, usage};
 
 use crate::{fixture::Fixture, observer::State, requests::Counts};
 
-/// Resources that are deleted at once.
+/// Resources that are deleted at the same time.
 const DELETING: usize = 8;
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -114,7 +114,7 @@ pub(crate) async fn is_calm(operator: &Operator) -> Result<bool> {
         && operator.metric("wirepost_operator_broker_queue").await? == 0.0)
 }
 
-/// Waits until nothing is written any more.
+/// Waits until nothing is written any longer.
 async fn settled(fixture: &Fixture, operator: &Operator) -> Result<()> {
     let end = Instant::now() + Duration::from_mins(2);
     let mut before = operator.writes().await?;

@@ -14,9 +14,9 @@ pub enum Kind {
     Refused,
     /// Its connection ended without a close frame.
     Broken,
-    /// Its connection was closed with another code than that of a drain.
+    /// Its connection was closed with a code other than a drain's.
     Closed,
-    /// It was told that something may be missing.
+    /// It received a `gap`.
     Gap,
     /// A message of its was not taken.
     Nack,
@@ -40,7 +40,7 @@ pub struct Trouble {
 pub struct Move {
     /// Its number.
     pub client: usize,
-    /// When it was told.
+    /// When the frame came.
     pub told: Instant,
     /// The time that it was given.
     pub within: Duration,
