@@ -14,6 +14,8 @@ use crate::test::{Event, Running};
 
 /// A test that runs longer hangs: it is killed.
 const LONGEST: Duration = Duration::from_mins(10);
+/// `.ci/run` repeats these lines at its end.
+const LEFT_OUT: &str = "LEFT OUT: ";
 /// How often that is checked.
 const CHECK: Duration = Duration::from_secs(5);
 
@@ -77,7 +79,10 @@ impl Report {
     fn note(&mut self, test: &Running, passed: bool, output: &str) {
         let took = test.run_time();
         println!("{} {:7.1} s  {}", if passed { "ok    " } else { "FAILED" }, took.as_secs_f64(), test.test);
-        if !passed {
+        if passed {
+            // A test that leaves itself out says so.
+            output.lines().filter(|line| line.contains(LEFT_OUT)).for_each(|line| println!("{line}"));
+        } else {
             println!("---- output of {}\n{output}----", test.test);
         }
         self.outcomes.push(Outcome { test: test.test.clone(), took, passed });
