@@ -34,18 +34,18 @@ struct Outcome {
     passed: bool,
 }
 
-/// Runs them in this order, so many at the same time.
-pub(crate) fn run(tests: Vec<Test>, slots: usize, record: &mut Record) -> Result<Report> {
+/// Runs them in this order, so many at the same time; with each, whether it leaves the processors to others.
+pub(crate) fn run(tests: Vec<(bool, Test)>, slots: usize, record: &mut Record) -> Result<Report> {
     let (begin, load) = (Instant::now(), Load::now());
     let mut report = Report { took: Duration::ZERO, busy: 0, outcomes: Vec::new() };
     let (sender, events) = channel();
-    let mut queue: VecDeque<(usize, Test)> = tests.into_iter().enumerate().collect();
+    let mut queue: VecDeque<(usize, (bool, Test))> = tests.into_iter().enumerate().collect();
     let mut running: HashMap<usize, Running> = HashMap::new();
     loop {
         while running.values().filter(|test| !test.waiting).count() < slots
-            && let Some((number, test)) = queue.pop_front()
+            && let Some((number, (nice, test))) = queue.pop_front()
         {
-            running.insert(number, Running::start(test, number, sender.clone())?);
+            running.insert(number, Running::start(test, nice, number, sender.clone())?);
         }
         if running.is_empty() {
             report.took = begin.elapsed();

@@ -13,6 +13,9 @@ use crate::programs::Test;
 /// Output may still be on its way when a process has ended; something that it left behind may hold the pipe for ever.
 const REST_OF_OUTPUT: Duration = Duration::from_secs(2);
 
+/// A tenth of the processor time of another process, where both want it (sched(7)).
+const NICE: &str = "10";
+
 /// What happens to a running test.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -42,10 +45,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a test; its events go to `events` with this number.
-    pub(crate) fn start(test: Test, number: usize, events: Sender<(usize, Event)>) -> Result<Self> {
+    /// Starts a test, whose process and those that it starts may be `nice` to others; its events go to `events` with this number.
+    pub(crate) fn start(test: Test, nice: bool, number: usize, events: Sender<(usize, Event)>) -> Result<Self> {
         let (reader, writer) = std::io::pipe()?;
-        let child = Command::new(&test.executable)
+        let mut command = Command::new("nice");
+        command.args(["-n", if nice { NICE } else { "0" }]).arg(&test.executable);
+        let child = command
             .args(["--exact", &test.name, "--include-ignored", "--nocapture", "--test-threads", "1"])
             .current_dir(&test.folder)
             .stdin(Stdio::null())
