@@ -19,7 +19,7 @@ pub const GRANTED: &str = "[permit] granted: ";
 
 const POLL: Duration = Duration::from_millis(50);
 /// Longer than any run.
-const PATIENCE: Duration = Duration::from_mins(60);
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// What there is too little of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

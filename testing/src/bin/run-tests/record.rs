@@ -1,6 +1,7 @@
 //! How long each test took the last time it passed, kept in the target folder from run to run.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,7 +41,10 @@ impl Record {
     }
 
     pub(crate) fn save(&self) -> Result<()> {
-        let lines: String = self.seconds.iter().map(|(test, seconds)| format!("{seconds:8.1} {test}\n")).collect();
+        let mut lines = String::new();
+        for (test, seconds) in &self.seconds {
+            writeln!(lines, "{seconds:8.1} {test}")?;
+        }
         std::fs::write(&self.path, lines).with_context(|| self.path.display().to_string())
     }
 }

@@ -81,7 +81,9 @@ impl Report {
         println!("{} {:7.1} s  {}", if passed { "ok    " } else { "FAILED" }, took.as_secs_f64(), test.test);
         if passed {
             // A test that leaves itself out says so.
-            output.lines().filter(|line| line.contains(LEFT_OUT)).for_each(|line| println!("{line}"));
+            for line in output.lines().filter(|line| line.contains(LEFT_OUT)) {
+                println!("{line}");
+            }
         } else {
             println!("---- output of {}\n{output}----", test.test);
         }
