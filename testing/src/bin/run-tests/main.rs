@@ -33,7 +33,7 @@ struct Args {
     /// Tests that run at the same time, not counting those that wait for a permit.
     #[arg(long)]
     slots: Option<usize>,
-    /// Tests of this program start first and get the processors before the others: each of them waits for the one before.
+    /// Tests of this program start first and get the processors before all others, as the servers do.
     #[arg(long)]
     first: Option<String>,
     /// Run only tests whose name contains all of these texts. A name is `program module::test`.
@@ -54,7 +54,7 @@ fn main() -> Result<ExitCode> {
     // Tests that were never timed first: one of them may take long.
     let is_first = |test: &programs::Test| first.as_ref() == Some(&test.program);
     tests.sort_by_key(|test| std::cmp::Reverse((is_first(test), record.last(test))));
-    let tests: Vec<_> = tests.into_iter().map(|test| (first.is_some() && !is_first(&test), test)).collect();
+    let tests: Vec<_> = tests.into_iter().map(|test| (!is_first(&test), test)).collect();
     anyhow::ensure!(!tests.is_empty(), "no test has {filters:?} in its name");
     println!("{} tests of {} programs, {slots} at the same time", tests.len(), programs.len());
     let report = schedule::run(tests, slots, &mut record)?;

@@ -13,7 +13,8 @@ use crate::programs::Test;
 /// Output may still be on its way when a process has ended; something that it left behind may hold the pipe for ever.
 const REST_OF_OUTPUT: Duration = Duration::from_secs(2);
 
-/// A tenth of the processor time of another process, where both want it (sched(7)).
+/// A tenth of the processor time of another process, where both want it (sched(7)). The servers that all tests share are such others:
+/// an edge promises an answer within two seconds, and sixteen busy tests must not make the broker late.
 const NICE: &str = "10";
 
 /// What happens to a running test.
