@@ -23,7 +23,7 @@ use wirepost_testing::process::run;
 type Entries = BTreeMap<String, String>;
 
 /// What is promised to be repaired.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 const SHOP: &str = "
 apiVersion: wirepost.dev/v1alpha1

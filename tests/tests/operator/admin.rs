@@ -16,7 +16,7 @@ use wirepost_testing::raw::Raw;
 
 const CRD: &str = "wsbusinesses.wirepost.dev";
 /// What is promised to be repaired.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 fn shop(more: &str) -> String {
     format!(

@@ -187,7 +187,8 @@ async fn a_leader_cut_off_from_the_api_server_ends_before_another_leads() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_was_taken_by_hand_ends_the_leader() -> Result<()> {
     let world = World::new().await?;
-    let (leader, standby) = pair(&world, 3).await?;
+    // Long enough not to end for want of a renewal in time.
+    let (leader, standby) = pair(&world, 10).await?;
     let leases: Api<Lease> = world.cluster.api(&world.system.name);
     let by_hand = Patch::Merge(json!({"spec": {"holderIdentity": "a person"}}));
     leases.patch("wirepost-operator", &PatchParams::default(), &by_hand).await?;

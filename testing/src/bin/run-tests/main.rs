@@ -17,7 +17,7 @@ use anyhow::Result;
 use clap::Parser;
 
 /// Slots for each core: these tests use little of a processor.
-const SLOTS_PER_CORE: usize = 8;
+const SLOTS_PER_CORE: usize = 6;
 /// What the report lists.
 const LONGEST: usize = 10;
 
