@@ -49,7 +49,7 @@ programs:
 
 .PHONY: integration
 integration: programs ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards (WHAT="edge drain": those with these words in their names)
-	scripts/with-kubernetes scripts/with-broker $(CARGO_TARGET_DIR)/debug/run-tests $(WHAT)
+	WIREPOST_TEST_NO_FSYNC=yes scripts/with-kubernetes scripts/with-broker $(CARGO_TARGET_DIR)/debug/run-tests $(WHAT)
 
 .PHONY: cluster-test
 cluster-test: programs ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)
@@ -59,7 +59,7 @@ cluster-test: programs ## tests of the chart on a whole Kubernetes of one node (
 .PHONY: integration-and-cluster
 integration-and-cluster: programs
 	@if why=$$(tests/cluster/cluster check); then \
-	  ulimit -n $$(ulimit -Hn); scripts/with-kubernetes scripts/with-broker scripts/with-cluster $(CARGO_TARGET_DIR)/debug/run-tests --ignored --first cluster; \
+	  ulimit -n $$(ulimit -Hn); WIREPOST_TEST_NO_FSYNC=yes scripts/with-kubernetes scripts/with-broker scripts/with-cluster $(CARGO_TARGET_DIR)/debug/run-tests --ignored --first cluster; \
 	elif [[ "$${WIREPOST_TEST_CLUSTER:-}" == required ]]; then echo "make cluster-test is required (WIREPOST_TEST_CLUSTER), and $$why" >&2; exit 1; \
 	else $(MAKE) --no-print-directory integration; \
 	  printf '\nLEFT OUT: the tests of the chart on a whole Kubernetes (make cluster-test): %s\n' "$$why" >&2; fi
