@@ -154,7 +154,9 @@ impl Rabbit {
             tasks.until("queue consumer", &stop, show::run(uri.clone(), desired_changes.clone(), console.clone()));
         }
         let broker = RabbitBroker::start(config)?;
-        tasks.until("broker health", &stop, health::run(broker.health(), console.clone()));
+        // It ends with the edge's broker client, which is closed before these tasks.
+        let health = health::run(broker.health(), console.clone());
+        tasks.once("broker health", stop.clone().run_until_cancelled_owned(health));
         let amqp = LazyConnection::new(uri, None, None, "wirepost dev: topology");
         let settings = KeeperSettings {
             management,
