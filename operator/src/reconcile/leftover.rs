@@ -34,6 +34,8 @@ use crate::{
 
 /// Between two checks, in sweeps.
 const SWEEPS: u32 = 3;
+/// The least time that another installation gets to remove its finalizer: the default of `--deletion-deadline-seconds`.
+const FOREIGN_DEADLINE: Duration = Duration::from_mins(10);
 /// Of the list.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -209,8 +211,11 @@ fn has_successor(context: &Context, map: &ConfigMap) -> bool {
 /// Whether a deletion has waited beyond the deadline for a finalizer that no installation takes off.
 fn is_stuck(context: &Context, stored: &StoredBusiness) -> bool {
     let not_ours = || context.businesses.state_filter(|own| own.uid() == stored.uid()).is_empty();
+    let deadline = context.options.deletion_deadline;
+    // One that this process has never had is most likely another installation's, with a deadline of its own.
+    let deadline = if context.states.knows(stored) { deadline } else { deadline.max(FOREIGN_DEADLINE) };
     stored.metadata.deletion_timestamp.is_some()
         && stored.has_finalizer()
-        && finalize::deletion_age(stored) >= context.options.deletion_deadline
+        && finalize::deletion_age(stored) >= deadline
         && not_ours()
 }
