@@ -109,9 +109,9 @@ pub struct Metrics {
 
 impl Metrics {
     /// With those of the process's tasks.
-    pub fn new(supervisor: &Supervisor) -> Self {
+    pub fn new(tasks: &Supervisor) -> Self {
         let mut metrics = Self::default();
-        supervisor.register(&mut metrics.registry);
+        tasks.register(&mut metrics.registry);
         metrics
     }
 }

@@ -121,7 +121,7 @@ impl Reconcile<'_> {
         let mut findings = Findings::accepted(self.facts(compiled));
         self.report_drift(compiled, &mut findings).await?;
         let new = !compiled.topology.existing_queues.is_empty() && !self.accepted_before(compiled);
-        let done = match self.provision(compiled, &credentials, new).await {
+        let (done, repaired) = match self.provision(compiled, &credentials, new).await {
             Ok(done) => done,
             Err(failure) => return self.report_broker_failure(findings, compiled, &failure).await,
         };
@@ -132,7 +132,7 @@ impl Reconcile<'_> {
         let mut refused = false;
         if !done.problems.iter().any(provision::blocks_edges) {
             self.context.states.of(self.stored, |state| state.accepted = Some(declaration.clone()));
-            match self.deliver(&declaration, credentials.clone(), !done.changes.is_empty()).await {
+            match self.deliver(&declaration, credentials.clone(), repaired).await {
                 Ok(secret) => {
                     findings.set_secret(secret.name);
                     findings.provisioned = secret.obstacle.unwrap_or(findings.provisioned);
@@ -164,11 +164,11 @@ impl Reconcile<'_> {
             return Ok((Outcome::Waiting, action));
         };
         let credentials = self.credentials(&declaration).await?;
-        let Ok(done) = self.provision(&declaration.compiled, &credentials, false).await else {
+        let Ok((done, repaired)) = self.provision(&declaration.compiled, &credentials, false).await else {
             return Ok(self.retry());
         };
         if !done.problems.iter().any(provision::blocks_edges) {
-            self.deliver(&declaration, credentials.clone(), !done.changes.is_empty()).await?;
+            self.deliver(&declaration, credentials.clone(), repaired).await?;
         }
         Ok((Outcome::Waiting, self.at_next_check(&declaration, &credentials, check)))
     }

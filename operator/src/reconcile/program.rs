@@ -12,7 +12,7 @@ use crate::{
 
 impl Reconcile<'_> {
     /// Gives the edges and the business's services what they need. Once the Secret has new credentials the hour of the former ones begins,
-    /// and not before. `repaired`: something of the business was just changed on the broker.
+    /// and not before. `repaired`: something of the business was just repaired on the broker.
     pub(super) async fn deliver(
         &self,
         declaration: &AcceptedDeclaration,

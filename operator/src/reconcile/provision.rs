@@ -17,13 +17,13 @@ use crate::{
 const BROKER_FAILURES: [Reason; 2] = [Reason::BrokerUnavailable, Reason::BrokerRefused];
 
 impl Reconcile<'_> {
-    /// Makes the broker have what was declared, and reports a repair. `whole`: see [`Desired`].
+    /// Makes the broker have what was declared, and reports a repair; whether there was one. `whole`: see [`Desired`].
     pub(super) async fn provision(
         &self,
         compiled: &Compiled,
         credentials: &AccessCredentials,
         whole: bool,
-    ) -> Result<Arc<Report>, BrokerFailure> {
+    ) -> Result<(Arc<Report>, bool), BrokerFailure> {
         let Self { stored, context } = *self;
         let drifted = context.broker.drift(&compiled.business).is_some();
         let mut topology = compiled.topology.clone();
@@ -33,10 +33,12 @@ impl Reconcile<'_> {
         let hash = credentials.edge_config(compiled).hash();
         let EdgeProgress { total, programmed, .. } = context.edges.progress(&compiled.business, &hash);
         let done = context.broker.ensure(&compiled.business, desired, programmed < total).await?;
-        if drifted && !done.changes.is_empty() {
+        // Without drift they may be changes of an earlier time: the report of a business that needs nothing is its last one.
+        let repaired = drifted && !done.changes.is_empty();
+        if repaired {
             context.events.repaired(stored, &summarize(&done.changes)).await;
         }
-        Ok(done)
+        Ok((done, repaired))
     }
 
     /// Reports what others have changed, before it is repaired.

@@ -230,7 +230,7 @@ fn known(args: &str) -> BTreeSet<String> {
 fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Result<()> {
     let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
     let external = render(
-        "{publicUrl: \"https://a\", operator: {existingQueues: [a=b]}, \
+        "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], secretsWatch: {namespaces: [shop]}}, \
          broker: {advertised: \"a:1\", tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [
