@@ -82,13 +82,13 @@ struct TokenQuery {
 impl TokenQuery {
     /// `uniqueId` and `clientType` once at most, `tags` with commas or repeated; other parameters are ignored.
     fn parse(query: Vec<(String, String)>) -> Result<Self, Refusal> {
-        let mut query = Self::default();
+        let mut parsed = Self::default();
         for (name, value) in query {
             let single = match name.as_str() {
-                "uniqueId" => &mut query.unique_id,
-                "clientType" => &mut query.client_type,
+                "uniqueId" => &mut parsed.unique_id,
+                "clientType" => &mut parsed.client_type,
                 "tags" => {
-                    query.tags.extend(value.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+                    parsed.tags.extend(value.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
                     continue;
                 }
                 _ => continue,
@@ -97,7 +97,7 @@ impl TokenQuery {
                 return Err(Refusal::new(Code::BadRequest, format!("parameter {name} occurs twice")));
             }
         }
-        Ok(query)
+        Ok(parsed)
     }
 }
 
