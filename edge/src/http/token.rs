@@ -88,7 +88,9 @@ impl TokenQuery {
                 "uniqueId" => &mut parsed.unique_id,
                 "clientType" => &mut parsed.client_type,
                 "tags" => {
-                    parsed.tags.extend(value.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+                    parsed
+                        .tags
+                        .extend(value.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
                     continue;
                 }
                 _ => continue,
