@@ -28,6 +28,7 @@ use wirepost_broker::{
     Broker, Health, Publication,
     rabbit::{Config, RabbitBroker},
 };
+use wirepost_runtime::tasks::Supervisor;
 
 const EXCHANGE: &str = "wirepost.bench.receive";
 const QUEUE: &str = "wirepost.bench.q.in";
@@ -43,7 +44,7 @@ async fn main() -> Result<()> {
     let channel = connection.create_channel().await?;
     declare(&channel).await?;
 
-    let edge = Arc::new(RabbitBroker::start(Config::new("bench", &uri))?);
+    let edge = Arc::new(RabbitBroker::start(Config::new("bench", &uri), &Supervisor::default())?);
     edge.health().wait_for(|health| *health == Health::Up).await?;
     for round in 1..=ROUNDS {
         for (name, kind) in

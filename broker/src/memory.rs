@@ -12,7 +12,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -23,6 +22,7 @@ use wirepost_core::{
     names,
     topology::{Exchange, Policy, QueueKind, Topology},
 };
+use wirepost_runtime::tasks::{Supervisor, Tasks};
 
 use crate::{
     Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start, metrics,
@@ -53,11 +53,17 @@ struct Inner {
     world: Mutex<World>,
     health: watch::Sender<Health>,
     counters: Counters,
+    tasks: Tasks,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { world: Mutex::default(), health: watch::Sender::new(Health::Up), counters: Counters::default() }
+        Self {
+            world: Mutex::default(),
+            health: watch::Sender::new(Health::Up),
+            counters: Counters::default(),
+            tasks: Supervisor::default().tasks(),
+        }
     }
 }
 
@@ -263,7 +269,7 @@ impl Broker for MemoryBroker {
         } else if let Some(held) = &mut world.frozen {
             let reply = Arc::new(Mutex::new(Some(sender)));
             held.push((publication, Some(reply.clone())));
-            tokio::spawn(async move {
+            self.inner.tasks.contained("unanswered publish", async move {
                 tokio::time::sleep(CONFIRM_TIMEOUT).await;
                 if let Some(sender) = take(&reply) {
                     let _ = sender.send(Err(PublishError::Unknown("the broker does not answer".into())));
@@ -372,8 +378,4 @@ fn take(reply: &Reply) -> Option<oneshot::Sender<Result<(), PublishError>>> {
 
 fn number(policy: Option<&Policy>, key: &str) -> Option<usize> {
     policy.and_then(|policy| policy.definition.get(key)?.as_u64()).and_then(|n| usize::try_from(n).ok())
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

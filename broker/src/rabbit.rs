@@ -24,10 +24,11 @@ use prometheus_client::registry::Registry;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use wirepost_core::edge_config::Delivery;
+use wirepost_runtime::tasks::{Supervisor, Tasks};
 use wirepost_stream::Client;
 
 use crate::{
@@ -80,8 +81,9 @@ pub struct RabbitBroker {
     closing: CancellationToken,
     /// Then readers and connections.
     closed: CancellationToken,
-    publishers: TaskTracker,
-    rest: TaskTracker,
+    supervisor: Supervisor,
+    publishers: Tasks,
+    rest: Tasks,
 }
 
 /// Why a broker could not be made. The broker being away is none: it is waited for.
@@ -100,22 +102,22 @@ impl RabbitBroker {
     ///
     /// # Errors
     /// See [`StartError`]; a retry does not help.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    pub fn start(config: Config, supervisor: &Supervisor) -> Result<Self, StartError> {
         let checked = config.check()?;
         let runtime =
             Builder::new_multi_thread().worker_threads(1).thread_name("wirepost-amqp").enable_all().build()?;
         let handle = runtime.handle().clone();
         let counters = Arc::new(Counters::default());
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
-        let (publishers, rest) = (TaskTracker::new(), TaskTracker::new());
+        let (publishers, rest) = (supervisor.tasks_on(handle.clone()), supervisor.tasks_on(handle.clone()));
         let stream = {
             let _on_our_thread = handle.enter();
-            durable::client(&config, &checked).map(Arc::new)
+            durable::client(&config, &checked, supervisor).map(Arc::new)
         };
         let (alarm_sender, alarm) = watch::channel(None);
         if let Some(management) = checked.management {
             let polling = alarm::poll(management, alarm_sender, counters.clone());
-            rest.spawn_on(until(closed.clone(), polling), &handle);
+            rest.until("alarm poll", &closed, polling);
         }
         let dialer = Arc::new(Dialer {
             addresses: checked.addresses,
@@ -128,7 +130,7 @@ impl RabbitBroker {
             .map(|number| {
                 let name = format!("publishing {number}/{}", config.connections);
                 let (link, run) = Link::new(dialer.clone(), name, closed.clone());
-                rest.spawn_on(run, &handle);
+                rest.run("link", &closed, run);
                 (link, Arc::new(Pulse::new()))
             })
             .collect();
@@ -148,21 +150,21 @@ impl RabbitBroker {
                     counters: counters.clone(),
                     closing: closing.clone(),
                 };
-                publishers.spawn_on(worker.run(), &handle);
+                publishers.run("lane", &closing, worker.run());
                 lane
             })
             .collect();
         let (events, queue) = mpsc::channel(config.event_capacity);
         let statuses: Vec<_> = links.iter().map(|(link, _)| link.status()).collect();
         let (events_link, run) = Link::new(dialer.clone(), "events".to_owned(), closed.clone());
-        rest.spawn_on(run, &handle);
-        publishers.spawn_on(events::run(events_link, queue, counters.clone(), closing.clone()), &handle);
+        rest.run("link", &closed, run);
+        publishers.run("events", &closing, events::run(events_link, queue, counters.clone(), closing.clone()));
 
         let away = Health::Away("not connected yet".to_owned());
         let (health_sender, health) = watch::channel(away);
         let (refusal_sender, refusal) = watch::channel(None);
         let watching = watch_health(statuses, alarm, health_sender, refusal_sender);
-        rest.spawn_on(until(closed.clone(), watching), &handle);
+        rest.until("broker health", &closed, watching);
         Ok(Self {
             runtime: Some(runtime),
             handle,
@@ -178,6 +180,7 @@ impl RabbitBroker {
             stream: Mutex::new(stream),
             closing,
             closed,
+            supervisor: supervisor.clone(),
             publishers,
             rest,
         })
@@ -229,10 +232,9 @@ impl Broker for RabbitBroker {
                     prefetch: self.config.prefetch,
                     numbers: self.numbers.clone(),
                     counters: self.counters.clone(),
+                    supervisor: self.supervisor.clone(),
                 };
-                let (feed, run) = reader.new_feed(&self.closed);
-                self.rest.spawn_on(run, &self.handle);
-                Box::new(feed)
+                Box::new(reader.start(&self.rest, &self.closed))
             }
         }
     }
@@ -254,10 +256,18 @@ impl Broker for RabbitBroker {
                 return;
             }
             let deleting = transient::delete_queue(self.dialer.clone(), business.to_owned());
+            let (reply, deleted) = oneshot::channel();
             // On our thread, as all connections are.
-            let deleted = timeout(LEAVE_TIMEOUT, self.handle.spawn(deleting)).await;
-            let deleted = deleted.map(|deleted| deleted.unwrap_or_else(|ended| Err(ended.to_string())));
-            if let Err(reason) = deleted.unwrap_or_else(|_| Err(format!("no answer within {LEAVE_TIMEOUT:?}"))) {
+            self.rest.contained("queue deletion", async move {
+                // Nobody waits for it if the edge ends meanwhile.
+                let _ = reply.send(timeout(LEAVE_TIMEOUT, deleting).await);
+            });
+            let deleted = match deleted.await {
+                Ok(Ok(deleted)) => deleted,
+                Ok(Err(_)) => Err(format!("no answer within {LEAVE_TIMEOUT:?}")),
+                Err(_) => Err("its task ended".to_owned()),
+            };
+            if let Err(reason) = deleted {
                 tracing::debug!(business, reason, "this edge's queue was not deleted; it expires by itself");
             }
         }
@@ -279,20 +289,23 @@ impl Broker for RabbitBroker {
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
             self.closing.cancel();
-            self.publishers.close();
-            if timeout(DRAIN_TIMEOUT, self.publishers.wait()).await.is_err() {
-                tracing::warn!("closing the broker with publishes in flight");
+            if let Err(unfinished) = self.publishers.finished_by(Instant::now() + DRAIN_TIMEOUT).await {
+                tracing::warn!(%unfinished, "closing the broker with publishes in flight");
             }
             self.closed.cancel();
-            self.rest.close();
             let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
             let closing_stream = async {
                 if let Some(client) = stream {
                     Client::clone(&client).close().await;
                 }
             };
-            if timeout(CLOSE_TIMEOUT, async { tokio::join!(self.rest.wait(), closing_stream) }).await.is_err() {
-                tracing::warn!("connections to the broker did not close in time");
+            let deadline = Instant::now() + CLOSE_TIMEOUT;
+            let (rest, stream) = tokio::join!(self.rest.finished_by(deadline), timeout_at(deadline, closing_stream));
+            if let Err(unfinished) = rest {
+                tracing::warn!(%unfinished, "connections to the broker did not close in time");
+            }
+            if stream.is_err() {
+                tracing::warn!("stream connections to the broker did not close in time");
             }
         }
         .boxed()
@@ -315,13 +328,6 @@ fn spread(key: u64, lanes: usize) -> usize {
     let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // The product of a 64-bit and a small number, divided by 2^64, is below the small number.
     ((u128::from(hash) * lanes as u128) >> 64) as usize
-}
-
-async fn until(end: CancellationToken, work: impl Future<Output = ()> + Send) {
-    tokio::select! {
-        () = end.cancelled() => {}
-        () = work => {}
-    }
 }
 
 /// Sums up the publishing links. Publishes are refused at once while the broker is blocked, and while it has been away for so long that

@@ -30,7 +30,7 @@ pub async fn start(args: Args, supervisor: Supervisor) -> anyhow::Result<App> {
         tracing::warn!("{shortage}");
     }
     let keys = Arc::new(KeyRing::load(parts.keys_file).await?);
-    let broker = RabbitBroker::start(parts.rabbit.into_config(&parts.settings.edge)?)?;
+    let broker = RabbitBroker::start(parts.rabbit.into_config(&parts.settings.edge)?, &supervisor)?;
     let readiness = Readiness::default();
     // Before the ports are bound: the edge must not be ready without a configuration.
     let pending = readiness.wait_for(source::PART);

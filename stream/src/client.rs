@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug_span};
+use wirepost_runtime::tasks::Tasks;
 
 use crate::{
     config::Config,
@@ -39,7 +40,7 @@ pub(crate) struct Inner {
     pub(crate) budget: Arc<Budget>,
     pub(crate) pool: Pool,
     pub(crate) closing: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Tasks,
 }
 
 impl Client {
@@ -47,7 +48,7 @@ impl Client {
     pub fn new(config: Config) -> Self {
         let config = Arc::new(config);
         let counters = Arc::new(Counters::default());
-        let tasks = TaskTracker::new();
+        let tasks = config.supervisor.tasks();
         let inner = Inner {
             budget: Arc::new(Budget::new(config.byte_budget, Arc::clone(&counters))),
             pool: Pool::new(Arc::clone(&config), Arc::clone(&counters), tasks.clone()),
@@ -78,7 +79,7 @@ impl Client {
         let progress = Arc::new(Progress::default());
         let supervisor = Supervisor::new(Arc::clone(&self.inner), stream, start, sender, Arc::clone(&progress));
         let span = debug_span!("stream_subscription", stream);
-        self.inner.tasks.spawn(supervisor.run().instrument(span));
+        self.inner.tasks.once("stream subscription", supervisor.run().instrument(span));
         Subscription { events, progress }
     }
 
@@ -101,12 +102,8 @@ impl Client {
     pub async fn close(self) {
         self.inner.closing.cancel();
         self.inner.pool.close();
-        self.inner.tasks.close();
-        if timeout(CLOSE_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
-            tracing::warn!(
-                tasks = self.inner.tasks.len(),
-                "stream client closed with tasks left, they end by their own timeouts"
-            );
+        if let Err(unfinished) = self.inner.tasks.finished_by(Instant::now() + CLOSE_TIMEOUT).await {
+            tracing::warn!(%unfinished, "stream client closed with tasks left; they end by their own timeouts");
         }
     }
 }

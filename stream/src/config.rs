@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use wirepost_runtime::tasks::Supervisor;
+
 /// User and password of SASL PLAIN. `Debug` hides the password.
 #[derive(Clone)]
 pub struct Credentials {
@@ -52,8 +54,10 @@ pub struct Config {
     pub credits: u16,
     /// The largest frame, hence chunk, that is accepted; larger ones are dropped and reported as a gap.
     pub max_frame_bytes: usize,
-    /// First and longest pause between attempts; each is drawn at random from its upper half.
+    /// First and longest bound of the pauses between attempts, see [`Backoff`](wirepost_runtime::backoff::Backoff).
     pub backoff: (Duration, Duration),
+    /// Receives the failures of the client's tasks. By default it is one of its own: failures are logged, and nobody waits for them.
+    pub supervisor: Supervisor,
 }
 
 /// Default of [`Config::subscriptions_per_connection`] on brokers that multiplex well.
@@ -82,6 +86,7 @@ impl Config {
             credits: 4,
             max_frame_bytes: 256 << 20,
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            supervisor: Supervisor::default(),
         }
     }
 

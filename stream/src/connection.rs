@@ -20,8 +20,8 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, timeout},
 };
-use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug};
+use wirepost_runtime::tasks::{Supervisor, Tasks};
 
 use crate::{
     chunk::Chunk,
@@ -91,6 +91,7 @@ pub(crate) struct Shared {
     address: Address,
     call_timeout: Duration,
     counters: Arc<Counters>,
+    supervisor: Supervisor,
     state: Mutex<State>,
     outbox: Mutex<BytesMut>,
     /// The outbox exceeded its limit: something may be missing, so the connection must end.
@@ -133,7 +134,7 @@ impl Connection {
         config: &Config,
         address: &Address,
         counters: &Arc<Counters>,
-        tasks: &TaskTracker,
+        tasks: &Tasks,
     ) -> Result<Self, Error> {
         let attempt = timeout(config.connect_timeout, Handshake::run(config, address));
         let done = match attempt.await {
@@ -161,6 +162,7 @@ impl Connection {
             address: address.clone(),
             call_timeout: config.call_timeout,
             counters: Arc::clone(counters),
+            supervisor: config.supervisor.clone(),
             state: Mutex::new(state),
             outbox: Mutex::default(),
             overflow: AtomicBool::new(false),
@@ -174,7 +176,7 @@ impl Connection {
             idle_timeout: config.idle_timeout,
         };
         let span = tracing::debug_span!("stream_connection", %address);
-        tasks.spawn(Arc::clone(&shared).run(socket, buffer, limits).instrument(span));
+        tasks.once("stream connection", Arc::clone(&shared).run(socket, buffer, limits).instrument(span));
         Ok(Self { shared, capacity, advertised })
     }
 

@@ -31,6 +31,9 @@ pub enum Error {
     /// The broker violated the protocol.
     #[error("protocol violation: {0}")]
     Protocol(#[from] Malformed),
+    /// Reading panicked: a bug of this crate. It is logged, and the reader attaches again.
+    #[error("reading {0}")]
+    Panicked(String),
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
@@ -48,6 +51,7 @@ impl Error {
             Self::NotReady => "not_ready",
             Self::Stalled { .. } => "stalled",
             Self::Protocol(_) => "protocol",
+            Self::Panicked(_) => "panicked",
             Self::Closed => "closed",
         }
     }

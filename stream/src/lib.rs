@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 
 mod amqp10; // sections and values of a message
-mod backoff; // pauses between attempts
 mod batch; // the messages of a chunk
 mod chunk; // stored chunks, positions, fingerprints
 mod client; // the entry point

@@ -6,11 +6,10 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use wirepost_runtime::{backoff::Backoff, tasks::Tasks};
 
 use crate::{
-    backoff::Backoff,
     config::Config,
     connection::{Connection, Reservation},
     error::Error,
@@ -23,7 +22,7 @@ use crate::{
 pub(crate) struct Pool {
     config: Arc<Config>,
     counters: Arc<Counters>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     open: Mutex<Connections>,
     dialing: AsyncMutex<Dialing>,
 }
@@ -47,9 +46,9 @@ struct Dialing {
 }
 
 impl Pool {
-    pub(crate) fn new(config: Arc<Config>, counters: Arc<Counters>, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(config: Arc<Config>, counters: Arc<Counters>, tasks: Tasks) -> Self {
         let dialing = Dialing {
-            backoff: Backoff::new(config.backoff),
+            backoff: Backoff::new(config.backoff.0, config.backoff.1),
             not_before: Instant::now(),
             failed: None,
             host: 0,
@@ -87,7 +86,7 @@ impl Pool {
                 self.add(connection)
             }
             Err(error) => {
-                let pause = dialing.backoff.pause();
+                let pause = dialing.backoff.next_pause();
                 if dialing.failed.is_none() {
                     warn!(%address, %error, "cannot reach the stream broker, retrying");
                 }

@@ -13,9 +13,9 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
+use wirepost_runtime::backoff::Backoff;
 
 use crate::{
-    backoff::Backoff,
     batch::Batch,
     chunk::{Chunk, Entry, Position, fingerprint},
     client::Inner,
@@ -83,7 +83,7 @@ impl Supervisor {
             Start::After(position) => position.offset.saturating_add(1),
             Start::Next | Start::First => 0,
         };
-        let backoff = Backoff::new(inner.config.backoff);
+        let backoff = Backoff::new(inner.config.backoff.0, inner.config.backoff.1);
         Self {
             inner,
             stream: Arc::from(stream),
@@ -118,9 +118,11 @@ impl Supervisor {
     async fn supervise(&mut self) {
         loop {
             let began = Instant::now();
-            let (attached, Err(error)) = match self.attach().await {
-                Ok(attachment) => (true, self.pump(attachment).await),
-                Err(error) => (false, Err(error)),
+            // What makes one subscription panic must not end the others.
+            let supervisor = self.inner.config.supervisor.clone();
+            let (attached, error) = match supervisor.attempt("stream reader", self.read()).await {
+                Ok(ended) => ended,
+                Err(cause) => (true, Error::Panicked(cause.to_string())),
             };
             if attached {
                 self.inner.counters.restarts.increment();
@@ -147,10 +149,21 @@ impl Supervisor {
                 }
                 self.emit(Event::Down { reason: error }).await;
             }
-            if attached && began.elapsed() > self.backoff.maximum() {
-                self.backoff.reset();
+            if attached {
+                self.backoff.lasted(began.elapsed());
             }
-            sleep(self.backoff.pause()).await;
+            sleep(self.backoff.next_pause()).await;
+        }
+    }
+
+    /// Attaches and reads until it fails; whether it was attached, and why it ended.
+    async fn read(&mut self) -> (bool, Error) {
+        match self.attach().await {
+            Ok(attachment) => {
+                let Err(error) = self.pump(attachment).await;
+                (true, error)
+            }
+            Err(error) => (false, error),
         }
     }
 

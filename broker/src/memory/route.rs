@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use wirepost_core::{names, pattern, topology::ExchangeKind};
+use wirepost_runtime::clock;
 
-use super::{Inner, World, now_ms};
+use super::{Inner, World};
 use crate::{Publication, PublishError};
 
 /// Where a message goes. Nothing twice, however many bindings lead there.
@@ -101,13 +102,13 @@ impl Inner {
             world.transient_records += 1;
             let offset = world.transient_records;
             for queue in world.edge_queues.get_mut(exchange).into_iter().flatten() {
-                queue.push(offset, now_ms(), publication.body.clone());
+                queue.push(offset, clock::now_ms(), publication.body.clone());
             }
             world.wake(exchange);
         }
         for name in &targets.objects {
             if let Some(log) = world.streams.get_mut(name) {
-                log.append(now_ms(), publication.body.clone());
+                log.append(clock::now_ms(), publication.body.clone());
             } else if let Some(queue) = world.queues.get_mut(name) {
                 queue.push(publication.clone());
             }

@@ -6,6 +6,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use wirepost_core::names;
 use wirepost_rabbitmq::{Credentials, Login};
+use wirepost_runtime::tasks::Supervisor;
 use wirepost_stream::{Client, Event, Message, Subscription};
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{Feed, FeedEvent, Piece, ReadError, Record, RecordBatch, Start, metri
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The stream client, where stream addresses are configured. Its tasks run where this is called.
-pub(super) fn client(config: &Config, checked: &Checked) -> Option<Client> {
+pub(super) fn client(config: &Config, checked: &Checked, supervisor: &Supervisor) -> Option<Client> {
     let hosts = config.stream.clone()?;
     let address = checked.addresses.first()?.clone();
     let (host, port) = hosts.first()?.clone();
@@ -38,6 +39,7 @@ pub(super) fn client(config: &Config, checked: &Checked) -> Option<Client> {
     if config.stream_tls {
         settings.tls.clone_from(&checked.tls);
     }
+    settings.supervisor = supervisor.clone();
     Some(Client::new(settings))
 }
 

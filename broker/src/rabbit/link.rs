@@ -11,6 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_rabbitmq::{Address, Connection, CredentialFiles, Endpoint};
+use wirepost_runtime::backoff::Backoff;
 
 use super::counters::Counters;
 
@@ -18,10 +19,8 @@ use super::counters::Counters;
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(4);
 /// Longest wait for the broker's answer to our close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// First and longest pause between attempts; each is drawn from its upper half.
+/// First and longest bound of the pauses between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-/// A connection that lived this long begins the next outage with the first pause again.
-const STEADY: Duration = Duration::from_secs(10);
 /// How often a connection is looked at beside its events.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -111,13 +110,14 @@ struct Supervisor {
 impl Supervisor {
     async fn run(self) {
         let cancel = self.cancel.clone();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut pause = Duration::ZERO;
         let mut failures = 0;
         // Links begin at different nodes.
         let mut attempt = rand::random_range(0..self.dialer.addresses.len());
         loop {
             let connecting = async {
-                sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+                sleep(pause).await;
                 self.dialer.connect(attempt, &self.name).await
             };
             let connected = tokio::select! {
@@ -136,9 +136,7 @@ impl Supervisor {
                     let Some(reason) = self.watch(&live).await else { break };
                     self.dialer.counters.connections_lost.add(1);
                     live.cut();
-                    if since.elapsed() >= STEADY {
-                        pause = Duration::ZERO;
-                    }
+                    backoff.lasted(since.elapsed());
                     tracing::warn!(link = self.name, reason, "lost the connection to the broker");
                     reason
                 }
@@ -154,7 +152,7 @@ impl Supervisor {
                 }
             };
             self.status.send_replace(Status::Down(reason));
-            pause = (pause * 2).clamp(BACKOFF.0, BACKOFF.1);
+            pause = backoff.next_pause();
         }
         self.status.send_replace(Status::Down("closed".to_owned()));
     }

@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -27,6 +27,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use wirepost_amqp::{Error, v091::Connection};
 use wirepost_core::names;
 use wirepost_rabbitmq::Endpoint;
+use wirepost_runtime::{
+    backoff::Backoff,
+    clock,
+    tasks::{Cause, Supervisor, Tasks},
+};
 
 use super::{
     counters::Counters,
@@ -40,10 +45,8 @@ use source::{Arrival, Protocol, Source};
 
 /// How long the queue lives without a consumer.
 const EXPIRES_MS: i32 = 60_000;
-/// First and longest pause between attempts; each is drawn from its upper half.
+/// First and longest bound of the pauses between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-/// A connection that lived this long begins the next outage with the first pause again.
-const STEADY: Duration = Duration::from_secs(10);
 /// Times in a row that connections end for the first message of the queue before it is removed: by each protocol, twice.
 const STUCK: u32 = 4;
 /// Messages and bytes of one batch at most; a batch is what is there anyway, it is never waited for.
@@ -74,8 +77,9 @@ impl Numbers {
 
 /// Reads the pushes of one business. Dropping it ends the reader; what was not acknowledged stays in the queue until that expires.
 pub(super) struct TransientFeed {
-    events: mpsc::Receiver<FeedEvent>,
+    // The first to be dropped: the reader is asked to end before it finds that nobody receives.
     _stop: DropGuard,
+    events: mpsc::Receiver<FeedEvent>,
 }
 
 impl Feed for TransientFeed {
@@ -100,6 +104,7 @@ pub(super) struct Reader {
     pub(super) prefetch: u16,
     pub(super) numbers: Arc<Numbers>,
     pub(super) counters: Arc<Counters>,
+    pub(super) supervisor: Supervisor,
 }
 
 /// Why consuming ended.
@@ -127,25 +132,16 @@ struct Progress {
 }
 
 impl Reader {
-    /// The feed, and what runs it until the feed is dropped or `closing`.
-    pub(super) fn new_feed(
-        self,
-        closing: &CancellationToken,
-    ) -> (TransientFeed, impl Future<Output = ()> + Send + use<>) {
+    /// Begins to read, until the feed is dropped or `closing`.
+    pub(super) fn start(self, tasks: &Tasks, closing: &CancellationToken) -> TransientFeed {
         let (sender, events) = mpsc::channel(EVENTS);
         let stop = closing.child_token();
-        let feed = TransientFeed { events, _stop: stop.clone().drop_guard() };
-        let run = async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.run(sender) => {}
-            }
-        };
-        (feed, run)
+        tasks.until("transient reader", &stop, self.run(sender));
+        TransientFeed { _stop: stop.drop_guard(), events }
     }
 
     async fn run(self, events: mpsc::Sender<FeedEvent>) {
-        let mut pause = Duration::ZERO;
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut down = false;
         let mut progress = Progress {
             attached: false,
@@ -168,11 +164,13 @@ impl Reader {
                     let gap = progress.attached && lost;
                     (progress.attached, down) = (true, false);
                     let since = Instant::now();
-                    let Some(end) = self.follow(source, gap, &mut progress.careful, &events).await else { return };
+                    let following = self.follow(source, gap, &mut progress.careful, &events);
+                    // Of the messages that were not settled none is lost: the broker delivers them again.
+                    let followed = self.supervisor.attempt("transient consumer", following).await;
+                    let panicked = |cause: Cause| Some(End { reason: cause.to_string(), failed: false, some: false });
+                    let Some(end) = followed.unwrap_or_else(panicked) else { return };
                     self.counters.connections_lost.add(1);
-                    if since.elapsed() >= STEADY {
-                        pause = Duration::ZERO;
-                    }
+                    backoff.lasted(since.elapsed());
                     if end.failed {
                         progress.protocol = progress.protocol.other();
                         progress.stuck = if end.some { 1 } else { progress.stuck + 1 };
@@ -206,8 +204,7 @@ impl Reader {
             if !std::mem::replace(&mut down, true) && events.send(FeedEvent::Down { reason }).await.is_err() {
                 return;
             }
-            pause = (pause * 2).clamp(BACKOFF.0, BACKOFF.1);
-            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            sleep(backoff.next_pause()).await;
             if progress.stuck >= STUCK {
                 if self.remove_first(attempt, &events).await.is_none() {
                     return;
@@ -329,7 +326,7 @@ impl Reader {
 
     fn record(&self, arrival: Arrival) -> Record {
         let Arrival { body, oddity, tag: _ } = arrival;
-        Record { position: self.numbers.next(), timestamp: now_ms(), body, oddity }
+        Record { position: self.numbers.next(), timestamp: clock::now_ms(), body, oddity }
     }
 
     /// Takes the first message out of the queue unacknowledged: it is gone whether it can be read or not. `None` when the feed was dropped.
@@ -426,10 +423,6 @@ impl Drop for Token {
         // Fails when the reader has begun anew: the broker delivers the batch again.
         let _ = self.settle.try_send((self.tag, self.done));
     }
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

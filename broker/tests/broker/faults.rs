@@ -12,6 +12,7 @@ use wirepost_broker::{
     rabbit::{Config, RabbitBroker},
 };
 use wirepost_core::edge_config::Delivery;
+use wirepost_runtime::tasks::Supervisor;
 use wirepost_testing::broker as services;
 use wirepost_testing::broker::{PATIENCE, PrivateBroker, eventually};
 
@@ -64,7 +65,7 @@ async fn without_a_broker_everything_is_answered_and_starts_all_the_same() -> Re
     // Nobody listens on port 1.
     let mut away = Config::new("e1", "amqp://127.0.0.1:1");
     away.stream = Some(vec![("127.0.0.1".into(), 1)]);
-    let broker = RabbitBroker::start(away)?;
+    let broker = RabbitBroker::start(away, &Supervisor::default())?;
     for _ in 0..3 {
         let outcomes = outcomes(&broker).await?;
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(PublishError::Unavailable(_)))), "{outcomes:?}");

@@ -10,6 +10,7 @@ use lapin::{
 use tokio::time::timeout;
 use wirepost_broker::{Broker, Feed, FeedEvent, Health, PublishError, Start};
 use wirepost_core::edge_config::Delivery;
+use wirepost_runtime::tasks::Supervisor;
 use wirepost_testing::broker as services;
 use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
 
@@ -365,7 +366,7 @@ async fn tls_is_checked_against_the_authority_and_rotated_credentials_are_taken(
     let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     fs::write(folder.path().join("ca.pem"), stranger.cert.pem())?;
     tls.ca_file = Some(folder.path().join("ca.pem"));
-    let distrusting = wirepost_broker::rabbit::RabbitBroker::start(tls)?;
+    let distrusting = wirepost_broker::rabbit::RabbitBroker::start(tls, &Supervisor::default())?;
     until_health(
         &distrusting,
         PATIENCE,

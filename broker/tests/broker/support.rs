@@ -17,6 +17,7 @@ use wirepost_broker::{
     Broker, Feed, FeedEvent, Health, Publication, PublishError,
     rabbit::{Config, RabbitBroker},
 };
+use wirepost_runtime::tasks::Supervisor;
 use wirepost_testing::broker::{PATIENCE, TestBroker};
 
 pub(crate) const RECEIVE: &str = "wirepost.pay.receive";
@@ -69,7 +70,7 @@ pub(crate) fn config(broker: &TestBroker, vhost: &str) -> Config {
 
 /// Starts, and waits until publishing works.
 pub(crate) async fn start(config: Config) -> Result<RabbitBroker> {
-    let broker = RabbitBroker::start(config)?;
+    let broker = RabbitBroker::start(config, &Supervisor::default())?;
     until_health(&broker, PATIENCE, |health| *health == Health::Up).await?;
     Ok(broker)
 }

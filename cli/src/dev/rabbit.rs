@@ -153,7 +153,7 @@ impl Rabbit {
         if show_queues {
             tasks.until("queue consumer", &stop, show::run(uri.clone(), desired_changes.clone(), console.clone()));
         }
-        let broker = RabbitBroker::start(config)?;
+        let broker = RabbitBroker::start(config, supervisor)?;
         // It ends with the edge's broker client, which is closed before these tasks.
         let health = health::run(broker.health(), console.clone());
         tasks.once("broker health", stop.clone().run_until_cancelled_owned(health));

@@ -37,12 +37,16 @@ pub(super) struct Limits {
 impl Shared {
     pub(super) async fn run(self: Arc<Self>, socket: Socket, buffer: BytesMut, limits: Limits) {
         let (reader, writer) = tokio::io::split(socket);
-        // The half that ends first ends the connection: both are dropped here and the socket closes.
-        let reason = tokio::select! {
-            reason = self.read(reader, buffer, limits) => reason,
-            reason = self.write(writer, limits) => reason,
+        let work = async {
+            // The half that ends first ends the connection: both are dropped here and the socket closes.
+            tokio::select! {
+                reason = self.read(reader, buffer, limits) => reason,
+                reason = self.write(writer, limits) => reason,
+            }
         };
-        self.end(reason);
+        // A panic ends this connection like any other failure: its subscriptions attach again on another one.
+        let reason = self.supervisor.attempt("stream frames", work).await;
+        self.end(reason.unwrap_or_else(|cause| Error::ConnectionLost(cause.to_string())));
         self.counters.connections.sub(1);
         match self.reason() {
             Error::Closed => debug!(address = %self.address, "stream connection closed"),
