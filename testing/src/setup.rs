@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use wirepost_core::compile::{Compiled, compile_one};
 use wirepost_core::edge_config::{ApiKey, BusinessConfig};
-use wirepost_core::validate;
+use wirepost_core::{hex, validate};
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
 use wirepost_topology::unrouted::{self, Moved};
 use wirepost_topology::{Options, Report, Scope, apply, merge};
@@ -141,7 +141,7 @@ impl Setup {
     pub fn config(&self, business: &str) -> Result<BusinessConfig> {
         let found = self.declared().into_iter().find(|one| one.business == business);
         let mut config = found.with_context(|| format!("{business} is not declared"))?.config;
-        let sha256 = Sha256::digest(self.api_key()).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let sha256 = hex(Sha256::digest(self.api_key()));
         config.auth.api_keys.push(ApiKey { sha256, expires_at: None });
         Ok(config)
     }

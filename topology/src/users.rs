@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use wirepost_core::names;
+use wirepost_core::{hex, names};
 
 use crate::actual::{Permission, User};
 
@@ -40,8 +40,7 @@ impl fmt::Debug for DesiredUser {
 
 /// The tag of our users in this vhost: `wirepost-` and 8 hex digits.
 pub fn user_tag(vhost: &str) -> String {
-    let digest = Sha256::digest(vhost.as_bytes());
-    format!("wirepost-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+    format!("wirepost-{}", &hex(Sha256::digest(vhost))[..8])
 }
 
 /// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push`, consumes the queues of routes, `dead`, and

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wirepost_amqp::v091::{Message, Properties, Property};
-use wirepost_core::{contract::headers, names};
+use wirepost_core::{contract::headers, hex, names};
 
 use super::table::{self, lossy};
 use crate::output::one_line;
@@ -171,8 +171,7 @@ fn set_aside_reason(headers: &Value) -> Option<String> {
 /// An id derived from the content: the same message always has the same one.
 fn hash(message: &Message) -> String {
     let digest = Sha256::new().chain_update(&message.routing_key).chain_update(&message.body).finalize();
-    let hex = digest.iter().fold(String::from("~"), |hex, byte| format!("{hex}{byte:02x}"));
-    hex[..=HASH_DIGITS].to_owned()
+    format!("~{}", &hex(digest)[..HASH_DIGITS])
 }
 
 /// `2026-11-27T08:15:00Z` (Howard Hinnant's `civil_from_days`).

@@ -3,14 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     io,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use wirepost_core::{Compiled, Problem, edge_config::ApiKey};
+use wirepost_core::{Compiled, Problem, edge_config::ApiKey, hex};
 
 use crate::{
     declarations::{self, Contents, Declaration, Finding},
@@ -201,10 +200,7 @@ impl Project {
 
     fn with_key(&self, mut compiled: Compiled) -> Compiled {
         let key = self.api_key.clone().unwrap_or_else(|| edge::dev_key(&compiled.business));
-        let sha256 = Sha256::digest(key).iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+        let sha256 = hex(Sha256::digest(key));
         compiled.config.auth.api_keys = vec![ApiKey { sha256, expires_at: None }];
         compiled
     }

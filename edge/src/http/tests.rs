@@ -4,10 +4,7 @@ mod calls;
 mod messages;
 mod token;
 
-use std::{
-    fmt::Write as _,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use axum::{
     Router,
@@ -111,10 +108,7 @@ pub(super) struct Reply {
 }
 
 fn digest(key: &str) -> String {
-    Sha256::digest(key).iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").unwrap();
-        hex
-    })
+    wirepost_core::hex(Sha256::digest(key))
 }
 
 pub(super) fn payments() -> Value {

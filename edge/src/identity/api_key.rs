@@ -37,12 +37,7 @@ mod tests {
     use super::*;
 
     fn api_key(key: &str, expires_at: Option<i64>) -> ApiKey {
-        use std::fmt::Write;
-        let mut sha256 = String::new();
-        for byte in Sha256::digest(key) {
-            write!(sha256, "{byte:02x}").unwrap();
-        }
-        ApiKey { sha256, expires_at }
+        ApiKey { sha256: wirepost_core::hex(Sha256::digest(key)), expires_at }
     }
 
     #[test]
