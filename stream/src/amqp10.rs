@@ -178,15 +178,23 @@ pub fn described(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
 /// A decoded value. Containers, floats and decimals stay encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
+    /// Null.
     Null,
+    /// A boolean.
     Bool(bool),
+    /// An unsigned integer of any width.
     Unsigned(u64),
+    /// A signed integer of any width.
     Signed(i64),
     /// Milliseconds since the epoch; publishers may write anything.
     Timestamp(i64),
+    /// A UUID.
     Uuid([u8; 16]),
+    /// Opaque bytes.
     Binary(&'a [u8]),
+    /// A text.
     String(&'a str),
+    /// A symbol: ASCII by the specification.
     Symbol(&'a str),
     /// The encoded value, constructor included; also a string that is not UTF-8.
     Other(&'a [u8]),

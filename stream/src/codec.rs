@@ -39,12 +39,19 @@ pub struct Malformed(pub &'static str);
 pub struct ResponseCode(pub u16);
 
 impl ResponseCode {
+    /// Done.
     pub const OK: Self = Self(1);
+    /// There is no stream of this name.
     pub const STREAM_DOES_NOT_EXIST: Self = Self(2);
+    /// The node has no replica of the stream.
     pub const STREAM_NOT_AVAILABLE: Self = Self(6);
+    /// User or password is wrong.
     pub const AUTHENTICATION_FAILURE: Self = Self(8);
+    /// The user may connect from the broker's own host only.
     pub const AUTHENTICATION_FAILURE_LOOPBACK: Self = Self(11);
+    /// The virtual host does not exist, or the user has no access to it.
     pub const VHOST_ACCESS_FAILURE: Self = Self(12);
+    /// The user lacks a permission.
     pub const ACCESS_REFUSED: Self = Self(16);
 
     const fn name(self) -> &'static str {

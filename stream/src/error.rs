@@ -9,13 +9,28 @@ use crate::codec::{Malformed, ResponseCode};
 pub enum Error {
     /// No connection: the broker may be down, or a firewall in between.
     #[error("cannot connect to {address}: {reason}")]
-    Connect { address: String, reason: String },
+    Connect {
+        /// Host and port.
+        address: String,
+        /// What the operating system, TLS or the handshake reported.
+        reason: String,
+    },
     /// The broker did not answer in time.
     #[error("no answer to {what} within {after:?}")]
-    Timeout { what: &'static str, after: Duration },
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        after: Duration,
+    },
     /// The broker refused a request.
     #[error("broker refused {what}: {code}")]
-    Refused { what: &'static str, code: ResponseCode },
+    Refused {
+        /// The request.
+        what: &'static str,
+        /// The broker's reason.
+        code: ResponseCode,
+    },
     /// The connection ended.
     #[error("connection lost: {0}")]
     ConnectionLost(String),
@@ -27,7 +42,12 @@ pub enum Error {
     NotReady,
     /// The broker has messages and sends none.
     #[error("broker has messages up to offset {end} and sends none: subscribing again from {next}")]
-    Stalled { next: u64, end: u64 },
+    Stalled {
+        /// The offset at which reading continues.
+        next: u64,
+        /// The committed end of the stream.
+        end: u64,
+    },
     /// The broker violated the protocol.
     #[error("protocol violation: {0}")]
     Protocol(#[from] Malformed),

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 mod amqp10; // sections and values of a message
 mod batch; // the messages of a chunk

@@ -26,20 +26,30 @@ pub enum Start {
 /// `Messages` follow. Offsets increase until a `Reset`; they are not contiguous, which does not mean loss.
 #[derive(Debug)]
 pub enum Event {
-    /// Reading from here. `position`: the last message before the ones that follow, which is in the stream with this
-    /// fingerprint or was the last one before the stream's first; `None`: nothing precedes them, they begin at the
-    /// stream's first message. `first_offset`: the stream's first offset, `None` if it is empty.
-    Attached { position: Option<Position>, first_offset: Option<u64> },
+    /// Reading from here.
+    Attached {
+        /// The last message before the ones that follow: it is in the stream with this fingerprint, or was the last one
+        /// before the stream's first. `None`: nothing precedes them, they begin at the stream's first message.
+        position: Option<Position>,
+        /// The stream's first offset; `None` if it is empty.
+        first_offset: Option<u64>,
+    },
     /// Messages in the order of the stream, each once.
     Messages(Batch),
     /// Messages before `first_offset` are lost to this reader: retention deleted them before they were read, or a chunk
     /// exceeded `max_frame_bytes`. Reading continues at the first message in the stream.
-    Gap { first_offset: u64 },
+    Gap {
+        /// The first offset that the stream still has.
+        first_offset: u64,
+    },
     /// The stream is a new incarnation: deleted and declared again, rolled back, or restored. Reading continues at its
     /// first message, so that nothing confirmed there is missed; some messages may have been seen in the old one.
     Reset,
     /// Not reading. Sent once per outage, which ends with `Attached`.
-    Down { reason: Error },
+    Down {
+        /// Why.
+        reason: Error,
+    },
 }
 
 /// A supervised reader of one stream. Dropping it stops reading.

@@ -13,7 +13,7 @@ use lapin::options::{BasicGetOptions, BasicRejectOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use wirepost_core::names;
+use wirepost_core::{hex, names};
 use wirepost_testing::broker::{consume, depth, eventually, next, next_body, publish, publish_with};
 use wirepost_testing::cluster::chart_rules;
 use wirepost_testing::mirror::Mirror;
@@ -73,7 +73,7 @@ async fn api_keys(world: &World) -> Result<BTreeMap<String, Option<i64>>> {
 }
 
 fn digest(entries: &Entries) -> String {
-    Sha256::digest(&entries["api-key"]).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+    hex(Sha256::digest(&entries["api-key"]))
 }
 
 /// Users with permissions in the vhost, but for the tests' own.
