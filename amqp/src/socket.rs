@@ -27,9 +27,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 pub(crate) struct Socket {
     stream: Box<dyn Stream>,
     pub(crate) buffer: BytesMut,
-    /// Half the time after which a silent peer is dead: so often it hears from us.
+    /// Half the time after which a silent peer is dead: the interval of our heartbeats.
     heartbeat: Duration,
-    /// What to send it then.
+    /// The heartbeat.
     beat: &'static [u8],
     heard: Instant,
     next_beat: Instant,
@@ -61,14 +61,14 @@ impl Socket {
         })
     }
 
-    /// From now on the peer hears something from us in every half of `time`, and must be heard twice in it.
+    /// From now on we send something in every half of `time`, and the peer must send something in every `time`.
     pub(crate) fn beat(&mut self, time: Duration, beat: &'static [u8]) {
         self.heartbeat = time / 2;
         self.beat = beat;
         self.next_beat = Instant::now() + self.heartbeat;
     }
 
-    /// Reads more into the buffer. Cancel safe but for a heartbeat that is cut, which ends the connection with the next one.
+    /// Reads more into the buffer. Cancel safe, except that a heartbeat that is cut off ends the connection with the next one.
     pub(crate) async fn fill(&mut self) -> Result<(), Error> {
         loop {
             tokio::select! {
@@ -95,7 +95,7 @@ impl Socket {
         }
     }
 
-    /// Waits until so many bytes are there, and takes them.
+    /// Waits for so many bytes and takes them.
     pub(crate) async fn take(&mut self, bytes: usize) -> Result<Bytes, Error> {
         while self.buffer.len() < bytes {
             self.fill().await?;
@@ -120,7 +120,7 @@ impl Socket {
         }
     }
 
-    /// Says good-bye where that takes no time.
+    /// Sends a last frame if that takes no time.
     pub(crate) fn last_words(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).now_or_never();
         let _ = self.stream.flush().now_or_never();

@@ -1,7 +1,7 @@
-//! AMQP 0-9-1 with one channel, and properties as the bytes they are.
+//! AMQP 0-9-1 with one channel; properties stay bytes.
 //!
-//! **Flow.** One owner at a time: calls wait for their answers, and what comes unasked ([`Incoming`]) is kept for [`Connection::recv`].
-//! Heartbeats go out while something waits in it, so whoever holds a connection waits in it most of the time.
+//! **Flow.** One owner at a time: calls wait for their answers, and deliveries ([`Incoming`]) are queued for [`Connection::recv`].
+//! Heartbeats are sent only while a call waits, so the owner of a connection waits in `recv` most of the time.
 //! **Cancel safety.** [`Connection::recv`] may be dropped at any time. After any other call that was dropped, drop the connection too.
 //! Source: the AMQP 0-9-1 specification and RabbitMQ's extensions (confirms, `basic.nack`, consumer cancel notifications).
 
@@ -20,17 +20,17 @@ pub use properties::{Properties, Property};
 
 /// Longest wait for an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for a confirm. A broker under an alarm gives none until the alarm ends.
+/// Longest wait for a confirm. A broker with an alarm sends none until the alarm ends.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// RabbitMQ's own default.
 const MAX_FRAME: u32 = 128 << 10;
 const HEARTBEAT: &[u8] = &[8, 0, 0, 0, 0, 0, 0, 0xce];
 const CHANNEL: u16 = 1;
 
-/// A message as it came.
+/// A message as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// What to acknowledge.
+    /// Delivery tag, for the acknowledgement.
     pub delivery_tag: u64,
     /// The exchange that it was published to.
     pub exchange: Bytes,
@@ -42,32 +42,32 @@ pub struct Message {
     pub body: Bytes,
 }
 
-/// What comes unasked.
+/// What arrives without a request.
 #[derive(Debug)]
 pub enum Incoming {
-    /// For our consumer.
+    /// A delivery to our consumer.
     Delivery(Message),
-    /// The broker ended our consumer: its queue is gone.
+    /// The broker cancelled our consumer: its queue was deleted.
     Cancelled,
 }
 
-/// What became of a publish.
+/// Outcome of a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
     /// A queue or stream has it.
     Taken,
-    /// No queue takes it, as the broker says it.
+    /// Returned: no queue takes it. In the broker's words.
     Returned(String),
-    /// The broker said no: a queue is full, for instance.
+    /// The broker refused it: a queue is full, for instance.
     Refused,
 }
 
-/// A queue at the moment of the question.
+/// Counts of a queue at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// Ready for delivery.
     pub messages: u32,
-    /// Who consume it.
+    /// Its consumers.
     pub consumers: u32,
 }
 
@@ -75,12 +75,12 @@ pub struct Counts {
 pub struct Connection {
     socket: Socket,
     frame_max: usize,
-    /// Deliveries that came while an answer was waited for.
+    /// Deliveries that arrived while a call waited for its answer.
     early: VecDeque<Incoming>,
     partial: Option<Partial>,
 }
 
-/// A method whose content is still coming.
+/// A method whose content is incomplete.
 struct Partial {
     method: (u16, u16),
     args: Bytes,
@@ -95,7 +95,7 @@ enum Event {
 }
 
 impl Connection {
-    /// Connects, with a channel. `heartbeat`: a broker that is silent for twice this long is dead.
+    /// Connects, with a channel. `heartbeat`: a broker is dead after two silent intervals.
     pub async fn open(endpoint: &Endpoint, heartbeat: Duration) -> Result<Self, Error> {
         let socket = Socket::connect(endpoint).await?;
         let mut connection = Self { socket, frame_max: MAX_FRAME as usize, early: VecDeque::new(), partial: None };
@@ -151,7 +151,7 @@ impl Connection {
         self.open_channel().await
     }
 
-    /// Opens the channel: again, after the broker closed it ([`Error::Channel`]). What was unacknowledged on it is back in its queue.
+    /// Opens the channel again, after the broker closed it ([`Error::Channel`]). Its unacknowledged messages are requeued.
     pub async fn open_channel(&mut self) -> Result<(), Error> {
         self.early.clear();
         self.partial = None;
@@ -163,7 +163,7 @@ impl Connection {
         self.declare_queue(queue, 1, &[]).await
     }
 
-    /// Makes a durable queue with these arguments, encoded as a field table without its length.
+    /// Declares a durable queue with these arguments, encoded as a field table without its length.
     pub async fn declare(&mut self, queue: &str, arguments: &[u8]) -> Result<Counts, Error> {
         self.declare_queue(queue, 2, arguments).await
     }
@@ -191,7 +191,7 @@ impl Connection {
         self.call(method::QUEUE_BIND, &args, method::QUEUE_BIND_OK, "binding a queue").await.map(drop)
     }
 
-    /// Empties a queue of what is ready in it.
+    /// Purges the ready messages of a queue.
     pub async fn purge(&mut self, queue: &str) -> Result<(), Error> {
         let mut args = BytesMut::new();
         args.put_u16(0);
@@ -200,7 +200,7 @@ impl Connection {
         self.call(method::QUEUE_PURGE, &args, method::QUEUE_PURGE_OK, "emptying a queue").await.map(drop)
     }
 
-    /// Deletes a queue with what it holds. One that is not there is no error.
+    /// Deletes a queue with its messages. A missing queue is not an error.
     pub async fn delete(&mut self, queue: &str) -> Result<(), Error> {
         let mut args = BytesMut::new();
         args.put_u16(0);
@@ -209,7 +209,7 @@ impl Connection {
         self.call(method::QUEUE_DELETE, &args, method::QUEUE_DELETE_OK, "deleting a queue").await.map(drop)
     }
 
-    /// Bounds the unacknowledged messages of consumers to come.
+    /// Bounds the unacknowledged messages of later consumers.
     pub async fn prefetch(&mut self, messages: u16) -> Result<(), Error> {
         let mut args = BytesMut::new();
         args.put_u32(0);
@@ -229,7 +229,7 @@ impl Connection {
         self.call(method::CONSUME, &args, method::CONSUME_OK, "consuming").await.map(drop)
     }
 
-    /// Ends a consumer of ours. What it was delivered may still be settled.
+    /// Cancels a consumer of ours. Its deliveries may still be settled.
     pub async fn cancel(&mut self, tag: &str) -> Result<(), Error> {
         let mut args = BytesMut::new();
         put_shortstr(&mut args, tag)?;
@@ -237,7 +237,7 @@ impl Connection {
         self.call(method::CANCEL, &args, method::CANCEL_OK, "ending a consumer").await.map(drop)
     }
 
-    /// What comes unasked. An [`Error::Channel`] ends the consumer.
+    /// The next delivery or notification. An [`Error::Channel`] ends the consumer.
     pub async fn recv(&mut self) -> Result<Incoming, Error> {
         loop {
             if let Some(early) = self.early.pop_front() {
@@ -248,7 +248,7 @@ impl Connection {
         }
     }
 
-    /// Settles a message, or all up to it.
+    /// Acknowledges a message, or all up to it.
     pub async fn ack(&mut self, delivery_tag: u64, multiple: bool) -> Result<(), Error> {
         let mut args = BytesMut::new();
         args.put_u64(delivery_tag);
@@ -256,7 +256,7 @@ impl Connection {
         self.send(CHANNEL, method::ACK, &args).await
     }
 
-    /// Puts a message back into its place, or all up to it.
+    /// Requeues a message, or all up to it.
     pub async fn requeue(&mut self, delivery_tag: u64, multiple: bool) -> Result<(), Error> {
         let mut args = BytesMut::new();
         args.put_u64(delivery_tag);
@@ -269,7 +269,7 @@ impl Connection {
         self.get_with(queue, 0).await
     }
 
-    /// The same without acknowledgement: whatever comes back, that message is gone.
+    /// The same without acknowledgement: whatever the answer is, that message is gone.
     pub async fn take(&mut self, queue: &str) -> Result<Option<Message>, Error> {
         self.get_with(queue, 1).await
     }
@@ -294,13 +294,13 @@ impl Connection {
         timeout(CALL_TIMEOUT, answer).await.unwrap_or(Err(Error::Timeout { what: "getting", after: CALL_TIMEOUT }))
     }
 
-    /// Switches confirms on, which [`Connection::publish`] needs.
+    /// Enables confirms, which [`Connection::publish`] needs.
     pub async fn confirm(&mut self) -> Result<(), Error> {
         self.call(method::CONFIRM_SELECT, &[0], method::CONFIRM_SELECT_OK, "switching confirms on").await.map(drop)
     }
 
-    /// Publishes with `mandatory` and waits for the confirm. After an error it is not known whether the message arrived, and only
-    /// after [`Error::Channel`] the connection may be used again.
+    /// Publishes with `mandatory` and waits for the confirm. After an error it is unknown whether the message arrived, and the
+    /// connection may be used again only after [`Error::Channel`].
     pub async fn publish(
         &mut self,
         exchange: &[u8],
@@ -366,7 +366,7 @@ impl Connection {
                 self.early.push_back(Incoming::Delivery(message(args, properties, body, true)?));
             }
             Event::Method(method::CANCEL, _) => self.early.push_back(Incoming::Cancelled),
-            // A return or confirm of a publish that nobody waits for any more, connection.blocked and the like.
+            // A return or confirm of an abandoned publish, connection.blocked and the like.
             Event::Method(..) | Event::Content(..) => {}
         }
         Ok(())

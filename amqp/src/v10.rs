@@ -1,6 +1,6 @@
-//! AMQP 1.0, as far as it takes to receive a queue's messages and to send one on.
+//! AMQP 1.0, as far as it is needed to receive a queue's messages and to forward one.
 //!
-//! Messages are bytes here too: what was received can be sent on as it is, whatever its properties are made of.
+//! Messages are bytes here too: they are forwarded as received, whatever their properties contain.
 //!
 //! **Cancel safety.** [`Connection::recv`] may be dropped at any time. After any other call that was dropped, drop the connection too.
 //! Source: OASIS AMQP 1.0 parts 2 (transport), 3 (messaging) and 5 (security); RabbitMQ's addresses, version 2.
@@ -19,11 +19,11 @@ use codec::{List, performative};
 
 /// Longest wait for an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the broker to say what became of a message.
+/// Longest wait for the outcome of a message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest frame that we take; a larger message comes in several.
+/// Largest frame that we accept; a larger message arrives in several.
 const MAX_FRAME: u32 = 1 << 20;
-/// Transfers that the broker may send before it hears of our window again.
+/// Transfers that the broker may send until we update our window.
 const WINDOW: u32 = 1 << 16;
 const HEARTBEAT: &[u8] = &[0, 0, 0, 8, 2, 0, 0, 0];
 const AMQP: u8 = 0;
@@ -31,32 +31,32 @@ const SASL: u8 = 1;
 const RECEIVER: u32 = 0;
 const SENDER: u32 = 1;
 
-/// A message as it came.
+/// A message as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// What to settle.
+    /// Delivery id, to settle it.
     pub delivery_id: u32,
     /// Its sections.
     pub payload: Bytes,
 }
 
-/// What becomes of a received message.
+/// Outcome of a received message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
-    /// Done: the queue forgets it.
+    /// Accepted: the queue removes it.
     Accept,
-    /// Back into its place.
+    /// Released: requeued.
     Release,
 }
 
-/// What became of a message that was sent.
+/// Outcome of a message that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// A queue or stream has it.
     Taken,
     /// No queue takes it.
     Returned,
-    /// The broker said no.
+    /// The broker refused it.
     Refused,
 }
 
@@ -64,21 +64,21 @@ pub enum Sent {
 pub struct Connection {
     socket: Socket,
     max_frame: usize,
-    /// Complete, not asked for yet.
+    /// Complete messages that were not received yet.
     received: VecDeque<Message>,
     partial: Option<(u32, BytesMut)>,
-    /// Of the receiver, as its sender counts.
+    /// The delivery count of the receiver's link.
     delivery_count: u32,
-    /// The transfer to come, and how many came since the broker last heard of our window.
+    /// Id of the next transfer, and the transfers since we last updated our window.
     next_incoming: u32,
     unannounced: u32,
     next_outgoing: u32,
-    /// Of the sender.
+    /// The delivery count of the sender's link.
     credit: u32,
     links: u32,
 }
 
-/// A performative: its descriptor, its list, and what stands behind it in the frame.
+/// A performative: its descriptor, its list, and the rest of the frame.
 struct Performative {
     code: u64,
     list: Bytes,
@@ -86,7 +86,7 @@ struct Performative {
 }
 
 impl Connection {
-    /// Connects, with a session. `heartbeat`: a broker that is silent for twice this long is dead.
+    /// Connects, with a session. `heartbeat`: a broker is dead after two silent intervals.
     pub async fn open(endpoint: &Endpoint, heartbeat: Duration) -> Result<Self, Error> {
         let socket = Socket::connect(endpoint).await?;
         let mut connection = Self {
@@ -145,7 +145,7 @@ impl Connection {
         Err(Error::Malformed("the broker does not speak AMQP 1.0"))
     }
 
-    /// Begins to receive a queue's messages: so many, until [`Connection::more`].
+    /// Begins to receive a queue's messages: at most so many until [`Connection::more`].
     pub async fn receive(&mut self, queue: &str, credit: u32) -> Result<(), Error> {
         let mut source = List::default();
         source.string(&format!("/queues/{}", escaped(queue.as_bytes())));
@@ -159,7 +159,7 @@ impl Connection {
         self.more(credit).await
     }
 
-    /// From now on so many messages may come.
+    /// Permits the broker to send so many more messages.
     pub async fn more(&mut self, credit: u32) -> Result<(), Error> {
         self.flow(Some(credit)).await
     }
@@ -198,7 +198,7 @@ impl Connection {
         self.send_frame(AMQP, performative::DISPOSITION, &disposition, &[]).await
     }
 
-    /// Sends a message to an exchange and waits for what becomes of it. After an error it is not known whether it arrived.
+    /// Sends a message to an exchange and waits for its outcome. After an error it is unknown whether it arrived.
     pub async fn send(&mut self, exchange: &[u8], routing_key: &[u8], payload: &[u8]) -> Result<Sent, Error> {
         timeout(SEND_TIMEOUT, self.send_one(exchange, routing_key, payload))
             .await
@@ -219,7 +219,7 @@ impl Connection {
         while self.credit == 0 {
             self.event().await?;
         }
-        // Some room for what stands before the payload.
+        // Some room for the performative before the payload.
         let parts: Vec<&[u8]> = payload.chunks(self.max_frame - 256).collect();
         for (index, part) in parts.iter().enumerate() {
             let mut transfer = List::default();
@@ -271,7 +271,7 @@ impl Connection {
                 self.credit = number(&performative.list, 6).unwrap_or(0);
             }
             performative::DETACH | performative::END => {
-                // Of its own accord the broker does it for a reason only; the answer to our detach has none.
+                // A detach by the broker has a reason; the answer to ours has none.
                 if let Some(error) = failure(&performative.list) {
                     return Err(Error::Channel { code: code_of(&error), text: error });
                 }
@@ -366,7 +366,7 @@ fn failure(list: &[u8]) -> Option<String> {
     elements(list).find_map(|value| {
         let Value::Other(encoded) = value else { return None };
         let (_, error, _) = described(encoded).filter(|(code, ..)| *code == performative::ERROR)?;
-        // The description of an internal error goes on for a page.
+        // The description of an internal error fills a page.
         let line = |text: &'_ str| text.lines().next().unwrap_or_default().to_owned();
         let words: Vec<_> = elements(error).take(2).filter_map(Value::as_str).map(line).collect();
         Some(words.join(": "))
@@ -382,7 +382,7 @@ fn code_of(error: &str) -> u16 {
     }
 }
 
-/// Percent-encoded, as names stand in addresses.
+/// Percent-encoded, as addresses contain names.
 fn escaped(name: &[u8]) -> String {
     name.iter().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {

@@ -124,7 +124,7 @@ pub(super) fn put_longstr(out: &mut BytesMut, bytes: &[u8]) {
     out.put_slice(bytes);
 }
 
-/// Reading arguments from the front, without panics.
+/// Reads arguments from the front, without panics.
 pub(super) trait Args {
     fn bytes(&mut self, n: usize) -> Result<Bytes, Error>;
 

@@ -1,4 +1,4 @@
-//! The properties of a message: a word of flags, then those that are there, one behind the other. Found, never decoded.
+//! The properties of a message: a word of flags, then the properties that are present, in order. They are found, never decoded.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -58,7 +58,7 @@ impl Property {
     }
 }
 
-/// As they are in a content header, flags first.
+/// Encoded as in a content header, flags first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Properties(Bytes);
 
@@ -70,7 +70,7 @@ impl Default for Properties {
 }
 
 impl Properties {
-    /// Flags and properties, of whatever quality.
+    /// Flags and properties, unchecked.
     pub const fn from_bytes(bytes: Bytes) -> Self {
         Self(bytes)
     }
@@ -80,7 +80,7 @@ impl Properties {
         &self.0
     }
 
-    /// Where each property is; what can't be found any more is absent.
+    /// The range of each property; what can't be found is absent.
     fn parts(&self) -> [Option<Bytes>; 14] {
         let mut parts = [const { None }; 14];
         let Some(flags) = self.0.first_chunk().map(|flags| u16::from_be_bytes(*flags)) else { return parts };
@@ -117,7 +117,7 @@ impl Properties {
         }
     }
 
-    /// All others.
+    /// All other properties.
     #[must_use]
     pub fn without(&self, property: Property) -> Self {
         let mut parts = self.parts();
@@ -125,7 +125,7 @@ impl Properties {
         Self::join(parts)
     }
 
-    /// With another text in place of this property, cut at 255 bytes.
+    /// With this property replaced by another text, truncated to 255 bytes.
     #[must_use]
     pub fn with_text(&self, property: Property, text: &[u8]) -> Self {
         let mut part = BytesMut::new();
@@ -136,7 +136,7 @@ impl Properties {
         Self::join(parts)
     }
 
-    /// Survives the broker's restart.
+    /// Marks the message persistent.
     #[must_use]
     pub fn persistent(&self) -> Self {
         let mut parts = self.parts();
@@ -144,7 +144,7 @@ impl Properties {
         Self::join(parts)
     }
 
-    /// With these headers in front of those that there are. The names have at most 255 bytes; longer ones are left out.
+    /// With these headers before the present ones. Names of more than 255 bytes are left out.
     #[must_use]
     pub fn with_more_headers<'a>(&self, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut table = BytesMut::new();
@@ -219,7 +219,7 @@ impl Properties {
         Self::join(parts)
     }
 
-    /// What every client can decode: of texts that are not UTF-8 what can be read, and no headers where a name or a value is beyond
+    /// A form that every client can decode: texts that are not UTF-8 lossily, and no headers if a name or a value is not of a type in
     /// general use.
     #[must_use]
     pub fn readable(&self) -> Self {
@@ -236,7 +236,7 @@ impl Properties {
                         end -= 1;
                     }
                     let mut short = BytesMut::new();
-                    // It has been cut to fit.
+                    // It was truncated to fit.
                     let _ = put_short_bytes(&mut short, &readable.as_bytes()[..end]);
                     *part = Some(short.freeze());
                 }
@@ -261,7 +261,7 @@ fn is_plain(mut table: &[u8], depth: u32) -> bool {
     true
 }
 
-/// What follows a plain value; `None` if it is none.
+/// What follows a plain value; `None` if it is not plain.
 fn after_plain_value(bytes: &[u8], depth: u32) -> Option<&[u8]> {
     let (tag, rest) = bytes.split_first()?;
     let size = match tag {
