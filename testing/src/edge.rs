@@ -27,6 +27,7 @@ pub struct EdgeBuilder {
     kubeconfig: Option<PathBuf>,
     log: String,
     open_files: Option<u32>,
+    panics: Option<(String, PathBuf)>,
 }
 
 impl EdgeBuilder {
@@ -48,7 +49,7 @@ impl EdgeBuilder {
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let log = "info,wirepost_edge=debug,wirepost_stream=debug".to_owned();
-        Self { setup, name: name.to_owned(), flags, kubeconfig: None, log, open_files: None }
+        Self { setup, name: name.to_owned(), flags, kubeconfig: None, log, open_files: None, panics: None }
     }
 
     /// Sets a flag of `wirepost-edge`, named without its dashes: `flag("amqp", proxied)`.
@@ -79,6 +80,14 @@ impl EdgeBuilder {
     #[must_use]
     pub fn open_files(mut self, files: u32) -> Self {
         self.open_files = Some(files);
+        self
+    }
+
+    /// Makes the task of this name panic once [`Edge::panic`] is called, see `runtime/src/tasks/test_panic.rs`.
+    #[must_use]
+    pub fn panics(mut self, task: &str) -> Self {
+        let file = self.setup.dir().join(format!("panic-{}", rand::random::<u32>()));
+        self.panics = Some((task.to_owned(), file));
         self
     }
 
@@ -115,6 +124,7 @@ impl EdgeBuilder {
             .envs([("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")])
             .envs(self.kubeconfig.iter().map(|path| ("KUBECONFIG", path)))
             .env("WIREPOST_LOG", self.log)
+            .envs(self.panics.iter().map(|(task, file)| ("WIREPOST_TEST_PANIC", format!("{task}@{}", file.display()))))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -131,6 +141,7 @@ impl EdgeBuilder {
             http,
             public: nowhere,
             admin: nowhere,
+            panics: self.panics.map(|(_, file)| file),
         })
     }
 }
@@ -151,6 +162,7 @@ pub struct Edge {
     child: Mutex<Child>,
     log: PathBuf,
     http: reqwest::Client,
+    panics: Option<PathBuf>,
 }
 
 impl Edge {
@@ -235,6 +247,12 @@ impl Edge {
     pub async fn await_metric(&self, series: &str, least: f64) -> Result<()> {
         eventually(&format!("{series} >= {least}"), PATIENCE, || async { Ok(self.metric(series).await? >= least) })
             .await
+    }
+
+    /// Makes the task of [`EdgeBuilder::panics`] panic.
+    pub fn panic(&self) -> Result<()> {
+        File::create(self.panics.as_ref().context("no task is to panic")?)?;
+        Ok(())
     }
 
     /// Begins its shutdown.

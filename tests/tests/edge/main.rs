@@ -31,6 +31,7 @@ mod session;
 mod slow_clients;
 mod stranded;
 mod strange_messages;
+mod tasks;
 mod time_to_live;
 mod tls;
 mod tokens;
