@@ -18,5 +18,6 @@ mod keys;
 mod leader;
 mod leftovers;
 mod others;
+mod tasks;
 mod upgrade;
 mod verdict;

@@ -1,0 +1,56 @@
+//! A task that panics never leaves an operator that is ready and does nothing: it ends and says why.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use wirepost_testing::operator::World;
+use wirepost_testing::setup::PAYMENTS;
+
+/// Operators at the same time.
+const OPERATORS: usize = 2;
+/// Longest time for an operator's end: two of its stages, and what a busy machine adds.
+const END: Duration = Duration::from_secs(40);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_panics_ends_the_operator_with_its_name_in_the_log() -> Result<()> {
+    let tasks = [
+        "keeper",
+        "edges",
+        "edge poll",
+        "edge keys",
+        "crd check",
+        "edge configurations",
+        "secret watch",
+        "controller",
+        "leftovers",
+        "admin port",
+        "leader election",
+    ];
+    stream::iter(tasks)
+        .map(|task| async move {
+            let world = World::new().await?;
+            // Nothing answers there; it is polled all the same.
+            world.endpoint("silent", ([127, 0, 0, 1], 1).into()).await?;
+            let file = world.setup.dir().join("panic");
+            let operator = world
+                .operator("one")
+                .flag("watch-secrets-in", &world.team.name)
+                .env("WIREPOST_TEST_PANIC", format!("{task}@{}", file.display()))
+                .start()
+                .await
+                .with_context(|| format!("operator for {task}"))?;
+            world.apply(PAYMENTS).await?;
+            world.condition("payments", "Provisioned", "True").await?;
+            std::fs::File::create(&file)?;
+            let status = operator.exited(END).await.with_context(|| format!("{task} panicked"))?;
+            let log = operator.log();
+            let line = log.lines().find(|line| line.contains(&format!("task=\"{task}\""))).unwrap_or_default();
+            ensure!(line.contains("ERROR") && line.contains("panicked: a test asked for it"), "{task}: {log}");
+            ensure!(status.code() == Some(1), "{task}: {status}");
+            anyhow::Ok(())
+        })
+        .buffer_unordered(OPERATORS)
+        .try_collect()
+        .await
+}
