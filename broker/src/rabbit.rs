@@ -419,7 +419,7 @@ mod tests {
     fn metrics_keep_their_names_and_types() {
         let mut config = Config::new("e", "amqp://127.0.0.1:1");
         config.stream = Some(vec![("127.0.0.1".into(), 1)]);
-        let broker = RabbitBroker::start(config).unwrap();
+        let broker = RabbitBroker::start(config, &Supervisor::default()).unwrap();
         let mut registry = Registry::default();
         broker.register(&mut registry);
         let mut text = String::new();

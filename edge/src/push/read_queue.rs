@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct ReadQueue(Arc<Mutex<Queue>>);
+pub(super) struct ReadQueue(Arc<Mutex<Queue>>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -31,13 +31,13 @@ struct Queue {
 
 /// The right to read. The next connection gets it when this one is dropped.
 #[derive(Debug)]
-pub struct ReadPermit(Arc<Mutex<Queue>>);
+pub(super) struct ReadPermit(Arc<Mutex<Queue>>);
 
 impl ReadQueue {
     /// Waits for the right to read from `offset`.
     ///
     /// *Cancel safety*: a dropped wait gives up its place.
-    pub async fn permit(&self, offset: u64) -> ReadPermit {
+    pub(super) async fn permit(&self, offset: u64) -> ReadPermit {
         let permit = {
             let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if !queue.reading {

@@ -90,7 +90,7 @@ fn alerts_ask_for_documented_metrics() -> Result<()> {
 fn edges_metrics() -> Result<String> {
     let config =
         Config { stream: Some(vec![("127.0.0.1".to_owned(), 1)]), ..Config::new("edge", "amqp://127.0.0.1:1") };
-    Ok(Metrics::with_broker(&RabbitBroker::start(config)?).encode())
+    Ok(Metrics::with_broker(&RabbitBroker::start(config, &wirepost_runtime::tasks::Supervisor::default())?).encode())
 }
 
 /// The names under which the operator registers its metrics, as they are exported.
