@@ -271,34 +271,3 @@ async fn no_secret_is_in_a_log_or_a_status() -> Result<()> {
     ensure!(logs.contains("shop") && told.contains("shop"), "nothing was looked at");
     Ok(())
 }
-
-/// Whatever a task does, a pod without it would look ready and do nothing.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_panics_ends_the_operator_and_names_itself() -> Result<()> {
-    let world = World::new().await?;
-    let _mirror = Mirror::start(&world, "edge-1").await?;
-    for task in [
-        "controller",
-        "leftovers",
-        "keeper",
-        "edges",
-        "edge poll",
-        "edge keys",
-        "edge configurations",
-        "crd check",
-        "leader election",
-        "admin port",
-    ] {
-        let name = task.replace(' ', "-");
-        let file = world.setup.dir().join(format!("panic-{name}"));
-        let operator = world.operator(&name).env("WIREPOST_TEST_PANIC", format!("{task}@{}", file.display()));
-        let operator = operator.start().await?;
-        std::fs::write(&file, "")?;
-        let status = operator.exited(PATIENCE).await?;
-        ensure!(!status.success(), "{task}: {status}");
-        let log = operator.log();
-        let named = |line: &str| line.contains("panicked") && line.contains(task);
-        ensure!(log.lines().any(named), "{task} is not named:\n{log}");
-    }
-    Ok(())
-}
