@@ -1,4 +1,4 @@
-//! What a vhost has, as `GET /api/definitions/{vhost}` tells: everything but statistics, in one call; and the broker's users.
+//! What a vhost has, from `GET /api/definitions/{vhost}`: everything but statistics, in one call; and the broker's users.
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ pub struct Exchange {
     pub kind: String,
     /// Survives a restart of the broker.
     pub durable: bool,
-    /// Goes with its last binding.
+    /// Deleted with its last binding.
     pub auto_delete: bool,
     /// Such as `alternate-exchange`.
     #[serde(default)]
@@ -78,7 +78,7 @@ pub struct Queue {
     pub name: String,
     /// Survives a restart of the broker.
     pub durable: bool,
-    /// Goes with its last consumer.
+    /// Deleted with its last consumer.
     pub auto_delete: bool,
     /// With `x-queue-type`; without it the queue is a classic one.
     #[serde(default)]
@@ -117,7 +117,7 @@ pub struct Policy {
     pub definition: Map<String, Value>,
 }
 
-/// A user of the broker, of whatever vhosts.
+/// A user of the broker, for any vhosts.
 #[derive(Clone, PartialEq, Deserialize)]
 pub struct User {
     /// Its name.

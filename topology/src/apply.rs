@@ -1,4 +1,4 @@
-//! Carries a plan out and checks that the policies are in force.
+//! Applies a plan and verifies that the policies are in force.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,66 +10,71 @@ use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::actual::Actual;
-use crate::count::{dead_letters_wait, in_use};
-use crate::in_force::not_in_force;
+use crate::count::{dead_letters_wait, reason_to_keep};
+use crate::effective::ineffective_policies;
 use crate::plan::{Plan, Scope, plan, policies_of};
-use crate::report::{Error, KeptBecause, Problem, Report};
+use crate::report::{Error, KeepReason, Problem, Report};
 use crate::step::Step;
 use crate::write::{WriteError, Writer};
 
-/// Calls under way at once.
+/// Calls in flight at the same time.
 pub(crate) const PARALLEL: usize = 8;
 
 /// How far [`apply()`] may go.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// Whose objects are looked at.
+    /// Whose objects are compared.
     pub scope: Scope<'a>,
-    /// For counting the messages of queues that nothing declares any more, in the same vhost. Without it they are only unbound.
+    /// For counting the messages of queues that are no longer declared, in the same vhost. Without it they are only unbound.
     pub amqp: Option<&'a Connection>,
-    /// Delete those queues also with messages and consumers, and streams. For a business that is removed on purpose.
+    /// Delete these queues even with messages and consumers, and delete streams. For a business that is removed on purpose.
     pub delete_messages: bool,
 }
 
-/// How far [`apply_plan()`] may go. The default deletes nothing that could hold messages.
+/// How far [`apply_plan()`] may go. The default deletes nothing that could contain messages.
 #[derive(Clone, Copy, Default)]
 pub struct ApplyOptions<'a> {
-    /// For counting the messages of queues that nothing declares any more, in the same vhost. Without it they are only unbound.
+    /// For counting the messages of queues that are no longer declared, in the same vhost. Without it they are only unbound.
     pub amqp: Option<&'a Connection>,
-    /// Delete those queues also with messages and consumers, and streams.
+    /// Delete these queues even with messages and consumers, and delete streams.
     pub delete_messages: bool,
-    /// Delete streams that nothing declares any more, with their history. For a business that is removed or became Transient: its queues
-    /// stay as long as they hold messages, but nobody can empty a stream.
+    /// Delete streams that are no longer declared, with their history. For a business that is removed or became Transient: its queues stay
+    /// as long as they contain messages, but a stream can't be emptied.
     pub delete_streams: bool,
     /// Asked right before every write; when it says no, nothing more is written and the answer is [`Error::Stopped`].
     pub gate: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
 }
 
-/// Makes the vhost have `desired`, within `options.scope`, and reports what it could not make true.
+/// Makes the vhost match `desired`, within `options.scope`, and reports what still differs.
 ///
-/// May be repeated at any time: each run reads the vhost anew (one call) and makes only what is missing. An object that the broker refuses
-/// does not stop the others. Not atomic; two at once in one scope do no harm, but may report each other's half-done work.
+/// May be repeated at any time: each run reads the vhost again (one call) and changes only what differs. An object that the broker refuses
+/// does not stop the others. Not atomic; two at the same time in one scope do no harm, but may report each other's unfinished work.
 ///
-/// Errors when the broker can't be asked or refuses us altogether; what was done until then stays.
+/// # Errors
+/// The broker can't be reached or refuses everything; what was done until then stays.
 pub async fn apply(management: &ManagementClient, desired: &Topology, options: Options<'_>) -> Result<Report, Error> {
     let Options { scope, amqp, delete_messages } = options;
     let actual = Actual::read(management).await?;
     let mut plan = plan(desired, &actual, scope);
-    // An export does not tell of operator policies.
-    plan.unproven = policies_of(desired);
+    // An export does not contain operator policies.
+    plan.to_verify = policies_of(desired);
     apply_plan(management, plan, ApplyOptions { amqp, delete_messages, ..ApplyOptions::default() }).await
 }
 
-/// Carries out a plan, as [`apply()`] does: steps that do not depend on each other at once, eight at a time.
+/// Applies a plan, as [`apply()`] does: of the steps that do not depend on each other, eight at the same time.
 ///
-/// Then looks whether the plan's policies are in force, if anything was done or others' policies could stand in their way.
+/// Then verifies that the plan's policies are in force, if anything was changed or a foreign policy could win over them.
 ///
-/// Errors when the broker can't be asked or refuses us altogether, or with [`Error::Stopped`]; what was done until then stays, and calls
-/// under way at that moment are awaited. Dropping the future leaves calls under way in doubt; the next snapshot tells.
+/// # Errors
+/// The broker can't be reached or refuses everything, or [`Error::Stopped`]; what was done until then stays, and calls in flight are
+/// awaited.
+///
+/// # Cancel safety
+/// Dropping the future leaves calls in flight undecided; the next snapshot shows what they did.
 pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: ApplyOptions<'_>) -> Result<Report, Error> {
-    let Plan { steps, problems, rival_policies: _, unproven } = plan;
+    let Plan { steps, problems, foreign_policies_may_win: _, to_verify } = plan;
     let mut report = Report { problems, ..Report::default() };
-    // Queues which nothing declares and that stay all the same, and their businesses.
+    // Queues that are no longer declared and stay all the same, and their businesses.
     let (mut kept_queues, mut kept) = (HashSet::<String>::new(), HashSet::<String>::new());
     let mut steps = steps.into_iter().peekable();
     while let Some(rank) = steps.peek().map(Step::rank) {
@@ -94,10 +99,10 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
         for (step, outcome) in outcomes {
             match outcome {
                 Ok(Outcome::Done(change)) => report.changes.push(change),
-                Ok(Outcome::Not(problem)) => {
+                Ok(Outcome::Problem(problem)) => {
                     if let Problem::Kept { queue, because } = &problem {
-                        // Nobody can empty a stream, and it gives nothing to `dead`: no user and no keeper waits for it.
-                        if *because != KeptBecause::Stream {
+                        // A stream can't be emptied, and it dead-letters nothing: neither a user nor a policy has to wait for it.
+                        if *because != KeepReason::Stream {
                             kept.extend(names::owner(queue).map(str::to_owned));
                         }
                         kept_queues.insert(queue.clone());
@@ -113,11 +118,11 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
             return Err(error);
         }
     }
-    if !unproven.is_empty() {
-        report.problems.extend(not_in_force(management, &unproven).await?);
+    if !to_verify.is_empty() {
+        report.problems.extend(ineffective_policies(management, &to_verify).await?);
     }
     for problem in &report.problems {
-        // The caller knows whether it said so before.
+        // Only at debug: the caller knows whether it has reported this before.
         tracing::debug!(vhost = management.vhost(), "{problem}");
     }
     Ok(report)
@@ -125,8 +130,8 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
 
 enum Outcome {
     Done(String),
-    Not(Problem),
-    /// Another one failed before, in a way that this one would share.
+    Problem(Problem),
+    /// Another step failed before, in a way that would have failed this one too.
     NotTried,
 }
 
@@ -147,8 +152,8 @@ async fn carry_out(
 }
 
 async fn try_step(management: &ManagementClient, step: &Step, options: ApplyOptions<'_>) -> Result<Outcome, Error> {
-    if let Some((queue, because)) = must_stay(management, step, options).await? {
-        return Ok(Outcome::Not(Problem::Kept { queue: queue.to_owned(), because }));
+    if let Some((queue, because)) = reason_to_keep_queue(management, step, options).await? {
+        return Ok(Outcome::Problem(Problem::Kept { queue: queue.to_owned(), because }));
     }
     let doing = step.to_string();
     match (Writer { management, gate: options.gate }).carry_out(&doing, step).await {
@@ -157,26 +162,26 @@ async fn try_step(management: &ManagementClient, step: &Step, options: ApplyOpti
             Ok(Outcome::Done(doing))
         }
         Err(WriteError::Call(CallError::Object(reason) | CallError::NotFound(reason))) => {
-            Ok(Outcome::Not(Problem::Refused { doing, reason }))
+            Ok(Outcome::Problem(Problem::Refused { doing, reason }))
         }
         Err(WriteError::Call(CallError::Fatal(e))) => Err(e.into()),
         Err(WriteError::Stopped) => Err(Error::Stopped { doing }),
     }
 }
 
-/// The queue that the step would delete, and why it must not.
-async fn must_stay<'s>(
+/// The queue that the step would delete, and why it must stay.
+async fn reason_to_keep_queue<'s>(
     management: &ManagementClient,
     step: &'s Step,
     options: ApplyOptions<'_>,
-) -> Result<Option<(&'s str, KeptBecause)>, Error> {
+) -> Result<Option<(&'s str, KeepReason)>, Error> {
     let ApplyOptions { amqp, delete_messages, delete_streams, gate: _ } = options;
     Ok(match (step, amqp) {
         _ if delete_messages => None,
         (Step::DeleteStream(_), _) if delete_streams => None,
-        (Step::DeleteStream(name), _) => Some((name.as_str(), KeptBecause::Stream)),
-        (Step::DeleteQueue(name), None) => Some((name.as_str(), KeptBecause::Unknown)),
-        (Step::DeleteQueue(name), Some(connection)) => match in_use(connection, name).await? {
+        (Step::DeleteStream(name), _) => Some((name.as_str(), KeepReason::Stream)),
+        (Step::DeleteQueue(name), None) => Some((name.as_str(), KeepReason::Unknown)),
+        (Step::DeleteQueue(name), Some(connection)) => match reason_to_keep(connection, name).await? {
             None => dead_letters_wait(management, name).await?.map(|why| (name.as_str(), why)),
             Some(why) => Some((name.as_str(), why)),
         },

@@ -1,5 +1,5 @@
-//! Which bindings there should be: those that are declared, those that edges and listeners of events make for themselves, and no other one
-//! from, into or between objects of ours.
+//! Which bindings there should be: the declared ones, those that edges and listeners of events create for themselves, and no others from,
+//! into or between objects of ours.
 
 use std::collections::HashSet;
 
@@ -12,9 +12,9 @@ use crate::plan::{Objects, Plan};
 use crate::report::Problem;
 use crate::step::Step;
 
-/// What stands at an end of a binding.
+/// What is at an end of a binding.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum BindingEnd {
     /// `wirepost.B.events`.
     Events,
     /// `wirepost.B.events.…`: an exchange or queue that the business has declared itself.
@@ -29,41 +29,42 @@ enum End {
     Foreign,
 }
 
-fn end(name: &str) -> End {
-    let Some(business) = names::owner(name) else { return End::Foreign };
+fn end(name: &str) -> BindingEnd {
+    let Some(business) = names::owner(name) else { return BindingEnd::Foreign };
     if name == names::events_exchange(business) {
-        End::Events
+        BindingEnd::Events
     } else if name.starts_with(&names::events_queue(business, "")) {
-        End::Listener
+        BindingEnd::Listener
     } else if name == names::push_exchange(business) {
-        End::Push
+        BindingEnd::Push
     } else if name.starts_with(&names::edge_queue(business, "")) {
-        End::EdgeQueue
+        BindingEnd::EdgeQueue
     } else {
-        End::Ours
+        BindingEnd::Ours
     }
 }
 
-/// Has our prefix and is not made by whoever makes the topology.
-pub(crate) fn is_anothers(name: &str) -> bool {
-    matches!(end(name), End::Listener | End::EdgeQueue)
+/// Has our prefix and is not part of the topology: an edge or a listener declares it.
+pub(crate) fn is_declared_elsewhere(name: &str) -> bool {
+    matches!(end(name), BindingEnd::Listener | BindingEnd::EdgeQueue)
 }
 
-/// A binding that its owner may have made. Events lead to whoever listens, and never back: what a business may read as a source and write as
-/// a destination it can bind, so rights alone can't tell its queue for events from its exchange for pushes.
-fn is_their_own(is: &actual::Binding) -> bool {
+/// A binding that its owner may have created. Events lead to listeners, and never back: a business can bind whatever it may read as a
+/// source and write as a destination, so permissions alone can't tell its queue for events from its exchange for pushes.
+fn is_owner_made(is: &actual::Binding) -> bool {
     let same = names::owner(&is.source) == names::owner(&is.destination);
     match (end(&is.source), end(&is.destination)) {
-        (End::Events | End::Listener, End::Listener) | (End::Push, End::EdgeQueue) => same,
-        // What somebody publishes to an exchange of their own is no event, and only an administrator can bind that to ours.
-        (End::Events | End::Listener, End::Foreign) | (End::Foreign, _) => true,
+        (BindingEnd::Events | BindingEnd::Listener, BindingEnd::Listener)
+        | (BindingEnd::Push, BindingEnd::EdgeQueue) => same,
+        // What is published to a foreign exchange is no event, and only an administrator can bind such an exchange to ours.
+        (BindingEnd::Events | BindingEnd::Listener, BindingEnd::Foreign) | (BindingEnd::Foreign, _) => true,
         _ => false,
     }
 }
 
-/// Steps for bindings. Looks at the problems so far: a queue that is not there, or that its owner has not opened, is not bound.
+/// Steps for bindings. Depends on the problems so far: a queue that does not exist, or that its owner has not opened, is not bound.
 pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
-    // One of ours has a queue at its end and no arguments; another with the same key is another binding.
+    // Ours lead to a queue and have no arguments; one with arguments and the same key is a different binding.
     let simple = |is: &actual::Binding| is.destination_type == "queue" && is.arguments.is_empty();
     let mine = actual.bindings.iter().filter(|b| simple(b));
     let there: HashSet<_> = mine.map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
@@ -72,7 +73,7 @@ pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Object
     for binding in &desired.bindings {
         let obstacle = plan.problems.iter().any(|problem| match problem {
             Problem::MissingQueue { queue } => *queue == binding.queue,
-            // One that was bound before there was such a rule goes on, and is reported.
+            // A binding from before this rule stays, and is reported.
             Problem::QueueNotOpen { queue, business, bound } => {
                 !bound && *queue == binding.queue && names::owner(&binding.exchange) == Some(business)
             }
@@ -85,13 +86,13 @@ pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Object
     let back = lead_back(actual);
     let gone = actual.bindings.iter().filter(|is| {
         let wanted = simple(is) && declared.contains(&(&*is.source, &*is.destination, &*is.routing_key));
-        !wanted && (!is_their_own(is) || back.contains(is.destination.as_str()))
+        !wanted && (!is_owner_made(is) || back.contains(is.destination.as_str()))
     });
     let gone: Vec<Step> = gone.map(|&b| Step::Unbind(b.clone())).collect();
     plan.steps.extend(made);
     plan.steps.extend(gone);
     if desired.exchanges.is_empty() {
-        // The business goes; its own listeners are nobody's trouble then.
+        // The business is being removed: its listeners do not matter any more.
         return;
     }
     for (name, to) in listeners(actual).filter_map(|(name, to)| Some((name, to?))) {
@@ -101,15 +102,15 @@ pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Object
     }
 }
 
-/// Listeners that hand what they get to an object of ours, at once or by way of other listeners: as good as a binding, and made by an
+/// Listeners that pass on what they get to an object of ours, directly or through other listeners: equivalent to a binding, but set by an
 /// argument.
 fn lead_back<'a>(actual: &Objects<'a>) -> HashSet<&'a str> {
     let onward: Vec<_> = listeners(actual).filter_map(|(name, to)| Some((name, to?))).collect();
     let mut back = HashSet::new();
     loop {
         let leads = |to: &str, back: &HashSet<&str>| match end(to) {
-            End::Foreign => false,
-            End::Listener => back.contains(to),
+            BindingEnd::Foreign => false,
+            BindingEnd::Listener => back.contains(to),
             _ => true,
         };
         let before = back.len();
@@ -124,10 +125,10 @@ fn lead_back<'a>(actual: &Objects<'a>) -> HashSet<&'a str> {
     }
 }
 
-/// Each with where its messages go on to.
+/// Each with the exchange that it passes messages on to.
 fn listeners<'a>(actual: &Objects<'a>) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
     let queues = actual.queues.iter().map(|q| (q.name.as_str(), q.arguments.get("x-dead-letter-exchange")));
     let exchanges = actual.exchanges.iter().map(|e| (e.name.as_str(), e.arguments.get("alternate-exchange")));
-    let all: Vec<_> = queues.chain(exchanges).filter(|(name, _)| end(name) == End::Listener).collect();
+    let all: Vec<_> = queues.chain(exchanges).filter(|(name, _)| end(name) == BindingEnd::Listener).collect();
     all.into_iter().map(|(name, to)| (name, to.and_then(Value::as_str)))
 }

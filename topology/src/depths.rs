@@ -1,4 +1,4 @@
-//! How many messages wait for a person: in `dead` and `unrouted` of each business.
+//! How many messages need a person: those in `dead` and `unrouted` of each business.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use wirepost_core::names;
 use crate::count::is_not_found;
 use crate::report::Error;
 
-/// Channels that count at once, and the longest time in all.
+/// Channels that count at the same time, and the longest time in all.
 const CHANNELS: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Messages of one business that are ready in these queues; `None` = there is no such queue.
+/// Ready messages of one business in these queues; `None` = the queue does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depths {
     /// In `wirepost.B.dead`.
@@ -26,11 +26,11 @@ pub struct Depths {
 
 /// The depths of these businesses, in their order.
 ///
-/// Asks the queues themselves: the management API's numbers are seconds old, and absent where statistics are off. About 1,000 businesses in
+/// Asks the queues themselves: the management API's counts are seconds old, and absent if statistics are off. About 1,000 businesses in
 /// 200 ms.
 ///
 /// # Errors
-/// The broker does not answer. Then nothing is known.
+/// The broker does not answer; then no depth is known.
 pub async fn depths(connection: &Connection, businesses: &[impl AsRef<str>]) -> Result<Vec<(String, Depths)>, Error> {
     let businesses: Vec<&str> = businesses.iter().map(AsRef::as_ref).collect();
     let shares = businesses.chunks(businesses.len().div_ceil(CHANNELS).max(1));

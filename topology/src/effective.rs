@@ -1,5 +1,5 @@
-//! Whether our policies are in force. Of all policies that match an object only the one with the highest priority is; an operator policy
-//! is laid over it.
+//! Whether our policies are in force. Of all policies that match an object, only the one with the highest priority is in force; an
+//! operator policy is merged over it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::apply::PARALLEL;
 use crate::report::{Error, Problem};
 
 /// A policy reaches its queues a moment after the call that sets it.
-const LOOKS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(200);
-/// From so many queues on one list of everything is cheaper than one call for each (a list of 1,000 queues: 50 calls).
-const MANY: usize = 50;
+const CHECKS: u32 = 5;
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// From this number of queues on, one list of all queues is cheaper than a call for each (a list of 1,000 queues costs 50 calls).
+const LIST_FROM: usize = 50;
 
-/// What a policy can set that changes what a queue or stream of ours keeps, takes or gives back, and so what is promised. Set by another
-/// one, also where ours has no such key, each is worth a word.
+/// Keys that change what a queue or stream of ours keeps, accepts or dead-letters, and so what is promised. An operator policy that sets
+/// one of them is reported, even if our policy has no such key.
 const PROMISES: [&str; 11] = [
     "dead-letter-exchange",
     "dead-letter-routing-key",
@@ -37,7 +37,7 @@ const PROMISES: [&str; 11] = [
 
 const DOING: &str = "reading the policies in force";
 
-/// As both a list and a single queue tell it.
+/// As in a list and as a single object.
 #[derive(Deserialize)]
 struct Queue {
     name: String,
@@ -45,40 +45,40 @@ struct Queue {
     policy: Option<String>,
     #[serde(default)]
     operator_policy: Option<String>,
-    /// With the operator policy in it. From 4.3 on; 4.0 does not tell it without statistics.
+    /// Includes the operator policy. From 4.3 on; 4.0 reports it only with statistics.
     #[serde(default)]
     effective_policy_definition: Option<Value>,
 }
 
 const COLUMNS: &str = "columns=name,policy,operator_policy,effective_policy_definition";
-/// Cheaper, and what it tells is true at once.
+/// Cheaper, and up to date.
 const WITHOUT_STATISTICS: &str = "disable_stats=true&columns=name,policy,operator_policy,effective_policy_definition";
 
-/// What is not in force: `unproven` are queues and streams with the policy of each. One that is not there is none of ours to name here.
-pub(crate) async fn not_in_force(
+/// What is not in force: `to_verify` are queues and streams with the policy of each. Missing ones are reported elsewhere.
+pub(crate) async fn ineffective_policies(
     management: &ManagementClient,
-    unproven: &[(String, Policy)],
+    to_verify: &[(String, Policy)],
 ) -> Result<Vec<Problem>, Error> {
-    let mut left: Vec<&(String, Policy)> = unproven.iter().collect();
+    let mut left: Vec<&(String, Policy)> = to_verify.iter().collect();
     let mut problems = Vec::new();
-    for look in 0..LOOKS {
-        if look > 0 {
-            tokio::time::sleep(PAUSE).await;
+    for check in 0..CHECKS {
+        if check > 0 {
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
-        let looked = if left.len() < MANY {
+        let found = if left.len() < LIST_FROM {
             match one_by_one(management, &left).await {
-                // RabbitMQ 4.0 names the policy of a queue in the list alone (measured on 4.0.5).
+                // RabbitMQ 4.0 reports the policy of a queue in the list only (measured on 4.0.5).
                 Ok(queues) if queues.iter().any(|(_, queue)| queue.policy.is_none()) => list(management, &left).await,
-                looked => looked,
+                found => found,
             }
         } else {
             list(management, &left).await
         };
-        let looked = match looked {
+        let found = match found {
             Ok(queues) => complete(management, queues).await,
             Err(e) => Err(e),
         };
-        let queues = match looked {
+        let queues = match found {
             Ok(queues) => queues,
             Err(CallError::Fatal(e)) => return Err(e.into()),
             Err(CallError::Object(reason) | CallError::NotFound(reason)) => {
@@ -89,7 +89,7 @@ pub(crate) async fn not_in_force(
         left = queues
             .into_iter()
             .filter_map(|(should, queue)| {
-                problems.push(judge(&should.1, queue)?);
+                problems.push(compare(&should.1, queue)?);
                 Some(should)
             })
             .collect();
@@ -100,7 +100,7 @@ pub(crate) async fn not_in_force(
     Ok(problems)
 }
 
-fn judge(policy: &Policy, queue: Queue) -> Option<Problem> {
+fn compare(policy: &Policy, queue: Queue) -> Option<Problem> {
     if queue.policy.as_ref() != Some(&policy.name) {
         return Some(Problem::PolicyOverruled { queue: queue.name, policy: policy.name.clone(), by: queue.policy });
     }
@@ -114,26 +114,33 @@ fn judge(policy: &Policy, queue: Queue) -> Option<Problem> {
     (!keys.is_empty()).then_some(Problem::PolicyLimited { queue: queue.name, by, keys })
 }
 
-/// With what RabbitMQ 4.0 tells with statistics alone, so seconds late: operator policies and what comes of them (measured on 4.0.5).
-async fn complete<'p>(management: &ManagementClient, mut found: Found<'p>) -> Result<Found<'p>, CallError> {
-    let silent = |queue: &Queue| queue.policy.is_some() && queue.effective_policy_definition.is_none();
-    if !found.iter().any(|(_, queue)| silent(queue)) {
+/// Adds what RabbitMQ 4.0 reports with statistics only, so seconds late: operator policies and the effective definition (measured on
+/// 4.0.5).
+async fn complete<'p>(
+    management: &ManagementClient,
+    mut found: QueuePolicies<'p>,
+) -> Result<QueuePolicies<'p>, CallError> {
+    let incomplete = |queue: &Queue| queue.policy.is_some() && queue.effective_policy_definition.is_none();
+    if !found.iter().any(|(_, queue)| incomplete(queue)) {
         return Ok(found);
     }
     let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], COLUMNS).await?;
-    let mut told: HashMap<String, Queue> = queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
+    let mut listed: HashMap<String, Queue> = queues.into_iter().map(|queue| (queue.name.clone(), queue)).collect();
     for (_, queue) in &mut found {
-        if let Some(told) = told.remove(&queue.name).filter(|_| silent(queue)) {
-            queue.operator_policy = told.operator_policy;
-            queue.effective_policy_definition = told.effective_policy_definition;
+        if let Some(listed) = listed.remove(&queue.name).filter(|_| incomplete(queue)) {
+            queue.operator_policy = listed.operator_policy;
+            queue.effective_policy_definition = listed.effective_policy_definition;
         }
     }
     Ok(found)
 }
 
-type Found<'p> = Vec<(&'p (String, Policy), Queue)>;
+type QueuePolicies<'p> = Vec<(&'p (String, Policy), Queue)>;
 
-async fn one_by_one<'p>(management: &ManagementClient, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
+async fn one_by_one<'p>(
+    management: &ManagementClient,
+    left: &[&'p (String, Policy)],
+) -> Result<QueuePolicies<'p>, CallError> {
     let found: Vec<Option<_>> = stream::iter(0..left.len())
         .map(|i| async move {
             let should = left[i];
@@ -149,7 +156,10 @@ async fn one_by_one<'p>(management: &ManagementClient, left: &[&'p (String, Poli
     Ok(found.into_iter().flatten().collect())
 }
 
-async fn list<'p>(management: &ManagementClient, left: &[&'p (String, Policy)]) -> Result<Found<'p>, CallError> {
+async fn list<'p>(
+    management: &ManagementClient,
+    left: &[&'p (String, Policy)],
+) -> Result<QueuePolicies<'p>, CallError> {
     let ours: HashMap<&str, &(String, Policy)> = left.iter().map(|should| (should.0.as_str(), *should)).collect();
     let queues: Vec<Queue> = management.get(DOING, &["queues", management.vhost()], WITHOUT_STATISTICS).await?;
     Ok(queues.into_iter().filter_map(|queue| Some((*ours.get(queue.name.as_str())?, queue))).collect())
@@ -180,7 +190,7 @@ mod tests {
                 operator_policy: Some("theirs".into()),
                 effective_policy_definition: Some(merged.into()),
             };
-            let keys = match judge(&policy, queue) {
+            let keys = match compare(&policy, queue) {
                 Some(Problem::PolicyLimited { keys, .. }) => keys,
                 None => vec![],
                 other => panic!("{other:?}"),

@@ -1,26 +1,26 @@
-//! Makes a RabbitMQ vhost have the topology that [`wirepost_core`] compiles: `wirepost dev` and the operator both call this.
+//! Gives a RabbitMQ vhost the topology that [`wirepost_core`] compiles. The operator and `wirepost dev` both use it.
 //!
 //! - [`Management`]: the management API of one vhost.
-//! - [`apply()`]: makes a vhost as declared and reports what it could not make true. All in one, for `wirepost dev` and tests.
+//! - [`apply()`]: makes a vhost match the topology and reports what still differs. All in one, for tests.
 //!
-//! The same in parts, for the operator, which has a thousand businesses:
+//! The same in parts, for a thousand businesses:
 //! - [`Snapshot`]: what the vhost has, read once for all of them;
 //! - [`Snapshot::plan`]: the difference for one business and its broker users, without I/O;
 //! - [`apply_plan()`]: carries it out and checks that our policies are in force;
-//! - [`depths`]: counts the messages that wait for a person.
-//! - [`unrouted`]: finds and moves back what a lost binding had put aside.
+//! - [`depths`]: counts the messages that need a person;
+//! - [`unrouted`]: finds unrouted messages and moves them back.
 //!
-//! And [`keeper`], which does all of that again and again, for as many businesses as there are.
+//! And [`keeper`], which repeats all of that, for as many businesses as there are.
 //!
-//! Nothing that holds messages is deleted, nothing without our prefix is touched, and an object that differs in what can't be changed is
-//! reported, never replaced.
+//! Nothing that contains messages is deleted, nothing without our prefix is touched, and an object that differs in what can't be changed
+//! is reported, never replaced.
 
 pub mod actual;
 mod apply;
 mod bindings;
 mod count;
 pub mod depths;
-mod in_force;
+mod effective;
 pub mod keeper;
 mod open;
 mod plan;
@@ -33,9 +33,9 @@ mod write;
 
 pub use actual::Actual;
 pub use apply::{ApplyOptions, Options, apply, apply_plan};
-pub use open::{ACCEPT_ARGUMENT, BadOpenQueues, OpenQueues};
+pub use open::{ACCEPT_ARGUMENT, OpenQueues, OpenQueuesError};
 pub use plan::{Plan, Scope, merge, plan};
-pub use report::{Error, KeptBecause, Problem, Report};
+pub use report::{Error, KeepReason, Problem, Report};
 pub use snapshot::Snapshot;
 pub use step::Step;
 pub use users::{DesiredUser, business_user, user_tag};

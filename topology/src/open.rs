@@ -1,12 +1,12 @@
-//! Queues of others that a business may fill. Whoever knows a queue's name could declare it, so its owner has to open it to the business, or
-//! the platform team to a namespace.
+//! Queues of other owners that a business may fill. Anyone who knows a queue's name could declare it, so its owner has to open it to the
+//! business, or the platform team to a namespace.
 
 use std::str::FromStr;
 
 use serde_json::{Map, Value};
 use wirepost_core::topology::Topology;
 
-/// Queue argument by which an owner opens a queue: business types, divided by commas.
+/// Queue argument by which an owner opens a queue: business types, separated by commas.
 pub const ACCEPT_ARGUMENT: &str = "x-wirepost-accept";
 
 /// Whether a queue with these arguments is open to a business.
@@ -15,26 +15,26 @@ pub(crate) fn accepts(arguments: &Map<String, Value>, business: &str) -> bool {
     accepted.split(',').any(|one| one.trim() == business)
 }
 
-/// Queues that a platform team opens, by namespace and beginning of the name: `shop=shop-,shop=orders.,*=public.`. A `*` stands for every
-/// namespace, an empty beginning for every queue. Default: none.
+/// Queues that a platform team opens, by namespace and prefix of the name: `shop=shop-,shop=orders.,*=public.`. A `*` stands for every
+/// namespace, an empty prefix for every queue. Default: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenQueues(Vec<(String, String)>);
 
-/// It can't be read.
+/// The text is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not NAMESPACE=PREFIX; write shop=shop- to open the queues whose names begin with shop- to namespace shop"
 )]
-pub struct BadOpenQueues(String);
+pub struct OpenQueuesError(String);
 
 impl FromStr for OpenQueues {
-    type Err = BadOpenQueues;
+    type Err = OpenQueuesError;
 
-    fn from_str(text: &str) -> Result<Self, BadOpenQueues> {
+    fn from_str(text: &str) -> Result<Self, OpenQueuesError> {
         let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let parse = |entry: &str| match entry.split_once('=') {
             Some((namespace, prefix)) if !namespace.is_empty() => Ok((namespace.to_owned(), prefix.to_owned())),
-            _ => Err(BadOpenQueues(entry.to_owned())),
+            _ => Err(OpenQueuesError(entry.to_owned())),
         };
         entries.map(parse).collect::<Result<_, _>>().map(Self)
     }

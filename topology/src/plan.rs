@@ -1,4 +1,4 @@
-//! The difference between what is declared and what a vhost has, in the order in which it can be made good without losing a message.
+//! The difference between a topology and a vhost, in an order in which it can be applied without losing a message.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,24 +7,24 @@ use wirepost_core::names;
 use wirepost_core::topology::{Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology, shared_policies};
 
 use crate::actual::{self, Actual};
-use crate::bindings::{is_anothers, plan_bindings};
+use crate::bindings::{is_declared_elsewhere, plan_bindings};
 use crate::open;
 use crate::report::Problem;
 use crate::step::Step;
 use crate::users::DesiredUser;
 
-/// Whose objects are looked at; all others are left alone.
+/// Whose objects are compared; all others are left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
-    /// Every object with our prefix: what is not desired goes. So a business whose newest declaration is bad must be in `desired` with its
-    /// last good topology.
+    /// Every object with our prefix: what is not desired is deleted. So a business whose newest declaration is rejected must be in `desired`
+    /// with its last accepted topology.
     Everything,
     /// The objects of this business only.
     Business(&'a str),
 }
 
 impl Scope<'_> {
-    fn holds(self, object: &str) -> bool {
+    fn contains(self, object: &str) -> bool {
         match (self, names::owner(object)) {
             (_, None) => false,
             (Self::Everything, Some(_)) => true,
@@ -33,22 +33,22 @@ impl Scope<'_> {
     }
 }
 
-/// What has to be done, and what can't be.
+/// What must be done, and what can't be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// In this order. First what is made, then what goes.
+    /// In this order: first what is created, then what is deleted.
     pub steps: Vec<Step>,
-    /// What no step can make good.
+    /// What no step can repair.
     pub problems: Vec<Problem>,
-    /// Policies of others could win over ours, or limit them.
-    pub rival_policies: bool,
-    /// Queues and the policies that have to be seen in force on them when the steps are done. Empty where nothing is done and nobody could
+    /// Foreign policies could win over ours, or limit them.
+    pub foreign_policies_may_win: bool,
+    /// Queues and the policies that must be in force on them after the steps. Empty if there are no steps and no foreign policy could
     /// interfere.
-    pub(crate) unproven: Vec<(String, Policy)>,
+    pub(crate) to_verify: Vec<(String, Policy)>,
 }
 
 impl Plan {
-    /// Whether all is as declared, as far as a look at the definitions tells.
+    /// Whether everything is as declared, as far as definitions show.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.problems.is_empty()
     }
@@ -64,7 +64,7 @@ pub(crate) struct Objects<'a> {
 }
 
 impl<'a> Objects<'a> {
-    /// Those of `actual` whose owner (for a binding: of either end) passes.
+    /// The objects in `actual` whose owner (for a binding: the owner of either end) passes.
     pub(crate) fn of(actual: &'a Actual, passes: impl Fn(&str) -> bool) -> Self {
         Self {
             exchanges: actual.exchanges.iter().filter(|e| passes(&e.name)).collect(),
@@ -92,13 +92,13 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
     all
 }
 
-/// What makes `actual` into `desired`, with the shared policies that it needs. Looks only at objects in `scope`, so `desired` must lie
+/// What turns `actual` into `desired`, including the shared policies that it needs. Compares only objects in `scope`, so `desired` must lie
 /// within it.
 ///
 /// The queues of edges (`wirepost.B.edge.…`) and their bindings to `push` belong to the edges, `wirepost.B.events.…` and the bindings between
-/// it and `wirepost.B.events` to whoever listens: none is touched. Every other binding from, into or between our objects is ours to make.
+/// them and `wirepost.B.events` to the listeners: none is touched. Every other binding from, into or between our objects is ours.
 pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
-    let objects = Objects::of(actual, |name| scope.holds(name));
+    let objects = Objects::of(actual, |name| scope.contains(name));
     let queues: HashMap<&str, _> = actual.queues.iter().map(|q| (q.name.as_str(), &q.arguments)).collect();
     let foreign = actual.policies.iter().filter(|p| names::owner(&p.name).is_none() && !is_shared(&p.name));
     let highest = foreign.map(|p| p.priority).max();
@@ -110,12 +110,12 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     plan
 }
 
-/// `find`: the arguments of the queue of that name, whoever's. `rival`: the highest priority of a policy that is not ours.
+/// `find`: the arguments of the queue of that name, ours or foreign. `highest_foreign_priority`: of the policies that are not ours.
 pub(crate) fn plan_objects<'a>(
     desired: &Topology,
     actual: &Objects<'_>,
     find: impl Fn(&str) -> Option<&'a Map<String, Value>>,
-    rival: Option<i32>,
+    highest_foreign_priority: Option<i32>,
 ) -> Plan {
     let mut plan = Plan::default();
     plan_exchanges(&mut plan, desired, actual);
@@ -123,11 +123,12 @@ pub(crate) fn plan_objects<'a>(
     plan_existing(&mut plan, desired, actual, find);
     plan_bindings(&mut plan, desired, actual);
     plan_policies(&mut plan, desired, actual);
-    // Equal priority: which one wins is not defined.
+    // At equal priority it is undefined which one wins.
     let lowest = desired.queues.iter().filter_map(|q| desired.policy_of(&q.name)).map(|p| p.priority).min();
-    plan.rival_policies = lowest.zip(rival).is_some_and(|(lowest, rival)| rival >= lowest);
-    if plan.rival_policies || !plan.steps.is_empty() {
-        plan.unproven = policies_of(desired);
+    plan.foreign_policies_may_win =
+        lowest.zip(highest_foreign_priority).is_some_and(|(lowest, foreign)| foreign >= lowest);
+    if plan.foreign_policies_may_win || !plan.steps.is_empty() {
+        plan.to_verify = policies_of(desired);
     }
     plan.steps.sort_by_key(Step::rank); // stable: within a rank the declared order stays
     plan
@@ -155,7 +156,8 @@ fn plan_exchanges(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
         }
     }
     let declared: HashSet<&str> = desired.exchanges.iter().map(|e| e.name.as_str()).collect();
-    let gone = actual.exchanges.iter().filter(|e| !is_anothers(&e.name) && !declared.contains(e.name.as_str()));
+    let gone =
+        actual.exchanges.iter().filter(|e| !is_declared_elsewhere(&e.name) && !declared.contains(e.name.as_str()));
     plan.steps.extend(gone.map(|e| Step::DeleteExchange(e.name.clone())));
 }
 
@@ -180,14 +182,14 @@ fn plan_queues(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
         .map(|q| q.name.as_str())
         .chain(desired.existing_queues.iter().map(String::as_str))
         .collect();
-    let gone = actual.queues.iter().filter(|q| !is_anothers(&q.name) && !declared.contains(q.name.as_str()));
+    let gone = actual.queues.iter().filter(|q| !is_declared_elsewhere(&q.name) && !declared.contains(q.name.as_str()));
     plan.steps.extend(gone.map(|q| match queue_kind(&q.arguments) {
         "stream" => Step::DeleteStream(q.name.clone()),
         _ => Step::DeleteQueue(q.name.clone()),
     }));
 }
 
-/// Queues of others have to be there, and open to the business that fills them.
+/// Existing queues must exist and be open to the business that fills them.
 fn plan_existing<'a>(
     plan: &mut Plan,
     desired: &Topology,
@@ -217,7 +219,7 @@ pub(crate) fn policies_of(desired: &Topology) -> Vec<(String, Policy)> {
     desired.queues.iter().filter_map(|q| Some((q.name.clone(), desired.policy_of(&q.name)?.clone()))).collect()
 }
 
-/// `there`: policies of the vhost, whoever's.
+/// `there`: policies of the vhost, foreign ones included.
 pub(crate) fn plan_shared(plan: &mut Plan, there: &[actual::Policy]) {
     let missing = shared_policies().iter().filter(|policy| !there.iter().any(|is| is_as_declared(is, policy)));
     plan.steps.extend(missing.map(|policy| Step::PutPolicy(policy.clone())));
@@ -247,7 +249,7 @@ fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     plan.steps.extend(gone.map(|p| Step::DeletePolicy(p.name.clone())));
 }
 
-/// `there`: all users whose names are those of the business's. `permissions`: theirs in this vhost.
+/// `there`: all users whose names belong to the business. `permissions`: what they may do in this vhost.
 pub(crate) fn plan_users(
     plan: &mut Plan,
     desired: &[DesiredUser],
@@ -261,10 +263,10 @@ pub(crate) fn plan_users(
                 plan.problems.push(Problem::UserTaken { user: user.name.clone(), tag: tag.to_owned() });
                 continue;
             }
-            Some(is) if user.is(is) => {}
+            Some(is) if user.matches(is) => {}
             _ => plan.steps.push(Step::PutUser(user.clone())),
         }
-        if !permissions.iter().any(|is| user.may(is)) {
+        if !permissions.iter().any(|is| user.has_permissions(is)) {
             plan.steps.push(Step::PutPermissions(user.clone()));
         }
     }

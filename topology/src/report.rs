@@ -1,4 +1,4 @@
-//! What [`apply()`](crate::apply()) did, what it could not make true, and why it gave up.
+//! What [`apply()`](crate::apply()) did, what still differs, and why it gave up.
 
 use std::fmt;
 
@@ -7,30 +7,30 @@ use wirepost_rabbitmq::ManagementError;
 use crate::open::ACCEPT_ARGUMENT;
 use crate::step::Step;
 
-/// Why nothing, or not everything, could be compared and written. What was written so far stays; a repeat goes on from there.
+/// Why not everything could be compared and written. What was written so far stays; a retry continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The management API can't be used.
     #[error(transparent)]
     Management(#[from] ManagementError),
-    /// The caller's gate said no before this write.
+    /// The caller's gate was closed before this write.
     #[error("{doing}: stopped, this process may no longer write")]
     Stopped {
         /// The step that was not done.
         doing: String,
     },
-    /// The AMQP connection failed; a repeat with a new connection may help.
+    /// The AMQP connection failed; a retry with a new connection may help.
     #[error("{doing}: {cause}")]
     Amqp {
         /// The operation.
         doing: String,
-        /// What went wrong.
+        /// What failed.
         cause: String,
     },
 }
 
 impl Error {
-    /// Whether a repeat may help without anybody's doing.
+    /// Whether a retry may help without an administrator's action.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Management(error) => error.is_retryable(),
@@ -40,7 +40,7 @@ impl Error {
     }
 }
 
-/// What was done and what is not as declared. Empty problems mean that the broker has exactly the topology.
+/// What was done and what still differs. Without problems, the vhost matches the topology.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     /// What was changed, in order, as sentences for a log (`created queue wirepost.…`). Empty if all was as declared.
@@ -58,10 +58,10 @@ impl Report {
     }
 }
 
-/// Something that is not as declared and that needs a person. `Display` says what it is and what to do.
+/// A difference that an administrator must resolve. `Display` explains it and its remedy.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Problem {
-    /// An object of that name exists and differs in what can't be changed. It is left as it is.
+    /// An object of that name exists and differs in what can't be changed. It is left alone.
     Differs {
         /// `exchange`, `queue`.
         kind: &'static str,
@@ -72,7 +72,7 @@ pub enum Problem {
         /// As declared.
         should_be: String,
     },
-    /// A route names a queue of the team (`existing: true`) that is not there.
+    /// A route names a queue of the team (`existing: true`) that does not exist.
     MissingQueue {
         /// Its name.
         queue: String,
@@ -86,7 +86,7 @@ pub enum Problem {
         /// It has a binding from before.
         bound: bool,
     },
-    /// An exchange or queue of a listener to events hands them to an object of ours. It gets none.
+    /// An exchange or queue of a listener to events passes them on to an object of ours. It gets no events.
     LeadsBack {
         /// Its name.
         object: String,
@@ -98,9 +98,9 @@ pub enum Problem {
         /// The queue or stream.
         queue: String,
         /// Why it could not go.
-        because: KeptBecause,
+        because: KeepReason,
     },
-    /// Another policy is in force on an object of ours: only the one with the highest priority counts.
+    /// Another policy is in force on an object of ours: only the one with the highest priority is.
     PolicyOverruled {
         /// The queue or stream.
         queue: String,
@@ -118,7 +118,7 @@ pub enum Problem {
         /// Keys that have another value than declared.
         keys: Vec<String>,
     },
-    /// A user of that name exists and is not ours. It is left as it is.
+    /// A user of that name exists and is not ours. It is left alone.
     UserTaken {
         /// Its name.
         user: String,
@@ -134,16 +134,16 @@ pub enum Problem {
     },
 }
 
-/// Why a queue that nothing declares any more is still there.
+/// Why a queue that is no longer declared still exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptBecause {
-    /// Messages wait in it.
+pub enum KeepReason {
+    /// It contains messages.
     Messages(u32),
-    /// It is empty, but someone consumes from it.
+    /// It is empty but has consumers.
     Consumers(u32),
-    /// It is a stream. What it keeps is history, and no number of the broker says soon enough that there is none.
+    /// It is a stream. It keeps history, and no count of the broker shows early enough that there is none.
     Stream,
-    /// Without an AMQP connection nobody can say whether it is empty: the API's numbers are up to five seconds old.
+    /// Unknown without an AMQP connection: the API's counts are up to five seconds old.
     Unknown,
 }
 
@@ -166,20 +166,20 @@ impl fmt::Display for Problem {
                 f,
                 "{object} passes events on to {to}, where they would become messages and events again; it is unbound: declare it anew without a dead-letter or alternate exchange of wirepost's"
             ),
-            Self::Kept { queue, because: KeptBecause::Messages(n) } => {
+            Self::Kept { queue, because: KeepReason::Messages(n) } => {
                 write!(
                     f,
                     "queue {queue} is no longer declared but holds {n} messages; consume or purge them, and it goes"
                 )
             }
-            Self::Kept { queue, because: KeptBecause::Consumers(n) } => {
+            Self::Kept { queue, because: KeepReason::Consumers(n) } => {
                 write!(f, "queue {queue} is no longer declared but has {n} consumers; stop them, and it goes")
             }
-            Self::Kept { queue, because: KeptBecause::Stream } => write!(
+            Self::Kept { queue, because: KeepReason::Stream } => write!(
                 f,
                 "stream {queue} is no longer declared; what it keeps is not deleted unasked: delete it, or declare the business again"
             ),
-            Self::Kept { queue, because: KeptBecause::Unknown } => write!(
+            Self::Kept { queue, because: KeepReason::Unknown } => write!(
                 f,
                 "queue {queue} is no longer declared; it is kept because only an AMQP connection can tell whether it is empty"
             ),

@@ -1,4 +1,4 @@
-//! Everything that a vhost has at one moment, sorted by business, so that looking at one of a thousand costs what that one has.
+//! Everything that a vhost has at one moment, sorted by business, so that comparing one of a thousand costs only what that one has.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
 use crate::actual::{Actual, Permission, Policy, User, of_vhost, users};
-use crate::bindings::is_anothers;
+use crate::bindings::is_declared_elsewhere;
 use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_shared, plan_users};
 use crate::users::{DesiredUser, user_tag};
 
@@ -18,22 +18,22 @@ pub struct Snapshot {
     /// The tag of our users in this vhost.
     tag: String,
     /// By business type.
-    parts: BTreeMap<String, Part>,
-    /// Those of the policies that all businesses share which are there.
+    parts: BTreeMap<String, BusinessObjects>,
+    /// The shared policies that exist.
     shared_policies: Vec<Policy>,
-    /// Queues that are nobody's of ours, with their arguments.
+    /// Queues that belong to no business, with their arguments.
     foreign_queues: HashMap<String, Map<String, Value>>,
     /// Policies that are not ours, then operator policies.
     foreign_policies: Vec<Policy>,
-    /// The highest priority of any of them that could stand in our way. An operator policy stands beside ours, so it always could.
-    rival: Option<i32>,
+    /// The highest priority of a foreign policy that could win over ours. An operator policy is merged with ours, so it always could.
+    highest_foreign_priority: Option<i32>,
 }
 
 /// What one business has.
 #[derive(Debug, Default)]
-struct Part {
+struct BusinessObjects {
     objects: Actual,
-    /// Every user with a name of this business, also without our tag.
+    /// Every user with a name of this business, even without our tag.
     users: Vec<User>,
     permissions: Vec<Permission>,
 }
@@ -63,7 +63,7 @@ impl Snapshot {
         users: Vec<User>,
         permissions: Vec<Permission>,
     ) -> Self {
-        let mut parts = Parts::default();
+        let mut parts = ByBusiness::default();
         let mut foreign_queues = HashMap::new();
         let (mut shared, mut foreign_policies) = (Vec::new(), Vec::new());
         for exchange in actual.exchanges {
@@ -101,67 +101,75 @@ impl Snapshot {
             }
         }
         let highest = foreign_policies.iter().map(|p| p.priority).max();
-        let rival = if operator_policies.is_empty() { highest } else { Some(i32::MAX) };
+        let highest_foreign_priority = if operator_policies.is_empty() { highest } else { Some(i32::MAX) };
         foreign_policies.extend(operator_policies);
-        Self { tag: user_tag(vhost), parts: parts.0, shared_policies: shared, foreign_queues, foreign_policies, rival }
+        Self {
+            tag: user_tag(vhost),
+            parts: parts.0,
+            shared_policies: shared,
+            foreign_queues,
+            foreign_policies,
+            highest_foreign_priority,
+        }
     }
 
-    /// Every business that has an object or user of ours, sorted. What edges and listeners of events declared themselves does not count.
+    /// Every business that has an object or user of ours, sorted. Objects that edges and listeners declare do not count.
     pub fn businesses(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter(|(_, part)| part.has_any(&self.tag)).map(|(business, _)| business.as_str())
     }
 
-    /// What makes the policies as they should be that all businesses share. To be applied before the plans of businesses: a queue should
-    /// find its limits when it is made. They stay when the last business has gone.
+    /// Corrects the policies that all businesses share. Apply it before the plans of businesses: a queue should find its limits when it is
+    /// created. They stay when the last business is removed.
     pub fn plan_shared(&self) -> Plan {
         let mut plan = Plan::default();
         plan_shared(&mut plan, &self.shared_policies);
         plan
     }
 
-    /// What makes this business as declared; with an empty topology and no users, what removes it. `users: None` leaves users alone.
+    /// The difference for this business; with an empty topology and no users, what removes it. `users: None` leaves users alone.
     ///
-    /// The rules are those of [`plan`](crate::plan()) with [`Scope::Business`](crate::Scope::Business), but for the shared policies. Users with our tag that are not in
-    /// `users` go; one without our tag is never touched.
+    /// The rules are the same as for [`plan`](crate::plan()) with [`Scope::Business`](crate::Scope::Business), except for the shared
+    /// policies. Users with our tag that are not in `users` are deleted; one without our tag is never touched.
     pub fn plan(&self, business: &str, topology: &Topology, users: Option<&[DesiredUser]>) -> Plan {
-        let nothing = Part::default();
+        let nothing = BusinessObjects::default();
         let part = self.parts.get(business).unwrap_or(&nothing);
         let find = |queue: &str| {
             let own = || part.objects.queues.iter().find(|own| own.name == queue).map(|own| &own.arguments);
             self.foreign_queues.get(queue).or_else(own)
         };
-        let mut plan = plan_objects(topology, &Objects::of(&part.objects, |_| true), find, self.rival);
+        let mut plan =
+            plan_objects(topology, &Objects::of(&part.objects, |_| true), find, self.highest_foreign_priority);
         if let Some(users) = users {
             plan_users(&mut plan, users, &part.users, &part.permissions, &self.tag);
         }
         plan
     }
 
-    /// Policies of others, operator policies included: they may overrule or limit ours. Where two snapshots differ in these, businesses
-    /// that had nothing to do are worth another [`apply_plan`](crate::apply_plan), which looks at what is in force.
+    /// Foreign policies, operator policies included: they may win over ours or limit them. When two snapshots differ in these, even
+    /// businesses without steps need another [`apply_plan`](crate::apply_plan), which verifies what is in force.
     pub fn foreign_policies(&self) -> &[Policy] {
         &self.foreign_policies
     }
 }
 
-impl Part {
+impl BusinessObjects {
     fn has_any(&self, tag: &str) -> bool {
         !self.objects.policies.is_empty()
-            || self.objects.exchanges.iter().any(|e| !is_anothers(&e.name))
-            || self.objects.queues.iter().any(|q| !is_anothers(&q.name))
+            || self.objects.exchanges.iter().any(|e| !is_declared_elsewhere(&e.name))
+            || self.objects.queues.iter().any(|q| !is_declared_elsewhere(&q.name))
             || self.users.iter().any(|user| user.tags.iter().any(|t| t == tag))
     }
 }
 
 #[derive(Default)]
-struct Parts(BTreeMap<String, Part>);
+struct ByBusiness(BTreeMap<String, BusinessObjects>);
 
-impl Parts {
-    /// That of the object's owner; `None` for an object that is not ours.
-    fn of(&mut self, object: &str) -> Option<&mut Part> {
+impl ByBusiness {
+    /// The entry of the object's owner; `None` for a foreign object.
+    fn of(&mut self, object: &str) -> Option<&mut BusinessObjects> {
         let owner = names::owner(object)?;
         if !self.0.contains_key(owner) {
-            self.0.insert(owner.to_owned(), Part::default());
+            self.0.insert(owner.to_owned(), BusinessObjects::default());
         }
         self.0.get_mut(owner)
     }

@@ -1,4 +1,4 @@
-//! One call of the management API, what it is called in a log, and when its turn is.
+//! One call of the management API, its name in a log, and its rank in the order of steps.
 
 use std::fmt;
 
@@ -19,9 +19,9 @@ pub enum Step {
     PutExchange(Exchange),
     /// Binds a queue to an exchange.
     Bind(Binding),
-    /// Creates a user, or gives it its password and tag again.
+    /// Creates a user, or sets its password and tag again.
     PutUser(DesiredUser),
-    /// Gives a user its permissions.
+    /// Sets a user's permissions.
     PutPermissions(DesiredUser),
     /// Removes a binding.
     Unbind(actual::Binding),
@@ -37,7 +37,7 @@ pub enum Step {
     DeleteUser {
         /// Its name.
         name: String,
-        /// The last of its business goes when the queues have gone: its services may have to empty them.
+        /// The last user of a business is deleted after the queues: its services may have to empty them.
         last: bool,
     },
 }
@@ -64,7 +64,7 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// The business whose other queues must have gone before: what a queue dead-letters to, and who may empty it, go last.
+    /// The business whose other queues must be deleted first: the target of dead letters and the user who may empty queues are deleted last.
     pub(crate) fn waits_for_queues_of(&self) -> Option<&str> {
         let (object, last): (&str, fn(&str) -> String) = match self {
             Self::Unbind(binding) => (&binding.source, names::dead_letter_exchange),
@@ -78,9 +78,9 @@ impl Step {
 
     /// Steps of one rank may be done in any order, ranks only one after the other.
     ///
-    /// Making: a queue finds its policy (retention, limits) when it is born, and an exchange is made only when what it would otherwise
-    /// lose has a place, so its alternate exchange is bound before. Going: a queue is unbound before its messages are counted, and before
-    /// the stream the alternate of a business that became Transient, else what nobody wants would end in `unrouted`.
+    /// Creation: a queue finds its policy (retention, limits) when it is created, and an exchange follows its alternate exchange and the
+    /// bindings of that one, so that it loses nothing. Deletion: a queue is unbound before its messages are counted, and the alternate exchange of
+    /// a business that became Transient before its stream, else unwanted pushes would end in `unrouted`.
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Self::PutPolicy(_) => 0,

@@ -1,9 +1,9 @@
-//! Finds the messages of `wirepost.B.unrouted` and moves them back to where their publishers sent them, after the bindings are repaired.
+//! Finds the messages in `wirepost.B.unrouted` and moves them back to where their publishers sent them, after the bindings are repaired.
 
 use std::time::Duration;
 
-mod aside;
-mod walk;
+mod mover;
+mod set_aside;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
@@ -14,25 +14,25 @@ use wirepost_rabbitmq::Endpoint;
 
 use crate::count::is_not_found;
 use crate::report::Error;
-use walk::Walk;
+use mover::Mover;
 
-/// Channels that [`waiting`] counts over at once, and its longest time in all.
+/// Channels on which [`waiting`] counts at the same time, and its longest time in all.
 const WAITING_CHANNELS: usize = 8;
 const WAITING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Messages that [`move_back`] goes past in one run: each is taken out and put back. Those behind them wait for a person.
-const STRAYS: usize = 1_000;
+/// Messages that [`move_back`] passes over in one run: each is taken out and requeued. Those behind them need a person.
+const MAX_STRAYS: usize = 1_000;
 
 /// How far [`move_back`] came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Messages that a queue or stream behind their exchange has confirmed.
     pub moved: u32,
-    /// Messages that stay, because no route of the declaration takes them (any more). They keep their place.
+    /// Messages that stay, because no declared route takes them. They keep their positions in the queue.
     pub strays: u32,
-    /// Messages that can't be moved, ever. They are in `dead` now.
+    /// Messages that can never be moved. They are in `dead` now.
     pub set_aside: u32,
-    /// Why it stopped before all that were there at its start were looked at; those left are untouched.
+    /// Why it stopped before the last message that was there at its start; the rest is untouched.
     pub stopped: Option<Stopped>,
 }
 
@@ -51,13 +51,13 @@ pub enum Stopped {
         /// Its routing key.
         routing_key: String,
     },
-    /// Too many messages that nobody can route lie in front.
-    #[error("{queue} begins with {STRAYS} messages that no route takes; look at them and remove them")]
+    /// The queue begins with too many messages that no route takes.
+    #[error("{queue} begins with {MAX_STRAYS} messages that no route takes; look at them and remove them")]
     Strays {
         /// The queue of unrouted messages.
         queue: String,
     },
-    /// Not taken now.
+    /// The exchange does not accept a message now.
     #[error("exchange {exchange} did not take a message with '{routing_key}': {reason}; move again later")]
     NotTaken {
         /// Where the message was published.
@@ -73,19 +73,19 @@ pub enum Stopped {
 }
 
 /// Publishes the messages of `wirepost.{business}.unrouted` again, oldest first, each to the exchange and with the routing key that it
-/// came with, unchanged but for its `user-id`, and removes each only after the broker's confirm. One from a client goes to the queue that its
-/// edge admitted it to. Those that nothing in `topology`, the business's own, takes keep their place. `gate` is asked before each message.
-/// Uses connections of its own: what one business's messages do to them is nobody else's trouble.
+/// came with, unchanged except for its `user-id`, and removes each only after the broker's confirm. A client's message goes to the queue that
+/// its edge admitted it to. Messages that nothing in `topology`, the business's own, takes keep their positions. `gate` is asked before each
+/// message. Uses connections of its own, so that one business's messages can end no other connections.
 ///
-/// **Flow.** As many as are there at the start, one at a time: order counts more than speed here (about 1,000 a second).
-/// **Guarantees.** None is lost. One may be there twice if this breaks off between confirm and removal, with the same `message_id`.
-/// **Messages that can't be moved.** Properties are not interpreted, so strange ones do no harm. A message that the broker can't give by
-/// AMQP 0-9-1 is moved by AMQP 1.0. One that its exchange can't take (the broker fails at it twice, or names it at fault) is *set aside*:
+/// **Flow.** As many as are there at the start, one at a time: order matters more than speed here (about 1,000 a second).
+/// **Guarantees.** None is lost. One may exist twice if this stops between confirm and removal, with the same `message_id`.
+/// **Messages that can't be moved.** Properties are not interpreted, so malformed ones do no harm. A message that the broker can't deliver by
+/// AMQP 0-9-1 is moved by AMQP 1.0. One that its exchange can't take (the broker fails at it twice, or blames it) is *set aside*:
 /// published to the business's `dead` with a reason ([`headers::REASON`](wirepost_core::contract::headers::REASON)), and reported as a `rejected` event.
 /// **Caveats.** A message whose binding is missing on the broker goes through the alternate exchange again, to the end of the queue: seen,
 /// because the queue has not become shorter, and the run stops. A message that another publisher adds at that moment looks the same; so call
-/// this when [`apply()`](crate::apply()) has found nothing to do. Do not run two at once for one business.
-/// **Cancel safety.** Dropping the future leaves what is at hand unacknowledged; the broker puts it back when the connection ends.
+/// this when [`apply()`](crate::apply()) has found nothing to do. Do not run two for one business at the same time.
+/// **Cancel safety.** Dropping the future leaves the current message unacknowledged; the broker requeues it when the connection ends.
 pub async fn move_back(
     endpoint: &Endpoint,
     business: &str,
@@ -96,17 +96,17 @@ pub async fn move_back(
         doing: format!("moving the messages of {} back", names::unrouted(business)),
         cause: e.to_string(),
     };
-    Walk::begin(endpoint, business, topology).await.map_err(failed)?.run(gate).await.map_err(failed)
+    Mover::begin(endpoint, business, topology).await.map_err(failed)?.run(gate).await.map_err(failed)
 }
 
 /// Which of these businesses have messages in `wirepost.B.unrouted`, and how many. A business without that queue has none.
 ///
-/// Asks the queues themselves, over a few channels at once: about 1,000 in 100 ms.
+/// Asks the queues themselves, over a few channels at the same time: about 1,000 in 100 ms.
 pub async fn waiting(connection: &Connection, businesses: &[impl AsRef<str>]) -> Result<Vec<(String, u32)>, Error> {
     let businesses: Vec<&str> = businesses.iter().map(AsRef::as_ref).collect();
     let shares = businesses.chunks(businesses.len().div_ceil(WAITING_CHANNELS).max(1));
     let counted = futures_util::future::try_join_all(shares.map(|share| count_share(connection, share)));
-    let failed = |cause: String| Error::Amqp { doing: "looking for unrouted messages".to_owned(), cause };
+    let failed = |cause: String| Error::Amqp { doing: "counting unrouted messages".to_owned(), cause };
     match timeout(WAITING_TIMEOUT, counted).await {
         Ok(Ok(counts)) => Ok(counts.into_iter().flatten().collect()),
         Ok(Err(e)) => Err(failed(e.to_string())),

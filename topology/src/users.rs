@@ -1,5 +1,5 @@
-//! Broker users of businesses. Users are global on a broker, and another wirepost may live in another vhost of it; so each of ours carries
-//! a tag that tells its vhost. A user without our tag is never touched.
+//! Broker users of businesses. Users are global on a broker, and another wirepost may use another vhost of it; so each of our users has a
+//! tag that identifies the vhost. A user without our tag is never touched.
 
 use std::fmt;
 
@@ -44,10 +44,10 @@ pub fn user_tag(vhost: &str) -> String {
 }
 
 /// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push`, consumes the queues of routes, `dead`, and
-/// queues `wirepost.B.events.…` that it declares and binds to `events` itself. Through `replay` it puts dead letters back into the queues of
-/// routes: that exchange leads to those alone. Nothing of another business, whatever its name begins with.
+/// queues `wirepost.B.events.…` that it declares and binds to `events` itself. Through `replay` it sends dead letters back to the queues of
+/// routes: that exchange leads to these alone. No object of another business, whatever its name begins with.
 pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) -> DesiredUser {
-    // `wirepost\.B\.`, so that the patterns hold for whatever a name may come to hold.
+    // `wirepost\.B\.`: escaped, so that the patterns are right for any name.
     let own = names::escape(&format!("{}{business}.", names::PREFIX));
     DesiredUser {
         name: names::user(business, suffix),
@@ -60,8 +60,8 @@ pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) 
 }
 
 impl DesiredUser {
-    /// Whether the broker has this user, apart from its permissions.
-    pub(crate) fn is(&self, user: &User) -> bool {
+    /// Whether the broker's user matches, apart from its permissions.
+    pub(crate) fn matches(&self, user: &User) -> bool {
         user.name == self.name
             && user.tags == [self.tag.as_str()]
             && user.hashing_algorithm == HASHING
@@ -69,7 +69,7 @@ impl DesiredUser {
     }
 
     /// Whether these are its permissions.
-    pub(crate) fn may(&self, permission: &Permission) -> bool {
+    pub(crate) fn has_permissions(&self, permission: &Permission) -> bool {
         let Permission { user, vhost: _, configure, write, read } = permission;
         *user == self.name && *configure == self.configure && *write == self.write && *read == self.read
     }
@@ -117,9 +117,9 @@ mod tests {
             password_hash: hash,
             hashing_algorithm: HASHING.into(),
         };
-        assert!(user.is(&is));
-        assert!(!user.is(&User { tags: vec![user_tag("/"), "administrator".into()], ..is.clone() }));
-        assert!(!user.is(&User { tags: vec![user_tag("other")], ..is.clone() }));
+        assert!(user.matches(&is));
+        assert!(!user.matches(&User { tags: vec![user_tag("/"), "administrator".into()], ..is.clone() }));
+        assert!(!user.matches(&User { tags: vec![user_tag("other")], ..is.clone() }));
         assert!(!format!("{user:?}{is:?}").contains("cret"));
         assert!(!format!("{is:?}").contains(&is.password_hash));
     }

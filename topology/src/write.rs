@@ -24,7 +24,7 @@ impl From<CallError> for WriteError {
     }
 }
 
-/// Writes as long as the gate says yes.
+/// Writes as long as the gate is open.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a> {
     pub(crate) management: &'a ManagementClient,
@@ -61,7 +61,7 @@ impl Writer<'_> {
                 Ok(self.management.post(doing, &["bindings", vhost, "e", &b.exchange, "q", &b.queue], &body).await?)
             }
             Step::PutUser(user) => {
-                // A hash of our own making: the broker's own might be of another kind, and would look altered for ever.
+                // A hash computed here: the broker might use another algorithm, and the user would look changed forever.
                 let body = json!({
                     "password_hash": user.password_hash(), "hashing_algorithm": HASHING, "tags": user.tag,
                 });
@@ -82,13 +82,13 @@ impl Writer<'_> {
         }
     }
 
-    /// A binding goes by a key that the broker makes of its routing key and arguments: asked for, not computed.
+    /// A binding is deleted by a key that the broker derives from its routing key and arguments: read, not computed.
     async fn unbind(self, doing: &str, binding: &actual::Binding) -> Result<(), WriteError> {
         let kind = if binding.destination_type == "queue" { "q" } else { "e" };
         let path = ["bindings", self.management.vhost(), "e", &binding.source, kind, &binding.destination];
         let listed: Vec<Listed> = match self.management.get(doing, &path, "").await {
             Ok(listed) => listed,
-            // One of its ends is gone, and the binding with it.
+            // An end of it does not exist any more, so neither does the binding.
             Err(CallError::Object(_) | CallError::NotFound(_)) => return Ok(()),
             Err(e) => return Err(e.into()),
         };

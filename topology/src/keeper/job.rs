@@ -105,7 +105,7 @@ impl Desired {
             Mode::Development => {
                 let mut plan = snapshot.plan(business, &self.topology, None);
                 // The operator policies are not known.
-                plan.unproven = policies_of(&self.topology);
+                plan.to_verify = policies_of(&self.topology);
                 plan
             }
         }

@@ -328,9 +328,9 @@ fn a_changed_policy_is_set_and_a_foreign_one_of_equal_priority_is_a_rival() {
     });
     let changed = plan(&topology, &there, Scope::Everything);
     assert_eq!(steps(&changed), ["set policy wirepost.pay.q.orders"]);
-    assert!(!changed.rival_policies);
+    assert!(!changed.foreign_policies_may_win);
     there.policies.last_mut().unwrap().priority = 400;
-    assert!(plan(&topology, &there, Scope::Everything).rival_policies);
+    assert!(plan(&topology, &there, Scope::Everything).foreign_policies_may_win);
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn queues_of_the_team_and_rival_policies_are_looked_for_everywhere() {
     assert_eq!(there.foreign_policies().len(), 1);
     // An operator policy stands beside ours, whatever its priority.
     let limited = Snapshot::new(VHOST, actual, vec![foreign("cap", "q$")], vec![], vec![]);
-    assert!(limited.plan("pay", &topology, None).rival_policies);
+    assert!(limited.plan("pay", &topology, None).foreign_policies_may_win);
     assert_eq!(limited.foreign_policies().len(), 2);
 }
 

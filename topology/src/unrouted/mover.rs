@@ -15,47 +15,47 @@ use wirepost_core::{
 use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::{Sections, Value};
 
-use super::{Moved, STRAYS, Stopped, aside};
+use super::{MAX_STRAYS, Moved, Stopped, set_aside};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// The broker does not answer a `nack`, and takes a few milliseconds to act on it.
-const PUT_BACK_LOOKS: u32 = 50;
-const PUT_BACK_PAUSE: Duration = Duration::from_millis(20);
-/// Longest wait for a message that is there.
+/// The broker does not answer a `nack`, and takes a few milliseconds to apply it.
+const REQUEUE_CHECKS: u32 = 50;
+const REQUEUE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Longest wait for a message that is in the queue.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the broker may fail at a message before the message is to blame and not the broker.
-const PATIENCE: u32 = 2;
+/// After this many failures at a message, the message is to blame and not the broker.
+const MAX_ATTEMPTS: u32 = 2;
 
-pub(super) struct Walk<'a> {
+pub(super) struct Mover<'a> {
     endpoint: &'a Endpoint,
     business: &'a str,
     destinations: Destinations<'a>,
     queue: String,
     connection: v091::Connection,
-    /// By AMQP 1.0, once it is needed.
-    native: Option<v10::Connection>,
-    /// Strays that are held until the end: tags of `connection`, delivery ids of `native`.
-    held: Vec<u64>,
-    held_natively: Vec<u32>,
-    /// The last of `held` is no stray, but was not taken.
+    /// The AMQP 1.0 connection, once it is needed.
+    amqp10: Option<v10::Connection>,
+    /// Strays, until the end: tags of `connection`, delivery ids of `amqp10`.
+    unacked: Vec<u64>,
+    unsettled: Vec<u32>,
+    /// The last of `unacked` is no stray, but was not accepted.
     kept: bool,
-    trouble: Option<Trouble>,
+    failed: Option<FailedMessage>,
     moved: Moved,
 }
 
-/// A message that the broker failed at. It is back in its place.
-struct Trouble {
+/// A message that the broker failed at. It is back in its position.
+struct FailedMessage {
     /// Messages before it, all of them strays.
     behind: usize,
-    at: Failed,
+    at: FailedStage,
     /// In the broker's words.
     reason: String,
     times: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Failed {
-    /// The broker can't give it by AMQP 0-9-1.
+enum FailedStage {
+    /// The broker can't deliver it by AMQP 0-9-1.
     Get,
     /// Its exchange can't take it.
     Publish,
@@ -63,15 +63,15 @@ enum Failed {
     Send,
 }
 
-/// How a message fared.
+/// How a message was processed.
 enum Step {
     Next,
     Stop(Stopped),
-    /// The connection is lost, and what was held is back.
-    Again(Failed, Error),
+    /// The connection is lost, and what was unacknowledged is back in the queue.
+    Reconnect(FailedStage, Error),
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Mover<'a> {
     pub(super) async fn begin(
         endpoint: &'a Endpoint,
         business: &'a str,
@@ -83,11 +83,11 @@ impl<'a> Walk<'a> {
             destinations: Destinations::new(topology),
             queue: names::unrouted(business),
             connection: connect(endpoint).await?,
-            native: None,
-            held: Vec::new(),
-            held_natively: Vec::new(),
+            amqp10: None,
+            unacked: Vec::new(),
+            unsettled: Vec::new(),
             kept: false,
-            trouble: None,
+            failed: None,
             moved: Moved::default(),
         })
     }
@@ -103,100 +103,101 @@ impl<'a> Walk<'a> {
                 self.moved.stopped = Some(Stopped::Gate);
                 break;
             }
-            if self.strays() == STRAYS {
+            if self.strays() == MAX_STRAYS {
                 self.moved.stopped = Some(Stopped::Strays { queue: self.queue.clone() });
                 break;
             }
-            let trouble = self.trouble.take_if(|trouble| trouble.behind == self.held.len() + self.held_natively.len());
-            let known = trouble.as_ref().map(|trouble| (trouble.at, trouble.times));
-            match self.step(trouble).await? {
+            let failed = self.failed.take_if(|failed| failed.behind == self.unacked.len() + self.unsettled.len());
+            let known = failed.as_ref().map(|failed| (failed.at, failed.times));
+            match self.step(failed).await? {
                 Step::Next => left -= 1,
                 Step::Stop(stopped) => {
                     self.moved.stopped = Some(stopped);
                     break;
                 }
-                Step::Again(at, error) => {
+                Step::Reconnect(at, error) => {
                     let times = known.filter(|known| known.0 == at).map_or(1, |known| known.1 + 1);
                     let behind = self.strays();
                     tracing::debug!(business = self.business, behind, %error, "a message ended the connection");
-                    self.trouble = Some(Trouble { behind, at, reason: error.to_string(), times });
-                    // Those are passed over once more.
+                    self.failed = Some(FailedMessage { behind, at, reason: error.to_string(), times });
+                    // The strays are passed over once more.
                     left += behind;
-                    (self.held, self.held_natively, self.native) = (Vec::new(), Vec::new(), None);
+                    (self.unacked, self.unsettled, self.amqp10) = (Vec::new(), Vec::new(), None);
                     self.connection = connect(self.endpoint).await?;
                     self.wait_for(left).await?;
                 }
             }
         }
         self.moved.strays += (self.strays() - usize::from(self.kept)) as u32;
-        self.put_back().await?;
+        self.requeue_strays().await?;
         Ok(self.moved)
     }
 
     fn strays(&self) -> usize {
-        self.held.len() + self.held_natively.len()
+        self.unacked.len() + self.unsettled.len()
     }
 
-    async fn step(&mut self, trouble: Option<Trouble>) -> Result<Step, Error> {
-        if let Some(trouble) = trouble.as_ref().filter(|trouble| trouble.at != Failed::Publish) {
-            let hopeless = trouble.at == Failed::Send && trouble.times >= PATIENCE;
-            return self.natively(hopeless.then_some(&trouble.reason)).await;
+    async fn step(&mut self, failed: Option<FailedMessage>) -> Result<Step, Error> {
+        if let Some(failed) = failed.as_ref().filter(|failed| failed.at != FailedStage::Publish) {
+            let hopeless = failed.at == FailedStage::Send && failed.times >= MAX_ATTEMPTS;
+            return self.by_amqp10(hopeless.then_some(&failed.reason)).await;
         }
         let message = match self.connection.get(&self.queue).await {
             Ok(Some(message)) => message,
-            // Somebody else took it.
+            // Another consumer took it.
             Ok(None) => return Ok(Step::Next),
-            Err(e) if e.is_internal() => return Ok(Step::Again(Failed::Get, e)),
+            Err(e) if e.is_internal() => return Ok(Step::Reconnect(FailedStage::Get, e)),
             Err(e) => return Err(e),
         };
-        let place = Place::new(&message.exchange, &message.routing_key);
-        let ways = place.destinations(&message, &self.destinations);
-        if ways.is_empty() {
-            self.held.push(message.delivery_tag);
+        let published_to = PublishedTo::new(&message.exchange, &message.routing_key);
+        let destinations = published_to.destinations(&message, &self.destinations);
+        if destinations.is_empty() {
+            self.unacked.push(message.delivery_tag);
             return Ok(Step::Next);
         }
-        if let Some(trouble) = trouble.filter(|trouble| trouble.times >= PATIENCE) {
-            return match self.set_aside(&message, &trouble.reason).await? {
+        if let Some(failed) = failed.filter(|failed| failed.times >= MAX_ATTEMPTS) {
+            return match self.set_aside(&message, &failed.reason).await? {
                 None => {
                     self.connection.ack(message.delivery_tag, false).await?;
                     Ok(Step::Next)
                 }
-                Some(reason) => Ok(self.keep(message.delivery_tag, place.not_taken(reason))),
+                Some(reason) => Ok(self.keep(message.delivery_tag, published_to.not_taken(reason))),
             };
         }
         let left = self.ready().await?;
         // The broker takes a `user-id` only from that very user (rabbitmq.com/docs/validated-user-id), and we are another.
         let properties = message.properties.without(Property::UserId);
-        match self.publish(&message, &properties, &ways).await {
+        match self.publish(&message, &properties, &destinations).await {
             Ok(Published::Taken) => {
                 self.connection.ack(message.delivery_tag, false).await?;
-                self.is_gone(left, place).await
+                self.is_gone(left, published_to).await
             }
-            Ok(Published::Returned(reason)) => Ok(self.keep(message.delivery_tag, place.not_taken(reason))),
-            Ok(Published::Refused) => Ok(self.keep(message.delivery_tag, place.not_taken("refused".to_owned()))),
+            Ok(Published::Returned(reason)) => Ok(self.keep(message.delivery_tag, published_to.not_taken(reason))),
+            Ok(Published::Refused) => Ok(self.keep(message.delivery_tag, published_to.not_taken("refused".to_owned()))),
             // 406: something about this message, such as its size.
             Err(e) if e.is_internal() || matches!(e, Error::Channel { code: 406, .. }) => {
-                Ok(Step::Again(Failed::Publish, e))
+                Ok(Step::Reconnect(FailedStage::Publish, e))
             }
-            // No such exchange, for instance. The channel is closed, and with it all is put back.
+            // No such exchange, for instance. The channel is closed, and everything is requeued.
             Err(e @ Error::Channel { .. }) => {
                 self.connection = connect(self.endpoint).await?;
-                self.moved.strays = std::mem::take(&mut self.held).len() as u32;
-                Ok(Step::Stop(place.not_taken(e.to_string())))
+                self.moved.strays = std::mem::take(&mut self.unacked).len() as u32;
+                Ok(Step::Stop(published_to.not_taken(e.to_string())))
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Once for each way; a repeat after a failure may send it some ways twice.
+    /// Once for each destination; a repeat after a failure may send it to some of them twice.
     async fn publish(
         &mut self,
         message: &Message,
         properties: &Properties,
-        ways: &[Option<String>],
+        destinations: &[Option<String>],
     ) -> Result<Published, Error> {
-        for way in ways {
-            let properties = way.as_ref().map_or_else(|| properties.clone(), |queue| for_queue(properties, queue));
+        for destination in destinations {
+            let properties =
+                destination.as_ref().map_or_else(|| properties.clone(), |queue| for_queue(properties, queue));
             let sent = self.connection.publish(&message.exchange, &message.routing_key, &properties, &message.body);
             match sent.await? {
                 Published::Taken => {}
@@ -207,71 +208,71 @@ impl<'a> Walk<'a> {
     }
 
     fn keep(&mut self, tag: u64, stopped: Stopped) -> Step {
-        self.held.push(tag);
+        self.unacked.push(tag);
         self.kept = true;
         Step::Stop(stopped)
     }
 
     /// By AMQP 1.0: the broker has the message as it was published, so nothing needs to be translated. `hopeless`: it can't be sent on.
-    async fn natively(&mut self, hopeless: Option<&String>) -> Result<Step, Error> {
-        let mut native = if let Some(mut native) = self.native.take() {
-            native.more(1).await?;
-            native
+    async fn by_amqp10(&mut self, hopeless: Option<&String>) -> Result<Step, Error> {
+        let mut amqp10 = if let Some(mut amqp10) = self.amqp10.take() {
+            amqp10.more(1).await?;
+            amqp10
         } else {
-            let mut native = v10::Connection::open(self.endpoint, HEARTBEAT).await?;
-            native.receive(&self.queue, 1).await?;
-            native
+            let mut amqp10 = v10::Connection::open(self.endpoint, HEARTBEAT).await?;
+            amqp10.receive(&self.queue, 1).await?;
+            amqp10
         };
-        // Somebody else may have taken it.
-        let Ok(received) = timeout(RECEIVE_TIMEOUT, native.recv()).await else { return Ok(Step::Next) };
+        // Another consumer may have taken it.
+        let Ok(received) = timeout(RECEIVE_TIMEOUT, amqp10.recv()).await else { return Ok(Step::Next) };
         let received = received?;
         let id = received.delivery_id;
         let message = readable(&received.payload);
-        let place = Place::new(&message.exchange, &message.routing_key);
-        if place.destinations(&message, &self.destinations).is_empty() {
-            self.held_natively.push(id);
-            self.native = Some(native);
+        let published_to = PublishedTo::new(&message.exchange, &message.routing_key);
+        if published_to.destinations(&message, &self.destinations).is_empty() {
+            self.unsettled.push(id);
+            self.amqp10 = Some(amqp10);
             return Ok(Step::Next);
         }
         if let Some(reason) = hopeless {
             if let Some(reason) = self.set_aside(&message, reason).await? {
-                return Ok(Step::Stop(place.not_taken(reason)));
+                return Ok(Step::Stop(published_to.not_taken(reason)));
             }
-            native.settle(id, id, Settle::Accept).await?;
-            self.native = Some(native);
+            amqp10.settle(id, id, Settle::Accept).await?;
+            self.amqp10 = Some(amqp10);
             return Ok(Step::Next);
         }
         let left = self.ready().await?;
-        let sent = native.send(&message.exchange, &message.routing_key, &received.payload).await;
+        let sent = amqp10.send(&message.exchange, &message.routing_key, &received.payload).await;
         let reason = match sent {
             Ok(Sent::Taken) => {
-                native.settle(id, id, Settle::Accept).await?;
-                self.native = Some(native);
-                return self.is_gone(left, place).await;
+                amqp10.settle(id, id, Settle::Accept).await?;
+                self.amqp10 = Some(amqp10);
+                return self.is_gone(left, published_to).await;
             }
             Ok(Sent::Returned) => "no queue takes it",
             Ok(Sent::Refused) => "refused",
-            Err(e) if e.is_internal() => return Ok(Step::Again(Failed::Send, e)),
-            // It may have been taken: that is no fault of the message.
+            Err(e) if e.is_internal() => return Ok(Step::Reconnect(FailedStage::Send, e)),
+            // It may have been accepted: the message is not to blame.
             Err(e) => return Err(e),
         };
-        // Dropping the link puts the message back.
-        Ok(Step::Stop(place.not_taken(reason.to_owned())))
+        // Dropping the AMQP 1.0 link requeues the message.
+        Ok(Step::Stop(published_to.not_taken(reason.to_owned())))
     }
 
-    /// Whether a message that was published again is really gone: one whose binding is missing comes back by the alternate exchange.
-    async fn is_gone(&mut self, left: u32, place: Place) -> Result<Step, Error> {
+    /// Whether a message that was published again is really gone: without its binding it comes back through the alternate exchange.
+    async fn is_gone(&mut self, left: u32, published_to: PublishedTo) -> Result<Step, Error> {
         if self.ready().await? > left {
-            let Place { exchange, routing_key } = place;
+            let PublishedTo { exchange, routing_key } = published_to;
             return Ok(Step::Stop(Stopped::CameBack { queue: self.queue.clone(), exchange, routing_key }));
         }
         self.moved.moved += 1;
         Ok(Step::Next)
     }
 
-    /// Puts it into `dead` and says so. Why that failed, if it did.
+    /// Publishes it to `dead` and reports that. Returns why `dead` did not accept it, if so.
     async fn set_aside(&mut self, message: &Message, reason: &str) -> Result<Option<String>, Error> {
-        let not_taken = aside::park(&mut self.connection, self.business, message, reason).await?;
+        let not_taken = set_aside::publish_to_dead(&mut self.connection, self.business, message, reason).await?;
         if not_taken.is_none() {
             self.moved.set_aside += 1;
             tracing::warn!(
@@ -279,9 +280,9 @@ impl<'a> Walk<'a> {
                 reason,
                 "an unrouted message can't be moved back; it is in dead now"
             );
-            // By a connection of its own: what goes wrong with an event must not cost what is held here.
+            // Over a connection of its own: a failing event must not end the connection that is at work here.
             if let Err(error) =
-                aside::report(connect(self.endpoint).await?, self.business, self.endpoint, message, reason).await
+                set_aside::report(connect(self.endpoint).await?, self.business, self.endpoint, message, reason).await
             {
                 tracing::warn!(business = self.business, %error, "the event about it was not published");
             }
@@ -293,43 +294,43 @@ impl<'a> Walk<'a> {
         Ok(self.connection.counts(&self.queue).await?.messages)
     }
 
-    /// Returns when these messages are really back (bounded): whoever calls again at once must not find the queue empty.
-    async fn put_back(&mut self) -> Result<(), Error> {
-        let held = self.strays();
-        if held == 0 {
+    /// Returns when these messages are really back (bounded): a caller that starts again immediately must not find the queue empty.
+    async fn requeue_strays(&mut self) -> Result<(), Error> {
+        let unacked = self.strays();
+        if unacked == 0 {
             return Ok(());
         }
         let without = self.ready().await? as usize;
-        for tag in std::mem::take(&mut self.held) {
+        for tag in std::mem::take(&mut self.unacked) {
             self.connection.requeue(tag, false).await?;
         }
-        if let Some(native) = &mut self.native {
-            for id in std::mem::take(&mut self.held_natively) {
-                native.settle(id, id, Settle::Release).await?;
+        if let Some(amqp10) = &mut self.amqp10 {
+            for id in std::mem::take(&mut self.unsettled) {
+                amqp10.settle(id, id, Settle::Release).await?;
             }
         }
-        self.wait_for(without + held).await
+        self.wait_for(without + unacked).await
     }
 
-    /// Until so many messages are ready: the broker puts back what a connection held some milliseconds after its end.
+    /// Until this many messages are ready: the broker requeues a connection's messages some milliseconds after it ended.
     async fn wait_for(&mut self, count: usize) -> Result<(), Error> {
-        for _ in 0..PUT_BACK_LOOKS {
+        for _ in 0..REQUEUE_CHECKS {
             if self.ready().await? as usize >= count {
                 break;
             }
-            sleep(PUT_BACK_PAUSE).await;
+            sleep(REQUEUE_CHECK_INTERVAL).await;
         }
         Ok(())
     }
 }
 
-/// Where a message was published, as text.
-struct Place {
+/// Exchange and routing key of a message, as text.
+struct PublishedTo {
     exchange: String,
     routing_key: String,
 }
 
-impl Place {
+impl PublishedTo {
     fn new(exchange: &[u8], routing_key: &[u8]) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Self { exchange: text(exchange), routing_key: text(routing_key) }
@@ -348,7 +349,7 @@ impl Place {
             from_client_type: from.as_deref(),
             body: &message.body,
         };
-        destinations.of(unrouted).into_iter().map(|way| way.map(str::to_owned)).collect()
+        destinations.of(unrouted).into_iter().map(|destination| destination.map(str::to_owned)).collect()
     }
 
     fn not_taken(self, reason: String) -> Stopped {
@@ -357,7 +358,7 @@ impl Place {
     }
 }
 
-/// As an edge sends what is for one queue. The broker has taken the first header off.
+/// As an edge sends a message for one queue. The broker has removed the first header.
 fn for_queue(properties: &Properties, queue: &str) -> Properties {
     let key = names::queue_key(queue);
     let properties = if properties.header(headers::QUEUE).is_some_and(|named| named == queue.as_bytes()) {
@@ -374,7 +375,7 @@ async fn connect(endpoint: &Endpoint) -> Result<v091::Connection, Error> {
     Ok(connection)
 }
 
-/// What of an AMQP 1.0 message everybody can read.
+/// The parts of an AMQP 1.0 message that every client can read.
 fn readable(payload: &Bytes) -> Message {
     let sections = Sections::parse(payload).unwrap_or_default();
     let annotation = |name| match sections.annotation(name) {

@@ -1,4 +1,4 @@
-//! Sets a message aside that can't be moved: into the business's `dead`, in a form that every client can read.
+//! Sets aside a message that can't be moved: publishes it to the business's `dead`, in a form that every client can read.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,9 +8,9 @@ use wirepost_amqp::v091::{Connection, Message, Properties, Property, Published};
 use wirepost_core::{Envelope, contract::headers, names};
 use wirepost_rabbitmq::Endpoint;
 
-/// Publishes it to the dead-letter exchange, with the body as it is, the properties and headers that every client can read, and the reason
-/// in a header. Why it was not taken, if so.
-pub(super) async fn park(
+/// Publishes it to the dead-letter exchange with its body, the properties and headers that every client can read, and the reason in a
+/// header. Returns why the exchange did not accept it, if so.
+pub(super) async fn publish_to_dead(
     connection: &mut Connection,
     business: &str,
     message: &Message,
@@ -22,7 +22,7 @@ pub(super) async fn park(
         (headers::EXCHANGE, &message.exchange[..]),
         (headers::ROUTING_KEY, routing_key.as_bytes()),
     ];
-    // It must not expire there, nor name a user.
+    // It must not expire there, and must not name a user.
     let properties = message.properties.without(Property::Expiration).without(Property::UserId);
     let properties = properties.readable().persistent().with_more_headers(headers);
     let exchange = names::dead_letter_exchange(business);
@@ -36,7 +36,7 @@ pub(super) async fn park(
     })
 }
 
-/// Publishes a `rejected` event. Nobody needs to listen to it.
+/// Publishes a `rejected` event. It may be unrouted.
 pub(super) async fn report(
     mut connection: Connection,
     business: &str,

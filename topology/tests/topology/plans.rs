@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use wirepost_rabbitmq::{ManagementClient, ManagementError, ManagementSettings};
 use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
-use wirepost_topology::{Actual, ApplyOptions, Error, KeptBecause, Problem, Snapshot, apply_plan, unrouted};
+use wirepost_topology::{Actual, ApplyOptions, Error, KeepReason, Problem, Snapshot, apply_plan, unrouted};
 
 use crate::support::{business, declared, management, problems, round, route};
 
@@ -55,7 +55,7 @@ async fn a_business_changes_its_delivery_and_changes_it_back() {
     let careful = ApplyOptions { delete_streams: false, ..options };
     let report = round(&management, "pay", &transient, &[], careful).await;
     assert!(
-        matches!(&report.problems[..], [Problem::Kept { queue, because: KeptBecause::Stream }] if queue == STREAM),
+        matches!(&report.problems[..], [Problem::Kept { queue, because: KeepReason::Stream }] if queue == STREAM),
         "{report:?}"
     );
     assert!(publish(&channel, PUSH, "", b"for nobody").await.is_err());
