@@ -1,6 +1,6 @@
 //! What the edge asks of a broker. [`rabbit`] is RabbitMQ, [`memory`] a broker inside the process for `wirepost dev` and simulation.
 //!
-//! *Publishing*: [`Broker::publish`] takes a message into the queue of its lane at once, so that calls of one connection keep their order,
+//! *Publishing*: [`Broker::publish`] takes a message into the queue of its lane immediately, so that calls of one connection keep their order,
 //! and answers through the returned receiver: confirmed, or why not. *Reading*: [`Broker::tail`] follows what is pushed to a business;
 //! [`Broker::read`] fetches older records for clients that come back.
 
@@ -17,7 +17,7 @@ pub mod memory;
 mod metrics;
 pub mod rabbit;
 
-/// Longest wait for a broker's confirm before a client is told.
+/// Longest wait for a broker's confirm. After that the client gets a nack.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A message to publish: persistent, mandatory, confirmed.
@@ -66,20 +66,20 @@ pub struct Record {
     pub timestamp: i64,
     /// The envelope's bytes.
     pub body: Bytes,
-    /// What is odd about it, where something is.
-    pub oddity: Option<Oddity>,
+    /// Why the message can't be used as it is, if so.
+    pub defect: Option<MessageDefect>,
 }
 
-/// What is odd about a message.
+/// What is wrong with a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Oddity {
-    /// No protocol gives it; it is not on the broker any more. It has no body.
-    #[error("the broker can't deliver it ({0}); it was removed, so that those behind it arrive")]
+pub enum MessageDefect {
+    /// No protocol delivers it, and the broker has removed it. It has no body.
+    #[error("the broker can't deliver it ({0}); it was removed, so that the messages behind it arrive")]
     Unreadable(String),
-    /// Its body is none of bytes or a text. It has no body here.
+    /// Its body is neither bytes nor text. Here it has no body.
     #[error("its body is {0}; publish the JSON as bytes (a data section) or as a text")]
     Form(&'static str),
-    /// It names an encoding of its content. Where the body is an envelope all the same, nothing is odd.
+    /// It names a content encoding. If the body is an envelope all the same, the message is usable.
     #[error("its content-encoding is {0:?}; publish the JSON as plain UTF-8 text, uncompressed")]
     Encoding(String),
 }
@@ -95,10 +95,10 @@ pub enum Start {
     After(Position),
 }
 
-/// What a [`Feed`] tells.
+/// What a [`Feed`] reports.
 #[derive(Debug)]
 pub enum FeedEvent {
-    /// Reading (again); continuity with what came before is shown. `position`: the last message before the next one to come, `None` =
+    /// Reading (again), with proven continuity. `position`: the last message before the next one to come, `None` =
     /// the stream is empty.
     Attached {
         /// See above.
@@ -106,11 +106,11 @@ pub enum FeedEvent {
     },
     /// Messages in order.
     Records(RecordBatch),
-    /// The stream's retention passed us: what lies between is lost, reading goes on.
+    /// Messages may be missing: the stream's retention overtook the reader, or a queue was lost. Reading goes on.
     Gap,
-    /// Another stream took the old one's name: reading goes on with that one's first message.
+    /// A new stream has replaced the old one: reading goes on with its first message.
     Reset,
-    /// Not reading at the moment; recovery is by itself.
+    /// Not reading at the moment; it recovers on its own.
     Down {
         /// For the log and `/readyz`.
         reason: String,
@@ -136,25 +136,25 @@ pub trait Feed: Send {
     /// The next event; cancel safe; never ends.
     fn recv(&mut self) -> BoxFuture<'_, FeedEvent>;
 
-    /// Messages that the broker holds and this feed has not handed out, as of a moment ago; `None` = not known. While the feed is down the
+    /// Messages that the broker has and this feed has not handed out, as of a moment ago; `None` = not known. While the feed is down the
     /// number is an old one.
     fn lag(&self) -> Option<u64> {
         None
     }
 }
 
-/// A bounded piece of a stream, for clients that catch up.
+/// A bounded read of a stream, for clients that catch up.
 #[derive(Debug)]
-pub struct Piece {
+pub struct Page {
     /// Records from the asked offset on, in order, without a hole of ours. Empty: the asked offset is beyond the end.
     pub records: Vec<Record>,
     /// First offset that the stream still has; `None` = empty.
     pub first_offset: Option<u64>,
-    /// Whether the piece reaches the end of the stream as it was when reading began.
+    /// Whether the page reaches the end of the stream as it was when reading began.
     pub at_end: bool,
 }
 
-/// Why a piece could not be read; a retry helps once the broker is back.
+/// Why a page could not be read; a retry helps once the broker is back.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot read the stream: {0}")]
 pub struct ReadError(pub String);
@@ -176,17 +176,17 @@ pub trait Broker: Send + Sync + 'static {
     /// turn. Never blocks.
     fn publish(&self, lane: u64, publication: Publication) -> Confirm;
 
-    /// Publishes an event of small worth: bounded, dropped with a counter where it can't be sent at once, not confirmed.
+    /// Publishes an event, which may be lost: not confirmed, and dropped with a counter if it can't be sent immediately.
     fn emit(&self, publication: Publication);
 
     /// Follows the pushes of a business.
     fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed>;
 
-    /// Reads a piece of a business's stream from `from` on (the record at `from` included, where it exists), at most about `max_bytes`.
-    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>>;
+    /// Reads a page of a business's stream from `from` on (the record at `from` included, where it exists), at most about `max_bytes`.
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>>;
 
-    /// Deletes what reading the pushes of a `Transient` business has left on the broker: nobody here will read them any more. Bounded in
-    /// time; where it fails, what is left expires by itself. Call it when the business's feed is dropped.
+    /// Deletes what reading the pushes of a `Transient` business has left on the broker: this process reads them no longer. Bounded in
+    /// time; if it fails, the queue expires on its own. Call it when the business's feed is dropped.
     fn leave<'a>(&'a self, business: &'a str) -> BoxFuture<'a, ()> {
         let _ = business;
         Box::pin(std::future::ready(()))

@@ -25,7 +25,7 @@ use wirepost_core::{
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 
 use crate::{
-    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start, metrics,
+    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Page, Publication, PublishError, ReadError, Start, metrics,
 };
 
 mod consumer;
@@ -40,7 +40,7 @@ mod transient;
 pub use consumer::{MemoryConsumer, MemoryDelivery};
 
 /// Publishes taken while frozen at most, as a real edge's lanes are bounded.
-const MAX_HELD: usize = 10_000;
+const MAX_DEFERRED: usize = 10_000;
 
 /// The broker. Clones are handles to the same one.
 #[derive(Clone, Debug, Default)]
@@ -87,16 +87,16 @@ struct World {
     stream_bytes: HashMap<String, Option<usize>>,
     /// Queues of `Transient` feeds by push exchange.
     edge_queues: HashMap<String, Vec<transient::EdgeQueue>>,
-    /// Who waits for what happens to a stream or queue.
+    /// Wakes those who wait for a change of a stream or queue.
     signals: HashMap<String, Arc<Notify>>,
     /// Lives of streams and numbers of `Transient` records, so far.
     incarnations: u64,
     transient_records: u64,
     /// While frozen: what was published, routed at the thaw.
-    frozen: Option<Vec<Held>>,
+    frozen: Option<Vec<DeferredPublish>>,
 }
 
-type Held = (Publication, Option<Reply>);
+type DeferredPublish = (Publication, Option<Reply>);
 type Reply = Arc<Mutex<Option<oneshot::Sender<Result<(), PublishError>>>>>;
 
 impl World {
@@ -172,7 +172,7 @@ impl MemoryBroker {
             }
         }
         world.edge_queues.retain(|exchange, _| world.exchanges.contains_key(exchange));
-        // Signals of names that nobody waits for any more would pile up with every change of the declarations.
+        // Signals of names without a waiter would pile up with every change of the declarations.
         world.signals.retain(|_, signal| Arc::strong_count(signal) > 1);
         for signal in world.signals.values() {
             signal.notify_waiters();
@@ -230,7 +230,7 @@ impl MemoryBroker {
         existed
     }
 
-    /// Makes a stream (again), empty, as somebody would by hand. Bindings stay as they are.
+    /// Creates a stream (again), empty, as an administrator would. Bindings stay as they are.
     pub fn create_stream(&self, name: &str) {
         let mut world = self.inner.world();
         world.new_stream(name);
@@ -264,7 +264,7 @@ impl Broker for MemoryBroker {
         let mut world = self.inner.world();
         if let Some(error) = refusal {
             let _ = sender.send(Err(error));
-        } else if world.frozen.as_ref().is_some_and(|held| held.len() >= MAX_HELD) {
+        } else if world.frozen.as_ref().is_some_and(|held| held.len() >= MAX_DEFERRED) {
             let _ = sender.send(Err(PublishError::Unavailable("too many messages wait for the broker".into())));
         } else if let Some(held) = &mut world.frozen {
             let reply = Arc::new(Mutex::new(Some(sender)));
@@ -298,7 +298,7 @@ impl Broker for MemoryBroker {
         }
     }
 
-    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
         async move {
             self.inner.until_thawed(&names::stream(business)).await;
             if let Health::Away(reason) = &*self.inner.health.borrow() {
@@ -347,18 +347,18 @@ impl Inner {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `look` finds something, looking again whenever `name` is signalled. Cancel safe if `look` is.
-    async fn wait_for<T>(&self, name: &str, mut look: impl FnMut(&mut World, &Health) -> Option<T>) -> T {
+    /// Waits until `find` finds something; it is called whenever `name` is signalled. Cancel safe if `find` is.
+    async fn wait_for<T>(&self, name: &str, mut find: impl FnMut(&mut World, &Health) -> Option<T>) -> T {
         loop {
             let signal = self.world().signal(name);
             let mut notified = pin!(signal.notified());
-            // Listening begins before looking: a change in between is not missed.
+            // Listening begins before the check: a change in between is not missed.
             notified.as_mut().enable();
             {
                 let mut world = self.world();
                 let health = self.health.borrow().clone();
                 if world.frozen.is_none()
-                    && let Some(found) = look(&mut world, &health)
+                    && let Some(found) = find(&mut world, &health)
                 {
                     return found;
                 }

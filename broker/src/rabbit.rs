@@ -1,10 +1,11 @@
 //! RabbitMQ.
 //!
-//! AMQP 0-9-1 by lapin: a few connections that carry publishes and nothing else ([`lane`]), one for events. The pushes of each `Transient`
-//! business come by a connection of its own, by `wirepost-amqp` ([`transient`]). Streams by `wirepost-stream` ([`durable`]). All of it runs on a thread of its own: heartbeats must go on while
-//! the edge's executor is busy, or the broker is thought dead.
+//! Publishing uses AMQP 0-9-1 by lapin: a few connections that carry publishes and nothing else ([`lane`]), and one for events. The pushes
+//! of each `Transient` business come over a connection of their own, by `wirepost-amqp` ([`transient`]); streams by `wirepost-stream`
+//! ([`durable`]). All of it runs on a thread of its own: heartbeats must go on while the edge's executor is busy, or the broker closes
+//! the connections.
 //!
-//! Nothing here ever gives up, and nothing waits without limit: connections are made again for ever, a publish is answered within
+//! Nothing here gives up, and nothing waits without limit: connections are opened again forever, a publish is answered within
 //! [`CONFIRM_TIMEOUT`] whatever happens.
 //!
 //! A program that logs must switch lapin's own log off, as `wirepost_runtime::logs` does: at `WARN` it prints returned messages with their
@@ -32,7 +33,7 @@ use wirepost_runtime::tasks::{Supervisor, Tasks};
 use wirepost_stream::Client;
 
 use crate::{
-    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Piece, Publication, PublishError, ReadError, Start, metrics,
+    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Page, Publication, PublishError, ReadError, Start, metrics,
 };
 
 mod alarm;
@@ -47,11 +48,11 @@ mod lane;
 mod link;
 mod transient;
 
-pub use config::{BadSettings, CONNECTIONS, Config, LANES};
+pub use config::{CONNECTIONS, Config, LANES, SettingsError};
 
 use breaker::Breakers;
 use counters::Counters;
-use lane::{Job, Lane, Pulse, Worker};
+use lane::{Job, Lane, Responsiveness, Worker};
 use link::{Dialer, Link, Status};
 
 /// Longest wait at the end for publishes in flight.
@@ -73,7 +74,7 @@ pub struct RabbitBroker {
     health: watch::Receiver<Health>,
     dialer: Arc<Dialer>,
     counters: Arc<Counters>,
-    numbers: Arc<transient::Numbers>,
+    sequence: Arc<transient::Sequence>,
     /// There was a `Transient` reader.
     consumed: AtomicBool,
     stream: Mutex<Option<Arc<Client>>>,
@@ -86,13 +87,13 @@ pub struct RabbitBroker {
     rest: Tasks,
 }
 
-/// Why a broker could not be made. The broker being away is none: it is waited for.
+/// Why a broker could not be started. An unreachable broker is not an error: it is waited for.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// See [`BadSettings`].
+    /// See [`SettingsError`].
     #[error(transparent)]
-    Settings(#[from] BadSettings),
-    /// The operating system gave no thread.
+    Settings(#[from] SettingsError),
+    /// The operating system provided no thread.
     #[error("cannot start the thread for AMQP: {0}")]
     Thread(#[from] io::Error),
 }
@@ -126,12 +127,12 @@ impl RabbitBroker {
             edge: config.edge.clone(),
             counters: counters.clone(),
         });
-        let links: Vec<(Link, Arc<Pulse>)> = (1..=config.connections)
+        let links: Vec<(Link, Arc<Responsiveness>)> = (1..=config.connections)
             .map(|number| {
                 let name = format!("publishing {number}/{}", config.connections);
                 let (link, run) = Link::new(dialer.clone(), name, closed.clone());
                 rest.run("link", &closed, run);
-                (link, Arc::new(Pulse::new()))
+                (link, Arc::new(Responsiveness::new()))
             })
             .collect();
         let breakers = Arc::new(Breakers::default());
@@ -139,12 +140,12 @@ impl RabbitBroker {
             .iter()
             .cycle()
             .take(config.lanes)
-            .map(|(link, pulse)| {
+            .map(|(link, responsiveness)| {
                 let lane = Arc::new(Lane::new(config.lane_messages, config.lane_bytes as u64, counters.clone()));
                 let worker = Worker {
                     lane: lane.clone(),
                     link: link.clone(),
-                    pulse: pulse.clone(),
+                    responsiveness: responsiveness.clone(),
                     alarm: alarm.clone(),
                     breakers: breakers.clone(),
                     counters: counters.clone(),
@@ -175,7 +176,7 @@ impl RabbitBroker {
             health,
             dialer,
             counters,
-            numbers: Arc::new(transient::Numbers::new()),
+            sequence: Arc::new(transient::Sequence::new()),
             consumed: AtomicBool::new(false),
             stream: Mutex::new(stream),
             closing,
@@ -220,7 +221,7 @@ impl Broker for RabbitBroker {
                     let _on_our_thread = self.handle.enter();
                     Box::new(durable::StreamFeed::new(&client, business, start))
                 }
-                None => Box::new(durable::NoFeed(Some("no stream address is configured"))),
+                None => Box::new(durable::FailedFeed(Some("no stream address is configured"))),
             },
             Delivery::Transient => {
                 self.consumed.store(true, Ordering::Relaxed);
@@ -230,7 +231,7 @@ impl Broker for RabbitBroker {
                     edge: self.config.edge.clone(),
                     start,
                     prefetch: self.config.prefetch,
-                    numbers: self.numbers.clone(),
+                    sequence: self.sequence.clone(),
                     counters: self.counters.clone(),
                     supervisor: self.supervisor.clone(),
                 };
@@ -239,7 +240,7 @@ impl Broker for RabbitBroker {
         }
     }
 
-    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
         async move {
             let Some(client) = self.stream() else {
                 return Err(ReadError("no stream address is configured".to_owned()));
@@ -268,7 +269,7 @@ impl Broker for RabbitBroker {
                 Err(_) => Err("its task ended".to_owned()),
             };
             if let Err(reason) = deleted {
-                tracing::debug!(business, reason, "this edge's queue was not deleted; it expires by itself");
+                tracing::debug!(business, reason, "this edge's queue was not deleted; it expires on its own");
             }
         }
         .boxed()
@@ -323,15 +324,15 @@ impl Drop for RabbitBroker {
     }
 }
 
-/// The lane of a key. Keys are mostly consecutive numbers; multiplying by the golden ratio spreads them evenly (Knuth, TAOCP 3, 6.4).
+/// The lane of a key. Keys are mostly consecutive sequence; multiplying by the golden ratio spreads them evenly (Knuth, TAOCP 3, 6.4).
 fn spread(key: u64, lanes: usize) -> usize {
     let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // The product of a 64-bit and a small number, divided by 2^64, is below the small number.
     ((u128::from(hash) * lanes as u128) >> 64) as usize
 }
 
-/// Sums up the publishing links. Publishes are refused at once while the broker is blocked, and while it has been away for so long that
-/// waiting for it is vain.
+/// Sums up the publishing links. Publishes are refused immediately while the broker is blocked, and when it has been away for so long
+/// that waiting is pointless.
 async fn watch_health(
     mut statuses: Vec<watch::Receiver<Status>>,
     mut alarm: watch::Receiver<Option<String>>,
@@ -384,7 +385,7 @@ fn sum_up(statuses: &mut [watch::Receiver<Status>], alarm: Option<&str>) -> Heal
     });
     let up = statuses.iter().any(|status| status.live().is_some());
     match (blocked, alarm, up) {
-        // An alarm holds for the whole cluster, whichever connection was told.
+        // An alarm is in force for the whole cluster, whichever connection reported it.
         (Some(reason), _, _) => Health::Blocked(reason),
         (None, Some(reason), true) => Health::Blocked(reason.to_owned()),
         (None, _, true) => Health::Up,

@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Inner, queue::Stored};
+use super::{Inner, queue::QueuedMessage};
 use crate::{Health, Publication};
 
-/// Takes messages of one queue. Dropping it gives nothing back by itself: each delivery does that.
+/// Takes messages of one queue. Dropping it requeues nothing: each delivery does that on its own.
 #[derive(Debug)]
 pub struct MemoryConsumer {
     inner: Arc<Inner>,
@@ -22,7 +22,7 @@ pub struct MemoryConsumer {
 pub struct MemoryDelivery {
     inner: Arc<Inner>,
     queue: String,
-    stored: Option<Stored>,
+    stored: Option<QueuedMessage>,
     unacked: Arc<AtomicUsize>,
     publication: Publication,
     redelivered: bool,

@@ -22,11 +22,11 @@ pub(super) struct StreamFeed {
 enum State {
     /// Never attached so far.
     Starting(Start),
-    /// Reading the life `incarnation`; `next` is the lowest offset not handed out. `down`: it was told that reading has stopped.
+    /// Reading this incarnation; `next` is the lowest offset not handed out. `down`: reported that reading has stopped.
     Reading { incarnation: u64, next: u64, down: bool },
-    /// Told that reading can't begin.
+    /// Reported that reading can't begin.
     Waiting(Start),
-    /// Told of a gap or another life: `Attached` comes next, before the message `next`.
+    /// Reported a gap or another incarnation: `Attached` comes next, before the message `next`.
     Broken { incarnation: u64, next: u64 },
 }
 

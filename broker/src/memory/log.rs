@@ -7,15 +7,15 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Piece, Position, Record};
+use crate::{Page, Position, Record};
 
-/// Bytes that a stream may hold, whatever its policy says: it lives in this process.
+/// Bytes that a stream may keep, whatever its policy says: it lives in this process.
 const MAX_BYTES: usize = 256 << 20;
 
 /// One life of one stream. Offsets begin with 0 and never repeat within it.
 #[derive(Debug)]
 pub(super) struct Log {
-    /// Tells this life from others of the same name; part of every fingerprint.
+    /// Tells this incarnation from others of the same name; part of every fingerprint.
     pub(super) incarnation: u64,
     records: VecDeque<Record>,
     next: u64,
@@ -43,7 +43,7 @@ impl Log {
             position: Position { offset, fingerprint: hasher.finish() },
             timestamp: now_ms,
             body,
-            oddity: None,
+            defect: None,
         });
         self.retain();
     }
@@ -88,7 +88,7 @@ impl Log {
     }
 
     /// Records from `from` on, about `max_bytes`, one at least where there is one.
-    pub(super) fn piece(&self, from: u64, max_bytes: usize) -> Piece {
+    pub(super) fn piece(&self, from: u64, max_bytes: usize) -> Page {
         let first = self.first();
         let skip = first.map_or(0, |first| from.saturating_sub(first));
         let mut bytes = 0;
@@ -104,6 +104,6 @@ impl Log {
             .cloned()
             .collect();
         let at_end = records.last().is_none_or(|record| record.position.offset + 1 == self.next);
-        Piece { records, first_offset: first, at_end }
+        Page { records, first_offset: first, at_end }
     }
 }

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use crate::Publication;
 
-/// Messages that a queue without `max-length` holds; a publish beyond it is refused, as with overflow `reject-publish`.
+/// Messages that fit into a queue without `max-length`; further publishes are refused, as with overflow `reject-publish`.
 const DEFAULT_MAX_LENGTH: usize = 10_000;
 
 /// A message in a queue.
 #[derive(Clone, Debug)]
-pub(super) struct Stored {
+pub(super) struct QueuedMessage {
     pub(super) publication: Publication,
     /// How often it came back unacknowledged.
     pub(super) deliveries: u32,
@@ -18,7 +18,7 @@ pub(super) struct Stored {
 /// Ready messages and limits; what is with a consumer is counted in `unacked`.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    ready: VecDeque<Stored>,
+    ready: VecDeque<QueuedMessage>,
     unacked: usize,
     max_length: Option<usize>,
     delivery_limit: Option<u32>,
@@ -46,10 +46,10 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, publication: Publication) {
-        self.ready.push_back(Stored { publication, deliveries: 0 });
+        self.ready.push_back(QueuedMessage { publication, deliveries: 0 });
     }
 
-    pub(super) fn take(&mut self) -> Option<Stored> {
+    pub(super) fn take(&mut self) -> Option<QueuedMessage> {
         let stored = self.ready.pop_front()?;
         self.unacked += 1;
         Some(stored)
@@ -60,7 +60,7 @@ impl Queue {
     }
 
     /// Puts a message back in front; beyond the delivery limit it is returned with the exchange for dead letters instead.
-    pub(super) fn requeue(&mut self, mut stored: Stored) -> Option<(String, Publication)> {
+    pub(super) fn requeue(&mut self, mut stored: QueuedMessage) -> Option<(String, Publication)> {
         self.acked();
         stored.deliveries += 1;
         if self.delivery_limit.is_some_and(|limit| stored.deliveries > limit) {

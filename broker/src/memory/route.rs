@@ -1,4 +1,4 @@
-//! Routing: which queues, streams and feeds a publish goes to, and what its publisher is told.
+//! Routing: which queues, streams and feeds a publish goes to, and what its publisher gets as an answer.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 

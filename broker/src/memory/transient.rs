@@ -11,7 +11,7 @@ use crate::{Feed, FeedEvent, Health, Position, Record, RecordBatch};
 
 /// Records unacknowledged at most.
 const PREFETCH: usize = 200;
-/// Bytes waiting in one queue at most; beyond them the oldest go, and the feed tells a gap.
+/// Most bytes waiting in one queue; beyond them the oldest are dropped, and the feed reports a gap.
 const MAX_BYTES: usize = 64 << 20;
 
 /// The queue of one feed.
@@ -31,7 +31,7 @@ impl EdgeQueue {
 
     pub(super) fn push(&mut self, offset: u64, timestamp: i64, body: Bytes) {
         self.bytes += body.len();
-        self.ready.push_back(Record { position: Position { offset, fingerprint: 0 }, timestamp, body, oddity: None });
+        self.ready.push_back(Record { position: Position { offset, fingerprint: 0 }, timestamp, body, defect: None });
         while self.bytes > MAX_BYTES && self.ready.len() > 1 {
             self.bytes -= self.ready.pop_front().map_or(0, |record| record.body.len());
             self.dropped = true;
@@ -58,7 +58,7 @@ impl EdgeQueueFeed {
     pub(super) fn new(inner: Arc<Inner>, business: &str) -> Self {
         let exchange = names::push_exchange(business);
         let mut world = inner.world();
-        // Both count what has been; one number is as good as another to tell queues apart.
+        // Any growing number tells queues apart.
         world.incarnations += 1;
         let id = world.incarnations;
         world.edge_queues.entry(exchange.clone()).or_default().push(EdgeQueue::new(id));

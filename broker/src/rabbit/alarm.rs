@@ -1,4 +1,4 @@
-//! Memory and disk alarms, asked of the management API: an idle AMQP connection is not told of one until its first publish is stuck.
+//! Memory and disk alarms, polled at the management API: an idle AMQP connection learns of an alarm only when its first publish is stuck.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,12 +10,12 @@ use wirepost_rabbitmq::ManagementClient;
 
 use super::counters::Counters;
 
-/// How often alarms are asked for.
+/// Between two polls.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for the answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Polls for ever; what is known goes into `alarm`.
+/// Polls forever; what is known goes into `alarm`.
 pub(super) async fn poll(management: ManagementClient, alarm: watch::Sender<Option<String>>, counters: Arc<Counters>) {
     // Before the first answer nothing is known either.
     counters.alarms_unknown.set(1);
@@ -39,7 +39,7 @@ pub(super) async fn poll(management: ManagementClient, alarm: watch::Sender<Opti
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(
                         %error,
-                        "the management API can't be asked for alarms; they are learned from publishes"
+                        "can't ask the management API for alarms; they are learned from publishes"
                     );
                 }
                 alarm.send_if_modified(|known| known.take().is_some());

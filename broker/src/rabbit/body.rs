@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use wirepost_stream::{BodyKind, Sections, Value};
 
-use crate::Oddity;
+use crate::MessageDefect;
 
 /// Index of `content-encoding` among the properties (AMQP 1.0, 3.2.4).
 const CONTENT_ENCODING: usize = 7;
 
-/// The body, and what is odd about it. A text (an amqp-value section with a string) is as good as bytes. What is neither has no body;
-/// its place in a stream counts all the same.
-pub(super) fn of(sections: &Sections) -> (Bytes, Option<Oddity>) {
+/// The body, and what is wrong with it. Text (an amqp-value section with a string) is as good as bytes. Anything else has no body; its
+/// offset in a stream counts all the same.
+pub(super) fn of(sections: &Sections) -> (Bytes, Option<MessageDefect>) {
     let body = sections.body();
     match sections.body_kind() {
         BodyKind::Data => {
@@ -24,15 +24,17 @@ pub(super) fn of(sections: &Sections) -> (Bytes, Option<Oddity>) {
         BodyKind::Value if matches!(body.first(), Some(b'{' | b' ' | b'\t' | b'\r' | b'\n' | 0xef)) => {
             (body.clone(), None)
         }
-        BodyKind::Value => (Bytes::new(), Some(Oddity::Form("an amqp-value section that is not a text with JSON"))),
-        BodyKind::Sequence => (Bytes::new(), Some(Oddity::Form("an amqp-sequence section"))),
-        BodyKind::None => (Bytes::new(), Some(Oddity::Form("no section at all"))),
+        BodyKind::Value => {
+            (Bytes::new(), Some(MessageDefect::Form("an amqp-value section that is not a text with JSON")))
+        }
+        BodyKind::Sequence => (Bytes::new(), Some(MessageDefect::Form("an amqp-sequence section"))),
+        BodyKind::None => (Bytes::new(), Some(MessageDefect::Form("no section at all"))),
     }
 }
 
 /// A content encoding, unless it is one that changes nothing.
-pub(super) fn encoded(encoding: &[u8]) -> Option<Oddity> {
+pub(super) fn encoded(encoding: &[u8]) -> Option<MessageDefect> {
     let name = String::from_utf8_lossy(encoding);
     let plain = ["", "identity", "utf-8", "utf8"].iter().any(|plain| name.eq_ignore_ascii_case(plain));
-    (!plain).then(|| Oddity::Encoding(name.into_owned()))
+    (!plain).then(|| MessageDefect::Encoding(name.into_owned()))
 }

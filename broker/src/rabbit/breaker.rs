@@ -1,9 +1,9 @@
 //! Keeps one business's broken exchange from breaking the connections of all.
 //!
 //! A message can make the broker close the whole connection. Measured on 4.3.6: the first stream of a broker, declared within a second
-//! before a `kill -9`, is listed as running afterwards and answers every publish with 506 RESOURCE_ERROR, for ever. Whose message it was is not said, so
-//! everything in flight is suspected; whoever gets a message through is innocent. What was suspected several times without one in
-//! between is refused, and tried again now and then.
+//! before a `kill -9`, is listed as running afterwards and answers every publish with 506 RESOURCE_ERROR, forever. The broker does not report
+//! which message it was, so every exchange with a publish in flight is suspected, and a confirmed publish clears its exchange. An exchange
+//! that is suspected several times without one is refused, and tried again from time to time.
 
 use std::{
     collections::HashMap,
@@ -69,7 +69,7 @@ impl Breakers {
     /// The connection ended with this error while it was in flight.
     pub(super) fn ended(&self, publication: &Publication, error: &lapin::Error) {
         let ErrorKind::ProtocolError(error) = error.kind() else { return };
-        // Forced: somebody closed the connection, or the broker shuts down.
+        // Forced: an administrator closed the connection, or the broker shuts down.
         if matches!(error.kind(), AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)) {
             return;
         }

@@ -1,4 +1,4 @@
-//! Where the broker is, what its credentials are, and the bounds of everything; checked as a whole before anything connects.
+//! Where the broker is, as which user to connect, and all bounds; checked as a whole before anything connects.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
@@ -31,12 +31,12 @@ pub struct Config {
     /// URI of the management API, `http(s)://user:password@host:port`, polled for alarms; `None` = an alarm is learned from the
     /// first publish that it stops.
     pub management: Option<String>,
-    /// Files whose content takes the place of the user name and the password of every URI; read at each connect, so that a rotated
-    /// secret takes effect. White space at their ends does not count.
+    /// Files whose content replaces the user name and the password of every URI; read at each connect, so that a rotated secret takes
+    /// effect. White space at their ends does not count.
     pub username_file: Option<PathBuf>,
     /// See `username_file`.
     pub password_file: Option<PathBuf>,
-    /// Authorities (PEM) that certificates of the broker are checked against; `None` = those of the operating system.
+    /// CA certificates (PEM) that the broker's certificates are checked against; `None` = those of the operating system.
     pub ca_file: Option<PathBuf>,
     /// Channels that publish, one message in flight on each.
     pub lanes: usize,
@@ -73,12 +73,17 @@ impl Config {
         }
     }
 
-    /// From texts as flags and environment have them: URIs divided by commas. `stream` as `rabbitmq-stream://host:port`,
+    /// From the texts of flags and environment: URIs separated by commas. `stream` as `rabbitmq-stream://host:port`,
     /// `rabbitmq-stream+tls://host:port` or `host:port`; a user in it is ignored, the AMQP one is used.
     ///
     /// # Errors
-    /// All bad settings at once.
-    pub fn parse(edge: &str, amqp: &str, stream: Option<&str>, management: Option<&str>) -> Result<Self, BadSettings> {
+    /// All bad settings together.
+    pub fn parse(
+        edge: &str,
+        amqp: &str,
+        stream: Option<&str>,
+        management: Option<&str>,
+    ) -> Result<Self, SettingsError> {
         let list = |text: &str| -> Vec<String> {
             text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
         };
@@ -108,17 +113,17 @@ impl Config {
         }
         match config.check() {
             Ok(_) if bad.is_empty() => Ok(config),
-            Ok(_) => Err(BadSettings(bad)),
-            Err(BadSettings(more)) => Err(BadSettings([bad, more].concat())),
+            Ok(_) => Err(SettingsError(bad)),
+            Err(SettingsError(more)) => Err(SettingsError([bad, more].concat())),
         }
     }
 
     /// What the broker is reached by, parsed.
-    pub(super) fn check(&self) -> Result<Checked, BadSettings> {
+    pub(super) fn check(&self) -> Result<Checked, SettingsError> {
         let mut bad = Vec::new();
         let mut addresses: Vec<Address> = Vec::new();
         for (index, text) in self.amqp.iter().enumerate() {
-            // The URI itself contains a password: it is named by its place in the list.
+            // The URI itself contains a password: errors name its position in the list.
             match text.parse() {
                 Ok(address) => addresses.push(address),
                 Err(reason) => bad.push(format!("amqp: URI {} of {}: {reason}", index + 1, self.amqp.len())),
@@ -176,12 +181,12 @@ impl Config {
                 bad.push(format!("{name}: {value} is not within 1 to {max}"));
             }
         }
-        if bad.is_empty() { Ok(Checked { addresses, tls, management, files }) } else { Err(BadSettings(bad)) }
+        if bad.is_empty() { Ok(Checked { addresses, tls, management, files }) } else { Err(SettingsError(bad)) }
     }
 }
 
 impl fmt::Debug for Config {
-    /// Without the URIs, which hold passwords.
+    /// Without the URIs, which contain passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<_> = self
             .amqp
@@ -203,10 +208,10 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Every setting that is wrong, each with what to do.
+/// Every setting that is wrong, each with a remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad broker settings: {}", .0.join("; "))]
-pub struct BadSettings(pub Vec<String>);
+pub struct SettingsError(pub Vec<String>);
 
 /// What [`Config::check`] made.
 pub(super) struct Checked {
@@ -234,8 +239,8 @@ fn with_default_port(url: &str) -> String {
     format!("{scheme}://{authority}:{port}{path}")
 }
 
-impl From<BadSettings> for io::Error {
-    fn from(bad: BadSettings) -> Self {
+impl From<SettingsError> for io::Error {
+    fn from(bad: SettingsError) -> Self {
         Self::new(io::ErrorKind::InvalidInput, bad)
     }
 }
@@ -253,7 +258,7 @@ mod tests {
         config.management = Some("ftp://u:hunter2@h".into());
         config.password_file = Some("/nowhere/password".into());
         config.lanes = 0;
-        let Err(BadSettings(bad)) = config.check() else { panic!("accepted") };
+        let Err(SettingsError(bad)) = config.check() else { panic!("accepted") };
         for name in ["amqp: URI 2", "amqp: the URIs", "edge:", "ca_file:", "management:", "password_file:", "lanes:"] {
             assert!(bad.iter().any(|line| line.starts_with(name)), "{name} is missing in {bad:#?}");
         }

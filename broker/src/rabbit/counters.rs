@@ -9,7 +9,7 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use crate::metrics;
 
-/// A number; gauges are lowered by who raised them.
+/// A number. What raises a gauge lowers it again.
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
 
@@ -52,11 +52,11 @@ counters! {
     connects,
     /// Attempts to open one that failed.
     connect_failures,
-    /// AMQP connections that ended unasked.
+    /// AMQP connections lost.
     connections_lost,
     /// Channels opened for publishing.
     channels_opened,
-    /// Publishing channels thrown away, because a confirm did not come or the broker closed them.
+    /// Publishing channels discarded, because a confirm did not come or the broker closed them.
     channels_discarded,
     /// Messages confirmed.
     confirmed,
@@ -74,15 +74,15 @@ counters! {
     events,
     /// Events dropped.
     dropped_events,
-    /// Times a reader of a `Transient` business began anew.
+    /// Restarts of readers of `Transient` businesses.
     transient_restarts,
     /// 1 while the management API does not answer, so that alarms are not known (gauge).
     alarms_unknown,
     /// Messages read by `Transient` readers.
     transient_records,
-    /// Messages put back unacknowledged by `Transient` readers.
+    /// Messages requeued unacknowledged by `Transient` readers.
     transient_requeued,
-    /// Times a `Transient` reader changed its protocol, since the broker could not translate a message into it.
+    /// Times a `Transient` reader changed its protocol, because the broker could not translate a message into it.
     transient_switches,
     /// Messages of `Transient` businesses that no protocol delivers; removed.
     transient_unreadable,

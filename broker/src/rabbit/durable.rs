@@ -1,4 +1,4 @@
-//! Feeds and pieces of streams, over the stream protocol.
+//! Feeds and pages of streams, over the stream protocol.
 
 use std::{fmt, sync::Weak, time::Duration};
 
@@ -13,9 +13,9 @@ use super::{
     body,
     config::{Checked, Config},
 };
-use crate::{Feed, FeedEvent, Piece, ReadError, Record, RecordBatch, Start, metrics};
+use crate::{Feed, FeedEvent, Page, ReadError, Record, RecordBatch, Start, metrics};
 
-/// Longest time for a piece.
+/// Longest time for a page.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The stream client, where stream addresses are configured. Its tasks run where this is called.
@@ -25,7 +25,7 @@ pub(super) fn client(config: &Config, checked: &Checked, supervisor: &Supervisor
     let (host, port) = hosts.first()?.clone();
     let credentials = Credentials { login: address.login(), files: checked.files.clone() };
     let login = move || {
-        // A file that can't be read at the moment: the broker refuses what the URI says, and the next attempt reads it again.
+        // A file that can't be read at the moment: the broker refuses the login of the URI, and the next attempt reads the file again.
         let Login { user, password } = credentials.read().unwrap_or_else(|error| {
             tracing::warn!(%error, "no credentials for the stream connection");
             credentials.login.clone()
@@ -70,7 +70,7 @@ impl Feed for StreamFeed {
                 Some(Event::Gap { .. }) => FeedEvent::Gap,
                 Some(Event::Reset) => FeedEvent::Reset,
                 Some(Event::Down { reason }) => FeedEvent::Down { reason: reason.to_string() },
-                // Closed: there is nothing more to tell, and a feed never ends by itself.
+                // Closed: there is nothing more to report, and a feed never ends on its own.
                 None => std::future::pending().await,
             }
         }
@@ -82,10 +82,10 @@ impl Feed for StreamFeed {
     }
 }
 
-/// A feed that can't be: says why, once.
-pub(super) struct NoFeed(pub(super) Option<&'static str>);
+/// A feed that can't work: reports why, once.
+pub(super) struct FailedFeed(pub(super) Option<&'static str>);
 
-impl Feed for NoFeed {
+impl Feed for FailedFeed {
     fn recv(&mut self) -> BoxFuture<'_, FeedEvent> {
         async move {
             match self.0.take() {
@@ -97,16 +97,16 @@ impl Feed for NoFeed {
     }
 }
 
-pub(super) async fn read(client: &Client, business: &str, from: u64, max_bytes: usize) -> Result<Piece, ReadError> {
+pub(super) async fn read(client: &Client, business: &str, from: u64, max_bytes: usize) -> Result<Page, ReadError> {
     let read = client.read(&names::stream(business), from, max_bytes, READ_TIMEOUT).await;
     let read = read.map_err(|error| ReadError(error.to_string()))?;
     let records = read.batches.iter().flat_map(|batch| batch.iter()).map(|message| record(&message)).collect();
-    Ok(Piece { records, first_offset: read.first_offset, at_end: read.at_end })
+    Ok(Page { records, first_offset: read.first_offset, at_end: read.at_end })
 }
 
 fn record(message: &Message) -> Record {
-    let (body, oddity) = body::of(message.sections());
-    Record { position: message.position(), timestamp: message.timestamp(), body, oddity }
+    let (body, defect) = body::of(message.sections());
+    Record { position: message.position(), timestamp: message.timestamp(), body, defect }
 }
 
 /// What the stream client counts. Without the client, after the broker was closed, nothing.
@@ -129,7 +129,11 @@ impl Collector for StreamMetrics {
                 counters.attachments.get(),
             ),
             ("stream_restarts", "Times that reading a stream ended and began again.", counters.restarts.get()),
-            ("stream_watchdog_restarts", "Those of them after silence.", counters.watchdog_restarts.get()),
+            (
+                "stream_watchdog_restarts",
+                "Restarts of readers that received nothing though the stream had grown.",
+                counters.watchdog_restarts.get(),
+            ),
             ("stream_resets", "Streams found replaced by another of the same name.", counters.resets.get()),
             ("stream_gaps", "Times that a stream's retention overtook its reader.", counters.gaps.get()),
             ("stream_messages", "Messages read from streams.", counters.messages.get()),

@@ -1,4 +1,4 @@
-//! Events of small worth: one channel, no confirms, dropped and counted where they can't be sent at once.
+//! Events, which may be lost: one channel, no confirms, dropped and counted if they can't be sent immediately.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,11 +1,11 @@
-//! A bounded queue that serves its keys in turn and keeps the order of each.
+//! A bounded queue that serves its keys in turn and keeps the order within each.
 
 use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-/// Something that waits until a deadline. Deadlines of one key never decrease.
-pub(super) trait Waits {
+/// An item with a deadline. Deadlines of one key never decrease.
+pub(super) trait HasDeadline {
     fn deadline(&self) -> Instant;
 }
 
@@ -20,7 +20,7 @@ pub(super) struct FairQueue<T> {
     capacity: usize,
 }
 
-impl<T: Waits> FairQueue<T> {
+impl<T: HasDeadline> FairQueue<T> {
     pub(super) fn new(capacity: usize) -> Self {
         Self { waiting: HashMap::new(), turns: VecDeque::new(), len: 0, capacity }
     }
@@ -98,7 +98,7 @@ mod tests {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     struct Item(u64, u64, Instant);
 
-    impl Waits for Item {
+    impl HasDeadline for Item {
         fn deadline(&self) -> Instant {
             self.2
         }

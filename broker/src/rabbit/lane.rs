@@ -1,10 +1,10 @@
 //! A lane: one channel with one mandatory, confirmed publish in flight. More in flight on a channel would attribute a returned message
 //! to the wrong confirm; more lanes make up for it.
 //!
-//! # What a publisher is told, and when
+//! # When a publisher is answered, and how
 //! Within [`ANSWER_TIMEOUT`] of the call, whatever the broker and lapin do: an unsent message is `Unavailable`, a sent one `Unknown`.
-//! The lane itself waits up to [`CONFIRM_TIMEOUT`] after sending; then its channel is thrown away, so that a late confirm can't be
-//! taken for that of another message.
+//! The lane itself waits up to [`CONFIRM_TIMEOUT`] after sending; then its channel is discarded, so that a late confirm can't be
+//! taken for the one of another message.
 
 use std::{
     pin::pin,
@@ -31,22 +31,22 @@ use wirepost_rabbitmq::Connection;
 use super::{
     breaker::Breakers,
     counters::Counters,
-    fair::{FairQueue, Waits},
+    fair::{FairQueue, HasDeadline},
     link::{Link, Status},
 };
 use crate::{CONFIRM_TIMEOUT, Publication, PublishError};
 
 /// A publisher is answered within this: the confirm timeout, less what answering takes.
 const ANSWER_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_sub(Duration::from_millis(200));
-/// How often deadlines are looked at while the lane waits for the broker.
+/// How often deadlines are checked while the lane waits for the broker.
 const SWEEP: Duration = Duration::from_millis(50);
 /// Longest wait for a channel to open.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection on which something is awaited and nothing was answered for this long is given up, whatever its heartbeats say.
-const MUTE: Duration = Duration::from_secs(6);
+/// A connection that leaves everything unanswered for this long is given up, whatever its heartbeats say.
+const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The end of the year 9999: client libraries that make a date of the AMQP timestamp fail beyond it, and their consumer with them.
-const LAST_SECOND: u64 = 253_402_300_799;
+const MAX_TIMESTAMP: u64 = 253_402_300_799;
 
 /// A message and who waits for its outcome.
 pub(super) struct Job {
@@ -69,7 +69,7 @@ impl Job {
         self.publication.body.len() as u64
     }
 
-    /// Tells the outcome; only the first one counts.
+    /// Reports the outcome; only the first one counts.
     pub(super) fn answer(&mut self, outcome: Result<(), PublishError>) {
         let Some(reply) = self.reply.take() else { return };
         let counter = match &outcome {
@@ -79,41 +79,41 @@ impl Job {
             Err(PublishError::Unknown(_)) => &self.counters.unknown,
         };
         counter.add(1);
-        // Its publisher may have gone.
+        // The publisher may be gone.
         let _ = reply.send(outcome);
     }
 }
 
-impl Waits for Job {
+impl HasDeadline for Job {
     fn deadline(&self) -> Instant {
         self.deadline
     }
 }
 
-/// Since when a connection has answered nothing that lanes waited for.
+/// Whether a connection answers what lanes wait for, and if not, since when.
 #[derive(Debug)]
-pub(super) struct Pulse {
+pub(super) struct Responsiveness {
     epoch: Instant,
-    /// Ms since `epoch`; [`Pulse::ANSWERS`] = the last thing waited for was answered.
-    mute_since: AtomicU64,
+    /// Ms since `epoch`; [`Responsiveness::ANSWERS`] = the last thing waited for was answered.
+    unanswered_since: AtomicU64,
 }
 
-impl Pulse {
+impl Responsiveness {
     const ANSWERS: u64 = u64::MAX;
 
     pub(super) fn new() -> Self {
-        Self { epoch: Instant::now(), mute_since: AtomicU64::new(Self::ANSWERS) }
+        Self { epoch: Instant::now(), unanswered_since: AtomicU64::new(Self::ANSWERS) }
     }
 
     fn answered(&self) {
-        self.mute_since.store(Self::ANSWERS, Ordering::Relaxed);
+        self.unanswered_since.store(Self::ANSWERS, Ordering::Relaxed);
     }
 
-    /// Something was waited for in vain for `waited`; for how long that has been so.
+    /// Notes that an answer did not come within `waited`; returns how long none has come.
     fn silent(&self, waited: Duration) -> Duration {
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let since = now.saturating_sub(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
-        let earlier = self.mute_since.fetch_min(since, Ordering::Relaxed);
+        let earlier = self.unanswered_since.fetch_min(since, Ordering::Relaxed);
         Duration::from_millis(now.saturating_sub(earlier.min(since)))
     }
 }
@@ -136,7 +136,7 @@ impl Lane {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message into the queue, or refuses it at once.
+    /// Takes a message into the queue, or refuses it immediately.
     pub(super) fn push(&self, key: u64, mut job: Job) {
         let bytes = job.bytes();
         if self.counters.waiting_bytes.get() + bytes > self.max_bytes {
@@ -191,8 +191,8 @@ fn unavailable(reason: &str) -> PublishError {
 pub(super) struct Worker {
     pub(super) lane: Arc<Lane>,
     pub(super) link: Link,
-    pub(super) pulse: Arc<Pulse>,
-    /// An alarm that the management API told.
+    pub(super) responsiveness: Arc<Responsiveness>,
+    /// The alarm that the management API reports.
     pub(super) alarm: watch::Receiver<Option<String>>,
     pub(super) breakers: Arc<Breakers>,
     pub(super) counters: Arc<Counters>,
@@ -200,16 +200,16 @@ pub(super) struct Worker {
     pub(super) closing: CancellationToken,
 }
 
-/// What became of a job that was to be sent.
+/// How sending a job ended.
 #[expect(
     clippy::large_enum_variant,
     reason = "one at a time, on its way out of a function; a box would cost each publish"
 )]
-enum Sent {
+enum SendOutcome {
     /// The broker's answer, or how the channel ended.
     Outcome(Result<Confirmation, lapin::Error>),
-    /// It can't be put into AMQP's frames.
-    ContentError(String),
+    /// It does not fit AMQP's frames.
+    Unencodable(String),
     /// The broker did not confirm in time.
     Silence,
     /// The channel had ended before; nothing was sent.
@@ -225,7 +225,7 @@ impl Worker {
             let Some(mut job) = self.lane.pop() else {
                 tokio::select! {
                     () = self.lane.wake.notified() => {}
-                    // A message that is pushed later is refused: nobody would take it out.
+                    // A message that is pushed later is refused: this worker would not take it out.
                     () = self.closing.cancelled() => if self.lane.queue().close_if_empty() { return },
                 }
                 continue;
@@ -247,30 +247,30 @@ impl Worker {
                 }
                 let Some(open) = self.ready(channel.take(), &mut status, &mut job).await else { continue };
                 match self.send(&open, &mut job).await {
-                    Sent::Outcome(outcome) => {
-                        self.pulse.answered();
+                    SendOutcome::Outcome(outcome) => {
+                        self.responsiveness.answered();
                         match &outcome {
                             Ok(_) => self.breakers.passed(&job.publication),
                             Err(error) => self.breakers.ended(&job.publication, error),
                         }
-                        job.answer(judge(outcome));
+                        job.answer(outcome_of(outcome));
                         if open.status().connected() {
                             channel = Some(open);
                         } else {
                             self.counters.channels_discarded.add(1);
                         }
                     }
-                    Sent::ContentError(reason) => {
+                    SendOutcome::Unencodable(reason) => {
                         job.answer(Err(PublishError::Refused(reason)));
                         channel = Some(open);
                     }
-                    Sent::Silence => {
+                    SendOutcome::Silence => {
                         self.counters.channels_discarded.add(1);
                         job.answer(Err(PublishError::Unknown("the broker did not confirm in time".to_owned())));
-                        self.reset_if_mute(&status, CONFIRM_TIMEOUT);
+                        self.reset_if_unresponsive(&status, CONFIRM_TIMEOUT);
                     }
                     // With a fresh channel, as long as there is time.
-                    Sent::Stale => self.counters.channels_discarded.add(1),
+                    SendOutcome::Stale => self.counters.channels_discarded.add(1),
                 }
             }
         }
@@ -311,18 +311,18 @@ impl Worker {
                 let opened = self.waiting(opening, job, "the broker opens no channel").await?;
                 match opened {
                     Ok(Ok(channel)) => {
-                        self.pulse.answered();
+                        self.responsiveness.answered();
                         self.counters.channels_opened.add(1);
                         Some(channel)
                     }
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "no channel for publishing");
-                        // The connection has ended; its link says so soon.
+                        // The connection has ended; its link reports that soon.
                         self.wait_for_link(status, job, &error.to_string()).await;
                         None
                     }
                     Err(_) => {
-                        self.reset_if_mute(status, OPEN_TIMEOUT);
+                        self.reset_if_unresponsive(status, OPEN_TIMEOUT);
                         None
                     }
                 }
@@ -336,7 +336,7 @@ impl Worker {
         }
     }
 
-    /// Waits for something the job needs before it can be sent; gives up when its time is up, which answers it. Meanwhile what waits
+    /// HasDeadline for something the job needs before it can be sent; gives up when its time is up, which answers it. Meanwhile what waits
     /// behind it is answered in time too.
     async fn waiting<F: Future>(&self, needed: F, job: &mut Job, reason: &str) -> Option<F::Output> {
         let mut needed = pin!(needed);
@@ -353,26 +353,26 @@ impl Worker {
         }
     }
 
-    async fn send(&self, channel: &Channel, job: &mut Job) -> Sent {
+    async fn send(&self, channel: &Channel, job: &mut Job) -> SendOutcome {
         let (exchange, routing_key, properties) = match frame(&job.publication) {
             Ok(frame) => frame,
-            Err(reason) => return Sent::ContentError(reason),
+            Err(reason) => return SendOutcome::Unencodable(reason),
         };
         let body = job.publication.body.clone();
         let give_up = Instant::now() + CONFIRM_TIMEOUT;
         let mut publishing = pin!(async {
             let options = BasicPublishOptions { mandatory: true, immediate: false };
             match channel.basic_publish(exchange, routing_key, options, &body, properties).await {
-                Ok(confirm) => Sent::Outcome(confirm.await),
+                Ok(confirm) => SendOutcome::Outcome(confirm.await),
                 // Refused by lapin itself, before anything was written.
-                Err(error) if matches!(error.kind(), ErrorKind::InvalidChannelState(..)) => Sent::Stale,
-                Err(error) => Sent::Outcome(Err(error)),
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidChannelState(..)) => SendOutcome::Stale,
+                Err(error) => SendOutcome::Outcome(Err(error)),
             }
         });
         loop {
             let now = Instant::now();
             if now >= give_up {
-                return Sent::Silence;
+                return SendOutcome::Silence;
             }
             if job.deadline <= now {
                 job.answer(Err(PublishError::Unknown("the broker did not confirm in time".to_owned())));
@@ -385,12 +385,12 @@ impl Worker {
         }
     }
 
-    /// A connection may be open and mute, by a fault of the broker, the network or lapin. A blocked one is mute by right.
-    fn reset_if_mute(&self, status: &watch::Receiver<Status>, waited: Duration) {
+    /// An open connection may be unresponsive through a fault of the broker, the network or lapin. A blocked one is expected to be.
+    fn reset_if_unresponsive(&self, status: &watch::Receiver<Status>, waited: Duration) {
         let up = matches!(&*status.borrow(), Status::Up(_));
-        if up && self.alarm.borrow().is_none() && self.pulse.silent(waited) >= MUTE {
+        if up && self.alarm.borrow().is_none() && self.responsiveness.silent(waited) >= UNRESPONSIVE_TIMEOUT {
             self.link.reset();
-            self.pulse.answered();
+            self.responsiveness.answered();
         }
     }
 }
@@ -402,7 +402,7 @@ async fn open(connection: &Connection) -> Result<Channel, lapin::Error> {
 }
 
 /// What the broker's answer means for the only message in flight on the channel.
-fn judge(answer: Result<Confirmation, lapin::Error>) -> Result<(), PublishError> {
+fn outcome_of(answer: Result<Confirmation, lapin::Error>) -> Result<(), PublishError> {
     match answer {
         Ok(Confirmation::Ack(None)) => Ok(()),
         Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
@@ -433,7 +433,7 @@ pub(super) fn frame(publication: &Publication) -> Result<Frame, String> {
         }
     }
     if let Some(queue) = &publication.queue {
-        // The broker takes the first header off. The other one stays, for whoever has to route the message again.
+        // The broker removes the first header. The other one stays, for a move back of the message.
         let key = AMQPValue::LongString(names::queue_key(queue).into());
         headers.insert(short("header", headers::BLIND_COPY)?, AMQPValue::FieldArray(vec![key].into()));
         headers.insert(short("header", headers::QUEUE)?, AMQPValue::LongString(queue.as_bytes().into()));
@@ -441,7 +441,7 @@ pub(super) fn frame(publication: &Publication) -> Result<Frame, String> {
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type(short("content type", headers::CONTENT_TYPE)?)
-        .with_timestamp(u64::try_from(publication.timestamp / 1000).unwrap_or(0).min(LAST_SECOND))
+        .with_timestamp(u64::try_from(publication.timestamp / 1000).unwrap_or(0).min(MAX_TIMESTAMP))
         .with_headers(headers);
     if let Ok(id) = ShortString::try_new(publication.message_id.as_str()) {
         properties = properties.with_message_id(id);

@@ -1,4 +1,4 @@
-//! One AMQP connection that is made again for ever: connect, watch, cut, back off.
+//! One AMQP connection that reconnects forever: connect, watch, cut, back off.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(4);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// First and longest bound of the pauses between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-/// How often a connection is looked at beside its events.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a connection is checked besides its events.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What connections are made with.
 pub(super) struct Dialer {
@@ -33,7 +33,7 @@ pub(super) struct Dialer {
     pub(super) counters: Arc<Counters>,
 }
 
-/// How a link is.
+/// The state of a link.
 #[derive(Clone, Debug)]
 pub(super) enum Status {
     /// No connection, and why.
@@ -69,7 +69,7 @@ impl Dialer {
     }
 }
 
-/// A handle to a supervised connection; the task that runs it belongs to who called [`Link::new`].
+/// A handle to a supervised connection; the caller of [`Link::new`] owns the task that runs it.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     status: watch::Receiver<Status>,
@@ -93,7 +93,7 @@ impl Link {
         self.status.clone()
     }
 
-    /// Gives up the present connection: it answers nothing.
+    /// Gives up the present connection: it is unresponsive.
     pub(super) fn reset(&self) {
         self.reset.notify_one();
     }
@@ -144,7 +144,7 @@ impl Supervisor {
                     attempt += 1;
                     failures += 1;
                     self.dialer.counters.connect_failures.add(1);
-                    // The first one and then fewer and fewer.
+                    // The first failure, then ever fewer.
                     if u32::is_power_of_two(failures) {
                         tracing::warn!(link = self.name, failures, reason, "the broker is away");
                     }
@@ -160,9 +160,9 @@ impl Supervisor {
     /// Until the connection ends (the reason), or until cancelled (`None`; it is closed then).
     async fn watch(&self, connection: &Arc<Connection>) -> Option<String> {
         let mut events = std::pin::pin!(connection.events_listener());
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // A request to give up was for an earlier connection.
+        let mut checks = interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A request to give up meant an earlier connection.
         let _ = futures_util::FutureExt::now_or_never(self.reset.notified());
         self.status.send_replace(Status::Up(connection.clone()));
         loop {
@@ -187,7 +187,7 @@ impl Supervisor {
                     None => return Some("the connection ended".to_owned()),
                     Some(_) => {}
                 },
-                _ = looks.tick() => if !connection.is_open() {
+                _ = checks.tick() => if !connection.is_open() {
                     return Some("the connection ended".to_owned());
                 },
             }

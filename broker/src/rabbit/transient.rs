@@ -5,9 +5,9 @@
 //! queue would replicate for each edge what one edge may lose. Exclusive to one consumer: a second edge of the same name waits instead of taking half
 //! of the messages, and so does this edge until the broker has noticed that its own earlier connection is dead, which keeps the order.
 //!
-//! Each business has a connection of its own, for what its messages do to it. Properties are not interpreted ([`wirepost_amqp`]), so strange
-//! ones do no harm. Where the broker can't translate a message into the protocol of the connection and ends it, the reader goes on by
-//! the other protocol ([`source`]), from the same message. Only what neither delivers is removed, and reported.
+//! Each business has a connection of its own, because a message can end it. Properties are not interpreted ([`wirepost_amqp`]), so
+//! malformed ones do no harm. Where the broker can't translate a message into the protocol of the connection and ends it, the reader
+//! continues by the other protocol ([`source`]), from the same message. Only a message that neither delivers is removed, and reported.
 
 use std::{
     collections::VecDeque,
@@ -37,11 +37,11 @@ use super::{
     counters::Counters,
     link::{Dialer, HEARTBEAT},
 };
-use crate::{Feed, FeedEvent, Oddity, Position, Record, RecordBatch, Start};
+use crate::{Feed, FeedEvent, MessageDefect, Position, Record, RecordBatch, Start};
 
 mod source;
 
-use source::{Arrival, Protocol, Source};
+use source::{Delivery, Protocol, Source};
 
 /// How long the queue lives without a consumer.
 const EXPIRES_MS: i32 = 60_000;
@@ -51,21 +51,21 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const STUCK: u32 = 4;
 /// Messages and bytes of one batch at most; a batch is what is there anyway, it is never waited for.
 const BATCH: (usize, usize) = (100, 256 << 10);
-/// Between two looks after our binding.
-const REBIND: Duration = Duration::from_secs(10);
+/// How often the binding is repeated.
+const REBIND_INTERVAL: Duration = Duration::from_secs(10);
 const CANCELLED: &str = "the broker cancelled the consumer; was the queue deleted?";
 /// Events on their way to the reader.
 const EVENTS: usize = 4;
 
-/// Numbers for records that have none of their own. They grow over the life of the process; the fingerprint is the process's own, so
-/// that a position of another process is never taken for one of this.
+/// Positions for records that have none of their own. Offsets grow over the life of the process; the fingerprint belongs to the process,
+/// so that a position of another process is never mistaken for one of this.
 #[derive(Debug)]
-pub(super) struct Numbers {
+pub(super) struct Sequence {
     last: AtomicU64,
     process: u64,
 }
 
-impl Numbers {
+impl Sequence {
     pub(super) fn new() -> Self {
         Self { last: AtomicU64::new(0), process: rand::random() }
     }
@@ -87,7 +87,7 @@ impl Feed for TransientFeed {
         async move {
             match self.events.recv().await {
                 Some(event) => event,
-                // The broker is closed: a feed never ends by itself.
+                // The broker is closed: a feed never ends on its own.
                 None => std::future::pending().await,
             }
         }
@@ -102,13 +102,13 @@ pub(super) struct Reader {
     pub(super) edge: String,
     pub(super) start: Start,
     pub(super) prefetch: u16,
-    pub(super) numbers: Arc<Numbers>,
+    pub(super) sequence: Arc<Sequence>,
     pub(super) counters: Arc<Counters>,
     pub(super) supervisor: Supervisor,
 }
 
 /// Why consuming ended.
-struct End {
+struct ConsumeEnd {
     reason: String,
     /// The broker failed at a message.
     failed: bool,
@@ -117,15 +117,15 @@ struct End {
 }
 
 /// What a reader knows beyond one connection.
-struct Progress {
+struct ReaderProgress {
     attached: bool,
-    /// An attempt had to make the queue, also one that failed later: what came before is lost.
+    /// An attempt had to declare the queue, even if it failed later: what came before is lost.
     made: bool,
     protocol: Protocol,
     /// Times in a row that the first message ended the connection.
     stuck: u32,
     /// Messages to be read one at a time. Of those that were fetched when a connection ended nothing was settled: fetched by the hundred again,
-    /// by the other protocol, another one among them could end that connection too, and so on for ever.
+    /// by the other protocol, another one among them could end that connection too, and so on forever.
     careful: u32,
     /// The last change of protocol.
     switched: Option<Instant>,
@@ -143,10 +143,10 @@ impl Reader {
     async fn run(self, events: mpsc::Sender<FeedEvent>) {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut down = false;
-        let mut progress = Progress {
+        let mut progress = ReaderProgress {
             attached: false,
             made: false,
-            protocol: Protocol::Classic,
+            protocol: Protocol::Amqp091,
             stuck: 0,
             careful: 0,
             switched: None,
@@ -159,7 +159,7 @@ impl Reader {
                     if progress.attached {
                         self.counters.transient_restarts.add(1);
                     }
-                    // The first one's queue is always new, and nobody waited for it.
+                    // At the first attachment the queue is always new, and no client waited for it.
                     let lost = std::mem::take(&mut progress.made);
                     let gap = progress.attached && lost;
                     (progress.attached, down) = (true, false);
@@ -167,7 +167,8 @@ impl Reader {
                     let following = self.follow(source, gap, &mut progress.careful, &events);
                     // Of the messages that were not settled none is lost: the broker delivers them again.
                     let followed = self.supervisor.attempt("transient consumer", following).await;
-                    let panicked = |cause: Cause| Some(End { reason: cause.to_string(), failed: false, some: false });
+                    let panicked =
+                        |cause: Cause| Some(ConsumeEnd { reason: cause.to_string(), failed: false, some: false });
                     let Some(end) = followed.unwrap_or_else(panicked) else { return };
                     self.counters.connections_lost.add(1);
                     backoff.lasted(since.elapsed());
@@ -180,11 +181,11 @@ impl Reader {
                             business = self.business,
                             reason = end.reason,
                             protocol = ?progress.protocol,
-                            "the broker can't translate a message; reading on by the other protocol"
+                            "the broker can't translate a message; reading continues by the other protocol"
                         );
-                        // Within one turn of both protocols nothing is wrong that a pause would mend.
+                        // Until both protocols were tried, a pause would not help.
                         if progress.stuck < STUCK / 2 {
-                            // Messages of two kinds in turn would otherwise make a connection for each.
+                            // Alternating kinds of messages would otherwise open a connection each.
                             if progress.switched.replace(Instant::now()).is_some_and(|last| last.elapsed() < BACKOFF.1)
                             {
                                 sleep(BACKOFF.0).await;
@@ -214,7 +215,7 @@ impl Reader {
         }
     }
 
-    async fn attach(&self, attempt: usize, progress: &mut Progress) -> Result<Source, String> {
+    async fn attach(&self, attempt: usize, progress: &mut ReaderProgress) -> Result<Source, String> {
         let endpoint = self.dialer.endpoint(attempt, &format!("consuming {}", self.business))?;
         self.try_attach(&endpoint, progress).await.map_err(|error| match error {
             Error::Channel { code: 403, text } => format!("consuming: {text} (is another edge of this name running?)"),
@@ -222,7 +223,7 @@ impl Reader {
         })
     }
 
-    async fn try_attach(&self, endpoint: &Endpoint, progress: &mut Progress) -> Result<Source, Error> {
+    async fn try_attach(&self, endpoint: &Endpoint, progress: &mut ReaderProgress) -> Result<Source, Error> {
         let queue = names::edge_queue(&self.business, &self.edge);
         let mut connection = Connection::open(endpoint, HEARTBEAT).await?;
         match connection.counts(&queue).await {
@@ -251,11 +252,11 @@ impl Reader {
         gap: bool,
         careful: &mut u32,
         events: &mpsc::Sender<FeedEvent>,
-    ) -> Option<End> {
+    ) -> Option<ConsumeEnd> {
         if gap {
             events.send(FeedEvent::Gap).await.ok()?;
         }
-        // No position: nothing is kept that one could come back to.
+        // No position: no message is kept for a client to resume from.
         events.send(FeedEvent::Attached { position: None }).await.ok()?;
         let exchange = names::push_exchange(&self.business);
         // A batch has one message at least and settles once: there is always room for its token.
@@ -263,14 +264,14 @@ impl Reader {
         let mut unsettled = Unsettled::default();
         // Bounded by the prefetch.
         let mut waiting = VecDeque::new();
-        let mut rebind = interval_at(Instant::now() + REBIND, REBIND);
+        let mut rebind = interval_at(Instant::now() + REBIND_INTERVAL, REBIND_INTERVAL);
         rebind.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut one_by_one = *careful > 0;
         let mut some = false;
-        let end = |error: Error, some| End { reason: error.to_string(), failed: error.is_internal(), some };
+        let end = |error: Error, some| ConsumeEnd { reason: error.to_string(), failed: error.is_internal(), some };
         loop {
             tokio::select! {
-                // An exchange that was deleted and made again has no binding to us, and nothing else would tell.
+                // An exchange that was deleted and recreated has no binding to this queue, and nothing else would show it.
                 _ = rebind.tick() => if let Err(error) = source.bind(&exchange).await {
                     return Some(end(error, some));
                 },
@@ -292,9 +293,9 @@ impl Reader {
                         }
                     }
                 }
-                arrival = source.recv() => match arrival {
-                    Ok(Some(arrival)) => waiting.push_back(arrival),
-                    Ok(None) => return Some(End { reason: CANCELLED.to_owned(), failed: false, some }),
+                delivery = source.recv() => match delivery {
+                    Ok(Some(delivery)) => waiting.push_back(delivery),
+                    Ok(None) => return Some(ConsumeEnd { reason: CANCELLED.to_owned(), failed: false, some }),
                     Err(error) => return Some(end(error, some)),
                 },
                 permit = events.reserve(), if !waiting.is_empty() => {
@@ -302,7 +303,7 @@ impl Reader {
                     let (records, range) = self.batch(&mut waiting);
                     self.counters.transient_records.add(records.len() as u64);
                     unsettled.push(range);
-                    let token = Token { tag: range.1, done: false, settle: settle.clone() };
+                    let token = BatchToken { tag: range.1, done: false, settle: settle.clone() };
                     permit.send(FeedEvent::Records(RecordBatch { records, done: Some(token.into_done()) }));
                 },
             }
@@ -310,26 +311,27 @@ impl Reader {
     }
 
     /// Records of the messages at the front, and the first and last tag of them.
-    fn batch(&self, waiting: &mut VecDeque<Arrival>) -> (Vec<Record>, (u64, u64)) {
+    fn batch(&self, waiting: &mut VecDeque<Delivery>) -> (Vec<Record>, (u64, u64)) {
         let mut records = Vec::new();
         let (mut bytes, mut range) = (0, (0, 0));
         while records.len() < BATCH.0
             && bytes < BATCH.1
-            && let Some(arrival) = waiting.pop_front()
+            && let Some(delivery) = waiting.pop_front()
         {
-            bytes += arrival.body.len();
-            range = (if records.is_empty() { arrival.tag } else { range.0 }, arrival.tag);
-            records.push(self.record(arrival));
+            bytes += delivery.body.len();
+            range = (if records.is_empty() { delivery.tag } else { range.0 }, delivery.tag);
+            records.push(self.record(delivery));
         }
         (records, range)
     }
 
-    fn record(&self, arrival: Arrival) -> Record {
-        let Arrival { body, oddity, tag: _ } = arrival;
-        Record { position: self.numbers.next(), timestamp: clock::now_ms(), body, oddity }
+    fn record(&self, delivery: Delivery) -> Record {
+        let Delivery { body, defect, tag: _ } = delivery;
+        Record { position: self.sequence.next(), timestamp: clock::now_ms(), body, defect }
     }
 
-    /// Takes the first message out of the queue unacknowledged: it is gone whether it can be read or not. `None` when the feed was dropped.
+    /// Removes the first message of the queue without acknowledgement: it is gone whether it can be read or not. `None` when the feed was
+    /// dropped.
     async fn remove_first(&self, attempt: usize, events: &mpsc::Sender<FeedEvent>) -> Option<()> {
         let queue = names::edge_queue(&self.business, &self.edge);
         // Without credentials there is no connection: the next attempt reports it.
@@ -339,18 +341,18 @@ impl Reader {
         let taking = async {
             let mut connection = Connection::open(&endpoint, HEARTBEAT).await?;
             match connection.take(&queue).await {
-                Ok(message) => Ok(message.map(source::of_classic)),
+                Ok(message) => Ok(message.map(source::of_amqp091)),
                 // The broker removes a message before it finds that it can't translate it.
                 Err(error) if error.is_internal() => {
                     self.counters.transient_unreadable.add(1);
-                    let oddity = Some(Oddity::Unreadable(error.to_string()));
-                    Ok(Some(Arrival { tag: 0, body: bytes::Bytes::new(), oddity }))
+                    let defect = Some(MessageDefect::Unreadable(error.to_string()));
+                    Ok(Some(Delivery { tag: 0, body: bytes::Bytes::new(), defect }))
                 }
                 Err(error) => Err(error),
             }
         };
         let event = match taking.await {
-            Ok(Some(arrival)) => FeedEvent::Records(RecordBatch { records: vec![self.record(arrival)], done: None }),
+            Ok(Some(delivery)) => FeedEvent::Records(RecordBatch { records: vec![self.record(delivery)], done: None }),
             // The queue is empty or does not exist, or it was never asked.
             Ok(None) | Err(Error::Connect { .. } | Error::Channel { .. }) => return Some(()),
             // The connection broke: the message may have been on its way.
@@ -360,14 +362,14 @@ impl Reader {
     }
 }
 
-/// Those of the queue: classic, and how long it lives without a consumer.
+/// The arguments of the queue: classic, and how long it lives without a consumer.
 fn arguments() -> Vec<u8> {
     let mut table = b"\x0cx-queue-typeS\x00\x00\x00\x07classic\x09x-expiresI".to_vec();
     table.extend(EXPIRES_MS.to_be_bytes());
     table
 }
 
-/// Deletes an edge's queue of a business, with what it holds.
+/// Deletes an edge's queue of a business, with its messages.
 pub(super) async fn delete_queue(dialer: Arc<Dialer>, business: String) -> Result<(), String> {
     let endpoint = dialer.endpoint(rand::random_range(0..dialer.addresses.len()), "leaving")?;
     let deleting = async {
@@ -401,14 +403,14 @@ impl Unsettled {
     }
 }
 
-/// Tells the reader that a batch is done, or was dropped undone.
-struct Token {
+/// Reports to the reader that a batch is done, or was dropped undone.
+struct BatchToken {
     tag: u64,
     done: bool,
     settle: mpsc::Sender<(u64, bool)>,
 }
 
-impl Token {
+impl BatchToken {
     fn into_done(self) -> Box<dyn FnOnce() + Send> {
         Box::new(move || {
             // By value: a closure that only named the field would take a copy of it.
@@ -418,9 +420,9 @@ impl Token {
     }
 }
 
-impl Drop for Token {
+impl Drop for BatchToken {
     fn drop(&mut self) {
-        // Fails when the reader has begun anew: the broker delivers the batch again.
+        // Fails when the reader has reconnected: the broker delivers the batch again.
         let _ = self.settle.try_send((self.tag, self.done));
     }
 }
@@ -443,7 +445,7 @@ mod tests {
     #[test]
     fn a_token_tells_done_or_dropped_once() {
         let (settle, mut settled) = mpsc::channel(2);
-        let token = |tag| Token { tag, done: false, settle: settle.clone() }.into_done();
+        let token = |tag| BatchToken { tag, done: false, settle: settle.clone() }.into_done();
         token(1)();
         drop(token(2));
         assert_eq!(settled.try_recv(), Ok((1, true)));

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{
-    broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, ReadError, Start, memory::MemoryBroker},
+    broker::{Broker, Confirm, Feed, FeedEvent, Health, Page, Publication, ReadError, Start, memory::MemoryBroker},
     config::settings::Settings,
     metrics::Metrics,
     push::mailbox::{Mailbox, outbound::tests::outbound},
@@ -161,7 +161,7 @@ impl Broker for Panicking {
         }
     }
 
-    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
         self.inner.read(business, from, max_bytes)
     }
 

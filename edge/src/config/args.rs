@@ -7,7 +7,7 @@ use wirepost_core::public_url::{PublicUrl, PublicUrlError};
 use wirepost_runtime::logs::LogArgs;
 
 use super::settings::{Settings, TlsFiles};
-use crate::broker::rabbit::{BadSettings, Config};
+use crate::broker::rabbit::{Config, SettingsError};
 
 /// The edge of wirepost: terminates WebSockets and carries messages between clients and RabbitMQ.
 #[derive(Clone, Parser)]
@@ -171,7 +171,7 @@ impl RabbitArgs {
     ///
     /// # Errors
     /// All invalid settings together.
-    pub fn into_config(self, edge: &str) -> Result<Config, BadSettings> {
+    pub fn into_config(self, edge: &str) -> Result<Config, SettingsError> {
         let Self { amqp, stream, management, amqp_username_file, amqp_password_file, amqp_ca_file } = self;
         let config = Config::parse(edge, &amqp, stream.as_deref(), management.as_deref())?;
         Ok(Config {

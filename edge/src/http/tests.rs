@@ -23,7 +23,7 @@ use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
 use super::state::State;
 use crate::{
     app::App,
-    broker::{Broker, Confirm, Feed, FeedEvent, Health, Piece, Publication, PublishError, ReadError, Start},
+    broker::{Broker, Confirm, Feed, FeedEvent, Health, Page, Publication, PublishError, ReadError, Start},
     config::settings::Settings,
     identity::{jwt, keys::KeyRing},
 };
@@ -74,7 +74,7 @@ impl Broker for Stub {
         Box::new(Silent)
     }
 
-    fn read<'a>(&'a self, _: &'a str, _: u64, _: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+    fn read<'a>(&'a self, _: &'a str, _: u64, _: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
         Box::pin(async { Err(ReadError("not here".into())) })
     }
 

@@ -13,7 +13,7 @@ use super::{
     rejection::Rejection,
 };
 use crate::{
-    broker::{Oddity, Position, Record},
+    broker::{MessageDefect, Position, Record},
     business::Business,
 };
 
@@ -90,12 +90,12 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     if record.body.len() > max {
         return Err(Rejected { id: None, why: Rejection::TooLarge { bytes: record.body.len(), max } });
     }
-    if let Some(oddity @ Oddity::Unreadable(_)) = &record.oddity {
-        return Err(Rejected { id: None, why: Rejection::Unreadable(oddity.to_string()) });
+    if let Some(defect @ MessageDefect::Unreadable(_)) = &record.defect {
+        return Err(Rejected { id: None, why: Rejection::Unreadable(defect.to_string()) });
     }
     let mut envelope = Envelope::parse(&record.body).map_err(|error| Rejected {
         id: Envelope::readable_id(&record.body).map(Into::into),
-        why: Rejection::Invalid(record.oddity.as_ref().map_or_else(|| error.to_string(), ToString::to_string)),
+        why: Rejection::Invalid(record.defect.as_ref().map_or_else(|| error.to_string(), ToString::to_string)),
     })?;
     if is_marker(&envelope) {
         return Ok(None);

@@ -8,23 +8,23 @@ use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::Sections;
 
 use super::super::{body, link::HEARTBEAT};
-use crate::Oddity;
+use crate::MessageDefect;
 
 /// Which protocol delivers. RabbitMQ translates each message into it, and fails at some that were published by the other: an application
 /// property of type uuid from AMQP 1.0, a header of type decimal from 0-9-1. What was published by the same needs no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// AMQP 0-9-1, as long as nothing speaks against it.
-    Classic,
+    /// AMQP 0-9-1, the first choice.
+    Amqp091,
     /// AMQP 1.0.
-    Native,
+    Amqp10,
 }
 
 impl Protocol {
     pub(super) const fn other(self) -> Self {
         match self {
-            Self::Classic => Self::Native,
-            Self::Native => Self::Classic,
+            Self::Amqp091 => Self::Amqp10,
+            Self::Amqp10 => Self::Amqp091,
         }
     }
 }
@@ -33,22 +33,22 @@ impl Protocol {
 const CONSUMER: &str = "wirepost-edge";
 
 /// A message of the queue.
-pub(super) struct Arrival {
+pub(super) struct Delivery {
     /// What to settle.
     pub(super) tag: u64,
     pub(super) body: Bytes,
-    pub(super) oddity: Option<Oddity>,
+    pub(super) defect: Option<MessageDefect>,
 }
 
 /// A queue that is consumed.
 pub(super) struct Source {
     queue: String,
-    /// Declares and binds in any case.
+    /// Declares and binds, whichever protocol consumes.
     connection: v091::Connection,
-    native: Option<Native>,
+    amqp10: Option<Amqp10Consumer>,
 }
 
-struct Native {
+struct Amqp10Consumer {
     connection: v10::Connection,
     prefetch: u32,
     /// Delivered and not settled.
@@ -64,47 +64,47 @@ impl Source {
         protocol: Protocol,
         prefetch: u16,
     ) -> Result<Self, Error> {
-        let native = match protocol {
-            Protocol::Classic => {
+        let amqp10 = match protocol {
+            Protocol::Amqp091 => {
                 connection.prefetch(prefetch).await?;
                 connection.consume_exclusively(&queue, CONSUMER).await?;
                 None
             }
-            Protocol::Native => {
+            Protocol::Amqp10 => {
                 let mut connection = v10::Connection::open(endpoint, HEARTBEAT).await?;
                 connection.receive(&queue, prefetch.into()).await?;
-                Some(Native { connection, prefetch: prefetch.into(), outstanding: 0 })
+                Some(Amqp10Consumer { connection, prefetch: prefetch.into(), outstanding: 0 })
             }
         };
-        Ok(Self { queue, connection, native })
+        Ok(Self { queue, connection, amqp10 })
     }
 
     /// The next message; `None` if the broker ended the consumer. Cancel safe.
-    pub(super) async fn recv(&mut self) -> Result<Option<Arrival>, Error> {
-        let Some(native) = &mut self.native else {
+    pub(super) async fn recv(&mut self) -> Result<Option<Delivery>, Error> {
+        let Some(amqp10) = &mut self.amqp10 else {
             return Ok(match self.connection.recv().await? {
-                Incoming::Delivery(message) => Some(of_classic(message)),
+                Incoming::Delivery(message) => Some(of_amqp091(message)),
                 Incoming::Cancelled => None,
             });
         };
         tokio::select! {
-            message = native.connection.recv() => {
+            message = amqp10.connection.recv() => {
                 let message = message?;
-                native.outstanding += 1;
-                let (body, oddity) = Sections::parse(&message.payload).map_or_else(
-                    |malformed| (Bytes::new(), Some(Oddity::Unreadable(malformed.to_string()))),
+                amqp10.outstanding += 1;
+                let (body, defect) = Sections::parse(&message.payload).map_or_else(
+                    |malformed| (Bytes::new(), Some(MessageDefect::Unreadable(malformed.to_string()))),
                     |sections| body::of(&sections),
                 );
-                Ok(Some(Arrival { tag: message.delivery_id.into(), body, oddity }))
+                Ok(Some(Delivery { tag: message.delivery_id.into(), body, defect }))
             }
-            // It has no consumer: this waits for its end, and keeps it alive.
+            // It has no consumer: this keeps it alive and waits for its end.
             unasked = self.connection.recv() => unasked.map(|_| None),
         }
     }
 
-    /// Settles the messages from the first to the last of these: done, or back into their places.
+    /// Settles the messages from the first to the last tag: accepts or requeues them.
     pub(super) async fn settle(&mut self, first: u64, last: u64, done: bool) -> Result<(), Error> {
-        let Some(native) = &mut self.native else {
+        let Some(amqp10) = &mut self.amqp10 else {
             return if done {
                 self.connection.ack(last, true).await
             } else {
@@ -113,18 +113,18 @@ impl Source {
         };
         // They are counted by 32 bits there, and wrap.
         let (first, last) = (first as u32, last as u32);
-        native.connection.settle(first, last, if done { Settle::Accept } else { Settle::Release }).await?;
-        native.outstanding = native.outstanding.saturating_sub(last.wrapping_sub(first).wrapping_add(1));
-        native.connection.more(native.prefetch - native.outstanding.min(native.prefetch)).await
+        amqp10.connection.settle(first, last, if done { Settle::Accept } else { Settle::Release }).await?;
+        amqp10.outstanding = amqp10.outstanding.saturating_sub(last.wrapping_sub(first).wrapping_add(1));
+        amqp10.connection.more(amqp10.prefetch - amqp10.outstanding.min(amqp10.prefetch)).await
     }
 
-    /// From now on so many may be unsettled, more than before.
+    /// Raises the number of messages that may be unsettled.
     pub(super) async fn ease(&mut self, prefetch: u16) -> Result<(), Error> {
-        if let Some(native) = &mut self.native {
-            native.prefetch = prefetch.into();
-            return native.connection.more(native.prefetch - native.outstanding.min(native.prefetch)).await;
+        if let Some(amqp10) = &mut self.amqp10 {
+            amqp10.prefetch = prefetch.into();
+            return amqp10.connection.more(amqp10.prefetch - amqp10.outstanding.min(amqp10.prefetch)).await;
         }
-        // It holds for consumers to come.
+        // The prefetch applies to new consumers only.
         self.connection.cancel(CONSUMER).await?;
         self.connection.prefetch(prefetch).await?;
         self.connection.consume_exclusively(&self.queue, CONSUMER).await
@@ -136,15 +136,15 @@ impl Source {
     }
 }
 
-/// What a message of AMQP 0-9-1 is to us. Its properties are nobody's business, but for two.
-pub(super) fn of_classic(message: v091::Message) -> Arrival {
+/// A message of AMQP 0-9-1. Only two of its properties matter.
+pub(super) fn of_amqp091(message: v091::Message) -> Delivery {
     let v091::Message { delivery_tag, properties, body, .. } = message;
     // So RabbitMQ marks the bodies of AMQP 1.0 that are not bytes.
     let translated = properties.text(Property::Type).is_some_and(|kind| kind[..] == *b"amqp-1.0");
     if translated && let Ok(sections) = Sections::parse(&body) {
-        let (body, oddity) = body::of(&sections);
-        return Arrival { tag: delivery_tag, body, oddity };
+        let (body, defect) = body::of(&sections);
+        return Delivery { tag: delivery_tag, body, defect };
     }
-    let oddity = properties.text(Property::ContentEncoding).and_then(|encoding| body::encoded(&encoding));
-    Arrival { tag: delivery_tag, body, oddity }
+    let defect = properties.text(Property::ContentEncoding).and_then(|encoding| body::encoded(&encoding));
+    Delivery { tag: delivery_tag, body, defect }
 }

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use wirepost_core::edge_config::Delivery;
 
 use super::*;
-use crate::broker::{Confirm, Feed, Health, Piece, ReadError, Start};
+use crate::broker::{Confirm, Feed, Health, Page, ReadError, Start};
 
 const BOUNDS: Bounds = Bounds { messages: 1000, bytes: 1 << 20 };
 
@@ -56,7 +56,7 @@ impl Broker for Odd {
         self.inner.tail(business, delivery, start)
     }
 
-    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Piece, ReadError>> {
+    fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
         async move {
             let mut reads = self.reads.subscribe();
             let reads = *reads.wait_for(|reads| *reads != Reads::Hang).await.unwrap();
