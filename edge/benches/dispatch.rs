@@ -98,7 +98,7 @@ fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str) {
             position: Position { offset, fingerprint: offset },
             timestamp: 1,
             body: format!(r#"{{"messageType":"n",{audience},"content":"{content}"}}"#).into(),
-            oddity: None,
+            defect: None,
         };
         let (entry, rejected) = Entry::read(&fixture.business, &record, &fixture.hub.context.backlog);
         assert!(rejected.is_none());

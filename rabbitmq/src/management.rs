@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_none_is_refused_without_its_password() {
+    fn an_invalid_url_is_refused_without_its_password() {
         for url in ["me:s@cret", "amqp://me:s@cret", "http://broker:15672"] {
             let error = ManagementClient::new(settings(url)).unwrap_err();
             assert!(!error.is_retryable());

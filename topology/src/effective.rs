@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_policy_that_adds_a_key_is_named_with_it() {
+    fn an_operator_policy_that_adds_a_key_is_reported_with_it() {
         let map = |value: Value| value.as_object().cloned().unwrap();
         let ours = map(json!({"max-length": 100, "overflow": "reject-publish"}));
         let policy =

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_is_open_by_its_argument_or_by_namespace_and_beginning() {
+    fn a_queue_is_open_by_its_argument_or_by_namespace_and_prefix() {
         let with = |value: Value| Map::from_iter([(ACCEPT_ARGUMENT.to_owned(), value)]);
         assert!(accepts(&with(json!("pay")), "pay") && accepts(&with(json!("shop, pay")), "pay"));
         for closed in [with(json!("payments")), with(json!("*")), with(json!(1)), with(json!("")), Map::new()] {

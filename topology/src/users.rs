@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_knows_itself_and_shows_no_password() {
+    fn a_user_recognizes_itself_and_shows_no_password() {
         let user = business_user("/", "pay", "0a1b", "s3cret");
         let hash = user.password_hash();
         assert!(verifies(&hash, "s3cret") && hash != user.password_hash());

@@ -147,7 +147,7 @@ async fn a_missing_exchange_or_queue_is_refused_and_a_full_queue_too() {
 }
 
 #[tokio::test]
-async fn what_is_not_acknowledged_comes_again_and_ends_in_dead() {
+async fn an_unacknowledged_message_is_delivered_again_and_ends_in_dead() {
     let broker = broker();
     broker.publish(0, message("", ORDERS, "a")).await.unwrap().unwrap();
     let mut consumer = broker.consume(ORDERS, 1);
@@ -205,7 +205,7 @@ async fn a_feed_starts_next_first_or_after_a_position() {
 }
 
 #[tokio::test]
-async fn a_stream_made_again_is_a_reset_that_goes_on_with_its_first_message() {
+async fn a_recreated_stream_is_a_reset_that_continues_with_its_first_message() {
     let broker = broker();
     push(&broker, "a").await;
     let known = position(&broker, 0);
@@ -226,7 +226,7 @@ async fn a_stream_made_again_is_a_reset_that_goes_on_with_its_first_message() {
 }
 
 #[tokio::test]
-async fn retention_that_passes_a_reader_is_a_gap() {
+async fn retention_that_overtakes_a_reader_is_a_gap() {
     let broker = broker();
     let mut feed = broker.tail("pay", Delivery::Durable, Start::Next);
     assert!(matches!(feed.recv().await, FeedEvent::Attached { position: None }));
@@ -259,7 +259,7 @@ async fn a_transient_feed_gets_unacknowledged_records_again() {
 }
 
 #[tokio::test]
-async fn a_transient_feed_whose_exchange_went_and_came_tells_a_gap() {
+async fn a_transient_feed_whose_exchange_was_recreated_reports_a_gap() {
     let broker = broker();
     let mut feed = broker.tail("pay", Delivery::Transient, Start::Next);
     assert!(matches!(feed.recv().await, FeedEvent::Attached { .. }));

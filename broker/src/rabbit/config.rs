@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bad_setting_is_named_at_once_and_no_password_is_shown() {
+    fn all_bad_settings_are_reported_together_and_no_password_is_shown() {
         let mut config = Config::new("", "amqp://u:hunter2@h/a");
         config.amqp.push("http://u:hunter2@h/a".into());
         config.amqp.push("amqp://u:hunter2@h/b".into());
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_flags_are_understood() {
+    fn flags_and_variables_are_parsed() {
         let config = Config::parse(
             "e1",
             "amqp://a:b@one:5672/v, amqp://a:b@two/v",
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn without_authorities_of_its_own_those_of_the_machine_are_trusted() {
+    fn without_a_ca_file_the_cas_of_the_operating_system_are_trusted() {
         let streams = Some("rabbitmq-stream+tls://one:5551");
         let mut config = Config::parse("e1", "amqps://a:b@one/v", streams, Some("https://one")).unwrap();
         assert!(config.check().is_ok_and(|checked| checked.tls.is_some()));

@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_tells_done_or_dropped_once() {
+    fn a_batch_token_reports_done_or_dropped_once() {
         let (settle, mut settled) = mpsc::channel(2);
         let token = |tag| BatchToken { tag, done: false, settle: settle.clone() }.into_done();
         token(1)();

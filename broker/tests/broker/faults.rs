@@ -61,7 +61,7 @@ fn lapin_threads() -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_broker_everything_is_answered_and_starts_all_the_same() -> Result<()> {
+async fn without_a_broker_everything_starts_and_every_publish_is_answered() -> Result<()> {
     // Nobody listens on port 1.
     let mut away = Config::new("e1", "amqp://127.0.0.1:1");
     away.stream = Some(vec![("127.0.0.1".into(), 1)]);
@@ -82,7 +82,7 @@ async fn without_a_broker_everything_is_answered_and_starts_all_the_same() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_alarm_refuses_at_once_and_readers_go_on() -> Result<()> {
+async fn an_alarm_refuses_publishes_immediately_and_readers_continue() -> Result<()> {
     let _one = one_at_a_time().await;
     let private = PrivateBroker::start("edge-alarm", &["--suite", "sid"]).await?;
     let vhost = private.vhost().await?;
@@ -129,7 +129,7 @@ async fn an_alarm_refuses_at_once_and_readers_go_on() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_broker_is_answered_for_and_comes_back() -> Result<()> {
+async fn publishes_to_a_frozen_broker_are_answered_and_it_recovers() -> Result<()> {
     let _one = one_at_a_time().await;
     let private = PrivateBroker::start("edge-frozen", &["--suite", "sid"]).await?;
     let vhost = private.vhost().await?;

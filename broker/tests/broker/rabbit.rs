@@ -44,7 +44,7 @@ async fn a_confirmed_message_is_in_the_queue_with_its_properties() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_exchange_fails_its_own_publish_alone() -> Result<()> {
+async fn a_missing_exchange_fails_only_its_own_publish() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -69,7 +69,7 @@ async fn a_missing_exchange_fails_its_own_publish_alone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_queue_takes_is_refused_and_passes_once_one_does() -> Result<()> {
+async fn an_unroutable_message_is_refused_until_a_queue_is_bound() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -118,7 +118,7 @@ async fn arrived(vhost: &Vhost) -> Result<HashMap<u64, Vec<u64>>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_order_of_each_key_holds_across_lost_connections() -> Result<()> {
+async fn the_order_of_each_key_is_kept_across_lost_connections() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -206,7 +206,7 @@ async fn transient_records_come_again_until_they_are_done() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transient_queue_that_was_deleted_is_a_gap_and_what_an_earlier_reader_left_is_not_read() -> Result<()> {
+async fn a_deleted_transient_queue_is_a_gap_and_messages_of_an_earlier_reader_are_not_read() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -252,7 +252,7 @@ async fn a_second_edge_of_the_same_name_waits_and_takes_over() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_followed_and_read_in_pieces_and_odd_bodies_keep_their_place() -> Result<()> {
+async fn a_stream_is_followed_and_read_in_pages_and_malformed_bodies_keep_their_offsets() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -277,7 +277,7 @@ async fn a_stream_is_followed_and_read_in_pieces_and_odd_bodies_keep_their_place
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_made_again_is_a_reset_and_its_first_message_is_read() -> Result<()> {
+async fn a_recreated_stream_is_a_reset_and_its_first_message_is_read() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -298,7 +298,7 @@ async fn a_stream_made_again_is_a_reset_and_its_first_message_is_read() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_arrive_and_a_missing_exchange_stops_no_others() -> Result<()> {
+async fn events_arrive_and_a_missing_exchange_stops_no_other_events() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -329,7 +329,7 @@ async fn events_arrive_and_a_missing_exchange_stops_no_others() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_is_checked_against_the_authority_and_rotated_credentials_are_taken() -> Result<()> {
+async fn certificates_are_checked_against_the_ca_and_rotated_credentials_are_used() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
@@ -378,7 +378,7 @@ async fn tls_is_checked_against_the_authority_and_rotated_credentials_are_taken(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn closing_finishes_what_was_taken_and_leaves_no_connection() -> Result<()> {
+async fn closing_finishes_accepted_publishes_and_leaves_no_connection() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (connection, channel) = vhost.channel().await?;
     declare(&channel).await?;

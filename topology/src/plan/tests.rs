@@ -103,13 +103,13 @@ fn steps(plan: &Plan) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_done_where_all_is_as_declared() {
+fn nothing_is_done_if_all_is_as_declared() {
     let topology = merge([&business("pay"), &business("payments")]);
     assert_eq!(plan(&topology, &has(&topology), Scope::Everything), Plan::default());
 }
 
 #[test]
-fn an_exchange_is_made_after_its_alternate_is_bound_and_a_queue_after_its_policy() {
+fn an_exchange_is_created_after_its_alternate_is_bound_and_a_queue_after_its_policy() {
     let plan = plan(&business("pay"), &Actual::default(), Scope::Business("pay"));
     assert_eq!(
         steps(&plan),
@@ -132,7 +132,7 @@ fn an_exchange_is_made_after_its_alternate_is_bound_and_a_queue_after_its_policy
 }
 
 #[test]
-fn what_nothing_declares_goes_and_what_a_queue_dead_letters_to_goes_last() {
+fn undeclared_objects_are_deleted_and_targets_of_dead_letters_last() {
     let plan = plan(&Topology::default(), &has(&business("pay")), Scope::Everything);
     assert_eq!(
         steps(&plan),
@@ -152,7 +152,7 @@ fn what_nothing_declares_goes_and_what_a_queue_dead_letters_to_goes_last() {
 }
 
 #[test]
-fn one_business_is_blind_to_the_others_also_to_one_that_begins_alike() {
+fn the_plan_of_one_business_ignores_others_even_with_a_common_prefix() {
     let there = has(&merge([&business("pay"), &business("payments")]));
     assert_eq!(plan(&business("pay"), &there, Scope::Business("pay")), Plan::default());
     let gone = plan(&Topology::default(), &there, Scope::Business("pay"));
@@ -160,7 +160,7 @@ fn one_business_is_blind_to_the_others_also_to_one_that_begins_alike() {
 }
 
 #[test]
-fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
+fn foreign_objects_and_those_of_edges_and_listeners_are_left_alone() {
     let topology = business("pay");
     let mut there = has(&topology);
     let foreign = |source: &str, destination: &str| actual::Binding {
@@ -195,7 +195,7 @@ fn objects_of_others_of_edges_and_listeners_of_events_are_left_alone() {
 }
 
 #[test]
-fn a_listener_that_leads_events_back_by_way_of_another_is_unbound() {
+fn a_listener_that_leads_events_back_through_another_is_unbound() {
     let topology = business("pay");
     let mut there = has(&topology);
     let listener = |name: &str, to: &str| actual::Exchange {
@@ -242,7 +242,7 @@ fn an_object_that_differs_is_reported_with_both_sides_and_not_touched() {
 }
 
 #[test]
-fn a_queue_of_the_team_that_is_missing_is_reported_and_not_bound() {
+fn a_missing_existing_queue_is_reported_and_not_bound() {
     let mut topology = business("pay");
     topology.existing_queues.push("theirs".to_owned());
     topology.bindings.push(bind(&names::receive_exchange("pay"), "theirs", "a"));
@@ -315,7 +315,7 @@ fn events_lead_to_listeners_and_never_back() {
 }
 
 #[test]
-fn a_changed_policy_is_set_and_a_foreign_one_of_equal_priority_is_a_rival() {
+fn a_changed_policy_is_set_and_a_foreign_one_of_equal_priority_may_win() {
     let topology = business("pay");
     let mut there = has(&topology);
     there.policies[0].definition.insert("delivery-limit".to_owned(), json!(5));
@@ -334,7 +334,7 @@ fn a_changed_policy_is_set_and_a_foreign_one_of_equal_priority_is_a_rival() {
 }
 
 #[test]
-fn what_push_can_not_route_has_a_place_before_push_is_and_loses_it_before_the_stream_is_unbound() {
+fn the_alternate_of_push_is_bound_before_push_exists_and_unbound_before_its_stream() {
     let (push, aside, stream) = (names::push_exchange("pay"), names::push_unrouted("pay"), names::stream("pay"));
     let mut durable = business("pay");
     durable.exchanges.push(Exchange { name: push.clone(), kind: ExchangeKind::Fanout, alternate: Some(aside.clone()) });

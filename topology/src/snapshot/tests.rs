@@ -48,7 +48,7 @@ fn foreign(name: &str, pattern: &str) -> Policy {
 }
 
 #[test]
-fn each_business_is_planned_from_its_own_part() {
+fn each_business_is_planned_from_its_own_objects() {
     let user = |name| business_user(VHOST, name, "01", "secret");
     let users = vec![is(&user("pay")), is(&user("payments"))];
     let there = snapshot(has(&merge([&business("pay"), &business("payments")])), users);
@@ -67,7 +67,7 @@ fn each_business_is_planned_from_its_own_part() {
 }
 
 #[test]
-fn shared_policies_are_planned_once_and_are_no_business() {
+fn shared_policies_are_planned_once_and_belong_to_no_business() {
     let nothing = snapshot(Actual::default(), vec![]);
     assert_eq!(
         steps(&nothing.plan_shared()),
@@ -79,7 +79,7 @@ fn shared_policies_are_planned_once_and_are_no_business() {
 }
 
 #[test]
-fn a_business_is_there_as_long_as_anything_of_ours_is() {
+fn a_business_exists_as_long_as_any_object_of_ours_does() {
     let mut actual = has(&business("whole"));
     let queue = |name: &str| Queue { name: name.to_owned(), durable: true, auto_delete: false, arguments: Map::new() };
     actual.queues.extend([
@@ -95,7 +95,7 @@ fn a_business_is_there_as_long_as_anything_of_ours_is() {
 }
 
 #[test]
-fn a_user_is_made_once_and_made_true_again() {
+fn a_user_is_created_once_and_repaired() {
     let (topology, user) = (business("pay"), business_user(VHOST, "pay", "01", "secret"));
     let plan = |there: Vec<(User, Permission)>| {
         steps(&snapshot(has(&topology), there).plan("pay", &topology, Some(std::slice::from_ref(&user))))
@@ -116,7 +116,7 @@ fn a_user_is_made_once_and_made_true_again() {
 }
 
 #[test]
-fn users_are_left_alone_where_nothing_is_said_of_them_or_they_are_not_ours() {
+fn users_are_left_alone_if_none_are_declared_or_they_are_not_ours() {
     let (topology, user) = (business("pay"), business_user(VHOST, "pay", "01", "secret"));
     let there = snapshot(has(&topology), vec![is(&user)]);
     assert!(there.plan("pay", &topology, None).is_empty());
@@ -130,7 +130,7 @@ fn users_are_left_alone_where_nothing_is_said_of_them_or_they_are_not_ours() {
 }
 
 #[test]
-fn the_last_user_waits_for_the_queues_that_it_may_have_to_empty() {
+fn the_last_user_stays_until_the_queues_that_it_may_have_to_empty_are_deleted() {
     let users = vec![is(&business_user(VHOST, "pay", "01", "x"))];
     let waits = |desired: &[DesiredUser]| {
         let plan = snapshot(Actual::default(), users.clone()).plan("pay", &Topology::default(), Some(desired));
@@ -142,7 +142,7 @@ fn the_last_user_waits_for_the_queues_that_it_may_have_to_empty() {
 }
 
 #[test]
-fn queues_of_the_team_and_rival_policies_are_looked_for_everywhere() {
+fn existing_queues_and_foreign_policies_are_searched_in_the_whole_vhost() {
     let mut topology = business("pay");
     topology.existing_queues.push("theirs".to_owned());
     let mut actual = has(&business("pay"));

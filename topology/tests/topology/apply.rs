@@ -13,7 +13,7 @@ use wirepost_topology::{Actual, Error, Options, Problem, Scope, apply, merge, pl
 use crate::support::{apply_all, business, management, problems, route};
 
 #[tokio::test]
-async fn a_business_is_made_and_a_second_run_finds_nothing_to_do() {
+async fn a_business_is_created_and_a_second_run_finds_nothing_to_do() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders"), route("bill.#", "bills")]));
     let made = apply_all(&vhost, &topology).await;
@@ -108,7 +108,7 @@ async fn a_wrong_type_is_reported_and_neither_accepted_nor_replaced() {
 }
 
 #[tokio::test]
-async fn a_queue_with_messages_that_nothing_declares_is_unbound_kept_and_goes_when_it_is_empty() {
+async fn an_undeclared_queue_with_messages_is_unbound_and_deleted_once_it_is_empty() {
     let vhost = Vhost::create().await.unwrap();
     let mut orders = route("order.*", "orders");
     orders["queue"]["maxLength"] = json!(100);
@@ -138,7 +138,7 @@ async fn a_queue_with_messages_that_nothing_declares_is_unbound_kept_and_goes_wh
 }
 
 #[tokio::test]
-async fn a_removed_business_goes_with_all_its_empty_objects_and_others_are_not_touched() {
+async fn a_removed_business_loses_its_empty_objects_and_others_are_not_touched() {
     let vhost = Vhost::create().await.unwrap();
     let (pay, payments) = (business("pay", &json!([route("a", "q")])), business("payments", &json!([route("a", "q")])));
     apply_all(&vhost, &merge([&pay, &payments])).await;
@@ -184,7 +184,7 @@ async fn without_amqp_a_queue_is_never_deleted() {
 }
 
 #[tokio::test]
-async fn a_foreign_policy_that_wins_is_named() {
+async fn a_foreign_policy_that_wins_is_reported() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("a", "q")]));
     apply_all(&vhost, &topology).await;
@@ -202,7 +202,7 @@ async fn a_foreign_policy_that_wins_is_named() {
 }
 
 #[tokio::test]
-async fn an_operator_policy_that_cuts_a_limit_is_named() {
+async fn an_operator_policy_that_lowers_a_limit_is_reported() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("a", "q")]));
     let path = format!("/api/operator-policies/{}/cap", vhost.name);
@@ -219,7 +219,7 @@ async fn an_operator_policy_that_cuts_a_limit_is_named() {
 }
 
 #[tokio::test]
-async fn who_may_not_and_what_is_not_there_is_told_from_what_is_away() {
+async fn a_refused_user_a_missing_vhost_and_an_unreachable_broker_are_told_apart() {
     let vhost = Vhost::create().await.unwrap();
     let host = vhost.broker.management.rsplit_once('@').unwrap().1.to_owned();
     let try_with = async |url: String, name: &str| {

@@ -108,7 +108,7 @@ async fn a_closed_gate_stops_before_the_next_write() {
 }
 
 #[tokio::test]
-async fn a_missing_vhost_is_known_and_made() {
+async fn a_missing_vhost_is_reported_and_created() {
     let broker = wirepost_testing::broker::TestBroker::from_env().unwrap();
     let name = format!("made/by us {}", std::process::id());
     let settings = ManagementSettings {
@@ -139,7 +139,7 @@ async fn a_missing_vhost_is_known_and_made() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_given_up_in_time() {
+async fn a_call_without_an_answer_ends_in_time() {
     // Takes connections and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let settings = ManagementSettings {
@@ -175,7 +175,7 @@ async fn businesses_with_unrouted_messages_are_found_among_others() {
 
 /// Prints how long 50 new businesses take one after the other and side by side; run with `--nocapture`.
 #[tokio::test]
-async fn many_businesses_are_made_at_once() {
+async fn many_businesses_are_applied_at_the_same_time() {
     for at_once in [1, 8] {
         let vhost = Vhost::create().await.unwrap();
         let management = management(&vhost);

@@ -8,7 +8,7 @@ use wirepost_testing::broker::{PATIENCE, PrivateBroker, consume, depth, eventual
 use wirepost_topology::{Options, Scope, apply};
 
 #[tokio::test]
-async fn a_business_is_made_is_stable_and_carries_messages_on_rabbitmq_4_0() {
+async fn a_business_is_created_is_stable_and_carries_messages_on_rabbitmq_4_0() {
     let broker = PrivateBroker::start("oldest", &["--suite", "trixie"]).await.unwrap();
     assert!(broker.ctl(&["version"]).await.unwrap().contains("4.0."));
     let vhost = broker.vhost().await.unwrap();

@@ -92,7 +92,7 @@ async fn bodies(channel: &Channel, queue: &str, count: usize) -> Vec<lapin::mess
 }
 
 #[tokio::test]
-async fn messages_that_no_general_client_can_read_are_moved_back_in_their_place() {
+async fn messages_that_general_clients_can_not_read_are_moved_back_in_order() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
@@ -116,7 +116,7 @@ async fn messages_that_no_general_client_can_read_are_moved_back_in_their_place(
 }
 
 #[tokio::test]
-async fn a_message_that_its_stream_cannot_take_is_set_aside_and_reported_and_the_rest_goes_on() {
+async fn a_message_that_its_stream_can_not_take_is_set_aside_and_reported_and_the_rest_is_moved() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;
@@ -181,7 +181,7 @@ async fn it_stops_at_a_message_whose_binding_is_still_missing_and_loses_nothing(
 }
 
 #[tokio::test]
-async fn messages_that_no_route_takes_keep_their_place_and_delay_nobody() {
+async fn messages_that_no_route_takes_keep_their_positions_and_delay_no_others() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders"), route("old.*", "old")]));
     apply_all(&vhost, &topology).await;
@@ -245,7 +245,7 @@ async fn a_message_comes_back_to_the_queues_that_admitted_it_and_to_no_other() {
 }
 
 #[tokio::test]
-async fn it_goes_no_further_than_its_gate() {
+async fn it_stops_at_a_closed_gate() {
     let vhost = Vhost::create().await.unwrap();
     let topology = business("pay", &json!([route("order.*", "orders")]));
     apply_all(&vhost, &topology).await;

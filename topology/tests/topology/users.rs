@@ -30,7 +30,7 @@ async fn connect_as(vhost: &Vhost, user: &str, password: &str) -> lapin::Result<
 }
 
 #[tokio::test]
-async fn a_user_is_made_altered_by_hand_repaired_rotated_and_removed() {
+async fn a_user_is_created_changed_by_hand_repaired_rotated_and_removed() {
     let vhost = Vhost::create().await.unwrap();
     let (name, management) = (vhost.name.as_str(), management(&vhost));
     let (topology, user) = (business(name, &json!([route("a", "q")])), user(&vhost));
@@ -72,7 +72,7 @@ async fn a_user_is_made_altered_by_hand_repaired_rotated_and_removed() {
 }
 
 #[tokio::test]
-async fn a_user_of_another_wirepost_or_of_nobody_is_not_touched() {
+async fn a_foreign_user_or_one_of_another_wirepost_is_not_touched() {
     let vhost = Vhost::create().await.unwrap();
     let (name, management) = (vhost.name.as_str(), management(&vhost));
     let (topology, user) = (business(name, &json!([route("a", "q")])), user(&vhost));
@@ -91,7 +91,7 @@ async fn a_user_of_another_wirepost_or_of_nobody_is_not_touched() {
 }
 
 #[tokio::test]
-async fn the_last_user_stays_while_its_queue_holds_messages() {
+async fn the_last_user_stays_while_its_queue_contains_messages() {
     let vhost = Vhost::create().await.unwrap();
     let (name, management) = (vhost.name.as_str(), management(&vhost));
     let (topology, user) = (business(name, &json!([route("a", "q")])), user(&vhost));
@@ -136,7 +136,7 @@ async fn publish_to(channel: Channel, exchange: &str, key: &str) -> lapin::Resul
 }
 
 #[tokio::test]
-async fn a_business_reaches_its_own_objects_and_those_of_no_other() {
+async fn a_user_reaches_the_objects_of_its_own_business_only() {
     let vhost = Vhost::create().await.unwrap();
     let (mine, management) = (vhost.name.as_str(), management(&vhost));
     // One that begins alike, and one that differs where an unescaped dot would not care.
