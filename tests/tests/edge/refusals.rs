@@ -177,7 +177,7 @@ async fn an_app_connects_by_its_own_origin_and_by_the_edges_and_a_refusal_leaves
     assert_eq!(edge.count(r#"wirepost_edge_refused_total{kind="origin"}"#).await?, strangers.len() as u64);
     // One line, which names the first of them and the business: a page can come back as often as it likes.
     let log = edge.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("allowedOrigins lacks")).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("not in allowedOrigins")).collect();
     assert!(lines.len() == 1 && lines[0].contains("ionic://localhost") && lines[0].contains("browsers"), "{lines:?}");
 
     let unnamed = setup.edge("e2").start().await?;
