@@ -211,8 +211,9 @@ impl Program for App {
         tracing::info!("shutting down");
         let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
         let mut ended = reconciles.end(deadline).await;
-        drop(context);
         ended &= work.end(deadline).await;
+        // Without a handle the keeper would end, and unasked before `work` is.
+        drop(context);
         if ended {
             last.end(Instant::now() + SHUTDOWN_TIMEOUT).await;
         } else {

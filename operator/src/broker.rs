@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings};
-use wirepost_topology::keeper::{
-    Businesses, Event, Keeper, LazyConnection, Mode, Owner, Reply, Settings as KeeperSettings,
+use wirepost_topology::{
+    Report,
+    keeper::{Businesses, Event, Keeper, LazyConnection, Mode, Owner, Settings as KeeperSettings},
 };
 
-pub use wirepost_topology::keeper::{BrokerFailure, Desired};
+pub use wirepost_topology::keeper::{BrokerFailure, Desired, Ensured};
 
 use crate::{leader::Leadership, metrics::Metrics, triggers::Triggers};
 
@@ -86,7 +87,12 @@ impl Broker {
     ///
     /// # Errors
     /// See there.
-    pub async fn ensure(&self, business: &str, desired: Arc<Desired>, edges_behind: bool) -> Reply {
+    pub async fn ensure(
+        &self,
+        business: &str,
+        desired: Arc<Desired>,
+        edges_behind: bool,
+    ) -> Result<Ensured, BrokerFailure> {
         let _waiting = self.metrics.waiting_for_broker();
         self.keeper.ensure(business, desired, edges_behind).await
     }
@@ -95,7 +101,7 @@ impl Broker {
     ///
     /// # Errors
     /// See there.
-    pub async fn remove(&self, business: &str, delete_messages: bool) -> Reply {
+    pub async fn remove(&self, business: &str, delete_messages: bool) -> Result<Arc<Report>, BrokerFailure> {
         let _waiting = self.metrics.waiting_for_broker();
         self.keeper.remove(business, delete_messages).await
     }

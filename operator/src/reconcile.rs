@@ -28,6 +28,7 @@ pub use context::{Context, Options};
 pub use state::ResourceStates;
 
 use crate::{
+    broker::Ensured,
     conditions::{ConditionState, Findings},
     metrics::{Object, Outcome},
     stored::StoredBusiness,
@@ -121,7 +122,7 @@ impl Reconcile<'_> {
         let mut findings = Findings::accepted(self.facts(compiled));
         self.report_drift(compiled, &mut findings).await?;
         let new = !compiled.topology.existing_queues.is_empty() && !self.accepted_before(compiled);
-        let (done, repaired) = match self.provision(compiled, &credentials, new).await {
+        let Ensured { report: done, repaired } = match self.provision(compiled, &credentials, new).await {
             Ok(done) => done,
             Err(failure) => return self.report_broker_failure(findings, compiled, &failure).await,
         };
@@ -164,7 +165,8 @@ impl Reconcile<'_> {
             return Ok((Outcome::Waiting, action));
         };
         let credentials = self.credentials(&declaration).await?;
-        let Ok((done, repaired)) = self.provision(&declaration.compiled, &credentials, false).await else {
+        let Ok(Ensured { report: done, repaired }) = self.provision(&declaration.compiled, &credentials, false).await
+        else {
             return Ok(self.retry());
         };
         if !done.problems.iter().any(provision::blocks_edges) {

@@ -141,8 +141,16 @@ impl From<&Error> for BrokerFailure {
     }
 }
 
-/// What a request comes to.
-pub type Reply = Result<Arc<Report>, BrokerFailure>;
+/// What [`Keeper::ensure`] came to.
+#[derive(Clone, Debug)]
+pub struct Ensured {
+    /// What was done and what is not as desired: the former report again where nothing had to be done.
+    pub report: Arc<Report>,
+    /// Whether this request put back what others had changed.
+    pub repaired: bool,
+}
+
+type Reply = Result<Ensured, BrokerFailure>;
 
 enum Request {
     Ensure { business: String, desired: Arc<Desired>, edges_behind: bool, reply: oneshot::Sender<Reply> },
@@ -185,7 +193,12 @@ impl Keeper {
     ///
     /// # Errors
     /// The broker is away or refuses; what was done until then stays.
-    pub async fn ensure(&self, business: &str, desired: Arc<Desired>, edges_behind: bool) -> Reply {
+    pub async fn ensure(
+        &self,
+        business: &str,
+        desired: Arc<Desired>,
+        edges_behind: bool,
+    ) -> Result<Ensured, BrokerFailure> {
         self.request(|reply| Request::Ensure { business: business.to_owned(), desired, edges_behind, reply }).await
     }
 
@@ -194,8 +207,9 @@ impl Keeper {
     ///
     /// # Errors
     /// The broker is away or refuses; what was done until then stays.
-    pub async fn remove(&self, business: &str, delete_messages: bool) -> Reply {
-        self.request(|reply| Request::Remove { business: business.to_owned(), delete_messages, reply }).await
+    pub async fn remove(&self, business: &str, delete_messages: bool) -> Result<Arc<Report>, BrokerFailure> {
+        let request = |reply| Request::Remove { business: business.to_owned(), delete_messages, reply };
+        self.request(request).await.map(|done| done.report)
     }
 
     /// What the last sweep found changed by others, until it is repaired.

@@ -8,7 +8,7 @@ use wirepost_topology::{Problem, Report};
 use super::{Done, Error, Reconcile};
 use crate::{
     access::AccessCredentials,
-    broker::{BrokerFailure, Desired},
+    broker::{BrokerFailure, Desired, Ensured},
     conditions::{ConditionState, Facts, Findings, summarize},
     edges::EdgeProgress,
 };
@@ -17,28 +17,25 @@ use crate::{
 const BROKER_FAILURES: [Reason; 2] = [Reason::BrokerUnavailable, Reason::BrokerRefused];
 
 impl Reconcile<'_> {
-    /// Makes the broker have what was declared, and reports a repair; whether there was one. `whole`: see [`Desired`].
+    /// Makes the broker have what was declared, and reports a repair. `whole`: see [`Desired`].
     pub(super) async fn provision(
         &self,
         compiled: &Compiled,
         credentials: &AccessCredentials,
         whole: bool,
-    ) -> Result<(Arc<Report>, bool), BrokerFailure> {
+    ) -> Result<Ensured, BrokerFailure> {
         let Self { stored, context } = *self;
-        let drifted = context.broker.drift(&compiled.business).is_some();
         let mut topology = compiled.topology.clone();
         context.options.open_queues.mark(&stored.owner(), &mut topology);
         let desired = Arc::new(Desired { topology, users: credentials.users.clone(), whole });
         // By what will be written for the edges, not by what was: they may all run what an older operator wrote.
         let hash = credentials.edge_config(compiled).hash();
         let EdgeProgress { total, programmed, .. } = context.edges.progress(&compiled.business, &hash);
-        let done = context.broker.ensure(&compiled.business, desired, programmed < total).await?;
-        // Without drift they may be changes of an earlier time: the report of a business that needs nothing is its last one.
-        let repaired = drifted && !done.changes.is_empty();
-        if repaired {
-            context.events.repaired(stored, &summarize(&done.changes)).await;
+        let ensured = context.broker.ensure(&compiled.business, desired, programmed < total).await?;
+        if ensured.repaired {
+            context.events.repaired(stored, &summarize(&ensured.report.changes)).await;
         }
-        Ok((done, repaired))
+        Ok(ensured)
     }
 
     /// Reports what others have changed, before it is repaired.

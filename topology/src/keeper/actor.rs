@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use wirepost_rabbitmq::{Connection, ManagementClient};
 
 use super::{
-    BrokerFailure, Businesses, Drifts, Event, LazyConnection, Mode, Owner, Reply, Request, Settings, depths,
+    BrokerFailure, Businesses, Drifts, Ensured, Event, LazyConnection, Mode, Owner, Reply, Request, Settings, depths,
     drift::BusinessStates,
     job::{Job, JobResult, Kind},
     orphans::Orphans,
@@ -140,7 +140,9 @@ impl Actor {
                 Request::Ensure { business, desired, edges_behind, reply } => {
                     match self.businesses.current_report(&business, &desired) {
                         // It fails only when the caller does not wait any more.
-                        Some(report) => drop(reply.send(Ok(Arc::clone(report)))),
+                        Some(report) => {
+                            let _ = reply.send(Ok(Ensured { report: Arc::clone(report), repaired: false }));
+                        }
                         None => work.push((Job::ensure(business, desired, edges_behind), reply)),
                     }
                 }
@@ -203,15 +205,15 @@ impl Actor {
         if differed {
             self.snapshots.changed(&job.business);
         }
-        let repair = self.context.drifts.lock().remove(&job.business).is_some();
-        self.context.owner.report(Event::Changed { count: report.changes.len(), repair });
+        let repaired = self.context.drifts.lock().remove(&job.business).is_some();
+        self.context.owner.report(Event::Changed { count: report.changes.len(), repair: repaired });
         if !matches!(job.kind, Kind::Ensure { .. }) {
             self.businesses.remove(&job.business);
             self.unrouted.forget(&job.business);
         } else if self.businesses.ensured(job.business.clone(), job.desired, Arc::clone(&report), left) {
             self.unrouted.check_soon(job.business);
         }
-        Ok(report)
+        Ok(Ensured { repaired: repaired && !report.changes.is_empty(), report })
     }
 
     /// A new snapshot; everything is ensured again where it shows a need for that.

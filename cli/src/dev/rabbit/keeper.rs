@@ -15,7 +15,7 @@ use tokio::{
 use wirepost_core::names;
 use wirepost_topology::{
     Report,
-    keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Event, Keeper, Owner, Reply},
+    keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Event, Keeper, Owner},
     unrouted::Moved,
 };
 
@@ -130,7 +130,7 @@ impl Rounds {
         let ensured = join_all(ensured).await;
         let mut lines = Vec::new();
         for (name, wanted, reply) in ensured {
-            let report = reply?;
+            let report = reply?.report;
             self.print_changes(name, &wanted, &report).await;
             lines.extend(report.problems.iter().map(|problem| format!("broker: {name}: {problem}")));
             self.applied.insert(name.clone(), (wanted, report));
@@ -163,7 +163,7 @@ impl Rounds {
         }
     }
 
-    async fn remove(&mut self, name: &str) -> Reply {
+    async fn remove(&mut self, name: &str) -> Result<Arc<Report>, BrokerFailure> {
         let report = self.keeper.remove(name, false).await?;
         self.applied.remove(name);
         if !report.changes.is_empty() {
