@@ -24,7 +24,7 @@ use wirepost_runtime::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The log filter without WIREPOST_LOG. `dev` reports the broker's state itself; the edge's log names refused origins.
-const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::broker=error,wirepost_edge::http::origin=info";
+const LOG_FILTER: &str = "error,wirepost_edge=warn,wirepost_edge::http::origin=info";
 
 /// The declared WebSocket layer: try it, check declarations, push and listen.
 #[derive(Parser)]

@@ -49,14 +49,9 @@ pub async fn run(client: Client, namespace: String, states: Arc<ResourceStates>,
     }
 }
 
-/// What the watch has shown.
+/// What the watch has shown: name of a Secret → its version.
 #[derive(Default)]
-struct Watch {
-    /// Name of a Secret → its version.
-    known: HashMap<String, Option<String>>,
-    /// A complete list was seen before the one under way.
-    listed: bool,
-}
+struct Watch(HashMap<String, Option<String>>);
 
 impl Watch {
     /// Uids of the resources whose Secrets may have changed. `all`: the uids of the namespace's resources.
@@ -65,26 +60,34 @@ impl Watch {
         event: watcher::Event<PartialObjectMeta<Secret>>,
         all: impl FnOnce() -> Vec<String>,
     ) -> Vec<String> {
-        let (secret, deleted) = match event {
-            watcher::Event::Init => return Vec::new(),
-            watcher::Event::InitDone => {
-                // What was deleted before this list is not in it.
-                let again = std::mem::replace(&mut self.listed, true);
-                return if again { all() } else { Vec::new() };
+        let (secret, news) = match event {
+            watcher::Event::Init => {
+                self.0.clear();
+                return Vec::new();
             }
-            watcher::Event::InitApply(secret) | watcher::Event::Apply(secret) => (secret, false),
-            watcher::Event::Delete(secret) => (secret, true),
+            // What was deleted before this list is not in it, and what was changed before it may have been checked before that.
+            watcher::Event::InitDone => return all(),
+            watcher::Event::InitApply(secret) => {
+                self.insert(&secret);
+                return Vec::new();
+            }
+            watcher::Event::Apply(secret) => {
+                let news = self.insert(&secret);
+                (secret, news)
+            }
+            watcher::Event::Delete(secret) => {
+                self.0.remove(secret.metadata.name.as_deref().unwrap_or_default());
+                (secret, true)
+            }
         };
-        let name = secret.metadata.name.unwrap_or_default();
-        let before = if deleted {
-            self.known.remove(&name)
-        } else {
-            self.known.insert(name, secret.metadata.resource_version.clone())
-        };
-        // The first list shows what every first reconcile checks anyway.
-        let news = deleted || self.listed && before != Some(secret.metadata.resource_version);
         let owner = secret.metadata.labels.and_then(|mut labels| labels.remove(OWNER_UID));
         owner.filter(|_| news).into_iter().collect()
+    }
+
+    /// Whether this version was not known.
+    fn insert(&mut self, secret: &PartialObjectMeta<Secret>) -> bool {
+        let (name, version) = (secret.metadata.name.clone(), secret.metadata.resource_version.clone());
+        self.0.insert(name.unwrap_or_default(), version.clone()) != Some(version)
     }
 }
 
@@ -101,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn a_change_or_deletion_concerns_the_owner_and_a_further_list_everybody() {
+    fn a_change_or_deletion_concerns_the_owner_and_a_list_everybody() {
         let mut watch = Watch::default();
         let mut take = |event| watch.take(event, || vec!["all".to_owned()]);
-        for event in [Init, InitApply(secret("1")), InitDone] {
-            assert!(take(event).is_empty(), "the first list is no news");
-        }
+        assert!(take(Init).is_empty());
+        assert!(take(InitApply(secret("1"))).is_empty());
+        assert_eq!(take(InitDone), ["all"], "one may have been deleted since it was checked");
         assert_eq!(take(Apply(secret("2"))), ["1"]);
         assert!(take(Apply(secret("2"))).is_empty());
         assert_eq!(take(Delete(secret("2"))), ["1"]);

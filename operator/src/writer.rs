@@ -1,6 +1,7 @@
 //! Everything that is written to the API server: each write after the gate and within a time limit.
 //!
-//! Secrets in business namespaces are never listed or read: the operator has no right to. A patch that changes nothing and is not stored
+//! Secrets in business namespaces are never read: the operator has no right to (where [`crate::secret_watch`] may watch, it asks for their
+//! metadata alone). A patch that changes nothing and is not stored
 //! (`dryRun`) shows whether the Secret of a declared name exists and whose it is. A merge patch, since it costs the API server less than an
 //! apply, which also works out who owns each field.
 

@@ -336,7 +336,7 @@ impl Worker {
         }
     }
 
-    /// HasDeadline for something the job needs before it can be sent; gives up when its time is up, which answers it. Meanwhile what waits
+    /// Waits for something the job needs before it can be sent; gives up when its time is up, which answers it. Meanwhile what waits
     /// behind it is answered in time too.
     async fn waiting<F: Future>(&self, needed: F, job: &mut Job, reason: &str) -> Option<F::Output> {
         let mut needed = pin!(needed);

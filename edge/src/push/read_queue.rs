@@ -4,7 +4,7 @@
 //! arrival, each cursor below all earlier ones costs a read of its own, about 100 ms on a busy broker: the last of 20 clients waited for two
 //! seconds. Read upwards, one page serves all that are close together.
 //!
-//! The order goes upwards from the last read, then starts again at the lowest offset, so that nobody waits forever.
+//! Reads go in sweeps: whoever comes during one joins the next, so that nobody waits longer than two.
 //! *Bound*: one entry for each connection that waits; one whose connection has gone leaves when its turn comes.
 
 use std::{
@@ -21,12 +21,12 @@ pub(super) struct ReadQueue(Arc<Mutex<Queue>>);
 #[derive(Debug, Default)]
 struct Queue {
     reading: bool,
-    /// Offset of the last permit.
-    last: u64,
+    /// The sweep that newcomers join.
+    sweep: u64,
     /// Tells apart those that wait for the same offset.
     arrivals: u64,
-    /// By offset and arrival.
-    waiting: BTreeMap<(u64, u64), oneshot::Sender<ReadPermit>>,
+    /// By sweep, offset and arrival.
+    waiting: BTreeMap<(u64, u64, u64), oneshot::Sender<ReadPermit>>,
 }
 
 /// The right to read. The next connection gets it when this one is dropped.
@@ -42,13 +42,12 @@ impl ReadQueue {
             let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if !queue.reading {
                 queue.reading = true;
-                queue.last = offset;
                 return ReadPermit(Arc::clone(&self.0));
             }
             queue.arrivals += 1;
-            let arrival = queue.arrivals;
+            let key = (queue.sweep, offset, queue.arrivals);
             let (sender, receiver) = oneshot::channel();
-            queue.waiting.insert((offset, arrival), sender);
+            queue.waiting.insert(key, sender);
             receiver
         };
         #[expect(clippy::expect_used)]
@@ -60,12 +59,9 @@ impl Queue {
     /// Who reads next; none: nobody waits.
     fn next(&mut self) -> Option<oneshot::Sender<ReadPermit>> {
         loop {
-            let above = self.waiting.range((self.last, 0)..).next();
-            let key = *above.or_else(|| self.waiting.first_key_value())?.0;
-            self.last = key.0;
-            if let Some(sender) = self.waiting.remove(&key)
-                && !sender.is_closed()
-            {
+            let ((sweep, ..), sender) = self.waiting.pop_first()?;
+            self.sweep = self.sweep.max(sweep + 1);
+            if !sender.is_closed() {
                 return Some(sender);
             }
         }
@@ -94,27 +90,28 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn reads_go_upwards_and_start_again_at_the_lowest() {
+    async fn a_sweep_goes_upwards_and_newcomers_join_the_next() {
         let queue = ReadQueue::default();
         let mut permit = queue.permit(50).await;
-        let offsets = [30, 90, 10, 60];
-        let mut waits: Vec<_> = offsets.into_iter().map(|offset| Box::pin(queue.permit(offset))).collect();
-        for wait in &mut waits {
+        let wait = |offset| {
+            let mut wait = Box::pin(queue.permit(offset));
             assert!(wait.as_mut().now_or_never().is_none());
-        }
+            (offset, wait)
+        };
+        let mut waits: Vec<_> = [30, 90, 10, 60].map(wait).into();
         let mut order = Vec::new();
-        while order.len() < offsets.len() {
+        while !waits.is_empty() {
             drop(permit);
-            let (index, next) = waits
-                .iter_mut()
-                .enumerate()
-                .filter(|(index, _)| !order.contains(&offsets[*index]))
-                .find_map(|(index, wait)| Some((index, wait.as_mut().now_or_never()?)))
-                .unwrap();
-            order.push(offsets[index]);
-            permit = next;
+            let granted =
+                waits.iter_mut().enumerate().find_map(|(index, (_, wait))| Some((index, wait.now_or_never()?)));
+            let index;
+            (index, permit) = granted.unwrap();
+            order.push(waits.swap_remove(index).0);
+            if order.len() == 1 {
+                waits.extend([95, 5].map(wait));
+            }
         }
-        assert_eq!(order, [60, 90, 10, 30]);
+        assert_eq!(order, [10, 30, 60, 90, 5, 95]);
     }
 
     #[tokio::test]

@@ -51,7 +51,8 @@ impl Bucket {
         match self.add(1, rate, rate.per_unit, now) {
             None => Ok(()),
             Some(until) => {
-                *self = before;
+                // Under a rate that has changed meanwhile it is at most full, or a former debt would last for its former time.
+                self.empty_at = before.empty_at.map(|at| at.min(now + rate.full()));
                 Err(until - now)
             }
         }
@@ -85,6 +86,17 @@ mod tests {
         let later = now + rate.per_unit * 201;
         assert!(bucket.is_empty(later));
         assert_eq!(bucket.add(200, rate, max_wait, later), None, "the whole burst fits again");
+    }
+
+    #[test]
+    fn a_debt_of_a_former_rate_lasts_no_longer_than_todays_burst() {
+        let (mut bucket, now) = (Bucket::default(), Instant::now());
+        let (slow, fast) = (Rate::per_second(1, 600), Rate::per_second(100, 100));
+        for _ in 0..600 {
+            assert_eq!(bucket.try_add(slow, now), Ok(()));
+        }
+        let wait = bucket.try_add(fast, now).unwrap_err();
+        assert_eq!(bucket.try_add(fast, now + wait), Ok(()));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! - else within [`Options::secret_check`](super::Options::secret_check), spread evenly over time.
 //!
 //! It used to ask every 20 s: with 1,000 businesses that was 50 calls a second and nearly all of an idle operator's CPU time
-//! (docs/operator.md has the measurements).
+//! (docs/decisions/0013-no-right-to-read-secrets.md has the measurements).
 
 use std::time::Duration;
 
@@ -18,7 +18,10 @@ use tokio::time::Instant;
 use wirepost_core::contract::condition::Reason;
 use wirepost_runtime::clock::now_ms;
 
-use super::{AcceptedDeclaration, Error, Reconcile, state::SecretCheck};
+use super::{
+    AcceptedDeclaration, Error, Reconcile,
+    state::{ResourceState, SecretCheck},
+};
 use crate::{
     access::{self, AccessCredentials, Rotation},
     conditions::ConditionState,
@@ -86,19 +89,24 @@ impl Reconcile<'_> {
                 .states
                 .of(stored, |state| state.secret.as_ref().is_some_and(|check| check.is_fresh(stored, name, &entries)));
             if touched || !fresh {
+                // After a failure, and after a change that is reported while it is checked, it is checked again.
+                let changes = context.states.of(stored, |state| {
+                    state.secret = None;
+                    state.secret_changes
+                });
                 match context.writer.secret(stored, name, &entries).await? {
                     SecretState::Taken => {
                         let text = format!(
                             "Secret {name} exists and was not made by wirepost: choose another access.secretName, or delete it"
                         );
                         let obstacle = Some(ConditionState::not_met(Reason::SecretTaken, text));
-                        // The last check may have been of another Secret, long before the next is due.
-                        context.states.of(stored, |state| state.secret = None);
                         return Ok(SecretResult { name: former, obstacle });
                     }
                     SecretState::Written | SecretState::Current => {
                         let check = SecretCheck::new(stored, name, entries, context.options.secret_check);
-                        context.states.of(stored, |state| state.secret = Some(check));
+                        context.states.of(stored, |state| {
+                            state.secret = (state.secret_changes == changes).then_some(check);
+                        });
                     }
                 }
             }
@@ -121,15 +129,34 @@ impl Reconcile<'_> {
             .changes_at()
             .map(|at| Duration::from_millis(u64::try_from(at - now_ms()).unwrap_or_default() + 1));
         let check = declaration.secret.as_ref().map(|_| {
-            let next = self.context.states.of(self.stored, |state| state.secret.as_ref().map(|check| check.next));
-            // The Secret could not be written, or is not ours.
-            let unchecked = || Instant::now() + TAKEN_CHECK_INTERVAL;
-            next.unwrap_or_else(unchecked).saturating_duration_since(Instant::now())
+            until_check(self.context.states.of(self.stored, |state| state.secret.as_ref().map(|check| check.next)))
         });
-        let next = ends.into_iter().chain(check).chain(also).min();
+        let withheld = self.context.states.of(self.stored, ResourceState::withheld_status_due);
+        let next = ends.into_iter().chain(check).chain(also).chain(withheld).min();
         next.map_or_else(Action::await_change, Action::requeue)
     }
 }
 
+/// How long until the Secret is checked. `next`: when the last check wanted the next one; none: the Secret could not be written, or is not
+/// ours. A check may be overdue because a problem on the broker keeps it from being made: that must not repeat the reconcile at once.
+fn until_check(next: Option<Instant>) -> Duration {
+    let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+    left.filter(|left| !left.is_zero()).unwrap_or(TAKEN_CHECK_INTERVAL)
+}
+
 /// Between two checks whether a foreign Secret still has the name.
 const TAKEN_CHECK_INTERVAL: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_overdue_check_that_cannot_be_made_does_not_repeat_the_reconcile_at_once() {
+        let next = Instant::now() + Duration::from_secs(100);
+        assert_eq!(until_check(Some(next)), Duration::from_secs(100));
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(until_check(Some(next)), TAKEN_CHECK_INTERVAL);
+        assert_eq!(until_check(None), TAKEN_CHECK_INTERVAL);
+    }
+}

@@ -43,8 +43,12 @@ pub(super) struct ResourceState {
     pub(super) rotation: Option<Rotation>,
     /// The access Secret at its last check; `None` = it has to be checked now.
     pub(super) secret: Option<SecretCheck>,
+    /// How often the watch reported a change of the Secret.
+    pub(super) secret_changes: u64,
     /// Status as last written, which the watch may not have brought back yet.
     status: Option<(WsBusinessStatus, Instant)>,
+    /// The last status was not written since it equals the one just written. What the watch showed may also have been someone's edit.
+    status_withheld: bool,
     /// Status that the API server refused to store.
     pub(super) unwritten_status: Option<WsBusinessStatus>,
     pub(super) backoff: Backoff,
@@ -58,7 +62,9 @@ impl Default for ResourceState {
             accepted: None,
             rotation: None,
             secret: None,
+            secret_changes: 0,
             status: None,
+            status_withheld: false,
             unwritten_status: None,
             backoff: Backoff::new(first, longest),
         }
@@ -106,9 +112,16 @@ fn revision(stored: &StoredBusiness) -> u64 {
 
 impl ResourceState {
     /// Whether `status` differs from the one that was just written, too.
-    pub(super) fn is_news(&self, status: &WsBusinessStatus) -> bool {
+    pub(super) fn is_news(&mut self, status: &WsBusinessStatus) -> bool {
         let Some((written, at)) = &self.status else { return true };
-        at.elapsed() > WATCH_LAG || !conditions::same_but_times(written, status)
+        let news = at.elapsed() > WATCH_LAG || !conditions::same_but_times(written, status);
+        self.status_withheld = !news;
+        news
+    }
+
+    /// When the watch has surely caught up with a status that was withheld, if one was.
+    pub(super) fn withheld_status_due(&mut self) -> Option<Duration> {
+        std::mem::take(&mut self.status_withheld).then_some(WATCH_LAG + Duration::from_secs(1))
     }
 
     pub(super) fn wrote_status(&mut self, status: WsBusinessStatus) {
@@ -135,6 +148,7 @@ impl ResourceStates {
     pub(crate) fn secret_changed(&self, uid: &str) {
         if let Some(state) = self.lock().resources.get_mut(uid) {
             state.secret = None;
+            state.secret_changes += 1;
         }
     }
 

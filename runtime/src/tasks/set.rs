@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout_at},
@@ -47,11 +48,12 @@ impl Tasks {
         F: Future<Output: Outcome> + Send + 'static,
     {
         let (supervisor, stop) = (self.supervisor.clone(), stop.clone());
-        self.spawn(name, async move {
-            if let Some(cause) = failure(caught(name, work).await, &stop) {
+        let work = caught(name, work).map(move |result| {
+            if let Some(cause) = failure(result, &stop) {
                 supervisor.fail(name, cause);
             }
         });
+        self.spawn(name, work);
     }
 
     /// Spawns a task without an end, which is dropped when `stop` is cancelled. If it ends earlier, or panics, the process ends.
@@ -68,8 +70,8 @@ impl Tasks {
         F: Future<Output: Outcome> + Send + 'static,
     {
         let supervisor = self.supervisor.clone();
-        self.spawn(name, async move {
-            let cause = match caught(name, work).await {
+        let work = caught(name, work).map(move |result| {
+            let cause = match result {
                 Ok(outcome) => outcome.error().map(Cause::Failed),
                 Err(cause) => Some(cause),
             };
@@ -77,6 +79,7 @@ impl Tasks {
                 supervisor.fail(name, cause);
             }
         });
+        self.spawn(name, work);
     }
 
     /// Spawns a task that runs until `stop` is cancelled. If it ends earlier, or panics, `work` begins again after a pause, which is logged
@@ -116,12 +119,13 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let panics = self.supervisor.shared.panics.get_or_create_owned(&Label { task: name });
-        self.spawn(name, async move {
-            if let Err(cause) = caught(name, work).await {
+        let work = caught(name, work).map(move |result| {
+            if let Err(cause) = result {
                 panics.inc();
                 tracing::error!(task = name, %cause, "a task failed, and with it what it served");
             }
         });
+        self.spawn(name, work);
     }
 
     /// How many tasks run.
@@ -151,11 +155,8 @@ impl Tasks {
     fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         *self.lock().entry(name).or_default() += 1;
         let registered = Registered { name, tasks: self.clone() };
-        let work = async move {
-            // Also if the runtime drops the task unfinished.
-            let _registered = registered;
-            work.await;
-        };
+        // Also if the runtime drops the task unfinished.
+        let work = work.map(move |()| drop(registered));
         // Nothing is lost with the handle: the work reports its own failure and the tracker waits for it.
         match &self.handle {
             Some(handle) => drop(self.tracker.spawn_on(work, handle)),

@@ -19,7 +19,6 @@ mod disabled {
 mod enabled {
     use std::{
         path::PathBuf,
-        pin::pin,
         sync::{
             LazyLock,
             atomic::{AtomicBool, Ordering},
@@ -27,7 +26,10 @@ mod enabled {
         time::Duration,
     };
 
-    use futures_util::future::{Either, select};
+    use futures_util::{
+        FutureExt,
+        future::{Either, select},
+    };
     use tokio::time::sleep;
 
     /// The task and the file.
@@ -41,8 +43,8 @@ mod enabled {
     const INTERVAL: Duration = Duration::from_millis(20);
 
     /// `work`, which panics if a test asks for it.
-    pub(crate) async fn with<T>(task: &'static str, work: impl Future<Output = T>) -> T {
-        let Some((_, file)) = ASKED.as_ref().filter(|(asked, _)| asked == task) else { return work.await };
+    pub(crate) fn with<T>(task: &'static str, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        let Some((_, file)) = ASKED.as_ref().filter(|(asked, _)| asked == task) else { return Either::Left(work) };
         let asked = async {
             loop {
                 sleep(INTERVAL).await;
@@ -51,9 +53,10 @@ mod enabled {
                 }
             }
         };
-        match select(pin!(work), Box::pin(asked)).await {
+        let either = select(Box::pin(work), Box::pin(asked));
+        Either::Right(either.map(|either| match either {
             Either::Left((result, _)) => result,
             Either::Right(_) => panic!("a test asked for it"),
-        }
+        }))
     }
 }

@@ -257,7 +257,8 @@ impl Machine {
                 self.close(code, perform);
                 self.end(End::Close(self.cause().unwrap_or(code)), perform);
             }
-            Input::Flushed(code) => self.end(End::Close(self.cause().unwrap_or(code)), perform),
+            // The queue keeps its first cause; what this machine wanted since came too late.
+            Input::Flushed(code) => self.end(End::Close(code), perform),
             Input::PeerClosed(code) => self.end(End::Answer(code), perform),
             Input::Gone => self.end(End::Vanished("the peer vanished"), perform),
         }
