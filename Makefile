@@ -17,7 +17,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
 .PHONY: test
-test: setup check unit doc conformance integration-and-cluster ## everything that CI runs (cold: about 40 minutes on two cores, then 15)
+test: setup check unit doc conformance integration cluster-test-if-possible ## everything that CI runs (cold: about 40 minutes on two cores, then 15)
 
 .PHONY: setup
 setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2
@@ -55,14 +55,12 @@ integration: programs ## tests against a real RabbitMQ and Kubernetes API server
 cluster-test: programs ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)
 	ulimit -n $$(ulimit -Hn); scripts/with-cluster $(CARGO_TARGET_DIR)/debug/run-tests --test cluster --ignored $(WHAT)
 
-# Both at the same time: they mostly wait. WIREPOST_TEST_CLUSTER=required: a machine that can't hold a cluster fails.
-.PHONY: integration-and-cluster
-integration-and-cluster: programs
-	@if why=$$(tests/cluster/cluster check); then \
-	  ulimit -n $$(ulimit -Hn); WIREPOST_TEST_NO_FSYNC=yes scripts/with-kubernetes scripts/with-broker scripts/with-cluster $(CARGO_TARGET_DIR)/debug/run-tests --ignored --first cluster; \
+# WIREPOST_TEST_CLUSTER=required: a machine that can't hold a cluster fails.
+.PHONY: cluster-test-if-possible
+cluster-test-if-possible:
+	@if why=$$(tests/cluster/cluster check); then $(MAKE) --no-print-directory cluster-test; \
 	elif [[ "$${WIREPOST_TEST_CLUSTER:-}" == required ]]; then echo "make cluster-test is required (WIREPOST_TEST_CLUSTER), and $$why" >&2; exit 1; \
-	else $(MAKE) --no-print-directory integration; \
-	  printf '\nLEFT OUT: the tests of the chart on a whole Kubernetes (make cluster-test): %s\n' "$$why" >&2; fi
+	else printf '\nLEFT OUT: the tests of the chart on a whole Kubernetes (make cluster-test): %s\n' "$$why" >&2; fi
 
 .PHONY: conformance
 conformance: ## the Autobahn cases against the edge's socket code

@@ -32,6 +32,8 @@ struct Outcome {
     test: Test,
     took: Duration,
     passed: bool,
+    /// It failed in company and passed alone.
+    alone: bool,
 }
 
 /// Runs them in this order, so many at the same time; with each, whether it leaves the processors to others.
@@ -87,7 +89,24 @@ impl Report {
         } else {
             println!("---- output of {}\n{output}----", test.test);
         }
-        self.outcomes.push(Outcome { test: test.test.clone(), took, passed });
+        self.outcomes.push(Outcome { test: test.test.clone(), took, passed, alone: false });
+    }
+
+    /// The tests that failed, to be run again before all others.
+    pub(crate) fn failed(&self) -> Vec<(bool, Test)> {
+        let failed = self.outcomes.iter().filter(|outcome| !outcome.passed);
+        failed.map(|outcome| (false, outcome.test.clone())).collect()
+    }
+
+    /// Takes over what came of the tests that were run again.
+    pub(crate) fn repeated(&mut self, again: Self) {
+        self.took += again.took;
+        for again in again.outcomes {
+            if let Some(outcome) = self.outcomes.iter_mut().find(|outcome| outcome.test == again.test) {
+                outcome.alone = again.passed;
+                outcome.passed = again.passed;
+            }
+        }
     }
 
     pub(crate) fn passed(&self) -> bool {
@@ -102,6 +121,9 @@ impl Report {
         println!("\nthe {longest} that took longest:");
         for Outcome { test, took, .. } in all.iter().take(longest) {
             println!("{:7.1} s  {test}", took.as_secs_f64());
+        }
+        for Outcome { test, .. } in all.iter().filter(|outcome| outcome.alone) {
+            println!("FLAKY: {test} failed among others and passed alone");
         }
         let failed: Vec<_> = all.iter().filter(|outcome| !outcome.passed).collect();
         for Outcome { test, .. } in &failed {
