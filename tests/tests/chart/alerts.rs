@@ -1,11 +1,15 @@
 //! The alerts: each can fire, and each has a section in the runbook.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use wirepost_broker::rabbit::{Config, RabbitBroker};
-use wirepost_edge::metrics::Metrics;
+use wirepost_edge::{config::settings::Settings, metrics::Metrics, push::context::HubContext};
+use wirepost_runtime::tasks::Supervisor;
 
 use crate::render::{file, render};
 
@@ -90,7 +94,11 @@ fn alerts_ask_for_documented_metrics() -> Result<()> {
 fn edges_metrics() -> Result<String> {
     let config =
         Config { stream: Some(vec![("127.0.0.1".to_owned(), 1)]), ..Config::new("edge", "amqp://127.0.0.1:1") };
-    Ok(Metrics::with_broker(&RabbitBroker::start(config, &wirepost_runtime::tasks::Supervisor::default())?).encode())
+    let broker = RabbitBroker::start(config, &Supervisor::default())?;
+    let metrics = Arc::new(Metrics::with_broker(&broker));
+    // As `App::start` does: it adds a series for each kind of rejection.
+    HubContext::new(Arc::new(broker), Arc::clone(&metrics), Settings::default());
+    Ok(metrics.encode())
 }
 
 /// The names under which the operator registers its metrics, as they are exported.

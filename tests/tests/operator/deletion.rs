@@ -86,7 +86,8 @@ async fn messages_are_waited_for_and_their_own_service_can_consume_them() -> Res
     ensure!(world.secret("payments-wirepost").await?.as_ref() == Some(&secret), "its credentials are gone");
     let service = Connection::connect(&secret["uri"], ConnectionProperties::default()).await?;
     ensure!(read_numbers_over(&service, ORDERS, 3).await? == [1, 2, 3]);
-    service.close(200, "done".into()).await?;
+    // The user goes with the last message: the broker may be the first to close.
+    let _ = service.close(200, "done".into()).await;
 
     gone_with_everything(&world).await?;
     let refused = Connection::connect(&secret["uri"], ConnectionProperties::default()).await;
