@@ -96,8 +96,8 @@ fn edges_metrics() -> Result<String> {
         Config { stream: Some(vec![("127.0.0.1".to_owned(), 1)]), ..Config::new("edge", "amqp://127.0.0.1:1") };
     let broker = RabbitBroker::start(config, &Supervisor::default())?;
     let metrics = Arc::new(Metrics::with_broker(&broker));
-    // As `App::start` does: it adds a series for each kind of rejection.
-    HubContext::new(Arc::new(broker), Arc::clone(&metrics), Settings::default());
+    // As `App::start` does: it adds a series for each kind of rejection. And it keeps the broker, whose metrics go with it.
+    let _context = HubContext::new(Arc::new(broker), Arc::clone(&metrics), Settings::default());
     Ok(metrics.encode())
 }
 
