@@ -17,7 +17,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
 .PHONY: test
-test: setup check unit doc conformance integration cluster-test-if-possible ## everything that CI runs (cold: about 40 minutes on two cores, then 15)
+test: setup check unit doc conformance integration cluster-test-if-possible ## everything that CI runs (on two cores about 45 minutes cold, 30 warm)
 
 .PHONY: setup
 setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2
