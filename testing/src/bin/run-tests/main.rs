@@ -35,15 +35,12 @@ struct Args {
     /// Tests that run at the same time, not counting those that wait for a permit.
     #[arg(long)]
     slots: Option<usize>,
-    /// Tests of this program start first and get the processors before all others, as the servers do.
-    #[arg(long)]
-    first: Option<String>,
     /// Run only tests whose name contains all of these texts. A name is `program module::test`.
     filters: Vec<String>,
 }
 
 fn main() -> Result<ExitCode> {
-    let Args { programs, ignored, slots, first, filters } = Args::parse();
+    let Args { programs, ignored, slots, filters } = Args::parse();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let slots = slots.unwrap_or(cores * SLOTS_PER_CORE).max(1);
     let programs = programs::find(&programs)?;
@@ -54,9 +51,7 @@ fn main() -> Result<ExitCode> {
     }
     tests.retain(|test| filters.iter().all(|filter| test.to_string().contains(filter)));
     // Tests that were never timed first: one of them may take long.
-    let is_first = |test: &programs::Test| first.as_ref() == Some(&test.program);
-    tests.sort_by_key(|test| std::cmp::Reverse((is_first(test), record.last(test))));
-    let tests: Vec<_> = tests.into_iter().map(|test| (!is_first(&test), test)).collect();
+    tests.sort_by_key(|test| std::cmp::Reverse(record.last(test)));
     anyhow::ensure!(!tests.is_empty(), "no test has {filters:?} in its name");
     println!("{} tests of {} programs, {slots} at the same time", tests.len(), programs.len());
     let mut report = schedule::run(tests, slots, &mut record)?;

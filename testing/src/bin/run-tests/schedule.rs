@@ -36,18 +36,18 @@ struct Outcome {
     alone: bool,
 }
 
-/// Runs them in this order, so many at the same time; with each, whether it leaves the processors to others.
-pub(crate) fn run(tests: Vec<(bool, Test)>, slots: usize, record: &mut Record) -> Result<Report> {
+/// Runs them in this order, so many at the same time.
+pub(crate) fn run(tests: Vec<Test>, slots: usize, record: &mut Record) -> Result<Report> {
     let (begin, load) = (Instant::now(), Load::now());
     let mut report = Report { took: Duration::ZERO, busy: 0, outcomes: Vec::new() };
     let (sender, events) = channel();
-    let mut queue: VecDeque<(usize, (bool, Test))> = tests.into_iter().enumerate().collect();
+    let mut queue: VecDeque<(usize, Test)> = tests.into_iter().enumerate().collect();
     let mut running: HashMap<usize, Running> = HashMap::new();
     loop {
         while running.values().filter(|test| !test.waiting).count() < slots
-            && let Some((number, (nice, test))) = queue.pop_front()
+            && let Some((number, test)) = queue.pop_front()
         {
-            running.insert(number, Running::start(test, nice, number, sender.clone())?);
+            running.insert(number, Running::start(test, number, sender.clone())?);
         }
         if running.is_empty() {
             report.took = begin.elapsed();
@@ -92,10 +92,9 @@ impl Report {
         self.outcomes.push(Outcome { test: test.test.clone(), took, passed, alone: false });
     }
 
-    /// The tests that failed, to be run again before all others.
-    pub(crate) fn failed(&self) -> Vec<(bool, Test)> {
-        let failed = self.outcomes.iter().filter(|outcome| !outcome.passed);
-        failed.map(|outcome| (false, outcome.test.clone())).collect()
+    /// The tests that failed.
+    pub(crate) fn failed(&self) -> Vec<Test> {
+        self.outcomes.iter().filter(|outcome| !outcome.passed).map(|outcome| outcome.test.clone()).collect()
     }
 
     /// Takes over what came of the tests that were run again.

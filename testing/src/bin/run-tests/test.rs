@@ -46,11 +46,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a test, whose process and those that it starts may be `nice` to others; its events go to `events` with this number.
-    pub(crate) fn start(test: Test, nice: bool, number: usize, events: Sender<(usize, Event)>) -> Result<Self> {
+    /// Starts a test, whose process and those that it starts are nice to the shared servers; its events go to `events` with this number.
+    pub(crate) fn start(test: Test, number: usize, events: Sender<(usize, Event)>) -> Result<Self> {
         let (reader, writer) = std::io::pipe()?;
         let mut command = Command::new("nice");
-        command.args(["-n", if nice { NICE } else { "0" }]).arg(&test.executable);
+        command.args(["-n", NICE]).arg(&test.executable);
         let child = command
             .args(["--exact", &test.name, "--include-ignored", "--nocapture", "--test-threads", "1"])
             .current_dir(&test.folder)
