@@ -26,6 +26,10 @@ use tokio::time::Instant;
 
 use crate::permits::{Kind, Permit};
 
+mod nodes;
+
+pub use nodes::BrokerCluster;
+
 /// How long the helpers here wait for something that should happen immediately.
 /// Long, as other tests run at the same time: on a machine with fifteen busy processes for each core, 20 s were too short.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -115,7 +119,8 @@ impl TestBroker {
 pub struct PrivateBroker {
     broker: TestBroker,
     name: String,
-    _permit: Permit,
+    /// `None` for a node of a cluster, which has one for all.
+    _permit: Option<Permit>,
 }
 
 impl PrivateBroker {
@@ -124,6 +129,11 @@ impl PrivateBroker {
         let permit = Permit::take(Kind::Broker).await?;
         let name = format!("{name}-{}", std::process::id());
         let exports = services(&[&["start", &name, "--own"], options].concat()).await?;
+        Self::of(name, &exports, Some(permit))
+    }
+
+    /// `exports`: as `tests/services/rabbitmq env` prints them.
+    fn of(name: String, exports: &str, permit: Option<Permit>) -> Result<Self> {
         let variables: HashMap<_, _> = exports
             .lines()
             .filter_map(|line| line.strip_prefix("export ")?.split_once('='))

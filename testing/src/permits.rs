@@ -30,6 +30,8 @@ pub enum Kind {
     ApiServer,
     /// Brokers of one test alone: each takes four seconds of a processor to start, and 150 MB.
     Broker,
+    /// Brokers of three nodes of one test alone.
+    BrokerCluster,
     /// The processor, for tests that load it to its limit.
     Processor,
 }
@@ -40,6 +42,7 @@ impl Kind {
             Self::Cluster => "cluster",
             Self::ApiServer => "api-server",
             Self::Broker => "broker",
+            Self::BrokerCluster => "broker-cluster",
             Self::Processor => "processor",
         }
     }
@@ -47,6 +50,7 @@ impl Kind {
     fn count(self) -> usize {
         match self {
             Self::Cluster | Self::Processor => 1,
+            Self::BrokerCluster => 2,
             Self::ApiServer => 3,
             Self::Broker => 5,
         }

@@ -1,8 +1,10 @@
 //! The helpers themselves, and the facts about RabbitMQ that the rest is built on.
 
 use lapin::options::{BasicAckOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use wirepost_testing::broker::{self, PrivateBroker, TestBroker, Vhost, consume, depth, eventually, publish};
+use lapin::types::{AMQPValue, FieldTable};
+use wirepost_testing::broker::{
+    self, BrokerCluster, PATIENCE, PrivateBroker, TestBroker, Vhost, consume, depth, eventually, publish,
+};
 
 #[tokio::test]
 async fn a_vhost_is_there_for_one_test_and_gone_afterwards() {
@@ -51,4 +53,29 @@ async fn a_private_broker_can_be_killed_frozen_and_comes_back_with_its_data() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_of_three_goes_on_without_the_leader_of_a_queue() {
+    let cluster = BrokerCluster::start("helpers").await.unwrap();
+    let vhost = cluster.node(0).vhost().await.unwrap();
+    let (_connection, channel) = vhost.channel().await.unwrap();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    channel.queue_declare("q".into(), QueueDeclareOptions::durable(), arguments).await.unwrap();
+    publish(&channel, "", "q", b"kept").await.unwrap();
+    assert_eq!(cluster.members(0, &vhost.name, "q").await.unwrap(), [0, 1, 2]);
+    let leader = cluster.leader(0, &vhost.name, "q").await.unwrap();
+    let other = (leader + 1) % 3;
+    cluster.node(leader).kill9().await.unwrap();
+    let there = broker::Vhost { broker: (*cluster.node(other)).clone(), name: vhost.name.clone() };
+    eventually("another node leads", PATIENCE, || async {
+        let (_connection, channel) = there.channel().await?;
+        publish(&channel, "", "q", b"more").await?;
+        Ok(depth(&channel, "q").await? >= 2)
+    })
+    .await
+    .unwrap();
+    assert_ne!(cluster.leader(other, &vhost.name, "q").await.unwrap(), leader);
+    cluster.node(leader).start_again().await.unwrap();
 }
