@@ -13,6 +13,8 @@ use wirepost_core::{
     names, pattern,
 };
 
+use wirepost_runtime::tasks;
+
 use crate::identity::jwt::JwtVerifier;
 
 /// Abilities that this edge has and a configuration may require (`requires`).
@@ -69,6 +71,14 @@ pub enum ConfigError {
         /// Why.
         reason: String,
     },
+    /// Preparing it panicked: a fault of this edge.
+    #[error("business {business} makes this edge panic: {cause}; please report it with the declaration")]
+    Panicked {
+        /// Which business.
+        business: String,
+        /// What the panic said.
+        cause: String,
+    },
     /// The key set or claims of `auth.jwt`.
     #[error("business {business}, auth.jwt: {reason}")]
     Jwt {
@@ -80,11 +90,19 @@ pub enum ConfigError {
 }
 
 impl Business {
-    /// Prepares a configuration.
+    /// Prepares a configuration. A panic on the way is an error too: one tenant's schema must not end the edge of all.
     ///
     /// # Errors
     /// See [`ConfigError`]: a retry does not help, another configuration does.
     pub fn try_new(config: BusinessConfig) -> Result<Self, ConfigError> {
+        let business = config.business_type.clone();
+        tasks::catch(|| Self::prepare(config)).unwrap_or_else(|cause| {
+            tracing::error!(business, %cause, "a configuration makes this edge panic");
+            Err(ConfigError::Panicked { business, cause: cause.to_string() })
+        })
+    }
+
+    fn prepare(config: BusinessConfig) -> Result<Self, ConfigError> {
         let lacking: Vec<_> =
             config.requires.iter().filter(|ability| !ABILITIES.contains(&ability.as_str())).cloned().collect();
         if !lacking.is_empty() {

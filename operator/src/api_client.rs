@@ -12,7 +12,7 @@ use kube::{
         watcher,
     },
 };
-use wirepost_runtime::backoff as runtime;
+use wirepost_runtime::{backoff as runtime, tasks::Tasks};
 
 use crate::leader::Leadership;
 
@@ -44,26 +44,30 @@ fn bound(config: &mut Config) {
 }
 
 /// The same for a leader's writes: whatever drives its connections asks for the leadership each time. A request may be in this process when
-/// it is frozen, past every gate and not yet on the wire; thawed after another replica has taken the lease, it must not be sent.
+/// it is frozen, past every gate and not yet on the wire; thawed after another replica has taken the lease, it must not be sent. `tasks`
+/// drives the connections, which end with the client.
 ///
 /// # Errors
 /// See [`client`].
-pub fn leaders_client(mut config: Config, leadership: Leadership) -> kube::Result<Client> {
+pub fn leaders_client(mut config: Config, leadership: Leadership, tasks: Tasks) -> kube::Result<Client> {
     bound(&mut config);
-    Ok(ClientBuilder::try_from((config, WhileLeading(leadership)))?.build())
+    Ok(ClientBuilder::try_from((config, WhileLeading { leadership, tasks }))?.build())
 }
 
 /// Runs connections until this process does not lead any more.
 #[derive(Clone)]
-struct WhileLeading(Leadership);
+struct WhileLeading {
+    leadership: Leadership,
+    tasks: Tasks,
+}
 
 impl Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for WhileLeading {
     fn execute(&self, mut connection: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let leadership = self.0.clone();
+        let leadership = self.leadership.clone();
         let gated =
             poll_fn(move |cx| if leadership.is_leader() { connection.as_mut().poll(cx) } else { Poll::Ready(()) });
         // It ends with the client or the leadership, whichever is first, and its failure is an error of the requests on it.
-        drop(tokio::spawn(gated));
+        self.tasks.contained("api connection", gated);
     }
 }
 

@@ -124,7 +124,7 @@ impl App {
 
         // The lease has connections of its own: one that died unnoticed would cost each renewal its time limit.
         let (elector, leadership) = Elector::new(api_client::client(api.clone())?, lease);
-        let writing = api_client::leaders_client(api.clone(), leadership.clone())?;
+        let writing = api_client::leaders_client(api.clone(), leadership.clone(), supervisor.tasks())?;
         let client = api_client::client(api)?;
         let (businesses, store) = reflector::store();
         let (config_maps, config_map_store) = reflector::store();

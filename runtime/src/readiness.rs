@@ -61,7 +61,9 @@ impl Drop for Pending {
             pending.remove(self.part);
             let (part, ready) = (self.part, pending.is_empty());
             drop(pending);
-            tracing::info!(part, ready, "a part is ready");
+            if part != DRAINING {
+                tracing::info!(part, ready, "a part is ready");
+            }
         }
     }
 }

@@ -171,6 +171,14 @@ fn caught<T>(task: &'static str, work: impl Future<Output = T>) -> impl Future<O
     work.map(|result| result.map_err(|panic| Cause::Panicked(message(&*panic))))
 }
 
+/// Calls `work` and returns its panic as a cause. What it borrowed may be half changed.
+///
+/// # Errors
+/// It panicked.
+pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Cause> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Cause::Panicked(message(&*panic)))
+}
+
 /// What `panic!` was given.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

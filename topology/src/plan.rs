@@ -106,7 +106,7 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     if !desired.queues.is_empty() {
         plan_shared(&mut plan, &actual.policies);
     }
-    plan.steps.sort_by_key(Step::rank);
+    Step::sort(&mut plan.steps);
     plan
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn plan_objects<'a>(
     if plan.foreign_policies_may_win || !plan.steps.is_empty() {
         plan.to_verify = policies_of(desired);
     }
-    plan.steps.sort_by_key(Step::rank); // stable: within a rank the declared order stays
+    Step::sort(&mut plan.steps);
     plan
 }
 
@@ -273,7 +273,7 @@ pub(crate) fn plan_users(
     let ours = there.iter().filter(|is| is.tags.iter().any(|t| t == tag));
     let gone = ours.filter(|is| !desired.iter().any(|user| user.name == is.name));
     plan.steps.extend(gone.map(|is| Step::DeleteUser { name: is.name.clone(), last: desired.is_empty() }));
-    plan.steps.sort_by_key(Step::rank);
+    Step::sort(&mut plan.steps);
 }
 
 pub(crate) fn exchange_kind(kind: ExchangeKind) -> &'static str {

@@ -42,6 +42,9 @@ pub enum Step {
     },
 }
 
+/// The rank of what is removed first.
+const FIRST_REMOVAL: u8 = 8;
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -76,6 +79,15 @@ impl Step {
         names::owner(object).filter(|business| last(business) == object)
     }
 
+    /// Sorts what is created in the declared order, and what is removed by name: a broker lists its objects in no
+    /// particular order, and a plan should read the same each time.
+    pub(crate) fn sort(steps: &mut [Self]) {
+        steps.sort_by_cached_key(|step| {
+            let rank = step.rank();
+            (rank, if rank < FIRST_REMOVAL { String::new() } else { step.to_string() })
+        });
+    }
+
     /// Steps of one rank may be done in any order, ranks only one after the other.
     ///
     /// Creation: a queue finds its policy (retention, limits) when it is created, and an exchange follows its alternate exchange and the
@@ -91,7 +103,7 @@ impl Step {
             Self::Bind(_) => 5,
             Self::PutUser(_) => 6,
             Self::PutPermissions(_) => 7,
-            Self::Unbind(binding) if is_alternate_of_push(&binding.source) => 8,
+            Self::Unbind(binding) if is_alternate_of_push(&binding.source) => FIRST_REMOVAL,
             Self::Unbind(_) if self.waits_for_queues_of().is_none() => 9,
             Self::DeleteStream(_) => 10,
             Self::DeleteQueue(_) if self.waits_for_queues_of().is_none() => 10,

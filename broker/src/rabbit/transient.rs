@@ -153,7 +153,8 @@ impl Reader {
         };
         let mut attempt = rand::random_range(0..self.dialer.addresses.len());
         loop {
-            let reason = match self.attach(attempt, &mut progress).await {
+            let attaching = self.supervisor.attempt("transient consumer", self.attach(attempt, &mut progress)).await;
+            let reason = match attaching.unwrap_or_else(|cause| Err(cause.to_string())) {
                 Ok(source) => {
                     self.counters.connects.add(1);
                     if progress.attached {
@@ -207,7 +208,13 @@ impl Reader {
             }
             sleep(backoff.next_pause()).await;
             if progress.stuck >= STUCK {
-                if self.remove_first(attempt, &events).await.is_none() {
+                let removing = self.remove_first(attempt, &events);
+                let sent = match self.supervisor.attempt("transient consumer", removing).await {
+                    Ok(sent) => sent,
+                    // The message may have been taken.
+                    Err(_) => events.send(FeedEvent::Gap).await.ok(),
+                };
+                if sent.is_none() {
                     return;
                 }
                 progress.stuck = 0;

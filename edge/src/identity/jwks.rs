@@ -16,7 +16,11 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use serde_json::Value;
-use tokio::{sync::OwnedMutexGuard, time::Instant};
+use tokio::{
+    sync::{OwnedMutexGuard, oneshot},
+    time::Instant,
+};
+use wirepost_runtime::tasks::{Supervisor, Tasks};
 
 use super::key_set::{KeySet, KeySetError};
 
@@ -102,6 +106,9 @@ static CLIENT: LazyLock<Option<reqwest::Client>> = LazyLock::new(|| {
         .ok()
 });
 
+/// Fetches under way, one for each source. Like the sources they belong to the process, not to a business.
+static FETCHING: LazyLock<Tasks> = LazyLock::new(|| Supervisor::default().tasks());
+
 impl Source {
     /// The source of a URI.
     pub(super) fn of(uri: &str) -> Arc<Self> {
@@ -176,13 +183,15 @@ impl Source {
         }
         history.begun.push_back(now);
         let source = Arc::clone(self);
-        let fetching = tokio::spawn(async move {
+        let (result, fetched) = oneshot::channel();
+        FETCHING.contained("key set fetch", async move {
             history.last_error = source.load(&mut history.begun, now, known).await;
             source.ended.fetch_add(1, Ordering::Release);
-            history.last_error.clone()
+            // The caller may have left.
+            drop(result.send(history.last_error.clone()));
         });
-        // Aborted only when the whole process ends.
-        fetching.await.unwrap_or(Some(FetchError::Connect))
+        // It panicked, or the process ends.
+        fetched.await.unwrap_or(Some(FetchError::Connect))
     }
 
     async fn load(&self, begun: &mut VecDeque<Instant>, now: Instant, known: bool) -> Option<FetchError> {

@@ -65,9 +65,11 @@ impl Drop for ReadingTime<'_> {
     fn drop(&mut self) {
         let Self(hub) = self;
         hub.context.metrics.readers.dec();
-        hub.set_reading(Reading::Idle);
+        let panicked = std::thread::panicking();
+        // Its clients still want pushes until it is restarted.
+        hub.set_reading(if panicked { Reading::Down } else { Reading::Idle });
         hub.forget(None);
-        if std::thread::panicking() {
+        if panicked {
             hub.disconnect(CloseCode::Interrupted);
         }
     }

@@ -125,6 +125,7 @@ struct LeaveGuard {
 impl Drop for LeaveGuard {
     fn drop(&mut self) {
         self.hub.leave(&self.mailbox);
+        self.hub.context.metrics.connections.dec();
     }
 }
 

@@ -28,7 +28,7 @@ const WRITES: &str = " INFO wirepost_topology::apply: ";
 #[tokio::test(flavor = "multi_thread")]
 async fn one_leads_and_the_other_writes_nothing() -> Result<()> {
     let world = World::new().await?;
-    let (leader, standby) = pair(&world, 3).await?;
+    let (leader, standby) = pair(&world, 6).await?;
     world.apply(&business("orders")).await?;
     world.condition("orders", "Provisioned", "True").await?;
     // A change, a repair, an end.
@@ -53,7 +53,7 @@ async fn one_leads_and_the_other_writes_nothing() -> Result<()> {
 async fn of_many_that_start_at_the_same_moment_exactly_one_leads() -> Result<()> {
     let world = World::new().await?;
     let names = ["one", "two", "three", "four", "five"];
-    let mut operators = try_join_all(names.map(|name| world.operator(name).flag("lease-seconds", 3).start())).await?;
+    let mut operators = try_join_all(names.map(|name| world.operator(name).flag("lease-seconds", 6).start())).await?;
     while operators.len() > 1 {
         let all: Vec<&Operator> = operators.iter().collect();
         at_most_one_until(&all, "one leads", async || {
@@ -73,7 +73,7 @@ async fn of_many_that_start_at_the_same_moment_exactly_one_leads() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_leader_is_killed_the_other_goes_on_with_what_is_half_done() -> Result<()> {
     let world = World::new().await?;
-    let (leader, standby) = pair(&world, 3).await?;
+    let (leader, standby) = pair(&world, 6).await?;
     begin_many(&world).await?;
     world.cluster.delete(&world.team.name, "b0").await?;
     leader.kill9()?;
@@ -128,7 +128,7 @@ async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_frozen_past_its_lease_ends_and_writes_nothing() -> Result<()> {
     let world = World::new().await?;
-    let (leader, standby) = pair(&world, 3).await?;
+    let (leader, standby) = pair(&world, 6).await?;
     begin_many(&world).await?;
     // Plans and calls of it are under way.
     leader.pause()?;
@@ -203,7 +203,7 @@ async fn a_lease_that_was_taken_by_hand_ends_the_leader() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_was_deleted_is_made_again() -> Result<()> {
     let world = World::new().await?;
-    let (leader, standby) = pair(&world, 3).await?;
+    let (leader, standby) = pair(&world, 6).await?;
     let leases: Api<Lease> = world.cluster.api(&world.system.name);
     leases.delete("wirepost-operator", &kube::api::DeleteParams::default()).await?;
     // The other may be faster; then the first ends.
@@ -241,7 +241,7 @@ async fn outage(
     back: impl AsyncFn() -> Result<()>,
 ) -> Result<()> {
     let world = World::on((**cluster).clone(), Vhost::create().await?).await?;
-    let (leader, standby) = pair(&world, 3).await?;
+    let (leader, standby) = pair(&world, 6).await?;
     away().await?;
     ensure!(leader.exited(PATIENCE).await?.code() == FAILURE);
     sleep(Duration::from_secs(10)).await;

@@ -7,8 +7,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use wirepost_testing::operator::World;
 use wirepost_testing::setup::PAYMENTS;
 
-/// Operators at the same time.
-const OPERATORS: usize = 2;
+/// Operators at the same time: they mostly wait.
+const OPERATORS: usize = 4;
 /// Longest time for an operator's end: two of its stages, and what a busy machine adds.
 const END: Duration = Duration::from_secs(40);
 

@@ -105,7 +105,6 @@ impl Effects {
             code: end.code(),
             reason: end.reason(),
         });
-        metrics.connections.dec();
         metrics.closes.get_or_create(&label(end.label())).inc();
         tracing::debug!(business = %self.hub.name, connection = mailbox.id, code = end.code(), reason = end.reason(), "connection ended");
     }
