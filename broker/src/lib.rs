@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::sync::{oneshot, watch};
-use wirepost_core::edge_config::Delivery;
+use wirepost_core::{contract::configz::DECISIONS_VALID_FOR, edge_config::Delivery};
 pub use wirepost_stream::Position;
 
 pub mod memory;
@@ -19,6 +19,8 @@ pub mod rabbit;
 
 /// Longest wait for a broker's confirm. After that the client gets a nack.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+// The operator removes a queue only when nobody publishes to it any more; checking a message's content takes 1.2 s at most.
+const _: () = assert!(CONFIRM_TIMEOUT.as_millis() + 1_200 < DECISIONS_VALID_FOR.as_millis());
 
 /// A message to publish: persistent, mandatory, confirmed.
 #[derive(Clone, Debug)]

@@ -123,7 +123,7 @@ impl RabbitBroker {
         let dialer = Arc::new(Dialer {
             addresses: checked.addresses,
             files: checked.files,
-            tls: checked.tls,
+            ca: checked.ca,
             edge: config.edge.clone(),
             counters: counters.clone(),
         });

@@ -2,7 +2,10 @@
 //! was rebuilt empty gets the very same ones again, and so that a new owner of a business type gets others (they depend on the resource's
 //! uid).
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -59,6 +62,15 @@ impl Seed {
     }
 }
 
+/// The seed of all credentials, and the one before it.
+#[derive(Clone, Debug)]
+pub struct SeedPair {
+    /// What new credentials are derived from.
+    pub current: Seed,
+    /// What those were derived from that services may still use: they are valid as long as it is there.
+    pub former: Option<Seed>,
+}
+
 /// What a business's services authenticate with.
 #[derive(Clone, PartialEq)]
 pub struct Credentials {
@@ -87,6 +99,8 @@ pub struct Rotation {
     pub current: String,
     /// Values before it → ms since the epoch until which their credentials are valid; at most [`MAX_FORMER`].
     pub former: BTreeMap<String, i64>,
+    /// Only the current ones may be valid: the former ones end as soon as there are new ones. Asked for each time, not stored.
+    pub revoke: bool,
 }
 
 /// Former credentials while the Secret does not contain the new ones yet: they have no end.
@@ -98,15 +112,16 @@ impl Rotation {
     /// As it was written to annotations; `None` where nothing was. What can't be read was never valid.
     pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Option<Self> {
         let former = annotations.get(FORMER).and_then(|json| serde_json::from_str(json).ok());
-        Some(Self { current: annotations.get(CURRENT)?.clone(), former: former.unwrap_or_default() })
+        Some(Self { current: annotations.get(CURRENT)?.clone(), former: former.unwrap_or_default(), revoke: false })
     }
 
-    /// The rotation that follows when the resource has the value `asked`.
+    /// The rotation that follows when the resource has the value `asked`. `revoke`: the value from which on no former ones are valid.
     #[must_use]
-    pub fn next(kept: Option<Self>, asked: &str) -> Self {
+    pub fn next(kept: Option<Self>, asked: &str, revoke: Option<&str>) -> Self {
         let now = now_ms();
-        let Some(Self { current, mut former }) = kept else {
-            return Self { current: asked.to_owned(), former: BTreeMap::new() };
+        let revoke = revoke == Some(asked);
+        let Some(Self { current, mut former, revoke: _ }) = kept else {
+            return Self { current: asked.to_owned(), former: BTreeMap::new(), revoke };
         };
         former.retain(|_, until| *until > now);
         if current != asked {
@@ -118,7 +133,7 @@ impl Rotation {
         {
             former.remove(&oldest);
         }
-        Self { current: asked.to_owned(), former }
+        Self { current: asked.to_owned(), former, revoke }
     }
 
     /// The Secret contains the current ones now, so the hour of the former ones begins. `None` where it has begun.
@@ -127,6 +142,12 @@ impl Rotation {
         let waiting = rotation.former.values_mut().filter(|until| **until == UNTIL_DELIVERED);
         let count = waiting.map(|until| *until = now_ms() + OVERLAP_MS).count();
         (count > 0).then_some(rotation)
+    }
+
+    /// The former ones end now. `None` where there are none, or where nobody asks for it.
+    pub fn revoked(&self) -> Option<Self> {
+        let asked = self.revoke && !self.former.is_empty();
+        asked.then(|| Self { former: BTreeMap::new(), ..self.clone() })
     }
 
     /// As annotations.
@@ -153,13 +174,15 @@ pub struct AccessCredentials {
 
 impl AccessCredentials {
     /// The credentials of a resource that declares access.
-    pub fn new(seed: &Seed, vhost: &str, business: &str, uid: &str, rotation: Rotation) -> Self {
-        let current = seed.credentials(vhost, business, uid, &rotation.current);
-        let former: Vec<_> = rotation
-            .former
-            .iter()
-            .map(|(value, until)| (seed.credentials(vhost, business, uid, value), *until))
-            .collect();
+    pub fn new(seeds: &SeedPair, vhost: &str, business: &str, uid: &str, rotation: Rotation) -> Self {
+        let of = |seed: &Seed, value: &str| seed.credentials(vhost, business, uid, value);
+        let current = of(&seeds.current, &rotation.current);
+        let rotated = |seed| rotation.former.iter().map(move |(value, until)| (of(seed, value), *until));
+        let mut former: Vec<_> = rotated(&seeds.current).collect();
+        if let Some(seed) = seeds.former.as_ref().filter(|_| !rotation.revoke) {
+            former.push((of(seed, &rotation.current), UNTIL_DELIVERED));
+            former.extend(rotated(seed));
+        }
         let mut access = Self {
             users: vec![current.user.clone()],
             api_keys: vec![current.digest(None)],
@@ -201,12 +224,14 @@ pub struct ServiceEndpoints {
     pub endpoint: Option<String>,
 }
 
-/// What the Secret contains, in the form of Service Binding for Kubernetes 1.1 (servicebinding.io/spec/core/1.1.0): one entry a fact.
+/// What the Secret contains, in the form of Service Binding for Kubernetes 1.1 (servicebinding.io/spec/core/1.1.0): one entry a fact. `kept`:
+/// queues that are not declared any more and still exist. A service that has to empty one needs its name, also after a restart.
 pub fn entries(
     endpoints: &ServiceEndpoints,
     credentials: &Credentials,
     stored: &StoredBusiness,
     topology: &Topology,
+    kept: &BTreeSet<String>,
 ) -> BTreeMap<String, String> {
     let business = stored.business_type();
     let DesiredUser { name, password, .. } = &credentials.user;
@@ -236,9 +261,9 @@ pub fn entries(
         entries.insert("endpoint".to_owned(), format!("{endpoint}/{business}/websocket"));
     }
     let prefix = names::route_queue(business, "");
-    for queue in &topology.queues {
-        if let Some(short) = queue.name.strip_prefix(&prefix) {
-            entries.insert(format!("queue.{short}"), queue.name.clone());
+    for queue in topology.queues.iter().map(|queue| &queue.name).chain(kept) {
+        if let Some(short) = queue.strip_prefix(&prefix) {
+            entries.insert(format!("queue.{short}"), queue.clone());
         }
     }
     entries
@@ -276,27 +301,43 @@ mod tests {
 
     #[test]
     fn a_rotation_keeps_the_former_one_for_an_hour() {
-        let first = Rotation::next(None, "");
+        let first = Rotation::next(None, "", None);
         assert_eq!(first.former, BTreeMap::new());
-        let second = Rotation::next(Some(first), "2026-01");
+        let second = Rotation::next(Some(first), "2026-01", None);
         assert_eq!(second.former[""], UNTIL_DELIVERED, "nobody has the new ones yet");
         let second = second.delivered().unwrap();
         assert!(second.former[""] > now_ms() + OVERLAP_MS - 10_000);
         assert_eq!(second.delivered(), None);
-        assert_eq!(Rotation::next(Some(second.clone()), "2026-01"), second);
+        assert_eq!(Rotation::next(Some(second.clone()), "2026-01", None), second);
         let kept: BTreeMap<_, _> = second.annotations().collect();
         assert_eq!(Rotation::from_annotations(&kept), Some(second.clone()));
-        let third = Rotation::next(Some(second), "2026-02");
+        let third = Rotation::next(Some(second), "2026-02", Some("2026-01"));
         assert_eq!(third.former.keys().collect::<Vec<_>>(), ["", "2026-01"], "each has its hour");
-        let over = Rotation { current: "x".into(), former: BTreeMap::from([("w".into(), 1)]) };
-        assert_eq!(Rotation::next(Some(over), "x").former, BTreeMap::new());
+        let over = Rotation { current: "x".into(), former: BTreeMap::from([("w".into(), 1)]), revoke: false };
+        assert_eq!(Rotation::next(Some(over), "x", None).former, BTreeMap::new());
+    }
+
+    #[test]
+    fn a_revocation_ends_all_former_credentials_and_those_of_the_former_seed() {
+        let rotated = Rotation::next(Some(Rotation::next(None, "", None)), "2026-01", Some("2026-01"));
+        let seeds = SeedPair { current: Seed::new(&[7; 32]), former: Some(Seed::new(&[8; 32])) };
+        let users = |rotation: &Rotation| {
+            AccessCredentials::new(&seeds, "/", "pay", "a", rotation.clone()).users.into_iter().map(|user| user.name)
+        };
+        let of = |seed: u8, rotation: &str| Seed::new(&[seed; 32]).credentials("/", "pay", "a", rotation).user.name;
+        assert!(users(&rotated).eq([of(7, "2026-01"), of(7, "")]), "until the Secret has the new ones");
+        assert!(users(&rotated.revoked().unwrap()).eq([of(7, "2026-01")]));
+        assert_eq!(rotated.revoked().unwrap().revoked(), None);
+        let not_asked = Rotation { revoke: false, ..rotated };
+        assert_eq!(not_asked.revoked(), None);
+        assert!(users(&not_asked).eq([of(7, "2026-01"), of(7, ""), of(8, "2026-01"), of(8, "")]));
     }
 
     #[test]
     fn former_rotations_are_bounded_and_the_oldest_goes() {
-        let start = Rotation { current: "0".into(), former: BTreeMap::new() };
+        let start = Rotation { current: "0".into(), ..Rotation::default() };
         let last = (1..20).fold(start, |kept, n| {
-            let mut next = Rotation::next(Some(kept), &n.to_string()).delivered().unwrap();
+            let mut next = Rotation::next(Some(kept), &n.to_string(), None).delivered().unwrap();
             // A clock that moves.
             next.former.values_mut().for_each(|until| *until -= 1000);
             next

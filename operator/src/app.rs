@@ -3,9 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use kube::{Config as ClientConfig, runtime::reflector};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Config as ClientConfig, runtime::reflector};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use wirepost_core::contract::config_map::SELECTOR;
 use wirepost_runtime::{
     admin::{self, AdminPort},
     program::Program,
@@ -19,13 +21,14 @@ use crate::{
     config_map, crd_check,
     edges::{self, Edges},
     events::Events,
+    fresh::Fresh,
     keys,
     leader::{self, Elector, Leadership},
     metrics::Metrics,
     reconcile::{Context, Options, ResourceStates, controller::Controller, leftover},
     secret_watch,
     seed::Seeds,
-    triggers::Triggers,
+    triggers::{Listed, Triggers},
     writer::Writer,
 };
 
@@ -125,14 +128,15 @@ impl App {
         // The lease has connections of its own: one that died unnoticed would cost each renewal its time limit.
         let (elector, leadership) = Elector::new(api_client::client(api.clone())?, lease);
         let writing = api_client::leaders_client(api.clone(), leadership.clone(), supervisor.tasks())?;
-        let client = api_client::client(api)?;
+        let client = api_client::client(api.clone())?;
+        let fresh = Fresh::new(leadership.clone());
         let (businesses, store) = reflector::store();
         let (config_maps, config_map_store) = reflector::store();
         let triggers = Arc::new(Triggers::new(businesses.clone(), config_maps.clone()));
         let namespace = options.namespace.clone();
 
         let (broker, keeper) =
-            Broker::new(broker, leadership.clone(), Arc::clone(&triggers), Arc::clone(&metrics), work.stop.clone())?;
+            Broker::new(broker, fresh.clone(), Arc::clone(&triggers), Arc::clone(&metrics), work.stop.clone())?;
         work.tasks.run("keeper", &work.stop, keeper);
         let edges = Arc::new(Edges::try_new(edge_service, Arc::clone(&triggers), Arc::clone(&metrics))?);
         let found = readiness.wait_for(edges::PART);
@@ -149,13 +153,16 @@ impl App {
         let pending = readiness.wait_for(crd_check::PART);
         let check = crd_check::run(client.clone(), checks, pending, Arc::clone(&triggers), work.stop.clone());
         work.tasks.run("crd check", &work.stop, check);
-        let followed = config_map::follow(
+        let watch = fresh.watch(
             client.clone(),
-            namespace.clone(),
-            config_map_store,
-            Arc::clone(&triggers),
-            readiness.wait_for(CONFIG_MAPS),
+            api.clone(),
+            Listed::EdgeConfigurations,
+            Api::<ConfigMap>::namespaced,
+            &namespace,
+            api_client::watch(SELECTOR),
         );
+        let listed_maps = readiness.wait_for(CONFIG_MAPS);
+        let followed = config_map::follow(watch, config_map_store, Arc::clone(&triggers), fresh.clone(), listed_maps);
         work.tasks.until("edge configurations", &work.stop, followed);
         let states = Arc::new(ResourceStates::default());
         for namespace in secret_namespaces {
@@ -169,7 +176,7 @@ impl App {
             options,
             client,
             seeds,
-            writer: Writer::new(writing.clone(), namespace, leadership.clone(), Arc::clone(&metrics)),
+            writer: Writer::new(writing.clone(), namespace, fresh.clone(), Arc::clone(&metrics)),
             broker,
             edges,
             events: Events::new(writing, name),
@@ -179,7 +186,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             states,
         });
-        let controller = Controller { selector, concurrency, store, triggers, listed };
+        let controller = Controller { selector, concurrency, store, triggers, listed, fresh, config: api };
         reconciles.tasks.run(
             "controller",
             &reconciles.stop,

@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings};
 use wirepost_topology::{
     Report,
-    keeper::{Businesses, Event, Keeper, LazyConnection, Mode, Owner, Settings as KeeperSettings},
+    keeper::{Businesses, Event, Keeper, LazyConnection, Mode, Owner, Phase, Settings as KeeperSettings},
 };
 
 pub use wirepost_topology::keeper::{BrokerFailure, Desired, Ensured};
 
-use crate::{leader::Leadership, metrics::Metrics, triggers::Triggers};
+use crate::{fresh::Fresh, metrics::Metrics, triggers::Triggers};
 
 /// Of one call: it must have ended before another replica may lead.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -63,7 +63,7 @@ impl Broker {
     /// An address can't be used.
     pub fn new(
         settings: Settings,
-        leadership: Leadership,
+        fresh: Fresh,
         triggers: Arc<Triggers>,
         metrics: Arc<Metrics>,
         cancel: CancellationToken,
@@ -78,7 +78,7 @@ impl Broker {
         })?;
         let amqp = LazyConnection::new(amqp, credentials, ca_file, NAME);
         let settings = KeeperSettings { management, amqp, mode: Mode::Cluster, sweep, orphan_grace };
-        let owner = Arc::new(Replica { leadership, triggers, metrics: Arc::clone(&metrics) });
+        let owner = Arc::new(Replica { fresh, triggers, metrics: Arc::clone(&metrics) });
         let (keeper, run) = Keeper::new(settings, owner, cancel);
         Ok((Self { keeper, metrics }, run))
     }
@@ -87,14 +87,9 @@ impl Broker {
     ///
     /// # Errors
     /// See there.
-    pub async fn ensure(
-        &self,
-        business: &str,
-        desired: Arc<Desired>,
-        edges_behind: bool,
-    ) -> Result<Ensured, BrokerFailure> {
+    pub async fn ensure(&self, business: &str, desired: Arc<Desired>, phase: Phase) -> Result<Ensured, BrokerFailure> {
         let _waiting = self.metrics.waiting_for_broker();
-        self.keeper.ensure(business, desired, edges_behind).await
+        self.keeper.ensure(business, desired, phase).await
     }
 
     /// See [`Keeper::remove`].
@@ -114,14 +109,14 @@ impl Broker {
 
 /// This process, as the keeper knows it.
 struct Replica {
-    leadership: Leadership,
+    fresh: Fresh,
     triggers: Arc<Triggers>,
     metrics: Arc<Metrics>,
 }
 
 impl Owner for Replica {
     fn may_write(&self) -> bool {
-        self.leadership.is_leader()
+        self.fresh.may_write()
     }
 
     fn ensure_again(&self, businesses: Businesses<'_>) {

@@ -67,7 +67,7 @@ impl ConditionState {
 impl EdgeProgress {
     /// The condition Programmed.
     pub fn condition(&self) -> ConditionState {
-        let Self { total, programmed, behind, unreachable } = self;
+        let Self { total, programmed, since: _, behind, unreachable } = self;
         if *total == 0 {
             return ConditionState::not_met(
                 Reason::NoEdges,

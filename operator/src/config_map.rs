@@ -3,17 +3,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::{Stream, StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, ResourceExt,
+    ResourceExt,
     api::ObjectMeta,
     runtime::{WatchStreamExt, reflector, watcher},
 };
 use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::contract::{
-    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SELECTOR, SPEC_KEY},
+    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY},
     edge_config::BusinessConfig,
 };
 use wirepost_runtime::readiness::Pending;
@@ -21,6 +21,7 @@ use wirepost_runtime::readiness::Pending;
 use crate::{
     access::Rotation,
     api_client,
+    fresh::Fresh,
     stored::StoredBusiness,
     triggers::{Listed, Triggers},
     writer::MANAGER,
@@ -106,6 +107,11 @@ pub fn declared(config_map: &ConfigMap, stored: &StoredBusiness) -> Option<Store
     Some(StoredBusiness { metadata, spec, status: Value::Null })
 }
 
+/// The configuration in it.
+pub fn config(config_map: &ConfigMap) -> Option<BusinessConfig> {
+    serde_json::from_str(config_map.data.as_ref()?.get(CONFIG_KEY)?).ok()
+}
+
 /// The generation of the declaration that it came from.
 pub fn generation(config_map: &ConfigMap) -> Option<i64> {
     #[derive(Deserialize)]
@@ -127,17 +133,16 @@ pub fn has_all_of(is: &ConfigMap, should: &ConfigMap) -> bool {
         && is_tombstone(is) == is_tombstone(should)
 }
 
-/// Follows the edge configurations of a namespace; it has no end of its own. `listed`: dropped when all were listed once.
+/// Follows the edge configurations of a namespace by this watch; it has no end of its own. `listed`: dropped when all were listed once.
 pub async fn follow(
-    client: Client,
-    namespace: String,
+    watch: impl Stream<Item = watcher::Result<watcher::Event<ConfigMap>>>,
     store: reflector::store::Writer<ConfigMap>,
     triggers: Arc<Triggers>,
+    fresh: Fresh,
     listed: Pending,
 ) {
     let mut listed = Some(listed);
-    let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
-    let events = watcher(api, api_client::watch(SELECTOR))
+    let events = watch
         .backoff(api_client::watch_backoff())
         .modify(|config_map| config_map.metadata.managed_fields = None)
         .reflect(store);
@@ -151,6 +156,7 @@ pub async fn follow(
             }
             Ok(watcher::Event::InitDone) => {
                 triggers.listed(Listed::EdgeConfigurations);
+                fresh.listed(Listed::EdgeConfigurations);
                 listed.take();
                 triggers.trigger_all();
             }

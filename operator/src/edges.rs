@@ -61,6 +61,10 @@ struct Edge {
     name: String,
     /// Business → hash; `None` before the first answer.
     hashes: Option<BTreeMap<String, String>>,
+    /// Business → since when its hash is the present one, as far as it was seen to change.
+    since: HashMap<String, Instant>,
+    /// The first answer.
+    answers_since: Instant,
     /// Why it does not answer.
     failure: Option<String>,
     cancel: CancellationToken,
@@ -73,6 +77,8 @@ pub struct EdgeProgress {
     pub total: usize,
     /// Those that run exactly this.
     pub programmed: usize,
+    /// When the last of these was seen to do so.
+    pub since: Option<Instant>,
     /// Names of those that run something else.
     pub behind: Vec<String>,
     /// Names of those that do not answer, with the reason.
@@ -114,7 +120,11 @@ impl Edges {
         let mut progress = EdgeProgress { total: known.len(), ..EdgeProgress::default() };
         for edge in known.values() {
             match (&edge.failure, edge.hashes.as_ref().map(|hashes| hashes.get(business))) {
-                (_, Some(Some(runs))) if runs == hash => progress.programmed += 1,
+                (_, Some(Some(runs))) if runs == hash => {
+                    progress.programmed += 1;
+                    let since = edge.since.get(business).copied().unwrap_or(edge.answers_since);
+                    progress.since = progress.since.max(Some(since));
+                }
                 (Some(failure), _) => progress.unreachable.push((edge.name.clone(), failure.clone())),
                 _ => progress.behind.push(edge.name.clone()),
             }
@@ -186,7 +196,7 @@ impl Edges {
                 changed = true;
                 let cancel = cancel.child_token();
                 tasks.run("edge poll", &cancel, Arc::clone(self).follow(address, cancel.clone()));
-                Edge { name, hashes: None, failure: None, cancel }
+                Edge { name, hashes: None, since: HashMap::new(), answers_since: Instant::now(), failure: None, cancel }
             });
         }
         self.metrics.edges.set(i64::try_from(known.len()).unwrap_or(i64::MAX));
@@ -269,10 +279,20 @@ impl Edges {
         }
         let mut changed = HashSet::new();
         if let Some(hashes) = hashes {
+            let now = Instant::now();
+            let first = edge.hashes.is_none();
+            if first {
+                (edge.since, edge.answers_since) = (HashMap::new(), now);
+            }
             let before = edge.hashes.take().unwrap_or_default();
             let differs = |(name, hash): &(&String, &String)| before.get(*name) != Some(hash);
             changed.extend(hashes.iter().filter(differs).map(|(name, _)| name.clone()));
             changed.extend(before.keys().filter(|name| !hashes.contains_key(*name)).cloned());
+            if !first {
+                edge.since.retain(|name, _| hashes.contains_key(name));
+                let changed = changed.iter().filter(|name| hashes.contains_key(*name));
+                edge.since.extend(changed.map(|name| (name.clone(), now)));
+            }
             edge.hashes = Some(hashes);
         }
         self.count(&known);

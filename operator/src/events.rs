@@ -70,6 +70,12 @@ impl Events {
             .await;
     }
 
+    /// The former credentials end before their hour.
+    pub async fn revoked(&self, stored: &StoredBusiness) {
+        let note = "the former credentials of its services are revoked: their broker users and API keys end now";
+        self.publish(stored, EventType::Normal, "CredentialsRevoked", "Revoking", note).await;
+    }
+
     /// The resource is deleted though the broker was not cleaned.
     pub async fn not_cleaned(&self, stored: &StoredBusiness, why: &str) {
         let note = format!("the resource is deleted, though objects of it stay on the broker: {why}");

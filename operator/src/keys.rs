@@ -18,7 +18,13 @@ use wirepost_core::{
 };
 use wirepost_runtime::backoff::Backoff;
 
-use crate::{access::Seed, api_client::BACKOFF, seed::Seeds, triggers::Triggers, writer};
+use crate::{
+    access::{Seed, SeedPair},
+    api_client::BACKOFF,
+    seed::Seeds,
+    triggers::Triggers,
+    writer,
+};
 
 /// Between two checks whether it still exists: a new edge waits for it.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
@@ -66,10 +72,10 @@ async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Resu
     if secrets.get_opt(SECRET).await?.is_some() {
         return Ok(another);
     }
-    let seed = seeds.get().await?;
+    let seeds = seeds.get().await?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
-        string_data: Some(BTreeMap::from([(NAME.to_owned(), key_set(&seed))])),
+        string_data: Some(BTreeMap::from([(NAME.to_owned(), key_set(&seeds))])),
         ..Secret::default()
     };
     match secrets.create(&PostParams::default(), &secret).await {
@@ -80,11 +86,17 @@ async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Resu
     Ok(another)
 }
 
-/// The id differs by seed, so that no edge takes an old signature for a forged one.
-fn key_set(seed: &Seed) -> String {
-    let key = seed.edge_key();
-    let id = format!("seed-{}", &hex(Sha256::digest(&key))[..8]);
-    let file = KeyFile { current: id.clone(), keys: vec![Key { id, secret: STANDARD.encode(key) }] };
+/// The id differs by seed, so that no edge takes an old signature for a forged one. What the former seed's key has signed stays valid.
+fn key_set(seeds: &SeedPair) -> String {
+    let key = |seed: &Seed| {
+        let key = seed.edge_key();
+        Key { id: format!("seed-{}", &hex(Sha256::digest(&key))[..8]), secret: STANDARD.encode(key) }
+    };
+    let current = key(&seeds.current);
+    let file = KeyFile {
+        current: current.id.clone(),
+        keys: std::iter::once(current).chain(seeds.former.as_ref().map(key)).collect(),
+    };
     // Plain data with string keys: it always serializes.
     serde_json::to_string(&file).unwrap_or_default()
 }
@@ -95,7 +107,15 @@ mod tests {
 
     #[test]
     fn key_sets_are_the_same_again_and_differ_by_seed() {
-        assert_eq!(key_set(&Seed::new(&[7; 32])), key_set(&Seed::new(&[7; 32])));
-        assert_ne!(key_set(&Seed::new(&[7; 32])), key_set(&Seed::new(&[8; 32])));
+        let pair = |current: u8, former: Option<u8>| SeedPair {
+            current: Seed::new(&[current; 32]),
+            former: former.map(|former| Seed::new(&[former; 32])),
+        };
+        assert_eq!(key_set(&pair(7, None)), key_set(&pair(7, None)));
+        assert_ne!(key_set(&pair(7, None)), key_set(&pair(8, None)));
+        let file = |pair| serde_json::from_str::<KeyFile>(&key_set(&pair)).unwrap();
+        let both = file(pair(8, Some(7)));
+        assert_eq!(both.current, file(pair(8, None)).current);
+        assert_eq!(both.keys, [file(pair(8, None)).keys, file(pair(7, None)).keys].concat());
     }
 }

@@ -20,6 +20,7 @@ pub mod config_map;
 pub mod crd_check;
 pub mod edges;
 pub mod events;
+pub mod fresh;
 pub mod keys;
 pub mod leader;
 pub mod metrics;

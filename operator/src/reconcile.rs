@@ -6,6 +6,8 @@
 //! - [`provision`]: the broker; [`program`]: the edges; [`secret`]: credentials;
 //! - [`finalize`]: the end of a resource.
 //!
+//! [`phase`] and [`waiting`] decide what of a change has to wait: for the edges, for the broker.
+//!
 //! [`leftover`] deals with what no reconcile comes for. [`state`] is what is remembered between two runs.
 
 mod accept;
@@ -13,33 +15,47 @@ mod context;
 pub mod controller;
 mod finalize;
 pub mod leftover;
+mod phase;
 mod program;
 mod provision;
 mod secret;
 mod state;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
-use wirepost_core::contract::condition::{ConditionType, Reason};
+use wirepost_core::{
+    Compiled,
+    contract::condition::{ConditionType, Reason},
+};
+use wirepost_topology::{Problem, Report};
 
 pub use context::{Context, Options};
 pub use state::ResourceStates;
 
 use crate::{
+    access::{AccessCredentials, Rotation},
     broker::Ensured,
     conditions::{ConditionState, Findings},
+    config_map,
     metrics::{Object, Outcome},
     stored::StoredBusiness,
     writer,
 };
 use accept::AcceptedDeclaration;
+use waiting::Waiting;
 
 /// Between two checks for a queue that its owner has yet to declare.
 const QUEUE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Another write came between ours and what it was based on: the watch brings that any moment.
 const CONFLICT_DELAY: Duration = Duration::from_millis(100);
+
+/// From the Secret with new credentials to the end of the revoked ones' users.
+const REVOCATION_DELAY: Duration = Duration::from_millis(100);
+/// Until the watch has brought a generation that the API server has.
+const BEHIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a reconcile has to be repeated.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +125,9 @@ pub fn error_policy(stored: Arc<StoredBusiness>, error: &Error, context: Arc<Con
 
 impl Reconcile<'_> {
     async fn apply(&self) -> Result<Done, Error> {
+        if self.is_behind().await? {
+            return Ok((Outcome::Waiting, Action::requeue(BEHIND_INTERVAL)));
+        }
         let compiled = match self.accept() {
             Ok(compiled) => compiled,
             Err(rejected) => return self.reject(rejected, None).await,
@@ -121,31 +140,32 @@ impl Reconcile<'_> {
         let credentials = self.credentials(&declaration).await?;
         let mut findings = Findings::accepted(self.facts(compiled));
         self.report_drift(compiled, &mut findings).await?;
-        let new = !compiled.topology.existing_queues.is_empty() && !self.accepted_before(compiled);
-        let Ensured { report: done, repaired } = match self.provision(compiled, &credentials, new).await {
-            Ok(done) => done,
-            Err(failure) => return self.report_broker_failure(findings, compiled, &failure).await,
-        };
-        if let Some(rejected) = provision::queue_problem(&done).filter(|_| new) {
+        let new_queues = self.new_existing_queues(compiled);
+        let Ensured { report: done, repaired, waits_for_edges } =
+            match self.provision(compiled, &credentials, &new_queues).await {
+                Ok(done) => done,
+                Err(failure) => return self.report_broker_failure(findings, compiled, &failure).await,
+            };
+        if let Some(rejected) = provision::queue_problem(&done, |queue| new_queues.contains(queue)) {
             return self.reject(rejected, Some(QUEUE_CHECK_INTERVAL)).await;
         }
         provision::conditions(&done, &mut findings);
+        let waiting = Waiting::new(&compiled.business, &done.problems);
+        self.name_held_back(&waiting, compiled, &credentials, &mut findings);
+        self.context.states.of(self.stored, |state| state.accepted = Some(declaration.clone()));
         let mut refused = false;
-        if !done.problems.iter().any(provision::blocks_edges) {
-            self.context.states.of(self.stored, |state| state.accepted = Some(declaration.clone()));
-            match self.deliver(&declaration, credentials.clone(), repaired).await {
-                Ok(secret) => {
-                    findings.set_secret(secret.name);
-                    findings.provisioned = secret.obstacle.unwrap_or(findings.provisioned);
-                }
-                // A quota, an admission policy, an immutable object: a person has to know.
-                Err(Error::Write(error)) if error.is_refusal() => {
-                    refused = true;
-                    let text = format!("{error}; it is tried again");
-                    findings.provisioned = ConditionState::not_met(Reason::WriteRefused, text);
-                }
-                Err(error) => return Err(error),
+        match self.deliver(&declaration, credentials.clone(), repaired, &waiting).await {
+            Ok(secret) => {
+                findings.set_secret(secret.name);
+                findings.provisioned = secret.obstacle.unwrap_or(findings.provisioned);
             }
+            // A quota, an admission policy, an immutable object: a person has to know.
+            Err(Error::Write(error)) if error.is_refusal() => {
+                refused = true;
+                let text = format!("{error}; it is tried again");
+                findings.provisioned = ConditionState::not_met(Reason::WriteRefused, text);
+            }
+            Err(error) => return Err(error),
         }
         findings.set_progress(&self.progress(&compiled.business));
         let ready = self.report(&findings).await?;
@@ -153,7 +173,47 @@ impl Reconcile<'_> {
             return Ok(self.retry());
         }
         let outcome = if ready { Outcome::Ready } else { Outcome::Waiting };
-        Ok((outcome, self.at_next_check(&declaration, &credentials, None)))
+        let next = self.next_attempt(compiled, &credentials, &done, waits_for_edges);
+        Ok((outcome, self.at_next_check(&declaration, &credentials, next)))
+    }
+
+    /// Whether a newer generation of the resource was programmed already: this one must not be written over it. A generation that exists
+    /// nowhere but in the edge configuration, such as after a restored backup, does not count.
+    async fn is_behind(&self) -> Result<bool, Error> {
+        let Self { stored, context } = *self;
+        let map = context.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored));
+        let programmed = map.and_then(|map| config_map::generation(&map));
+        if programmed.is_none_or(|programmed| programmed <= stored.generation()) {
+            return Ok(false);
+        }
+        let newest = context.writer.stored_generation(stored).await?;
+        let behind = newest.is_some_and(|newest| newest > stored.generation());
+        if behind {
+            tracing::warn!(
+                resource = stored.owner(),
+                generation = stored.generation(),
+                ?newest,
+                "the watch of resources is behind; waiting for it"
+            );
+        }
+        Ok(behind)
+    }
+
+    /// When the broker has to be asked again: something failed there, or waits for the edges.
+    fn next_attempt(
+        &self,
+        compiled: &Compiled,
+        credentials: &AccessCredentials,
+        done: &Report,
+        waits_for_edges: bool,
+    ) -> Option<Duration> {
+        let failed = done.problems.iter().any(Problem::may_pass);
+        let retry = failed.then(|| self.context.states.of(self.stored, |state| state.backoff.next_pause()));
+        let hash = || credentials.edge_config(compiled).hash();
+        let settled = waits_for_edges.then(|| self.until_settled(&compiled.business, &hash())).flatten();
+        // Their users are still on the broker.
+        let revoked = credentials.rotation.as_ref().and_then(Rotation::revoked).map(|_| REVOCATION_DELAY);
+        retry.into_iter().chain(settled).chain(revoked).min()
     }
 
     /// Reports why a generation is not accepted. The last accepted one keeps running and is maintained: what others changed on the broker is
@@ -165,14 +225,16 @@ impl Reconcile<'_> {
             return Ok((Outcome::Waiting, action));
         };
         let credentials = self.credentials(&declaration).await?;
-        let Ok(Ensured { report: done, repaired }) = self.provision(&declaration.compiled, &credentials, false).await
+        let compiled = &declaration.compiled;
+        let Ok(Ensured { report: done, repaired, waits_for_edges }) = self.provision(compiled, &credentials, &[]).await
         else {
             return Ok(self.retry());
         };
-        if !done.problems.iter().any(provision::blocks_edges) {
-            self.deliver(&declaration, credentials.clone(), repaired).await?;
-        }
-        Ok((Outcome::Waiting, self.at_next_check(&declaration, &credentials, check)))
+        let waiting = Waiting::new(&compiled.business, &done.problems);
+        self.deliver(&declaration, credentials.clone(), repaired, &waiting).await?;
+        let next = self.next_attempt(compiled, &credentials, &done, waits_for_edges);
+        let next = next.into_iter().chain(check).min();
+        Ok((Outcome::Waiting, self.at_next_check(&declaration, &credentials, next)))
     }
 
     /// Writes the status if it differs from what is known. Whether the business is ready.

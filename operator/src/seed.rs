@@ -1,7 +1,10 @@
 //! The seed of all credentials: one Secret in the system namespace. If it is deleted by mistake, the next leader must not change every
 //! password of the company: each process remembers what it has read, and restores it.
+//!
+//! A seed that may be known to others is replaced without an outage: the Secret contains the new one, and the one before it as
+//! `former-seed`, whose credentials stay valid until an administrator removes it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -15,11 +18,15 @@ use tokio::{
 };
 use wirepost_core::contract::key_file;
 
-use crate::{access::Seed, writer};
+use crate::{
+    access::{Seed, SeedPair},
+    writer,
+};
 
 /// The Secret in the system namespace, and its key.
 pub const SECRET: &str = "wirepost-seed";
 const KEY: &str = "seed";
+const FORMER_KEY: &str = "former-seed";
 const BYTES: usize = 32;
 /// Of a check.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -31,7 +38,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Seeds {
     secrets: Api<Secret>,
     namespace: String,
-    known: Mutex<Option<Vec<u8>>>,
+    known: Mutex<Option<Bytes>>,
+}
+
+/// What the Secret contains.
+#[derive(Clone, PartialEq)]
+struct Bytes {
+    current: Vec<u8>,
+    former: Option<Vec<u8>>,
 }
 
 impl Seeds {
@@ -40,16 +54,17 @@ impl Seeds {
         Self { secrets: Api::namespaced(client, namespace), namespace: namespace.to_owned(), known: Mutex::default() }
     }
 
-    /// The seed, read once and created where there is none.
+    /// The seed and the one before it, read once and created where there is none.
     ///
     /// # Errors
     /// The API server, or a Secret without a seed in it.
-    pub async fn get(&self) -> anyhow::Result<Seed> {
+    pub async fn get(&self) -> anyhow::Result<SeedPair> {
         let mut known = self.known.lock().await;
-        if known.is_none() {
-            *known = Some(self.load(None).await?);
-        }
-        Ok(Seed::new(known.as_deref().unwrap_or_default()))
+        let bytes = match &*known {
+            Some(bytes) => bytes,
+            None => known.insert(self.load(None).await?),
+        };
+        Ok(SeedPair { current: Seed::new(&bytes.current), former: bytes.former.as_deref().map(Seed::new) })
     }
 
     /// Checks whether the Secret still is as known: restores it where it is gone, and adopts another that an administrator put there. Whether
@@ -61,28 +76,40 @@ impl Seeds {
         self.get().await?;
         let before = self.known.lock().await.clone();
         // Not under the lock: all reconciles ask for what is known.
-        let now = timeout(TIMEOUT, self.load(before.as_deref())).await.context("the API server does not answer")??;
+        let now = timeout(TIMEOUT, self.load(before.as_ref())).await.context("the API server does not answer")??;
         let mut known = self.known.lock().await;
         let another = known.as_ref().is_some_and(|known| *known != now);
         if another {
-            tracing::warn!(secret = SECRET, "the seed has changed: all businesses get new credentials");
+            tracing::warn!(
+                secret = SECRET,
+                former_stays_valid = now.former.is_some(),
+                "the seed has changed: the credentials of all businesses change with it"
+            );
         }
         *known = Some(now);
         Ok(another)
     }
 
     /// What the Secret contains. Where it is missing: `known`, or else a new one. Of several processes that create one, the first wins.
-    async fn load(&self, known: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
+    async fn load(&self, known: Option<&Bytes>) -> anyhow::Result<Bytes> {
         let mut waited = Duration::ZERO;
         loop {
             if let Some(secret) = self.secrets.get_opt(SECRET).await? {
-                let ByteString(seed) = secret.data.unwrap_or_default().remove(KEY).unwrap_or_default();
+                let mut data = secret.data.unwrap_or_default();
+                let ByteString(current) = data.remove(KEY).unwrap_or_default();
+                let former =
+                    data.remove(FORMER_KEY).map(|ByteString(former)| former).filter(|former| !former.is_empty());
                 anyhow::ensure!(
-                    seed.len() >= BYTES,
+                    former.as_ref().is_none_or(|former| former.len() >= BYTES),
+                    "Secret {}/{SECRET} has a {FORMER_KEY} of less than {BYTES} bytes: correct it, or remove it to end the credentials that were derived from the former seed",
+                    self.namespace
+                );
+                anyhow::ensure!(
+                    current.len() >= BYTES,
                     "Secret {}/{SECRET} has no seed of {BYTES} bytes or more under the key {KEY}; restore it, or delete it: all businesses then get new credentials, unless an operator still runs that knows the former seed",
                     self.namespace
                 );
-                return Ok(seed);
+                return Ok(Bytes { current, former });
             }
             if known.is_none()
                 && waited < OTHER_REPLICA_TIMEOUT
@@ -93,11 +120,13 @@ impl Seeds {
                 waited += PAUSE;
                 continue;
             }
-            let new = || rand::random::<[u8; BYTES]>().to_vec();
-            let seed = known.map_or_else(new, <[u8]>::to_vec);
+            let new = || Bytes { current: rand::random::<[u8; BYTES]>().to_vec(), former: None };
+            let Bytes { current, former } = known.cloned().unwrap_or_else(new);
+            let former = former.map(|former| (FORMER_KEY.to_owned(), ByteString(former)));
+            let data = [(KEY.to_owned(), ByteString(current))].into_iter().chain(former).collect();
             let secret = Secret {
                 metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
-                data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(seed))])),
+                data: Some(data),
                 ..Secret::default()
             };
             match self.secrets.create(&PostParams::default(), &secret).await {

@@ -17,6 +17,8 @@ pub const FINALIZER: &str = "wirepost.dev/cleanup";
 pub const DELETE_QUEUES: &str = "wirepost.dev/delete-queues";
 /// Annotation: a new value makes new credentials; the former ones stay valid for an hour.
 pub const ROTATE: &str = "wirepost.dev/rotate";
+/// Annotation: the value of [`ROTATE`] from which on no former credentials are valid any more, not even for the hour.
+pub const REVOKE: &str = "wirepost.dev/revoke";
 
 /// See the module.
 #[derive(Clone, Debug, Deserialize, Serialize, Resource)]

@@ -10,11 +10,11 @@ use std::{collections::BTreeMap, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Secret},
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
 };
 use serde_json::json;
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use wirepost_core::{business::WsBusinessStatus, contract::config_map::OWNER_UID}
 
 use crate::{
     conditions,
-    leader::Leadership,
+    fresh::Fresh,
     metrics::{Metrics, Object},
     stored::{FINALIZER, StoredBusiness},
 };
@@ -38,8 +38,8 @@ const SECRET_TYPE: &str = "servicebinding.io/rabbitmq";
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This replica does not lead.
-    #[error("this replica does not lead")]
+    /// This replica does not lead, or has not listed yet what there is.
+    #[error("this replica does not lead yet")]
     NotLeader,
     /// The API server refused or is not there.
     #[error("{doing}: {}", api_message(cause))]
@@ -94,22 +94,22 @@ pub struct Writer {
     client: Client,
     /// Where the edge configurations are.
     namespace: String,
-    leadership: Leadership,
+    fresh: Fresh,
     metrics: std::sync::Arc<Metrics>,
 }
 
 impl Writer {
     /// Writes edge configurations to `namespace`, all else beside the resource that it belongs to.
-    pub fn new(client: Client, namespace: String, leadership: Leadership, metrics: std::sync::Arc<Metrics>) -> Self {
-        Self { client, namespace, leadership, metrics }
+    pub fn new(client: Client, namespace: String, fresh: Fresh, metrics: std::sync::Arc<Metrics>) -> Self {
+        Self { client, namespace, fresh, metrics }
     }
 
     /// The gate: whether anything may be written now.
     ///
     /// # Errors
-    /// This replica does not lead.
+    /// This replica does not lead, or does not know yet what there is.
     pub fn gate(&self) -> Result<(), Error> {
-        if self.leadership.is_leader() { Ok(()) } else { Err(Error::NotLeader) }
+        if self.fresh.may_write() { Ok(()) } else { Err(Error::NotLeader) }
     }
 
     async fn within<T>(&self, doing: String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
@@ -123,6 +123,21 @@ impl Writer {
 
     fn businesses(&self, stored: &StoredBusiness) -> Api<StoredBusiness> {
         Api::namespaced(self.client.clone(), stored.metadata.namespace.as_deref().unwrap_or("default"))
+    }
+
+    /// The generation that a resource has in the API server's storage; `None`: it is gone.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn stored_generation(&self, stored: &StoredBusiness) -> Result<Option<i64>, Error> {
+        let name = stored.name_any();
+        // A list, as the role has it: without a version it is answered from the storage.
+        let params = ListParams::default().fields(&format!("metadata.name={name}"));
+        let api = self.businesses(stored);
+        let doing = format!("reading the generation of {}", stored.owner());
+        let found = self.within(doing, api.list_metadata(&params)).await?.items;
+        let same = found.into_iter().find(|found| found.metadata.uid == stored.metadata.uid);
+        Ok(same.and_then(|found| found.metadata.generation))
     }
 
     /// Writes the status. A merge, since the API server applies nothing to an object whose other fields do not match today's schema.
@@ -160,18 +175,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes an edge configuration.
+    /// Writes an edge configuration; if it has a `resourceVersion`, only over that one. The `resourceVersion` that it has then.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub async fn config_map(&self, config_map: &ConfigMap) -> Result<(), Error> {
+    /// See [`Error`]; a conflict where another wrote it in the meantime.
+    pub async fn config_map(&self, config_map: &ConfigMap) -> Result<Option<String>, Error> {
         let name = config_map.name_any();
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         let doing = format!("writing ConfigMap {}/{name}", self.namespace);
         let params = PatchParams::apply(MANAGER).force();
-        self.within(doing, api.patch(&name, &params, &Patch::Apply(config_map))).await?;
+        let written = self.within(doing, api.patch(&name, &params, &Patch::Apply(config_map))).await?;
         self.metrics.wrote(Object::ConfigMap);
-        Ok(())
+        Ok(written.metadata.resource_version)
     }
 
     /// Deletes an edge configuration, if it has this `resourceVersion` where one is given. It is not an error if there is none.
@@ -204,8 +219,9 @@ impl Writer {
                 return Ok(SecretState::Taken);
             }
             let data = there.data.unwrap_or_default();
-            // Entries that someone added are left alone.
-            if entries.iter().all(|(key, value)| data.get(key).is_some_and(|is| is.0 == value.as_bytes())) {
+            // Entries that someone added are left alone; ours that are not needed any more leave with the next write.
+            let all_there = entries.iter().all(|(key, value)| data.get(key).is_some_and(|is| is.0 == value.as_bytes()));
+            if all_there && our_keys(&there.metadata).iter().all(|key| entries.contains_key(key)) {
                 return Ok(SecretState::Current);
             }
         }
@@ -269,6 +285,16 @@ fn namespace(stored: &StoredBusiness) -> &str {
 
 fn is_ours(secret: &Secret, stored: &StoredBusiness) -> bool {
     secret.labels().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
+}
+
+/// Keys of a Secret's data that we wrote, as the API server knows them: what others wrote is not ours to remove.
+fn our_keys(metadata: &ObjectMeta) -> Vec<String> {
+    let ours = |fields: &&ManagedFieldsEntry| {
+        fields.manager.as_deref() == Some(MANAGER) && fields.operation.as_deref() == Some("Apply")
+    };
+    let applied = metadata.managed_fields.iter().flatten().filter(ours).filter_map(|fields| fields.fields_v1.as_ref());
+    let data = applied.filter_map(|fields| fields.0.get("f:data")?.as_object());
+    data.flat_map(|data| data.keys()).filter_map(|key| key.strip_prefix("f:").map(str::to_owned)).collect()
 }
 
 fn owner_reference(stored: &StoredBusiness) -> OwnerReference {

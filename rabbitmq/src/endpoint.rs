@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use rustls::ClientConfig;
 
-use crate::{Address, CaError, client_tls};
+use crate::{Address, CaCertificates, CaError};
 
 /// An address with the login that is valid now, whom to trust there, and the name of the connection.
 #[derive(Clone)]
@@ -15,16 +15,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `tls` is used for `amqps` alone; without it the CA certificates of the operating system are trusted. `name` appears in the broker's list
-    /// of connections.
+    /// `ca` is asked for `amqps` alone, for what is trusted now; without it the CA certificates of the operating system are. `name` appears in
+    /// the broker's list of connections.
     ///
     /// # Errors
-    /// The operating system has no CA certificates.
-    pub fn new(address: Address, tls: Option<Arc<ClientConfig>>, name: impl Into<String>) -> Result<Self, CaError> {
-        let tls = match (address.is_tls(), tls) {
+    /// There are no CA certificates that can be used.
+    pub fn new(address: Address, ca: Option<&CaCertificates>, name: impl Into<String>) -> Result<Self, CaError> {
+        let tls = match (address.is_tls(), ca) {
             (false, _) => None,
-            (true, Some(tls)) => Some(tls),
-            (true, None) => Some(client_tls(None)?),
+            (true, Some(ca)) => Some(ca.client_tls()?),
+            (true, None) => Some(CaCertificates::new(None).client_tls()?),
         };
         Ok(Self { address, tls, name: name.into() })
     }

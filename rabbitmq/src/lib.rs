@@ -2,7 +2,7 @@
 //! CA file mean the same to each of them.
 //!
 //! - [`Address`]: an AMQP URI; [`Credentials`]: the user, with files that a rotation replaces; [`Secret`]: what no log may show
-//! - [`client_tls`]: which CA certificates are trusted
+//! - [`CaCertificates`]: which CA certificates are trusted, with a file that a renewal replaces
 //! - [`Endpoint`]: all of these, resolved for one connection; [`Connection`]: that connection, by lapin
 //! - [`ManagementClient`]: the management API of one vhost
 //!
@@ -24,4 +24,4 @@ pub use credentials::{CredentialFiles, Credentials, CredentialsError, Login};
 pub use endpoint::Endpoint;
 pub use management::{CallError, ManagementClient, ManagementError, ManagementSettings};
 pub use secret::Secret;
-pub use tls::{CaError, client_tls};
+pub use tls::{CaCertificates, CaError};

@@ -3,16 +3,18 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirect};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
-use crate::{Credentials, client_tls};
+use crate::{CaCertificates, Credentials};
 
 /// A management node of the same cluster answers a handshake in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,7 +36,7 @@ pub struct ManagementSettings {
     pub vhost: String,
     /// Needed where the URL names no user; else they take precedence over it.
     pub credentials: Option<Credentials>,
-    /// PEM file with the only CA certificates that are trusted for `https`. Default: those of the operating system.
+    /// PEM file with the only CA certificates that are trusted for `https`; read again when it changes. Default: those of the operating system.
     pub ca_file: Option<PathBuf>,
     /// Longest time for one call, except that one which sets or deletes a policy has at least 30 s. Default: 15 s.
     pub timeout: Option<Duration>,
@@ -42,7 +44,7 @@ pub struct ManagementSettings {
 
 /// The management API of one vhost. Follows no redirects: they would carry the password elsewhere.
 pub struct ManagementClient {
-    http: Client,
+    http: Http,
     api: Url,
     vhost: String,
     credentials: Credentials,
@@ -55,6 +57,44 @@ impl fmt::Debug for ManagementClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ManagementClient({}, vhost {}, {:?})", self.api, self.vhost, self.credentials)
     }
+}
+
+/// An HTTP client that trusts what is to be trusted now.
+struct Http {
+    /// `None`: no TLS.
+    ca: Option<CaCertificates>,
+    /// What the present client trusts, and the client.
+    current: std::sync::Mutex<(Option<Arc<ClientConfig>>, Client)>,
+}
+
+impl Http {
+    /// A new one where other CA certificates are to be trusted, so that no connection of the former one is used again.
+    fn client(&self) -> Result<Client, String> {
+        let tls = self.ca.as_ref().map(CaCertificates::client_tls).transpose().map_err(|error| error.to_string())?;
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = match (&current.0, &tls) {
+            (Some(current), Some(tls)) => Arc::ptr_eq(current, tls),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            let client = http_client(tls.as_ref()).map_err(|error| chain(&error))?;
+            *current = (tls, client);
+        }
+        Ok(current.1.clone())
+    }
+}
+
+fn http_client(tls: Option<&Arc<ClientConfig>>) -> reqwest::Result<Client> {
+    let mut builder = Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirect::Policy::none())
+        // A broker is inside; a proxy of the environment is for the outside.
+        .no_proxy();
+    if let Some(tls) = tls {
+        builder = builder.tls_backend_preconfigured(ClientConfig::clone(tls));
+    }
+    builder.build()
 }
 
 /// Why the API could not be used; every further call would fail as well.
@@ -103,6 +143,9 @@ impl ManagementError {
 pub enum CallError {
     /// All further calls will fail as well.
     Fatal(ManagementError),
+    /// This call failed or was not answered in time, while the API can be reached: such as for a queue whose leader is away. Others may
+    /// succeed, and so may this one a moment later.
+    Failed(ManagementError),
     /// This object was refused, others may be taken. The broker's reason.
     Object(String),
     /// This object does not exist. The broker's reason.
@@ -113,7 +156,7 @@ impl CallError {
     /// For a call whose object must exist.
     pub fn into_error(self, doing: &str, remedy: &str) -> ManagementError {
         match self {
-            Self::Fatal(error) => error,
+            Self::Fatal(error) | Self::Failed(error) => error,
             Self::Object(reason) | Self::NotFound(reason) => {
                 ManagementError::Refused { doing: doing.to_owned(), reason, remedy: remedy.to_owned() }
             }
@@ -154,17 +197,12 @@ impl ManagementClient {
         api.set_query(None);
         let path = api.path().trim_end_matches('/').trim_end_matches("/api").to_owned();
         api.set_path(&format!("{path}/api"));
-        let mut builder = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(redirect::Policy::none())
-            // A broker is inside; a proxy of the environment is for the outside.
-            .no_proxy();
-        if ca_file.is_some() || api.scheme() == "https" {
-            let tls = client_tls(ca_file.as_deref())
-                .map_err(|e| refused(e.to_string(), "give a PEM file with the CA's certificate"))?;
-            builder = builder.tls_backend_preconfigured(rustls::ClientConfig::clone(&tls));
-        }
-        let http = builder.build().map_err(|e| refused(chain(&e), "check the certificates of this machine"))?;
+        let ca = (ca_file.is_some() || api.scheme() == "https").then(|| CaCertificates::new(ca_file));
+        let tls = ca.as_ref().map(CaCertificates::client_tls).transpose();
+        let tls = tls.map_err(|e| refused(e.to_string(), "give a PEM file with the CA's certificate"))?;
+        let client =
+            http_client(tls.as_ref()).map_err(|e| refused(chain(&e), "check the certificates of this machine"))?;
+        let http = Http { ca, current: std::sync::Mutex::new((tls, client)) };
         let timeout = timeout.unwrap_or(REQUEST_TIMEOUT);
         Ok(Self { http, api, vhost, credentials, timeout, policies: Mutex::new(()), calls: AtomicU64::new(0) })
     }
@@ -217,7 +255,8 @@ impl ManagementClient {
     pub async fn alarm(&self) -> Result<Option<String>, ManagementError> {
         let doing = "asking for alarms";
         let request = self.request(doing, Method::GET, &["health", "checks", "alarms"], "")?;
-        let (status, body) = self.send(doing, request, self.timeout, MAX_ALARM_ANSWER).await?;
+        let sent = self.send(doing, request, self.timeout, MAX_ALARM_ANSWER).await;
+        let (status, body) = sent.map_err(|error| error.into_error(doing, NOT_RABBITMQ))?;
         // 200 without and 503 with an alarm in the cluster (RabbitMQ's HTTP API reference). A proxy says 503 too, with a page of its own.
         match status {
             StatusCode::OK => Ok(None),
@@ -283,7 +322,7 @@ impl ManagementClient {
         }
         let sets_a_policy = path.first() == Some(&"policies");
         let limit = if sets_a_policy { self.timeout.max(POLICY_TIMEOUT) } else { self.timeout };
-        let (status, answer) = self.send(doing, request, limit, MAX_ANSWER).await.map_err(CallError::Fatal)?;
+        let (status, answer) = self.send(doing, request, limit, MAX_ANSWER).await?;
         self.check(doing, deletes, status, answer)
     }
 
@@ -305,7 +344,9 @@ impl ManagementClient {
             segments.extend(path);
         }
         url.set_query((!query.is_empty()).then_some(query));
-        Ok(self.http.request(method, url).basic_auth(login.user, Some(login.password.expose())))
+        let http =
+            self.http.client().map_err(|cause| ManagementError::Unreachable { doing: doing.to_owned(), cause })?;
+        Ok(http.request(method, url).basic_auth(login.user, Some(login.password.expose())))
     }
 
     /// Status and body of the answer, whatever they are.
@@ -315,12 +356,12 @@ impl ManagementClient {
         request: RequestBuilder,
         limit: Duration,
         max_bytes: usize,
-    ) -> Result<(StatusCode, Vec<u8>), ManagementError> {
+    ) -> Result<(StatusCode, Vec<u8>), CallError> {
         let unreachable = |cause: String| ManagementError::Unreachable { doing: doing.to_owned(), cause };
         match timeout(limit, Box::pin(exchange(request, max_bytes))).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(e)) => Err(unreachable(e)),
-            Err(_) => Err(unreachable(format!("no answer within {limit:?}"))),
+            Ok(Err(e)) => Err(CallError::Fatal(unreachable(e))),
+            Err(_) => Err(CallError::Failed(unreachable(format!("no answer within {limit:?}")))),
         }
     }
 
@@ -328,7 +369,7 @@ impl ManagementClient {
     fn check(&self, doing: &str, deletes: bool, status: StatusCode, body: Vec<u8>) -> Result<Vec<u8>, CallError> {
         let reason = || broker_reason(&body).unwrap_or_else(|| status.to_string());
         let unreachable =
-            |cause: String| CallError::Fatal(ManagementError::Unreachable { doing: doing.to_owned(), cause });
+            |cause: String| CallError::Failed(ManagementError::Unreachable { doing: doing.to_owned(), cause });
         let refused = |remedy: &str| {
             let (doing, remedy) = (doing.to_owned(), remedy.to_owned());
             CallError::Fatal(ManagementError::Refused { doing, reason: reason(), remedy })

@@ -19,6 +19,10 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Called at each connect, so that renewed certificates take effect; must not block for long. Its error is the reason why there is no
+/// connection.
+pub type Tls = Arc<dyn Fn() -> Result<Arc<rustls::ClientConfig>, String> + Send + Sync>;
+
 /// Addresses, credentials, timeouts and limits. Create it with [`Config::new`], then change fields.
 #[derive(Clone)]
 pub struct Config {
@@ -29,7 +33,7 @@ pub struct Config {
     /// Called at each connect, so that rotated credentials take effect; must not block for long.
     pub credentials: Arc<dyn Fn() -> Credentials + Send + Sync>,
     /// TLS, checked against the host's name; `None`: plain TCP.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub tls: Option<Tls>,
     /// Shown in the broker's list of connections.
     pub connection_name: String,
     /// Heartbeat interval in whole seconds, at least 1; a connection silent for two intervals is dead.

@@ -1,6 +1,6 @@
 //! Opening a connection: TCP, TLS, and the protocol's handshake, step by step on the bare socket.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use bytes::{BufMut, BytesMut};
 use rustls::pki_types::ServerName;
@@ -119,8 +119,9 @@ async fn connect(config: &Config, address: &Address) -> Result<Socket, Error> {
     let Some(tls) = &config.tls else {
         return Ok(Box::new(socket));
     };
+    let tls = tls().map_err(|reason| fail(format!("tls: {reason}")))?;
     let name = ServerName::try_from(address.host.clone()).map_err(|e| fail(format!("host name for tls: {e}")))?;
-    let socket = TlsConnector::from(Arc::clone(tls)).connect(name, socket).await;
+    let socket = TlsConnector::from(tls).connect(name, socket).await;
     Ok(Box::new(socket.map_err(|e| fail(format!("tls: {e}")))?))
 }
 

@@ -22,7 +22,7 @@ pub use batch::{Batch, Message, Messages};
 pub use chunk::{Position, fingerprint};
 pub use client::Client;
 pub use codec::{Malformed, ResponseCode};
-pub use config::{Config, Credentials, SUBSCRIPTIONS_PER_CONNECTION};
+pub use config::{Config, Credentials, SUBSCRIPTIONS_PER_CONNECTION, Tls};
 pub use connection::StreamStats;
 pub use error::Error;
 pub use metrics::{Counter, Counters, Gauge};

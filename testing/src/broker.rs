@@ -47,6 +47,8 @@ pub struct TestBroker {
     pub tls_amqp: Option<String>,
     /// `rabbitmq-stream+tls://…`, where the broker has TLS.
     pub tls_stream: Option<String>,
+    /// `https://…`, without `/api`, where the broker has TLS.
+    pub tls_management: Option<String>,
     /// PEM file of the authority that signed the broker's certificate.
     pub tls_ca: Option<PathBuf>,
     /// The node's process, where it is one of this machine.
@@ -69,6 +71,7 @@ impl TestBroker {
             management: need("WIREPOST_TEST_MANAGEMENT")?.trim_end_matches('/').to_owned(),
             tls_amqp: get("WIREPOST_TEST_TLS_AMQP"),
             tls_stream: get("WIREPOST_TEST_TLS_STREAM"),
+            tls_management: get("WIREPOST_TEST_TLS_MANAGEMENT"),
             tls_ca: get("WIREPOST_TEST_TLS_CA").map(PathBuf::from),
             pid: get("WIREPOST_TEST_BROKER_PID").and_then(|pid| pid.parse().ok()),
         })
@@ -166,6 +169,11 @@ impl PrivateBroker {
     /// Thaws it.
     pub async fn resume(&self) -> Result<()> {
         self.command("resume").await
+    }
+
+    /// Restarts it with a certificate of a new authority, which `tls_ca` names from now on. Returns when it serves.
+    pub async fn renew_ca(&self) -> Result<()> {
+        self.command("renew-ca").await
     }
 
     /// Puts an empty disk under it and starts it again.

@@ -1,13 +1,13 @@
 //! Applies a plan and verifies that the policies are in force.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, stream};
 use lapin::Connection;
 use wirepost_core::names;
 use wirepost_core::topology::Topology;
-use wirepost_rabbitmq::{CallError, ManagementClient};
+use wirepost_rabbitmq::{CallError, ManagementClient, ManagementError};
 
 use crate::actual::Actual;
 use crate::count::{dead_letters_wait, reason_to_keep};
@@ -19,6 +19,9 @@ use crate::write::{WriteError, Writer};
 
 /// Calls in flight at the same time.
 pub(crate) const PARALLEL: usize = 8;
+/// Steps that the broker fails at before no more of their kind are tried. One object that does not answer must not hold back the others, and
+/// a broker that answers nothing must not be waited for a hundred times.
+const MAX_FAILURES: usize = 8;
 
 /// How far [`apply()`] may go.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +64,8 @@ pub async fn apply(management: &ManagementClient, desired: &Topology, options: O
     apply_plan(management, plan, ApplyOptions { amqp, delete_messages, ..ApplyOptions::default() }).await
 }
 
-/// Applies a plan, as [`apply()`] does: of the steps that do not depend on each other, eight at the same time.
+/// Applies a plan, as [`apply()`] does: of the steps that do not depend on each other, eight at the same time. A step that the broker
+/// fails at is reported, and so are at most seven more; what depends on it is not tried.
 ///
 /// Then verifies that the plan's policies are in force, if anything was changed or a foreign policy could win over them.
 ///
@@ -76,6 +80,9 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
     let mut report = Report { problems, ..Report::default() };
     // Queues that are no longer declared and stay all the same, and their businesses.
     let (mut kept_queues, mut kept) = (HashSet::<String>::new(), HashSet::<String>::new());
+    // Steps that failed, and those that were not tried because of them.
+    let mut undone: Vec<Step> = Vec::new();
+    let failures = AtomicUsize::new(0);
     let mut steps = steps.into_iter().peekable();
     while let Some(rank) = steps.peek().map(Step::rank) {
         let mut same_rank = Vec::new();
@@ -83,7 +90,12 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
             let waits = step.waits_for_queues_of().is_some_and(|business| kept.contains(business));
             // A queue keeps its limits as long as it lives.
             let limits = matches!(&step, Step::DeletePolicy(name) if kept_queues.contains(name));
-            if waits || limits {
+            let lacks = |need| undone.iter().any(|undone| undone.provides() == Some(need));
+            if step.needs().any(lacks) {
+                stays(&step, &mut kept_queues, &mut kept);
+                undone.push(step.clone());
+                report.left.push(step);
+            } else if waits || limits {
                 report.left.push(step);
             } else {
                 same_rank.push(step);
@@ -91,11 +103,11 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
         }
         let failed = AtomicBool::new(false);
         let outcomes: Vec<_> = stream::iter(same_rank)
-            .map(|step| carry_out(management, step, options, &failed))
+            .map(|step| carry_out(management, step, options, &failed, &failures))
             .buffered(PARALLEL)
             .collect()
             .await;
-        let mut error = None;
+        let mut fatal = None;
         for (step, outcome) in outcomes {
             match outcome {
                 Ok(Outcome::Done(change)) => report.changes.push(change),
@@ -110,11 +122,26 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
                     report.problems.push(problem);
                     report.left.push(step);
                 }
-                Ok(Outcome::NotTried) => report.left.push(step),
-                Err(e) => error = error.or(Some(e)),
+                Ok(Outcome::Failed(error)) => {
+                    let reason = error.to_string();
+                    report.problems.push(Problem::Failed { step: Box::new(step.clone()), reason });
+                    stays(&step, &mut kept_queues, &mut kept);
+                    undone.push(step.clone());
+                    // What is to be removed waits: everything that was declared is there.
+                    if failures.load(Ordering::Relaxed) >= MAX_FAILURES && !step.removes() {
+                        fatal = Some(error.into());
+                    }
+                    report.left.push(step);
+                }
+                Ok(Outcome::NotTried) => {
+                    stays(&step, &mut kept_queues, &mut kept);
+                    undone.push(step.clone());
+                    report.left.push(step);
+                }
+                Err(e) => fatal = fatal.or(Some(e)),
             }
         }
-        if let Some(error) = error {
+        if let Some(error) = fatal {
             return Err(error);
         }
     }
@@ -128,10 +155,20 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
     Ok(report)
 }
 
+/// A queue that could not be deleted keeps its policy, and its business what is deleted last.
+fn stays(step: &Step, kept_queues: &mut HashSet<String>, kept: &mut HashSet<String>) {
+    if let Step::DeleteQueue(name) | Step::DeleteStream(name) = step {
+        kept.extend(names::owner(name).map(str::to_owned));
+        kept_queues.insert(name.clone());
+    }
+}
+
 enum Outcome {
     Done(String),
     Problem(Problem),
-    /// Another step failed before, in a way that would have failed this one too.
+    /// The broker failed at this one.
+    Failed(ManagementError),
+    /// Others failed before, in a way that would have failed this one too.
     NotTried,
 }
 
@@ -140,13 +177,16 @@ async fn carry_out(
     step: Step,
     options: ApplyOptions<'_>,
     failed: &AtomicBool,
+    failures: &AtomicUsize,
 ) -> (Step, Result<Outcome, Error>) {
-    if failed.load(Ordering::Relaxed) {
+    if failed.load(Ordering::Relaxed) || failures.load(Ordering::Relaxed) >= MAX_FAILURES {
         return (step, Ok(Outcome::NotTried));
     }
     let outcome = try_step(management, &step, options).await;
-    if outcome.is_err() {
-        failed.store(true, Ordering::Relaxed);
+    match &outcome {
+        Ok(Outcome::Failed(_)) => drop(failures.fetch_add(1, Ordering::Relaxed)),
+        Ok(_) => {}
+        Err(_) => failed.store(true, Ordering::Relaxed),
     }
     (step, outcome)
 }
@@ -162,8 +202,9 @@ async fn try_step(management: &ManagementClient, step: &Step, options: ApplyOpti
             Ok(Outcome::Done(doing))
         }
         Err(WriteError::Call(CallError::Object(reason) | CallError::NotFound(reason))) => {
-            Ok(Outcome::Problem(Problem::Refused { doing, reason }))
+            Ok(Outcome::Problem(Problem::Refused { step: Box::new(step.clone()), reason }))
         }
+        Err(WriteError::Call(CallError::Failed(e))) => Ok(Outcome::Failed(e)),
         Err(WriteError::Call(CallError::Fatal(e))) => Err(e.into()),
         Err(WriteError::Stopped) => Err(Error::Stopped { doing }),
     }

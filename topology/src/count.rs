@@ -57,7 +57,7 @@ pub(crate) async fn dead_letters_wait(management: &ManagementClient, queue: &str
         Ok(Numbers { messages: 0 }) | Err(CallError::NotFound(_)) => Ok(None),
         Ok(Numbers { messages }) => Ok(Some(KeepReason::Messages(messages))),
         Err(CallError::Object(cause)) => Err(Error::Amqp { doing, cause }),
-        Err(CallError::Fatal(e)) => Err(e.into()),
+        Err(CallError::Failed(e) | CallError::Fatal(e)) => Err(e.into()),
     }
 }
 

@@ -82,8 +82,9 @@ pub(crate) async fn ineffective_policies(
             Ok(queues) => queues,
             Err(CallError::Fatal(e)) => return Err(e.into()),
             Err(CallError::Object(reason) | CallError::NotFound(reason)) => {
-                return Ok(vec![Problem::Refused { doing: DOING.to_owned(), reason }]);
+                return Ok(vec![Problem::Unverified { reason }]);
             }
+            Err(CallError::Failed(error)) => return Ok(vec![Problem::Unverified { reason: error.to_string() }]),
         };
         problems.clear();
         left = queues

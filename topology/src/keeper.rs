@@ -17,6 +17,7 @@ mod depths;
 mod drift;
 mod job;
 mod orphans;
+mod phase;
 mod snapshots;
 mod unrouted;
 
@@ -34,6 +35,7 @@ use wirepost_rabbitmq::ManagementClient;
 use crate::{DesiredUser, Error, Report, depths::Depths, unrouted::Moved};
 
 pub use connection::LazyConnection;
+pub use phase::Phase;
 
 /// Requests that may wait.
 const CAPACITY: usize = 256;
@@ -69,8 +71,9 @@ pub struct Desired {
     pub topology: Topology,
     /// Users of its services. They are left alone with [`Mode::Development`].
     pub users: Vec<DesiredUser>,
-    /// All or nothing: while a queue of the team's own is missing, nothing is done, so that what was there before keeps working.
-    pub whole: bool,
+    /// Queues of the team's own without which nothing is done: while one of them is missing or not open, what was there before keeps
+    /// working. Each is one of [`Topology::existing_queues`].
+    pub required: Vec<String>,
 }
 
 /// What a keeper works for: it decides whether anything may be written, and hears what was found.
@@ -148,12 +151,14 @@ pub struct Ensured {
     pub report: Arc<Report>,
     /// Whether this request put back what others had changed.
     pub repaired: bool,
+    /// Whether something waits for [`Phase::Shrink`].
+    pub waits_for_edges: bool,
 }
 
 type Reply = Result<Ensured, BrokerFailure>;
 
 enum Request {
-    Ensure { business: String, desired: Arc<Desired>, edges_behind: bool, reply: oneshot::Sender<Reply> },
+    Ensure { business: String, desired: Arc<Desired>, phase: Phase, reply: oneshot::Sender<Reply> },
     Remove { business: String, delete_messages: bool, reply: oneshot::Sender<Reply> },
 }
 
@@ -188,18 +193,12 @@ impl Keeper {
     }
 
     /// Makes the vhost have what a business should have, and includes it in the sweeps. Cheap when nothing has changed since the last time.
-    /// `edges_behind`: an edge of an older version may still publish what is routed by the patterns of routes, so bindings by these stay for
-    /// now.
+    /// `phase`: how much of it may be done, see there.
     ///
     /// # Errors
     /// The broker is away or refuses; what was done until then stays.
-    pub async fn ensure(
-        &self,
-        business: &str,
-        desired: Arc<Desired>,
-        edges_behind: bool,
-    ) -> Result<Ensured, BrokerFailure> {
-        self.request(|reply| Request::Ensure { business: business.to_owned(), desired, edges_behind, reply }).await
+    pub async fn ensure(&self, business: &str, desired: Arc<Desired>, phase: Phase) -> Result<Ensured, BrokerFailure> {
+        self.request(|reply| Request::Ensure { business: business.to_owned(), desired, phase, reply }).await
     }
 
     /// Removes everything of a business. Queues with messages stay, and the report names them, unless `delete_messages`; with them stays a

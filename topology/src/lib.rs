@@ -35,7 +35,7 @@ pub use actual::Actual;
 pub use apply::{ApplyOptions, Options, apply, apply_plan};
 pub use open::{ACCEPT_ARGUMENT, OpenQueues, OpenQueuesError};
 pub use plan::{Plan, Scope, merge, plan};
-pub use report::{Error, KeepReason, Problem, Report};
+pub use report::{Affected, Error, KeepReason, Problem, Report};
 pub use snapshot::Snapshot;
 pub use step::Step;
 pub use users::{DesiredUser, business_user, user_tag};

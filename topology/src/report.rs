@@ -118,6 +118,11 @@ pub enum Problem {
         /// Keys that have another value than declared.
         keys: Vec<String>,
     },
+    /// It is not known which policies are in force.
+    Unverified {
+        /// As the broker says it.
+        reason: String,
+    },
     /// A user of that name exists and is not ours. It is left alone.
     UserTaken {
         /// Its name.
@@ -127,11 +132,81 @@ pub enum Problem {
     },
     /// The broker refused one object; the others were written.
     Refused {
-        /// `create queue wirepost.…`
-        doing: String,
+        /// What was not done.
+        step: Box<Step>,
         /// As the broker says it.
         reason: String,
     },
+    /// The broker failed at one object, or did not answer in time, while it answers otherwise: such as a queue whose leader is away. The
+    /// others were written; it is tried again.
+    Failed {
+        /// What was not done.
+        step: Box<Step>,
+        /// As the broker says it.
+        reason: String,
+    },
+}
+
+/// What can't be relied on because of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affected<'a> {
+    /// What was declared is there.
+    Nothing,
+    /// A queue, stream or exchange, by name.
+    Object(&'a str),
+    /// A user, by name.
+    User(&'a str),
+}
+
+impl Problem {
+    /// What can't be relied on because of it.
+    pub fn affected(&self) -> Affected<'_> {
+        match self {
+            Self::Differs { name: object, .. }
+            | Self::MissingQueue { queue: object }
+            | Self::QueueNotOpen { queue: object, bound: false, .. } => Affected::Object(object),
+            Self::UserTaken { user, .. } => Affected::User(user),
+            Self::Refused { step, .. } | Self::Failed { step, .. } => match &**step {
+                Step::PutPolicy(policy) => Affected::Object(&policy.name),
+                Step::PutQueue(queue) => Affected::Object(&queue.name),
+                Step::PutExchange(exchange) => Affected::Object(&exchange.name),
+                Step::Bind(binding) => Affected::Object(&binding.queue),
+                Step::PutUser(user) | Step::PutPermissions(user) => Affected::User(&user.name),
+                // What was to be removed is there still.
+                Step::Unbind(_)
+                | Step::DeleteQueue(_)
+                | Step::DeleteStream(_)
+                | Step::DeleteExchange(_)
+                | Step::DeletePolicy(_)
+                | Step::DeleteUser { .. } => Affected::Nothing,
+            },
+            // A queue that is no longer open was open once, and what is bound stays bound.
+            Self::QueueNotOpen { bound: true, .. }
+            | Self::LeadsBack { .. }
+            | Self::Kept { .. }
+            | Self::PolicyOverruled { .. }
+            | Self::PolicyLimited { .. }
+            | Self::Unverified { .. } => Affected::Nothing,
+        }
+    }
+
+    /// A queue or stream that is no longer declared and exists still because of it.
+    pub fn kept(&self) -> Option<&str> {
+        match self {
+            Self::Kept { queue, .. } => Some(queue),
+            Self::Refused { step, .. } | Self::Failed { step, .. } => match &**step {
+                Step::DeleteQueue(name) | Step::DeleteStream(name) => Some(name),
+                Step::Unbind(binding) => Some(&binding.destination),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the same step may succeed a moment later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::Unverified { .. })
+    }
 }
 
 /// Why a queue that is no longer declared still exists.
@@ -145,6 +220,8 @@ pub enum KeepReason {
     Stream,
     /// Unknown without an AMQP connection: the API's counts are up to five seconds old.
     Unknown,
+    /// Edges with a former configuration may still use it.
+    Edges,
 }
 
 impl fmt::Display for Problem {
@@ -183,6 +260,10 @@ impl fmt::Display for Problem {
                 f,
                 "queue {queue} is no longer declared; it is kept because only an AMQP connection can tell whether it is empty"
             ),
+            Self::Kept { queue, because: KeepReason::Edges } => write!(
+                f,
+                "{queue} is no longer declared; it stays as it is until every edge runs this generation, as edges with a former one may use it"
+            ),
             Self::PolicyOverruled { queue, policy, by: Some(by) } => write!(
                 f,
                 "policy {by} is in force on {queue} instead of {policy}; lower its priority or narrow its pattern"
@@ -195,13 +276,17 @@ impl fmt::Display for Problem {
                 "operator policy {by} changes {} on {queue}; widen it, or declare what it allows",
                 keys.join(", ")
             ),
+            Self::Unverified { reason } => {
+                write!(f, "the policies that are in force can't be checked: {reason}; it is tried again")
+            }
             Self::UserTaken { user, tag } => {
                 write!(
                     f,
                     "broker user {user} exists without the tag {tag}, so it is not ours; delete it, and it is made anew"
                 )
             }
-            Self::Refused { doing, reason } => write!(f, "{doing}: refused: {reason}"),
+            Self::Refused { step, reason } => write!(f, "{step}: refused: {reason}"),
+            Self::Failed { step, reason } => write!(f, "{step}: failed: {reason}; it is tried again"),
         }
     }
 }

@@ -88,6 +88,37 @@ impl Step {
         });
     }
 
+    /// What exists, or is out of the way, once it is done.
+    pub(crate) fn provides(&self) -> Option<Provided<'_>> {
+        match self {
+            Self::PutPolicy(policy) => Some(Provided::Policy(&policy.name)),
+            Self::PutQueue(queue) => Some(Provided::Queue(&queue.name)),
+            Self::PutExchange(exchange) => Some(Provided::Exchange(&exchange.name)),
+            Self::PutUser(user) => Some(Provided::User(&user.name)),
+            Self::Unbind(binding) => Some(Provided::Unbound(&binding.destination)),
+            _ => None,
+        }
+    }
+
+    /// What it must not be done without: a queue finds its limits when it is created, an exchange needs somewhere to put what has no
+    /// binding, and a queue is unbound before its messages are counted.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = Provided<'_>> {
+        let (first, second) = match self {
+            Self::PutQueue(queue) => (Some(Provided::Policy(&queue.name)), None),
+            Self::PutExchange(exchange) => (exchange.alternate.as_deref().map(Provided::Exchange), None),
+            Self::Bind(binding) => (Some(Provided::Queue(&binding.queue)), Some(Provided::Exchange(&binding.exchange))),
+            Self::PutPermissions(user) => (Some(Provided::User(&user.name)), None),
+            Self::DeleteQueue(name) | Self::DeleteStream(name) => (Some(Provided::Unbound(name)), None),
+            _ => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+
+    /// Whether it takes something away.
+    pub(crate) fn removes(&self) -> bool {
+        self.rank() >= FIRST_REMOVAL
+    }
+
     /// Steps of one rank may be done in any order, ranks only one after the other.
     ///
     /// Creation: a queue finds its policy (retention, limits) when it is created, and an exchange follows its alternate exchange and the
@@ -114,6 +145,17 @@ impl Step {
             Self::DeleteUser { .. } => 15,
         }
     }
+}
+
+/// See [`Step::provides`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Provided<'a> {
+    Policy(&'a str),
+    Queue(&'a str),
+    Exchange(&'a str),
+    User(&'a str),
+    /// This queue or stream is not bound any more.
+    Unbound(&'a str),
 }
 
 fn is_for_publishers(exchange: &str) -> bool {

@@ -2,8 +2,7 @@
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use rustls::ClientConfig;
-use wirepost_rabbitmq::{Address, CredentialFiles, Credentials, ManagementClient, ManagementSettings, client_tls};
+use wirepost_rabbitmq::{Address, CaCertificates, CredentialFiles, Credentials, ManagementClient, ManagementSettings};
 
 use super::alarm;
 
@@ -36,7 +35,8 @@ pub struct Config {
     pub username_file: Option<PathBuf>,
     /// See `username_file`.
     pub password_file: Option<PathBuf>,
-    /// CA certificates (PEM) that the broker's certificates are checked against; `None` = those of the operating system.
+    /// CA certificates (PEM) that the broker's certificates are checked against, read at each connect; `None` = those of the operating
+    /// system.
     pub ca_file: Option<PathBuf>,
     /// Channels that publish, one message in flight on each.
     pub lanes: usize,
@@ -143,10 +143,10 @@ impl Config {
         }
         let https = self.management.as_deref().is_some_and(|url| url.starts_with("https://"));
         let needed = self.ca_file.is_some() || self.stream_tls || https || addresses.iter().any(Address::is_tls);
-        let tls = needed.then(|| client_tls(self.ca_file.as_deref())).transpose().unwrap_or_else(|error| {
+        let ca = Arc::new(CaCertificates::new(self.ca_file.clone()));
+        if needed && let Err(error) = ca.client_tls() {
             bad.push(format!("ca_file: {error}"));
-            None
-        });
+        }
         let files = CredentialFiles { user: self.username_file.clone(), password: self.password_file.clone() };
         for (name, files) in [
             ("username_file", CredentialFiles { password: None, ..files.clone() }),
@@ -181,7 +181,7 @@ impl Config {
                 bad.push(format!("{name}: {value} is not within 1 to {max}"));
             }
         }
-        if bad.is_empty() { Ok(Checked { addresses, tls, management, files }) } else { Err(SettingsError(bad)) }
+        if bad.is_empty() { Ok(Checked { addresses, ca, management, files }) } else { Err(SettingsError(bad)) }
     }
 }
 
@@ -216,7 +216,7 @@ pub struct SettingsError(pub Vec<String>);
 /// What [`Config::check`] made.
 pub(super) struct Checked {
     pub(super) addresses: Vec<Address>,
-    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) ca: Arc<CaCertificates>,
     pub(super) management: Option<ManagementClient>,
     pub(super) files: CredentialFiles,
 }
@@ -284,13 +284,8 @@ mod tests {
     #[test]
     fn without_a_ca_file_the_cas_of_the_operating_system_are_trusted() {
         let streams = Some("rabbitmq-stream+tls://one:5551");
-        let mut config = Config::parse("e1", "amqps://a:b@one/v", streams, Some("https://one")).unwrap();
-        assert!(config.check().is_ok_and(|checked| checked.tls.is_some()));
-        config.stream_tls = false;
-        config.management = Some("http://one".into());
-        assert!(config.check().is_ok_and(|checked| checked.tls.is_some()), "AMQP alone needs them");
-        config.amqp = vec!["amqp://a:b@one/v".into()];
-        assert!(config.check().is_ok_and(|checked| checked.tls.is_none()), "none are loaded where none are needed");
+        let config = Config::parse("e1", "amqps://a:b@one/v", streams, Some("https://one")).unwrap();
+        assert!(config.check().is_ok_and(|checked| checked.ca.client_tls().is_ok()));
     }
 
     #[test]

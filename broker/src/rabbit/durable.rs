@@ -1,6 +1,10 @@
 //! Feeds and pages of streams, over the stream protocol.
 
-use std::{fmt, sync::Weak, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
@@ -37,7 +41,8 @@ pub(super) fn client(config: &Config, checked: &Checked, supervisor: &Supervisor
     address.vhost().clone_into(&mut settings.vhost);
     settings.connection_name = format!("wirepost-edge {} streams", config.edge);
     if config.stream_tls {
-        settings.tls.clone_from(&checked.tls);
+        let ca = Arc::clone(&checked.ca);
+        settings.tls = Some(Arc::new(move || ca.client_tls().map_err(|error| error.to_string())));
     }
     settings.supervisor = supervisor.clone();
     Some(Client::new(settings))

@@ -4,13 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::Event;
-use rustls::ClientConfig;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use wirepost_rabbitmq::{Address, Connection, CredentialFiles, Endpoint};
+use wirepost_rabbitmq::{Address, CaCertificates, Connection, CredentialFiles, Endpoint};
 use wirepost_runtime::backoff::Backoff;
 
 use super::counters::Counters;
@@ -28,7 +27,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Dialer {
     pub(super) addresses: Vec<Address>,
     pub(super) files: CredentialFiles,
-    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) ca: Arc<CaCertificates>,
     pub(super) edge: String,
     pub(super) counters: Arc<Counters>,
 }
@@ -54,12 +53,12 @@ impl Status {
 }
 
 impl Dialer {
-    /// Where to connect at this attempt, with the credentials that are valid now.
+    /// Where to connect at this attempt, with the credentials and CA certificates that are valid now.
     pub(super) fn endpoint(&self, attempt: usize, name: &str) -> Result<Endpoint, String> {
         let address = self.addresses[attempt % self.addresses.len()].clone();
         let login = self.files.apply(address.login()).map_err(|error| error.to_string())?;
         let name = format!("wirepost-edge {} {name}", self.edge);
-        Endpoint::new(address.with_login(login), self.tls.clone(), name)
+        Endpoint::new(address.with_login(login), Some(&self.ca), name)
             .map_err(|error| format!("{error}; give a ca_file"))
     }
 

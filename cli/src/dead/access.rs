@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use wirepost_rabbitmq::{Address, Endpoint, client_tls};
+use wirepost_rabbitmq::{Address, CaCertificates, Endpoint};
 
 /// Above the size of any Secret.
 const MAX_BYTES: u64 = 2 << 20;
@@ -66,8 +66,7 @@ impl Args {
             let port = port.parse().with_context(|| format!("--at {at}: {port:?} is not a port"))?;
             address = address.at(host.trim_matches(['[', ']']), port);
         }
-        let tls = ca_file.as_deref().map(|file| client_tls(Some(file))).transpose()?;
-        let endpoint = Endpoint::new(address, tls, "wirepost dead")?;
+        let endpoint = Endpoint::new(address, Some(&CaCertificates::new(ca_file)), "wirepost dead")?;
         let queues =
             secret.iter().filter(|(key, _)| key.starts_with("queue.")).map(|(_, queue)| queue.clone()).collect();
         Ok(Access { target: Target { business, endpoint }, queues })

@@ -3,9 +3,13 @@
 //! The answer has an `ETag`. Asked with `If-None-Match` and `?wait=SECONDS`, the edge answers once something has changed, or with 304 when
 //! the time is over.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+/// How long an edge that reports a configuration may still act by the one before: it has decided which queue a message is for, then checks
+/// its content (1.2 s at most), publishes it (2 s at most), and the broker gets it. After that nothing of the former configuration is used.
+pub const DECISIONS_VALID_FOR: Duration = Duration::from_secs(4);
 
 /// The path.
 pub const PATH: &str = "/configz";

@@ -107,6 +107,19 @@ impl Reconcile<'_> {
         Some(AcceptedDeclaration::new(self.stored, Arc::new(compiled)))
     }
 
+    /// Queues of the team's own that the business has not named before: without them its declaration can't be accepted.
+    pub(super) fn new_existing_queues(&self, compiled: &Compiled) -> Vec<String> {
+        let named = &compiled.topology.existing_queues;
+        if named.is_empty() || self.accepted_before(compiled) {
+            return Vec::new();
+        }
+        let before = self.remembered();
+        let is_known = |queue: &String| {
+            before.as_ref().is_some_and(|before| before.compiled.topology.existing_queues.contains(queue))
+        };
+        named.iter().filter(|queue| !is_known(queue)).cloned().collect()
+    }
+
     /// Whether this generation was accepted once, by this process or another.
     pub(super) fn accepted_before(&self, compiled: &Compiled) -> bool {
         let map = self.context.config_map(&compiled.business).filter(|map| config_map::is_of(map, self.stored));

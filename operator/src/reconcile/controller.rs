@@ -17,6 +17,7 @@ use wirepost_runtime::readiness::Pending;
 use super::{Context, error_policy, reconcile};
 use crate::{
     api_client,
+    fresh::Fresh,
     metrics::Metrics,
     stored::StoredBusiness,
     triggers::{Listed, Triggers},
@@ -37,6 +38,10 @@ pub struct Controller {
     pub triggers: Arc<Triggers>,
     /// Dropped when all resources were listed once.
     pub listed: Pending,
+    /// Hears of each list.
+    pub fresh: Fresh,
+    /// How the API server is reached.
+    pub config: kube::Config,
 }
 
 impl Controller {
@@ -63,9 +68,11 @@ impl Controller {
         metrics: Arc<Metrics>,
         cancel: CancellationToken,
     ) -> impl Stream<Item = Result<ReconcileRequest<StoredBusiness>, watcher::Error>> + Send + use<> {
-        let Self { selector, concurrency: _, store, triggers, listed } = self;
+        let Self { selector, concurrency: _, store, triggers, listed, fresh, config } = self;
         let mut listed = Some(listed);
-        let changes = watcher(Api::<StoredBusiness>::all(client), api_client::watch(&selector))
+        let all = |client, _: &str| Api::<StoredBusiness>::all(client);
+        let changes = fresh
+            .watch(client, config, Listed::Resources, all, "", api_client::watch(&selector))
             .backoff(api_client::watch_backoff())
             .reflect(store)
             .inspect_ok({
@@ -77,6 +84,7 @@ impl Controller {
                         // Resources that were deleted while the watch was interrupted are missing only now.
                         watcher::Event::InitDone => {
                             triggers.listed(Listed::Resources);
+                            fresh.listed(Listed::Resources);
                             triggers.trigger_all();
                             listed.take();
                         }

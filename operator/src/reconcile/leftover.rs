@@ -137,7 +137,8 @@ impl Leftovers {
             let mut tombstone = config_map::tombstone(map);
             tombstone.metadata.resource_version.clone_from(&map.metadata.resource_version);
             self.tombstoned_at.insert(uid.to_owned(), Instant::now());
-            return Ok(context.writer.config_map(&tombstone).await?);
+            context.writer.config_map(&tombstone).await?;
+            return Ok(());
         }
         let tombstoned_at = self.tombstoned_at.entry(uid.to_owned()).or_insert_with(Instant::now);
         if !context.edges.running(business).is_empty() && tombstoned_at.elapsed() < finalize::EDGE_TIMEOUT {

@@ -1,9 +1,9 @@
 //! The edges' part of a reconcile.
 
 use kube::ResourceExt;
-use wirepost_core::contract::config_map::HASH;
+use wirepost_core::contract::{config_map::HASH, edge_config::BusinessConfig};
 
-use super::{AcceptedDeclaration, Error, Reconcile, secret::SecretResult};
+use super::{AcceptedDeclaration, Error, Reconcile, phase::Delivered, secret::SecretResult, waiting::Waiting};
 use crate::{
     access::{AccessCredentials, Rotation},
     config_map,
@@ -12,36 +12,70 @@ use crate::{
 
 impl Reconcile<'_> {
     /// Gives the edges and the business's services what they need. Once the Secret has new credentials the hour of the former ones begins,
-    /// and not before. `repaired`: something of the business was just repaired on the broker.
+    /// and not before; if they are revoked, they end now, even where the Secret can't be written. `repaired`: something of the business was just repaired on the broker. `waiting`: what waits for the broker.
     pub(super) async fn deliver(
         &self,
         declaration: &AcceptedDeclaration,
         credentials: AccessCredentials,
         repaired: bool,
+        waiting: &Waiting,
     ) -> Result<SecretResult, Error> {
-        let written = self.program(declaration, &credentials).await?;
-        let secret = self.write_secret(declaration, &credentials, repaired || written).await?;
-        let delivered = credentials.rotation.as_ref().filter(|_| secret.obstacle.is_none());
-        if let Some(rotation) = delivered.and_then(Rotation::delivered) {
-            let credentials = self.derive(declaration, rotation).await?;
-            self.program(declaration, &credentials).await?;
+        let written = self.program(declaration, &credentials, waiting).await?;
+        if waiting.secret {
+            // Nobody is given what the broker refuses.
+            let name = self.stored.status().binding.map(|binding| binding.name);
+            return Ok(SecretResult { name, obstacle: None });
         }
-        Ok(secret)
+        let secret = self.write_secret(declaration, &credentials, repaired || written, &waiting.kept).await;
+        let rotation = credentials.rotation.as_ref();
+        let delivered = rotation.filter(|_| secret.as_ref().is_ok_and(|secret| secret.obstacle.is_none()));
+        let revoked = rotation.and_then(Rotation::revoked);
+        if revoked.is_some() {
+            tracing::info!(business = declaration.compiled.business, "the former credentials are revoked");
+            self.context.events.revoked(self.stored).await;
+        }
+        if let Some(rotation) = revoked.or_else(|| delivered?.delivered()) {
+            let credentials = self.derive(declaration, rotation).await?;
+            self.program(declaration, &credentials, waiting).await?;
+        }
+        secret
     }
 
     /// Writes the edges' configuration if it is not what they have. Whether it was written.
-    async fn program(&self, declaration: &AcceptedDeclaration, credentials: &AccessCredentials) -> Result<bool, Error> {
+    async fn program(
+        &self,
+        declaration: &AcceptedDeclaration,
+        credentials: &AccessCredentials,
+        waiting: &Waiting,
+    ) -> Result<bool, Error> {
         let Self { stored, context } = *self;
         let business = &declaration.compiled.business;
-        let config = credentials.edge_config(&declaration.compiled);
-        let should = config_map::build(stored, &declaration.spec, &config, credentials.rotation.as_ref());
+        let config =
+            waiting.permitted(&credentials.edge_config(&declaration.compiled), self.present_config(business).as_ref());
+        let mut should = config_map::build(stored, &declaration.spec, &config, credentials.rotation.as_ref());
         context.states.set_hash(business, config.hash());
-        if context.config_map(business).is_some_and(|is| config_map::has_all_of(&is, &should)) {
+        let delivered = || context.states.of(stored, |state| Delivered::update(&mut state.delivered, config.hash()));
+        let present = context.config_map(business);
+        if present.as_ref().is_some_and(|is| config_map::has_all_of(is, &should)) {
+            delivered();
             return Ok(false);
         }
-        context.writer.config_map(&should).await?;
+        // Only over what was compared with: never over a newer one.
+        let shows = present.and_then(|map| map.metadata.resource_version.clone());
+        should.metadata.resource_version = context.states.version(business, shows.clone());
+        let written = context.writer.config_map(&should).await;
+        // Whatever went wrong: what the watch shows decides the next attempt.
+        let written = written.inspect_err(|_| context.states.forget_version(business))?;
+        context.states.set_version(business, shows, written);
+        delivered();
         tracing::info!(business, generation = config.generation, "edge configuration written");
         Ok(true)
+    }
+
+    /// What the edges have of a business, if it was written for this resource.
+    pub(super) fn present_config(&self, business: &str) -> Option<BusinessConfig> {
+        let map = self.context.config_map(business)?;
+        if config_map::owner(&map) == self.stored.owner() { config_map::config(&map) } else { None }
     }
 
     /// How many edges run what was last written for them.

@@ -5,33 +5,32 @@ use std::sync::Arc;
 use wirepost_core::{Compiled, contract::condition::Reason, names};
 use wirepost_topology::{Problem, Report};
 
-use super::{Done, Error, Reconcile};
+use super::{Done, Error, Reconcile, waiting::Waiting};
 use crate::{
     access::AccessCredentials,
     broker::{BrokerFailure, Desired, Ensured},
     conditions::{ConditionState, Facts, Findings, summarize},
-    edges::EdgeProgress,
 };
 
 /// A broker that can't be asked or written to.
 const BROKER_FAILURES: [Reason; 2] = [Reason::BrokerUnavailable, Reason::BrokerRefused];
 
 impl Reconcile<'_> {
-    /// Makes the broker have what was declared, and reports a repair. `whole`: see [`Desired`].
+    /// Makes the broker have what was declared, as far as edges with a former configuration allow, and reports a repair. `required`: see
+    /// [`Desired`].
     pub(super) async fn provision(
         &self,
         compiled: &Compiled,
         credentials: &AccessCredentials,
-        whole: bool,
+        required: &[String],
     ) -> Result<Ensured, BrokerFailure> {
         let Self { stored, context } = *self;
         let mut topology = compiled.topology.clone();
         context.options.open_queues.mark(&stored.owner(), &mut topology);
-        let desired = Arc::new(Desired { topology, users: credentials.users.clone(), whole });
-        // By what will be written for the edges, not by what was: they may all run what an older operator wrote.
-        let hash = credentials.edge_config(compiled).hash();
-        let EdgeProgress { total, programmed, .. } = context.edges.progress(&compiled.business, &hash);
-        let ensured = context.broker.ensure(&compiled.business, desired, programmed < total).await?;
+        let desired = Arc::new(Desired { topology, users: credentials.users.clone(), required: required.to_vec() });
+        // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
+        let phase = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
+        let ensured = context.broker.ensure(&compiled.business, desired, phase).await?;
         if ensured.repaired {
             context.events.repaired(stored, &summarize(&ensured.report.changes)).await;
         }
@@ -69,6 +68,25 @@ impl Reconcile<'_> {
         Ok(self.retry())
     }
 
+    /// Adds to what the problems mean that routes wait for their end.
+    pub(super) fn name_held_back(
+        &self,
+        waiting: &Waiting,
+        compiled: &Compiled,
+        credentials: &AccessCredentials,
+        findings: &mut Findings,
+    ) {
+        let config = credentials.edge_config(compiled);
+        let permitted = waiting.permitted(&config, self.present_config(&compiled.business).as_ref());
+        let routes: Vec<String> = waiting.held_back(&config, &permitted).into_iter().map(str::to_owned).collect();
+        if routes.is_empty() {
+            return;
+        }
+        let state = if findings.accepted.is_met() { &mut findings.provisioned } else { &mut findings.accepted };
+        let text = "; until then these routes are as they were before, or left out where they are new";
+        state.message = format!("{}{text}: {}", state.message, summarize(&routes));
+    }
+
     /// What the business's people need to know.
     pub(super) fn facts(&self, compiled: &Compiled) -> Facts {
         let business = compiled.business.clone();
@@ -87,25 +105,27 @@ impl Reconcile<'_> {
     }
 }
 
-/// Why a declaration that names a queue of the team's own can't be accepted: it is missing, or not open.
-pub(super) fn queue_problem(done: &Report) -> Option<ConditionState> {
-    let missing = problem_texts(done, |problem| matches!(problem, Problem::MissingQueue { .. }));
+/// Why a declaration that names such a queue of the team's own can't be accepted: it is missing, or not open.
+pub(super) fn queue_problem(done: &Report, which: impl Fn(&String) -> bool) -> Option<ConditionState> {
+    let missing = problem_texts(done, |problem| matches!(problem, Problem::MissingQueue { queue } if which(queue)));
     if !missing.is_empty() {
         return Some(ConditionState::not_met(Reason::QueueNotFound, summarize(&missing)));
     }
-    let closed = problem_texts(done, |problem| matches!(problem, Problem::QueueNotOpen { .. }));
+    let closed = problem_texts(done, |problem| matches!(problem, Problem::QueueNotOpen { queue, .. } if which(queue)));
     (!closed.is_empty()).then(|| ConditionState::not_met(Reason::QueueNotOpen, summarize(&closed)))
 }
 
 /// Sets Accepted and Provisioned to what the broker's report means.
 pub(super) fn conditions(done: &Report, findings: &mut Findings) {
-    if let Some(rejected) = queue_problem(done) {
+    if let Some(rejected) = queue_problem(done, |_| true) {
         (findings.accepted, findings.provisioned) = (rejected, ConditionState::not_accepted());
         return;
     }
     let wrong = problem_texts(done, |problem| !matches!(problem, Problem::Kept { .. }));
     let kept = problem_texts(done, |problem| matches!(problem, Problem::Kept { .. }));
+    let passing = done.problems.iter().all(|problem| problem.may_pass() || matches!(problem, Problem::Kept { .. }));
     findings.provisioned = match (wrong.is_empty(), kept.is_empty()) {
+        (false, _) if passing => ConditionState::not_met(Reason::BrokerUnavailable, summarize(&wrong)),
         (false, _) => ConditionState::not_met(Reason::NotAsDeclared, summarize(&wrong)),
         (true, false) => {
             let text = format!("the broker has the topology; {}", summarize(&kept));
@@ -113,16 +133,6 @@ pub(super) fn conditions(done: &Report, findings: &mut Findings) {
         }
         (true, true) => ConditionState::met(Reason::Provisioned, "the broker has exactly the topology"),
     };
-}
-
-/// Whether the edges must not go on to this generation: messages would have no queue.
-pub(super) fn blocks_edges(problem: &Problem) -> bool {
-    use Problem::{Kept, LeadsBack, PolicyLimited, PolicyOverruled, QueueNotOpen};
-    // A queue that is no longer open was open once, and what is bound stays bound.
-    !matches!(
-        problem,
-        Kept { .. } | PolicyOverruled { .. } | PolicyLimited { .. } | LeadsBack { .. } | QueueNotOpen { .. }
-    )
 }
 
 fn problem_texts(done: &Report, which: impl Fn(&Problem) -> bool) -> Vec<String> {

@@ -11,7 +11,7 @@
 //! It used to ask every 20 s: with 1,000 businesses that was 50 calls a second and nearly all of an idle operator's CPU time
 //! (docs/decisions/0013-no-right-to-read-secrets.md has the measurements).
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use crate::{
     access::{self, AccessCredentials, Rotation},
     conditions::ConditionState,
     config_map,
-    stored::ROTATE,
+    stored::{REVOKE, ROTATE},
     writer::SecretState,
 };
 
@@ -45,7 +45,7 @@ impl Reconcile<'_> {
             return Ok(AccessCredentials::default());
         }
         let asked = self.stored.annotation(ROTATE).unwrap_or_default();
-        self.derive(declaration, Rotation::next(self.rotation(), asked)).await
+        self.derive(declaration, Rotation::next(self.rotation(), asked, self.stored.annotation(REVOKE))).await
     }
 
     /// The credentials of a rotation, which is remembered.
@@ -55,10 +55,10 @@ impl Reconcile<'_> {
         rotation: Rotation,
     ) -> Result<AccessCredentials, Error> {
         let Self { stored, context } = *self;
-        let seed = context.seeds.get().await.map_err(Error::Seed)?;
+        let seeds = context.seeds.get().await.map_err(Error::Seed)?;
         context.states.of(stored, |state| state.rotation = Some(rotation.clone()));
         let vhost = &context.options.endpoints.vhost;
-        Ok(AccessCredentials::new(&seed, vhost, &declaration.compiled.business, stored.uid(), rotation))
+        Ok(AccessCredentials::new(&seeds, vhost, &declaration.compiled.business, stored.uid(), rotation))
     }
 
     /// What was valid until now. The watch may lag behind our own last write.
@@ -72,19 +72,21 @@ impl Reconcile<'_> {
     }
 
     /// Writes the access Secret if it is not as it should be, and then deletes a former one. `touched`: something else of the business was
-    /// just written, so the Secret is checked too.
+    /// just written, so the Secret is checked too. `kept`: see [`access::entries`].
     pub(super) async fn write_secret(
         &self,
         declaration: &AcceptedDeclaration,
         credentials: &AccessCredentials,
         touched: bool,
+        kept: &BTreeSet<String>,
     ) -> Result<SecretResult, Error> {
         let Self { stored, context } = *self;
         // The status names it until it is gone: it is the only record.
         let former = stored.status().binding.map(|binding| binding.name);
         let former = former.filter(|name| Some(name) != declaration.secret.as_ref());
         if let (Some(name), Some(current)) = (&declaration.secret, &credentials.current) {
-            let entries = access::entries(&context.options.endpoints, current, stored, &declaration.compiled.topology);
+            let topology = &declaration.compiled.topology;
+            let entries = access::entries(&context.options.endpoints, current, stored, topology, kept);
             let fresh = context
                 .states
                 .of(stored, |state| state.secret.as_ref().is_some_and(|check| check.is_fresh(stored, name, &entries)));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus};
 use wirepost_runtime::backoff::Backoff;
 
-use super::accept::AcceptedDeclaration;
+use super::{accept::AcceptedDeclaration, phase::Delivered};
 use crate::{access::Rotation, conditions, stored::StoredBusiness};
 
 /// How long the watch may take to bring back what we wrote.
@@ -31,6 +31,8 @@ struct States {
     resources: HashMap<String, ResourceState>,
     /// Business type → hash of the edge configuration that was last written.
     hashes: HashMap<String, String>,
+    /// Business type → the `resourceVersion` that its edge configuration had, and the one that it has since it was last written.
+    versions: HashMap<String, (Option<String>, Option<String>)>,
 }
 
 /// What is remembered of one resource.
@@ -41,6 +43,8 @@ pub(super) struct ResourceState {
     /// The last accepted declaration, whatever was declared since.
     pub(super) accepted: Option<AcceptedDeclaration>,
     pub(super) rotation: Option<Rotation>,
+    /// The edge configuration as it was last written.
+    pub(super) delivered: Option<Delivered>,
     /// The access Secret at its last check; `None` = it has to be checked now.
     pub(super) secret: Option<SecretCheck>,
     /// How often the watch reported a change of the Secret.
@@ -61,6 +65,7 @@ impl Default for ResourceState {
             compiled: None,
             accepted: None,
             rotation: None,
+            delivered: None,
             secret: None,
             secret_changes: 0,
             status: None,
@@ -161,12 +166,31 @@ impl ResourceStates {
         self.lock().hashes.insert(business.to_owned(), hash);
     }
 
+    /// The `resourceVersion` of a business's edge configuration, which the watch `shows` as it was before it was last written, or later.
+    pub(super) fn version(&self, business: &str, shows: Option<String>) -> Option<String> {
+        match self.lock().versions.get(business) {
+            Some((before, written)) if *before == shows => written.clone(),
+            _ => shows,
+        }
+    }
+
+    /// An edge configuration was written while the watch showed this version of it.
+    pub(super) fn set_version(&self, business: &str, shows: Option<String>, written: Option<String>) {
+        self.lock().versions.insert(business.to_owned(), (shows, written));
+    }
+
+    /// It is not known any more what was written.
+    pub(super) fn forget_version(&self, business: &str) {
+        self.lock().versions.remove(business);
+    }
+
     /// Forgets a resource; with `business`, that business too.
     pub(super) fn forget(&self, stored: &StoredBusiness, business: Option<&str>) {
         let mut states = self.lock();
         states.resources.remove(stored.uid());
         if let Some(business) = business {
             states.hashes.remove(business);
+            states.versions.remove(business);
         }
     }
 

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
-use wirepost_stream::{Client, Start};
+use wirepost_stream::{Client, Start, Tls};
 use wirepost_testing::broker::Vhost;
 
 use crate::support::{Publisher, config, host_of, numbers, range, take};
 
-fn tls(authorities: RootCertStore) -> Result<Arc<ClientConfig>> {
+fn tls(authorities: RootCertStore) -> Result<Tls> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(builder.with_root_certificates(authorities).with_no_client_auth()))
+    let config = Arc::new(builder.with_root_certificates(authorities).with_no_client_auth());
+    Ok(Arc::new(move || Ok(Arc::clone(&config))))
 }
 
 #[tokio::test]

@@ -68,7 +68,16 @@ async fn management(node: &Node, (user, password): (&str, &str)) -> Result<TestB
     let at = node.node_port(SYSTEM, "rabbitmq", "management").await?;
     let management = format!("http://{user}:{password}@{at}");
     let [amqp, stream] = [const { String::new() }; 2];
-    Ok(TestBroker { amqp, stream, management, tls_amqp: None, tls_stream: None, tls_ca: None, pid: None })
+    Ok(TestBroker {
+        amqp,
+        stream,
+        management,
+        tls_amqp: None,
+        tls_stream: None,
+        tls_management: None,
+        tls_ca: None,
+        pid: None,
+    })
 }
 
 /// Writes entries of a Secret.

@@ -199,6 +199,70 @@ async fn dead_letters_go_back_with_the_rights_of_the_access_secret() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn revoked_credentials_end_as_soon_as_there_are_new_ones() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    let leaked = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let thief = log_in(&leaked).await?;
+
+    let both = json!({"metadata": {"annotations": {"wirepost.dev/rotate": "2", "wirepost.dev/revoke": "2"}}});
+    world.team.businesses().patch("shop", &PatchParams::default(), &Patch::Merge(both)).await?;
+    eventually("the leaked user is gone", SOON, || async { Ok(!users(&world).await?.contains(&leaked["username"])) })
+        .await?;
+    eventually("its connection is closed", SOON, || async { Ok(!thief.status().connected()) }).await?;
+    let new = world.secret("shop-wirepost").await?.context("no Secret")?;
+    ensure!(api_keys(&world).await?.keys().eq([&digest(&new)]), "{:?}", api_keys(&world).await?);
+    let service = log_in(&new).await?;
+    ensure!(times(&world.events("shop").await?, "CredentialsRevoked") == 1);
+
+    // The next rotation has its hour again.
+    annotate(&world, "wirepost.dev/rotate", "3").await?;
+    eventually("there are two", SOON, || async { Ok(api_keys(&world).await?.len() == 2) }).await?;
+    ensure!(users(&world).await?.contains(&new["username"]) && service.status().connected());
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaked_seed_is_replaced_without_an_outage() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    let before = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let service = log_in(&before).await?;
+
+    let seeds: Api<Secret> = world.cluster.api(&world.system.name);
+    let old = seeds.get("wirepost-seed").await?.data.and_then(|mut data| data.remove("seed")).context("no seed")?;
+    let new = "0123456789abcdef0123456789abcdef";
+    let patch = json!({"stringData": {"seed": new}, "data": {"former-seed": old}});
+    seeds.patch("wirepost-seed", &PatchParams::default(), &Patch::Merge(patch)).await?;
+    eventually("the Secret has other credentials", SOON, || async {
+        Ok(world.secret("shop-wirepost").await?.is_some_and(|now| now["username"] != before["username"]))
+    })
+    .await?;
+    let after = world.secret("shop-wirepost").await?.context("no Secret")?;
+    for entries in [&before, &after] {
+        ensure!(api_keys(&world).await?.get(&digest(entries)) == Some(&None), "{:?}", api_keys(&world).await?);
+        log_in(entries).await?;
+    }
+    ensure!(service.status().connected(), "a service that has not read its Secret yet was cut off");
+
+    let patch = json!({"data": {"former-seed": null}});
+    seeds.patch("wirepost-seed", &PatchParams::default(), &Patch::Merge(patch)).await?;
+    eventually("what was derived from the leaked seed is gone", SOON, || async {
+        Ok(api_keys(&world).await?.keys().eq([&digest(&after)]) && !users(&world).await?.contains(&before["username"]))
+    })
+    .await?;
+    eventually("its connection is closed", SOON, || async { Ok(!service.status().connected()) }).await?;
+    log_in(&after).await?;
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_deleted_or_altered_comes_back_the_same() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator("one").flag("secret-check-seconds", 2).start().await?;

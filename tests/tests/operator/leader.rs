@@ -12,6 +12,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
+use wirepost_core::business::WsBusiness;
 use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
 use wirepost_testing::cluster::PrivateCluster;
 use wirepost_testing::operator::{Operator, World, condition_of};
@@ -149,6 +150,51 @@ async fn a_leader_that_was_frozen_past_its_lease_ends_and_writes_nothing() -> Re
     let news: Vec<_> = after.iter().filter(|(what, version)| before.get(*what) != Some(version)).collect();
     ensure!(before == after, "written meanwhile: {news:?}; by the new leader:\n{}", standby.log());
     nothing_is_left(&world).await
+}
+
+/// A router has lost its state: the standby's watch brings nothing, without a sign of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_whose_watch_is_dead_writes_no_older_generation() -> Result<()> {
+    let world = World::new().await?;
+    let proxy = Proxy::start(world.cluster.server()?).await?;
+    let leader = world.operator("one").flag("lease-seconds", 4).start().await?;
+    leader.leads().await?;
+    let through = world.account.kubeconfig_through(proxy.address)?;
+    let standby = world.operator("two").flag("lease-seconds", 4).kubeconfig(through).start().await?;
+    world.apply(&business("orders")).await?;
+    world.condition("orders", "Provisioned", "True").await?;
+    eventually("the standby has seen it", PATIENCE, || async {
+        Ok(standby.metric("wirepost_operator_businesses").await? > 0.0)
+    })
+    .await?;
+
+    proxy.forget();
+    world.apply(&business("orders").replace("name: up}", "name: incoming}")).await?;
+    let done = |wsb: &WsBusiness| {
+        condition_of(wsb, "Provisioned")
+            .is_some_and(|c| c.observed_generation == Some(2) && c.message.contains("exactly"))
+    };
+    world.wait("orders", "have its other queue and no former one", done).await?;
+    let maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
+    let (written, resource) =
+        (maps.get("wirepost-business-orders").await?, world.team.businesses().get("orders").await?);
+    leader.kill9()?;
+    standby.leads().await?;
+    // It knows of the resource only what was before, until it lists.
+    eventually("the new leader reconciles", PATIENCE, || async {
+        Ok(standby.metric("wirepost_operator_reconcile_seconds_count").await? > 0.0)
+    })
+    .await?;
+    standby.looks(2).await?;
+    let now = maps.get("wirepost-business-orders").await?;
+    ensure!(now.data == written.data, "{:?} was {:?}", now.data, written.data);
+    let generation = |map: &ConfigMap| map.metadata.generation;
+    ensure!(now.metadata.resource_version == written.metadata.resource_version, "written: {:?}", generation(&now));
+    let observed = world.team.businesses().get("orders").await?;
+    ensure!(observed.metadata.resource_version == resource.metadata.resource_version, "{:?}", observed.status);
+    let queues = world.setup.picture().await?;
+    ensure!(queues.contains_key("queue wirepost.orders.q.incoming"), "{:?}", queues.keys());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

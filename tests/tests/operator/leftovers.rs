@@ -48,6 +48,9 @@ async fn after_a_finalizer_was_taken_off_by_hand_clients_are_let_go_and_nothing_
     world.condition("payments", "Ready", "True").await?;
     let mut alice = client(&edge, &secret, "alice", "app").await?;
 
+    let rid = |wsb: &_| condition_of(wsb, "Provisioned").is_some_and(|c| c.message.contains("exactly"));
+    world.wait("payments", "be rid of the stream", rid).await?;
+
     merge(&world, json!({"metadata": {"finalizers": null}})).await?;
     world.cluster.delete(&world.team.name, "payments").await?;
     ensure!(alice.close_code().await? == 4010);

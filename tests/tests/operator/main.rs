@@ -17,6 +17,7 @@ mod gitops;
 mod keys;
 mod leader;
 mod leftovers;
+mod make_before_break;
 mod others;
 mod tasks;
 mod upgrade;

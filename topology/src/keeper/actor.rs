@@ -137,13 +137,11 @@ impl Actor {
         let mut work: Vec<(Job, oneshot::Sender<Reply>)> = Vec::new();
         for request in batch {
             match request {
-                Request::Ensure { business, desired, edges_behind, reply } => {
-                    match self.businesses.current_report(&business, &desired) {
+                Request::Ensure { business, desired, phase, reply } => {
+                    match self.businesses.current_report(&business, &desired, phase) {
                         // It fails only when the caller does not wait any more.
-                        Some(report) => {
-                            let _ = reply.send(Ok(Ensured { report: Arc::clone(report), repaired: false }));
-                        }
-                        None => work.push((Job::ensure(business, desired, edges_behind), reply)),
+                        Some(known) => drop(reply.send(Ok(known))),
+                        None => work.push((Job::ensure(business, desired, phase), reply)),
                     }
                 }
                 Request::Remove { business, delete_messages, reply } => {
@@ -192,7 +190,7 @@ impl Actor {
     }
 
     fn record(&mut self, done: JobResult) -> Reply {
-        let JobResult { job, differed, left, result } = done;
+        let JobResult { job, differed, left, waits_for_edges, result } = done;
         let report = match result {
             Ok(report) => Arc::new(report),
             Err(error) => {
@@ -210,10 +208,10 @@ impl Actor {
         if !matches!(job.kind, Kind::Ensure { .. }) {
             self.businesses.remove(&job.business);
             self.unrouted.forget(&job.business);
-        } else if self.businesses.ensured(job.business.clone(), job.desired, Arc::clone(&report), left) {
+        } else if self.businesses.ensured(job.business.clone(), job.desired, &report, left, waits_for_edges) {
             self.unrouted.check_soon(job.business);
         }
-        Ok(Ensured { repaired: repaired && !report.changes.is_empty(), report })
+        Ok(Ensured { repaired: repaired && !report.changes.is_empty(), report, waits_for_edges })
     }
 
     /// A new snapshot; everything is ensured again where it shows a need for that.

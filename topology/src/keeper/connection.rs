@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use wirepost_rabbitmq::{Address, Connection, Credentials, Endpoint, client_tls};
+use wirepost_rabbitmq::{Address, CaCertificates, Connection, Credentials, Endpoint};
 
 use crate::Error;
 
@@ -17,7 +17,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 pub struct LazyConnection {
     address: Address,
     credentials: Option<Credentials>,
-    ca_file: Option<PathBuf>,
+    ca: CaCertificates,
     /// In the broker's list of connections.
     name: &'static str,
     connection: Mutex<Option<Arc<Connection>>>,
@@ -36,7 +36,7 @@ impl LazyConnection {
         Self {
             address,
             credentials,
-            ca_file,
+            ca: CaCertificates::new(ca_file),
             name,
             connection: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -72,9 +72,7 @@ impl LazyConnection {
         if let Some(credentials) = &self.credentials {
             address = address.with_login(credentials.read().map_err(|error| self.failed(error.to_string()))?);
         }
-        let tls = address.is_tls().then(|| client_tls(self.ca_file.as_deref())).transpose();
-        let tls = tls.map_err(|error| self.failed(error.to_string()))?;
-        Endpoint::new(address, tls, self.name).map_err(|error| self.failed(error.to_string()))
+        Endpoint::new(address, Some(&self.ca), self.name).map_err(|error| self.failed(error.to_string()))
     }
 
     fn failed(&self, cause: String) -> Error {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Desired, Mode, unrouted::Strays};
+use super::{Desired, Ensured, Mode, Phase, unrouted::Strays};
 use crate::{Problem, Report, Snapshot, Step};
 
 /// Every business that was ensured.
@@ -18,6 +18,8 @@ pub(super) struct BusinessState {
     report: Arc<Report>,
     /// Steps that were left undone with good reason.
     left: Vec<Step>,
+    /// Some of them wait for [`Phase::Shrink`].
+    waits_for_edges: bool,
     /// No change since is known.
     current: bool,
     /// Messages in `unrouted` that no route takes. Known as long as nothing is changed on the broker.
@@ -36,10 +38,14 @@ pub(super) struct Comparison {
 }
 
 impl BusinessStates {
-    /// The report of the last time, if the same was ensured then and nothing has changed since.
-    pub(super) fn current_report(&self, business: &str, desired: &Desired) -> Option<&Arc<Report>> {
+    /// The result of the last time, if the same was ensured then, nothing has changed since, and nothing of it waited for this phase.
+    pub(super) fn current_report(&self, business: &str, desired: &Desired, phase: Phase) -> Option<Ensured> {
         let state = self.0.get(business).filter(|state| state.current && *state.desired == *desired)?;
-        Some(&state.report)
+        let waits_for_edges = state.waits_for_edges;
+        if waits_for_edges && phase == Phase::Shrink {
+            return None;
+        }
+        Some(Ensured { report: Arc::clone(&state.report), repaired: false, waits_for_edges })
     }
 
     /// Keeps what was ensured. Whether anything was changed, or it is new here.
@@ -47,15 +53,19 @@ impl BusinessStates {
         &mut self,
         business: String,
         desired: Arc<Desired>,
-        report: Arc<Report>,
+        report: &Arc<Report>,
         left: Vec<Step>,
+        waits_for_edges: bool,
     ) -> bool {
         let changed = !report.changes.is_empty();
         let before = self.0.get(&business);
         let same = before.filter(|state| state.desired == desired && !changed);
         let strays = same.and_then(|state| state.strays);
         let changed = changed || before.is_none();
-        self.0.insert(business, BusinessState { desired, report, left, current: true, strays });
+        // What failed may succeed the next time.
+        let current = !report.problems.iter().any(Problem::may_pass);
+        let report = Arc::clone(report);
+        self.0.insert(business, BusinessState { desired, report, left, waits_for_edges, current, strays });
         changed
     }
 
@@ -134,9 +144,12 @@ fn shows_in_a_plan(problem: &Problem) -> bool {
 
 /// Whether messages are routed. A queue that waits to be emptied, or a foreign policy, does not prevent that.
 fn routes(problems: &[Problem]) -> bool {
-    use Problem::{Differs, MissingQueue, QueueNotOpen, Refused};
+    use Problem::{Differs, Failed, MissingQueue, QueueNotOpen, Refused};
     let astray = |p: &Problem| {
-        matches!(p, Differs { .. } | MissingQueue { .. } | QueueNotOpen { bound: false, .. } | Refused { .. })
+        matches!(
+            p,
+            Differs { .. } | MissingQueue { .. } | QueueNotOpen { bound: false, .. } | Refused { .. } | Failed { .. }
+        )
     };
     !problems.iter().any(astray)
 }

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{names, topology::Intake};
 use wirepost_rabbitmq::Connection;
 
-use super::{Desired, Mode, actor::Context};
+use super::{
+    Desired, Mode,
+    actor::Context,
+    phase::{Phase, Phases},
+};
 use crate::{ApplyOptions, Error, Plan, Problem, Report, Snapshot, Step, apply_plan, plan::policies_of};
 
 /// See the module.
@@ -19,7 +22,7 @@ pub(super) struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The business should have what is desired. See [`super::Keeper::ensure`].
-    Ensure { edges_behind: bool },
+    Ensure { phase: Phase },
     /// Nothing of it should be left. See [`super::Keeper::remove`].
     Remove { delete_messages: bool },
     /// It is not declared: what can contain messages stays.
@@ -33,12 +36,14 @@ pub(super) struct JobResult {
     pub(super) differed: bool,
     /// Steps of the plan that were left undone with good reason.
     pub(super) left: Vec<Step>,
+    /// Whether some of them wait for the edges.
+    pub(super) waits_for_edges: bool,
     pub(super) result: Result<Report, Error>,
 }
 
 impl Job {
-    pub(super) fn ensure(business: String, desired: Arc<Desired>, edges_behind: bool) -> Self {
-        Self { business, desired, kind: Kind::Ensure { edges_behind } }
+    pub(super) fn ensure(business: String, desired: Arc<Desired>, phase: Phase) -> Self {
+        Self { business, desired, kind: Kind::Ensure { phase } }
     }
 
     pub(super) fn remove(business: String, delete_messages: bool) -> Self {
@@ -58,7 +63,7 @@ impl Job {
     ) -> JobResult {
         let plan = self.desired.plan(&self.business, snapshot, context.mode);
         let differed = !plan.steps.is_empty();
-        let (plan, mut left) = self.permitted(plan);
+        let Permitted { plan, mut left, waits_for_edges } = self.permitted(plan);
         let options = ApplyOptions {
             amqp: connection.map(|connection| &**connection),
             delete_messages: matches!(self.kind, Kind::Remove { delete_messages: true }),
@@ -70,31 +75,36 @@ impl Job {
         if let Ok(report) = &mut result {
             left.append(&mut report.left);
         }
-        JobResult { job: self, differed, left, result }
+        JobResult { job: self, differed, left, waits_for_edges, result }
     }
 
-    /// What of a plan may be done now, and the steps that may not.
-    fn permitted(&self, mut plan: Plan) -> (Plan, Vec<Step>) {
-        let mut left = Vec::new();
-        if self.kind == (Kind::Ensure { edges_behind: true }) {
-            let (late, now) = plan.steps.into_iter().partition(|step| self.is_for_older_edges(step));
-            (plan.steps, left) = (now, late);
+    fn permitted(&self, mut plan: Plan) -> Permitted {
+        let Self { business, desired, kind } = self;
+        let obstacle = |problem: &Problem| match problem {
+            Problem::MissingQueue { queue } | Problem::QueueNotOpen { queue, .. } => desired.required.contains(queue),
+            _ => false,
+        };
+        if plan.problems.iter().any(obstacle) {
+            let nothing = Plan { problems: plan.problems, ..Plan::default() };
+            return Permitted { plan: nothing, left: plan.steps, waits_for_edges: false };
         }
-        let unusable = |p: &Problem| matches!(p, Problem::MissingQueue { .. } | Problem::QueueNotOpen { .. });
-        if self.desired.whole && plan.problems.iter().any(unusable) {
-            left.append(&mut plan.steps);
-            return (Plan { problems: plan.problems, ..Plan::default() }, left);
+        if *kind != (Kind::Ensure { phase: Phase::Grow }) {
+            return Permitted { plan, left: Vec::new(), waits_for_edges: false };
         }
-        (plan, left)
+        let mut phases = Phases::of(business, &desired.topology.intake, plan.steps);
+        plan.problems.extend(phases.problems());
+        plan.steps = std::mem::take(&mut phases.now);
+        Permitted { plan, waits_for_edges: !phases.later.is_empty(), left: phases.later }
     }
+}
 
-    /// Whether it removes a binding by a route's pattern, which older edges rely on: without it their messages would make the detour over
-    /// `unrouted`.
-    fn is_for_older_edges(&self, step: &Step) -> bool {
-        let Step::Unbind(binding) = step else { return false };
-        let by_route = |intake: &Intake| binding.routing_key == intake.pattern && binding.destination == intake.queue;
-        binding.source == names::receive_exchange(&self.business) && self.desired.topology.intake.iter().any(by_route)
-    }
+/// What of a plan may be done now.
+struct Permitted {
+    plan: Plan,
+    /// Steps that may not.
+    left: Vec<Step>,
+    /// Whether they wait for the edges.
+    waits_for_edges: bool,
 }
 
 impl Desired {

@@ -10,12 +10,12 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
-use wirepost_core::names;
+use wirepost_core::{contract::configz::DECISIONS_VALID_FOR, names};
 use wirepost_topology::{
-    Report,
-    keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Event, Keeper, Owner},
+    KeepReason, Problem, Report,
+    keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Event, Keeper, Owner, Phase},
     unrouted::Moved,
 };
 
@@ -95,10 +95,19 @@ pub(super) async fn run(
     if desired.changed().await.is_err() {
         return;
     }
+    let mut wanted = Desired::default();
+    let mut changed_at = Instant::now();
     loop {
-        let wanted = desired.borrow_and_update().clone();
+        let now = desired.borrow_and_update().clone();
+        if now != wanted {
+            (wanted, changed_at) = (now, Instant::now());
+        }
+        // The edge gets its configuration after a round, and goes on with what it has decided before.
+        let settled = DECISIONS_VALID_FOR.saturating_sub(changed_at.elapsed());
+        let phase = if settled.is_zero() { Phase::Shrink } else { Phase::Grow };
         let moved = std::mem::take(&mut *dev.moved.lock().unwrap_or_else(PoisonError::into_inner));
-        let next = match rounds.round(&wanted, moved).await {
+        let next = match rounds.round(&wanted, phase, moved).await {
+            Ok(()) if !settled.is_zero() => Some(settled),
             Ok(()) if rounds.leaving.is_empty() => None,
             Ok(()) => Some(INTERVAL),
             Err(failure) => {
@@ -115,8 +124,18 @@ pub(super) async fn run(
     }
 }
 
+/// What waits only until the edge has its configuration.
+fn is_for_a_moment(problem: &Problem) -> bool {
+    matches!(problem, Problem::Kept { because: KeepReason::Edges, .. })
+}
+
 impl Rounds {
-    async fn round(&mut self, wanted: &Desired, moved: BTreeMap<String, Moved>) -> Result<(), BrokerFailure> {
+    async fn round(
+        &mut self,
+        wanted: &Desired,
+        phase: Phase,
+        moved: BTreeMap<String, Moved>,
+    ) -> Result<(), BrokerFailure> {
         let names: BTreeSet<&String> = wanted.businesses.iter().map(|compiled| &compiled.business).collect();
         let gone = self.applied.keys().filter(|name| !names.contains(name)).cloned();
         self.leaving.extend(gone.collect::<Vec<_>>());
@@ -125,17 +144,18 @@ impl Rounds {
         let ensured = wanted.businesses.iter().map(async |compiled| {
             let wanted = KeeperDesired { topology: compiled.topology.clone(), ..KeeperDesired::default() };
             let wanted = Arc::new(wanted);
-            (&compiled.business, Arc::clone(&wanted), keeper.ensure(&compiled.business, wanted, false).await)
+            (&compiled.business, Arc::clone(&wanted), keeper.ensure(&compiled.business, wanted, phase).await)
         });
         let ensured = join_all(ensured).await;
         let mut lines = Vec::new();
         for (name, wanted, reply) in ensured {
             let report = reply?.report;
             self.print_changes(name, &wanted, &report).await;
-            lines.extend(report.problems.iter().map(|problem| format!("broker: {name}: {problem}")));
+            let problems = report.problems.iter().filter(|problem| !is_for_a_moment(problem));
+            lines.extend(problems.map(|problem| format!("broker: {name}: {problem}")));
             self.applied.insert(name.clone(), (wanted, report));
         }
-        for name in self.leaving.clone() {
+        for name in self.leaving.clone().into_iter().filter(|_| phase == Phase::Shrink) {
             let report = self.remove(&name).await?;
             lines.extend(report.problems.iter().map(|problem| format!("broker: {name}: {problem}")));
         }
