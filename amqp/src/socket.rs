@@ -95,7 +95,7 @@ impl Socket {
         }
     }
 
-    /// Waits for so many bytes and takes them.
+    /// Waits for this many bytes and takes them.
     pub(crate) async fn take(&mut self, bytes: usize) -> Result<Bytes, Error> {
         while self.buffer.len() < bytes {
             self.fill().await?;

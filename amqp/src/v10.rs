@@ -145,7 +145,7 @@ impl Connection {
         Err(Error::Malformed("the broker does not speak AMQP 1.0"))
     }
 
-    /// Begins to receive a queue's messages: at most so many until [`Connection::more`].
+    /// Begins to receive a queue's messages: at most this many until [`Connection::more`].
     pub async fn receive(&mut self, queue: &str, credit: u32) -> Result<(), Error> {
         let mut source = List::default();
         source.string(&format!("/queues/{}", escaped(queue.as_bytes())));
@@ -159,7 +159,7 @@ impl Connection {
         self.more(credit).await
     }
 
-    /// Permits the broker to send so many more messages.
+    /// Permits the broker to send this many more messages.
     pub async fn more(&mut self, credit: u32) -> Result<(), Error> {
         self.flow(Some(credit)).await
     }

@@ -109,7 +109,7 @@ fn typed() -> mpsc::Receiver<String> {
     typed
 }
 
-/// The next line; `None` at the end of stdin, after that it waits for ever.
+/// The next line; `None` at the end of stdin, after that it waits forever.
 async fn next_line(typed: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
     match typed {
         Some(lines) => lines.recv().await,

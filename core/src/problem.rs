@@ -24,7 +24,7 @@ pub struct Problem {
 /// Which check found a problem, where another check depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FoundBy {
-    /// The schema has no such field. The API server drops it, and every rule can still be judged.
+    /// The schema has no such field. The API server drops it, and every rule can still be evaluated.
     UnknownField,
     /// This rule.
     Rule(CelRule),

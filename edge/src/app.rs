@@ -118,7 +118,11 @@ impl App {
         tokio::time::sleep_until(deadline.min(Instant::now() + settings.endpoint_lag)).await;
         self.accepting.cancel();
         let window = settings.drain_window.min(deadline.saturating_duration_since(Instant::now()));
-        tracing::info!(connections = state.metrics.connections.get(), ?window, "shutdown: clients are told to go");
+        tracing::info!(
+            connections = state.metrics.connections.get(),
+            ?window,
+            "shutdown: clients are told to reconnect elsewhere"
+        );
         state.sockets.drain.begin(window, deadline);
         if state.connections.finished_by(deadline).await.is_err() {
             tracing::warn!(

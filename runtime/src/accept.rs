@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails so many times, with these errors in turn.
+    /// Fails this many times, with these errors in order.
     struct Failing {
         errors: &'static [Errno],
         times: usize,

@@ -414,7 +414,7 @@ impl Supervisor {
         }
     }
 
-    /// Longer after each restart that brought nothing: an end that is no message must not cause restarts for ever.
+    /// Longer after each restart that brought nothing: an end that is no message must not cause restarts forever.
     fn watchdog_interval(&self) -> Duration {
         self.inner.config.watchdog_interval * (1 << self.stalls.min(6))
     }

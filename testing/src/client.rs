@@ -388,7 +388,7 @@ impl Client {
         Ok(self.push().await?["content"].take())
     }
 
-    /// `content.n` of so many pushes.
+    /// `content.n` of this many pushes.
     pub async fn numbers(&mut self, count: usize) -> Result<Vec<u64>> {
         let mut numbers = Vec::with_capacity(count);
         while numbers.len() < count {

@@ -3,20 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::broker::{PATIENCE, eventually};
 use crate::client::ClientBuilder;
+use crate::process::Process;
 use crate::setup::Setup;
 
-/// Lines of an edge's log that a failing test shows.
-const LOG_TAIL: usize = 80;
+const PROGRAM: &str = "wirepost-edge";
 
 /// An edge that is yet to be started, see [`Setup::edge`].
 #[derive(Debug)]
@@ -76,7 +75,7 @@ impl EdgeBuilder {
         self
     }
 
-    /// Lets the process open so many files at most.
+    /// Limits the number of files that the process may open.
     #[must_use]
     pub fn open_files(mut self, files: u32) -> Self {
         self.open_files = Some(files);
@@ -106,38 +105,24 @@ impl EdgeBuilder {
     }
 
     fn spawn(self) -> Result<Edge> {
-        let binary = binary()?;
-        let log = self.setup.dir().join(format!("{}-{}.log", self.name, rand::random::<u32>()));
-        let output = File::create(&log)?;
-        let mut command = match self.open_files {
-            // The shell becomes the edge, with the same pid.
-            Some(files) => {
-                let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\"")).arg(&binary);
-                shell
+        let set_up = |command: &mut Command| {
+            command
+                .args(self.flags.iter().map(|(name, value)| format!("--{name}={value}")))
+                .envs(self.kubeconfig.iter().map(|path| ("KUBECONFIG", path)))
+                .env("WIREPOST_LOG", &self.log);
+            if let Some((task, file)) = &self.panics {
+                command.env("WIREPOST_TEST_PANIC", format!("{task}@{}", file.display()));
             }
-            None => Command::new(&binary),
         };
-        let child = command
-            .args(self.flags.iter().map(|(name, value)| format!("--{name}={value}")))
-            .env_clear()
-            .envs([("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")])
-            .envs(self.kubeconfig.iter().map(|path| ("KUBECONFIG", path)))
-            .env("WIREPOST_LOG", self.log)
-            .envs(self.panics.iter().map(|(task, file)| ("WIREPOST_TEST_PANIC", format!("{task}@{}", file.display()))))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| format!("starting {}", binary.display()))?;
+        let process = match self.open_files {
+            Some(files) => Process::spawn_limited(PROGRAM, files, &self.name, self.setup.dir(), set_up)?,
+            None => Process::spawn(PROGRAM, &self.name, self.setup.dir(), set_up)?,
+        };
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
         Ok(Edge {
-            name: self.name,
+            process,
             setup: self.setup,
-            pid: child.id(),
-            child: Mutex::new(child),
-            log,
             http,
             public: nowhere,
             admin: nowhere,
@@ -146,23 +131,26 @@ impl EdgeBuilder {
     }
 }
 
-/// A running edge; killed when dropped. A failing test shows the end of its log.
+/// A running edge.
 #[derive(Debug)]
 pub struct Edge {
-    /// Its name in queues, events and logs.
-    pub name: String,
+    process: Process,
     /// What it shares with others.
     pub setup: Setup,
     /// Where clients connect.
     pub public: SocketAddr,
     /// Where the probes are.
     pub admin: SocketAddr,
-    /// The process.
-    pub pid: u32,
-    child: Mutex<Child>,
-    log: PathBuf,
     http: reqwest::Client,
     panics: Option<PathBuf>,
+}
+
+impl Deref for Edge {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
 }
 
 impl Edge {
@@ -254,73 +242,6 @@ impl Edge {
         File::create(self.panics.as_ref().context("no task is to panic")?)?;
         Ok(())
     }
-
-    /// Begins its shutdown.
-    pub fn sigterm(&self) -> Result<()> {
-        self.signal("TERM")
-    }
-
-    /// Ends it as a crash would.
-    pub fn kill9(&self) -> Result<()> {
-        let mut child = self.child();
-        child.kill()?;
-        child.wait()?;
-        Ok(())
-    }
-
-    /// Whether the process lives.
-    pub fn running(&self) -> bool {
-        matches!(self.exit_status(), Ok(None))
-    }
-
-    /// Freezes it.
-    pub fn pause(&self) -> Result<()> {
-        self.signal("STOP")
-    }
-
-    /// Thaws it.
-    pub fn resume(&self) -> Result<()> {
-        self.signal("CONT")
-    }
-
-    /// Waits for its end.
-    pub async fn exited(&self, limit: Duration) -> Result<ExitStatus> {
-        eventually("the edge exits", limit, || async { Ok(self.exit_status()?.is_some()) }).await?;
-        self.exit_status()?.context("exited")
-    }
-
-    /// Everything that it logged so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn exit_status(&self) -> Result<Option<ExitStatus>> {
-        Ok(self.child().try_wait()?)
-    }
-
-    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn signal(&self, name: &str) -> Result<()> {
-        ensure!(self.exit_status()?.is_none(), "the edge {} has ended already", self.name);
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status()?;
-        ensure!(status.success(), "kill -{name} {}: {status}", self.pid);
-        Ok(())
-    }
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        let _ = self.kill9();
-        // Captured by the test harness, and so shown only where the test fails.
-        let log = self.log();
-        let lines: Vec<_> = log.lines().collect();
-        eprintln!("---- the end of the log of edge {} (pid {})", self.name, self.pid);
-        for line in &lines[lines.len().saturating_sub(LOG_TAIL)..] {
-            eprintln!("{line}");
-        }
-    }
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value)> {
@@ -334,19 +255,4 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value)> {
 fn address(log: &str, field: &str) -> Option<SocketAddr> {
     let line = log.lines().find(|line| line.contains("listening"))?;
     line.split_whitespace().find_map(|word| word.strip_prefix(field)?.parse().ok())
-}
-
-/// Beside this program, or beside `deps/`, where cargo puts tests: so both are of one build.
-fn binary() -> Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    let folder = here.parent().context("this program is not where cargo puts it")?;
-    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
-    let path = folder.join("wirepost-edge");
-    if !path.exists() {
-        bail!(
-            "{} is not there: `make integration` builds it, by hand `cargo build --workspace --bins`",
-            path.display()
-        );
-    }
-    Ok(path)
 }

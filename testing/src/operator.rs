@@ -365,7 +365,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Waits until it has read the whole broker so many times more.
+    /// Waits until it has read the whole broker this many more times.
     pub async fn looks(&self, times: u32) -> Result<()> {
         const LOOKS: &str = "wirepost_operator_broker_look_seconds_count";
         let before = self.metric(LOOKS).await?;

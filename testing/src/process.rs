@@ -27,17 +27,33 @@ pub struct Process {
 impl Process {
     /// Starts `program` with an empty environment but for what `set_up` adds; its log goes into `folder`.
     pub fn spawn(program: &str, name: &str, folder: &Path, set_up: impl FnOnce(&mut Command)) -> Result<Self> {
-        let binary = binary(program)?;
+        Self::start(Command::new(binary(program)?), name, folder, set_up)
+    }
+
+    /// The same, limited to this many open files.
+    pub fn spawn_limited(
+        program: &str,
+        open_files: u32,
+        name: &str,
+        folder: &Path,
+        set_up: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        // The shell becomes the program, with the same pid.
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(format!("ulimit -n {open_files}; exec \"$0\" \"$@\"")).arg(binary(program)?);
+        Self::start(shell, name, folder, set_up)
+    }
+
+    fn start(mut command: Command, name: &str, folder: &Path, set_up: impl FnOnce(&mut Command)) -> Result<Self> {
         let log = folder.join(format!("{name}-{:08x}.log", rand::random::<u32>()));
         let output = File::create(&log)?;
-        let mut command = Command::new(&binary);
         command.env_clear().envs([("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")]).stdin(Stdio::null());
         set_up(&mut command);
         let child = command
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("starting {}", binary.display()))?;
+            .with_context(|| format!("starting {}", command.get_program().display()))?;
         Ok(Self { name: name.to_owned(), pid: child.id(), child: Mutex::new(child), log })
     }
 

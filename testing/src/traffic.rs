@@ -184,7 +184,7 @@ pub async fn all_queued(setup: &Setup, business: &str, outcomes: &[Outcome]) -> 
     all_queued_but(setup, business, outcomes, 0).await
 }
 
-/// The same, where so many had been put aside for a lost binding and were moved back: those may stand behind later ones.
+/// The same, where this many had been put aside for a lost binding and were moved back: those may come after later ones.
 pub async fn all_queued_but(setup: &Setup, business: &str, outcomes: &[Outcome], moved: u32) -> Result<()> {
     in_queue(&Service::of(setup, business).await?, outcomes, moved).await
 }

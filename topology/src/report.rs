@@ -229,7 +229,7 @@ impl fmt::Display for Problem {
         match self {
             Self::Differs { kind, name, is, should_be } => write!(
                 f,
-                "{kind} {name} is {is} and should be {should_be}; this can't be changed in place: empty and delete it, and it is made anew"
+                "{kind} {name} is {is} and should be {should_be}; this can't be changed in place: empty and delete it, and it is created again"
             ),
             Self::MissingQueue { queue } => write!(
                 f,
@@ -237,11 +237,11 @@ impl fmt::Display for Problem {
             ),
             Self::QueueNotOpen { queue, business, bound: _ } => write!(
                 f,
-                "queue {queue} is not open to {business}; its owner declares it anew with the argument {ACCEPT_ARGUMENT}: {business}, or the platform team opens it to the namespace by --existing-queues"
+                "queue {queue} is not open to {business}; its owner declares it again with the argument {ACCEPT_ARGUMENT}: {business}, or the platform team opens it to the namespace by --existing-queues"
             ),
             Self::LeadsBack { object, to } => write!(
                 f,
-                "{object} passes events on to {to}, where they would become messages and events again; it is unbound: declare it anew without a dead-letter or alternate exchange of wirepost's"
+                "{object} passes events on to {to}, where they would become messages and events again; it is unbound: declare it again without a dead-letter or alternate exchange of wirepost's"
             ),
             Self::Kept { queue, because: KeepReason::Messages(n) } => {
                 write!(
@@ -282,7 +282,7 @@ impl fmt::Display for Problem {
             Self::UserTaken { user, tag } => {
                 write!(
                     f,
-                    "broker user {user} exists without the tag {tag}, so it is not ours; delete it, and it is made anew"
+                    "broker user {user} exists without the tag {tag}, so it is not ours; delete it, and it is created again"
                 )
             }
             Self::Refused { step, reason } => write!(f, "{step}: refused: {reason}"),

@@ -118,7 +118,7 @@ async fn an_alarm_refuses_publishes_immediately_and_readers_continue() -> Result
     for broker in [&told, &asking] {
         until_publishing(broker).await?;
     }
-    // What was told "unknown" did arrive, what was told "unavailable" did not.
+    // What was answered "unknown" did arrive, what was answered "unavailable" did not.
     let unknown = victims.iter().filter(|outcome| matches!(outcome, Err(PublishError::Unknown(_)))).count();
     let again = counter(&told, "confirmed") + counter(&asking, "confirmed");
     eventually("the queue holds what was confirmed and what may have arrived", PATIENCE, || async {

@@ -187,7 +187,7 @@ async fn transient_records_come_again_until_they_are_done() -> Result<()> {
         event => panic!("{event:?}"),
     }
     assert_eq!(bodies(&mut *feed, 1).await?, ["a"]);
-    // Cut while unacknowledged: it comes again after the rebuild, and no gap is told.
+    // Cut while unacknowledged: it comes again after the rebuild, and no gap is reported.
     services::publish(&channel, PUSH, "m", b"b").await?;
     let FeedEvent::Records(held) = next_event(&mut *feed).await? else { panic!("no records") };
     eventually("the consuming connection is listed", PATIENCE, || async {

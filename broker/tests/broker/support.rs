@@ -108,10 +108,10 @@ pub(crate) async fn publish(
 }
 
 pub(crate) async fn next_event(feed: &mut dyn Feed) -> Result<FeedEvent> {
-    timeout(PATIENCE, feed.recv()).await.context("the feed told nothing")
+    timeout(PATIENCE, feed.recv()).await.context("no event came from the feed")
 }
 
-/// Goes on to the next attachment; what was told before it, in words.
+/// Continues to the next attachment; the events before it, in words.
 pub(crate) async fn until_attached(feed: &mut dyn Feed) -> Result<Vec<&'static str>> {
     let mut before = Vec::new();
     loop {

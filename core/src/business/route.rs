@@ -80,7 +80,7 @@ pub struct Queue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_length: Option<i64>,
-    /// Seconds after which an unread message moves to the dead queue. Absent: it waits for ever.
+    /// Seconds after which an unread message moves to the dead queue. Absent: it waits forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000))]
     pub message_ttl_seconds: Option<i64>,

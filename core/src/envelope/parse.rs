@@ -193,7 +193,7 @@ fn check_depth(bytes: &[u8]) -> Result<(), EnvelopeError> {
     Ok(())
 }
 
-/// A string that borrows where it has no escapes. (`Cow` by itself always copies: serde-rs/serde 1852.)
+/// A string that borrows where it has no escapes. (`Cow` on its own always copies: serde-rs/serde 1852.)
 struct Text<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {

@@ -4,7 +4,7 @@
 //! arrival, each cursor below all earlier ones costs a read of its own, about 100 ms on a busy broker: the last of 20 clients waited for two
 //! seconds. Read upwards, one page serves all that are close together.
 //!
-//! Reads go in sweeps: whoever comes during one joins the next, so that nobody waits longer than two.
+//! Reads go in sweeps: a client that comes during one joins the next, so that no client waits longer than two.
 //! *Bound*: one entry for each connection that waits; one whose connection has gone leaves when its turn comes.
 
 use std::{
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_gives_up_is_passed_over() {
+    async fn a_client_that_gives_up_is_passed_over() {
         let queue = ReadQueue::default();
         let permit = queue.permit(1).await;
         let mut gone: Vec<_> = (2..100_000).map(|offset| Box::pin(queue.permit(offset))).collect();

@@ -194,7 +194,7 @@ enum Step {
     Noise(u8),
     /// The client comes (back), to the one edge or the other.
     Connect(bool),
-    /// It reads so many frames.
+    /// It reads this many frames.
     Read(u8),
     /// It disconnects.
     Cut,

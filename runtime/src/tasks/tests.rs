@@ -185,7 +185,7 @@ fn tasks_of_a_set_run_where_the_set_says_and_a_runtime_that_ends_leaves_none_lis
         let _ = sender.send(std::thread::current().name().map(str::to_owned));
     });
     assert_eq!(runtime.block_on(name).unwrap().as_deref(), Some("apart"));
-    tasks.run("for ever", &CancellationToken::new(), std::future::pending::<()>());
+    tasks.run("endless", &CancellationToken::new(), std::future::pending::<()>());
     drop(runtime);
     assert!(tasks.is_empty());
     assert_eq!(supervisor.failure(), None, "the runtime's end was asked for");

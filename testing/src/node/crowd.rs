@@ -32,7 +32,7 @@ use crate::client::Client;
 use ledger::Ledger;
 use member::Member;
 
-/// One client in so many speaks.
+/// One client in this many sends.
 const SPEAKERS: usize = 10;
 /// Between two pushes.
 const PACE: Duration = Duration::from_millis(5);
@@ -175,7 +175,7 @@ impl<'n> Crowd<'n> {
         visit.with_context(|| format!("newcomer {number}"))
     }
 
-    /// Waits until so many edges of so many run the business.
+    /// Waits until this many of the edges run the business.
     pub async fn programmed(&self, edges: &str) -> Result<()> {
         let all = |wsb: &WsBusiness| {
             let edges_of = wsb.status.as_ref().and_then(|status| status.edges.as_ref());

@@ -166,7 +166,7 @@ fn selectors_are_three_labels_that_every_pod_has() -> Result<()> {
     Ok(())
 }
 
-/// Else each new version of the chart would start every pod anew, RabbitMQ too.
+/// Else each new version of the chart would restart every pod, RabbitMQ too.
 #[test]
 fn no_pod_has_the_charts_version() -> Result<()> {
     let rendered = render(&format!("{EVERYTHING}\ncommonLabels: {{team: platform}}"))?;

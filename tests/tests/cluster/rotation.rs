@@ -15,7 +15,7 @@ use wirepost_testing::node::faults::{Talk, answered_as_promised};
 use wirepost_testing::node::{Node, RELEASE, SYSTEM};
 use wirepost_testing::tls::{Authority, frame, send_acked};
 
-/// The kubelet looks at Secrets every minute and a half at most, where it is not told otherwise.
+/// The kubelet checks Secrets at most every minute and a half by default.
 const KUBELET: Duration = Duration::from_mins(3);
 const BROKER: &str = "wirepost-broker";
 /// As tests/cluster/rabbitmq.yaml has it.
@@ -47,7 +47,7 @@ async fn a_new_user_of_the_broker_is_taken_into_use_by_running_pods() -> Result<
     talk.recovers(KUBELET).await?;
     node.changes("rotation-broker", 9998).await?;
     answered_as_promised(&talk.end().await?)?;
-    ensure!(restarts(&node).await? == before, "a pod was started anew");
+    ensure!(restarts(&node).await? == before, "a pod was restarted");
     Ok(())
 }
 
@@ -86,7 +86,7 @@ async fn renew(node: &Node, name: &str, entries: &[(&str, &str)]) -> Result<()> 
     node.kubectl(&["patch", "secret", name, "--namespace", SYSTEM, "--patch", &patch]).await.map(drop)
 }
 
-/// How often each container of the chart was started anew.
+/// How often each container of the chart was restarted.
 async fn restarts(node: &Node) -> Result<BTreeMap<String, i32>> {
     let ours = ListParams::default().labels("app.kubernetes.io/name=wirepost");
     let mut restarts = BTreeMap::new();
@@ -158,6 +158,6 @@ async fn certificate_is_renewed(node: &Node) -> Result<()> {
     let url = new.token(edges, NAME, &business.secret["api-key"]).await?;
     let mut again = new.wss(edges, &url).await?;
     send_acked(&mut again, "order-again").await?;
-    ensure!(restarts(node).await? == before, "a pod was started anew");
+    ensure!(restarts(node).await? == before, "a pod was restarted");
     Ok(())
 }

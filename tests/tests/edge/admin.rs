@@ -33,7 +33,7 @@ async fn configz_tells_what_is_loaded_and_a_bad_configuration_changes_nothing() 
     assert_eq!(loaded["edge"], "edge-7");
     assert!(loaded["version"].as_str().is_some_and(|version| !version.is_empty()), "{loaded}");
     assert_eq!(loaded["businesses"], json!({"payments": hash(&setup)?}));
-    // How far each business is behind the broker is told here, since names are no labels.
+    // How far each business is behind the broker is reported here, since names are not labels.
     assert!(loaded["lags"].is_object(), "{loaded}");
     // A change is loaded, and its clients stay.
     let mut alice = edge.client("alice", "app").connect().await?;

@@ -50,7 +50,7 @@ async fn recreated(by_hand: bool) -> Result<()> {
     }
     service.push_all((0..10).map(|n| payment("bob", n))).await?;
 
-    // Who was there meanwhile is told as well, once, and misses nothing of the new life.
+    // A client that stayed is told as well, once, and misses nothing of the new stream.
     ensure!(bob.gap().await? == "incarnation", "another reason");
     assert_eq!(bob.numbers(10).await?, (0..10).collect::<Vec<_>>());
     // The edge that knew the old life, and one that never did; a cursor beyond the new end, and one that has a number there.

@@ -1,4 +1,4 @@
-//! Broker trouble: sockets stay open, clients are told in time, everything recovers by itself within 15 s of the broker, and what was
+//! Broker trouble: sockets stay open, clients are told in time, everything recovers on its own within 15 s of the broker, and what was
 //! confirmed is not lost. Alarms are in `private_broker.rs`. `WIREPOST_SOAK_SECONDS` makes outages longer.
 
 use std::time::Duration;
@@ -63,7 +63,7 @@ async fn placed(client: &mut Client) -> Result<()> {
     if !client.welcome["resumed"].is_null() {
         return Ok(());
     }
-    timeout(RECOVERY, client.position()).await.context("a new client is not told where it stands")?
+    timeout(RECOVERY, client.position()).await.context("a new client does not get its position")?
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn restarted_killed_or_frozen_the_broker_loses_nothing_that_was_confirmed(
         }
         sender.next_ack(RECOVERY).await.context(trouble)?;
         pusher.next_confirm(RECOVERY * 2).await.context(trouble)?;
-        // Those who came meanwhile are told where they stand.
+        // Clients that came meanwhile get their position.
         let new = news.last_mut().context("one")?;
         placed(new).await.context(trouble)?;
     }
@@ -142,7 +142,7 @@ async fn restarted_killed_or_frozen_the_broker_loses_nothing_that_was_confirmed(
     alice.sync().await?;
     check_answers(&outcomes)?;
     let refused = outcomes.iter().filter(|outcome| outcome.answer["code"] == "broker_unavailable").count();
-    assert!(refused > 0, "somebody was told that the broker is away");
+    assert!(refused > 0, "no client was told that the broker is away");
     all_queued(&setup, "payments", &outcomes).await?;
     // All sockets that were opened are open.
     assert!((edge.metric("wirepost_edge_connections").await? - 2.0 - news.len() as f64).abs() < 0.5);
@@ -200,7 +200,7 @@ async fn one_businesss_missing_exchange_and_stream_are_not_anothers_trouble() ->
     let moved = setup.move_back("payments").await?;
     assert_eq!(moved.stopped, None);
     all_queued_but(&setup, "payments", &outcomes, moved.moved).await?;
-    // Its stream is another one now, of which its clients are told, and works.
+    // Its stream is another one now: its clients get a gap, and pushes arrive.
     assert_eq!(alice.gap().await?, "incarnation");
     let (_, outcomes) = bank.stop().await?;
     // Who waits for longer than 2 s is refused: nobody did.
@@ -212,7 +212,7 @@ async fn one_businesss_missing_exchange_and_stream_are_not_anothers_trouble() ->
     Service::connect(&setup).await?.push(&payment("alice", 7)).await?;
     let seven = timeout(RECOVERY, async {
         loop {
-            // Each life of the stream may be told of.
+            // Each new stream may be reported.
             match alice.push().await {
                 Ok(push) => break anyhow::Ok(push),
                 Err(_) => assert_eq!(alice.gap().await?, "incarnation"),

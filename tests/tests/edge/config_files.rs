@@ -64,7 +64,7 @@ async fn one_bad_file_stops_no_other_business() -> Result<()> {
         let told = log.lines().filter(|line| line.contains("ERROR") && line.contains(&format!("{file}.json"))).count();
         assert_eq!(told, 1, "{file}: {log}");
     }
-    // Changes of the others are loaded, and what was told is not told again.
+    // Changes of the others are loaded, and what was reported is not reported again.
     for generation in [7, 8] {
         let changed = change(&setup, "ticker", generation)?;
         runs(&edge, "ticker", &changed).await?;

@@ -36,7 +36,7 @@ async fn a_tag_stands_for_what_is_loaded_and_a_wait_ends_with_the_change() -> Re
     assert_eq!((status, &body["edge"]), (200, &"e1".into()));
     assert_eq!(get(&edge, "", &tag).await?, (304, tag.clone(), Value::Null));
     assert_eq!(get(&edge, "?wait=1", &format!("\"x\", {tag}")).await?.0, 304, "nothing changes meanwhile");
-    // What changes by itself is not in the tag.
+    // What changes on its own is not in the tag.
     eventually("the broker is up", PATIENCE, || async { Ok(get(&edge, "", "").await?.2["broker"] == "up") }).await?;
     assert_eq!(get(&edge, "", "").await?.1, tag);
 

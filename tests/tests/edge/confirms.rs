@@ -92,7 +92,7 @@ async fn send(client: &mut Client, numbers: std::ops::Range<u64>) -> Result<(Vec
     Ok((acked, nacks))
 }
 
-/// The next so many orders.
+/// The next `n` orders.
 async fn arrived(setup: &Setup, count: usize) -> Result<Vec<Value>> {
     // By a service of its own: one that is still consuming when its queue is deleted is another story.
     let service = Service::connect(setup).await?;

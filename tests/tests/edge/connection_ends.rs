@@ -50,7 +50,7 @@ async fn a_connection_that_is_noticed_dead_late_takes_nothing_from_its_successor
         new.sync().await?;
     }
     assert_eq!(e1.metric("wirepost_edge_connections").await?, 1.0);
-    // The events name connections: whoever counts those is right in any order of arrival.
+    // The events name connections: a service that counts those is right in any order of arrival.
     let mut open: BTreeMap<String, i32> = BTreeMap::new();
     for event in noticed.iter().rev() {
         assert_eq!((&event["uniqueId"], &event["clientType"]), (&json!("alice"), &json!("app")), "{event}");
@@ -94,7 +94,7 @@ async fn one_device_too_many_replaces_the_oldest_once_and_not_each_other_for_eve
     }
     let mut oldest = devices.remove(0);
     let End::Closed(4009, reason) = oldest.end().await? else { panic!("the oldest was not replaced: {oldest:?}") };
-    // The rule that keeps nine devices from replacing each other for ever is the client's to follow: it is told.
+    // The client must follow the rule that keeps nine devices from replacing each other forever: it is told.
     assert!(reason.contains("do not reconnect"), "{reason}");
     service.push(&payment("alice", 0)).await?;
     for device in &mut devices {

@@ -186,7 +186,7 @@ async fn who_does_not_finish_a_request_is_cut_in_time() -> Result<()> {
     ))
     .await?;
     assert!(raw.head().await?.starts_with("http/1.1 408"));
-    // A header without end is not gathered for ever.
+    // A header without end is not gathered forever.
     let mut raw = Raw::connect(edge.public).await?;
     let mut sent = 0_usize;
     let line = format!("x-more: {}\r\n", "x".repeat(1000));
@@ -334,7 +334,7 @@ async fn a_peer_that_vanished_is_found_within_two_heartbeats_and_a_quiet_one_sta
     let deaf = edge.client("bob", "app").via(half.address).connect().await?;
     let mut quiet = edge.client("carol", "app").connect().await?;
     let plain = edge.client("dora", "app").plain().connect().await?;
-    // Reads and therefore answers pings, and says nothing by itself.
+    // Reads and therefore answers pings, and sends nothing on its own.
     let plain = tokio::spawn(async move {
         let mut plain = plain;
         let _ = plain.push_within(HEARTBEAT * 5).await;
@@ -377,7 +377,7 @@ async fn pings_are_answered() -> Result<()> {
 }
 
 #[tokio::test]
-async fn out_of_descriptors_the_edge_pauses_and_recovers_and_its_probes_answer() -> Result<()> {
+async fn out_of_file_descriptors_the_edge_pauses_and_recovers_and_its_probes_answer() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let edge = setup.edge("e1").start().await?;
     let mut there = edge.client("alice", "app").connect().await?;

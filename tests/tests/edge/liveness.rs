@@ -19,7 +19,7 @@ fn silence() -> Duration {
     Duration::from_secs(seconds.unwrap_or(20))
 }
 
-/// Readers begun anew, for whatever cause.
+/// Readers that were restarted, for any reason.
 async fn restarts(edge: &Edge) -> Result<f64> {
     Ok(edge.metric("wirepost_broker_stream_restarts").await?
         + edge.metric("wirepost_broker_stream_watchdog_restarts").await?

@@ -1,4 +1,4 @@
-//! Several routes take one message type. Each judges for itself, and a message lies in the queues of those that admitted it, nowhere else.
+//! Several routes take one message type. Each decides on its own, and a message is in the queues of those that admitted it, nowhere else.
 
 use anyhow::{Context, Result};
 use lapin::options::BasicGetOptions;
@@ -95,7 +95,7 @@ async fn nack_or_ack(client: &mut Client) -> Result<String> {
     Ok(answer["code"].as_str().unwrap_or("ack").to_owned())
 }
 
-/// Edges and whoever makes the topology are not replaced at one moment.
+/// Edges and the operator are not replaced at the same moment.
 #[tokio::test]
 async fn nothing_that_was_acknowledged_is_lost_while_edges_and_topology_are_of_two_versions() -> Result<()> {
     let setup = Setup::new(&[LOGS]).await?;

@@ -57,7 +57,7 @@ async fn three_orders(setup: &Setup) -> Result<Service> {
     Service::connect(setup).await
 }
 
-/// Ids and reasons of so many messages in `dead`.
+/// Ids and reasons of this many messages in `dead`.
 async fn dead(service: &Service, count: usize) -> Result<Vec<(String, String)>> {
     let channel = service.connection.create_channel().await?;
     let mut dead = consume(&channel, &names::dead_queue("payments"), 10).await?;
@@ -87,7 +87,7 @@ async fn a_message_that_its_consumer_fails_on_ends_in_dead_and_only_that_one() -
         let id = body(&delivery)?["id"].as_str().context("an id")?.to_owned();
         if id == "m1" {
             failed += 1;
-            assert!(failed < 100, "it comes again for ever");
+            assert!(failed < 100, "it comes again forever");
             // RabbitMQ 4.3 counts `basic.reject` as a failure, and `basic.nack` with requeue not at all.
             delivery.reject(BasicRejectOptions { requeue: true }).await?;
         } else {
@@ -133,7 +133,7 @@ async fn what_a_crashing_consumer_had_fetched_as_well_goes_to_dead_with_it_and_n
         if let Ok(delivery) = tokio::time::timeout(Duration::from_millis(500), orders.next()).await {
             delivery.context("the consumer ended")??;
             crashes += 1;
-            assert!(crashes < 30, "they come again for ever");
+            assert!(crashes < 30, "they come again forever");
         }
         crashing.connection.close(200, "crash".into()).await?;
     }

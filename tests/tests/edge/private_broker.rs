@@ -145,7 +145,7 @@ async fn a_message_that_crashes_its_consumer_ends_in_dead_also_across_a_crash_of
             delivery.ack(BasicAckOptions::default()).await?;
             done.push(id);
         }
-        assert!(crashes < 30, "m1 comes again for ever");
+        assert!(crashes < 30, "m1 comes again forever");
         if crashes == 20 && done.is_empty() {
             broker.kill9().await?;
             broker.start_again().await?;

@@ -25,7 +25,7 @@ async fn only_what_a_connection_was_sent_on_a_route_with_receipts_is_delivered_a
         assert_eq!(error["about"], "received", "{error}");
         assert!(error["reason"].as_str().is_some_and(|text| text.starts_with("1 of 1")), "{error}");
     }
-    // The good one among others is told, once.
+    // The valid one among others is reported, once.
     alice.send(&json!({"op": "received", "ids": [foreign, mine, mine]})).await?;
     let error = alice.control("error").await?;
     assert!(error["reason"].as_str().is_some_and(|text| text.starts_with("2 of 3")), "{error}");

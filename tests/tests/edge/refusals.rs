@@ -240,7 +240,7 @@ async fn a_handshake_may_list_its_fields_as_http_allows() -> Result<()> {
         assert!(head.starts_with("http/1.1 101") && head.contains("s3pplmbitxaq9kygzzhzrbk+xoo="), "{fields}: {head}");
         assert_eq!(head.contains("\r\nsec-websocket-protocol: wirepost.v1"), fields.contains("wirepost.v1"), "{head}");
     }
-    // Another version is told which one there is, and who asks for no WebSocket what to ask for.
+    // A client of another version is told which one is supported, and a request without an upgrade what to ask for.
     for fields in ["connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 8\r\n", ""] {
         let mut raw = Raw::connect(edge.public).await?;
         raw.send(format!("GET /socket/x HTTP/1.1\r\nhost: edge\r\n{fields}{key}\r\n")).await?;

@@ -27,7 +27,7 @@ async fn a_flood_of_rejected_pushes_makes_few_events_and_each_one_is_counted() -
         suppressed += event["suppressed"].as_u64().unwrap_or_default();
         delivery.ack(lapin::options::BasicAckOptions::default()).await?;
     }
-    assert_eq!(events + suppressed, FLOOD, "each is told of or counted");
+    assert_eq!(events + suppressed, FLOOD, "each is reported or counted");
     assert!(suppressed > FLOOD / 2, "{events} events");
     let rejected = edge.metric("wirepost_edge_rejected_pushes_total{kind=\"unknown_route\"}").await?;
     assert_eq!(rejected as usize, FLOOD as usize);

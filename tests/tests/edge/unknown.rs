@@ -89,7 +89,7 @@ async fn a_clients_garbage_cursor_is_no_replaced_stream() -> Result<()> {
     let mut mallory = edge.client("mallory", "app").cursor(forged.to_string()).connect().await?;
     assert_eq!(mallory.gap().await?, "incarnation");
     assert_eq!(edge.count(REPLACED).await?, 0);
-    // What the reader finds by itself is another matter.
+    // What the reader finds on its own is another matter.
     setup.delete_queue("wirepost.payments.stream").await?;
     setup.repair().await?;
     service.push(&payment("alice", 1)).await?;

@@ -80,7 +80,7 @@ async fn an_unfinished_message_ends_in_time_however_alive_its_client_is() -> Res
     bob.send_message(part(1000, true)).await?;
     let begun = Instant::now();
     while bob.send_message(part(0, false)).await.is_ok() {
-        ensure!(begun.elapsed() < PATIENCE, "empty fragments keep it for ever");
+        ensure!(begun.elapsed() < PATIENCE, "empty fragments keep it forever");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // A trickle of bytes keeps the connection alive, and not the message.

@@ -372,7 +372,7 @@ async fn a_foreign_secret_of_that_name_is_left_alone() -> Result<()> {
     let wsb = world.reason("shop", "Provisioned", "SecretTaken").await?;
     let told = wsb.status.clone().unwrap_or_default().conditions;
     ensure!(told.iter().any(|c| c.type_ == "Provisioned" && c.message.contains("theirs")), "{told:?}");
-    ensure!(wsb.status.and_then(|status| status.binding).is_none(), "whoever binds would get the foreign Secret");
+    ensure!(wsb.status.and_then(|status| status.binding).is_none(), "a service binding would get the foreign Secret");
     eventually("an event tells of it", SOON, || async { Ok(times(&world.events("shop").await?, "SecretTaken") == 1) })
         .await?;
 
@@ -514,7 +514,7 @@ async fn two_resources_never_share_credentials() -> Result<()> {
     let first = world.secret("shop-wirepost").await?.context("no Secret")?;
     world.cluster.delete(&world.team.name, "shop").await?;
     world.cluster.wait_gone(&world.team.name, "shop").await?;
-    // The same name, declared anew, possibly by another team.
+    // The same name, declared again, possibly by another team.
     world.apply(&shop("shop-wirepost")).await?;
     world.condition("shop", "Provisioned", "True").await?;
     let second = world.secret("shop-wirepost").await?.context("no Secret")?;

@@ -1,4 +1,4 @@
-//! What whoever runs the operator sees of it: probes, numbers, logs, and what it says of a CustomResourceDefinition that does not fit.
+//! What a platform engineer sees of the operator: probes, metrics, logs, and what it says of a CustomResourceDefinition that does not match.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ async fn a_missing_definition_is_waited_for() -> Result<()> {
     operator.had_every_right()
 }
 
-/// Case 22: with an older definition the API server drops a newer limit without a word.
+/// Case 22: with an older definition the API server drops a newer limit silently.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_definition_is_said_and_nothing_new_is_applied() -> Result<()> {
     let cluster = PrivateCluster::start("old-crd", &[]).await?;
@@ -104,7 +104,7 @@ async fn an_older_definition_is_said_and_nothing_new_is_applied() -> Result<()> 
 
     // A change is not applied, by this process or by one that has seen nothing else.
     let limited = shop("  limits: {messagesPerSecond: 7}\n  push: {delivery: Transient}");
-    ensure!(world.apply(&limited).await.is_err(), "strict clients are told by the API server");
+    ensure!(world.apply(&limited).await.is_err(), "the API server tells strict clients");
     world.apply(&shop("  push: {delivery: Transient}")).await?;
     let changed = |wsb: &wirepost_core::business::WsBusiness| {
         condition_of(wsb, "Accepted").is_some_and(|c| c.reason == outdated && c.observed_generation == Some(2))

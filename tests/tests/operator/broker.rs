@@ -1,4 +1,4 @@
-//! A broker that goes away, comes back empty, or knows another password: told, and made good within 30 s of its return, without a restart.
+//! A broker that goes away, comes back empty, or expects another password: reported, and repaired within 30 s of its return, without a restart.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ async fn a_broker_rebuilt_empty_gets_everything_again_with_the_same_credentials(
     };
     eventually("everything is there again", PATIENCE, restored).await?;
     world.condition("payments", "Provisioned", "True").await?;
-    ensure!(witness.take().iter().any(|c| c.type_ == "Provisioned" && c.status == "False"), "nobody was told");
+    ensure!(witness.take().iter().any(|c| c.type_ == "Provisioned" && c.status == "False"), "it was not reported");
     ensure!(world.secret("payments-wirepost").await? == secret, "the credentials changed");
     let uri = &secret.context("no Secret")?["uri"];
     lapin::Connection::connect(uri, lapin::ConnectionProperties::default()).await?;
@@ -108,7 +108,7 @@ async fn a_rotated_password_of_the_broker_needs_no_restart() -> Result<()> {
     world.setup.unbind(RECEIVE, ORDERS, &key_of(ORDERS)).await?;
     let sent = publish_orders(vhost, ORDERS, 1..11).await?;
     all_there_in_two_rows(&sent, &read_numbers(vhost, ORDERS, 10).await?)?;
-    ensure!(operator.running() && !operator.log().contains("second"), "it restarted, or told a password");
+    ensure!(operator.running() && !operator.log().contains("second"), "it restarted, or logged a password");
     Ok(())
 }
 

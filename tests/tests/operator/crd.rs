@@ -161,7 +161,7 @@ async fn defaults_are_filled_in_where_their_parent_is_given() -> Result<()> {
     let stored = fixture.create(&fixture.changed(&json!({"spec": {"push": {}}}))).await??;
     let spec = serde_json::to_value(&stored.spec)?;
     assert_eq!(spec["push"], json!({"delivery": "Durable"}));
-    // Within an item of a list a default would be a difference to the file for ever.
+    // Within an item of a list a default would be a difference to the file forever.
     assert_eq!(spec["routes"], fixture.cases.good["spec"]["routes"]);
     // Absent stays absent: a later release may choose another default for it.
     for absent in ["businessType", "auth", "limits", "session", "access", "acceptFrom"] {

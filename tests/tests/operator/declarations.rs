@@ -394,7 +394,7 @@ spec:
     api.patch("unruly", &PatchParams::default(), &spec).await?;
     world.condition("unruly", "Provisioned", "True").await?;
     let strange = world.events("strange").await?;
-    ensure!(strange.len() == 1, "told again and again: {strange:?}");
+    ensure!(strange.len() == 1, "reported again and again: {strange:?}");
     for name in ["unruly", "strange"] {
         // As kubectl does it: a typed client can't even read the strange one.
         api.delete(name, &DeleteParams::default()).await?;

@@ -1,4 +1,4 @@
-//! A deleted business goes, with everything that it had and with nothing else: its messages are waited for, and nothing holds it for ever.
+//! A deleted business is removed with everything that it had and nothing else: its messages are waited for, and nothing blocks it forever.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1;
@@ -91,7 +91,7 @@ async fn messages_are_waited_for_and_their_own_service_can_consume_them() -> Res
 
     gone_with_everything(&world).await?;
     let refused = Connection::connect(&secret["uri"], ConnectionProperties::default()).await;
-    ensure!(refused.is_err(), "the credentials of a business that is no more are good");
+    ensure!(refused.is_err(), "the credentials of a deleted business still work");
     let after = of_others(&world.setup.picture().await?);
     ensure!(after == others, "what belongs to others: {:#?}", differences(&others, &after));
     Ok(())
@@ -227,7 +227,7 @@ async fn created_again_at_once_it_is_whole_and_not_eaten_by_its_former_end() -> 
         ensure!(wsb.metadata.deletion_timestamp.is_none());
         let map = world.config_map("payments").await?.context("no edge configuration")?;
         let labels = map.metadata.labels.unwrap_or_default();
-        ensure!(!labels.contains_key("wirepost.dev/removed"), "the edges are told that it goes");
+        ensure!(!labels.contains_key("wirepost.dev/removed"), "the edges hear that it is being removed");
         let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
         Connection::connect(&secret["uri"], ConnectionProperties::default()).await?;
         ensure!(!secrets.contains(&secret), "a new owner got the old one's credentials");

@@ -280,7 +280,7 @@ async fn a_foreign_policy_that_wins_is_named_as_long_as_it_does() -> Result<()> 
         ("operator-policies", "all", "expires"),
     ] {
         let path = [kind, vhost, "platform-limits"];
-        // Longer than any test, shorter than for ever.
+        // Longer than any test, shorter than forever.
         let value = if key == "max-length" { 5 } else { 100_000_000 };
         let policy = json!({"pattern": ".*", "apply-to": apply_to, "priority": 900, "definition": {key: value}});
         world.setup.call("PUT", &path, &policy).await?;

@@ -53,7 +53,7 @@ async fn a_queue_of_another_team_is_not_filled_until_its_owner_opens_it() -> Res
     };
     ensure!(!bound().await?, "it is bound");
 
-    // A queue can't change its arguments: its owner declares it anew.
+    // A queue can't change its arguments: its owner declares it again.
     for kind in ["quorum", "classic", "stream"] {
         world.setup.delete_queue(THEIRS).await?;
         world.reason("thief", "Accepted", "QueueNotFound").await?;

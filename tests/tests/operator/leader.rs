@@ -361,7 +361,7 @@ async fn many_are_done(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Fails if two lead: whoever leads in both of two rounds led all the time between.
+/// Fails if two lead: one that leads in both of two rounds led all the time between.
 async fn at_most_one(operators: &[&Operator]) -> Result<()> {
     let first = join_all(operators.iter().map(|operator| operator.leading())).await;
     let second = join_all(operators.iter().map(|operator| operator.leading())).await;

@@ -109,7 +109,7 @@ async fn the_business_type_of_a_resource_that_is_not_selected_stays_its_own() ->
     let (objects, map) = (world.broker_objects().await?, world.config_map("payments").await?);
     unlabel(&world).await?;
     let says = |wsb: &WsBusiness| condition_of(wsb, "Accepted").is_some_and(|c| c.message.contains("ConfigMap"));
-    world.wait("rival", "be told how it may get the business type", says).await?;
+    world.wait("rival", "say how it may get the business type", says).await?;
     operator.looks(4).await?;
     ensure!(world.broker_objects().await? == objects && world.config_map("payments").await? == map);
 

@@ -57,7 +57,7 @@ enum Verdict {
 }
 
 impl Verdict {
-    /// 2: nothing could be judged.
+    /// 2: nothing could be checked.
     fn of(outcome: &Outcome) -> Result<Self> {
         match outcome.status {
             0 => Ok(Self::Fine),

@@ -255,7 +255,7 @@ fn a_missing_existing_queue_is_reported_and_not_bound() {
         there.queues.push(actual::Queue { name: "theirs".to_owned(), durable: true, auto_delete: false, arguments });
         there.clone()
     };
-    // Its owner has to open it, or whoever runs the cluster.
+    // Its owner has to open it, or the platform team.
     let closed = plan(&topology, &with(Map::new()), Scope::Everything);
     assert_eq!(steps(&closed), Vec::<String>::new());
     assert!(closed.problems[0].to_string().contains("x-wirepost-accept: pay"), "{:?}", closed.problems);

@@ -1,6 +1,6 @@
 //! `apply` on a real RabbitMQ: what it makes, repairs, keeps, reports and leaves alone.
 
-#![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
+#![allow(clippy::unwrap_used)] // a panic fails the test, also in a helper
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;

@@ -1,6 +1,6 @@
 //! The operator's way on a real RabbitMQ: one snapshot, a plan for each business, carried out in parallel.
 
-#![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
+#![allow(clippy::unwrap_used)] // a panic fails the test, also in a helper
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn a_business_changes_its_delivery_and_changes_it_back() {
         let report = round(&management, "pay", &transient, &[], options).await;
         assert_eq!(problems(&report), [""; 0]);
         assert!(report.changes.contains(&format!("delete stream {STREAM}")), "{report:?}");
-        // Nobody reads: the publisher is told, and nothing is put aside.
+        // No edge reads: the publisher gets a return, and nothing is put aside.
         let error = publish(&channel, PUSH, "", b"for nobody").await.unwrap_err().to_string();
         assert!(error.contains("NO_ROUTE"), "{error}");
         assert_eq!(depth(&channel, UNROUTED).await.unwrap(), turn + 1);

@@ -1,6 +1,6 @@
 //! What the tests of this crate share.
 
-#![allow(clippy::unwrap_used)] // a panic is the verdict
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;

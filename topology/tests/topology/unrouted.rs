@@ -1,6 +1,6 @@
 //! What a lost binding puts aside comes back in order, from a real RabbitMQ.
 
-#![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
+#![allow(clippy::unwrap_used)] // a panic fails the test, also in a helper
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -81,7 +81,7 @@ async fn messages_come_back_in_order_unchanged_and_each_once() {
     }
 }
 
-/// A queue's messages, told by their bodies, the first of which are before the others.
+/// A queue's messages by their bodies, the first of which come before the others.
 async fn bodies(channel: &Channel, queue: &str, count: usize) -> Vec<lapin::message::Delivery> {
     let mut consumer = consume(channel, queue, 100).await.unwrap();
     let mut all = Vec::new();

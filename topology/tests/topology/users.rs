@@ -2,7 +2,7 @@
 //!
 //! Users are global on a broker, so each test's business is called as its vhost.
 
-#![allow(clippy::unwrap_used)] // a panic is the verdict, also in a helper
+#![allow(clippy::unwrap_used)] // a panic fails the test, also in a helper
 
 use lapin::options::{
     BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,

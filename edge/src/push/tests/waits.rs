@@ -161,7 +161,7 @@ async fn a_replica_that_is_behind_is_asked_again_although_nothing_is_pushed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_with_different_cursors_share_what_is_read_whoever_comes_first() {
+async fn clients_with_different_cursors_share_what_is_read_in_any_order() {
     const PUSHES: u64 = 7; // and no more connections than one identity may have
     let broker = Odd::new();
     let edge = Edge::start(&broker, 0);

@@ -36,7 +36,7 @@ struct Outcome {
     alone: bool,
 }
 
-/// Runs them in this order, so many at the same time.
+/// Runs them in this order, at most this many at the same time.
 pub(crate) fn run(tests: Vec<Test>, slots: usize, record: &mut Record) -> Result<Report> {
     let (begin, load) = (Instant::now(), Load::now());
     let mut report = Report { took: Duration::ZERO, busy: 0, outcomes: Vec::new() };

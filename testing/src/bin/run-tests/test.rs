@@ -10,7 +10,7 @@ use wirepost_testing::permits::{GRANTED, WAITING};
 
 use crate::programs::Test;
 
-/// Output may still be on its way when a process has ended; something that it left behind may hold the pipe for ever.
+/// Output may still be on its way when a process has ended; something that it left behind may hold the pipe forever.
 const REST_OF_OUTPUT: Duration = Duration::from_secs(2);
 
 /// A tenth of the processor time of another process, where both want it (sched(7)). The servers that all tests share are such others:

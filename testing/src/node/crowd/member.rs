@@ -63,7 +63,7 @@ enum Left {
     Lost,
 }
 
-/// Connects, and takes the `welcome`. An edge that turns newcomers away is an error: whoever comes by the Service within the endpoint lag
+/// Connects, and takes the `welcome`. An edge that turns newcomers away is an error: a client that comes through the Service within the endpoint lag
 /// is let in, and later the Service knows better.
 pub(super) async fn let_in(edges: SocketAddr, token: &str, cursor: Option<String>) -> Result<Client> {
     let mut client = Client::back(edges, token, cursor).await?;
@@ -73,7 +73,7 @@ pub(super) async fn let_in(edges: SocketAddr, token: &str, cursor: Option<String
             Ok(client)
         }
         Event::End(End::Closed(DRAIN, reason)) => bail!("turned away: {reason}"),
-        other => bail!("in the place of welcome came {other:?}"),
+        other => bail!("instead of welcome came {other:?}"),
     }
 }
 
