@@ -67,10 +67,9 @@ conformance: ## the Autobahn cases against the edge's socket code
 	tests/conformance
 
 .PHONY: crds
-crds: ## writes crds/ and the chart's copy anew from the Rust type (a test fails while they differ)
-	$(CARGO) run -q --locked -p wirepost-core --example crd > crds/wsbusinesses.wirepost.dev.yaml.new
-	mv crds/wsbusinesses.wirepost.dev.yaml.new crds/wsbusinesses.wirepost.dev.yaml
-	cp crds/wsbusinesses.wirepost.dev.yaml charts/wirepost/files/
+crds: ## writes crds/ and the chart's copies anew from the Rust types (a test fails while they differ)
+	$(CARGO) run -q --locked -p wirepost-core --example crd crds/
+	cp crds/*.yaml charts/wirepost/files/
 
 .PHONY: chart
 chart: ## the Helm chart's tests alone (helm is built when cold: three minutes)

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use crate::{
-    declarations::{self, Finding, Loaded},
+    declarations::{self, Finding, Loaded, classes::ClassArgs},
     output,
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Args {
     /// How problems are printed.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
+    #[command(flatten)]
+    classes: ClassArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -36,12 +38,12 @@ enum Output {
     Json,
 }
 
-pub(crate) fn run(Args { paths, output }: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(Args { paths, output, classes }: Args) -> anyhow::Result<ExitCode> {
     let unreadable = |message: String| {
         output::error_line(&format!("wirepost: {message}"));
         Ok(ExitCode::from(UNREADABLE))
     };
-    let Loaded { files, accepted, findings, notes } = match declarations::load(&paths) {
+    let Loaded { files, accepted, findings, notes } = match declarations::load(&paths, &classes) {
         Ok(loaded) => loaded,
         Err(error) => return unreadable(error.to_string()),
     };

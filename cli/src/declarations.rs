@@ -1,6 +1,7 @@
 //! Files of `WsBusiness` declarations, YAML or JSON: found, read as kubectl reads them, and checked by the cluster's
 //! rules. Every problem has its file and line.
 
+pub(crate) mod classes;
 mod documents;
 mod lines;
 mod yaml;
@@ -16,9 +17,11 @@ use serde_json::Value;
 use wirepost_core::{
     Compiled, Problem, WsBusiness,
     business::{API_VERSION, GROUP, KIND},
+    class::{self, WsBusinessClass},
     compile, validate,
 };
 
+use classes::ClassArgs;
 use documents::{Object, Parts};
 use lines::{Lines, YamlNote};
 
@@ -87,6 +90,8 @@ impl Declaration {
 pub(crate) struct Contents {
     /// Declarations without problems.
     pub valid: Vec<Declaration>,
+    /// Classes without problems.
+    pub classes: Vec<WsBusinessClass>,
     /// Problems of the file and of its other declarations.
     pub findings: Vec<Finding>,
     /// What the cluster accepts, but reads differently than it looks.
@@ -106,24 +111,33 @@ pub(crate) struct Loaded {
     pub notes: Vec<Finding>,
 }
 
-/// Reads, checks and compiles the files that `paths` name.
+/// Reads, checks and compiles the files that `paths` name, under their classes.
 ///
 /// # Errors
 /// Something can't be read, or there is nothing to read.
-pub(crate) fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
+pub(crate) fn load(paths: &[PathBuf], classes: &ClassArgs) -> anyhow::Result<Loaded> {
     let files = find(paths)?;
     anyhow::ensure!(!files.is_empty(), "no *.yaml, *.yml or *.json in these folders; name a file");
-    let (mut valid, mut findings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    for file in &files {
-        let text = read(file).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?;
-        let contents = check(file, &text, |_| None);
-        valid.extend(contents.valid);
-        findings.extend(contents.findings);
-        notes.extend(contents.notes);
-    }
-    let (accepted, between) = compile_all(valid);
+    let Contents { valid, classes: _, mut findings, notes } = contents(&files)?;
+    let (permitted, forbidden) = classes.permit(valid)?;
+    findings.extend(forbidden);
+    let (accepted, between) = compile_all(permitted);
     findings.extend(between);
     Ok(Loaded { files, accepted, findings, notes })
+}
+
+/// The contents of these files, together.
+fn contents(files: &[PathBuf]) -> anyhow::Result<Contents> {
+    let mut all = Contents::default();
+    for file in files {
+        let text = read(file).map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?;
+        let Contents { valid, classes, findings, notes } = check(file, &text, |_| None);
+        all.valid.extend(valid);
+        all.classes.extend(classes);
+        all.findings.extend(findings);
+        all.notes.extend(notes);
+    }
+    Ok(all)
 }
 
 /// The files that `paths` name: each file as it is, of each folder those ending in .yaml, .yml or .json, sorted.
@@ -184,8 +198,12 @@ pub(crate) fn check<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option
             continue;
         }
         ours += 1;
-        let parsed = validate::parse(&value, stored(&owner(&value)));
-        let mut problems = parsed.as_ref().err().cloned().unwrap_or_default();
+        let is_class = value["kind"] == class::KIND;
+        let class = is_class.then(|| validate::class::parse(&value));
+        let parsed = (!is_class).then(|| validate::parse(&value, stored(&owner(&value))));
+        let wrong = class.as_ref().and_then(|class| class.as_ref().err());
+        let wrong = wrong.or_else(|| parsed.as_ref().and_then(|parsed| parsed.as_ref().err()));
+        let mut problems = wrong.cloned().unwrap_or_default();
         for (field, note) in lines.notes() {
             let YamlNote { line, message, remedy, .. } = note;
             match problems.iter_mut().find(|problem| problem.field == field) {
@@ -198,7 +216,8 @@ pub(crate) fn check<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option
             problems.into_iter().map(|problem| at(lines.of(&problem.field), problem)).collect();
         findings.sort_by_key(|finding| finding.line);
         contents.findings.extend(findings);
-        if let Ok(business) = parsed {
+        contents.classes.extend(class.and_then(Result::ok));
+        if let Some(Ok(business)) = parsed {
             contents.valid.push(Declaration { file: path.to_owned(), value, business, lines });
         }
     }

@@ -8,7 +8,7 @@ use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
 use wirepost_topology::{Actual, OpenQueues, Scope, Step, plan};
 
 use crate::{
-    declarations::{self, Loaded},
+    declarations::{self, Loaded, classes::ClassArgs},
     output,
 };
 
@@ -38,11 +38,15 @@ pub(crate) struct Args {
     /// CA certificates (PEM) for the management API's certificate. Default: those of the operating system.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    classes: ClassArgs,
 }
 
-pub(crate) async fn run(Args { paths, management, vhost, existing_queues, ca_file }: Args) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    Args { paths, management, vhost, existing_queues, ca_file, classes }: Args,
+) -> anyhow::Result<ExitCode> {
     let broker = ManagementSettings { url: management, vhost, credentials: None, ca_file, timeout: None };
-    match compare(&paths, broker, &existing_queues).await {
+    match compare(&paths, &classes, broker, &existing_queues).await {
         Ok(same) => Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Err(error) if error.downcast_ref::<std::io::Error>().is_some() => Err(error),
         Err(error) => {
@@ -53,8 +57,13 @@ pub(crate) async fn run(Args { paths, management, vhost, existing_queues, ca_fil
 }
 
 /// Whether nothing would change.
-async fn compare(paths: &[PathBuf], broker: ManagementSettings, open: &OpenQueues) -> anyhow::Result<bool> {
-    let Loaded { mut accepted, findings, notes, files: _ } = declarations::load(paths)?;
+async fn compare(
+    paths: &[PathBuf],
+    classes: &ClassArgs,
+    broker: ManagementSettings,
+    open: &OpenQueues,
+) -> anyhow::Result<bool> {
+    let Loaded { mut accepted, findings, notes, files: _ } = declarations::load(paths, classes)?;
     for note in &notes {
         output::error_line(&format!("note: {note}"));
     }

@@ -89,6 +89,11 @@ pub struct WsBusinessSpec {
     #[schemars(length(min = 1, max = 40))]
     pub business_type: Option<String>,
 
+    /// The WsBusinessClass: the platform team's policy for this business. Default: the class that is marked as the default, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub class_name: Option<String>,
+
     /// Kinds of clients that may connect, such as app, h5, pos.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 40)))]
     #[x_kube(validation = rules::CLIENT_TYPE_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]

@@ -10,8 +10,10 @@ mod retention;
 mod topology;
 
 pub use config::MAX_CONFIG_BYTES;
+pub(crate) use policies::DEFAULT_MAX_LENGTH;
 pub use policies::{shared_policies, shared_policy_of};
 pub(crate) use queues::merge as merge_queues;
+pub(crate) use retention::quantity;
 
 use std::collections::BTreeMap;
 

@@ -1,16 +1,25 @@
-//! The CustomResourceDefinition, generated from [`crate::business`].
+//! The CustomResourceDefinitions, generated from [`crate::business`] and [`crate::class`].
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::business::WsBusiness;
+use crate::{business::WsBusiness, class::WsBusinessClass};
 
-/// The CRD as JSON, simplified for people and for the API server: no `nullable` (an absent field is the only way to say "default"; the API
-/// server drops a null), no unsigned formats, and a bound on `metadata.name`, which the rules read.
-#[expect(clippy::expect_used, reason = "the derived type always serializes; a test runs this")]
+/// The CRD of `WsBusiness` as JSON, simplified for people and for the API server: no `nullable` (an absent field is the only way to say
+/// "default"; the API server drops a null), no unsigned formats, and a bound on `metadata.name`, which the rules read.
 pub fn crd() -> Value {
-    let mut crd = serde_json::to_value(WsBusiness::crd()).expect("a derived CRD serializes to JSON");
+    simplified(&WsBusiness::crd())
+}
+
+/// The CRD of `WsBusinessClass`, in the same way.
+pub fn class_crd() -> Value {
+    simplified(&WsBusinessClass::crd())
+}
+
+#[expect(clippy::expect_used, reason = "the derived types always serialize; a test runs this")]
+fn simplified(derived: &CustomResourceDefinition) -> Value {
+    let mut crd = serde_json::to_value(derived).expect("a derived CRD serializes to JSON");
     let schema = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     plain(schema);
     schema["properties"]["metadata"] = json!({
@@ -20,18 +29,34 @@ pub fn crd() -> Value {
     crd
 }
 
-/// The schema of the one version.
+/// The schema of the one version of `WsBusiness`.
 pub fn schema() -> Value {
-    crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+    schema_of(crd())
 }
 
-/// The CRD as the YAML file of `crds/`.
-pub fn yaml() -> String {
-    let yaml = serde_yaml::to_string(&crd()).unwrap_or_default();
-    format!("# Generated from core/src/business.rs by `make crds`. Do not edit.\n{yaml}")
+/// The schema of the one version of `WsBusinessClass`.
+pub fn class_schema() -> Value {
+    schema_of(class_crd())
 }
 
-/// The CRD as a typed object, to apply or to compare with an installed one.
+fn schema_of(mut crd: Value) -> Value {
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take()
+}
+
+/// The files of `crds/`: name and YAML.
+pub fn files() -> [(&'static str, String); 2] {
+    [
+        ("wsbusinesses.wirepost.dev.yaml", yaml(&crd(), "core/src/business.rs")),
+        ("wsbusinessclasses.wirepost.dev.yaml", yaml(&class_crd(), "core/src/class.rs")),
+    ]
+}
+
+fn yaml(crd: &Value, source: &str) -> String {
+    let yaml = serde_yaml::to_string(crd).unwrap_or_default();
+    format!("# Generated from {source} by `make crds`. Do not edit.\n{yaml}")
+}
+
+/// The CRD of `WsBusiness` as a typed object, to apply or to compare with an installed one.
 #[expect(clippy::expect_used, reason = "made from this very type and only narrowed; a test runs this")]
 pub fn definition() -> CustomResourceDefinition {
     serde_json::from_value(crd()).expect("a CRD made from the type is one")
@@ -69,14 +94,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_in_crds_is_what_the_types_say() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/wsbusinesses.wirepost.dev.yaml");
-        let stored = std::fs::read_to_string(file).unwrap_or_default();
-        assert!(stored == yaml(), "{file} is stale: run `make crds`");
+    fn the_files_in_crds_are_what_the_types_say() {
+        for (name, yaml) in files() {
+            let file = format!("{}/../crds/{name}", env!("CARGO_MANIFEST_DIR"));
+            let stored = std::fs::read_to_string(&file).unwrap_or_default();
+            assert!(stored == yaml, "{file} is stale: run `make crds`");
+        }
     }
 
     #[test]
     fn the_definition_is_a_definition() {
         assert_eq!(definition().metadata.name.as_deref(), Some("wsbusinesses.wirepost.dev"));
+        let class: CustomResourceDefinition = serde_json::from_value(class_crd()).unwrap();
+        assert_eq!((class.spec.scope.as_str(), class.spec.names.plural.as_str()), ("Cluster", "wsbusinessclasses"));
     }
 }

@@ -1,6 +1,7 @@
 //! What every part of wirepost must agree on, without I/O.
 //!
-//! - [`business`]: the `WsBusiness` resource; [`validate`]: its rules, offline; [`crd`]: its definition; [`problem`]: what is wrong with one
+//! - [`business`]: the `WsBusiness` resource; [`class`]: what a platform team allows it; [`validate`]: the rules of both, offline; [`crd`]:
+//!   their definitions; [`problem`]: what is wrong with one
 //! - [`compile`](mod@compile): declarations → broker [`topology`] + edge configuration; [`names`]: broker objects
 //! - [`contract`]: what operator and edges agree on
 //! - [`envelope`], [`frames`], [`cursor`], [`send_type`]: the wire; [`asyncapi`]: its description
@@ -10,6 +11,7 @@
 
 pub mod asyncapi;
 pub mod business;
+pub mod class;
 pub mod compile;
 pub mod content;
 pub mod contract;

@@ -1,6 +1,7 @@
 //! The rules of the cluster, offline: what `kubectl apply` would reject (strictly: unknown fields too), by the same CRD that the cluster has,
 //! then what CEL can't express: JSON Schemas, key sets, queues that contradict each other.
 
+pub mod class;
 mod keys;
 mod metadata;
 mod semantics;
@@ -12,7 +13,7 @@ use kube_cel::CompiledSchema;
 use serde_json::Value;
 
 use crate::{
-    business::{WsBusiness, rules},
+    business::{KIND, WsBusiness, rules},
     crd,
     problem::{FoundBy, Problem},
 };
@@ -22,11 +23,15 @@ struct Schema {
     cel: CompiledSchema,
 }
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    let json = crd::schema();
-    let cel = kube_cel::compile_schema(&json);
-    Schema { json, cel }
-});
+impl Schema {
+    fn new(json: Value) -> Self {
+        let cel = kube_cel::compile_schema(&json);
+        Self { json, cel }
+    }
+}
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::new(crd::schema()));
+static CLASS_SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::new(crd::class_schema()));
 
 /// Everything that is wrong with one resource, as parsed from YAML or JSON. `old` is the stored one, for fields that may not change; without
 /// it the resource counts as new. Empty means that the cluster would accept it and that it compiles.
@@ -39,16 +44,7 @@ pub fn check(value: &Value, old: Option<&Value>) -> Vec<Problem> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Problem>> {
-    let mut problems = metadata::check(value);
-    structure::check(&SCHEMA.json, value, &mut problems);
-    // As in the API server: a rule may rely on the schema, so it is evaluated only if the schema is fulfilled. Unknown fields harm no rule.
-    if problems.iter().any(|problem| problem.found_by != FoundBy::UnknownField) {
-        return Err(problems);
-    }
-    let stored = structure::store(&SCHEMA.json, value);
-    let old = old.map(|old| structure::store(&SCHEMA.json, old));
-    structure::repeated(&SCHEMA.json, &stored, "", &mut problems);
-    problems.extend(cel(&stored, old.as_ref()));
+    let (stored, mut problems) = read(&SCHEMA, metadata::check(value, KIND), value, old)?;
     match serde_json::from_value::<WsBusiness>(stored) {
         Ok(business) => {
             semantics::locate(&business, &mut problems);
@@ -64,6 +60,28 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
         )),
     }
     Err(problems)
+}
+
+/// What the API server would store, and what it would say to that: unknown fields, and broken rules. `problems`: what is wrong already.
+///
+/// # Errors
+/// The schema is not fulfilled.
+fn read(
+    schema: &Schema,
+    mut problems: Vec<Problem>,
+    value: &Value,
+    old: Option<&Value>,
+) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
+    structure::check(&schema.json, value, &mut problems);
+    // As in the API server: a rule may rely on the schema, so it is evaluated only if the schema is fulfilled. Unknown fields harm no rule.
+    if problems.iter().any(|problem| problem.found_by != FoundBy::UnknownField) {
+        return Err(problems);
+    }
+    let stored = structure::store(&schema.json, value);
+    let old = old.map(|old| structure::store(&schema.json, old));
+    structure::repeated(&schema.json, &stored, "", &mut problems);
+    problems.extend(cel(&schema.cel, &stored, old.as_ref()));
+    Ok((stored, problems))
 }
 
 /// [`parse`] of a resource from the API server. What is listed twice in a set counts once: it does no harm, and such a resource may have been
@@ -98,8 +116,8 @@ pub fn check_resource(business: &WsBusiness) -> Vec<Problem> {
     }
 }
 
-fn cel(value: &Value, old: Option<&Value>) -> Vec<Problem> {
-    let Err(errors) = kube_cel::validate_compiled(&SCHEMA.cel, value, old) else {
+fn cel(schema: &CompiledSchema, value: &Value, old: Option<&Value>) -> Vec<Problem> {
+    let Err(errors) = kube_cel::validate_compiled(schema, value, old) else {
         return Vec::new();
     };
     let mut problems: Vec<Problem> = errors

@@ -1,6 +1,6 @@
 //! Wires an operator, and ends it in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -18,8 +18,10 @@ use wirepost_runtime::{
 use crate::{
     api_client,
     broker::{self, Broker},
+    census,
+    classes::{self, Classes},
     config_map, crd_check,
-    edges::{self, Edges},
+    edges::{self, Edges, Share},
     events::Events,
     fresh::Fresh,
     keys,
@@ -51,6 +53,8 @@ pub struct Settings {
     pub selector: String,
     /// The edges' Service.
     pub edge_service: String,
+    /// Of the edges must run a generation before it counts as programmed.
+    pub edge_share: Share,
     /// Businesses that are reconciled at the same time.
     pub concurrency: u16,
     /// Namespaces in which Secrets are watched.
@@ -110,6 +114,7 @@ impl App {
             admin: address,
             selector,
             edge_service,
+            edge_share,
             concurrency,
             secret_namespaces,
             lease,
@@ -138,7 +143,7 @@ impl App {
         let (broker, keeper) =
             Broker::new(broker, fresh.clone(), Arc::clone(&triggers), Arc::clone(&metrics), work.stop.clone())?;
         work.tasks.run("keeper", &work.stop, keeper);
-        let edges = Arc::new(Edges::try_new(edge_service, Arc::clone(&triggers), Arc::clone(&metrics))?);
+        let edges = Arc::new(Edges::try_new(edge_service, edge_share, Arc::clone(&triggers), Arc::clone(&metrics))?);
         let found = readiness.wait_for(edges::PART);
         work.tasks.run(
             "edges",
@@ -164,6 +169,10 @@ impl App {
         let listed_maps = readiness.wait_for(CONFIG_MAPS);
         let followed = config_map::follow(watch, config_map_store, Arc::clone(&triggers), fresh.clone(), listed_maps);
         work.tasks.until("edge configurations", &work.stop, followed);
+        let classes = Arc::new(Classes::default());
+        let listed_classes = readiness.wait_for(classes::PART);
+        let watched = Arc::clone(&classes).follow(client.clone(), Arc::clone(&triggers), listed_classes);
+        work.tasks.until("classes", &work.stop, watched);
         let states = Arc::new(ResourceStates::default());
         for namespace in secret_namespaces {
             let watch = secret_watch::run(client.clone(), namespace, Arc::clone(&states), Arc::clone(&triggers));
@@ -172,6 +181,7 @@ impl App {
         work.tasks
             .once("trigger on leading", trigger_on_leading(leadership.clone(), triggers.clone(), work.stop.clone()));
 
+        let counted = businesses.clone();
         let context = Arc::new(Context {
             options,
             client,
@@ -182,6 +192,7 @@ impl App {
             events: Events::new(writing, name),
             businesses,
             config_maps,
+            classes,
             crd,
             metrics: Arc::clone(&metrics),
             states,
@@ -195,7 +206,10 @@ impl App {
         let leftovers = leftover::run(Arc::clone(&context), reconciles.stop.clone());
         reconciles.tasks.run("leftovers", &reconciles.stop, leftovers);
         // Asked at this moment: of all replicas at most one may ever report that it leads.
-        let routes = admin::routes(readiness, move || metrics.encode(leadership.is_leader()));
+        let routes = admin::routes(readiness, move || {
+            let leads = leadership.is_leader();
+            metrics.encode(leads, &if leads { census::conditions(&counted) } else { BTreeMap::new() })
+        });
         last.tasks.run("admin port", &last.stop, listener.serve(routes, last.stop.clone(), supervisor));
         last.tasks.run(ELECTION, &last.stop, elector.run(last.stop.clone()));
         Ok(Self { admin, context, reconciles, work, last })

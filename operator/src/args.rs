@@ -9,7 +9,7 @@ use wirepost_rabbitmq::{Address, Credentials};
 use wirepost_runtime::logs::LogArgs;
 use wirepost_topology::OpenQueues;
 
-use crate::{access::ServiceEndpoints, app::Settings, broker, leader, reconcile::Options};
+use crate::{access::ServiceEndpoints, app::Settings, broker, edges::Share, leader, reconcile::Options};
 
 /// The operator of wirepost: makes RabbitMQ, the edges and credentials match what WsBusiness resources declare.
 #[derive(Clone, Parser)]
@@ -75,6 +75,13 @@ pub struct Args {
     /// is restored then.
     #[arg(long, env = "WIREPOST_SECRET_CHECK_SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(2..=86400))]
     pub secret_check_seconds: u64,
+    /// Seconds that a business's status waits before it reports that the broker or an edge does not answer, or how many edges there are:
+    /// what is over by then is not written. Half of that more at random, so that a thousand businesses are not written together.
+    #[arg(long, env = "WIREPOST_STATUS_DELAY_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub status_delay_seconds: u64,
+    /// Percent of the ready edges, rounded up to whole edges, that must run a generation before it counts as programmed.
+    #[arg(long, env = "WIREPOST_READY_EDGES_PERCENT", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub ready_edges_percent: u8,
     /// Namespaces in which the operator may watch Secrets, separated by commas: access Secrets there are restored immediately.
     #[arg(long, env = "WIREPOST_WATCH_SECRETS_IN", value_delimiter = ',')]
     pub watch_secrets_in: Vec<String>,
@@ -118,6 +125,8 @@ impl Args {
             orphan_grace_seconds,
             deletion_deadline_seconds,
             secret_check_seconds,
+            status_delay_seconds,
+            ready_edges_percent,
             watch_secrets_in,
             concurrency,
             log: _,
@@ -145,6 +154,7 @@ impl Args {
             admin: admin_listen,
             selector: selector.clone(),
             edge_service,
+            edge_share: Share::new(ready_edges_percent),
             concurrency,
             secret_namespaces: watch_secrets_in.into_iter().filter(|name| !name.is_empty()).collect(),
             lease: leader::Settings {
@@ -171,6 +181,7 @@ impl Args {
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
                 secret_check: Duration::from_secs(secret_check_seconds),
+                status_delay: Duration::from_secs(status_delay_seconds),
             },
             name,
         })

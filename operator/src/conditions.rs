@@ -67,7 +67,7 @@ impl ConditionState {
 impl EdgeProgress {
     /// The condition Programmed.
     pub fn condition(&self) -> ConditionState {
-        let Self { total, programmed, since: _, behind, unreachable } = self;
+        let Self { total, needed, programmed, since: _, behind, unreachable } = self;
         if *total == 0 {
             return ConditionState::not_met(
                 Reason::NoEdges,
@@ -77,12 +77,22 @@ impl EdgeProgress {
         if programmed == total {
             return ConditionState::met(Reason::Programmed, "every ready edge runs this generation");
         }
-        if let Some((edge, reason)) = unreachable.first() {
+        if programmed >= needed {
+            let others: Vec<String> = behind.iter().chain(unreachable.iter().map(|(edge, _)| edge)).cloned().collect();
+            let text = format!(
+                "enough edges run this generation: {programmed} of {total}, and {needed} are needed; not known to run it: {}",
+                summarize(&others)
+            );
+            return ConditionState::met(Reason::Programmed, text);
+        }
+        if let Some((edge, reason)) = unreachable.first()
+            && programmed + unreachable.len() >= *needed
+        {
             let text = format!(
                 "{} of {total} edges don't answer the operator, such as {edge}: {reason}; a NetworkPolicy must let it reach their admin port",
                 unreachable.len()
             );
-            return ConditionState::not_met(Reason::EdgesUnreachable, text);
+            return ConditionState::unknown(Reason::EdgesUnreachable, text);
         }
         let text = format!("waiting for {} of {total} edges: {}", behind.len(), summarize(behind));
         ConditionState::not_met(Reason::EdgesBehind, text)
@@ -111,6 +121,17 @@ pub struct Findings {
     pub facts: Option<Facts>,
     /// Edges that run this generation, and all ready ones.
     pub edges: Option<(usize, usize)>,
+    /// What the class of the business says; `None`: no class applies.
+    pub policy: Option<Policy>,
+}
+
+/// What a class says to a declaration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Name of the class.
+    pub class: String,
+    /// See [`ConditionType::Permitted`].
+    pub permitted: ConditionState,
 }
 
 /// Addresses and names of a business.
@@ -135,6 +156,7 @@ impl Findings {
             programmed: ConditionState::not_accepted(),
             facts: None,
             edges: None,
+            policy: None,
         }
     }
 
@@ -146,6 +168,7 @@ impl Findings {
             programmed: ConditionState::pending("the broker"),
             facts: Some(facts),
             edges: None,
+            policy: None,
         }
     }
 
@@ -166,7 +189,9 @@ impl Findings {
     pub fn status(&self, generation: i64, old: &WsBusinessStatus) -> WsBusinessStatus {
         let mut status = old.clone();
         let ready = self.ready();
+        let trouble = self.trouble();
         status.observed_generation = Some(generation);
+        status.class_name = self.policy.as_ref().map(|policy| policy.class.clone());
         status.conditions = [
             (ConditionType::Accepted, &self.accepted),
             (ConditionType::Provisioned, &self.provisioned),
@@ -174,7 +199,9 @@ impl Findings {
             (ConditionType::Ready, &ready),
         ]
         .into_iter()
-        .map(|(kind, verdict)| condition(kind, verdict, generation, &old.conditions))
+        .chain(self.policy.as_ref().map(|policy| (ConditionType::Permitted, &policy.permitted)))
+        .chain(trouble.as_ref().map(|(kind, state)| (*kind, state)))
+        .map(|(kind, state)| condition(kind, state, generation, &old.conditions))
         .collect();
         if let Some(facts) = &self.facts {
             use wirepost_core::names;
@@ -200,13 +227,33 @@ impl Findings {
         status
     }
 
-    fn ready(&self) -> ConditionState {
-        let first = [&self.accepted, &self.provisioned, &self.programmed].into_iter().find(|v| !v.is_met());
-        first.map_or_else(
-            || ConditionState::met(Reason::Ready, "clients can connect, messages flow"),
-            |v| ConditionState::not_met(v.reason, v.message.clone()),
-        )
+    /// The conditions that are not met, in the order in which they come true.
+    fn unmet(&self) -> impl Iterator<Item = &ConditionState> {
+        [&self.accepted, &self.provisioned, &self.programmed].into_iter().filter(|state| !state.is_met())
     }
+
+    fn ready(&self) -> ConditionState {
+        let Some(first) = self.unmet().next() else {
+            return ConditionState::met(Reason::Ready, "clients can connect, messages flow");
+        };
+        let failed = self.unmet().any(|state| state.status == "False");
+        ConditionState { status: if failed { "False" } else { "Unknown" }, ..first.clone() }
+    }
+
+    /// Whether what is not met waits for somebody (`Stalled`) or only takes time (`Reconciling`).
+    fn trouble(&self) -> Option<(ConditionType, ConditionState)> {
+        let stalled = self.unmet().find(|state| state.reason.needs_help());
+        let (kind, state) = match stalled {
+            Some(state) => (ConditionType::Stalled, state),
+            None => (ConditionType::Reconciling, self.unmet().next()?),
+        };
+        Some((kind, ConditionState { status: "True", ..state.clone() }))
+    }
+}
+
+/// Whether two conditions say the same, whenever they changed.
+pub fn same_but_time(a: &Condition, b: &Condition) -> bool {
+    Condition { last_transition_time: b.last_transition_time.clone(), ..a.clone() } == *b
 }
 
 /// Whether two statuses say the same, whenever their conditions changed.
@@ -222,8 +269,17 @@ pub fn same_but_times(a: &WsBusinessStatus, b: &WsBusinessStatus) -> bool {
 }
 
 /// Every field of a status.
-const FIELDS: [&str; 8] =
-    ["observedGeneration", "businessType", "conditions", "tokenUrl", "exchanges", "queues", "binding", "edges"];
+const FIELDS: [&str; 9] = [
+    "observedGeneration",
+    "businessType",
+    "className",
+    "conditions",
+    "tokenUrl",
+    "exchanges",
+    "queues",
+    "binding",
+    "edges",
+];
 
 /// The status as a merge patch (RFC 7396) that leaves nothing of a former one.
 pub fn replacing(status: &WsBusinessStatus) -> Value {
@@ -260,6 +316,7 @@ fn cut(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edges::Share;
 
     fn findings() -> Findings {
         Findings {
@@ -268,6 +325,7 @@ mod tests {
             programmed: ConditionState::met(Reason::Programmed, ""),
             facts: None,
             edges: Some((2, 2)),
+            policy: None,
         }
     }
 
@@ -287,6 +345,61 @@ mod tests {
         };
         assert_eq!(ready(&bad.status(3, &good)), ("False".into(), "BrokerUnavailable".into()));
         assert!(good.conditions.iter().all(|c| c.observed_generation == Some(3)));
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_not_false() {
+        let away = Findings { provisioned: ConditionState::unknown(Reason::BrokerUnavailable, "x"), ..findings() };
+        assert_eq!(
+            ready(&away.status(3, &WsBusinessStatus::default())),
+            ("Unknown".into(), "BrokerUnavailable".into())
+        );
+        let late = Findings { programmed: ConditionState::not_met(Reason::EdgesBehind, "y"), ..away };
+        assert_eq!(ready(&late.status(3, &WsBusinessStatus::default())), ("False".into(), "BrokerUnavailable".into()));
+    }
+
+    #[test]
+    fn it_is_stalled_while_somebody_must_act_and_else_reconciling_until_it_is_ready() {
+        let of = |findings: &Findings| {
+            let status = findings.status(1, &WsBusinessStatus::default());
+            let mut found: Vec<_> =
+                status.conditions.into_iter().skip(4).map(|c| (c.type_, c.status, c.reason)).collect();
+            assert!(found.len() < 2);
+            found.pop()
+        };
+        assert_eq!(of(&findings()), None);
+        let behind = Findings { programmed: ConditionState::not_met(Reason::EdgesBehind, ""), ..findings() };
+        assert_eq!(of(&behind), Some(("Reconciling".into(), "True".into(), "EdgesBehind".into())));
+        // Whatever else takes time: somebody must act.
+        let taken = Findings {
+            provisioned: ConditionState::unknown(Reason::BrokerUnavailable, ""),
+            accepted: ConditionState::not_met(Reason::QueueNotFound, ""),
+            ..behind
+        };
+        assert_eq!(of(&taken), Some(("Stalled".into(), "True".into(), "QueueNotFound".into())));
+    }
+
+    #[test]
+    fn a_business_is_programmed_by_a_share_of_the_edges() {
+        let of = |total: usize, programmed: usize, unreachable: usize| {
+            let names = |n: usize| (0..n).map(|i| format!("edge-{i}"));
+            let progress = EdgeProgress {
+                total,
+                needed: Share::new(80).of(total),
+                programmed,
+                behind: names(total - programmed - unreachable).collect(),
+                unreachable: names(unreachable).map(|name| (name, "timeout".to_owned())).collect(),
+            };
+            let ConditionState { status, reason, .. } = progress.condition();
+            (status, reason)
+        };
+        assert_eq!(of(0, 0, 0), ("False", Reason::NoEdges));
+        for (total, enough) in [(1, 1), (2, 2), (4, 4), (5, 4), (10, 8), (11, 9)] {
+            assert_eq!(of(total, enough, 0), ("True", Reason::Programmed), "{total}");
+            assert_eq!(of(total, enough - 1, 0), ("False", Reason::EdgesBehind), "{total}");
+            assert_eq!(of(total, enough - 1, 1), ("Unknown", Reason::EdgesUnreachable), "{total}");
+        }
+        assert_eq!(of(10, 5, 2), ("False", Reason::EdgesBehind), "two that do not answer can't make it good");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kube::{
 use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::contract::{
-    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY},
+    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY, TERMS_KEY},
     edge_config::BusinessConfig,
 };
 use wirepost_runtime::readiness::Pending;
@@ -37,8 +37,14 @@ pub fn business(config_map: &ConfigMap) -> Option<&str> {
     config_map::business(config_map.metadata.name.as_deref()?)
 }
 
-/// The ConfigMap that carries `config`, which `stored` declares or declared with this `spec`.
-pub fn build(stored: &StoredBusiness, spec: &Value, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
+/// The ConfigMap that carries `config`, which `stored` declares or declared with this `spec`, filled in by these terms of its class.
+pub fn build(
+    stored: &StoredBusiness,
+    spec: &Value,
+    terms: Option<&str>,
+    config: &BusinessConfig,
+    rotation: Option<&Rotation>,
+) -> ConfigMap {
     let mut annotations: BTreeMap<String, String> =
         rotation.iter().flat_map(|rotation| rotation.annotations()).collect();
     annotations.insert(OWNER.to_owned(), stored.owner());
@@ -51,6 +57,7 @@ pub fn build(stored: &StoredBusiness, spec: &Value, config: &BusinessConfig, rot
     if data[CONFIG_KEY].len() + spec.len() <= MAX_DATA {
         data.insert(SPEC_KEY.to_owned(), spec);
     }
+    data.extend(terms.map(|terms| (TERMS_KEY.to_owned(), terms.to_owned())));
     ConfigMap {
         metadata: ObjectMeta {
             name: Some(name(&config.business_type)),
@@ -110,6 +117,11 @@ pub fn declared(config_map: &ConfigMap, stored: &StoredBusiness) -> Option<Store
 /// The configuration in it.
 pub fn config(config_map: &ConfigMap) -> Option<BusinessConfig> {
     serde_json::from_str(config_map.data.as_ref()?.get(CONFIG_KEY)?).ok()
+}
+
+/// What the class of the business gave to the declaration that it came from.
+pub fn terms(config_map: &ConfigMap) -> Option<&str> {
+    config_map.data.as_ref()?.get(TERMS_KEY).map(String::as_str)
 }
 
 /// The generation of the declaration that it came from.

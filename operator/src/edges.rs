@@ -48,6 +48,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 pub struct Edges {
     http: reqwest::Client,
     service: String,
+    /// Of the ready edges must run a generation before it counts as programmed.
+    share: Share,
     known: Mutex<HashMap<SocketAddr, Edge>>,
     /// Every edge that existed at the start has answered, or failed to.
     first_poll: watch::Sender<bool>,
@@ -70,11 +72,29 @@ struct Edge {
     cancel: CancellationToken,
 }
 
+/// A share of the edges, in percent, rounded up to whole edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u8);
+
+impl Share {
+    /// Of 1 to 100 percent.
+    pub fn new(percent: u8) -> Self {
+        Self(percent.clamp(1, 100))
+    }
+
+    /// So many of this many edges.
+    pub fn of(self, edges: usize) -> usize {
+        (edges * usize::from(self.0)).div_ceil(100)
+    }
+}
+
 /// How far the edges are with one business.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EdgeProgress {
     /// Ready edges.
     pub total: usize,
+    /// How many of them must run this, so that it counts as programmed.
+    pub needed: usize,
     /// Those that run exactly this.
     pub programmed: usize,
     /// When the last of these was seen to do so.
@@ -90,7 +110,12 @@ impl Edges {
     ///
     /// # Errors
     /// The HTTP client can't be created.
-    pub fn try_new(service: String, triggers: Arc<Triggers>, metrics: Arc<Metrics>) -> reqwest::Result<Self> {
+    pub fn try_new(
+        service: String,
+        share: Share,
+        triggers: Arc<Triggers>,
+        metrics: Arc<Metrics>,
+    ) -> reqwest::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -98,7 +123,7 @@ impl Edges {
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         let (first_poll, _) = watch::channel(false);
-        Ok(Self { http, service, known: Mutex::default(), first_poll, begun: Instant::now(), triggers, metrics })
+        Ok(Self { http, service, share, known: Mutex::default(), first_poll, begun: Instant::now(), triggers, metrics })
     }
 
     /// Returns when each edge that existed at the start was polled once, or soon after the start in any case: a status that reports edges
@@ -117,7 +142,8 @@ impl Edges {
     /// How many edges run this configuration of a business.
     pub fn progress(&self, business: &str, hash: &str) -> EdgeProgress {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut progress = EdgeProgress { total: known.len(), ..EdgeProgress::default() };
+        let (total, needed) = (known.len(), self.share.of(known.len()));
+        let mut progress = EdgeProgress { total, needed, ..EdgeProgress::default() };
         for edge in known.values() {
             match (&edge.failure, edge.hashes.as_ref().map(|hashes| hashes.get(business))) {
                 (_, Some(Some(runs))) if runs == hash => {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -51,10 +52,16 @@ impl Events {
             if before.is_some_and(|b| b.status == condition.status && b.reason == condition.reason) {
                 continue;
             }
+            // What is not accepted is reported once.
+            let rejected = |c: &Condition| c.type_ == ConditionType::Accepted.as_str() && c.status == "False";
+            if condition.type_ == ConditionType::Permitted.as_str() && new.conditions.iter().any(rejected) {
+                continue;
+            }
             let kind = match (condition.type_ == ConditionType::Ready.as_str(), condition.status.as_str()) {
                 (true, "True") => EventType::Normal,
                 // Ready repeats the reason of another condition.
-                (true, _) | (_, "True" | "Unknown") => continue,
+                (true, _) | (_, "True") => continue,
+                (_, "Unknown") if !Reason::parse(&condition.reason).is_some_and(Reason::may_pass) => continue,
                 _ if Reason::parse(&condition.reason).is_some_and(|reason| WITHOUT_EVENT.contains(&reason)) => continue,
                 _ => EventType::Warning,
             };

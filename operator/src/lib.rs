@@ -3,18 +3,21 @@
 //! - [`app`]: wires everything; [`args`]: flags.
 //! - [`reconcile`]: what is done for one resource, and when. [`stored`]: a resource as it is stored, readable or not. [`conditions`]: what is
 //!   reported about it. [`triggers`]: further reasons to reconcile it.
+//! - [`classes`]: the platform team's policy, which decides what is accepted.
 //! - [`broker`]: the vhost, which all businesses share. [`edges`]: what the edges run. [`config_map`]: what they are to run.
 //! - [`access`]: credentials of services. [`keys`]: those of the edges. [`seed`]: what all are derived from. [`secret_watch`]: Secrets that
 //!   may be watched.
 //! - [`leader`]: one writer among replicas. [`writer`]: every write to the API server. [`events`]: Kubernetes events. [`api_client`]: how
 //!   we are connected.
-//! - [`crd_check`]: is the installed CRD recent enough? [`metrics`]: metrics.
+//! - [`crd_check`]: is the installed CRD recent enough? [`metrics`]: metrics. [`census`]: how many businesses have which condition.
 
 pub mod access;
 pub mod api_client;
 pub mod app;
 pub mod args;
 pub mod broker;
+pub mod census;
+pub mod classes;
 pub mod conditions;
 pub mod config_map;
 pub mod crd_check;

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError, atomic::AtomicU64},
 };
 
@@ -18,6 +18,8 @@ use prometheus_client::{
 };
 use wirepost_runtime::tasks::Supervisor;
 use wirepost_topology::depths::Depths;
+
+use crate::census::Counted;
 
 /// Businesses whose depths are reported; of more, those with the most messages.
 const MAX_DEPTHS: usize = 1000;
@@ -59,6 +61,13 @@ struct ByObject {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCondition {
+    condition: &'static str,
+    status: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByBusiness {
     business: String,
 }
@@ -75,6 +84,11 @@ pub struct Metrics {
     reconciling: Gauge,
     /// Businesses known.
     pub businesses: Gauge,
+    /// Set anew by each [`Metrics::encode`], one at a time.
+    business_conditions: Family<ByCondition, Gauge>,
+    encoding: Mutex<()>,
+    /// Statuses that were not written immediately, since what they report may be over soon.
+    pub status_delays: Counter,
     /// Requests to the keeper that wait for an answer.
     broker_queue: Gauge,
     /// Calls of the broker's management API.
@@ -126,6 +140,9 @@ impl Default for Metrics {
             reconcile_seconds: seconds(),
             reconciling: Gauge::default(),
             businesses: Gauge::default(),
+            business_conditions: Family::default(),
+            encoding: Mutex::default(),
+            status_delays: Counter::default(),
             broker_queue: Gauge::default(),
             broker_calls: Counter::default(),
             broker_changes: Counter::default(),
@@ -158,6 +175,9 @@ impl Metrics {
             reconcile_seconds,
             reconciling,
             businesses,
+            business_conditions,
+            encoding: _,
+            status_delays,
             broker_queue,
             broker_calls,
             broker_changes,
@@ -180,6 +200,12 @@ impl Metrics {
         r.register("reconcile_seconds", "Seconds of a reconcile", reconcile_seconds.clone());
         r.register("reconciling", "Reconciles that run now", reconciling.clone());
         r.register("businesses", "WsBusiness resources known", businesses.clone());
+        r.register(
+            "business_conditions",
+            "WsBusiness resources by condition, its status and its reason, of the leader alone",
+            business_conditions.clone(),
+        );
+        r.register("status_delays", "Statuses that were delayed, since they may be over soon", status_delays.clone());
         r.register("broker_queue", "Requests to the broker that wait for an answer", broker_queue.clone());
         r.register("broker_calls", "Calls of the broker's management API", broker_calls.clone());
         r.register("broker_changes", "Changes on the broker", broker_changes.clone());
@@ -259,9 +285,15 @@ impl Metrics {
         self.writes.get_or_create(&ByObject { object }).inc();
     }
 
-    /// OpenMetrics text. `leads`: whether this replica leads at this moment.
-    pub fn encode(&self, leads: bool) -> String {
+    /// OpenMetrics text. `leads`: whether this replica leads at this moment; `conditions`: businesses by condition, none of a replica that
+    /// does not lead, so that a sum over all replicas counts each once.
+    pub fn encode(&self, leads: bool, conditions: &BTreeMap<Counted, i64>) -> String {
+        let _one_at_a_time = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
         self.leader.set(leads.into());
+        self.business_conditions.clear();
+        for (Counted { condition, status, reason }, count) in conditions {
+            self.business_conditions.get_or_create(&ByCondition { condition, status, reason }).set(*count);
+        }
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -284,7 +316,7 @@ mod tests {
     use super::*;
 
     fn lines(metrics: &Metrics) -> Vec<String> {
-        let text = metrics.encode(false);
+        let text = metrics.encode(false, &BTreeMap::new());
         let depths = text.lines().filter(|line| line.contains("_messages{"));
         depths.map(|line| line.trim_start_matches("wirepost_operator_").to_owned()).collect()
     }

@@ -4,7 +4,7 @@
 //! [`controller`] decides which resources are reconciled and when. A [`Reconcile`] is one run for one resource; its steps are
 //! - [`accept`]: what the declaration compiles to, or why it is not accepted;
 //! - [`provision`]: the broker; [`program`]: the edges; [`secret`]: credentials;
-//! - [`finalize`]: the end of a resource.
+//! - [`report`]: the status; [`finalize`]: the end of a resource.
 //!
 //! [`phase`] and [`waiting`] decide what of a change has to wait: for the edges, for the broker.
 //!
@@ -18,6 +18,7 @@ pub mod leftover;
 mod phase;
 mod program;
 mod provision;
+mod report;
 mod secret;
 mod state;
 mod waiting;
@@ -26,10 +27,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
-use wirepost_core::{
-    Compiled,
-    contract::condition::{ConditionType, Reason},
-};
+use wirepost_core::{Compiled, contract::condition::Reason};
 use wirepost_topology::{Problem, Report};
 
 pub use context::{Context, Options};
@@ -40,7 +38,7 @@ use crate::{
     broker::Ensured,
     conditions::{ConditionState, Findings},
     config_map,
-    metrics::{Object, Outcome},
+    metrics::Outcome,
     stored::StoredBusiness,
     writer,
 };
@@ -91,7 +89,7 @@ pub async fn reconcile(stored: Arc<StoredBusiness>, context: Arc<Context>) -> Re
     let run = Reconcile { stored: &stored, context: &context };
     if context.writer.gate().is_err() {
         // A standby compiles, so that it can take over immediately.
-        let _ = run.compile();
+        let _ = run.accept();
         return Ok(Action::await_change());
     }
     let result = if stored.metadata.deletion_timestamp.is_some() { run.finalize().await } else { run.apply().await };
@@ -128,14 +126,13 @@ impl Reconcile<'_> {
         if self.is_behind().await? {
             return Ok((Outcome::Waiting, Action::requeue(BEHIND_INTERVAL)));
         }
-        let compiled = match self.accept() {
-            Ok(compiled) => compiled,
+        let declaration = match self.accept() {
+            Ok(declaration) => declaration,
             Err(rejected) => return self.reject(rejected, None).await,
         };
         if !self.stored.has_finalizer() {
             self.context.writer.set_finalizer(self.stored, true).await?;
         }
-        let declaration = AcceptedDeclaration::new(self.stored, compiled);
         let compiled = &declaration.compiled;
         let credentials = self.credentials(&declaration).await?;
         let mut findings = Findings::accepted(self.facts(compiled));
@@ -237,34 +234,9 @@ impl Reconcile<'_> {
         Ok((Outcome::Waiting, self.at_next_check(&declaration, &credentials, next)))
     }
 
-    /// Writes the status if it differs from what is known. Whether the business is ready.
-    async fn report(&self, findings: &Findings) -> Result<bool, Error> {
-        let Self { stored, context } = *self;
-        let old = stored.status();
-        let new = findings.status(stored.generation(), &old);
-        let ready = new.conditions.iter().any(|c| c.type_ == ConditionType::Ready.as_str() && c.status == "True");
-        if new == old || !context.states.of(stored, |state| state.is_news(&new)) {
-            return Ok(ready);
-        }
-        if let Err(error) = context.writer.status(stored, &new).await {
-            if error.is_invalid() {
-                // The API server takes no write to an object with a field of another type than today's, not even of its status, until
-                // someone corrects it. Events reach people all the same.
-                let before = context.states.of(stored, |state| state.unwritten_status.replace(new.clone()));
-                context.events.changed(stored, &before.unwrap_or(old), &new).await;
-            }
-            return Err(error.into());
-        }
-        context.states.of(stored, |state| state.wrote_status(new.clone()));
-        if context.events.changed(stored, &old, &new).await > 0 {
-            context.metrics.wrote(Object::Event);
-        }
-        Ok(ready)
-    }
-
     /// After a failure.
     fn retry(&self) -> Done {
         let pause = self.context.states.of(self.stored, |state| state.backoff.next_pause());
-        (Outcome::Error, Action::requeue(pause))
+        (Outcome::Error, Action::requeue(self.status_due_within(pause)))
     }
 }

@@ -47,6 +47,11 @@ impl StoredBusiness {
         self.spec.get("access")?.get("secretName")?.as_str()
     }
 
+    /// The class that it names.
+    pub fn class_name(&self) -> Option<&str> {
+        self.spec.get("className")?.as_str()
+    }
+
     /// `namespace/name`, for people.
     pub fn owner(&self) -> String {
         format!("{}/{}", self.metadata.namespace.as_deref().unwrap_or("default"), self.name_any())
@@ -60,9 +65,14 @@ impl StoredBusiness {
         validate::parse_stored(&self.resource())
     }
 
-    /// What it compiles to, if it was accepted once: rules that came later don't count. `None`: it can't be read.
-    pub fn compile_accepted(&self) -> Option<Compiled> {
-        compile::compile_accepted(&validate::parse_accepted(&self.resource())?)
+    /// What it compiles to, if it was accepted once: rules that came later don't count. `terms`: what its class gave it then, as
+    /// [`Class::terms`](crate::classes::Class::terms). `None`: it can't be read.
+    pub fn compile_accepted(&self, terms: Option<&str>) -> Option<Compiled> {
+        let mut business = validate::parse_accepted(&self.resource())?;
+        if let Some(terms) = terms {
+            validate::class::fill(&serde_json::from_str(terms).ok()?, &mut business);
+        }
+        compile::compile_accepted(&business)
     }
 
     fn resource(&self) -> Value {
@@ -146,9 +156,9 @@ mod tests {
                 "spec": {"clientTypes": ["app"], "acceptFrom": ["bank", "bank"], "auth": auth,
                     "routes": [{"messageType": "a", "sendType": "ClientToServer", "queue": {"name": "q"}, "schema": schema}]},
             }));
-            let config = then.compile_accepted().unwrap().config;
-            let map = config_map::build(&then, &then.spec, &config, None);
-            let kept = config_map::declared(&map, &then).unwrap().compile_accepted().unwrap();
+            let config = then.compile_accepted(None).unwrap().config;
+            let map = config_map::build(&then, &then.spec, None, &config, None);
+            let kept = config_map::declared(&map, &then).unwrap().compile_accepted(None).unwrap();
             assert_eq!(
                 (kept.config.generation, kept.topology.queues.iter().any(|queue| queue.name == "wirepost.pay.q.q")),
                 (3, true)
@@ -184,6 +194,6 @@ mod tests {
         }));
         let problems = new.declaration().unwrap_err();
         assert!(problems[0].field.contains("newLimit"), "{problems:?}");
-        assert_eq!(new.compile_accepted(), None);
+        assert_eq!(new.compile_accepted(None), None);
     }
 }

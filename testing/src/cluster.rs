@@ -113,15 +113,18 @@ impl Cluster {
         wait(&self.api::<WsBusiness>(namespace), name, "go", |found| found.is_none()).await.map(drop)
     }
 
-    /// Installs the CRD as it is shipped, and waits until the API server serves it.
+    /// Installs the CRDs as they are shipped, and waits until the API server serves them.
     pub async fn install_crd(&self) -> Result<()> {
         self.apply_yaml(include_str!("../../crds/wsbusinesses.wirepost.dev.yaml")).await?;
+        self.apply_yaml(include_str!("../../crds/wsbusinessclasses.wirepost.dev.yaml")).await?;
         let crds: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        wait(&crds, "wsbusinesses.wirepost.dev", "become Established", |crd| {
-            crd.and_then(|c| c.status.as_ref()?.conditions.as_ref())
-                .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Established" && c.status == "True"))
-        })
-        .await?;
+        for name in ["wsbusinesses.wirepost.dev", "wsbusinessclasses.wirepost.dev"] {
+            wait(&crds, name, "become Established", |crd| {
+                crd.and_then(|c| c.status.as_ref()?.conditions.as_ref())
+                    .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Established" && c.status == "True"))
+            })
+            .await?;
+        }
         Ok(())
     }
 }

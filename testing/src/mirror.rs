@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Map, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -22,6 +23,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct Mirror {
     /// Where it is asked.
     pub admin: SocketAddr,
+    silent: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -32,15 +34,26 @@ impl Mirror {
         let listener = TcpListener::bind((address, 0)).await?;
         let admin = listener.local_addr()?;
         let config_maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
+        let (silent, hears) = watch::channel(false);
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let config_maps = config_maps.clone();
+                let (config_maps, mut hears) = (config_maps.clone(), hears.clone());
                 // Ends after the answer, or when the peer has closed.
-                tokio::spawn(async move { answer(socket, config_maps).await });
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = hears.wait_for(|silent| *silent) => {}
+                        _ = answer(socket, config_maps) => {}
+                    }
+                });
             }
         });
         world.endpoint(name, admin).await?;
-        Ok(Self { admin, task })
+        Ok(Self { admin, silent, task })
+    }
+
+    /// Whether it closes every connection, open ones too, without an answer.
+    pub fn silence(&self, silent: bool) {
+        self.silent.send_replace(silent);
     }
 }
 

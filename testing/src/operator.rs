@@ -144,6 +144,7 @@ impl World {
             // Nobody waits in a test; but on a machine with many tests an API server may take seconds for an answer.
             ("lease-seconds", "8".to_owned()),
             ("sweep-seconds", "1".to_owned()),
+            ("status-delay-seconds", "1".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         OperatorBuilder {

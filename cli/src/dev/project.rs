@@ -170,7 +170,7 @@ impl Project {
                 files.insert(path, state);
                 continue;
             }
-            let Contents { mut valid, findings, notes } = match &text {
+            let Contents { mut valid, classes: _, findings, notes } = match &text {
                 Ok(text) => declarations::check(&path, text, stored),
                 Err(error) => {
                     let problem = Problem::at(

@@ -88,3 +88,29 @@ fn files_of_other_programs_are_read_like_kubectl_reads_them() {
     assert!(out.contains("fine: charging-port, payments, qr-login"), "{out}");
     assert!(out.starts_with("note: ") && out.contains("the cluster reads 1_20 as 120"), "{out}");
 }
+
+const CLASSES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/platform");
+
+#[test]
+fn what_a_class_forbids_is_a_problem_with_its_rule_and_line() {
+    let (status, out, err) = run(&["check", "--class", CLASSES, EXAMPLES]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    edit(&file, "bytes: 1Gi", "bytes: 3Gi");
+    let path = file.to_str().unwrap();
+    assert_eq!(run(&["check", path]).0, 0, "nobody forbids it");
+    let (status, out, _) = run(&["check", "--class", CLASSES, path]);
+    let line = fs::read_to_string(&file).unwrap().lines().position(|line| line.contains("3Gi")).unwrap() + 1;
+    let found = format!(
+        "{path}:{line}: spec.push.retention.bytes: 3Gi is more than class standard allows (limits.retention.bytes: 2Gi)"
+    );
+    assert!(status == 1 && out.contains(&found), "{out}");
+
+    edit(&file, "  clientTypes:", "  className: huge\n  clientTypes:");
+    let (status, out, _) = run(&["check", "--class", CLASSES, path]);
+    assert!(status == 1 && out.contains("spec.className: there is no class huge"), "{out}");
+    // The classes themselves are checked where they stand.
+    assert_eq!(run(&["check", CLASSES]).0, 0);
+}

@@ -14,9 +14,13 @@ pub struct WsBusinessStatus {
     /// The business type in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub business_type: Option<String>,
-    /// Accepted, Provisioned, Programmed, and Ready, which sums up.
+    /// The class that applies to it, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_name: Option<String>,
+    /// Accepted, Provisioned, Programmed, and Ready, which sums up; Permitted where a class applies; Reconciling or Stalled while it is not
+    /// ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
     /// Address of the token call.
@@ -32,7 +36,7 @@ pub struct WsBusinessStatus {
     /// The Secret with the credentials, as Service Binding for Kubernetes names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<LocalReference>,
-    /// How many edges run this generation.
+    /// How many edges run this generation. Follows what edges do with a delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edges: Option<EdgesStatus>,
 }

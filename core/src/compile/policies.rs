@@ -21,7 +21,7 @@ const SHARED_PRIORITY: i32 = 400;
 /// Priority of a single queue's policy, with room above for a platform team that wants to override one, which is then reported.
 const OWN_PRIORITY: i32 = 500;
 /// Most messages of a route's queue where the declaration names no `maxLength`.
-const DEFAULT_MAX_LENGTH: i64 = 1_000_000;
+pub(crate) const DEFAULT_MAX_LENGTH: i64 = 1_000_000;
 /// Failed deliveries where the declaration names no `deliveryLimit`; RabbitMQ 4's own default.
 const DEFAULT_DELIVERY_LIMIT: i64 = 20;
 /// No delivery limit, in effect. Not -1: on RabbitMQ 4.0 a queue without a limit requeues a message behind the others (measured; with any

@@ -2,10 +2,23 @@
 //!
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
-//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `CustomResourceDefinitionOutdated` | |
-//! | Provisioned | `Provisioned` | `NotAsDeclared`, `Drifted`, `BrokerUnavailable`, `BrokerRefused`, `SecretTaken`, `WriteRefused`, `Deleting` | `NotAccepted`, `Pending` |
-//! | Programmed | `Programmed` | `EdgesBehind`, `EdgesUnreachable`, `NoEdges`, `Deleting` | `NotAccepted`, `Pending` |
-//! | Ready | `Ready` | the reason of the first condition that is not True | |
+//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `ClassForbids`, `ClassNotFound`, `CustomResourceDefinitionOutdated` | |
+//! | Provisioned | `Provisioned` | `NotAsDeclared`, `Drifted`, `SecretTaken`, `WriteRefused`, `Deleting` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
+//! | Programmed | `Programmed` | `EdgesBehind`, `NoEdges`, `Deleting` | `EdgesUnreachable`, `NotAccepted`, `Pending` |
+//! | Ready | `Ready` | the reason of the first condition that is not True, if one is False | the same, if none is False |
+//!
+//! One more is there only where a class applies, and says nothing about readiness: what a class forbids later keeps running.
+//!
+//! | condition | True | False | Unknown |
+//! |---|---|---|---|
+//! | Permitted | `ClassAllows` | `ClassForbids`, `ClassNotFound` | |
+//!
+//! Two more follow the convention of kstatus, which Flux, Argo CD and Helm understand: they are there only while they are True.
+//!
+//! | condition | True |
+//! |---|---|
+//! | Reconciling | it is not ready, and becomes so without anybody's help: the reason of the first condition that is not True |
+//! | Stalled | it is not ready, and an administrator or its team must act: the first reason that asks for it, see [`Reason::needs_help`] |
 
 use std::fmt;
 
@@ -18,13 +31,40 @@ pub enum ConditionType {
     Accepted,
     /// The broker has exactly the topology, and the credentials are where they belong.
     Provisioned,
-    /// Every ready edge runs this generation.
+    /// Enough ready edges run this generation.
     Programmed,
     /// All of the others are true.
     Ready,
+    /// Its class allows the declaration. There only where a class applies.
+    Permitted,
+    /// Not ready, and on its way. There only while it is true.
+    Reconciling,
+    /// Not ready until somebody acts. There only while it is true.
+    Stalled,
 }
 
 impl ConditionType {
+    /// Every condition.
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Provisioned,
+        Self::Programmed,
+        Self::Ready,
+        Self::Permitted,
+        Self::Reconciling,
+        Self::Stalled,
+    ];
+
+    /// The condition of that name; `None` for a word that is not one of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+
+    /// Whether it is there only while it is true, and reports something that is not as it should be.
+    pub fn reports_trouble(self) -> bool {
+        matches!(self, Self::Reconciling | Self::Stalled)
+    }
+
     /// As it stands in the status.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -32,6 +72,9 @@ impl ConditionType {
             Self::Provisioned => "Provisioned",
             Self::Programmed => "Programmed",
             Self::Ready => "Ready",
+            Self::Permitted => "Permitted",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
         }
     }
 }
@@ -69,7 +112,7 @@ reasons! {
     Accepted,
     /// The broker has the topology.
     Provisioned,
-    /// Every ready edge runs this generation.
+    /// Enough ready edges run this generation.
     Programmed,
     /// Clients can connect and messages flow.
     Ready,
@@ -88,6 +131,12 @@ reasons! {
     QueueNotFound,
     /// A route names a queue whose owner has not opened it to this business.
     QueueNotOpen,
+    /// The class of the business forbids something in the declaration.
+    ClassForbids,
+    /// The declaration names a class that does not exist or can't be read.
+    ClassNotFound,
+    /// The class of the business allows the declaration.
+    ClassAllows,
     /// The installed CustomResourceDefinition lacks fields that this operator knows.
     CustomResourceDefinitionOutdated,
 
@@ -120,6 +169,48 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether it stays until somebody acts: the team corrects its declaration, or an administrator the broker or the cluster. Anything
+    /// else ends without help.
+    pub fn needs_help(self) -> bool {
+        match self {
+            Self::BusinessTypeTaken
+            | Self::InvalidRoute
+            | Self::InvalidSchema
+            | Self::InvalidAuth
+            | Self::InvalidSpec
+            | Self::QueueNotFound
+            | Self::QueueNotOpen
+            | Self::ClassForbids
+            | Self::ClassNotFound
+            | Self::CustomResourceDefinitionOutdated
+            | Self::NotAsDeclared
+            | Self::BrokerRefused
+            | Self::SecretTaken
+            | Self::WriteRefused => true,
+            Self::Accepted
+            | Self::Provisioned
+            | Self::Programmed
+            | Self::Ready
+            | Self::ClassAllows
+            | Self::Drifted
+            | Self::BrokerUnavailable
+            | Self::Deleting
+            | Self::EdgesBehind
+            | Self::EdgesUnreachable
+            | Self::NoEdges
+            | Self::NotAccepted
+            | Self::Pending => false,
+        }
+    }
+
+    /// Whether it may be over in seconds, and concerns every business at the same time: an edge or the broker did not answer once.
+    pub fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::BrokerUnavailable | Self::BrokerRefused | Self::EdgesBehind | Self::EdgesUnreachable | Self::NoEdges
+        )
+    }
+
     /// The reason of that name; `None` for a word that is not one of ours.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.iter().find(|reason| reason.as_str() == text).copied()

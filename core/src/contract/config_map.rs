@@ -29,6 +29,9 @@ pub const FORMER_ROTATIONS: &str = "wirepost.dev/former-rotations";
 pub const CONFIG_KEY: &str = "config.json";
 /// Key: the `spec` that the configuration was compiled from. Edges don't read it.
 pub const SPEC_KEY: &str = "spec.json";
+/// Key: what the class of the business gave it where the `spec` says nothing, if it gave anything: the class's `defaults` and `limits` at that
+/// time. Edges don't read it.
+pub const TERMS_KEY: &str = "class.json";
 
 /// The name of a business's ConfigMap.
 pub fn name(business: &str) -> String {

@@ -4,10 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use crate::{
-    business::{API_VERSION, KIND},
-    problem::Problem,
-};
+use crate::{business::API_VERSION, problem::Problem};
 
 /// Longest part of a label's or annotation's name, and longest label value.
 const MAX_LABEL: usize = 63;
@@ -51,10 +48,10 @@ pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     })
 });
 
-/// What the schema can't express.
-pub(super) fn check(value: &Value) -> Vec<Problem> {
+/// What the schema can't express, of a resource of this kind.
+pub(super) fn check(value: &Value, kind: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+    for (field, expected) in [("apiVersion", API_VERSION), ("kind", kind)] {
         if value.get(field).and_then(Value::as_str) != Some(expected) {
             problems.push(Problem::at(field, format!("is not {expected}"), format!("write {field}: {expected}")));
         }

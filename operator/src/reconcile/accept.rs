@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
-use wirepost_core::{Compiled, Problem, Rejection, compile, contract::condition::Reason};
+use wirepost_core::{Compiled, Problem, Rejection, WsBusiness, compile, contract::condition::Reason, validate};
 
-use super::Reconcile;
+use super::{
+    Reconcile,
+    state::{Input, Judged},
+};
 use crate::{
-    conditions::{ConditionState, summarize},
+    classes::Class,
+    conditions::{ConditionState, Policy, summarize},
     config_map,
     stored::StoredBusiness,
 };
@@ -19,20 +23,25 @@ pub(super) struct AcceptedDeclaration {
     pub(super) compiled: Arc<Compiled>,
     /// As it was declared.
     pub(super) spec: Arc<Value>,
+    /// What its class gave it where it says nothing, if it gave anything.
+    pub(super) terms: Option<Arc<str>>,
     /// Name of the access Secret.
     pub(super) secret: Option<String>,
 }
 
+/// What the class of an accepted generation gave it, if it gave anything.
+struct AcceptedTerms(Option<Arc<str>>);
+
 impl AcceptedDeclaration {
-    pub(super) fn new(stored: &StoredBusiness, compiled: Arc<Compiled>) -> Self {
+    fn new(stored: &StoredBusiness, terms: Option<Arc<str>>, compiled: Arc<Compiled>) -> Self {
         let spec = Arc::new(stored.spec.clone());
-        Self { compiled, spec, secret: stored.secret_name().map(str::to_owned) }
+        Self { compiled, spec, terms, secret: stored.secret_name().map(str::to_owned) }
     }
 }
 
 impl Reconcile<'_> {
     /// What the declaration compiles to, or why it is not accepted.
-    pub(super) fn accept(&self) -> Result<Arc<Compiled>, ConditionState> {
+    pub(super) fn accept(&self) -> Result<AcceptedDeclaration, ConditionState> {
         let Self { stored, context } = *self;
         let outdated = context.crd.borrow().as_ref().and_then(|check| check.as_ref().err()).map(ToString::to_string);
         if let Some(missing) = outdated {
@@ -53,18 +62,73 @@ impl Reconcile<'_> {
             );
             return Err(ConditionState::not_met(Reason::BusinessTypeTaken, text));
         }
-        self.compile().map_err(|rejection: Rejection| {
-            let problems: Vec<String> = rejection.problems.iter().map(Problem::to_string).collect();
-            ConditionState::not_met(rejection.reason(), summarize(&problems))
-        })
+        self.permit()
     }
 
-    /// What this generation compiles to; compiled once.
-    pub(super) fn compile(&self) -> Result<Arc<Compiled>, Rejection> {
+    /// What the declaration compiles to under its class. A generation that was accepted keeps running, on the terms of that time, whatever
+    /// has become of its class: the condition `Permitted` reports what is forbidden now. A new generation is not accepted then.
+    fn permit(&self) -> Result<AcceptedDeclaration, ConditionState> {
+        let Self { stored, context } = *self;
+        let class = context.classes.of(stored.class_name());
+        let accepted = self.accepted_terms();
+        let terms = match (&accepted, &class) {
+            (Some(AcceptedTerms(terms)), _) => terms.clone(),
+            (None, Ok(Some(class))) => Some(Arc::clone(&class.terms)),
+            (None, _) => None,
+        };
+        let judged = self.compile(terms, class.as_ref().ok().and_then(Clone::clone));
+        let policy = match (&class, &judged) {
+            (Err(problem), _) => {
+                let permitted = ConditionState::not_met(problem.reason, problem.to_string());
+                stored.class_name().map(|name| (name, permitted))
+            }
+            (Ok(Some(class)), Ok(judged)) if !judged.forbidden.is_empty() => {
+                let text = texts(&judged.forbidden);
+                Some((class.name(), ConditionState::not_met(Reason::ClassForbids, text)))
+            }
+            (Ok(Some(class)), Ok(_)) => {
+                let text = format!("class {} allows the declaration", class.name());
+                Some((class.name(), ConditionState::met(Reason::ClassAllows, text)))
+            }
+            (Ok(_), _) => None,
+        };
+        let policy = policy.map(|(class, permitted)| Policy { class: class.to_owned(), permitted });
+        context.states.of(stored, |state| state.policy.clone_from(&policy));
+        let Judged { compiled, terms, forbidden: _ } =
+            judged.map_err(|rejection| ConditionState::not_met(rejection.reason(), texts(&rejection.problems)))?;
+        if accepted.is_none() {
+            if let Some(Policy { permitted, .. }) = policy.filter(|policy| !policy.permitted.is_met()) {
+                return Err(permitted);
+            }
+            // A default class that can't be read.
+            if let Err(problem) = class {
+                return Err(ConditionState::not_met(problem.reason, problem.to_string()));
+            }
+        }
+        Ok(AcceptedDeclaration::new(stored, terms, compiled))
+    }
+
+    /// If this generation was accepted: what its class gave it then.
+    fn accepted_terms(&self) -> Option<AcceptedTerms> {
         let Self { stored, context } = *self;
         let generation = stored.generation();
         let known = context.states.of(stored, |state| {
-            state.compiled.as_ref().filter(|(of, _)| *of == generation).map(|(_, result)| result.clone())
+            let accepted = state.accepted.as_ref().filter(|accepted| accepted.compiled.config.generation == generation);
+            accepted.map(|accepted| AcceptedTerms(accepted.terms.clone()))
+        });
+        known.or_else(|| {
+            let map = context.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
+            (config_map::generation(&map) == Some(generation))
+                .then(|| AcceptedTerms(config_map::terms(&map).map(Arc::from)))
+        })
+    }
+
+    /// What this generation compiles to with these terms, and what this class forbids of it; compiled once.
+    fn compile(&self, terms: Option<Arc<str>>, class: Option<Arc<Class>>) -> Result<Judged, Rejection> {
+        let Self { stored, context } = *self;
+        let input = Input { generation: stored.generation(), terms, class };
+        let known = context.states.of(stored, |state| {
+            state.compiled.as_ref().filter(|(of, _)| *of == input).map(|(_, result)| result.clone())
         });
         if let Some(result) = known {
             return result;
@@ -72,9 +136,8 @@ impl Reconcile<'_> {
         // Without the lock: a large declaration takes milliseconds.
         let rejection =
             |problems| Rejection { business: stored.business_type().to_owned(), owner: stored.owner(), problems };
-        let result =
-            stored.declaration().map_err(rejection).and_then(|business| compile::compile_one(&business).map(Arc::new));
-        context.states.of(stored, |state| state.compiled = Some((generation, result.clone())));
+        let result = stored.declaration().map_err(rejection).and_then(|business| judge(business, &input));
+        context.states.of(stored, |state| state.compiled = Some((input, result.clone())));
         let uids = || context.businesses.state().iter().map(|stored| stored.uid().to_owned()).collect();
         context.states.forget_stale(context.businesses.len(), uids);
         result
@@ -96,15 +159,18 @@ impl Reconcile<'_> {
         }
         let map = context.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
         let then = config_map::declared(&map, stored)?;
-        let declaration = AcceptedDeclaration::new(&then, Arc::new(then.compile_accepted()?));
+        let terms = config_map::terms(&map);
+        let compiled = Arc::new(then.compile_accepted(terms)?);
+        let declaration = AcceptedDeclaration::new(&then, terms.map(Arc::from), compiled);
         context.states.of(stored, |state| state.accepted = Some(declaration.clone()));
         Some(declaration)
     }
 
     /// This generation, if it was accepted before something else stood in its way, such as an older CRD or a rule that is newer than it.
     fn accepted_generation(&self) -> Option<AcceptedDeclaration> {
-        let compiled = self.stored.compile_accepted().filter(|compiled| self.accepted_before(compiled))?;
-        Some(AcceptedDeclaration::new(self.stored, Arc::new(compiled)))
+        let AcceptedTerms(terms) = self.accepted_terms()?;
+        let compiled = self.stored.compile_accepted(terms.as_deref())?;
+        Some(AcceptedDeclaration::new(self.stored, terms, Arc::new(compiled)))
     }
 
     /// Queues of the team's own that the business has not named before: without them its declaration can't be accepted.
@@ -137,4 +203,22 @@ impl Reconcile<'_> {
             && context.businesses.state_filter(claims).is_empty();
         other.then_some(map)
     }
+}
+
+/// Fills in what the class gives, and finds what it forbids.
+fn judge(mut business: WsBusiness, input: &Input) -> Result<Judged, Rejection> {
+    let declared = business.spec.clone();
+    // What can't be read was written by another version: it is as if the class had given nothing.
+    if let Some(given) = input.terms.as_deref().and_then(|terms| serde_json::from_str(terms).ok()) {
+        validate::class::fill(&given, &mut business);
+    }
+    let class = input.class.as_ref();
+    let forbidden = class.map(|class| validate::class::check(&class.resource, &business)).unwrap_or_default();
+    let terms = input.terms.clone().filter(|_| business.spec != declared);
+    let compiled = Arc::new(compile::compile_one(&business)?);
+    Ok(Judged { compiled, terms, forbidden: forbidden.into() })
+}
+
+fn texts(problems: &[Problem]) -> String {
+    summarize(&problems.iter().map(Problem::to_string).collect::<Vec<_>>())
 }

@@ -12,8 +12,8 @@ use wirepost_topology::OpenQueues;
 
 use super::state::ResourceStates;
 use crate::{
-    access::ServiceEndpoints, broker::Broker, config_map, crd_check::CrdCheck, edges::Edges, events::Events,
-    metrics::Metrics, seed::Seeds, stored::StoredBusiness, writer::Writer,
+    access::ServiceEndpoints, broker::Broker, classes::Classes, config_map, crd_check::CrdCheck, edges::Edges,
+    events::Events, metrics::Metrics, seed::Seeds, stored::StoredBusiness, writer::Writer,
 };
 
 /// Settings of all reconciles.
@@ -35,6 +35,8 @@ pub struct Options {
     pub orphan_grace: Duration,
     /// Within which each access Secret is checked, if nothing happens before.
     pub secret_check: Duration,
+    /// How long a status waits before it reports what may be over soon.
+    pub status_delay: Duration,
 }
 
 /// See the module.
@@ -55,6 +57,8 @@ pub struct Context {
     pub businesses: Store<StoredBusiness>,
     /// Every edge configuration.
     pub config_maps: Store<ConfigMap>,
+    /// The platform team's policy.
+    pub classes: Arc<Classes>,
     /// What the installed CRD lacks.
     pub crd: watch::Receiver<CrdCheck>,
     /// Metrics.
@@ -71,6 +75,7 @@ impl Context {
         self.edges.first_poll_done().await;
         self.config_maps.wait_until_ready().await.is_ok()
             && self.businesses.wait_until_ready().await.is_ok()
+            && self.classes.listed().await
             && self.crd.clone().wait_for(Option::is_some).await.is_ok()
     }
 

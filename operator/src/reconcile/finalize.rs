@@ -86,6 +86,7 @@ impl Reconcile<'_> {
             programmed: ConditionState::not_met(Reason::Deleting, "the edges accept no more clients of it"),
             facts: None,
             edges: None,
+            policy: None,
         };
         self.report(&findings).await?;
         Ok((Outcome::Waiting, Action::requeue(interval)))

@@ -52,7 +52,13 @@ impl Reconcile<'_> {
         let business = &declaration.compiled.business;
         let config =
             waiting.permitted(&credentials.edge_config(&declaration.compiled), self.present_config(business).as_ref());
-        let mut should = config_map::build(stored, &declaration.spec, &config, credentials.rotation.as_ref());
+        let mut should = config_map::build(
+            stored,
+            &declaration.spec,
+            declaration.terms.as_deref(),
+            &config,
+            credentials.rotation.as_ref(),
+        );
         context.states.set_hash(business, config.hash());
         let delivered = || context.states.of(stored, |state| Delivered::update(&mut state.delivered, config.hash()));
         let present = context.config_map(business);

@@ -62,7 +62,8 @@ impl Reconcile<'_> {
     ) -> Result<Done, Error> {
         let reason = if failure.retryable { Reason::BrokerUnavailable } else { Reason::BrokerRefused };
         let text = format!("{failure}; clients stay connected, and it is tried again");
-        findings.provisioned = ConditionState::not_met(reason, text);
+        // What the broker has can't be told: it may well be everything.
+        findings.provisioned = ConditionState::unknown(reason, text);
         findings.set_progress(&self.progress(&compiled.business));
         self.report(&findings).await?;
         Ok(self.retry())

@@ -133,8 +133,8 @@ impl Reconcile<'_> {
         let check = declaration.secret.as_ref().map(|_| {
             until_check(self.context.states.of(self.stored, |state| state.secret.as_ref().map(|check| check.next)))
         });
-        let withheld = self.context.states.of(self.stored, ResourceState::withheld_status_due);
-        let next = ends.into_iter().chain(check).chain(also).chain(withheld).min();
+        let status = self.context.states.of(self.stored, ResourceState::status_due);
+        let next = ends.into_iter().chain(check).chain(also).chain(status).min();
         next.map_or_else(Action::await_change, Action::requeue)
     }
 }

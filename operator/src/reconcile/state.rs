@@ -9,14 +9,21 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wirepost_core::{Compiled, Rejection, business::WsBusinessStatus};
+use wirepost_core::{Compiled, Problem, Rejection, business::WsBusinessStatus};
 use wirepost_runtime::backoff::Backoff;
 
 use super::{accept::AcceptedDeclaration, phase::Delivered};
-use crate::{access::Rotation, conditions, stored::StoredBusiness};
+use crate::{
+    access::Rotation,
+    classes::Class,
+    conditions::{self, Policy},
+    stored::StoredBusiness,
+};
 
 /// How long the watch may take to bring back what we wrote.
 const WATCH_LAG: Duration = Duration::from_secs(5);
+/// Least time until a status that is held is looked at again.
+const MIN_DELAY: Duration = Duration::from_millis(50);
 /// Pauses after failures: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Entries of resources that no longer exist, beyond which such entries are searched and removed.
@@ -38,10 +45,12 @@ struct States {
 /// What is remembered of one resource.
 #[derive(Debug)]
 pub(super) struct ResourceState {
-    /// A generation, and what it was compiled to.
-    pub(super) compiled: Option<(i64, Result<Arc<Compiled>, Rejection>)>,
+    /// What was compiled last, and to what.
+    pub(super) compiled: Option<(Input, Result<Judged, Rejection>)>,
     /// The last accepted declaration, whatever was declared since.
     pub(super) accepted: Option<AcceptedDeclaration>,
+    /// What its class says to the present generation.
+    pub(super) policy: Option<Policy>,
     pub(super) rotation: Option<Rotation>,
     /// The edge configuration as it was last written.
     pub(super) delivered: Option<Delivered>,
@@ -53,6 +62,8 @@ pub(super) struct ResourceState {
     status: Option<(WsBusinessStatus, Instant)>,
     /// The last status was not written since it equals the one just written. What the watch showed may also have been someone's edit.
     status_withheld: bool,
+    /// When a status that may be over soon is written, if it is not over by then.
+    status_held_until: Option<Instant>,
     /// Status that the API server refused to store.
     pub(super) unwritten_status: Option<WsBusinessStatus>,
     pub(super) backoff: Backoff,
@@ -64,16 +75,37 @@ impl Default for ResourceState {
         Self {
             compiled: None,
             accepted: None,
+            policy: None,
             rotation: None,
             delivered: None,
             secret: None,
             secret_changes: 0,
             status: None,
             status_withheld: false,
+            status_held_until: None,
             unwritten_status: None,
             backoff: Backoff::new(first, longest),
         }
     }
+}
+
+/// What a generation is compiled from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Input {
+    pub(super) generation: i64,
+    /// What the class gives it where it says nothing.
+    pub(super) terms: Option<Arc<str>>,
+    /// The class that it is checked by.
+    pub(super) class: Option<Arc<Class>>,
+}
+
+/// What a generation is compiled to, and what its class forbids of it.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    pub(super) compiled: Arc<Compiled>,
+    /// Those of [`Input`], if they changed anything.
+    pub(super) terms: Option<Arc<str>>,
+    pub(super) forbidden: Arc<[Problem]>,
 }
 
 /// An access Secret as it was last checked.
@@ -124,9 +156,28 @@ impl ResourceState {
         news
     }
 
-    /// When the watch has surely caught up with a status that was withheld, if one was.
-    pub(super) fn withheld_status_due(&mut self) -> Option<Duration> {
-        std::mem::take(&mut self.status_withheld).then_some(WATCH_LAG + Duration::from_secs(1))
+    /// Whether a status that may be over soon is not to be written yet, and whether its delay begins now. The delay varies by half, so that
+    /// what a thousand businesses report together is not written together.
+    pub(super) fn hold_status(&mut self, delay: Duration) -> (bool, bool) {
+        let now = Instant::now();
+        let begins = self.status_held_until.is_none();
+        let until =
+            *self.status_held_until.get_or_insert_with(|| now + delay.mul_f64(1.0 + 0.5 * rand::random::<f64>()));
+        (now < until, begins)
+    }
+
+    /// The status is as stored, or is written now.
+    pub(super) fn release_status(&mut self) {
+        self.status_held_until = None;
+    }
+
+    /// When a status that was not written is due: the watch has surely caught up with one that was withheld, or the delay of one that may be
+    /// over soon has passed.
+    pub(super) fn status_due(&mut self) -> Option<Duration> {
+        let withheld = std::mem::take(&mut self.status_withheld).then_some(WATCH_LAG + Duration::from_secs(1));
+        // Not immediately again where a problem keeps a due status from being written.
+        let held = self.status_held_until.map(|until| until.saturating_duration_since(Instant::now()).max(MIN_DELAY));
+        withheld.into_iter().chain(held).min()
     }
 
     pub(super) fn wrote_status(&mut self, status: WsBusinessStatus) {
@@ -254,6 +305,20 @@ mod tests {
         assert!(check.is_fresh(&checked, "shop", &entries));
         tokio::time::advance(INTERVAL * 3 / 5 + Duration::from_secs(1)).await;
         assert!(!check.is_fresh(&checked, "shop", &entries));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_may_be_over_soon_is_held_for_the_delay_and_at_most_half_of_it_more() {
+        const DELAY: Duration = Duration::from_secs(30);
+        let mut state = ResourceState::default();
+        assert_eq!((state.hold_status(DELAY), state.hold_status(DELAY)), ((true, true), (true, false)));
+        let due = state.status_due().unwrap();
+        assert!(due >= DELAY && due <= DELAY.mul_f64(1.5), "{due:?}");
+        tokio::time::advance(due).await;
+        assert_eq!(state.hold_status(DELAY), (false, false));
+        // It was over in between: the next one has its whole delay again.
+        state.release_status();
+        assert_eq!(state.hold_status(DELAY), (true, true));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use wirepost_broker::rabbit::{Config, RabbitBroker};
+use wirepost_core::contract::condition::ConditionType;
 use wirepost_edge::{config::settings::Settings, metrics::Metrics, push::context::HubContext};
 use wirepost_runtime::tasks::Supervisor;
 
@@ -118,6 +119,13 @@ fn operators_metrics() -> Result<BTreeSet<String>> {
     Ok(metrics)
 }
 
+fn is_a_label_of_the_operator(label: &str) -> bool {
+    let condition = label.split(", ").next().unwrap_or_default();
+    let conditions = ConditionType::ALL.map(|kind| format!("condition=\"{kind}\""));
+    (label == "outcome=\"Error\"" && OPERATOR.contains("\n    Error,\n"))
+        || conditions.iter().any(|known| condition == known)
+}
+
 /// An alert on a metric that is not there never fires.
 #[test]
 fn the_programs_export_what_alerts_ask_for() -> Result<()> {
@@ -128,8 +136,7 @@ fn the_programs_export_what_alerts_ask_for() -> Result<()> {
         let there = if metric.starts_with("wirepost_broker_") {
             exported.contains(&format!("# TYPE {metric} unknown\n"))
         } else if metric.starts_with("wirepost_operator_") {
-            let known = |label: &str| label == "outcome=\"Error\"" && OPERATOR.contains("\n    Error,\n");
-            operators.contains(&metric) && label.as_deref().is_none_or(known)
+            operators.contains(&metric) && label.as_deref().is_none_or(is_a_label_of_the_operator)
         } else if let Some(label) = &label {
             // Also before the first event: the growth from nothing to something is not seen.
             exported.contains(&format!("\n{metric}{{{label}}} 0\n"))

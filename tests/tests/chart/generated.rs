@@ -7,9 +7,13 @@ use anyhow::{Result, ensure};
 use crate::render::{CHART, examples, file, run};
 
 #[test]
-fn the_crd_in_the_chart_is_the_one_in_crds() -> Result<()> {
-    let shipped = include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml");
-    ensure!(file("files/wsbusinesses.wirepost.dev.yaml")? == shipped, "the chart's CRD is stale: make crds");
+fn the_crds_in_the_chart_are_those_in_crds() -> Result<()> {
+    for (name, shipped) in [
+        ("wsbusinesses", include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml")),
+        ("wsbusinessclasses", include_str!("../../../crds/wsbusinessclasses.wirepost.dev.yaml")),
+    ] {
+        ensure!(file(&format!("files/{name}.wirepost.dev.yaml"))? == shipped, "the chart's {name} is stale: make crds");
+    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use wirepost_testing::cluster::{Cluster, PrivateCluster, wait};
 use crate::render::{CHART, RELEASE, command};
 
 const CRD: &str = "wsbusinesses.wirepost.dev";
+const CLASSES: &str = "wsbusinessclasses.wirepost.dev";
 
 fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     let output =
@@ -22,7 +23,7 @@ fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The chart as it was when resources had no `session`.
+/// The chart as it was when resources had no `session`, and there were no classes.
 fn older_chart(folder: &Path) -> Result<String> {
     let copied = Command::new("cp").args(["-r", CHART]).arg(folder).status()?;
     ensure!(copied.success());
@@ -30,6 +31,7 @@ fn older_chart(folder: &Path) -> Result<String> {
     let mut crd: Value = serde_yaml::from_str(&std::fs::read_to_string(&file)?)?;
     spec_of(&mut crd).and_then(Value::as_object_mut).and_then(|spec| spec.remove("session")).context("no session")?;
     std::fs::write(&file, serde_yaml::to_string(&crd)?)?;
+    std::fs::remove_file(folder.join(format!("wirepost/files/{CLASSES}.yaml")))?;
     Ok(folder.join("wirepost").to_string_lossy().into_owned())
 }
 
@@ -48,8 +50,10 @@ async fn has_session(crds: &Api<CustomResourceDefinition>) -> Result<bool> {
 async fn an_upgrade_updates_the_crd_and_an_uninstall_keeps_it_with_its_resources() -> Result<()> {
     let cluster = PrivateCluster::start("chart", &[]).await?;
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
-    crds.delete(CRD, &DeleteParams::default()).await?;
-    wait(&crds, CRD, "go", |crd| crd.is_none()).await?;
+    for name in [CRD, CLASSES] {
+        crds.delete(name, &DeleteParams::default()).await?;
+        wait(&crds, name, "go", |crd| crd.is_none()).await?;
+    }
 
     let folder = tempfile::TempDir::new()?;
     let older = older_chart(folder.path())?;
@@ -66,14 +70,18 @@ async fn an_upgrade_updates_the_crd_and_an_uninstall_keeps_it_with_its_resources
 
     helm(&cluster, &["upgrade", RELEASE, CHART])?;
     ensure!(has_session(&crds).await?, "the upgrade left the CRD as it was");
+    wait(&crds, CLASSES, "become Established", established).await?;
+    cluster.apply_yaml(include_str!("../../../examples/platform/classes.yaml")).await?;
     helm(&cluster, &["rollback", RELEASE, "1"])?;
     ensure!(!has_session(&crds).await?, "the rollback left the CRD as it was");
+    ensure!(crds.get_opt(CLASSES).await?.is_some(), "the rollback took the classes");
     helm(&cluster, &["upgrade", RELEASE, CHART])?;
 
     helm(&cluster, &["uninstall", RELEASE])?;
     let deployments: Api<Deployment> = cluster.api("wirepost");
     ensure!(deployments.list(&ListParams::default()).await?.items.is_empty(), "the uninstall left programs");
     ensure!(team.businesses().get("payments").await?.uid() == uid, "the uninstall took a business");
+    ensure!(crds.get_opt(CLASSES).await?.is_some(), "the uninstall took the classes");
 
     helm(&cluster, &["install", RELEASE, CHART])?;
     ensure!(team.businesses().get("payments").await?.uid() == uid, "the new release made another one of a business");

@@ -30,6 +30,7 @@ fn the_defaults_are_operator_and_edges_with_what_guards_them() -> Result<()> {
         "ClusterRole/wirepost-system:wirepost:edit",
         "ClusterRole/wirepost-system:wirepost:view",
         "ClusterRoleBinding/wirepost-system:wirepost-operator",
+        "CustomResourceDefinition/wsbusinessclasses.wirepost.dev",
         "CustomResourceDefinition/wsbusinesses.wirepost.dev",
         "Deployment/wirepost-edge",
         "Deployment/wirepost-operator",
@@ -96,14 +97,19 @@ fn no_secret_is_made_while_rendering() -> Result<()> {
 }
 
 #[test]
-fn the_crd_stays_when_the_release_goes() -> Result<()> {
+fn the_crds_stay_when_the_release_goes() -> Result<()> {
     let rendered = render("")?;
-    let crd = rendered.get("CustomResourceDefinition/wsbusinesses.wirepost.dev")?;
-    ensure!(crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep");
-    let mut bare = crd.clone();
-    bare["metadata"].as_object_mut().context("no metadata")?.remove("annotations");
-    let shipped: Value = serde_yaml::from_str(include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml"))?;
-    ensure!(bare == shipped, "it is not the CRD of crds/");
+    for (name, shipped) in [
+        ("wsbusinesses", include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml")),
+        ("wsbusinessclasses", include_str!("../../../crds/wsbusinessclasses.wirepost.dev.yaml")),
+    ] {
+        let crd = rendered.get(&format!("CustomResourceDefinition/{name}.wirepost.dev"))?;
+        ensure!(crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep");
+        let mut bare = crd.clone();
+        bare["metadata"].as_object_mut().context("no metadata")?.remove("annotations");
+        let shipped: Value = serde_yaml::from_str(shipped)?;
+        ensure!(bare == shipped, "{name} is not the CRD of crds/");
+    }
     Ok(())
 }
 

@@ -53,17 +53,20 @@ async fn idle_connections_to_the_admin_port_keep_no_probe_out() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_definition_is_waited_for() -> Result<()> {
+async fn a_missing_definition_is_waited_for_and_where_there_is_none_of_classes_there_is_no_policy() -> Result<()> {
     let cluster = PrivateCluster::start("no-crd", &[]).await?;
     let world = World::on(Cluster::clone(&cluster), Vhost::create().await?).await?;
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
-    crds.delete(CRD, &DeleteParams::default()).await?;
-    wait(&crds, CRD, "go", |found| found.is_none()).await?;
+    for name in [CRD, "wsbusinessclasses.wirepost.dev"] {
+        crds.delete(name, &DeleteParams::default()).await?;
+        wait(&crds, name, "go", |found| found.is_none()).await?;
+    }
 
     let operator = world.operator("one").start_unready().await?;
     eventually("it names what is pending", PATIENCE, || async {
         let (status, text) = operator.readyz().await?;
-        Ok(status == 503 && text.contains("custom resource definition") && !text.contains("edge"))
+        let pending = status == 503 && text.contains("custom resource definition");
+        Ok(pending && !text.contains("edge") && !text.contains("classes"))
     })
     .await?;
     ensure!(operator.admin("/livez").await?.0 == 200);
@@ -71,10 +74,30 @@ async fn a_missing_definition_is_waited_for() -> Result<()> {
         .await?;
     ensure!(operator.running());
 
-    cluster.install_crd().await?;
+    // As with a chart from before there were classes.
+    cluster.apply_yaml(include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml")).await?;
     eventually("it is ready", SOON, || async { Ok(operator.readyz().await? == (200, "ok\n".to_owned())) }).await?;
     world.apply(&shop("")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
+    let wsb = world.condition("shop", "Provisioned", "True").await?;
+    ensure!(condition_of(&wsb, "Permitted").is_none(), "{wsb:?}");
+
+    // The first policy: what runs is told, what comes is refused.
+    cluster.install_crd().await?;
+    let class = "
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusinessClass
+metadata: {name: standard}
+spec: {default: true, owners: [{namespaces: [bank]}]}
+";
+    cluster.apply_yaml(class).await?;
+    world
+        .wait("shop", "say that its class forbids it", |wsb| {
+            condition_of(wsb, "Permitted").is_some_and(|c| c.status == "False" && c.message.contains("owners"))
+                && condition_of(wsb, "Accepted").is_some_and(|c| c.status == "True")
+        })
+        .await?;
+    world.apply(&shop("").replace("shop", "new")).await?;
+    world.reason("new", "Accepted", "ClassForbids").await?;
     operator.had_every_right()
 }
 

@@ -154,7 +154,7 @@ async fn a_broker_that_never_comes_back_holds_no_resource_and_no_other_business(
     // Meanwhile the other one is looked at as ever.
     world.apply(&other.replace("clientTypes: [h5, app, pos]", "clientTypes: [h5, app, pos, kiosk]")).await?;
     world.condition("other", "Accepted", "True").await?;
-    world.condition("other", "Provisioned", "False").await?;
+    world.condition("other", "Provisioned", "Unknown").await?;
     world.cluster.wait_gone(&world.team.name, "payments").await?;
     let note = told(&world, "BrokerNotCleaned").await?;
     ensure!(note.contains("the broker can't be cleaned"), "{note}");

@@ -3,8 +3,10 @@
 mod access;
 mod admin;
 mod basics;
+mod blips;
 mod broker;
 mod change;
+mod classes;
 mod conditions;
 mod crd;
 mod declarations;

@@ -1,0 +1,144 @@
+//! Writes a status where it has changed, and not for what is over in a moment.
+//!
+//! **The delay.** One failed snapshot of the broker, or one edge that does not answer, concerns every business at the same time: reported
+//! immediately, a blip of a second would cost two writes for each of a thousand resources, and as many alarms. So news of that kind
+//! ([`Reason::may_pass`], and the number of edges) wait for [`Options::status_delay`](super::Options::status_delay) and are written only if
+//! they still hold then. Good news, a new generation, and whatever concerns one business alone are written immediately.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use wirepost_core::{
+    business::WsBusinessStatus,
+    contract::condition::{ConditionType, Reason},
+};
+
+use super::{Error, Reconcile, state::ResourceState};
+use crate::{
+    conditions::{Findings, same_but_time},
+    metrics::Object,
+};
+
+impl Reconcile<'_> {
+    /// Writes the status if it differs from what is known, now or after the delay. Whether the business is ready.
+    pub(super) async fn report(&self, findings: &Findings) -> Result<bool, Error> {
+        let Self { stored, context } = *self;
+        let policy = context.states.of(stored, |state| state.policy.clone());
+        let old = stored.status();
+        let new = Findings { policy, ..findings.clone() }.status(stored.generation(), &old);
+        let ready = new.conditions.iter().any(|c| c.type_ == ConditionType::Ready.as_str() && c.status == "True");
+        if new == old || !context.states.of(stored, |state| state.is_news(&new)) {
+            context.states.of(stored, ResourceState::release_status);
+            return Ok(ready);
+        }
+        if may_wait(&old, &new) {
+            let (held, begins) = context.states.of(stored, |state| state.hold_status(context.options.status_delay));
+            if begins {
+                context.metrics.status_delays.inc();
+            }
+            if held {
+                return Ok(ready);
+            }
+        }
+        context.states.of(stored, ResourceState::release_status);
+        if let Err(error) = context.writer.status(stored, &new).await {
+            if error.is_invalid() {
+                // The API server takes no write to an object with a field of another type than today's, not even of its status, until
+                // someone corrects it. Events reach people all the same.
+                let before = context.states.of(stored, |state| state.unwritten_status.replace(new.clone()));
+                context.events.changed(stored, &before.unwrap_or(old), &new).await;
+            }
+            return Err(error.into());
+        }
+        context.states.of(stored, |state| state.wrote_status(new.clone()));
+        if context.events.changed(stored, &old, &new).await > 0 {
+            context.metrics.wrote(Object::Event);
+        }
+        Ok(ready)
+    }
+
+    /// When a status that was not written has to be looked at again, if one was not; at the latest after `pause`.
+    pub(super) fn status_due_within(&self, pause: Duration) -> Duration {
+        self.context.states.of(self.stored, ResourceState::status_due).map_or(pause, |due| due.min(pause))
+    }
+}
+
+/// Whether the difference is of the kind that is often over in a moment.
+fn may_wait(old: &WsBusinessStatus, new: &WsBusinessStatus) -> bool {
+    let rest = |status: &WsBusinessStatus| WsBusinessStatus { conditions: Vec::new(), edges: None, ..status.clone() };
+    // All edges run it at last: as good as a condition that comes true.
+    let all_run_it =
+        |status: &WsBusinessStatus| status.edges.as_ref().is_none_or(|edges| edges.programmed == edges.total);
+    rest(old) == rest(new)
+        && (all_run_it(old) || !all_run_it(new))
+        && ConditionType::ALL.into_iter().all(|kind| {
+            let find = |status: &WsBusinessStatus| status.conditions.iter().find(|c| c.type_ == kind.as_str()).cloned();
+            match (find(old), find(new)) {
+                (None, None) => true,
+                (Some(was), Some(is)) if same_but_time(&was, &is) => true,
+                (Some(was), Some(is)) => !(is.status == "True" && was.status != "True") && is_passing(kind, &is),
+                (None, Some(is)) => kind.reports_trouble() && is_passing(kind, &is),
+                // What is reported only while it lasts is over.
+                (Some(_), None) => false,
+            }
+        })
+}
+
+/// Whether what a condition reports may be over soon. That enough edges run a generation comes with the names of the others.
+fn is_passing(kind: ConditionType, condition: &Condition) -> bool {
+    let reason = Reason::parse(&condition.reason);
+    reason.is_some_and(Reason::may_pass) || (kind == ConditionType::Programmed && reason == Some(Reason::Programmed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conditions::ConditionState;
+
+    fn status(generation: i64, change: impl FnOnce(&mut Findings)) -> WsBusinessStatus {
+        let mut findings = Findings {
+            accepted: ConditionState::met(Reason::Accepted, "a"),
+            provisioned: ConditionState::met(Reason::Provisioned, "b"),
+            programmed: ConditionState::met(Reason::Programmed, "c"),
+            facts: None,
+            edges: Some((2, 2)),
+            policy: None,
+        };
+        change(&mut findings);
+        findings.status(generation, &WsBusinessStatus::default())
+    }
+
+    #[test]
+    fn what_every_business_has_in_a_blip_may_wait_and_nothing_else() {
+        let good = || status(1, |_| {});
+        let away = |reason| status(1, |f| f.provisioned = ConditionState::unknown(reason, "x"));
+        let silent = || status(1, |f| f.programmed = ConditionState::unknown(Reason::EdgesUnreachable, "x"));
+        let behind = || status(1, |f| f.programmed = ConditionState::not_met(Reason::EdgesBehind, "x"));
+        for (old, new) in [
+            (good(), away(Reason::BrokerUnavailable)),
+            (good(), away(Reason::BrokerRefused)),
+            (good(), silent()),
+            (silent(), behind()),
+            (good(), status(1, |f| f.edges = Some((2, 3)))),
+            (good(), status(1, |f| f.programmed = ConditionState::met(Reason::Programmed, "9 of 10"))),
+        ] {
+            assert!(may_wait(&old, &new), "{old:?}\n{new:?}");
+        }
+        for (old, new) in [
+            // Good news.
+            (away(Reason::BrokerUnavailable), good()),
+            (behind(), good()),
+            (status(1, |f| f.edges = Some((1, 2))), good()),
+            // A first report, and one of another generation.
+            (WsBusinessStatus::default(), behind()),
+            (good(), status(2, |f| f.programmed = ConditionState::not_met(Reason::EdgesBehind, "x"))),
+            // Of this business alone.
+            (good(), status(1, |f| f.provisioned = ConditionState::not_met(Reason::NotAsDeclared, "x"))),
+            (good(), status(1, |f| f.provisioned = ConditionState::not_met(Reason::Drifted, "x"))),
+            (good(), status(1, |f| f.provisioned = ConditionState::met(Reason::Provisioned, "but a queue is kept"))),
+            (good(), status(1, |f| f.accepted = ConditionState::not_met(Reason::QueueNotFound, "x"))),
+        ] {
+            assert!(!may_wait(&old, &new), "{old:?}\n{new:?}");
+        }
+    }
+}

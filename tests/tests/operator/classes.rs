@@ -1,0 +1,125 @@
+//! The platform team's policy: a class decides what is accepted, and stops nothing that runs.
+
+use anyhow::{Context, Result, ensure};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use wirepost_core::business::WsBusiness;
+use wirepost_core::class::WsBusinessClass;
+use wirepost_testing::cluster::Cluster;
+use wirepost_testing::mirror::Mirror;
+use wirepost_testing::operator::{World, condition_of};
+
+use crate::conditions::{business, conditions, of};
+
+/// Classes are the whole cluster's: each has a name of its test, and none is the default, which other tests' businesses would get.
+struct Classes(Api<WsBusinessClass>);
+
+impl Classes {
+    fn of(cluster: &Cluster) -> Self {
+        Self(Api::all(cluster.client.clone()))
+    }
+
+    async fn apply(&self, name: &str, spec: &Value) -> Result<()> {
+        let class = json!({
+            "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusinessClass", "metadata": {"name": name}, "spec": spec,
+        });
+        self.0.patch(name, &PatchParams::apply("wirepost-test").force(), &Patch::Apply(class)).await?;
+        Ok(())
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        self.0.delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+}
+
+fn permitted(wsb: &WsBusiness) -> (&str, &str) {
+    condition_of(wsb, "Permitted").map_or(("", ""), |c| (c.status.as_str(), c.message.as_str()))
+}
+
+/// What the broker keeps of pushes, in bytes.
+async fn retention(world: &World) -> Result<Option<u64>> {
+    let objects = world.broker_objects().await?;
+    let policies = objects["objects"]["policies"].as_array().cloned().unwrap_or_default();
+    let own = policies.iter().find(|policy| policy["name"] == "wirepost.shop.stream");
+    Ok(own.and_then(|policy| policy["definition"]["max-length-bytes"].as_u64()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    let (classes, class, team) = (Classes::of(&world.cluster), format!("{}-small", world.team.name), &world.team.name);
+    let shop = |more: &str| business("shop", &format!("  className: {class}\n{more}"));
+
+    // A class that does not exist yet.
+    world.apply(&shop("")).await?;
+    let found = conditions_but_permitted(&world.reason("shop", "Accepted", "ClassNotFound").await?)?;
+    ensure!(found.contains(&class), "{found}");
+
+    // Another namespace's.
+    classes.apply(&class, &json!({"owners": [{"namespaces": ["bank"]}]})).await?;
+    let wsb = world.reason("shop", "Accepted", "ClassForbids").await?;
+    ensure!(permitted(&wsb).0 == "False" && permitted(&wsb).1.contains("owners"), "{wsb:?}");
+    ensure!(condition_of(&wsb, "Stalled").is_some(), "nobody is told that somebody must act");
+
+    // What is not declared comes from the class, within its limits.
+    let owners = json!([{"namespaces": [team], "businessTypes": ["shop"]}]);
+    let small = json!({"owners": owners, "limits": {"retention": {"bytes": "200M"}, "edge": {"burst": 10}}});
+    classes.apply(&class, &small).await?;
+    let wsb = world.condition("shop", "Ready", "True").await?;
+    ensure!(permitted(&wsb).0 == "True", "{wsb:?}");
+    ensure!(wsb.status.as_ref().and_then(|status| status.class_name.as_deref()) == Some(class.as_str()));
+    ensure!(retention(&world).await? == Some(200_000_000), "{:?}", retention(&world).await?);
+    let config = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
+    let limits: Value = serde_json::from_str(&config["config.json"])?;
+    ensure!(limits["limits"]["burst"] == 10, "{limits}");
+
+    // A stricter class: what runs keeps running as it is, also under an operator that starts now, and says what it breaks.
+    let strict = json!({"owners": owners, "limits": {"retention": {"bytes": "100M"}, "edge": {"burst": 5}}});
+    classes.apply(&class, &strict).await?;
+    let breaks =
+        |wsb: &WsBusiness| permitted(wsb).0 == "False" && permitted(wsb).1.contains("limits.retention.bytes: 100M");
+    world.wait("shop", "say which rule it breaks", breaks).await?;
+    drop(operator);
+    let operator = world.operator("two").start().await?;
+    operator.leads().await?;
+    operator.looks(2).await?;
+    let wsb = world.wait("shop", "say which rule it breaks", breaks).await?;
+    ensure!(conditions_of_ready(&wsb)? == of("True", "Ready"), "{wsb:?}");
+    ensure!(retention(&world).await? == Some(200_000_000), "the class cut what was kept");
+    ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config.clone()), "it was changed");
+
+    // Changed, it must comply; what ran before goes on until it does.
+    world.apply(&shop("  push: {retention: {bytes: 150M}}")).await?;
+    let wsb = world.reason("shop", "Accepted", "ClassForbids").await?;
+    ensure!(condition_of(&wsb, "Accepted").is_some_and(|c| c.message.contains("spec.push.retention.bytes")), "{wsb:?}");
+    ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config), "it was changed");
+    world.apply(&shop("  push: {retention: {seconds: 3600}}")).await?;
+    let wsb = world.condition("shop", "Ready", "True").await?;
+    ensure!(permitted(&wsb).0 == "True" && retention(&world).await? == Some(100_000_000), "{wsb:?}");
+
+    // The class is gone: the same as when it is stricter.
+    classes.delete(&class).await?;
+    let gone = |wsb: &WsBusiness| condition_of(wsb, "Permitted").is_some_and(|c| c.reason == "ClassNotFound");
+    let wsb = world.wait("shop", "say that its class is gone", gone).await?;
+    ensure!(conditions_of_ready(&wsb)? == of("True", "Ready"), "{wsb:?}");
+    ensure!(retention(&world).await? == Some(100_000_000), "it was changed");
+    operator.had_every_right()
+}
+
+fn conditions_of_ready(wsb: &WsBusiness) -> Result<(String, String)> {
+    let ready = condition_of(wsb, "Ready").context("no condition")?;
+    Ok(of(&ready.status, &ready.reason))
+}
+
+/// The message of Accepted, of a resource whose other conditions are well formed.
+fn conditions_but_permitted(wsb: &WsBusiness) -> Result<String> {
+    let mut without = wsb.clone();
+    let status = without.status.as_mut().context("no status")?;
+    status.conditions.retain(|c| c.type_ != "Permitted");
+    ensure!(conditions(&without)?["Stalled"] == of("True", "ClassNotFound"));
+    Ok(condition_of(wsb, "Accepted").context("no condition")?.message.clone())
+}
