@@ -72,9 +72,9 @@ fn print_text(
     }
     let files = count(files.len(), "file", "files");
     output::line(&match (findings.len(), businesses) {
-        (0, names) => format!("{files}: fine: {}", names.join(", ")),
+        (0, names) => format!("{files}: valid: {}", names.join(", ")),
         (n, []) => format!("{files}: {}", count(n, "problem", "problems")),
-        (n, names) => format!("{files}: {}; fine: {}", count(n, "problem", "problems"), names.join(", ")),
+        (n, names) => format!("{files}: {}; valid: {}", count(n, "problem", "problems"), names.join(", ")),
     })
 }
 
