@@ -3,11 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, redirect};
-use rustls::ClientConfig;
+use reqwest::{Method, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,8 +14,14 @@ use tokio::time::timeout;
 
 use crate::{CaCertificates, Credentials};
 
-/// A management node of the same cluster answers a handshake in milliseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+mod answer;
+mod error;
+mod http;
+
+use answer::{alarm_in, broker_reason};
+pub use error::{CallError, ManagementError};
+use http::{Http, chain, exchange, http_client};
+
 /// The export of 200 businesses takes 40 ms; a broker that is busy electing leaders takes seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Setting or deleting a policy takes the broker a microsecond for each pair of an object and a policy that it has, and giving up does not
@@ -56,111 +60,6 @@ pub struct ManagementClient {
 impl fmt::Debug for ManagementClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ManagementClient({}, vhost {}, {:?})", self.api, self.vhost, self.credentials)
-    }
-}
-
-/// An HTTP client that trusts what is to be trusted now.
-struct Http {
-    /// `None`: no TLS.
-    ca: Option<CaCertificates>,
-    /// What the present client trusts, and the client.
-    current: std::sync::Mutex<(Option<Arc<ClientConfig>>, Client)>,
-}
-
-impl Http {
-    /// A new one where other CA certificates are to be trusted, so that no connection of the former one is used again.
-    fn client(&self) -> Result<Client, String> {
-        let tls = self.ca.as_ref().map(CaCertificates::client_tls).transpose().map_err(|error| error.to_string())?;
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = match (&current.0, &tls) {
-            (Some(current), Some(tls)) => Arc::ptr_eq(current, tls),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            let client = http_client(tls.as_ref()).map_err(|error| chain(&error))?;
-            *current = (tls, client);
-        }
-        Ok(current.1.clone())
-    }
-}
-
-fn http_client(tls: Option<&Arc<ClientConfig>>) -> reqwest::Result<Client> {
-    let mut builder = Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(redirect::Policy::none())
-        // A broker is inside; a proxy of the environment is for the outside.
-        .no_proxy();
-    if let Some(tls) = tls {
-        builder = builder.tls_backend_preconfigured(ClientConfig::clone(tls));
-    }
-    builder.build()
-}
-
-/// Why the API could not be used; every further call would fail as well.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ManagementError {
-    /// The broker or the way to it; a retry may help.
-    #[error("{doing}: the management API is not reachable: {cause}")]
-    Unreachable {
-        /// The call.
-        doing: String,
-        /// What failed.
-        cause: String,
-    },
-    /// An administrator must act first.
-    #[error("{doing}: refused: {reason}; {remedy}")]
-    Refused {
-        /// The call.
-        doing: String,
-        /// As the broker says it.
-        reason: String,
-        /// What to do.
-        remedy: String,
-    },
-    /// The vhost does not exist: it was never created, or the broker was rebuilt empty. [`ManagementClient::create_vhost`] creates it.
-    #[error("{doing}: vhost {vhost} does not exist; `rabbitmqctl add_vhost {vhost}` makes it")]
-    NoVhost {
-        /// The call.
-        doing: String,
-        /// Its name.
-        vhost: String,
-    },
-}
-
-impl ManagementError {
-    /// Whether a retry may help without anybody's action.
-    pub const fn is_retryable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Refused { .. } | Self::NoVhost { .. } => false,
-        }
-    }
-}
-
-/// How a single call failed.
-#[derive(Debug)]
-pub enum CallError {
-    /// All further calls will fail as well.
-    Fatal(ManagementError),
-    /// This call failed or was not answered in time, while the API can be reached: such as for a queue whose leader is away. Others may
-    /// succeed, and so may this one a moment later.
-    Failed(ManagementError),
-    /// This object was refused, others may be taken. The broker's reason.
-    Object(String),
-    /// This object does not exist. The broker's reason.
-    NotFound(String),
-}
-
-impl CallError {
-    /// For a call whose object must exist.
-    pub fn into_error(self, doing: &str, remedy: &str) -> ManagementError {
-        match self {
-            Self::Fatal(error) | Self::Failed(error) => error,
-            Self::Object(reason) | Self::NotFound(reason) => {
-                ManagementError::Refused { doing: doing.to_owned(), reason, remedy: remedy.to_owned() }
-            }
-        }
     }
 }
 
@@ -392,61 +291,6 @@ impl ManagementClient {
             _ => Err(unreachable(format!("{status}: {}", reason()))),
         }
     }
-}
-
-/// Why the broker refused: `{"error":"…","reason":"…"}`.
-fn broker_reason(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: Option<String>,
-        reason: Option<Value>,
-    }
-    match serde_json::from_slice::<Refusal>(body).ok()? {
-        Refusal { reason: Some(Value::String(reason)), .. } => Some(reason.trim().to_owned()),
-        Refusal { error, .. } => error,
-    }
-}
-
-/// `{"status":"failed","reason":"…","alarms":[{"node":"…","resource":"memory"}]}`; `None`: something else.
-fn alarm_in(body: &[u8]) -> Option<String> {
-    let answer: Value = serde_json::from_slice(body).ok()?;
-    let alarms = answer["alarms"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if alarms.is_empty() && answer["status"] != "failed" {
-        return None;
-    }
-    let resources: Vec<_> = alarms.iter().filter_map(|alarm| alarm["resource"].as_str()).collect();
-    Some(if resources.is_empty() { "resource alarm".to_owned() } else { format!("alarm: {}", resources.join(", ")) })
-}
-
-/// The whole answer, or why there is none.
-async fn exchange(request: RequestBuilder, max_bytes: usize) -> Result<(StatusCode, Vec<u8>), String> {
-    let failed = |e: reqwest::Error| chain(&e.without_url());
-    // The broker may close an idle connection at the moment in which it is used again (seen once in some ten thousand calls). Each of our
-    // calls may be made twice.
-    let again = request.try_clone();
-    let mut answer: Response = match (request.send().await, again) {
-        (Err(e), Some(again)) if e.is_request() && !e.is_connect() => again.send().await.map_err(failed)?,
-        (answer, _) => answer.map_err(failed)?,
-    };
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-        if body.len() + chunk.len() > max_bytes {
-            return Err(format!("the answer is longer than {max_bytes} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok((answer.status(), body))
-}
-
-/// The error and its causes: reqwest's own text is only "error sending request".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn percent_decoded(text: &str) -> String {

@@ -95,8 +95,16 @@ fn alerts_ask_for_documented_metrics() -> Result<()> {
 fn edges_metrics() -> Result<String> {
     let config =
         Config { stream: Some(vec![("127.0.0.1".to_owned(), 1)]), ..Config::new("edge", "amqp://127.0.0.1:1") };
-    let broker = RabbitBroker::start(config, &Supervisor::default())?;
-    let metrics = Arc::new(Metrics::with_broker(&broker));
+    let supervisor = Supervisor::default();
+    let broker = RabbitBroker::start(config, &supervisor)?;
+    let mut metrics = Metrics::with_broker(&broker);
+    metrics.include(&supervisor);
+    // The series of a task is there from its first start.
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let _entered = runtime.enter();
+    supervisor.tasks().contained("connection", async {});
+    drop(supervisor.attempt("push reader", async {}));
+    let metrics = Arc::new(metrics);
     // As `App::start` does: it adds a series for each kind of rejection. And it keeps the broker, whose metrics go with it.
     let _context = HubContext::new(Arc::new(broker), Arc::clone(&metrics), Settings::default());
     Ok(metrics.encode())
