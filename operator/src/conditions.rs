@@ -387,6 +387,7 @@ mod tests {
                 total,
                 needed: Share::new(80).of(total),
                 programmed,
+                since: None,
                 behind: names(total - programmed - unreachable).collect(),
                 unreachable: names(unreachable).map(|name| (name, "timeout".to_owned())).collect(),
             };
