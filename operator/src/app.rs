@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Config as ClientConfig, runtime::reflector};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::config_map::SELECTOR;
 use wirepost_runtime::{
@@ -20,7 +20,8 @@ use crate::{
     broker::{self, Broker},
     census,
     classes::{self, Classes},
-    config_map, crd_check,
+    config_map,
+    crd_check::{self, CrdGuard},
     edges::{self, Edges, Share},
     events::Events,
     fresh::Fresh,
@@ -154,9 +155,8 @@ impl App {
         let keys =
             keys::run(client.clone(), namespace.clone(), Arc::clone(&seeds), Arc::clone(&triggers), work.stop.clone());
         work.tasks.run("edge keys", &work.stop, keys);
-        let (checks, crd) = watch::channel(None);
-        let pending = readiness.wait_for(crd_check::PART);
-        let check = crd_check::run(client.clone(), checks, pending, Arc::clone(&triggers), work.stop.clone());
+        let crd = Arc::new(CrdGuard::new(client.clone(), fresh.clone(), Arc::clone(&triggers), Arc::clone(&metrics)));
+        let check = Arc::clone(&crd).run(readiness.wait_for(crd_check::PART), work.stop.clone());
         work.tasks.run("crd check", &work.stop, check);
         let watch = fresh.watch(
             client.clone(),
@@ -178,15 +178,17 @@ impl App {
             let watch = secret_watch::run(client.clone(), namespace, Arc::clone(&states), Arc::clone(&triggers));
             work.tasks.until("secret watch", &work.stop, watch);
         }
-        work.tasks
-            .once("trigger on leading", trigger_on_leading(leadership.clone(), triggers.clone(), work.stop.clone()));
+        work.tasks.once(
+            "trigger on leading",
+            trigger_on_leading(leadership.clone(), fresh.clone(), triggers.clone(), work.stop.clone()),
+        );
 
         let counted = businesses.clone();
         let context = Arc::new(Context {
             options,
             client,
             seeds,
-            writer: Writer::new(writing.clone(), namespace, fresh.clone(), Arc::clone(&metrics)),
+            writer: Writer::new(writing.clone(), namespace, fresh.clone(), Arc::clone(&crd), Arc::clone(&metrics)),
             broker,
             edges,
             events: Events::new(writing, name),
@@ -244,10 +246,18 @@ impl Program for App {
     }
 }
 
-/// A replica that begins to lead reconciles everything.
-async fn trigger_on_leading(mut leadership: Leadership, triggers: Arc<Triggers>, stop: CancellationToken) {
+/// A replica that begins to lead lists everything, and reconciles it.
+async fn trigger_on_leading(
+    mut leadership: Leadership,
+    fresh: Fresh,
+    triggers: Arc<Triggers>,
+    stop: CancellationToken,
+) {
     tokio::select! {
-        () = leadership.acquired() => triggers.trigger_all(),
+        () = leadership.acquired() => {
+            fresh.relist();
+            triggers.trigger_all();
+        }
         () = stop.cancelled() => {}
     }
 }

@@ -1,5 +1,9 @@
 //! Whether the installed CustomResourceDefinition has every field that this operator knows. With an older one the API server drops a
-//! newer limit silently, and absent would mean its default; so nothing new is applied until the CRD is updated.
+//! newer limit silently, and absent would mean its default; so nothing new is applied until the CRD is updated. Nothing is written to a
+//! resource either, not even its status: the API server drops newer fields of whatever is written, and they would be lost.
+//!
+//! **When it is read.** Every ten seconds; and right before a resource is written to, or a declaration is compiled for the first time. Its
+//! metadata alone, as long as that has not changed, and once for all who wait for it at the same time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,14 +11,14 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+    sync::{Mutex, watch},
+    time::{Instant, error::Elapsed, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_core::crd;
 use wirepost_runtime::readiness::Pending;
 
-use crate::triggers::Triggers;
+use crate::{fresh::Fresh, metrics::Metrics, triggers::Triggers};
 
 /// What `/readyz` waits for.
 pub const PART: &str = "custom resource definition";
@@ -22,11 +26,13 @@ const NAME: &str = "wsbusinesses.wirepost.dev";
 const INTERVAL: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// From the moment when the definition was changed until the API server certainly serves resources by it (it takes less than a second).
+const SERVED_AFTER: Duration = Duration::from_secs(5);
 /// Fields that a message names.
 const NAMED: usize = 8;
 
 /// The last check; `None` before the first one, until which nothing may be applied either.
-pub type CrdCheck = Option<Result<(), MissingFields>>;
+type CrdCheck = Option<Result<(), MissingFields>>;
 
 /// Fields that the installed CRD lacks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,47 +53,145 @@ impl MissingFields {
     }
 }
 
-/// Checks the CRD again and again until `cancel`. `pending`: dropped after the first check.
-pub async fn run(
-    client: Client,
-    checks: watch::Sender<CrdCheck>,
-    pending: Pending,
+/// See the module.
+pub struct CrdGuard {
+    definitions: Api<CustomResourceDefinition>,
+    expected: Value,
+    last: Mutex<LastRead>,
+    check: watch::Sender<CrdCheck>,
+    fresh: Fresh,
     triggers: Arc<Triggers>,
-    cancel: CancellationToken,
-) {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client);
-    let expected = crd::schema();
-    let mut pending = Some(pending);
-    loop {
-        let pause = match timeout(TIMEOUT, definitions.get_opt(NAME)).await {
-            Ok(Ok(Some(installed))) => {
-                let check = Some(missing_fields(&expected, &installed));
-                if *checks.borrow() != check {
-                    if let Some(Err(missing)) = &check {
-                        tracing::error!("{missing}");
-                    } else {
-                        tracing::info!("the installed CustomResourceDefinition has every field");
-                    }
-                    checks.send_replace(check);
-                    triggers.trigger_all();
-                }
-                pending.take();
-                INTERVAL
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct LastRead {
+    /// When it was asked for.
+    at: Option<Instant>,
+    /// The `resourceVersion`.
+    version: Option<String>,
+}
+
+/// Why the definition is not known.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("CustomResourceDefinition {NAME} is not installed: apply crds/ of this version")]
+    NotInstalled,
+    #[error("cannot read the CustomResourceDefinition; trying again: {0}")]
+    Api(#[from] kube::Error),
+    #[error("the API server did not answer within {TIMEOUT:?}")]
+    Timeout(#[from] Elapsed),
+}
+
+impl CrdGuard {
+    /// Nothing is read yet.
+    pub fn new(client: Client, fresh: Fresh, triggers: Arc<Triggers>, metrics: Arc<Metrics>) -> Self {
+        let (check, _) = watch::channel(None);
+        let (definitions, expected) = (Api::all(client), crd::schema());
+        Self { definitions, expected, last: Mutex::default(), check, fresh, triggers, metrics }
+    }
+
+    /// Returns after the first check; `false` when there will be none.
+    pub async fn checked(&self) -> bool {
+        self.check.subscribe().wait_for(Option::is_some).await.is_ok()
+    }
+
+    /// What the definition lacks, as far as is known.
+    ///
+    /// # Errors
+    /// It lacks fields.
+    pub fn known(&self) -> Result<(), MissingFields> {
+        self.check.borrow().clone().unwrap_or(Ok(()))
+    }
+
+    /// What the definition lacks now. Where it can't be read, what was known before counts.
+    ///
+    /// # Errors
+    /// It lacks fields.
+    pub async fn fresh(&self) -> Result<(), MissingFields> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        // Not read by another since.
+        if last.at.is_none_or(|at| at < asked) {
+            match self.read(&mut last).await {
+                Ok(Some(Err(missing))) => self.set(Err(missing)),
+                // That it was changed and is complete is for `run` to see, and to wait for what follows from it.
+                Ok(Some(Ok(()))) => last.version = None,
+                Ok(None) | Err(_) => {}
             }
-            Ok(Ok(None)) => {
-                tracing::warn!("CustomResourceDefinition {NAME} is not installed: apply crds/ of this version");
-                RETRY
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot read the CustomResourceDefinition; trying again");
-                RETRY
-            }
-            Err(_) => RETRY,
-        };
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = cancel.cancelled() => return,
         }
+        drop(last);
+        self.known()
+    }
+
+    /// Checks the CRD again and again until `cancel`. `pending`: dropped after the first check.
+    pub async fn run(self: Arc<Self>, pending: Pending, cancel: CancellationToken) {
+        let mut pending = Some(pending);
+        loop {
+            let read = {
+                let mut last = self.last.lock().await;
+                self.read(&mut last).await
+            };
+            let pause = match read {
+                Ok(Some(Ok(()))) if self.check.borrow().is_some() => {
+                    tokio::select! {
+                        () = sleep(SERVED_AFTER) => {}
+                        () = cancel.cancelled() => return,
+                    }
+                    // What was read under a former one may lack fields.
+                    self.fresh.relist();
+                    self.set(Ok(()));
+                    INTERVAL
+                }
+                Ok(Some(check)) => {
+                    self.set(check);
+                    INTERVAL
+                }
+                Ok(None) => INTERVAL,
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    RETRY
+                }
+            };
+            if self.check.borrow().is_some() {
+                pending.take();
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = cancel.cancelled() => return,
+            }
+        }
+    }
+
+    /// What the definition lacks; `None`: it has not changed since it was last read.
+    async fn read(&self, last: &mut LastRead) -> Result<Option<Result<(), MissingFields>>, ReadError> {
+        let now = Instant::now();
+        if last.version.is_some() {
+            let metadata = timeout(TIMEOUT, self.definitions.get_metadata_opt(NAME)).await??;
+            let metadata = metadata.ok_or(ReadError::NotInstalled)?.metadata;
+            if metadata.resource_version == last.version {
+                last.at = Some(now);
+                return Ok(None);
+            }
+        }
+        let installed = timeout(TIMEOUT, self.definitions.get_opt(NAME)).await??.ok_or(ReadError::NotInstalled)?;
+        *last = LastRead { at: Some(now), version: installed.metadata.resource_version.clone() };
+        Ok(Some(missing_fields(&self.expected, &installed)))
+    }
+
+    fn set(&self, check: Result<(), MissingFields>) {
+        self.metrics.crd_outdated.set(check.is_err().into());
+        let check = Some(check);
+        if *self.check.borrow() == check {
+            return;
+        }
+        if let Some(Err(missing)) = &check {
+            tracing::error!("{missing}");
+        } else {
+            tracing::info!("the installed CustomResourceDefinition has every field");
+        }
+        self.check.send_replace(check);
+        self.triggers.trigger_all();
     }
 }
 

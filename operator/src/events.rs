@@ -77,6 +77,12 @@ impl Events {
             .await;
     }
 
+    /// The installed CustomResourceDefinition holds a change back. No condition can say so: a write to the resource would lose fields.
+    pub async fn held_back(&self, stored: &StoredBusiness, why: &str) {
+        let reason = Reason::CustomResourceDefinitionOutdated.as_str();
+        self.publish(stored, EventType::Warning, reason, "Reconciling", why).await;
+    }
+
     /// The former credentials end before their hour.
     pub async fn revoked(&self, stored: &StoredBusiness) {
         let note = "the former credentials of its services are revoked: their broker users and API keys end now";

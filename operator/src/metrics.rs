@@ -113,6 +113,8 @@ pub struct Metrics {
     reported_businesses: Mutex<BTreeSet<String>>,
     /// Resources that run here and that the selector does not match any more.
     pub unselected: Gauge,
+    /// 1 while the installed CustomResourceDefinition lacks fields.
+    pub crd_outdated: Gauge,
     /// Ready edges.
     pub edges: Gauge,
     /// Ready edges that do not answer us.
@@ -156,6 +158,7 @@ impl Default for Metrics {
             unrouted_messages: Family::default(),
             reported_businesses: Mutex::default(),
             unselected: Gauge::default(),
+            crd_outdated: Gauge::default(),
             edges: Gauge::default(),
             edges_unreachable: Gauge::default(),
             leader: Gauge::default(),
@@ -191,6 +194,7 @@ impl Metrics {
             unrouted_messages,
             reported_businesses: _,
             unselected,
+            crd_outdated,
             edges,
             edges_unreachable,
             leader,
@@ -229,6 +233,8 @@ impl Metrics {
             "Messages in unrouted of a business; absent = not known",
             unrouted_messages.clone(),
         );
+        let outdated = "1 while the installed CustomResourceDefinition is older than this operator";
+        r.register("crd_outdated", outdated, crd_outdated.clone());
         r.register("unselected", "Resources that run here and that the selector no longer matches", unselected.clone());
         r.register("edges", "Ready edges", edges.clone());
         r.register("edges_unreachable", "Ready edges that do not answer the operator", edges_unreachable.clone());

@@ -89,7 +89,7 @@ pub async fn reconcile(stored: Arc<StoredBusiness>, context: Arc<Context>) -> Re
     let run = Reconcile { stored: &stored, context: &context };
     if context.writer.gate().is_err() {
         // A standby compiles, so that it can take over immediately.
-        let _ = run.accept();
+        let _ = run.accept().await;
         return Ok(Action::await_change());
     }
     let result = if stored.metadata.deletion_timestamp.is_some() { run.finalize().await } else { run.apply().await };
@@ -110,7 +110,8 @@ pub async fn reconcile(stored: Arc<StoredBusiness>, context: Arc<Context>) -> Re
 #[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
 pub fn error_policy(stored: Arc<StoredBusiness>, error: &Error, context: Arc<Context>) -> Action {
     match error {
-        Error::Write(writer::Error::NotLeader) => Action::await_change(),
+        // It is triggered again when this replica may write, or when the CustomResourceDefinition has changed.
+        Error::Write(writer::Error::NotLeader | writer::Error::Outdated(_)) => Action::await_change(),
         Error::Write(writer::Error::Api { cause, .. }) if writer::is_conflict(cause) => Action::requeue(CONFLICT_DELAY),
         // Deleted meanwhile.
         Error::Write(writer::Error::Api { cause, .. }) if writer::is_not_found(cause) => Action::await_change(),
@@ -126,7 +127,7 @@ impl Reconcile<'_> {
         if self.is_behind().await? {
             return Ok((Outcome::Waiting, Action::requeue(BEHIND_INTERVAL)));
         }
-        let declaration = match self.accept() {
+        let declaration = match self.accept().await {
             Ok(declaration) => declaration,
             Err(rejected) => return self.reject(rejected, None).await,
         };
@@ -174,6 +175,17 @@ impl Reconcile<'_> {
         Ok((outcome, self.at_next_check(&declaration, &credentials, next)))
     }
 
+    /// An event, once, for a generation that an older CustomResourceDefinition holds back. What runs already needs none.
+    async fn tell_held_back(&self, why: &str) {
+        let Self { stored, context } = *self;
+        let generation = stored.generation();
+        let map = context.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored));
+        let runs = map.and_then(|map| config_map::generation(&map)) == Some(generation);
+        if !runs && context.states.of(stored, |state| state.held_back.replace(generation)) != Some(generation) {
+            context.events.held_back(stored, why).await;
+        }
+    }
+
     /// Whether a newer generation of the resource was programmed already: this one must not be written over it. A generation that exists
     /// nowhere but in the edge configuration, such as after a restored backup, does not count.
     async fn is_behind(&self) -> Result<bool, Error> {
@@ -216,8 +228,13 @@ impl Reconcile<'_> {
     /// Reports why a generation is not accepted. The last accepted one keeps running and is maintained: what others changed on the broker is
     /// repaired, a lost Secret is restored, former credentials end. `check`: when to try again, where no change of the resource will tell.
     async fn reject(&self, rejected: ConditionState, check: Option<Duration>) -> Result<Done, Error> {
-        self.report(&Findings::rejected(rejected)).await?;
-        let Some(declaration) = self.last_accepted() else {
+        let outdated = rejected.reason == Reason::CustomResourceDefinitionOutdated;
+        if outdated {
+            self.tell_held_back(&rejected.message).await;
+        } else {
+            self.report(&Findings::rejected(rejected)).await?;
+        }
+        let Some(declaration) = self.last_accepted(outdated) else {
             let action = check.map_or_else(Action::await_change, Action::requeue);
             return Ok((Outcome::Waiting, action));
         };

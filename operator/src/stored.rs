@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource, ResourceExt, core::ObjectMeta, runtime::reflector::Store};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use wirepost_core::{
     Compiled, Problem,
     business::{API_VERSION, KIND, WsBusiness, WsBusinessStatus},
@@ -87,6 +88,15 @@ impl StoredBusiness {
     /// The generation that this is.
     pub fn generation(&self) -> i64 {
         self.metadata.generation.unwrap_or_default()
+    }
+
+    /// Changes with the declaration: with its generation, and with fields that the API server has dropped or serves again, which change no
+    /// generation.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update(self.generation().to_be_bytes());
+        hasher.update(self.spec.to_string());
+        hasher.finalize().into()
     }
 
     /// The uid, unique forever.

@@ -5,7 +5,7 @@
 //! (`dryRun`) shows whether the Secret of a declared name exists and whose it is. A merge patch, since it costs the API server less than an
 //! apply, which also works out who owns each field.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::{
@@ -22,6 +22,7 @@ use wirepost_core::{business::WsBusinessStatus, contract::config_map::OWNER_UID}
 
 use crate::{
     conditions,
+    crd_check::{CrdGuard, MissingFields},
     fresh::Fresh,
     metrics::{Metrics, Object},
     stored::{FINALIZER, StoredBusiness},
@@ -49,6 +50,9 @@ pub enum Error {
         /// What it answered.
         cause: Box<kube::Error>,
     },
+    /// The API server would drop fields of the resource with this write.
+    #[error("nothing is written to resources: {0}")]
+    Outdated(MissingFields),
     /// The API server did not answer in time.
     #[error("{doing}: the API server did not answer within {TIMEOUT:?}")]
     Timeout {
@@ -95,13 +99,14 @@ pub struct Writer {
     /// Where the edge configurations are.
     namespace: String,
     fresh: Fresh,
-    metrics: std::sync::Arc<Metrics>,
+    crd: Arc<CrdGuard>,
+    metrics: Arc<Metrics>,
 }
 
 impl Writer {
     /// Writes edge configurations to `namespace`, all else beside the resource that it belongs to.
-    pub fn new(client: Client, namespace: String, fresh: Fresh, metrics: std::sync::Arc<Metrics>) -> Self {
-        Self { client, namespace, fresh, metrics }
+    pub fn new(client: Client, namespace: String, fresh: Fresh, crd: Arc<CrdGuard>, metrics: Arc<Metrics>) -> Self {
+        Self { client, namespace, fresh, crd, metrics }
     }
 
     /// The gate: whether anything may be written now.
@@ -125,6 +130,15 @@ impl Writer {
         Api::namespaced(self.client.clone(), stored.metadata.namespace.as_deref().unwrap_or("default"))
     }
 
+    /// Whether a resource may be written to: a write under an older definition drops newer fields. One that is being deleted needs none of
+    /// them any more.
+    async fn check_definition(&self, stored: &StoredBusiness) -> Result<(), Error> {
+        if stored.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        self.crd.fresh().await.map_err(Error::Outdated)
+    }
+
     /// The generation that a resource has in the API server's storage; `None`: it is gone.
     ///
     /// # Errors
@@ -145,6 +159,7 @@ impl Writer {
     /// # Errors
     /// See [`Error`].
     pub async fn status(&self, stored: &StoredBusiness, status: &WsBusinessStatus) -> Result<(), Error> {
+        self.check_definition(stored).await?;
         let patch = json!({"metadata": {"uid": stored.uid()}, "status": conditions::replacing(status)});
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let api = self.businesses(stored);
@@ -159,6 +174,7 @@ impl Writer {
     /// # Errors
     /// See [`Error`]; a conflict if the resource was changed since it was read.
     pub async fn set_finalizer(&self, stored: &StoredBusiness, set: bool) -> Result<(), Error> {
+        self.check_definition(stored).await?;
         let mut finalizers = stored.metadata.finalizers.clone().unwrap_or_default();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
         if set {

@@ -2,7 +2,7 @@
 //!
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
-//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `ClassForbids`, `ClassNotFound`, `CustomResourceDefinitionOutdated` | |
+//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `ClassForbids`, `ClassNotFound` | |
 //! | Provisioned | `Provisioned` | `NotAsDeclared`, `Drifted`, `SecretTaken`, `WriteRefused`, `Deleting` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
 //! | Programmed | `Programmed` | `EdgesBehind`, `NoEdges`, `Deleting` | `EdgesUnreachable`, `NotAccepted`, `Pending` |
 //! | Ready | `Ready` | the reason of the first condition that is not True, if one is False | the same, if none is False |
@@ -137,7 +137,8 @@ reasons! {
     ClassNotFound,
     /// The class of the business allows the declaration.
     ClassAllows,
-    /// The installed CustomResourceDefinition lacks fields that this operator knows.
+    /// The installed CustomResourceDefinition lacks fields that this operator knows. In events alone: a condition would have to be written,
+    /// and the API server would drop newer fields of the resource with it.
     CustomResourceDefinitionOutdated,
 
     /// Something on the broker differs in a way that only a person can put right.

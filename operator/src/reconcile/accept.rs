@@ -8,7 +8,7 @@ use wirepost_core::{Compiled, Problem, Rejection, WsBusiness, compile, contract:
 
 use super::{
     Reconcile,
-    state::{Input, Judged},
+    state::{Input, Judged, ResourceState},
 };
 use crate::{
     classes::Class,
@@ -41,11 +41,12 @@ impl AcceptedDeclaration {
 
 impl Reconcile<'_> {
     /// What the declaration compiles to, or why it is not accepted.
-    pub(super) fn accept(&self) -> Result<AcceptedDeclaration, ConditionState> {
+    pub(super) async fn accept(&self) -> Result<AcceptedDeclaration, ConditionState> {
         let Self { stored, context } = *self;
-        let outdated = context.crd.borrow().as_ref().and_then(|check| check.as_ref().err()).map(ToString::to_string);
-        if let Some(missing) = outdated {
-            return Err(ConditionState::not_met(Reason::CustomResourceDefinitionOutdated, missing));
+        // A new declaration may be one that was read under an older definition, of which fields are missing.
+        let definition = if self.is_compiled() { context.crd.known() } else { context.crd.fresh().await };
+        if let Err(missing) = definition {
+            return Err(ConditionState::not_met(Reason::CustomResourceDefinitionOutdated, missing.to_string()));
         }
         if let Some(owner) = stored.older_claimant(&context.businesses) {
             let problem = compile::business_type_taken(stored.business_type(), &owner);
@@ -123,10 +124,18 @@ impl Reconcile<'_> {
         })
     }
 
-    /// What this generation compiles to with these terms, and what this class forbids of it; compiled once.
+    /// Whether this very declaration was compiled before.
+    fn is_compiled(&self) -> bool {
+        let declaration = self.stored.fingerprint();
+        let same =
+            |state: &mut ResourceState| state.compiled.as_ref().is_some_and(|(of, _)| of.declaration == declaration);
+        self.context.states.of(self.stored, same)
+    }
+
+    /// What this declaration compiles to with these terms, and what this class forbids of it; compiled once.
     fn compile(&self, terms: Option<Arc<str>>, class: Option<Arc<Class>>) -> Result<Judged, Rejection> {
         let Self { stored, context } = *self;
-        let input = Input { generation: stored.generation(), terms, class };
+        let input = Input { declaration: stored.fingerprint(), terms, class };
         let known = context.states.of(stored, |state| {
             state.compiled.as_ref().filter(|(of, _)| *of == input).map(|(_, result)| result.clone())
         });
@@ -143,12 +152,13 @@ impl Reconcile<'_> {
         result
     }
 
-    /// What keeps running while a newer generation is not accepted; `None` where the business type belongs to another resource.
-    pub(super) fn last_accepted(&self) -> Option<AcceptedDeclaration> {
+    /// What keeps running while a newer generation is not accepted; `None` where the business type belongs to another resource. `outdated`:
+    /// the resource was read under an older definition, and may lack fields.
+    pub(super) fn last_accepted(&self, outdated: bool) -> Option<AcceptedDeclaration> {
         if self.stored.older_claimant(&self.context.businesses).is_some() || self.other_owners_config().is_some() {
             return None;
         }
-        self.remembered().or_else(|| self.accepted_generation())
+        self.remembered().or_else(|| self.accepted_generation().filter(|_| !outdated))
     }
 
     /// What was last accepted, by this process or one before it.
@@ -166,7 +176,7 @@ impl Reconcile<'_> {
         Some(declaration)
     }
 
-    /// This generation, if it was accepted before something else stood in its way, such as an older CRD or a rule that is newer than it.
+    /// This generation, if it was accepted before something else stood in its way, such as a rule that is newer than it.
     fn accepted_generation(&self) -> Option<AcceptedDeclaration> {
         let AcceptedTerms(terms) = self.accepted_terms()?;
         let compiled = self.stored.compile_accepted(terms.as_deref())?;
@@ -189,7 +199,11 @@ impl Reconcile<'_> {
     /// Whether this generation was accepted once, by this process or another.
     pub(super) fn accepted_before(&self, compiled: &Compiled) -> bool {
         let map = self.context.config_map(&compiled.business).filter(|map| config_map::is_of(map, self.stored));
-        map.and_then(|map| config_map::generation(&map)) == Some(compiled.config.generation)
+        map.is_some_and(|map| {
+            // The same generation with another spec: fields were missing then, or are now.
+            let same = config_map::declared(&map, self.stored).is_none_or(|then| then.spec == self.stored.spec);
+            same && config_map::generation(&map) == Some(compiled.config.generation)
+        })
     }
 
     /// The edge configuration of the business type, if it was written for a resource of another name that is not seen here: between those

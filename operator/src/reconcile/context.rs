@@ -7,12 +7,11 @@ use kube::{
     Client,
     runtime::reflector::{ObjectRef, Store},
 };
-use tokio::sync::watch;
 use wirepost_topology::OpenQueues;
 
 use super::state::ResourceStates;
 use crate::{
-    access::ServiceEndpoints, broker::Broker, classes::Classes, config_map, crd_check::CrdCheck, edges::Edges,
+    access::ServiceEndpoints, broker::Broker, classes::Classes, config_map, crd_check::CrdGuard, edges::Edges,
     events::Events, metrics::Metrics, seed::Seeds, stored::StoredBusiness, writer::Writer,
 };
 
@@ -60,7 +59,7 @@ pub struct Context {
     /// The platform team's policy.
     pub classes: Arc<Classes>,
     /// What the installed CRD lacks.
-    pub crd: watch::Receiver<CrdCheck>,
+    pub crd: Arc<CrdGuard>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// What credentials are derived from.
@@ -76,7 +75,7 @@ impl Context {
         self.config_maps.wait_until_ready().await.is_ok()
             && self.businesses.wait_until_ready().await.is_ok()
             && self.classes.listed().await
-            && self.crd.clone().wait_for(Option::is_some).await.is_ok()
+            && self.crd.checked().await
     }
 
     /// The edge configuration of a business.

@@ -47,6 +47,8 @@ struct States {
 pub(super) struct ResourceState {
     /// What was compiled last, and to what.
     pub(super) compiled: Option<(Input, Result<Judged, Rejection>)>,
+    /// The generation of which an event has told that an older CustomResourceDefinition holds it back.
+    pub(super) held_back: Option<i64>,
     /// The last accepted declaration, whatever was declared since.
     pub(super) accepted: Option<AcceptedDeclaration>,
     /// What its class says to the present generation.
@@ -74,6 +76,7 @@ impl Default for ResourceState {
         let (first, longest) = BACKOFF;
         Self {
             compiled: None,
+            held_back: None,
             accepted: None,
             policy: None,
             rotation: None,
@@ -92,7 +95,8 @@ impl Default for ResourceState {
 /// What a generation is compiled from.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Input {
-    pub(super) generation: i64,
+    /// [`StoredBusiness::fingerprint`].
+    pub(super) declaration: [u8; 32],
     /// What the class gives it where it says nothing.
     pub(super) terms: Option<Arc<str>>,
     /// The class that it is checked by.
