@@ -203,7 +203,12 @@ impl Rounds {
         if printed || report.changes.is_empty() {
             return;
         }
-        if before.is_some_and(|(before, _)| **before == *wanted) {
+        let waited = before.is_some_and(|(_, report)| report.problems.iter().any(is_for_a_moment));
+        let same = before.is_some_and(|(before, _)| **before == *wanted);
+        if same && waited {
+            let changes = report.changes.len();
+            self.console.say(format!("broker: {name}: what is no longer declared is removed, {changes} changes")).await;
+        } else if same {
             for change in &report.changes {
                 self.console.say(format!("broker: {name}: repaired: {change}")).await;
             }
