@@ -109,9 +109,12 @@ fn line(step: &Step, actual: &Actual) -> String {
         Step::Unbind(_) | Step::DeleteExchange(_) | Step::DeletePolicy(_) | Step::DeleteUser { .. } => {
             format!("- {step}")
         }
-        Step::PutQueue(_) | Step::PutExchange(_) | Step::Bind(_) | Step::PutUser(_) | Step::PutPermissions(_) => {
-            format!("+ {step}")
-        }
+        Step::PutQueue(_)
+        | Step::PutExchange(_)
+        | Step::Bind(_)
+        | Step::PutUser(_)
+        | Step::PutPermissions(_)
+        | Step::PutUserLimits(_) => format!("+ {step}"),
     }
 }
 

@@ -32,6 +32,8 @@ pub const KIND: &str = "WsBusiness";
 pub const DEFAULT_RETENTION_SECONDS: i64 = 86_400;
 /// Bytes of pushes that are kept by default.
 pub const DEFAULT_RETENTION_BYTES: &str = "1Gi";
+/// Bytes that the queue of a route holds by default.
+pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
 
 /// What the clients of one business may send and receive, who they are, and how long pushes are kept.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use kube::{CustomResource, KubeSchema, core::ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    business::{LimitsSpec, Retention},
+    business::{LimitsSpec, Retention, rules},
     compile,
 };
 
@@ -124,6 +124,11 @@ pub struct QueueLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_length: Option<i64>,
+    /// Bytes, as a quantity such as 500Mi; from 100k to 1Ti.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = rules::QUEUE_BYTES.to_kube())]
+    pub max_length_bytes: Option<String>,
 }
 
 /// The class of a business: the one that it names, else the default one. `None`: it names none, and there is no default.

@@ -11,7 +11,7 @@ mod topology;
 
 pub use config::MAX_CONFIG_BYTES;
 pub(crate) use policies::DEFAULT_MAX_LENGTH;
-pub use policies::{shared_policies, shared_policy_of};
+pub use policies::{GROUP_SIZE, shared_policies, shared_policy_of};
 pub(crate) use queues::merge as merge_queues;
 pub(crate) use retention::quantity;
 

@@ -1,6 +1,6 @@
 //! The broker objects that a business needs, as data. [`crate::compile`] makes them; the `topology` crate applies them.
 
-pub use crate::compile::{shared_policies, shared_policy_of};
+pub use crate::compile::{GROUP_SIZE, shared_policies, shared_policy_of};
 
 mod intake;
 

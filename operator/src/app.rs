@@ -233,6 +233,8 @@ impl Program for App {
         }
         tracing::info!("shutting down");
         let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
+        // Reconciles wait for it; a call of the broker may take longer than this process has.
+        context.broker.close();
         let mut ended = reconciles.end(deadline).await;
         ended &= work.end(deadline).await;
         // Without a handle the keeper would end, and unasked before `work` is.

@@ -7,7 +7,7 @@ use clap::Parser;
 use wirepost_core::PublicUrl;
 use wirepost_rabbitmq::{Address, Credentials};
 use wirepost_runtime::logs::LogArgs;
-use wirepost_topology::OpenQueues;
+use wirepost_topology::{OpenQueues, UserLimits};
 
 use crate::{access::ServiceEndpoints, app::Settings, broker, edges::Share, leader, reconcile::Options};
 
@@ -36,6 +36,10 @@ pub struct Args {
     /// CA certificates (PEM) that the broker's certificates are checked against; without it the operating system's.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
     pub amqp_ca_file: Option<PathBuf>,
+    /// Nodes of the RabbitMQ cluster. Queues and streams get copies on three of them, or as many as there are if it has fewer than three;
+    /// what has fewer is reported and repaired, and nothing is created while nodes are missing, for 5 min at most. 0 = as many as it has.
+    #[arg(long, env = "WIREPOST_BROKER_NODES", default_value = "0")]
+    pub broker_nodes: u16,
     /// host:port at which the businesses' own services reach the broker. Default: the one in --amqp.
     #[arg(long, env = "WIREPOST_ADVERTISED_AMQP", value_parser = host_and_port)]
     pub advertised_amqp: Option<(String, u16)>,
@@ -82,6 +86,12 @@ pub struct Args {
     /// Percent of the ready edges, rounded up to whole edges, that must run a generation before it counts as programmed.
     #[arg(long, env = "WIREPOST_READY_EDGES_PERCENT", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub ready_edges_percent: u8,
+    /// Connections that the broker user of a business may have open at the same time; 0 = any number.
+    #[arg(long, env = "WIREPOST_USER_MAX_CONNECTIONS", default_value = "1000")]
+    pub user_max_connections: u32,
+    /// Channels that the broker user of a business may have open at the same time; 0 = any number.
+    #[arg(long, env = "WIREPOST_USER_MAX_CHANNELS", default_value = "10000")]
+    pub user_max_channels: u32,
     /// Namespaces in which the operator may watch Secrets, separated by commas: access Secrets there are restored immediately.
     #[arg(long, env = "WIREPOST_WATCH_SECRETS_IN", value_delimiter = ',')]
     pub watch_secrets_in: Vec<String>,
@@ -113,6 +123,7 @@ impl Args {
             amqp_username_file,
             amqp_password_file,
             amqp_ca_file,
+            broker_nodes,
             advertised_amqp,
             public_url,
             selector,
@@ -127,6 +138,8 @@ impl Args {
             secret_check_seconds,
             status_delay_seconds,
             ready_edges_percent,
+            user_max_connections,
+            user_max_channels,
             watch_secrets_in,
             concurrency,
             log: _,
@@ -169,6 +182,7 @@ impl Args {
                 management,
                 credentials,
                 ca_file: amqp_ca_file,
+                nodes: Some(usize::from(broker_nodes)).filter(|nodes| *nodes > 0),
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
             },
@@ -182,6 +196,10 @@ impl Args {
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
                 secret_check: Duration::from_secs(secret_check_seconds),
                 status_delay: Duration::from_secs(status_delay_seconds),
+                user_limits: UserLimits {
+                    connections: Some(user_max_connections).filter(|limit| *limit > 0),
+                    channels: Some(user_max_channels).filter(|limit| *limit > 0),
+                },
             },
             name,
         })

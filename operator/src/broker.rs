@@ -1,7 +1,7 @@
 //! The broker: a [`Keeper`] of the vhost, which all businesses share. This gives it what it has to know of this process: whether it leads,
 //! which businesses are declared, whom to trigger, what to count.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings};
@@ -14,7 +14,8 @@ pub use wirepost_topology::keeper::{BrokerFailure, Desired, Ensured};
 
 use crate::{fresh::Fresh, metrics::Metrics, triggers::Triggers};
 
-/// Of one call: it must have ended before another replica may lead.
+/// Of one call. One that is longer under way when this replica may not write any more is given up then ([`Leadership::lost`]), so this needs
+/// no relation to the lease.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// In the broker's list of connections.
 const NAME: &str = "wirepost-operator";
@@ -30,6 +31,8 @@ pub struct Settings {
     pub credentials: Option<Credentials>,
     /// PEM file with the only CA certificates that are trusted.
     pub ca_file: Option<PathBuf>,
+    /// Nodes that it should have; `None` = as many as it has.
+    pub nodes: Option<usize>,
     /// Between two comparisons of everything.
     pub sweep: Duration,
     /// How long objects of ours that no resource claims are left alone.
@@ -38,11 +41,12 @@ pub struct Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { amqp, management: _, credentials, ca_file, sweep, orphan_grace } = self;
+        let Self { amqp, management: _, credentials, ca_file, nodes, sweep, orphan_grace } = self;
         f.debug_struct("Settings")
             .field("amqp", amqp)
             .field("credentials", credentials)
             .field("ca_file", ca_file)
+            .field("nodes", nodes)
             .field("sweep", sweep)
             .field("orphan_grace", orphan_grace)
             .finish_non_exhaustive()
@@ -68,7 +72,7 @@ impl Broker {
         metrics: Arc<Metrics>,
         cancel: CancellationToken,
     ) -> Result<(Self, impl Future<Output = ()> + Send), ManagementError> {
-        let Settings { amqp, management, credentials, ca_file, sweep, orphan_grace } = settings;
+        let Settings { amqp, management, credentials, ca_file, nodes, sweep, orphan_grace } = settings;
         let management = ManagementClient::new(ManagementSettings {
             url: management,
             vhost: amqp.vhost().to_owned(),
@@ -77,7 +81,7 @@ impl Broker {
             timeout: Some(CALL_TIMEOUT),
         })?;
         let amqp = LazyConnection::new(amqp, credentials, ca_file, NAME);
-        let settings = KeeperSettings { management, amqp, mode: Mode::Cluster, sweep, orphan_grace };
+        let settings = KeeperSettings { management, amqp, mode: Mode::Cluster, nodes, sweep, orphan_grace };
         let owner = Arc::new(Replica { fresh, triggers, metrics: Arc::clone(&metrics) });
         let (keeper, run) = Keeper::new(settings, owner, cancel);
         Ok((Self { keeper, metrics }, run))
@@ -101,6 +105,11 @@ impl Broker {
         self.keeper.remove(business, delete_messages).await
     }
 
+    /// See [`Keeper::close`].
+    pub fn close(&self) {
+        self.keeper.close();
+    }
+
     /// See [`Keeper::drift`].
     pub fn drift(&self, business: &str) -> Option<Vec<String>> {
         self.keeper.drift(business)
@@ -117,6 +126,10 @@ struct Replica {
 impl Owner for Replica {
     fn may_write(&self) -> bool {
         self.fresh.may_write()
+    }
+
+    fn until_it_may_not(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.fresh.lost())
     }
 
     fn ensure_again(&self, businesses: Businesses<'_>) {
@@ -153,6 +166,9 @@ impl Owner for Replica {
             #[expect(clippy::cast_precision_loss, reason = "a number of messages, far below 2^53")]
             Event::Strays(count) => {
                 metrics.strays.set(count.map_or(f64::NAN, |count| count as f64));
+            }
+            Event::Amqp(answers) => {
+                metrics.amqp_up.set(if answers { 1.0 } else { 0.0 });
             }
             Event::Depths(counted) => metrics.depths(counted),
         }

@@ -51,6 +51,11 @@ impl Fresh {
         self.round.send_modify(|round| *round += 1);
     }
 
+    /// Returns when this process may not write any more, at once if it does not lead.
+    pub async fn lost(&self) {
+        self.leadership.lost().await;
+    }
+
     /// The reflector has everything of the last list.
     pub fn listed(&self, what: Listed) {
         let round = self.begun[what as usize].load(Ordering::Relaxed);

@@ -68,6 +68,19 @@ impl Leadership {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
+    /// Returns when this process may not write, at once if it does not lead.
+    pub async fn lost(&self) {
+        let mut state = self.0.clone();
+        loop {
+            let held = *state.borrow_and_update();
+            let Some(until) = held.filter(|until| Instant::now() < *until) else { return };
+            tokio::select! {
+                () = sleep_until(until) => {}
+                changed = state.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
     /// Returns when this process leads. Never, once it has lost.
     pub async fn acquired(&mut self) {
         if self.0.wait_for(Option::is_some).await.is_err() {

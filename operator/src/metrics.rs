@@ -107,6 +107,8 @@ pub struct Metrics {
     pub set_aside: Counter,
     /// Messages in `unrouted` that no route takes; NaN while that is not known, and on a standby.
     pub strays: Gauge<f64, AtomicU64>,
+    /// Whether the broker answers by AMQP; NaN where nobody has asked, as on a standby.
+    pub amqp_up: Gauge<f64, AtomicU64>,
     dead_messages: Family<ByBusiness, Gauge>,
     unrouted_messages: Family<ByBusiness, Gauge>,
     /// Businesses that the two above contain now.
@@ -154,6 +156,7 @@ impl Default for Metrics {
             moved_back: Counter::default(),
             set_aside: Counter::default(),
             strays: Gauge::default(),
+            amqp_up: Gauge::default(),
             dead_messages: Family::default(),
             unrouted_messages: Family::default(),
             reported_businesses: Mutex::default(),
@@ -164,6 +167,7 @@ impl Default for Metrics {
             leader: Gauge::default(),
         };
         metrics.strays.set(f64::NAN);
+        metrics.amqp_up.set(f64::NAN);
         metrics.register();
         metrics
     }
@@ -190,6 +194,7 @@ impl Metrics {
             moved_back,
             set_aside,
             strays,
+            amqp_up,
             dead_messages,
             unrouted_messages,
             reported_businesses: _,
@@ -227,6 +232,7 @@ impl Metrics {
             "Messages in unrouted that no route takes, NaN while it is not known",
             strays.clone(),
         );
+        r.register("amqp_up", "1 while the broker answers by AMQP, NaN while nobody has asked", amqp_up.clone());
         r.register("dead_messages", "Messages in dead of a business; absent = not known", dead_messages.clone());
         r.register(
             "unrouted_messages",

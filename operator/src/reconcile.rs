@@ -142,6 +142,7 @@ impl Reconcile<'_> {
         let Ensured { report: done, repaired, waits_for_edges } =
             match self.provision(compiled, &credentials, &new_queues).await {
                 Ok(done) => done,
+                Err(failure) if failure.stopped => return Ok(self.retry()),
                 Err(failure) => return self.report_broker_failure(findings, compiled, &failure).await,
             };
         if let Some(rejected) = provision::queue_problem(&done, |queue| new_queues.contains(queue)) {

@@ -38,7 +38,19 @@ pub struct Proxy {
     forgets: watch::Sender<usize>,
     accepted: Arc<AtomicUsize>,
     rate: Arc<AtomicU64>,
+    hold: watch::Sender<&'static str>,
+    held_pieces: Arc<AtomicUsize>,
     task: JoinHandle<()>,
+}
+
+/// What a connection looks at.
+struct Shared {
+    network: watch::Receiver<Network>,
+    cut: watch::Receiver<usize>,
+    forget: watch::Receiver<usize>,
+    rate: Arc<AtomicU64>,
+    hold: watch::Receiver<&'static str>,
+    held_pieces: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -51,6 +63,9 @@ impl Proxy {
         let (cuts, cut) = watch::channel(0);
         let (forgets, forget) = watch::channel(0);
         let (accepted, rate) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let (hold, hold_changes) = watch::channel("");
+        let held_pieces = Arc::new(AtomicUsize::new(0));
+        let counter_of_held = Arc::clone(&held_pieces);
         let (counter, limit) = (Arc::clone(&accepted), Arc::clone(&rate));
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -58,10 +73,12 @@ impl Proxy {
                 let (mut cut, mut forget) = (cut.clone(), forget.clone());
                 cut.mark_unchanged();
                 forget.mark_unchanged();
-                tokio::spawn(carry(socket, target, seen.clone(), (cut, forget), Arc::clone(&limit)));
+                let (network, rate, hold) = (seen.clone(), Arc::clone(&limit), hold_changes.clone());
+                let held_pieces = Arc::clone(&counter_of_held);
+                tokio::spawn(carry(socket, target, Shared { network, cut, forget, rate, hold, held_pieces }));
             }
         });
-        Ok(Self { address, network, cuts, forgets, accepted, rate, task })
+        Ok(Self { address, network, cuts, forgets, accepted, rate, hold, held_pieces, task })
     }
 
     /// In front of the server that a URI names, and the URI with the proxy in its place.
@@ -96,6 +113,17 @@ impl Proxy {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    /// Holds back each piece of what clients send that contains this text, such as the head of a request, and everything behind it on its
+    /// connection, until called with another text. Empty: nothing.
+    pub fn hold(&self, text: &'static str) {
+        self.hold.send_replace(text);
+    }
+
+    /// Pieces that are being held back.
+    pub fn held(&self) -> usize {
+        self.held_pieces.load(Ordering::Relaxed)
+    }
+
     /// Limits what the server sends, for connections made from now on; 0 = no limit.
     pub fn limit(&self, bytes_per_second: u64) {
         self.rate.store(bytes_per_second, Ordering::Relaxed);
@@ -109,13 +137,8 @@ impl Drop for Proxy {
     }
 }
 
-async fn carry(
-    client: TcpStream,
-    target: SocketAddr,
-    mut network: watch::Receiver<Network>,
-    (mut cut, mut forget): (watch::Receiver<usize>, watch::Receiver<usize>),
-    rate: Arc<AtomicU64>,
-) {
+async fn carry(client: TcpStream, target: SocketAddr, shared: Shared) {
+    let Shared { mut network, mut cut, mut forget, rate, hold, held_pieces } = shared;
     let _ = network.wait_for(|n| *n != Network::Stalled).await;
     let rate = rate.load(Ordering::Relaxed);
     let Ok(server) = connect(target, rate > 0).await else { return };
@@ -127,8 +150,8 @@ async fn carry(
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     tokio::select! {
-        () = pump(&mut from_client, &mut to_server, network.clone(), Network::UpStalled, 0) => {}
-        () = pump(&mut from_server, &mut to_client, network, Network::DownStalled, rate) => {}
+        () = pump(&mut from_client, &mut to_server, network.clone(), Network::UpStalled, 0, Some((hold, held_pieces))) => {}
+        () = pump(&mut from_server, &mut to_client, network, Network::DownStalled, rate, None) => {}
         _ = cut.changed() => {}
         // An error: the proxy was dropped.
         Ok(()) = forget.changed() => drop(cut.changed().await),
@@ -149,6 +172,7 @@ async fn pump(
     mut network: watch::Receiver<Network>,
     mine: Network,
     rate: u64,
+    mut hold: Option<(watch::Receiver<&'static str>, Arc<AtomicUsize>)>,
 ) {
     let mut buffer = vec![0; if rate > 0 { SLOW_BUFFER as usize } else { 64 << 10 }];
     loop {
@@ -156,6 +180,19 @@ async fn pump(
         // The end of one side is a packet as well: it waits with the rest.
         if network.wait_for(|n| *n != Network::Stalled && *n != mine).await.is_err() {
             return;
+        }
+        if let Some((text, pieces)) = &mut hold {
+            let piece = String::from_utf8_lossy(&buffer[..read]).into_owned();
+            let passes = |text: &&str| text.is_empty() || !piece.contains(*text);
+            let now = *text.borrow();
+            if !passes(&now) {
+                pieces.fetch_add(1, Ordering::Relaxed);
+                let ended = text.wait_for(passes).await.is_err();
+                pieces.fetch_sub(1, Ordering::Relaxed);
+                if ended {
+                    return;
+                }
+            }
         }
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             return;

@@ -1,5 +1,6 @@
 //! What a vhost has, from `GET /api/definitions/{vhost}`: everything but statistics, in one call; and the broker's users.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -137,6 +138,40 @@ impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "User({}, {:?})", self.name, self.tags)
     }
+}
+
+/// The nodes of the broker, sorted by name, running or not.
+pub(crate) async fn nodes(management: &ManagementClient) -> Result<Vec<Node>, ManagementError> {
+    let doing = "reading the broker's nodes";
+    let nodes = management.get(doing, &["nodes"], "columns=name,running").await;
+    let mut nodes: Vec<Node> = nodes.map_err(|e| e.into_error(doing, "is this a RabbitMQ 4?"))?;
+    nodes.sort();
+    Ok(nodes)
+}
+
+/// A node of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Node {
+    /// Such as `rabbit@server-0`.
+    pub name: String,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// The limits of users, those of other vhosts included. A user without any is not among them.
+pub(crate) async fn user_limits(management: &ManagementClient) -> Result<Vec<UserLimits>, ManagementError> {
+    let doing = "reading the limits of the broker's users";
+    management.get(doing, &["user-limits"], "").await.map_err(|e| e.into_error(doing, "is this a RabbitMQ 4?"))
+}
+
+/// What a user may have open at the same time.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct UserLimits {
+    /// The user.
+    pub user: String,
+    /// By the names of RabbitMQ, such as `max-connections`; -1 = any number.
+    #[serde(default)]
+    pub value: BTreeMap<String, i64>,
 }
 
 /// What a user may do in a vhost.

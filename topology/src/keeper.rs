@@ -5,11 +5,12 @@
 //! Every [`Settings::sweep`] a snapshot is compared with what was ensured; the [`Owner`] hears which businesses differ, and ensures them
 //! again. Messages in `unrouted` are moved back once a business's bindings are right.
 //!
-//! **Bounds.** At most 256 requests wait. While the broker is away each is answered immediately with the failure. The actor awaits the
-//! management API, and AMQP only before it deletes a queue; counting and moving messages are tasks of their own, so that a slow queue
-//! delays nothing else.
+//! **Bounds.** At most 256 requests wait. While the broker is away each is answered immediately with the failure. The actor makes no call
+//! itself: snapshots, plans, counts and moves are tasks, so that a slow one (setting a policy takes up to 30 s) delays only its own
+//! business, and those that set policies as well. Two plans of one business never run at the same time.
 //!
-//! **Guarantees.** Nothing is written unless [`Owner::may_write`], which is asked before each call.
+//! **Guarantees.** Nothing is written unless [`Owner::may_write`], which is asked before each call; a call that is under way ends when that
+//! ends ([`Owner::until_it_may_not`]).
 
 mod actor;
 mod connection;
@@ -18,11 +19,14 @@ mod drift;
 mod job;
 mod orphans;
 mod phase;
+mod replicas;
 mod snapshots;
 mod unrouted;
+mod work;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -48,6 +52,8 @@ pub struct Settings {
     pub amqp: LazyConnection,
     /// How much of it is kept.
     pub mode: Mode,
+    /// Nodes that the broker should have; `None` = as many as it has. See [`Mode::Cluster`].
+    pub nodes: Option<usize>,
     /// Between two comparisons of everything.
     pub sweep: Duration,
     /// How long objects of ours that are unclaimed are left alone.
@@ -80,6 +86,11 @@ pub struct Desired {
 pub trait Owner: Send + Sync + 'static {
     /// Whether anything may be written now. Asked before each write.
     fn may_write(&self) -> bool;
+
+    /// Returns once that is over for good. Writes that are under way are then given up.
+    fn until_it_may_not(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
 
     /// The vhost differs from what was ensured of these businesses, or may differ: ensure them again.
     fn ensure_again(&self, businesses: Businesses<'_>);
@@ -125,6 +136,8 @@ pub enum Event<'a> {
     },
     /// Unrouted messages that no route takes, of all businesses; `None` = not known.
     Strays(Option<u64>),
+    /// Whether the broker has just answered by AMQP.
+    Amqp(bool),
     /// Messages that need a person, of each business; `None` = not known.
     Depths(Option<Vec<(String, Depths)>>),
 }
@@ -136,11 +149,28 @@ pub struct BrokerFailure {
     text: String,
     /// Whether a retry may help without an administrator's action.
     pub retryable: bool,
+    /// It is nobody's fault: this process may not write any more, since it ends or another one leads.
+    pub stopped: bool,
+}
+
+impl BrokerFailure {
+    fn too_few_nodes(wanted: usize, left: Duration) -> Self {
+        let minutes = left.as_secs().div_ceil(60);
+        let text = format!(
+            "the broker has fewer than {wanted} nodes, and what is created now would have too few copies: waiting for the others, {minutes} min at the most"
+        );
+        Self { text, retryable: true, stopped: false }
+    }
+
+    fn stopped() -> Self {
+        Self { text: "this process is ending".to_owned(), retryable: true, stopped: true }
+    }
 }
 
 impl From<&Error> for BrokerFailure {
     fn from(error: &Error) -> Self {
-        Self { text: error.to_string(), retryable: error.is_retryable() }
+        let stopped = matches!(error, Error::Stopped { .. });
+        Self { text: error.to_string(), retryable: error.is_retryable(), stopped }
     }
 }
 
@@ -167,6 +197,7 @@ enum Request {
 pub struct Keeper {
     requests: mpsc::Sender<Request>,
     drifts: Drifts,
+    closing: CancellationToken,
 }
 
 /// What the last sweep found changed by others, by business, until it is repaired.
@@ -188,8 +219,15 @@ impl Keeper {
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (requests, inbox) = mpsc::channel(CAPACITY);
         let drifts = Drifts::default();
+        let closing = CancellationToken::new();
         let actor = actor::Actor::new(settings, owner, drifts.clone());
-        (Self { requests, drifts }, actor.run(inbox, cancel))
+        (Self { requests, drifts, closing: closing.clone() }, actor.run(inbox, closing, cancel))
+    }
+
+    /// The process is going to end: what is under way has a few seconds, then it is given up and every request is refused, so that whoever
+    /// waits for one can end too.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     /// Makes the vhost have what a business should have, and includes it in the sweeps. Cheap when nothing has changed since the last time.
@@ -217,9 +255,8 @@ impl Keeper {
     }
 
     async fn request(&self, request: impl FnOnce(oneshot::Sender<Reply>) -> Request) -> Reply {
-        let ended = || BrokerFailure { text: "this process is ending".to_owned(), retryable: true };
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        self.requests.send(request(reply)).await.map_err(|_| BrokerFailure::stopped())?;
+        answer.await.map_err(|_| BrokerFailure::stopped())?
     }
 }

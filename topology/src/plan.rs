@@ -249,12 +249,13 @@ fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     plan.steps.extend(gone.map(|p| Step::DeletePolicy(p.name.clone())));
 }
 
-/// `there`: all users whose names belong to the business. `permissions`: what they may do in this vhost.
+/// `there`: all users whose names belong to the business. `permissions`: what they may do in this vhost. `limits`: what they may have open.
 pub(crate) fn plan_users(
     plan: &mut Plan,
     desired: &[DesiredUser],
     there: &[actual::User],
     permissions: &[actual::Permission],
+    limits: &[actual::UserLimits],
     tag: &str,
 ) {
     for user in desired {
@@ -268,6 +269,9 @@ pub(crate) fn plan_users(
         }
         if !permissions.iter().any(|is| user.has_permissions(is)) {
             plan.steps.push(Step::PutPermissions(user.clone()));
+        }
+        if !user.has_limits(limits.iter().find(|is| is.user == user.name)) {
+            plan.steps.push(Step::PutUserLimits(user.clone()));
         }
     }
     let ours = there.iter().filter(|is| is.tags.iter().any(|t| t == tag));

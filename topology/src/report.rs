@@ -123,6 +123,17 @@ pub enum Problem {
         /// As the broker says it.
         reason: String,
     },
+    /// Fewer nodes than wanted have a copy of a queue or stream.
+    TooFewReplicas {
+        /// The queue or stream.
+        queue: String,
+        /// Nodes that have one.
+        on: Vec<String>,
+        /// How many should.
+        wanted: usize,
+        /// What happens, or has to.
+        repair: ReplicaRepair,
+    },
     /// A user of that name exists and is not ours. It is left alone.
     UserTaken {
         /// Its name.
@@ -171,7 +182,9 @@ impl Problem {
                 Step::PutQueue(queue) => Affected::Object(&queue.name),
                 Step::PutExchange(exchange) => Affected::Object(&exchange.name),
                 Step::Bind(binding) => Affected::Object(&binding.queue),
-                Step::PutUser(user) | Step::PutPermissions(user) => Affected::User(&user.name),
+                Step::PutUser(user) | Step::PutPermissions(user) | Step::PutUserLimits(user) => {
+                    Affected::User(&user.name)
+                }
                 // What was to be removed is there still.
                 Step::Unbind(_)
                 | Step::DeleteQueue(_)
@@ -186,6 +199,7 @@ impl Problem {
             | Self::Kept { .. }
             | Self::PolicyOverruled { .. }
             | Self::PolicyLimited { .. }
+            | Self::TooFewReplicas { .. }
             | Self::Unverified { .. } => Affected::Nothing,
         }
     }
@@ -207,6 +221,25 @@ impl Problem {
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Unverified { .. })
     }
+}
+
+/// How a queue or stream gets its missing replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicaRepair {
+    /// The broker has too few running nodes.
+    WhenNodesJoin {
+        /// That it has.
+        running: usize,
+    },
+    /// They are being added.
+    BeingAdded,
+    /// A stream: an administrator has to.
+    ByHand {
+        /// The vhost.
+        vhost: String,
+        /// A running node without a replica.
+        node: String,
+    },
 }
 
 /// Why a queue that is no longer declared still exists.
@@ -278,6 +311,22 @@ impl fmt::Display for Problem {
             ),
             Self::Unverified { reason } => {
                 write!(f, "the policies that are in force can't be checked: {reason}; it is tried again")
+            }
+            Self::TooFewReplicas { queue, on, wanted, repair } => {
+                write!(f, "{queue} has copies on {} of {wanted} nodes ({})", on.len(), on.join(", "))?;
+                match repair {
+                    ReplicaRepair::WhenNodesJoin { running } => {
+                        write!(
+                            f,
+                            "; the broker has {running} running nodes: bring the others back, or lower --broker-nodes"
+                        )
+                    }
+                    ReplicaRepair::BeingAdded => f.write_str("; the others are being added"),
+                    ReplicaRepair::ByHand { vhost, node } => write!(
+                        f,
+                        "; only RabbitMQ's own tool can add one to a stream: `rabbitmq-streams add_replica --vhost {vhost} {queue} {node}`"
+                    ),
+                }
             }
             Self::UserTaken { user, tag } => {
                 write!(

@@ -7,7 +7,7 @@ use wirepost_core::names;
 use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
-use crate::actual::{Actual, Permission, Policy, User, of_vhost, users};
+use crate::actual::{Actual, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users};
 use crate::bindings::is_declared_elsewhere;
 use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_shared, plan_users};
 use crate::users::{DesiredUser, user_tag};
@@ -27,6 +27,7 @@ pub struct Snapshot {
     foreign_policies: Vec<Policy>,
     /// The highest priority of a foreign policy that could win over ours. An operator policy is merged with ours, so it always could.
     highest_foreign_priority: Option<i32>,
+    nodes: Vec<Node>,
 }
 
 /// What one business has.
@@ -36,32 +37,36 @@ struct BusinessObjects {
     /// Every user with a name of this business, even without our tag.
     users: Vec<User>,
     permissions: Vec<Permission>,
+    limits: Vec<UserLimits>,
 }
 
 impl Snapshot {
-    /// Everything that the vhost has, and the broker's users. Four calls at the same time; the user needs the tag `administrator`.
+    /// Everything that the vhost has, and the broker's users. Six calls at the same time; the user needs the tag `administrator`.
     ///
     /// # Errors
     /// [`ManagementError::NoVhost`] where the vhost is missing.
     pub async fn read(management: &ManagementClient) -> Result<Self, ManagementError> {
         let vhost = management.vhost();
         let (operator_policies, permissions) = (["operator-policies", vhost], ["vhosts", vhost, "permissions"]);
-        let (actual, operator_policies, users, permissions) = tokio::try_join!(
+        let (actual, operator_policies, users, permissions, limits, nodes) = tokio::try_join!(
             Actual::read(management),
             of_vhost::<Vec<Policy>>(management, "reading the operator policies of vhost", &operator_policies),
             users(management),
             of_vhost::<Vec<Permission>>(management, "reading the permissions of vhost", &permissions),
+            user_limits(management),
+            nodes(management),
         )?;
-        Ok(Self::new(vhost, actual, operator_policies, users, permissions))
+        let snapshot = Self::new(vhost, actual, operator_policies, users, (permissions, limits));
+        Ok(Self { nodes, ..snapshot })
     }
 
-    /// `users` of the whole broker, `permissions` in this vhost.
+    /// `users` and their limits of the whole broker, their permissions in this vhost.
     pub(crate) fn new(
         vhost: &str,
         actual: Actual,
         operator_policies: Vec<Policy>,
         users: Vec<User>,
-        permissions: Vec<Permission>,
+        (permissions, limits): (Vec<Permission>, Vec<UserLimits>),
     ) -> Self {
         let mut parts = ByBusiness::default();
         let mut foreign_queues = HashMap::new();
@@ -100,6 +105,11 @@ impl Snapshot {
                 part.permissions.push(permission);
             }
         }
+        for limit in limits {
+            if let Some(part) = parts.of(&limit.user) {
+                part.limits.push(limit);
+            }
+        }
         let highest = foreign_policies.iter().map(|p| p.priority).max();
         let highest_foreign_priority = if operator_policies.is_empty() { highest } else { Some(i32::MAX) };
         foreign_policies.extend(operator_policies);
@@ -110,7 +120,13 @@ impl Snapshot {
             foreign_queues,
             foreign_policies,
             highest_foreign_priority,
+            nodes: Vec::new(),
         }
+    }
+
+    /// The nodes of the broker, sorted by name.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
     }
 
     /// Every business that has an object or user of ours, sorted. Objects that edges and listeners declare do not count.
@@ -140,7 +156,7 @@ impl Snapshot {
         let mut plan =
             plan_objects(topology, &Objects::of(&part.objects, |_| true), find, self.highest_foreign_priority);
         if let Some(users) = users {
-            plan_users(&mut plan, users, &part.users, &part.permissions, &self.tag);
+            plan_users(&mut plan, users, &part.users, &part.permissions, &part.limits, &self.tag);
         }
         plan
     }

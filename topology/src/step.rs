@@ -23,6 +23,8 @@ pub enum Step {
     PutUser(DesiredUser),
     /// Sets a user's permissions.
     PutPermissions(DesiredUser),
+    /// Sets what a user may have open at the same time.
+    PutUserLimits(DesiredUser),
     /// Removes a binding.
     Unbind(actual::Binding),
     /// Deletes a queue, if it is empty and not in use.
@@ -54,6 +56,7 @@ impl fmt::Display for Step {
             Self::Bind(b) => write!(f, "bind queue {} to exchange {} with '{}'", b.queue, b.exchange, b.routing_key),
             Self::PutUser(user) => write!(f, "set user {}", user.name),
             Self::PutPermissions(user) => write!(f, "set permissions of user {}", user.name),
+            Self::PutUserLimits(user) => write!(f, "set limits of user {}", user.name),
             Self::Unbind(b) => {
                 write!(f, "unbind {} from exchange {} with '{}'", b.destination, b.source, b.routing_key)
             }
@@ -133,7 +136,7 @@ impl Step {
             Self::PutExchange(_) => 4,
             Self::Bind(_) => 5,
             Self::PutUser(_) => 6,
-            Self::PutPermissions(_) => 7,
+            Self::PutPermissions(_) | Self::PutUserLimits(_) => 7,
             Self::Unbind(binding) if is_alternate_of_push(&binding.source) => FIRST_REMOVAL,
             Self::Unbind(_) if self.waits_for_queues_of().is_none() => 9,
             Self::DeleteStream(_) => 10,

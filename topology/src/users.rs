@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use wirepost_core::{hex, names};
 
-use crate::actual::{Permission, User};
+use crate::actual::{self, Permission, User};
 
 /// What the broker calls `base64(salt ++ sha256(salt ++ password))` with four bytes of salt (rabbitmq.com/docs/passwords).
 pub(crate) const HASHING: &str = "rabbit_password_hashing_sha256";
@@ -30,6 +30,24 @@ pub struct DesiredUser {
     pub write: String,
     /// Regular expression of what it may consume, and of the exchanges that it may bind to.
     pub read: String,
+    /// What it may have open at the same time.
+    pub limits: UserLimits,
+}
+
+/// What one user may have open at the same time, on all nodes together; `None` = any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserLimits {
+    /// Connections; a further one is refused.
+    pub connections: Option<u32>,
+    /// Channels of all of its connections; a further one is refused.
+    pub channels: Option<u32>,
+}
+
+impl UserLimits {
+    /// Each with its name in RabbitMQ.
+    pub(crate) fn named(self) -> [(&'static str, Option<u32>); 2] {
+        [("max-connections", self.connections), ("max-channels", self.channels)]
+    }
 }
 
 impl fmt::Debug for DesiredUser {
@@ -56,10 +74,23 @@ pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) 
         configure: format!(r"^{own}events\..+$"),
         write: format!(r"^{own}(push|replay|events\..+)$"),
         read: format!(r"^{own}(q\..+|dead|events|events\..+)$"),
+        limits: UserLimits::default(),
     }
 }
 
 impl DesiredUser {
+    /// The same user with these limits.
+    #[must_use]
+    pub fn with_limits(self, limits: UserLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Whether these are its limits; `None`: it has none.
+    pub(crate) fn has_limits(&self, is: Option<&actual::UserLimits>) -> bool {
+        let is = |name: &str| is.and_then(|is| is.value.get(name)).copied();
+        self.limits.named().into_iter().all(|(name, limit)| is(name) == limit.map(i64::from))
+    }
+
     /// Whether the broker's user matches, apart from its permissions.
     pub(crate) fn matches(&self, user: &User) -> bool {
         user.name == self.name

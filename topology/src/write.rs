@@ -71,6 +71,16 @@ impl Writer<'_> {
                 let body = json!({ "configure": user.configure, "write": user.write, "read": user.read });
                 self.put(doing, &["permissions", vhost, &user.name], &body).await
             }
+            Step::PutUserLimits(user) => {
+                for (limit, value) in user.limits.named() {
+                    let path = ["user-limits", &user.name, limit];
+                    match value {
+                        Some(value) => self.put(doing, &path, &json!({ "value": value })).await?,
+                        None => self.delete(doing, &path).await?,
+                    }
+                }
+                Ok(())
+            }
             Step::Unbind(binding) => self.unbind(doing, binding).await,
             Step::DeleteQueue(name) | Step::DeleteStream(name) => self.delete(doing, &["queues", vhost, name]).await,
             Step::DeleteExchange(name) => self.delete(doing, &["exchanges", vhost, name]).await,

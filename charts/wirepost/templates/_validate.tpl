@@ -10,8 +10,8 @@
 {{- if lt (int .maxReplicas) (int .minReplicas) -}}
 {{- $wrong = append $wrong "edge.autoscaling.maxReplicas is less than minReplicas" -}}
 {{- end -}}
-{{- if and .enabled (not (or .cpuPercent .memoryPercent .connections.average)) -}}
-{{- $wrong = append $wrong "edge.autoscaling is enabled, and cpuPercent, memoryPercent and connections.average are all 0: set one, or edge.autoscaling.enabled=false" -}}
+{{- if and .enabled (not (or .cpuPercent .memoryPercent (include "wirepost.edge.connectionsTarget" $ | int))) -}}
+{{- $wrong = append $wrong "edge.autoscaling is enabled, and cpuPercent, memoryPercent and connections.average are all 0 (the latter is, by default, where no adapter serves it): set one, or edge.autoscaling.enabled=false" -}}
 {{- end -}}
 {{- if and .enabled .keda.enabled .connections.average (not .keda.serverAddress) -}}
 {{- $wrong = append $wrong "edge.autoscaling.keda.serverAddress is missing: KEDA asks Prometheus for the connections" -}}

@@ -162,6 +162,7 @@ impl Rabbit {
             management,
             amqp,
             mode: Mode::Development,
+            nodes: None,
             sweep: keeper::INTERVAL,
             // No business counts as an orphan here.
             orphan_grace: Duration::MAX,

@@ -80,6 +80,11 @@ pub struct Queue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_length: Option<i64>,
+    /// Most bytes it holds, as a quantity such as 500Mi; from 100k to 1Ti. Further messages are refused to their sender. Default: 1Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = rules::QUEUE_BYTES.to_kube())]
+    pub max_length_bytes: Option<String>,
     /// Seconds after which an unread message moves to the dead queue. Absent: it waits forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000))]

@@ -122,6 +122,11 @@ rules! {
         problem: "not a size from 100k to 1Ti",
         remedy: "write a whole number with a unit, such as 500Mi or 1Gi",
     }
+    QUEUE_BYTES {
+        rule: "self.matches('^[0-9]+(k|M|G|T|Ki|Mi|Gi|Ti)?$') && quantity(self).compareTo(quantity('100k')) >= 0 && quantity(self).compareTo(quantity('1Ti')) <= 0",
+        problem: "not a size of a queue: from 100k to 1Ti",
+        remedy: "write a whole number with a unit, such as 500Mi or 1Gi",
+    }
     SECRET_NAME {
         rule: "self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
         problem: "not a name for a Secret",
@@ -214,9 +219,9 @@ rules! {
         field: ".name",
     }
     EXISTING_QUEUE_HAS_NO_SETTINGS {
-        rule: "!has(self.existing) || !self.existing || !(has(self.maxLength) || has(self.messageTtlSeconds) || has(self.deliveryLimit))",
+        rule: "!has(self.existing) || !self.existing || !(has(self.maxLength) || has(self.maxLengthBytes) || has(self.messageTtlSeconds) || has(self.deliveryLimit))",
         problem: "the settings of an existing queue are its owner's",
-        remedy: "remove maxLength, messageTtlSeconds and deliveryLimit, or remove existing",
+        remedy: "remove maxLength, maxLengthBytes, messageTtlSeconds and deliveryLimit, or remove existing",
         field: ".existing",
     }
 

@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use super::retention::{retention, segment_bytes};
+use super::retention::{quantity, retention, segment_bytes};
 use crate::{
-    business::Queue,
+    business::{DEFAULT_QUEUE_BYTES, Queue},
     contract::edge_config::Retention,
     names,
     topology::{Policy, QueueKind},
@@ -32,24 +32,33 @@ const KEEP_MAX_LENGTH: i64 = 1_000_000;
 /// Most bytes of `dead` and of `unrouted`.
 const KEEP_MAX_BYTES: i64 = 1 << 30;
 
+/// Members of a quorum queue on a broker of at least so many nodes; RabbitMQ's own default for a new queue. A broker whose membership
+/// reconciliation is switched on follows it too (rabbitmq.com/docs/quorum-queues, "Continuous Membership Reconciliation").
+pub const GROUP_SIZE: usize = 3;
+/// Most messages and bytes of a queue that a business declares itself for its events.
+const EVENTS_MAX_LENGTH: i64 = 1_000_000;
+const EVENTS_MAX_BYTES: i64 = 256 << 20;
+
 /// Indices into [`SHARED`].
 const KEEPERS: usize = 0;
 const QUEUES: usize = 1;
 const STREAMS: usize = 2;
 
-static SHARED: LazyLock<[Policy; 3]> = LazyLock::new(|| {
-    let shared = |name: &str, rest: &str, kind, definition| Policy {
+static SHARED: LazyLock<[Policy; 4]> = LazyLock::new(|| {
+    let shared = |name: &str, rest: &str, apply_to, definition| Policy {
         name: format!("{}{name}", names::PREFIX),
         // Only the business varies, which contains no dot.
         pattern: format!(r"^wirepost\.[a-z0-9-]+\.{rest}$"),
-        apply_to: applies_to(kind),
+        apply_to,
         priority: SHARED_PRIORITY,
         definition,
     };
     [
-        shared("keepers", "(dead|unrouted)", QueueKind::Quorum, keeper()),
-        shared("queues", r"q\..+", QueueKind::Quorum, queue(None, None, None)),
-        shared("streams", "stream", QueueKind::Stream, stream(retention(None))),
+        shared("keepers", "(dead|unrouted)", applies_to(QueueKind::Quorum), keeper()),
+        shared("queues", r"q\..+", applies_to(QueueKind::Quorum), queue(&Queue::default())),
+        shared("streams", "stream", applies_to(QueueKind::Stream), stream(retention(None))),
+        // Of any type: their owners choose it.
+        shared("events", r"events\..+", "queues", events()),
     ]
 });
 
@@ -75,7 +84,7 @@ pub fn shared_policy_of(queue: &str) -> Option<&'static Policy> {
 
 /// The policy of a route's queue, if it has settings of its own.
 pub(super) fn of_queue(name: &str, settings: &Queue) -> Option<Policy> {
-    own(name, QueueKind::Quorum, queue(settings.max_length, settings.delivery_limit, settings.message_ttl_seconds))
+    own(name, QueueKind::Quorum, queue(settings))
 }
 
 /// The policy of a stream, if it has a retention of its own.
@@ -110,22 +119,40 @@ fn keeper() -> Map<String, Value> {
         ("max-length", json!(KEEP_MAX_LENGTH)),
         ("max-length-bytes", json!(KEEP_MAX_BYTES)),
         ("overflow", json!("reject-publish")),
+        ("target-group-size", json!(GROUP_SIZE)),
     ])
 }
 
 /// At-least-once dead-lettering needs `reject-publish`; with `drop-head` the broker falls back to at-most-once
 /// (rabbitmq.com/docs/quorum-queues, "Dead Lettering").
-fn queue(max_length: Option<i64>, delivery_limit: Option<i64>, ttl_seconds: Option<i64>) -> Map<String, Value> {
-    let mut settings = definition([
+///
+/// So a queue that holds more than a new, lower limit allows keeps what it has, and refuses until it is below.
+fn queue(settings: &Queue) -> Map<String, Value> {
+    let declared = settings.max_length_bytes.as_deref().and_then(quantity);
+    // Validation has rejected a malformed size.
+    let bytes = declared.or_else(|| quantity(DEFAULT_QUEUE_BYTES)).unwrap_or(1 << 30);
+    let mut definition = definition([
         ("dead-letter-strategy", json!("at-least-once")),
-        ("delivery-limit", json!(delivery_limit.unwrap_or(DEFAULT_DELIVERY_LIMIT))),
-        ("max-length", json!(max_length.unwrap_or(DEFAULT_MAX_LENGTH))),
+        ("delivery-limit", json!(settings.delivery_limit.unwrap_or(DEFAULT_DELIVERY_LIMIT))),
+        ("max-length", json!(settings.max_length.unwrap_or(DEFAULT_MAX_LENGTH))),
+        ("max-length-bytes", json!(bytes)),
         ("overflow", json!("reject-publish")),
+        ("target-group-size", json!(GROUP_SIZE)),
     ]);
-    if let Some(seconds) = ttl_seconds {
-        settings.insert("message-ttl".to_owned(), json!(seconds * 1000));
+    if let Some(seconds) = settings.message_ttl_seconds {
+        definition.insert("message-ttl".to_owned(), json!(seconds * 1000));
     }
-    settings
+    definition
+}
+
+/// A listener that has stopped must not fill the disk for all. It misses the newest events, and keeps those that it had when this policy
+/// came (`drop-head` would have deleted them).
+fn events() -> Map<String, Value> {
+    definition([
+        ("max-length", json!(EVENTS_MAX_LENGTH)),
+        ("max-length-bytes", json!(EVENTS_MAX_BYTES)),
+        ("overflow", json!("reject-publish")),
+    ])
 }
 
 fn stream(retention: Retention) -> Map<String, Value> {

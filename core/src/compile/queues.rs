@@ -29,6 +29,11 @@ pub(crate) fn merge(routes: &[Route]) -> Result<BTreeMap<&str, Queue>, Vec<Probl
         if known.existing != queue.existing {
             conflict("existing");
         }
+        match (&known.max_length_bytes, &queue.max_length_bytes) {
+            (Some(a), Some(b)) if a != b => conflict("maxLengthBytes"),
+            (None, Some(_)) => known.max_length_bytes.clone_from(&queue.max_length_bytes),
+            _ => {}
+        }
         for (setting, known, new) in [
             ("maxLength", &mut known.max_length, queue.max_length),
             ("messageTtlSeconds", &mut known.message_ttl_seconds, queue.message_ttl_seconds),

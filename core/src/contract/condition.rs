@@ -3,7 +3,7 @@
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
 //! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `ClassForbids`, `ClassNotFound` | |
-//! | Provisioned | `Provisioned` | `NotAsDeclared`, `Drifted`, `SecretTaken`, `WriteRefused`, `Deleting` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
+//! | Provisioned | `Provisioned` | `NotAsDeclared`, `TooFewReplicas`, `Drifted`, `SecretTaken`, `WriteRefused`, `Deleting` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
 //! | Programmed | `Programmed` | `EdgesBehind`, `NoEdges`, `Deleting` | `EdgesUnreachable`, `NotAccepted`, `Pending` |
 //! | Ready | `Ready` | the reason of the first condition that is not True, if one is False | the same, if none is False |
 //!
@@ -143,6 +143,8 @@ reasons! {
 
     /// Something on the broker differs in a way that only a person can put right.
     NotAsDeclared,
+    /// Queues or streams have copies on fewer nodes of the broker than they should.
+    TooFewReplicas,
     /// Others changed something on the broker; it is about to be repaired.
     Drifted,
     /// The broker does not answer. A retry may help.
@@ -185,6 +187,7 @@ impl Reason {
             | Self::ClassNotFound
             | Self::CustomResourceDefinitionOutdated
             | Self::NotAsDeclared
+            | Self::TooFewReplicas
             | Self::BrokerRefused
             | Self::SecretTaken
             | Self::WriteRefused => true,

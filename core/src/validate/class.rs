@@ -5,7 +5,10 @@ use serde_json::Value;
 
 use super::{CLASS_SCHEMA, metadata, read};
 use crate::{
-    business::{DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_SECONDS, LimitsSpec, Push, Retention, Session, WsBusiness},
+    business::{
+        DEFAULT_QUEUE_BYTES, DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_SECONDS, LimitsSpec, Push, Queue, Retention,
+        Session, WsBusiness,
+    },
     class::{KIND, Owners, WsBusinessClass, WsBusinessClassSpec},
     compile::{DEFAULT_MAX_LENGTH, merge_queues, quantity},
     contract::{
@@ -38,13 +41,13 @@ pub fn fill(class: &WsBusinessClassSpec, business: &mut WsBusiness) {
 
     let (most, given) = (limits.queue.unwrap_or_default(), defaults.queue.unwrap_or_default());
     if let Some(length) = filled(given.max_length, DEFAULT_MAX_LENGTH, most.max_length) {
-        let set: Vec<String> =
-            own_queues(business).into_iter().filter(|(_, length)| length.is_none()).map(|(name, _)| name).collect();
-        // On each route that names it: a setting may be given once, or the same each time.
-        let queues = business.spec.routes.iter_mut().filter_map(|route| route.queue.as_mut());
-        queues
-            .filter(|queue| !queue.existing && set.contains(&queue.name))
-            .for_each(|queue| queue.max_length = Some(length));
+        let unset = |queue: &Queue| queue.max_length.is_none();
+        fill_queues(business, unset, |queue| queue.max_length = Some(length));
+    }
+    let bytes = smaller(given.max_length_bytes.as_deref(), DEFAULT_QUEUE_BYTES, most.max_length_bytes.as_deref());
+    if bytes != DEFAULT_QUEUE_BYTES {
+        let unset = |queue: &Queue| queue.max_length_bytes.is_none();
+        fill_queues(business, unset, |queue| queue.max_length_bytes = Some(bytes.to_owned()));
     }
 
     let (most, given) = (limits.edge.unwrap_or_default(), defaults.edge.unwrap_or_default());
@@ -64,6 +67,21 @@ pub fn fill(class: &WsBusinessClassSpec, business: &mut WsBusiness) {
     }
 }
 
+/// Sets something of each own queue for which it is unset.
+fn fill_queues(business: &mut WsBusiness, unset: impl Fn(&Queue) -> bool, set: impl Fn(&mut Queue)) {
+    let names: Vec<String> =
+        own_queues(business).into_iter().filter(|(_, queue)| unset(queue)).map(|(name, _)| name).collect();
+    // On each route that names it: a setting may be given once, or the same each time.
+    let queues = business.spec.routes.iter_mut().filter_map(|route| route.queue.as_mut());
+    queues.filter(|queue| !queue.existing && names.contains(&queue.name)).for_each(set);
+}
+
+/// The size that the class gives, else wirepost's own, but never more than the class allows.
+fn smaller<'a>(given: Option<&'a str>, own: &'a str, most: Option<&'a str>) -> &'a str {
+    let wanted = given.unwrap_or(own);
+    most.filter(|most| size(most) < size(wanted)).unwrap_or(wanted)
+}
+
 fn fill_retention(most: &Retention, given: &Retention, business: &mut WsBusiness) {
     if business.spec.push.as_ref().is_some_and(|push| push.delivery == Delivery::Transient) {
         return;
@@ -71,11 +89,7 @@ fn fill_retention(most: &Retention, given: &Retention, business: &mut WsBusiness
     let declared = business.spec.push.as_ref().and_then(|push| push.retention.clone()).unwrap_or_default();
     let seconds = declared.seconds.or_else(|| filled(given.seconds, DEFAULT_RETENTION_SECONDS, most.seconds));
     let bytes = declared.bytes.clone().or_else(|| {
-        let wanted = given.bytes.as_deref().unwrap_or(DEFAULT_RETENTION_BYTES);
-        let text = match most.bytes.as_deref() {
-            Some(most) if size(most) < size(wanted) => most,
-            _ => wanted,
-        };
+        let text = smaller(given.bytes.as_deref(), DEFAULT_RETENTION_BYTES, most.bytes.as_deref());
         (text != DEFAULT_RETENTION_BYTES).then(|| text.to_owned())
     });
     if seconds != declared.seconds || bytes != declared.bytes {
@@ -154,12 +168,17 @@ pub fn check(class: &WsBusinessClass, business: &WsBusiness) -> Vec<Problem> {
     if let Some(most) = limits.queues.filter(|most| signed(queues.len()) > *most) {
         found.more("spec.routes", "limits.queues", &format!("{} queues", queues.len()), &most.to_string());
     }
-    let longest = limits.queue.unwrap_or_default().max_length;
-    for (name, length) in queues {
+    let most = limits.queue.unwrap_or_default();
+    for (name, queue) in queues {
         let route = |route: &crate::business::Route| route.queue.as_ref().is_some_and(|queue| queue.name == name);
         let index = spec.routes.iter().position(route).unwrap_or_default();
         let field = format!("spec.routes[{index}].queue.maxLength");
-        found.at_most(&field, "limits.queue.maxLength", length.unwrap_or(DEFAULT_MAX_LENGTH), longest);
+        let length = queue.max_length.unwrap_or(DEFAULT_MAX_LENGTH);
+        found.at_most(&field, "limits.queue.maxLength", length, most.max_length);
+        let bytes = queue.max_length_bytes.as_deref().unwrap_or(DEFAULT_QUEUE_BYTES);
+        if let Some(most) = most.max_length_bytes.as_deref().filter(|most| size(bytes) > size(most)) {
+            found.more(&format!("{field}Bytes"), "limits.queue.maxLengthBytes", bytes, most);
+        }
     }
 
     let most = limits.edge.unwrap_or_default();
@@ -243,14 +262,10 @@ impl Found<'_> {
     }
 }
 
-/// Queues that the business owns, each with its length where one is declared.
-fn own_queues(business: &WsBusiness) -> Vec<(String, Option<i64>)> {
+/// Queues that the business owns, each with its settings.
+fn own_queues(business: &WsBusiness) -> Vec<(String, Queue)> {
     let queues = merge_queues(&business.spec.routes).unwrap_or_default();
-    queues
-        .into_iter()
-        .filter(|(_, queue)| !queue.existing)
-        .map(|(name, queue)| (name.to_owned(), queue.max_length))
-        .collect()
+    queues.into_iter().filter(|(_, queue)| !queue.existing).map(|(name, queue)| (name.to_owned(), queue)).collect()
 }
 
 fn allows(patterns: Option<&Vec<String>>, name: &str) -> bool {

@@ -7,7 +7,7 @@ use kube::{
     Client,
     runtime::reflector::{ObjectRef, Store},
 };
-use wirepost_topology::OpenQueues;
+use wirepost_topology::{OpenQueues, UserLimits};
 
 use super::state::ResourceStates;
 use crate::{
@@ -36,6 +36,8 @@ pub struct Options {
     pub secret_check: Duration,
     /// How long a status waits before it reports what may be over soon.
     pub status_delay: Duration,
+    /// Of the broker user of each business.
+    pub user_limits: UserLimits,
 }
 
 /// See the module.

@@ -49,6 +49,7 @@ impl Reconcile<'_> {
                 "{}; annotate {DELETE_QUEUES}=now to delete queues with their messages",
                 problems(&report)
             )),
+            Err(failure) if failure.stopped => return Ok(self.retry()),
             Err(failure) => Some(format!("the broker can't be cleaned: {failure}")),
         };
         if let Some(obstacle) = obstacle {

@@ -27,7 +27,9 @@ impl Reconcile<'_> {
         let Self { stored, context } = *self;
         let mut topology = compiled.topology.clone();
         context.options.open_queues.mark(&stored.owner(), &mut topology);
-        let desired = Arc::new(Desired { topology, users: credentials.users.clone(), required: required.to_vec() });
+        let limits = context.options.user_limits;
+        let users = credentials.users.iter().map(|user| user.clone().with_limits(limits)).collect();
+        let desired = Arc::new(Desired { topology, users, required: required.to_vec() });
         // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
         let phase = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
         let ensured = context.broker.ensure(&compiled.business, desired, phase).await?;
@@ -127,7 +129,11 @@ pub(super) fn conditions(done: &Report, findings: &mut Findings) {
     let passing = done.problems.iter().all(|problem| problem.may_pass() || matches!(problem, Problem::Kept { .. }));
     findings.provisioned = match (wrong.is_empty(), kept.is_empty()) {
         (false, _) if passing => ConditionState::not_met(Reason::BrokerUnavailable, summarize(&wrong)),
-        (false, _) => ConditionState::not_met(Reason::NotAsDeclared, summarize(&wrong)),
+        (false, _) => {
+            let few = |problem: &Problem| matches!(problem, Problem::TooFewReplicas { .. } | Problem::Kept { .. });
+            let reason = if done.problems.iter().all(few) { Reason::TooFewReplicas } else { Reason::NotAsDeclared };
+            ConditionState::not_met(reason, summarize(&wrong))
+        }
         (true, false) => {
             let text = format!("the broker has the topology; {}", summarize(&kept));
             ConditionState::met(Reason::Provisioned, text)

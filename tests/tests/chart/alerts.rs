@@ -185,7 +185,7 @@ fn the_example_of_an_adapter_serves_the_metric_that_the_autoscaler_asks_for() ->
     let adapter: Value = serde_yaml::from_str(&file("examples/manifests/prometheus-adapter.yaml")?)?;
     let series = text(&adapter, "/rules/custom/0/seriesQuery")?.split('{').next().unwrap_or_default();
     let rendered = render(&file("examples/autoscaling-connections.yaml")?)?;
-    let asked = rendered.at("HorizontalPodAutoscaler/wirepost-edge", "/spec/metrics/2/pods/metric/name");
+    let asked = rendered.at("HorizontalPodAutoscaler/wirepost-edge", "/spec/metrics/1/pods/metric/name");
     ensure!(asked.as_ref().and_then(Value::as_str) == Some(series), "{asked:?}, and the adapter has {series}");
     ensure!(edges_metrics()?.contains(&format!("# TYPE {series} gauge\n")), "no edge exports {series}");
     Ok(())

@@ -237,7 +237,7 @@ fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Resul
     let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
     let external = render(
         "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], secretsWatch: {namespaces: [shop]}}, \
-         broker: {advertised: \"a:1\", tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
+         broker: {advertised: \"a:1\", nodes: 3, tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [
         ("Deployment/wirepost-edge", include_str!("../../../edge/src/config/args.rs"), vec!["WIREPOST_CONFIG_DIR"]),
@@ -355,6 +355,35 @@ fn the_brokers_secret_may_have_either_form() -> Result<()> {
 }
 
 #[test]
+fn edges_are_scaled_by_open_sockets_where_somebody_serves_them_and_never_by_caches() -> Result<()> {
+    let metrics = |values: &str, apis: &[&str]| -> Result<String> {
+        let apis: Vec<&str> = apis.iter().flat_map(|api| ["--api-versions", api]).collect();
+        let only = "templates/edge/autoscaling.yaml";
+        let arguments = [&["template", "wirepost", crate::render::CHART, "--show-only", only], &apis[..]].concat();
+        let output = crate::render::run(&arguments, values)?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let object: Value = serde_yaml::from_slice(&output.stdout)?;
+        let list = object.pointer("/spec/metrics").or_else(|| object.pointer("/spec/triggers"));
+        Ok(list.context("neither metrics nor triggers")?.to_string())
+    };
+    let nobody = metrics("", &[])?;
+    ensure!(nobody.contains("cpu") && !nobody.contains("memory") && !nobody.contains("wirepost_edge_connections"));
+    for (values, apis, target) in [
+        ("", &["custom.metrics.k8s.io/v1beta1"][..], Some("13333")),
+        ("edge: {maxConnections: 30000}", &["custom.metrics.k8s.io/v1beta2"], Some("20000")),
+        ("edge: {autoscaling: {connections: {average: 0}}}", &["custom.metrics.k8s.io/v1beta1"], None),
+        ("edge: {autoscaling: {connections: {source: External}}}", &["custom.metrics.k8s.io/v1beta1"], None),
+        ("edge: {autoscaling: {connections: {source: External}}}", &["external.metrics.k8s.io/v1beta1"], Some("13333")),
+        ("edge: {autoscaling: {keda: {enabled: true, serverAddress: \"http://p\"}}}", &[], Some("13333")),
+    ] {
+        let found = metrics(values, apis)?;
+        let named = found.contains("wirepost_edge_connections");
+        ensure!(named == target.is_some() && target.is_none_or(|target| found.contains(target)), "{values}: {found}");
+    }
+    Ok(())
+}
+
+#[test]
 fn an_install_says_what_the_values_mean() -> Result<()> {
     let notes = |values: &str| -> Result<String> {
         let output = crate::render::run(
@@ -368,5 +397,7 @@ fn an_install_says_what_the_values_mean() -> Result<()> {
     ensure!(!notes("")?.contains("NOT FOR PRODUCTION"));
     ensure!(notes("edge: {autoscaling: {enabled: false}, replicas: 7}")?.contains("there are now 7 edges"));
     ensure!(!notes("")?.contains("there are now"));
+    ensure!(notes("")?.contains("not scaled by their open sockets"));
+    ensure!(!notes("edge: {autoscaling: {connections: {average: 9}}}")?.contains("open sockets"));
     Ok(())
 }

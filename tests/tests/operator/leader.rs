@@ -127,6 +127,29 @@ async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_told_to_end_gives_up_a_slow_call_of_the_broker_and_its_lease() -> Result<()> {
+    let world = World::new().await?;
+    let (proxy, management) = Proxy::of_uri(&world.setup.vhost().broker.management).await?;
+    // Nobody could wait for the end of such a lease here.
+    let builder = |name| world.operator(name).flag("lease-seconds", 300);
+    let leader = builder("one").flag("management", management).start().await?;
+    leader.leads().await?;
+    let standby = builder("two").start().await?;
+    world.apply(&business("orders")).await?;
+    world.condition("orders", "Provisioned", "True").await?;
+    proxy.hold("PUT /api/policies/");
+    world.apply(&business("slow").replace("name: up}", "name: up, maxLength: 5}")).await?;
+    eventually("a policy is being set", PATIENCE, || async { Ok(proxy.held() > 0) }).await?;
+    leader.sigterm()?;
+    standby.leads().await?;
+    ensure!(leader.exited(PATIENCE).await?.success(), "{}", leader.log());
+    let slow = world.condition("slow", "Provisioned", "True").await?;
+    let said = world.events("slow").await?;
+    ensure!(said.iter().all(|event| event.reason.as_deref() != Some("BrokerUnavailable")), "{slow:?}: {said:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_frozen_past_its_lease_ends_and_writes_nothing() -> Result<()> {
     let world = World::new().await?;
     let (leader, standby) = pair(&world, 6).await?;

@@ -1,39 +1,50 @@
-//! The actor itself: see [`super`].
+//! The actor itself: see [`super`]. It awaits nothing but what comes: every call of the broker is made by a task of its own.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, stream};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use wirepost_rabbitmq::{Connection, ManagementClient};
+use wirepost_rabbitmq::ManagementClient;
 
 use super::{
     BrokerFailure, Businesses, Drifts, Ensured, Event, LazyConnection, Mode, Owner, Reply, Request, Settings, depths,
     drift::BusinessStates,
-    job::{Job, JobResult, Kind},
+    job::{Job, JobResult},
     orphans::Orphans,
-    snapshots::{Snapshots, Taken},
+    replicas::{Checked, Replicas, wanted},
+    snapshots::{Read, Snapshots},
     unrouted::{self, FinishedMove, Unrouted},
+    work::Work,
 };
-use crate::{Snapshot, Step, depths::Depths};
+use crate::{Error, Report, Snapshot, depths::Depths};
 
-/// Requests that are served together.
+/// Requests that are taken in together.
 const BATCH: usize = 64;
-/// Plans that are applied at the same time; each has a few calls in flight.
-const PARALLEL_PLANS: usize = 8;
+/// How long queues and streams are not created because nodes are missing.
+const NODES_WAIT: Duration = Duration::from_mins(5);
+/// Time for what runs, once the process is told to end.
+const CLOSING: Duration = Duration::from_secs(4);
 
 pub(super) struct Actor {
     pub(super) context: Arc<Context>,
-    sweep: Duration,
+    pub(super) sweep: Duration,
     pub(super) orphan_grace: Duration,
     pub(super) businesses: BusinessStates,
     pub(super) snapshots: Snapshots,
+    pub(super) work: Work,
     pub(super) orphans: Orphans,
     pub(super) unrouted: Unrouted,
+    pub(super) replicas: Replicas,
+    /// Nodes that the broker should have; `None` = as many as it has.
+    pub(super) expected_nodes: Option<usize>,
+    /// Since when it has too few of them for what is created.
+    too_few_nodes: Option<Instant>,
+    /// The next snapshot is compared with everything that was ensured.
+    sweep_due: bool,
     /// A count of depths is under way.
     pub(super) counting_depths: bool,
     pub(super) tasks: JoinSet<Finished>,
@@ -48,6 +59,8 @@ pub(super) struct Context {
     pub(super) mode: Mode,
     pub(super) owner: Arc<dyn Owner>,
     pub(super) drifts: Drifts,
+    /// Nothing is written any more: the process ends.
+    stopped: CancellationToken,
 }
 
 impl Context {
@@ -58,10 +71,35 @@ impl Context {
         self.owner.report(Event::Depths(None));
         self.owner.report(Event::Strays(None));
     }
+
+    /// Asked before each write.
+    pub(super) fn may_write(&self) -> bool {
+        !self.stopped.is_cancelled() && self.owner.may_write()
+    }
+
+    /// Ends calls that are under way as soon as nothing may be written any more: another operator may write soon after that, however long
+    /// the time limit of the call is.
+    pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let stopped = || Err(Error::Stopped { doing: "a call of the broker".to_owned() });
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = self.stopped.cancelled() => stopped(),
+            () = self.owner.until_it_may_not() => stopped(),
+        }
+    }
 }
 
 /// What a task of the actor found.
 pub(super) enum Finished {
+    /// A snapshot was taken.
+    Snapshot(Box<Read>),
+    /// The policies that all businesses share were set.
+    Shared(Result<Report, Error>),
+    /// A job of a business was done, for whoever waits for it.
+    Job(Box<JobResult>, Option<oneshot::Sender<Reply>>),
+    /// Replicas were checked.
+    Replicas(Checked),
     /// Unrouted messages were counted.
     Counted(unrouted::Counted),
     /// Unrouted messages of one business were moved.
@@ -72,29 +110,47 @@ pub(super) enum Finished {
 
 impl Actor {
     pub(super) fn new(settings: Settings, owner: Arc<dyn Owner>, drifts: Drifts) -> Self {
-        let Settings { management, amqp, mode, sweep, orphan_grace } = settings;
+        let Settings { management, amqp, mode, nodes, sweep, orphan_grace } = settings;
+        let stopped = CancellationToken::new();
         Self {
-            context: Arc::new(Context { management, amqp: Arc::new(amqp), mode, owner, drifts }),
+            context: Arc::new(Context { management, amqp: Arc::new(amqp), mode, owner, drifts, stopped }),
             sweep,
             orphan_grace,
             businesses: BusinessStates::default(),
             snapshots: Snapshots::default(),
+            work: Work::default(),
             orphans: Orphans::default(),
             unrouted: Unrouted::default(),
+            replicas: Replicas::default(),
+            expected_nodes: nodes,
+            too_few_nodes: None,
+            sweep_due: false,
             counting_depths: false,
             tasks: JoinSet::new(),
             calls: 0,
         }
     }
 
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>, cancel: CancellationToken) {
+    /// Until `cancel`. After `closing` what runs has [`CLOSING`] to end, then nothing is written any more and every request is refused.
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Request>,
+        closing: CancellationToken,
+        cancel: CancellationToken,
+    ) {
         let mut sweep = Instant::now() + self.sweep;
         let mut check = Instant::now() + unrouted::INTERVAL;
         let mut count = Instant::now() + unrouted::INTERVAL;
+        let mut end: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
-                request = inbox.recv() => {
+                () = closing.cancelled(), if end.is_none() => end = Some(Instant::now() + CLOSING),
+                () = sleep_until(end.unwrap_or(sweep)), if end.is_some() && !self.context.stopped.is_cancelled() => {
+                    self.context.stopped.cancel();
+                    self.work.fail(&BrokerFailure::stopped(), false);
+                }
+                request = inbox.recv(), if self.work.has_room() => {
                     let Some(first) = request else { break };
                     let mut batch = vec![first];
                     while batch.len() < BATCH
@@ -102,11 +158,12 @@ impl Actor {
                     {
                         batch.push(next);
                     }
-                    self.serve(batch).await;
+                    self.receive(batch);
                 }
                 () = sleep_until(sweep) => {
-                    if self.context.owner.may_write() {
-                        self.sweep().await;
+                    if self.context.may_write() {
+                        self.sweep_due = true;
+                        self.want_snapshot();
                     }
                     sweep = Instant::now() + self.sweep;
                 }
@@ -120,9 +177,7 @@ impl Actor {
                     count = Instant::now() + depths::INTERVAL;
                 }
                 Some(finished) = self.tasks.join_next() => match finished {
-                    Ok(Finished::Counted(counted)) => self.unrouted_counted(counted).await,
-                    Ok(Finished::Moved(finished)) => self.moved(finished),
-                    Ok(Finished::Depths(counted)) => self.depths_counted(counted),
+                    Ok(finished) => self.finished(finished),
                     // They are not cancelled, so it panicked: the actor panics too, and its owner learns of it.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
@@ -130,97 +185,110 @@ impl Actor {
             let calls = self.context.management.calls();
             self.context.owner.report(Event::Calls(calls - std::mem::replace(&mut self.calls, calls)));
         }
+        self.context.stopped.cancel();
         self.tasks.shutdown().await;
     }
 
-    async fn serve(&mut self, batch: Vec<Request>) {
-        let mut work: Vec<(Job, oneshot::Sender<Reply>)> = Vec::new();
-        for request in batch {
-            match request {
-                Request::Ensure { business, desired, phase, reply } => {
-                    match self.businesses.current_report(&business, &desired, phase) {
-                        // It fails only when the caller does not wait any more.
-                        Some(known) => drop(reply.send(Ok(known))),
-                        None => work.push((Job::ensure(business, desired, phase), reply)),
-                    }
-                }
-                Request::Remove { business, delete_messages, reply } => {
-                    work.push((Job::remove(business, delete_messages), reply));
-                }
-            }
+    fn finished(&mut self, finished: Finished) {
+        match finished {
+            Finished::Snapshot(read) => self.snapshot_read(*read),
+            Finished::Shared(result) => self.shared_policies_set(result),
+            Finished::Job(done, reply) => self.job_finished(*done, reply),
+            Finished::Replicas(checked) => self.replicas_checked(checked),
+            Finished::Counted(counted) => self.unrouted_counted(counted),
+            Finished::Moved(finished) => self.moved(finished),
+            Finished::Depths(counted) => self.depths_counted(counted),
         }
-        if work.is_empty() {
+    }
+
+    fn receive(&mut self, batch: Vec<Request>) {
+        for request in batch {
+            let (job, reply) = match request {
+                Request::Ensure { business, desired, phase, reply } => {
+                    if let Some(known) = self.businesses.current_report(&business, &desired, phase)
+                        && !self.work.has(&business)
+                    {
+                        // It fails only when the caller does not wait any more.
+                        let report = self.replicas.complete(&business, &known.report);
+                        let _ = reply.send(Ok(Ensured { report, ..known }));
+                        continue;
+                    }
+                    (Job::ensure(business, desired, phase), reply)
+                }
+                Request::Remove { business, delete_messages, reply } => (Job::remove(business, delete_messages), reply),
+            };
+            self.work.add(job, Some(reply));
+        }
+        if self.context.stopped.is_cancelled() {
+            self.work.fail(&BrokerFailure::stopped(), false);
+        }
+        self.start_jobs();
+    }
+
+    /// Begins to take a snapshot, unless one is being taken. While the broker is away, what waits is answered with the failure at once.
+    pub(super) fn want_snapshot(&mut self) {
+        if let Some(failure) = self.snapshots.recent_failure() {
+            let failure = failure.clone();
+            self.no_snapshot(&failure);
             return;
         }
-        let jobs = work.iter().map(|(job, _)| job);
-        let snapshot = match self.snapshots.cached(jobs.map(|job| job.business.as_str())) {
-            Some(snapshot) => Ok(snapshot),
-            None => self.take_snapshot().await,
-        };
-        let snapshot = match snapshot {
-            Ok(snapshot) => snapshot,
-            Err(failure) => {
-                for (_, reply) in work {
-                    let _ = reply.send(Err(failure.clone()));
-                }
-                return;
-            }
-        };
-        let connection = self.connection_for(&snapshot, work.iter().map(|(job, _)| job)).await;
-        let mut working = self.carry_out(&snapshot, work, connection);
-        // Each is answered as soon as it is done: its caller continues with the API server while others still wait for the broker.
-        while let Some((done, reply)) = working.next().await {
-            let _ = reply.send(self.record(done));
+        if self.snapshots.begin(self.work.running()) {
+            let context = Arc::clone(&self.context);
+            self.tasks.spawn(async move { Finished::Snapshot(Box::new(context.read().await)) });
         }
     }
 
-    /// Each job's result with what came with it, in the order in which they end.
-    pub(super) fn carry_out<T>(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        jobs: Vec<(Job, T)>,
-        connection: Option<Arc<Connection>>,
-    ) -> impl Stream<Item = (JobResult, T)> + Unpin + use<T> {
-        let (context, snapshot) = (Arc::clone(&self.context), Arc::clone(snapshot));
-        let work = stream::iter(jobs).map(move |(job, with)| {
-            let (context, snapshot, connection) = (Arc::clone(&context), Arc::clone(&snapshot), connection.clone());
-            async move { (job.run(&context, &snapshot, connection.as_deref()).await, with) }
-        });
-        Box::pin(work.buffer_unordered(PARALLEL_PLANS))
-    }
-
-    fn record(&mut self, done: JobResult) -> Reply {
-        let JobResult { job, differed, left, waits_for_edges, result } = done;
-        let report = match result {
-            Ok(report) => Arc::new(report),
-            Err(error) => {
-                self.snapshots.discard();
-                self.businesses.failed(&job.business);
-                // Whether the broker is away is for the next snapshot to say: one object that does not answer concerns one business.
-                return Err(BrokerFailure::from(&error));
-            }
-        };
-        if differed {
-            self.snapshots.changed(&job.business);
-        }
-        let repaired = self.context.drifts.lock().remove(&job.business).is_some();
-        self.context.owner.report(Event::Changed { count: report.changes.len(), repair: repaired });
-        if !matches!(job.kind, Kind::Ensure { .. }) {
-            self.businesses.remove(&job.business);
-            self.unrouted.forget(&job.business);
-        } else if self.businesses.ensured(job.business.clone(), job.desired, &report, left, waits_for_edges) {
-            self.unrouted.check_soon(job.business);
-        }
-        Ok(Ensured { repaired: repaired && !report.changes.is_empty(), report, waits_for_edges })
-    }
-
-    /// A new snapshot; everything is ensured again where it shows a need for that.
-    pub(super) async fn take_snapshot(&mut self) -> Result<Arc<Snapshot>, BrokerFailure> {
-        let Taken { snapshot, recheck } = self.snapshots.take(&self.context).await;
-        if recheck {
+    fn snapshot_read(&mut self, read: Read) {
+        let taken = self.snapshots.arrived(read, &self.context);
+        if taken.recheck {
             self.recheck_all();
         }
-        snapshot
+        let snapshot = match taken.snapshot {
+            Ok(snapshot) => snapshot,
+            Err(failure) => return self.no_snapshot(&failure),
+        };
+        // Objects of these were written while they were read.
+        let unsettled = taken.unsettled;
+        self.set_shared_policies(snapshot.plan_shared());
+        self.count_nodes(snapshot.nodes().len());
+        self.check_replicas(snapshot.nodes());
+        if std::mem::take(&mut self.sweep_due) {
+            if self.snapshots.policy_sweep() {
+                self.recheck_all();
+            }
+            self.find_drift(&snapshot, &unsettled);
+            self.remove_orphans(&snapshot, &unsettled);
+            self.unrouted.begin_sweep(self.businesses.names());
+        }
+        self.move_intact(&snapshot, &unsettled, taken.begun);
+        self.start_jobs();
+    }
+
+    /// What is created while nodes are missing would have too few copies, and a stream can't be given more from outside.
+    fn count_nodes(&mut self, nodes: usize) {
+        let enough = self.expected_nodes.is_none_or(|expected| nodes >= wanted(expected));
+        if enough {
+            self.too_few_nodes = None;
+        } else if self.too_few_nodes.is_none() {
+            tracing::warn!(
+                nodes,
+                expected = self.expected_nodes,
+                "the broker has too few nodes; creating queues waits for them"
+            );
+            self.too_few_nodes = Some(Instant::now());
+        }
+    }
+
+    /// Why nothing that holds messages is created now.
+    pub(super) fn waits_for_nodes(&self) -> Option<BrokerFailure> {
+        let left = NODES_WAIT.checked_sub(self.too_few_nodes?.elapsed()).filter(|left| !left.is_zero())?;
+        Some(BrokerFailure::too_few_nodes(self.expected_nodes.map_or(0, wanted), left))
+    }
+
+    fn no_snapshot(&mut self, failure: &BrokerFailure) {
+        self.sweep_due = false;
+        self.unrouted.nothing_is_known();
+        self.work.fail(failure, false);
     }
 
     fn recheck_all(&mut self) {
@@ -228,19 +296,9 @@ impl Actor {
         self.context.owner.ensure_again(Businesses::All);
     }
 
-    async fn sweep(&mut self) {
-        let Ok(snapshot) = self.take_snapshot().await else { return };
-        if self.snapshots.policy_sweep() {
-            self.recheck_all();
-        }
-        self.find_drift(&snapshot);
-        self.remove_orphans(&snapshot).await;
-        self.unrouted.begin_sweep(self.businesses.names());
-    }
-
     /// Finds what others have changed, and has it repaired. Returns the businesses whose messages are routed as declared.
-    pub(super) fn find_drift(&mut self, snapshot: &Snapshot) -> HashSet<String> {
-        let found = self.businesses.compare(snapshot, self.context.mode);
+    pub(super) fn find_drift(&mut self, snapshot: &Snapshot, unsettled: &HashSet<String>) -> HashSet<String> {
+        let found = self.businesses.compare(snapshot, self.context.mode, unsettled);
         if !found.drifts.is_empty() {
             tracing::warn!(businesses = found.drifts.len(), "objects on the broker were changed by others; repairing");
             self.context.drifts.lock().extend(found.drifts);
@@ -249,25 +307,5 @@ impl Actor {
             self.context.owner.ensure_again(Businesses::Only(&found.differ));
         }
         found.intact
-    }
-
-    /// An AMQP connection, if one of the jobs deletes a queue.
-    async fn connection_for(
-        &self,
-        snapshot: &Snapshot,
-        mut jobs: impl Iterator<Item = &Job>,
-    ) -> Option<Arc<Connection>> {
-        let deletes = jobs.any(|job| {
-            let plan = job.desired.plan(&job.business, snapshot, self.context.mode);
-            plan.steps.iter().any(|step| matches!(step, Step::DeleteQueue(_)))
-        });
-        if !deletes {
-            return None;
-        }
-        let connected = self.context.amqp.get().await;
-        if let Err(error) = &connected {
-            tracing::warn!(%error, "queues that should be deleted can't be counted, so they stay for now");
-        }
-        connected.ok()
     }
 }

@@ -1,4 +1,7 @@
 //! One AMQP connection, opened when it is needed and again when it is lost.
+//!
+//! The path of AMQP may be gone while the management API answers (a network policy, a broker that takes no connections). Then what needs
+//! AMQP is left for later, and nothing else waits for it: attempts to connect become rare, and callers in between get the last failure.
 
 use std::{
     path::PathBuf,
@@ -6,12 +9,17 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use wirepost_rabbitmq::{Address, CaCertificates, Connection, Credentials, Endpoint};
 
+use super::{Event, actor::Context};
 use crate::Error;
 
 /// A connection that brings nothing for two of these is lost.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// After a failed attempt; doubled up to [`MAX_PAUSE`].
+const PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub struct LazyConnection {
@@ -22,7 +30,18 @@ pub struct LazyConnection {
     name: &'static str,
     connection: Mutex<Option<Arc<Connection>>>,
     /// Taken while connecting, so that several callers share one attempt.
-    connecting: tokio::sync::Mutex<()>,
+    connecting: tokio::sync::Mutex<Option<Attempt>>,
+    /// Whether it was last found to work; `None` = nobody has tried.
+    works: Mutex<Option<bool>>,
+}
+
+/// The last attempt, which failed.
+struct Attempt {
+    cause: String,
+    /// No other before.
+    again_at: Instant,
+    /// Until then.
+    pause: Duration,
 }
 
 impl LazyConnection {
@@ -40,6 +59,7 @@ impl LazyConnection {
             name,
             connection: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
+            works: Mutex::default(),
         }
     }
 
@@ -48,14 +68,32 @@ impl LazyConnection {
     /// # Errors
     /// The broker can't be reached, or refuses.
     pub(crate) async fn get(&self) -> Result<Arc<Connection>, Error> {
-        let _connecting = self.connecting.lock().await;
+        let mut failed = self.connecting.lock().await;
         if let Some(connection) = self.slot().as_ref().filter(|connection| connection.is_open()) {
             return Ok(Arc::clone(connection));
         }
+        if let Some(attempt) = failed.as_ref().filter(|attempt| Instant::now() < attempt.again_at) {
+            return Err(self.failed(attempt.cause.clone()));
+        }
         let endpoint = self.endpoint()?;
-        let connection =
-            Connection::open(&endpoint, HEARTBEAT).await.map_err(|error| self.failed(error.to_string()))?;
-        Ok(Arc::clone(self.slot().insert(Arc::new(connection))))
+        match Connection::open(&endpoint, HEARTBEAT).await {
+            Ok(connection) => {
+                *failed = None;
+                Ok(Arc::clone(self.slot().insert(Arc::new(connection))))
+            }
+            Err(error) => {
+                let pause = failed.as_ref().map_or(PAUSE, |attempt| (attempt.pause * 2).min(MAX_PAUSE));
+                let cause = error.to_string();
+                *failed = Some(Attempt { cause: cause.clone(), again_at: Instant::now() + pause, pause });
+                Err(self.failed(cause))
+            }
+        }
+    }
+
+    /// Whether that is news.
+    fn found(&self, works: bool) -> bool {
+        let before = self.works.lock().unwrap_or_else(PoisonError::into_inner).replace(works);
+        before.unwrap_or(true) != works
     }
 
     /// It does not answer: the next caller gets another one.
@@ -81,5 +119,42 @@ impl LazyConnection {
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Context {
+    /// The AMQP connection. That it can't be had is logged and reported, once.
+    pub(super) async fn connection(&self) -> Result<Arc<Connection>, Error> {
+        let connection = self.amqp.get().await;
+        if let Err(error) = &connection {
+            self.amqp_found(Err(error));
+        }
+        connection
+    }
+
+    /// Asks something by AMQP.
+    pub(super) async fn by_amqp<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        ask: impl FnOnce(Arc<Connection>) -> F,
+    ) -> Result<T, Error> {
+        let answer = ask(self.connection().await?).await;
+        if answer.is_err() {
+            self.amqp.discard();
+        }
+        self.amqp_found(answer.as_ref().map(|_| ()));
+        answer
+    }
+
+    fn amqp_found(&self, result: Result<(), &Error>) {
+        self.owner.report(Event::Amqp(result.is_ok()));
+        if self.amqp.found(result.is_ok()) {
+            match result {
+                Ok(()) => tracing::info!("the broker answers by AMQP again"),
+                Err(error) => tracing::warn!(
+                    %error,
+                    "the broker does not answer by AMQP: messages are neither counted nor moved back from unrouted, and queues that should be deleted stay"
+                ),
+            }
+        }
     }
 }

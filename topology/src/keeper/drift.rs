@@ -107,10 +107,10 @@ impl BusinessStates {
         self.0.values().filter_map(|state| state.strays).map(|strays| u64::from(strays.count)).sum()
     }
 
-    /// Compares a snapshot with what was ensured.
-    pub(super) fn compare(&mut self, snapshot: &Snapshot, mode: Mode) -> Comparison {
+    /// Compares a snapshot with what was ensured, except for the businesses that it shows in the middle of a change.
+    pub(super) fn compare(&mut self, snapshot: &Snapshot, mode: Mode, unsettled: &HashSet<String>) -> Comparison {
         let mut found = Comparison::default();
-        for (business, state) in &mut self.0 {
+        for (business, state) in self.0.iter_mut().filter(|(business, _)| !unsettled.contains(*business)) {
             let plan = state.desired.plan(business, snapshot, mode);
             let drift: Vec<String> =
                 plan.steps.iter().filter(|step| !state.left.contains(step)).map(Step::to_string).collect();

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use wirepost_rabbitmq::Connection;
-
 use super::{
     Desired, Mode,
     actor::Context,
@@ -27,6 +25,15 @@ pub(super) enum Kind {
     Remove { delete_messages: bool },
     /// It is not declared: what can contain messages stays.
     Orphan,
+}
+
+/// What a job has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// It sets or deletes policies.
+    pub(super) policies: bool,
+    /// It creates queues, which should find the shared policies.
+    pub(super) shared_policies: bool,
 }
 
 /// A job that was carried out.
@@ -54,24 +61,37 @@ impl Job {
         Self { business, desired: Arc::default(), kind: Kind::Orphan }
     }
 
-    /// Carries it out. `connection`: for counting the messages of queues that should be deleted; without it they stay.
-    pub(super) async fn run(
-        self,
-        context: &Context,
-        snapshot: &Snapshot,
-        connection: Option<&Connection>,
-    ) -> JobResult {
-        let plan = self.desired.plan(&self.business, snapshot, context.mode);
-        let differed = !plan.steps.is_empty();
-        let Permitted { plan, mut left, waits_for_edges } = self.permitted(plan);
-        let options = ApplyOptions {
-            amqp: connection.map(|connection| &**connection),
-            delete_messages: matches!(self.kind, Kind::Remove { delete_messages: true }),
-            // The stream of a business that has become Transient is deleted with its messages: no client can read it any more.
-            delete_streams: self.kind != Kind::Orphan && context.mode == Mode::Cluster,
-            gate: Some(&|| context.owner.may_write()),
+    /// What has to be done, and what that needs.
+    pub(super) fn plan(&self, snapshot: &Snapshot, mode: Mode) -> (Permitted, Needs) {
+        let permitted = self.permitted(self.desired.plan(&self.business, snapshot, mode));
+        let steps = &permitted.plan.steps;
+        let is_policy = |step: &Step| matches!(step, Step::PutPolicy(_) | Step::DeletePolicy(_));
+        let needs = Needs {
+            policies: steps.iter().any(is_policy),
+            shared_policies: steps.iter().any(|step| matches!(step, Step::PutQueue(_))),
         };
-        let mut result = apply_plan(&context.management, plan, options).await;
+        (permitted, needs)
+    }
+
+    /// Carries the plan out.
+    pub(super) async fn run(self, permitted: Permitted, context: &Context) -> JobResult {
+        let Permitted { plan, mut left, waits_for_edges } = permitted;
+        let differed = !plan.steps.is_empty() || !left.is_empty();
+        let deletes = plan.steps.iter().any(|step| matches!(step, Step::DeleteQueue(_)));
+        let applying = async {
+            // For counting the messages of queues that should be deleted; without it they stay.
+            let connection = if deletes { context.connection().await.ok() } else { None };
+            let gate = || context.may_write();
+            let options = ApplyOptions {
+                amqp: connection.as_deref().map(|connection| &**connection),
+                delete_messages: matches!(self.kind, Kind::Remove { delete_messages: true }),
+                // The stream of a business that has become Transient is deleted with its messages: no client can read it any more.
+                delete_streams: self.kind != Kind::Orphan && context.mode == Mode::Cluster,
+                gate: Some(&gate),
+            };
+            apply_plan(&context.management, plan, options).await
+        };
+        let mut result = context.unless_stopped(applying).await;
         if let Ok(report) = &mut result {
             left.append(&mut report.left);
         }
@@ -99,7 +119,7 @@ impl Job {
 }
 
 /// What of a plan may be done now.
-struct Permitted {
+pub(super) struct Permitted {
     plan: Plan,
     /// Steps that may not.
     left: Vec<Step>,

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
-use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::{actor::Actor, job::Job};
+use super::{
+    actor::Actor,
+    job::{Job, JobResult},
+};
 use crate::Snapshot;
 
 /// Businesses that have objects and are not declared, and since when.
@@ -35,30 +36,29 @@ impl Orphans {
 
 impl Actor {
     /// Removes what has been unclaimed for a while. Queues with messages and streams stay.
-    pub(super) async fn remove_orphans(&mut self, snapshot: &Arc<Snapshot>) {
+    pub(super) fn remove_orphans(&mut self, snapshot: &Snapshot, unsettled: &HashSet<String>) {
         let claimed = self.context.owner.claimed();
         self.orphans.update(snapshot.businesses(), claimed.as_ref());
         if let Some(claimed) = &claimed {
             self.businesses.retain(claimed);
         }
-        let due = self.orphans.due(self.orphan_grace);
-        let jobs: Vec<(Job, ())> = due.map(|business| (Job::orphan(business.clone()), ())).collect();
-        if jobs.is_empty() {
-            return;
-        }
-        let connection = self.context.amqp.get().await.ok();
-        // What the jobs change is not recorded.
-        self.snapshots.discard();
-        let mut working = self.carry_out(snapshot, jobs, connection);
-        while let Some((done, ())) = working.next().await {
-            let business = done.job.business;
-            match done.result {
-                Ok(report) if !report.changes.is_empty() => {
-                    tracing::info!(business, changes = ?report.changes, "removed objects that no resource claims");
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(business, %error, "objects that no resource claims stay"),
+        let due: Vec<String> = self.orphans.due(self.orphan_grace).cloned().collect();
+        for business in due {
+            if !unsettled.contains(&business) && !self.work.has(&business) {
+                self.work.add(Job::orphan(business), None);
             }
+        }
+    }
+
+    pub(super) fn orphan_removed(&mut self, done: JobResult) {
+        let business = done.job.business;
+        self.snapshots.discard();
+        match done.result {
+            Ok(report) if !report.changes.is_empty() => {
+                tracing::info!(business, changes = ?report.changes, "removed objects that no resource claims");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(business, %error, "objects that no resource claims stay"),
         }
     }
 }

@@ -1,4 +1,6 @@
 //! Snapshots of the vhost: taken when they are needed, used again for a second; and whether the broker answers at all.
+//!
+//! Jobs run while a snapshot is read. What it shows of their businesses is neither before nor after, so it is not used for these.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -7,14 +9,15 @@ use wirepost_rabbitmq::ManagementError;
 
 use super::{BrokerFailure, Event, Mode, actor::Context};
 use crate::{
-    ApplyOptions, Error, Snapshot,
+    Error, Snapshot,
     actual::{Actual, Policy},
-    apply_plan,
 };
 
 /// How long a snapshot serves for businesses to which nothing was done since. One of a thousand businesses takes 150 ms: those that come in
 /// a row, when the operator starts or the broker was rebuilt, should not each have their own.
 const MAX_AGE: Duration = Duration::from_secs(1);
+/// The same for one that took longer than that to read.
+const MIN_USE: Duration = Duration::from_millis(200);
 /// How long requests are answered with the last failure before the broker is tried again.
 const DOWN_RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Sweeps in which everything is checked after a foreign policy changed: it exists immediately, and is in force on a busy broker seconds
@@ -27,6 +30,8 @@ const VHOST_ATTEMPTS: u32 = 2;
 #[derive(Default)]
 pub(super) struct Snapshots {
     cached: Option<CachedSnapshot>,
+    /// One is being read: businesses of which a job ran meanwhile.
+    reading: Option<HashSet<String>>,
     down: Option<(Instant, BrokerFailure)>,
     /// As last seen: one may win over ours without any object of ours having changed.
     foreign_policies: Vec<Policy>,
@@ -35,37 +40,49 @@ pub(super) struct Snapshots {
 
 struct CachedSnapshot {
     snapshot: Arc<Snapshot>,
-    /// When it was asked for.
-    taken_at: Instant,
-    /// Businesses that we have changed since.
+    usable_until: Instant,
+    /// Businesses that we have changed since it was begun.
     changed: HashSet<String>,
 }
 
-/// See [`Snapshots::take`].
+/// What [`Context::read`] came to.
+pub(super) struct Read {
+    begun: Instant,
+    result: Result<Snapshot, Error>,
+}
+
+/// See [`Snapshots::arrived`].
 pub(super) struct Taken {
     pub(super) snapshot: Result<Arc<Snapshot>, BrokerFailure>,
+    /// When it was begun.
+    pub(super) begun: Instant,
+    /// Businesses of which it shows nothing certain: a job of theirs ran meanwhile.
+    pub(super) unsettled: HashSet<String>,
     /// Whether every business has to be ensured again: the broker was lost or is back, or foreign policies changed.
     pub(super) recheck: bool,
 }
 
 impl Snapshots {
-    /// The last snapshot, if it is new enough and nothing was done to these businesses since.
-    pub(super) fn cached<'a>(&self, mut businesses: impl Iterator<Item = &'a str>) -> Option<Arc<Snapshot>> {
-        let cached = self.cached.as_ref().filter(|cached| cached.taken_at.elapsed() < MAX_AGE)?;
-        let usable = !businesses.any(|business| cached.changed.contains(business));
-        usable.then(|| Arc::clone(&cached.snapshot))
+    /// The last snapshot, if it is new enough and nothing was done to this business since.
+    pub(super) fn usable(&self, business: &str) -> Option<Arc<Snapshot>> {
+        let cached = self.cached.as_ref().filter(|cached| Instant::now() < cached.usable_until)?;
+        (!cached.changed.contains(business)).then(|| Arc::clone(&cached.snapshot))
     }
 
-    /// A new snapshot. The vhost is created where it is missing, and what all businesses share is applied.
-    pub(super) async fn take(&mut self, context: &Context) -> Taken {
-        self.cached = None;
-        if let Some((since, failure)) = &self.down
-            && since.elapsed() < DOWN_RETRY_DELAY
-        {
-            return Taken { snapshot: Err(failure.clone()), recheck: false };
+    /// Whether a snapshot has to be read now: `false` while one is. `running`: businesses of which a job runs.
+    pub(super) fn begin<'a>(&mut self, running: impl Iterator<Item = &'a String>) -> bool {
+        let begins = self.reading.is_none();
+        if begins {
+            self.reading = Some(running.cloned().collect());
         }
-        let begun = Instant::now();
-        match context.read().await {
+        begins
+    }
+
+    /// A snapshot was read, or could not be.
+    pub(super) fn arrived(&mut self, read: Read, context: &Context) -> Taken {
+        let Read { begun, result } = read;
+        let unsettled = self.reading.take().unwrap_or_default();
+        match result {
             Ok(snapshot) => {
                 context.owner.report(Event::Snapshot(begun.elapsed()));
                 let mut recheck = self.down.take().is_some();
@@ -78,13 +95,14 @@ impl Snapshots {
                     recheck = true;
                 }
                 let snapshot = Arc::new(snapshot);
-                let cached =
-                    CachedSnapshot { snapshot: Arc::clone(&snapshot), taken_at: begun, changed: HashSet::new() };
-                self.cached = Some(cached);
-                Taken { snapshot: Ok(snapshot), recheck }
+                let usable_until = (begun + MAX_AGE).max(Instant::now() + MIN_USE);
+                let changed = unsettled.clone();
+                self.cached = Some(CachedSnapshot { snapshot: Arc::clone(&snapshot), usable_until, changed });
+                Taken { snapshot: Ok(snapshot), begun, unsettled, recheck }
             }
             Err(error) => {
                 context.owner.report(Event::SnapshotFailed);
+                self.cached = None;
                 let failure = BrokerFailure::from(&error);
                 let recheck = self.down.is_none();
                 if recheck {
@@ -92,14 +110,27 @@ impl Snapshots {
                 }
                 self.down = Some((Instant::now(), failure.clone()));
                 context.forget_observations();
-                Taken { snapshot: Err(failure), recheck }
+                Taken { snapshot: Err(failure), begun, unsettled, recheck }
             }
         }
+    }
+
+    /// Why the last attempt failed, if it is not yet time for another.
+    pub(super) fn recent_failure(&self) -> Option<&BrokerFailure> {
+        let (_, failure) = self.down.as_ref().filter(|(since, _)| since.elapsed() < DOWN_RETRY_DELAY)?;
+        Some(failure)
     }
 
     /// Whether the last attempt failed.
     pub(super) fn is_down(&self) -> bool {
         self.down.is_some()
+    }
+
+    /// A job of this business begins.
+    pub(super) fn started(&mut self, business: &str) {
+        if let Some(unsettled) = &mut self.reading {
+            unsettled.insert(business.to_owned());
+        }
     }
 
     /// Something of this business was changed.
@@ -116,7 +147,7 @@ impl Snapshots {
 
     /// Frees the memory of a snapshot that is too old to be used.
     pub(super) fn discard_old(&mut self) {
-        self.cached.take_if(|cached| cached.taken_at.elapsed() >= MAX_AGE);
+        self.cached.take_if(|cached| Instant::now() >= cached.usable_until);
     }
 
     /// Whether everything has to be checked in this sweep for the sake of foreign policies.
@@ -128,22 +159,25 @@ impl Snapshots {
 }
 
 impl Context {
-    async fn read(&self) -> Result<Snapshot, Error> {
+    /// Creates the vhost where it is missing.
+    pub(super) async fn read(&self) -> Read {
+        let begun = Instant::now();
         let mut attempts = VHOST_ATTEMPTS;
-        let snapshot = loop {
+        let result = loop {
             match self.read_once().await {
                 Err(ManagementError::NoVhost { .. })
-                    if attempts > 0 && self.mode == Mode::Cluster && self.owner.may_write() =>
+                    if attempts > 0 && self.mode == Mode::Cluster && self.may_write() =>
                 {
                     attempts -= 1;
-                    self.management.create_vhost().await?;
+                    if let Err(error) = self.management.create_vhost().await {
+                        break Err(error.into());
+                    }
                     tracing::info!(vhost = self.management.vhost(), "created the vhost");
                 }
-                result => break result?,
+                result => break result.map_err(Error::from),
             }
         };
-        self.apply_shared(&snapshot).await?;
-        Ok(snapshot)
+        Read { begun, result }
     }
 
     async fn read_once(&self) -> Result<Snapshot, ManagementError> {
@@ -151,23 +185,8 @@ impl Context {
             Mode::Cluster => Snapshot::read(&self.management).await,
             Mode::Development => {
                 let actual = Actual::read(&self.management).await?;
-                Ok(Snapshot::new(self.management.vhost(), actual, Vec::new(), Vec::new(), Vec::new()))
+                Ok(Snapshot::new(self.management.vhost(), actual, Vec::new(), Vec::new(), (Vec::new(), Vec::new())))
             }
         }
-    }
-
-    /// Applies what all businesses share, before anything of one is created: a queue should find its limits.
-    async fn apply_shared(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let plan = snapshot.plan_shared();
-        if plan.is_empty() || !self.owner.may_write() {
-            return Ok(());
-        }
-        let options = ApplyOptions { gate: Some(&|| self.owner.may_write()), ..ApplyOptions::default() };
-        let report = apply_plan(&self.management, plan, options).await?;
-        self.owner.report(Event::Changed { count: report.changes.len(), repair: false });
-        for problem in &report.problems {
-            tracing::warn!(%problem, "what all businesses share is not as it should be");
-        }
-        Ok(())
     }
 }

@@ -7,13 +7,14 @@ use std::{
 };
 
 use tokio::time::Instant;
+use wirepost_rabbitmq::Connection;
 
 use super::{
     Desired, Event,
     actor::{Actor, Finished},
 };
 use crate::{
-    Error,
+    Error, Snapshot,
     unrouted::{self, Moved, Stopped},
 };
 
@@ -33,6 +34,10 @@ pub(super) struct Unrouted {
     due: HashSet<String>,
     /// A count is under way.
     counting: bool,
+    /// Businesses with messages that are moved once a snapshot shows that their bindings are right, and their counts.
+    waiting: HashMap<String, u32>,
+    /// When these were counted: a snapshot that was begun before says nothing about them.
+    counted: Option<Instant>,
     /// Businesses whose messages are being moved.
     moving: HashSet<String>,
     sweeps: usize,
@@ -73,6 +78,11 @@ impl Unrouted {
         self.due.remove(business);
     }
 
+    /// The broker is away: what was counted is counted again.
+    pub(super) fn nothing_is_known(&mut self) {
+        self.waiting.clear();
+    }
+
     /// A part of all businesses is due with each sweep.
     pub(super) fn begin_sweep<'a>(&mut self, businesses: impl Iterator<Item = &'a String>) {
         self.sweeps = (self.sweeps + 1) % SWEEPS;
@@ -84,7 +94,7 @@ impl Unrouted {
 impl Actor {
     /// Begins to count the messages of the businesses that are due.
     pub(super) fn check_unrouted(&mut self) {
-        if !self.context.owner.may_write() || self.snapshots.is_down() {
+        if !self.context.may_write() || self.snapshots.is_down() {
             return;
         }
         self.report_strays();
@@ -95,29 +105,17 @@ impl Actor {
             return;
         }
         *counting = true;
-        let amqp = Arc::clone(&self.context.amqp);
+        let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
-            let counted = async {
-                let connection = amqp.get().await?;
-                let counted = unrouted::waiting(&connection, &businesses).await;
-                if counted.is_err() {
-                    amqp.discard();
-                }
-                counted
-            };
-            let messages = match counted.await {
-                Ok(messages) => Some(messages.into_iter().collect()),
-                Err(error) => {
-                    tracing::debug!(%error, "unrouted messages can't be counted now");
-                    None
-                }
-            };
+            let asked = &businesses;
+            let count = |connection: Arc<Connection>| async move { unrouted::waiting(&connection, asked).await };
+            let messages = context.by_amqp(count).await.ok().map(|messages| messages.into_iter().collect());
             Finished::Counted(Counted { businesses, messages })
         });
     }
 
-    /// Begins to move the messages that were found.
-    pub(super) async fn unrouted_counted(&mut self, counted: Counted) {
+    /// Has the messages that were found moved, once a snapshot shows that it makes sense.
+    pub(super) fn unrouted_counted(&mut self, counted: Counted) {
         self.unrouted.counting = false;
         let Counted { businesses, messages: Some(messages) } = counted else { return };
         for business in &businesses {
@@ -142,10 +140,24 @@ impl Actor {
             return;
         }
         // Most likely a binding has just been lost: moved now, the first message would come back, behind all the others.
-        let Ok(snapshot) = self.take_snapshot().await else { return };
-        let intact = self.find_drift(&snapshot);
-        for (business, messages) in waiting {
-            if self.unrouted.moving.len() < MOVES && intact.contains(&business) {
+        self.unrouted.waiting.extend(waiting);
+        self.unrouted.counted = Some(Instant::now());
+        self.want_snapshot();
+    }
+
+    /// Begins to move the messages of businesses that this snapshot, begun at that time, shows to be as declared.
+    pub(super) fn move_intact(&mut self, snapshot: &Snapshot, unsettled: &HashSet<String>, begun: Instant) {
+        if self.unrouted.waiting.is_empty() {
+            return;
+        }
+        if self.unrouted.counted.is_some_and(|counted| begun < counted) {
+            self.want_snapshot();
+            return;
+        }
+        let intact = self.find_drift(snapshot, unsettled);
+        for (business, messages) in std::mem::take(&mut self.unrouted.waiting) {
+            let ready = intact.contains(&business) && !self.unrouted.moving.contains(&business);
+            if self.unrouted.moving.len() < MOVES && ready {
                 self.move_back(business, messages);
             }
         }
@@ -160,10 +172,10 @@ impl Actor {
         self.tasks.spawn(async move {
             let moved = async {
                 let endpoint = context.amqp.endpoint()?;
-                let gate = || context.owner.may_write();
+                let gate = || context.may_write();
                 unrouted::move_back(&endpoint, &business, &desired.topology, &gate).await
             };
-            let moved = moved.await;
+            let moved = context.unless_stopped(moved).await;
             Finished::Moved(FinishedMove { business, desired, messages, moved })
         });
     }

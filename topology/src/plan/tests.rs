@@ -118,6 +118,7 @@ fn an_exchange_is_created_after_its_alternate_is_bound_and_a_queue_after_its_pol
             "set policy wirepost.keepers",
             "set policy wirepost.queues",
             "set policy wirepost.streams",
+            "set policy wirepost.events",
             "create queue wirepost.pay.dead",
             "create queue wirepost.pay.q.orders",
             "create queue wirepost.pay.unrouted",

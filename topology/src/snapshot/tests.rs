@@ -30,7 +30,7 @@ fn is(user: &DesiredUser) -> (User, Permission) {
 
 fn snapshot(actual: Actual, users: Vec<(User, Permission)>) -> Snapshot {
     let (users, permissions) = users.into_iter().unzip();
-    Snapshot::new(VHOST, actual, Vec::new(), users, permissions)
+    Snapshot::new(VHOST, actual, Vec::new(), users, (permissions, Vec::new()))
 }
 
 fn steps(plan: &Plan) -> Vec<String> {
@@ -71,7 +71,12 @@ fn shared_policies_are_planned_once_and_belong_to_no_business() {
     let nothing = snapshot(Actual::default(), vec![]);
     assert_eq!(
         steps(&nothing.plan_shared()),
-        ["set policy wirepost.keepers", "set policy wirepost.queues", "set policy wirepost.streams"]
+        [
+            "set policy wirepost.keepers",
+            "set policy wirepost.queues",
+            "set policy wirepost.streams",
+            "set policy wirepost.events",
+        ]
     );
     let there = snapshot(has(&Topology::default()), vec![]);
     assert!(there.plan_shared().is_empty());
@@ -154,7 +159,7 @@ fn existing_queues_and_foreign_policies_are_searched_in_the_whole_vhost() {
     assert_eq!(there.plan("pay", &topology, None), Plan::default());
     assert_eq!(there.foreign_policies().len(), 1);
     // An operator policy stands beside ours, whatever its priority.
-    let limited = Snapshot::new(VHOST, actual, vec![foreign("cap", "q$")], vec![], vec![]);
+    let limited = Snapshot::new(VHOST, actual, vec![foreign("cap", "q$")], vec![], (vec![], vec![]));
     assert!(limited.plan("pay", &topology, None).foreign_policies_may_win);
     assert_eq!(limited.foreign_policies().len(), 2);
 }
@@ -178,7 +183,7 @@ fn a_thousand_businesses() {
     }
     let (are, permissions): (Vec<actual::User>, Vec<_>) = users.iter().map(is).unzip();
     let start = std::time::Instant::now();
-    let there = Snapshot::new(VHOST, actual, Vec::new(), are, permissions);
+    let there = Snapshot::new(VHOST, actual, Vec::new(), are, (permissions, Vec::new()));
     let sorted = start.elapsed();
     assert_eq!(there.businesses().count(), 1000);
     let start = std::time::Instant::now();

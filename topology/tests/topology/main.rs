@@ -1,8 +1,12 @@
 //! This crate on a real RabbitMQ.
 
 mod apply;
+mod bytes;
+mod keeper;
+mod kept;
 mod plans;
 mod rabbitmq_4_0;
+mod replicas;
 mod support;
 mod unrouted;
 mod users;

@@ -11,7 +11,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::json;
 use wirepost_testing::broker::{PATIENCE, Vhost, consume, eventually, key_of, next_body, publish};
-use wirepost_topology::{ApplyOptions, DesiredUser, Problem, Snapshot, business_user, user_tag};
+use wirepost_topology::{ApplyOptions, DesiredUser, Problem, Snapshot, UserLimits, business_user, user_tag};
 
 use crate::support::{business, management, problems, round, route};
 
@@ -69,6 +69,29 @@ async fn a_user_is_created_changed_by_hand_repaired_rotated_and_removed() {
     assert!(connect_as(&vhost, &user.name, PASSWORD).await.is_err());
     apply(&[]).await;
     assert!(connect_as(&vhost, &next.name, "another").await.is_err());
+}
+
+#[tokio::test]
+async fn a_user_has_no_more_connections_than_it_may() {
+    let vhost = Vhost::create().await.unwrap();
+    let (name, management) = (vhost.name.as_str(), management(&vhost));
+    let topology = business(name, &json!([route("a", "q")]));
+    let apply = async |connections, channels| {
+        let users = [user(&vhost).with_limits(UserLimits { connections, channels })];
+        round(&management, name, &topology, &users, ApplyOptions::default()).await.changes
+    };
+    let set = [format!("set limits of user {}", user(&vhost).name)];
+    assert!(apply(Some(2), Some(9)).await.ends_with(&set));
+    assert_eq!(apply(Some(2), Some(9)).await, [""; 0]);
+    let path = format!("/api/user-limits/{}/max-connections", user(&vhost).name);
+    vhost.broker.call("PUT", &path, r#"{"value":77}"#).await.unwrap();
+    assert_eq!(apply(Some(2), Some(9)).await, set, "changed by hand");
+    let connect = || async { connect_as(&vhost, &user(&vhost).name, PASSWORD).await };
+    let open = [connect().await.unwrap(), connect().await.unwrap()];
+    eventually("a third one is refused", PATIENCE, || async { Ok(connect().await.is_err()) }).await.unwrap();
+    assert_eq!(apply(None, Some(9)).await, set);
+    connect().await.unwrap();
+    drop(open);
 }
 
 #[tokio::test]

@@ -1,0 +1,118 @@
+//! A keeper as the operator has one, with proxies on its ways to the broker.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wirepost_core::topology::Topology;
+use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
+use wirepost_testing::broker::Vhost;
+use wirepost_testing::proxy::Proxy;
+use wirepost_topology::keeper::{
+    BrokerFailure, Businesses, Desired, Ensured, Event, Keeper, LazyConnection, Mode, Owner, Phase, Settings,
+};
+
+use crate::support::business;
+
+/// See the module.
+pub(crate) struct Kept {
+    pub(crate) keeper: Keeper,
+    pub(crate) owner: Arc<TestOwner>,
+    pub(crate) management: Proxy,
+    pub(crate) amqp: Proxy,
+    pub(crate) vhost: Vhost,
+    stop: CancellationToken,
+    _task: JoinHandle<()>,
+}
+
+impl Kept {
+    /// `nodes`: that the broker should have.
+    pub(crate) async fn of(vhost: Vhost, nodes: Option<usize>) -> Result<Self> {
+        let (management, url) = Proxy::of_uri(&vhost.broker.management).await?;
+        let (amqp, uri) = Proxy::of_uri(&vhost.amqp()).await?;
+        let (name, stop) = (vhost.name.clone(), CancellationToken::new());
+        let settings = ManagementSettings { url, vhost: name, credentials: None, ca_file: None, timeout: None };
+        let settings = Settings {
+            management: ManagementClient::new(settings)?,
+            amqp: LazyConnection::new(uri.parse()?, None, None, "test"),
+            mode: Mode::Cluster,
+            nodes,
+            sweep: Duration::from_secs(1),
+            orphan_grace: Duration::from_hours(1),
+        };
+        let owner = Arc::new(TestOwner { may_write: watch::channel(true).0, amqp: watch::channel(None).0 });
+        let (keeper, run) = Keeper::new(settings, Arc::clone(&owner) as Arc<dyn Owner>, stop.clone());
+        Ok(Self { keeper, owner, management, amqp, stop, _task: tokio::spawn(run), vhost })
+    }
+
+    pub(crate) async fn ensure(&self, name: &str, own_policy: bool) -> Result<Ensured, BrokerFailure> {
+        self.keeper.ensure(name, desired(name, own_policy), Phase::Shrink).await
+    }
+
+    pub(crate) fn begin(&self, name: &'static str, own_policy: bool) -> JoinHandle<Result<Ensured, BrokerFailure>> {
+        let keeper = self.keeper.clone();
+        tokio::spawn(async move { keeper.ensure(name, desired(name, own_policy), Phase::Shrink).await })
+    }
+
+    pub(crate) fn begin_remove(&self, name: &'static str) -> JoinHandle<Result<Ensured, BrokerFailure>> {
+        let keeper = self.keeper.clone();
+        tokio::spawn(async move {
+            let report = keeper.remove(name, false).await?;
+            Ok(Ensured { report, repaired: false, waits_for_edges: false })
+        })
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn desired(name: &str, own_policy: bool) -> Arc<Desired> {
+    let queue = if own_policy { json!({ "name": "orders", "maxLength": 5 }) } else { json!({ "name": "orders" }) };
+    let routes: Value = json!([{ "messageType": "order", "sendType": "ClientToServer", "queue": queue }]);
+    let mut topology: Topology = business(name, &routes);
+    if !own_policy {
+        // The one of the stream.
+        topology.policies.clear();
+    }
+    Arc::new(Desired { topology, ..Desired::default() })
+}
+
+pub(crate) struct TestOwner {
+    pub(crate) may_write: watch::Sender<bool>,
+    /// What was reported last.
+    pub(crate) amqp: watch::Sender<Option<bool>>,
+}
+
+impl Owner for TestOwner {
+    fn may_write(&self) -> bool {
+        *self.may_write.borrow()
+    }
+
+    fn until_it_may_not(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let mut may_write = self.may_write.subscribe();
+        Box::pin(async move {
+            let _ = may_write.wait_for(|may| !may).await;
+        })
+    }
+
+    fn ensure_again(&self, _: Businesses<'_>) {}
+
+    fn claimed(&self) -> Option<BTreeSet<String>> {
+        None
+    }
+
+    fn report(&self, event: Event<'_>) {
+        if let Event::Amqp(answers) = event {
+            self.amqp.send_replace(Some(answers));
+        }
+    }
+}
