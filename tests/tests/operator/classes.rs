@@ -78,10 +78,9 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     ensure!(limits["limits"]["burst"] == 10, "{limits}");
 
     // A stricter class: what runs keeps running as it is, also under an operator that starts now, and says what it breaks.
-    let strict = json!({"owners": owners, "limits": {"retention": {"bytes": "100M"}, "edge": {"burst": 5}}});
+    let strict = json!({"owners": owners, "limits": {"retention": {"bytes": "200M"}, "edge": {"burst": 5}}});
     classes.apply(&class, &strict).await?;
-    let breaks =
-        |wsb: &WsBusiness| permitted(wsb).0 == "False" && permitted(wsb).1.contains("limits.retention.bytes: 100M");
+    let breaks = |wsb: &WsBusiness| permitted(wsb).0 == "False" && permitted(wsb).1.contains("limits.edge.burst: 5");
     world.wait("shop", "say which rule it breaks", breaks).await?;
     drop(operator);
     let operator = world.operator("two").start().await?;
@@ -93,20 +92,22 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config.clone()), "it was changed");
 
     // Changed, it must comply; what ran before goes on until it does.
-    world.apply(&shop("  push: {retention: {bytes: 150M}}")).await?;
+    world.apply(&shop("  limits: {burst: 7}")).await?;
     let wsb = world.reason("shop", "Accepted", "ClassForbids").await?;
-    ensure!(condition_of(&wsb, "Accepted").is_some_and(|c| c.message.contains("spec.push.retention.bytes")), "{wsb:?}");
+    ensure!(condition_of(&wsb, "Accepted").is_some_and(|c| c.message.contains("spec.limits.burst")), "{wsb:?}");
     ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config), "it was changed");
-    world.apply(&shop("  push: {retention: {seconds: 3600}}")).await?;
+    world.apply(&shop("  limits: {messagesPerSecond: 7}")).await?;
     let wsb = world.condition("shop", "Ready", "True").await?;
-    ensure!(permitted(&wsb).0 == "True" && retention(&world).await? == Some(100_000_000), "{wsb:?}");
+    ensure!(permitted(&wsb).0 == "True" && retention(&world).await? == Some(200_000_000), "{wsb:?}");
+    let config = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
+    ensure!(serde_json::from_str::<Value>(&config["config.json"])?["limits"]["burst"] == 5, "{config:?}");
 
     // The class is gone: the same as when it is stricter.
     classes.delete(&class).await?;
     let gone = |wsb: &WsBusiness| condition_of(wsb, "Permitted").is_some_and(|c| c.reason == "ClassNotFound");
     let wsb = world.wait("shop", "say that its class is gone", gone).await?;
     ensure!(conditions_of_ready(&wsb)? == of("True", "Ready"), "{wsb:?}");
-    ensure!(retention(&world).await? == Some(100_000_000), "it was changed");
+    ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config), "it was changed");
     operator.had_every_right()
 }
 
