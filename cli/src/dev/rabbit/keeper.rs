@@ -203,9 +203,9 @@ impl Rounds {
         if printed || report.changes.is_empty() {
             return;
         }
-        let waited = before.is_some_and(|(_, report)| report.problems.iter().any(is_for_a_moment));
+        let was_waiting = before.is_some_and(|(_, report)| report.problems.iter().any(is_for_a_moment));
         let same = before.is_some_and(|(before, _)| **before == *wanted);
-        if same && waited {
+        if same && was_waiting {
             let changes = report.changes.len();
             self.console.say(format!("broker: {name}: what is no longer declared is removed, {changes} changes")).await;
         } else if same {
