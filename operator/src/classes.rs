@@ -220,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    fn stored(name: &str, spec: Value) -> StoredClass {
+    fn stored(name: &str, spec: &Value) -> StoredClass {
         let value = json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec});
         serde_json::from_value(value).unwrap()
     }
@@ -230,14 +230,14 @@ mod tests {
         let classes = Classes::default();
         let name = |named| classes.of(named).map(|found| found.map(|class| class.name().to_owned()));
         assert!(!classes.take(Init));
-        assert!(!classes.take(InitApply(stored("standard", json!({"default": true})))));
+        assert!(!classes.take(InitApply(stored("standard", &json!({"default": true})))));
         assert_eq!(name(None), Ok(None), "the list is not complete");
         assert!(classes.take(InitDone));
         assert_eq!(name(None), Ok(Some("standard".to_owned())));
         assert_eq!(name(Some("large")).unwrap_err().reason, Reason::ClassNotFound);
-        assert!(classes.take(Apply(stored("large", json!({"limits": {"queues": 3}})))));
+        assert!(classes.take(Apply(stored("large", &json!({"limits": {"queues": 3}})))));
         assert_eq!(name(Some("large")), Ok(Some("large".to_owned())));
-        assert!(classes.take(Delete(stored("standard", json!({})))));
+        assert!(classes.take(Delete(stored("standard", &json!({})))));
         assert_eq!(name(None), Ok(None));
     }
 
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_class_that_cannot_be_read_allows_nothing() {
         let classes = Classes::default();
-        classes.take(Apply(stored("new", json!({"default": true, "limits": {"colours": 3}}))));
+        classes.take(Apply(stored("new", &json!({"default": true, "limits": {"colours": 3}}))));
         let problem = classes.of(None).unwrap_err();
         assert!(problem.to_string().contains("colours"), "{problem}");
     }
