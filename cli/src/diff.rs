@@ -3,9 +3,14 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::{Map, Value};
-use wirepost_core::Compiled;
+use wirepost_core::{
+    Compiled,
+    destruction::{Destruction, cuts},
+    names,
+    topology::shared_policy_of,
+};
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
-use wirepost_topology::{Actual, OpenQueues, Scope, Step, plan};
+use wirepost_topology::{Actual, OpenQueues, Scope, Step, actual::Queue, plan};
 
 use crate::{
     declarations::{self, Loaded, classes::ClassArgs},
@@ -17,7 +22,7 @@ const FAILED: u8 = 2;
 
 /// Show what would change on the broker.
 ///
-/// One line for each change: `+` created, `~` changed, `-` removed, `!` needs manual action. Exit status: 0 = the
+/// One line for each change: `+` created, `~` changed, `-` removed, `!` needs manual action or destroys messages. Exit status: 0 = the
 /// broker is as declared, 1 = something would change, 2 = a declaration is not accepted, or the broker can't be read.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -92,7 +97,31 @@ async fn compare(
 fn lines(compiled: &Compiled, actual: &Actual) -> Vec<String> {
     let plan = plan(&compiled.topology, actual, Scope::Business(&compiled.business));
     let steps = plan.steps.iter().map(|step| line(step, actual));
-    steps.chain(plan.problems.iter().map(|problem| format!("! {problem}"))).collect()
+    let destroyed = destroyed(compiled, actual);
+    let destroyed = destroyed.iter().map(|destruction| format!("! destroys messages: {destruction}"));
+    steps.chain(destroyed).chain(plan.problems.iter().map(|problem| format!("! {problem}"))).collect()
+}
+
+/// Messages that the change drops at once. The operator waits with it for the annotation `wirepost.dev/allow-destructive`, unless the
+/// declaration says `deletionPolicy: Delete`.
+fn destroyed(compiled: &Compiled, actual: &Actual) -> Vec<Destruction> {
+    let topology = &compiled.topology;
+    let of_business = |name: &str| names::owner(name) == Some(compiled.business.as_str());
+    let policy = |name: &str| {
+        let of = |name: &str| actual.policies.iter().find(|there| there.name == name);
+        of(name).or_else(|| of(&shared_policy_of(name)?.name))
+    };
+    let mut all = Vec::new();
+    let is_stream = |queue: &Queue| queue.arguments.get("x-queue-type").is_some_and(|kind| kind == "stream");
+    for stream in actual.queues.iter().filter(|queue| of_business(&queue.name) && is_stream(queue)) {
+        let name = &stream.name;
+        if !topology.queues.iter().any(|declared| declared.name == *name) {
+            all.push(Destruction::Stream { stream: name.clone() });
+        } else if let Some((should, is)) = topology.policy_of(name).zip(policy(name)) {
+            all.extend(cuts(name, &is.definition, &should.definition));
+        }
+    }
+    all
 }
 
 fn line(step: &Step, actual: &Actual) -> String {

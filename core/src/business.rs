@@ -17,6 +17,7 @@ pub use route::{Queue, Route};
 pub use status::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus};
 
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::contract::edge_config::Delivery;
@@ -132,6 +133,21 @@ pub struct WsBusinessSpec {
     #[schemars(length(max = 64), inner(length(min = 1, max = 40)))]
     #[x_kube(validation = rules::ACCEPT_FROM_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
     pub accept_from: Vec<String>,
+
+    /// What becomes of messages when this resource is deleted, whoever deletes it. Default: Retain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+/// What becomes of messages when a resource is deleted, whoever deletes it: a person, GitOps, the end of its namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Queues with messages and the stream stay on the broker, and the business type stays reserved for the namespace: a resource that is
+    /// applied again there finds them. A change that would destroy messages waits for the annotation wirepost.dev/allow-destructive.
+    #[default]
+    Retain,
+    /// Queues and the stream are deleted with their messages.
+    Delete,
 }
 
 /// How pushes travel and how long they are kept.

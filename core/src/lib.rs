@@ -3,6 +3,7 @@
 //! - [`business`]: the `WsBusiness` resource; [`class`]: what a platform team allows it; [`validate`]: the rules of both, offline; [`crd`]:
 //!   their definitions; [`problem`]: what is wrong with one
 //! - [`compile`](mod@compile): declarations → broker [`topology`] + edge configuration; [`names`]: broker objects
+//! - [`destruction`]: what a changed declaration would destroy
 //! - [`contract`]: what operator and edges agree on
 //! - [`envelope`], [`frames`], [`cursor`], [`send_type`]: the wire; [`asyncapi`]: its description
 //! - [`content`], [`pattern`], [`origin`], [`key_set`], [`public_url`]: what declarations contain, and how it is matched
@@ -17,6 +18,7 @@ pub mod content;
 pub mod contract;
 pub mod crd;
 pub mod cursor;
+pub mod destruction;
 pub mod envelope;
 pub mod frames;
 pub mod hex;

@@ -86,6 +86,9 @@ pub fn push_unrouted(business: &str) -> String {
     format!("{PREFIX}{business}.push.unrouted")
 }
 
+/// Exchange that names the installation which a vhost belongs to. Of no business, as [`owner`] says too.
+pub const INSTALLATION: &str = "wirepost.installation";
+
 /// The business of a broker object of ours; `None` for an object that is not ours.
 pub fn owner(object: &str) -> Option<&str> {
     let (business, rest) = object.strip_prefix(PREFIX)?.split_once('.')?;
@@ -118,6 +121,7 @@ mod tests {
     fn an_object_tells_its_owner() {
         assert_eq!(owner("wirepost.pay.q.orders.eu"), Some("pay"));
         assert_eq!(owner("wirepost.pay"), None);
+        assert_eq!(owner(INSTALLATION), None);
         assert_eq!(owner("amq.topic"), None);
     }
 

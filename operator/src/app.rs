@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Config as ClientConfig, runtime::reflector};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::config_map::SELECTOR;
 use wirepost_runtime::{
@@ -17,7 +17,8 @@ use wirepost_runtime::{
 
 use crate::{
     api_client,
-    broker::{self, Broker},
+    brake::Brake,
+    broker::{self, Broker, Replica},
     census,
     classes::{self, Classes},
     config_map,
@@ -25,7 +26,7 @@ use crate::{
     edges::{self, Edges, Share},
     events::Events,
     fresh::Fresh,
-    keys,
+    installation, keys,
     leader::{self, Elector, Leadership},
     metrics::Metrics,
     reconcile::{Context, Options, ResourceStates, controller::Controller, leftover},
@@ -141,8 +142,37 @@ impl App {
         let triggers = Arc::new(Triggers::new(businesses.clone(), config_maps.clone()));
         let namespace = options.namespace.clone();
 
-        let (broker, keeper) =
-            Broker::new(broker, fresh.clone(), Arc::clone(&triggers), Arc::clone(&metrics), work.stop.clone())?;
+        let (known, installation) = watch::channel(None);
+        let pending = readiness.wait_for(installation::PART);
+        let asked = installation::run(
+            client.clone(),
+            namespace.clone(),
+            known,
+            Arc::clone(&triggers),
+            pending,
+            work.stop.clone(),
+        );
+        work.tasks.once("installation", asked);
+        let events = Events::new(writing.clone(), name);
+        let brake = Arc::new(Brake::new(options.brake, Arc::clone(&metrics)));
+        let held = Arc::clone(&brake).run(
+            client.clone(),
+            namespace.clone(),
+            options.lease.clone(),
+            events.clone(),
+            Arc::clone(&triggers),
+            work.stop.clone(),
+        );
+        work.tasks.run("brake", &work.stop, held);
+        let replica = Replica {
+            fresh: fresh.clone(),
+            triggers: Arc::clone(&triggers),
+            brake: Arc::clone(&brake),
+            installation: installation.clone(),
+            namespace: namespace.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let (broker, keeper) = Broker::new(broker, replica, work.stop.clone())?;
         work.tasks.run("keeper", &work.stop, keeper);
         let edges = Arc::new(Edges::try_new(edge_service, edge_share, Arc::clone(&triggers), Arc::clone(&metrics))?);
         let found = readiness.wait_for(edges::PART);
@@ -188,10 +218,12 @@ impl App {
             options,
             client,
             seeds,
-            writer: Writer::new(writing.clone(), namespace, fresh.clone(), Arc::clone(&crd), Arc::clone(&metrics)),
+            writer: Writer::new(writing, namespace, fresh.clone(), Arc::clone(&crd), Arc::clone(&metrics)),
             broker,
             edges,
-            events: Events::new(writing, name),
+            brake,
+            installation,
+            events,
             businesses,
             config_maps,
             classes,

@@ -46,6 +46,13 @@ pub struct Args {
     /// What services and clients reach the edges' HTTP interface by, such as https://ws.example.com.
     #[arg(long, env = "WIREPOST_PUBLIC_URL")]
     pub public_url: Option<String>,
+    /// Takes the vhost over from the installation with this id, which the condition VhostNotOurs names; `unmarked`: a vhost with objects of
+    /// wirepost that names no installation.
+    #[arg(long, env = "WIREPOST_ADOPT_VHOST")]
+    pub adopt_vhost: Option<String>,
+    /// Lets most businesses end at the same time without asking an administrator, such as in an installation for tests.
+    #[arg(long, env = "WIREPOST_ALLOW_MASS_DELETION", default_value = "false", action = clap::ArgAction::Set)]
+    pub allow_mass_deletion: bool,
     /// Label selector of the WsBusiness resources that are this installation's, such as wirepost.dev/installation=blue, where several share
     /// a cluster. Default: all.
     #[arg(long, env = "WIREPOST_SELECTOR", default_value = "")]
@@ -126,6 +133,8 @@ impl Args {
             broker_nodes,
             advertised_amqp,
             public_url,
+            adopt_vhost,
+            allow_mass_deletion,
             selector,
             edge_service,
             existing_queues,
@@ -172,7 +181,7 @@ impl Args {
             secret_namespaces: watch_secrets_in.into_iter().filter(|name| !name.is_empty()).collect(),
             lease: leader::Settings {
                 namespace: namespace.clone(),
-                name: lease,
+                name: lease.clone(),
                 // A pod that is replaced under its old name is another holder.
                 identity: format!("{name}_{:08x}", rand::random::<u32>()),
                 duration: Duration::from_secs(lease_seconds),
@@ -185,9 +194,12 @@ impl Args {
                 nodes: Some(usize::from(broker_nodes)).filter(|nodes| *nodes > 0),
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
+                adopt: adopt_vhost.filter(|id| !id.is_empty()),
             },
             options: Options {
                 namespace,
+                lease,
+                brake: !allow_mass_deletion,
                 endpoints,
                 open_queues: existing_queues,
                 deletion_deadline: Duration::from_secs(deletion_deadline_seconds),

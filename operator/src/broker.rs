@@ -1,18 +1,26 @@
 //! The broker: a [`Keeper`] of the vhost, which all businesses share. This gives it what it has to know of this process: whether it leads,
 //! which businesses are declared, whom to trigger, what to count.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings};
 use wirepost_topology::{
     Report,
     keeper::{Businesses, Event, Keeper, LazyConnection, Mode, Owner, Phase, Settings as KeeperSettings},
+    ownership::Installation,
 };
 
-pub use wirepost_topology::keeper::{BrokerFailure, Desired, Ensured};
+pub use wirepost_topology::keeper::{BrokerFailure, Desired, Ensured, FailureKind};
 
-use crate::{fresh::Fresh, metrics::Metrics, triggers::Triggers};
+use crate::{brake::Brake, fresh::Fresh, installation, metrics::Metrics, triggers::Triggers};
 
 /// Of one call. One that is longer under way when this replica may not write any more is given up then ([`Leadership::lost`]), so this needs
 /// no relation to the lease.
@@ -37,11 +45,29 @@ pub struct Settings {
     pub sweep: Duration,
     /// How long objects of ours that no resource claims are left alone.
     pub orphan_grace: Duration,
+    /// The installation whose vhost is taken over, by an administrator's word.
+    pub adopt: Option<String>,
+}
+
+/// What the keeper has to know of this process.
+pub struct Replica {
+    /// Whether it may write.
+    pub fresh: Fresh,
+    /// What is declared, and whom to trigger.
+    pub triggers: Arc<Triggers>,
+    /// Whether many businesses may end at the same time.
+    pub brake: Arc<Brake>,
+    /// Which installation it belongs to.
+    pub installation: installation::Id,
+    /// The namespace that it is in.
+    pub namespace: String,
+    /// What to count.
+    pub metrics: Arc<Metrics>,
 }
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { amqp, management: _, credentials, ca_file, nodes, sweep, orphan_grace } = self;
+        let Self { amqp, management: _, credentials, ca_file, nodes, sweep, orphan_grace, adopt } = self;
         f.debug_struct("Settings")
             .field("amqp", amqp)
             .field("credentials", credentials)
@@ -49,6 +75,7 @@ impl fmt::Debug for Settings {
             .field("nodes", nodes)
             .field("sweep", sweep)
             .field("orphan_grace", orphan_grace)
+            .field("adopt", adopt)
             .finish_non_exhaustive()
     }
 }
@@ -58,7 +85,11 @@ impl fmt::Debug for Settings {
 pub struct Broker {
     keeper: Keeper,
     metrics: Arc<Metrics>,
+    present: Present,
 }
+
+/// Businesses of which the last sweep found anything; `None` = not known.
+type Present = Arc<Mutex<Option<BTreeSet<String>>>>;
 
 impl Broker {
     /// The handle, and the keeper: it runs until the token is cancelled.
@@ -67,12 +98,10 @@ impl Broker {
     /// An address can't be used.
     pub fn new(
         settings: Settings,
-        fresh: Fresh,
-        triggers: Arc<Triggers>,
-        metrics: Arc<Metrics>,
+        replica: Replica,
         cancel: CancellationToken,
     ) -> Result<(Self, impl Future<Output = ()> + Send), ManagementError> {
-        let Settings { amqp, management, credentials, ca_file, nodes, sweep, orphan_grace } = settings;
+        let Settings { amqp, management, credentials, ca_file, nodes, sweep, orphan_grace, adopt } = settings;
         let management = ManagementClient::new(ManagementSettings {
             url: management,
             vhost: amqp.vhost().to_owned(),
@@ -82,9 +111,11 @@ impl Broker {
         })?;
         let amqp = LazyConnection::new(amqp, credentials, ca_file, NAME);
         let settings = KeeperSettings { management, amqp, mode: Mode::Cluster, nodes, sweep, orphan_grace };
-        let owner = Arc::new(Replica { fresh, triggers, metrics: Arc::clone(&metrics) });
+        let metrics = Arc::clone(&replica.metrics);
+        let present = Present::default();
+        let owner = Arc::new(KeeperOwner { replica, adopt, present: Arc::clone(&present) });
         let (keeper, run) = Keeper::new(settings, owner, cancel);
-        Ok((Self { keeper, metrics }, run))
+        Ok((Self { keeper, metrics, present }, run))
     }
 
     /// See [`Keeper::ensure`].
@@ -110,6 +141,12 @@ impl Broker {
         self.keeper.close();
     }
 
+    /// Whether anything of a business is left on the broker, as of the last sweep; `None` = not known.
+    pub fn is_present(&self, business: &str) -> Option<bool> {
+        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.as_ref().map(|present| present.contains(business))
+    }
+
     /// See [`Keeper::drift`].
     pub fn drift(&self, business: &str) -> Option<Vec<String>> {
         self.keeper.drift(business)
@@ -117,38 +154,64 @@ impl Broker {
 }
 
 /// This process, as the keeper knows it.
-struct Replica {
-    fresh: Fresh,
-    triggers: Arc<Triggers>,
-    metrics: Arc<Metrics>,
+struct KeeperOwner {
+    replica: Replica,
+    adopt: Option<String>,
+    present: Present,
 }
 
-impl Owner for Replica {
+impl KeeperOwner {
+    fn set_present(&self, present: Option<BTreeSet<String>>) {
+        *self.present.lock().unwrap_or_else(PoisonError::into_inner) = present;
+    }
+}
+
+impl Owner for KeeperOwner {
     fn may_write(&self) -> bool {
-        self.fresh.may_write()
+        self.replica.fresh.may_write()
+    }
+
+    /// Not before everything is listed: what this installation made is known only then.
+    fn installation(&self) -> Option<Installation> {
+        self.replica.triggers.claimed()?;
+        let id = self.replica.installation.borrow().clone()?;
+        Some(Installation { id, place: self.replica.namespace.clone(), adopt: self.adopt.clone() })
+    }
+
+    fn made(&self, businesses: &[&str]) -> bool {
+        self.replica.triggers.made(businesses)
+    }
+
+    fn may_end(&self, ending: usize, all: usize) -> bool {
+        self.replica.brake.may_orphans_end(ending, all)
     }
 
     fn until_it_may_not(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.fresh.lost())
+        Box::pin(self.replica.fresh.lost())
     }
 
     fn ensure_again(&self, businesses: Businesses<'_>) {
         match businesses {
-            Businesses::All => self.triggers.trigger_all(),
-            Businesses::Only(names) => self.triggers.trigger_businesses(names),
+            Businesses::All => self.replica.triggers.trigger_all(),
+            Businesses::Only(names) => self.replica.triggers.trigger_businesses(names),
         }
     }
 
     fn claimed(&self) -> Option<BTreeSet<String>> {
-        self.triggers.claimed()
+        self.replica.triggers.claimed()
     }
 
     fn report(&self, event: Event<'_>) {
-        let metrics = &self.metrics;
+        let metrics = &self.replica.metrics;
         match event {
             Event::Snapshot(duration) => metrics.snapshot_seconds.observe(duration.as_secs_f64()),
+            Event::Present(present) => self.set_present(Some(present)),
             Event::SnapshotFailed => {
+                self.set_present(None);
                 metrics.broker_failures.inc();
+            }
+            Event::VhostOwned(owned) => {
+                metrics.vhost_owned.set(f64::from(u8::from(owned)));
             }
             Event::Calls(calls) => {
                 metrics.broker_calls.inc_by(calls);

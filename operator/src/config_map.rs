@@ -13,7 +13,7 @@ use kube::{
 use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::contract::{
-    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, SPEC_KEY, TERMS_KEY},
+    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, RESERVED_FOR, SPEC_KEY, TERMS_KEY},
     edge_config::BusinessConfig,
 };
 use wirepost_runtime::readiness::Pending;
@@ -85,6 +85,27 @@ pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
         data: config_map.data.clone(),
         ..ConfigMap::default()
     }
+}
+
+/// A tombstone that keeps the business type for the namespace of its former owner, while something of it is left on the broker.
+pub fn reservation(config_map: &ConfigMap) -> ConfigMap {
+    let mut reservation = tombstone(config_map);
+    let namespace = owner(config_map).split('/').next().unwrap_or_default().to_owned();
+    // Of everything else nothing is needed any more.
+    let kept = [OWNER, OWNER_UID];
+    let annotations = reservation.metadata.annotations.get_or_insert_default();
+    annotations.retain(|key, _| kept.contains(&key.as_str()));
+    annotations.insert(RESERVED_FOR.to_owned(), namespace);
+    reservation.data = None;
+    reservation
+}
+
+/// The namespace whose resources may have the business type; `None`: it is no reservation.
+pub fn reserved_for(config_map: &ConfigMap) -> Option<&str> {
+    if !is_tombstone(config_map) {
+        return None;
+    }
+    config_map.annotations().get(RESERVED_FOR).map(String::as_str)
 }
 
 /// Whether it is a tombstone.

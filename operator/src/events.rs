@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Client,
@@ -22,8 +23,9 @@ use crate::{stored::StoredBusiness, writer::MANAGER};
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The API server's bound of a note, in bytes.
 const MAX_NOTE: usize = 1024;
-/// Reasons that come and go with every change.
-const WITHOUT_EVENT: [Reason; 4] = [Reason::EdgesBehind, Reason::Pending, Reason::NotAccepted, Reason::Deleting];
+/// Reasons that come and go with every change, and one that has an event for all businesses together.
+const WITHOUT_EVENT: [Reason; 5] =
+    [Reason::EdgesBehind, Reason::Pending, Reason::NotAccepted, Reason::Deleting, Reason::MassDeletion];
 
 /// Texts that are remembered; when there are more, the worst that follows is a separate event instead of a higher count.
 const MAX_RECORDERS: usize = 256;
@@ -103,7 +105,16 @@ impl Events {
         self.publish(stored, EventType::Warning, "NotSelected", "Watching", &note).await;
     }
 
+    /// Most businesses would end at the same time; an event of the Lease.
+    pub async fn held(&self, lease: ObjectReference, note: &str) {
+        self.publish_about(&lease, EventType::Warning, "MassDeletion", "Deleting", note).await;
+    }
+
     async fn publish(&self, stored: &StoredBusiness, kind: EventType, reason: &str, action: &str, note: &str) {
+        self.publish_about(&stored.reference(), kind, reason, action, note).await;
+    }
+
+    async fn publish_about(&self, about: &ObjectReference, kind: EventType, reason: &str, action: &str, note: &str) {
         let end = (0..=MAX_NOTE.min(note.len())).rev().find(|i| note.is_char_boundary(*i)).unwrap_or_default();
         let event = Event {
             type_: kind,
@@ -112,10 +123,10 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        match timeout(TIMEOUT, self.recorder(note).publish(&event, &stored.reference())).await {
+        match timeout(TIMEOUT, self.recorder(note).publish(&event, about)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(business = stored.owner(), reason, note, %error, "event not written"),
-            Err(_) => tracing::warn!(business = stored.owner(), reason, note, "event not written in time"),
+            Ok(Err(error)) => tracing::warn!(about = about.name, reason, note, %error, "event not written"),
+            Err(_) => tracing::warn!(about = about.name, reason, note, "event not written in time"),
         }
     }
 

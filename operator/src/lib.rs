@@ -9,12 +9,14 @@
 //!   may be watched.
 //! - [`leader`]: one writer among replicas. [`writer`]: every write to the API server. [`events`]: Kubernetes events. [`api_client`]: how
 //!   we are connected.
+//! - [`installation`]: which installation this is. [`brake`]: not most businesses at the same time.
 //! - [`crd_check`]: is the installed CRD recent enough? [`metrics`]: metrics. [`census`]: how many businesses have which condition.
 
 pub mod access;
 pub mod api_client;
 pub mod app;
 pub mod args;
+pub mod brake;
 pub mod broker;
 pub mod census;
 pub mod classes;
@@ -24,6 +26,7 @@ pub mod crd_check;
 pub mod edges;
 pub mod events;
 pub mod fresh;
+pub mod installation;
 pub mod keys;
 pub mod leader;
 pub mod metrics;

@@ -117,6 +117,10 @@ pub struct Metrics {
     pub unselected: Gauge,
     /// 1 while the installed CustomResourceDefinition lacks fields.
     pub crd_outdated: Gauge,
+    /// 1 if the vhost is this installation's, 0 if it is or may be another's; NaN while that is not known.
+    pub vhost_owned: Gauge<f64, AtomicU64>,
+    /// 1 while the brake on mass deletion holds something.
+    pub deletions_held: Gauge,
     /// Ready edges.
     pub edges: Gauge,
     /// Ready edges that do not answer us.
@@ -162,12 +166,15 @@ impl Default for Metrics {
             reported_businesses: Mutex::default(),
             unselected: Gauge::default(),
             crd_outdated: Gauge::default(),
+            vhost_owned: Gauge::default(),
+            deletions_held: Gauge::default(),
             edges: Gauge::default(),
             edges_unreachable: Gauge::default(),
             leader: Gauge::default(),
         };
         metrics.strays.set(f64::NAN);
         metrics.amqp_up.set(f64::NAN);
+        metrics.vhost_owned.set(f64::NAN);
         metrics.register();
         metrics
     }
@@ -200,6 +207,8 @@ impl Metrics {
             reported_businesses: _,
             unselected,
             crd_outdated,
+            vhost_owned,
+            deletions_held,
             edges,
             edges_unreachable,
             leader,
@@ -242,6 +251,16 @@ impl Metrics {
         let outdated = "1 while the installed CustomResourceDefinition is older than this operator";
         r.register("crd_outdated", outdated, crd_outdated.clone());
         r.register("unselected", "Resources that run here and that the selector no longer matches", unselected.clone());
+        r.register(
+            "vhost_owned",
+            "1 if the vhost is this installation's, 0 if it may be another's, NaN while it is not known",
+            vhost_owned.clone(),
+        );
+        r.register(
+            "deletions_held",
+            "1 while the deletion of most businesses waits for an administrator",
+            deletions_held.clone(),
+        );
         r.register("edges", "Ready edges", edges.clone());
         r.register("edges_unreachable", "Ready edges that do not answer the operator", edges_unreachable.clone());
         r.register("leader", "1 while this replica leads", leader.clone());

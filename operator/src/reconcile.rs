@@ -131,9 +131,10 @@ impl Reconcile<'_> {
             Ok(declaration) => declaration,
             Err(rejected) => return self.reject(rejected, None).await,
         };
-        if !self.stored.has_finalizer() {
-            self.context.writer.set_finalizer(self.stored, true).await?;
+        if let Some(rejected) = self.destructive(&declaration.compiled) {
+            return self.reject(rejected, None).await;
         }
+        self.set_finalizer().await?;
         let compiled = &declaration.compiled;
         let credentials = self.credentials(&declaration).await?;
         let mut findings = Findings::accepted(self.facts(compiled));
@@ -224,6 +225,18 @@ impl Reconcile<'_> {
         // Their users are still on the broker.
         let revoked = credentials.rotation.as_ref().and_then(Rotation::revoked).map(|_| REVOCATION_DELAY);
         retry.into_iter().chain(settled).chain(revoked).min()
+    }
+
+    /// Keeps the resource until what was made for it is gone; in the place of the finalizer that all installations shared before.
+    async fn set_finalizer(&self) -> Result<(), Error> {
+        let Self { stored, context } = *self;
+        let own = context.finalizer();
+        let set = context.own_finalizers(stored);
+        if set == [own.as_str()] {
+            return Ok(());
+        }
+        let former: Vec<&str> = set.iter().map(String::as_str).filter(|finalizer| *finalizer != own).collect();
+        Ok(context.writer.finalizers(stored, Some(&own), &former).await?)
     }
 
     /// Reports why a generation is not accepted. The last accepted one keeps running and is maintained: what others changed on the broker is

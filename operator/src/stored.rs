@@ -8,14 +8,16 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wirepost_core::{
     Compiled, Problem,
-    business::{API_VERSION, KIND, WsBusiness, WsBusinessStatus},
+    business::{API_VERSION, DeletionPolicy, KIND, WsBusiness, WsBusinessStatus},
     compile, validate,
 };
 
-/// The finalizer: it keeps a resource until its broker objects are gone.
-pub const FINALIZER: &str = "wirepost.dev/cleanup";
+/// The finalizer of versions before each installation had its own.
+pub const SHARED_FINALIZER: &str = "wirepost.dev/cleanup";
 /// Annotation; `now`: queues are deleted with the messages in them.
 pub const DELETE_QUEUES: &str = "wirepost.dev/delete-queues";
+/// Annotation; the generation that may destroy messages by what it changes.
+pub const ALLOW_DESTRUCTIVE: &str = "wirepost.dev/allow-destructive";
 /// Annotation: a new value makes new credentials; the former ones stay valid for an hour.
 pub const ROTATE: &str = "wirepost.dev/rotate";
 /// Annotation: the value of [`ROTATE`] from which on no former credentials are valid any more, not even for the hour.
@@ -51,6 +53,18 @@ impl StoredBusiness {
     /// The class that it names.
     pub fn class_name(&self) -> Option<&str> {
         self.spec.get("className")?.as_str()
+    }
+
+    /// Whether messages go with the resource.
+    pub fn deletes_messages(&self) -> bool {
+        let policy = self.spec.get("deletionPolicy").and_then(|policy| DeletionPolicy::deserialize(policy).ok());
+        policy == Some(DeletionPolicy::Delete) || self.annotation(DELETE_QUEUES) == Some("now")
+    }
+
+    /// Whether this generation may destroy messages by what it changes.
+    pub fn may_destroy(&self) -> bool {
+        let allowed = || self.annotation(ALLOW_DESTRUCTIVE) == Some(self.generation().to_string().as_str());
+        self.deletes_messages() || allowed()
     }
 
     /// `namespace/name`, for people.
@@ -114,15 +128,19 @@ impl StoredBusiness {
         self.metadata.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// Whether it has our finalizer.
-    pub fn has_finalizer(&self) -> bool {
-        self.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+    /// Whether it has this finalizer.
+    pub fn has_finalizer(&self, finalizer: &str) -> bool {
+        self.metadata.finalizers.iter().flatten().any(|is| is == finalizer)
     }
 
-    /// The older resource that owns this one's business type, as `namespace/name`; `None` if this one owns it. One that is being deleted owns
-    /// it until it is gone.
-    pub fn older_claimant(&self, all: &Store<Self>) -> Option<String> {
+    /// The resource that owns this one's business type, as `namespace/name`; `None` if this one owns it. The one that runs keeps it
+    /// (`incumbent`, a uid), however old another is that comes later; else the oldest has it. One that is being deleted owns it until it is
+    /// gone.
+    pub fn other_claimant(&self, all: &Store<Self>, incumbent: Option<&str>) -> Option<String> {
         let claimants = all.state_filter(|other| other.business_type() == self.business_type());
+        if let Some(incumbent) = incumbent.and_then(|uid| claimants.iter().find(|other| other.uid() == uid)) {
+            return (incumbent.uid() != self.uid()).then(|| incumbent.owner());
+        }
         let owner =
             claimants.iter().min_by(|a, b| compile::seniority(&a.metadata).cmp(&compile::seniority(&b.metadata)))?;
         let older = compile::seniority(&owner.metadata) < compile::seniority(&self.metadata);
@@ -134,6 +152,11 @@ fn without_managed_fields<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMe
     let mut metadata = ObjectMeta::deserialize(from)?;
     metadata.managed_fields = None;
     Ok(metadata)
+}
+
+/// The finalizer of an installation: it keeps a resource until what that installation made for it is gone.
+pub fn finalizer(installation: &str) -> String {
+    format!("{SHARED_FINALIZER}-{installation}")
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use futures_util::{Stream, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
+use wirepost_core::contract::config_map::ANY_NAMESPACE;
 
 use crate::{config_map, stored::StoredBusiness};
 
@@ -85,15 +86,40 @@ impl Triggers {
     }
 
     /// Business types that any resource claims or any edge may run; `None` while that is not known. An edge configuration counts, so that a
-    /// selector that is wrong by mistake takes nothing away under clients.
+    /// selector that is wrong by mistake takes nothing away under clients; a reservation runs nothing.
     pub fn claimed(&self) -> Option<BTreeSet<String>> {
         if !self.listed.iter().all(|listed| listed.load(Ordering::Relaxed)) {
             return None;
         }
         let resources = self.all.state();
         let configurations = self.edge_configurations.state();
-        let run = configurations.iter().filter_map(|map| config_map::business(map).map(str::to_owned));
-        Some(resources.iter().map(|stored| stored.business_type().to_owned()).chain(run).collect())
+        let run = configurations.iter().filter(|map| config_map::reserved_for(map).is_none());
+        let run = run.filter_map(|map| config_map::business(map).map(str::to_owned));
+        // Whoever waits for a reserved business type must not keep what it is reserved for.
+        let reserved: HashSet<(&str, &str)> = configurations
+            .iter()
+            .filter_map(|map| Some((config_map::business(map)?, config_map::reserved_for(map)?)))
+            .filter(|(_, namespace)| *namespace != ANY_NAMESPACE)
+            .collect();
+        let waits = |stored: &StoredBusiness| {
+            let own = stored.metadata.namespace.as_deref().unwrap_or("default");
+            reserved.iter().any(|(business, namespace)| *business == stored.business_type() && *namespace != own)
+        };
+        let claimed = resources.iter().filter(|stored| !waits(stored)).map(|stored| stored.business_type().to_owned());
+        Some(claimed.chain(run).collect())
+    }
+
+    /// Whether this installation has a record that it made these businesses on the broker, a time when vhosts had no marker: an edge
+    /// configuration of each, which is written after the broker's objects, and of one at least the very resource that it was written for.
+    /// What was restored from another cluster's backup has none of those.
+    pub fn made(&self, businesses: &[&str]) -> bool {
+        let configurations = self.edge_configurations.state();
+        let of = |business: &str| configurations.iter().find(|map| config_map::business(map) == Some(business));
+        let uids: HashSet<String> = self.all.state().iter().map(|stored| stored.uid().to_owned()).collect();
+        let is_of_a_resource = |business: &&str| {
+            of(business).and_then(|map| config_map::owner_uid(map)).is_some_and(|uid| uids.contains(uid))
+        };
+        businesses.iter().all(|business| of(business).is_some()) && businesses.iter().any(is_of_a_resource)
     }
 
     fn add(&self, refs: impl Iterator<Item = ObjectRef<StoredBusiness>>) {

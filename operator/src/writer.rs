@@ -25,7 +25,7 @@ use crate::{
     crd_check::{CrdGuard, MissingFields},
     fresh::Fresh,
     metrics::{Metrics, Object},
-    stored::{FINALIZER, StoredBusiness},
+    stored::StoredBusiness,
 };
 
 /// Owner of the fields that we set.
@@ -169,22 +169,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Sets the finalizer, which keeps the resource until its broker objects are gone, or removes it.
+    /// Adds a finalizer, and removes others.
     ///
     /// # Errors
     /// See [`Error`]; a conflict if the resource was changed since it was read.
-    pub async fn set_finalizer(&self, stored: &StoredBusiness, set: bool) -> Result<(), Error> {
+    pub async fn finalizers(&self, stored: &StoredBusiness, add: Option<&str>, remove: &[&str]) -> Result<(), Error> {
         self.check_definition(stored).await?;
         let mut finalizers = stored.metadata.finalizers.clone().unwrap_or_default();
-        finalizers.retain(|finalizer| finalizer != FINALIZER);
-        if set {
-            finalizers.push(FINALIZER.to_owned());
-        }
+        finalizers.retain(|finalizer| !remove.contains(&finalizer.as_str()) && Some(finalizer.as_str()) != add);
+        finalizers.extend(add.map(str::to_owned));
         let patch = json!({"metadata": {
             "uid": stored.uid(), "resourceVersion": stored.metadata.resource_version, "finalizers": finalizers,
         }});
         let api = self.businesses(stored);
-        let doing = format!("{} the finalizer of {}", if set { "setting" } else { "removing" }, stored.owner());
+        let doing =
+            format!("{} the finalizer of {}", if add.is_some() { "setting" } else { "removing" }, stored.owner());
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         self.within(doing, api.patch(&stored.name_any(), &params, &Patch::Merge(patch))).await?;
         self.metrics.wrote(Object::Finalizer);

@@ -206,6 +206,14 @@ impl ManagementClient {
         self.call(doing, Method::DELETE, path, "", None).await.map(drop)
     }
 
+    /// Deletes an object on conditions, such as `if-empty=true` for a queue. An object that does not exist counts as deleted.
+    ///
+    /// # Errors
+    /// See [`CallError`]; one for the object where a condition is not met.
+    pub async fn delete_if(&self, doing: &str, path: &[&str], conditions: &str) -> Result<(), CallError> {
+        self.call(doing, Method::DELETE, path, conditions, None).await.map(drop)
+    }
+
     async fn call(
         &self,
         doing: &str,

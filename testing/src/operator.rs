@@ -145,6 +145,8 @@ impl World {
             ("lease-seconds", "8".to_owned()),
             ("sweep-seconds", "1".to_owned()),
             ("status-delay-seconds", "1".to_owned()),
+            // Many tests make objects before an operator runs. The vhost is the test's own.
+            ("adopt-vhost", "unmarked".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         OperatorBuilder {

@@ -10,13 +10,15 @@ use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{CallError, ManagementClient, ManagementError};
 
 use crate::actual::Actual;
-use crate::count::{dead_letters_wait, reason_to_keep};
+use crate::depth::{LOOKS_APART, Looks, Permission, UnknownDepth, permission};
 use crate::effective::ineffective_policies;
 use crate::plan::{Plan, Scope, plan, policies_of};
 use crate::report::{Error, KeepReason, Problem, Report};
 use crate::step::Step;
 use crate::write::{WriteError, Writer};
 
+/// Times that [`apply()`] waits for a second look.
+const WAITS: u32 = 2;
 /// Calls in flight at the same time.
 pub(crate) const PARALLEL: usize = 8;
 /// Steps that the broker fails at before no more of their kind are tried. One object that does not answer must not hold back the others, and
@@ -39,11 +41,15 @@ pub struct Options<'a> {
 pub struct ApplyOptions<'a> {
     /// For counting the messages of queues that are no longer declared, in the same vhost. Without it they are only unbound.
     pub amqp: Option<&'a Connection>,
+    /// Which queues were found empty before: one is deleted only if it was. Without it they are only unbound.
+    pub looks: Option<&'a Looks>,
     /// Delete these queues even with messages and consumers, and delete streams.
     pub delete_messages: bool,
-    /// Delete streams that are no longer declared, with their history. For a business that is removed or became Transient: its queues stay
-    /// as long as they contain messages, but a stream can't be emptied.
+    /// Delete streams that are no longer declared, with their history. For a business that became Transient: its queues stay as long as they
+    /// contain messages, but a stream can't be emptied.
     pub delete_streams: bool,
+    /// Delete streams that are no longer declared and keep no message. For a business that has ended: its stream is unbound before.
+    pub delete_empty_streams: bool,
     /// Asked right before every write; when it says no, nothing more is written and the answer is [`Error::Stopped`].
     pub gate: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
 }
@@ -51,17 +57,43 @@ pub struct ApplyOptions<'a> {
 /// Makes the vhost match `desired`, within `options.scope`, and reports what still differs.
 ///
 /// May be repeated at any time: each run reads the vhost again (one call) and changes only what differs. An object that the broker refuses
-/// does not stop the others. Not atomic; two at the same time in one scope do no harm, but may report each other's unfinished work.
+/// does not stop the others. Not atomic; two at the same time in one scope do no harm, but may report each other's unfinished work. Takes
+/// [`LOOKS_APART`] longer where an empty queue is to be deleted, and twice that where the broker has no statistics of it yet.
 ///
 /// # Errors
 /// The broker can't be reached or refuses everything; what was done until then stays.
 pub async fn apply(management: &ManagementClient, desired: &Topology, options: Options<'_>) -> Result<Report, Error> {
+    let looks = Looks::default();
+    let mut changes = Vec::new();
+    for _ in 0..WAITS {
+        let report = apply_once(management, desired, options, &looks).await?;
+        let settles = |because: &KeepReason| {
+            matches!(because, KeepReason::Confirming | KeepReason::Unknown(UnknownDepth::NoStatistics))
+        };
+        let waits = |problem: &Problem| matches!(problem, Problem::Kept { because, .. } if settles(because));
+        if !report.problems.iter().any(waits) {
+            return Ok(Report { changes: [changes, report.changes].concat(), ..report });
+        }
+        changes.extend(report.changes);
+        tokio::time::sleep(LOOKS_APART).await;
+    }
+    let report = apply_once(management, desired, options, &looks).await?;
+    Ok(Report { changes: [changes, report.changes].concat(), ..report })
+}
+
+async fn apply_once(
+    management: &ManagementClient,
+    desired: &Topology,
+    options: Options<'_>,
+    looks: &Looks,
+) -> Result<Report, Error> {
     let Options { scope, amqp, delete_messages } = options;
     let actual = Actual::read(management).await?;
     let mut plan = plan(desired, &actual, scope);
     // An export does not contain operator policies.
     plan.to_verify = policies_of(desired);
-    apply_plan(management, plan, ApplyOptions { amqp, delete_messages, ..ApplyOptions::default() }).await
+    apply_plan(management, plan, ApplyOptions { amqp, looks: Some(looks), delete_messages, ..ApplyOptions::default() })
+        .await
 }
 
 /// Applies a plan, as [`apply()`] does: of the steps that do not depend on each other, eight at the same time. A step that the broker
@@ -96,6 +128,10 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
                 undone.push(step.clone());
                 report.left.push(step);
             } else if waits || limits {
+                // Its first look; else it would cost a wait of its own once the others are gone.
+                if let Step::DeleteQueue(name) = &step {
+                    permission(management, options.amqp, options.looks, name).await?;
+                }
                 report.left.push(step);
             } else {
                 same_rank.push(step);
@@ -192,11 +228,15 @@ async fn carry_out(
 }
 
 async fn try_step(management: &ManagementClient, step: &Step, options: ApplyOptions<'_>) -> Result<Outcome, Error> {
-    if let Some((queue, because)) = reason_to_keep_queue(management, step, options).await? {
-        return Ok(Outcome::Problem(Problem::Kept { queue: queue.to_owned(), because }));
-    }
+    let guard = match permission_for(management, step, options).await? {
+        Permission::Keep(because) => {
+            let queue = step.queue_to_delete().unwrap_or_default().to_owned();
+            return Ok(Outcome::Problem(Problem::Kept { queue, because }));
+        }
+        Permission::Delete { guard } => guard,
+    };
     let doing = step.to_string();
-    match (Writer { management, gate: options.gate }).carry_out(&doing, step).await {
+    match (Writer { management, gate: options.gate, guard }).carry_out(&doing, step).await {
         Ok(()) => {
             tracing::info!(vhost = management.vhost(), "{doing}");
             Ok(Outcome::Done(doing))
@@ -210,24 +250,26 @@ async fn try_step(management: &ManagementClient, step: &Step, options: ApplyOpti
     }
 }
 
-/// The queue that the step would delete, and why it must stay.
-async fn reason_to_keep_queue<'s>(
+/// Whether the step may be carried out: one that deletes a queue or a stream may only on certain conditions.
+async fn permission_for(
     management: &ManagementClient,
-    step: &'s Step,
+    step: &Step,
     options: ApplyOptions<'_>,
-) -> Result<Option<(&'s str, KeepReason)>, Error> {
-    let ApplyOptions { amqp, delete_messages, delete_streams, gate: _ } = options;
-    Ok(match (step, amqp) {
-        _ if delete_messages => None,
-        (Step::DeleteStream(_), _) if delete_streams => None,
-        (Step::DeleteStream(name), _) => Some((name.as_str(), KeepReason::Stream)),
-        (Step::DeleteQueue(name), None) => Some((name.as_str(), KeepReason::Unknown)),
-        (Step::DeleteQueue(name), Some(connection)) => match reason_to_keep(connection, name).await? {
-            None => dead_letters_wait(management, name).await?.map(|why| (name.as_str(), why)),
-            Some(why) => Some((name.as_str(), why)),
-        },
-        _ => None,
-    })
+) -> Result<Permission, Error> {
+    let ApplyOptions { amqp, looks, delete_messages, delete_streams, delete_empty_streams, gate: _ } = options;
+    match step {
+        _ if delete_messages => Ok(Permission::Delete { guard: false }),
+        Step::DeleteStream(_) if delete_streams => Ok(Permission::Delete { guard: false }),
+        Step::DeleteStream(name) if delete_empty_streams => {
+            Ok(match permission(management, amqp, looks, name).await? {
+                Permission::Keep(because) if because != KeepReason::Confirming => Permission::Keep(KeepReason::Stream),
+                permission => permission,
+            })
+        }
+        Step::DeleteStream(_) => Ok(Permission::Keep(KeepReason::Stream)),
+        Step::DeleteQueue(name) => permission(management, amqp, looks, name).await,
+        _ => Ok(Permission::Delete { guard: false }),
+    }
 }
 
 #[cfg(test)]

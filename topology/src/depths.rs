@@ -8,7 +8,7 @@ use lapin::{Channel, Connection};
 use tokio::time::timeout;
 use wirepost_core::names;
 
-use crate::count::is_not_found;
+use crate::depth::is_not_found;
 use crate::report::Error;
 
 /// Channels that count at the same time, and the longest time in all.

@@ -10,7 +10,8 @@
 //! business, and those that set policies as well. Two plans of one business never run at the same time.
 //!
 //! **Guarantees.** Nothing is written unless [`Owner::may_write`], which is asked before each call; a call that is under way ends when that
-//! ends ([`Owner::until_it_may_not`]).
+//! ends ([`Owner::until_it_may_not`]). Nor is anything written to a vhost that may be another installation's ([`crate::ownership`]). A queue
+//! is deleted only after two looks that found it empty ([`crate::depth`]).
 
 mod actor;
 mod connection;
@@ -36,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::ManagementClient;
 
-use crate::{DesiredUser, Error, Report, depths::Depths, unrouted::Moved};
+use crate::{DesiredUser, Error, Report, depths::Depths, ownership::Installation, unrouted::Moved};
 
 pub use connection::LazyConnection;
 pub use phase::Phase;
@@ -63,8 +64,8 @@ pub struct Settings {
 /// How much of a vhost is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Everything: the vhost itself, users of services, operator policies are seen. A stream that is not declared any more is deleted, since
-    /// a stream can't be emptied. The user of the management API needs the tag `administrator`.
+    /// Everything: the vhost itself, users of services, operator policies are seen. The user of the management API needs the tag
+    /// `administrator`.
     Cluster,
     /// The objects of a vhost that exists. A stream stays, whatever is declared.
     Development,
@@ -80,6 +81,8 @@ pub struct Desired {
     /// Queues of the team's own without which nothing is done: while one of them is missing or not open, what was there before keeps
     /// working. Each is one of [`Topology::existing_queues`].
     pub required: Vec<String>,
+    /// A stream that is not part of the topology is deleted with its messages. Otherwise it stays, since it can't be emptied.
+    pub delete_stream: bool,
 }
 
 /// What a keeper works for: it decides whether anything may be written, and hears what was found.
@@ -97,6 +100,23 @@ pub trait Owner: Send + Sync + 'static {
 
     /// Business types that are declared. `None` = not known, and then nothing counts as an orphan.
     fn claimed(&self) -> Option<BTreeSet<String>>;
+
+    /// Which installation this is; `None` = not known yet, and then nothing is done. Not asked with [`Mode::Development`], which works in
+    /// every vhost that no installation has marked.
+    fn installation(&self) -> Option<Installation> {
+        None
+    }
+
+    /// Whether the owner has a record of its own that it made these businesses in the vhost, which has no marker.
+    fn made(&self, _businesses: &[&str]) -> bool {
+        false
+    }
+
+    /// Whether so many of all businesses in the vhost, none of them declared any more, may end at the same time. `false`: nothing of them
+    /// is removed, and it is asked again at the next sweep.
+    fn may_end(&self, _ending: usize, _all: usize) -> bool {
+        true
+    }
 
     /// Something that metrics count, or that a person may want to know.
     fn report(&self, event: Event<'_>);
@@ -118,6 +138,10 @@ pub enum Event<'a> {
     Snapshot(Duration),
     /// No snapshot could be taken.
     SnapshotFailed,
+    /// Whether the vhost is this installation's.
+    VhostOwned(bool),
+    /// Businesses of which a sweep found anything.
+    Present(BTreeSet<String>),
     /// Calls of the management API since the last such event.
     Calls(u64),
     /// So many objects were changed. `repair`: it put back what others had changed.
@@ -147,8 +171,8 @@ pub enum Event<'a> {
 #[error("{text}")]
 pub struct BrokerFailure {
     text: String,
-    /// Whether a retry may help without an administrator's action.
-    pub retryable: bool,
+    /// What an administrator has to do, if anything.
+    pub kind: FailureKind,
     /// It is nobody's fault: this process may not write any more, since it ends or another one leads.
     pub stopped: bool,
 }
@@ -159,18 +183,34 @@ impl BrokerFailure {
         let text = format!(
             "the broker has fewer than {wanted} nodes, and what is created now would have too few copies: waiting for the others, {minutes} min at the most"
         );
-        Self { text, retryable: true, stopped: false }
+        Self { text, kind: FailureKind::Unavailable, stopped: false }
     }
 
     fn stopped() -> Self {
-        Self { text: "this process is ending".to_owned(), retryable: true, stopped: true }
+        Self { text: "this process is ending".to_owned(), kind: FailureKind::Unavailable, stopped: true }
     }
+}
+
+/// What a [`BrokerFailure`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// A retry may help.
+    Unavailable,
+    /// An administrator must act first.
+    Refused,
+    /// The vhost belongs to another installation, or may: an administrator decides.
+    NotOurs,
 }
 
 impl From<&Error> for BrokerFailure {
     fn from(error: &Error) -> Self {
         let stopped = matches!(error, Error::Stopped { .. });
-        Self { text: error.to_string(), retryable: error.is_retryable(), stopped }
+        let kind = match error {
+            Error::NotOurs(_) => FailureKind::NotOurs,
+            error if error.is_retryable() => FailureKind::Unavailable,
+            _ => FailureKind::Refused,
+        };
+        Self { text: error.to_string(), kind, stopped }
     }
 }
 
@@ -239,8 +279,8 @@ impl Keeper {
         self.request(|reply| Request::Ensure { business: business.to_owned(), desired, phase, reply }).await
     }
 
-    /// Removes everything of a business. Queues with messages stay, and the report names them, unless `delete_messages`; with them stays a
-    /// user who can empty them.
+    /// Removes everything of a business. Queues with messages and a stream that may have some stay, and the report names them, unless
+    /// `delete_messages`; with queues stays a user who can empty them.
     ///
     /// # Errors
     /// The broker is away or refuses; what was done until then stays.

@@ -18,11 +18,12 @@
 pub mod actual;
 mod apply;
 mod bindings;
-mod count;
+pub mod depth;
 pub mod depths;
 mod effective;
 pub mod keeper;
 mod open;
+pub mod ownership;
 mod plan;
 mod report;
 mod snapshot;
@@ -33,6 +34,7 @@ mod write;
 
 pub use actual::Actual;
 pub use apply::{ApplyOptions, Options, apply, apply_plan};
+pub use depth::{Depth, Looks, UnknownDepth};
 pub use open::{ACCEPT_ARGUMENT, OpenQueues, OpenQueuesError};
 pub use plan::{Plan, Scope, merge, plan};
 pub use report::{Affected, Error, KeepReason, Problem, ReplicaRepair, Report};

@@ -4,7 +4,9 @@ use std::fmt;
 
 use wirepost_rabbitmq::ManagementError;
 
+use crate::depth::{LOOKS_APART, UnknownDepth};
 use crate::open::ACCEPT_ARGUMENT;
+use crate::ownership::NotOurs;
 use crate::step::Step;
 
 /// Why not everything could be compared and written. What was written so far stays; a retry continues from there.
@@ -18,6 +20,20 @@ pub enum Error {
     Stopped {
         /// The step that was not done.
         doing: String,
+    },
+    /// The vhost belongs to another installation, or may.
+    #[error(transparent)]
+    NotOurs(#[from] NotOurs),
+    /// It is not known yet which installation this is.
+    #[error("it is not known yet which installation this is: the API server has to show namespace kube-system first")]
+    UnknownInstallation,
+    /// The vhost was not marked; a retry may help.
+    #[error("{doing}: {cause}")]
+    Unmarked {
+        /// The operation.
+        doing: String,
+        /// What failed.
+        cause: String,
     },
     /// The AMQP connection failed; a retry with a new connection may help.
     #[error("{doing}: {cause}")]
@@ -34,8 +50,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Management(error) => error.is_retryable(),
-            Self::Amqp { .. } => true,
-            Self::Stopped { .. } => false,
+            Self::Amqp { .. } | Self::Unmarked { .. } | Self::UnknownInstallation => true,
+            Self::Stopped { .. } | Self::NotOurs(_) => false,
         }
     }
 }
@@ -49,6 +65,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Steps of the plan that were left undone, each with good reason: a queue stays that is not empty, an object was refused.
     pub left: Vec<Step>,
+    /// Queues of a removed business that its own services declared to listen to events. They stay: they are theirs.
+    pub listeners: Vec<String>,
 }
 
 impl Report {
@@ -242,19 +260,33 @@ pub enum ReplicaRepair {
     },
 }
 
+impl Problem {
+    /// Whether it is a stream that stays with what it keeps.
+    pub fn is_kept_stream(&self) -> bool {
+        matches!(self, Self::Kept { because: KeepReason::Stream, .. })
+    }
+
+    /// Whether it solves itself in a few seconds: a queue that was found empty is looked at once more.
+    pub fn is_confirming(&self) -> bool {
+        matches!(self, Self::Kept { because: KeepReason::Confirming, .. })
+    }
+}
+
 /// Why a queue that is no longer declared still exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepReason {
     /// It contains messages.
-    Messages(u32),
+    Messages(u64),
     /// It is empty but has consumers.
     Consumers(u32),
     /// It is a stream. It keeps history, and no count of the broker shows early enough that there is none.
     Stream,
-    /// Unknown without an AMQP connection: the API's counts are up to five seconds old.
-    Unknown,
     /// Edges with a former configuration may still use it.
     Edges,
+    /// It was found empty now, and is looked at once more.
+    Confirming,
+    /// Nobody can tell whether it contains messages.
+    Unknown(UnknownDepth),
 }
 
 impl fmt::Display for Problem {
@@ -289,14 +321,21 @@ impl fmt::Display for Problem {
                 f,
                 "stream {queue} is no longer declared; what it keeps is not deleted unasked: delete it, or declare the business again"
             ),
-            Self::Kept { queue, because: KeepReason::Unknown } => write!(
+            Self::Kept { queue, because: KeepReason::Confirming } => write!(
                 f,
-                "queue {queue} is no longer declared; it is kept because only an AMQP connection can tell whether it is empty"
+                "queue {queue} is no longer declared and is empty; it is deleted if it is still empty after {} s",
+                LOOKS_APART.as_secs()
             ),
             Self::Kept { queue, because: KeepReason::Edges } => write!(
                 f,
                 "{queue} is no longer declared; it stays as it is until every edge runs this generation, as edges with a former one may use it"
             ),
+            Self::Kept { queue, because: KeepReason::Unknown(why) } => {
+                write!(
+                    f,
+                    "queue {queue} is no longer declared; it is kept because nobody can tell whether it is empty: {why}"
+                )
+            }
             Self::PolicyOverruled { queue, policy, by: Some(by) } => write!(
                 f,
                 "policy {by} is in force on {queue} instead of {policy}; lower its priority or narrow its pattern"

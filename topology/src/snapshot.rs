@@ -9,6 +9,7 @@ use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
 use crate::actual::{Actual, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users};
 use crate::bindings::is_declared_elsewhere;
+use crate::ownership::Marker;
 use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_shared, plan_users};
 use crate::users::{DesiredUser, user_tag};
 
@@ -17,6 +18,8 @@ use crate::users::{DesiredUser, user_tag};
 pub struct Snapshot {
     /// The tag of our users in this vhost.
     tag: String,
+    /// The installation that the vhost belongs to.
+    marker: Option<Marker>,
     /// By business type.
     parts: BTreeMap<String, BusinessObjects>,
     /// The shared policies that exist.
@@ -71,8 +74,11 @@ impl Snapshot {
         let mut parts = ByBusiness::default();
         let mut foreign_queues = HashMap::new();
         let (mut shared, mut foreign_policies) = (Vec::new(), Vec::new());
+        let mut marker = None;
         for exchange in actual.exchanges {
-            if let Some(part) = parts.of(&exchange.name) {
+            if exchange.name == names::INSTALLATION {
+                marker = Some(Marker::read(&exchange));
+            } else if let Some(part) = parts.of(&exchange.name) {
                 part.objects.exchanges.push(exchange);
             }
         }
@@ -115,6 +121,7 @@ impl Snapshot {
         foreign_policies.extend(operator_policies);
         Self {
             tag: user_tag(vhost),
+            marker,
             parts: parts.0,
             shared_policies: shared,
             foreign_queues,
@@ -132,6 +139,39 @@ impl Snapshot {
     /// Every business that has an object or user of ours, sorted. Objects that edges and listeners declare do not count.
     pub fn businesses(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter(|(_, part)| part.has_any(&self.tag)).map(|(business, _)| business.as_str())
+    }
+
+    /// The installation that the vhost is marked with.
+    pub fn marker(&self) -> Option<&Marker> {
+        self.marker.as_ref()
+    }
+
+    /// Businesses that have exchanges, queues or policies here, sorted. Users don't count: they are the broker's.
+    pub(crate) fn with_objects(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter(|(_, part)| part.has_objects()).map(|(business, _)| business.as_str())
+    }
+
+    /// Businesses that clients can send to, sorted. What stays of others is only what waits to be emptied.
+    pub fn live(&self) -> impl Iterator<Item = &str> {
+        let receives = |(business, part): &(&String, &BusinessObjects)| {
+            let receive = names::receive_exchange(business);
+            part.objects.exchanges.iter().any(|exchange| exchange.name == receive)
+        };
+        self.parts.iter().filter(receives).map(|(business, _)| business.as_str())
+    }
+
+    /// Businesses of which anything is left that a later owner could read, sorted; queues that listen to events count.
+    pub fn present(&self) -> impl Iterator<Item = &str> {
+        let is_left = |(business, part): &(&String, &BusinessObjects)| {
+            part.has_any(&self.tag) || part.listeners(business).next().is_some()
+        };
+        self.parts.iter().filter(is_left).map(|(business, _)| business.as_str())
+    }
+
+    /// Queues that services of a business declared to listen to its events.
+    pub fn listeners(&self, business: &str) -> Vec<String> {
+        let queues = self.parts.get(business).into_iter().flat_map(|part| part.listeners(business));
+        queues.map(str::to_owned).collect()
     }
 
     /// Corrects the policies that all businesses share. Apply it before the plans of businesses: a queue should find its limits when it is
@@ -170,10 +210,19 @@ impl Snapshot {
 
 impl BusinessObjects {
     fn has_any(&self, tag: &str) -> bool {
+        self.has_objects() || self.users.iter().any(|user| user.tags.iter().any(|t| t == tag))
+    }
+
+    fn listeners<'a>(&'a self, business: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let prefix = names::events_queue(business, "");
+        let names = self.objects.queues.iter().map(|queue| queue.name.as_str());
+        names.filter(move |name| name.starts_with(&prefix))
+    }
+
+    fn has_objects(&self) -> bool {
         !self.objects.policies.is_empty()
             || self.objects.exchanges.iter().any(|e| !is_declared_elsewhere(&e.name))
             || self.objects.queues.iter().any(|q| !is_declared_elsewhere(&q.name))
-            || self.users.iter().any(|user| user.tags.iter().any(|t| t == tag))
     }
 }
 

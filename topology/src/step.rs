@@ -70,6 +70,14 @@ impl fmt::Display for Step {
 }
 
 impl Step {
+    /// The queue or stream that it deletes.
+    pub(crate) fn queue_to_delete(&self) -> Option<&str> {
+        match self {
+            Self::DeleteQueue(name) | Self::DeleteStream(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The business whose other queues must be deleted first: the target of dead letters and the user who may empty queues are deleted last.
     pub(crate) fn waits_for_queues_of(&self) -> Option<&str> {
         let (object, last): (&str, fn(&str) -> String) = match self {

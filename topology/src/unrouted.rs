@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use wirepost_core::{names, topology::Topology};
 use wirepost_rabbitmq::Endpoint;
 
-use crate::count::is_not_found;
+use crate::depth::is_not_found;
 use crate::report::Error;
 use mover::Mover;
 

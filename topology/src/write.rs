@@ -30,6 +30,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) management: &'a ManagementClient,
     /// Asked right before every write.
     pub(crate) gate: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
+    /// The broker deletes a queue only if it is empty and unused. It knows that of classic queues alone.
+    pub(crate) guard: bool,
 }
 
 impl Writer<'_> {
@@ -82,6 +84,11 @@ impl Writer<'_> {
                 Ok(())
             }
             Step::Unbind(binding) => self.unbind(doing, binding).await,
+            Step::DeleteQueue(name) if self.guard => {
+                self.check_gate()?;
+                let path = ["queues", vhost, name];
+                Ok(self.management.delete_if(doing, &path, "if-empty=true&if-unused=true").await?)
+            }
             Step::DeleteQueue(name) | Step::DeleteStream(name) => self.delete(doing, &["queues", vhost, name]).await,
             Step::DeleteExchange(name) => self.delete(doing, &["exchanges", vhost, name]).await,
             Step::DeletePolicy(name) => {

@@ -2,8 +2,8 @@
 //!
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
-//! | Accepted | `Accepted` | `BusinessTypeTaken`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `QueueNotFound`, `QueueNotOpen`, `ClassForbids`, `ClassNotFound` | |
-//! | Provisioned | `Provisioned` | `NotAsDeclared`, `TooFewReplicas`, `Drifted`, `SecretTaken`, `WriteRefused`, `Deleting` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
+//! | Accepted | `Accepted` | `BusinessTypeTaken`, `BusinessTypeReserved`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `Destructive`, `QueueNotFound`, `QueueNotOpen`, `ClassForbids`, `ClassNotFound` | |
+//! | Provisioned | `Provisioned` | `NotAsDeclared`, `TooFewReplicas`, `Drifted`, `VhostNotOurs`, `SecretTaken`, `WriteRefused`, `Deleting`, `MassDeletion` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
 //! | Programmed | `Programmed` | `EdgesBehind`, `NoEdges`, `Deleting` | `EdgesUnreachable`, `NotAccepted`, `Pending` |
 //! | Ready | `Ready` | the reason of the first condition that is not True, if one is False | the same, if none is False |
 //!
@@ -117,8 +117,10 @@ reasons! {
     /// Clients can connect and messages flow.
     Ready,
 
-    /// Another, older resource has the business type.
+    /// Another resource has the business type: the one that runs, else the oldest.
     BusinessTypeTaken,
+    /// The former owner of the business type, in another namespace, has left messages on the broker.
+    BusinessTypeReserved,
     /// Something in `spec.routes` is wrong.
     InvalidRoute,
     /// A route's JSON Schema is wrong.
@@ -127,6 +129,8 @@ reasons! {
     InvalidAuth,
     /// Anything else in the resource is wrong.
     InvalidSpec,
+    /// The change would destroy messages, and waits for a person's word.
+    Destructive,
     /// A route names a queue of the team's own (`existing: true`) that does not exist.
     QueueNotFound,
     /// A route names a queue whose owner has not opened it to this business.
@@ -151,12 +155,16 @@ reasons! {
     BrokerUnavailable,
     /// The broker refuses the operator. A person has to act.
     BrokerRefused,
+    /// The vhost belongs to another installation of wirepost, or may. A person has to decide.
+    VhostNotOurs,
     /// A Secret of that name exists and was not made by the operator.
     SecretTaken,
     /// The API server refuses the Secret or the ConfigMap: a quota, an admission policy.
     WriteRefused,
     /// The resource is being deleted.
     Deleting,
+    /// The resource is being deleted, together with most others: nothing ends until a person says that it is meant.
+    MassDeletion,
 
     /// Edges still run another generation.
     EdgesBehind,
@@ -177,6 +185,10 @@ impl Reason {
     pub fn needs_help(self) -> bool {
         match self {
             Self::BusinessTypeTaken
+            | Self::BusinessTypeReserved
+            | Self::Destructive
+            | Self::VhostNotOurs
+            | Self::MassDeletion
             | Self::InvalidRoute
             | Self::InvalidSchema
             | Self::InvalidAuth

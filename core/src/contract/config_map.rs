@@ -25,6 +25,12 @@ pub const ROTATION: &str = "wirepost.dev/rotation";
 /// Annotation: the former such values, a JSON object of value → ms since the epoch at which it ends. Edges don't read it.
 pub const FORMER_ROTATIONS: &str = "wirepost.dev/former-rotations";
 
+/// Annotation of a tombstone: the business has ended, something of it is left on the broker, and only resources of this namespace may have
+/// its business type meanwhile; [`ANY_NAMESPACE`]: of all. An administrator may change it. Edges don't read it.
+pub const RESERVED_FOR: &str = "wirepost.dev/reserved-for";
+/// See [`RESERVED_FOR`].
+pub const ANY_NAMESPACE: &str = "*";
+
 /// Key: the configuration as JSON, a [`BusinessConfig`](super::edge_config::BusinessConfig).
 pub const CONFIG_KEY: &str = "config.json";
 /// Key: the `spec` that the configuration was compiled from. Edges don't read it.

@@ -4,7 +4,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
-use wirepost_core::{Compiled, Problem, Rejection, WsBusiness, compile, contract::condition::Reason, validate};
+use wirepost_core::{
+    Compiled, Problem, Rejection, WsBusiness, compile,
+    contract::{
+        condition::Reason,
+        config_map::{ANY_NAMESPACE, RESERVED_FOR},
+    },
+    destruction::destructions,
+    validate,
+};
 
 use super::{
     Reconcile,
@@ -14,7 +22,7 @@ use crate::{
     classes::Class,
     conditions::{ConditionState, Policy, summarize},
     config_map,
-    stored::StoredBusiness,
+    stored::{ALLOW_DESTRUCTIVE, StoredBusiness},
 };
 
 /// A declaration that was accepted.
@@ -48,12 +56,15 @@ impl Reconcile<'_> {
         if let Err(missing) = definition {
             return Err(ConditionState::not_met(Reason::CustomResourceDefinitionOutdated, missing.to_string()));
         }
-        if let Some(owner) = stored.older_claimant(&context.businesses) {
+        if let Some(owner) = context.other_claimant(stored) {
             let problem = compile::business_type_taken(stored.business_type(), &owner);
             return Err(ConditionState::not_met(Reason::BusinessTypeTaken, problem.to_string()));
         }
         // It has the broker's objects and the edges, though it may be gone or not selected here: two would overwrite each other.
         if let Some(map) = self.other_owners_config() {
+            if let Some(namespace) = config_map::reserved_for(&map) {
+                return Err(self.reserved(&map, namespace));
+            }
             let text = format!(
                 "business type {} still runs for {}, which is gone or not seen by this installation: delete that resource (one that is gone ends within {} s), or immediately ConfigMap {}",
                 stored.business_type(),
@@ -64,6 +75,40 @@ impl Reconcile<'_> {
             return Err(ConditionState::not_met(Reason::BusinessTypeTaken, text));
         }
         self.permit()
+    }
+
+    /// Objects of the former owner are left on the broker, and whoever gets the business type could read them.
+    fn reserved(&self, map: &ConfigMap, namespace: &str) -> ConditionState {
+        let business = self.stored.business_type();
+        let text = format!(
+            "business type {business} is reserved for namespace {namespace}: queues or a stream of {}, which is gone, are still on the broker. It is free when they are: consume or delete them. Or an administrator hands it over with all that is in them: kubectl -n {} annotate configmap {} {RESERVED_FOR}={} --overwrite",
+            config_map::owner(map),
+            self.context.options.namespace,
+            config_map::name(business),
+            self.stored.metadata.namespace.as_deref().unwrap_or("default"),
+        );
+        ConditionState::not_met(Reason::BusinessTypeReserved, text)
+    }
+
+    /// Why this generation has to wait for a person: what runs has messages that it would destroy.
+    pub(super) fn destructive(&self, compiled: &Compiled) -> Option<ConditionState> {
+        let stored = self.stored;
+        if stored.may_destroy() {
+            return None;
+        }
+        let all = destructions(&self.remembered()?.compiled.topology, &compiled.topology);
+        if all.is_empty() {
+            return None;
+        }
+        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "this change destroys messages: {}; until it is allowed, what was accepted before goes on: kubectl -n {} annotate wsb {} {ALLOW_DESTRUCTIVE}={} --overwrite, or take the change back",
+            summarize(&all),
+            stored.metadata.namespace.as_deref().unwrap_or("default"),
+            stored.metadata.name.as_deref().unwrap_or_default(),
+            stored.generation(),
+        );
+        Some(ConditionState::not_met(Reason::Destructive, text))
     }
 
     /// What the declaration compiles to under its class. A generation that was accepted keeps running, on the terms of that time, whatever
@@ -155,7 +200,7 @@ impl Reconcile<'_> {
     /// What keeps running while a newer generation is not accepted; `None` where the business type belongs to another resource. `outdated`:
     /// the resource was read under an older definition, and may lack fields.
     pub(super) fn last_accepted(&self, outdated: bool) -> Option<AcceptedDeclaration> {
-        if self.stored.older_claimant(&self.context.businesses).is_some() || self.other_owners_config().is_some() {
+        if self.context.other_claimant(self.stored).is_some() || self.other_owners_config().is_some() {
             return None;
         }
         self.remembered().or_else(|| self.accepted_generation().filter(|_| !outdated))
@@ -211,6 +256,10 @@ impl Reconcile<'_> {
     pub(super) fn other_owners_config(&self) -> Option<Arc<ConfigMap>> {
         let Self { stored, context } = *self;
         let map = context.config_map(stored.business_type())?;
+        if let Some(namespace) = config_map::reserved_for(&map) {
+            let own = stored.metadata.namespace.as_deref().unwrap_or("default");
+            return (namespace != own && namespace != ANY_NAMESPACE).then_some(map);
+        }
         let uid = config_map::owner_uid(&map).filter(|uid| *uid != stored.uid())?;
         let claims = |other: &StoredBusiness| other.uid() == uid && other.business_type() == stored.business_type();
         let other = !["", &stored.owner()].contains(&config_map::owner(&map))

@@ -1,6 +1,6 @@
 //! What all reconciles share.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -9,17 +9,35 @@ use kube::{
 };
 use wirepost_topology::{OpenQueues, UserLimits};
 
-use super::state::ResourceStates;
+use super::{finalize::deletion_age, state::ResourceStates};
 use crate::{
-    access::ServiceEndpoints, broker::Broker, classes::Classes, config_map, crd_check::CrdGuard, edges::Edges,
-    events::Events, metrics::Metrics, seed::Seeds, stored::StoredBusiness, writer::Writer,
+    access::ServiceEndpoints,
+    brake::{Brake, Verdict},
+    broker::Broker,
+    classes::Classes,
+    config_map,
+    crd_check::CrdGuard,
+    edges::Edges,
+    events::Events,
+    installation,
+    metrics::Metrics,
+    seed::Seeds,
+    stored::{SHARED_FINALIZER, StoredBusiness, finalizer},
+    writer::Writer,
 };
+
+/// How long another installation gets to remove the finalizer that all shared before.
+const SHARED_DEADLINE: Duration = Duration::from_mins(10);
 
 /// Settings of all reconciles.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where everything of wirepost is.
     pub namespace: String,
+    /// The Lease by which one replica leads.
+    pub lease: String,
+    /// Off: most businesses may end at the same time.
+    pub brake: bool,
     /// What the businesses' services are given.
     pub endpoints: ServiceEndpoints,
     /// Foreign queues that their owner need not open.
@@ -52,6 +70,10 @@ pub struct Context {
     pub broker: Broker,
     /// The edges.
     pub edges: Arc<Edges>,
+    /// Whether many businesses may end at the same time.
+    pub brake: Arc<Brake>,
+    /// Which installation this is.
+    pub installation: installation::Id,
     /// Kubernetes events.
     pub events: Events,
     /// Every resource.
@@ -77,7 +99,44 @@ impl Context {
         self.config_maps.wait_until_ready().await.is_ok()
             && self.businesses.wait_until_ready().await.is_ok()
             && self.classes.listed().await
+            && self.installation.clone().wait_for(Option::is_some).await.is_ok()
             && self.crd.checked().await
+    }
+
+    /// Whether the deletion of this resource may go on, with regard to all others.
+    pub(super) fn deletion(&self, stored: &StoredBusiness) -> Verdict {
+        let types = |deleting: bool| {
+            let of = |other: &StoredBusiness| other.metadata.deletion_timestamp.is_some() == deleting;
+            let found = self.businesses.state_filter(of);
+            let types: BTreeSet<String> = found.iter().map(|other| other.business_type().to_owned()).collect();
+            types
+        };
+        let others = types(false);
+        let deleting: Vec<String> = types(true).into_iter().filter(|business| !others.contains(business)).collect();
+        self.brake.ask(stored.uid(), &deleting, &others.into_iter().collect::<Vec<_>>())
+    }
+
+    /// This installation's finalizer. The id is known once [`Self::ready`].
+    pub(super) fn finalizer(&self) -> String {
+        finalizer(self.installation.borrow().as_deref().unwrap_or_default())
+    }
+
+    /// This installation's finalizers of a resource: its own, and the one that all had before, if it was set here. Of a resource that an
+    /// installation runs it was: another would have taken neither the resource nor its finalizer.
+    pub(super) fn own_finalizers(&self, stored: &StoredBusiness) -> Vec<String> {
+        let runs = self.config_map(stored.business_type()).is_some_and(|map| config_map::is_of(&map, stored));
+        // Of one that this installation selects and that no other claims, it is most likely too.
+        let late = stored.metadata.deletion_timestamp.is_some()
+            && deletion_age(stored) >= self.options.deletion_deadline.max(SHARED_DEADLINE);
+        let shared = (runs || !self.options.selects || late).then(|| SHARED_FINALIZER.to_owned());
+        let own = [Some(self.finalizer()), shared].into_iter().flatten();
+        own.filter(|finalizer| stored.has_finalizer(finalizer)).collect()
+    }
+
+    /// The resource that owns the business type of this one, if that is another that is seen here.
+    pub(super) fn other_claimant(&self, stored: &StoredBusiness) -> Option<String> {
+        let map = self.config_map(stored.business_type());
+        stored.other_claimant(&self.businesses, map.as_deref().and_then(config_map::owner_uid))
     }
 
     /// The edge configuration of a business.

@@ -8,33 +8,46 @@ use std::time::Duration;
 use kube::runtime::controller::Action;
 use wirepost_core::contract::condition::Reason;
 use wirepost_runtime::clock::now_ms;
-use wirepost_topology::{Problem, Report};
+use wirepost_topology::{Problem, Report, depth::LOOKS_APART};
 
 use super::{Done, Error, Reconcile};
 use crate::{
+    brake::{self, Verdict},
     conditions::{ConditionState, Findings, summarize},
     config_map,
     metrics::Outcome,
-    stored::{DELETE_QUEUES, StoredBusiness},
+    stored::{DELETE_QUEUES, SHARED_FINALIZER, StoredBusiness},
 };
 
 /// How long edges may take to let a business's clients go; only an edge that is cut off from the API server takes longer.
 pub(super) const EDGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two attempts to clean the broker.
 const BROKER_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two checks whether another installation has removed the finalizer that all shared before.
+const SHARED_INTERVAL: Duration = Duration::from_secs(30);
+/// So that the second look is not a moment too early.
+const CONFIRM_SLACK: Duration = Duration::from_millis(200);
 /// Between two checks whether edges still run it.
 const EDGE_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Reconcile<'_> {
     pub(super) async fn finalize(&self) -> Result<Done, Error> {
         let Self { stored, context } = *self;
-        if !stored.has_finalizer() {
+        if context.own_finalizers(stored).is_empty() {
             self.forget();
+            if stored.has_finalizer(SHARED_FINALIZER) {
+                return Ok((Outcome::Waiting, Action::requeue(SHARED_INTERVAL)));
+            }
             return Ok((Outcome::Ready, Action::await_change()));
         }
-        if stored.older_claimant(&context.businesses).is_some() || self.other_owners_config().is_some() {
+        if context.other_claimant(stored).is_some() || self.other_owners_config().is_some() {
             // It never had anything: everything belongs to another resource.
-            return self.release().await;
+            return self.release(false).await;
+        }
+        match context.deletion(stored) {
+            Verdict::Go => {}
+            Verdict::Wait(pause) => return Ok((Outcome::Waiting, Action::requeue(pause))),
+            Verdict::Held { ending, all } => return self.hold(ending, all).await,
         }
         let age = deletion_age(stored);
         let running = self.mark_removed().await?;
@@ -43,24 +56,40 @@ impl Reconcile<'_> {
             let text = format!("waiting for {} edges to let its clients go: {edges}", running.len());
             return self.wait(&text, EDGE_INTERVAL).await;
         }
-        let obstacle = match context.broker.remove(stored.business_type(), deletes_messages(stored)).await {
-            Ok(report) if report.is_clean() => None,
-            Ok(report) => Some(format!(
-                "{}; annotate {DELETE_QUEUES}=now to delete queues with their messages",
-                problems(&report)
-            )),
+        let mut rest = false;
+        let obstacle = match context.broker.remove(stored.business_type(), stored.deletes_messages()).await {
+            Ok(report) if report.is_clean() => {
+                rest = !report.listeners.is_empty();
+                None
+            }
+            // It can't be emptied, so nobody waits for it.
+            Ok(report) if report.problems.iter().all(Problem::is_kept_stream) => {
+                rest = true;
+                None
+            }
+            Ok(report) if report.problems.iter().all(|it| it.is_confirming() || it.is_kept_stream()) => {
+                Some((problems(&report), LOOKS_APART + CONFIRM_SLACK))
+            }
+            Ok(report) => {
+                let text = format!(
+                    "{}; annotate {DELETE_QUEUES}=now to delete its queues and stream with their messages",
+                    problems(&report)
+                );
+                Some((text, BROKER_INTERVAL))
+            }
             Err(failure) if failure.stopped => return Ok(self.retry()),
-            Err(failure) => Some(format!("the broker can't be cleaned: {failure}")),
+            Err(failure) => Some((format!("the broker can't be cleaned: {failure}"), BROKER_INTERVAL)),
         };
-        if let Some(obstacle) = obstacle {
+        if let Some((obstacle, interval)) = obstacle {
             let left = context.options.deletion_deadline.saturating_sub(age);
             if !left.is_zero() {
                 let text = format!("{obstacle}; the resource is deleted in {} s at the latest", whole_minutes(left));
-                return self.wait(&text, BROKER_INTERVAL.min(left)).await;
+                return self.wait(&text, interval.min(left)).await;
             }
             context.events.not_cleaned(stored, &obstacle).await;
+            rest = true;
         }
-        self.release().await
+        self.release(rest).await
     }
 
     /// Tells the edges that the business ends, by its tombstone. The edges that still run it.
@@ -72,7 +101,7 @@ impl Reconcile<'_> {
         if !config_map::is_of(&map, stored) {
             // It was written for a resource of the same name: one before this, or one after it that is not seen yet. This changes nothing, and
             // fails if this one is gone.
-            context.writer.set_finalizer(stored, true).await?;
+            context.writer.finalizers(stored, None, &[]).await?;
         }
         if !config_map::is_tombstone(&map) {
             context.writer.config_map(&config_map::tombstone(&map)).await?;
@@ -93,7 +122,28 @@ impl Reconcile<'_> {
         Ok((Outcome::Waiting, Action::requeue(interval)))
     }
 
-    async fn release(&self) -> Result<Done, Error> {
+    /// Nothing ends until an administrator says that it is meant: its clients stay, and everything on the broker.
+    async fn hold(&self, ending: usize, all: usize) -> Result<Done, Error> {
+        let Self { stored, context } = *self;
+        let text = format!(
+            "{ending} of {all} businesses would end at the same time, so none does: its clients stay, and everything on the broker. If it is meant: {}. If not: take the finalizer off and apply the resource again; it goes on without a break",
+            brake::release(&context.options.namespace, &context.options.lease)
+        );
+        let mut findings = Findings {
+            accepted: ConditionState::met(Reason::Accepted, "the resource is being deleted"),
+            provisioned: ConditionState::not_met(Reason::MassDeletion, text),
+            programmed: ConditionState::pending("an administrator"),
+            facts: None,
+            edges: None,
+            policy: None,
+        };
+        findings.set_progress(&self.progress(stored.business_type()));
+        self.report(&findings).await?;
+        Ok((Outcome::Waiting, Action::requeue(BROKER_INTERVAL)))
+    }
+
+    /// `rest`: something of it is left on the broker, so the business type is reserved for its namespace.
+    async fn release(&self, rest: bool) -> Result<Done, Error> {
         let Self { stored, context } = *self;
         let business = stored.business_type();
         if let Some(binding) = stored.status().binding
@@ -102,24 +152,24 @@ impl Reconcile<'_> {
             // Such as in a namespace that is itself being deleted. It has an owner reference, so it is deleted with the resource.
             tracing::warn!(business, secret = binding.name, %error, "the Secret is left to the garbage collector");
         }
-        if context.config_map(business).is_some_and(|map| config_map::owner(&map) == stored.owner()) {
-            context.writer.delete_config_map(&config_map::name(business), None).await?;
+        let map = context.config_map(business).filter(|map| config_map::owner(map) == stored.owner());
+        match map.filter(|map| config_map::reserved_for(map).is_none()) {
+            Some(map) if rest => drop(context.writer.config_map(&config_map::reservation(&map)).await?),
+            Some(_) => context.writer.delete_config_map(&config_map::name(business), None).await?,
+            None => {}
         }
-        context.writer.set_finalizer(stored, false).await?;
+        let own = context.own_finalizers(stored);
+        context.writer.finalizers(stored, None, &own.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         self.forget();
+        context.brake.ended(business, stored.uid());
         tracing::info!(business, resource = stored.owner(), "removed");
         Ok((Outcome::Ready, Action::await_change()))
     }
 
     fn forget(&self) {
-        let owns = self.stored.older_claimant(&self.context.businesses).is_none();
+        let owns = self.context.other_claimant(self.stored).is_none();
         self.context.states.forget(self.stored, owns.then_some(self.stored.business_type()));
     }
-}
-
-/// Whether queues are to be deleted with their messages.
-pub(super) fn deletes_messages(stored: &StoredBusiness) -> bool {
-    stored.annotation(DELETE_QUEUES) == Some("now")
 }
 
 /// Since the deletion was asked for.

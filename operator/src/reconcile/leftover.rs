@@ -6,8 +6,9 @@
 //! - is being deleted: the same, without the grace, and what it has on the broker is removed first;
 //! - is only not selected any more: its clients keep everything, since a wrong selector is an easy mistake; an event reports it.
 //!
-//! A resource that is being deleted beyond the deadline, and whose finalizer no other installation removes, is
-//! released: it may have belonged to one.
+//! A resource that is another's by now loses this installation's finalizer when its edge configuration is gone; another's finalizer is never
+//! touched. A reservation ends when two checks find nothing of the business on the broker.
+//!
 //! **Guarantees.** Only the edge configuration that was examined is changed (by its `resourceVersion`), never a successor's.
 //! **Bounds.** One list of metadata per check.
 
@@ -26,16 +27,16 @@ use serde_json::Value;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use wirepost_topology::Problem;
+
 use super::{Context, Error, finalize};
 use crate::{
     config_map::{self, owner, owner_uid as uid},
-    stored::StoredBusiness,
+    stored::{SHARED_FINALIZER, StoredBusiness},
 };
 
 /// Between two checks, in sweeps.
 const SWEEPS: u32 = 3;
-/// The least time that another installation gets to remove its finalizer: the default of `--deletion-deadline-seconds`.
-const FOREIGN_DEADLINE: Duration = Duration::from_mins(10);
 /// Of the list.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -48,6 +49,8 @@ struct Leftovers {
     tombstoned_at: HashMap<String, Instant>,
     /// Resources that exist and are not selected, by uid.
     unselected: HashSet<String>,
+    /// Reserved business types of which nothing was found on the broker.
+    absent: HashSet<String>,
 }
 
 /// Checks again and again until `cancel`.
@@ -67,6 +70,7 @@ pub async fn run(context: Arc<Context>, cancel: CancellationToken) {
 
 impl Leftovers {
     async fn check(&mut self, context: &Context) {
+        self.end_reservations(context).await;
         let maps = without_resource(context);
         let uids: HashSet<&str> = maps.iter().filter_map(|map| uid(map)).collect();
         self.gone.retain(|uid, _| uids.contains(uid.as_str()));
@@ -81,14 +85,12 @@ impl Leftovers {
                             tracing::warn!(config_map = name, %error, "an edge configuration that nobody reconciles stays for now");
                         }
                     }
-                    for stored in all.values().filter(|stored| is_stuck(context, stored)) {
-                        match context.writer.set_finalizer(stored, false).await {
-                            Ok(()) => {
-                                tracing::info!(
-                                    resource = stored.owner(),
-                                    "the finalizer is removed: no other installation did"
-                                );
-                            }
+                    for stored in all.values().filter(|stored| is_let_go(context, stored)) {
+                        match context.writer.finalizers(stored, None, &[&context.finalizer()]).await {
+                            Ok(()) => tracing::info!(
+                                resource = stored.owner(),
+                                "this installation's finalizer is removed: it has nothing to do with the resource any more"
+                            ),
                             Err(error) => {
                                 tracing::warn!(resource = stored.owner(), %error, "the finalizer is not removed");
                             }
@@ -99,6 +101,26 @@ impl Leftovers {
             }
         }
         context.metrics.unselected.set(i64::try_from(self.unselected.len()).unwrap_or(i64::MAX));
+    }
+
+    async fn end_reservations(&mut self, context: &Context) {
+        let reserved = context.config_maps.state_filter(|map| config_map::reserved_for(map).is_some());
+        let mut absent = HashSet::new();
+        for map in reserved {
+            let Some(business) = config_map::business(&map) else { continue };
+            if context.broker.is_present(business) != Some(false) {
+                continue;
+            }
+            if !self.absent.contains(business) {
+                absent.insert(business.to_owned());
+                continue;
+            }
+            match context.writer.delete_config_map(&map.name_any(), map.metadata.resource_version.clone()).await {
+                Ok(()) => tracing::info!(business, "nothing is left of the business: its business type is free"),
+                Err(error) => tracing::warn!(business, %error, "the business type stays reserved for now"),
+            }
+        }
+        self.absent = absent;
     }
 
     async fn one(
@@ -133,6 +155,10 @@ impl Leftovers {
         let Some(business) = config_map::business(map) else { return Ok(()) };
         let owner = owner(map);
         if !config_map::is_tombstone(map) {
+            // All at the same time: most likely the CustomResourceDefinition is gone, or a selector is wrong.
+            if !context.brake.may_end(self.gone.len(), context.config_maps.len()) {
+                return Ok(());
+            }
             tracing::info!(business, owner, "nobody reconciles the resource any more; the edges let its clients go");
             let mut tombstone = config_map::tombstone(map);
             tombstone.metadata.resource_version.clone_from(&map.metadata.resource_version);
@@ -146,24 +172,32 @@ impl Leftovers {
         }
         // No other resource gets the business type as long as this exists.
         if let Some(stored) = resource
-            && !clean(business, stored, context).await
+            // As it was last declared; its spec is not listed.
+            && let declared = config_map::declared(map, stored).unwrap_or_else(|| stored.clone())
+            && !clean(business, &declared, context).await
         {
             return Ok(());
         }
-        context.writer.delete_config_map(&map.name_any(), map.metadata.resource_version.clone()).await?;
+        let mut reservation = config_map::reservation(map);
+        reservation.metadata.resource_version.clone_from(&map.metadata.resource_version);
+        context.writer.config_map(&reservation).await?;
         tracing::info!(
             business,
             owner,
-            "its edge configuration is deleted; what is left on the broker follows as an orphan"
+            "its edge configuration is gone; what is left on the broker follows as an orphan"
         );
+        if let Some(stored) = resource {
+            let own = [context.finalizer(), SHARED_FINALIZER.to_owned()];
+            context.writer.finalizers(stored, None, &own.each_ref().map(String::as_str)).await?;
+        }
         Ok(())
     }
 }
 
 /// Whether nothing is left on the broker, or the deadline is over.
 async fn clean(business: &str, stored: &StoredBusiness, context: &Context) -> bool {
-    let obstacle = match context.broker.remove(business, finalize::deletes_messages(stored)).await {
-        Ok(report) if report.is_clean() => return true,
+    let obstacle = match context.broker.remove(business, stored.deletes_messages()).await {
+        Ok(report) if report.problems.iter().all(Problem::is_kept_stream) => return true,
         Ok(report) => finalize::problems(&report),
         Err(failure) => failure.to_string(),
     };
@@ -196,7 +230,12 @@ async fn list(context: &Context) -> Result<HashMap<String, StoredBusiness>, List
 /// Edge configurations whose resource is not reconciled here.
 fn without_resource(context: &Context) -> Vec<Arc<ConfigMap>> {
     let resources: HashSet<String> = context.businesses.state().iter().map(|stored| stored.uid().to_owned()).collect();
-    context.config_maps.state_filter(|map| uid(map).is_some_and(|uid| !resources.contains(uid)))
+    context.config_maps.state_filter(|map| runs(map) && uid(map).is_some_and(|uid| !resources.contains(uid)))
+}
+
+/// Whether it is an edge configuration, and no reservation.
+fn runs(map: &ConfigMap) -> bool {
+    config_map::reserved_for(map).is_none()
 }
 
 /// Whether the resource was created again, and waits for the broker or for a better declaration.
@@ -206,17 +245,12 @@ fn has_successor(context: &Context, map: &ConfigMap) -> bool {
             && stored.owner() == owner(map)
             && config_map::business(map) == Some(stored.business_type())
     };
-    context.businesses.state_filter(is).iter().any(|stored| stored.older_claimant(&context.businesses).is_none())
+    context.businesses.state_filter(is).iter().any(|stored| context.other_claimant(stored).is_none())
 }
 
-/// Whether a deletion has waited beyond the deadline for a finalizer that no installation takes off.
-fn is_stuck(context: &Context, stored: &StoredBusiness) -> bool {
-    let not_ours = || context.businesses.state_filter(|own| own.uid() == stored.uid()).is_empty();
-    let deadline = context.options.deletion_deadline;
-    // One that this process has never had is most likely another installation's, with a deadline of its own.
-    let deadline = if context.states.knows(stored) { deadline } else { deadline.max(FOREIGN_DEADLINE) };
-    stored.metadata.deletion_timestamp.is_some()
-        && stored.has_finalizer()
-        && finalize::deletion_age(stored) >= deadline
-        && not_ours()
+/// Whether a resource has this installation's finalizer and nothing else of it: it is another's by now, and no edge configuration is left.
+fn is_let_go(context: &Context, stored: &StoredBusiness) -> bool {
+    stored.has_finalizer(&context.finalizer())
+        && context.businesses.state_filter(|own| own.uid() == stored.uid()).is_empty()
+        && context.config_maps.state_filter(|map| runs(map) && uid(map) == Some(stored.uid())).is_empty()
 }

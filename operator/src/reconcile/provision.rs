@@ -8,12 +8,12 @@ use wirepost_topology::{Problem, Report};
 use super::{Done, Error, Reconcile, waiting::Waiting};
 use crate::{
     access::AccessCredentials,
-    broker::{BrokerFailure, Desired, Ensured},
+    broker::{BrokerFailure, Desired, Ensured, FailureKind},
     conditions::{ConditionState, Facts, Findings, summarize},
 };
 
 /// A broker that can't be asked or written to.
-const BROKER_FAILURES: [Reason; 2] = [Reason::BrokerUnavailable, Reason::BrokerRefused];
+const BROKER_FAILURES: [Reason; 3] = [Reason::BrokerUnavailable, Reason::BrokerRefused, Reason::VhostNotOurs];
 
 impl Reconcile<'_> {
     /// Makes the broker have what was declared, as far as edges with a former configuration allow, and reports a repair. `required`: see
@@ -29,7 +29,8 @@ impl Reconcile<'_> {
         context.options.open_queues.mark(&stored.owner(), &mut topology);
         let limits = context.options.user_limits;
         let users = credentials.users.iter().map(|user| user.clone().with_limits(limits)).collect();
-        let desired = Arc::new(Desired { topology, users, required: required.to_vec() });
+        let desired =
+            Arc::new(Desired { topology, users, required: required.to_vec(), delete_stream: stored.may_destroy() });
         // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
         let phase = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
         let ensured = context.broker.ensure(&compiled.business, desired, phase).await?;
@@ -62,10 +63,17 @@ impl Reconcile<'_> {
         compiled: &Compiled,
         failure: &BrokerFailure,
     ) -> Result<Done, Error> {
-        let reason = if failure.retryable { Reason::BrokerUnavailable } else { Reason::BrokerRefused };
+        let reason = match failure.kind {
+            FailureKind::Unavailable => Reason::BrokerUnavailable,
+            FailureKind::Refused => Reason::BrokerRefused,
+            FailureKind::NotOurs => Reason::VhostNotOurs,
+        };
         let text = format!("{failure}; clients stay connected, and it is tried again");
-        // What the broker has can't be told: it may well be everything.
-        findings.provisioned = ConditionState::unknown(reason, text);
+        findings.provisioned = match failure.kind {
+            FailureKind::NotOurs => ConditionState::not_met(reason, text),
+            // What the broker has can't be told: it may well be everything.
+            FailureKind::Unavailable | FailureKind::Refused => ConditionState::unknown(reason, text),
+        };
         findings.set_progress(&self.progress(&compiled.business));
         self.report(&findings).await?;
         Ok(self.retry())

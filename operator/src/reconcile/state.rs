@@ -199,11 +199,6 @@ impl ResourceStates {
         read(states.resources.entry(stored.uid().to_owned()).or_default())
     }
 
-    /// Whether this process has reconciled the resource.
-    pub(super) fn knows(&self, stored: &StoredBusiness) -> bool {
-        self.lock().resources.contains_key(stored.uid())
-    }
-
     /// The access Secret of the resource with this uid may have changed.
     pub(crate) fn secret_changed(&self, uid: &str) {
         if let Some(state) = self.lock().resources.get_mut(uid) {

@@ -258,7 +258,7 @@ fn identity(number: usize) -> String {
 fn declaration(business: &str) -> String {
     format!(
         "{{apiVersion: wirepost.dev/v1alpha1, kind: WsBusiness, metadata: {{name: crowd, namespace: {business}}}, spec: {{
-          businessType: {business}, clientTypes: [app], access: {{secretName: crowd-access}},
+          businessType: {business}, clientTypes: [app], deletionPolicy: Delete, access: {{secretName: crowd-access}},
           routes: [
             {{messageType: report, sendType: ClientToServer, queue: {{name: reports}}}},
             {{messageType: notice, sendType: ServerToClient, to: [app]}},

@@ -59,7 +59,7 @@ async fn delete_takes_everything_away() -> Result<()> {
     ensure!(world.secret("payments-wirepost").await?.is_none());
     eventually("nothing of it is left on the broker", wirepost_testing::broker::PATIENCE, || async {
         let left = wirepost_topology::Actual::read(&world.setup.management()?).await?;
-        Ok(left.exchanges.iter().all(|e| !e.name.starts_with("wirepost."))
+        Ok(left.exchanges.iter().all(|e| wirepost_core::names::owner(&e.name).is_none())
             && left.queues.is_empty()
             && left.policies.iter().all(|policy| wirepost_core::names::owner(&policy.name).is_none()))
     })

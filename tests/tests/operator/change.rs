@@ -29,6 +29,7 @@ spec:
   clientTypes: [app]
   push: {{{push}}}
   access: {{secretName: payments-wirepost}}
+  deletionPolicy: Delete
   routes:
     - {{messageType: "refund.#", sendType: ClientToServer, queue: {{name: refunds}}}}
     - {{messageType: payment.completed, sendType: ServerToClient, to: [app]}}
@@ -204,9 +205,10 @@ async fn the_queue_of_a_removed_route_goes_once_no_edge_uses_it_and_it_is_empty(
     let message = change(&world, &payments("", "")).await?;
     ensure!(message.contains(ORDERS) && message.contains("3 messages"), "{message}");
     let now = picture(&world).await?;
-    ensure!(!now.contains_key("queue wirepost.payments.q.claims"), "an empty queue stays");
     let bound = now.keys().filter(|key| key.starts_with(&format!("binding {RECEIVE}"))).count();
     ensure!(bound == 1, "{now:#?}");
+    let gone = || async { Ok(!picture(&world).await?.contains_key("queue wirepost.payments.q.claims")) };
+    eventually("the empty queue is gone", PATIENCE, gone).await?;
     ensure!(read_numbers(vhost, ORDERS, 3).await? == [1, 2, 3]);
     let gone = || async { Ok(!picture(&world).await?.contains_key(&format!("queue {ORDERS}"))) };
     eventually("the drained queue is gone", PATIENCE, gone).await

@@ -178,7 +178,8 @@ async fn another_delivery_closes_clients_once_and_pushes_arrive_again() -> Resul
     let service = Service::with(&secret).await?;
     let mut alice = client(&edge, &secret, "alice", "app").await?;
     for (n, delivery) in [(1, "Transient"), (2, "Durable")] {
-        world.apply(&format!("{}  push: {{delivery: {delivery}}}\n", payments())).await?;
+        let push = format!("  push: {{delivery: {delivery}}}\n  deletionPolicy: Delete\n");
+        world.apply(&(payments() + &push)).await?;
         ensure!(alice.close_code().await? == 1012, "{delivery}");
         world.condition("payments", "Ready", "True").await?;
         alice = client(&edge, &secret, "alice", "app").await?;

@@ -82,7 +82,8 @@ async fn what_is_acknowledged_while_an_edge_does_not_know_of_a_removed_route_is_
     sender.next_ack(PATIENCE).await?;
 
     proxy.set(Network::Stalled);
-    world.apply(&payments(&[("refund", "refunds")], "  push: {delivery: Transient}")).await?;
+    let transient = "  push: {delivery: Transient}\n  deletionPolicy: Delete";
+    world.apply(&payments(&[("refund", "refunds")], transient)).await?;
     // It goes as far as it can: the edge has something else.
     let wsb = world
         .wait("payments", "say that a queue waits for the edges", |wsb| {

@@ -159,6 +159,7 @@ async fn what_nobody_claims_goes_but_for_messages_and_what_is_not_ours() -> Resu
     }
     let (_connection, channel) = world.setup.vhost().channel().await?;
     publish(&channel, "", "wirepost.gone.q.full", b"1").await?;
+    publish(&channel, "", "wirepost.gone.stream", b"1").await?;
 
     let operator = world.operator("one").flag("orphan-grace-seconds", 1).start().await?;
     world.apply(&business("payments", false)).await?;

@@ -1,6 +1,10 @@
 //! The actor itself: see [`super`]. It awaits nothing but what comes: every call of the broker is made by a task of its own.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,7 +24,7 @@ use super::{
     unrouted::{self, FinishedMove, Unrouted},
     work::Work,
 };
-use crate::{Error, Report, Snapshot, depths::Depths};
+use crate::{Error, Looks, Report, Snapshot, depths::Depths};
 
 /// Requests that are taken in together.
 const BATCH: usize = 64;
@@ -61,12 +65,17 @@ pub(super) struct Context {
     pub(super) drifts: Drifts,
     /// Nothing is written any more: the process ends.
     stopped: CancellationToken,
+    /// Queues that should be deleted and were found empty.
+    pub(super) looks: Looks,
+    /// The vhost was ours: a marker that is missing now was deleted by somebody.
+    pub(super) was_ours: AtomicBool,
 }
 
 impl Context {
     /// The broker is away: what was observed before says nothing about now.
     pub(super) fn forget_observations(&self) {
         self.drifts.lock().clear();
+        self.looks.clear();
         self.amqp.discard();
         self.owner.report(Event::Depths(None));
         self.owner.report(Event::Strays(None));
@@ -113,7 +122,16 @@ impl Actor {
         let Settings { management, amqp, mode, nodes, sweep, orphan_grace } = settings;
         let stopped = CancellationToken::new();
         Self {
-            context: Arc::new(Context { management, amqp: Arc::new(amqp), mode, owner, drifts, stopped }),
+            context: Arc::new(Context {
+                management,
+                amqp: Arc::new(amqp),
+                mode,
+                owner,
+                drifts,
+                stopped,
+                looks: Looks::default(),
+                was_ours: AtomicBool::new(false),
+            }),
             sweep,
             orphan_grace,
             businesses: BusinessStates::default(),

@@ -23,7 +23,7 @@ pub(super) enum Kind {
     Ensure { phase: Phase },
     /// Nothing of it should be left. See [`super::Keeper::remove`].
     Remove { delete_messages: bool },
-    /// It is not declared: what can contain messages stays.
+    /// It is not declared: what contains messages stays.
     Orphan,
 }
 
@@ -63,7 +63,10 @@ impl Job {
 
     /// What has to be done, and what that needs.
     pub(super) fn plan(&self, snapshot: &Snapshot, mode: Mode) -> (Permitted, Needs) {
-        let permitted = self.permitted(self.desired.plan(&self.business, snapshot, mode));
+        let mut permitted = self.permitted(self.desired.plan(&self.business, snapshot, mode));
+        if matches!(self.kind, Kind::Remove { .. }) {
+            permitted.listeners = snapshot.listeners(&self.business);
+        }
         let steps = &permitted.plan.steps;
         let is_policy = |step: &Step| matches!(step, Step::PutPolicy(_) | Step::DeletePolicy(_));
         let needs = Needs {
@@ -75,9 +78,9 @@ impl Job {
 
     /// Carries the plan out.
     pub(super) async fn run(self, permitted: Permitted, context: &Context) -> JobResult {
-        let Permitted { plan, mut left, waits_for_edges } = permitted;
+        let Permitted { plan, mut left, waits_for_edges, listeners } = permitted;
         let differed = !plan.steps.is_empty() || !left.is_empty();
-        let deletes = plan.steps.iter().any(|step| matches!(step, Step::DeleteQueue(_)));
+        let deletes = plan.steps.iter().any(|step| step.queue_to_delete().is_some());
         let applying = async {
             // For counting the messages of queues that should be deleted; without it they stay.
             let connection = if deletes { context.connection().await.ok() } else { None };
@@ -85,8 +88,9 @@ impl Job {
             let options = ApplyOptions {
                 amqp: connection.as_deref().map(|connection| &**connection),
                 delete_messages: matches!(self.kind, Kind::Remove { delete_messages: true }),
-                // The stream of a business that has become Transient is deleted with its messages: no client can read it any more.
-                delete_streams: self.kind != Kind::Orphan && context.mode == Mode::Cluster,
+                looks: Some(&context.looks),
+                delete_streams: matches!(self.kind, Kind::Ensure { .. }) && self.desired.delete_stream,
+                delete_empty_streams: !matches!(self.kind, Kind::Ensure { .. }) && context.mode == Mode::Cluster,
                 gate: Some(&gate),
             };
             apply_plan(&context.management, plan, options).await
@@ -94,6 +98,7 @@ impl Job {
         let mut result = context.unless_stopped(applying).await;
         if let Ok(report) = &mut result {
             left.append(&mut report.left);
+            report.listeners = listeners;
         }
         JobResult { job: self, differed, left, waits_for_edges, result }
     }
@@ -106,15 +111,15 @@ impl Job {
         };
         if plan.problems.iter().any(obstacle) {
             let nothing = Plan { problems: plan.problems, ..Plan::default() };
-            return Permitted { plan: nothing, left: plan.steps, waits_for_edges: false };
+            return Permitted { plan: nothing, left: plan.steps, waits_for_edges: false, listeners: Vec::new() };
         }
         if *kind != (Kind::Ensure { phase: Phase::Grow }) {
-            return Permitted { plan, left: Vec::new(), waits_for_edges: false };
+            return Permitted { plan, left: Vec::new(), waits_for_edges: false, listeners: Vec::new() };
         }
         let mut phases = Phases::of(business, &desired.topology.intake, plan.steps);
         plan.problems.extend(phases.problems());
         plan.steps = std::mem::take(&mut phases.now);
-        Permitted { plan, waits_for_edges: !phases.later.is_empty(), left: phases.later }
+        Permitted { plan, waits_for_edges: !phases.later.is_empty(), left: phases.later, listeners: Vec::new() }
     }
 }
 
@@ -125,6 +130,8 @@ pub(super) struct Permitted {
     left: Vec<Step>,
     /// Whether they wait for the edges.
     waits_for_edges: bool,
+    /// Queues of a business to remove that its services declared to listen to events.
+    listeners: Vec<String>,
 }
 
 impl Desired {

@@ -8,6 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    Event,
     actor::Actor,
     job::{Job, JobResult},
 };
@@ -35,14 +36,22 @@ impl Orphans {
 }
 
 impl Actor {
-    /// Removes what has been unclaimed for a while. Queues with messages and streams stay.
+    /// Removes what has been unclaimed for a while. Queues with messages and streams stay, and everything where so many businesses would end
+    /// at the same time that it is most likely a mistake ([`super::Owner::may_end`]).
     pub(super) fn remove_orphans(&mut self, snapshot: &Snapshot, unsettled: &HashSet<String>) {
+        let present = snapshot.present().map(str::to_owned).collect();
+        self.context.owner.report(Event::Present(present));
         let claimed = self.context.owner.claimed();
         self.orphans.update(snapshot.businesses(), claimed.as_ref());
         if let Some(claimed) = &claimed {
             self.businesses.retain(claimed);
         }
-        let due: Vec<String> = self.orphans.due(self.orphan_grace).cloned().collect();
+        let live: HashSet<&str> = snapshot.live().collect();
+        let ending = self.orphans.due(self.orphan_grace).filter(|business| live.contains(business.as_str())).count();
+        // What only waits to be emptied ends nobody's service.
+        let held = !self.context.owner.may_end(ending, live.len());
+        let due = self.orphans.due(self.orphan_grace).filter(|business| !held || !live.contains(business.as_str()));
+        let due: Vec<String> = due.cloned().collect();
         for business in due {
             if !unsettled.contains(&business) && !self.work.has(&business) {
                 self.work.add(Job::orphan(business), None);

@@ -2,7 +2,11 @@
 //!
 //! Jobs run while a snapshot is read. What it shows of their businesses is neither before nor after, so it is not used for these.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use wirepost_rabbitmq::ManagementError;
@@ -11,6 +15,7 @@ use super::{BrokerFailure, Event, Mode, actor::Context};
 use crate::{
     Error, Snapshot,
     actual::{Actual, Policy},
+    ownership::{Claim, Marker, NotOurs, claim, mark},
 };
 
 /// How long a snapshot serves for businesses to which nothing was done since. One of a thousand businesses takes 150 ms: those that come in
@@ -177,7 +182,47 @@ impl Context {
                 result => break result.map_err(Error::from),
             }
         };
+        let result = match result {
+            Ok(snapshot) => self.check_ownership(&snapshot).await.map(|()| snapshot),
+            Err(error) => Err(error),
+        };
         Read { begun, result }
+    }
+
+    async fn check_ownership(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let checked = self.own(snapshot).await;
+        match &checked {
+            Ok(()) => self.owner.report(Event::VhostOwned(true)),
+            Err(Error::NotOurs(_)) => self.owner.report(Event::VhostOwned(false)),
+            Err(_) => {}
+        }
+        checked
+    }
+
+    /// Marks the vhost as this installation's where nothing speaks against it.
+    async fn own(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let vhost = self.management.vhost();
+        if self.mode == Mode::Development {
+            let Some(Marker { id, place }) = snapshot.marker().cloned() else { return Ok(()) };
+            return Err(NotOurs::Another { vhost: vhost.to_owned(), id, place }.into());
+        }
+        let installation = self.owner.installation().ok_or(Error::UnknownInstallation)?;
+        let is_known =
+            || self.was_ours.load(Ordering::Relaxed) || self.owner.made(&snapshot.live().collect::<Vec<_>>());
+        match claim(vhost, snapshot.marker(), snapshot.with_objects(), &installation, is_known) {
+            Claim::Ours => {}
+            Claim::Refused(refused) => return Err(refused.into()),
+            Claim::Mark { instead } => {
+                if !self.may_write() {
+                    return Err(Error::Stopped { doing: format!("marking vhost {vhost}") });
+                }
+                mark(&self.management, &installation, instead).await?;
+                let former = snapshot.marker().map(|marker| marker.id.as_str());
+                tracing::info!(vhost, installation = installation.id, former, "the vhost is this installation's now");
+            }
+        }
+        self.was_ours.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn read_once(&self) -> Result<Snapshot, ManagementError> {

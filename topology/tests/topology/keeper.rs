@@ -53,7 +53,7 @@ async fn without_amqp_everything_else_goes_on_and_it_is_reported() -> Result<()>
     let removed = kept.begin_remove("first");
     tokio::time::timeout(PATIENCE, kept.ensure("second", false)).await??;
     let report = removed.await??.report;
-    let unknown = |problem: &Problem| matches!(problem, Problem::Kept { because: KeepReason::Unknown, .. });
+    let unknown = |problem: &Problem| matches!(problem, Problem::Kept { because: KeepReason::Unknown(_), .. });
     ensure!(report.problems.iter().any(unknown), "what can't be counted stays: {:?}", report.problems);
     kept.owner.amqp.subscribe().wait_for(|answers| *answers == Some(false)).await?;
     kept.amqp.set(Network::Fine);

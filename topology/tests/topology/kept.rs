@@ -17,6 +17,7 @@ use wirepost_testing::proxy::Proxy;
 use wirepost_topology::keeper::{
     BrokerFailure, Businesses, Desired, Ensured, Event, Keeper, LazyConnection, Mode, Owner, Phase, Settings,
 };
+use wirepost_topology::ownership::Installation;
 
 use crate::support::business;
 
@@ -95,6 +96,10 @@ pub(crate) struct TestOwner {
 impl Owner for TestOwner {
     fn may_write(&self) -> bool {
         *self.may_write.borrow()
+    }
+
+    fn installation(&self) -> Option<Installation> {
+        Some(Installation { id: "0123456789ab".to_owned(), place: "wirepost".to_owned(), adopt: None })
     }
 
     fn until_it_may_not(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

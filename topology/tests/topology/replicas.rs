@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use wirepost_testing::broker::{BrokerCluster, PATIENCE, eventually};
+use wirepost_topology::keeper::FailureKind;
 use wirepost_topology::{Problem, ReplicaRepair};
 
 use crate::kept::Kept;
@@ -17,7 +18,7 @@ async fn what_one_node_created_gets_its_copies_when_others_come_and_who_expects_
     let expects = Kept::of(cluster.node(0).vhost().await?, Some(3)).await?;
     ensure!(learns.ensure("pay", false).await?.report.is_clean(), "nothing says that there should be more nodes");
     let refused = expects.ensure("pay", false).await.map(|ensured| ensured.report);
-    ensure!(refused.as_ref().is_err_and(|failure| failure.retryable), "{refused:?}");
+    ensure!(refused.as_ref().is_err_and(|failure| failure.kind == FailureKind::Unavailable), "{refused:?}");
     ensure!(cluster.members(0, &expects.vhost.name, STREAM).await.is_err(), "the stream was created nevertheless");
 
     cluster.node(1).start_again().await?;

@@ -1,0 +1,265 @@
+//! The brake on mass deletion. A deleted CRD, a pruned directory of Git or a deleted namespace ends many businesses within a second, and most
+//! often nobody meant it. So while most businesses of an installation would end at the same time, none does: clients stay, the broker keeps
+//! everything, and an administrator is asked.
+//!
+//! **Release.** The annotation [`ALLOW`] of the Lease, a time until which such deletions are meant. It ends on its own, so that it can't be
+//! forgotten.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{Api, Client, Resource, ResourceExt};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{events::Events, metrics::Metrics, triggers::Triggers};
+
+/// Annotation of the Lease: until when businesses may end however many (RFC 3339).
+pub const ALLOW: &str = "wirepost.dev/allow-deletions-until";
+/// Fewer businesses than this end without a question, even if they are all.
+const MIN: usize = 3;
+/// How long an ended business counts as ending now.
+const RECENT: Duration = Duration::from_mins(10);
+/// Ended businesses that are remembered.
+const MAX_RECENT: usize = 4096;
+/// A deletion waits until no other has come for so long, to see how many there are.
+const QUIET: Duration = Duration::from_secs(2);
+/// The longest such wait.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Between two looks at the Lease while something is held.
+const INTERVAL: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// A holder that was not asked for so long holds nothing any more.
+const FORGOTTEN: Duration = Duration::from_mins(1);
+
+/// See the module.
+pub struct Brake {
+    /// Off: an installation whose businesses come and go all together, such as one for tests.
+    enabled: bool,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    /// Businesses on the broker that are held, by the last sweep.
+    orphans: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    /// When the last new deletion was seen, and of which resources, by uid.
+    newest: Option<Instant>,
+    seen: HashMap<String, Instant>,
+    /// Businesses that have ended, and when.
+    ended: HashMap<String, Instant>,
+    /// Until when an administrator allows it.
+    allowed: Option<Timestamp>,
+    /// When something was last held.
+    held: Option<Instant>,
+}
+
+/// Whether a deletion may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Go,
+    /// More may come: ask again after this time.
+    Wait(Duration),
+    /// So many of so many businesses would end: an administrator decides.
+    Held {
+        /// Those that end.
+        ending: usize,
+        /// All.
+        all: usize,
+    },
+}
+
+impl Brake {
+    /// Nothing is held yet.
+    pub fn new(enabled: bool, metrics: Arc<Metrics>) -> Self {
+        Self { enabled, metrics, state: Mutex::default(), orphans: AtomicUsize::new(0) }
+    }
+
+    /// Whether the deletion of the resource `uid` may go on. `deleting`: businesses whose resources are being deleted; `others`: those of all
+    /// other resources.
+    pub fn ask(&self, uid: &str, deleting: &[String], others: &[String]) -> Verdict {
+        if !self.enabled {
+            return Verdict::Go;
+        }
+        let mut state = self.lock();
+        let now = Instant::now();
+        let first_seen = state.first_seen(uid, now);
+        let quiet = state.newest.map_or(QUIET, |newest| now - newest);
+        if quiet < QUIET && now - first_seen < MAX_WAIT {
+            return Verdict::Wait(QUIET.saturating_sub(quiet));
+        }
+        state
+            .ended
+            .retain(|business, at| now - *at < RECENT && !deleting.contains(business) && !others.contains(business));
+        let ending = deleting.len() + state.ended.len();
+        let all = ending + others.len();
+        if state.may_end(ending, all, now) { Verdict::Go } else { Verdict::Held { ending, all } }
+    }
+
+    /// Whether so many of all businesses may end.
+    pub fn may_end(&self, ending: usize, all: usize) -> bool {
+        !self.enabled || self.lock().may_end(ending, all, Instant::now())
+    }
+
+    /// The same of businesses on the broker that no resource claims.
+    pub fn may_orphans_end(&self, ending: usize, all: usize) -> bool {
+        let may = self.may_end(ending, all);
+        self.orphans.store(if may { 0 } else { ending }, Ordering::Relaxed);
+        may
+    }
+
+    /// A business has ended.
+    pub fn ended(&self, business: &str, uid: &str) {
+        let mut state = self.lock();
+        state.seen.remove(uid);
+        if state.ended.len() < MAX_RECENT {
+            state.ended.insert(business.to_owned(), Instant::now());
+        }
+    }
+
+    /// Reads what an administrator allows, as long as something is held, and says so.
+    pub async fn run(
+        self: Arc<Self>,
+        client: Client,
+        namespace: String,
+        lease: String,
+        events: Events,
+        triggers: Arc<Triggers>,
+        cancel: CancellationToken,
+    ) {
+        let leases: Api<Lease> = Api::namespaced(client, &namespace);
+        let mut reported = false;
+        loop {
+            tokio::select! {
+                () = sleep(INTERVAL) => {}
+                () = cancel.cancelled() => return,
+            }
+            let holds = self.holds();
+            self.metrics.deletions_held.set(i64::from(holds));
+            if !holds {
+                reported = false;
+                continue;
+            }
+            let lease = match timeout(TIMEOUT, leases.get(&lease)).await {
+                Ok(Ok(lease)) => lease,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the Lease can't be read, so deletions are still held");
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            if !reported {
+                let orphans = self.orphans.load(Ordering::Relaxed);
+                let note = format!(
+                    "most businesses would end at the same time{}; nothing of them is removed until an administrator says that it is meant: {}",
+                    if orphans > 0 { format!(" ({orphans} on the broker have no resource)") } else { String::new() },
+                    release(&namespace, &lease.name_any()),
+                );
+                tracing::error!("{note}");
+                events.held(lease.object_ref(&()), &note).await;
+                reported = true;
+            }
+            let allowed = lease.annotations().get(ALLOW).and_then(|text| text.parse::<Timestamp>().ok());
+            let news = {
+                let mut state = self.lock();
+                let news = state.allowed != allowed;
+                state.allowed = allowed;
+                news
+            };
+            if news && allowed.is_some_and(|until| Timestamp::now() < until) {
+                tracing::warn!("an administrator allows that most businesses end");
+                triggers.trigger_all();
+            }
+        }
+    }
+
+    /// Whether something was held just now.
+    fn holds(&self) -> bool {
+        let mut state = self.lock();
+        state.held = state.held.filter(|held| held.elapsed() < FORGOTTEN);
+        state.held.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn first_seen(&mut self, uid: &str, now: Instant) -> Instant {
+        if let Some(seen) = self.seen.get(uid) {
+            return *seen;
+        }
+        if self.seen.len() >= MAX_RECENT {
+            self.seen.retain(|_, seen| now - *seen < RECENT);
+        }
+        self.newest = Some(now);
+        self.seen.insert(uid.to_owned(), now);
+        now
+    }
+
+    fn may_end(&mut self, ending: usize, all: usize, now: Instant) -> bool {
+        if !is_mass(ending, all) {
+            return true;
+        }
+        if self.allowed.is_some_and(|until| Timestamp::now() < until) {
+            return true;
+        }
+        self.held = Some(now);
+        false
+    }
+}
+
+fn is_mass(ending: usize, all: usize) -> bool {
+    ending >= MIN && ending * 2 > all
+}
+
+/// The command that releases the brake for an hour.
+pub fn release(namespace: &str, lease: &str) -> String {
+    format!(
+        "kubectl -n {namespace} annotate lease {lease} --overwrite {ALLOW}=\"$(date -u -d '+1 hour' +%Y-%m-%dT%H:%M:%SZ)\""
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_after_the_other_counts_as_many_and_what_came_back_does_not() {
+        let brake = Brake::new(true, Arc::default());
+        let all = names(&["a", "b", "c", "d"]);
+        for (i, gone) in ["a", "b"].into_iter().enumerate() {
+            assert!(matches!(brake.ask(gone, &names(&[gone]), &all[i + 1..]), Verdict::Wait(_)));
+            tokio::time::advance(QUIET).await;
+            assert_eq!(brake.ask(gone, &names(&[gone]), &all[i + 1..]), Verdict::Go);
+            brake.ended(gone, gone);
+        }
+        tokio::time::advance(QUIET).await;
+        brake.ask("c", &names(&["c"]), &names(&["d"]));
+        tokio::time::advance(QUIET).await;
+        assert_eq!(brake.ask("c", &names(&["c"]), &names(&["d"])), Verdict::Held { ending: 3, all: 4 });
+        assert!(brake.holds());
+        assert_eq!(brake.ask("c", &names(&["c"]), &names(&["d", "a", "b"])), Verdict::Go);
+    }
+
+    #[test]
+    fn most_of_three_or_more_is_a_mass() {
+        for (ending, all, mass) in [(2, 2, false), (3, 3, true), (3, 6, false), (4, 6, true), (0, 0, false)] {
+            assert_eq!(is_mass(ending, all), mass, "{ending} of {all}");
+        }
+    }
+}

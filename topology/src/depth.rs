@@ -1,0 +1,227 @@
+//! Whether a queue may be deleted: how many messages it has, where that is known beyond doubt.
+//!
+//! No single answer of RabbitMQ proves that a queue is empty:
+//! - A passive declare asks the leader of a quorum queue. While it is away or slow, the answer is 0 messages, not an error.
+//! - Messages of a quorum queue that wait to be dead-lettered, because `dead` is full or not bound, are neither ready nor unacknowledged
+//!   (measured on 4.3.6): only statistics count them, and they would be deleted with the queue.
+//! - Statistics of a quorum queue are up to ten seconds old, and absent while the leader is away, after a restart, and with
+//!   `management_agent.disable_metrics_collector = true`.
+//!
+//! So a look asks all of them, one whose answer is missing makes the [`Depth`] unknown, and only the second of two looks that found
+//! nothing, [`LOOKS_APART`] apart, permits a deletion. Classic queues are deleted with `if-empty` besides; quorum queues refuse it, and a
+//! stream with messages is deleted in spite of it (measured on 4.3.6).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::Connection;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use serde::Deserialize;
+use tokio::time::{Instant, timeout};
+use wirepost_rabbitmq::{CallError, ManagementClient};
+
+use crate::report::{Error, KeepReason};
+
+/// Between the two looks: longer than statistics are old, so that those of the second look were counted after the first. A quorum queue
+/// counts every 5 s (`quorum_tick_interval`), and what it counted is collected every 5 s (`collect_statistics_interval`).
+pub const LOOKS_APART: Duration = Duration::from_secs(11);
+/// An unresponsive broker, or one whose alarm blocks this connection, must not delay a plan.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Looks that are remembered; beyond it, those that led to nothing for an hour are forgotten.
+const MAX_LOOKS: usize = 4096;
+const STALE: Duration = Duration::from_hours(1);
+
+/// How many messages a queue has. No number stands for "not known".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The queue does not exist.
+    NoQueue,
+    /// Counted by its leader, and by fresh statistics.
+    Known {
+        /// Ready, unacknowledged, and waiting to be dead-lettered; at least so many.
+        messages: u64,
+        /// Consumers.
+        consumers: u32,
+    },
+    /// It can't be told.
+    Unknown(UnknownDepth),
+}
+
+/// Why a [`Depth`] is not known. `Display` explains it and its remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownDepth {
+    /// There is no AMQP connection to ask the queue by.
+    #[error("there is no AMQP connection to count its messages by")]
+    NoConnection,
+    /// The queue, or the management API about it, does not answer.
+    #[error("it does not answer")]
+    NoAnswer,
+    /// No member of the quorum queue says that it leads.
+    #[error("its leader does not answer; look at the broker's nodes (`rabbitmq-queues quorum_status`)")]
+    NoLeader,
+    /// Statistics are absent.
+    #[error(
+        "the broker has no statistics of it; they come within seconds after a restart, and never with `management_agent.disable_metrics_collector = true`"
+    )]
+    NoStatistics,
+}
+
+/// Queues that were found empty, and when first. Shared by the plans of one vhost.
+#[derive(Debug, Default)]
+pub struct Looks(Mutex<HashMap<String, Instant>>);
+
+impl Looks {
+    /// Forgets everything: what was seen before says nothing about now.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Notes that the queue was found empty. Whether it was so long enough ago, too.
+    fn found_empty(&self, queue: &str) -> bool {
+        let mut looks = self.lock();
+        if looks.len() >= MAX_LOOKS {
+            looks.retain(|_, since| since.elapsed() < STALE);
+        }
+        looks.entry(queue.to_owned()).or_insert_with(Instant::now).elapsed() >= LOOKS_APART
+    }
+
+    fn forget(&self, queue: &str) {
+        self.lock().remove(queue);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a look at a queue says about its deletion.
+pub(crate) enum Permission {
+    /// It must stay.
+    Keep(KeepReason),
+    /// It may be deleted. `guard`: the broker checks once more that it is empty and unused.
+    Delete { guard: bool },
+}
+
+/// Looks at a queue that should be deleted. Without `looks` each look is the first.
+pub(crate) async fn permission(
+    management: &ManagementClient,
+    connection: Option<&Connection>,
+    looks: Option<&Looks>,
+    queue: &str,
+) -> Result<Permission, Error> {
+    let (depth, guard) = look(management, connection, queue).await?;
+    let keep = match depth {
+        Depth::Known { messages: 0, consumers: 0 } => {
+            if looks.is_some_and(|looks| looks.found_empty(queue)) {
+                return Ok(Permission::Delete { guard });
+            }
+            return Ok(Permission::Keep(KeepReason::Confirming));
+        }
+        Depth::NoQueue => return Ok(Permission::Delete { guard: false }),
+        Depth::Known { messages: 0, consumers } => KeepReason::Consumers(consumers),
+        Depth::Known { messages, consumers: _ } => KeepReason::Messages(messages),
+        Depth::Unknown(why) => KeepReason::Unknown(why),
+    };
+    if let Some(looks) = looks {
+        looks.forget(queue);
+    }
+    Ok(Permission::Keep(keep))
+}
+
+/// What the management API says of a queue.
+#[derive(Deserialize)]
+struct Statistics {
+    /// `quorum`, `classic`, …
+    #[serde(rename = "type", default)]
+    kind: String,
+    /// Of all kinds. Absent if statistics are off or not collected yet.
+    #[serde(default)]
+    messages: Option<u64>,
+}
+
+/// The depth of a queue, and whether the broker would check it once more at the deletion.
+async fn look(
+    management: &ManagementClient,
+    connection: Option<&Connection>,
+    queue: &str,
+) -> Result<(Depth, bool), Error> {
+    let Some(connection) = connection else { return Ok((Depth::Unknown(UnknownDepth::NoConnection), false)) };
+    let doing = format!("counting the messages of {queue}");
+    let path = ["queues", management.vhost(), queue];
+    let Statistics { kind, messages } = match management.get(&doing, &path, "columns=type,messages").await {
+        Ok(statistics) => statistics,
+        Err(CallError::NotFound(_)) => return Ok((Depth::NoQueue, false)),
+        Err(CallError::Object(_) | CallError::Failed(_)) => return Ok((Depth::Unknown(UnknownDepth::NoAnswer), false)),
+        Err(CallError::Fatal(error)) => return Err(error.into()),
+    };
+    let guard = kind == "classic";
+    let leads = kind != "quorum" || has_leader(management, queue).await?;
+    // The queue itself last: its answer is up to date.
+    let Ok(counted) = timeout(TIMEOUT, declared(connection, queue)).await else {
+        return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard));
+    };
+    let depth = match (counted.map_err(|cause| Error::Amqp { doing, cause })?, messages) {
+        (None, _) => Depth::NoQueue,
+        // Nothing invents messages: they are there, whatever else can't be told.
+        (Some((ready, consumers)), messages) if ready > 0 => {
+            Depth::Known { messages: messages.unwrap_or_default().max(ready.into()), consumers }
+        }
+        (Some((_, consumers)), Some(messages)) if leads => Depth::Known { messages, consumers },
+        (_, None) => Depth::Unknown(UnknownDepth::NoStatistics),
+        (_, Some(_)) => Depth::Unknown(UnknownDepth::NoLeader),
+    };
+    Ok((depth, guard))
+}
+
+/// Whether a member of a quorum queue says that it leads. Asks the members, not statistics.
+async fn has_leader(management: &ManagementClient, queue: &str) -> Result<bool, Error> {
+    #[derive(Deserialize)]
+    struct Member {
+        #[serde(rename = "Raft State", default)]
+        state: String,
+    }
+    let doing = format!("asking for the leader of {queue}");
+    let path = ["queues", "quorum", management.vhost(), queue, "status"];
+    match management.get::<Vec<Member>>(&doing, &path, "").await {
+        Ok(members) => Ok(members.iter().any(|member| member.state == "leader")),
+        Err(CallError::NotFound(_) | CallError::Object(_) | CallError::Failed(_)) => Ok(false),
+        Err(CallError::Fatal(error)) => Err(error.into()),
+    }
+}
+
+/// Ready messages and consumers as the queue counts them; `None`: it does not exist.
+async fn declared(connection: &Connection, queue: &str) -> Result<Option<(u32, u32)>, String> {
+    // A channel of its own: the broker closes it if the queue does not exist.
+    let channel = connection.create_channel().await.map_err(|error| error.to_string())?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let counts = match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+        Ok(queue) => (queue.message_count(), queue.consumer_count()),
+        Err(error) if is_not_found(&error) => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let _ = channel.close(200, "done".into()).await;
+    Ok(Some(counts))
+}
+
+pub(crate) fn is_not_found(error: &lapin::Error) -> bool {
+    matches!(error.kind(), lapin::ErrorKind::ProtocolError(e) if e.get_id() == 404)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_second_of_two_looks_apart_confirms_and_a_message_between_them_begins_anew() {
+        let looks = Looks::default();
+        assert!(!looks.found_empty("q"));
+        tokio::time::advance(LOOKS_APART / 2).await;
+        assert!(!looks.found_empty("q"));
+        tokio::time::advance(LOOKS_APART / 2).await;
+        assert!(looks.found_empty("q"));
+        looks.forget("q");
+        assert!(!looks.found_empty("q"));
+    }
+}

@@ -1,0 +1,181 @@
+//! Whose a vhost is. Two installations on one vhost would each take the other's objects for orphans and repair the other's changes, so an
+//! installation writes only to a vhost that has its marker.
+//!
+//! The marker is an exchange, [`names::INSTALLATION`], whose arguments name the installation:
+//! - it is part of an export of definitions, so a restored broker still says whose it was, and a copied one says that it is a copy;
+//! - it comes with the snapshot that is read anyway, and needs no right that the operator does not have;
+//! - arguments of an exchange can't be changed, so of two that claim a vhost at the same time the first has it. To the other the broker
+//!   answers success and changes nothing (measured on 4.0.5), so the marker is read again.
+
+use serde_json::json;
+use wirepost_core::names;
+use wirepost_rabbitmq::{CallError, ManagementClient};
+
+use crate::actual;
+use crate::report::Error;
+
+/// Arguments of the marker.
+const ID: &str = "x-wirepost-installation";
+const PLACE: &str = "x-wirepost-namespace";
+/// The value of [`Installation::adopt`] for a vhost with objects of ours and without a marker.
+pub const UNMARKED: &str = "unmarked";
+/// Businesses of many that an error names.
+const NAMED: usize = 3;
+
+/// An installation of wirepost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installation {
+    /// Differs from that of every other one, and stays the same as long as it exists.
+    pub id: String,
+    /// The namespace that it is in, for people.
+    pub place: String,
+    /// An administrator's word: take the vhost over from the installation with this id, or [`UNMARKED`].
+    pub adopt: Option<String>,
+}
+
+/// The installation that a vhost is marked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Its id.
+    pub id: String,
+    /// The namespace that it is in, for people.
+    pub place: String,
+}
+
+/// The vhost may not be written to. `Display` says what an administrator can do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurs {
+    /// It has another installation's marker.
+    #[error(
+        "vhost {vhost} belongs to the wirepost installation {id} in namespace {place}: nothing in it is changed; give this one a vhost of its own, or, once that one is gone for good, take it over by --adopt-vhost={id} (chart: operator.adoptVhost)"
+    )]
+    Another {
+        /// The vhost.
+        vhost: String,
+        /// The other one's id.
+        id: String,
+        /// Its namespace.
+        place: String,
+    },
+    /// It has objects of ours and no marker, and this installation has no record of having made them.
+    #[error(
+        "vhost {vhost} has objects of wirepost ({objects}) that another installation may have made: nothing in it is changed; give this one a vhost of its own, or, if no other uses it, take it over by --adopt-vhost={UNMARKED} (chart: operator.adoptVhost)"
+    )]
+    Unmarked {
+        /// The vhost.
+        vhost: String,
+        /// Some of the businesses.
+        objects: String,
+    },
+}
+
+/// What follows from what a vhost has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It is marked as ours.
+    Ours,
+    /// It is to be marked as ours. `instead`: of another's marker.
+    Mark { instead: bool },
+    /// It may not be written to.
+    Refused(NotOurs),
+}
+
+/// Decides. `objects`: businesses with objects in the vhost. `is_known`: whether this installation made them, by what it remembers.
+pub(crate) fn claim<'a>(
+    vhost: &str,
+    marker: Option<&Marker>,
+    mut objects: impl Iterator<Item = &'a str>,
+    installation: &Installation,
+    is_known: impl FnOnce() -> bool,
+) -> Claim {
+    let adopts = |id: &str| installation.adopt.as_deref() == Some(id);
+    match marker {
+        Some(marker) if marker.id == installation.id => Claim::Ours,
+        Some(marker) if adopts(&marker.id) => Claim::Mark { instead: true },
+        Some(marker) => Claim::Refused(NotOurs::Another {
+            vhost: vhost.to_owned(),
+            id: marker.id.clone(),
+            place: marker.place.clone(),
+        }),
+        None => {
+            let some: Vec<&str> = objects.by_ref().take(NAMED).collect();
+            if some.is_empty() || adopts(UNMARKED) || is_known() {
+                return Claim::Mark { instead: false };
+            }
+            let more = objects.count();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Claim::Refused(NotOurs::Unmarked { vhost: vhost.to_owned(), objects: some.join(", ") + &more })
+        }
+    }
+}
+
+impl Marker {
+    /// What an exchange of the marker's name says.
+    pub(crate) fn read(exchange: &actual::Exchange) -> Self {
+        let text =
+            |key: &str| exchange.arguments.get(key).and_then(|value| value.as_str()).unwrap_or("unknown").to_owned();
+        Self { id: text(ID), place: text(PLACE) }
+    }
+}
+
+/// Marks a vhost. Not if another has marked it meanwhile.
+pub(crate) async fn mark(
+    management: &ManagementClient,
+    installation: &Installation,
+    instead: bool,
+) -> Result<(), Error> {
+    let doing = format!("marking vhost {} as that of installation {}", management.vhost(), installation.id);
+    let failed = |error: CallError| match error {
+        CallError::Failed(error) | CallError::Fatal(error) => Error::from(error),
+        CallError::Object(cause) | CallError::NotFound(cause) => Error::Unmarked { doing: doing.clone(), cause },
+    };
+    let path = ["exchanges", management.vhost(), names::INSTALLATION];
+    if instead {
+        management.delete(&doing, &path).await.map_err(failed)?;
+    }
+    // Not internal: an export of definitions leaves internal exchanges out (measured on 4.3.6).
+    let body = json!({
+        "type": "fanout", "durable": true, "auto_delete": false,
+        "arguments": {ID: installation.id, PLACE: installation.place},
+    });
+    management.put(&doing, &path, &body).await.map_err(failed)?;
+    let marked = management.get::<actual::Exchange>(&doing, &path, "").await.map_err(failed)?;
+    let Marker { id, place } = Marker::read(&marked);
+    if id == installation.id {
+        return Ok(());
+    }
+    Err(NotOurs::Another { vhost: management.vhost().to_owned(), id, place }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_administrators_word_takes_over_what_another_may_have_made() {
+        let ours = |adopt: Option<&str>| Installation {
+            id: "ours".into(),
+            place: "wirepost".into(),
+            adopt: adopt.map(str::to_owned),
+        };
+        let marker = |id: &str| Some(Marker { id: id.into(), place: "elsewhere".into() });
+        let decide = |marker: Option<Marker>, objects: &[&str], adopt, known: bool| {
+            claim("v", marker.as_ref(), objects.iter().copied(), &ours(adopt), || known)
+        };
+        let mark = |instead| Claim::Mark { instead };
+        assert_eq!(decide(marker("ours"), &["pay"], None, false), Claim::Ours);
+        assert_eq!(decide(None, &[], None, false), mark(false));
+        assert_eq!(decide(None, &["pay"], None, true), mark(false));
+        assert_eq!(decide(None, &["pay"], Some(UNMARKED), false), mark(false));
+        assert_eq!(decide(marker("other"), &[], Some("other"), false), mark(true));
+        for refused in [
+            decide(None, &["pay"], None, false),
+            decide(None, &["pay"], Some("other"), false),
+            decide(marker("other"), &["pay"], None, true),
+            decide(marker("other"), &[], Some(UNMARKED), true),
+            decide(marker("third"), &[], Some("other"), true),
+        ] {
+            assert!(matches!(refused, Claim::Refused(_)), "{refused:?}");
+        }
+    }
+}
