@@ -53,6 +53,14 @@ impl ConditionState {
         )
     }
 
+    /// Of a generation that was accepted, of which a queue of the team's own is missing now.
+    pub fn partly_in_force() -> Self {
+        Self::unknown(
+            Reason::NotAccepted,
+            "a queue of the team's own is missing or not open (see Accepted): its routes wait for it, everything else of this generation is in force",
+        )
+    }
+
     /// Not known yet.
     pub fn pending(what: &str) -> Self {
         Self::unknown(Reason::Pending, format!("waiting for {what}"))
@@ -67,7 +75,7 @@ impl ConditionState {
 impl EdgeProgress {
     /// The condition Programmed.
     pub fn condition(&self) -> ConditionState {
-        let Self { total, needed, programmed, since: _, behind, unreachable } = self;
+        let Self { total, needed, programmed, since: _, behind, unreachable, others: _ } = self;
         if *total == 0 {
             return ConditionState::not_met(
                 Reason::NoEdges,
@@ -179,10 +187,10 @@ impl Findings {
         }
     }
 
-    /// How far the edges are with the last accepted generation. What they run says nothing about one that is not accepted.
+    /// How far the edges are with what is in force. That says nothing about a declaration of which routes are left out.
     pub fn set_progress(&mut self, progress: &EdgeProgress) {
         self.edges = Some((progress.programmed, progress.total));
-        self.programmed = if self.accepted.is_met() { progress.condition() } else { ConditionState::not_accepted() };
+        self.programmed = if self.accepted.is_met() { progress.condition() } else { ConditionState::partly_in_force() };
     }
 
     /// The status that follows. `old` is what is stored: times of conditions that have not changed stay.
@@ -390,6 +398,7 @@ mod tests {
                 since: None,
                 behind: names(total - programmed - unreachable).collect(),
                 unreachable: names(unreachable).map(|name| (name, "timeout".to_owned())).collect(),
+                others: false,
             };
             let ConditionState { status, reason, .. } = progress.condition();
             (status, reason)

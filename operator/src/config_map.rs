@@ -70,6 +70,29 @@ pub fn build(
     }
 }
 
+/// The same with another configuration of the same declaration.
+pub fn with_config(config_map: &ConfigMap, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
+    let kept = [OWNER, OWNER_UID].into_iter().filter_map(|key| config_map.annotations().get_key_value(key));
+    let mut annotations: BTreeMap<String, String> = kept
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .chain(rotation.iter().flat_map(|r| r.annotations()))
+        .collect();
+    annotations.insert(HASH.to_owned(), config.hash());
+    let mut data = config_map.data.clone().unwrap_or_default();
+    // Plain data with string keys: it always serializes.
+    data.insert(CONFIG_KEY.to_owned(), serde_json::to_string(config).unwrap_or_default());
+    ConfigMap {
+        metadata: ObjectMeta {
+            name: config_map.metadata.name.clone(),
+            labels: Some(labels()),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        },
+        data: Some(data),
+        ..ConfigMap::default()
+    }
+}
+
 /// The same as a tombstone: the edges let the business's clients go.
 pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
     let mut labels = labels();

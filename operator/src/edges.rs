@@ -1,10 +1,11 @@
-//! The edges: found by the EndpointSlices of their Service, and asked what they run. Each is asked with one long poll at a time, so that a
+//! The edges: found by the EndpointSlices of their Service, and asked what they run. Those that are not ready are asked too: a node that
+//! is cut off from the control plane may still serve clients. Each is asked with one long poll at a time, so that a
 //! change is known within milliseconds and an idle operator sends six requests a minute.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -40,6 +41,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest answer: 10,000 businesses.
 const MAX_ANSWER: usize = 4 << 20;
+/// How long an edge that has left counts as one that may run what it had then.
+pub const MISSING_FOR: Duration = Duration::from_mins(2);
+/// Edges that have left, of which it is known what they ran; of more than that in [`MISSING_FOR`] it is known of the last ones.
+const MAX_MISSING: usize = 256;
+/// After a failure of the watch, which tries again every few seconds, for how long nothing is certain.
+const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 /// EndpointSlices change in bursts; those within this time are one.
 const DEBOUNCE: Duration = Duration::from_millis(200);
 
@@ -51,6 +58,7 @@ pub struct Edges {
     /// Of the ready edges must run a generation before it counts as programmed.
     share: Share,
     known: Mutex<HashMap<SocketAddr, Edge>>,
+    missing: Mutex<Missing>,
     /// Every edge that existed at the start has answered, or failed to.
     first_poll: watch::Sender<bool>,
     begun: Instant,
@@ -58,11 +66,27 @@ pub struct Edges {
     metrics: Arc<Metrics>,
 }
 
+/// Edges that are not in the slices any more, or not to be read there: a process that the control plane has lost sight of may go on serving
+/// clients.
+#[derive(Debug, Default)]
+struct Missing {
+    /// What they ran when they left, and when that was; the oldest first, of the last [`MISSING_FOR`], at most [`MAX_MISSING`].
+    left: VecDeque<(Option<BTreeMap<String, String>>, Instant)>,
+    /// There were edges once.
+    any: bool,
+    /// When the slices could last not be read.
+    unreadable: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct Edge {
     name: String,
+    /// Whether it takes new clients, as far as its EndpointSlice says.
+    ready: bool,
     /// Business → hash; `None` before the first answer.
     hashes: Option<BTreeMap<String, String>>,
+    /// The answer before it ceased to answer: it runs this, or what came later.
+    last: Option<BTreeMap<String, String>>,
     /// Business → since when its hash is the present one, as far as it was seen to change.
     since: HashMap<String, Instant>,
     /// The first answer.
@@ -103,6 +127,8 @@ pub struct EdgeProgress {
     pub behind: Vec<String>,
     /// Names of those that do not answer, with the reason.
     pub unreachable: Vec<(String, String)>,
+    /// There may be others that run something else: not ready, not seen any more, or not to be read of. They may still serve clients.
+    pub others: bool,
 }
 
 impl Edges {
@@ -123,7 +149,8 @@ impl Edges {
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         let (first_poll, _) = watch::channel(false);
-        Ok(Self { http, service, share, known: Mutex::default(), first_poll, begun: Instant::now(), triggers, metrics })
+        let (known, missing) = (Mutex::default(), Mutex::default());
+        Ok(Self { http, service, share, known, missing, first_poll, begun: Instant::now(), triggers, metrics })
     }
 
     /// Returns when each edge that existed at the start was polled once, or soon after the start in any case: a status that reports edges
@@ -134,7 +161,7 @@ impl Edges {
     }
 
     fn update_first_poll(&self, known: &HashMap<SocketAddr, Edge>) {
-        if known.values().all(|edge| edge.hashes.is_some() || edge.failure.is_some()) {
+        if known.values().filter(|edge| edge.ready).all(|edge| edge.hashes.is_some() || edge.failure.is_some()) {
             self.first_poll.send_if_modified(|done| !std::mem::replace(done, true));
         }
     }
@@ -142,9 +169,14 @@ impl Edges {
     /// How many edges run this configuration of a business.
     pub fn progress(&self, business: &str, hash: &str) -> EdgeProgress {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (total, needed) = (known.len(), self.share.of(known.len()));
-        let mut progress = EdgeProgress { total, needed, ..EdgeProgress::default() };
-        for edge in known.values() {
+        let total = known.values().filter(|edge| edge.ready).count();
+        let needed = self.share.of(total);
+        let others = known
+            .values()
+            .any(|edge| !edge.ready && !runs(edge.hashes.as_ref().or(edge.last.as_ref()), business, hash))
+            || self.missing().may_run_another(total, business, hash);
+        let mut progress = EdgeProgress { total, needed, others, ..EdgeProgress::default() };
+        for edge in known.values().filter(|edge| edge.ready) {
             match (&edge.failure, edge.hashes.as_ref().map(|hashes| hashes.get(business))) {
                 (_, Some(Some(runs))) if runs == hash => {
                     progress.programmed += 1;
@@ -160,10 +192,20 @@ impl Edges {
         progress
     }
 
+    /// There were edges, as an operator before this one has reported.
+    pub fn were_seen(&self) {
+        self.missing().any = true;
+    }
+
+    fn missing(&self) -> MutexGuard<'_, Missing> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Names of the edges that still run a business, or might.
     pub fn running(&self, business: &str) -> Vec<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = |edge: &&Edge| edge.hashes.as_ref().is_none_or(|hashes| hashes.contains_key(business));
+        let holds =
+            |edge: &&Edge| edge.ready && edge.hashes.as_ref().is_none_or(|hashes| hashes.contains_key(business));
         known.values().filter(holds).map(|edge| edge.name.clone()).collect()
     }
 
@@ -195,7 +237,10 @@ impl Edges {
                         synced |= matches!(event, watcher::Event::InitDone);
                         due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
                     }
-                    Some(Err(error)) => tracing::warn!(%error, "cannot watch the edges' EndpointSlices; trying again"),
+                    Some(Err(error)) => {
+                        self.missing().unreadable = Some(Instant::now());
+                        tracing::warn!(%error, "cannot watch the edges' EndpointSlices; trying again");
+                    }
                     None => break,
                 },
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() && synced => {
@@ -208,24 +253,38 @@ impl Edges {
         self.update(BTreeMap::new(), &tasks, &cancel);
     }
 
-    fn update(self: &Arc<Self>, found: BTreeMap<SocketAddr, String>, tasks: &Tasks, cancel: &CancellationToken) {
+    fn update(self: &Arc<Self>, found: BTreeMap<SocketAddr, Found>, tasks: &Tasks, cancel: &CancellationToken) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let gone: Vec<SocketAddr> = known.keys().filter(|address| !found.contains_key(address)).copied().collect();
         let mut changed = !gone.is_empty();
         for address in gone {
             if let Some(edge) = known.remove(&address) {
                 edge.cancel.cancel();
+                self.missing().leaves(edge.hashes.or(edge.last));
             }
         }
-        for (address, name) in found {
-            known.entry(address).or_insert_with(|| {
+        for (address, Found { name, ready }) in found {
+            let edge = known.entry(address).or_insert_with(|| {
                 changed = true;
                 let cancel = cancel.child_token();
                 tasks.run("edge poll", &cancel, Arc::clone(self).follow(address, cancel.clone()));
-                Edge { name, hashes: None, since: HashMap::new(), answers_since: Instant::now(), failure: None, cancel }
+                let answers_since = Instant::now();
+                Edge {
+                    name,
+                    ready,
+                    hashes: None,
+                    last: None,
+                    since: HashMap::new(),
+                    answers_since,
+                    failure: None,
+                    cancel,
+                }
             });
+            changed |= std::mem::replace(&mut edge.ready, ready) != ready;
         }
-        self.metrics.edges.set(i64::try_from(known.len()).unwrap_or(i64::MAX));
+        let ready = known.values().filter(|edge| edge.ready).count();
+        self.missing().any |= ready > 0;
+        self.metrics.edges.set(i64::try_from(ready).unwrap_or(i64::MAX));
         self.count(&known);
         drop(known);
         if changed {
@@ -299,7 +358,7 @@ impl Edges {
     fn polled(&self, address: SocketAddr, hashes: Option<BTreeMap<String, String>>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(edge) = known.get_mut(&address) else { return };
-        let back = edge.failure.take().is_some();
+        let back = edge.failure.take().is_some() && edge.ready;
         if back {
             tracing::info!(edge = edge.name, "edge answers again");
         }
@@ -333,13 +392,15 @@ impl Edges {
     fn poll_failed(&self, address: SocketAddr, reason: String) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(edge) = known.get_mut(&address) else { return };
-        let first = edge.failure.is_none();
+        let first = edge.failure.is_none() && edge.ready;
         if first {
             tracing::warn!(edge = edge.name, reason, "edge does not answer");
         }
         // What it runs is not known now.
         edge.failure = Some(reason);
-        edge.hashes = None;
+        if let Some(hashes) = edge.hashes.take() {
+            edge.last = Some(hashes);
+        }
         self.count(&known);
         drop(known);
         if first {
@@ -349,13 +410,43 @@ impl Edges {
 
     fn count(&self, known: &HashMap<SocketAddr, Edge>) {
         self.update_first_poll(known);
-        let unreachable = known.values().filter(|edge| edge.failure.is_some()).count();
+        let unreachable = known.values().filter(|edge| edge.ready && edge.failure.is_some()).count();
         self.metrics.edges_unreachable.set(i64::try_from(unreachable).unwrap_or(i64::MAX));
     }
 }
 
-/// Addresses of the admin ports of ready edges, with the edges' names.
-fn found(slices: &[Arc<EndpointSlice>]) -> BTreeMap<SocketAddr, String> {
+impl Missing {
+    fn leaves(&mut self, ran: Option<BTreeMap<String, String>>) {
+        let now = Instant::now();
+        self.left.push_back((ran, now));
+        while self.left.len() > MAX_MISSING || self.left.front().is_some_and(|(_, left)| now - *left >= MISSING_FOR) {
+            self.left.pop_front();
+        }
+    }
+
+    /// Whether an edge that is not known may run something else of this business. `ready`: so many are.
+    fn may_run_another(&self, ready: usize, business: &str, hash: &str) -> bool {
+        let recent = |(_, left): &&(_, Instant)| left.elapsed() < MISSING_FOR;
+        (ready == 0 && self.any)
+            || self.unreadable.is_some_and(|failed| failed.elapsed() < UNREADABLE_FOR)
+            || self.left.iter().filter(recent).any(|(ran, _)| !runs(ran.as_ref(), business, hash))
+    }
+}
+
+/// Whether an edge that has answered this certainly runs that configuration of a business, or nothing of it.
+fn runs(hashes: Option<&BTreeMap<String, String>>, business: &str, hash: &str) -> bool {
+    hashes.is_some_and(|hashes| hashes.get(business).is_none_or(|runs| runs == hash))
+}
+
+/// An edge in an EndpointSlice.
+#[derive(Debug, PartialEq)]
+struct Found {
+    name: String,
+    ready: bool,
+}
+
+/// Edges by the address of their admin port.
+fn found(slices: &[Arc<EndpointSlice>]) -> BTreeMap<SocketAddr, Found> {
     let mut found = BTreeMap::new();
     for slice in slices {
         let ports = slice.ports.iter().flatten();
@@ -364,11 +455,13 @@ fn found(slices: &[Arc<EndpointSlice>]) -> BTreeMap<SocketAddr, String> {
         for endpoint in &slice.endpoints {
             let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
             let address = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok());
-            if let (true, Some(address)) = (ready, address) {
-                let name = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
-                let address = SocketAddr::new(address, port);
-                found.insert(address, name.unwrap_or_else(|| address.to_string()));
-            }
+            let Some(address) = address else { continue };
+            let name = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
+            let address = SocketAddr::new(address, port);
+            let edge = Found { name: name.unwrap_or_else(|| address.to_string()), ready };
+            // While slices are rewritten an edge may be in two of them.
+            let both = found.remove(&address).is_some_and(|other: Found| other.ready);
+            found.insert(address, Found { ready: ready || both, ..edge });
         }
     }
     found
@@ -409,7 +502,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_endpoints_of_the_admin_port_are_edges() {
+    fn endpoints_of_the_admin_port_are_edges() {
         let slice: EndpointSlice = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "a"}, "addressType": "IPv4",
             "ports": [{"name": "http", "port": 8080}, {"name": "admin", "port": 9090}],
@@ -421,7 +514,39 @@ mod tests {
         }))
         .unwrap();
         let found = found(&[Arc::new(slice)]);
-        let expected = [("198.18.0.1:9090", "edge-1"), ("198.18.0.3:9090", "198.18.0.3:9090")];
-        assert_eq!(found, expected.map(|(address, name)| (address.parse().unwrap(), name.to_owned())).into());
+        let expected = [
+            ("198.18.0.1:9090", "edge-1", true),
+            ("198.18.0.2:9090", "198.18.0.2:9090", false),
+            ("198.18.0.3:9090", "198.18.0.3:9090", true),
+        ];
+        let edge = |name: &str, ready| Found { name: name.to_owned(), ready };
+        assert_eq!(found, expected.map(|(address, name, ready)| (address.parse().unwrap(), edge(name, ready))).into());
+    }
+
+    /// A node that is cut off from the control plane still reaches clients and broker.
+    #[tokio::test(start_paused = true)]
+    async fn an_edge_that_has_left_or_cannot_be_read_of_may_run_what_it_had() {
+        let ran = |hash: &str| Some(BTreeMap::from([("pay".to_owned(), hash.to_owned())]));
+        let mut missing = Missing::default();
+        let others = |missing: &Missing, ready: usize| missing.may_run_another(ready, "pay", "new");
+        assert!(!others(&missing, 0), "there never was an edge");
+        missing.any = true;
+        assert!(others(&missing, 0) && !others(&missing, 1));
+        for harmless in [ran("new"), Some(BTreeMap::new())] {
+            missing.leaves(harmless);
+        }
+        assert!(!others(&missing, 1));
+        for unsure in [ran("old"), None] {
+            missing.leaves(unsure);
+            assert!(others(&missing, 1));
+            tokio::time::advance(MISSING_FOR).await;
+            assert!(!others(&missing, 1));
+        }
+        missing.unreadable = Some(Instant::now());
+        assert!(others(&missing, 1));
+        for _ in 0..2 * MAX_MISSING {
+            missing.leaves(None);
+        }
+        assert_eq!(missing.left.len(), MAX_MISSING);
     }
 }

@@ -18,7 +18,10 @@ use wirepost_core::{
     contract::condition::{ConditionType, Reason},
 };
 
-use crate::{stored::StoredBusiness, writer::MANAGER};
+use crate::{
+    stored::{REVOKE, ROTATE, StoredBusiness},
+    writer::MANAGER,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The API server's bound of a note, in bytes.
@@ -89,6 +92,14 @@ impl Events {
     pub async fn revoked(&self, stored: &StoredBusiness) {
         let note = "the former credentials of its services are revoked: their broker users and API keys end now";
         self.publish(stored, EventType::Normal, "CredentialsRevoked", "Revoking", note).await;
+    }
+
+    /// Somebody asks for a revocation, by a value that revokes nothing.
+    pub async fn not_revoked(&self, stored: &StoredBusiness, revoke: &str, rotate: &str) {
+        let note = format!(
+            "nothing is revoked: {REVOKE} is '{revoke}' and {ROTATE} is '{rotate}'. Set both to the same new value to replace the credentials and end the former ones now; set {REVOKE} to '{rotate}' to end only the former ones"
+        );
+        self.publish(stored, EventType::Warning, "NothingRevoked", "Revoking", &note).await;
     }
 
     /// The resource is deleted though the broker was not cleaned.

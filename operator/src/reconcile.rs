@@ -34,7 +34,7 @@ pub use context::{Context, Options};
 pub use state::ResourceStates;
 
 use crate::{
-    access::{AccessCredentials, Rotation},
+    access::AccessCredentials,
     broker::Ensured,
     conditions::{ConditionState, Findings},
     config_map,
@@ -43,15 +43,13 @@ use crate::{
     writer,
 };
 use accept::AcceptedDeclaration;
+use state::ResourceState;
 use waiting::Waiting;
 
 /// Between two checks for a queue that its owner has yet to declare.
 const QUEUE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Another write came between ours and what it was based on: the watch brings that any moment.
 const CONFLICT_DELAY: Duration = Duration::from_millis(100);
-
-/// From the Secret with new credentials to the end of the revoked ones' users.
-const REVOCATION_DELAY: Duration = Duration::from_millis(100);
 /// Until the watch has brought a generation that the API server has.
 const BEHIND_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -150,7 +148,7 @@ impl Reconcile<'_> {
             return self.reject(rejected, Some(QUEUE_CHECK_INTERVAL)).await;
         }
         provision::conditions(&done, &mut findings);
-        let waiting = Waiting::new(&compiled.business, &done.problems);
+        let waiting = Waiting::new(&compiled.business, &done);
         self.name_held_back(&waiting, compiled, &credentials, &mut findings);
         self.context.states.of(self.stored, |state| state.accepted = Some(declaration.clone()));
         let mut refused = false;
@@ -222,9 +220,7 @@ impl Reconcile<'_> {
         let retry = failed.then(|| self.context.states.of(self.stored, |state| state.backoff.next_pause()));
         let hash = || credentials.edge_config(compiled).hash();
         let settled = waits_for_edges.then(|| self.until_settled(&compiled.business, &hash())).flatten();
-        // Their users are still on the broker.
-        let revoked = credentials.rotation.as_ref().and_then(Rotation::revoked).map(|_| REVOCATION_DELAY);
-        retry.into_iter().chain(settled).chain(revoked).min()
+        retry.into_iter().chain(settled).min()
     }
 
     /// Keeps the resource until what was made for it is gone; in the place of the finalizer that all installations shared before.
@@ -244,6 +240,8 @@ impl Reconcile<'_> {
     async fn reject(&self, rejected: ConditionState, check: Option<Duration>) -> Result<Done, Error> {
         let outdated = rejected.reason == Reason::CustomResourceDefinitionOutdated;
         if outdated {
+            // No status can be written: none is due either.
+            self.context.states.of(self.stored, ResourceState::release_status);
             self.tell_held_back(&rejected.message).await;
         } else {
             self.report(&Findings::rejected(rejected)).await?;
@@ -258,7 +256,7 @@ impl Reconcile<'_> {
         else {
             return Ok(self.retry());
         };
-        let waiting = Waiting::new(&compiled.business, &done.problems);
+        let waiting = Waiting::new(&compiled.business, &done);
         self.deliver(&declaration, credentials.clone(), repaired, &waiting).await?;
         let next = self.next_attempt(compiled, &credentials, &done, waits_for_edges);
         let next = next.into_iter().chain(check).min();

@@ -159,10 +159,17 @@ async fn look(
     let guard = kind == "classic";
     let leads = kind != "quorum" || has_leader(management, queue).await?;
     // The queue itself last: its answer is up to date.
-    let Ok(counted) = timeout(TIMEOUT, declared(connection, queue)).await else {
-        return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard));
+    let counted = timeout(TIMEOUT, declared(connection, queue)).await;
+    let counted = counted.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")));
+    let counted = match counted {
+        Ok(counted) => counted,
+        // One queue that can't be counted, or a connection that is lost, must not hold back what has nothing to do with it.
+        Err(error) => {
+            tracing::debug!(vhost = management.vhost(), error, "{doing} failed");
+            return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard));
+        }
     };
-    let depth = match (counted.map_err(|cause| Error::Amqp { doing, cause })?, messages) {
+    let depth = match (counted, messages) {
         (None, _) => Depth::NoQueue,
         // Nothing invents messages: they are there, whatever else can't be told.
         (Some((ready, consumers)), messages) if ready > 0 => {

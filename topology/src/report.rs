@@ -74,6 +74,11 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
+
+    /// Queues and streams that are no longer declared and exist still: the broker failed at their deletion, or it was not tried.
+    pub fn kept(&self) -> impl Iterator<Item = &str> {
+        self.problems.iter().filter_map(Problem::kept).chain(self.left.iter().filter_map(Step::keeps))
+    }
 }
 
 /// A difference that an administrator must resolve. `Display` explains it and its remedy.
@@ -226,11 +231,7 @@ impl Problem {
     pub fn kept(&self) -> Option<&str> {
         match self {
             Self::Kept { queue, .. } => Some(queue),
-            Self::Refused { step, .. } | Self::Failed { step, .. } => match &**step {
-                Step::DeleteQueue(name) | Step::DeleteStream(name) => Some(name),
-                Step::Unbind(binding) => Some(&binding.destination),
-                _ => None,
-            },
+            Self::Refused { step, .. } | Self::Failed { step, .. } => step.keeps(),
             _ => None,
         }
     }

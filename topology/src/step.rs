@@ -78,6 +78,15 @@ impl Step {
         }
     }
 
+    /// The queue or stream that exists still while this is not done.
+    pub(crate) fn keeps(&self) -> Option<&str> {
+        match self {
+            Self::DeleteQueue(name) | Self::DeleteStream(name) => Some(name),
+            Self::Unbind(binding) => Some(&binding.destination),
+            _ => None,
+        }
+    }
+
     /// The business whose other queues must be deleted first: the target of dead letters and the user who may empty queues are deleted last.
     pub(crate) fn waits_for_queues_of(&self) -> Option<&str> {
         let (object, last): (&str, fn(&str) -> String) = match self {

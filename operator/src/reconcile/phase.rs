@@ -7,11 +7,11 @@ use wirepost_core::contract::configz::DECISIONS_VALID_FOR;
 use wirepost_topology::keeper::Phase;
 
 use super::Reconcile;
-use crate::edges::EdgeProgress;
+use crate::edges::{EdgeProgress, MISSING_FOR};
 
 /// Longest wait for edges that do not get, or do not report, the present configuration: cut off from the API server, or from the operator.
 /// After it their clients' messages may end in `unrouted`.
-const EDGES_TIMEOUT: Duration = Duration::from_mins(2);
+const EDGES_TIMEOUT: Duration = MISSING_FOR;
 
 /// The edge configuration that was last written, or found to be as it should be.
 #[derive(Clone, Debug)]
@@ -30,11 +30,10 @@ impl Delivered {
 
     /// When no edge uses anything of a former configuration any more.
     fn settled_at(&self, progress: &EdgeProgress) -> Instant {
-        let EdgeProgress { total, programmed, since, .. } = progress;
-        if programmed < total {
+        let EdgeProgress { total, programmed, since, others, .. } = progress;
+        if programmed < total || *others {
             return self.at + EDGES_TIMEOUT;
         }
-        // An edge that is being shut down is not among the ready ones, and gets the configuration at the same time.
         since.map_or(self.at, |since| since.max(self.at)) + DECISIONS_VALID_FOR
     }
 }
@@ -52,7 +51,13 @@ impl Reconcile<'_> {
     pub(super) fn until_settled(&self, business: &str, hash: &str) -> Option<Duration> {
         let Self { stored, context } = *self;
         let delivered = context.states.of(stored, |state| state.delivered.clone()).filter(|last| last.hash == hash)?;
-        let settled_at = delivered.settled_at(&context.edges.progress(business, hash));
+        let mut progress = context.edges.progress(business, hash);
+        if progress.total == 0 && stored.status().edges.is_some_and(|edges| edges.total > 0) {
+            // They were there before this process.
+            context.edges.were_seen();
+            progress.others = true;
+        }
+        let settled_at = delivered.settled_at(&progress);
         Some(settled_at.saturating_duration_since(Instant::now()))
     }
 }
@@ -76,5 +81,7 @@ mod tests {
         assert_eq!(settled(2, 1, Some(Duration::ZERO)), EDGES_TIMEOUT);
         assert_eq!(settled(2, 2, Some(Duration::from_secs(9))), Duration::from_secs(9) + DECISIONS_VALID_FOR);
         assert_eq!(settled(0, 0, None), DECISIONS_VALID_FOR);
+        let cut_off = EdgeProgress { total: 1, programmed: 1, others: true, ..EdgeProgress::default() };
+        assert_eq!(delivered.settled_at(&cut_off) - begun, EDGES_TIMEOUT);
     }
 }

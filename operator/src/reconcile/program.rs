@@ -12,7 +12,7 @@ use crate::{
 
 impl Reconcile<'_> {
     /// Gives the edges and the business's services what they need. Once the Secret has new credentials the hour of the former ones begins,
-    /// and not before; if they are revoked, they end now, even where the Secret can't be written. `repaired`: something of the business was just repaired on the broker. `waiting`: what waits for the broker.
+    /// and not before. `repaired`: something of the business was just repaired on the broker. `waiting`: what waits for the broker.
     pub(super) async fn deliver(
         &self,
         declaration: &AcceptedDeclaration,
@@ -29,12 +29,7 @@ impl Reconcile<'_> {
         let secret = self.write_secret(declaration, &credentials, repaired || written, &waiting.kept).await;
         let rotation = credentials.rotation.as_ref();
         let delivered = rotation.filter(|_| secret.as_ref().is_ok_and(|secret| secret.obstacle.is_none()));
-        let revoked = rotation.and_then(Rotation::revoked);
-        if revoked.is_some() {
-            tracing::info!(business = declaration.compiled.business, "the former credentials are revoked");
-            self.context.events.revoked(self.stored).await;
-        }
-        if let Some(rotation) = revoked.or_else(|| delivered?.delivered()) {
+        if let Some(rotation) = delivered.and_then(Rotation::delivered) {
             let credentials = self.derive(declaration, rotation).await?;
             self.program(declaration, &credentials, waiting).await?;
         }
@@ -76,6 +71,30 @@ impl Reconcile<'_> {
         delivered();
         tracing::info!(business, generation = config.generation, "edge configuration written");
         Ok(true)
+    }
+
+    /// Leaves of the keys that the edges accept only these, whatever else they have, and whatever else is to be done.
+    pub(super) async fn end_former_keys(&self, business: &str, credentials: &AccessCredentials) -> Result<(), Error> {
+        let Self { stored, context } = *self;
+        let Some(map) = context.config_map(business).filter(|map| config_map::is_of(map, stored)) else {
+            return Ok(());
+        };
+        let Some(mut config) = config_map::config(&map).filter(|_| !config_map::is_tombstone(&map)) else {
+            return Ok(());
+        };
+        config.auth.api_keys.clone_from(&credentials.api_keys);
+        let mut should = config_map::with_config(&map, &config, credentials.rotation.as_ref());
+        if config_map::has_all_of(&map, &should) {
+            return Ok(());
+        }
+        // Only over this one: there may be a newer one that the watch has not brought yet.
+        let shows = map.metadata.resource_version.clone();
+        should.metadata.resource_version.clone_from(&shows);
+        let written = context.writer.config_map(&should).await?;
+        context.states.set_version(business, shows, written);
+        context.states.set_hash(business, config.hash());
+        context.states.of(stored, |state| Delivered::update(&mut state.delivered, config.hash()));
+        Ok(())
     }
 
     /// What the edges have of a business, if it was written for this resource.

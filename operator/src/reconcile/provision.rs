@@ -48,6 +48,10 @@ impl Reconcile<'_> {
         if conditions.iter().any(|condition| failing(&condition.reason)) {
             return Ok(());
         }
+        // Nor while such a failure waits to be reported: it would never be.
+        if self.context.states.of(self.stored, |state| state.holds_status()) {
+            return Ok(());
+        }
         let Some(drift) = self.context.broker.drift(&compiled.business) else { return Ok(()) };
         let text = format!("changed by others and about to be repaired: {}", summarize(&drift));
         findings.provisioned = ConditionState::not_met(Reason::Drifted, text);
@@ -129,14 +133,14 @@ pub(super) fn queue_problem(done: &Report, which: impl Fn(&String) -> bool) -> O
 /// Sets Accepted and Provisioned to what the broker's report means.
 pub(super) fn conditions(done: &Report, findings: &mut Findings) {
     if let Some(rejected) = queue_problem(done, |_| true) {
-        (findings.accepted, findings.provisioned) = (rejected, ConditionState::not_accepted());
+        (findings.accepted, findings.provisioned) = (rejected, ConditionState::partly_in_force());
         return;
     }
     let wrong = problem_texts(done, |problem| !matches!(problem, Problem::Kept { .. }));
     let kept = problem_texts(done, |problem| matches!(problem, Problem::Kept { .. }));
     let passing = done.problems.iter().all(|problem| problem.may_pass() || matches!(problem, Problem::Kept { .. }));
     findings.provisioned = match (wrong.is_empty(), kept.is_empty()) {
-        (false, _) if passing => ConditionState::not_met(Reason::BrokerUnavailable, summarize(&wrong)),
+        (false, _) if passing => ConditionState::unknown(Reason::BrokerUnavailable, summarize(&wrong)),
         (false, _) => {
             let few = |problem: &Problem| matches!(problem, Problem::TooFewReplicas { .. } | Problem::Kept { .. });
             let reason = if done.problems.iter().all(few) { Reason::TooFewReplicas } else { Reason::NotAsDeclared };

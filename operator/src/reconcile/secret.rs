@@ -27,7 +27,7 @@ use crate::{
     conditions::ConditionState,
     config_map,
     stored::{REVOKE, ROTATE},
-    writer::SecretState,
+    writer::{self, SecretState},
 };
 
 /// What became of the Secret.
@@ -45,7 +45,53 @@ impl Reconcile<'_> {
             return Ok(AccessCredentials::default());
         }
         let asked = self.stored.annotation(ROTATE).unwrap_or_default();
-        self.derive(declaration, Rotation::next(self.rotation(), asked, self.stored.annotation(REVOKE))).await
+        self.warn_of_revocation_without_effect(asked).await;
+        let rotation = Rotation::next(self.rotation(), asked, self.stored.annotation(REVOKE));
+        match rotation.revoked() {
+            Some(revoked) => self.revoke(declaration, revoked).await,
+            None => self.derive(declaration, rotation).await,
+        }
+    }
+
+    /// Ends former credentials, before anything that can fail or has to wait: for the broker, for the Secret. The edges refuse the keys from
+    /// now on, and the users are not among those that the broker should have.
+    async fn revoke(&self, declaration: &AcceptedDeclaration, revoked: Rotation) -> Result<AccessCredentials, Error> {
+        let Self { stored, context } = *self;
+        let business = &declaration.compiled.business;
+        let credentials = self.credentials_of(declaration, revoked.clone()).await?;
+        match self.end_former_keys(business, &credentials).await {
+            Ok(()) => {
+                // Not before: until then each run tries it again.
+                context.states.of(stored, |state| state.rotation = Some(revoked));
+                tracing::info!(business, "the former credentials are revoked");
+                context.events.revoked(stored).await;
+            }
+            Err(Error::Write(writer::Error::Api { cause, doing })) if writer::is_conflict(&cause) => {
+                return Err(writer::Error::Api { cause, doing }.into());
+            }
+            Err(Error::Write(error @ (writer::Error::NotLeader | writer::Error::Outdated(_)))) => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                tracing::error!(
+                    business,
+                    %error,
+                    "the edges still accept the revoked API keys; it is tried again, and the broker's users end all the same"
+                );
+            }
+        }
+        Ok(credentials)
+    }
+
+    /// An event where somebody asks for a revocation by a value that is not the one of the rotation: nothing is revoked then. A value from
+    /// before a later rotation is left alone.
+    async fn warn_of_revocation_without_effect(&self, asked: &str) {
+        let Self { stored, context } = *self;
+        let revoke = stored.annotation(REVOKE).unwrap_or_default();
+        let before = context.states.of(stored, |state| state.revoke_asked.replace(revoke.to_owned()));
+        if before.is_some_and(|before| has_no_effect(&before, revoke, asked)) {
+            context.events.not_revoked(stored, revoke, asked).await;
+        }
     }
 
     /// The credentials of a rotation, which is remembered.
@@ -54,9 +100,18 @@ impl Reconcile<'_> {
         declaration: &AcceptedDeclaration,
         rotation: Rotation,
     ) -> Result<AccessCredentials, Error> {
+        let credentials = self.credentials_of(declaration, rotation.clone()).await?;
+        self.context.states.of(self.stored, |state| state.rotation = Some(rotation));
+        Ok(credentials)
+    }
+
+    async fn credentials_of(
+        &self,
+        declaration: &AcceptedDeclaration,
+        rotation: Rotation,
+    ) -> Result<AccessCredentials, Error> {
         let Self { stored, context } = *self;
         let seeds = context.seeds.get().await.map_err(Error::Seed)?;
-        context.states.of(stored, |state| state.rotation = Some(rotation.clone()));
         let vhost = &context.options.endpoints.vhost;
         Ok(AccessCredentials::new(&seeds, vhost, &declaration.compiled.business, stored.uid(), rotation))
     }
@@ -139,6 +194,12 @@ impl Reconcile<'_> {
     }
 }
 
+/// Whether somebody has just asked for a revocation by a value that revokes nothing. `before`: the annotation when it was last seen. Empty: there
+/// is none.
+fn has_no_effect(before: &str, revoke: &str, rotate: &str) -> bool {
+    !revoke.is_empty() && revoke != before && revoke != rotate
+}
+
 /// How long until the Secret is checked. `next`: when the last check wanted the next one; none: the Secret could not be written, or is not
 /// ours. A check may be overdue because a problem on the broker keeps it from being made: that must not repeat the reconcile at once.
 fn until_check(next: Option<Instant>) -> Duration {
@@ -152,6 +213,15 @@ const TAKEN_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revocation_by_another_value_than_the_rotation_s_is_told_once() {
+        assert!(has_no_effect("", "now", "2"));
+        assert!(!has_no_effect("now", "now", "2"), "it was told");
+        assert!(!has_no_effect("", "2", "2"), "it has its effect");
+        assert!(!has_no_effect("2", "2", "3"), "done before the next rotation");
+        assert!(!has_no_effect("2", "", "3"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_overdue_check_that_cannot_be_made_does_not_repeat_the_reconcile_at_once() {

@@ -54,6 +54,8 @@ pub(super) struct ResourceState {
     /// What its class says to the present generation.
     pub(super) policy: Option<Policy>,
     pub(super) rotation: Option<Rotation>,
+    /// The annotation that revokes credentials, as it was last seen; empty: there was none.
+    pub(super) revoke_asked: Option<String>,
     /// The edge configuration as it was last written.
     pub(super) delivered: Option<Delivered>,
     /// The access Secret at its last check; `None` = it has to be checked now.
@@ -80,6 +82,7 @@ impl Default for ResourceState {
             accepted: None,
             policy: None,
             rotation: None,
+            revoke_asked: None,
             delivered: None,
             secret: None,
             secret_changes: 0,
@@ -170,7 +173,12 @@ impl ResourceState {
         (now < until, begins)
     }
 
-    /// The status is as stored, or is written now.
+    /// Whether a status is held back.
+    pub(super) fn holds_status(&self) -> bool {
+        self.status_held_until.is_some()
+    }
+
+    /// The status is as stored, or is written now, or can't be written at all.
     pub(super) fn release_status(&mut self) {
         self.status_held_until = None;
     }
@@ -179,8 +187,9 @@ impl ResourceState {
     /// over soon has passed.
     pub(super) fn status_due(&mut self) -> Option<Duration> {
         let withheld = std::mem::take(&mut self.status_withheld).then_some(WATCH_LAG + Duration::from_secs(1));
-        // Not immediately again where a problem keeps a due status from being written.
-        let held = self.status_held_until.map(|until| until.saturating_duration_since(Instant::now()).max(MIN_DELAY));
+        // One whose delay is over is written by the next run that gets as far; what keeps a run from it has a time of its own.
+        let held = self.status_held_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let held = held.filter(|left| !left.is_zero()).map(|left| left.max(MIN_DELAY));
         withheld.into_iter().chain(held).min()
     }
 
@@ -315,6 +324,7 @@ mod tests {
         assert!(due >= DELAY && due <= DELAY.mul_f64(1.5), "{due:?}");
         tokio::time::advance(due).await;
         assert_eq!(state.hold_status(DELAY), (false, false));
+        assert_eq!(state.status_due(), None, "a run that can't write it is not repeated at once");
         // It was over in between: the next one has its whole delay again.
         state.release_status();
         assert_eq!(state.hold_status(DELAY), (true, true));

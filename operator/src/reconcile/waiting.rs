@@ -13,7 +13,7 @@ use wirepost_core::{
     contract::edge_config::{BusinessConfig, RouteConfig},
     names,
 };
-use wirepost_topology::{Affected, Problem};
+use wirepost_topology::{Affected, Report};
 
 /// What has to wait for the broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// What these problems of a business concern.
-    pub(super) fn new(business: &str, problems: &[Problem]) -> Self {
-        let mut waiting = Self::default();
+    /// What this report of a business concerns.
+    pub(super) fn new(business: &str, report: &Report) -> Self {
+        let mut waiting = Self { kept: report.kept().map(str::to_owned).collect(), ..Self::default() };
         let receive = [
             names::receive_exchange(business),
             names::unrouted(business),
@@ -41,8 +41,7 @@ impl Waiting {
             names::dead_queue(business),
         ];
         let push = [names::push_exchange(business), names::push_unrouted(business), names::stream(business)];
-        for problem in problems {
-            waiting.kept.extend(problem.kept().map(str::to_owned));
+        for problem in &report.problems {
             match problem.affected() {
                 Affected::Nothing => {}
                 Affected::User(_) => waiting.secret = true,
@@ -119,6 +118,7 @@ fn is_same(a: &RouteConfig, b: &RouteConfig) -> bool {
 mod tests {
     use serde_json::json;
     use wirepost_core::{business::WsBusiness, compile::compile_one};
+    use wirepost_topology::{Problem, Step};
 
     use super::*;
 
@@ -136,8 +136,12 @@ mod tests {
         json!({"messageType": message_type, "sendType": "ClientToServer", "queue": {"name": queue}})
     }
 
-    fn missing(queue: &str) -> [Problem; 1] {
-        [Problem::MissingQueue { queue: names::route_queue("pay", queue) }]
+    fn missing(queue: &str) -> Report {
+        reported(Problem::MissingQueue { queue: names::route_queue("pay", queue) })
+    }
+
+    fn reported(problem: Problem) -> Report {
+        Report { problems: vec![problem], ..Report::default() }
     }
 
     /// Message type and queue of each route.
@@ -168,7 +172,7 @@ mod tests {
         let refunds = Waiting::new("pay", &missing("refunds"));
         let permitted = refunds.permitted(&new, Some(&old));
         assert_eq!((permitted == new, refunds.held_back(&new, &permitted).len()), (true, 0));
-        assert_eq!(Waiting::new("pay", &[]).permitted(&new, Some(&old)), new);
+        assert_eq!(Waiting::new("pay", &Report::default()).permitted(&new, Some(&old)), new);
     }
 
     #[test]
@@ -178,16 +182,23 @@ mod tests {
         let mut old = new.clone();
         old.delivery = wirepost_core::contract::edge_config::Delivery::Transient;
         old.routes.remove(0);
-        let stream = Waiting::new("pay", &[Problem::MissingQueue { queue: names::stream("pay") }]);
+        let stream = Waiting::new("pay", &reported(Problem::MissingQueue { queue: names::stream("pay") }));
         let permitted = stream.permitted(&new, Some(&old));
         assert_eq!((permitted.delivery, permitted.routes.len()), (old.delivery, 2));
-        let receive = Waiting::new("pay", &[Problem::MissingQueue { queue: names::receive_exchange("pay") }]);
+        let receive = Waiting::new("pay", &reported(Problem::MissingQueue { queue: names::receive_exchange("pay") }));
         assert_eq!(shown(&receive.permitted(&new, None)), [("done", "")]);
     }
 
     #[test]
     fn a_user_that_does_not_work_holds_back_the_secret_alone() {
         let taken = Problem::UserTaken { user: "wirepost.pay.1".to_owned(), tag: "t".to_owned() };
-        assert_eq!(Waiting::new("pay", &[taken]), Waiting { secret: true, ..Waiting::default() });
+        assert_eq!(Waiting::new("pay", &reported(taken)), Waiting { secret: true, ..Waiting::default() });
+    }
+
+    #[test]
+    fn a_queue_whose_deletion_was_not_tried_exists_still() {
+        let left = vec![Step::DeleteQueue("wirepost.pay.q.old".to_owned()), Step::DeletePolicy("p".to_owned())];
+        let waiting = Waiting::new("pay", &Report { left, ..Report::default() });
+        assert_eq!(waiting.kept, BTreeSet::from(["wirepost.pay.q.old".to_owned()]));
     }
 }

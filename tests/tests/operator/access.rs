@@ -19,6 +19,7 @@ use wirepost_testing::cluster::chart_rules;
 use wirepost_testing::mirror::Mirror;
 use wirepost_testing::operator::{World, times};
 use wirepost_testing::process::run;
+use wirepost_testing::proxy::{Network, Proxy};
 
 type Entries = BTreeMap<String, String>;
 
@@ -199,7 +200,7 @@ async fn dead_letters_go_back_with_the_rights_of_the_access_secret() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revoked_credentials_end_as_soon_as_there_are_new_ones() -> Result<()> {
+async fn revoked_credentials_end_immediately() -> Result<()> {
     let world = World::new().await?;
     let _mirror = Mirror::start(&world, "edge-1").await?;
     let operator = world.operator("one").start().await?;
@@ -213,6 +214,10 @@ async fn revoked_credentials_end_as_soon_as_there_are_new_ones() -> Result<()> {
     eventually("the leaked user is gone", SOON, || async { Ok(!users(&world).await?.contains(&leaked["username"])) })
         .await?;
     eventually("its connection is closed", SOON, || async { Ok(!thief.status().connected()) }).await?;
+    eventually("the Secret has new ones", SOON, || async {
+        Ok(world.secret("shop-wirepost").await?.is_some_and(|now| now["username"] != leaked["username"]))
+    })
+    .await?;
     let new = world.secret("shop-wirepost").await?.context("no Secret")?;
     ensure!(api_keys(&world).await?.keys().eq([&digest(&new)]), "{:?}", api_keys(&world).await?);
     let service = log_in(&new).await?;
@@ -222,6 +227,38 @@ async fn revoked_credentials_end_as_soon_as_there_are_new_ones() -> Result<()> {
     annotate(&world, "wirepost.dev/rotate", "3").await?;
     eventually("there are two", SOON, || async { Ok(api_keys(&world).await?.len() == 2) }).await?;
     ensure!(users(&world).await?.contains(&new["username"]) && service.status().connected());
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_ends_api_keys_while_the_broker_is_away() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let (proxy, management) = Proxy::of_uri(&world.setup.vhost().broker.management).await?;
+    let operator = world.operator("one").flag("management", management).start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    let leaked = world.secret("shop-wirepost").await?.context("no Secret")?;
+    // A mistake is told.
+    annotate(&world, "wirepost.dev/revoke", "now").await?;
+    eventually("nothing is revoked", SOON, || async { Ok(times(&world.events("shop").await?, "NothingRevoked") == 1) })
+        .await?;
+
+    proxy.set(Network::Stalled);
+    let both = json!({"metadata": {"annotations": {"wirepost.dev/rotate": "2", "wirepost.dev/revoke": "2"}}});
+    world.team.businesses().patch("shop", &PatchParams::default(), &Patch::Merge(both)).await?;
+    eventually("the edges refuse the key", SOON, || async {
+        Ok(!api_keys(&world).await?.contains_key(&digest(&leaked)))
+    })
+    .await?;
+    ensure!(world.secret("shop-wirepost").await?.as_ref() == Some(&leaked), "the broker can't have answered");
+
+    proxy.set(Network::Fine);
+    eventually("the Secret has new ones, and the leaked user is gone", SOON, || async {
+        let new = world.secret("shop-wirepost").await?.context("no Secret")?;
+        Ok(new["username"] != leaked["username"] && !users(&world).await?.contains(&leaked["username"]))
+    })
+    .await?;
     operator.had_every_right()
 }
 

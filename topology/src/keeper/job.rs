@@ -97,7 +97,7 @@ impl Job {
         };
         let mut result = context.unless_stopped(applying).await;
         if let Ok(report) = &mut result {
-            left.append(&mut report.left);
+            left.extend(report.left.iter().cloned());
             report.listeners = listeners;
         }
         JobResult { job: self, differed, left, waits_for_edges, result }

@@ -8,7 +8,7 @@ use serde_json::json;
 use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{Credentials, ManagementClient, ManagementError, ManagementSettings};
 use wirepost_testing::broker::{Vhost, depth, publish, publish_for};
-use wirepost_topology::{Actual, Error, Options, Problem, Scope, apply, merge, plan};
+use wirepost_topology::{Actual, Error, KeepReason, Options, Problem, Scope, UnknownDepth, apply, merge, plan};
 
 use crate::support::{apply_all, business, management, problems, route};
 
@@ -181,6 +181,20 @@ async fn without_amqp_a_queue_is_never_deleted() {
     assert!(!report.changes.iter().any(|change| change.starts_with("delete queue")), "{report:?}");
     let left = Actual::read(&management(&vhost)).await.unwrap();
     assert!(left.queues.iter().any(|q| q.name == "wirepost.pay.q.q"));
+}
+
+#[tokio::test]
+async fn a_queue_that_cannot_be_counted_stays_and_holds_back_nothing_else() {
+    let vhost = Vhost::create().await.unwrap();
+    apply_all(&vhost, &business("pay", &json!([route("order.*", "orders")]))).await;
+    let connection = vhost.connect().await.unwrap();
+    connection.close(200, "lost".into()).await.unwrap();
+    let options = Options { scope: Scope::Everything, amqp: Some(&connection), delete_messages: false };
+    let moved = business("pay", &json!([route("order.*", "moved")]));
+    let report = apply(&management(&vhost), &moved, options).await.unwrap();
+    let because = KeepReason::Unknown(UnknownDepth::NoAnswer);
+    assert_eq!(report.problems, [Problem::Kept { queue: "wirepost.pay.q.orders".to_owned(), because }]);
+    assert!(report.changes.iter().any(|change| change.contains("wirepost.pay.q.moved")), "{:?}", report.changes);
 }
 
 #[tokio::test]
