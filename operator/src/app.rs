@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Config as ClientConfig, runtime::reflector};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::config_map::SELECTOR;
 use wirepost_runtime::{
@@ -20,7 +23,7 @@ use crate::{
     brake::Brake,
     broker::{self, Broker, Replica},
     census,
-    classes::{self, Classes},
+    classes::{self, Classes, StoredClass},
     config_map,
     crd_check::{self, CrdGuard},
     edges::{self, Edges, Share},
@@ -41,6 +44,9 @@ const RESOURCES: &str = "resources";
 const CONFIG_MAPS: &str = "edge configurations";
 /// Longest time for what runs to end, and then for the lease to be given up.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
+/// Reads of the seed before a new leader writes: the first may go over a connection that is dead.
+const SEED_TRIES: u32 = 2;
+const SEED_TIMEOUT: Duration = Duration::from_secs(5);
 /// The task that competes for the lease.
 const ELECTION: &str = "leader election";
 
@@ -201,7 +207,15 @@ impl App {
         work.tasks.until("edge configurations", &work.stop, followed);
         let classes = Arc::new(Classes::default());
         let listed_classes = readiness.wait_for(classes::PART);
-        let watched = Arc::clone(&classes).follow(client.clone(), Arc::clone(&triggers), listed_classes);
+        let watch = fresh.watch(
+            client.clone(),
+            api.clone(),
+            Listed::Classes,
+            |client, _| Api::<StoredClass>::all(client),
+            "",
+            api_client::watch(""),
+        );
+        let watched = Arc::clone(&classes).follow(watch, Arc::clone(&triggers), fresh.clone(), listed_classes);
         work.tasks.until("classes", &work.stop, watched);
         let states = Arc::new(ResourceStates::default());
         for namespace in secret_namespaces {
@@ -210,7 +224,13 @@ impl App {
         }
         work.tasks.once(
             "trigger on leading",
-            trigger_on_leading(leadership.clone(), fresh.clone(), triggers.clone(), work.stop.clone()),
+            trigger_on_leading(
+                leadership.clone(),
+                Arc::clone(&seeds),
+                fresh.clone(),
+                triggers.clone(),
+                work.stop.clone(),
+            ),
         );
 
         let counted = businesses.clone();
@@ -280,18 +300,33 @@ impl Program for App {
     }
 }
 
+/// A standby looks at the seed every few seconds. One that leads with a former seed would give all businesses its credentials.
+async fn read_seed_again(seeds: &Seeds) {
+    for _ in 0..SEED_TRIES {
+        let error = match timeout(SEED_TIMEOUT, seeds.check()).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("no answer within {SEED_TIMEOUT:?}"),
+        };
+        tracing::warn!(error, "the seed can't be read again; what is known of it counts");
+    }
+}
+
 /// A replica that begins to lead lists everything, and reconciles it.
 async fn trigger_on_leading(
     mut leadership: Leadership,
+    seeds: Arc<Seeds>,
     fresh: Fresh,
     triggers: Arc<Triggers>,
     stop: CancellationToken,
 ) {
     tokio::select! {
-        () = leadership.acquired() => {
+        () = async {
+            leadership.acquired().await;
+            read_seed_again(&seeds).await;
             fresh.relist();
             triggers.trigger_all();
-        }
+        } => {}
         () = stop.cancelled() => {}
     }
 }

@@ -9,9 +9,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::{Stream, StreamExt, pin_mut};
 use kube::{
-    Api, Client, Resource,
+    Resource,
     core::ObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
@@ -26,7 +26,12 @@ use wirepost_core::{
 };
 use wirepost_runtime::readiness::Pending;
 
-use crate::{api_client, conditions::summarize, triggers::Triggers};
+use crate::{
+    api_client,
+    conditions::summarize,
+    fresh::Fresh,
+    triggers::{Listed, Triggers},
+};
 
 /// What `/readyz` waits for.
 pub const PART: &str = "classes";
@@ -158,11 +163,16 @@ impl Classes {
         false
     }
 
-    /// Follows the classes; it has no end of its own. `pending`: dropped when all were listed once.
-    pub async fn follow(self: Arc<Self>, client: Client, triggers: Arc<Triggers>, pending: Pending) {
+    /// Follows the classes by this watch; it has no end of its own. `pending`: dropped when all were listed once.
+    pub async fn follow(
+        self: Arc<Self>,
+        watch: impl Stream<Item = watcher::Result<watcher::Event<StoredClass>>>,
+        triggers: Arc<Triggers>,
+        fresh: Fresh,
+        pending: Pending,
+    ) {
         let mut pending = Some(pending);
-        let events =
-            watcher(Api::<StoredClass>::all(client), api_client::watch("")).backoff(api_client::watch_backoff());
+        let events = watch.backoff(api_client::watch_backoff());
         pin_mut!(events);
         let mut failing = false;
         while let Some(event) = events.next().await {
@@ -186,6 +196,7 @@ impl Classes {
                 let before = (complete && !first).then(|| self.summary());
                 let changed = self.take(event) && before.is_none_or(|before| before != self.summary());
                 if complete {
+                    fresh.listed(Listed::Classes);
                     pending.take();
                 }
                 if changed {

@@ -2,7 +2,7 @@
 //!
 //! A standby watches, and a watch may be behind without a sign of it: its connection is dead, or the API server that it asks lags. A leader
 //! that acts on that would write an older generation over a newer one. So the watches begin again when a replica begins to lead, each over a
-//! new connection and with a list that the API server answers from its storage; until both lists are there nothing is written.
+//! new connection and with a list that the API server answers from its storage; until all lists are there nothing is written. The seed of the credentials is read once more before.
 //!
 //! The same when the CustomResourceDefinition is complete again: what was listed under an older one lacks fields, with the same generation.
 
@@ -28,8 +28,8 @@ pub struct Fresh {
     /// How often everything was to be listed again; 0 = this replica has never led.
     round: Arc<watch::Sender<u64>>,
     /// The round of the present list of each, and of the last complete one.
-    begun: Arc<[AtomicU64; 2]>,
-    listed: Arc<[AtomicU64; 2]>,
+    begun: Arc<[AtomicU64; 3]>,
+    listed: Arc<[AtomicU64; 3]>,
 }
 
 impl Fresh {

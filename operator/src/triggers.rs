@@ -24,7 +24,7 @@ pub struct Triggers {
     woken: Notify,
     all: Store<StoredBusiness>,
     edge_configurations: Store<ConfigMap>,
-    /// Whether all of both was listed once.
+    /// Whether all resources and all edge configurations were listed once.
     listed: [AtomicBool; 2],
 }
 
@@ -35,6 +35,8 @@ pub enum Listed {
     Resources,
     /// Every edge configuration.
     EdgeConfigurations,
+    /// Every class.
+    Classes,
 }
 
 impl Triggers {
@@ -44,9 +46,11 @@ impl Triggers {
         Self { pending: Mutex::default(), woken: Notify::new(), all, edge_configurations, listed }
     }
 
-    /// From now on it is known what there is not.
+    /// From now on it is known what there is not: of resources and edge configurations.
     pub fn listed(&self, what: Listed) {
-        self.listed[what as usize].store(true, Ordering::Relaxed);
+        if let Some(listed) = self.listed.get(what as usize) {
+            listed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Every resource.
