@@ -6,7 +6,7 @@
 //! forgotten.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -84,36 +84,44 @@ impl Brake {
         Self { enabled, metrics, state: Mutex::default(), orphans: AtomicUsize::new(0) }
     }
 
-    /// Whether the deletion of the resource `uid` may go on. `deleting`: businesses whose resources are being deleted; `others`: those of all
-    /// other resources.
-    pub fn ask(&self, uid: &str, deleting: &[String], others: &[String]) -> Verdict {
+    /// Whether the deletion of the resource `uid` may go on. `has_begun`: its clients were let go already, so it only counts for others.
+    /// `ending`: businesses whose resources are being deleted or gone; `others`: those of all other resources.
+    pub fn ask(&self, uid: &str, has_begun: bool, ending: &BTreeSet<String>, others: &BTreeSet<String>) -> Verdict {
         if !self.enabled {
             return Verdict::Go;
         }
         let mut state = self.lock();
         let now = Instant::now();
         let first_seen = state.first_seen(uid, now);
+        if has_begun {
+            return Verdict::Go;
+        }
         let quiet = state.newest.map_or(QUIET, |newest| now - newest);
         if quiet < QUIET && now - first_seen < MAX_WAIT {
             return Verdict::Wait(QUIET.saturating_sub(quiet));
         }
-        state
-            .ended
-            .retain(|business, at| now - *at < RECENT && !deleting.contains(business) && !others.contains(business));
-        let ending = deleting.len() + state.ended.len();
-        let all = ending + others.len();
+        let (ending, all) = state.count(ending, others, now);
         if state.may_end(ending, all, now) { Verdict::Go } else { Verdict::Held { ending, all } }
     }
 
-    /// Whether so many of all businesses may end.
-    pub fn may_end(&self, ending: usize, all: usize) -> bool {
-        !self.enabled || self.lock().may_end(ending, all, Instant::now())
+    /// Whether these businesses may end, while all `others` go on.
+    pub fn may_end(&self, ending: &BTreeSet<String>, others: &BTreeSet<String>) -> bool {
+        if !self.enabled {
+            return true;
+        }
+        let (mut state, now) = (self.lock(), Instant::now());
+        let (ending, all) = state.count(ending, others, now);
+        state.may_end(ending, all, now)
     }
 
-    /// The same of businesses on the broker that no resource claims.
-    pub fn may_orphans_end(&self, ending: usize, all: usize) -> bool {
-        let may = self.may_end(ending, all);
-        self.orphans.store(if may { 0 } else { ending }, Ordering::Relaxed);
+    /// The same of businesses on the broker that no resource claims; if they may, they count as ended.
+    pub fn may_orphans_end(&self, ending: &BTreeSet<String>, others: &BTreeSet<String>) -> bool {
+        let may = ending.is_empty() || self.may_end(ending, others);
+        self.orphans.store(if may { 0 } else { ending.len() }, Ordering::Relaxed);
+        if may {
+            let mut state = self.lock();
+            ending.iter().for_each(|business| state.ended(business));
+        }
         may
     }
 
@@ -121,9 +129,7 @@ impl Brake {
     pub fn ended(&self, business: &str, uid: &str) {
         let mut state = self.lock();
         state.seen.remove(uid);
-        if state.ended.len() < MAX_RECENT {
-            state.ended.insert(business.to_owned(), Instant::now());
-        }
+        state.ended(business);
     }
 
     /// Reads what an administrator allows, as long as something is held, and says so.
@@ -207,6 +213,20 @@ impl State {
         now
     }
 
+    fn ended(&mut self, business: &str) {
+        if self.ended.len() < MAX_RECENT {
+            self.ended.insert(business.to_owned(), Instant::now());
+        }
+    }
+
+    /// How many businesses end or have just ended, and how many there are with them. What came back goes on.
+    fn count(&mut self, ending: &BTreeSet<String>, others: &BTreeSet<String>, now: Instant) -> (usize, usize) {
+        self.ended.retain(|_, at| now - *at < RECENT);
+        let recent = self.ended.keys().filter(|business| !ending.contains(*business) && !others.contains(*business));
+        let ending = ending.len() + recent.count();
+        (ending, ending + others.len())
+    }
+
     fn may_end(&mut self, ending: usize, all: usize, now: Instant) -> bool {
         if !is_mass(ending, all) {
             return true;
@@ -234,26 +254,39 @@ pub fn release(namespace: &str, lease: &str) -> String {
 mod tests {
     use super::*;
 
-    fn names(names: &[&str]) -> Vec<String> {
+    fn names(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_after_the_other_counts_as_many_and_what_came_back_does_not() {
         let brake = Brake::new(true, Arc::default());
-        let all = names(&["a", "b", "c", "d"]);
+        let all = ["a", "b", "c", "d"];
         for (i, gone) in ["a", "b"].into_iter().enumerate() {
-            assert!(matches!(brake.ask(gone, &names(&[gone]), &all[i + 1..]), Verdict::Wait(_)));
+            assert!(matches!(brake.ask(gone, false, &names(&[gone]), &names(&all[i + 1..])), Verdict::Wait(_)));
             tokio::time::advance(QUIET).await;
-            assert_eq!(brake.ask(gone, &names(&[gone]), &all[i + 1..]), Verdict::Go);
+            assert_eq!(brake.ask(gone, false, &names(&[gone]), &names(&all[i + 1..])), Verdict::Go);
             brake.ended(gone, gone);
         }
         tokio::time::advance(QUIET).await;
-        brake.ask("c", &names(&["c"]), &names(&["d"]));
+        brake.ask("c", false, &names(&["c"]), &names(&["d"]));
         tokio::time::advance(QUIET).await;
-        assert_eq!(brake.ask("c", &names(&["c"]), &names(&["d"])), Verdict::Held { ending: 3, all: 4 });
+        assert_eq!(brake.ask("c", false, &names(&["c"]), &names(&["d"])), Verdict::Held { ending: 3, all: 4 });
         assert!(brake.holds());
-        assert_eq!(brake.ask("c", &names(&["c"]), &names(&["d", "a", "b"])), Verdict::Go);
+        assert_eq!(brake.ask("c", true, &names(&["c"]), &names(&["d"])), Verdict::Go, "its clients are gone already");
+        assert_eq!(brake.ask("c", false, &names(&["c"]), &names(&["d", "a", "b"])), Verdict::Go);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn orphans_that_fall_due_a_few_at_a_time_are_a_mass_too() {
+        let brake = Brake::new(true, Arc::default());
+        assert!(brake.may_orphans_end(&names(&["a", "b"]), &names(&["c", "d", "e"])));
+        assert!(brake.may_orphans_end(&names(&["b"]), &names(&["c", "d", "e"])), "those that are under way");
+        assert!(!brake.may_orphans_end(&names(&["c"]), &names(&["d", "e"])));
+        assert!(brake.may_orphans_end(&names(&[]), &names(&["c", "d", "e"])));
+        assert!(!brake.may_end(&names(&["c"]), &names(&["d", "e"])), "nor those whose edges would follow");
+        tokio::time::advance(RECENT).await;
+        assert!(brake.may_orphans_end(&names(&["c"]), &names(&["d", "e"])));
     }
 
     #[test]

@@ -182,8 +182,8 @@ impl Owner for KeeperOwner {
         self.replica.triggers.made(businesses)
     }
 
-    fn may_end(&self, ending: usize, all: usize) -> bool {
-        self.replica.brake.may_orphans_end(ending, all)
+    fn may_end(&self, ending: &BTreeSet<String>, others: &BTreeSet<String>) -> bool {
+        self.replica.brake.may_orphans_end(ending, others)
     }
 
     fn until_it_may_not(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -112,9 +112,9 @@ pub trait Owner: Send + Sync + 'static {
         false
     }
 
-    /// Whether so many of all businesses in the vhost, none of them declared any more, may end at the same time. `false`: nothing of them
-    /// is removed, and it is asked again at the next sweep.
-    fn may_end(&self, _ending: usize, _all: usize) -> bool {
+    /// Whether these businesses, none of them declared any more, may end at the same time, while all others in the vhost go on. `false`:
+    /// nothing of them is removed, and it is asked again at the next sweep.
+    fn may_end(&self, _ending: &BTreeSet<String>, _others: &BTreeSet<String>) -> bool {
         true
     }
 

@@ -1,6 +1,10 @@
 //! What all reconciles share.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -105,15 +109,31 @@ impl Context {
 
     /// Whether the deletion of this resource may go on, with regard to all others.
     pub(super) fn deletion(&self, stored: &StoredBusiness) -> Verdict {
-        let types = |deleting: bool| {
-            let of = |other: &StoredBusiness| other.metadata.deletion_timestamp.is_some() == deleting;
-            let found = self.businesses.state_filter(of);
-            let types: BTreeSet<String> = found.iter().map(|other| other.business_type().to_owned()).collect();
-            types
-        };
-        let others = types(false);
-        let deleting: Vec<String> = types(true).into_iter().filter(|business| !others.contains(business)).collect();
-        self.brake.ask(stored.uid(), &deleting, &others.into_iter().collect::<Vec<_>>())
+        let others = self.business_types(false);
+        let mut ending = self.business_types(true);
+        // Where a selector may hide a resource, only the check of leftovers knows which are gone.
+        if !self.options.selects {
+            let gone = self.without_resource();
+            ending.extend(gone.iter().filter_map(|map| config_map::business(map).map(str::to_owned)));
+        }
+        ending.retain(|business| !others.contains(business));
+        let map = self.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored));
+        let has_begun = map.is_some_and(|map| config_map::is_tombstone(&map));
+        self.brake.ask(stored.uid(), has_begun, &ending, &others)
+    }
+
+    /// Those of all resources that are being deleted, or of all that are not.
+    pub(super) fn business_types(&self, deleting: bool) -> BTreeSet<String> {
+        let of = |other: &StoredBusiness| other.metadata.deletion_timestamp.is_some() == deleting;
+        self.businesses.state_filter(of).iter().map(|other| other.business_type().to_owned()).collect()
+    }
+
+    /// Edge configurations whose resource is not reconciled here; no reservations.
+    pub(super) fn without_resource(&self) -> Vec<Arc<ConfigMap>> {
+        let uids: HashSet<String> = self.businesses.state().iter().map(|stored| stored.uid().to_owned()).collect();
+        self.config_maps.state_filter(|map| {
+            config_map::reserved_for(map).is_none() && config_map::owner_uid(map).is_some_and(|uid| !uids.contains(uid))
+        })
     }
 
     /// This installation's finalizer. The id is known once [`Self::ready`].

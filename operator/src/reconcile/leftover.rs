@@ -13,7 +13,7 @@
 //! **Bounds.** One list of metadata per check.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -71,7 +71,7 @@ pub async fn run(context: Arc<Context>, cancel: CancellationToken) {
 impl Leftovers {
     async fn check(&mut self, context: &Context) {
         self.end_reservations(context).await;
-        let maps = without_resource(context);
+        let maps = context.without_resource();
         let uids: HashSet<&str> = maps.iter().filter_map(|map| uid(map)).collect();
         self.gone.retain(|uid, _| uids.contains(uid.as_str()));
         self.tombstoned_at.retain(|uid, _| uids.contains(uid.as_str()));
@@ -80,7 +80,21 @@ impl Leftovers {
             match list(context).await {
                 Ok(all) => {
                     for map in &maps {
-                        if let Err(error) = self.one(context, map, &all).await {
+                        self.tell_unselected(context, map, &all).await;
+                    }
+                    // All that are gone, before the first of them ends.
+                    let gone: Vec<&ConfigMap> =
+                        maps.iter().map(|map| &**map).filter(|map| self.is_gone(context, map, &all)).collect();
+                    let due: Vec<&ConfigMap> =
+                        gone.iter().copied().filter(|map| self.is_due(context, map, &all)).collect();
+                    let begins = due.iter().any(|map| !config_map::is_tombstone(map));
+                    let may_begin = begins && may_begin(context, &gone);
+                    for map in due {
+                        // Held: most likely the CustomResourceDefinition is gone, or a selector is wrong.
+                        if !may_begin && !config_map::is_tombstone(map) {
+                            continue;
+                        }
+                        if let Err(error) = self.end(context, map, &all).await {
                             let name = map.name_any();
                             tracing::warn!(config_map = name, %error, "an edge configuration that nobody reconciles stays for now");
                         }
@@ -123,7 +137,43 @@ impl Leftovers {
         self.absent = absent;
     }
 
-    async fn one(
+    /// Whether nobody comes back for this edge configuration.
+    fn is_gone(&mut self, context: &Context, map: &ConfigMap, all: &HashMap<String, StoredBusiness>) -> bool {
+        let Some(uid) = uid(map) else { return false };
+        if all.get(uid).is_some_and(|stored| stored.metadata.deletion_timestamp.is_none()) {
+            self.gone.remove(uid);
+            return false;
+        }
+        self.unselected.remove(uid);
+        if has_successor(context, map) {
+            // Its edges go on with this until it runs itself.
+            self.gone.remove(uid);
+            return false;
+        }
+        self.gone.entry(uid.to_owned()).or_insert_with(Instant::now);
+        true
+    }
+
+    /// Whether one that is gone was so for long enough. One that is being deleted needs no grace.
+    fn is_due(&self, context: &Context, map: &ConfigMap, all: &HashMap<String, StoredBusiness>) -> bool {
+        let Some(uid) = uid(map) else { return false };
+        all.contains_key(uid) || self.gone.get(uid).is_some_and(|since| since.elapsed() >= context.options.orphan_grace)
+    }
+
+    /// Tells once of each resource that exists and is not selected any more.
+    async fn tell_unselected(&mut self, context: &Context, map: &ConfigMap, all: &HashMap<String, StoredBusiness>) {
+        let Some(stored) = uid(map).and_then(|uid| all.get(uid)) else { return };
+        if stored.metadata.deletion_timestamp.is_none() && self.unselected.insert(stored.uid().to_owned()) {
+            tracing::warn!(
+                resource = stored.owner(),
+                "not selected any more; its edge configuration and broker objects stay"
+            );
+            context.events.unselected(stored, &map.name_any()).await;
+        }
+    }
+
+    /// One step of the end of an edge configuration that is due.
+    async fn end(
         &mut self,
         context: &Context,
         map: &ConfigMap,
@@ -131,39 +181,15 @@ impl Leftovers {
     ) -> Result<(), Error> {
         let Some(uid) = uid(map) else { return Ok(()) };
         let resource = all.get(uid);
-        if let Some(stored) = resource.filter(|stored| stored.metadata.deletion_timestamp.is_none()) {
-            self.gone.remove(uid);
-            if self.unselected.insert(uid.to_owned()) {
-                tracing::warn!(
-                    resource = stored.owner(),
-                    "not selected any more; its edge configuration and broker objects stay"
-                );
-                context.events.unselected(stored, &map.name_any()).await;
-            }
-            return Ok(());
-        }
-        self.unselected.remove(uid);
-        if has_successor(context, map) {
-            // Its edges go on with this until it runs itself.
-            self.gone.remove(uid);
-            return Ok(());
-        }
-        let since = *self.gone.entry(uid.to_owned()).or_insert_with(Instant::now);
-        if resource.is_none() && since.elapsed() < context.options.orphan_grace {
-            return Ok(());
-        }
         let Some(business) = config_map::business(map) else { return Ok(()) };
         let owner = owner(map);
         if !config_map::is_tombstone(map) {
-            // All at the same time: most likely the CustomResourceDefinition is gone, or a selector is wrong.
-            if !context.brake.may_end(self.gone.len(), context.config_maps.len()) {
-                return Ok(());
-            }
             tracing::info!(business, owner, "nobody reconciles the resource any more; the edges let its clients go");
             let mut tombstone = config_map::tombstone(map);
             tombstone.metadata.resource_version.clone_from(&map.metadata.resource_version);
             self.tombstoned_at.insert(uid.to_owned(), Instant::now());
             context.writer.config_map(&tombstone).await?;
+            context.brake.ended(business, uid);
             return Ok(());
         }
         let tombstoned_at = self.tombstoned_at.entry(uid.to_owned()).or_insert_with(Instant::now);
@@ -227,10 +253,14 @@ async fn list(context: &Context) -> Result<HashMap<String, StoredBusiness>, List
     Ok(all.items.into_iter().map(|one| stored(one.metadata)).map(|one| (one.uid().to_owned(), one)).collect())
 }
 
-/// Edge configurations whose resource is not reconciled here.
-fn without_resource(context: &Context) -> Vec<Arc<ConfigMap>> {
-    let resources: HashSet<String> = context.businesses.state().iter().map(|stored| stored.uid().to_owned()).collect();
-    context.config_maps.state_filter(|map| runs(map) && uid(map).is_some_and(|uid| !resources.contains(uid)))
+/// Whether all that are gone may end beside the deletions that are asked for. What is a tombstone already ends too, and goes on for nobody.
+fn may_begin(context: &Context, gone: &[&ConfigMap]) -> bool {
+    let name = |map: &ConfigMap| config_map::business(map).map(str::to_owned);
+    let mut ending: BTreeSet<String> = gone.iter().copied().filter_map(name).collect();
+    ending.extend(context.business_types(true));
+    let run = context.config_maps.state_filter(|map| !config_map::is_tombstone(map));
+    let others = run.iter().filter_map(|map| name(map)).filter(|business| !ending.contains(business)).collect();
+    context.brake.may_end(&ending, &others)
 }
 
 /// Whether it is an edge configuration, and no reservation.

@@ -47,9 +47,11 @@ impl Actor {
             self.businesses.retain(claimed);
         }
         let live: HashSet<&str> = snapshot.live().collect();
-        let ending = self.orphans.due(self.orphan_grace).filter(|business| live.contains(business.as_str())).count();
+        let due = self.orphans.due(self.orphan_grace);
+        let ending: BTreeSet<String> = due.filter(|business| live.contains(business.as_str())).cloned().collect();
+        let others = live.iter().map(|business| (*business).to_owned()).filter(|it| !ending.contains(it)).collect();
         // What only waits to be emptied ends nobody's service.
-        let held = !self.context.owner.may_end(ending, live.len());
+        let held = !self.context.owner.may_end(&ending, &others);
         let due = self.orphans.due(self.orphan_grace).filter(|business| !held || !live.contains(business.as_str()));
         let due: Vec<String> = due.cloned().collect();
         for business in due {
