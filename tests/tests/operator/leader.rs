@@ -13,6 +13,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 use wirepost_core::business::WsBusiness;
+use wirepost_core::names;
 use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
 use wirepost_testing::cluster::PrivateCluster;
 use wirepost_testing::operator::{Operator, World, condition_of};
@@ -343,9 +344,11 @@ async fn a_watch_that_died_without_a_word_is_noticed() -> Result<()> {
 
 /// The first leads, the second stands by.
 async fn pair(world: &World, lease_seconds: u64) -> Result<(Operator, Operator)> {
-    let leader = world.operator("one").flag("lease-seconds", lease_seconds).start().await?;
+    // Some of the tests delete all businesses at the same time.
+    let builder = |name| world.operator(name).flag("lease-seconds", lease_seconds).flag("allow-mass-deletion", true);
+    let leader = builder("one").start().await?;
     leader.leads().await?;
-    let standby = world.operator("two").flag("lease-seconds", lease_seconds).start().await?;
+    let standby = builder("two").start().await?;
     Ok((leader, standby))
 }
 
@@ -438,7 +441,8 @@ async fn nothing_is_left(world: &World) -> Result<()> {
     let left = async || -> Result<Vec<String>> {
         let there = wirepost_topology::Actual::read(&world.setup.management()?).await?;
         let exchanges = there.exchanges.iter().map(|exchange| exchange.name.clone());
-        let exchanges = exchanges.filter(|name| name.starts_with("wirepost."));
+        // The installation's mark is no business's.
+        let exchanges = exchanges.filter(|name| name.starts_with("wirepost.") && name != names::INSTALLATION);
         Ok(exchanges.chain(there.queues.iter().map(|queue| queue.name.clone())).collect())
     };
     let gone = eventually("nothing of any business is left on the broker", PATIENCE, || async {
