@@ -27,11 +27,13 @@ use crate::report::{Error, KeepReason};
 /// Between the two looks: longer than statistics are old, so that those of the second look were counted after the first. A quorum queue
 /// counts every 5 s (`quorum_tick_interval`), and what it counted is collected every 5 s (`collect_statistics_interval`).
 pub const LOOKS_APART: Duration = Duration::from_secs(11);
+/// After this long a first look counts for nothing: the queue may have been declared again and used in between. A plan that waits for
+/// its second look is repeated well within it.
+const LOOK_VALID_FOR: Duration = Duration::from_mins(2);
 /// An unresponsive broker, or one whose alarm blocks this connection, must not delay a plan.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Looks that are remembered; beyond it, those that led to nothing for an hour are forgotten.
+/// Looks that are remembered; beyond it, those that count for nothing are forgotten.
 const MAX_LOOKS: usize = 4096;
-const STALE: Duration = Duration::from_hours(1);
 
 /// How many messages a queue has. No number stands for "not known".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +84,13 @@ impl Looks {
     fn found_empty(&self, queue: &str) -> bool {
         let mut looks = self.lock();
         if looks.len() >= MAX_LOOKS {
-            looks.retain(|_, since| since.elapsed() < STALE);
+            looks.retain(|_, first| first.elapsed() < LOOK_VALID_FOR);
         }
-        looks.entry(queue.to_owned()).or_insert_with(Instant::now).elapsed() >= LOOKS_APART
+        let first = looks.entry(queue.to_owned()).or_insert_with(Instant::now);
+        if first.elapsed() >= LOOK_VALID_FOR {
+            *first = Instant::now();
+        }
+        first.elapsed() >= LOOKS_APART
     }
 
     fn forget(&self, queue: &str) {
@@ -159,23 +165,21 @@ async fn look(
     let guard = kind == "classic";
     let leads = kind != "quorum" || has_leader(management, queue).await?;
     // The queue itself last: its answer is up to date.
-    let counted = timeout(TIMEOUT, declared(connection, queue)).await;
-    let counted = counted.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")));
-    let counted = match counted {
-        Ok(counted) => counted,
+    let counted = match timeout(TIMEOUT, declared(connection, queue)).await {
+        Ok(Ok(counted)) => counted,
         // One queue that can't be counted, or a connection that is lost, must not hold back what has nothing to do with it.
-        Err(error) => {
-            tracing::debug!(vhost = management.vhost(), error, "{doing} failed");
+        Ok(Err(error)) => {
+            tracing::debug!(queue, %error, "a queue can't be counted");
             return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard));
         }
+        Err(_) => return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard)),
     };
     let depth = match (counted, messages) {
-        (None, _) => Depth::NoQueue,
         // Nothing invents messages: they are there, whatever else can't be told.
-        (Some((ready, consumers)), messages) if ready > 0 => {
+        ((ready, consumers), messages) if ready > 0 => {
             Depth::Known { messages: messages.unwrap_or_default().max(ready.into()), consumers }
         }
-        (Some((_, consumers)), Some(messages)) if leads => Depth::Known { messages, consumers },
+        ((_, consumers), Some(messages)) if leads => Depth::Known { messages, consumers },
         (_, None) => Depth::Unknown(UnknownDepth::NoStatistics),
         (_, Some(_)) => Depth::Unknown(UnknownDepth::NoLeader),
     };
@@ -198,18 +202,19 @@ async fn has_leader(management: &ManagementClient, queue: &str) -> Result<bool, 
     }
 }
 
-/// Ready messages and consumers as the queue counts them; `None`: it does not exist.
-async fn declared(connection: &Connection, queue: &str) -> Result<Option<(u32, u32)>, String> {
-    // A channel of its own: the broker closes it if the queue does not exist.
-    let channel = connection.create_channel().await.map_err(|error| error.to_string())?;
+/// Ready messages and consumers as the queue counts them.
+///
+/// # Errors
+/// Anything. Also "not found" proves nothing about a queue that the management API has just listed: RabbitMQ answers so for one that is
+/// unavailable (rabbitmq-server#9366).
+async fn declared(connection: &Connection, queue: &str) -> lapin::Result<(u32, u32)> {
+    // A channel of its own: the broker closes it with an error.
+    let channel = connection.create_channel().await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let counts = match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
-        Ok(queue) => (queue.message_count(), queue.consumer_count()),
-        Err(error) if is_not_found(&error) => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
+    let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+    let counts = (queue.message_count(), queue.consumer_count());
     let _ = channel.close(200, "done".into()).await;
-    Ok(Some(counts))
+    Ok(counts)
 }
 
 pub(crate) fn is_not_found(error: &lapin::Error) -> bool {
@@ -230,5 +235,10 @@ mod tests {
         assert!(looks.found_empty("q"));
         looks.forget("q");
         assert!(!looks.found_empty("q"));
+        // The queue was declared again, used, and is not declared any more.
+        tokio::time::advance(LOOK_VALID_FOR).await;
+        assert!(!looks.found_empty("q"));
+        tokio::time::advance(LOOKS_APART).await;
+        assert!(looks.found_empty("q"));
     }
 }

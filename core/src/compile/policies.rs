@@ -44,7 +44,7 @@ const KEEPERS: usize = 0;
 const QUEUES: usize = 1;
 const STREAMS: usize = 2;
 
-static SHARED: LazyLock<[Policy; 4]> = LazyLock::new(|| {
+static SHARED: LazyLock<[Policy; 5]> = LazyLock::new(|| {
     let shared = |name: &str, rest: &str, apply_to, definition| Policy {
         name: format!("{}{name}", names::PREFIX),
         // Only the business varies, which contains no dot.
@@ -57,8 +57,9 @@ static SHARED: LazyLock<[Policy; 4]> = LazyLock::new(|| {
         shared("keepers", "(dead|unrouted)", applies_to(QueueKind::Quorum), keeper()),
         shared("queues", r"q\..+", applies_to(QueueKind::Quorum), queue(&Queue::default())),
         shared("streams", "stream", applies_to(QueueKind::Stream), stream(retention(None))),
-        // Of any type: their owners choose it.
-        shared("events", r"events\..+", "queues", events()),
+        // Of either type: their owners choose it. Not streams: those would drop their oldest messages.
+        shared("events", r"events\..+", "classic_queues", events()),
+        shared("events-quorum", r"events\..+", applies_to(QueueKind::Quorum), events()),
     ]
 });
 

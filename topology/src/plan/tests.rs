@@ -119,6 +119,7 @@ fn an_exchange_is_created_after_its_alternate_is_bound_and_a_queue_after_its_pol
             "set policy wirepost.queues",
             "set policy wirepost.streams",
             "set policy wirepost.events",
+            "set policy wirepost.events-quorum",
             "create queue wirepost.pay.dead",
             "create queue wirepost.pay.q.orders",
             "create queue wirepost.pay.unrouted",

@@ -76,6 +76,7 @@ fn shared_policies_are_planned_once_and_belong_to_no_business() {
             "set policy wirepost.queues",
             "set policy wirepost.streams",
             "set policy wirepost.events",
+            "set policy wirepost.events-quorum",
         ]
     );
     let there = snapshot(has(&Topology::default()), vec![]);

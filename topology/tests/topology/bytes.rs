@@ -1,16 +1,18 @@
 //! Queues are bounded in bytes, and a new bound removes nothing that is stored.
 
-#![allow(clippy::unwrap_used)] // a panic is the verdict
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
 
 use crate::support::{apply_all, business, problems, route};
 
 const QUEUE: &str = "wirepost.pay.q.orders";
-const LISTENER: &str = "wirepost.pay.events.audit";
+const LISTENER: &str = "wirepost.pay.events.online";
+/// A stream.
+const AUDIT: &str = "wirepost.pay.events.audit";
 
 #[tokio::test]
 async fn a_bound_below_what_a_queue_holds_removes_nothing_and_refuses_more() {
@@ -47,6 +49,10 @@ async fn a_listener_that_has_stopped_keeps_its_events_and_is_bounded() {
     apply_all(&vhost, &business("pay", &json!([route("order", "orders")]))).await;
     vhost.broker.call("DELETE", &format!("/api/policies/{}/wirepost.events", vhost.name), "").await.unwrap();
     let (_connection, channel) = vhost.channel().await.unwrap();
+    // It drops what is older, so nothing bounds it unasked.
+    let mut stream = FieldTable::default();
+    stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    channel.queue_declare(AUDIT.into(), QueueDeclareOptions::durable(), stream).await.unwrap();
     let (queue, table) = (|| LISTENER.into(), FieldTable::default);
     channel.queue_declare(queue(), QueueDeclareOptions::durable(), table()).await.unwrap();
     let bind = QueueBindOptions::default();
@@ -62,4 +68,7 @@ async fn a_listener_that_has_stopped_keeps_its_events_and_is_bounded() {
     .await
     .unwrap();
     assert_eq!(depth(&channel, LISTENER).await.unwrap(), 1);
+    let answer = vhost.broker.call("GET", &format!("/api/queues/{}/{AUDIT}", vhost.name), "").await.unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["effective_policy_definition"], json!({}), "{answer}");
 }
