@@ -120,7 +120,9 @@ impl Brake {
         self.orphans.store(if may { 0 } else { ending.len() }, Ordering::Relaxed);
         if may {
             let mut state = self.lock();
-            ending.iter().for_each(|business| state.ended(business));
+            for business in ending {
+                state.ended(business);
+            }
         }
         may
     }

@@ -258,7 +258,7 @@ async fn schemas_beyond_what_a_configuration_holds_stop_only_their_own_business(
     // All others are created, changed and deleted as ever.
     world.apply(&business("after", "")).await?;
     world.condition("after", "Provisioned", "True").await?;
-    world.apply(&business("before", "  push: {delivery: Transient}")).await?;
+    world.apply(&business("before", "  push: {delivery: Transient}\n  deletionPolicy: Delete")).await?;
     world.condition("before", "Provisioned", "True").await?;
     let config = world.config_map("before").await?.and_then(|map| map.data).context("no configuration")?;
     ensure!(config["config.json"].contains("Transient"));
@@ -382,7 +382,7 @@ spec:
     .await?;
     world.apply(&business("after", "")).await?;
     world.condition("after", "Provisioned", "True").await?;
-    world.apply(&business("before", "  push: {delivery: Transient}")).await?;
+    world.apply(&business("before", "  push: {delivery: Transient}\n  deletionPolicy: Delete")).await?;
     world.condition("before", "Provisioned", "True").await?;
     world.cluster.delete(&world.team.name, "before").await?;
     world.cluster.wait_gone(&world.team.name, "before").await?;
