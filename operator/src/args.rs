@@ -7,7 +7,7 @@ use clap::Parser;
 use wirepost_core::PublicUrl;
 use wirepost_rabbitmq::{Address, Credentials};
 use wirepost_runtime::logs::LogArgs;
-use wirepost_topology::{OpenQueues, UserLimits};
+use wirepost_topology::{OpenQueues, UserLimits, ownership::UNMARKED};
 
 use crate::{access::ServiceEndpoints, app::Settings, broker, edges::Share, leader, reconcile::Options};
 
@@ -155,6 +155,7 @@ impl Args {
         } = self;
         let amqp: Address = amqp.split(',').next().unwrap_or_default().parse()?;
         let files = amqp_username_file.zip(amqp_password_file);
+        let adopt = adopt_vhost.filter(|id| !id.is_empty());
         // Also where the management address names no user.
         let fixed = || Credentials { login: amqp.login(), ..Credentials::default() };
         let credentials = files
@@ -194,12 +195,13 @@ impl Args {
                 nodes: Some(usize::from(broker_nodes)).filter(|nodes| *nodes > 0),
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
-                adopt: adopt_vhost.filter(|id| !id.is_empty()),
+                adopt: adopt.clone(),
             },
             options: Options {
                 namespace,
                 lease,
                 brake: !allow_mass_deletion,
+                former: adopt.filter(|id| id != UNMARKED),
                 endpoints,
                 open_queues: existing_queues,
                 deletion_deadline: Duration::from_secs(deletion_deadline_seconds),

@@ -178,8 +178,8 @@ impl Owner for KeeperOwner {
         Some(Installation { id, place: self.replica.namespace.clone(), adopt: self.adopt.clone() })
     }
 
-    fn made(&self, businesses: &[&str]) -> bool {
-        self.replica.triggers.made(businesses)
+    fn made(&self, live: &[&str], left: &[&str]) -> bool {
+        self.replica.triggers.made(live, left)
     }
 
     fn may_end(&self, ending: &BTreeSet<String>, others: &BTreeSet<String>) -> bool {

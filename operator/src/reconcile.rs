@@ -246,6 +246,11 @@ impl Reconcile<'_> {
         } else {
             self.report(&Findings::rejected(rejected)).await?;
         }
+        self.maintain(outdated, check).await
+    }
+
+    /// Keeps what was last accepted as it should be. `outdated`, `check`: see [`Self::last_accepted`], [`Self::reject`].
+    async fn maintain(&self, outdated: bool, check: Option<Duration>) -> Result<Done, Error> {
         let Some(declaration) = self.last_accepted(outdated) else {
             let action = check.map_or_else(Action::await_change, Action::requeue);
             return Ok((Outcome::Waiting, action));

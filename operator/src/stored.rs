@@ -14,7 +14,7 @@ use wirepost_core::{
 
 /// The finalizer of versions before each installation had its own.
 pub const SHARED_FINALIZER: &str = "wirepost.dev/cleanup";
-/// Annotation; `now`: queues are deleted with the messages in them.
+/// Annotation; `now`: once the resource is being deleted, its queues and stream go with the messages in them.
 pub const DELETE_QUEUES: &str = "wirepost.dev/delete-queues";
 /// Annotation; the generation that may destroy messages by what it changes.
 pub const ALLOW_DESTRUCTIVE: &str = "wirepost.dev/allow-destructive";
@@ -58,7 +58,9 @@ impl StoredBusiness {
     /// Whether messages go with the resource.
     pub fn deletes_messages(&self) -> bool {
         let policy = self.spec.get("deletionPolicy").and_then(|policy| DeletionPolicy::deserialize(policy).ok());
-        policy == Some(DeletionPolicy::Delete) || self.annotation(DELETE_QUEUES) == Some("now")
+        // Of a resource that lives the annotation says nothing about a change: that has an annotation of its own.
+        let now = || self.metadata.deletion_timestamp.is_some() && self.annotation(DELETE_QUEUES) == Some("now");
+        policy == Some(DeletionPolicy::Delete) || now()
     }
 
     /// Whether this generation may destroy messages by what it changes.
@@ -216,6 +218,21 @@ mod tests {
         let (today, kept) = old(json!({}), costly.clone());
         assert!(!today.unwrap_err().is_empty());
         assert_eq!(kept.routes[0].schema.as_ref(), Some(&costly));
+    }
+
+    #[test]
+    fn the_annotation_that_deletes_queues_allows_no_change_of_a_resource_that_lives() {
+        let with = |deleted: Value, spec: Value| {
+            stored(json!({
+                "apiVersion": API_VERSION, "kind": KIND, "spec": spec,
+                "metadata": {"name": "pay", "generation": 2, "deletionTimestamp": deleted,
+                    "annotations": {DELETE_QUEUES: "now"}},
+            }))
+        };
+        let lives = with(Value::Null, json!({}));
+        assert!(!lives.may_destroy() && !lives.deletes_messages());
+        assert!(with(json!("2026-01-01T00:00:00Z"), json!({})).deletes_messages());
+        assert!(with(Value::Null, json!({"deletionPolicy": "Delete"})).may_destroy());
     }
 
     #[test]

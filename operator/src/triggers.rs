@@ -2,7 +2,7 @@
 //! by the number of resources however often something happens.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -113,17 +113,10 @@ impl Triggers {
         Some(claimed.chain(run).collect())
     }
 
-    /// Whether this installation has a record that it made these businesses on the broker, a time when vhosts had no marker: an edge
-    /// configuration of each, which is written after the broker's objects, and of one at least the very resource that it was written for.
-    /// What was restored from another cluster's backup has none of those.
-    pub fn made(&self, businesses: &[&str]) -> bool {
-        let configurations = self.edge_configurations.state();
-        let of = |business: &str| configurations.iter().find(|map| config_map::business(map) == Some(business));
-        let uids: HashSet<String> = self.all.state().iter().map(|stored| stored.uid().to_owned()).collect();
-        let is_of_a_resource = |business: &&str| {
-            of(business).and_then(|map| config_map::owner_uid(map)).is_some_and(|uid| uids.contains(uid))
-        };
-        businesses.iter().all(|business| of(business).is_some()) && businesses.iter().any(is_of_a_resource)
+    /// Whether this installation has a record that it made what is on the broker, at a time when vhosts had no marker.
+    pub fn made(&self, live: &[&str], left: &[&str]) -> bool {
+        let uids = self.all.state().iter().map(|stored| stored.uid().to_owned()).collect();
+        made(live, left, &self.edge_configurations.state(), &uids)
     }
 
     fn add(&self, refs: impl Iterator<Item = ObjectRef<StoredBusiness>>) {
@@ -145,5 +138,59 @@ impl Triggers {
                 }
             }
         })
+    }
+}
+
+/// Whether these edge configurations show that most businesses of a vhost are an installation's. `live`: those that receive; `left`: those
+/// with any object; `uids`: of all resources.
+///
+/// An edge configuration is written after the broker's objects, so it is the record that they were made. One at least has to be that of a
+/// living resource, since what was restored from another cluster's backup has other uids. Some of the businesses may have none: what
+/// `wirepost dev` has left, or a business that ended while the broker was away. They get the grace of any orphan.
+/// Where none receives, what is left is known by its reservation.
+fn made(live: &[&str], left: &[&str], configurations: &[Arc<ConfigMap>], uids: &HashSet<String>) -> bool {
+    let of: HashMap<&str, &ConfigMap> =
+        configurations.iter().filter_map(|map| Some((config_map::business(map)?, &**map))).collect();
+    let are_most = |known: usize, all: usize| known * 2 > all;
+    if live.is_empty() {
+        let is_reserved =
+            |business: &&&str| of.get(**business).is_some_and(|map| config_map::reserved_for(map).is_some());
+        return are_most(left.iter().filter(is_reserved).count(), left.len());
+    }
+    let known: Vec<&ConfigMap> = live.iter().filter_map(|business| of.get(business).copied()).collect();
+    let is_of_a_resource = |map: &&ConfigMap| config_map::owner_uid(map).is_some_and(|uid| uids.contains(uid));
+    are_most(known.len(), live.len()) && known.iter().any(is_of_a_resource)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn most_businesses_of_an_upgraded_installation_are_known_by_their_edge_configurations() {
+        let map = |business: &str, uid: &str| {
+            from_value::<ConfigMap>(json!({"metadata": {
+                "name": config_map::name(business),
+                "annotations": {"wirepost.dev/owner": format!("shop/{business}"), "wirepost.dev/owner-uid": uid},
+            }}))
+            .unwrap()
+        };
+        let uids = HashSet::from(["1".to_owned()]);
+        let is_made = |live: &[&str], left: &[&str], maps: &[ConfigMap]| {
+            let maps: Vec<_> = maps.iter().cloned().map(Arc::new).collect();
+            made(live, left, &maps, &uids)
+        };
+        let pay = map("pay", "1");
+        assert_eq!(config_map::owner_uid(&pay), Some("1"));
+        assert!(is_made(&["pay"], &["pay"], &[pay.clone()]));
+        let most = [pay.clone(), map("chat", "gone")];
+        assert!(is_made(&["pay", "chat", "dev"], &["pay", "chat", "dev"], &most), "what somebody tried stops nobody");
+        assert!(!is_made(&["pay", "a", "b"], &["pay", "a", "b"], &most), "most may be another's");
+        assert!(!is_made(&["chat"], &["chat"], &[map("chat", "of another cluster")]), "a restored copy");
+        assert!(!is_made(&["pay"], &["pay"], &[]));
+        assert!(is_made(&[], &["pay"], &[config_map::reservation(&pay)]), "what is left of a deleted business");
+        assert!(!is_made(&[], &["pay"], &[pay]) && !is_made(&[], &["pay"], &[]));
     }
 }

@@ -107,8 +107,9 @@ pub trait Owner: Send + Sync + 'static {
         None
     }
 
-    /// Whether the owner has a record of its own that it made these businesses in the vhost, which has no marker.
-    fn made(&self, _businesses: &[&str]) -> bool {
+    /// Whether the owner has a record of its own that it made what is in the vhost, which has no marker. `live`: businesses that receive;
+    /// `left`: all that have objects.
+    fn made(&self, _live: &[&str], _left: &[&str]) -> bool {
         false
     }
 

@@ -29,7 +29,8 @@ pub struct Installation {
     pub id: String,
     /// The namespace that it is in, for people.
     pub place: String,
-    /// An administrator's word: take the vhost over from the installation with this id, or [`UNMARKED`].
+    /// An administrator's word: take the vhost over from the installation with this id, or [`UNMARKED`]. Either stands for a vhost without
+    /// a marker, too.
     pub adopt: Option<String>,
 }
 
@@ -99,7 +100,8 @@ pub(crate) fn claim<'a>(
         }),
         None => {
             let some: Vec<&str> = objects.by_ref().take(NAMED).collect();
-            if some.is_empty() || adopts(UNMARKED) || is_known() {
+            // Whoever is told to take it over from another may have ended between taking that one's marker away and setting its own.
+            if some.is_empty() || installation.adopt.is_some() || is_known() {
                 return Claim::Mark { instead: false };
             }
             let more = objects.count();
@@ -118,11 +120,11 @@ impl Marker {
     }
 }
 
-/// Marks a vhost. Not if another has marked it meanwhile.
+/// Marks a vhost. Not if another has marked it meanwhile. `instead`: of the marker of this installation, which is taken away.
 pub(crate) async fn mark(
     management: &ManagementClient,
     installation: &Installation,
-    instead: bool,
+    instead: Option<&str>,
 ) -> Result<(), Error> {
     let doing = format!("marking vhost {} as that of installation {}", management.vhost(), installation.id);
     let failed = |error: CallError| match error {
@@ -130,8 +132,23 @@ pub(crate) async fn mark(
         CallError::Object(cause) | CallError::NotFound(cause) => Error::Unmarked { doing: doing.clone(), cause },
     };
     let path = ["exchanges", management.vhost(), names::INSTALLATION];
-    if instead {
-        management.delete(&doing, &path).await.map_err(failed)?;
+    let another = |Marker { id, place }| NotOurs::Another { vhost: management.vhost().to_owned(), id, place };
+    if let Some(former) = instead {
+        // The snapshot that showed it is some time old.
+        match management.get::<actual::Exchange>(&doing, &path, "").await {
+            Ok(marked) => {
+                let marker = Marker::read(&marked);
+                if marker.id == installation.id {
+                    return Ok(());
+                }
+                if marker.id != former {
+                    return Err(another(marker).into());
+                }
+                management.delete(&doing, &path).await.map_err(failed)?;
+            }
+            Err(CallError::NotFound(_)) => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
     // Not internal: an export of definitions leaves internal exchanges out (measured on 4.3.6).
     let body = json!({
@@ -140,11 +157,11 @@ pub(crate) async fn mark(
     });
     management.put(&doing, &path, &body).await.map_err(failed)?;
     let marked = management.get::<actual::Exchange>(&doing, &path, "").await.map_err(failed)?;
-    let Marker { id, place } = Marker::read(&marked);
-    if id == installation.id {
+    let marker = Marker::read(&marked);
+    if marker.id == installation.id {
         return Ok(());
     }
-    Err(NotOurs::Another { vhost: management.vhost().to_owned(), id, place }.into())
+    Err(another(marker).into())
 }
 
 #[cfg(test)]
@@ -168,9 +185,9 @@ mod tests {
         assert_eq!(decide(None, &["pay"], None, true), mark(false));
         assert_eq!(decide(None, &["pay"], Some(UNMARKED), false), mark(false));
         assert_eq!(decide(marker("other"), &[], Some("other"), false), mark(true));
+        assert_eq!(decide(None, &["pay"], Some("other"), false), mark(false), "it ended while it took the vhost over");
         for refused in [
             decide(None, &["pay"], None, false),
-            decide(None, &["pay"], Some("other"), false),
             decide(marker("other"), &["pay"], None, true),
             decide(marker("other"), &[], Some(UNMARKED), true),
             decide(marker("third"), &[], Some("other"), true),

@@ -42,6 +42,8 @@ pub struct Options {
     pub lease: String,
     /// Off: most businesses may end at the same time.
     pub brake: bool,
+    /// The installation whose vhost is taken over: it is gone for good, so its finalizers are ours.
+    pub former: Option<String>,
     /// What the businesses' services are given.
     pub endpoints: ServiceEndpoints,
     /// Foreign queues that their owner need not open.
@@ -141,15 +143,20 @@ impl Context {
         finalizer(self.installation.borrow().as_deref().unwrap_or_default())
     }
 
-    /// This installation's finalizers of a resource: its own, and the one that all had before, if it was set here. Of a resource that an
-    /// installation runs it was: another would have taken neither the resource nor its finalizer.
+    /// The finalizer of the installation whose vhost was taken over: nobody else is left to remove it.
+    pub(super) fn former_finalizer(&self) -> Option<String> {
+        self.options.former.as_deref().map(finalizer)
+    }
+
+    /// This installation's finalizers of a resource: its own, its predecessor's, and the one that all had before, if it was set here. Of a
+    /// resource that an installation runs it was: another would have taken neither the resource nor its finalizer.
     pub(super) fn own_finalizers(&self, stored: &StoredBusiness) -> Vec<String> {
         let runs = self.config_map(stored.business_type()).is_some_and(|map| config_map::is_of(&map, stored));
         // Of one that this installation selects and that no other claims, it is most likely too.
         let late = stored.metadata.deletion_timestamp.is_some()
             && deletion_age(stored) >= self.options.deletion_deadline.max(SHARED_DEADLINE);
         let shared = (runs || !self.options.selects || late).then(|| SHARED_FINALIZER.to_owned());
-        let own = [Some(self.finalizer()), shared].into_iter().flatten();
+        let own = [Some(self.finalizer()), self.former_finalizer(), shared].into_iter().flatten();
         own.filter(|finalizer| stored.has_finalizer(finalizer)).collect()
     }
 

@@ -1,7 +1,8 @@
 //! The end of a business: the edges first, then what it has on the broker, then its Secret and configuration, at last the resource itself.
 //!
-//! Works though nothing was ever applied. Ends within the deadline: what can't be removed until then stays on the broker, is named in an
-//! event, and is removed later as an orphan (queues only when they are empty).
+//! Works though nothing was ever applied. Ends within the deadline, once the brake lets it begin: what can't be removed until then stays on
+//! the broker, is named in an event, and is removed later as an orphan (queues only when they are empty). A deletion that the brake holds
+//! has no deadline: it waits for a person, and the business is maintained.
 
 use std::time::Duration;
 
@@ -139,7 +140,14 @@ impl Reconcile<'_> {
         };
         findings.set_progress(&self.progress(stored.business_type()));
         self.report(&findings).await?;
-        Ok((Outcome::Waiting, Action::requeue(BROKER_INTERVAL)))
+        match self.maintain(context.crd.known().is_err(), Some(BROKER_INTERVAL)).await {
+            // Such as a Secret in a namespace that is being deleted.
+            Err(Error::Write(error)) if error.is_refusal() => {
+                tracing::warn!(resource = stored.owner(), %error, "a held business is not maintained in whole");
+                Ok((Outcome::Waiting, Action::requeue(BROKER_INTERVAL)))
+            }
+            done => done,
+        }
     }
 
     /// `rest`: something of it is left on the broker, so the business type is reserved for its namespace.

@@ -213,8 +213,9 @@ impl Leftovers {
             "its edge configuration is gone; what is left on the broker follows as an orphan"
         );
         if let Some(stored) = resource {
-            let own = [context.finalizer(), SHARED_FINALIZER.to_owned()];
-            context.writer.finalizers(stored, None, &own.each_ref().map(String::as_str)).await?;
+            let mut own = vec![context.finalizer(), SHARED_FINALIZER.to_owned()];
+            own.extend(context.former_finalizer());
+            context.writer.finalizers(stored, None, &own.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         }
         Ok(())
     }

@@ -56,12 +56,17 @@ async fn a_second_installation_changes_nothing_in_a_vhost_until_it_is_told_to_ta
     ensure!(first.broker_objects().await? == objects, "the second installation has changed something");
     ensure!((one.metric("wirepost_operator_vhost_owned").await? - 1.0).abs() < 0.5);
 
-    // A migration: the first one hears of it and lets go.
+    // A migration: the first one hears of it and lets go, and its finalizer goes with it.
     drop(two);
+    let patch: Value = json!({"metadata": {"finalizers": [format!("wirepost.dev/cleanup-{owner}")]}});
+    second.team.businesses().patch("other", &PatchParams::default(), &Patch::Merge(patch)).await?;
     let two = second.operator("three").flag("adopt-vhost", &owner).start().await?;
     second.condition("other", "Provisioned", "True").await?;
     first.reason("payments", "Provisioned", "VhostNotOurs").await?;
-    ensure!(marker(&second).await? != owner);
+    let now = marker(&second).await?;
+    ensure!(now != owner);
+    let kept_by = second.team.businesses().get("other").await?.metadata.finalizers;
+    ensure!(kept_by == Some(vec![format!("wirepost.dev/cleanup-{now}")]), "{kept_by:?}");
     two.had_every_right()
 }
 

@@ -137,6 +137,10 @@ async fn most_businesses_at_once_end_only_when_an_administrator_says_that_it_is_
         let says = &condition_of(&held, "Provisioned").context("no condition")?.message;
         ensure!(says.contains("3 of 3") && says.contains("allow-deletions-until"), "{says}");
     }
+    // They run, so they are repaired.
+    world.setup.delete_exchange("wirepost.payments.receive").await?;
+    let repaired = || async { Ok(world.setup.picture().await? == before) };
+    eventually("a held business is repaired", PATIENCE, repaired).await?;
     operator.looks(8).await?;
     ensure!(world.setup.picture().await? == before, "something was removed");
     ensure!((operator.metric("wirepost_operator_deletions_held").await? - 1.0).abs() < 0.5);

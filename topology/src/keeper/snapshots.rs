@@ -207,8 +207,10 @@ impl Context {
             return Err(NotOurs::Another { vhost: vhost.to_owned(), id, place }.into());
         }
         let installation = self.owner.installation().ok_or(Error::UnknownInstallation)?;
-        let is_known =
-            || self.was_ours.load(Ordering::Relaxed) || self.owner.made(&snapshot.live().collect::<Vec<_>>());
+        let is_known = || {
+            let (live, left): (Vec<_>, Vec<_>) = (snapshot.live().collect(), snapshot.with_objects().collect());
+            self.was_ours.load(Ordering::Relaxed) || self.owner.made(&live, &left)
+        };
         match claim(vhost, snapshot.marker(), snapshot.with_objects(), &installation, is_known) {
             Claim::Ours => {}
             Claim::Refused(refused) => return Err(refused.into()),
@@ -216,8 +218,8 @@ impl Context {
                 if !self.may_write() {
                     return Err(Error::Stopped { doing: format!("marking vhost {vhost}") });
                 }
-                mark(&self.management, &installation, instead).await?;
                 let former = snapshot.marker().map(|marker| marker.id.as_str());
+                mark(&self.management, &installation, former.filter(|_| instead)).await?;
                 tracing::info!(vhost, installation = installation.id, former, "the vhost is this installation's now");
             }
         }
