@@ -234,6 +234,7 @@ impl Owner for KeeperOwner {
                 metrics.amqp_up.set(if answers { 1.0 } else { 0.0 });
             }
             Event::Depths(counted) => metrics.depths(counted),
+            Event::Panicked(cause) => metrics.tasks.panicked("broker job", cause),
         }
     }
 }

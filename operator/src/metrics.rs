@@ -75,6 +75,8 @@ struct ByBusiness {
 /// See the module.
 #[derive(Debug)]
 pub struct Metrics {
+    /// Counts panics.
+    pub tasks: Supervisor,
     registry: Registry,
     reconciles: Family<ByOutcome, Counter>,
     writes: Family<ByObject, Counter>,
@@ -132,7 +134,7 @@ pub struct Metrics {
 impl Metrics {
     /// With those of the process's tasks.
     pub fn new(tasks: &Supervisor) -> Self {
-        let mut metrics = Self::default();
+        let mut metrics = Self { tasks: tasks.clone(), ..Self::default() };
         tasks.register(&mut metrics.registry);
         metrics
     }
@@ -142,6 +144,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let mut metrics = Self {
+            tasks: Supervisor::default(),
             registry: Registry::with_prefix("wirepost_operator"),
             reconciles: Family::default(),
             writes: Family::default(),
@@ -183,6 +186,7 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&mut self) {
         let Self {
+            tasks: _,
             registry: r,
             reconciles,
             writes,

@@ -150,6 +150,12 @@ impl Supervisor {
         })
     }
 
+    /// Logs a panic that the owner of a task has caught itself, and counts it as one of a task that served one request.
+    pub fn panicked(&self, task: &'static str, cause: &str) {
+        self.shared.panics.get_or_create_owned(&Label { task }).inc();
+        tracing::error!(task, cause, "a task failed, and with it what it served");
+    }
+
     fn fail(&self, task: &'static str, cause: Cause) {
         tracing::error!(task, %cause, "a task failed, so the process has to end");
         self.shared.failure.send_if_modified(|failure| {

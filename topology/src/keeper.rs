@@ -7,7 +7,8 @@
 //!
 //! **Bounds.** At most 256 requests wait. While the broker is away each is answered immediately with the failure. The actor makes no call
 //! itself: snapshots, plans, counts and moves are tasks, so that a slow one (setting a policy takes up to 30 s) delays only its own
-//! business, and those that set policies as well. Two plans of one business never run at the same time.
+//! business, and those that set policies as well. A panic of one fails only what it did. Two plans of one business never run at the same
+//! time.
 //!
 //! **Guarantees.** Nothing is written unless [`Owner::may_write`], which is asked before each call; a call that is under way ends when that
 //! ends ([`Owner::until_it_may_not`]). Nor is anything written to a vhost that may be another installation's ([`crate::ownership`]). A queue
@@ -37,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::ManagementClient;
 
-use crate::{DesiredUser, Error, Report, depths::Depths, ownership::Installation, unrouted::Moved};
+use crate::{DesiredUser, Error, Problem, Report, depths::Depths, ownership::Installation, unrouted::Moved};
 
 pub use connection::LazyConnection;
 pub use phase::Phase;
@@ -163,6 +164,8 @@ pub enum Event<'a> {
     Strays(Option<u64>),
     /// Whether the broker has just answered by AMQP.
     Amqp(bool),
+    /// A task panicked: a bug, with this cause. Only what it did has failed.
+    Panicked(&'a str),
     /// Messages that need a person, of each business; `None` = not known.
     Depths(Option<Vec<(String, Depths)>>),
 }
@@ -185,6 +188,19 @@ impl BrokerFailure {
             "the broker has fewer than {wanted} nodes, and what is created now would have too few copies: waiting for the others, {minutes} min at the most"
         );
         Self { text, kind: FailureKind::Unavailable, stopped: false }
+    }
+
+    /// Why the policies that all businesses share are not all set; `None` = they are.
+    fn shared_policies(report: &Report) -> Option<Self> {
+        report.left.first()?;
+        let passes = report.problems.iter().any(Problem::may_pass);
+        let problems: Vec<String> = report.problems.iter().map(Problem::to_string).collect();
+        let text = format!(
+            "no queue is created, since policies that it needs are not set ({}); it is tried again",
+            problems.join("; ")
+        );
+        let kind = if passes { FailureKind::Unavailable } else { FailureKind::Refused };
+        Some(Self { text, kind, stopped: false })
     }
 
     fn stopped() -> Self {

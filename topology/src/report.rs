@@ -27,6 +27,14 @@ pub enum Error {
     /// It is not known yet which installation this is.
     #[error("it is not known yet which installation this is: the API server has to show namespace kube-system first")]
     UnknownInstallation,
+    /// A bug of ours, which concerns only what was being done.
+    #[error("{doing}: panicked: {cause}; this is a bug of wirepost")]
+    Panicked {
+        /// The operation.
+        doing: String,
+        /// What the panic says.
+        cause: String,
+    },
     /// The vhost was not marked; a retry may help.
     #[error("{doing}: {cause}")]
     Unmarked {
@@ -50,7 +58,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Management(error) => error.is_retryable(),
-            Self::Amqp { .. } | Self::Unmarked { .. } | Self::UnknownInstallation => true,
+            Self::Amqp { .. } | Self::Unmarked { .. } | Self::UnknownInstallation | Self::Panicked { .. } => true,
             Self::Stopped { .. } | Self::NotOurs(_) => false,
         }
     }

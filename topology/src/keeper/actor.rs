@@ -1,11 +1,14 @@
 //! The actor itself: see [`super`]. It awaits nothing but what comes: every call of the broker is made by a task of its own.
 
 use std::{
+    any::Any,
     collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -86,13 +89,28 @@ impl Context {
         !self.stopped.is_cancelled() && self.owner.may_write()
     }
 
-    /// Ends calls that are under way as soon as nothing may be written any more: another operator may write soon after that, however long
-    /// the time limit of the call is.
+    /// A panic as an error, which is counted. `doing`: what panicked.
+    fn panicked(&self, doing: &str, panic: &(dyn Any + Send)) -> Error {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let cause = text.unwrap_or("without a message").to_owned();
+        self.owner.report(Event::Panicked(&cause));
+        Error::Panicked { doing: doing.to_owned(), cause }
+    }
+
+    /// What `work` returns. It may leave nothing half changed when it panics.
+    pub(super) fn caught<T>(&self, doing: &str, work: impl FnOnce() -> T) -> Result<T, Error> {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|panic| self.panicked(doing, &*panic))
+    }
+
+    /// The result of `work`, whose panic is an error. Ends calls that are under way as soon as nothing may be written any more: another
+    /// operator may write soon after that, however long the time limit of the call is.
     pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let stopped = || Err(Error::Stopped { doing: "a call of the broker".to_owned() });
+        let work = AssertUnwindSafe(work).catch_unwind();
         tokio::select! {
             biased;
-            result = work => result,
+            result = work => result.unwrap_or_else(|panic| Err(self.panicked("a call of the broker", &*panic))),
             () = self.stopped.cancelled() => stopped(),
             () = self.owner.until_it_may_not() => stopped(),
         }
@@ -196,7 +214,7 @@ impl Actor {
                 }
                 Some(finished) = self.tasks.join_next() => match finished {
                     Ok(finished) => self.finished(finished),
-                    // They are not cancelled, so it panicked: the actor panics too, and its owner learns of it.
+                    // It panicked where nothing catches it (they are not cancelled): the actor panics too, and its owner learns of it.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
             }
@@ -316,7 +334,7 @@ impl Actor {
 
     /// Finds what others have changed, and has it repaired. Returns the businesses whose messages are routed as declared.
     pub(super) fn find_drift(&mut self, snapshot: &Snapshot, unsettled: &HashSet<String>) -> HashSet<String> {
-        let found = self.businesses.compare(snapshot, self.context.mode, unsettled);
+        let found = self.businesses.compare(snapshot, &self.context, unsettled);
         if !found.drifts.is_empty() {
             tracing::warn!(businesses = found.drifts.len(), "objects on the broker were changed by others; repairing");
             self.context.drifts.lock().extend(found.drifts);

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Desired, Ensured, Mode, Phase, unrouted::Strays};
+use super::{Desired, Ensured, Phase, actor::Context, unrouted::Strays};
 use crate::{Problem, Report, Snapshot, Step};
 
 /// Every business that was ensured.
@@ -108,10 +108,20 @@ impl BusinessStates {
     }
 
     /// Compares a snapshot with what was ensured, except for the businesses that it shows in the middle of a change.
-    pub(super) fn compare(&mut self, snapshot: &Snapshot, mode: Mode, unsettled: &HashSet<String>) -> Comparison {
+    pub(super) fn compare(
+        &mut self,
+        snapshot: &Snapshot,
+        context: &Context,
+        unsettled: &HashSet<String>,
+    ) -> Comparison {
         let mut found = Comparison::default();
         for (business, state) in self.0.iter_mut().filter(|(business, _)| !unsettled.contains(*business)) {
-            let plan = state.desired.plan(business, snapshot, mode);
+            let compared = || state.desired.plan(business, snapshot, context.mode);
+            let Ok(plan) = context.caught("comparing a business with the broker", compared) else {
+                state.current = false;
+                found.differ.insert(business.clone());
+                continue;
+            };
             let drift: Vec<String> =
                 plan.steps.iter().filter(|step| !state.left.contains(step)).map(Step::to_string).collect();
             let planned = plan.problems.iter().filter(|problem| shows_in_a_plan(problem));

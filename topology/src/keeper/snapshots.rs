@@ -164,29 +164,29 @@ impl Snapshots {
 }
 
 impl Context {
-    /// Creates the vhost where it is missing.
+    /// Creates the vhost where it is missing, and marks it.
     pub(super) async fn read(&self) -> Read {
         let begun = Instant::now();
+        let result = self.unless_stopped(self.read_ours()).await;
+        Read { begun, result }
+    }
+
+    async fn read_ours(&self) -> Result<Snapshot, Error> {
         let mut attempts = VHOST_ATTEMPTS;
-        let result = loop {
+        let snapshot = loop {
             match self.read_once().await {
                 Err(ManagementError::NoVhost { .. })
                     if attempts > 0 && self.mode == Mode::Cluster && self.may_write() =>
                 {
                     attempts -= 1;
-                    if let Err(error) = self.management.create_vhost().await {
-                        break Err(error.into());
-                    }
+                    self.management.create_vhost().await?;
                     tracing::info!(vhost = self.management.vhost(), "created the vhost");
                 }
-                result => break result.map_err(Error::from),
+                result => break result?,
             }
         };
-        let result = match result {
-            Ok(snapshot) => self.check_ownership(&snapshot).await.map(|()| snapshot),
-            Err(error) => Err(error),
-        };
-        Read { begun, result }
+        self.check_ownership(&snapshot).await?;
+        Ok(snapshot)
     }
 
     async fn check_ownership(&self, snapshot: &Snapshot) -> Result<(), Error> {

@@ -4,9 +4,10 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     BrokerFailure, CAPACITY, Ensured, Event, Reply,
@@ -17,6 +18,8 @@ use crate::{ApplyOptions, Error, Plan, Report, apply_plan};
 
 /// Jobs without policies that run at the same time; each has a few calls in flight.
 const PARALLEL: usize = 8;
+/// Before another attempt to set the shared policies.
+const SHARED_RETRY: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Default)]
@@ -25,6 +28,8 @@ pub(super) struct Work {
     /// By business: two jobs of one business never run at the same time.
     running: HashMap<String, Needs>,
     shared: Shared,
+    /// When the last attempt to set them failed, and why; until they are right.
+    shared_failure: Option<(Instant, BrokerFailure)>,
 }
 
 struct Waiting {
@@ -48,13 +53,25 @@ enum Shared {
 }
 
 impl Work {
-    /// Whether more jobs may wait.
+    /// Whether more requests may wait.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.len() < CAPACITY
+        self.waiting.len() - self.orphans() < CAPACITY
     }
 
+    /// Orphans that wait; never more than a few.
+    pub(super) fn orphans(&self) -> usize {
+        self.waiting.iter().filter(|waiting| waiting.reply.is_none()).count()
+    }
+
+    /// A request comes before the orphans that wait, and instead of the one that it is about.
     pub(super) fn add(&mut self, job: Job, reply: Option<oneshot::Sender<Reply>>) {
-        self.waiting.push_back(Waiting { job, reply, needs: None });
+        let is_orphan = |waiting: &Waiting| waiting.reply.is_none();
+        let requested = reply.is_some();
+        if requested {
+            self.waiting.retain(|waiting| !is_orphan(waiting) || waiting.job.business != job.business);
+        }
+        let place = self.waiting.iter().position(is_orphan).filter(|_| requested).unwrap_or(self.waiting.len());
+        self.waiting.insert(place, Waiting { job, reply, needs: None });
     }
 
     /// Whether a job of this business waits or runs.
@@ -74,6 +91,39 @@ impl Work {
         }
         let same_kind = self.running.values().filter(|running| running.policies == needs.policies).count();
         if needs.policies { same_kind == 0 && self.shared != Shared::Setting } else { same_kind < PARALLEL }
+    }
+
+    /// A snapshot shows whether the shared policies are right. Whether an attempt to set them is due.
+    fn shared_seen(&mut self, right: bool) -> bool {
+        if self.shared == Shared::Setting {
+            return false;
+        }
+        if right {
+            self.shared = Shared::Right;
+            self.shared_failure = None;
+            return false;
+        }
+        self.shared = Shared::Wrong;
+        self.shared_failure.as_ref().is_none_or(|(since, _)| since.elapsed() >= SHARED_RETRY)
+    }
+
+    /// An attempt to set the shared policies ended. What waits for them is answered if they are not all set.
+    fn shared_attempted(&mut self, result: &Result<Report, Error>) {
+        let failure = match result {
+            Ok(report) => BrokerFailure::shared_policies(report),
+            Err(error) => Some(BrokerFailure::from(error)),
+        };
+        self.shared = if failure.is_none() { Shared::Right } else { Shared::Wrong };
+        if let Some(failure) = &failure {
+            self.fail(failure, true);
+        }
+        self.shared_failure = failure.map(|failure| (Instant::now(), failure));
+    }
+
+    /// Why queues can't be created: the shared policies could not be set, and it is not tried at this moment.
+    fn shared_failure(&self) -> Option<&BrokerFailure> {
+        let (_, failure) = self.shared_failure.as_ref().filter(|_| self.shared == Shared::Wrong)?;
+        Some(failure)
     }
 
     /// Answers everything that waits, or of that only what waits for the shared policies.
@@ -115,7 +165,26 @@ impl Actor {
                 self.work.waiting.push_back(Waiting { job, reply, needs });
                 continue;
             };
-            let (permitted, needs) = job.plan(&snapshot, self.context.mode);
+            let planned =
+                self.context.caught("comparing a business with the broker", || job.plan(&snapshot, self.context.mode));
+            let (permitted, needs) = match planned {
+                Ok(planned) => planned,
+                Err(error) => {
+                    self.businesses.failed(&business);
+                    if let Some(reply) = reply {
+                        let _ = reply.send(Err(BrokerFailure::from(&error)));
+                    }
+                    continue;
+                }
+            };
+            if needs.shared_policies
+                && let Some(failure) = self.work.shared_failure()
+            {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(failure.clone()));
+                }
+                continue;
+            }
             if !self.work.may_start(needs) {
                 kept.insert(business);
                 self.work.waiting.push_back(Waiting { job, reply, needs: Some(needs) });
@@ -186,11 +255,7 @@ impl Actor {
 
     /// Begins to set the policies that all businesses share, where a snapshot shows that they are not as declared.
     pub(super) fn set_shared_policies(&mut self, plan: Plan) {
-        if self.work.shared == Shared::Setting {
-            return;
-        }
-        self.work.shared = if plan.is_empty() { Shared::Right } else { Shared::Wrong };
-        if plan.is_empty() || !self.context.may_write() {
+        if !self.work.shared_seen(plan.is_empty()) || !self.context.may_write() {
             return;
         }
         self.work.shared = Shared::Setting;
@@ -199,9 +264,9 @@ impl Actor {
     }
 
     pub(super) fn shared_policies_set(&mut self, result: Result<Report, Error>) {
+        self.work.shared_attempted(&result);
         match result {
             Ok(report) => {
-                self.work.shared = Shared::Right;
                 // One that is under way may have been read before.
                 self.snapshots.discard();
                 self.context.owner.report(Event::Changed { count: report.changes.len(), repair: false });
@@ -210,9 +275,7 @@ impl Actor {
                 }
             }
             Err(error) => {
-                self.work.shared = Shared::Wrong;
                 tracing::warn!(%error, "the policies that all businesses share are not set; trying again");
-                self.work.fail(&BrokerFailure::from(&error), true);
             }
         }
         self.start_jobs();
@@ -224,5 +287,55 @@ impl Context {
         let gate = || self.may_write();
         let options = ApplyOptions { gate: Some(&gate), ..ApplyOptions::default() };
         self.unless_stopped(apply_plan(&self.management, plan, options)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Problem, Step, keeper::Phase};
+
+    const QUEUES: Needs = Needs { policies: false, shared_policies: true };
+
+    fn waiting(work: &mut Work, business: &str) -> oneshot::Receiver<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::remove(business.to_owned(), false);
+        work.waiting.push_back(Waiting { job, reply: Some(reply), needs: Some(QUEUES) });
+        answer
+    }
+
+    #[test]
+    fn orphans_take_no_room_of_requests_and_no_business_that_is_declared_again() {
+        let mut work = Work::default();
+        for i in 0..CAPACITY {
+            work.add(Job::orphan(format!("b{i}")), None);
+        }
+        assert!(work.has_room());
+        let (reply, _answer) = oneshot::channel();
+        work.add(Job::ensure("b7".to_owned(), Arc::default(), Phase::Grow), Some(reply));
+        assert_eq!(work.orphans(), CAPACITY - 1);
+        assert!(work.waiting.front().is_some_and(|first| first.job.business == "b7" && first.reply.is_some()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shared_policy_that_is_refused_fails_what_needs_it_and_is_tried_again_later() {
+        let mut work = Work::default();
+        assert!(work.shared_seen(false), "the first attempt is due at once");
+        work.shared = Shared::Setting;
+        let mut answer = waiting(&mut work, "pay");
+        assert!(answer.try_recv().is_err(), "it waits for the attempt");
+        let step = Step::PutPolicy(wirepost_core::topology::shared_policies()[0].clone());
+        let refused = Problem::Refused { step: Box::new(step.clone()), reason: "no".to_owned() };
+        let report = Report { problems: vec![refused], left: vec![step], ..Report::default() };
+        work.shared_attempted(&Ok(report));
+        assert!(answer.try_recv().is_ok_and(|answer| answer.is_err()), "it is answered");
+        assert!(!work.may_start(QUEUES) && work.shared_failure().is_some(), "and so is what comes next");
+        assert!(!work.shared_seen(false), "another attempt is not due at once");
+        tokio::time::advance(SHARED_RETRY).await;
+        assert!(work.shared_seen(false), "but later");
+        work.shared = Shared::Setting;
+        assert!(work.shared_failure().is_none(), "what comes now waits for it");
+        work.shared_attempted(&Ok(Report::default()));
+        assert!(work.may_start(QUEUES) && !work.shared_seen(true));
     }
 }

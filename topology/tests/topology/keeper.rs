@@ -63,3 +63,17 @@ async fn without_amqp_everything_else_goes_on_and_it_is_reported() -> Result<()>
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_fails_one_request_and_nothing_else() -> Result<()> {
+    let kept = Kept::of(Vhost::create().await?, None).await?;
+    kept.ensure("first", false).await?;
+    kept.owner.panics().due = true;
+    let failure = kept.ensure("second", false).await.err().context("it did not panic")?;
+    ensure!(!failure.stopped && failure.to_string().contains("a test asked for it"), "{failure}");
+    ensure!(kept.owner.panics().reported == 1);
+    for business in ["second", "third"] {
+        ensure!(kept.ensure(business, false).await?.report.is_clean());
+    }
+    Ok(())
+}

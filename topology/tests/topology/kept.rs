@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{Id, JoinHandle, try_id};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
@@ -47,7 +47,11 @@ impl Kept {
             sweep: Duration::from_secs(1),
             orphan_grace: Duration::from_hours(1),
         };
-        let owner = Arc::new(TestOwner { may_write: watch::channel(true).0, amqp: watch::channel(None).0 });
+        let owner = Arc::new(TestOwner {
+            may_write: watch::channel(true).0,
+            amqp: watch::channel(None).0,
+            panics: Mutex::default(),
+        });
         let (keeper, run) = Keeper::new(settings, Arc::clone(&owner) as Arc<dyn Owner>, stop.clone());
         Ok(Self { keeper, owner, management, amqp, stop, _task: tokio::spawn(run), vhost })
     }
@@ -91,10 +95,33 @@ pub(crate) struct TestOwner {
     pub(crate) may_write: watch::Sender<bool>,
     /// What was reported last.
     pub(crate) amqp: watch::Sender<Option<bool>>,
+    panics: Mutex<Panics>,
+}
+
+impl TestOwner {
+    pub(crate) fn panics(&self) -> MutexGuard<'_, Panics> {
+        self.panics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A panic in the middle of what a task of the keeper does.
+#[derive(Default)]
+pub(crate) struct Panics {
+    /// The next task that asks whether it may write panics.
+    pub(crate) due: bool,
+    /// Those that were reported.
+    pub(crate) reported: usize,
+    /// The keeper itself.
+    actor: Option<Id>,
 }
 
 impl Owner for TestOwner {
     fn may_write(&self) -> bool {
+        let panics = {
+            let mut panics = self.panics();
+            panics.actor != try_id() && std::mem::take(&mut panics.due)
+        };
+        assert!(!panics, "a test asked for it");
         *self.may_write.borrow()
     }
 
@@ -116,8 +143,11 @@ impl Owner for TestOwner {
     }
 
     fn report(&self, event: Event<'_>) {
-        if let Event::Amqp(answers) = event {
-            self.amqp.send_replace(Some(answers));
+        match event {
+            Event::Amqp(answers) => drop(self.amqp.send_replace(Some(answers))),
+            Event::Calls(_) => self.panics().actor = try_id(),
+            Event::Panicked(_) => self.panics().reported += 1,
+            _ => {}
         }
     }
 }
