@@ -12,7 +12,7 @@ use kube::{CustomResource, KubeSchema, core::ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    business::{LimitsSpec, Retention, rules},
+    business::{DeletionPolicy, LimitsSpec, Retention, rules},
     compile,
 };
 
@@ -82,6 +82,9 @@ pub struct Owners {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClassDefaults {
+    /// What becomes of messages when a resource is deleted. Looked up at that time, not when a declaration is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
     /// How long pushes are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,

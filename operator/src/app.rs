@@ -192,7 +192,7 @@ impl App {
             keys::run(client.clone(), namespace.clone(), Arc::clone(&seeds), Arc::clone(&triggers), work.stop.clone());
         work.tasks.run("edge keys", &work.stop, keys);
         let crd = Arc::new(CrdGuard::new(client.clone(), fresh.clone(), Arc::clone(&triggers), Arc::clone(&metrics)));
-        let check = Arc::clone(&crd).run(readiness.wait_for(crd_check::PART), work.stop.clone());
+        let check = Arc::clone(&crd).run(Some(readiness.wait_for(crd_check::PART)), work.stop.clone());
         work.tasks.run("crd check", &work.stop, check);
         let watch = fresh.watch(
             client.clone(),
@@ -215,8 +215,24 @@ impl App {
             "",
             api_client::watch(""),
         );
-        let watched = Arc::clone(&classes).follow(watch, Arc::clone(&triggers), fresh.clone(), listed_classes);
+        let watched = Arc::clone(&classes).follow(
+            watch,
+            Arc::clone(&triggers),
+            fresh.clone(),
+            events.clone(),
+            leadership.clone(),
+            listed_classes,
+        );
         work.tasks.until("classes", &work.stop, watched);
+        let class_crd = CrdGuard::of_classes(
+            client.clone(),
+            fresh.clone(),
+            Arc::clone(&classes),
+            Arc::clone(&triggers),
+            Arc::clone(&metrics),
+        );
+        let class_crd = Arc::new(class_crd);
+        work.tasks.run("class crd check", &work.stop, Arc::clone(&class_crd).run(None, work.stop.clone()));
         let states = Arc::new(ResourceStates::default());
         for namespace in secret_namespaces {
             let watch = secret_watch::run(client.clone(), namespace, Arc::clone(&states), Arc::clone(&triggers));
@@ -248,6 +264,7 @@ impl App {
             config_maps,
             classes,
             crd,
+            class_crd,
             metrics: Arc::clone(&metrics),
             states,
         });

@@ -1,8 +1,8 @@
 //! The classes that businesses may have: the platform team's policy, watched.
 //!
-//! An installation without the CustomResourceDefinition of classes has none: every business is treated as if there were no policy. Whatever
-//! else keeps the classes from being listed (a missing right, an API server that is away) keeps this process from being ready: nothing is
-//! accepted by a policy that is not known.
+//! An installation without the CustomResourceDefinition of classes has none: every business is treated as if there were no policy, unless it
+//! had a class. Whatever else keeps the classes from being listed (a missing right, an API server that is away) keeps this process from being
+//! ready: nothing new is accepted by a policy that is not known. What was accepted before needs none.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Resource,
     core::ObjectMeta,
@@ -29,12 +30,17 @@ use wirepost_runtime::readiness::Pending;
 use crate::{
     api_client,
     conditions::summarize,
+    events::Events,
     fresh::Fresh,
+    leader::Leadership,
+    stored::StoredBusiness,
     triggers::{Listed, Triggers},
 };
 
 /// What `/readyz` waits for.
 pub const PART: &str = "classes";
+/// Lists that must fail before the classes count as not known; one that is refused for a missing right counts at once.
+const ATTEMPTS: u32 = 3;
 
 /// A class as it is stored: one that can't be read must not end the watch of the others.
 #[derive(Clone, Debug, Deserialize, Serialize, Resource)]
@@ -52,14 +58,41 @@ pub struct StoredClass {
 pub struct Class {
     /// As declared.
     pub resource: WsBusinessClass,
-    /// What [`validate::class::fill`] needs of it, as JSON. Kept with a declaration that was accepted, so that it means the same later.
+    /// Its name, and what [`validate::class::fill`] needs of it, as JSON. Kept with a declaration that was accepted, so that it means the
+    /// same later.
     pub terms: Arc<str>,
 }
 
+/// Which class [`Class::terms`] are of.
+#[derive(Serialize, Deserialize)]
+struct Name {
+    class: String,
+}
+
+/// The class that these terms are of.
+pub fn class_of_terms(terms: &str) -> Option<String> {
+    serde_json::from_str(terms).ok().map(|Name { class }| class)
+}
+
+/// These terms if the class gives nothing.
+pub fn name_alone(terms: &str) -> Option<Arc<str>> {
+    let name = Name { class: class_of_terms(terms)? };
+    serde_json::to_string(&name).ok().map(Arc::from)
+}
+
 impl Class {
-    fn new(resource: WsBusinessClass) -> Self {
+    /// The class as it is applied.
+    pub fn new(resource: WsBusinessClass) -> Self {
+        #[derive(Serialize)]
+        struct Terms {
+            #[serde(flatten)]
+            name: Name,
+            #[serde(flatten)]
+            given: WsBusinessClassSpec,
+        }
         let WsBusinessClassSpec { default: _, owners: _, defaults, limits } = resource.spec.clone();
-        let terms = WsBusinessClassSpec { defaults, limits, ..WsBusinessClassSpec::default() };
+        let name = Name { class: resource.metadata.name.clone().unwrap_or_default() };
+        let terms = Terms { name, given: WsBusinessClassSpec { defaults, limits, ..WsBusinessClassSpec::default() } };
         // Plain data with string keys: it always serializes.
         let terms = serde_json::to_string(&terms).unwrap_or_default().into();
         Self { resource, terms }
@@ -75,12 +108,22 @@ impl Class {
 #[derive(Debug)]
 pub struct Classes {
     known: Mutex<Known>,
-    listed: watch::Sender<bool>,
+    listing: watch::Sender<Listing>,
+}
+
+/// Whether the classes are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Listing {
+    /// Nobody has answered yet.
+    Pending,
+    /// They can't be listed.
+    Failed(String),
+    Listed,
 }
 
 impl Default for Classes {
     fn default() -> Self {
-        Self { known: Mutex::default(), listed: watch::channel(false).0 }
+        Self { known: Mutex::default(), listing: watch::channel(Listing::Pending).0 }
     }
 }
 
@@ -94,6 +137,8 @@ struct Known {
 #[derive(Clone, Debug)]
 struct Entry {
     metadata: ObjectMeta,
+    /// What events are about.
+    reference: ObjectReference,
     default: bool,
     class: Result<Arc<Class>, String>,
 }
@@ -113,7 +158,7 @@ impl Entry {
             );
         }
         let default = stored.spec.get("default") == Some(&Value::Bool(true));
-        Self { metadata: stored.metadata.clone(), default, class }
+        Self { metadata: stored.metadata.clone(), reference: stored.object_ref(&()), default, class }
     }
 }
 
@@ -121,8 +166,12 @@ impl Classes {
     /// The class that a business with this `className` has. `None`: it has none.
     ///
     /// # Errors
-    /// There is no such class, or it can't be read.
+    /// There is no such class, it can't be read, or the classes can't be listed.
     pub fn of(&self, named: Option<&str>) -> Result<Option<Arc<Class>>, Box<Problem>> {
+        if let Listing::Failed(why) = &*self.listing.borrow() {
+            let remedy = "nothing new is accepted until the operator can list wsbusinessclasses.wirepost.dev: ask its administrator";
+            return Err(Box::new(validate::class::unknown(why, remedy)));
+        }
         let known = self.lock();
         let found = class_of(named, known.classes.values(), |entry| (&entry.metadata, entry.default));
         let Some(entry) = found.map_err(|name| Box::new(validate::class::not_found(name)))? else { return Ok(None) };
@@ -136,9 +185,66 @@ impl Classes {
         })
     }
 
-    /// Returns when all classes were listed once; `false` when that will not happen any more.
-    pub async fn listed(&self) -> bool {
-        self.listed.subscribe().wait_for(|listed| *listed).await.is_ok()
+    /// Whether the class of this resource lets its namespace own its business type. What is not known yet may change.
+    pub fn may_own(&self, stored: &StoredBusiness) -> bool {
+        let namespace = stored.metadata.namespace.as_deref().unwrap_or("default");
+        match self.of(stored.class_name()) {
+            Ok(Some(class)) => validate::class::may_own(&class.resource.spec.owners, namespace, stored.business_type()),
+            Ok(None) => true,
+            Err(problem) => problem.reason == Reason::ClassesUnknown,
+        }
+    }
+
+    /// Returns when all classes were listed once, or can't be; `false` when that will not happen any more.
+    pub async fn looked_for(&self) -> bool {
+        self.listing.subscribe().wait_for(|listing| *listing != Listing::Pending).await.is_ok()
+    }
+
+    /// All classes are being listed again; nothing new is accepted before.
+    pub fn relists(&self) {
+        self.listing.send_replace(Listing::Failed("the classes are being listed again".to_owned()));
+    }
+
+    /// They could not be listed, this often in a row. Whether that is news; `None`: it is tried again before it counts.
+    fn failed(&self, error: &watcher::Error, attempts: u32) -> Option<bool> {
+        let missing = code(error) == Some(403);
+        // Only a list that fails is followed by one that succeeds; a watch may go on where it was.
+        if !matches!(error, watcher::Error::InitialListFailed(_)) || !missing && attempts < ATTEMPTS {
+            return None;
+        }
+        let right = if missing { "; its ClusterRole lacks the right to list and watch them" } else { "" };
+        let why = format!("the operator can't list the classes{right}: {error}");
+        let failed = Listing::Failed(why);
+        Some(self.listing.send_replace(failed.clone()) != failed)
+    }
+
+    /// Default classes, if there are several: the one that counts, and all of them.
+    fn several_defaults(&self) -> Option<(String, Vec<String>)> {
+        let known = self.lock();
+        let all: Vec<String> =
+            known.classes.iter().filter(|(_, entry)| entry.default).map(|(name, _)| name.clone()).collect();
+        let counts = class_of(None, known.classes.values(), |entry| (&entry.metadata, entry.default)).ok()??;
+        (all.len() > 1).then(|| (counts.metadata.name.clone().unwrap_or_default(), all))
+    }
+
+    /// Says it, once, where several classes are the default.
+    async fn tell_several(&self, told: &mut Option<(String, Vec<String>)>, events: &Events) {
+        let several = self.several_defaults();
+        if *told == several {
+            return;
+        }
+        told.clone_from(&several);
+        let Some((counts, all)) = several else { return };
+        let note = format!(
+            "{} classes are the default: {}. The oldest counts, {counts}: set default of the others to false",
+            all.len(),
+            summarize(&all)
+        );
+        tracing::warn!("{note}");
+        let reference = self.lock().classes.get(&counts).map(|entry| entry.reference.clone());
+        if let Some(reference) = reference {
+            events.several_defaults(&reference, &note).await;
+        }
     }
 
     /// Takes an event of the watch. Whether what businesses have may have changed.
@@ -151,7 +257,7 @@ impl Classes {
             watcher::Event::InitDone => {
                 known.classes = std::mem::take(&mut known.incoming);
                 drop(known);
-                self.listed.send_replace(true);
+                self.listing.send_replace(Listing::Listed);
                 return true;
             }
             watcher::Event::Apply(stored) => {
@@ -169,29 +275,49 @@ impl Classes {
         watch: impl Stream<Item = watcher::Result<watcher::Event<StoredClass>>>,
         triggers: Arc<Triggers>,
         fresh: Fresh,
+        events: Events,
+        mut leadership: Leadership,
         pending: Pending,
     ) {
         let mut pending = Some(pending);
-        let events = watch.backoff(api_client::watch_backoff());
-        pin_mut!(events);
-        let mut failing = false;
-        while let Some(event) = events.next().await {
-            let events = match event {
+        let watched = watch.backoff(api_client::watch_backoff());
+        pin_mut!(watched);
+        let (mut failures, mut told) = (0, None);
+        loop {
+            let leads = leadership.is_leader();
+            if leads {
+                self.tell_several(&mut told, &events).await;
+            }
+            let event = tokio::select! {
+                event = watched.next() => event,
+                () = leadership.acquired(), if !leads => continue,
+            };
+            let Some(event) = event else { return };
+            let found = match event {
                 Ok(event) => {
-                    failing = false;
+                    failures = 0;
                     vec![event]
                 }
                 // There is no such kind here, so there are no classes.
                 Err(error) if is_unknown_kind(&error) => vec![watcher::Event::Init, watcher::Event::InitDone],
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
+                    failures += 1;
+                    if failures == 1 {
                         tracing::warn!(%error, "the watch of classes is interrupted; trying again");
+                    }
+                    if let Some(changed) = self.failed(&error, failures) {
+                        // What runs is maintained, and nothing new is accepted.
+                        fresh.listed(Listed::Classes);
+                        if changed {
+                            triggers.trigger_all();
+                        }
                     }
                     continue;
                 }
             };
-            for event in events {
-                let (first, complete) = (pending.is_some(), matches!(event, watcher::Event::InitDone));
+            for event in found {
+                let known = *self.listing.borrow() == Listing::Listed;
+                let (first, complete) = (pending.is_some() || !known, matches!(event, watcher::Event::InitDone));
                 // A list that brings nothing new comes every few minutes, and while there is no such kind all the time.
                 let before = (complete && !first).then(|| self.summary());
                 let changed = self.take(event) && before.is_none_or(|before| before != self.summary());
@@ -219,10 +345,15 @@ impl Classes {
 
 /// 404 for a list: the API server does not know the kind.
 fn is_unknown_kind(error: &watcher::Error) -> bool {
+    code(error) == Some(404)
+}
+
+/// What the API server has answered to a list, or to the begin of a watch.
+fn code(error: &watcher::Error) -> Option<u16> {
     let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
-        return false;
+        return None;
     };
-    matches!(cause, kube::Error::Api(status) if status.code == 404)
+    if let kube::Error::Api(status) = cause { Some(status.code) } else { None }
 }
 
 #[cfg(test)]
@@ -250,6 +381,36 @@ mod tests {
         assert_eq!(name(Some("large")), Ok(Some("large".to_owned())));
         assert!(classes.take(Delete(stored("standard", &json!({})))));
         assert_eq!(name(None), Ok(None));
+    }
+
+    /// What runs is maintained meanwhile.
+    #[tokio::test]
+    async fn classes_that_may_not_be_listed_allow_nothing_new_and_stop_nothing() {
+        let classes = Classes::default();
+        let refused = |code| {
+            let status = json!({"status": "Failure", "message": "no", "reason": "Forbidden", "code": code});
+            watcher::Error::InitialListFailed(kube::Error::Api(serde_json::from_value(status).unwrap()))
+        };
+        assert_eq!(classes.failed(&refused(500), 1), None);
+        assert_eq!((classes.failed(&refused(403), 2), classes.looked_for().await), (Some(true), true));
+        let problem = classes.of(None).unwrap_err();
+        assert!(problem.reason == Reason::ClassesUnknown && problem.to_string().contains("ClusterRole"), "{problem}");
+        classes.take(Init);
+        classes.take(InitDone);
+        assert_eq!(classes.of(None), Ok(None));
+        // As when a new leader lists them.
+        assert_eq!(classes.failed(&refused(403), 1), Some(true));
+        assert!(classes.failed(&refused(403), 2) == Some(false) && classes.of(None).is_err());
+    }
+
+    #[test]
+    fn several_defaults_are_noticed() {
+        let classes = Classes::default();
+        classes.take(Apply(stored("b", &json!({"default": true}))));
+        classes.take(Apply(stored("c", &json!({}))));
+        assert_eq!(classes.several_defaults(), None);
+        classes.take(Apply(stored("a", &json!({"default": true}))));
+        assert_eq!(classes.several_defaults().map(|(_, all)| all), Some(vec!["a".to_owned(), "b".to_owned()]));
     }
 
     /// It may limit what this version does not know.

@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::crd;
 use wirepost_runtime::readiness::Pending;
 
-use crate::{fresh::Fresh, metrics::Metrics, triggers::Triggers};
+use crate::{classes::Classes, fresh::Fresh, metrics::Metrics, triggers::Triggers};
 
 /// What `/readyz` waits for.
 pub const PART: &str = "custom resource definition";
+const CLASSES: &str = "wsbusinessclasses.wirepost.dev";
 const NAME: &str = "wsbusinesses.wirepost.dev";
 const INTERVAL: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
@@ -37,14 +38,17 @@ type CrdCheck = Option<Result<(), MissingFields>>;
 /// Fields that the installed CRD lacks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the installed CustomResourceDefinition {NAME} is older than this operator and lacks {}: apply crds/ of this version; until then nothing new is applied, what runs goes on",
+    "the installed CustomResourceDefinition {definition} is older than this operator and lacks {}: apply crds/ of this version; until then nothing new is applied, what runs goes on",
     self.list()
 )]
-pub struct MissingFields(Vec<String>);
+pub struct MissingFields {
+    definition: &'static str,
+    fields: Vec<String>,
+}
 
 impl MissingFields {
     fn list(&self) -> String {
-        let Self(fields) = self;
+        let Self { definition: _, fields } = self;
         let named = fields[..fields.len().min(NAMED)].join(", ");
         match fields.len().saturating_sub(NAMED) {
             0 => named,
@@ -56,12 +60,21 @@ impl MissingFields {
 /// See the module.
 pub struct CrdGuard {
     definitions: Api<CustomResourceDefinition>,
+    /// Of the definition.
+    name: &'static str,
     expected: Value,
     last: Mutex<LastRead>,
     check: watch::Sender<CrdCheck>,
-    fresh: Fresh,
+    kind: Kind,
     triggers: Arc<Triggers>,
     metrics: Arc<Metrics>,
+}
+
+/// What is listed again when its definition is complete: what was read under a former one may lack fields.
+enum Kind {
+    Businesses(Fresh),
+    /// Without their definition there are none.
+    Classes(Fresh, Arc<Classes>),
 }
 
 #[derive(Default)]
@@ -75,8 +88,8 @@ struct LastRead {
 /// Why the definition is not known.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
-    #[error("CustomResourceDefinition {NAME} is not installed: apply crds/ of this version")]
-    NotInstalled,
+    #[error("CustomResourceDefinition {0} is not installed: apply crds/ of this version")]
+    NotInstalled(&'static str),
     #[error("cannot read the CustomResourceDefinition; trying again: {0}")]
     Api(#[from] kube::Error),
     #[error("the API server did not answer within {TIMEOUT:?}")]
@@ -86,9 +99,29 @@ enum ReadError {
 impl CrdGuard {
     /// Nothing is read yet.
     pub fn new(client: Client, fresh: Fresh, triggers: Arc<Triggers>, metrics: Arc<Metrics>) -> Self {
+        Self::with(client, (NAME, crd::schema()), Kind::Businesses(fresh), triggers, metrics)
+    }
+
+    /// The same for classes. One that is missing lacks nothing.
+    pub fn of_classes(
+        client: Client,
+        fresh: Fresh,
+        classes: Arc<Classes>,
+        triggers: Arc<Triggers>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self::with(client, (CLASSES, crd::class_schema()), Kind::Classes(fresh, classes), triggers, metrics)
+    }
+
+    fn with(
+        client: Client,
+        (name, expected): (&'static str, Value),
+        kind: Kind,
+        triggers: Arc<Triggers>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (check, _) = watch::channel(None);
-        let (definitions, expected) = (Api::all(client), crd::schema());
-        Self { definitions, expected, last: Mutex::default(), check, fresh, triggers, metrics }
+        Self { definitions: Api::all(client), name, expected, last: Mutex::default(), check, kind, triggers, metrics }
     }
 
     /// Returns after the first check; `false` when there will be none.
@@ -125,8 +158,8 @@ impl CrdGuard {
     }
 
     /// Checks the CRD again and again until `cancel`. `pending`: dropped after the first check.
-    pub async fn run(self: Arc<Self>, pending: Pending, cancel: CancellationToken) {
-        let mut pending = Some(pending);
+    pub async fn run(self: Arc<Self>, pending: Option<Pending>, cancel: CancellationToken) {
+        let mut pending = pending;
         loop {
             let read = {
                 let mut last = self.last.lock().await;
@@ -139,7 +172,13 @@ impl CrdGuard {
                         () = cancel.cancelled() => return,
                     }
                     // What was read under a former one may lack fields.
-                    self.fresh.relist();
+                    match &self.kind {
+                        Kind::Businesses(fresh) => fresh.relist(),
+                        Kind::Classes(fresh, classes) => {
+                            classes.relists();
+                            fresh.relist();
+                        }
+                    }
                     self.set(Ok(()));
                     INTERVAL
                 }
@@ -167,41 +206,56 @@ impl CrdGuard {
     async fn read(&self, last: &mut LastRead) -> Result<Option<Result<(), MissingFields>>, ReadError> {
         let now = Instant::now();
         if last.version.is_some() {
-            let metadata = timeout(TIMEOUT, self.definitions.get_metadata_opt(NAME)).await??;
-            let metadata = metadata.ok_or(ReadError::NotInstalled)?.metadata;
-            if metadata.resource_version == last.version {
+            let metadata = timeout(TIMEOUT, self.definitions.get_metadata_opt(self.name)).await??;
+            let version = metadata.and_then(|definition| definition.metadata.resource_version);
+            if version == last.version {
                 last.at = Some(now);
                 return Ok(None);
             }
         }
-        let installed = timeout(TIMEOUT, self.definitions.get_opt(NAME)).await??.ok_or(ReadError::NotInstalled)?;
+        let installed = timeout(TIMEOUT, self.definitions.get_opt(self.name)).await??;
+        let Some(installed) = installed else {
+            if matches!(self.kind, Kind::Businesses(_)) {
+                return Err(ReadError::NotInstalled(self.name));
+            }
+            *last = LastRead { at: Some(now), version: None };
+            let known = matches!(*self.check.borrow(), Some(Ok(())));
+            return Ok((!known).then_some(Ok(())));
+        };
         *last = LastRead { at: Some(now), version: installed.metadata.resource_version.clone() };
-        Ok(Some(missing_fields(&self.expected, &installed)))
+        Ok(Some(missing_fields(self.name, &self.expected, &installed)))
     }
 
     fn set(&self, check: Result<(), MissingFields>) {
-        self.metrics.crd_outdated.set(check.is_err().into());
         let check = Some(check);
-        if *self.check.borrow() == check {
+        let before = self.check.borrow().clone();
+        if before == check {
             return;
         }
+        // How many are outdated.
+        let outdated = |check: &CrdCheck| i64::from(matches!(check, Some(Err(_))));
+        self.metrics.crd_outdated.inc_by(outdated(&check) - outdated(&before));
         if let Some(Err(missing)) = &check {
             tracing::error!("{missing}");
         } else {
-            tracing::info!("the installed CustomResourceDefinition has every field");
+            tracing::info!("the installed CustomResourceDefinition {} has every field", self.name);
         }
         self.check.send_replace(check);
         self.triggers.trigger_all();
     }
 }
 
-fn missing_fields(expected: &Value, installed: &CustomResourceDefinition) -> Result<(), MissingFields> {
+fn missing_fields(
+    definition: &'static str,
+    expected: &Value,
+    installed: &CustomResourceDefinition,
+) -> Result<(), MissingFields> {
     let version = installed.spec.versions.iter().find(|version| version.name == "v1alpha1" && version.served);
     let schema = version.and_then(|version| version.schema.as_ref()?.open_api_v3_schema.as_ref());
     let schema = schema.and_then(|schema| serde_json::to_value(schema).ok()).unwrap_or_default();
     let mut missing = Vec::new();
     compare(expected, &schema, "", &mut missing);
-    if missing.is_empty() { Ok(()) } else { Err(MissingFields(missing)) }
+    if missing.is_empty() { Ok(()) } else { Err(MissingFields { definition, fields: missing }) }
 }
 
 /// Paths of properties that `is` lacks.
@@ -228,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_own_definition_lacks_nothing() {
-        assert_eq!(missing_fields(&crd::schema(), &crd::definition()), Ok(()));
+        assert_eq!(missing_fields(NAME, &crd::schema(), &crd::definition()), Ok(()));
     }
 
     #[test]
@@ -237,8 +291,19 @@ mod tests {
         let schema = &mut installed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         schema["properties"]["limits"]["properties"].as_object_mut().unwrap().remove("burst");
         schema["properties"]["routes"]["items"]["properties"].as_object_mut().unwrap().remove("ttlSeconds");
-        let missing = missing_fields(&crd::schema(), &serde_json::from_value(installed).unwrap()).unwrap_err();
+        let installed = serde_json::from_value(installed).unwrap();
+        let missing = missing_fields(NAME, &crd::schema(), &installed).unwrap_err();
         let text = missing.to_string();
         assert!(text.contains("spec.limits.burst") && text.contains("spec.routes[].ttlSeconds"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_limit_of_classes_is_named() {
+        let mut installed = crd::class_crd();
+        let schema = &mut installed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        schema["properties"]["limits"]["properties"].as_object_mut().unwrap().remove("queues");
+        let installed = serde_json::from_value(installed).unwrap();
+        let text = missing_fields(CLASSES, &crd::class_schema(), &installed).unwrap_err().to_string();
+        assert!(text.contains(CLASSES) && text.contains("spec.limits.queues"), "{text}");
     }
 }

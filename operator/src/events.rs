@@ -121,6 +121,11 @@ impl Events {
         self.publish_about(&lease, EventType::Warning, "MassDeletion", "Deleting", note).await;
     }
 
+    /// Several classes want to be the default one.
+    pub async fn several_defaults(&self, class: &ObjectReference, note: &str) {
+        self.publish_about(class, EventType::Warning, "SeveralDefaults", "Watching", note).await;
+    }
+
     async fn publish(&self, stored: &StoredBusiness, kind: EventType, reason: &str, action: &str, note: &str) {
         self.publish_about(&stored.reference(), kind, reason, action, note).await;
     }

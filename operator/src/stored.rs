@@ -55,18 +55,19 @@ impl StoredBusiness {
         self.spec.get("className")?.as_str()
     }
 
-    /// Whether messages go with the resource.
-    pub fn deletes_messages(&self) -> bool {
-        let policy = self.spec.get("deletionPolicy").and_then(|policy| DeletionPolicy::deserialize(policy).ok());
+    /// Whether messages go with the resource. `default`: of its class.
+    pub fn deletes_messages(&self, default: Option<DeletionPolicy>) -> bool {
+        let declared = self.spec.get("deletionPolicy");
+        let policy = declared.map_or(default, |policy| DeletionPolicy::deserialize(policy).ok());
         // Of a resource that lives the annotation says nothing about a change: that has an annotation of its own.
         let now = || self.metadata.deletion_timestamp.is_some() && self.annotation(DELETE_QUEUES) == Some("now");
         policy == Some(DeletionPolicy::Delete) || now()
     }
 
-    /// Whether this generation may destroy messages by what it changes.
-    pub fn may_destroy(&self) -> bool {
+    /// Whether this generation may destroy messages by what it changes. `default`: of its class.
+    pub fn may_destroy(&self, default: Option<DeletionPolicy>) -> bool {
         let allowed = || self.annotation(ALLOW_DESTRUCTIVE) == Some(self.generation().to_string().as_str());
-        self.deletes_messages() || allowed()
+        self.deletes_messages(default) || allowed()
     }
 
     /// `namespace/name`, for people.
@@ -136,17 +137,30 @@ impl StoredBusiness {
     }
 
     /// The resource that owns this one's business type, as `namespace/name`; `None` if this one owns it. The one that runs keeps it
-    /// (`incumbent`, a uid), however old another is that comes later; else the oldest has it. One that is being deleted owns it until it is
-    /// gone.
-    pub fn other_claimant(&self, all: &Store<Self>, incumbent: Option<&str>) -> Option<String> {
+    /// (`incumbent`, a uid), however old another is that comes later; else the oldest has it of those that `may_own` it. One that is being
+    /// deleted owns it until it is gone.
+    pub fn other_claimant(
+        &self,
+        all: &Store<Self>,
+        incumbent: Option<&str>,
+        may_own: impl Fn(&Self) -> bool,
+    ) -> Option<String> {
         let claimants = all.state_filter(|other| other.business_type() == self.business_type());
         if let Some(incumbent) = incumbent.and_then(|uid| claimants.iter().find(|other| other.uid() == uid)) {
             return (incumbent.uid() != self.uid()).then(|| incumbent.owner());
         }
-        let owner =
-            claimants.iter().min_by(|a, b| compile::seniority(&a.metadata).cmp(&compile::seniority(&b.metadata)))?;
-        let older = compile::seniority(&owner.metadata) < compile::seniority(&self.metadata);
-        (owner.metadata.uid != self.metadata.uid && older).then(|| owner.owner())
+        // Its class is asked only where it matters.
+        let barred = |claimant: &Self| claimants.len() > 1 && !may_own(claimant);
+        let precedes = |a: &Self, b: &Self| {
+            (barred(a), compile::seniority(&a.metadata)) < (barred(b), compile::seniority(&b.metadata))
+        };
+        let mut owner = claimants.first()?;
+        for claimant in &claimants {
+            if precedes(claimant, owner) {
+                owner = claimant;
+            }
+        }
+        (owner.uid() != self.uid() && precedes(owner, self)).then(|| owner.owner())
     }
 }
 

@@ -136,8 +136,8 @@ pub(crate) async fn mark(
     if let Some(former) = instead {
         // The snapshot that showed it is some time old.
         match management.get::<actual::Exchange>(&doing, &path, "").await {
-            Ok(marked) => {
-                let marker = Marker::read(&marked);
+            Ok(exchange) => {
+                let marker = Marker::read(&exchange);
                 if marker.id == installation.id {
                     return Ok(());
                 }
@@ -156,8 +156,8 @@ pub(crate) async fn mark(
         "arguments": {ID: installation.id, PLACE: installation.place},
     });
     management.put(&doing, &path, &body).await.map_err(failed)?;
-    let marked = management.get::<actual::Exchange>(&doing, &path, "").await.map_err(failed)?;
-    let marker = Marker::read(&marked);
+    let exchange = management.get::<actual::Exchange>(&doing, &path, "").await.map_err(failed)?;
+    let marker = Marker::read(&exchange);
     if marker.id == installation.id {
         return Ok(());
     }

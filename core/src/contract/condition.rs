@@ -139,6 +139,8 @@ reasons! {
     ClassForbids,
     /// The declaration names a class that does not exist or can't be read.
     ClassNotFound,
+    /// The operator does not know the classes: it may not list them, or their CustomResourceDefinition is an older one.
+    ClassesUnknown,
     /// The class of the business allows the declaration.
     ClassAllows,
     /// The installed CustomResourceDefinition lacks fields that this operator knows. In events alone: a condition would have to be written,
@@ -197,6 +199,7 @@ impl Reason {
             | Self::QueueNotOpen
             | Self::ClassForbids
             | Self::ClassNotFound
+            | Self::ClassesUnknown
             | Self::CustomResourceDefinitionOutdated
             | Self::NotAsDeclared
             | Self::TooFewReplicas

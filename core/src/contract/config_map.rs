@@ -35,8 +35,8 @@ pub const ANY_NAMESPACE: &str = "*";
 pub const CONFIG_KEY: &str = "config.json";
 /// Key: the `spec` that the configuration was compiled from. Edges don't read it.
 pub const SPEC_KEY: &str = "spec.json";
-/// Key: what the class of the business gave it where the `spec` says nothing, if it gave anything: the class's `defaults` and `limits` at that
-/// time. Edges don't read it.
+/// Key: the class of the business when it was accepted: its name (`class`), and if it gave anything where the `spec` says nothing, its
+/// `defaults` and `limits` at that time. Absent: it had none. Edges don't read it.
 pub const TERMS_KEY: &str = "class.json";
 
 /// The name of a business's ConfigMap.

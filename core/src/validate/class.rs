@@ -192,6 +192,28 @@ pub fn check(class: &WsBusinessClass, business: &WsBusiness) -> Vec<Problem> {
     found.problems
 }
 
+/// Whether these owners let a namespace own a business type; without any owners every namespace may.
+pub fn may_own(owners: &[Owners], namespace: &str, business_type: &str) -> bool {
+    let allows =
+        |item: &Owners| any(&item.namespaces, namespace) && allows(item.business_types.as_ref(), business_type);
+    owners.is_empty() || owners.iter().any(allows)
+}
+
+/// The problem of a declaration to which no class applies any more, though one did when it was last accepted.
+pub fn lost(class: &str) -> Problem {
+    Problem::new(
+        "spec.className",
+        Reason::ClassNotFound,
+        format!("class {class} applied when this was last accepted, and no class applies now"),
+        "name one of `kubectl get wsbusinessclasses`, or ask the platform team for a default class; one without limits allows everything",
+    )
+}
+
+/// The problem of a declaration for which it is not known what the classes say.
+pub fn unknown(why: &str, remedy: &str) -> Problem {
+    Problem::new("spec.className", Reason::ClassesUnknown, why, remedy)
+}
+
 /// The problem of a declaration whose class does not exist.
 pub fn not_found(class: &str) -> Problem {
     Problem::new(

@@ -19,7 +19,7 @@ use super::{
     state::{Input, Judged, ResourceState},
 };
 use crate::{
-    classes::Class,
+    classes::{Class, class_of_terms, name_alone},
     conditions::{ConditionState, Policy, summarize},
     config_map,
     stored::{ALLOW_DESTRUCTIVE, StoredBusiness},
@@ -74,6 +74,13 @@ impl Reconcile<'_> {
             );
             return Err(ConditionState::not_met(Reason::BusinessTypeTaken, text));
         }
+        if self.accepted_terms().is_none()
+            && matches!(context.classes.of(stored.class_name()), Ok(Some(_)))
+            && let Err(missing) = context.class_crd.fresh().await
+        {
+            let problem = validate::class::unknown(&missing.to_string(), "ask the administrator of wirepost");
+            return Err(ConditionState::not_met(problem.reason, problem.to_string()));
+        }
         self.permit()
     }
 
@@ -93,7 +100,7 @@ impl Reconcile<'_> {
     /// Why this generation has to wait for a person: what runs has messages that it would destroy.
     pub(super) fn destructive(&self, compiled: &Compiled) -> Option<ConditionState> {
         let stored = self.stored;
-        if stored.may_destroy() {
+        if stored.may_destroy(self.context.deletion_default(stored)) {
             return None;
         }
         let all = destructions(&self.remembered()?.compiled.topology, &compiled.topology);
@@ -115,8 +122,9 @@ impl Reconcile<'_> {
     /// has become of its class: the condition `Permitted` reports what is forbidden now. A new generation is not accepted then.
     fn permit(&self) -> Result<AcceptedDeclaration, ConditionState> {
         let Self { stored, context } = *self;
-        let class = context.classes.of(stored.class_name());
         let accepted = self.accepted_terms();
+        let before = self.class_before();
+        let class = still(context.classes.of(stored.class_name()), before.as_deref());
         let terms = match (&accepted, &class) {
             (Some(AcceptedTerms(terms)), _) => terms.clone(),
             (None, Ok(Some(class))) => Some(Arc::clone(&class.terms)),
@@ -125,8 +133,13 @@ impl Reconcile<'_> {
         let judged = self.compile(terms, class.as_ref().ok().and_then(Clone::clone));
         let policy = match (&class, &judged) {
             (Err(problem), _) => {
-                let permitted = ConditionState::not_met(problem.reason, problem.to_string());
-                stored.class_name().map(|name| (name, permitted))
+                let status = if problem.reason == Reason::ClassesUnknown && accepted.is_some() {
+                    ConditionState::unknown
+                } else {
+                    ConditionState::not_met
+                };
+                let name = stored.class_name().or(before.as_deref());
+                name.map(|name| (name, status(problem.reason, problem.to_string())))
             }
             (Ok(Some(class)), Ok(judged)) if !judged.forbidden.is_empty() => {
                 let text = texts(&judged.forbidden);
@@ -139,7 +152,13 @@ impl Reconcile<'_> {
             (Ok(_), _) => None,
         };
         let policy = policy.map(|(class, permitted)| Policy { class: class.to_owned(), permitted });
-        context.states.of(stored, |state| state.policy.clone_from(&policy));
+        // What runs needs no answer at this moment: no status is written because the classes are listed again.
+        let unknown = accepted.is_some() && class.as_ref().is_err_and(|it| it.reason == Reason::ClassesUnknown);
+        context.states.of(stored, |state| {
+            if !unknown || state.policy.is_none() {
+                state.policy.clone_from(&policy);
+            }
+        });
         let Judged { compiled, terms, forbidden: _ } =
             judged.map_err(|rejection| ConditionState::not_met(rejection.reason(), texts(&rejection.problems)))?;
         if accepted.is_none() {
@@ -152,6 +171,17 @@ impl Reconcile<'_> {
             }
         }
         Ok(AcceptedDeclaration::new(stored, terms, compiled))
+    }
+
+    /// The class that applied when the resource was last accepted.
+    fn class_before(&self) -> Option<String> {
+        let Self { stored, context } = *self;
+        let known = context.states.of(stored, |state| state.accepted.as_ref().map(|accepted| accepted.terms.clone()));
+        let terms = known.unwrap_or_else(|| {
+            let map = context.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
+            config_map::terms(&map).map(Arc::from)
+        });
+        class_of_terms(&terms?)
     }
 
     /// If this generation was accepted: what its class gave it then.
@@ -277,11 +307,60 @@ fn judge(mut business: WsBusiness, input: &Input) -> Result<Judged, Rejection> {
     }
     let class = input.class.as_ref();
     let forbidden = class.map(|class| validate::class::check(&class.resource, &business)).unwrap_or_default();
-    let terms = input.terms.clone().filter(|_| business.spec != declared);
+    // Of a class that gave nothing the name is kept.
+    let given = business.spec != declared;
+    let terms = input.terms.clone().and_then(|terms| if given { Some(terms) } else { name_alone(&terms) });
     let compiled = Arc::new(compile::compile_one(&business)?);
     Ok(Judged { compiled, terms, forbidden: forbidden.into() })
 }
 
+/// The class that applies, if one still does where one has applied `before`: what was under a policy is not accepted without one because a
+/// class, or their definition, was deleted.
+fn still(
+    now: Result<Option<Arc<Class>>, Box<Problem>>,
+    before: Option<&str>,
+) -> Result<Option<Arc<Class>>, Box<Problem>> {
+    match (now, before) {
+        (Ok(None), Some(before)) => Err(Box::new(validate::class::lost(before))),
+        (now, _) => now,
+    }
+}
+
 fn texts(problems: &[Problem]) -> String {
     summarize(&problems.iter().map(Problem::to_string).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_had_a_class_is_not_accepted_without_one_and_the_class_is_known_though_it_gave_nothing() {
+        let class = serde_json::from_value(json!({
+            "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusinessClass", "metadata": {"name": "standard"},
+            "spec": {"default": true, "limits": {"queues": 3}},
+        }));
+        let class = Arc::new(Class::new(class.unwrap()));
+        let business: WsBusiness = serde_json::from_value(json!({
+            "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness",
+            "metadata": {"name": "pay", "namespace": "shop", "uid": "1", "generation": 3},
+            "spec": {"clientTypes": ["app"],
+                "routes": [{"messageType": "a", "sendType": "ClientToServer", "queue": {"name": "q"}}]},
+        }))
+        .unwrap();
+        let mut input =
+            Input { declaration: [0; 32], terms: Some(Arc::clone(&class.terms)), class: Some(Arc::clone(&class)) };
+        // Also when it is compiled again, from what was kept.
+        for _ in 0..2 {
+            let judged = judge(business.clone(), &input).unwrap();
+            assert_eq!(judged.terms.as_deref(), Some(r#"{"class":"standard"}"#));
+            input.terms = judged.terms;
+        }
+        let before = input.terms.as_deref().and_then(class_of_terms);
+        assert_eq!(still(Ok(None), before.as_deref()).unwrap_err().reason, Reason::ClassNotFound);
+        assert_eq!(still(Ok(Some(Arc::clone(&class))), before.as_deref()), Ok(Some(class)));
+        assert_eq!(still(Ok(None), None), Ok(None));
+    }
 }

@@ -11,6 +11,7 @@ use kube::{
     Client,
     runtime::reflector::{ObjectRef, Store},
 };
+use wirepost_core::business::DeletionPolicy;
 use wirepost_topology::{OpenQueues, UserLimits};
 
 use super::{finalize::deletion_age, state::ResourceStates};
@@ -90,6 +91,8 @@ pub struct Context {
     pub classes: Arc<Classes>,
     /// What the installed CRD lacks.
     pub crd: Arc<CrdGuard>,
+    /// What the installed CRD of classes lacks.
+    pub class_crd: Arc<CrdGuard>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// What credentials are derived from.
@@ -104,7 +107,7 @@ impl Context {
         self.edges.first_poll_done().await;
         self.config_maps.wait_until_ready().await.is_ok()
             && self.businesses.wait_until_ready().await.is_ok()
-            && self.classes.listed().await
+            && self.classes.looked_for().await
             && self.installation.clone().wait_for(Option::is_some).await.is_ok()
             && self.crd.checked().await
     }
@@ -163,7 +166,17 @@ impl Context {
     /// The resource that owns the business type of this one, if that is another that is seen here.
     pub(super) fn other_claimant(&self, stored: &StoredBusiness) -> Option<String> {
         let map = self.config_map(stored.business_type());
-        stored.other_claimant(&self.businesses, map.as_deref().and_then(config_map::owner_uid))
+        let incumbent = map.as_deref().and_then(config_map::owner_uid);
+        stored.other_claimant(&self.businesses, incumbent, |claimant| {
+            // What was accepted goes on, whatever its class says now.
+            self.states.of(claimant, |state| state.accepted.is_some()) || self.classes.may_own(claimant)
+        })
+    }
+
+    /// What the class of a resource says becomes of its messages, where the resource says nothing. A class that is not known says nothing.
+    pub(super) fn deletion_default(&self, stored: &StoredBusiness) -> Option<DeletionPolicy> {
+        let class = self.classes.of(stored.class_name()).ok().flatten()?;
+        class.resource.spec.defaults.as_ref()?.deletion_policy
     }
 
     /// The edge configuration of a business.

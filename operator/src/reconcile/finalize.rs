@@ -58,7 +58,11 @@ impl Reconcile<'_> {
             return self.wait(&text, EDGE_INTERVAL).await;
         }
         let mut rest = false;
-        let obstacle = match context.broker.remove(stored.business_type(), stored.deletes_messages()).await {
+        let obstacle = match context
+            .broker
+            .remove(stored.business_type(), stored.deletes_messages(context.deletion_default(stored)))
+            .await
+        {
             Ok(report) if report.is_clean() => {
                 rest = !report.listeners.is_empty();
                 None

@@ -223,7 +223,7 @@ impl Leftovers {
 
 /// Whether nothing is left on the broker, or the deadline is over.
 async fn clean(business: &str, stored: &StoredBusiness, context: &Context) -> bool {
-    let obstacle = match context.broker.remove(business, stored.deletes_messages()).await {
+    let obstacle = match context.broker.remove(business, stored.deletes_messages(None)).await {
         Ok(report) if report.problems.iter().all(Problem::is_kept_stream) => return true,
         Ok(report) => finalize::problems(&report),
         Err(failure) => failure.to_string(),

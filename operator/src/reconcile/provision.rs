@@ -29,8 +29,12 @@ impl Reconcile<'_> {
         context.options.open_queues.mark(&stored.owner(), &mut topology);
         let limits = context.options.user_limits;
         let users = credentials.users.iter().map(|user| user.clone().with_limits(limits)).collect();
-        let desired =
-            Arc::new(Desired { topology, users, required: required.to_vec(), delete_stream: stored.may_destroy() });
+        let desired = Arc::new(Desired {
+            topology,
+            users,
+            required: required.to_vec(),
+            delete_stream: stored.may_destroy(context.deletion_default(stored)),
+        });
         // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
         let phase = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
         let ensured = context.broker.ensure(&compiled.business, desired, phase).await?;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
 use wirepost_core::class::WsBusinessClass;
 use wirepost_testing::cluster::Cluster;
+use wirepost_testing::hand::publish_orders;
 use wirepost_testing::mirror::Mirror;
 use wirepost_testing::operator::{World, condition_of};
 
@@ -99,6 +100,15 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     world.apply(&shop("  limits: {messagesPerSecond: 7}")).await?;
     let wsb = world.condition("shop", "Ready", "True").await?;
     ensure!(permitted(&wsb).0 == "True" && retention(&world).await? == Some(200_000_000), "{wsb:?}");
+
+    // What is kept is not cut because something else is changed while the class gives less: somebody has to allow it.
+    let less = json!({"owners": owners, "limits": {"retention": {"bytes": "150M"}, "edge": {"burst": 5}}});
+    classes.apply(&class, &less).await?;
+    world.apply(&shop("  limits: {messagesPerSecond: 8}")).await?;
+    world.reason("shop", "Accepted", "Destructive").await?;
+    ensure!(retention(&world).await? == Some(200_000_000), "the class cut what was kept");
+    classes.apply(&class, &strict).await?;
+    world.condition("shop", "Ready", "True").await?;
     let config = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
     ensure!(serde_json::from_str::<Value>(&config["config.json"])?["limits"]["burst"] == 5, "{config:?}");
 
@@ -107,7 +117,48 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     let gone = |wsb: &WsBusiness| condition_of(wsb, "Permitted").is_some_and(|c| c.reason == "ClassNotFound");
     let wsb = world.wait("shop", "say that its class is gone", gone).await?;
     ensure!(conditions_of_ready(&wsb)? == of("True", "Ready"), "{wsb:?}");
+    ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config.clone()), "it was changed");
+
+    // Nor is it without a policy then.
+    world.apply(&business("shop", "  limits: {burst: 700}\n")).await?;
+    let wsb = world.reason("shop", "Accepted", "ClassNotFound").await?;
+    ensure!(condition_of(&wsb, "Accepted").is_some_and(|c| c.message.contains(&class)), "{wsb:?}");
     ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config), "it was changed");
+
+    // What becomes of messages is looked up when the resource is deleted.
+    classes.apply(&class, &json!({"owners": owners, "defaults": {"deletionPolicy": "Delete"}})).await?;
+    world.apply(&shop("  limits: {burst: 700}")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    publish_orders(world.setup.vhost(), "wirepost.shop.q.orders", 1..3).await?;
+    world.cluster.delete(&world.team.name, "shop").await?;
+    world.cluster.wait_gone(&world.team.name, "shop").await?;
+    ensure!(!world.broker_objects().await?.to_string().contains("wirepost.shop."), "something of it is left");
+    classes.delete(&class).await?;
+    operator.had_every_right()
+}
+
+/// Else whoever comes first could keep everybody from any business type.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_own_a_business_type_takes_it_from_nobody() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    let (classes, class) = (Classes::of(&world.cluster), format!("{}-closed", world.team.name));
+    classes.apply(&class, &json!({"owners": [{"namespaces": ["bank"]}]})).await?;
+    let shop = |name: &str, more: &str| business(name, &format!("  businessType: shop\n{more}"));
+
+    world.apply(&shop("older", &format!("  className: {class}\n"))).await?;
+    world.reason("older", "Accepted", "ClassForbids").await?;
+    world.apply(&shop("younger", "")).await?;
+    world.condition("younger", "Ready", "True").await?;
+
+    // It runs, so it keeps the type, also when the other one may own it at last.
+    let team = &world.team.name;
+    classes.apply(&class, &json!({"owners": [{"namespaces": [team]}]})).await?;
+    world.reason("older", "Accepted", "BusinessTypeTaken").await?;
+    operator.looks(2).await?;
+    world.condition("younger", "Ready", "True").await?;
+    classes.delete(&class).await?;
     operator.had_every_right()
 }
 
