@@ -244,9 +244,9 @@ mod tests {
             }))
         };
         let lives = with(Value::Null, json!({}));
-        assert!(!lives.may_destroy() && !lives.deletes_messages());
-        assert!(with(json!("2026-01-01T00:00:00Z"), json!({})).deletes_messages());
-        assert!(with(Value::Null, json!({"deletionPolicy": "Delete"})).may_destroy());
+        assert!(!lives.may_destroy(None) && !lives.deletes_messages(None));
+        assert!(with(json!("2026-01-01T00:00:00Z"), json!({})).deletes_messages(None));
+        assert!(with(Value::Null, json!({"deletionPolicy": "Delete"})).may_destroy(None));
     }
 
     #[test]

@@ -184,7 +184,7 @@ mod tests {
         };
         let pay = map("pay", "1");
         assert_eq!(config_map::owner_uid(&pay), Some("1"));
-        assert!(is_made(&["pay"], &["pay"], &[pay.clone()]));
+        assert!(is_made(&["pay"], &["pay"], std::slice::from_ref(&pay)));
         let most = [pay.clone(), map("chat", "gone")];
         assert!(is_made(&["pay", "chat", "dev"], &["pay", "chat", "dev"], &most), "what somebody tried stops nobody");
         assert!(!is_made(&["pay", "a", "b"], &["pay", "a", "b"], &most), "most may be another's");
