@@ -196,7 +196,7 @@ async fn a_reader_that_panics_disconnects_its_clients_and_is_restarted() {
     };
     a.enter(&before, &[]);
     soon(&|| before.outbound.closing() == Some(CloseCode::Interrupted)).await;
-    assert_eq!((metrics.readers.get(), a.reading()), (0, Reading::Idle));
+    assert_eq!((metrics.readers.get(), a.reading()), (0, Reading::Down));
     a.leave(&before);
     a.enter(&after, &[]);
     soon(&|| metrics.readers.get() == 1).await;
