@@ -69,7 +69,7 @@ pub enum Verdict {
     Go,
     /// More may come: ask again after this time.
     Wait(Duration),
-    /// So many of so many businesses would end: an administrator decides.
+    /// This many of all businesses would end: an administrator decides.
     Held {
         /// Those that end.
         ending: usize,

@@ -424,7 +424,7 @@ impl Missing {
         }
     }
 
-    /// Whether an edge that is not known may run something else of this business. `ready`: so many are.
+    /// Whether an edge that is not known may run something else of this business. `ready`: how many are ready.
     fn may_run_another(&self, ready: usize, business: &str, hash: &str) -> bool {
         let recent = |(_, left): &&(_, Instant)| left.elapsed() < MISSING_FOR;
         (ready == 0 && self.any)

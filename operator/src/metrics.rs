@@ -86,7 +86,7 @@ pub struct Metrics {
     reconciling: Gauge,
     /// Businesses known.
     pub businesses: Gauge,
-    /// Set anew by each [`Metrics::encode`], one at a time.
+    /// Set again by each [`Metrics::encode`], one at a time.
     business_conditions: Family<ByCondition, Gauge>,
     encoding: Mutex<()>,
     /// Statuses that were not written immediately, since what they report may be over soon.

@@ -99,7 +99,7 @@ impl Triggers {
         let configurations = self.edge_configurations.state();
         let run = configurations.iter().filter(|map| config_map::reserved_for(map).is_none());
         let run = run.filter_map(|map| config_map::business(map).map(str::to_owned));
-        // Whoever waits for a reserved business type must not keep what it is reserved for.
+        // A resource that waits for a reserved business type must not block the one it is reserved for.
         let reserved: HashSet<(&str, &str)> = configurations
             .iter()
             .filter_map(|map| Some((config_map::business(map)?, config_map::reserved_for(map)?)))

@@ -42,12 +42,12 @@ pub enum Depth {
     NoQueue,
     /// Counted by its leader, and by fresh statistics.
     Known {
-        /// Ready, unacknowledged, and waiting to be dead-lettered; at least so many.
+        /// Ready, unacknowledged, and waiting to be dead-lettered; a lower bound.
         messages: u64,
         /// Consumers.
         consumers: u32,
     },
-    /// It can't be told.
+    /// It is not known.
     Unknown(UnknownDepth),
 }
 
@@ -175,7 +175,7 @@ async fn look(
         Err(_) => return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard)),
     };
     let depth = match (counted, messages) {
-        // Nothing invents messages: they are there, whatever else can't be told.
+        // Nothing invents messages: they are there, whatever else is not known.
         ((ready, consumers), messages) if ready > 0 => {
             Depth::Known { messages: messages.unwrap_or_default().max(ready.into()), consumers }
         }

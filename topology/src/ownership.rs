@@ -100,7 +100,7 @@ pub(crate) fn claim<'a>(
         }),
         None => {
             let some: Vec<&str> = objects.by_ref().take(NAMED).collect();
-            // Whoever is told to take it over from another may have ended between taking that one's marker away and setting its own.
+            // A process that takes it over may have ended between deleting the former marker and setting its own.
             if some.is_empty() || installation.adopt.is_some() || is_known() {
                 return Claim::Mark { instead: false };
             }
@@ -120,7 +120,7 @@ impl Marker {
     }
 }
 
-/// Marks a vhost. Not if another has marked it meanwhile. `instead`: of the marker of this installation, which is taken away.
+/// Marks a vhost. Not if another has marked it meanwhile. `instead`: of the marker of this installation, which is deleted first.
 pub(crate) async fn mark(
     management: &ManagementClient,
     installation: &Installation,

@@ -32,7 +32,7 @@ const KEEP_MAX_LENGTH: i64 = 1_000_000;
 /// Most bytes of `dead` and of `unrouted`.
 const KEEP_MAX_BYTES: i64 = 1 << 30;
 
-/// Members of a quorum queue on a broker of at least so many nodes; RabbitMQ's own default for a new queue. A broker whose membership
+/// Members of a quorum queue on a broker of at least this many nodes; RabbitMQ's own default for a new queue. A broker whose membership
 /// reconciliation is switched on follows it too (rabbitmq.com/docs/quorum-queues, "Continuous Membership Reconciliation").
 pub const GROUP_SIZE: usize = 3;
 /// Most messages and bytes of a queue that a business declares itself for its events.

@@ -84,7 +84,7 @@ impl Reconcile<'_> {
         self.permit()
     }
 
-    /// Objects of the former owner are left on the broker, and whoever gets the business type could read them.
+    /// Objects of the former owner are left on the broker, and the next owner of the business type could read them.
     fn reserved(&self, map: &ConfigMap, namespace: &str) -> ConditionState {
         let business = self.stored.business_type();
         let text = format!(

@@ -239,7 +239,7 @@ async fn a_revocation_ends_api_keys_while_the_broker_is_away() -> Result<()> {
     world.apply(&shop("shop-wirepost")).await?;
     world.condition("shop", "Ready", "True").await?;
     let leaked = world.secret("shop-wirepost").await?.context("no Secret")?;
-    // A mistake is told.
+    // A mistake is reported.
     annotate(&world, "wirepost.dev/revoke", "now").await?;
     eventually("nothing is revoked", SOON, || async { Ok(times(&world.events("shop").await?, "NothingRevoked") == 1) })
         .await?;

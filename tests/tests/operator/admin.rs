@@ -101,7 +101,7 @@ spec: {default: true, owners: [{namespaces: [bank]}]}
     operator.had_every_right()
 }
 
-/// Case 22: with an older definition the API server drops a newer limit without a word, also with a write of the status.
+/// Case 22: with an older definition the API server drops a newer limit silently, also with a write of the status.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_an_older_definition_nothing_is_written_to_resources_and_nothing_new_is_applied() -> Result<()> {
     let cluster = PrivateCluster::start("old-crd", &[]).await?;

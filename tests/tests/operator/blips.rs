@@ -33,7 +33,7 @@ async fn world(delay: u64) -> Result<(World, Proxy, Operator, Vec<Mirror>)> {
     Ok((world, proxy, operator, edges))
 }
 
-/// Waits until so many edges do not answer.
+/// Waits until this many edges do not answer.
 async fn unreachable(operator: &Operator, count: u32) -> Result<()> {
     let all = || async { Ok((operator.metric(UNREACHABLE).await? - f64::from(count)).abs() < 0.5) };
     eventually(&format!("{count} edges do not answer"), PATIENCE, all).await

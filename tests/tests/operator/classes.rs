@@ -137,7 +137,7 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     operator.had_every_right()
 }
 
-/// Else whoever comes first could keep everybody from any business type.
+/// Otherwise the first team to come could keep all others from any business type.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_own_a_business_type_takes_it_from_nobody() -> Result<()> {
     let world = World::new().await?;

@@ -17,7 +17,7 @@ async fn provisioned(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// As in the seconds of a broker's restart: the leader of a queue is not there yet, so whoever asks for its depth gets 0 messages, and there
+/// As in the seconds of a broker's restart: the leader of a queue is not there yet, so a client that asks for its depth gets 0 messages, and there
 /// are no statistics.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_whose_leader_does_not_answer_is_not_taken_for_empty() -> Result<()> {

@@ -123,7 +123,7 @@ pub(super) enum Finished {
     Snapshot(Box<Read>),
     /// The policies that all businesses share were set.
     Shared(Result<Report, Error>),
-    /// A job of a business was done, for whoever waits for it.
+    /// A job of a business was done, for its caller.
     Job(Box<JobResult>, Option<oneshot::Sender<Reply>>),
     /// Replicas were checked.
     Replicas(Checked),

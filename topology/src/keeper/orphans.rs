@@ -79,7 +79,7 @@ fn passes_soon(problem: &Problem) -> bool {
 }
 
 impl Actor {
-    /// Removes what has been unclaimed for a while. Queues with messages and streams stay, and everything where so many businesses would end
+    /// Removes what has been unclaimed for a while. Queues with messages and streams stay, and everything where this many businesses would end
     /// at the same time that it is most likely a mistake ([`super::Owner::may_end`]).
     pub(super) fn remove_orphans(&mut self, snapshot: &Snapshot, unsettled: &HashSet<String>) {
         let present = snapshot.present().map(str::to_owned).collect();

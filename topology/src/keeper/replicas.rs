@@ -1,5 +1,5 @@
 //! How many nodes of the broker have a copy of each queue and stream. What was created while a part of the nodes was missing has too few
-//! copies, and RabbitMQ adds none by itself (unless its own reconciliation is switched on).
+//! copies, and RabbitMQ adds none on its own (unless its own reconciliation is switched on).
 //!
 //! Quorum queues get the missing members. Streams can get one by `rabbitmq-streams add_replica` only: no API offers it (4.0 to 4.3), so the
 //! report names the command.
