@@ -10,7 +10,7 @@ LOCKED := --workspace --locked
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: dev
 dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed (ARGS="--listen 127.0.0.1:8081 --admin 127.0.0.1:9091": other ports)
@@ -70,6 +70,15 @@ conformance: ## the Autobahn cases against the edge's socket code
 crds: ## writes crds/ and the chart's copies anew from the Rust types (a test fails while they differ)
 	$(CARGO) run -q --locked -p wirepost-core --example crd crds/
 	cp crds/*.yaml charts/wirepost/files/
+
+.PHONY: clients-python
+clients-python: programs ## the Python library: lints, types, tests (its service side on a real RabbitMQ), the wheel
+	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker clients/python/check
+
+.PHONY: example
+example: ## "pay by QR" on http://localhost:8000: wirepost with a real RabbitMQ, a page and a Python service, until Ctrl-C
+	$(CARGO) build --locked -p wirepost --bin wirepost
+	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost scripts/with-broker examples/pay-by-qr/run
 
 .PHONY: chart
 chart: ## the Helm chart's tests alone (helm is built when cold: three minutes)

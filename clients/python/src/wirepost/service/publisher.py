@@ -1,0 +1,93 @@
+"""Pushes to the broker: persistent, mandatory, confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.exceptions import (
+    AMQPError,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+    PublishError,
+)
+from aiormq.exceptions import ChannelAccessRefused
+
+from ..errors import PushRefused, PushUnavailable, PushUnconfirmed, PushUnroutable
+from . import trace
+from .broker import Broker
+
+UNCONFIRMED = 256
+"""Pushes without a confirm at the same time; more wait."""
+PAUSE = 0.2
+
+
+class Publisher:
+    """One channel with confirms, opened again when it ends."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._channel: AbstractChannel | None = None
+        self._exchanges: dict[str, AbstractExchange] = {}
+        self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(UNCONFIRMED)
+
+    async def publish(self, exchange: str, message_id: str, text: str, timeout: float) -> None:
+        """Returns when the broker has confirmed; raises PushFailed. Repeats while the connection fails."""
+        on_wire = False
+        try:
+            async with self._slots:
+                deadline = asyncio.get_running_loop().time() + timeout
+                while True:
+                    left = deadline - asyncio.get_running_loop().time()
+                    where = await asyncio.wait_for(self._exchange(exchange), max(0.0, left))
+                    left = deadline - asyncio.get_running_loop().time()
+                    on_wire = True
+                    if await self._once(where, message_id, text, max(0.01, left)):
+                        return
+                    await asyncio.sleep(min(PAUSE, max(0.0, deadline - asyncio.get_running_loop().time())))
+        except asyncio.TimeoutError:
+            if on_wire:
+                raise PushUnconfirmed(message_id, f"no confirm within {timeout} s: it may have arrived") from None
+            raise PushUnavailable(message_id, f"no connection to the broker within {timeout} s") from None
+
+    async def _once(self, exchange: AbstractExchange, message_id: str, text: str, timeout: float) -> bool:
+        """Whether it was confirmed; false if the connection or channel ended, so that it may be repeated."""
+        message = aio_pika.Message(
+            text.encode(),
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=message_id,
+            headers=dict(trace.current()),
+        )
+        try:
+            await exchange.publish(message, routing_key="", mandatory=True, timeout=timeout)
+        except PublishError as error:
+            raise PushUnroutable(message_id, "the broker returned it: nothing reads this business's pushes") from error
+        except DeliveryError as error:
+            raise PushRefused(message_id, f"the broker did not take it: {error}") from error
+        except (ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed) as error:
+            self._channel = None
+            raise PushRefused(message_id, f"the broker refused it: {error}") from error
+        except asyncio.TimeoutError:
+            raise
+        except (AMQPError, ChannelInvalidStateError, ConnectionError):
+            return False
+        return True
+
+    async def _exchange(self, name: str) -> AbstractExchange:
+        async with self._opening:
+            while self._channel is None or self._channel.is_closed:
+                connection = await self._broker.connection()
+                self._exchanges.clear()
+                try:
+                    self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                except (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError):
+                    self._channel = None
+                    await asyncio.sleep(PAUSE)
+            if name not in self._exchanges:
+                self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
+            return self._exchanges[name]

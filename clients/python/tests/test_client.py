@@ -1,0 +1,300 @@
+"""What the suite does not judge, since it is this library's own: its calls, its handlers, its ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from typing import Any
+
+import pytest
+
+from fake_edge import FakeEdge, fake_edge, until
+from wirepost import MemoryCursorStore, Message, Rejected, State, Timing, WirepostClient
+
+FAST = Timing(fast_first=0.02, fast_max=0.1, nack_first=0.02, nack_max=0.1, slow_first=5, slow_max=5)
+
+
+def client(edge: FakeEdge, **options: Any) -> WirepostClient:
+    return WirepostClient(edge.token, **{"timing": FAST, **options})
+
+
+async def test_handlers_get_what_their_patterns_accept() -> None:
+    got: list[str] = []
+    async with fake_edge() as edge, client(edge) as wire:
+        wire.on("payment.*")(lambda message: got.append(f"one {message.id}"))
+
+        @wire.on("#")
+        async def everything(message: Message) -> None:
+            got.append(f"all {message.id}")
+
+        await wire.opened()
+        await edge.push(1)
+        await edge.push(2, messageType="qr.refreshed")
+        await until("two messages", lambda: "all p2" in got)
+        assert got == ["one p1", "all p1", "all p2"]
+
+
+async def test_a_handler_that_always_fails_is_given_up_and_reported() -> None:
+    failed: list[tuple[str, str | None]] = []
+    got: list[str] = []
+    store = MemoryCursorStore()
+
+    def handle(message: Message) -> None:
+        got.append(message.id)
+        if message.id == "p1":
+            raise RuntimeError("poison")
+
+    def report(error: BaseException, message: Message | None) -> None:
+        failed.append((str(error), message.id if message else None))
+
+    async with fake_edge() as edge, client(edge, handler_attempts=3, on_error=report, cursor_store=store) as wire:
+        wire.on("#")(handle)
+        await wire.opened()
+        await edge.push(1)
+        await edge.push(2)
+        await until("the next message", lambda: "p2" in got)
+        assert got == ["p1", "p1", "p1", "p2"]
+        assert failed == [("poison", "p1")] * 3
+        await until("the cursor", lambda: store.cursor == "c2")
+
+
+async def test_a_cancelled_send_is_taken_back() -> None:
+    async with fake_edge() as edge:
+        edge.answer = lambda frame: None
+        async with client(edge) as wire:
+            await wire.opened()
+            task = asyncio.ensure_future(wire.send("order.placed", {"n": 1}))
+            await until("the message on the wire", edge.messages)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await edge.connections[0].close(1011)
+            await until("its return", lambda: len(edge.connections) == 2)
+            edge.answer = lambda frame: {"op": "ack", "id": frame["id"]}
+            await wire.send("order.placed", {"n": 2})
+            assert [frame["content"]["n"] for frame in edge.messages()] == [1, 2], "a cancelled message was repeated"
+
+
+async def test_wait_for_around_a_send_ends_it() -> None:
+    async with fake_edge() as edge:
+        edge.answer = lambda frame: None
+        async with client(edge) as wire:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(wire.send("order.placed", {}), 0.2)
+
+
+async def test_two_messages_with_one_id_at_the_same_time_are_a_mistake() -> None:
+    async with fake_edge() as edge:
+        edge.answer = lambda frame: None
+        async with client(edge) as wire:
+            first = wire.submit("order.placed", {}, message_id="m")
+            with pytest.raises(ValueError, match="on its way"):
+                wire.submit("order.placed", {}, message_id="m")
+            first.cancel()
+            with pytest.raises(Rejected) as rejected:
+                await first
+            assert rejected.value.code == "aborted"
+
+
+async def test_rate_limited_messages_keep_their_order() -> None:
+    async with fake_edge() as edge:
+        refused: set[str] = set()
+
+        def answer(frame: dict[str, Any]) -> dict[str, Any]:
+            if frame["id"] in refused:
+                return {"op": "ack", "id": frame["id"]}
+            refused.add(frame["id"])
+            nack = {"op": "nack", "code": "rate_limited", "retryable": True, "mayHaveArrived": False}
+            return {**nack, "id": frame["id"], "retryAfterMs": 100}
+
+        edge.answer = answer
+        async with client(edge) as wire:
+            await asyncio.gather(*(wire.send("order.placed", {"n": n}) for n in range(5)))
+        repeats = [frame["content"]["n"] for frame in edge.messages()][-5:]
+        assert repeats == [0, 1, 2, 3, 4]
+
+
+async def test_an_answer_reaches_the_request_and_not_the_handlers() -> None:
+    got: list[str] = []
+    async with fake_edge() as edge, client(edge) as wire:
+        wire.on("#")(lambda message: got.append(message.id))
+        task = asyncio.ensure_future(wire.request("qr.refresh", {}, timeout=20))
+        asked = await until("the request", edge.messages)
+        await edge.push(1, correlationId=asked[0]["id"])
+        assert (await task).content == {"n": 1}
+        await edge.push(2, correlationId=asked[0]["id"])
+        await until("a late copy", lambda: got)
+        assert got == ["p2"]
+
+
+async def test_a_handler_may_wait_for_an_answer() -> None:
+    answers: list[Any] = []
+    async with fake_edge() as edge, client(edge) as wire:
+
+        @wire.on("payment.completed")
+        async def handle(message: Message) -> None:
+            answers.append((await wire.request("qr.refresh", {}, timeout=20)).content)
+
+        await wire.opened()
+        await edge.push(1)
+        asked = await until("the request", edge.messages)
+        await edge.push(2, correlationId=asked[0]["id"])
+        await until("the answer", lambda: answers)
+
+
+async def test_close_settles_a_request_that_was_acknowledged() -> None:
+    async with fake_edge() as edge:
+        wire = client(edge)
+        wire.start()
+        task = asyncio.ensure_future(wire.request("qr.refresh", {}, timeout=60))
+        await until("the request", edge.messages)
+        await asyncio.sleep(0.05)
+        await wire.close()
+        with pytest.raises(Rejected) as rejected:
+            await task
+        assert (rejected.value.code, rejected.value.may_have_arrived) == ("closed", True)
+        assert wire.state is State.CLOSED
+
+
+async def test_a_handler_may_close_the_client() -> None:
+    ended = asyncio.Event()
+    async with fake_edge() as edge:
+        wire = client(edge)
+
+        @wire.on("#")
+        async def handle(message: Message) -> None:
+            await wire.close()
+            ended.set()
+
+        wire.start()
+        await wire.opened()
+        await edge.push(1)
+        await asyncio.wait_for(ended.wait(), 20)
+        assert wire.state is State.CLOSED
+
+
+async def test_1009_rejects_the_largest_and_repeats_the_others() -> None:
+    async with fake_edge() as edge:
+        edge.answer = lambda frame: None
+        async with client(edge) as wire:
+            small, large = wire.submit("a", 1), wire.submit("a", "x" * 500)
+            await until("both on the wire", lambda: len(edge.messages()) == 2)
+            edge.answer = lambda frame: {"op": "ack", "id": frame["id"]}
+            await edge.connections[0].close(1009)
+            with pytest.raises(Rejected) as rejected:
+                await large
+            assert (rejected.value.code, rejected.value.may_have_arrived) == ("too_large", False)
+            await small
+        assert [frame["id"] for frame in edge.messages(1)] == [small.id]
+
+
+async def test_a_refusal_after_a_lost_attempt_may_have_arrived() -> None:
+    async with fake_edge() as edge:
+        edge.answer = lambda frame: None
+        async with client(edge) as wire:
+            pending = wire.submit("a", 1)
+            await until("the message", edge.messages)
+            edge.answer = lambda frame: {
+                "op": "nack",
+                "id": frame["id"],
+                "code": "unknown_route",
+                "retryable": False,
+                "mayHaveArrived": False,
+            }
+            await edge.connections[0].close(1011)
+            with pytest.raises(Rejected) as rejected:
+                await pending
+            assert rejected.value.may_have_arrived
+
+
+async def test_receipts_go_to_the_open_connection() -> None:
+    async with fake_edge() as edge, client(edge) as wire:
+        got: list[Message] = []
+        wire.on("#")(got.append)
+        await wire.opened()
+        await edge.push(1)
+        await until("the message", lambda: got)
+        await wire.received(*got, *(str(n) for n in range(300)))
+        frames = await until("two receipts", lambda: len(edge.frames) >= 2 and edge.frames)
+        assert [len(frame["ids"]) for _, frame in frames] == [256, 45]
+        assert frames[0][1]["ids"][0] == "p1"
+
+
+async def test_a_slow_handler_holds_the_edge_up_without_losing_the_connection() -> None:
+    """The backlog is bounded: what is above it stays in the socket. That is no silence of the edge."""
+    gate = asyncio.Event()
+    got: list[str] = []
+
+    async def handle(message: Message) -> None:
+        await gate.wait()
+        got.append(message.id)
+
+    timing = Timing(ping_after=0.2, pong_within=0.2)
+    async with fake_edge() as edge, client(edge, timing=timing) as wire:
+        wire.on("#")(handle)
+        await wire.opened()
+        pushes = asyncio.ensure_future(asyncio.gather(*(edge.push(n) for n in range(1500))))
+        await asyncio.sleep(1.5)
+        assert len(wire._inbox._items) <= 1024
+        gate.set()
+        await pushes
+        await until("all messages", lambda: len(got) == 1500)
+        assert got == [f"p{n}" for n in range(1500)]
+        assert len(edge.connections) == 1
+
+
+async def test_a_network_that_is_silent_twice_gets_more_patience() -> None:
+    timing = Timing(ping_after=0.1, pong_within=0.1, fast_first=0.01, fast_max=0.01)
+    async with fake_edge() as edge:
+
+        async def freeze(number: int) -> None:
+            if number < 3:
+                connection = edge.connections[number]
+                asyncio.get_running_loop().call_later(0.02, connection.transport.pause_reading)
+
+        edge.on_connect = freeze
+        async with client(edge, timing=timing) as wire:
+            await until("the third return", lambda: len(edge.connections) == 4)
+            assert wire._patience == pytest.approx(0.4)
+            await until("a connection", lambda: wire.state is State.OPEN)
+            await edge.push(1)
+            await until("patience as before", lambda: wire._patience == timing.pong_within)
+
+
+async def test_a_store_that_fails_costs_neither_messages_nor_the_connection() -> None:
+    class Broken(MemoryCursorStore):
+        async def load(self) -> str | None:
+            raise OSError("no disk")
+
+        async def save(self, cursor: str) -> None:
+            raise OSError("no disk")
+
+    failed: list[str] = []
+    got: list[str] = []
+    report = lambda error, message: failed.append(str(error))  # noqa: E731
+    async with fake_edge() as edge, client(edge, cursor_store=Broken(), on_error=report) as wire:
+        wire.on("#")(lambda message: got.append(message.id))
+        await wire.opened()
+        await edge.push(1)
+        await edge.push(2)
+        await until("both", lambda: got == ["p1", "p2"])
+        assert "no disk" in failed
+
+
+async def test_a_closed_client_leaves_no_task_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async with fake_edge() as edge:
+        before = set(asyncio.all_tasks())
+        with caplog.at_level(logging.WARNING):
+            wire = client(edge)
+            wire.start()
+            await wire.opened()
+            await edge.say({"op": "drain", "reconnectWithinMs": 1})
+            await until("two connections", lambda: len(edge.connections) == 2)
+            await wire.close()
+            await wire.close()
+            await asyncio.sleep(0.1)
+            gc.collect()
+        left = {task for task in asyncio.all_tasks() - before if task.get_name().startswith("wirepost")}
+        assert not left
+        assert not [record for record in caplog.records if record.name in ("wirepost", "asyncio")]
