@@ -208,6 +208,17 @@ async def test_a_refusal_after_a_lost_attempt_may_have_arrived() -> None:
             assert rejected.value.may_have_arrived
 
 
+async def test_4009_on_a_connection_that_was_told_to_leave_stops_nobody() -> None:
+    states: list[State] = []
+    async with fake_edge() as edge, client(edge, on_state=states.append) as wire:
+        await wire.opened()
+        await edge.say({"op": "drain", "reconnectWithinMs": 60_000})
+        await edge.say({"op": "pong"})
+        await edge.connections[0].close(4009)
+        await until("its return", lambda: len(edge.connections) == 2 and wire.state is State.OPEN)
+        assert State.STOPPED not in states
+
+
 async def test_receipts_go_to_the_open_connection() -> None:
     async with fake_edge() as edge, client(edge) as wire:
         got: list[Message] = []

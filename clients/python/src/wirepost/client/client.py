@@ -96,6 +96,7 @@ class WirepostClient:
         self._was_open = False
         self._link: Link | None = None
         self._replacing = False
+        self._closing = False
         self._patience = self._timing.pong_within
         self._deaths = 0
         self._heard = 0.0
@@ -245,6 +246,7 @@ class WirepostClient:
         """Says goodbye, and settles every send (`closed`). The client can't be started again."""
         if self._state is State.CLOSED or self._runner is None:
             return
+        self._closing = True
         link, self._link = self._link, None
         self._outbox.close()
         self._inbox.stop()
@@ -264,7 +266,8 @@ class WirepostClient:
 
     async def _run(self) -> None:
         self._cursor = await self._load()
-        while True:
+        # Before Python 3.12 a cancellation can be swallowed (asyncio.wait_for), so `close` leaves a flag as well.
+        while not self._closing:
             self._to(State.CONNECTING)
             try:
                 link = await self._open()
@@ -307,9 +310,15 @@ class WirepostClient:
             if error.forget_token:
                 self._session.forget()
             raise
-        self._heard = asyncio.get_running_loop().time()
-        self._session.take(link.welcome)
-        await self._welcomed(link, given)
+        try:
+            if self._closing:
+                raise asyncio.CancelledError
+            self._heard = asyncio.get_running_loop().time()
+            self._session.take(link.welcome)
+            await self._welcomed(link, given)
+        except BaseException:
+            link.abandon()
+            raise
         return link
 
     async def _welcomed(self, link: Link, given: str | None) -> None:
@@ -338,7 +347,7 @@ class WirepostClient:
                 return reader.result(), link
             await asyncio.wait({reader}, timeout=random.uniform(0, link.drain.result()))
             if reader.done():
-                return reader.result(), link
+                return _left(reader), link
             self._replacing = True
             try:
                 replacement = await self._open()
@@ -350,8 +359,7 @@ class WirepostClient:
                 wait = self._waits.next(slowly=error.slowly, retry_after=error.retry_after)
                 await asyncio.wait({reader}, timeout=wait)
                 if reader.done():
-                    # Also 4009: that was our own second connection.
-                    return (1012 if reader.result() == 4009 else reader.result()), link
+                    return _left(reader), link
                 link.drain = asyncio.get_running_loop().create_future()
                 link.drain.set_result(0.0)
                 continue
@@ -503,6 +511,12 @@ class WirepostClient:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("wirepost: %s failed, please report it", task.get_name(), exc_info=task.exception())
+
+
+def _left(reader: asyncio.Task[int]) -> int:
+    """The close code of a connection that was told to leave: 4009 does not mean "stay away" there."""
+    code = reader.result()
+    return 1012 if code == 4009 else code
 
 
 def _cursor(frame: dict[str, Any]) -> str | None:

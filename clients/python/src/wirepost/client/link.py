@@ -104,7 +104,8 @@ class Link:
                 retry_after=retry_after(error.response.headers.get("Retry-After")),
             ) from error
         except InvalidURI as error:
-            raise NotOpened(f"not a connection URL: {error}", slowly=True, forget_token=True) from error
+            # Without the URL: its ticket is a secret.
+            raise NotOpened("the token call gave no connection URL", slowly=True, forget_token=True) from error
         except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
             raise NotOpened(f"connecting failed: {error}") from error
         except asyncio.TimeoutError as error:
