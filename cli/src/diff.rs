@@ -135,10 +135,15 @@ fn line(step: &Step, actual: &Actual) -> String {
         }
         Step::DeleteQueue(_) => format!("- {step}, once it is empty"),
         Step::DeleteStream(_) => format!("- {step} with its messages"),
-        Step::Unbind(_) | Step::DeleteExchange(_) | Step::DeletePolicy(_) | Step::DeleteUser { .. } => {
+        Step::Unbind(_)
+        | Step::DeleteExchange(_)
+        | Step::DeletePolicy(_)
+        | Step::DeleteUser { .. }
+        | Step::UnmarkBusiness(_) => {
             format!("- {step}")
         }
-        Step::PutQueue(_)
+        Step::MarkBusiness { .. }
+        | Step::PutQueue(_)
         | Step::PutExchange(_)
         | Step::Bind(_)
         | Step::PutUser(_)

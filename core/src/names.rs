@@ -86,6 +86,11 @@ pub fn push_unrouted(business: &str) -> String {
     format!("{PREFIX}{business}.push.unrouted")
 }
 
+/// Exchange that names the namespace which a business type belongs to, as long as anything of it is left.
+pub fn owner_mark(business: &str) -> String {
+    format!("{PREFIX}{business}.owner")
+}
+
 /// Exchange that names the installation which a vhost belongs to. Of no business, as [`owner`] says too.
 pub const INSTALLATION: &str = "wirepost.installation";
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{core::v1::ConfigMap, discovery::v1::EndpointSlice};
 use kube::{Api, Config as ClientConfig, runtime::reflector};
 use tokio::{
     sync::watch,
@@ -180,13 +180,26 @@ impl App {
         };
         let (broker, keeper) = Broker::new(broker, replica, work.stop.clone())?;
         work.tasks.run("keeper", &work.stop, keeper);
-        let edges = Arc::new(Edges::try_new(edge_service, edge_share, Arc::clone(&triggers), Arc::clone(&metrics))?);
+        let edges = Edges::try_new(
+            edge_service,
+            edge_share,
+            options.edges_timeout,
+            fresh.clone(),
+            Arc::clone(&triggers),
+            Arc::clone(&metrics),
+        )?;
+        let edges = Arc::new(edges);
         let found = readiness.wait_for(edges::PART);
-        work.tasks.run(
-            "edges",
-            &work.stop,
-            Arc::clone(&edges).run(client.clone(), namespace.clone(), found, work.tasks.clone(), work.stop.clone()),
+        let slices = fresh.watch(
+            client.clone(),
+            api.clone(),
+            Listed::Edges,
+            Api::<EndpointSlice>::namespaced,
+            &namespace,
+            api_client::watch(&edges.selector()),
         );
+        let followed = Arc::clone(&edges).run(slices, found, work.tasks.clone(), work.stop.clone());
+        work.tasks.run("edges", &work.stop, followed);
         let seeds = Arc::new(Seeds::new(client.clone(), &namespace));
         let keys =
             keys::run(client.clone(), namespace.clone(), Arc::clone(&seeds), Arc::clone(&triggers), work.stop.clone());
@@ -329,7 +342,8 @@ async fn read_seed_again(seeds: &Seeds) {
     }
 }
 
-/// A replica that begins to lead lists everything, and reconciles it.
+/// A replica that begins to lead lists everything. Each time that a list of everything is complete all is reconciled: until then nothing could
+/// be written, and whoever came in the meantime waits for it.
 async fn trigger_on_leading(
     mut leadership: Leadership,
     seeds: Arc<Seeds>,
@@ -341,8 +355,14 @@ async fn trigger_on_leading(
         () = async {
             leadership.acquired().await;
             read_seed_again(&seeds).await;
+            let mut complete = fresh.complete();
             fresh.relist();
-            triggers.trigger_all();
+            loop {
+                triggers.trigger_all();
+                if complete.changed().await.is_err() {
+                    return;
+                }
+            }
         } => {}
         () = stop.cancelled() => {}
     }

@@ -93,6 +93,10 @@ pub struct Args {
     /// Percent of the ready edges, rounded up to whole edges, that must run a generation before it counts as programmed.
     #[arg(long, env = "WIREPOST_READY_EDGES_PERCENT", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub ready_edges_percent: u8,
+    /// Seconds that a queue or stream which is no longer declared waits, at the most, for edges that do not report the new configuration, are
+    /// not ready, or have left: they may still serve clients with the former one.
+    #[arg(long, env = "WIREPOST_EDGES_TIMEOUT_SECONDS", default_value = "120", value_parser = clap::value_parser!(u64).range(5..=3600))]
+    pub edges_timeout_seconds: u64,
     /// Connections that the broker user of a business may have open at the same time; 0 = any number.
     #[arg(long, env = "WIREPOST_USER_MAX_CONNECTIONS", default_value = "1000")]
     pub user_max_connections: u32,
@@ -147,6 +151,7 @@ impl Args {
             secret_check_seconds,
             status_delay_seconds,
             ready_edges_percent,
+            edges_timeout_seconds,
             user_max_connections,
             user_max_channels,
             watch_secrets_in,
@@ -201,6 +206,7 @@ impl Args {
                 namespace,
                 lease,
                 brake: !allow_mass_deletion,
+                adopts: adopt.is_some(),
                 former: adopt.filter(|id| id != UNMARKED),
                 endpoints,
                 open_queues: existing_queues,
@@ -210,6 +216,7 @@ impl Args {
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
                 secret_check: Duration::from_secs(secret_check_seconds),
                 status_delay: Duration::from_secs(status_delay_seconds),
+                edges_timeout: Duration::from_secs(edges_timeout_seconds),
                 user_limits: UserLimits {
                     connections: Some(user_max_connections).filter(|limit| *limit > 0),
                     channels: Some(user_max_channels).filter(|limit| *limit > 0),

@@ -13,12 +13,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings};
 use wirepost_topology::{
-    Report,
+    BusinessOwner, Report,
     keeper::{Businesses, Event, Keeper, LazyConnection, Mode, Owner, Phase, Settings as KeeperSettings},
     ownership::Installation,
 };
 
-pub use wirepost_topology::keeper::{BrokerFailure, Desired, Ensured, FailureKind};
+pub use wirepost_topology::keeper::{BrokerFailure, Desired, Destroying, Ensured, FailureKind};
 
 use crate::{brake::Brake, fresh::Fresh, installation, metrics::Metrics, triggers::Triggers};
 
@@ -131,9 +131,14 @@ impl Broker {
     ///
     /// # Errors
     /// See there.
-    pub async fn remove(&self, business: &str, delete_messages: bool) -> Result<Arc<Report>, BrokerFailure> {
+    pub async fn remove(
+        &self,
+        business: &str,
+        owner: BusinessOwner,
+        delete_messages: bool,
+    ) -> Result<Arc<Report>, BrokerFailure> {
         let _waiting = self.metrics.waiting_for_broker();
-        self.keeper.remove(business, delete_messages).await
+        self.keeper.remove(business, Some(owner), delete_messages).await
     }
 
     /// See [`Keeper::close`].

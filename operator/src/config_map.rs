@@ -123,6 +123,15 @@ pub fn reservation(config_map: &ConfigMap) -> ConfigMap {
     reservation
 }
 
+/// A tombstone that keeps a business type for a namespace, as the broker says that it is its own; empty: for nobody, until an administrator
+/// decides.
+pub fn reserved(business: &str, namespace: &str) -> ConfigMap {
+    let name = ObjectMeta { name: Some(name(business)), ..ObjectMeta::default() };
+    let mut reserved = tombstone(&ConfigMap { metadata: name, ..ConfigMap::default() });
+    reserved.metadata.annotations = Some(BTreeMap::from([(RESERVED_FOR.to_owned(), namespace.to_owned())]));
+    reserved
+}
+
 /// The namespace whose resources may have the business type; `None`: it is no reservation.
 pub fn reserved_for(config_map: &ConfigMap) -> Option<&str> {
     if !is_tombstone(config_map) {

@@ -9,12 +9,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::{Stream, StreamExt, pin_mut};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::{
-    Api, Client,
-    runtime::{WatchStreamExt, reflector, watcher},
-};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
 use reqwest::{StatusCode, header};
 use tokio::{
     sync::watch,
@@ -24,7 +21,12 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::contract::configz::{Loaded, PATH};
 use wirepost_runtime::{readiness::Pending, tasks::Tasks};
 
-use crate::{api_client, metrics::Metrics, triggers::Triggers};
+use crate::{
+    api_client,
+    fresh::Fresh,
+    metrics::Metrics,
+    triggers::{Listed, Triggers},
+};
 
 /// What `/readyz` waits for.
 pub const PART: &str = "edges";
@@ -41,9 +43,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest answer: 10,000 businesses.
 const MAX_ANSWER: usize = 4 << 20;
-/// How long an edge that has left counts as one that may run what it had then.
-pub const MISSING_FOR: Duration = Duration::from_mins(2);
-/// Edges that have left, of which it is known what they ran; of more than that in [`MISSING_FOR`] it is known of the last ones.
+/// Edges that have left, of which it is known what they ran; of more than that it is known of the last ones.
 const MAX_MISSING: usize = 256;
 /// After a failure of the watch, which tries again every few seconds, for how long nothing is certain.
 const UNREADABLE_FOR: Duration = Duration::from_secs(30);
@@ -57,6 +57,8 @@ pub struct Edges {
     service: String,
     /// Of the ready edges must run a generation before it counts as programmed.
     share: Share,
+    /// Whether the edges were listed since this replica leads.
+    fresh: Fresh,
     known: Mutex<HashMap<SocketAddr, Edge>>,
     missing: Mutex<Missing>,
     /// Every edge that existed at the start has answered, or failed to.
@@ -70,12 +72,14 @@ pub struct Edges {
 /// clients.
 #[derive(Debug, Default)]
 struct Missing {
-    /// What they ran when they left, and when that was; the oldest first, of the last [`MISSING_FOR`], at most [`MAX_MISSING`].
+    /// What they ran when they left, and when that was; the oldest first, of the time that they count, at most [`MAX_MISSING`].
     left: VecDeque<(Option<BTreeMap<String, String>>, Instant)>,
     /// There were edges once.
     any: bool,
     /// When the slices could last not be read.
     unreadable: Option<Instant>,
+    /// How long an edge that has left counts as one that may run what it had then.
+    counts_for: Duration,
 }
 
 #[derive(Debug)]
@@ -132,13 +136,15 @@ pub struct EdgeProgress {
 }
 
 impl Edges {
-    /// Nothing is known yet.
+    /// Nothing is known yet. `missing_for`: how long an edge that has left counts as one that may run what it had then.
     ///
     /// # Errors
     /// The HTTP client can't be created.
     pub fn try_new(
         service: String,
         share: Share,
+        missing_for: Duration,
+        fresh: Fresh,
         triggers: Arc<Triggers>,
         metrics: Arc<Metrics>,
     ) -> reqwest::Result<Self> {
@@ -149,8 +155,9 @@ impl Edges {
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         let (first_poll, _) = watch::channel(false);
-        let (known, missing) = (Mutex::default(), Mutex::default());
-        Ok(Self { http, service, share, known, missing, first_poll, begun: Instant::now(), triggers, metrics })
+        let missing = Mutex::new(Missing { counts_for: missing_for, ..Missing::default() });
+        let known = Mutex::default();
+        Ok(Self { http, service, share, fresh, known, missing, first_poll, begun: Instant::now(), triggers, metrics })
     }
 
     /// Returns when each edge that existed at the start was polled once, or soon after the start in any case: a status that reports edges
@@ -174,7 +181,8 @@ impl Edges {
         let others = known
             .values()
             .any(|edge| !edge.ready && !runs(edge.hashes.as_ref().or(edge.last.as_ref()), business, hash))
-            || self.missing().may_run_another(total, business, hash);
+            || self.missing().may_run_another(total, business, hash)
+            || !self.fresh.is_listed(Listed::Edges);
         let mut progress = EdgeProgress { total, needed, others, ..EdgeProgress::default() };
         for edge in known.values().filter(|edge| edge.ready) {
             match (&edge.failure, edge.hashes.as_ref().map(|hashes| hashes.get(business))) {
@@ -209,20 +217,23 @@ impl Edges {
         known.values().filter(holds).map(|edge| edge.name.clone()).collect()
     }
 
-    /// Follows the edges until `cancel`. Each is polled by a task of `tasks`. `pending`: dropped when the edges were found once.
+    /// Labels of the EndpointSlices.
+    pub fn selector(&self) -> String {
+        format!("kubernetes.io/service-name={}", self.service)
+    }
+
+    /// Follows the edges by this watch of their EndpointSlices until `cancel`. Each is polled by a task of `tasks`. `pending`: dropped when the
+    /// edges were found once.
     pub async fn run(
         self: Arc<Self>,
-        client: Client,
-        namespace: String,
+        slices: impl Stream<Item = watcher::Result<watcher::Event<EndpointSlice>>> + Send,
         pending: Pending,
         tasks: Tasks,
         cancel: CancellationToken,
     ) {
         let mut pending = Some(pending);
-        let slices: Api<EndpointSlice> = Api::namespaced(client, &namespace);
-        let selector = format!("kubernetes.io/service-name={}", self.service);
         let (store, writer) = reflector::store();
-        let events = watcher(slices, api_client::watch(&selector))
+        let events = slices
             .backoff(api_client::watch_backoff())
             .modify(|slice| slice.metadata.managed_fields = None)
             .reflect(writer);
@@ -233,8 +244,18 @@ impl Edges {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 event = events.next() => match event {
-                    Some(Ok(event)) => {
-                        synced |= matches!(event, watcher::Event::InitDone);
+                    Some(Ok(watcher::Event::InitDone)) => {
+                        synced = true;
+                        due = None;
+                        self.update(found(&store.state()), &tasks, &cancel);
+                        pending.take();
+                        let first = !self.fresh.is_listed(Listed::Edges);
+                        self.fresh.listed(Listed::Edges);
+                        if first {
+                            self.triggers.trigger_all();
+                        }
+                    }
+                    Some(Ok(_)) => {
                         due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
                     }
                     Some(Err(error)) => {
@@ -246,7 +267,6 @@ impl Edges {
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() && synced => {
                     due = None;
                     self.update(found(&store.state()), &tasks, &cancel);
-                    pending.take();
                 }
             }
         }
@@ -419,14 +439,15 @@ impl Missing {
     fn leaves(&mut self, ran: Option<BTreeMap<String, String>>) {
         let now = Instant::now();
         self.left.push_back((ran, now));
-        while self.left.len() > MAX_MISSING || self.left.front().is_some_and(|(_, left)| now - *left >= MISSING_FOR) {
+        while self.left.len() > MAX_MISSING || self.left.front().is_some_and(|(_, left)| now - *left >= self.counts_for)
+        {
             self.left.pop_front();
         }
     }
 
     /// Whether an edge that is not known may run something else of this business. `ready`: how many are ready.
     fn may_run_another(&self, ready: usize, business: &str, hash: &str) -> bool {
-        let recent = |(_, left): &&(_, Instant)| left.elapsed() < MISSING_FOR;
+        let recent = |(_, left): &&(_, Instant)| left.elapsed() < self.counts_for;
         (ready == 0 && self.any)
             || self.unreadable.is_some_and(|failed| failed.elapsed() < UNREADABLE_FOR)
             || self.left.iter().filter(recent).any(|(ran, _)| !runs(ran.as_ref(), business, hash))
@@ -527,7 +548,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_edge_that_has_left_or_cannot_be_read_of_may_run_what_it_had() {
         let ran = |hash: &str| Some(BTreeMap::from([("pay".to_owned(), hash.to_owned())]));
-        let mut missing = Missing::default();
+        const COUNTS_FOR: Duration = Duration::from_mins(2);
+        let mut missing = Missing { counts_for: COUNTS_FOR, ..Missing::default() };
         let others = |missing: &Missing, ready: usize| missing.may_run_another(ready, "pay", "new");
         assert!(!others(&missing, 0), "there never was an edge");
         missing.any = true;
@@ -539,7 +561,7 @@ mod tests {
         for unsure in [ran("old"), None] {
             missing.leaves(unsure);
             assert!(others(&missing, 1));
-            tokio::time::advance(MISSING_FOR).await;
+            tokio::time::advance(COUNTS_FOR).await;
             assert!(!others(&missing, 1));
         }
         missing.unreadable = Some(Instant::now());

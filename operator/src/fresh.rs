@@ -28,22 +28,37 @@ pub struct Fresh {
     /// How often everything was to be listed again; 0 = this replica has never led.
     round: Arc<watch::Sender<u64>>,
     /// The round of the present list of each, and of the last complete one.
-    begun: Arc<[AtomicU64; 3]>,
-    listed: Arc<[AtomicU64; 3]>,
+    begun: Arc<[AtomicU64; 4]>,
+    listed: Arc<[AtomicU64; 4]>,
+    /// The last round of which every list is complete that a write waits for.
+    complete: Arc<watch::Sender<u64>>,
 }
+
+/// What is listed before the first write.
+const NEEDED: [Listed; 3] = [Listed::Resources, Listed::EdgeConfigurations, Listed::Classes];
 
 impl Fresh {
     /// Nothing was listed yet.
     pub fn new(leadership: Leadership) -> Self {
-        let (round, _) = watch::channel(0);
-        Self { leadership, round: Arc::new(round), begun: Arc::default(), listed: Arc::default() }
+        let (round, complete) = (Arc::new(watch::channel(0).0), Arc::new(watch::channel(0).0));
+        Self { leadership, round, begun: Arc::default(), listed: Arc::default(), complete }
     }
 
     /// May this process write at this moment?
     pub fn may_write(&self) -> bool {
+        self.leadership.is_leader() && NEEDED.into_iter().all(|what| self.is_listed(what))
+    }
+
+    /// Whether this was listed since this replica leads.
+    pub fn is_listed(&self, what: Listed) -> bool {
         // A leader's first list is that of round 1, also while nobody has asked for it yet.
-        let round = (*self.round.borrow()).max(1);
-        self.leadership.is_leader() && self.listed.iter().all(|listed| listed.load(Ordering::Relaxed) >= round)
+        self.listed[what as usize].load(Ordering::Relaxed) >= (*self.round.borrow()).max(1)
+    }
+
+    /// The last round of which everything is listed that a write waits for. Whoever was told to wait has to be woken when it changes,
+    /// whichever list was the last.
+    pub fn complete(&self) -> watch::Receiver<u64> {
+        self.complete.subscribe()
     }
 
     /// Everything has to be listed again before anything is written.
@@ -60,6 +75,13 @@ impl Fresh {
     pub fn listed(&self, what: Listed) {
         let round = self.begun[what as usize].load(Ordering::Relaxed);
         self.listed[what as usize].store(round, Ordering::Relaxed);
+        let all = NEEDED.into_iter().map(|what| self.listed[what as usize].load(Ordering::Relaxed)).min();
+        let complete = all.unwrap_or_default();
+        self.complete.send_if_modified(|before| {
+            let news = *before < complete;
+            *before = complete.max(*before);
+            news
+        });
     }
 
     /// A watch that begins again with each [`Fresh::relist`]. The caller says [`Fresh::listed`] at the end of each list. `config`: for new
@@ -93,5 +115,33 @@ impl Fresh {
             async move { Some((events, rounds)) }
         });
         rounds.flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it nobody is reconciled who came while the last list was on its way.
+    #[test]
+    fn whichever_list_is_the_last_of_a_round_says_that_it_is_complete() {
+        for last in NEEDED {
+            let fresh = Fresh::new(Leadership::forever());
+            let mut complete = fresh.complete();
+            fresh.relist();
+            for begun in fresh.begun.iter() {
+                begun.store(1, Ordering::Relaxed);
+            }
+            for what in NEEDED.into_iter().filter(|what| *what != last) {
+                fresh.listed(what);
+            }
+            assert!(!fresh.may_write() && !complete.has_changed().unwrap());
+            fresh.listed(last);
+            assert!(fresh.may_write() && complete.has_changed().unwrap() && *complete.borrow_and_update() == 1);
+            assert!(!fresh.is_listed(Listed::Edges), "what is taken from edges waits");
+            // A list that a watch makes for itself.
+            fresh.listed(last);
+            assert!(!complete.has_changed().unwrap());
+        }
     }
 }

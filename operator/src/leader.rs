@@ -63,6 +63,12 @@ impl Settings {
 pub struct Leadership(watch::Receiver<Option<Instant>>);
 
 impl Leadership {
+    /// That of a process which leads and never loses it.
+    #[cfg(test)]
+    pub(crate) fn forever() -> Self {
+        Self(watch::channel(Some(Instant::now() + Duration::from_hours(1))).1)
+    }
+
     /// May this process write at this moment?
     pub fn is_leader(&self) -> bool {
         self.0.borrow().is_some_and(|until| Instant::now() < until)

@@ -2,7 +2,7 @@
 //! what is, makes what is missing, and reports what it found.
 //!
 //! [`controller`] decides which resources are reconciled and when. A [`Reconcile`] is one run for one resource; its steps are
-//! - [`accept`]: what the declaration compiles to, or why it is not accepted;
+//! - [`accept`]: what the declaration compiles to, or why it is not accepted; [`reserved`]: whose the business type is;
 //! - [`provision`]: the broker; [`program`]: the edges; [`secret`]: credentials;
 //! - [`report`]: the status; [`finalize`]: the end of a resource.
 //!
@@ -19,6 +19,7 @@ mod phase;
 mod program;
 mod provision;
 mod report;
+mod reserved;
 mod secret;
 mod state;
 mod waiting;
@@ -35,7 +36,7 @@ pub use state::ResourceStates;
 
 use crate::{
     access::AccessCredentials,
-    broker::Ensured,
+    broker::{Destroying, Ensured},
     conditions::{ConditionState, Findings},
     config_map,
     metrics::Outcome,
@@ -48,6 +49,8 @@ use waiting::Waiting;
 
 /// Between two checks for a queue that its owner has yet to declare.
 const QUEUE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two checks whether a change would destroy anything still: what it would may be gone by then.
+const DESTRUCTIVE_CHECK_INTERVAL: Duration = Duration::from_mins(1);
 /// Another write came between ours and what it was based on: the watch brings that any moment.
 const CONFLICT_DELAY: Duration = Duration::from_millis(100);
 /// Until the watch has brought a generation that the API server has.
@@ -129,25 +132,32 @@ impl Reconcile<'_> {
             Ok(declaration) => declaration,
             Err(rejected) => return self.reject(rejected, None).await,
         };
-        if let Some(rejected) = self.destructive(&declaration.compiled) {
-            return self.reject(rejected, None).await;
-        }
         self.set_finalizer().await?;
         let compiled = &declaration.compiled;
         let credentials = self.credentials(&declaration).await?;
         let mut findings = Findings::accepted(self.facts(compiled));
         self.report_drift(compiled, &mut findings).await?;
         let new_queues = self.new_existing_queues(compiled);
+        let destroying = self.destroying(compiled);
         let Ensured { report: done, repaired, waits_for_edges } =
-            match self.provision(compiled, &credentials, &new_queues).await {
+            match self.provision(compiled, &credentials, &new_queues, destroying).await {
                 Ok(done) => done,
                 Err(failure) if failure.stopped => return Ok(self.retry()),
                 Err(failure) => return self.report_broker_failure(findings, compiled, &failure).await,
             };
+        if let Some(namespace) = provision::reserved(&done) {
+            return self.reserve(namespace).await;
+        }
+        if destroying == Destroying::Refused
+            && let destroyed = provision::destructions(&done)
+            && !destroyed.is_empty()
+        {
+            return self.reject(self.destructive(&destroyed), Some(DESTRUCTIVE_CHECK_INTERVAL)).await;
+        }
         if let Some(rejected) = provision::queue_problem(&done, |queue| new_queues.contains(queue)) {
             return self.reject(rejected, Some(QUEUE_CHECK_INTERVAL)).await;
         }
-        provision::conditions(&done, &mut findings);
+        provision::conditions(&done, &mut findings, &self.allow_destructive());
         let waiting = Waiting::new(&compiled.business, &done);
         self.name_held_back(&waiting, compiled, &credentials, &mut findings);
         self.context.states.of(self.stored, |state| state.accepted = Some(declaration.clone()));
@@ -257,10 +267,11 @@ impl Reconcile<'_> {
         };
         let credentials = self.credentials(&declaration).await?;
         let compiled = &declaration.compiled;
-        let Ok(Ensured { report: done, repaired, waits_for_edges }) = self.provision(compiled, &credentials, &[]).await
-        else {
+        let maintained = self.provision(compiled, &credentials, &[], Destroying::Held).await;
+        let Ok(Ensured { report: done, repaired, waits_for_edges }) = maintained else { return Ok(self.retry()) };
+        if provision::reserved(&done).is_some() {
             return Ok(self.retry());
-        };
+        }
         let waiting = Waiting::new(&compiled.business, &done);
         self.deliver(&declaration, credentials.clone(), repaired, &waiting).await?;
         let next = self.next_attempt(compiled, &credentials, &done, waits_for_edges);

@@ -29,7 +29,7 @@ pub struct Triggers {
 }
 
 /// What was listed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
     /// Every resource.
     Resources,
@@ -37,6 +37,8 @@ pub enum Listed {
     EdgeConfigurations,
     /// Every class.
     Classes,
+    /// Every EndpointSlice of the edges. Only what must not be taken from edges waits for it.
+    Edges,
 }
 
 impl Triggers {

@@ -108,7 +108,7 @@ async fn apply_once(
 /// # Cancel safety
 /// Dropping the future leaves calls in flight undecided; the next snapshot shows what they did.
 pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: ApplyOptions<'_>) -> Result<Report, Error> {
-    let Plan { steps, problems, foreign_policies_may_win: _, to_verify } = plan;
+    let Plan { steps, problems, destroys: _, foreign_policies_may_win: _, to_verify } = plan;
     let mut report = Report { problems, ..Report::default() };
     // Queues that are no longer declared and stay all the same, and their businesses.
     let (mut kept_queues, mut kept) = (HashSet::<String>::new(), HashSet::<String>::new());
@@ -122,12 +122,14 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
             let waits = step.waits_for_queues_of().is_some_and(|business| kept.contains(business));
             // A queue keeps its limits as long as it lives.
             let limits = matches!(&step, Step::DeletePolicy(name) if kept_queues.contains(name));
+            // It goes last.
+            let mark = matches!(&step, Step::UnmarkBusiness(_)) && !report.left.is_empty();
             let lacks = |need| undone.iter().any(|undone| undone.provides() == Some(need));
             if step.needs().any(lacks) {
                 stays(&step, &mut kept_queues, &mut kept);
                 undone.push(step.clone());
                 report.left.push(step);
-            } else if waits || limits {
+            } else if waits || limits || mark {
                 // Its first look; else it would cost a wait of its own once the others are gone.
                 if let Step::DeleteQueue(name) = &step {
                     permission(management, options.amqp, options.looks, name).await?;
@@ -145,6 +147,11 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
             .await;
         let mut fatal = None;
         for (step, outcome) in outcomes {
+            if matches!(step, Step::MarkBusiness { .. })
+                && let Some(error) = unmarked(&step, &outcome)
+            {
+                return Err(error);
+            }
             match outcome {
                 Ok(Outcome::Done(change)) => report.changes.push(change),
                 Ok(Outcome::Problem(problem)) => {
@@ -189,6 +196,17 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
         tracing::debug!(vhost = management.vhost(), "{problem}");
     }
     Ok(report)
+}
+
+/// Why nothing of a business may be created: whose it is could not be recorded.
+fn unmarked(step: &Step, outcome: &Result<Outcome, Error>) -> Option<Error> {
+    let cause = match outcome {
+        Ok(Outcome::Done(_)) | Err(_) => return None,
+        Ok(Outcome::Problem(problem)) => problem.to_string(),
+        Ok(Outcome::Failed(error)) => error.to_string(),
+        Ok(Outcome::NotTried) => "not tried, since other calls failed".to_owned(),
+    };
+    Some(Error::Unmarked { doing: step.to_string(), cause })
 }
 
 /// A queue that could not be deleted keeps its policy, and its business what is deleted last.

@@ -10,6 +10,7 @@ use wirepost_core::topology::Topology;
 use crate::actual;
 use crate::plan::{Objects, Plan};
 use crate::report::Problem;
+use crate::reserved::marked;
 use crate::step::Step;
 
 /// What is at an end of a binding.
@@ -44,9 +45,9 @@ fn end(name: &str) -> BindingEnd {
     }
 }
 
-/// Has our prefix and is not part of the topology: an edge or a listener declares it.
+/// Has our prefix and is not part of the topology: an edge or a listener declares it, or it is the mark of a business's owner.
 pub(crate) fn is_declared_elsewhere(name: &str) -> bool {
-    matches!(end(name), BindingEnd::Listener | BindingEnd::EdgeQueue)
+    matches!(end(name), BindingEnd::Listener | BindingEnd::EdgeQueue) || marked(name).is_some()
 }
 
 /// A binding that its owner may have created. Events lead to listeners, and never back: a business can bind whatever it may read as a

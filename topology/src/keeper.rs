@@ -38,7 +38,9 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::ManagementClient;
 
-use crate::{DesiredUser, Error, Problem, Report, depths::Depths, ownership::Installation, unrouted::Moved};
+use crate::{
+    BusinessOwner, DesiredUser, Error, Problem, Report, depths::Depths, ownership::Installation, unrouted::Moved,
+};
 
 pub use connection::LazyConnection;
 pub use phase::Phase;
@@ -82,8 +84,25 @@ pub struct Desired {
     /// Queues of the team's own without which nothing is done: while one of them is missing or not open, what was there before keeps
     /// working. Each is one of [`Topology::existing_queues`].
     pub required: Vec<String>,
-    /// A stream that is not part of the topology is deleted with its messages. Otherwise it stays, since it can't be emptied.
-    pub delete_stream: bool,
+    /// Queues, and the stream, that edges use though they are not part of the topology: of routes that wait for something. They stay as they
+    /// are in [`Phase::Shrink`], too.
+    pub in_use: BTreeSet<String>,
+    /// What becomes of a change that destroys messages at once.
+    pub destroying: Destroying,
+    /// Whose it is. `None`: nobody asks, and the broker keeps no record of it.
+    pub owner: Option<BusinessOwner>,
+}
+
+/// What becomes of a change that destroys messages at once: a stream that is not part of the topology, a smaller retention of one that is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Destroying {
+    /// It is done: a person has allowed it.
+    Allowed,
+    /// It is left out and reported, and everything else is done.
+    #[default]
+    Held,
+    /// Nothing at all is done: something else runs, and goes on.
+    Refused,
 }
 
 /// What a keeper works for: it decides whether anything may be written, and hears what was found.
@@ -246,7 +265,7 @@ type Reply = Result<Ensured, BrokerFailure>;
 
 enum Request {
     Ensure { business: String, desired: Arc<Desired>, phase: Phase, reply: oneshot::Sender<Reply> },
-    Remove { business: String, delete_messages: bool, reply: oneshot::Sender<Reply> },
+    Remove { business: String, owner: Option<BusinessOwner>, delete_messages: bool, reply: oneshot::Sender<Reply> },
 }
 
 /// A handle to the actor. Cheap to clone.
@@ -296,13 +315,18 @@ impl Keeper {
         self.request(|reply| Request::Ensure { business: business.to_owned(), desired, phase, reply }).await
     }
 
-    /// Removes everything of a business. Queues with messages and a stream that may have some stay, and the report names them, unless
+    /// Removes everything of a business, unless it may be another owner's ([`Problem::Reserved`]). Queues with messages and a stream that may have some stay, and the report names them, unless
     /// `delete_messages`; with queues stays a user who can empty them.
     ///
     /// # Errors
     /// The broker is away or refuses; what was done until then stays.
-    pub async fn remove(&self, business: &str, delete_messages: bool) -> Result<Arc<Report>, BrokerFailure> {
-        let request = |reply| Request::Remove { business: business.to_owned(), delete_messages, reply };
+    pub async fn remove(
+        &self,
+        business: &str,
+        owner: Option<BusinessOwner>,
+        delete_messages: bool,
+    ) -> Result<Arc<Report>, BrokerFailure> {
+        let request = |reply| Request::Remove { business: business.to_owned(), owner, delete_messages, reply };
         self.request(request).await.map(|done| done.report)
     }
 

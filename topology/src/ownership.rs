@@ -120,11 +120,13 @@ impl Marker {
     }
 }
 
-/// Marks a vhost. Not if another has marked it meanwhile. `instead`: of the marker of this installation, which is deleted first.
+/// Marks a vhost. Not if another has marked it meanwhile. `instead`: of the marker of this installation, which is deleted first. `gate` is
+/// asked before each write.
 pub(crate) async fn mark(
     management: &ManagementClient,
     installation: &Installation,
     instead: Option<&str>,
+    gate: &(dyn Fn() -> bool + Send + Sync),
 ) -> Result<(), Error> {
     let doing = format!("marking vhost {} as that of installation {}", management.vhost(), installation.id);
     let failed = |error: CallError| match error {
@@ -132,6 +134,7 @@ pub(crate) async fn mark(
         CallError::Object(cause) | CallError::NotFound(cause) => Error::Unmarked { doing: doing.clone(), cause },
     };
     let path = ["exchanges", management.vhost(), names::INSTALLATION];
+    let check_gate = || if gate() { Ok(()) } else { Err(Error::Stopped { doing: doing.clone() }) };
     let another = |Marker { id, place }| NotOurs::Another { vhost: management.vhost().to_owned(), id, place };
     if let Some(former) = instead {
         // The snapshot that showed it is some time old.
@@ -144,6 +147,7 @@ pub(crate) async fn mark(
                 if marker.id != former {
                     return Err(another(marker).into());
                 }
+                check_gate()?;
                 management.delete(&doing, &path).await.map_err(failed)?;
             }
             Err(CallError::NotFound(_)) => {}
@@ -155,6 +159,7 @@ pub(crate) async fn mark(
         "type": "fanout", "durable": true, "auto_delete": false,
         "arguments": {ID: installation.id, PLACE: installation.place},
     });
+    check_gate()?;
     management.put(&doing, &path, &body).await.map_err(failed)?;
     let exchange = management.get::<actual::Exchange>(&doing, &path, "").await.map_err(failed)?;
     let marker = Marker::read(&exchange);

@@ -3,11 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
+use wirepost_core::destruction::Destruction;
 use wirepost_core::names;
-use wirepost_core::topology::{Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology, shared_policies};
+use wirepost_core::topology::{
+    Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology, shared_policies, shared_policy_of,
+};
 
 use crate::actual::{self, Actual};
 use crate::bindings::{is_declared_elsewhere, plan_bindings};
+use crate::destroys::{Streams, plan_shared};
 use crate::open;
 use crate::report::Problem;
 use crate::step::Step;
@@ -40,6 +44,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What no step can repair.
     pub problems: Vec<Problem>,
+    /// Steps that destroy messages at once, with what they destroy. Nothing of it is done without a person's word.
+    pub destroys: Vec<(Step, Destruction)>,
     /// Foreign policies could win over ours, or limit them.
     pub foreign_policies_may_win: bool,
     /// Queues and the policies that must be in force on them after the steps. Empty if there are no steps and no foreign policy could
@@ -102,19 +108,29 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     let queues: HashMap<&str, _> = actual.queues.iter().map(|q| (q.name.as_str(), &q.arguments)).collect();
     let foreign = actual.policies.iter().filter(|p| names::owner(&p.name).is_none() && !is_shared(&p.name));
     let highest = foreign.map(|p| p.priority).max();
-    let mut plan = plan_objects(desired, &objects, |queue| queues.get(queue).copied(), highest);
+    let mut plan = plan_objects(desired, &objects, |queue| queues.get(queue).copied(), &actual.policies, highest);
     if !desired.queues.is_empty() {
-        plan_shared(&mut plan, &actual.policies);
+        // Streams that a shared policy would cut have their problems already.
+        plan.steps.extend(plan_shared(&actual.policies, streams_without_policy(actual)).steps);
     }
     Step::sort(&mut plan.steps);
     plan
 }
 
-/// `find`: the arguments of the queue of that name, ours or foreign. `highest_foreign_priority`: of the policies that are not ours.
+/// Streams of ours, in a vhost or in a part of it, that only the shared policy applies to.
+pub(crate) fn streams_without_policy(actual: &Actual) -> impl Iterator<Item = &str> {
+    let streams = actual.queues.iter().filter(|queue| queue_kind(&queue.arguments) == "stream");
+    let streams = streams.map(|queue| queue.name.as_str()).filter(|name| shared_policy_of(name).is_some());
+    streams.filter(|name| !actual.policies.iter().any(|own| own.name == **name))
+}
+
+/// `find`: the arguments of the queue of that name, ours or foreign. `policies`: the shared ones that exist, others may be among them.
+/// `highest_foreign_priority`: of the policies that are not ours.
 pub(crate) fn plan_objects<'a>(
     desired: &Topology,
     actual: &Objects<'_>,
     find: impl Fn(&str) -> Option<&'a Map<String, Value>>,
+    policies: &[actual::Policy],
     highest_foreign_priority: Option<i32>,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -131,6 +147,7 @@ pub(crate) fn plan_objects<'a>(
         plan.to_verify = policies_of(desired);
     }
     Step::sort(&mut plan.steps);
+    Streams::of(actual, policies).judge(&mut plan, desired);
     plan
 }
 
@@ -219,17 +236,11 @@ pub(crate) fn policies_of(desired: &Topology) -> Vec<(String, Policy)> {
     desired.queues.iter().filter_map(|q| Some((q.name.clone(), desired.policy_of(&q.name)?.clone()))).collect()
 }
 
-/// `there`: policies of the vhost, foreign ones included.
-pub(crate) fn plan_shared(plan: &mut Plan, there: &[actual::Policy]) {
-    let missing = shared_policies().iter().filter(|policy| !there.iter().any(|is| is_as_declared(is, policy)));
-    plan.steps.extend(missing.map(|policy| Step::PutPolicy(policy.clone())));
-}
-
 pub(crate) fn is_shared(policy: &str) -> bool {
     shared_policies().iter().any(|ours| ours.name == policy)
 }
 
-fn is_as_declared(is: &actual::Policy, policy: &Policy) -> bool {
+pub(crate) fn is_as_declared(is: &actual::Policy, policy: &Policy) -> bool {
     is.name == policy.name
         && is.pattern == policy.pattern
         && is.apply_to == policy.apply_to
@@ -302,7 +313,7 @@ pub(crate) fn queue_arguments(queue: &Queue) -> Map<String, Value> {
     arguments
 }
 
-fn queue_kind(arguments: &Map<String, Value>) -> &str {
+pub(crate) fn queue_kind(arguments: &Map<String, Value>) -> &str {
     arguments.get("x-queue-type").and_then(Value::as_str).unwrap_or("classic")
 }
 

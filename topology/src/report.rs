@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use wirepost_core::destruction::Destruction;
 use wirepost_rabbitmq::ManagementError;
 
 use crate::depth::{LOOKS_APART, UnknownDepth};
@@ -35,7 +36,7 @@ pub enum Error {
         /// What the panic says.
         cause: String,
     },
-    /// The vhost was not marked; a retry may help.
+    /// The vhost, or a business in it, was not marked as that of its owner; a retry may help.
     #[error("{doing}: {cause}")]
     Unmarked {
         /// The operation.
@@ -131,6 +132,20 @@ pub enum Problem {
         /// Why it could not go.
         because: KeepReason,
     },
+    /// A change that would destroy messages at once was not made: it needs a person's word.
+    Held {
+        /// What would be destroyed.
+        destruction: Destruction,
+        /// The policy of all businesses that would do it; `None`: something of this business alone.
+        shared: Option<String>,
+    },
+    /// Something of the business type is left on the broker that belongs to another namespace, or may. Nothing was done.
+    Reserved {
+        /// The business type.
+        business: String,
+        /// The namespace that it belongs to; `None` = it is not known.
+        namespace: Option<String>,
+    },
     /// Another policy is in force on an object of ours: only the one with the highest priority is.
     PolicyOverruled {
         /// The queue or stream.
@@ -216,8 +231,10 @@ impl Problem {
                 Step::PutUser(user) | Step::PutPermissions(user) | Step::PutUserLimits(user) => {
                     Affected::User(&user.name)
                 }
-                // What was to be removed is there still.
-                Step::Unbind(_)
+                // What was to be removed is there still. Without its mark nothing of a business is made, and there is no report.
+                Step::MarkBusiness { .. }
+                | Step::UnmarkBusiness(_)
+                | Step::Unbind(_)
                 | Step::DeleteQueue(_)
                 | Step::DeleteStream(_)
                 | Step::DeleteExchange(_)
@@ -226,6 +243,8 @@ impl Problem {
             },
             // A queue that is no longer open was open once, and what is bound stays bound.
             Self::QueueNotOpen { bound: true, .. }
+            | Self::Held { .. }
+            | Self::Reserved { .. }
             | Self::LeadsBack { .. }
             | Self::Kept { .. }
             | Self::PolicyOverruled { .. }
@@ -273,6 +292,11 @@ impl Problem {
     /// Whether it is a stream that stays with what it keeps.
     pub fn is_kept_stream(&self) -> bool {
         matches!(self, Self::Kept { because: KeepReason::Stream, .. })
+    }
+
+    /// Whether a change waits for a person's word, since it would destroy messages.
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
     }
 
     /// Whether it solves itself in a few seconds: a queue that was found empty is looked at once more.
@@ -344,6 +368,19 @@ impl fmt::Display for Problem {
                     f,
                     "queue {queue} is no longer declared; it is kept because nobody can tell whether it is empty: {why}"
                 )
+            }
+            Self::Held { destruction, shared: None } => {
+                write!(f, "{destruction}; nothing of it is done until a person allows it")
+            }
+            Self::Held { destruction, shared: Some(policy) } => write!(
+                f,
+                "{destruction}, by policy {policy} of all businesses, so that policy stays as it is; if that is meant, delete it, and it is set as declared"
+            ),
+            Self::Reserved { business, namespace: Some(namespace) } => {
+                write!(f, "what is left of business {business} on the broker belongs to namespace {namespace}")
+            }
+            Self::Reserved { business, namespace: None } => {
+                write!(f, "something of business {business} is left on the broker, and nothing says whose it is")
             }
             Self::PolicyOverruled { queue, policy, by: Some(by) } => write!(
                 f,

@@ -9,8 +9,10 @@ use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
 use crate::actual::{Actual, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users};
 use crate::bindings::is_declared_elsewhere;
+use crate::destroys::plan_shared;
 use crate::ownership::Marker;
-use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_shared, plan_users};
+use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_users, streams_without_policy};
+use crate::reserved::{marked, namespace};
 use crate::users::{DesiredUser, user_tag};
 
 /// What a vhost has, read at about one moment by [`Snapshot::read`].
@@ -37,6 +39,8 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 struct BusinessObjects {
     objects: Actual,
+    /// The namespace that the mark of its owner names.
+    owner: Option<String>,
     /// Every user with a name of this business, even without our tag.
     users: Vec<User>,
     permissions: Vec<Permission>,
@@ -78,6 +82,10 @@ impl Snapshot {
         for exchange in actual.exchanges {
             if exchange.name == names::INSTALLATION {
                 marker = Some(Marker::read(&exchange));
+            } else if marked(&exchange.name).is_some()
+                && let Some(part) = parts.of(&exchange.name)
+            {
+                part.owner = Some(namespace(&exchange));
             } else if let Some(part) = parts.of(&exchange.name) {
                 part.objects.exchanges.push(exchange);
             }
@@ -136,9 +144,11 @@ impl Snapshot {
         &self.nodes
     }
 
-    /// Every business that has an object or user of ours, sorted. Objects that edges and listeners declare do not count.
+    /// Every business that has an object or user of ours, sorted, be it the mark of its owner. Objects that edges and listeners declare do
+    /// not count.
     pub fn businesses(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().filter(|(_, part)| part.has_any(&self.tag)).map(|(business, _)| business.as_str())
+        let has_any = |part: &BusinessObjects| part.has_any(&self.tag) || part.owner.is_some();
+        self.parts.iter().filter(move |(_, part)| has_any(part)).map(|(business, _)| business.as_str())
     }
 
     /// The installation that the vhost is marked with.
@@ -162,10 +172,18 @@ impl Snapshot {
 
     /// Businesses of which anything is left that a later owner could read, sorted; queues that listen to events count.
     pub fn present(&self) -> impl Iterator<Item = &str> {
-        let is_left = |(business, part): &(&String, &BusinessObjects)| {
-            part.has_any(&self.tag) || part.listeners(business).next().is_some()
-        };
-        self.parts.iter().filter(is_left).map(|(business, _)| business.as_str())
+        self.parts.keys().map(String::as_str).filter(|business| self.has_left(business))
+    }
+
+    /// Whether anything of a business is left that a later owner could read.
+    pub fn has_left(&self, business: &str) -> bool {
+        let is_left = |part: &BusinessObjects| part.has_any(&self.tag) || part.listeners(business).next().is_some();
+        self.parts.get(business).is_some_and(is_left)
+    }
+
+    /// The namespace that a business type belongs to, as the broker knows it.
+    pub fn owner(&self, business: &str) -> Option<&str> {
+        self.parts.get(business)?.owner.as_deref()
     }
 
     /// Queues that services of a business declared to listen to its events.
@@ -177,9 +195,7 @@ impl Snapshot {
     /// Corrects the policies that all businesses share. Apply it before the plans of businesses: a queue should find its limits when it is
     /// created. They stay when the last business is removed.
     pub fn plan_shared(&self) -> Plan {
-        let mut plan = Plan::default();
-        plan_shared(&mut plan, &self.shared_policies);
-        plan
+        plan_shared(&self.shared_policies, self.parts.values().flat_map(|part| streams_without_policy(&part.objects)))
     }
 
     /// The difference for this business; with an empty topology and no users, what removes it. `users: None` leaves users alone.
@@ -193,8 +209,8 @@ impl Snapshot {
             let own = || part.objects.queues.iter().find(|own| own.name == queue).map(|own| &own.arguments);
             self.foreign_queues.get(queue).or_else(own)
         };
-        let mut plan =
-            plan_objects(topology, &Objects::of(&part.objects, |_| true), find, self.highest_foreign_priority);
+        let (objects, shared) = (Objects::of(&part.objects, |_| true), &self.shared_policies);
+        let mut plan = plan_objects(topology, &objects, find, shared, self.highest_foreign_priority);
         if let Some(users) = users {
             plan_users(&mut plan, users, &part.users, &part.permissions, &part.limits, &self.tag);
         }

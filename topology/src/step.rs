@@ -11,6 +11,15 @@ use crate::users::DesiredUser;
 /// One call of the management API.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
+    /// Records whose a business is. Nothing of it is created before.
+    MarkBusiness {
+        /// The business type.
+        business: String,
+        /// Its namespace.
+        namespace: String,
+        /// Of another one.
+        instead: bool,
+    },
     /// Creates or changes a policy.
     PutPolicy(Policy),
     /// Creates a queue or stream.
@@ -42,14 +51,20 @@ pub enum Step {
         /// The last user of a business is deleted after the queues: its services may have to empty them.
         last: bool,
     },
+    /// Removes the record whose a business is, once nothing else of it is left.
+    UnmarkBusiness(String),
 }
 
 /// The rank of what is removed first.
-const FIRST_REMOVAL: u8 = 8;
+const FIRST_REMOVAL: u8 = 9;
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::MarkBusiness { business, namespace, instead: _ } => {
+                write!(f, "mark business {business} as that of namespace {namespace}")
+            }
+            Self::UnmarkBusiness(business) => write!(f, "delete the mark of business {business}"),
             Self::PutPolicy(policy) => write!(f, "set policy {}", policy.name),
             Self::PutQueue(queue) => write!(f, "create queue {}", queue.name),
             Self::PutExchange(exchange) => write!(f, "create exchange {}", exchange.name),
@@ -146,23 +161,25 @@ impl Step {
     /// a business that became Transient before its stream, else unwanted pushes would end in `unrouted`.
     pub(crate) fn rank(&self) -> u8 {
         match self {
-            Self::PutPolicy(_) => 0,
-            Self::PutQueue(_) => 1,
-            Self::PutExchange(exchange) if !is_for_publishers(&exchange.name) => 2,
-            Self::Bind(binding) if !is_for_publishers(&binding.exchange) => 3,
-            Self::PutExchange(_) => 4,
-            Self::Bind(_) => 5,
-            Self::PutUser(_) => 6,
-            Self::PutPermissions(_) | Self::PutUserLimits(_) => 7,
+            Self::MarkBusiness { .. } => 0,
+            Self::PutPolicy(_) => 1,
+            Self::PutQueue(_) => 2,
+            Self::PutExchange(exchange) if !is_for_publishers(&exchange.name) => 3,
+            Self::Bind(binding) if !is_for_publishers(&binding.exchange) => 4,
+            Self::PutExchange(_) => 5,
+            Self::Bind(_) => 6,
+            Self::PutUser(_) => 7,
+            Self::PutPermissions(_) | Self::PutUserLimits(_) => 8,
             Self::Unbind(binding) if is_alternate_of_push(&binding.source) => FIRST_REMOVAL,
-            Self::Unbind(_) if self.waits_for_queues_of().is_none() => 9,
-            Self::DeleteStream(_) => 10,
-            Self::DeleteQueue(_) if self.waits_for_queues_of().is_none() => 10,
-            Self::Unbind(_) => 11,
-            Self::DeleteQueue(_) => 12,
-            Self::DeleteExchange(_) => 13,
-            Self::DeletePolicy(_) => 14,
-            Self::DeleteUser { .. } => 15,
+            Self::Unbind(_) if self.waits_for_queues_of().is_none() => 10,
+            Self::DeleteStream(_) => 11,
+            Self::DeleteQueue(_) if self.waits_for_queues_of().is_none() => 11,
+            Self::Unbind(_) => 12,
+            Self::DeleteQueue(_) => 13,
+            Self::DeleteExchange(_) => 14,
+            Self::DeletePolicy(_) => 15,
+            Self::DeleteUser { .. } => 16,
+            Self::UnmarkBusiness(_) => 17,
         }
     }
 }

@@ -3,10 +3,12 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use wirepost_core::names;
 use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::actual;
 use crate::plan::{exchange_arguments, exchange_kind, queue_arguments};
+use crate::reserved;
 use crate::step::Step;
 use crate::users::HASHING;
 
@@ -38,6 +40,17 @@ impl Writer<'_> {
     pub(crate) async fn carry_out(self, doing: &str, step: &Step) -> Result<(), WriteError> {
         let vhost = self.management.vhost();
         match step {
+            Step::MarkBusiness { business, namespace, instead } => {
+                let path = ["exchanges", vhost, &names::owner_mark(business)];
+                if *instead {
+                    // Its arguments can't be changed.
+                    self.delete(doing, &path).await?;
+                }
+                self.put(doing, &path, &reserved::body(namespace)).await
+            }
+            Step::UnmarkBusiness(business) => {
+                self.delete(doing, &["exchanges", vhost, &names::owner_mark(business)]).await
+            }
             Step::PutPolicy(policy) => {
                 let body = json!({
                     "pattern": policy.pattern, "apply-to": policy.apply_to, "priority": policy.priority,

@@ -167,3 +167,19 @@ fn stream(retention: Retention) -> Map<String, Value> {
 fn definition<const N: usize>(settings: [(&str, Value); N]) -> Map<String, Value> {
     settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a change destroys is looked for in streams alone.
+    #[test]
+    fn no_policy_of_a_queue_drops_what_it_holds() {
+        let small = Queue { max_length: Some(1), message_ttl_seconds: Some(1), ..Queue::default() };
+        let own = of_queue("wirepost.pay.q.a", &small).unwrap();
+        for policy in shared_policies().iter().chain([&own]).filter(|policy| policy.apply_to != "streams") {
+            assert_eq!(policy.definition["overflow"], "reject-publish", "{}", policy.name);
+            assert!(!policy.definition.contains_key("expires"), "{}", policy.name);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
 //! | Accepted | `Accepted` | `BusinessTypeTaken`, `BusinessTypeReserved`, `InvalidRoute`, `InvalidSchema`, `InvalidAuth`, `InvalidSpec`, `Destructive`, `QueueNotFound`, `QueueNotOpen`, `ClassForbids`, `ClassNotFound` | |
-//! | Provisioned | `Provisioned` | `NotAsDeclared`, `TooFewReplicas`, `Drifted`, `VhostNotOurs`, `SecretTaken`, `WriteRefused`, `Deleting`, `MassDeletion` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
+//! | Provisioned | `Provisioned` | `NotAsDeclared`, `Destructive`, `TooFewReplicas`, `Drifted`, `VhostNotOurs`, `SecretTaken`, `WriteRefused`, `Deleting`, `MassDeletion` | `BrokerUnavailable`, `BrokerRefused`, `NotAccepted`, `Pending` |
 //! | Programmed | `Programmed` | `EdgesBehind`, `NoEdges`, `Deleting` | `EdgesUnreachable`, `NotAccepted`, `Pending` |
 //! | Ready | `Ready` | the reason of the first condition that is not True, if one is False | the same, if none is False |
 //!
@@ -119,7 +119,7 @@ reasons! {
 
     /// Another resource has the business type: the one that runs, else the oldest.
     BusinessTypeTaken,
-    /// The former owner of the business type, in another namespace, has left messages on the broker.
+    /// Something of the business type is left on the broker, which belongs to another namespace, or to nobody knows whom.
     BusinessTypeReserved,
     /// Something in `spec.routes` is wrong.
     InvalidRoute,

@@ -2,16 +2,9 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 use wirepost_core::{
-    Compiled, Problem, Rejection, WsBusiness, compile,
-    contract::{
-        condition::Reason,
-        config_map::{ANY_NAMESPACE, RESERVED_FOR},
-    },
-    destruction::destructions,
-    validate,
+    Compiled, Problem, Rejection, WsBusiness, compile, contract::condition::Reason, destruction::destructions, validate,
 };
 
 use super::{
@@ -19,6 +12,7 @@ use super::{
     state::{Input, Judged, ResourceState},
 };
 use crate::{
+    broker::Destroying,
     classes::{Class, class_of_terms, name_alone},
     conditions::{ConditionState, Policy, summarize},
     config_map,
@@ -84,38 +78,38 @@ impl Reconcile<'_> {
         self.permit()
     }
 
-    /// Objects of the former owner are left on the broker, and the next owner of the business type could read them.
-    fn reserved(&self, map: &ConfigMap, namespace: &str) -> ConditionState {
-        let business = self.stored.business_type();
-        let text = format!(
-            "business type {business} is reserved for namespace {namespace}: queues or a stream of {}, which is gone, are still on the broker. It is free when they are: consume or delete them. Or an administrator hands it over with all that is in them: kubectl -n {} annotate configmap {} {RESERVED_FOR}={} --overwrite",
-            config_map::owner(map),
-            self.context.options.namespace,
-            config_map::name(business),
-            self.stored.metadata.namespace.as_deref().unwrap_or("default"),
-        );
-        ConditionState::not_met(Reason::BusinessTypeReserved, text)
-    }
-
-    /// Why this generation has to wait for a person: what runs has messages that it would destroy.
-    pub(super) fn destructive(&self, compiled: &Compiled) -> Option<ConditionState> {
+    /// What becomes of changes that destroy messages. A change of what runs is refused as a whole, so that what runs goes on; the broker says
+    /// whether there is anything to destroy. Otherwise only what destroys is left out: a resource that was created again must run.
+    pub(super) fn destroying(&self, compiled: &Compiled) -> Destroying {
         let stored = self.stored;
         if stored.may_destroy(self.context.deletion_default(stored)) {
-            return None;
+            return Destroying::Allowed;
         }
-        let all = destructions(&self.remembered()?.compiled.topology, &compiled.topology);
-        if all.is_empty() {
-            return None;
-        }
-        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+        let before = self.remembered();
+        let changes =
+            before.is_some_and(|before| !destructions(&before.compiled.topology, &compiled.topology).is_empty());
+        if changes { Destroying::Refused } else { Destroying::Held }
+    }
+
+    /// Why this generation has to wait for a person.
+    pub(super) fn destructive(&self, destroyed: &[String]) -> ConditionState {
         let text = format!(
-            "this change destroys messages: {}; until it is allowed, what was accepted before goes on: kubectl -n {} annotate wsb {} {ALLOW_DESTRUCTIVE}={} --overwrite, or take the change back",
-            summarize(&all),
+            "this change destroys messages: {}; until it is allowed, what was accepted before goes on: {}, or take the change back",
+            summarize(destroyed),
+            self.allow_destructive(),
+        );
+        ConditionState::not_met(Reason::Destructive, text)
+    }
+
+    /// How a person allows what this generation destroys.
+    pub(super) fn allow_destructive(&self) -> String {
+        let stored = self.stored;
+        format!(
+            "kubectl -n {} annotate wsb {} {ALLOW_DESTRUCTIVE}={} --overwrite",
             stored.metadata.namespace.as_deref().unwrap_or("default"),
             stored.metadata.name.as_deref().unwrap_or_default(),
             stored.generation(),
-        );
-        Some(ConditionState::not_met(Reason::Destructive, text))
+        )
     }
 
     /// What the declaration compiles to under its class. A generation that was accepted keeps running, on the terms of that time, whatever
@@ -279,22 +273,6 @@ impl Reconcile<'_> {
             let same = config_map::declared(&map, self.stored).is_none_or(|then| then.spec == self.stored.spec);
             same && config_map::generation(&map) == Some(compiled.config.generation)
         })
-    }
-
-    /// The edge configuration of the business type, if it was written for a resource of another name that is not seen here: between those
-    /// that are seen their age decides.
-    pub(super) fn other_owners_config(&self) -> Option<Arc<ConfigMap>> {
-        let Self { stored, context } = *self;
-        let map = context.config_map(stored.business_type())?;
-        if let Some(namespace) = config_map::reserved_for(&map) {
-            let own = stored.metadata.namespace.as_deref().unwrap_or("default");
-            return (namespace != own && namespace != ANY_NAMESPACE).then_some(map);
-        }
-        let uid = config_map::owner_uid(&map).filter(|uid| *uid != stored.uid())?;
-        let claims = |other: &StoredBusiness| other.uid() == uid && other.business_type() == stored.business_type();
-        let other = !["", &stored.owner()].contains(&config_map::owner(&map))
-            && context.businesses.state_filter(claims).is_empty();
-        other.then_some(map)
     }
 }
 

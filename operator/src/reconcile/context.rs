@@ -11,7 +11,7 @@ use kube::{
     Client,
     runtime::reflector::{ObjectRef, Store},
 };
-use wirepost_core::business::DeletionPolicy;
+use wirepost_core::{business::DeletionPolicy, contract::config_map::ANY_NAMESPACE};
 use wirepost_topology::{OpenQueues, UserLimits};
 
 use super::{finalize::deletion_age, state::ResourceStates};
@@ -45,6 +45,8 @@ pub struct Options {
     pub brake: bool,
     /// The installation whose vhost is taken over: it is gone for good, so its finalizers are ours.
     pub former: Option<String>,
+    /// An administrator has the vhost taken over, with everything in it that does not say whose it is.
+    pub adopts: bool,
     /// What the businesses' services are given.
     pub endpoints: ServiceEndpoints,
     /// Foreign queues that their owner need not open.
@@ -61,6 +63,8 @@ pub struct Options {
     pub secret_check: Duration,
     /// How long a status waits before it reports what may be over soon.
     pub status_delay: Duration,
+    /// How long what is no longer declared waits for edges that do not report the present configuration.
+    pub edges_timeout: Duration,
     /// Of the broker user of each business.
     pub user_limits: UserLimits,
 }
@@ -169,7 +173,8 @@ impl Context {
         let incumbent = map.as_deref().and_then(config_map::owner_uid);
         stored.other_claimant(&self.businesses, incumbent, |claimant| {
             // What was accepted goes on, whatever its class says now.
-            self.states.of(claimant, |state| state.accepted.is_some()) || self.classes.may_own(claimant)
+            self.states.of(claimant, |state| state.accepted.is_some())
+                || (self.classes.may_own(claimant) && !map.as_deref().is_some_and(|map| is_for_another(map, claimant)))
         })
     }
 
@@ -183,4 +188,10 @@ impl Context {
     pub(super) fn config_map(&self, business: &str) -> Option<Arc<ConfigMap>> {
         self.config_maps.get(&ObjectRef::new(&config_map::name(business)).within(&self.options.namespace))
     }
+}
+
+/// Whether it reserves the business type for another namespace than that of a resource which claims it.
+fn is_for_another(map: &ConfigMap, claimant: &StoredBusiness) -> bool {
+    let own = claimant.metadata.namespace.as_deref().unwrap_or("default");
+    config_map::reserved_for(map).is_some_and(|namespace| namespace != own && namespace != ANY_NAMESPACE)
 }

@@ -11,7 +11,7 @@ use wirepost_core::contract::condition::Reason;
 use wirepost_runtime::clock::now_ms;
 use wirepost_topology::{Problem, Report, depth::LOOKS_APART};
 
-use super::{Done, Error, Reconcile};
+use super::{Done, Error, Reconcile, provision};
 use crate::{
     brake::{self, Verdict},
     conditions::{ConditionState, Findings, summarize},
@@ -60,9 +60,11 @@ impl Reconcile<'_> {
         let mut rest = false;
         let obstacle = match context
             .broker
-            .remove(stored.business_type(), stored.deletes_messages(context.deletion_default(stored)))
+            .remove(stored.business_type(), self.owner(), stored.deletes_messages(context.deletion_default(stored)))
             .await
         {
+            // It never had anything: what is there belongs to another namespace, or may.
+            Ok(report) if provision::reserved(&report).is_some() => None,
             Ok(report) if report.is_clean() => {
                 rest = !report.listeners.is_empty();
                 None

@@ -27,7 +27,7 @@ use serde_json::Value;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use wirepost_topology::Problem;
+use wirepost_topology::{BusinessOwner, Evidence, Problem};
 
 use super::{Context, Error, finalize};
 use crate::{
@@ -223,7 +223,10 @@ impl Leftovers {
 
 /// Whether nothing is left on the broker, or the deadline is over.
 async fn clean(business: &str, stored: &StoredBusiness, context: &Context) -> bool {
-    let obstacle = match context.broker.remove(business, stored.deletes_messages(None)).await {
+    // Its edge configuration is the record.
+    let namespace = stored.metadata.namespace.as_deref().unwrap_or("default").to_owned();
+    let owner = BusinessOwner { namespace, evidence: Evidence::Record };
+    let obstacle = match context.broker.remove(business, owner, stored.deletes_messages(None)).await {
         Ok(report) if report.problems.iter().all(Problem::is_kept_stream) => return true,
         Ok(report) => finalize::problems(&report),
         Err(failure) => failure.to_string(),

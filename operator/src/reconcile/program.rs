@@ -45,8 +45,8 @@ impl Reconcile<'_> {
     ) -> Result<bool, Error> {
         let Self { stored, context } = *self;
         let business = &declaration.compiled.business;
-        let config =
-            waiting.permitted(&credentials.edge_config(&declaration.compiled), self.present_config(business).as_ref());
+        let declared = credentials.edge_config(&declaration.compiled);
+        let config = waiting.permitted(&declared, self.present_config(business).as_ref());
         let mut should = config_map::build(
             stored,
             &declaration.spec,
@@ -55,7 +55,9 @@ impl Reconcile<'_> {
             credentials.rotation.as_ref(),
         );
         context.states.set_hash(business, config.hash());
-        let delivered = || context.states.of(stored, |state| Delivered::update(&mut state.delivered, config.hash()));
+        let declared = declared.hash();
+        let delivered =
+            || context.states.of(stored, |state| Delivered::update(&mut state.delivered, &config, declared.clone()));
         let present = context.config_map(business);
         if present.as_ref().is_some_and(|is| config_map::has_all_of(is, &should)) {
             delivered();
@@ -93,7 +95,8 @@ impl Reconcile<'_> {
         let written = context.writer.config_map(&should).await?;
         context.states.set_version(business, shows, written);
         context.states.set_hash(business, config.hash());
-        context.states.of(stored, |state| Delivered::update(&mut state.delivered, config.hash()));
+        // What else is to be delivered comes with the next run.
+        context.states.of(stored, |state| Delivered::update(&mut state.delivered, &config, config.hash()));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use wirepost_topology::{Problem, Report};
 use super::{Done, Error, Reconcile, waiting::Waiting};
 use crate::{
     access::AccessCredentials,
-    broker::{BrokerFailure, Desired, Ensured, FailureKind},
+    broker::{BrokerFailure, Desired, Destroying, Ensured, FailureKind},
     conditions::{ConditionState, Facts, Findings, summarize},
 };
 
@@ -17,26 +17,33 @@ const BROKER_FAILURES: [Reason; 3] = [Reason::BrokerUnavailable, Reason::BrokerR
 
 impl Reconcile<'_> {
     /// Makes the broker have what was declared, as far as edges with a former configuration allow, and reports a repair. `required`: see
-    /// [`Desired`].
+    /// [`Desired`], and so for `destroying`.
     pub(super) async fn provision(
         &self,
         compiled: &Compiled,
         credentials: &AccessCredentials,
         required: &[String],
+        destroying: Destroying,
     ) -> Result<Ensured, BrokerFailure> {
         let Self { stored, context } = *self;
         let mut topology = compiled.topology.clone();
         context.options.open_queues.mark(&stored.owner(), &mut topology);
         let limits = context.options.user_limits;
         let users = credentials.users.iter().map(|user| user.clone().with_limits(limits)).collect();
+        // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
+        let (phase, in_use) = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
+        let declared = |queue: &String| {
+            topology.queues.iter().any(|own| own.name == *queue) || topology.existing_queues.contains(queue)
+        };
+        let in_use = in_use.into_iter().filter(|queue| !declared(queue)).collect();
         let desired = Arc::new(Desired {
             topology,
             users,
             required: required.to_vec(),
-            delete_stream: stored.may_destroy(context.deletion_default(stored)),
+            in_use,
+            destroying,
+            owner: Some(self.owner()),
         });
-        // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
-        let phase = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
         let ensured = context.broker.ensure(&compiled.business, desired, phase).await?;
         if ensured.repaired {
             context.events.repaired(stored, &summarize(&ensured.report.changes)).await;
@@ -134,8 +141,8 @@ pub(super) fn queue_problem(done: &Report, which: impl Fn(&String) -> bool) -> O
     (!closed.is_empty()).then(|| ConditionState::not_met(Reason::QueueNotOpen, summarize(&closed)))
 }
 
-/// Sets Accepted and Provisioned to what the broker's report means.
-pub(super) fn conditions(done: &Report, findings: &mut Findings) {
+/// Sets Accepted and Provisioned to what the broker's report means. `allow`: how a person allows what destroys messages.
+pub(super) fn conditions(done: &Report, findings: &mut Findings, allow: &str) {
     if let Some(rejected) = queue_problem(done, |_| true) {
         (findings.accepted, findings.provisioned) = (rejected, ConditionState::partly_in_force());
         return;
@@ -147,8 +154,17 @@ pub(super) fn conditions(done: &Report, findings: &mut Findings) {
         (false, _) if passing => ConditionState::unknown(Reason::BrokerUnavailable, summarize(&wrong)),
         (false, _) => {
             let few = |problem: &Problem| matches!(problem, Problem::TooFewReplicas { .. } | Problem::Kept { .. });
-            let reason = if done.problems.iter().all(few) { Reason::TooFewReplicas } else { Reason::NotAsDeclared };
-            ConditionState::not_met(reason, summarize(&wrong))
+            let held = |problem: &Problem| problem.is_held() || few(problem);
+            let reason = if done.problems.iter().all(few) {
+                Reason::TooFewReplicas
+            } else if done.problems.iter().all(held) {
+                Reason::Destructive
+            } else {
+                Reason::NotAsDeclared
+            };
+            let own = |problem: &Problem| matches!(problem, Problem::Held { shared: None, .. });
+            let allow = if done.problems.iter().any(own) { format!("; to allow it: {allow}") } else { String::new() };
+            ConditionState::not_met(reason, summarize(&wrong) + &allow)
         }
         (true, false) => {
             let text = format!("the broker has the topology; {}", summarize(&kept));
@@ -156,6 +172,24 @@ pub(super) fn conditions(done: &Report, findings: &mut Findings) {
         }
         (true, true) => ConditionState::met(Reason::Provisioned, "the broker has exactly the topology"),
     };
+}
+
+/// What a generation would destroy, if nothing of it was done because of that.
+pub(super) fn destructions(done: &Report) -> Vec<String> {
+    let held = |problem: &Problem| match problem {
+        Problem::Held { destruction, shared: None } => Some(destruction.to_string()),
+        _ => None,
+    };
+    done.problems.iter().filter_map(held).collect()
+}
+
+/// The namespace that something of the business type belongs to which is left on the broker, if that is not this resource's; empty: nothing
+/// says whose it is.
+pub(super) fn reserved(done: &Report) -> Option<&str> {
+    done.problems.iter().find_map(|problem| match problem {
+        Problem::Reserved { namespace, .. } => Some(namespace.as_deref().unwrap_or_default()),
+        _ => None,
+    })
 }
 
 fn problem_texts(done: &Report, which: impl Fn(&Problem) -> bool) -> Vec<String> {

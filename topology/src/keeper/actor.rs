@@ -251,7 +251,9 @@ impl Actor {
                     }
                     (Job::ensure(business, desired, phase), reply)
                 }
-                Request::Remove { business, delete_messages, reply } => (Job::remove(business, delete_messages), reply),
+                Request::Remove { business, owner, delete_messages, reply } => {
+                    (Job::remove(business, owner, delete_messages), reply)
+                }
             };
             self.work.add(job, Some(reply));
         }

@@ -148,17 +148,24 @@ fn shows_in_a_plan(problem: &Problem) -> bool {
             | Problem::MissingQueue { .. }
             | Problem::QueueNotOpen { .. }
             | Problem::LeadsBack { .. }
+            | Problem::Reserved { .. }
+            | Problem::Held { shared: Some(_), .. }
             | Problem::UserTaken { .. }
     )
 }
 
 /// Whether messages are routed. A queue that waits to be emptied, or a foreign policy, does not prevent that.
 fn routes(problems: &[Problem]) -> bool {
-    use Problem::{Differs, Failed, MissingQueue, QueueNotOpen, Refused};
+    use Problem::{Differs, Failed, MissingQueue, QueueNotOpen, Refused, Reserved};
     let astray = |p: &Problem| {
         matches!(
             p,
-            Differs { .. } | MissingQueue { .. } | QueueNotOpen { bound: false, .. } | Refused { .. } | Failed { .. }
+            Differs { .. }
+                | MissingQueue { .. }
+                | QueueNotOpen { bound: false, .. }
+                | Refused { .. }
+                | Failed { .. }
+                | Reserved { .. }
         )
     };
     !problems.iter().any(astray)

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use wirepost_core::{destruction::Destruction, topology::Policy};
+
 use super::{
-    Desired, Mode,
+    Desired, Destroying, Mode,
     actor::Context,
     phase::{Phase, Phases},
 };
-use crate::{ApplyOptions, Error, Plan, Problem, Report, Snapshot, Step, apply_plan, plan::policies_of};
+use crate::{ApplyOptions, BusinessOwner, Error, Plan, Problem, Report, Snapshot, Step, apply_plan, plan::policies_of};
 
 /// See the module.
 pub(super) struct Job {
@@ -53,8 +55,9 @@ impl Job {
         Self { business, desired, kind: Kind::Ensure { phase } }
     }
 
-    pub(super) fn remove(business: String, delete_messages: bool) -> Self {
-        Self { business, desired: Arc::default(), kind: Kind::Remove { delete_messages } }
+    pub(super) fn remove(business: String, owner: Option<BusinessOwner>, delete_messages: bool) -> Self {
+        let desired = Arc::new(Desired { owner, ..Desired::default() });
+        Self { business, desired, kind: Kind::Remove { delete_messages } }
     }
 
     pub(super) fn orphan(business: String) -> Self {
@@ -63,7 +66,11 @@ impl Job {
 
     /// What has to be done, and what that needs.
     pub(super) fn plan(&self, snapshot: &Snapshot, mode: Mode) -> (Permitted, Needs) {
-        let mut permitted = self.permitted(self.desired.plan(&self.business, snapshot, mode));
+        let mut plan = self.desired.plan(&self.business, snapshot, mode);
+        if !matches!(self.kind, Kind::Ensure { .. }) {
+            self.leave_no_mark(&mut plan, snapshot);
+        }
+        let mut permitted = self.permitted(plan);
         if matches!(self.kind, Kind::Remove { .. }) {
             permitted.listeners = snapshot.listeners(&self.business);
         }
@@ -89,7 +96,9 @@ impl Job {
                 amqp: connection.as_deref().map(|connection| &**connection),
                 delete_messages: matches!(self.kind, Kind::Remove { delete_messages: true }),
                 looks: Some(&context.looks),
-                delete_streams: matches!(self.kind, Kind::Ensure { .. }) && self.desired.delete_stream,
+                delete_streams: matches!(self.kind, Kind::Ensure { .. })
+                    && self.desired.destroying == Destroying::Allowed
+                    && context.mode == Mode::Cluster,
                 delete_empty_streams: !matches!(self.kind, Kind::Ensure { .. }) && context.mode == Mode::Cluster,
                 gate: Some(&gate),
             };
@@ -105,21 +114,55 @@ impl Job {
 
     fn permitted(&self, mut plan: Plan) -> Permitted {
         let Self { business, desired, kind } = self;
+        let held = |destroys: &[(Step, Destruction)]| -> Vec<Problem> {
+            destroys.iter().map(|(_, what)| Problem::Held { destruction: what.clone(), shared: None }).collect()
+        };
+        let ensures = matches!(kind, Kind::Ensure { .. });
+        if ensures && desired.destroying == Destroying::Refused && !plan.destroys.is_empty() {
+            let problems = [held(&plan.destroys), plan.problems].concat();
+            return Permitted::nothing(problems, plan.steps);
+        }
+        let mut left = Vec::new();
+        if ensures && desired.destroying == Destroying::Held {
+            // A stream that is not declared has its own way to stay: it may be empty.
+            plan.destroys.retain(|(step, _)| !matches!(step, Step::DeleteStream(_)));
+            plan.problems.extend(held(&plan.destroys));
+            (left, plan.steps) =
+                plan.steps.into_iter().partition(|step| plan.destroys.iter().any(|(held, _)| held == step));
+            let stays = |queue: &str| {
+                left.iter().any(|step| matches!(step, Step::PutPolicy(Policy { name, .. }) | Step::DeletePolicy(name) if name == queue))
+            };
+            plan.to_verify.retain(|(queue, _)| !stays(queue));
+        }
         let obstacle = |problem: &Problem| match problem {
             Problem::MissingQueue { queue } | Problem::QueueNotOpen { queue, .. } => desired.required.contains(queue),
             _ => false,
         };
         if plan.problems.iter().any(obstacle) {
-            let nothing = Plan { problems: plan.problems, ..Plan::default() };
-            return Permitted { plan: nothing, left: plan.steps, waits_for_edges: false, listeners: Vec::new() };
+            return Permitted::nothing(plan.problems, [left, plan.steps].concat());
         }
-        if *kind != (Kind::Ensure { phase: Phase::Grow }) {
-            return Permitted { plan, left: Vec::new(), waits_for_edges: false, listeners: Vec::new() };
-        }
-        let mut phases = Phases::of(business, &desired.topology.intake, plan.steps);
+        let Kind::Ensure { phase } = *kind else {
+            return Permitted { plan, left, waits_for_edges: false, listeners: Vec::new() };
+        };
+        let mut phases = match phase {
+            Phase::Grow => Phases::of(business, &desired.topology.intake, plan.steps),
+            Phase::Shrink => Phases::while_in_use(business, &desired.in_use, plan.steps),
+        };
         plan.problems.extend(phases.problems());
         plan.steps = std::mem::take(&mut phases.now);
-        Permitted { plan, waits_for_edges: !phases.later.is_empty(), left: phases.later, listeners: Vec::new() }
+        // What is in use then is declared again, or not used any more, by a later request.
+        let waits_for_edges = phase == Phase::Grow && !phases.later.is_empty();
+        left.append(&mut phases.later);
+        Permitted { plan, waits_for_edges, left, listeners: Vec::new() }
+    }
+
+    /// The record whose the business is goes with the last object of it; what listens to its events is left for its owner.
+    fn leave_no_mark(&self, plan: &mut Plan, snapshot: &Snapshot) {
+        let is_theirs = plan.problems.iter().any(|problem| matches!(problem, Problem::Reserved { .. }));
+        let marked = snapshot.owner(&self.business).is_some();
+        if marked && !is_theirs && snapshot.listeners(&self.business).is_empty() {
+            plan.steps.push(Step::UnmarkBusiness(self.business.clone()));
+        }
     }
 }
 
@@ -134,11 +177,31 @@ pub(super) struct Permitted {
     listeners: Vec<String>,
 }
 
+impl Permitted {
+    /// Of a plan with these steps.
+    fn nothing(problems: Vec<Problem>, left: Vec<Step>) -> Self {
+        let plan = Plan { problems, ..Plan::default() };
+        Self { plan, left, waits_for_edges: false, listeners: Vec::new() }
+    }
+}
+
 impl Desired {
     /// The plan that makes the vhost have it.
     pub(super) fn plan(&self, business: &str, snapshot: &Snapshot, mode: Mode) -> Plan {
         match mode {
-            Mode::Cluster => snapshot.plan(business, &self.topology, Some(&self.users)),
+            Mode::Cluster => {
+                let mut plan = snapshot.plan(business, &self.topology, Some(&self.users));
+                let Some(owner) = &self.owner else { return plan };
+                match owner.mark(business, snapshot.owner(business), snapshot.has_left(business)) {
+                    // Of one that is to be removed it goes, too.
+                    Ok(mark) if !self.topology.exchanges.is_empty() => {
+                        plan.steps.splice(0..0, mark);
+                        plan
+                    }
+                    Ok(_) => plan,
+                    Err(reserved) => Plan { problems: vec![reserved], ..Plan::default() },
+                }
+            }
             Mode::Development => {
                 let mut plan = snapshot.plan(business, &self.topology, None);
                 // The operator policies are not known.

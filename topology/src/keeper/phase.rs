@@ -28,21 +28,30 @@ pub(super) struct Phases {
     pub(super) now: Vec<Step>,
     /// Those that wait for [`Phase::Shrink`].
     pub(super) later: Vec<Step>,
-    /// The queues and the stream that stay until then.
+    /// The queues and the stream that stay until then, or until no edge uses them.
     kept: BTreeSet<String>,
 }
 
 impl Phases {
     /// Of a business with these intakes.
     pub(super) fn of(business: &str, intake: &[Intake], steps: Vec<Step>) -> Self {
+        Self::with(business, intake, steps, |_| true)
+    }
+
+    /// Where every edge runs the same, with these queues, which are not declared any more.
+    pub(super) fn while_in_use(business: &str, in_use: &BTreeSet<String>, steps: Vec<Step>) -> Self {
+        Self::with(business, &[], steps, |queue| in_use.contains(queue))
+    }
+
+    fn with(business: &str, intake: &[Intake], steps: Vec<Step>, in_use: impl Fn(&str) -> bool) -> Self {
         let mut phases = Self::default();
         let stream = names::stream(business);
         for step in &steps {
             match step {
-                Step::Unbind(binding) if may_be_published_to(business, binding) => {
+                Step::Unbind(binding) if may_be_published_to(business, binding) && in_use(&binding.destination) => {
                     phases.kept.insert(binding.destination.clone());
                 }
-                Step::DeleteStream(name) if *name == stream => {
+                Step::DeleteStream(name) if *name == stream && in_use(name) => {
                     phases.kept.insert(stream.clone());
                 }
                 _ => {}
@@ -50,10 +59,10 @@ impl Phases {
         }
         let waits = |step: &Step| match step {
             Step::Unbind(binding) => {
-                may_be_published_to(business, binding)
+                (may_be_published_to(business, binding) && in_use(&binding.destination))
                     || (binding.source == names::replay_exchange(business)
                         && phases.kept.contains(&binding.destination))
-                    || is_behind_push(business, binding)
+                    || (is_behind_push(business, binding) && in_use(&stream))
                     || is_by_route(business, intake, binding)
             }
             Step::DeleteQueue(name) | Step::DeleteStream(name) | Step::DeletePolicy(name) => phases.kept.contains(name),
@@ -142,5 +151,12 @@ mod tests {
         let named: Vec<_> = phases.problems().collect();
         let kept = |queue: &str| Problem::Kept { queue: queue.to_owned(), because: KeepReason::Edges };
         assert_eq!(named, ["theirs", own, "wirepost.pay.stream"].map(kept));
+
+        // A route waits, so one former queue is in use: its steps wait still, and no other's.
+        let in_use = BTreeSet::from([own.to_owned()]);
+        let phases = Phases::while_in_use("pay", &in_use, [later.clone(), now].concat());
+        assert_eq!(phases.later, later[..4]);
+        let stream = BTreeSet::from(["wirepost.pay.stream".to_owned()]);
+        assert_eq!(Phases::while_in_use("pay", &stream, later.clone()).later, later[6..]);
     }
 }

@@ -215,11 +215,9 @@ impl Context {
             Claim::Ours => {}
             Claim::Refused(refused) => return Err(refused.into()),
             Claim::Mark { instead } => {
-                if !self.may_write() {
-                    return Err(Error::Stopped { doing: format!("marking vhost {vhost}") });
-                }
+                let gate = || self.may_write();
                 let former = snapshot.marker().map(|marker| marker.id.as_str());
-                mark(&self.management, &installation, former.filter(|_| instead)).await?;
+                mark(&self.management, &installation, former.filter(|_| instead), &gate).await?;
                 tracing::info!(vhost, installation = installation.id, former, "the vhost is this installation's now");
             }
         }

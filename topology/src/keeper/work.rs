@@ -255,7 +255,8 @@ impl Actor {
 
     /// Begins to set the policies that all businesses share, where a snapshot shows that they are not as declared.
     pub(super) fn set_shared_policies(&mut self, plan: Plan) {
-        if !self.work.shared_seen(plan.is_empty()) || !self.context.may_write() {
+        // One that would cut streams is left alone, and each of their businesses says so.
+        if !self.work.shared_seen(plan.steps.is_empty()) || !self.context.may_write() {
             return;
         }
         self.work.shared = Shared::Setting;
@@ -299,7 +300,7 @@ mod tests {
 
     fn waiting(work: &mut Work, business: &str) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
-        let job = Job::remove(business.to_owned(), false);
+        let job = Job::remove(business.to_owned(), None, false);
         work.waiting.push_back(Waiting { job, reply: Some(reply), needs: Some(QUEUES) });
         answer
     }

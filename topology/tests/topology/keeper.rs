@@ -23,7 +23,7 @@ async fn a_policy_that_takes_long_delays_no_other_business() -> Result<()> {
     for business in ["second", "first"] {
         tokio::time::timeout(PATIENCE, kept.ensure(business, false)).await.context(business)??;
     }
-    tokio::time::timeout(PATIENCE, kept.keeper.remove("second", false)).await??;
+    tokio::time::timeout(PATIENCE, kept.keeper.remove("second", None, false)).await??;
     ensure!(!slow.is_finished(), "the policy was set: this test proves nothing");
     kept.management.hold("");
     ensure!(slow.await??.report.is_clean());
@@ -59,7 +59,7 @@ async fn without_amqp_everything_else_goes_on_and_it_is_reported() -> Result<()>
     kept.amqp.set(Network::Fine);
     tokio::time::timeout(PATIENCE, kept.owner.amqp.subscribe().wait_for(|answers| *answers == Some(true))).await??;
     eventually("the business is removed", PATIENCE, || async {
-        Ok(kept.keeper.remove("first", false).await?.is_clean())
+        Ok(kept.keeper.remove("first", None, false).await?.is_clean())
     })
     .await
 }

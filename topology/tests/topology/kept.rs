@@ -70,7 +70,7 @@ impl Kept {
     pub(crate) fn begin_remove(&self, name: &'static str) -> JoinHandle<Result<Ensured, BrokerFailure>> {
         let keeper = self.keeper.clone();
         tokio::spawn(async move {
-            let report = keeper.remove(name, false).await?;
+            let report = keeper.remove(name, None, false).await?;
             Ok(Ensured { report, repaired: false, waits_for_edges: false })
         })
     }

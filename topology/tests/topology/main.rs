@@ -2,6 +2,7 @@
 
 mod apply;
 mod bytes;
+mod destroys;
 mod keeper;
 mod kept;
 mod plans;

@@ -15,7 +15,7 @@ use tokio::{
 use wirepost_core::{contract::configz::DECISIONS_VALID_FOR, names};
 use wirepost_topology::{
     KeepReason, Problem, Report,
-    keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Event, Keeper, Owner, Phase},
+    keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Destroying, Event, Keeper, Owner, Phase},
     unrouted::Moved,
 };
 
@@ -142,7 +142,12 @@ impl Rounds {
         self.leaving.retain(|name| !names.contains(name));
         let keeper = &self.keeper;
         let ensured = wanted.businesses.iter().map(async |compiled| {
-            let wanted = KeeperDesired { topology: compiled.topology.clone(), ..KeeperDesired::default() };
+            // Who changes a file under a running `dev` has decided. A stream stays all the same.
+            let wanted = KeeperDesired {
+                topology: compiled.topology.clone(),
+                destroying: Destroying::Allowed,
+                ..KeeperDesired::default()
+            };
             let wanted = Arc::new(wanted);
             (&compiled.business, Arc::clone(&wanted), keeper.ensure(&compiled.business, wanted, phase).await)
         });
@@ -184,7 +189,7 @@ impl Rounds {
     }
 
     async fn remove(&mut self, name: &str) -> Result<Arc<Report>, BrokerFailure> {
-        let report = self.keeper.remove(name, false).await?;
+        let report = self.keeper.remove(name, None, false).await?;
         self.applied.remove(name);
         if !report.changes.is_empty() {
             let changes = report.changes.len();

@@ -1,0 +1,89 @@
+//! Whose a business type is: as long as anything of it is left on the broker, for its former owner's namespace alone.
+//!
+//! Two records say so: the edge configuration, or the reservation in its place, and the mark on the broker ([`wirepost_topology::BusinessOwner`]).
+//! The broker's side is compared where the broker is written to; what it refuses becomes a reservation, so that an administrator has
+//! something to decide by.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use wirepost_core::contract::{
+    condition::{ConditionType, Reason},
+    config_map::{ANY_NAMESPACE, RESERVED_FOR},
+};
+use wirepost_topology::{BusinessOwner, Evidence};
+
+use super::{Done, Error, QUEUE_CHECK_INTERVAL, Reconcile};
+use crate::{conditions::ConditionState, config_map, stored::StoredBusiness};
+
+impl Reconcile<'_> {
+    /// This resource as the owner of its business type, and what shows that what is left of it on the broker is its own.
+    pub(super) fn owner(&self) -> BusinessOwner {
+        let Self { stored, context } = *self;
+        let namespace = stored.metadata.namespace.as_deref().unwrap_or("default").to_owned();
+        let is_own = |map: &ConfigMap| match config_map::reserved_for(map) {
+            Some(reserved) => reserved == namespace || reserved == ANY_NAMESPACE,
+            None => config_map::is_of(map, stored) || config_map::owner(map) == stored.owner(),
+        };
+        let runs = || {
+            let provisioned = ConditionType::Provisioned.as_str();
+            stored.status().conditions.iter().any(|it| it.type_ == provisioned && it.status == "True")
+        };
+        let evidence = match context.config_map(stored.business_type()) {
+            Some(map) if is_own(&map) => Evidence::Record,
+            None if context.options.adopts || runs() => Evidence::Unmarked,
+            Some(_) | None => Evidence::None,
+        };
+        BusinessOwner { namespace, evidence }
+    }
+
+    /// The edge configuration of the business type, if it was written for a resource of another name that is not seen here: between those
+    /// that are seen their age decides.
+    pub(super) fn other_owners_config(&self) -> Option<Arc<ConfigMap>> {
+        let Self { stored, context } = *self;
+        let map = context.config_map(stored.business_type())?;
+        if let Some(namespace) = config_map::reserved_for(&map) {
+            let own = stored.metadata.namespace.as_deref().unwrap_or("default");
+            return (namespace != own && namespace != ANY_NAMESPACE).then_some(map);
+        }
+        let uid = config_map::owner_uid(&map).filter(|uid| *uid != stored.uid())?;
+        let claims = |other: &StoredBusiness| other.uid() == uid && other.business_type() == stored.business_type();
+        let other = !["", &stored.owner()].contains(&config_map::owner(&map))
+            && context.businesses.state_filter(claims).is_empty();
+        other.then_some(map)
+    }
+
+    /// Objects of the former owner are left on the broker, and the next owner of the business type could read them.
+    pub(super) fn reserved(&self, map: &ConfigMap, namespace: &str) -> ConditionState {
+        let business = self.stored.business_type();
+        let former = match config_map::owner(map) {
+            "" => "a former owner".to_owned(),
+            owner => format!("{owner}, which is gone"),
+        };
+        let whose = if namespace.is_empty() {
+            "is reserved, and its namespace is not known (there is no edge configuration, and no mark of its owner on the broker)"
+                .to_owned()
+        } else {
+            format!("is reserved for namespace {namespace}")
+        };
+        let text = format!(
+            "business type {business} {whose}: queues or a stream of {former} are still on the broker. It is free when they are gone: consume or delete them. Or an administrator hands it over with all that is in them: kubectl -n {} annotate configmap {} {RESERVED_FOR}={} --overwrite",
+            self.context.options.namespace,
+            config_map::name(business),
+            self.stored.metadata.namespace.as_deref().unwrap_or("default"),
+        );
+        ConditionState::not_met(Reason::BusinessTypeReserved, text)
+    }
+
+    /// Records for whom the business type is reserved, so that an administrator can hand it over, and reports it. `namespace`: as the broker
+    /// says it; empty if it does not.
+    pub(super) async fn reserve(&self, namespace: &str) -> Result<Done, Error> {
+        let Self { stored, context } = *self;
+        let reservation = config_map::reserved(stored.business_type(), namespace);
+        // There is none: else it would have said so before, or have been a record that this resource may have the type.
+        if context.config_map(stored.business_type()).is_none() {
+            context.writer.config_map(&reservation).await?;
+        }
+        self.reject(self.reserved(&reservation, namespace), Some(QUEUE_CHECK_INTERVAL)).await
+    }
+}

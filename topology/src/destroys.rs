@@ -1,0 +1,124 @@
+//! What a plan would destroy at once of what the broker has. What decides is what is there: a resource that was created again, a new process,
+//! a class with another default are all without a memory of it.
+//!
+//! Only streams lose messages by a policy. Every policy of ours for queues refuses new messages at its bound and drops none that it has, and a
+//! queue is deleted only when it is empty ([`crate::depth`]).
+
+use serde_json::{Map, Value};
+use wirepost_core::destruction::{Destruction, cuts};
+use wirepost_core::topology::{Policy, Topology, shared_policies, shared_policy_of};
+
+use crate::actual;
+use crate::plan::{Objects, Plan, is_as_declared, queue_kind};
+use crate::report::Problem;
+use crate::step::Step;
+
+/// The streams of a plan's businesses, and what is in force on them.
+pub(crate) struct Streams<'a> {
+    names: Vec<&'a str>,
+    own: &'a [&'a actual::Policy],
+    /// Those of the shared policies that exist.
+    shared: &'a [actual::Policy],
+}
+
+impl<'a> Streams<'a> {
+    pub(crate) fn of(objects: &'a Objects<'_>, shared: &'a [actual::Policy]) -> Self {
+        let streams = objects.queues.iter().filter(|queue| queue_kind(&queue.arguments) == "stream");
+        Self { names: streams.map(|queue| queue.name.as_str()).collect(), own: &objects.policies, shared }
+    }
+
+    /// Adds to a plan what its steps destroy, and what the shared policies would that are not set because of it.
+    pub(crate) fn judge(&self, plan: &mut Plan, desired: &Topology) {
+        plan.destroys =
+            plan.steps.iter().flat_map(|step| self.destroys(step, desired).map(|what| (step.clone(), what))).collect();
+        let by_shared = self.names.iter().filter(|stream| {
+            desired.queues.iter().any(|queue| queue.name == **stream)
+                && !desired.policies.iter().any(|own| own.name == **stream)
+                && self.own_policy(stream).is_none()
+        });
+        for stream in by_shared {
+            let Some(should) = shared_policy_of(stream) else { continue };
+            let all = cuts(stream, self.in_force(stream).unwrap_or(&should.definition), &should.definition);
+            let held = |destruction| Problem::Held { destruction, shared: Some(should.name.clone()) };
+            plan.problems.extend(all.into_iter().map(held));
+        }
+    }
+
+    /// What one step destroys. A new kind of step has to say it here.
+    fn destroys(&self, step: &Step, desired: &Topology) -> impl Iterator<Item = Destruction> + use<> {
+        let all = match step {
+            Step::PutPolicy(policy) => self.cut(&policy.name, &policy.definition),
+            // The shared one takes its place. The policy of a stream that is not declared goes with the stream.
+            Step::DeletePolicy(name) if desired.queues.iter().any(|queue| queue.name == *name) => {
+                shared_policy_of(name).map(|shared| self.cut(name, &shared.definition)).unwrap_or_default()
+            }
+            Step::DeleteStream(stream) => vec![Destruction::Stream { stream: stream.clone() }],
+            // Deleted only when it is empty, as its own count and statistics say.
+            Step::DeleteQueue(_)
+            // What keeps no message.
+            | Step::DeletePolicy(_)
+            | Step::DeleteExchange(_)
+            | Step::DeleteUser { .. }
+            | Step::Unbind(_)
+            | Step::MarkBusiness { .. }
+            | Step::UnmarkBusiness(_)
+            | Step::PutQueue(_)
+            | Step::PutExchange(_)
+            | Step::Bind(_)
+            | Step::PutUser(_)
+            | Step::PutPermissions(_)
+            | Step::PutUserLimits(_) => Vec::new(),
+        };
+        all.into_iter()
+    }
+
+    /// What a stream loses when this is in force.
+    fn cut(&self, stream: &str, should: &Map<String, Value>) -> Vec<Destruction> {
+        if !self.names.contains(&stream) {
+            return Vec::new();
+        }
+        self.in_force(stream).map(|is| cuts(stream, is, should)).unwrap_or_default()
+    }
+
+    /// What our policy on a stream sets. `None`: there is none. No version of wirepost leaves a stream without, so somebody has deleted it,
+    /// and nothing was promised since.
+    fn in_force(&self, stream: &str) -> Option<&Map<String, Value>> {
+        let shared = || {
+            let declared = shared_policy_of(stream)?;
+            self.shared.iter().find(|is| covers(is, declared))
+        };
+        self.own_policy(stream).or_else(shared).map(|policy| &policy.definition)
+    }
+
+    fn own_policy(&self, stream: &str) -> Option<&actual::Policy> {
+        let pattern = wirepost_core::names::exact_pattern(stream);
+        self.own.iter().copied().find(|own| own.name == stream && own.pattern == pattern && own.apply_to == "streams")
+    }
+}
+
+/// Whether it is this policy, and in force on the same objects, whatever it sets.
+fn covers(is: &actual::Policy, declared: &Policy) -> bool {
+    is.name == declared.name && is.pattern == declared.pattern && is.apply_to == declared.apply_to
+}
+
+/// Corrects the shared policies, except for one that would cut a stream: it concerns every business, so no business can allow it. `there`:
+/// policies of the vhost, foreign ones included; `streams`: those without a policy of their own.
+pub(crate) fn plan_shared<'a>(there: &[actual::Policy], mut streams: impl Iterator<Item = &'a str>) -> Plan {
+    let mut plan = Plan::default();
+    let stream = streams.next();
+    for policy in shared_policies() {
+        let is = there.iter().find(|is| is.name == policy.name);
+        if is.is_some_and(|is| is_as_declared(is, policy)) {
+            continue;
+        }
+        let cut = is.filter(|is| policy.apply_to == "streams" && covers(is, policy)).zip(stream);
+        let cut = cut.and_then(|(is, stream)| cuts(stream, &is.definition, &policy.definition).into_iter().next());
+        match cut {
+            Some(destruction) => {
+                plan.problems.push(Problem::Held { destruction, shared: Some(policy.name.clone()) });
+            }
+            None => plan.steps.push(Step::PutPolicy(policy.clone())),
+        }
+    }
+    plan
+}
