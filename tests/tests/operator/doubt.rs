@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use wirepost_testing::broker::{PrivateBroker, depth, eventually};
+use wirepost_testing::broker::{BrokerCluster, PrivateBroker, depth, eventually};
 use wirepost_testing::cluster::PATIENCE;
-use wirepost_testing::hand::{of_business, publish_orders, read_numbers};
+use wirepost_testing::hand::{of_business, publish_numbers, publish_orders, read_numbers};
 use wirepost_testing::operator::{World, condition_of};
 use wirepost_testing::setup::PAYMENTS;
 
@@ -67,4 +67,32 @@ async fn without_statistics_an_empty_queue_is_kept_until_a_person_says_that_it_m
     world.cluster.wait_gone(&world.team.name, "payments").await?;
     ensure!(of_business(&world.setup.picture().await?, "payments").is_empty());
     Ok(())
+}
+
+/// The nodes restart one after another, as in an upgrade of the broker, while the business is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_business_that_is_deleted_while_the_nodes_restart_loses_no_message() -> Result<()> {
+    let cluster = BrokerCluster::start("rolling").await?;
+    let world = World::on_broker(cluster.node(0)).await?;
+    let operator = world.operator("one").flag("orphan-grace-seconds", 1).flag("deletion-deadline-seconds", 5);
+    let operator = operator.start().await?;
+    provisioned(&world).await?;
+    let vhost = world.setup.vhost();
+    ensure!(publish_orders(vhost, ORDERS, 1..101).await?.len() == 100, "refused");
+    let pushed = publish_numbers(vhost, "wirepost.payments.push", "any", 1..4).await?;
+    world.cluster.delete(&world.team.name, "payments").await?;
+    for node in [1, 2, 0] {
+        cluster.node(node).stop().await?;
+        cluster.node(node).start_again().await?;
+    }
+    world.cluster.wait_gone(&world.team.name, "payments").await?;
+    operator.looks(15).await?;
+    ensure!(read_numbers(vhost, ORDERS, 100).await? == (1..101).collect::<Vec<_>>());
+    ensure!(read_numbers(vhost, "wirepost.payments.stream", 3).await? == pushed);
+    // Once nothing is in it the rest goes, without a person.
+    let gone = || async {
+        let left = of_business(&world.setup.picture().await?, "payments");
+        Ok(!left.contains_key(&format!("queue {ORDERS}")))
+    };
+    eventually("the queue goes when it is empty", PATIENCE * 2, gone).await
 }

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod basics;
 mod blips;
+mod brake;
 mod broker;
 mod change;
 mod classes;

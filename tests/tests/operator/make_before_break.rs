@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -161,6 +162,56 @@ async fn an_object_that_differs_holds_back_its_routes_and_nothing_else() -> Resu
     }
     world.condition("payments", "Ready", "True").await?;
     ensure!(routes(&config(&world).await?) == ["order.#", "claim", "refund", "invoice"]);
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_waits_keeps_its_former_queue_and_no_other_removal_waits_for_it() -> Result<()> {
+    let world = World::new().await?;
+    let _mirror = wirepost_testing::mirror::Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&payments(&[("order.#", "orders"), ("refund", "refunds")], "")).await?;
+    world.condition("payments", "Ready", "True").await?;
+    let vhost = &world.setup.vhost().name;
+    let classic = json!({"durable": true, "arguments": {"x-queue-type": "classic"}});
+    world.setup.call("PUT", &["queues", vhost, "wirepost.payments.q.moved"], &classic).await?;
+    let (_connection, channel) = world.setup.vhost().channel().await?;
+    publish(&channel, "", "wirepost.payments.q.moved", b"by hand").await?;
+
+    world.apply(&payments(&[("order.#", "moved")], "")).await?;
+    world.reason("payments", "Provisioned", "NotAsDeclared").await?;
+    let bound = |queue: &str| format!("binding {RECEIVE} -> {queue} with '{}'", key_of(queue));
+    let removed = || async { Ok(!world.setup.picture().await?.contains_key(&bound(REFUNDS))) };
+    eventually("what nobody uses is unbound", PATIENCE, removed).await?;
+    operator.looks(3).await?;
+    ensure!(world.setup.picture().await?.contains_key(&bound(ORDERS)), "edges publish to it");
+    ensure!(config(&world).await?["routes"].to_string().contains(ORDERS));
+
+    world.setup.delete_queue("wirepost.payments.q.moved").await?;
+    world.condition("payments", "Ready", "True").await?;
+    let removed = || async { Ok(!world.setup.picture().await?.contains_key(&bound(ORDERS))) };
+    eventually("the former queue is unbound once no edge uses it", PATIENCE, removed).await?;
+    operator.had_every_right()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_waits_for_an_edge_that_never_reports_and_no_longer_than_its_bound() -> Result<()> {
+    const BOUND: Duration = Duration::from_secs(8);
+    let world = World::new().await?;
+    let operator = world.operator("one").flag("edges-timeout-seconds", BOUND.as_secs()).start().await?;
+    let address = world.cluster.address.context("WIREPOST_TEST_ADDRESS is not set")?;
+    let nobody = TcpListener::bind((address, 0)).await?;
+    world.endpoint("silent", nobody.local_addr()?).await?;
+    world.apply(&payments(&[("order.#", "orders"), ("refund", "refunds")], "")).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    let begun = Instant::now();
+    world.apply(&payments(&[("order.#", "orders")], "")).await?;
+    let waits = |wsb: &_| condition_of(wsb, "Provisioned").is_some_and(|c| c.message.contains("until every edge runs"));
+    world.wait("payments", "say that a queue waits for the edges", waits).await?;
+    let bound = format!("binding {RECEIVE} -> {REFUNDS} with '{}'", key_of(REFUNDS));
+    let removed = || async { Ok(!world.setup.picture().await?.contains_key(&bound)) };
+    eventually("what nobody declares is unbound", PATIENCE, removed).await?;
+    ensure!(begun.elapsed() >= BOUND, "it did not wait");
     operator.had_every_right()
 }
 

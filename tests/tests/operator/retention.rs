@@ -1,21 +1,20 @@
 //! What a deletion leaves, for whom, and what asks before it happens.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use serde_json::{Value, json};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
 use wirepost_testing::broker::{depth, eventually};
 use wirepost_testing::cluster::PATIENCE;
 use wirepost_testing::hand::{of_business, publish_numbers, publish_orders, read_numbers};
-use wirepost_testing::operator::{World, condition_of};
+use wirepost_testing::operator::{Operator, World, condition_of};
 use wirepost_testing::setup::PAYMENTS;
 
 const ORDERS: &str = "wirepost.payments.q.orders";
 const PUSH: &str = "wirepost.payments.push";
 const STREAM: &str = "wirepost.payments.stream";
+const MARK: &str = "wirepost.payments.owner";
 
 fn with(field: &str) -> String {
     format!("{PAYMENTS}  {field}\n")
@@ -77,6 +76,100 @@ async fn a_change_that_destroys_messages_waits_for_a_persons_word() -> Result<()
     eventually("the stream is gone", PATIENCE, gone).await
 }
 
+/// A restore, a move by GitOps, a `kubectl delete` and `apply`: the same name, another uid, and nobody remembers what was declared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_was_created_again_with_less_retention_runs_and_cuts_nothing_unasked() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    provisioned(&world, PAYMENTS).await?;
+    let vhost = world.setup.vhost();
+    let sent = publish_numbers(vhost, PUSH, "any", 1..4).await?;
+    gone_by_hand(&world).await?;
+    let hour = with("push: {retention: {seconds: 3600}}");
+    world.apply(&hour.replace("{name: orders}", "{name: invoices}")).await?;
+    let waits = world.reason("payments", "Provisioned", "Destructive").await?;
+    let says = condition_of(&waits, "Provisioned").context("no condition")?.message.clone();
+    let generation = waits.metadata.generation.context("no generation")?.to_string();
+    let command = format!("annotate wsb payments wirepost.dev/allow-destructive={generation}");
+    ensure!(says.contains(&format!("{STREAM} drops messages")) && says.contains("86400s → 3600s"), "{says}");
+    ensure!(says.contains(&command), "{says}");
+    let kept = async || anyhow::Ok(world.setup.policy_in_force(STREAM).await?.1["max-age"].clone());
+    ensure!(kept().await? == "86400s", "it was cut");
+    ensure!(world.setup.picture().await?.contains_key("queue wirepost.payments.q.invoices"), "it does not run");
+    ensure!(read_numbers(vhost, STREAM, 3).await? == sent);
+
+    annotate(&world, "wirepost.dev/allow-destructive", &generation).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    let cut = || async { Ok(kept().await? == "3600s") };
+    eventually("what was allowed is done", PATIENCE, cut).await?;
+    operator.had_every_right()
+}
+
+/// The resource goes as if it had never been cleaned up.
+async fn gone_by_hand(world: &World) -> Result<()> {
+    let patch = json!({"metadata": {"finalizers": null}});
+    world.team.businesses().patch("payments", &PatchParams::default(), &Patch::Merge(patch)).await?;
+    world.cluster.delete(&world.team.name, "payments").await?;
+    world.cluster.wait_gone(&world.team.name, "payments").await
+}
+
+/// All records of the cluster are lost, as in a restore without the ConfigMaps: what the broker says is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_without_a_configuration_is_for_the_namespace_that_the_broker_names() -> Result<()> {
+    let world = World::new().await?;
+    let maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
+    let vhost = world.setup.vhost();
+    let start = async || world.operator("one").flag("adopt-vhost", "").start().await;
+    let forget = async |operator: Operator| -> Result<()> {
+        operator.sigterm()?;
+        operator.exited(PATIENCE).await?;
+        gone_by_hand(&world).await?;
+        maps.delete("wirepost-business-payments", &DeleteParams::default()).await?;
+        Ok(())
+    };
+    let operator = start().await?;
+    provisioned(&world, PAYMENTS).await?;
+    ensure!(publish_orders(vhost, ORDERS, 1..4).await?.len() == 3);
+    forget(operator).await?;
+
+    // Another namespace gets nothing, and takes nothing with it, whatever it says.
+    let operator = start().await?;
+    let others = world.cluster.namespace("others").await?;
+    world.apply_in(&others, &with("deletionPolicy: Delete")).await?;
+    let accepted = |reason: &'static str| {
+        move |wsb: &wirepost_core::business::WsBusiness| {
+            condition_of(wsb, "Accepted").is_some_and(|c| c.reason == reason)
+        }
+    };
+    let reserved = accepted("BusinessTypeReserved");
+    let waits = world.cluster.wait_for(&others.name, "payments", "be refused", &reserved).await?;
+    let says = condition_of(&waits, "Accepted").context("no condition")?.message.clone();
+    ensure!(
+        says.contains(&world.team.name) && says.contains("annotate configmap wirepost-business-payments"),
+        "{says}"
+    );
+    provisioned(&world, PAYMENTS).await?;
+    world.cluster.delete(&others.name, "payments").await?;
+    world.cluster.wait_gone(&others.name, "payments").await?;
+    let (_connection, channel) = vhost.channel().await?;
+    ensure!(depth(&channel, ORDERS).await? == 3);
+    forget(operator).await?;
+
+    // As a version has left it that kept no such record: an administrator decides.
+    world.setup.delete_exchange(MARK).await?;
+    let operator = start().await?;
+    world.apply(PAYMENTS).await?;
+    let waits = world.reason("payments", "Accepted", "BusinessTypeReserved").await?;
+    let says = condition_of(&waits, "Accepted").context("no condition")?.message.clone();
+    ensure!(says.contains("its namespace is not known"), "{says}");
+    let patch = json!({"metadata": {"annotations": {"wirepost.dev/reserved-for": world.team.name}}});
+    maps.patch("wirepost-business-payments", &PatchParams::default(), &Patch::Merge(patch)).await?;
+    world.condition("payments", "Provisioned", "True").await?;
+    ensure!(read_numbers(vhost, ORDERS, 3).await? == [1, 2, 3]);
+    ensure!(world.setup.picture().await?.contains_key(&format!("exchange {MARK}")));
+    operator.had_every_right()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_business_type_stays_reserved_for_its_namespace_while_messages_are_left() -> Result<()> {
     let world = World::new().await?;
@@ -115,44 +208,5 @@ async fn a_business_type_stays_reserved_for_its_namespace_while_messages_are_lef
     world.reason("payments", "Accepted", "BusinessTypeReserved").await?;
     ensure!(read_numbers(vhost, ORDERS, 3).await? == [1, 2, 3]);
     world.condition("payments", "Provisioned", "True").await?;
-    operator.had_every_right()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn most_businesses_at_once_end_only_when_an_administrator_says_that_it_is_meant() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").flag("orphan-grace-seconds", 1).start().await?;
-    let names = ["payments", "second", "third"];
-    for name in names {
-        world.apply(&PAYMENTS.replace("name: payments", &format!("name: {name}"))).await?;
-    }
-    for name in names {
-        world.condition(name, "Provisioned", "True").await?;
-    }
-    let before = world.setup.picture().await?;
-    // As a deleted CustomResourceDefinition or namespace does.
-    world.team.businesses().delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
-    for name in names {
-        let held = world.reason(name, "Provisioned", "MassDeletion").await?;
-        let says = &condition_of(&held, "Provisioned").context("no condition")?.message;
-        ensure!(says.contains("3 of 3") && says.contains("allow-deletions-until"), "{says}");
-    }
-    // They run, so they are repaired.
-    world.setup.delete_exchange("wirepost.payments.receive").await?;
-    let repaired = || async { Ok(world.setup.picture().await? == before) };
-    eventually("a held business is repaired", PATIENCE, repaired).await?;
-    operator.looks(8).await?;
-    ensure!(world.setup.picture().await? == before, "something was removed");
-    ensure!((operator.metric("wirepost_operator_deletions_held").await? - 1.0).abs() < 0.5);
-
-    let until = (Timestamp::now() + SignedDuration::from_mins(5)).to_string();
-    let patch: Value = json!({"metadata": {"annotations": {"wirepost.dev/allow-deletions-until": until}}});
-    let leases: Api<Lease> = world.cluster.api(&world.system.name);
-    leases.patch("wirepost-operator", &PatchParams::default(), &Patch::Merge(patch)).await?;
-    for name in names {
-        world.cluster.wait_gone(&world.team.name, name).await?;
-    }
-    let now = world.setup.picture().await?;
-    ensure!(names.iter().all(|name| of_business(&now, name).is_empty()), "{now:#?}");
     operator.had_every_right()
 }

@@ -34,7 +34,7 @@ async fn bindings_by_pattern_stay_as_long_as_an_older_edge_needs_them() -> Resul
     let nobody = std::net::TcpListener::bind((address, 0))?;
     world.endpoint("older", nobody.local_addr()?).await?;
     let _edge = Mirror::start(&world, "newer").await?;
-    let operator = world.operator("one").start().await?;
+    let operator = world.operator("one").flag("edges-timeout-seconds", 45).start().await?;
     world.apply(PAYMENTS).await?;
     world.condition("payments", "Provisioned", "True").await?;
     operator.looks(4).await?;
@@ -44,8 +44,8 @@ async fn bindings_by_pattern_stay_as_long_as_an_older_edge_needs_them() -> Resul
     ensure!(depth(&channel, ORDERS).await? == 1 && depth(&channel, UNROUTED).await? == 0);
 
     world.leave("older").await?;
-    // It may still serve clients where nobody sees it, so it is waited for two minutes longer.
-    let limit = PATIENCE + Duration::from_mins(2);
+    // It may still serve clients where nobody sees it, so it is waited for.
+    let limit = PATIENCE + Duration::from_secs(45);
     eventually("the binding is gone with the edge", limit, || async { Ok(keys().await? == [key_of(ORDERS)]) }).await?;
     // What it left behind in a lane is not lost.
     publish(&channel, RECEIVE, "order.new", b"{}").await?;
