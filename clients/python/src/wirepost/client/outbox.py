@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import logging
 from collections.abc import Callable, Generator
 from typing import Any
 
 from ..errors import Rejected
 from .link import WINDOW, Link
 from .waits import Waits
+
+log = logging.getLogger("wirepost")
 
 
 class Pending:
@@ -143,6 +146,7 @@ class Outbox:
         if pending is None:
             return
         code, reason = str(frame.get("code", "unknown")), str(frame.get("reason", ""))
+        log.debug("wirepost: %s was refused: %s", pending.id, code)
         pending.may_have_arrived = pending.lost_before or frame.get("mayHaveArrived") is True
         if frame.get("retryable") is not True:
             pending.reject(code, reason)
