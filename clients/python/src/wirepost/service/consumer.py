@@ -18,7 +18,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from ..message import Message, parse
 from ..patterns import matches
 from . import trace
-from .broker import Broker, wait
+from .broker import Broker, Session, wait
 from .dedupe import Dedupe
 
 log = logging.getLogger("wirepost")
@@ -67,15 +67,15 @@ class Consumer:
         """Consumes until `stop` or cancelled; subscribes again whenever the channel or the subscription ends."""
         failures = 0
         while not self._stopping.is_set():
-            connection = await self._broker.connection()
+            session = await self._broker.session()
             try:
-                channel = await connection.channel(publisher_confirms=False)
+                channel, tag, cancel = await session.during(self._subscribe(session))
                 try:
-                    await self._consume(channel)
+                    await self._consume(session, channel, tag, cancel)
                     failures = 0
                 finally:
                     self.consuming = False
-                    if not channel.is_closed and not self._stopping.is_set():
+                    if not session.ended.is_set() and not channel.is_closed and not self._stopping.is_set():
                         await channel.close()
             except (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError) as error:
                 log.warning("wirepost: consuming %s: %s", self.queue, error)
@@ -83,17 +83,30 @@ class Consumer:
                 await self._pause(wait(failures))
                 failures += 1
 
-    async def _consume(self, channel: AbstractChannel) -> None:
+    async def _subscribe(self, session: Session) -> tuple[AbstractChannel, str, Callable[[], Awaitable[Any]]]:
+        channel = await session.connection.channel(publisher_confirms=False)
         await channel.set_qos(prefetch_count=self._prefetch)
         queue = await channel.get_queue(self.queue, ensure=False)
         tag = await queue.consume(self._take)
+        return channel, tag, lambda: queue.cancel(tag)
+
+    async def _consume(
+        self, session: Session, channel: AbstractChannel, tag: str, cancel: Callable[[], Awaitable[Any]]
+    ) -> None:
         self.consuming = True
         underlay: Any = await channel.get_underlay_channel()
         while not channel.is_closed:
-            await self._pause(CHECK_SECONDS)
+            stopping, ended = asyncio.ensure_future(self._stopping.wait()), asyncio.ensure_future(session.ended.wait())
+            try:
+                await asyncio.wait({stopping, ended}, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stopping.cancel()
+                ended.cancel()
+            if session.ended.is_set():
+                return
             if self._stopping.is_set():
                 with contextlib.suppress(AMQPError, ChannelInvalidStateError, ConnectionError):
-                    await queue.cancel(tag)
+                    await cancel()
                 return
             # The broker cancels a subscription when its queue is deleted, or moves to another node.
             if tag not in underlay.consumers:

@@ -18,7 +18,7 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from ..errors import PushRefused, PushUnavailable, PushUnconfirmed, PushUnroutable
 from . import trace
-from .broker import Broker
+from .broker import Broker, Session
 
 UNCONFIRMED = 256
 """Pushes without a confirm at the same time; more wait."""
@@ -30,6 +30,7 @@ class Publisher:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
+        self._session: Session | None = None
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
         self._opening = asyncio.Lock()
@@ -43,10 +44,10 @@ class Publisher:
                 deadline = asyncio.get_running_loop().time() + timeout
                 while True:
                     left = deadline - asyncio.get_running_loop().time()
-                    where = await asyncio.wait_for(self._exchange(exchange), max(0.0, left))
+                    session, where = await asyncio.wait_for(self._exchange(exchange), max(0.0, left))
                     left = deadline - asyncio.get_running_loop().time()
                     on_wire = True
-                    if await self._once(where, message_id, text, max(0.01, left)):
+                    if await self._once(session, where, message_id, text, max(0.01, left)):
                         return
                     await asyncio.sleep(min(PAUSE, max(0.0, deadline - asyncio.get_running_loop().time())))
         except asyncio.TimeoutError:
@@ -54,7 +55,9 @@ class Publisher:
                 raise PushUnconfirmed(message_id, f"no confirm within {timeout} s: it may have arrived") from None
             raise PushUnavailable(message_id, f"no connection to the broker within {timeout} s") from None
 
-    async def _once(self, exchange: AbstractExchange, message_id: str, text: str, timeout: float) -> bool:
+    async def _once(
+        self, session: Session, exchange: AbstractExchange, message_id: str, text: str, timeout: float
+    ) -> bool:
         """Whether it was confirmed; false if the connection or channel ended, so that it may be repeated."""
         message = aio_pika.Message(
             text.encode(),
@@ -64,7 +67,7 @@ class Publisher:
             headers=dict(trace.current()),
         )
         try:
-            await exchange.publish(message, routing_key="", mandatory=True, timeout=timeout)
+            await session.during(exchange.publish(message, routing_key="", mandatory=True, timeout=timeout))
         except PublishError as error:
             raise PushUnroutable(message_id, "the broker returned it: nothing reads this business's pushes") from error
         except DeliveryError as error:
@@ -78,16 +81,23 @@ class Publisher:
             return False
         return True
 
-    async def _exchange(self, name: str) -> AbstractExchange:
+    async def _exchange(self, name: str) -> tuple[Session, AbstractExchange]:
         async with self._opening:
-            while self._channel is None or self._channel.is_closed:
-                connection = await self._broker.connection()
-                self._exchanges.clear()
+            while True:
+                session = await self._broker.session()
                 try:
-                    self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                    if self._channel is None or self._channel.is_closed or self._session is not session:
+                        self._exchanges.clear()
+                        self._session, self._channel = session, None
+                        self._channel = await session.during(_open(session))
+                    if name not in self._exchanges:
+                        self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
+                    return session, self._exchanges[name]
                 except (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError):
                     self._channel = None
                     await asyncio.sleep(PAUSE)
-            if name not in self._exchanges:
-                self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
-            return self._exchanges[name]
+
+
+async def _open(session: Session) -> AbstractChannel:
+    channel: AbstractChannel = await session.connection.channel(publisher_confirms=True, on_return_raises=True)
+    return channel
