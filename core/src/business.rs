@@ -33,7 +33,7 @@ pub const KIND: &str = "WsBusiness";
 pub const DEFAULT_RETENTION_SECONDS: i64 = 86_400;
 /// Bytes of pushes that are kept by default.
 pub const DEFAULT_RETENTION_BYTES: &str = "1Gi";
-/// Bytes that the queue of a route holds by default.
+/// Most bytes in the queue of a route, by default.
 pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
 
 /// What the clients of one business may send and receive, who they are, and how long pushes are kept.
@@ -92,7 +92,7 @@ pub struct WsBusinessSpec {
     #[schemars(length(min = 1, max = 40))]
     pub business_type: Option<String>,
 
-    /// The WsBusinessClass: the platform team's policy for this business. Default: the class that is marked as the default, if there is one.
+    /// The WsBusinessClass that applies: the platform team's policy. Default: the default class, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub class_name: Option<String>,
@@ -134,16 +134,16 @@ pub struct WsBusinessSpec {
     #[x_kube(validation = rules::ACCEPT_FROM_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
     pub accept_from: Vec<String>,
 
-    /// What becomes of messages when this resource is deleted, whoever deletes it. Default: Retain.
+    /// Whether messages are kept when this resource is deleted. Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 }
 
-/// What becomes of messages when a resource is deleted, whoever deletes it: a person, GitOps, the end of its namespace.
+/// Whether messages are kept when a resource is deleted: by a person, by GitOps, or with its namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// Queues with messages and the stream stay on the broker, and the business type stays reserved for the namespace: a resource that is
-    /// applied again there finds them. A change that would destroy messages waits for the annotation wirepost.dev/allow-destructive.
+    /// Queues with messages and the stream stay on the broker, and the business type stays reserved for the namespace, so that a resource
+    /// applied there again finds them. A change that would destroy messages waits for the annotation wirepost.dev/allow-destructive.
     #[default]
     Retain,
     /// Queues and the stream are deleted with their messages.

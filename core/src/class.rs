@@ -1,9 +1,9 @@
 //! The policy of a platform team: one `WsBusinessClass` says which namespaces may own which business types, and how much a business may
-//! take. A `WsBusiness` names its class or gets the default one; where there is none, everything that the rules allow is allowed.
+//! use. A `WsBusiness` names its class or gets the default one; where there is none, everything that the rules allow is allowed.
 //!
-//! A class decides when a declaration is accepted, as admission does: [`fill`](crate::validate::class::fill) puts the class's defaults where
-//! the declaration says nothing, [`check`](crate::validate::class::check) finds what the class forbids. What was accepted keeps running,
-//! whatever becomes of the class.
+//! A class decides when a declaration is accepted, as admission does: [`fill`](crate::validate::class::fill) fills in fields that the
+//! declaration leaves out, [`check`](crate::validate::class::check) finds what the class forbids. An accepted declaration keeps running
+//! when its class changes or is deleted.
 
 // The KubeSchema derive copies each type into a function, where `pub` has no effect.
 #![allow(unreachable_pub)]
@@ -19,7 +19,7 @@ use crate::{
 /// `kind` of the resource.
 pub const KIND: &str = "WsBusinessClass";
 
-/// What the businesses of a class may own and take.
+/// What the businesses of a class may own and use.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "wirepost.dev",
@@ -30,7 +30,7 @@ pub const KIND: &str = "WsBusinessClass";
     shortname = "wsbc",
     category = "wirepost",
     derive = "PartialEq",
-    doc = "WsBusinessClass is the policy of a platform team: which namespaces may own which business types, and how much a business may take.",
+    doc = "WsBusinessClass is the policy of a platform team: which namespaces may own which business types, and how much a business may use.",
     printcolumn(
         name = "Default",
         type_ = "boolean",
@@ -41,21 +41,21 @@ pub const KIND: &str = "WsBusinessClass";
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WsBusinessClassSpec {
-    /// Businesses that name no class get this one. Of several such classes the oldest counts. Default: false.
+    /// Businesses that name no class get this one. Of several default classes the oldest counts. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub default: bool,
 
-    /// Who may own what: a business needs one item that allows its namespace and its business type. Absent: every namespace may own every
-    /// type, so any team may also choose this class.
+    /// Which namespaces may own which business types: one item must allow both the namespace and the business type of a business. Absent:
+    /// every namespace may own every type, so any team may choose this class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub owners: Vec<Owners>,
 
-    /// What a declaration gets where it says nothing, instead of wirepost's own defaults.
+    /// Defaults for fields that a declaration leaves out, instead of wirepost's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<ClassDefaults>,
 
-    /// The most that a business may take. Where a declaration says nothing it gets its default or the limit, whichever is less.
+    /// Upper limits. A field that a declaration leaves out gets its default or the limit, whichever is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<ClassLimits>,
 }
@@ -67,22 +67,22 @@ pub struct Owners {
     /// Namespaces, such as shop or team-*.
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)))]
     pub namespaces: Vec<String>,
-    /// Business types, such as shop-*. Absent: every one.
+    /// Business types, such as shop-*. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 40)))]
     pub business_types: Option<Vec<String>>,
-    /// Queues that routes with `existing: true` may name, such as shop-*; an empty list: none. Absent: every one. Its owner must have opened
-    /// it to the business all the same.
+    /// Queues that routes with `existing: true` may name, such as shop-*; an empty list: none. Absent: all. The owner of a
+    /// queue must still open it to the business.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 200)))]
     pub existing_queues: Option<Vec<String>>,
 }
 
-/// What a declaration gets where it says nothing.
+/// Defaults for fields that a declaration leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClassDefaults {
-    /// What becomes of messages when a resource is deleted. Looked up at that time, not when a declaration is accepted.
+    /// Whether messages are kept when a resource is deleted. Read at that time, not when the declaration is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// How long pushes are kept.
@@ -91,26 +91,26 @@ pub struct ClassDefaults {
     /// Limits of a queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueLimits>,
-    /// Limits of each edge.
+    /// Limits in each edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<LimitsSpec>,
 }
 
-/// The most that a business may take. An absent limit: what the declaration's own rules allow.
+/// Upper limits. An absent one: as much as the rules of WsBusiness allow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClassLimits {
     /// Longest and largest retention of pushes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
-    /// Most queues of its own, `existing: true` ones not counted.
+    /// Most queues of its own; those with `existing: true` don't count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub queues: Option<i64>,
-    /// Largest limits of one queue.
+    /// Upper limits of each queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueLimits>,
-    /// Largest limits of each edge.
+    /// Upper limits in each edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<LimitsSpec>,
     /// Longest session in seconds.

@@ -1,7 +1,7 @@
-//! What a changed declaration would destroy on the broker: shown before it happens, by `wirepost diff` and by the operator, which waits for a
-//! person's word.
+//! What a changed declaration would destroy on the broker: shown before it happens, by `wirepost diff` and by the operator, which waits for
+//! confirmation.
 //!
-//! Only what is destroyed at once counts, so only streams. A queue that is not declared any more is unbound and kept until it is empty; a
+//! Only what is destroyed at once counts, so only streams. A queue that is no longer declared is unbound and kept until it is empty; a
 //! smaller `maxLength` refuses new messages and drops none; a shorter time to live moves messages to `dead`.
 
 use std::fmt;
@@ -46,7 +46,7 @@ impl fmt::Display for Destruction {
     }
 }
 
-/// What is destroyed when `after` takes the place of `before`.
+/// What is destroyed when `after` replaces `before`.
 pub fn destructions(before: &Topology, after: &Topology) -> Vec<Destruction> {
     let mut all = Vec::new();
     for stream in before.queues.iter().filter(|queue| queue.kind == QueueKind::Stream) {

@@ -1,6 +1,6 @@
 //! What every part of wirepost must agree on, without I/O.
 //!
-//! - [`business`]: the `WsBusiness` resource; [`class`]: what a platform team allows it; [`validate`]: the rules of both, offline; [`crd`]:
+//! - [`business`]: the `WsBusiness` resource; [`class`]: the policy of a platform team; [`validate`]: the rules of both, offline; [`crd`]:
 //!   their definitions; [`problem`]: what is wrong with one
 //! - [`compile`](mod@compile): declarations → broker [`topology`] + edge configuration; [`names`]: broker objects
 //! - [`destruction`]: what a changed declaration would destroy

@@ -91,7 +91,7 @@ pub fn owner_mark(business: &str) -> String {
     format!("{PREFIX}{business}.owner")
 }
 
-/// Exchange that names the installation which a vhost belongs to. Of no business, as [`owner`] says too.
+/// Exchange whose arguments name the installation that owns the vhost. It belongs to no business, and [`owner`] finds none.
 pub const INSTALLATION: &str = "wirepost.installation";
 
 /// The business of a broker object of ours; `None` for an object that is not ours.

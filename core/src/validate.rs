@@ -62,10 +62,10 @@ pub fn parse(value: &Value, old: Option<&Value>) -> Result<WsBusiness, Vec<Probl
     Err(problems)
 }
 
-/// What the API server would store, and what it would say to that: unknown fields, and broken rules. `problems`: what is wrong already.
+/// What the API server would store, and what it would report: unknown fields and broken rules. `problems`: those found before.
 ///
 /// # Errors
-/// The schema is not fulfilled.
+/// The resource does not match the schema.
 fn read(
     schema: &Schema,
     mut problems: Vec<Problem>,
@@ -73,7 +73,7 @@ fn read(
     old: Option<&Value>,
 ) -> Result<(Value, Vec<Problem>), Vec<Problem>> {
     structure::check(&schema.json, value, &mut problems);
-    // As in the API server: a rule may rely on the schema, so it is evaluated only if the schema is fulfilled. Unknown fields harm no rule.
+    // As in the API server: a rule may rely on the schema, so it is evaluated only if the resource matches it. Unknown fields affect no rule.
     if problems.iter().any(|problem| problem.found_by != FoundBy::UnknownField) {
         return Err(problems);
     }

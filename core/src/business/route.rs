@@ -76,11 +76,11 @@ pub struct Queue {
     /// The queue is the team's own: it is bound, and otherwise left alone. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub existing: bool,
-    /// Most messages it holds; further ones are refused to their sender. Default: 1000000.
+    /// Most messages in the queue; further ones are refused to their sender. Default: 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_length: Option<i64>,
-    /// Most bytes it holds, as a quantity such as 500Mi; from 100k to 1Ti. Further messages are refused to their sender. Default: 1Gi.
+    /// Most bytes in the queue, as a quantity such as 500Mi; from 100k to 1Ti. Further messages are refused to their sender. Default: 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20))]
     #[x_kube(validation = rules::QUEUE_BYTES.to_kube())]

@@ -17,8 +17,8 @@ pub struct WsBusinessStatus {
     /// The class that applies to it, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_name: Option<String>,
-    /// Accepted, Provisioned, Programmed, and Ready, which sums up; Permitted where a class applies; Reconciling or Stalled while it is not
-    /// ready.
+    /// Accepted, Provisioned, Programmed, and Ready, which sums them up. Permitted: where a class applies. Reconciling or Stalled: while
+    /// it is not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".to_owned()]))]
@@ -36,7 +36,7 @@ pub struct WsBusinessStatus {
     /// The Secret with the credentials, as Service Binding for Kubernetes names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<LocalReference>,
-    /// How many edges run this generation. Follows what edges do with a delay.
+    /// How many edges run this generation, with a short delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edges: Option<EdgesStatus>,
 }

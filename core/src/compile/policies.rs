@@ -127,7 +127,7 @@ fn keeper() -> Map<String, Value> {
 /// At-least-once dead-lettering needs `reject-publish`; with `drop-head` the broker falls back to at-most-once
 /// (rabbitmq.com/docs/quorum-queues, "Dead Lettering").
 ///
-/// So a queue that holds more than a new, lower limit allows keeps what it has, and refuses until it is below.
+/// So a queue above a new, lower limit keeps its messages, and refuses new ones until it is below.
 fn queue(settings: &Queue) -> Map<String, Value> {
     let declared = settings.max_length_bytes.as_deref().and_then(quantity);
     // Validation has rejected a malformed size.
@@ -146,8 +146,8 @@ fn queue(settings: &Queue) -> Map<String, Value> {
     definition
 }
 
-/// A listener that has stopped must not fill the disk for all. It misses the newest events, and keeps those that it had when this policy
-/// came (`drop-head` would have deleted them).
+/// A listener that has stopped must not fill the disk for everyone. It misses the newest events, and keeps those that it had before this
+/// policy (`drop-head` would have deleted them).
 fn events() -> Map<String, Value> {
     definition([
         ("max-length", json!(EVENTS_MAX_LENGTH)),

@@ -7,18 +7,18 @@
 //! | Programmed | `Programmed` | `EdgesBehind`, `NoEdges`, `Deleting` | `EdgesUnreachable`, `NotAccepted`, `Pending` |
 //! | Ready | `Ready` | the reason of the first condition that is not True, if one is False | the same, if none is False |
 //!
-//! One more is there only where a class applies, and says nothing about readiness: what a class forbids later keeps running.
+//! One more exists only where a class applies. It does not affect readiness: a declaration that its class forbids later keeps running.
 //!
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|
 //! | Permitted | `ClassAllows` | `ClassForbids`, `ClassNotFound` | |
 //!
-//! Two more follow the convention of kstatus, which Flux, Argo CD and Helm understand: they are there only while they are True.
+//! Two more follow the convention of kstatus, which Flux, Argo CD and Helm understand: they exist only while they are True.
 //!
 //! | condition | True |
 //! |---|---|
-//! | Reconciling | it is not ready, and becomes so without anybody's help: the reason of the first condition that is not True |
-//! | Stalled | it is not ready, and an administrator or its team must act: the first reason that asks for it, see [`Reason::needs_help`] |
+//! | Reconciling | it is not ready yet, and needs no help: the reason of the first condition that is not True |
+//! | Stalled | it is not ready, and an administrator or its team must act: the first reason that needs it, see [`Reason::needs_help`] |
 
 use std::fmt;
 
@@ -35,11 +35,11 @@ pub enum ConditionType {
     Programmed,
     /// All of the others are true.
     Ready,
-    /// Its class allows the declaration. There only where a class applies.
+    /// Its class allows the declaration. Exists only where a class applies.
     Permitted,
-    /// Not ready, and on its way. There only while it is true.
+    /// Not ready yet; nobody has to act. Exists only while it is True.
     Reconciling,
-    /// Not ready until somebody acts. There only while it is true.
+    /// Not ready until somebody acts. Exists only while it is True.
     Stalled,
 }
 
@@ -55,12 +55,12 @@ impl ConditionType {
         Self::Stalled,
     ];
 
-    /// The condition of that name; `None` for a word that is not one of ours.
+    /// The condition of that name; `None` for an unknown word.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 
-    /// Whether it is there only while it is true, and reports something that is not as it should be.
+    /// Whether it exists only while it is True: it then reports that something is not as it should be.
     pub fn reports_trouble(self) -> bool {
         matches!(self, Self::Reconciling | Self::Stalled)
     }
@@ -117,7 +117,7 @@ reasons! {
     /// Clients can connect and messages flow.
     Ready,
 
-    /// Another resource has the business type: the one that runs, else the oldest.
+    /// Another resource owns the business type: the one that runs, else the oldest.
     BusinessTypeTaken,
     /// Something of the business type is left on the broker, which belongs to another namespace, or to nobody knows whom.
     BusinessTypeReserved,
@@ -129,7 +129,7 @@ reasons! {
     InvalidAuth,
     /// Anything else in the resource is wrong.
     InvalidSpec,
-    /// The change would destroy messages, and waits for a person's word.
+    /// The change would destroy messages, so it waits for confirmation.
     Destructive,
     /// A route names a queue of the team's own (`existing: true`) that does not exist.
     QueueNotFound,
@@ -139,12 +139,12 @@ reasons! {
     ClassForbids,
     /// The declaration names a class that does not exist or can't be read.
     ClassNotFound,
-    /// The operator does not know the classes: it may not list them, or their CustomResourceDefinition is an older one.
+    /// The operator does not know the classes: it can't list them, or their CustomResourceDefinition is too old.
     ClassesUnknown,
     /// The class of the business allows the declaration.
     ClassAllows,
-    /// The installed CustomResourceDefinition lacks fields that this operator knows. In events alone: a condition would have to be written,
-    /// and the API server would drop newer fields of the resource with it.
+    /// The installed CustomResourceDefinition lacks fields that this operator knows. Only in events: to write a
+    /// condition would make the API server drop newer fields of the resource.
     CustomResourceDefinitionOutdated,
 
     /// Something on the broker differs in a way that only a person can put right.
@@ -157,7 +157,7 @@ reasons! {
     BrokerUnavailable,
     /// The broker refuses the operator. A person has to act.
     BrokerRefused,
-    /// The vhost belongs to another installation of wirepost, or may. A person has to decide.
+    /// The vhost belongs to another installation of wirepost, or may: an administrator must decide.
     VhostNotOurs,
     /// A Secret of that name exists and was not made by the operator.
     SecretTaken,
@@ -165,7 +165,7 @@ reasons! {
     WriteRefused,
     /// The resource is being deleted.
     Deleting,
-    /// The resource is being deleted, together with most others: nothing ends until a person says that it is meant.
+    /// The resource is being deleted, together with most others: nothing is removed until an administrator confirms it.
     MassDeletion,
 
     /// Edges still run another generation.
@@ -182,8 +182,8 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether it stays until somebody acts: the team corrects its declaration, or an administrator the broker or the cluster. Anything
-    /// else ends without help.
+    /// Whether it lasts until somebody acts: the team on its declaration, or an administrator on the broker or the cluster. Everything else
+    /// passes without help.
     pub fn needs_help(self) -> bool {
         match self {
             Self::BusinessTypeTaken
@@ -222,7 +222,7 @@ impl Reason {
         }
     }
 
-    /// Whether it may be over in seconds, and concerns every business at the same time: an edge or the broker did not answer once.
+    /// Whether it often passes within seconds and concerns every business at the same time: an edge or the broker did not answer once.
     pub fn may_pass(self) -> bool {
         matches!(
             self,

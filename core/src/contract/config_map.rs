@@ -25,8 +25,8 @@ pub const ROTATION: &str = "wirepost.dev/rotation";
 /// Annotation: the former such values, a JSON object of value → ms since the epoch at which it ends. Edges don't read it.
 pub const FORMER_ROTATIONS: &str = "wirepost.dev/former-rotations";
 
-/// Annotation of a tombstone: the business has ended, something of it is left on the broker, and only resources of this namespace may have
-/// its business type meanwhile; [`ANY_NAMESPACE`]: of all. An administrator may change it. Edges don't read it.
+/// Annotation of a tombstone: the business has ended but left something on the broker, so only resources of this namespace may claim its
+/// business type; [`ANY_NAMESPACE`]: of every namespace. An administrator may change it. Edges don't read it.
 pub const RESERVED_FOR: &str = "wirepost.dev/reserved-for";
 /// See [`RESERVED_FOR`].
 pub const ANY_NAMESPACE: &str = "*";
@@ -35,8 +35,8 @@ pub const ANY_NAMESPACE: &str = "*";
 pub const CONFIG_KEY: &str = "config.json";
 /// Key: the `spec` that the configuration was compiled from. Edges don't read it.
 pub const SPEC_KEY: &str = "spec.json";
-/// Key: the class of the business when it was accepted: its name (`class`), and if it gave anything where the `spec` says nothing, its
-/// `defaults` and `limits` at that time. Absent: it had none. Edges don't read it.
+/// Key: the class of the business when it was accepted: its name (`class`), and its `defaults` and `limits` at that time if they filled in
+/// anything that the `spec` leaves out. Absent: it had none. Edges don't read it.
 pub const TERMS_KEY: &str = "class.json";
 
 /// The name of a business's ConfigMap.

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// How long an edge that reports a configuration may still act by the one before: it has decided which queue a message is for, then checks
-/// its content (1.2 s at most), publishes it (2 s at most), and the broker gets it. After that nothing of the former configuration is used.
+/// How long an edge that reports a configuration may still use the former one: it has decided which queue a message is for, then checks
+/// its content (1.2 s at most), publishes it (2 s at most), and the broker gets it. After that it uses nothing of the former configuration.
 pub const DECISIONS_VALID_FOR: Duration = Duration::from_secs(4);
 
 /// The path.

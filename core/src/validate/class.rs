@@ -1,5 +1,5 @@
-//! A declaration and its class: what it gets from the class where it says nothing, and what the class forbids. Pure; the operator and
-//! `wirepost check --class` use the same.
+//! Applies a class to a declaration: which fields it fills in, and what it forbids. Pure; the operator and `wirepost check --class` share
+//! it.
 
 use serde_json::Value;
 
@@ -32,8 +32,8 @@ pub fn parse(value: &Value) -> Result<WsBusinessClass, Vec<Problem>> {
     })
 }
 
-/// Fills in what the class gives where the declaration says nothing: the class's default, else wirepost's own, but never more than the class
-/// allows. What equals wirepost's own default stays absent.
+/// Fills in fields that the declaration leaves out: the class's default, else wirepost's own, but never more than the class allows. A value
+/// that equals wirepost's own default stays absent.
 pub fn fill(class: &WsBusinessClassSpec, business: &mut WsBusiness) {
     let limits = class.limits.clone().unwrap_or_default();
     let defaults = class.defaults.clone().unwrap_or_default();
@@ -67,7 +67,7 @@ pub fn fill(class: &WsBusinessClassSpec, business: &mut WsBusiness) {
     }
 }
 
-/// Sets something of each own queue for which it is unset.
+/// Sets a field of each own queue that leaves it out.
 fn fill_queues(business: &mut WsBusiness, unset: impl Fn(&Queue) -> bool, set: impl Fn(&mut Queue)) {
     let names: Vec<String> =
         own_queues(business).into_iter().filter(|(_, queue)| unset(queue)).map(|(name, _)| name).collect();
@@ -76,7 +76,7 @@ fn fill_queues(business: &mut WsBusiness, unset: impl Fn(&Queue) -> bool, set: i
     queues.filter(|queue| !queue.existing && names.contains(&queue.name)).for_each(set);
 }
 
-/// The size that the class gives, else wirepost's own, but never more than the class allows.
+/// The size to fill in: the class's default, else wirepost's own, but never more than the class allows.
 fn smaller<'a>(given: Option<&'a str>, own: &'a str, most: Option<&'a str>) -> &'a str {
     let wanted = given.unwrap_or(own);
     most.filter(|most| size(most) < size(wanted)).unwrap_or(wanted)
@@ -98,14 +98,14 @@ fn fill_retention(most: &Retention, given: &Retention, business: &mut WsBusiness
     }
 }
 
-/// What a declaration gets where it says nothing, if that is not wirepost's own default.
+/// The value to fill in; `None` if it is wirepost's own default.
 fn filled(given: Option<i64>, own: i64, most: Option<i64>) -> Option<i64> {
     let wanted = given.unwrap_or(own);
     let value = most.map_or(wanted, |most| wanted.min(most));
     (value != own).then_some(value)
 }
 
-/// One limit of each edge: its field, wirepost's default, and where it stands.
+/// One limit in each edge: its field, wirepost's default, and its accessors.
 struct EdgeLimit {
     field: &'static str,
     default: fn() -> i64,
@@ -146,7 +146,7 @@ const EDGE_LIMITS: [EdgeLimit; 5] = [
     },
 ];
 
-/// Everything of a declaration that its class forbids; what it leaves out counts as wirepost's own default. Empty: the class allows it.
+/// Everything in a declaration that its class forbids; fields that it leaves out count as wirepost's own default. Empty: it is allowed.
 pub fn check(class: &WsBusinessClass, business: &WsBusiness) -> Vec<Problem> {
     let mut found = Found { class: class.metadata.name.as_deref().unwrap_or_default(), problems: Vec::new() };
     found.owner(&class.spec.owners, business);
@@ -209,7 +209,7 @@ pub fn lost(class: &str) -> Problem {
     )
 }
 
-/// The problem of a declaration for which it is not known what the classes say.
+/// The problem of a declaration while the classes are not known.
 pub fn unknown(why: &str, remedy: &str) -> Problem {
     Problem::new("spec.className", Reason::ClassesUnknown, why, remedy)
 }
@@ -304,7 +304,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     let Some(mut left) = name.strip_prefix(start) else { return false };
     let mut parts: Vec<&str> = rest.split('*').collect();
     let end = parts.pop().unwrap_or_default();
-    // The first place that fits leaves most to what follows.
+    // The first match leaves the most for what follows.
     for part in parts {
         let Some(at) = left.find(part) else { return false };
         left = &left[at + part.len()..];
@@ -317,7 +317,7 @@ fn list<'a>(patterns: impl Iterator<Item = &'a Vec<String>>) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
-/// Of a quantity; what is none, which validation rejects, counts as nothing.
+/// The bytes of a quantity; 0 for a malformed one, which validation rejects.
 fn size(text: &str) -> u64 {
     quantity(text).unwrap_or_default()
 }
