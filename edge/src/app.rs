@@ -18,7 +18,7 @@ use crate::{
     config::settings::Settings,
     drain::Drain,
     http::{self, log_throttle::LogThrottle, state::State},
-    identity::keys::KeyRing,
+    identity::{jwks, keys::KeyRing},
     metrics::Metrics,
     net::listener::{self, Listener},
     push::context::HubContext,
@@ -55,6 +55,7 @@ impl App {
     ) -> Result<Self, listener::StartError> {
         let mut metrics = Metrics::with_broker(&*broker);
         metrics.include(&supervisor);
+        jwks::supervise(&supervisor);
         let metrics = Arc::new(metrics);
         metrics.max_connections.set(i64::try_from(settings.max_connections).unwrap_or(i64::MAX));
         let public = Listener::bind(&settings, Arc::clone(&metrics)).await?;

@@ -20,7 +20,13 @@ use wirepost_topology::{
 
 pub use wirepost_topology::keeper::{BrokerFailure, Desired, Destroying, Ensured, FailureKind};
 
-use crate::{brake::Brake, fresh::Fresh, installation, metrics::Metrics, triggers::Triggers};
+use crate::{
+    brake::Brake,
+    fresh::Fresh,
+    installation,
+    metrics::{BROKER_JOB, Metrics},
+    triggers::Triggers,
+};
 
 /// Of one call. One that is longer under way when this replica may not write any more is given up then ([`Leadership::lost`]), so this needs
 /// no relation to the lease.
@@ -239,7 +245,7 @@ impl Owner for KeeperOwner {
                 metrics.amqp_up.set(if answers { 1.0 } else { 0.0 });
             }
             Event::Depths(counted) => metrics.depths(counted),
-            Event::Panicked(cause) => metrics.tasks.panicked("broker job", cause),
+            Event::Panicked(cause) => metrics.tasks.panicked(BROKER_JOB, cause),
         }
     }
 }

@@ -21,6 +21,8 @@ use wirepost_topology::depths::Depths;
 
 use crate::census::Counted;
 
+/// The name under which panics of the keeper's tasks are counted.
+pub const BROKER_JOB: &str = "broker job";
 /// Businesses whose depths are reported; of more, those with the most messages.
 const MAX_DEPTHS: usize = 1000;
 
@@ -136,6 +138,7 @@ impl Metrics {
     pub fn new(tasks: &Supervisor) -> Self {
         let mut metrics = Self { tasks: tasks.clone(), ..Self::default() };
         tasks.register(&mut metrics.registry);
+        tasks.count_panics_of(BROKER_JOB);
         metrics
     }
 }
@@ -354,6 +357,12 @@ mod tests {
         let text = metrics.encode(false, &BTreeMap::new());
         let depths = text.lines().filter(|line| line.contains("_messages{"));
         depths.map(|line| line.trim_start_matches("wirepost_operator_").to_owned()).collect()
+    }
+
+    #[test]
+    fn the_counter_of_panics_is_there_before_the_first_one() {
+        let text = Metrics::new(&Supervisor::default()).encode(true, &BTreeMap::new());
+        assert!(text.contains("wirepost_operator_task_panics_total{task=\"broker job\"} 0"), "{text}");
     }
 
     #[test]

@@ -150,6 +150,11 @@ impl Supervisor {
         })
     }
 
+    /// Adds the panics of `task` to the metrics before the first one: Prometheus does not see a counter grow that begins with 1.
+    pub fn count_panics_of(&self, task: &'static str) {
+        self.shared.panics.get_or_create_owned(&Label { task });
+    }
+
     /// Logs a panic that the owner of a task has caught itself, and counts it as one of a task that served one request.
     pub fn panicked(&self, task: &'static str, cause: &str) {
         self.shared.panics.get_or_create_owned(&Label { task }).inc();

@@ -164,3 +164,9 @@ fn a_port_in_use_and_a_missing_path_are_errors_with_a_remedy() {
     let (status, _, err) = run(&["dev", "/nowhere/at/all"]);
     assert!(status == 2 && err.contains("/nowhere/at/all"), "{err}");
 }
+
+#[test]
+fn a_task_that_panics_ends_dev_with_its_name() {
+    let folder = folder_with("payments.yaml");
+    Running::dev_ends_by_panic("queue consumer", &[folder.path().to_str().unwrap()]);
+}

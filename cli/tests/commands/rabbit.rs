@@ -77,3 +77,18 @@ fn an_unavailable_broker_is_reported_and_waited_for() {
     dev.signal("TERM");
     assert!(dev.end().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_panics_ends_dev_on_a_real_broker_with_its_name() {
+    let vhost = Vhost::create().await.unwrap();
+    let folder = folder_with("payments.yaml");
+    let (amqp, stream, management) = (vhost.amqp(), vhost.broker.stream.clone(), vhost.broker.management.clone());
+    let broker = ["--amqp", &amqp, "--stream", &stream, "--management", &management, "--show-queues"];
+    let arguments = [&[folder.path().to_str().unwrap()], &broker[..]].concat();
+    std::thread::scope(|threads| {
+        for task in ["queue consumer", "broker health", "topology keeper", "topology rounds"] {
+            let arguments = &arguments;
+            threads.spawn(move || Running::dev_ends_by_panic(task, arguments));
+        }
+    });
+}

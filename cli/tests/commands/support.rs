@@ -46,6 +46,11 @@ pub(crate) fn run_with(arguments: &[&str], input: &str) -> (i32, String, String)
     texts(&child.wait_with_output().unwrap())
 }
 
+fn dev(arguments: &[&str]) -> Command {
+    let ports = ["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    wirepost(&[&ports, arguments].concat())
+}
+
 fn texts(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
@@ -62,8 +67,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child =
-            wirepost(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::of(wirepost(arguments))
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         collect(child.stdout.take().unwrap(), Arc::clone(&lines));
         collect(child.stderr.take().unwrap(), Arc::clone(&lines));
@@ -73,8 +81,22 @@ impl Running {
 
     /// `wirepost dev` on free ports, and its URL.
     pub(crate) fn dev(arguments: &[&str]) -> (Self, String) {
-        let ports = ["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let mut dev = Self::start(&[&ports, arguments].concat());
+        Self::greeted(Self::of(dev(arguments)))
+    }
+
+    /// Starts `wirepost dev`, makes the task of this name panic, and checks that the process ends and says so.
+    pub(crate) fn dev_ends_by_panic(task: &str, arguments: &[&str]) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("panic");
+        let mut command = dev(arguments);
+        command.env("WIREPOST_TEST_PANIC", format!("{task}@{}", file.display()));
+        let (mut dev, _) = Self::greeted(Self::of(command));
+        fs::File::create(file).unwrap();
+        dev.line(&format!("task \"{task}\" panicked: a test asked for it; ending"));
+        assert_eq!(dev.end().code(), Some(1), "{task}");
+    }
+
+    fn greeted(mut dev: Self) -> (Self, String) {
         let greeting = dev.line("wirepost dev listens on ");
         let url = greeting.split(' ').find(|word| word.starts_with("http://")).unwrap().to_owned();
         (dev, url)

@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, LazyLock, Mutex, PoisonError, Weak,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -107,7 +107,12 @@ static CLIENT: LazyLock<Option<reqwest::Client>> = LazyLock::new(|| {
 });
 
 /// Fetches under way, one for each source. Like the sources they belong to the process, not to a business.
-static FETCHING: LazyLock<Tasks> = LazyLock::new(|| Supervisor::default().tasks());
+static FETCHING: OnceLock<Tasks> = OnceLock::new();
+
+/// Counts the panics of fetches with those of the process's other tasks. Only the first call has an effect.
+pub fn supervise(supervisor: &Supervisor) {
+    FETCHING.get_or_init(|| supervisor.tasks());
+}
 
 impl Source {
     /// The source of a URI.
@@ -184,7 +189,7 @@ impl Source {
         history.begun.push_back(now);
         let source = Arc::clone(self);
         let (result, fetched) = oneshot::channel();
-        FETCHING.contained("key set fetch", async move {
+        FETCHING.get_or_init(|| Supervisor::default().tasks()).contained("key set fetch", async move {
             history.last_error = source.load(&mut history.begun, now, known).await;
             source.ended.fetch_add(1, Ordering::Release);
             // The caller may have left.

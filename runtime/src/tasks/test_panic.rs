@@ -1,7 +1,8 @@
 //! Makes a task panic, so that a test of a whole program can see what follows. In debug builds only; a release build has none of it.
 //!
 //! `WIREPOST_TEST_PANIC=<task>@<file>`: the task of this name panics once `<file>` exists; of several tasks of the name one does, and it
-//! does so once in the life of the process. The test starts a program with it, waits until the program is ready, and creates the file.
+//! does so once in the life of the process. The test starts a program with it, waits until the program is ready, and creates the file. If
+//! the file exists before, the task panics as soon as it starts: for tasks that are over before a test can act.
 
 #[cfg(not(debug_assertions))]
 pub(super) use disabled::with;
@@ -39,7 +40,7 @@ mod enabled {
         Some((task.to_owned(), file.into()))
     });
     static DONE: AtomicBool = AtomicBool::new(false);
-    /// Between two looks for the file.
+    /// Between two checks for the file.
     const INTERVAL: Duration = Duration::from_millis(20);
 
     /// `work`, which panics if a test asks for it.
@@ -47,16 +48,16 @@ mod enabled {
         let Some((_, file)) = ASKED.as_ref().filter(|(asked, _)| asked == task) else { return Either::Left(work) };
         let asked = async {
             loop {
-                sleep(INTERVAL).await;
                 if file.exists() && !DONE.swap(true, Ordering::Relaxed) {
                     return;
                 }
+                sleep(INTERVAL).await;
             }
         };
-        let either = select(Box::pin(work), Box::pin(asked));
+        let either = select(Box::pin(asked), Box::pin(work));
         Either::Right(either.map(|either| match either {
-            Either::Left((result, _)) => result,
-            Either::Right(_) => panic!("a test asked for it"),
+            Either::Left(_) => panic!("a test asked for it"),
+            Either::Right((result, _)) => result,
         }))
     }
 }

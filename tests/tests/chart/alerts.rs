@@ -143,6 +143,10 @@ fn the_programs_export_what_alerts_ask_for() -> Result<()> {
     for (metric, label) in asked()? {
         let there = if metric.starts_with("wirepost_broker_") {
             exported.contains(&format!("# TYPE {metric} unknown\n"))
+        } else if let Some(tasks) = metric.strip_prefix("wirepost_operator_task_") {
+            // Both programs let the supervisor of their tasks register these.
+            let name = format!("# TYPE wirepost_edge_task_{} counter\n", tasks.trim_end_matches("_total"));
+            exported.contains(&name) && OPERATOR.contains("tasks.register(")
         } else if metric.starts_with("wirepost_operator_") {
             operators.contains(&metric) && label.as_deref().is_none_or(is_a_label_of_the_operator)
         } else if let Some(label) = &label {

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use wirepost_testing::broker::{PATIENCE, eventually};
-use wirepost_testing::edge::Edge;
+use wirepost_testing::edge::{Edge, EdgeBuilder};
 use wirepost_testing::service::{Service, payment};
 use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::tls::Authority;
 
 const TICKER: &str = r"
 apiVersion: wirepost.dev/v1alpha1
@@ -20,15 +22,29 @@ spec:
     - {messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}
   push: {delivery: Transient}
 ";
+/// Nothing listens at the address of its issuer's keys.
+const ISSUED: &str = r"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: issued, namespace: shop}
+spec:
+  clientTypes: [app]
+  routes: [{messageType: price, sendType: ServerToClient, to: [app]}]
+  auth: {jwt: {issuer: https://id.example, audiences: [shop], jwks: {uri: https://127.0.0.1:9/keys}, claims: {uniqueId: sub, clientType: type}}}
+";
 /// Edges at the same time.
 const EDGES: usize = 3;
 /// Longest time for an edge's end: its drain window and what the tests' machine adds.
 const END: Duration = Duration::from_secs(20);
 
-/// An edge whose task panics on demand; it has clients of a `Durable` and of a `Transient` business, so that both are read.
+/// An edge whose task panics on demand. It has clients of a `Durable` and of a `Transient` business, so that both are read, and a
+/// certificate, if that is watched.
 async fn edge(setup: &Setup, task: &str) -> Result<Edge> {
-    let name = task.replace(' ', "-");
-    let edge = setup.edge(&name).panics(task).start().await.with_context(|| format!("edge for {task}"))?;
+    let edge = setup.edge(&task.replace(' ', "-")).panics(task);
+    if task == "certificate" {
+        return with_tls(edge, setup)?.start().await;
+    }
+    let edge = edge.start().await.with_context(|| format!("edge for {task}"))?;
     for (business, readers) in [("payments", 1.0), ("ticker", 2.0)] {
         edge.client("alice", "app").business(business).connect().await?.reset();
         edge.await_metric("wirepost_edge_readers", readers).await?;
@@ -36,6 +52,14 @@ async fn edge(setup: &Setup, task: &str) -> Result<Edge> {
     eventually("both are read", PATIENCE, || async { Ok(edge.metric("wirepost_edge_readers_down").await? == 0.0) })
         .await?;
     Ok(edge)
+}
+
+fn with_tls(edge: EdgeBuilder, setup: &Setup) -> Result<EdgeBuilder> {
+    let (certificate, key) = Authority::new()?.sign()?;
+    let file = |name: &str| setup.dir().join(name);
+    std::fs::write(file("tls.crt"), certificate)?;
+    std::fs::write(file("tls.key"), key)?;
+    Ok(edge.flag("tls-certificate", file("tls.crt").display()).flag("tls-key", file("tls.key").display()))
 }
 
 #[tokio::test]
@@ -54,6 +78,7 @@ async fn a_task_that_panics_ends_the_edge_with_its_name_in_the_log() -> Result<(
         "stream subscription",
         "stream connection",
         "transient reader",
+        "certificate",
     ];
     stream::iter(tasks)
         .map(|task| {
@@ -133,6 +158,39 @@ async fn a_panic_in_one_connection_ends_no_other() -> Result<()> {
         }
         assert!(served >= 2, "{task}: one connection at most may suffer");
         assert_eq!(edge.readyz().await?.0, 200, "{task}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_panic_in_what_serves_one_call_ends_that_call_only_and_is_counted() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS, TICKER, ISSUED]).await?;
+    for task in ["key set fetch", "admin connection", "queue deletion"] {
+        let edge = setup.edge(&task.replace(' ', "-")).panics(task).start().await?;
+        let mut prices = edge.client("bob", "app").business("ticker").connect().await?;
+        edge.await_metric("wirepost_edge_readers", 1.0).await?;
+        edge.panic()?;
+        match task {
+            "key set fetch" => {
+                let parts = [json!({"alg": "RS256", "kid": "k"}), json!({"iss": "https://id.example", "aud": "shop"})];
+                let [header, claims] = parts.map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+                let url = format!("http://{}/issued/websocket/token", edge.public);
+                let call = reqwest::Client::builder().no_proxy().build()?.get(url);
+                let answer = call.bearer_auth(format!("{header}.{claims}.c2ln")).send().await?;
+                ensure!(answer.status() == 503, "{answer:?}");
+            }
+            "queue deletion" => {
+                // As `Durable` it has no queue of this edge.
+                setup.declare(&[PAYMENTS, ISSUED, &TICKER.replace("Transient", "Durable")]).await?;
+                prices.close_code().await?;
+            }
+            _ => {}
+        }
+        let panics = format!("wirepost_edge_task_panics_total{{task=\"{task}\"}}");
+        // The request that asks may be the one that suffers.
+        eventually(task, PATIENCE, || async { Ok(edge.metric(&panics).await.unwrap_or(0.0) >= 1.0) }).await?;
+        assert_eq!(edge.readyz().await?.0, 200, "{task}");
+        edge.client("alice", "app").connect().await?;
     }
     Ok(())
 }

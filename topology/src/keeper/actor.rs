@@ -103,14 +103,23 @@ impl Context {
         catch_unwind(AssertUnwindSafe(work)).map_err(|panic| self.panicked(doing, &*panic))
     }
 
+    /// The result of `work`, whose panic is an error.
+    pub(super) async fn contained<T>(
+        &self,
+        doing: &str,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let result = AssertUnwindSafe(work).catch_unwind().await;
+        result.unwrap_or_else(|panic| Err(self.panicked(doing, &*panic)))
+    }
+
     /// The result of `work`, whose panic is an error. Ends calls that are under way as soon as nothing may be written any more: another
     /// operator may write soon after that, however long the time limit of the call is.
     pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let stopped = || Err(Error::Stopped { doing: "a call of the broker".to_owned() });
-        let work = AssertUnwindSafe(work).catch_unwind();
         tokio::select! {
             biased;
-            result = work => result.unwrap_or_else(|panic| Err(self.panicked("a call of the broker", &*panic))),
+            result = self.contained("a call of the broker", work) => result,
             () = self.stopped.cancelled() => stopped(),
             () = self.owner.until_it_may_not() => stopped(),
         }

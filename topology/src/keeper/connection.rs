@@ -132,16 +132,20 @@ impl Context {
         connection
     }
 
-    /// Asks something by AMQP.
+    /// Asks something by AMQP. A panic is an error of this question; it says nothing about the broker.
     pub(super) async fn by_amqp<T, F: Future<Output = Result<T, Error>>>(
         &self,
         ask: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, Error> {
-        let answer = ask(self.connection().await?).await;
+        let asked = async {
+            let answer = ask(self.connection().await?).await;
+            self.amqp_found(answer.as_ref().map(|_| ()));
+            answer
+        };
+        let answer = self.contained("a question by AMQP", asked).await;
         if answer.is_err() {
             self.amqp.discard();
         }
-        self.amqp_found(answer.as_ref().map(|_| ()));
         answer
     }
 

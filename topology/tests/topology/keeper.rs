@@ -77,3 +77,14 @@ async fn a_panic_fails_one_request_and_nothing_else() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_count_by_amqp_fails_that_count_and_nothing_else() -> Result<()> {
+    let kept = Kept::of(Vhost::create().await?, None).await?;
+    kept.owner.panics().count_due = true;
+    kept.ensure("first", false).await?;
+    eventually("the panic is reported", PATIENCE, || async { Ok(kept.owner.panics().reported == 1) }).await?;
+    ensure!(kept.ensure("second", false).await?.report.is_clean());
+    tokio::time::timeout(PATIENCE, kept.owner.amqp.subscribe().wait_for(|answers| *answers == Some(true))).await??;
+    Ok(())
+}

@@ -111,6 +111,8 @@ impl TestOwner {
 pub(crate) struct Panics {
     /// The next task that asks whether it may write panics.
     pub(crate) due: bool,
+    /// The next count by AMQP panics.
+    pub(crate) count_due: bool,
     /// Those that were reported.
     pub(crate) reported: usize,
     /// The keeper itself.
@@ -146,7 +148,11 @@ impl Owner for TestOwner {
 
     fn report(&self, event: Event<'_>) {
         match event {
-            Event::Amqp(answers) => drop(self.amqp.send_replace(Some(answers))),
+            Event::Amqp(answers) => {
+                let panics = std::mem::take(&mut self.panics().count_due);
+                assert!(!panics, "a test asked for it");
+                self.amqp.send_replace(Some(answers));
+            }
             Event::Calls(_) => self.panics().actor = try_id(),
             Event::Panicked(_) => self.panics().reported += 1,
             _ => {}
