@@ -159,7 +159,7 @@ impl Connection {
         self.more(credit).await
     }
 
-    /// Permits the broker to send this many more messages.
+    /// Lets the broker send this many more messages.
     pub async fn more(&mut self, credit: u32) -> Result<(), Error> {
         self.flow(Some(credit)).await
     }

@@ -111,7 +111,7 @@ pub(crate) struct Loaded {
     pub notes: Vec<Finding>,
 }
 
-/// Reads, checks and compiles the files that `paths` name, under their classes.
+/// Reads, checks and compiles the files that `paths` name, with their classes.
 ///
 /// # Errors
 /// Something can't be read, or there is nothing to read.

@@ -142,7 +142,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(error) => console.say(format!("{error}; what runs keeps running")).await,
         }
     }
-    console.say("shutting down: clients are told to reconnect elsewhere (press Ctrl-C again to end immediately)").await;
+    console
+        .say("shutting down: clients are asked to reconnect elsewhere (press Ctrl-C again to end immediately)")
+        .await;
     tokio::select! {
         () = app.shutdown() => {}
         () = signals.recv() => {}

@@ -102,8 +102,8 @@ fn lines(compiled: &Compiled, actual: &Actual) -> Vec<String> {
     steps.chain(destroyed).chain(plan.problems.iter().map(|problem| format!("! {problem}"))).collect()
 }
 
-/// Messages that the change drops at once. The operator waits with it for the annotation `wirepost.dev/allow-destructive`, unless the
-/// declaration says `deletionPolicy: Delete`.
+/// Messages that the change drops immediately. The operator waits for the annotation `wirepost.dev/allow-destructive`, unless the
+/// declaration contains `deletionPolicy: Delete`.
 fn destroyed(compiled: &Compiled, actual: &Actual) -> Vec<Destruction> {
     let topology = &compiled.topology;
     let of_business = |name: &str| names::owner(name) == Some(compiled.business.as_str());

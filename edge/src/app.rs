@@ -122,7 +122,7 @@ impl App {
         tracing::info!(
             connections = state.metrics.connections.get(),
             ?window,
-            "shutdown: clients are told to reconnect elsewhere"
+            "shutdown: clients are asked to reconnect elsewhere"
         );
         state.sockets.drain.begin(window, deadline);
         if state.connections.finished_by(deadline).await.is_err() {

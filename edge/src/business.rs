@@ -71,12 +71,14 @@ pub enum ConfigError {
         /// Why.
         reason: String,
     },
-    /// Preparing it panicked: a fault of this edge.
-    #[error("business {business} makes this edge panic: {cause}; please report it with the declaration")]
+    /// Preparing it panicked: a bug of this edge.
+    #[error(
+        "business {business} makes this edge panic: {cause}; this is a bug of wirepost, please report it with the declaration"
+    )]
     Panicked {
         /// Which business.
         business: String,
-        /// What the panic said.
+        /// The panic's message.
         cause: String,
     },
     /// The key set or claims of `auth.jwt`.
@@ -90,7 +92,7 @@ pub enum ConfigError {
 }
 
 impl Business {
-    /// Prepares a configuration. A panic on the way is an error too: one tenant's schema must not end the edge of all.
+    /// Prepares a configuration. A panic is an error too: one business's schema must not end the edge for all.
     ///
     /// # Errors
     /// See [`ConfigError`]: a retry does not help, another configuration does.

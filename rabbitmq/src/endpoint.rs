@@ -15,11 +15,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `ca` is asked for `amqps` alone, for what is trusted now; without it the CA certificates of the operating system are. `name` appears in
-    /// the broker's list of connections.
+    /// `ca`: the CA certificates for `amqps`, as they are now; without it those of the operating system are trusted. `name` appears in the
+    /// broker's list of connections.
     ///
     /// # Errors
-    /// There are no CA certificates that can be used.
+    /// There are no usable CA certificates.
     pub fn new(address: Address, ca: Option<&CaCertificates>, name: impl Into<String>) -> Result<Self, CaError> {
         let tls = match (address.is_tls(), ca) {
             (false, _) => None,

@@ -40,7 +40,7 @@ pub struct ManagementSettings {
     pub vhost: String,
     /// Needed where the URL names no user; else they take precedence over it.
     pub credentials: Option<Credentials>,
-    /// PEM file with the only CA certificates that are trusted for `https`; read again when it changes. Default: those of the operating system.
+    /// PEM file with the CA certificates to trust for `https`, and no others; read again when it changes. Default: the operating system's.
     pub ca_file: Option<PathBuf>,
     /// Longest time for one call, except that one which sets or deletes a policy has at least 30 s. Default: 15 s.
     pub timeout: Option<Duration>,
@@ -206,10 +206,10 @@ impl ManagementClient {
         self.call(doing, Method::DELETE, path, "", None).await.map(drop)
     }
 
-    /// Deletes an object on conditions, such as `if-empty=true` for a queue. An object that does not exist counts as deleted.
+    /// Deletes an object under conditions, such as `if-empty=true` for a queue. An object that does not exist counts as deleted.
     ///
     /// # Errors
-    /// See [`CallError`]; one for the object where a condition is not met.
+    /// See [`CallError`]; [`CallError::Object`] if a condition is not met.
     pub async fn delete_if(&self, doing: &str, path: &[&str], conditions: &str) -> Result<(), CallError> {
         self.call(doing, Method::DELETE, path, conditions, None).await.map(drop)
     }

@@ -12,7 +12,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// The operating system's certificates are read again after so long: they are some hundred, and change with its updates.
+/// After this long the operating system's certificates are read again: there are some hundred, and they change with its updates.
 const SYSTEM_INTERVAL: Duration = Duration::from_mins(1);
 
 /// CA certificates that can't be used.
@@ -22,8 +22,8 @@ pub struct CaError(String);
 
 /// The CA certificates that are trusted: those in a PEM file and no others; without a file, those of the operating system.
 ///
-/// They are read when a connection is made: a CA is renewed by writing both certificates to the file before the broker gets a certificate of
-/// the new one. If they can't be read at that moment, the last ones that could be are used, with a warning.
+/// They are read when a connection is opened. To renew a CA, write both certificates to the file before the broker gets a certificate of the
+/// new one. If they can't be read, the last ones stay in use, with a warning.
 #[derive(Debug)]
 pub struct CaCertificates {
     file: Option<PathBuf>,
@@ -33,11 +33,11 @@ pub struct CaCertificates {
 /// As last read.
 #[derive(Debug)]
 struct Loaded {
-    /// What `tls` was made from.
+    /// What `tls` was created from.
     source: Vec<u8>,
     tls: Arc<ClientConfig>,
     at: Instant,
-    /// They could not be read the last time, and a warning says so.
+    /// The last read failed, which a warning has reported.
     failing: bool,
 }
 
@@ -47,11 +47,10 @@ impl CaCertificates {
         Self { file, loaded: Mutex::default() }
     }
 
-    /// A TLS client that trusts what is to be trusted now; the same one again as long as that does not change. Blocks for as long as it
-    /// takes to read a small file.
+    /// A TLS client with the CA certificates that are trusted now; the same one until they change. Blocks while it reads a small file.
     ///
     /// # Errors
-    /// They could never be read: the file is missing or contains no certificate; the operating system has none.
+    /// They were never readable: the file is missing or contains no certificate, or the operating system has none.
     pub fn client_tls(&self) -> Result<Arc<ClientConfig>, CaError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if self.file.is_none()
@@ -70,7 +69,7 @@ impl CaCertificates {
         match (read, loaded.as_mut()) {
             (Ok((tls, source)), before) => {
                 if before.is_some() {
-                    tracing::info!(file = ?self.file, "the CA certificates have changed; connections from now on trust the new ones");
+                    tracing::info!(file = ?self.file, "the CA certificates have changed; new connections trust the new ones");
                 }
                 let at = Instant::now();
                 Ok(Arc::clone(&loaded.insert(Loaded { source, tls, at, failing: false }).tls))
@@ -86,7 +85,7 @@ impl CaCertificates {
         }
     }
 
-    /// What the certificates are made from: the same again as long as they are the same.
+    /// The bytes of the certificates: equal while the certificates are the same.
     fn source(&self) -> Result<Vec<u8>, CaError> {
         if let Some(file) = &self.file {
             return fs::read(file).map_err(|error| CaError(format!("{}: {error}", file.display())));
@@ -131,7 +130,7 @@ fn client_tls(file: Option<&Path>, source: &[u8]) -> Result<Arc<ClientConfig>, C
             return Err(failed("contains no certificate".to_owned()));
         }
     } else if roots.add_parsable_certificates(unframed(source)).0 == 0 {
-        // Those that are too old for rustls don't count.
+        // Certificates that are too old for rustls don't count.
         return Err(CaError("no CA file is given, and none of this machine's CA certificates can be used".to_owned()));
     }
     // The provider by name: in a process that has installed none, `builder()` panics.

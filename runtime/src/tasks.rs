@@ -155,7 +155,7 @@ impl Supervisor {
         self.shared.panics.get_or_create_owned(&Label { task });
     }
 
-    /// Logs a panic that the owner of a task has caught itself, and counts it as one of a task that served one request.
+    /// Logs a panic that the owner of a task caught itself, and counts it like one of a task that served one request.
     pub fn panicked(&self, task: &'static str, cause: &str) {
         self.shared.panics.get_or_create_owned(&Label { task }).inc();
         tracing::error!(task, cause, "a task failed, and with it what it served");
@@ -182,7 +182,7 @@ fn caught<T>(task: &'static str, work: impl Future<Output = T>) -> impl Future<O
     work.map(|result| result.map_err(|panic| Cause::Panicked(message(&*panic))))
 }
 
-/// Calls `work` and returns its panic as a cause. What it borrowed may be half changed.
+/// Calls `work` and returns its panic as a cause. Data that it borrowed may be inconsistent then.
 ///
 /// # Errors
 /// It panicked.

@@ -19,8 +19,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Called at each connect, so that renewed certificates take effect; must not block for long. Its error is the reason why there is no
-/// connection.
+/// Called at each connect, so that renewed certificates take effect; must not block for long. Its error fails the connect.
 pub type Tls = Arc<dyn Fn() -> Result<Arc<rustls::ClientConfig>, String> + Send + Sync>;
 
 /// Addresses, credentials, timeouts and limits. Create it with [`Config::new`], then change fields.

@@ -1,4 +1,4 @@
-//! `--class`: declarations as the platform team's policy allows them.
+//! `--class`: checks declarations by the platform team's policy.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub(crate) struct ClassArgs {
 }
 
 impl ClassArgs {
-    /// The declarations that the classes allow, filled in with what these give, and what they forbid of the others.
+    /// The declarations that the classes allow, with the classes' defaults filled in, and the problems of the others.
     ///
     /// # Errors
     /// A class can't be read.

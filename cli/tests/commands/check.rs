@@ -100,7 +100,7 @@ fn what_a_class_forbids_is_a_problem_with_its_rule_and_line() {
     let file = folder.path().join("payments.yaml");
     edit(&file, "bytes: 1Gi", "bytes: 3Gi");
     let path = file.to_str().unwrap();
-    assert_eq!(run(&["check", path]).0, 0, "nobody forbids it");
+    assert_eq!(run(&["check", path]).0, 0, "no class forbids it");
     let (status, out, _) = run(&["check", "--class", CLASSES, path]);
     let line = fs::read_to_string(&file).unwrap().lines().position(|line| line.contains("3Gi")).unwrap() + 1;
     let found = format!(
@@ -111,6 +111,6 @@ fn what_a_class_forbids_is_a_problem_with_its_rule_and_line() {
     edit(&file, "  clientTypes:", "  className: huge\n  clientTypes:");
     let (status, out, _) = run(&["check", "--class", CLASSES, path]);
     assert!(status == 1 && out.contains("spec.className: there is no class huge"), "{out}");
-    // The classes themselves are checked where they stand.
+    // The classes themselves are checked, too.
     assert_eq!(run(&["check", CLASSES]).0, 0);
 }

@@ -121,7 +121,7 @@ impl Settings {
         self.max_tcp_connections.map_or(wanted, |most| most.min(wanted))
     }
 
-    /// Limits clients to what a process that may open this many files can serve: one too many gets 503, as from any full
+    /// Limits clients to what a process that may open this many files can serve: further ones get 503, as from any full
     /// edge, and does not hang. Returns a warning if that is fewer than configured.
     pub fn fit(&mut self, files: u64) -> Option<String> {
         let room = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(FEWEST_TCP_CONNECTIONS);

@@ -106,7 +106,7 @@ static CLIENT: LazyLock<Option<reqwest::Client>> = LazyLock::new(|| {
         .ok()
 });
 
-/// Fetches under way, one for each source. Like the sources they belong to the process, not to a business.
+/// Fetches in progress, one for each source. Like the sources they belong to the process, not to a business.
 static FETCHING: OnceLock<Tasks> = OnceLock::new();
 
 /// Counts the panics of fetches with those of the process's other tasks. Only the first call has an effect.

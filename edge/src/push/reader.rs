@@ -66,7 +66,7 @@ impl Drop for ReadingTime<'_> {
         let Self(hub) = self;
         hub.context.metrics.readers.dec();
         let panicked = std::thread::panicking();
-        // Its clients still want pushes until it is restarted.
+        // It counts as down until it is restarted: its clients still want pushes.
         hub.set_reading(if panicked { Reading::Down } else { Reading::Idle });
         hub.forget(None);
         if panicked {

@@ -1,4 +1,4 @@
-//! What the bodies of the management API say.
+//! Bodies of the management API's answers.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -1,9 +1,9 @@
-//! How a call of the management API fails.
+//! Errors of calls of the management API.
 
 /// Why the API could not be used; every further call would fail as well.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ManagementError {
-    /// The broker or the way to it; a retry may help.
+    /// The broker or the network failed; a retry may help.
     #[error("{doing}: the management API is not reachable: {cause}")]
     Unreachable {
         /// The call.
@@ -16,13 +16,13 @@ pub enum ManagementError {
     Refused {
         /// The call.
         doing: String,
-        /// As the broker says it.
+        /// The broker's reason.
         reason: String,
         /// What to do.
         remedy: String,
     },
     /// The vhost does not exist: it was never created, or the broker was rebuilt empty. [`ManagementClient::create_vhost`] creates it.
-    #[error("{doing}: vhost {vhost} does not exist; `rabbitmqctl add_vhost {vhost}` makes it")]
+    #[error("{doing}: vhost {vhost} does not exist; `rabbitmqctl add_vhost {vhost}` creates it")]
     NoVhost {
         /// The call.
         doing: String,
@@ -32,7 +32,7 @@ pub enum ManagementError {
 }
 
 impl ManagementError {
-    /// Whether a retry may help without anybody's action.
+    /// Whether a retry may help without an administrator's action.
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -44,12 +44,12 @@ impl ManagementError {
 /// How a single call failed.
 #[derive(Debug)]
 pub enum CallError {
-    /// All further calls will fail as well.
+    /// All further calls would fail as well.
     Fatal(ManagementError),
-    /// This call failed or was not answered in time, while the API can be reached: such as for a queue whose leader is away. Others may
-    /// succeed, and so may this one a moment later.
+    /// This call failed or timed out while the API is reachable, for example for a queue whose leader is down. Others may succeed, and a retry
+    /// may too.
     Failed(ManagementError),
-    /// This object was refused, others may be taken. The broker's reason.
+    /// This object was refused; others may be accepted. The broker's reason.
     Object(String),
     /// This object does not exist. The broker's reason.
     NotFound(String),

@@ -1,4 +1,4 @@
-//! Requests on the wire: which certificates are trusted, bounded answers, errors with their causes.
+//! HTTP: trusted certificates, bounded answers, errors with their causes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,16 +11,16 @@ use crate::CaCertificates;
 /// A management node of the same cluster answers a handshake in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An HTTP client that trusts what is to be trusted now.
+/// An HTTP client with the CA certificates that are trusted now.
 pub(super) struct Http {
     /// `None`: no TLS.
     pub(super) ca: Option<CaCertificates>,
-    /// What the present client trusts, and the client.
+    /// The CA certificates of the present client, and the client.
     pub(super) current: Mutex<(Option<Arc<ClientConfig>>, Client)>,
 }
 
 impl Http {
-    /// A new one where other CA certificates are to be trusted, so that no connection of the former one is used again.
+    /// A new one after a change of the CA certificates, so that no connection of the former one is used again.
     pub(super) fn client(&self) -> Result<Client, String> {
         let tls = self.ca.as_ref().map(CaCertificates::client_tls).transpose().map_err(|error| error.to_string())?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,7 +41,7 @@ pub(super) fn http_client(tls: Option<&Arc<ClientConfig>>) -> reqwest::Result<Cl
     let mut builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(redirect::Policy::none())
-        // A broker is inside; a proxy of the environment is for the outside.
+        // A broker is inside the network; a proxy from the environment is for the outside.
         .no_proxy();
     if let Some(tls) = tls {
         builder = builder.tls_backend_preconfigured(ClientConfig::clone(tls));
@@ -52,8 +52,8 @@ pub(super) fn http_client(tls: Option<&Arc<ClientConfig>>) -> reqwest::Result<Cl
 /// The whole answer, or why there is none.
 pub(super) async fn exchange(request: RequestBuilder, max_bytes: usize) -> Result<(StatusCode, Vec<u8>), String> {
     let failed = |e: reqwest::Error| chain(&e.without_url());
-    // The broker may close an idle connection at the moment in which it is used again (seen once in some ten thousand calls). Each of our
-    // calls may be made twice.
+    // The broker may close an idle connection just when it is used again (seen about once in ten thousand calls). Each of our calls may be
+    // repeated.
     let again = request.try_clone();
     let mut answer: Response = match (request.send().await, again) {
         (Err(e), Some(again)) if e.is_request() && !e.is_connect() => again.send().await.map_err(failed)?,

@@ -102,7 +102,7 @@ pub(super) async fn run(
         if now != wanted {
             (wanted, changed_at) = (now, Instant::now());
         }
-        // The edge gets its configuration after a round, and goes on with what it has decided before.
+        // The edge gets its configuration after a round, and may still finish messages by the former one.
         let settled = DECISIONS_VALID_FOR.saturating_sub(changed_at.elapsed());
         let phase = if settled.is_zero() { Phase::Shrink } else { Phase::Grow };
         let moved = std::mem::take(&mut *dev.moved.lock().unwrap_or_else(PoisonError::into_inner));
@@ -124,7 +124,7 @@ pub(super) async fn run(
     }
 }
 
-/// What waits only until the edge has its configuration.
+/// Steps that wait only until the edge has its configuration.
 fn is_for_a_moment(problem: &Problem) -> bool {
     matches!(problem, Problem::Kept { because: KeepReason::Edges, .. })
 }

@@ -275,7 +275,7 @@ impl Machine {
         self.charge(0, now, perform);
     }
 
-    /// Charges something that brings the business nothing, of this many bytes; beyond the burst the socket is not read
+    /// Charges input that is useless to the business, of this many bytes; beyond the burst the socket is not read
     /// for a while.
     fn charge(&mut self, bytes: usize, now: Now, perform: &mut Perform<'_>) {
         if let Some(until) = self.flood.charge(bytes, now.instant) {
