@@ -122,7 +122,7 @@ impl TestBroker {
 pub struct PrivateBroker {
     broker: TestBroker,
     name: String,
-    /// `None` for a node of a cluster, which has one for all.
+    /// `None` for a node of a cluster: all nodes share one.
     _permit: Option<Permit>,
 }
 
@@ -171,7 +171,7 @@ impl PrivateBroker {
         self.command("resume").await
     }
 
-    /// Restarts it with a certificate of a new authority, which `tls_ca` names from now on. Returns when it serves.
+    /// Restarts it with a certificate of a new CA, which `tls_ca` names from now on. Returns when it serves.
     pub async fn renew_ca(&self) -> Result<()> {
         self.command("renew-ca").await
     }

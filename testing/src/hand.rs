@@ -98,7 +98,7 @@ pub fn of_others(picture: &Picture) -> Picture {
         let name = key.split(' ').nth(1).unwrap_or_default();
         names::owner(name).is_none() || name.contains(".person-")
     };
-    // Policies that all businesses share have no business in their names, nor has the mark of the vhost's installation.
+    // Shared policies and the marker of the vhost's installation have no business in their names.
     let shared = |key: &str| key.starts_with("policy wirepost.") || key.ends_with(" wirepost.installation");
     picture
         .iter()

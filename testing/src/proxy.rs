@@ -43,7 +43,7 @@ pub struct Proxy {
     task: JoinHandle<()>,
 }
 
-/// What a connection looks at.
+/// State that all connections share.
 struct Shared {
     network: watch::Receiver<Network>,
     cut: watch::Receiver<usize>,
@@ -113,13 +113,13 @@ impl Proxy {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Holds back each piece of what clients send that contains this text, such as the head of a request, and everything behind it on its
-    /// connection, until called with another text. Empty: nothing.
+    /// Holds each piece that clients send and that contains this text, such as the head of a request, and everything after it on its
+    /// connection, until called with another text. Empty: holds nothing.
     pub fn hold(&self, text: &'static str) {
         self.hold.send_replace(text);
     }
 
-    /// Pieces that are being held back.
+    /// Pieces that are being held.
     pub fn held(&self) -> usize {
         self.held_pieces.load(Ordering::Relaxed)
     }

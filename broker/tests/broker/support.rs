@@ -108,10 +108,10 @@ pub(crate) async fn publish(
 }
 
 pub(crate) async fn next_event(feed: &mut dyn Feed) -> Result<FeedEvent> {
-    timeout(PATIENCE, feed.recv()).await.context("no event came from the feed")
+    timeout(PATIENCE, feed.recv()).await.context("the feed sent no event")
 }
 
-/// Continues to the next attachment; the events before it, in words.
+/// Waits for the next attachment, and returns the events before it as text.
 pub(crate) async fn until_attached(feed: &mut dyn Feed) -> Result<Vec<&'static str>> {
     let mut before = Vec::new();
     loop {

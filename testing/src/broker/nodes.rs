@@ -1,4 +1,4 @@
-//! A broker of several nodes, for what happens when one of them is away.
+//! A broker of several nodes, for tests in which one of them is down.
 
 use std::process::Command;
 
@@ -91,7 +91,7 @@ impl BrokerCluster {
 
 impl Drop for BrokerCluster {
     fn drop(&mut self) {
-        // In order, the last ones would wait for those that are gone.
+        // At the same time: in order, the last ones would wait for those that have ended.
         for node in &self.nodes {
             let _ = Command::new(SERVICES).args(["kill9", &node.name]).output();
         }

@@ -238,7 +238,7 @@ impl Receiver {
         Self { goal, task }
     }
 
-    /// Waits until this many pushes came.
+    /// Waits until this many pushes have arrived.
     async fn stop(self, goal: u64) -> Result<Client> {
         self.goal.send_replace(Some(goal));
         let abort = self.task.abort_handle();

@@ -99,7 +99,7 @@ fn edges_metrics() -> Result<String> {
     let broker = RabbitBroker::start(config, &supervisor)?;
     let mut metrics = Metrics::with_broker(&broker);
     metrics.include(&supervisor);
-    // The series of a task is there from its first start.
+    // The series of a task exists from its first start.
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let _entered = runtime.enter();
     supervisor.tasks().contained("connection", async {});

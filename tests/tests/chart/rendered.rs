@@ -97,7 +97,7 @@ fn no_secret_is_made_while_rendering() -> Result<()> {
 }
 
 #[test]
-fn the_crds_stay_when_the_release_goes() -> Result<()> {
+fn the_crds_stay_when_the_release_is_removed() -> Result<()> {
     let rendered = render("")?;
     for (name, shipped) in [
         ("wsbusinesses", include_str!("../../../crds/wsbusinesses.wirepost.dev.yaml")),
@@ -356,7 +356,7 @@ fn the_brokers_secret_may_have_either_form() -> Result<()> {
 }
 
 #[test]
-fn edges_are_scaled_by_open_sockets_where_somebody_serves_them_and_never_by_caches() -> Result<()> {
+fn edges_scale_by_open_sockets_where_the_metric_is_served_and_never_by_caches() -> Result<()> {
     let metrics = |values: &str, apis: &[&str]| -> Result<String> {
         let apis: Vec<&str> = apis.iter().flat_map(|api| ["--api-versions", api]).collect();
         let only = "templates/edge/autoscaling.yaml";

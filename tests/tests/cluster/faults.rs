@@ -82,7 +82,7 @@ async fn without_api_server(node: &Node, programs: &Programs, talk: &mut Talk<'_
     let (operators, edges) = (node.admin_ports("operator").await?, node.admin_ports("edge").await?);
     let nobody_leads = || async {
         for &operator in &operators {
-            // One that has ended is restarted, and does not serve at once: an error, that says nothing yet.
+            // An edge that has ended is restarted and does not serve immediately: an error proves nothing yet.
             if node.scrape(operator, "wirepost_operator_leader").await? > 0.0 {
                 return Ok(false);
             }

@@ -77,7 +77,7 @@ async fn an_older_definition_is_upgraded_under_its_resources() -> Result<()> {
     let before = uid(&node, NAME).await?;
     let mut client = business.client("alice", "app").await?;
 
-    // This operator on an older version's definition takes nothing new. What runs goes on.
+    // With an older definition this operator accepts nothing new. What runs goes on.
     node.upgrade_to(&older.path().display().to_string(), &[]).await?;
     ensure!(!columns(&node).await?.contains(&COLUMN.to_owned()), "the definition is not the older one");
     business.post(&payment("alice", 1)).await?;

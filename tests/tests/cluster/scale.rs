@@ -165,7 +165,7 @@ async fn fuller(node: &Node, crowd: &Crowd<'_>) -> Result<(Pod, usize)> {
     Ok((pod.context("the edge is gone")?, clients as usize))
 }
 
-/// Checks that the connections of this many clients broke, each once, and that nobody saw anything else. Until the Service has heard of it,
+/// Checks that the connections of this many clients broke, each once, and that no other client noticed anything. Until the Service has heard of it,
 /// some who come back at once may be sent to where no edge is any more.
 fn broke_for(crowd: &Crowd<'_>, victims: usize) -> Result<()> {
     crowd.saw_only(&[Kind::Broken, Kind::Refused])?;

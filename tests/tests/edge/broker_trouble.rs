@@ -1,4 +1,4 @@
-//! Broker trouble: sockets stay open, clients are told in time, everything recovers on its own within 15 s of the broker, and what was
+//! Broker outages: sockets stay open, clients get an answer in time, everything recovers within 15 s after the broker, and what was
 //! confirmed is not lost. Alarms are in `private_broker.rs`. `WIREPOST_SOAK_SECONDS` makes outages longer.
 
 use std::time::Duration;
@@ -131,7 +131,7 @@ async fn restarted_killed_or_frozen_the_broker_loses_nothing_that_was_confirmed(
         }
         sender.next_ack(RECOVERY).await.context(trouble)?;
         pusher.next_confirm(RECOVERY * 2).await.context(trouble)?;
-        // Clients that came meanwhile get their position.
+        // Clients that have connected meanwhile get their position.
         let new = news.last_mut().context("one")?;
         placed(new).await.context(trouble)?;
     }
@@ -200,7 +200,7 @@ async fn one_businesss_missing_exchange_and_stream_are_not_anothers_trouble() ->
     let moved = setup.move_back("payments").await?;
     assert_eq!(moved.stopped, None);
     all_queued_but(&setup, "payments", &outcomes, moved.moved).await?;
-    // Its stream is another one now: its clients get a gap, and pushes arrive.
+    // It has a new stream: its clients get a gap, and pushes arrive.
     assert_eq!(alice.gap().await?, "incarnation");
     let (_, outcomes) = bank.stop().await?;
     // Who waits for longer than 2 s is refused: nobody did.

@@ -1,4 +1,4 @@
-//! Drain (CASES 12, as far as one process shows it): no client is refused, each is told to leave, nothing is left unanswered.
+//! Drain (CASES 12, as far as one process shows it): no client is refused, each is asked to leave, nothing stays unanswered.
 
 #![expect(clippy::unchecked_time_subtraction, reason = "a test may panic")]
 
@@ -77,7 +77,7 @@ async fn sigterm_tells_everyone_answers_everything_and_refuses_nobody() -> Resul
     let (_, pending) = e1.readyz().await?;
     assert!(pending.contains("draining"), "{pending}");
     assert_eq!(e1.admin("/livez").await?.0, 200, "a draining process is alive");
-    // A load balancer has not heard of it yet: new clients are served, and calls on kept connections are told to go elsewhere.
+    // The load balancer does not know of it yet: new clients are served, and calls on kept connections are sent elsewhere.
     let http = reqwest::Client::builder().no_proxy().build()?;
     let answer = http.get(format!("http://{}/payments/asyncapi.json", e1.public)).send().await?;
     ensure!(answer.headers().get("connection").is_some_and(|value| value == "close"), "{answer:?}");

@@ -186,7 +186,7 @@ async fn who_does_not_finish_a_request_is_cut_in_time() -> Result<()> {
     ))
     .await?;
     assert!(raw.head().await?.starts_with("http/1.1 408"));
-    // A header without end is not gathered forever.
+    // A header without an end is not collected forever.
     let mut raw = Raw::connect(edge.public).await?;
     let mut sent = 0_usize;
     let line = format!("x-more: {}\r\n", "x".repeat(1000));

@@ -82,7 +82,7 @@ async fn the_cursor_of_a_quiet_client_moves_before_it_falls_out_of_the_retention
 
 #[tokio::test]
 async fn the_very_first_message_of_a_business_counts() -> Result<()> {
-    // Pushed before anybody was there: it has offset 0, and a new client does not hear of it.
+    // Pushed before any client connected: it has offset 0, and a new client does not get it.
     let setup = Setup::new(&[PAYMENTS]).await?;
     let edge = setup.edge("e1").start().await?;
     let service = Service::connect(&setup).await?;

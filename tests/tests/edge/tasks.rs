@@ -22,7 +22,7 @@ spec:
     - {messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}
   push: {delivery: Transient}
 ";
-/// Nothing listens at the address of its issuer's keys.
+/// Nothing listens at the address of its issuer's key set.
 const ISSUED: &str = r"
 apiVersion: wirepost.dev/v1alpha1
 kind: WsBusiness

@@ -1,4 +1,4 @@
-//! What a platform engineer sees of the operator: probes, metrics, logs, and what it says of a CustomResourceDefinition that does not match.
+//! What a platform engineer sees of the operator: probes, metrics, logs, and how it reports a CustomResourceDefinition that does not match.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn idle_connections_to_the_admin_port_keep_no_probe_out() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_definition_is_waited_for_and_where_there_is_none_of_classes_there_is_no_policy() -> Result<()> {
+async fn the_operator_waits_for_its_definition_and_runs_without_that_of_classes() -> Result<()> {
     let cluster = PrivateCluster::start("no-crd", &[]).await?;
     let world = World::on(Cluster::clone(&cluster), Vhost::create().await?).await?;
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
@@ -81,7 +81,7 @@ async fn a_missing_definition_is_waited_for_and_where_there_is_none_of_classes_t
     let wsb = world.condition("shop", "Provisioned", "True").await?;
     ensure!(condition_of(&wsb, "Permitted").is_none(), "{wsb:?}");
 
-    // The first policy: what runs is told, what comes is refused.
+    // The first policy: it is reported for what runs, and refuses what is new.
     cluster.install_crd().await?;
     let class = "
 apiVersion: wirepost.dev/v1alpha1
@@ -123,14 +123,14 @@ async fn under_an_older_definition_nothing_is_written_to_resources_and_nothing_n
     limits.remove("messagesPerSecond").context("there is no such field")?;
     cluster.apply_yaml(&older.to_string()).await?;
     let before = version().await?;
-    // News for the status, at once.
+    // A change of the status that is due immediately.
     drop(mirror);
     world.leave("edge-1").await?;
     eventually("it notices", SOON, || async { is(&operator, "wirepost_operator_crd_outdated", 1.0).await }).await?;
     ensure!(operator.log().contains("spec.limits.messagesPerSecond"), "the log does not say what is missing");
     ensure!(operator.readyz().await?.0 == 200, "a replica that is not ready is of no more use");
 
-    // By another process too, which has seen nothing else; with something to repair.
+    // Also by another process, which has seen nothing else and has something to repair.
     drop(operator);
     let operator = world.operator("two").start().await?;
     operator.leads().await?;
@@ -141,7 +141,7 @@ async fn under_an_older_definition_nothing_is_written_to_resources_and_nothing_n
     let outdated = "CustomResourceDefinitionOutdated";
     ensure!(times(&world.events("shop").await?, outdated) == 0, "what runs is not held back");
 
-    // Nothing new is applied, and its team is told.
+    // Nothing new is applied, and its team gets an event.
     ensure!(world.apply(&shop("  limits: {messagesPerSecond: 8}")).await.is_err(), "strict clients are told");
     world.apply(&shop("").replace("shop", "new")).await?;
     eventually("an event tells of it", PATIENCE, || async { Ok(times(&world.events("new").await?, outdated) == 1) })

@@ -1,4 +1,4 @@
-//! What is over in a moment is not written to the status of every business; what lasts is.
+//! A short interruption is not written to the status of every business; a lasting one is.
 
 use anyhow::{Context, Result, ensure};
 use wirepost_testing::broker::{PATIENCE, eventually};
@@ -8,7 +8,7 @@ use wirepost_testing::proxy::{Network, Proxy};
 
 use crate::conditions::{business, conditions, of, versions};
 
-/// A blip concerns every business, so a write for each would show.
+/// A blip affects every business, so a write for each would be visible.
 const BUSINESSES: usize = 12;
 const FAILURES: &str = "wirepost_operator_broker_failures_total";
 const UNREACHABLE: &str = "wirepost_operator_edges_unreachable";
@@ -64,7 +64,7 @@ async fn a_blip_of_the_broker_or_of_edges_writes_nothing() -> Result<()> {
         world.condition(&name(n), "Ready", "True").await?;
     }
     let (before, writes) = (versions(&world).await?, operator.writes().await?);
-    // Each was looked at and found worse than its status says, or this proves nothing.
+    // Each was reconciled and found worse than its status says; otherwise this proves nothing.
     let noticed = async |since: f64| {
         let all = || async { Ok(reconciles(&operator).await? >= since + BUSINESSES as f64) };
         eventually("every business was reconciled", PATIENCE, all).await
@@ -100,7 +100,7 @@ async fn a_blip_of_the_broker_or_of_edges_writes_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_lasts_is_told_as_unknown_where_it_cannot_be_told_and_counted_by_reason() -> Result<()> {
+async fn a_lasting_outage_is_reported_as_unknown_and_counted_by_reason() -> Result<()> {
     let (world, proxy, operator, edges) = world(1).await?;
     world.apply(&business("shop", "")).await?;
     world.condition("shop", "Ready", "True").await?;

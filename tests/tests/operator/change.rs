@@ -94,7 +94,7 @@ async fn a_renamed_queue_is_unbound_once_no_edge_uses_it_and_goes_when_its_messa
     ensure!(world.setup.policy_in_force(ORDERS).await?.1["max-length"] == 1000, "the old queue lost its limit");
     let (_connection, channel) = vhost.channel().await?;
     let depths = async || Ok((depth(&channel, ORDERS).await?, depth(&channel, "wirepost.payments.q.purchases").await?));
-    // What this edge of no operator publishes to the old queue after its unbinding makes the detour over `unrouted`.
+    // This edge has no operator: its messages to the old queue take the detour over `unrouted` after the unbinding.
     let all_there = || async { depths().await.map(|(old, new)| old + new == 210) };
     eventually("every message lies in one of the two queues", PATIENCE, all_there).await?;
     let (old, new) = depths().await?;

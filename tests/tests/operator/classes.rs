@@ -1,4 +1,4 @@
-//! The platform team's policy: a class decides what is accepted, and stops nothing that runs.
+//! The platform team's policy: a class decides what is accepted, and ends nothing that runs.
 
 use anyhow::{Context, Result, ensure};
 use kube::Api;
@@ -13,7 +13,7 @@ use wirepost_testing::operator::{World, condition_of};
 
 use crate::conditions::{business, conditions, of};
 
-/// Classes are the whole cluster's: each has a name of its test, and none is the default, which other tests' businesses would get.
+/// Classes belong to the whole cluster: each is named after its test, and none is the default, which other tests' businesses would get.
 struct Classes(Api<WsBusinessClass>);
 
 impl Classes {
@@ -39,7 +39,7 @@ fn permitted(wsb: &WsBusiness) -> (&str, &str) {
     condition_of(wsb, "Permitted").map_or(("", ""), |c| (c.status.as_str(), c.message.as_str()))
 }
 
-/// What the broker keeps of pushes, in bytes.
+/// The retention of pushes on the broker, in bytes.
 async fn retention(world: &World) -> Result<Option<u64>> {
     let objects = world.broker_objects().await?;
     let policies = objects["objects"]["policies"].as_array().cloned().unwrap_or_default();
@@ -66,7 +66,7 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     ensure!(permitted(&wsb).0 == "False" && permitted(&wsb).1.contains("owners"), "{wsb:?}");
     ensure!(condition_of(&wsb, "Stalled").is_some(), "nobody is told that somebody must act");
 
-    // What is not declared comes from the class, within its limits.
+    // Fields that are left out come from the class, within its limits.
     let owners = json!([{"namespaces": [team], "businessTypes": ["shop"]}]);
     let small = json!({"owners": owners, "limits": {"retention": {"bytes": "200M"}, "edge": {"burst": 10}}});
     classes.apply(&class, &small).await?;
@@ -78,7 +78,7 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     let limits: Value = serde_json::from_str(&config["config.json"])?;
     ensure!(limits["limits"]["burst"] == 10, "{limits}");
 
-    // A stricter class: what runs keeps running as it is, also under an operator that starts now, and says what it breaks.
+    // A stricter class: what runs goes on unchanged, also with an operator that starts now, and its status names what is forbidden.
     let strict = json!({"owners": owners, "limits": {"retention": {"bytes": "200M"}, "edge": {"burst": 5}}});
     classes.apply(&class, &strict).await?;
     let breaks = |wsb: &WsBusiness| permitted(wsb).0 == "False" && permitted(wsb).1.contains("limits.edge.burst: 5");
@@ -101,7 +101,7 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     let wsb = world.condition("shop", "Ready", "True").await?;
     ensure!(permitted(&wsb).0 == "True" && retention(&world).await? == Some(200_000_000), "{wsb:?}");
 
-    // What is kept is not cut because something else is changed while the class gives less: somebody has to allow it.
+    // Messages are not cut when another field changes while the class's default is smaller: somebody has to allow it.
     let less = json!({"owners": owners, "limits": {"retention": {"bytes": "150M"}, "edge": {"burst": 5}}});
     classes.apply(&class, &less).await?;
     world.apply(&shop("  limits: {messagesPerSecond: 8}")).await?;
@@ -112,20 +112,20 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     let config = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
     ensure!(serde_json::from_str::<Value>(&config["config.json"])?["limits"]["burst"] == 5, "{config:?}");
 
-    // The class is gone: the same as when it is stricter.
+    // The class is deleted: the same as if it were stricter.
     classes.delete(&class).await?;
     let gone = |wsb: &WsBusiness| condition_of(wsb, "Permitted").is_some_and(|c| c.reason == "ClassNotFound");
     let wsb = world.wait("shop", "say that its class is gone", gone).await?;
     ensure!(conditions_of_ready(&wsb)? == of("True", "Ready"), "{wsb:?}");
     ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config.clone()), "it was changed");
 
-    // Nor is it without a policy then.
+    // Nor does it escape the policy.
     world.apply(&business("shop", "  limits: {burst: 700}\n")).await?;
     let wsb = world.reason("shop", "Accepted", "ClassNotFound").await?;
     ensure!(condition_of(&wsb, "Accepted").is_some_and(|c| c.message.contains(&class)), "{wsb:?}");
     ensure!(world.config_map("shop").await?.and_then(|map| map.data) == Some(config), "it was changed");
 
-    // What becomes of messages is looked up when the resource is deleted.
+    // The deletion policy is read when the resource is deleted.
     classes.apply(&class, &json!({"owners": owners, "defaults": {"deletionPolicy": "Delete"}})).await?;
     world.apply(&shop("  limits: {burst: 700}")).await?;
     world.condition("shop", "Ready", "True").await?;
@@ -137,9 +137,9 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     operator.had_every_right()
 }
 
-/// Otherwise the first team to come could keep all others from any business type.
+/// Otherwise the first team could block any business type for all others.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_own_a_business_type_takes_it_from_nobody() -> Result<()> {
+async fn a_namespace_that_may_not_own_a_business_type_blocks_no_other() -> Result<()> {
     let world = World::new().await?;
     let _mirror = Mirror::start(&world, "edge-1").await?;
     let operator = world.operator("one").start().await?;
@@ -152,7 +152,7 @@ async fn who_may_not_own_a_business_type_takes_it_from_nobody() -> Result<()> {
     world.apply(&shop("younger", "")).await?;
     world.condition("younger", "Ready", "True").await?;
 
-    // It runs, so it keeps the type, also when the other one may own it at last.
+    // It runs, so it keeps the type, even once the other one may own it.
     let team = &world.team.name;
     classes.apply(&class, &json!({"owners": [{"namespaces": [team]}]})).await?;
     world.reason("older", "Accepted", "BusinessTypeTaken").await?;

@@ -33,8 +33,8 @@ spec:
     )
 }
 
-/// The conditions, each well formed and of the present generation: status and reason by type. Four are always there; while it is not ready,
-/// one more reports what becomes of that.
+/// The conditions, each well formed and of the present generation: status and reason by type. Four always exist; while it is not ready, one
+/// more says whether somebody must act.
 pub(crate) fn conditions(wsb: &WsBusiness) -> Result<BTreeMap<String, (String, String)>> {
     let all = wsb.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
     for c in &all {

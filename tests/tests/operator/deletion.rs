@@ -1,4 +1,4 @@
-//! A deleted business is removed with everything that it had and nothing else: its messages are waited for, and nothing blocks it forever.
+//! A deleted business is removed with everything that it had and nothing else: it waits for its messages, but never forever.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1;
@@ -198,7 +198,7 @@ async fn a_deletion_while_no_operator_runs_is_made_up_for() -> Result<()> {
 async fn a_deleted_namespace_goes_with_its_businesses_and_secrets() -> Result<()> {
     let private = PrivateCluster::start("ends", &["--controllers"]).await?;
     let world = World::on((*private).clone(), Vhost::create().await?).await?;
-    // Long enough for two looks at the queues of the other.
+    // Long enough for two checks of the other's queues.
     let operator = world.operator("one").flag("deletion-deadline-seconds", 30).start().await?;
     // Messages are in the way of one of two.
     in_use(&world).await?;

@@ -128,7 +128,7 @@ async fn a_leader_that_is_told_to_end_hands_over_at_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_told_to_end_gives_up_a_slow_call_of_the_broker_and_its_lease() -> Result<()> {
+async fn a_leader_that_shuts_down_gives_up_a_slow_call_of_the_broker_and_its_lease() -> Result<()> {
     let world = World::new().await?;
     let (proxy, management) = Proxy::of_uri(&world.setup.vhost().broker.management).await?;
     // Nobody could wait for the end of such a lease here.
@@ -176,7 +176,7 @@ async fn a_leader_that_was_frozen_past_its_lease_ends_and_writes_nothing() -> Re
     nothing_is_left(&world).await
 }
 
-/// A router has lost its state: the standby's watch brings nothing, without a sign of it.
+/// A router has lost its state: the standby's watch receives nothing, unnoticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_leader_whose_watch_is_dead_writes_no_older_generation() -> Result<()> {
     let world = World::new().await?;
@@ -204,7 +204,7 @@ async fn a_new_leader_whose_watch_is_dead_writes_no_older_generation() -> Result
         (maps.get("wirepost-business-orders").await?, world.team.businesses().get("orders").await?);
     leader.kill9()?;
     standby.leads().await?;
-    // It knows of the resource only what was before, until it lists.
+    // Until it lists, it knows only the former state of the resource.
     eventually("the new leader reconciles", PATIENCE, || async {
         Ok(standby.metric("wirepost_operator_reconcile_seconds_count").await? > 0.0)
     })
@@ -441,7 +441,7 @@ async fn nothing_is_left(world: &World) -> Result<()> {
     let left = async || -> Result<Vec<String>> {
         let there = wirepost_topology::Actual::read(&world.setup.management()?).await?;
         let exchanges = there.exchanges.iter().map(|exchange| exchange.name.clone());
-        // The installation's mark is no business's.
+        // The installation's marker belongs to no business.
         let exchanges = exchanges.filter(|name| name.starts_with("wirepost.") && name != names::INSTALLATION);
         Ok(exchanges.chain(there.queues.iter().map(|queue| queue.name.clone())).collect())
     };

@@ -141,7 +141,7 @@ async fn the_resource_that_runs_keeps_its_business_type_when_an_older_one_is_sel
     merge(&world, json!({"metadata": {"labels": {label: value}}})).await?;
     world.reason("payments", "Accepted", "BusinessTypeTaken").await?;
     world.condition("rival", "Provisioned", "True").await?;
-    // The older one has it when the other is gone, and is not held up by what waited for it.
+    // The older one gets it once the other is gone, and does not wait for others in the queue.
     world.cluster.delete(&world.team.name, "rival").await?;
     world.condition("payments", "Provisioned", "True").await?;
     world.cluster.wait_gone(&world.team.name, "rival").await?;

@@ -1,4 +1,4 @@
-//! Whose a vhost is: two installations never work on one, whatever was copied, and each takes only its own finalizer away.
+//! Ownership of a vhost: two installations never work on one, even after a copy, and each removes only its own finalizer.
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{Patch, PatchParams};
@@ -37,7 +37,7 @@ async fn finalizers(world: &World, change: impl FnOnce(&mut Vec<String>)) -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_installation_changes_nothing_in_a_vhost_until_it_is_told_to_take_it_over() -> Result<()> {
+async fn a_second_installation_changes_nothing_in_a_vhost_until_it_may_take_it_over() -> Result<()> {
     let first = World::new().await?;
     let second = second(&first).await?;
     let one = first.operator("one").flag("orphan-grace-seconds", 1).start().await?;
@@ -56,7 +56,7 @@ async fn a_second_installation_changes_nothing_in_a_vhost_until_it_is_told_to_ta
     ensure!(first.broker_objects().await? == objects, "the second installation has changed something");
     ensure!((one.metric("wirepost_operator_vhost_owned").await? - 1.0).abs() < 0.5);
 
-    // A migration: the first one hears of it and lets go, and its finalizer goes with it.
+    // A migration: the first one notices and gives the vhost up, and its finalizer is removed.
     drop(two);
     let patch: Value = json!({"metadata": {"finalizers": [format!("wirepost.dev/cleanup-{owner}")]}});
     second.team.businesses().patch("other", &PatchParams::default(), &Patch::Merge(patch)).await?;
@@ -79,7 +79,7 @@ async fn an_upgraded_installation_marks_the_vhost_that_it_has_used_and_no_other(
     world.condition("payments", "Provisioned", "True").await?;
     let owner = marker(&world).await?;
     drop(operator);
-    // As an older version has left it.
+    // As an older version left it.
     world.setup.delete_exchange("wirepost.installation").await?;
     let shared = |all: &mut Vec<String>| *all = vec!["wirepost.dev/cleanup".to_owned()];
     finalizers(&world, shared).await?;
@@ -103,7 +103,7 @@ async fn an_upgraded_installation_marks_the_vhost_that_it_has_used_and_no_other(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_installation_takes_no_other_ones_finalizer_away() -> Result<()> {
+async fn an_installation_removes_only_its_own_finalizer() -> Result<()> {
     const THEIRS: &str = "wirepost.dev/cleanup-0123456789ab";
     let world = World::new().await?;
     let operator = world.operator("one").flag("deletion-deadline-seconds", 2).start().await?;

@@ -184,7 +184,7 @@ async fn without_amqp_a_queue_is_never_deleted() {
 }
 
 #[tokio::test]
-async fn a_queue_that_cannot_be_counted_stays_and_holds_back_nothing_else() {
+async fn a_queue_that_cannot_be_counted_stays_and_delays_nothing_else() {
     let vhost = Vhost::create().await.unwrap();
     apply_all(&vhost, &business("pay", &json!([route("order.*", "orders")]))).await;
     let connection = vhost.connect().await.unwrap();

@@ -19,7 +19,7 @@ async fn a_policy_that_takes_long_delays_no_other_business() -> Result<()> {
     kept.management.hold(SETS_A_POLICY);
     let slow = kept.begin("slow", true);
     eventually("a policy is being set", PATIENCE, || async { Ok(kept.management.held() > 0) }).await?;
-    // A new business, one that has nothing to do, and one that is removed.
+    // A new business, an unchanged one, and one that is removed.
     for business in ["second", "first"] {
         tokio::time::timeout(PATIENCE, kept.ensure(business, false)).await.context(business)??;
     }

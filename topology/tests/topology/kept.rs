@@ -1,4 +1,4 @@
-//! A keeper as the operator has one, with proxies on its ways to the broker.
+//! A keeper like the operator's, with proxies between it and the broker.
 
 #![allow(clippy::unwrap_used)] // a panic fails the test, also in a helper
 

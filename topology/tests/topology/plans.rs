@@ -44,7 +44,7 @@ async fn a_business_changes_its_delivery_and_changes_it_back() {
         let report = round(&management, "pay", &transient, &[], options).await;
         assert_eq!(problems(&report), [""; 0]);
         assert!(report.changes.contains(&format!("delete stream {STREAM}")), "{report:?}");
-        // No edge reads: the publisher gets a return, and nothing is put aside.
+        // No edge reads: the publisher gets a return, and nothing goes to `unrouted`.
         let error = publish(&channel, PUSH, "", b"for nobody").await.unwrap_err().to_string();
         assert!(error.contains("NO_ROUTE"), "{error}");
         assert_eq!(depth(&channel, UNROUTED).await.unwrap(), turn + 1);

@@ -1,4 +1,4 @@
-//! Copies on the nodes of a cluster: what was created while nodes were missing gets the others.
+//! Replicas on the nodes of a cluster: queues that were created while nodes were missing get the others later.
 
 use anyhow::{Result, ensure};
 use wirepost_testing::broker::{BrokerCluster, PATIENCE, eventually};
@@ -12,7 +12,8 @@ const STREAM: &str = "wirepost.pay.stream";
 const ALL: [usize; 3] = [0, 1, 2];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_node_created_gets_its_copies_when_others_come_and_who_expects_them_waits() -> Result<()> {
+async fn queues_created_on_one_node_get_replicas_when_others_join_and_an_operator_that_expects_them_waits() -> Result<()>
+{
     let cluster = BrokerCluster::start_first("replicas").await?;
     let learns = Kept::of(cluster.node(0).vhost().await?, None).await?;
     let expects = Kept::of(cluster.node(0).vhost().await?, Some(3)).await?;
@@ -27,7 +28,7 @@ async fn what_one_node_created_gets_its_copies_when_others_come_and_who_expects_
         Ok(cluster.members(0, &learns.vhost.name, QUEUE).await? == ALL)
     })
     .await?;
-    // Its own copies need an administrator.
+    // Its own replicas need an administrator.
     let few = async || -> Result<Vec<Problem>> { Ok(learns.ensure("pay", false).await?.report.problems.clone()) };
     let by_hand = |problem: &Problem| matches!(problem, Problem::TooFewReplicas { queue, repair: ReplicaRepair::ByHand { .. }, .. } if queue == STREAM);
     eventually("only the stream lacks some", PATIENCE, || async {

@@ -55,7 +55,7 @@ fn main() -> Result<ExitCode> {
     anyhow::ensure!(!tests.is_empty(), "no test has {filters:?} in its name");
     println!("{} tests of {} programs, {slots} at the same time", tests.len(), programs.len());
     let mut report = schedule::run(tests, slots, &mut record)?;
-    // Promises of two seconds can't be kept by a broker that many tests load at the same time: what failed among others is run again alone.
+    // A broker that many tests load at the same time can't keep deadlines of two seconds: a test that failed among others is run again alone.
     // More failures than these are no matter of load.
     let failed = report.failed();
     if (1..=MAX_REPEATED).contains(&failed.len()) {

@@ -150,7 +150,7 @@ impl Ledger {
         self.book().troubles.clone()
     }
 
-    /// Ids that did not come, of the number that each client was pushed.
+    /// Ids that did not arrive, of the pushes to each client.
     pub(super) fn missing(&self, pushed: &[u64]) -> Vec<String> {
         let book = self.book();
         let due = pushed.iter().enumerate().flat_map(|(client, &count)| (0..count).map(move |n| (client, n)));

@@ -73,7 +73,7 @@ pub(super) async fn let_in(edges: SocketAddr, token: &str, cursor: Option<String
             Ok(client)
         }
         Event::End(End::Closed(DRAIN, reason)) => bail!("turned away: {reason}"),
-        other => bail!("instead of welcome came {other:?}"),
+        other => bail!("expected welcome, got {other:?}"),
     }
 }
 
