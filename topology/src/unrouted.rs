@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+mod message;
 mod mover;
 mod set_aside;
 

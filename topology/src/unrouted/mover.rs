@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 use wirepost_amqp::Error;
 use wirepost_amqp::v10::{self, Sent, Settle};
 use wirepost_amqp::v091::{self, Message, Properties, Property, Published};
 use wirepost_core::{
-    contract::headers,
     names,
-    topology::{Destinations, Topology, UnroutedMessage},
+    topology::{Destinations, Topology},
 };
 use wirepost_rabbitmq::Endpoint;
-use wirepost_stream::{Sections, Value};
 
-use super::{MAX_STRAYS, Moved, Stopped, set_aside};
+use super::{
+    MAX_STRAYS, Moved, Stopped,
+    message::{PublishedTo, for_queue, readable},
+    set_aside,
+};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The broker does not answer a `nack`, and takes a few milliseconds to apply it.
@@ -324,76 +325,8 @@ impl<'a> Mover<'a> {
     }
 }
 
-/// Exchange and routing key of a message, as text.
-struct PublishedTo {
-    exchange: String,
-    routing_key: String,
-}
-
-impl PublishedTo {
-    fn new(exchange: &[u8], routing_key: &[u8]) -> Self {
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Self { exchange: text(exchange), routing_key: text(routing_key) }
-    }
-
-    /// See [`Destinations::of`].
-    fn destinations(&self, message: &Message, destinations: &Destinations<'_>) -> Vec<Option<String>> {
-        let (queue, from) =
-            (message.properties.header(headers::QUEUE), message.properties.header(headers::FROM_CLIENT_TYPE));
-        let text = |bytes: &Option<Bytes>| bytes.as_ref().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
-        let (queue, from) = (text(&queue), text(&from));
-        let unrouted = UnroutedMessage {
-            exchange: &self.exchange,
-            routing_key: &self.routing_key,
-            queue: queue.as_deref(),
-            from_client_type: from.as_deref(),
-            body: &message.body,
-        };
-        destinations.of(unrouted).into_iter().map(|destination| destination.map(str::to_owned)).collect()
-    }
-
-    fn not_taken(self, reason: String) -> Stopped {
-        let Self { exchange, routing_key } = self;
-        Stopped::NotTaken { exchange, routing_key, reason }
-    }
-}
-
-/// As an edge sends a message for one queue. The broker has removed the first header.
-fn for_queue(properties: &Properties, queue: &str) -> Properties {
-    let key = names::queue_key(queue);
-    let properties = if properties.header(headers::QUEUE).is_some_and(|named| named == queue.as_bytes()) {
-        properties.clone()
-    } else {
-        properties.without_header(headers::QUEUE).with_more_headers([(headers::QUEUE, queue.as_bytes())])
-    };
-    properties.with_list(headers::BLIND_COPY, key.as_bytes())
-}
-
 async fn connect(endpoint: &Endpoint) -> Result<v091::Connection, Error> {
     let mut connection = v091::Connection::open(endpoint, HEARTBEAT).await?;
     connection.confirm().await?;
     Ok(connection)
-}
-
-/// The parts of an AMQP 1.0 message that every client can read.
-fn readable(payload: &Bytes) -> Message {
-    let sections = Sections::parse(payload).unwrap_or_default();
-    let annotation = |name| match sections.annotation(name) {
-        Some(Value::String(text) | Value::Symbol(text)) => Bytes::copy_from_slice(text.as_bytes()),
-        _ => Bytes::new(),
-    };
-    let mut properties = Properties::default();
-    if let Some(Value::String(id)) = sections.message_id() {
-        properties = properties.with_text(Property::MessageId, id.as_bytes());
-    }
-    if let Some(content_type) = sections.content_type() {
-        properties = properties.with_text(Property::ContentType, content_type.as_bytes());
-    }
-    Message {
-        delivery_tag: 0,
-        exchange: annotation("x-exchange"),
-        routing_key: annotation("x-routing-key"),
-        properties,
-        body: sections.body().clone(),
-    }
 }
