@@ -1,0 +1,240 @@
+//! Attaches a reader and proves that the stream continues from the last message seen.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info};
+
+use super::{Attachment, Supervisor};
+use crate::{
+    chunk::{Chunk, Entry, Position, fingerprint},
+    connection::{Delivery, Reservation, Specification, StreamReader, StreamStats},
+    error::Error,
+    flow::ChunkPermit,
+    subscription::{Event, Start},
+};
+
+/// A stream that seems to end before our position may be a replica that lags behind the one we read before: it must end
+/// there this many times, with these pauses, before it counts as a new incarnation.
+const END_CHECKS: u32 = 4;
+const END_CHECK_PAUSE: Duration = Duration::from_millis(500);
+/// A stream that has an end but does not serve its last chunk this many times contains no messages.
+const SILENT_ATTEMPTS: u32 = 3;
+/// Reads of the stream's end in one attempt: a busy stream may grow in between, and each doubt takes one.
+const ATTEMPT_CHECKS: u32 = 10;
+
+/// What the first chunk shows about the last message seen.
+enum Continuity {
+    Continues,
+    Ends,
+    Another,
+    Beyond,
+}
+
+impl Supervisor {
+    pub(super) async fn attach(&mut self) -> Result<Attachment, Error> {
+        let mut doubts = 0;
+        for _ in 0..ATTEMPT_CHECKS {
+            let reservation = self.inner.pool.reserve(&self.nodes).await?;
+            let connection = Arc::clone(reservation.connection());
+            match self.attach_on(reservation, &mut doubts).await {
+                Ok(Some(attachment)) => return Ok(attachment),
+                Ok(None) => {}
+                Err(error) => {
+                    if error.is_elsewhere()
+                        && let Ok(nodes) = connection.locate(&self.stream).await
+                    {
+                        self.nodes = nodes;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Err(Error::Timeout { what: "a stable end of the stream", after: self.inner.config.call_timeout })
+    }
+
+    /// One attempt; `None`: the stream changed meanwhile, try again.
+    async fn attach_on(&mut self, reservation: Reservation, doubts: &mut u32) -> Result<Option<Attachment>, Error> {
+        let stats = reservation.connection().stats(&self.stream).await?;
+        match self.start {
+            Start::First if self.next == 0 => self.attach_first(reservation, stats).await.map(Some),
+            Start::First => {
+                // Only unreadable messages were seen: there is no fingerprint to check.
+                let reader = self.subscribe(reservation, Specification::Offset(self.next)).await?;
+                self.attached(None, stats).await;
+                Ok(Some(Attachment { reader, chunk: None }))
+            }
+            Start::Next if stats.end().is_none_or(|end| end == 0 && self.is_silent()) => {
+                self.start = Start::First;
+                self.attach_first(reservation, stats).await.map(Some)
+            }
+            // Its last chunk does not arrive in time: too large for this connection. From the beginning, everything
+            // would count as new.
+            Start::Next if self.is_silent() => {
+                self.start = Start::First;
+                self.next = stats.end().map_or(0, |end| end.saturating_add(1));
+                let reader = self.subscribe(reservation, Specification::Offset(self.next)).await?;
+                self.attached(None, stats).await;
+                Ok(Some(Attachment { reader, chunk: None }))
+            }
+            Start::Next => self.attach_next(reservation, stats).await.map(Some),
+            Start::After(position) => self.attach_after(position, reservation, stats, doubts).await,
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent_attempts >= SILENT_ATTEMPTS
+    }
+
+    async fn attach_first(&mut self, reservation: Reservation, stats: StreamStats) -> Result<Attachment, Error> {
+        let reader = self.subscribe(reservation, Specification::First).await?;
+        self.attached(None, stats).await;
+        Ok(Attachment { reader, chunk: None })
+    }
+
+    /// The last chunk at the time of the subscription is "before", the next ones are "after".
+    async fn attach_next(&mut self, reservation: Reservation, stats: StreamStats) -> Result<Attachment, Error> {
+        let mut reader = self.subscribe(reservation, Specification::Last).await?;
+        let mut last = None;
+        if let Some((chunk, _permit)) = self.first_chunk(&mut reader).await? {
+            last = chunk.last_position(0).0;
+            self.next = chunk.end_offset();
+            self.start = last.map_or(Start::First, Start::After);
+        }
+        self.attached(last, stats).await;
+        Ok(Attachment { reader, chunk: None })
+    }
+
+    async fn attach_after(
+        &mut self,
+        position: Position,
+        reservation: Reservation,
+        stats: StreamStats,
+        doubts: &mut u32,
+    ) -> Result<Option<Attachment>, Error> {
+        if stats.end().is_none() || stats.committed_offset.is_some_and(|end| end < position.offset) {
+            return self.doubt(reservation, stats, doubts).await;
+        }
+        // The chunk at the position. Near the end of the stream that is its last chunk, which the broker sends at once
+        // even if the position lies beyond the end; at an offset beyond the end it would send nothing.
+        let near_end = stats.committed_chunk_id.is_none_or(|newest| position.offset >= newest);
+        let from = if near_end { Specification::Last } else { Specification::Offset(position.offset) };
+        let mut reader = self.subscribe(reservation, from).await?;
+        let Some((chunk, permit)) = self.first_chunk(&mut reader).await? else {
+            // Oversized: nothing to compare with, and its messages are lost.
+            self.attached(None, stats).await;
+            return Ok(Some(Attachment { reader, chunk: None }));
+        };
+        match check(&chunk, position) {
+            Continuity::Continues => {}
+            Continuity::Ends => {
+                drop((chunk, permit, reader));
+                let reservation = self.inner.pool.reserve(&self.nodes).await?;
+                return self.doubt(reservation, stats, doubts).await;
+            }
+            Continuity::Another => return self.reset(reader).await.map(Some),
+            Continuity::Beyond => {
+                let first = reader.connection().stats(&self.stream).await?.first_offset.unwrap_or(0);
+                if first <= position.offset {
+                    // The stream still has that offset, so the broker would have sent it, unless the end moved.
+                    return if near_end { Ok(None) } else { self.reset(reader).await.map(Some) };
+                }
+                let expected = self.next;
+                if first > expected && chunk.first_offset > expected {
+                    self.gap(chunk.first_offset).await;
+                    self.start = Start::First;
+                    self.next = 0;
+                    self.attached(None, stats).await;
+                    return Ok(Some(Attachment { reader, chunk: Some((chunk, permit)) }));
+                }
+                // The position was the last message that retention deleted: nothing is missing after it.
+            }
+        }
+        self.attached(Some(position), stats).await;
+        Ok(Some(Attachment { reader, chunk: Some((chunk, permit)) }))
+    }
+
+    /// The stream ends before our position: a new incarnation, or a replica that lags behind the one we read before.
+    async fn doubt(
+        &mut self,
+        reservation: Reservation,
+        stats: StreamStats,
+        doubts: &mut u32,
+    ) -> Result<Option<Attachment>, Error> {
+        *doubts += 1;
+        debug!(stream = &*self.stream, start = ?self.start, ?stats, doubts, "the stream ends before the last message seen");
+        if *doubts < END_CHECKS {
+            drop(reservation);
+            sleep(END_CHECK_PAUSE).await;
+            return Ok(None);
+        }
+        self.become_new().await;
+        self.attach_first(reservation, stats).await.map(Some)
+    }
+
+    async fn reset(&mut self, reader: StreamReader) -> Result<Attachment, Error> {
+        drop(reader);
+        self.become_new().await;
+        let reservation = self.inner.pool.reserve(&self.nodes).await?;
+        let stats = reservation.connection().stats(&self.stream).await?;
+        self.attach_first(reservation, stats).await
+    }
+
+    async fn become_new(&mut self) {
+        info!(stream = &*self.stream, "new incarnation of the stream, reading from its beginning");
+        self.inner.counters.resets.increment();
+        self.start = Start::First;
+        self.next = 0;
+        self.lost = false;
+        self.emit(Event::Reset).await;
+    }
+
+    async fn attached(&mut self, position: Option<Position>, stats: StreamStats) {
+        debug!(stream = &*self.stream, ?position, "attached");
+        self.inner.counters.attachments.increment();
+        self.down = false;
+        self.silent_attempts = 0;
+        let next = self.next.max(stats.first_offset.unwrap_or(0));
+        self.progress.set(next, stats.end().map_or(0, |end| end.saturating_add(1)));
+        self.emit(Event::Attached { position, first_offset: stats.first_offset }).await;
+    }
+
+    async fn subscribe(&self, reservation: Reservation, from: Specification) -> Result<StreamReader, Error> {
+        reservation.subscribe(&self.stream, from, self.inner.config.credits, &self.inner.budget).await
+    }
+
+    /// The first chunk after subscribing at an offset that exists; `None` if it was oversized.
+    async fn first_chunk(&mut self, reader: &mut StreamReader) -> Result<Option<(Chunk, ChunkPermit)>, Error> {
+        let after = self.inner.config.call_timeout;
+        match timeout(after, reader.next()).await {
+            Ok(Ok(Delivery::Chunk(chunk, permit))) => Ok(Some((chunk, permit))),
+            Ok(Ok(Delivery::Oversized(_))) => {
+                self.lost = true;
+                Ok(None)
+            }
+            Ok(Ok(Delivery::Ended(code))) => Err(Error::SubscriptionEnded(code)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                self.silent_attempts += 1;
+                Err(Error::Timeout { what: "the first chunk", after })
+            }
+        }
+    }
+}
+
+/// Looks for the message at `position` in a chunk requested at that offset.
+fn check(chunk: &Chunk, position: Position) -> Continuity {
+    if chunk.first_offset > position.offset {
+        return Continuity::Beyond;
+    }
+    if chunk.end_offset() <= position.offset {
+        return Continuity::Ends;
+    }
+    let found = chunk.entries().any(|entry| match entry {
+        Entry::Message { offset, bytes } => {
+            offset == position.offset && fingerprint(offset, chunk.timestamp, &bytes) == position.fingerprint
+        }
+        Entry::Skipped { .. } => false,
+    });
+    if found { Continuity::Continues } else { Continuity::Another }
+}
