@@ -40,6 +40,16 @@ spec:
   limits: {messagesPerSecond: 10000, burst: 20000}
 "#;
 
+/// A second business, which pushes only.
+pub const TICKER: &str = r"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: ticker, namespace: shop}
+spec:
+  clientTypes: [app]
+  routes: [{messageType: price, sendType: ServerToClient, to: [app]}]
+";
+
 /// Everything that several edges share. Cheap to clone; the vhost goes with the last clone and the last edge.
 #[derive(Clone, Debug)]
 pub struct Setup(Arc<Shared>);

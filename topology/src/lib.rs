@@ -26,6 +26,7 @@ pub mod keeper;
 mod open;
 pub mod ownership;
 mod plan;
+mod ready;
 mod report;
 mod reserved;
 mod snapshot;

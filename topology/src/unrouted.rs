@@ -1,25 +1,16 @@
 //! Finds the messages in `wirepost.B.unrouted` and moves them back to where their publishers sent them, after the bindings are repaired.
 
-use std::time::Duration;
-
 mod message;
 mod mover;
 mod set_aside;
 
-use lapin::options::QueueDeclareOptions;
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
-use tokio::time::timeout;
+use lapin::Connection;
 use wirepost_core::{names, topology::Topology};
 use wirepost_rabbitmq::Endpoint;
 
-use crate::depth::is_not_found;
+use crate::ready::ready_messages;
 use crate::report::Error;
 use mover::Mover;
-
-/// Channels on which [`waiting`] counts at the same time, and its longest time in all.
-const WAITING_CHANNELS: usize = 8;
-const WAITING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Messages that [`move_back`] passes over in one run: each is taken out and requeued. Those behind them need a person.
 const MAX_STRAYS: usize = 1_000;
@@ -100,38 +91,15 @@ pub async fn move_back(
     Mover::begin(endpoint, business, topology).await.map_err(failed)?.run(gate).await.map_err(failed)
 }
 
-/// Which of these businesses have messages in `wirepost.B.unrouted`, and how many. A business without that queue has none.
+/// Which of these businesses have messages in `wirepost.B.unrouted`, and how many. A business without that queue has none. About 1,000
+/// businesses in 100 ms.
 ///
-/// Asks the queues themselves, over a few channels at the same time: about 1,000 in 100 ms.
+/// # Errors
+/// The broker does not answer.
 pub async fn waiting(connection: &Connection, businesses: &[impl AsRef<str>]) -> Result<Vec<(String, u32)>, Error> {
-    let businesses: Vec<&str> = businesses.iter().map(AsRef::as_ref).collect();
-    let shares = businesses.chunks(businesses.len().div_ceil(WAITING_CHANNELS).max(1));
-    let counted = futures_util::future::try_join_all(shares.map(|share| count_share(connection, share)));
-    let failed = |cause: String| Error::Amqp { doing: "counting unrouted messages".to_owned(), cause };
-    match timeout(WAITING_TIMEOUT, counted).await {
-        Ok(Ok(counts)) => Ok(counts.into_iter().flatten().collect()),
-        Ok(Err(e)) => Err(failed(e.to_string())),
-        Err(_) => Err(failed(format!("no answer within {WAITING_TIMEOUT:?}"))),
-    }
-}
-
-async fn count_share(connection: &Connection, businesses: &[&str]) -> lapin::Result<Vec<(String, u32)>> {
-    let mut waiting = Vec::new();
-    let mut channel = connection.create_channel().await?;
-    for &business in businesses {
-        match ready(&channel, &names::unrouted(business)).await {
-            Ok(0) => {}
-            Ok(count) => waiting.push((business.to_owned(), count)),
-            // The broker has closed the channel.
-            Err(e) if is_not_found(&e) => channel = connection.create_channel().await?,
-            Err(e) => return Err(e),
-        }
-    }
-    let _ = channel.close(200, "done".into()).await;
-    Ok(waiting)
-}
-
-async fn ready(channel: &Channel, queue: &str) -> lapin::Result<u32> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
+    let businesses = businesses.iter().map(AsRef::as_ref);
+    let queues: Vec<String> = businesses.clone().map(names::unrouted).collect();
+    let counts = ready_messages(connection, &queues, "counting unrouted messages").await?;
+    let counts = counts.into_iter().map(Option::unwrap_or_default);
+    Ok(businesses.map(str::to_owned).zip(counts).filter(|(_, count)| *count > 0).collect())
 }

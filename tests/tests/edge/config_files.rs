@@ -7,16 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use wirepost_testing::broker::{PATIENCE, eventually};
 use wirepost_testing::edge::Edge;
-use wirepost_testing::setup::{PAYMENTS, Setup};
-
-const TICKER: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: ticker, namespace: shop}
-spec:
-  clientTypes: [app]
-  routes: [{messageType: price, sendType: ServerToClient, to: [app]}]
-";
+use wirepost_testing::setup::{PAYMENTS, Setup, TICKER};
 
 async fn hash(edge: &Edge, business: &str) -> Result<Value> {
     let configz: Value = serde_json::from_str(&edge.admin("/configz").await?.1)?;

@@ -14,18 +14,9 @@ use wirepost_testing::client::Client;
 use wirepost_testing::cluster::{Cluster, Namespace, PrivateCluster, ServiceAccount, chart_rules};
 use wirepost_testing::edge::{Edge, EdgeBuilder};
 use wirepost_testing::proxy::{Network, Proxy};
-use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::setup::{PAYMENTS, Setup, TICKER};
 
 /// A second business, whose changes show that the watch goes on.
-const TICKER: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: ticker, namespace: shop}
-spec:
-  clientTypes: [app]
-  routes: [{messageType: price, sendType: ServerToClient, to: [app]}]
-";
-
 /// A namespace with the ConfigMaps of two businesses.
 struct World {
     setup: Setup,

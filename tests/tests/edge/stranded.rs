@@ -6,16 +6,7 @@ use serde_json::{Value, json};
 use wirepost_testing::broker::{PATIENCE, eventually};
 use wirepost_testing::client::{ClientBuilder, Refused};
 use wirepost_testing::edge::Edge;
-use wirepost_testing::setup::{PAYMENTS, Setup};
-
-const TICKER: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: ticker, namespace: shop}
-spec:
-  clientTypes: [app]
-  routes: [{messageType: price, sendType: ServerToClient, to: [app]}]
-";
+use wirepost_testing::setup::{PAYMENTS, Setup, TICKER};
 
 async fn close_code(client: ClientBuilder<'_>) -> Result<u16> {
     client.upgrade().await.context("a browser must see an upgrade")?.close_code().await

@@ -1,4 +1,4 @@
-//! Credentials of a business's services: the Secret, its repair, its renaming, its end, and rotation.
+//! Credentials of a business's services: the Secret, its repair, its renaming, its end; below, their rotation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use lapin::options::{BasicGetOptions, BasicRejectOptions, ConfirmSelectOptions};
@@ -17,9 +16,10 @@ use wirepost_core::{hex, names};
 use wirepost_testing::broker::{consume, depth, eventually, next, next_body, publish, publish_with};
 use wirepost_testing::cluster::chart_rules;
 use wirepost_testing::mirror::Mirror;
-use wirepost_testing::operator::{World, times};
+use wirepost_testing::operator::{Operator, World, times};
 use wirepost_testing::process::run;
-use wirepost_testing::proxy::{Network, Proxy};
+
+mod rotation;
 
 type Entries = BTreeMap<String, String>;
 
@@ -40,6 +40,38 @@ spec:
 /// With access by a Secret of this name.
 fn shop(secret: &str) -> String {
     format!("{SHOP}  access: {{secretName: {secret}}}\n")
+}
+
+/// How most tests begin.
+struct Begun {
+    world: World,
+    operator: Operator,
+    /// Of the access Secret.
+    entries: Entries,
+}
+
+/// The default of the option.
+const CHECK: u32 = 300;
+
+/// An operator that checks Secrets this often (in seconds), and the business with this access Secret.
+async fn provisioned(secret: &str, check: u32) -> Result<Begun> {
+    let world = World::new().await?;
+    let operator = world.operator("one").flag("secret-check-seconds", check).start().await?;
+    world.apply(&shop(secret)).await?;
+    world.condition("shop", "Provisioned", "True").await?;
+    let entries = world.secret(secret).await?.context("no Secret")?;
+    Ok(Begun { world, operator, entries })
+}
+
+/// An operator, an edge, and the business ready on it, with access Secret `shop-wirepost`.
+async fn ready() -> Result<(Begun, Mirror)> {
+    let world = World::new().await?;
+    let edge = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    world.apply(&shop("shop-wirepost")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+    Ok((Begun { world, operator, entries }, edge))
 }
 
 fn secrets(world: &World) -> Api<Secret> {
@@ -93,11 +125,8 @@ async fn annotate(world: &World, key: &str, value: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_secret_has_the_form_of_service_binding_and_what_it_says_works() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
+    let Begun { world, operator, entries } = provisioned("shop-wirepost", CHECK).await?;
     let wsb = world.condition("shop", "Provisioned", "True").await?;
-    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
     let keys: Vec<&str> = entries.keys().map(String::as_str).collect();
     ensure!(
         keys == [
@@ -164,10 +193,7 @@ async fn the_secret_has_the_form_of_service_binding_and_what_it_says_works() -> 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_go_back_with_the_rights_of_the_access_secret() -> Result<()> {
     const DEPTH: &str = "wirepost_operator_dead_messages{business=\"shop\"}";
-    let world = World::new().await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
+    let Begun { world, operator, .. } = provisioned("shop-wirepost", CHECK).await?;
     let secret = serde_json::to_string(&secrets(&world).get("shop-wirepost").await?)?;
     let dead = async |arguments: &[&str]| {
         let (status, out, error) =
@@ -200,112 +226,8 @@ async fn dead_letters_go_back_with_the_rights_of_the_access_secret() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revoked_credentials_end_immediately() -> Result<()> {
-    let world = World::new().await?;
-    let _mirror = Mirror::start(&world, "edge-1").await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Ready", "True").await?;
-    let leaked = world.secret("shop-wirepost").await?.context("no Secret")?;
-    let thief = log_in(&leaked).await?;
-
-    let both = json!({"metadata": {"annotations": {"wirepost.dev/rotate": "2", "wirepost.dev/revoke": "2"}}});
-    world.team.businesses().patch("shop", &PatchParams::default(), &Patch::Merge(both)).await?;
-    eventually("the leaked user is gone", SOON, || async { Ok(!users(&world).await?.contains(&leaked["username"])) })
-        .await?;
-    eventually("its connection is closed", SOON, || async { Ok(!thief.status().connected()) }).await?;
-    eventually("the Secret has new ones", SOON, || async {
-        Ok(world.secret("shop-wirepost").await?.is_some_and(|now| now["username"] != leaked["username"]))
-    })
-    .await?;
-    let new = world.secret("shop-wirepost").await?.context("no Secret")?;
-    ensure!(api_keys(&world).await?.keys().eq([&digest(&new)]), "{:?}", api_keys(&world).await?);
-    let service = log_in(&new).await?;
-    ensure!(times(&world.events("shop").await?, "CredentialsRevoked") == 1);
-
-    // The next rotation has its hour again.
-    annotate(&world, "wirepost.dev/rotate", "3").await?;
-    eventually("there are two", SOON, || async { Ok(api_keys(&world).await?.len() == 2) }).await?;
-    ensure!(users(&world).await?.contains(&new["username"]) && service.status().connected());
-    operator.had_every_right()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_ends_api_keys_while_the_broker_is_away() -> Result<()> {
-    let world = World::new().await?;
-    let _mirror = Mirror::start(&world, "edge-1").await?;
-    let (proxy, management) = Proxy::of_uri(&world.setup.vhost().broker.management).await?;
-    let operator = world.operator("one").flag("management", management).start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Ready", "True").await?;
-    let leaked = world.secret("shop-wirepost").await?.context("no Secret")?;
-    // A mistake is reported.
-    annotate(&world, "wirepost.dev/revoke", "now").await?;
-    eventually("nothing is revoked", SOON, || async { Ok(times(&world.events("shop").await?, "NothingRevoked") == 1) })
-        .await?;
-
-    proxy.set(Network::Stalled);
-    let both = json!({"metadata": {"annotations": {"wirepost.dev/rotate": "2", "wirepost.dev/revoke": "2"}}});
-    world.team.businesses().patch("shop", &PatchParams::default(), &Patch::Merge(both)).await?;
-    eventually("the edges refuse the key", SOON, || async {
-        Ok(!api_keys(&world).await?.contains_key(&digest(&leaked)))
-    })
-    .await?;
-    ensure!(world.secret("shop-wirepost").await?.as_ref() == Some(&leaked), "the broker can't have answered");
-
-    proxy.set(Network::Fine);
-    eventually("the Secret has new ones, and the leaked user is gone", SOON, || async {
-        let new = world.secret("shop-wirepost").await?.context("no Secret")?;
-        Ok(new["username"] != leaked["username"] && !users(&world).await?.contains(&leaked["username"]))
-    })
-    .await?;
-    operator.had_every_right()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leaked_seed_is_replaced_without_an_outage() -> Result<()> {
-    let world = World::new().await?;
-    let _mirror = Mirror::start(&world, "edge-1").await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Ready", "True").await?;
-    let before = world.secret("shop-wirepost").await?.context("no Secret")?;
-    let service = log_in(&before).await?;
-
-    let seeds: Api<Secret> = world.cluster.api(&world.system.name);
-    let old = seeds.get("wirepost-seed").await?.data.and_then(|mut data| data.remove("seed")).context("no seed")?;
-    let new = "0123456789abcdef0123456789abcdef";
-    let patch = json!({"stringData": {"seed": new}, "data": {"former-seed": old}});
-    seeds.patch("wirepost-seed", &PatchParams::default(), &Patch::Merge(patch)).await?;
-    eventually("the Secret has other credentials", SOON, || async {
-        Ok(world.secret("shop-wirepost").await?.is_some_and(|now| now["username"] != before["username"]))
-    })
-    .await?;
-    let after = world.secret("shop-wirepost").await?.context("no Secret")?;
-    for entries in [&before, &after] {
-        ensure!(api_keys(&world).await?.get(&digest(entries)) == Some(&None), "{:?}", api_keys(&world).await?);
-        log_in(entries).await?;
-    }
-    ensure!(service.status().connected(), "a service that has not read its Secret yet was cut off");
-
-    let patch = json!({"data": {"former-seed": null}});
-    seeds.patch("wirepost-seed", &PatchParams::default(), &Patch::Merge(patch)).await?;
-    eventually("what was derived from the leaked seed is gone", SOON, || async {
-        Ok(api_keys(&world).await?.keys().eq([&digest(&after)]) && !users(&world).await?.contains(&before["username"]))
-    })
-    .await?;
-    eventually("its connection is closed", SOON, || async { Ok(!service.status().connected()) }).await?;
-    log_in(&after).await?;
-    operator.had_every_right()
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_deleted_or_altered_comes_back_the_same() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").flag("secret-check-seconds", 2).start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
-    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let Begun { world, operator, entries } = provisioned("shop-wirepost", 2).await?;
     let connection = log_in(&entries).await?;
 
     secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
@@ -338,11 +260,7 @@ async fn a_secret_that_is_deleted_or_altered_comes_back_the_same() -> Result<()>
 /// Long before the next check is due.
 #[tokio::test(flavor = "multi_thread")]
 async fn touching_the_resource_restores_its_secret_immediately() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").flag("secret-check-seconds", 86_400).start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
-    let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let Begun { world, operator, entries } = provisioned("shop-wirepost", 86_400).await?;
 
     secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
     annotate(&world, "example.com/check", "1").await?;
@@ -432,11 +350,7 @@ async fn a_foreign_secret_of_that_name_is_left_alone() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_secret_name_moves_the_credentials_and_no_access_ends_them() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("first")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
-    let entries = world.secret("first").await?.context("no Secret")?;
+    let Begun { world, operator, entries } = provisioned("first", CHECK).await?;
     let connection = log_in(&entries).await?;
 
     world.apply(&shop("second")).await?;
@@ -459,10 +373,7 @@ async fn another_secret_name_moves_the_credentials_and_no_access_ends_them() -> 
 /// The name of the former Secret is nowhere but in the status.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_renamed_while_the_broker_is_away_leaves_no_former_one() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("first")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
+    let Begun { world, operator, .. } = provisioned("first", CHECK).await?;
     drop(operator);
 
     let away = world.operator("two").flag("management", "http://guest:guest@127.0.0.1:1").start().await?;
@@ -479,76 +390,8 @@ async fn a_secret_renamed_while_the_broker_is_away_leaves_no_former_one() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_gives_new_credentials_and_an_hour_for_the_old_ones() -> Result<()> {
-    let world = World::new().await?;
-    let _mirror = Mirror::start(&world, "edge-1").await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Ready", "True").await?;
-    let old = world.secret("shop-wirepost").await?.context("no Secret")?;
-    let connection = log_in(&old).await?;
-
-    annotate(&world, "wirepost.dev/rotate", "2026-12").await?;
-    eventually("the Secret has new credentials", SOON, || async {
-        let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
-        Ok(["username", "password", "api-key", "uri"].iter().all(|key| entries[*key] != old[*key]))
-    })
-    .await?;
-    let new = world.secret("shop-wirepost").await?.context("no Secret")?;
-    log_in(&new).await?;
-    log_in(&old).await?;
-    ensure!(connection.status().connected());
-    eventually("the hour of the old ones has begun", SOON, || async {
-        Ok(api_keys(&world).await?[&digest(&old)].is_some())
-    })
-    .await?;
-    let keys = api_keys(&world).await?;
-    ensure!(keys.len() == 2 && keys[&digest(&new)].is_none(), "{keys:?}");
-    let ends = keys[&digest(&old)].context("the old key never ends")?;
-    let left = ends - Timestamp::now().as_millisecond();
-    ensure!((55 * 60_000..=60 * 60_000).contains(&left), "{left} ms");
-    world.condition("shop", "Ready", "True").await?;
-
-    // Another process knows as much.
-    drop(operator);
-    let operator = world.operator("two").start().await?;
-    operator.leads().await?;
-    annotate(&world, "example.com/look", "again").await?;
-    eventually("it was looked at", SOON, || async {
-        Ok(operator.metric("wirepost_operator_reconciles_total{outcome=\"Ready\"}").await? > 0.0)
-    })
-    .await?;
-    ensure!(api_keys(&world).await? == keys && users(&world).await?.len() == 2);
-
-    // An hour later, as far as the next process knows.
-    drop(operator);
-    let config_maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
-    let past = json!({"": Timestamp::now().as_millisecond() - 1}).to_string();
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {"wirepost.dev/former-rotations": past}}}));
-    config_maps.patch("wirepost-business-shop", &PatchParams::default(), &patch).await?;
-    let operator = world.operator("three").start().await?;
-    eventually("the old key is gone", SOON, || async {
-        Ok(api_keys(&world).await? == BTreeMap::from([(digest(&new), None)]))
-    })
-    .await?;
-    eventually("the old user is gone", SOON, || async {
-        Ok(users(&world).await? == BTreeSet::from([new["username"].clone()]))
-    })
-    .await?;
-    eventually("it is cut off", SOON, || async { Ok(!connection.status().connected()) }).await?;
-    ensure!(log_in(&old).await.is_err());
-    log_in(&new).await?;
-    ensure!(world.secret("shop-wirepost").await?.as_ref() == Some(&new));
-    operator.had_every_right()
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn two_resources_never_share_credentials() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator("one").start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
-    let first = world.secret("shop-wirepost").await?.context("no Secret")?;
+    let Begun { world, operator: _operator, entries: first } = provisioned("shop-wirepost", CHECK).await?;
     world.cluster.delete(&world.team.name, "shop").await?;
     world.cluster.wait_gone(&world.team.name, "shop").await?;
     // The same name, declared again, possibly by another team.
@@ -564,10 +407,7 @@ async fn two_resources_never_share_credentials() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_may_write_access_secrets_and_read_none() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator("one").start().await?;
-    world.apply(&shop("shop-wirepost")).await?;
-    world.condition("shop", "Provisioned", "True").await?;
+    let Begun { world, operator, .. } = provisioned("shop-wirepost", CHECK).await?;
     let client = world.account.client().await?;
     let may = async |verb: &str, namespace: &str, name: &str| -> Result<bool> {
         let attributes = ResourceAttributes {

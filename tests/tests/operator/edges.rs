@@ -8,8 +8,9 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use wirepost_testing::broker::{PATIENCE, eventually};
+use wirepost_testing::edge::Edge;
 use wirepost_testing::operator::edges::client;
-use wirepost_testing::operator::{World, condition_of};
+use wirepost_testing::operator::{Operator, World, condition_of};
 use wirepost_testing::service::{Service, next_json, payment};
 use wirepost_testing::setup::PAYMENTS;
 
@@ -19,6 +20,16 @@ fn payments() -> String {
 
 async fn secret(world: &World) -> Result<BTreeMap<String, String>> {
     world.secret("payments-wirepost").await?.context("no Secret")
+}
+
+/// An operator and one edge, on which the business is ready.
+async fn ready() -> Result<(World, Operator, Edge)> {
+    let world = World::new().await?;
+    let operator = world.operator("one").start().await?;
+    let edge = world.edge("edge-1").await?;
+    world.apply(&payments()).await?;
+    world.condition("payments", "Ready", "True").await?;
+    Ok((world, operator, edge))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,11 +94,7 @@ async fn edges_that_come_and_go_are_counted() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_reaches_connected_clients_without_cutting_them() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator("one").start().await?;
-    let edge = world.edge("edge-1").await?;
-    world.apply(&payments()).await?;
-    world.condition("payments", "Ready", "True").await?;
+    let (world, _operator, edge) = ready().await?;
     let mut alice = client(&edge, &secret(&world).await?, "alice", "app").await?;
     let frame = json!({"id": "n1", "messageType": "stock.count", "content": {}});
     alice.send(&frame).await?;
@@ -104,11 +111,7 @@ async fn a_change_reaches_connected_clients_without_cutting_them() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_business_closes_its_clients_and_the_type_is_free_again() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator("one").start().await?;
-    let edge = world.edge("edge-1").await?;
-    world.apply(&payments()).await?;
-    world.condition("payments", "Ready", "True").await?;
+    let (world, _operator, edge) = ready().await?;
     let mut alice = client(&edge, &secret(&world).await?, "alice", "app").await?;
     world.cluster.delete(&world.team.name, "payments").await?;
     ensure!(alice.close_code().await? == 4010);
@@ -121,11 +124,7 @@ async fn a_deleted_business_closes_its_clients_and_the_type_is_free_again() -> R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_deleted_or_altered_by_hand_is_restored_and_cuts_nobody() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator("one").start().await?;
-    let edge = world.edge("edge-1").await?;
-    world.apply(&payments()).await?;
-    world.condition("payments", "Ready", "True").await?;
+    let (world, _operator, edge) = ready().await?;
     let mut alice = client(&edge, &secret(&world).await?, "alice", "app").await?;
     let before = world.config_map("payments").await?.context("no ConfigMap")?;
     let api: Api<ConfigMap> = world.cluster.api(&world.system.name);
@@ -147,11 +146,7 @@ async fn a_configuration_deleted_or_altered_by_hand_is_restored_and_cuts_nobody(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_rotation_the_former_key_still_opens_the_door() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator("one").start().await?;
-    let edge = world.edge("edge-1").await?;
-    world.apply(&payments()).await?;
-    world.condition("payments", "Ready", "True").await?;
+    let (world, _operator, edge) = ready().await?;
     let former = secret(&world).await?;
     let rotated = payments().replace("namespace: shop}", "namespace: shop, annotations: {wirepost.dev/rotate: \"1\"}}");
     world.apply(&rotated).await?;
@@ -169,11 +164,7 @@ async fn after_a_rotation_the_former_key_still_opens_the_door() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_delivery_closes_clients_once_and_pushes_arrive_again() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator("one").start().await?;
-    let edge = world.edge("edge-1").await?;
-    world.apply(&payments()).await?;
-    world.condition("payments", "Ready", "True").await?;
+    let (world, _operator, edge) = ready().await?;
     let secret = secret(&world).await?;
     let service = Service::with(&secret).await?;
     let mut alice = client(&edge, &secret, "alice", "app").await?;
@@ -191,11 +182,7 @@ async fn another_delivery_closes_clients_once_and_pushes_arrive_again() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_change_leaves_clients_with_the_last_good_one() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator("one").start().await?;
-    let edge = world.edge("edge-1").await?;
-    world.apply(&payments()).await?;
-    world.condition("payments", "Ready", "True").await?;
+    let (world, _operator, edge) = ready().await?;
     let mut alice = client(&edge, &secret(&world).await?, "alice", "app").await?;
     // Only a compiler of schemas sees what is wrong.
     world.apply(&payments().replace("type: object, required", "type: objekt, required")).await?;
