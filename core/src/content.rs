@@ -4,6 +4,7 @@
 mod cost;
 
 use jsonschema::{PatternOptions, Validator};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use cost::CostModel;
@@ -161,23 +162,7 @@ fn weigh<'a>(
 
 /// A pointer in a URI fragment may be percent-encoded.
 fn unescape(pointer: &str) -> String {
-    let bytes = pointer.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let escaped = (bytes[i] == b'%')
-            .then(|| pointer.get(i + 1..i + 3))
-            .flatten()
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        if let Some(byte) = escaped {
-            out.push(byte);
-            i += 3;
-        } else {
-            out.push(bytes[i]);
-            i += 1;
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_decode_str(pointer).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
