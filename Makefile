@@ -67,7 +67,7 @@ conformance: ## the Autobahn cases against the edge's socket code
 	tests/conformance
 
 .PHONY: crds
-crds: ## writes crds/ and the chart's copies anew from the Rust types (a test fails while they differ)
+crds: ## writes crds/ and the chart's copies from the Rust types (a test fails while they differ)
 	$(CARGO) run -q --locked -p wirepost-core --example crd crds/
 	cp crds/*.yaml charts/wirepost/files/
 
@@ -86,7 +86,7 @@ chart: ## the Helm chart's tests alone (helm is built when cold: three minutes)
 	scripts/with-kubernetes $(CARGO_TARGET_DIR)/debug/run-tests --test chart $(WHAT)
 
 .PHONY: chart-docs
-chart-docs: ## writes charts/wirepost/README.md anew from values.yaml (a test fails while they differ)
+chart-docs: ## writes charts/wirepost/README.md from values.yaml (a test fails while they differ)
 	scripts/chart-readme
 
 .PHONY: broker

@@ -4,10 +4,10 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Cannot connect.
-    #[error("cannot connect to {place}: {cause}")]
+    #[error("cannot connect to {address}: {cause}")]
     Connect {
         /// Host and port.
-        place: String,
+        address: String,
         /// What the operating system, TLS or the broker reported.
         cause: String,
     },

@@ -38,7 +38,7 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self, Error> {
         let address = endpoint.address();
-        let failed = |cause: String| Error::Connect { place: address.host_and_port(), cause };
+        let failed = |cause: String| Error::Connect { address: address.host_and_port(), cause };
         let dialing = async {
             let socket = TcpStream::connect((address.host(), address.port())).await?;
             socket.set_nodelay(true)?;

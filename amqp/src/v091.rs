@@ -93,7 +93,7 @@ impl Connection {
                 Error::Io(error) => format!("closed during the handshake ({error}); are user and vhost right?"),
                 error => error.to_string(),
             };
-            Error::Connect { place: endpoint.address().host_and_port(), cause }
+            Error::Connect { address: endpoint.address().host_and_port(), cause }
         })?;
         Ok(connection)
     }

@@ -102,9 +102,9 @@ impl Connection {
             links: 0,
         };
         let handshake = timeout(CALL_TIMEOUT, connection.handshake(endpoint, heartbeat)).await;
-        handshake
-            .unwrap_or(Err(Error::Timeout { what: "the handshake", after: CALL_TIMEOUT }))
-            .map_err(|error| Error::Connect { place: endpoint.address().host_and_port(), cause: error.to_string() })?;
+        handshake.unwrap_or(Err(Error::Timeout { what: "the handshake", after: CALL_TIMEOUT })).map_err(|error| {
+            Error::Connect { address: endpoint.address().host_and_port(), cause: error.to_string() }
+        })?;
         Ok(connection)
     }
 

@@ -153,7 +153,7 @@ impl Default for Metrics {
             refused: metric!("refused", "Requests refused, by reason"),
             tokens: metric!("tokens", "Token calls by outcome"),
             tokens_without_tags: metric!("tokens_without_tags", "Sessions whose JWT lacks the claim declared for tags"),
-            gaps: metric!("gaps", "Clients told that messages may be missing, by reason"),
+            gaps: metric!("gaps", "Gaps reported to clients: messages may be missing, by reason"),
             catch_up_reads: metric!("catch_up_reads", "Pieces of streams read for clients that catch up"),
             readers: metric!("readers", "Businesses that are to be read, since clients of theirs are here"),
             readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),

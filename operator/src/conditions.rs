@@ -53,7 +53,7 @@ impl ConditionState {
         )
     }
 
-    /// Of a generation that was accepted, of which a queue of the team's own is missing now.
+    /// For an accepted generation whose queue of the team's own is missing now.
     pub fn partly_in_force() -> Self {
         Self::unknown(
             Reason::NotAccepted,
@@ -88,7 +88,7 @@ impl EdgeProgress {
         if programmed >= needed {
             let others: Vec<String> = behind.iter().chain(unreachable.iter().map(|(edge, _)| edge)).cloned().collect();
             let text = format!(
-                "enough edges run this generation: {programmed} of {total}, and {needed} are needed; not known to run it: {}",
+                "enough edges run this generation: {programmed} of {total}, {needed} needed; not known to run it: {}",
                 summarize(&others)
             );
             return ConditionState::met(Reason::Programmed, text);
@@ -133,7 +133,7 @@ pub struct Findings {
     pub policy: Option<Policy>,
 }
 
-/// What a class says to a declaration.
+/// What a class allows and forbids of a declaration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Name of the class.
@@ -187,7 +187,7 @@ impl Findings {
         }
     }
 
-    /// How far the edges are with what is in force. That says nothing about a declaration of which routes are left out.
+    /// How many edges run what is in force. This does not cover a declaration whose routes are partly left out.
     pub fn set_progress(&mut self, progress: &EdgeProgress) {
         self.edges = Some((progress.programmed, progress.total));
         self.programmed = if self.accepted.is_met() { progress.condition() } else { ConditionState::partly_in_force() };
@@ -197,7 +197,7 @@ impl Findings {
     pub fn status(&self, generation: i64, old: &WsBusinessStatus) -> WsBusinessStatus {
         let mut status = old.clone();
         let ready = self.ready();
-        let trouble = self.trouble();
+        let abnormal = self.abnormal();
         status.observed_generation = Some(generation);
         status.class_name = self.policy.as_ref().map(|policy| policy.class.clone());
         status.conditions = [
@@ -208,7 +208,7 @@ impl Findings {
         ]
         .into_iter()
         .chain(self.policy.as_ref().map(|policy| (ConditionType::Permitted, &policy.permitted)))
-        .chain(trouble.as_ref().map(|(kind, state)| (*kind, state)))
+        .chain(abnormal.as_ref().map(|(kind, state)| (*kind, state)))
         .map(|(kind, state)| condition(kind, state, generation, &old.conditions))
         .collect();
         if let Some(facts) = &self.facts {
@@ -248,8 +248,8 @@ impl Findings {
         ConditionState { status: if failed { "False" } else { "Unknown" }, ..first.clone() }
     }
 
-    /// Whether what is not met waits for somebody (`Stalled`) or only takes time (`Reconciling`).
-    fn trouble(&self) -> Option<(ConditionType, ConditionState)> {
+    /// Whether what is not met needs somebody (`Stalled`) or only takes time (`Reconciling`).
+    fn abnormal(&self) -> Option<(ConditionType, ConditionState)> {
         let stalled = self.unmet().find(|state| state.reason.needs_help());
         let (kind, state) = match stalled {
             Some(state) => (ConditionType::Stalled, state),
@@ -300,14 +300,14 @@ pub fn replacing(status: &WsBusinessStatus) -> Value {
     patch
 }
 
-fn condition(kind: ConditionType, verdict: &ConditionState, generation: i64, old: &[Condition]) -> Condition {
-    let before = old.iter().find(|c| c.type_ == kind.as_str() && c.status == verdict.status);
+fn condition(kind: ConditionType, state: &ConditionState, generation: i64, old: &[Condition]) -> Condition {
+    let before = old.iter().find(|c| c.type_ == kind.as_str() && c.status == state.status);
     let since = before.map_or_else(|| Time(Timestamp::now()), |c| c.last_transition_time.clone());
     Condition {
         type_: kind.as_str().to_owned(),
-        status: verdict.status.to_owned(),
-        reason: verdict.reason.as_str().to_owned(),
-        message: cut(&verdict.message),
+        status: state.status.to_owned(),
+        reason: state.reason.as_str().to_owned(),
+        message: cut(&state.message),
         observed_generation: Some(generation),
         last_transition_time: since,
     }
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(of(&findings()), None);
         let behind = Findings { programmed: ConditionState::not_met(Reason::EdgesBehind, ""), ..findings() };
         assert_eq!(of(&behind), Some(("Reconciling".into(), "True".into(), "EdgesBehind".into())));
-        // Whatever else takes time: somebody must act.
+        // Even if something else only takes time, somebody must act.
         let taken = Findings {
             provisioned: ConditionState::unknown(Reason::BrokerUnavailable, ""),
             accepted: ConditionState::not_met(Reason::QueueNotFound, ""),
@@ -409,7 +409,7 @@ mod tests {
             assert_eq!(of(total, enough - 1, 0), ("False", Reason::EdgesBehind), "{total}");
             assert_eq!(of(total, enough - 1, 1), ("Unknown", Reason::EdgesUnreachable), "{total}");
         }
-        assert_eq!(of(10, 5, 2), ("False", Reason::EdgesBehind), "two that do not answer can't make it good");
+        assert_eq!(of(10, 5, 2), ("False", Reason::EdgesBehind), "the two that do not answer are not enough");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct Route {
     /// Addressed: a push must name an identity or tags. Everyone: `"toUniqueId": "*"` is allowed as well. Default: Addressed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub audience: Audience,
-    /// Whether the business is told when a client has it; for ServerToClient. Default: false.
+    /// Whether the business gets an event when a client has received it; for ServerToClient. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub receipts: bool,
     /// JSON Schema that `content` must fulfil, at most 64 KiB.

@@ -61,7 +61,7 @@ impl ConditionType {
     }
 
     /// Whether it exists only while it is True: it then reports that something is not as it should be.
-    pub fn reports_trouble(self) -> bool {
+    pub fn is_abnormal(self) -> bool {
         matches!(self, Self::Reconciling | Self::Stalled)
     }
 
@@ -177,7 +177,7 @@ reasons! {
 
     /// This generation is not accepted, so nothing of it was provisioned or programmed.
     NotAccepted,
-    /// Not looked at yet.
+    /// Not evaluated yet.
     Pending,
 }
 

@@ -50,7 +50,7 @@ pub async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
     }
 }
 
-/// The time in which a hub is read, also if it ends by a panic: then clients are told to come back, since pushes may be
+/// The time in which a hub is read, also if it ends by a panic: then clients are asked to come back, since pushes may be
 /// missing until the reader is restarted.
 struct ReadingTime<'h>(&'h Hub);
 

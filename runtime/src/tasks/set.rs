@@ -138,7 +138,7 @@ impl Tasks {
         self.tracker.is_empty()
     }
 
-    /// Waits until every task has ended. Whoever calls it has asked them to end.
+    /// Waits until every task has ended. The caller has asked them to end.
     pub async fn finished(&self) {
         self.tracker.close();
         self.tracker.wait().await;

@@ -62,7 +62,7 @@ async fn a_slow_upload_outlasts_the_heartbeat_and_arrives() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
     edge.await_metric("wirepost_edge_acks_total", 1.0).await?;
-    // Whoever has sent nothing more is silent again.
+    // A client that has sent nothing more counts as idle again.
     edge.await_metric("wirepost_edge_closes_total{kind=\"vanished\"}", 1.0).await
 }
 

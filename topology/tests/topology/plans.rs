@@ -102,7 +102,7 @@ async fn a_closed_gate_stops_before_the_next_write() {
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
     let rest = Snapshot::read(&management).await.unwrap().plan("pay", &topology, None);
     assert_eq!(plan.steps.len() - rest.steps.len(), 7);
-    // Whoever may write goes on from there.
+    // The next process that may write continues from there.
     assert!(apply_plan(&management, rest, ApplyOptions::default()).await.unwrap().is_clean());
     assert!(Snapshot::read(&management).await.unwrap().plan("pay", &topology, None).is_empty());
 }

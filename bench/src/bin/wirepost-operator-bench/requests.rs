@@ -59,7 +59,7 @@ impl Counts {
         Self(added.filter(|(_, added)| *added > 0.0).collect())
     }
 
-    /// For each of so many.
+    /// For each of this many.
     pub(crate) fn each(&self, of: f64) -> Self {
         Self(self.0.iter().map(|(what, n)| (what.clone(), n / of)).collect())
     }
