@@ -67,7 +67,7 @@ impl Seed {
 pub struct SeedPair {
     /// What new credentials are derived from.
     pub current: Seed,
-    /// What those were derived from that services may still use: they are valid as long as it is there.
+    /// What credentials that services may still use were derived from: they are valid as long as it is here.
     pub former: Option<Seed>,
 }
 
@@ -99,7 +99,7 @@ pub struct Rotation {
     pub current: String,
     /// Values before it → ms since the epoch until which their credentials are valid; at most [`MAX_FORMER`].
     pub former: BTreeMap<String, i64>,
-    /// Only the current ones may be valid: the former ones end as soon as there are new ones. Asked for each time, not stored.
+    /// Only the current ones are valid: the former ones end as soon as there are new ones. Read from the resource each time, not stored.
     pub revoke: bool,
 }
 
@@ -144,7 +144,7 @@ impl Rotation {
         (count > 0).then_some(rotation)
     }
 
-    /// The former ones end now. `None` where there are none, or where nobody asks for it.
+    /// The former ones end now. `None`: there are none, or no revocation is requested.
     pub fn revoked(&self) -> Option<Self> {
         let asked = self.revoke && !self.former.is_empty();
         asked.then(|| Self { former: BTreeMap::new(), ..self.clone() })

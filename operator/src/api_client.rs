@@ -19,7 +19,7 @@ use crate::leader::Leadership;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of an answer, or of the next part of one. Longer than a watch.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// After this many seconds the API server ends a watch, which then continues where it was. One that does not end five seconds later is dead,
+/// After this many seconds the API server ends a watch, which then continues from there. One that has not ended five seconds later is dead,
 /// and what changed meanwhile has to be seen within the 30 s in which everything is repaired.
 const WATCH_SECONDS: u32 = 15;
 /// After this long without a failure pauses are short again.

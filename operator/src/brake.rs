@@ -1,9 +1,8 @@
-//! The brake on mass deletion. A deleted CRD, a pruned directory of Git or a deleted namespace ends many businesses within a second, and most
-//! often nobody meant it. So while most businesses of an installation would end at the same time, none does: clients stay, the broker keeps
-//! everything, and an administrator is asked.
+//! The brake on mass deletion. A deleted CRD, a pruned directory in Git or a deleted namespace deletes many businesses within a second, and
+//! this is usually a mistake. So while most businesses of an installation would end at the same time, none does: clients stay connected, the
+//! broker keeps everything, and an administrator decides.
 //!
-//! **Release.** The annotation [`ALLOW`] of the Lease, a time until which such deletions are meant. It ends on its own, so that it can't be
-//! forgotten.
+//! **Release.** The annotation [`ALLOW`] of the Lease, a time until which such deletions are intended. It expires, so it can't be forgotten.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,31 +20,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{events::Events, metrics::Metrics, triggers::Triggers};
 
-/// Annotation of the Lease: until when businesses may end however many (RFC 3339).
+/// Annotation of the Lease: until when any number of businesses may end (RFC 3339).
 pub const ALLOW: &str = "wirepost.dev/allow-deletions-until";
-/// Fewer businesses than this end without a question, even if they are all.
+/// Fewer businesses than this are never held, even if they are all.
 const MIN: usize = 3;
 /// How long an ended business counts as ending now.
 const RECENT: Duration = Duration::from_mins(10);
 /// Ended businesses that are remembered.
 const MAX_RECENT: usize = 4096;
-/// A deletion waits until no other has come for so long, to see how many there are.
+/// A deletion waits until no other has come for this long, to see how many there are.
 const QUIET: Duration = Duration::from_secs(2);
 /// The longest such wait.
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// Between two looks at the Lease while something is held.
+/// Between two reads of the Lease while deletions are held.
 const INTERVAL: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// A holder that was not asked for so long holds nothing any more.
+/// Without a question for this long, nothing is held any more.
 const FORGOTTEN: Duration = Duration::from_mins(1);
 
 /// See the module.
 pub struct Brake {
-    /// Off: an installation whose businesses come and go all together, such as one for tests.
+    /// Off: for an installation whose businesses come and go together, such as one for tests.
     enabled: bool,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Businesses on the broker that are held, by the last sweep.
+    /// Businesses on the broker whose removal is held, as of the last sweep.
     orphans: AtomicUsize,
 }
 
@@ -58,7 +57,7 @@ struct State {
     ended: HashMap<String, Instant>,
     /// Until when an administrator allows it.
     allowed: Option<Timestamp>,
-    /// When something was last held.
+    /// When a deletion was last held.
     held: Option<Instant>,
 }
 
@@ -67,13 +66,13 @@ struct State {
 pub enum Verdict {
     /// It may.
     Go,
-    /// More may come: ask again after this time.
+    /// Others may follow: ask again after this time.
     Wait(Duration),
     /// This many of all businesses would end: an administrator decides.
     Held {
-        /// Those that end.
+        /// The businesses that would end.
         ending: usize,
-        /// All.
+        /// All businesses.
         all: usize,
     },
 }
@@ -84,7 +83,7 @@ impl Brake {
         Self { enabled, metrics, state: Mutex::default(), orphans: AtomicUsize::new(0) }
     }
 
-    /// Whether the deletion of the resource `uid` may go on. `has_begun`: its clients were let go already, so it only counts for others.
+    /// Whether the deletion of the resource `uid` may go on. `has_begun`: its clients are gone already, so it is only counted for others.
     /// `ending`: businesses whose resources are being deleted or gone; `others`: those of all other resources.
     pub fn ask(&self, uid: &str, has_begun: bool, ending: &BTreeSet<String>, others: &BTreeSet<String>) -> Verdict {
         if !self.enabled {
@@ -114,7 +113,7 @@ impl Brake {
         state.may_end(ending, all, now)
     }
 
-    /// The same of businesses on the broker that no resource claims; if they may, they count as ended.
+    /// The same for businesses on the broker that no resource claims; if they may, they count as ended.
     pub fn may_orphans_end(&self, ending: &BTreeSet<String>, others: &BTreeSet<String>) -> bool {
         let may = ending.is_empty() || self.may_end(ending, others);
         self.orphans.store(if may { 0 } else { ending.len() }, Ordering::Relaxed);
@@ -134,7 +133,7 @@ impl Brake {
         state.ended(business);
     }
 
-    /// Reads what an administrator allows, as long as something is held, and says so.
+    /// Reads what an administrator allows while deletions are held, and reports both.
     pub async fn run(
         self: Arc<Self>,
         client: Client,
@@ -160,7 +159,7 @@ impl Brake {
             let lease = match timeout(TIMEOUT, leases.get(&lease)).await {
                 Ok(Ok(lease)) => lease,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the Lease can't be read, so deletions are still held");
+                    tracing::warn!(%error, "the Lease can't be read, so deletions stay held");
                     continue;
                 }
                 Err(_) => continue,
@@ -168,7 +167,7 @@ impl Brake {
             if !reported {
                 let orphans = self.orphans.load(Ordering::Relaxed);
                 let note = format!(
-                    "most businesses would end at the same time{}; nothing of them is removed until an administrator says that it is meant: {}",
+                    "most businesses would end at the same time{}; nothing of them is removed until an administrator confirms it: {}",
                     if orphans > 0 { format!(" ({orphans} on the broker have no resource)") } else { String::new() },
                     release(&namespace, &lease.name_any()),
                 );
@@ -184,7 +183,7 @@ impl Brake {
                 news
             };
             if news && allowed.is_some_and(|until| Timestamp::now() < until) {
-                tracing::warn!("an administrator allows that most businesses end");
+                tracing::warn!("an administrator allows most businesses to end");
                 triggers.trigger_all();
             }
         }
@@ -221,7 +220,7 @@ impl State {
         }
     }
 
-    /// How many businesses end or have just ended, and how many there are with them. What came back goes on.
+    /// How many businesses end or have just ended, and how many there are including them. A business that came back does not count as ended.
     fn count(&mut self, ending: &BTreeSet<String>, others: &BTreeSet<String>, now: Instant) -> (usize, usize) {
         self.ended.retain(|_, at| now - *at < RECENT);
         let recent = self.ended.keys().filter(|business| !ending.contains(*business) && !others.contains(*business));

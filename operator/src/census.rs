@@ -1,5 +1,5 @@
-//! How many businesses have which condition: what alerts need to know of a thousand statuses. Counted when it is asked for, from what is
-//! stored: a status that another process wrote counts too, and so does a resource that nobody has reconciled yet.
+//! How many businesses have which condition, for alerts. Counted at each scrape, from what is stored: this includes statuses that another
+//! process wrote, and resources that are not reconciled yet.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub struct Counted {
     pub reason: &'static str,
 }
 
-/// Businesses by condition. Words that are not ours are left out.
+/// Businesses by condition. Unknown conditions and reasons are left out.
 pub fn conditions(businesses: &Store<StoredBusiness>) -> BTreeMap<Counted, i64> {
     let mut counts = BTreeMap::new();
     for stored in businesses.state() {
@@ -37,7 +37,7 @@ fn of(stored: &StoredBusiness) -> Vec<Counted> {
     if found.iter().any(|counted| counted.condition == ConditionType::Ready.as_str()) {
         return found;
     }
-    // Not reconciled yet: it must not be missing from what an alert counts.
+    // Not reconciled yet: alerts must count it too.
     let pending =
         |kind: ConditionType, status| Counted { condition: kind.as_str(), status, reason: Reason::Pending.as_str() };
     vec![pending(ConditionType::Ready, "Unknown"), pending(ConditionType::Reconciling, "True")]

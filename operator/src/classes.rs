@@ -1,8 +1,8 @@
 //! The classes that businesses may have: the platform team's policy, watched.
 //!
 //! An installation without the CustomResourceDefinition of classes has none: every business is treated as if there were no policy, unless it
-//! had a class. Whatever else keeps the classes from being listed (a missing right, an API server that is away) keeps this process from being
-//! ready: nothing new is accepted by a policy that is not known. What was accepted before needs none.
+//! had a class. While the classes can't be listed for any other reason (a missing right, an API server that does not answer), this process is
+//! not ready: nothing new is accepted under an unknown policy. What was accepted before does not need it.
 
 use std::{
     collections::BTreeMap,
@@ -39,16 +39,16 @@ use crate::{
 
 /// What `/readyz` waits for.
 pub const PART: &str = "classes";
-/// Lists that must fail before the classes count as not known; one that is refused for a missing right counts at once.
+/// Lists that must fail before the classes count as unknown; one that is refused for a missing right counts immediately.
 const ATTEMPTS: u32 = 3;
 
-/// A class as it is stored: one that can't be read must not end the watch of the others.
+/// A class as it is stored: a malformed one must not end the watch of the others.
 #[derive(Clone, Debug, Deserialize, Serialize, Resource)]
 #[resource(inherit = WsBusinessClass)]
 pub struct StoredClass {
     /// Metadata.
     pub metadata: ObjectMeta,
-    /// Whatever is stored.
+    /// As stored, valid or not.
     #[serde(default)]
     pub spec: Value,
 }
@@ -58,8 +58,8 @@ pub struct StoredClass {
 pub struct Class {
     /// As declared.
     pub resource: WsBusinessClass,
-    /// Its name, and what [`validate::class::fill`] needs of it, as JSON. Kept with a declaration that was accepted, so that it means the
-    /// same later.
+    /// Its name, and what [`validate::class::fill`] needs of it, as JSON. Stored with an accepted declaration, so that its meaning does not
+    /// change later.
     pub terms: Arc<str>,
 }
 
@@ -74,7 +74,7 @@ pub fn class_of_terms(terms: &str) -> Option<String> {
     serde_json::from_str(terms).ok().map(|Name { class }| class)
 }
 
-/// These terms if the class gives nothing.
+/// The terms of a class that fills in nothing.
 pub fn name_alone(terms: &str) -> Option<Arc<str>> {
     let name = Name { class: class_of_terms(terms)? };
     serde_json::to_string(&name).ok().map(Arc::from)
@@ -114,7 +114,7 @@ pub struct Classes {
 /// Whether the classes are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Listing {
-    /// Nobody has answered yet.
+    /// The first list is not complete.
     Pending,
     /// They can't be listed.
     Failed(String),
@@ -130,14 +130,14 @@ impl Default for Classes {
 #[derive(Debug, Default)]
 struct Known {
     classes: BTreeMap<String, Entry>,
-    /// Of a list that is not complete yet.
+    /// From a list that is not complete yet.
     incoming: BTreeMap<String, Entry>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     metadata: ObjectMeta,
-    /// What events are about.
+    /// The object of events.
     reference: ObjectReference,
     default: bool,
     class: Result<Arc<Class>, String>,
@@ -145,7 +145,7 @@ struct Entry {
 
 impl Entry {
     fn new(stored: &StoredClass) -> Self {
-        // No more of it: what else changes in a class's metadata changes nothing for businesses.
+        // Only the name: other metadata of a class does not affect businesses.
         let metadata = json!({"name": stored.metadata.name});
         let value = json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": stored.spec});
         let class = validate::class::parse(&value).map(|class| Arc::new(Class::new(class)));
@@ -154,7 +154,7 @@ impl Entry {
             tracing::error!(
                 class = stored.metadata.name,
                 problems,
-                "a class can't be read; nothing new of it is accepted"
+                "a class can't be read; nothing new is accepted under it"
             );
         }
         let default = stored.spec.get("default") == Some(&Value::Bool(true));
@@ -185,7 +185,7 @@ impl Classes {
         })
     }
 
-    /// Whether the class of this resource lets its namespace own its business type. What is not known yet may change.
+    /// Whether the class of this resource lets its namespace own its business type. Yes while the class is not known.
     pub fn may_own(&self, stored: &StoredBusiness) -> bool {
         let namespace = stored.metadata.namespace.as_deref().unwrap_or("default");
         match self.of(stored.class_name()) {
@@ -195,20 +195,20 @@ impl Classes {
         }
     }
 
-    /// Returns when all classes were listed once, or can't be; `false` when that will not happen any more.
+    /// Returns once all classes are listed, or can't be; `false` if that will never happen.
     pub async fn looked_for(&self) -> bool {
         self.listing.subscribe().wait_for(|listing| *listing != Listing::Pending).await.is_ok()
     }
 
-    /// All classes are being listed again; nothing new is accepted before.
+    /// All classes are being listed again; until then nothing new is accepted.
     pub fn relists(&self) {
         self.listing.send_replace(Listing::Failed("the classes are being listed again".to_owned()));
     }
 
-    /// They could not be listed, this often in a row. Whether that is news; `None`: it is tried again before it counts.
+    /// They could not be listed, this many times in a row. Whether that is news; `None`: another attempt comes before it counts.
     fn failed(&self, error: &watcher::Error, attempts: u32) -> Option<bool> {
         let missing = code(error) == Some(403);
-        // Only a list that fails is followed by one that succeeds; a watch may go on where it was.
+        // Only a failed list is followed by a new list; a watch may continue where it was.
         if !matches!(error, watcher::Error::InitialListFailed(_)) || !missing && attempts < ATTEMPTS {
             return None;
         }
@@ -227,7 +227,7 @@ impl Classes {
         (all.len() > 1).then(|| (counts.metadata.name.clone().unwrap_or_default(), all))
     }
 
-    /// Says it, once, where several classes are the default.
+    /// Reports once that several classes are the default.
     async fn tell_several(&self, told: &mut Option<(String, Vec<String>)>, events: &Events) {
         let several = self.several_defaults();
         if *told == several {
@@ -247,7 +247,7 @@ impl Classes {
         }
     }
 
-    /// Takes an event of the watch. Whether what businesses have may have changed.
+    /// Takes an event of the watch. Whether the class of any business may have changed.
     fn take(&self, event: watcher::Event<StoredClass>) -> bool {
         let name = |stored: &StoredClass| stored.metadata.name.clone().unwrap_or_default();
         let mut known = self.lock();
@@ -269,7 +269,7 @@ impl Classes {
         false
     }
 
-    /// Follows the classes by this watch; it has no end of its own. `pending`: dropped when all were listed once.
+    /// Follows the classes by this watch, without an end. `pending`: dropped once all are listed.
     pub async fn follow(
         self: Arc<Self>,
         watch: impl Stream<Item = watcher::Result<watcher::Event<StoredClass>>>,
@@ -298,7 +298,7 @@ impl Classes {
                     failures = 0;
                     vec![event]
                 }
-                // There is no such kind here, so there are no classes.
+                // The API server does not know the kind, so there are no classes.
                 Err(error) if is_unknown_kind(&error) => vec![watcher::Event::Init, watcher::Event::InitDone],
                 Err(error) => {
                     failures += 1;
@@ -306,7 +306,7 @@ impl Classes {
                         tracing::warn!(%error, "the watch of classes is interrupted; trying again");
                     }
                     if let Some(changed) = self.failed(&error, failures) {
-                        // What runs is maintained, and nothing new is accepted.
+                        // What runs is maintained; nothing new is accepted.
                         fresh.listed(Listed::Classes);
                         if changed {
                             triggers.trigger_all();
@@ -318,7 +318,7 @@ impl Classes {
             for event in found {
                 let known = *self.listing.borrow() == Listing::Listed;
                 let (first, complete) = (pending.is_some() || !known, matches!(event, watcher::Event::InitDone));
-                // A list that brings nothing new comes every few minutes, and while there is no such kind all the time.
+                // Lists without changes come every few minutes, and constantly while the kind is missing.
                 let before = (complete && !first).then(|| self.summary());
                 let changed = self.take(event) && before.is_none_or(|before| before != self.summary());
                 if complete {
@@ -348,7 +348,7 @@ fn is_unknown_kind(error: &watcher::Error) -> bool {
     code(error) == Some(404)
 }
 
-/// What the API server has answered to a list, or to the begin of a watch.
+/// The API server's error for a list, or for the start of a watch.
 fn code(error: &watcher::Error) -> Option<u16> {
     let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
         return None;
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(classes.several_defaults().map(|(_, all)| all), Some(vec!["a".to_owned(), "b".to_owned()]));
     }
 
-    /// It may limit what this version does not know.
+    /// It may limit something that this version does not know.
     #[test]
     fn a_class_that_cannot_be_read_allows_nothing() {
         let classes = Classes::default();

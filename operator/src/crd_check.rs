@@ -1,9 +1,9 @@
 //! Whether the installed CustomResourceDefinition has every field that this operator knows. With an older one the API server drops a
 //! newer limit silently, and absent would mean its default; so nothing new is applied until the CRD is updated. Nothing is written to a
-//! resource either, not even its status: the API server drops newer fields of whatever is written, and they would be lost.
+//! resource either, not even its status: the API server drops newer fields from every object that is written.
 //!
-//! **When it is read.** Every ten seconds; and right before a resource is written to, or a declaration is compiled for the first time. Its
-//! metadata alone, as long as that has not changed, and once for all who wait for it at the same time.
+//! **When it is read.** Every ten seconds, and right before a resource is written or a declaration is compiled for the first time. Only its
+//! metadata while that has not changed, and once for all concurrent callers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ const NAME: &str = "wsbusinesses.wirepost.dev";
 const INTERVAL: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// From the moment when the definition was changed until the API server certainly serves resources by it (it takes less than a second).
+/// From a change of the definition until the API server certainly serves resources by it (it takes less than a second).
 const SERVED_AFTER: Duration = Duration::from_secs(5);
 /// Fields that a message names.
 const NAMED: usize = 8;
@@ -38,7 +38,7 @@ type CrdCheck = Option<Result<(), MissingFields>>;
 /// Fields that the installed CRD lacks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the installed CustomResourceDefinition {definition} is older than this operator and lacks {}: apply crds/ of this version; until then nothing new is applied, what runs goes on",
+    "the installed CustomResourceDefinition {definition} is older than this operator and lacks {}: apply crds/ of this version; until then nothing new is applied, and what runs goes on",
     self.list()
 )]
 pub struct MissingFields {
@@ -70,16 +70,16 @@ pub struct CrdGuard {
     metrics: Arc<Metrics>,
 }
 
-/// What is listed again when its definition is complete: what was read under a former one may lack fields.
+/// Listed again when the definition is complete: objects that were read under a former one may lack fields.
 enum Kind {
     Businesses(Fresh),
-    /// Without their definition there are none.
+    /// Without a definition there are no classes.
     Classes(Fresh, Arc<Classes>),
 }
 
 #[derive(Default)]
 struct LastRead {
-    /// When it was asked for.
+    /// When it was requested.
     at: Option<Instant>,
     /// The `resourceVersion`.
     version: Option<String>,
@@ -102,7 +102,7 @@ impl CrdGuard {
         Self::with(client, (NAME, crd::schema()), Kind::Businesses(fresh), triggers, metrics)
     }
 
-    /// The same for classes. One that is missing lacks nothing.
+    /// The same for classes. A missing definition lacks nothing.
     pub fn of_classes(
         client: Client,
         fresh: Fresh,
@@ -129,7 +129,7 @@ impl CrdGuard {
         self.check.subscribe().wait_for(Option::is_some).await.is_ok()
     }
 
-    /// What the definition lacks, as far as is known.
+    /// What the definition lacks, as last read.
     ///
     /// # Errors
     /// It lacks fields.
@@ -137,18 +137,18 @@ impl CrdGuard {
         self.check.borrow().clone().unwrap_or(Ok(()))
     }
 
-    /// What the definition lacks now. Where it can't be read, what was known before counts.
+    /// What the definition lacks now. If it can't be read, the last result counts.
     ///
     /// # Errors
     /// It lacks fields.
     pub async fn fresh(&self) -> Result<(), MissingFields> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
-        // Not read by another since.
+        // Nobody else has read it since.
         if last.at.is_none_or(|at| at < asked) {
             match self.read(&mut last).await {
                 Ok(Some(Err(missing))) => self.set(Err(missing)),
-                // That it was changed and is complete is for `run` to see, and to wait for what follows from it.
+                // `run` sees that it was changed and is complete, and waits for the consequences.
                 Ok(Some(Ok(()))) => last.version = None,
                 Ok(None) | Err(_) => {}
             }
@@ -157,7 +157,7 @@ impl CrdGuard {
         self.known()
     }
 
-    /// Checks the CRD again and again until `cancel`. `pending`: dropped after the first check.
+    /// Checks the CRD periodically until `cancel`. `pending`: dropped after the first check.
     pub async fn run(self: Arc<Self>, pending: Option<Pending>, cancel: CancellationToken) {
         let mut pending = pending;
         loop {
@@ -171,7 +171,7 @@ impl CrdGuard {
                         () = sleep(SERVED_AFTER) => {}
                         () = cancel.cancelled() => return,
                     }
-                    // What was read under a former one may lack fields.
+                    // Objects that were read under a former one may lack fields.
                     match &self.kind {
                         Kind::Businesses(fresh) => fresh.relist(),
                         Kind::Classes(fresh, classes) => {

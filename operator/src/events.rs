@@ -26,7 +26,7 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The API server's bound of a note, in bytes.
 const MAX_NOTE: usize = 1024;
-/// Reasons that come and go with every change, and one that has an event for all businesses together.
+/// Reasons that come and go with every change, and one with a single event for all businesses.
 const WITHOUT_EVENT: [Reason; 5] =
     [Reason::EdgesBehind, Reason::Pending, Reason::NotAccepted, Reason::Deleting, Reason::MassDeletion];
 
@@ -82,19 +82,20 @@ impl Events {
             .await;
     }
 
-    /// The installed CustomResourceDefinition holds a change back. No condition can say so: a write to the resource would lose fields.
+    /// The installed CustomResourceDefinition blocks a change. No condition can report it: a write to the resource would lose fields.
     pub async fn held_back(&self, stored: &StoredBusiness, why: &str) {
         let reason = Reason::CustomResourceDefinitionOutdated.as_str();
         self.publish(stored, EventType::Warning, reason, "Reconciling", why).await;
     }
 
-    /// The former credentials end before their hour.
+    /// The former credentials end before their hour is over.
     pub async fn revoked(&self, stored: &StoredBusiness) {
-        let note = "the former credentials of its services are revoked: their broker users and API keys end now";
+        let note =
+            "the former credentials of its services are revoked: their broker users and API keys are invalid now";
         self.publish(stored, EventType::Normal, "CredentialsRevoked", "Revoking", note).await;
     }
 
-    /// Somebody asks for a revocation, by a value that revokes nothing.
+    /// A revocation was requested with a value that revokes nothing.
     pub async fn not_revoked(&self, stored: &StoredBusiness, revoke: &str, rotate: &str) {
         let note = format!(
             "nothing is revoked: {REVOKE} is '{revoke}' and {ROTATE} is '{rotate}'. Set both to the same new value to replace the credentials and end the former ones now; set {REVOKE} to '{rotate}' to end only the former ones"
@@ -121,7 +122,7 @@ impl Events {
         self.publish_about(&lease, EventType::Warning, "MassDeletion", "Deleting", note).await;
     }
 
-    /// Several classes want to be the default one.
+    /// Several classes are marked as the default.
     pub async fn several_defaults(&self, class: &ObjectReference, note: &str) {
         self.publish_about(class, EventType::Warning, "SeveralDefaults", "Watching", note).await;
     }

@@ -1,6 +1,6 @@
 //! Which installation this is: the same after an upgrade, a reinstallation and a lost seed; another one in another cluster or namespace,
-//! whatever was copied there. So it is derived from what no copy takes along, the uid of namespace `kube-system`, and the namespace of the
-//! operator.
+//! even if everything was copied there. So it is derived from the uid of namespace `kube-system`, which no copy has, and the namespace of
+//! the operator.
 
 use std::{sync::Arc, time::Duration};
 

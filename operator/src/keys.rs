@@ -86,7 +86,7 @@ async fn ensure(client: &Client, namespace: &str, seeds: &Seeds) -> anyhow::Resu
     Ok(another)
 }
 
-/// The id differs by seed, so that no edge takes an old signature for a forged one. What the former seed's key has signed stays valid.
+/// The id depends on the seed, so that no edge takes an old signature for a forged one. Signatures of the former seed's key stay valid.
 fn key_set(seeds: &SeedPair) -> String {
     let key = |seed: &Seed| {
         let key = seed.edge_key();

@@ -9,7 +9,7 @@
 //!   may be watched.
 //! - [`leader`]: one writer among replicas. [`writer`]: every write to the API server. [`events`]: Kubernetes events. [`api_client`]: how
 //!   we are connected.
-//! - [`installation`]: which installation this is. [`brake`]: not most businesses at the same time.
+//! - [`installation`]: which installation this is. [`brake`]: holds mass deletions.
 //! - [`crd_check`]: is the installed CRD recent enough? [`metrics`]: metrics. [`census`]: how many businesses have which condition.
 
 pub mod access;

@@ -88,10 +88,10 @@ pub struct Metrics {
     reconciling: Gauge,
     /// Businesses known.
     pub businesses: Gauge,
-    /// Set again by each [`Metrics::encode`], one at a time.
+    /// Recomputed by each [`Metrics::encode`], one at a time.
     business_conditions: Family<ByCondition, Gauge>,
     encoding: Mutex<()>,
-    /// Statuses that were not written immediately, since what they report may be over soon.
+    /// Statuses that were not written immediately, since what they report often passes.
     pub status_delays: Counter,
     /// Requests to the keeper that wait for an answer.
     broker_queue: Gauge,
@@ -111,7 +111,7 @@ pub struct Metrics {
     pub set_aside: Counter,
     /// Messages in `unrouted` that no route takes; NaN while that is not known, and on a standby.
     pub strays: Gauge<f64, AtomicU64>,
-    /// Whether the broker answers by AMQP; NaN where nobody has asked, as on a standby.
+    /// Whether the broker answers by AMQP; NaN where it was not asked, as on a standby.
     pub amqp_up: Gauge<f64, AtomicU64>,
     dead_messages: Family<ByBusiness, Gauge>,
     unrouted_messages: Family<ByBusiness, Gauge>,
@@ -123,7 +123,7 @@ pub struct Metrics {
     pub crd_outdated: Gauge,
     /// 1 if the vhost is this installation's, 0 if it is or may be another's; NaN while that is not known.
     pub vhost_owned: Gauge<f64, AtomicU64>,
-    /// 1 while the brake on mass deletion holds something.
+    /// 1 while the brake holds deletions.
     pub deletions_held: Gauge,
     /// Ready edges.
     pub edges: Gauge,
@@ -227,10 +227,14 @@ impl Metrics {
         r.register("businesses", "WsBusiness resources known", businesses.clone());
         r.register(
             "business_conditions",
-            "WsBusiness resources by condition, its status and its reason, of the leader alone",
+            "WsBusiness resources by condition, its status and its reason, from the leader only",
             business_conditions.clone(),
         );
-        r.register("status_delays", "Statuses that were delayed, since they may be over soon", status_delays.clone());
+        r.register(
+            "status_delays",
+            "Statuses that were delayed, since what they report often passes",
+            status_delays.clone(),
+        );
         r.register("broker_queue", "Requests to the broker that wait for an answer", broker_queue.clone());
         r.register("broker_calls", "Calls of the broker's management API", broker_calls.clone());
         r.register("broker_changes", "Changes on the broker", broker_changes.clone());
@@ -248,7 +252,7 @@ impl Metrics {
             "Messages in unrouted that no route takes, NaN while it is not known",
             strays.clone(),
         );
-        r.register("amqp_up", "1 while the broker answers by AMQP, NaN while nobody has asked", amqp_up.clone());
+        r.register("amqp_up", "1 while the broker answers by AMQP, NaN while it was not asked", amqp_up.clone());
         r.register("dead_messages", "Messages in dead of a business; absent = not known", dead_messages.clone());
         r.register(
             "unrouted_messages",

@@ -1,7 +1,7 @@
 //! The seed of all credentials: one Secret in the system namespace. If it is deleted by mistake, the next leader must not change every
 //! password of the company: each process remembers what it has read, and restores it.
 //!
-//! A seed that may be known to others is replaced without an outage: the Secret contains the new one, and the one before it as
+//! A compromised seed is replaced without an outage: the Secret contains the new one, and the one before it as
 //! `former-seed`, whose credentials stay valid until an administrator removes it.
 
 use std::time::Duration;

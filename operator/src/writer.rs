@@ -39,7 +39,7 @@ const SECRET_TYPE: &str = "servicebinding.io/rabbitmq";
 /// Why something was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This replica does not lead, or has not listed yet what there is.
+    /// This replica does not lead, or has not listed everything yet.
     #[error("this replica does not lead yet")]
     NotLeader,
     /// The API server refused or is not there.
@@ -112,7 +112,7 @@ impl Writer {
     /// The gate: whether anything may be written now.
     ///
     /// # Errors
-    /// This replica does not lead, or does not know yet what there is.
+    /// This replica does not lead, or has not listed everything yet.
     pub fn gate(&self) -> Result<(), Error> {
         if self.fresh.may_write() { Ok(()) } else { Err(Error::NotLeader) }
     }
@@ -130,8 +130,8 @@ impl Writer {
         Api::namespaced(self.client.clone(), stored.metadata.namespace.as_deref().unwrap_or("default"))
     }
 
-    /// Whether a resource may be written to: a write under an older definition drops newer fields. One that is being deleted needs none of
-    /// them any more.
+    /// Whether a resource may be written: a write under an older definition drops newer fields. A resource that is being deleted no longer
+    /// needs them.
     async fn check_definition(&self, stored: &StoredBusiness) -> Result<(), Error> {
         if stored.metadata.deletion_timestamp.is_some() {
             return Ok(());
@@ -145,7 +145,7 @@ impl Writer {
     /// See [`Error`].
     pub async fn stored_generation(&self, stored: &StoredBusiness) -> Result<Option<i64>, Error> {
         let name = stored.name_any();
-        // A list, as the role has it: without a version it is answered from the storage.
+        // A list, since the role allows no more. Without a version the API server answers it from its storage.
         let params = ListParams::default().fields(&format!("metadata.name={name}"));
         let api = self.businesses(stored);
         let doing = format!("reading the generation of {}", stored.owner());
@@ -190,7 +190,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes an edge configuration; if it has a `resourceVersion`, only over that one. The `resourceVersion` that it has then.
+    /// Writes an edge configuration; if it has a `resourceVersion`, only over that one. Returns its new `resourceVersion`.
     ///
     /// # Errors
     /// See [`Error`]; a conflict where another wrote it in the meantime.
@@ -234,7 +234,7 @@ impl Writer {
                 return Ok(SecretState::Taken);
             }
             let data = there.data.unwrap_or_default();
-            // Entries that someone added are left alone; ours that are not needed any more leave with the next write.
+            // Entries of others are left alone; our own that are no longer needed are removed by the next write.
             let all_there = entries.iter().all(|(key, value)| data.get(key).is_some_and(|is| is.0 == value.as_bytes()));
             if all_there && our_keys(&there.metadata).iter().all(|key| entries.contains_key(key)) {
                 return Ok(SecretState::Current);
@@ -302,7 +302,7 @@ fn is_ours(secret: &Secret, stored: &StoredBusiness) -> bool {
     secret.labels().get(OWNER_UID).is_some_and(|uid| uid == stored.uid())
 }
 
-/// Keys of a Secret's data that we wrote, as the API server knows them: what others wrote is not ours to remove.
+/// Keys of a Secret's data that we wrote, as the API server knows them: entries of others stay.
 fn our_keys(metadata: &ObjectMeta) -> Vec<String> {
     let ours = |fields: &&ManagedFieldsEntry| {
         fields.manager.as_deref() == Some(MANAGER) && fields.operation.as_deref() == Some("Apply")

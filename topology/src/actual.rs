@@ -158,7 +158,7 @@ pub struct Node {
     pub running: bool,
 }
 
-/// The limits of users, those of other vhosts included. A user without any is not among them.
+/// The limits of users, including those of other vhosts. Users without limits are not listed.
 pub(crate) async fn user_limits(management: &ManagementClient) -> Result<Vec<UserLimits>, ManagementError> {
     let doing = "reading the limits of the broker's users";
     management.get(doing, &["user-limits"], "").await.map_err(|e| e.into_error(doing, "is this a RabbitMQ 4?"))
@@ -169,7 +169,7 @@ pub(crate) async fn user_limits(management: &ManagementClient) -> Result<Vec<Use
 pub struct UserLimits {
     /// The user.
     pub user: String,
-    /// By the names of RabbitMQ, such as `max-connections`; -1 = any number.
+    /// By RabbitMQ's names, such as `max-connections`; -1 = any number.
     #[serde(default)]
     pub value: BTreeMap<String, i64>,
 }

@@ -110,7 +110,7 @@ fn compare(policy: &Policy, queue: Queue) -> Option<Problem> {
     };
     let ours = &policy.definition;
     let keys: BTreeSet<&str> = ours.keys().map(String::as_str).chain(PROMISES).collect();
-    // How many copies there are is checked on the queues themselves.
+    // The number of replicas is checked on the queues themselves.
     let keys = keys.into_iter().filter(|key| *key != "target-group-size");
     let changed = keys.filter(|key| effective.get(*key) != ours.get(*key));
     let keys: Vec<String> = changed.map(str::to_owned).collect();

@@ -30,21 +30,21 @@ pub struct DesiredUser {
     pub write: String,
     /// Regular expression of what it may consume, and of the exchanges that it may bind to.
     pub read: String,
-    /// What it may have open at the same time.
+    /// Limits of its connections and channels.
     pub limits: UserLimits,
 }
 
-/// What one user may have open at the same time, on all nodes together; `None` = any number.
+/// Limits of one user, on all nodes together; `None` = any number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UserLimits {
-    /// Connections; a further one is refused.
+    /// Open connections; further ones are refused.
     pub connections: Option<u32>,
-    /// Channels of all of its connections; a further one is refused.
+    /// Open channels of all its connections; further ones are refused.
     pub channels: Option<u32>,
 }
 
 impl UserLimits {
-    /// Each with its name in RabbitMQ.
+    /// Each limit with its name in RabbitMQ.
     pub(crate) fn named(self) -> [(&'static str, Option<u32>); 2] {
         [("max-connections", self.connections), ("max-channels", self.channels)]
     }

@@ -38,7 +38,7 @@ pub struct Controller {
     pub triggers: Arc<Triggers>,
     /// Dropped when all resources were listed once.
     pub listed: Pending,
-    /// Hears of each list.
+    /// Counts each list.
     pub fresh: Fresh,
     /// How the API server is reached.
     pub config: kube::Config,

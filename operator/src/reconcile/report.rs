@@ -1,9 +1,9 @@
-//! Writes a status where it has changed, and not for what is over in a moment.
+//! Writes a status if it has changed, but not for what passes in a moment.
 //!
 //! **The delay.** One failed snapshot of the broker, or one edge that does not answer, concerns every business at the same time: reported
-//! immediately, a blip of a second would cost two writes for each of a thousand resources, and as many alarms. So news of that kind
+//! immediately, a blip of a second would cost two writes for each of a thousand resources, and as many alarms. So changes of that kind
 //! ([`Reason::may_pass`], and the number of edges) wait for [`Options::status_delay`](super::Options::status_delay) and are written only if
-//! they still hold then. Good news, a new generation, and whatever concerns one business alone are written immediately.
+//! they last that long. Improvements, a new generation, and changes of one business alone are written immediately.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Reconcile<'_> {
         if let Err(error) = context.writer.status(stored, &new).await {
             if error.is_invalid() {
                 // The API server takes no write to an object with a field of another type than today's, not even of its status, until
-                // someone corrects it. Events reach people all the same.
+                // somebody corrects it. Events still reach people.
                 let before = context.states.of(stored, |state| state.unwritten_status.replace(new.clone()));
                 context.events.changed(stored, &before.unwrap_or(old), &new).await;
             }
@@ -57,16 +57,16 @@ impl Reconcile<'_> {
         Ok(ready)
     }
 
-    /// When a status that was not written has to be looked at again, if one was not; at the latest after `pause`.
+    /// When a status that was not written must be checked again, if there is one; after `pause` at the latest.
     pub(super) fn status_due_within(&self, pause: Duration) -> Duration {
         self.context.states.of(self.stored, ResourceState::status_due).map_or(pause, |due| due.min(pause))
     }
 }
 
-/// Whether the difference is of the kind that is often over in a moment.
+/// Whether the difference is of the kind that often passes.
 fn may_wait(old: &WsBusinessStatus, new: &WsBusinessStatus) -> bool {
     let rest = |status: &WsBusinessStatus| WsBusinessStatus { conditions: Vec::new(), edges: None, ..status.clone() };
-    // All edges run it at last: as good as a condition that comes true.
+    // All edges run it: an improvement, like a condition that becomes True.
     let all_run_it =
         |status: &WsBusinessStatus| status.edges.as_ref().is_none_or(|edges| edges.programmed == edges.total);
     rest(old) == rest(new)
@@ -77,14 +77,14 @@ fn may_wait(old: &WsBusinessStatus, new: &WsBusinessStatus) -> bool {
                 (None, None) => true,
                 (Some(was), Some(is)) if same_but_time(&was, &is) => true,
                 (Some(was), Some(is)) => !(is.status == "True" && was.status != "True") && is_passing(kind, &is),
-                (None, Some(is)) => kind.reports_trouble() && is_passing(kind, &is),
-                // What is reported only while it lasts is over.
+                (None, Some(is)) => kind.is_abnormal() && is_passing(kind, &is),
+                // What was reported only while it lasted has ended.
                 (Some(_), None) => false,
             }
         })
 }
 
-/// Whether what a condition reports may be over soon. That enough edges run a generation comes with the names of the others.
+/// Whether what a condition reports often passes. "Enough edges" counts: its message names the edges that lag.
 fn is_passing(kind: ConditionType, condition: &Condition) -> bool {
     let reason = Reason::parse(&condition.reason);
     reason.is_some_and(Reason::may_pass) || (kind == ConditionType::Programmed && reason == Some(Reason::Programmed))
@@ -125,7 +125,7 @@ mod tests {
             assert!(may_wait(&old, &new), "{old:?}\n{new:?}");
         }
         for (old, new) in [
-            // Good news.
+            // Improvements.
             (away(Reason::BrokerUnavailable), good()),
             (behind(), good()),
             (status(1, |f| f.edges = Some((1, 2))), good()),

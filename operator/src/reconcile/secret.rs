@@ -76,15 +76,15 @@ impl Reconcile<'_> {
                 tracing::error!(
                     business,
                     %error,
-                    "the edges still accept the revoked API keys; it is tried again, and the broker's users end all the same"
+                    "the edges still accept the revoked API keys; trying again. The broker users are removed in any case"
                 );
             }
         }
         Ok(credentials)
     }
 
-    /// An event where somebody asks for a revocation by a value that is not the one of the rotation: nothing is revoked then. A value from
-    /// before a later rotation is left alone.
+    /// An event if a revocation is requested with a value that is not the one of the rotation: nothing is revoked. A value from before a
+    /// later rotation is ignored.
     async fn warn_of_revocation_without_effect(&self, asked: &str) {
         let Self { stored, context } = *self;
         let revoke = stored.annotation(REVOKE).unwrap_or_default();
@@ -194,7 +194,7 @@ impl Reconcile<'_> {
     }
 }
 
-/// Whether somebody has just asked for a revocation by a value that revokes nothing. `before`: the annotation when it was last seen. Empty: there
+/// Whether a revocation was just requested with a value that revokes nothing. `before`: the annotation when it was last seen. Empty: there
 /// is none.
 fn has_no_effect(before: &str, revoke: &str, rotate: &str) -> bool {
     !revoke.is_empty() && revoke != before && revoke != rotate
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_revocation_by_another_value_than_the_rotation_s_is_told_once() {
         assert!(has_no_effect("", "now", "2"));
-        assert!(!has_no_effect("now", "now", "2"), "it was told");
+        assert!(!has_no_effect("now", "now", "2"), "it was reported");
         assert!(!has_no_effect("", "2", "2"), "it has its effect");
         assert!(!has_no_effect("2", "2", "3"), "done before the next rotation");
         assert!(!has_no_effect("2", "", "3"));

@@ -22,7 +22,7 @@ use crate::{
 
 /// How long the watch may take to bring back what we wrote.
 const WATCH_LAG: Duration = Duration::from_secs(5);
-/// Least time until a status that is held is looked at again.
+/// Least time until a delayed status is checked again.
 const MIN_DELAY: Duration = Duration::from_millis(50);
 /// Pauses after failures: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -38,20 +38,20 @@ struct States {
     resources: HashMap<String, ResourceState>,
     /// Business type → hash of the edge configuration that was last written.
     hashes: HashMap<String, String>,
-    /// Business type → the `resourceVersion` that its edge configuration had, and the one that it has since it was last written.
+    /// Business type → the `resourceVersion` of its edge configuration before and after the last write.
     versions: HashMap<String, (Option<String>, Option<String>)>,
 }
 
 /// What is remembered of one resource.
 #[derive(Debug)]
 pub(super) struct ResourceState {
-    /// What was compiled last, and to what.
+    /// The last input of the compiler, and its result.
     pub(super) compiled: Option<(Input, Result<Judged, Rejection>)>,
-    /// The generation of which an event has told that an older CustomResourceDefinition holds it back.
+    /// The generation for which an event has reported that an older CustomResourceDefinition blocks it.
     pub(super) held_back: Option<i64>,
     /// The last accepted declaration, whatever was declared since.
     pub(super) accepted: Option<AcceptedDeclaration>,
-    /// What its class says to the present generation.
+    /// What its class forbids in the present generation.
     pub(super) policy: Option<Policy>,
     pub(super) rotation: Option<Rotation>,
     /// The annotation that revokes credentials, as it was last seen; empty: there was none.
@@ -66,7 +66,7 @@ pub(super) struct ResourceState {
     status: Option<(WsBusinessStatus, Instant)>,
     /// The last status was not written since it equals the one just written. What the watch showed may also have been someone's edit.
     status_withheld: bool,
-    /// When a status that may be over soon is written, if it is not over by then.
+    /// When a status that often passes is written, if it lasts that long.
     status_held_until: Option<Instant>,
     /// Status that the API server refused to store.
     pub(super) unwritten_status: Option<WsBusinessStatus>,
@@ -100,17 +100,17 @@ impl Default for ResourceState {
 pub(super) struct Input {
     /// [`StoredBusiness::fingerprint`].
     pub(super) declaration: [u8; 32],
-    /// What the class gives it where it says nothing.
+    /// The terms of its class.
     pub(super) terms: Option<Arc<str>>,
     /// The class that it is checked by.
     pub(super) class: Option<Arc<Class>>,
 }
 
-/// What a generation is compiled to, and what its class forbids of it.
+/// What a generation is compiled to, and what its class forbids in it.
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
     pub(super) compiled: Arc<Compiled>,
-    /// Those of [`Input`], if they changed anything.
+    /// The terms of [`Input`], if they filled in anything.
     pub(super) terms: Option<Arc<str>>,
     pub(super) forbidden: Arc<[Problem]>,
 }
@@ -163,8 +163,8 @@ impl ResourceState {
         news
     }
 
-    /// Whether a status that may be over soon is not to be written yet, and whether its delay begins now. The delay varies by half, so that
-    /// what a thousand businesses report together is not written together.
+    /// Whether a status that often passes must not be written yet, and whether its delay begins now. The delay varies by half, so that a
+    /// thousand businesses do not write at the same time.
     pub(super) fn hold_status(&mut self, delay: Duration) -> (bool, bool) {
         let now = Instant::now();
         let begins = self.status_held_until.is_none();
@@ -173,21 +173,20 @@ impl ResourceState {
         (now < until, begins)
     }
 
-    /// Whether a status is held back.
+    /// Whether a status is delayed.
     pub(super) fn holds_status(&self) -> bool {
         self.status_held_until.is_some()
     }
 
-    /// The status is as stored, or is written now, or can't be written at all.
+    /// The status equals the stored one, is written now, or can't be written.
     pub(super) fn release_status(&mut self) {
         self.status_held_until = None;
     }
 
-    /// When a status that was not written is due: the watch has surely caught up with one that was withheld, or the delay of one that may be
-    /// over soon has passed.
+    /// When a status that was not written is due: once the watch has surely caught up, or the delay has passed.
     pub(super) fn status_due(&mut self) -> Option<Duration> {
         let withheld = std::mem::take(&mut self.status_withheld).then_some(WATCH_LAG + Duration::from_secs(1));
-        // One whose delay is over is written by the next run that gets as far; what keeps a run from it has a time of its own.
+        // After its delay the next run that gets this far writes it; whatever prevents a run has a retry of its own.
         let held = self.status_held_until.map(|until| until.saturating_duration_since(Instant::now()));
         let held = held.filter(|left| !left.is_zero()).map(|left| left.max(MIN_DELAY));
         withheld.into_iter().chain(held).min()
@@ -225,7 +224,7 @@ impl ResourceStates {
         self.lock().hashes.insert(business.to_owned(), hash);
     }
 
-    /// The `resourceVersion` of a business's edge configuration, which the watch `shows` as it was before it was last written, or later.
+    /// The `resourceVersion` of a business's edge configuration. The watch `shows` the version before our last write, or a later one.
     pub(super) fn version(&self, business: &str, shows: Option<String>) -> Option<String> {
         match self.lock().versions.get(business) {
             Some((before, written)) if *before == shows => written.clone(),
@@ -238,7 +237,7 @@ impl ResourceStates {
         self.lock().versions.insert(business.to_owned(), (shows, written));
     }
 
-    /// It is not known any more what was written.
+    /// What was written is no longer known.
     pub(super) fn forget_version(&self, business: &str) {
         self.lock().versions.remove(business);
     }
@@ -325,7 +324,7 @@ mod tests {
         tokio::time::advance(due).await;
         assert_eq!(state.hold_status(DELAY), (false, false));
         assert_eq!(state.status_due(), None, "a run that can't write it is not repeated at once");
-        // It was over in between: the next one has its whole delay again.
+        // It passed in between: the next one has the full delay again.
         state.release_status();
         assert_eq!(state.hold_status(DELAY), (true, true));
     }

@@ -1,9 +1,9 @@
-//! Trouble of one object on the broker holds back the routes that need it, and nothing else: keys, issuers, limits and the other routes of
-//! the same generation go to the edges.
+//! The failure of one object on the broker delays only the routes that need it: keys, issuers, limits and the other routes of the same
+//! generation go to the edges.
 //!
-//! **What a client sees.** A route that waits stays as the edges have it: what was sent to its former queue goes there still. A route that is
-//! new is left out until its queue is there: its messages are refused as unknown, as before the change, and none is acknowledged without a
-//! queue. Other routes are not concerned.
+//! **What a client sees.** A route that waits stays as the edges have it: messages still go to its former queue. A new route is left out
+//! until its queue exists: its messages are refused as unknown, as before the change, and none is acknowledged without a queue. Other routes
+//! are not affected.
 
 use std::collections::BTreeSet;
 
@@ -24,14 +24,14 @@ pub(super) struct Waiting {
     intake: bool,
     /// Every route to clients, and how pushes travel.
     pushes: bool,
-    /// The Secret: its user does not work.
+    /// The Secret, because its user does not work.
     pub(super) secret: bool,
-    /// Queues that are not declared any more and still exist.
+    /// Queues that are no longer declared but still exist.
     pub(super) kept: BTreeSet<String>,
 }
 
 impl Waiting {
-    /// What this report of a business concerns.
+    /// What has to wait because of this report.
     pub(super) fn new(business: &str, report: &Report) -> Self {
         let mut waiting = Self { kept: report.kept().map(str::to_owned).collect(), ..Self::default() };
         let receive = [
@@ -47,7 +47,7 @@ impl Waiting {
                 Affected::User(_) => waiting.secret = true,
                 Affected::Object(name) if receive.iter().any(|object| object == name) => waiting.intake = true,
                 Affected::Object(name) if push.iter().any(|object| object == name) => waiting.pushes = true,
-                // Events, `replay`: no route needs them, and a name that is no queue's waits for nothing.
+                // No route needs events or `replay`, and nothing waits for a name that is not a queue's.
                 Affected::Object(name) => drop(waiting.queues.insert(name.to_owned())),
             }
         }
@@ -79,7 +79,7 @@ impl Waiting {
                 config.routes.push(route.clone());
                 continue;
             }
-            // Of a route that waits, its predecessors take the place.
+            // The predecessors of a route that waits stay.
             let before = old.into_iter().flat_map(|old| &old.routes).filter(|before| precedes(before, route));
             for before in before {
                 let is_there = ready.iter().any(|other| is_same(other, before))
@@ -89,7 +89,7 @@ impl Waiting {
                 }
             }
         }
-        // Two declarations may be more than a ConfigMap holds.
+        // Two declarations together may be too large for a ConfigMap.
         let size = serde_json::to_vec(&config).map_or(0, |json| json.len());
         if let Some(old) = old.filter(|_| size > MAX_CONFIG_BYTES) {
             config.routes.clone_from(&old.routes);
@@ -104,7 +104,7 @@ impl Waiting {
     }
 }
 
-/// Whether a route of before did what `route` is to do: for the same messages, or with the same queue.
+/// Whether a former route does what `route` should do: for the same messages, or with the same queue.
 fn precedes(before: &RouteConfig, route: &RouteConfig) -> bool {
     before.send_type == route.send_type
         && (before.message_type == route.message_type || (route.queue.is_some() && before.queue == route.queue))
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(moved.held_back(&new, &permitted), ["order.#", "extra"]);
         assert_eq!(moved.permitted(&new, Some(&permitted)), permitted, "the next run finds its own result");
         assert_eq!(shown(&moved.permitted(&new, None)), [("refund", "refunds"), ("new", "other")]);
-        // Its queue was there, and so was the route.
+        // Its queue and its route existed before.
         let refunds = Waiting::new("pay", &missing("refunds"));
         let permitted = refunds.permitted(&new, Some(&old));
         assert_eq!((permitted == new, refunds.held_back(&new, &permitted).len()), (true, 0));

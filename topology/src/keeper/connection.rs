@@ -1,7 +1,7 @@
 //! One AMQP connection, opened when it is needed and again when it is lost.
 //!
-//! The path of AMQP may be gone while the management API answers (a network policy, a broker that takes no connections). Then what needs
-//! AMQP is left for later, and nothing else waits for it: attempts to connect become rare, and callers in between get the last failure.
+//! AMQP may be unreachable while the management API answers (a network policy, a broker that takes no connections). Then work that needs
+//! AMQP is postponed, and nothing else waits for it: attempts to connect become rare, and callers in between get the last failure.
 
 use std::{
     path::PathBuf,
@@ -31,14 +31,14 @@ pub struct LazyConnection {
     connection: Mutex<Option<Arc<Connection>>>,
     /// Taken while connecting, so that several callers share one attempt.
     connecting: tokio::sync::Mutex<Option<Attempt>>,
-    /// Whether it was last found to work; `None` = nobody has tried.
+    /// Whether the last attempt worked; `None` = there was none.
     works: Mutex<Option<bool>>,
 }
 
 /// The last attempt, which failed.
 struct Attempt {
     cause: String,
-    /// No other before.
+    /// No further attempt before.
     again_at: Instant,
     /// Until then.
     pause: Duration,
@@ -90,7 +90,7 @@ impl LazyConnection {
         }
     }
 
-    /// Whether that is news.
+    /// Whether that is a change.
     fn found(&self, works: bool) -> bool {
         let before = self.works.lock().unwrap_or_else(PoisonError::into_inner).replace(works);
         before.unwrap_or(true) != works
@@ -123,7 +123,7 @@ impl LazyConnection {
 }
 
 impl Context {
-    /// The AMQP connection. That it can't be had is logged and reported, once.
+    /// The AMQP connection. A failure is logged and reported, once.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, Error> {
         let connection = self.amqp.get().await;
         if let Err(error) = &connection {

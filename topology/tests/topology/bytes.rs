@@ -15,13 +15,13 @@ const LISTENER: &str = "wirepost.pay.events.online";
 const AUDIT: &str = "wirepost.pay.events.audit";
 
 #[tokio::test]
-async fn a_bound_below_the_size_of_a_queue_removes_nothing_and_refuses_more() {
+async fn a_bound_below_what_a_queue_holds_removes_nothing_and_refuses_more() {
     let vhost = Vhost::create().await.unwrap();
     let policy = async |name: &str, body: Value| {
         vhost.broker.call("PUT", &format!("/api/policies/{}/{name}", vhost.name), &body.to_string()).await.unwrap()
     };
     apply_all(&vhost, &business("pay", &json!([route("order", "orders")]))).await;
-    // As an older version left it.
+    // As a former version left it.
     let former = json!({
         "pattern": r"^wirepost\.[a-z0-9-]+\.q\..+$", "apply-to": "quorum_queues", "priority": 400,
         "definition": {"dead-letter-strategy": "at-least-once", "delivery-limit": 20, "max-length": 1_000_000,
@@ -49,7 +49,7 @@ async fn a_listener_that_has_stopped_keeps_its_events_and_is_bounded() {
     apply_all(&vhost, &business("pay", &json!([route("order", "orders")]))).await;
     vhost.broker.call("DELETE", &format!("/api/policies/{}/wirepost.events", vhost.name), "").await.unwrap();
     let (_connection, channel) = vhost.channel().await.unwrap();
-    // It drops its oldest messages, so no policy bounds it.
+    // It drops what is older, so nothing bounds it unasked.
     let mut stream = FieldTable::default();
     stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
     channel.queue_declare(AUDIT.into(), QueueDeclareOptions::durable(), stream).await.unwrap();
