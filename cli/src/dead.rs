@@ -2,6 +2,7 @@
 //! them, with the rights of the business's user.
 
 mod access;
+mod connection;
 mod letter;
 mod reader;
 mod table;

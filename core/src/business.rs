@@ -16,7 +16,7 @@ pub use auth::{Auth, ClaimNames, Jwt, KeySource};
 pub use route::{Queue, Route};
 pub use status::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus};
 
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::ObjectMeta};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -239,4 +239,11 @@ impl WsBusiness {
             self.metadata.name.as_deref().unwrap_or_default()
         )
     }
+}
+
+/// Sort key of claimants: the least one owns the business type. The oldest `creationTimestamp` first (a resource without one is newest), then
+/// namespace and name.
+pub fn seniority(metadata: &ObjectMeta) -> impl Ord + '_ {
+    let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (created.is_none(), created, &metadata.namespace, &metadata.name)
 }

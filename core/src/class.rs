@@ -11,10 +11,7 @@
 use kube::{CustomResource, KubeSchema, core::ObjectMeta};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    business::{DeletionPolicy, LimitsSpec, Retention, rules},
-    compile,
-};
+use crate::business::{DeletionPolicy, LimitsSpec, Retention, rules, seniority};
 
 /// `kind` of the resource.
 pub const KIND: &str = "WsBusinessClass";
@@ -150,7 +147,7 @@ pub fn class_of<C>(
     let mut oldest: Option<C> = None;
     for class in classes {
         let (metadata, default) = of(&class);
-        let older = |than: &C| compile::seniority(metadata) < compile::seniority(of(than).0);
+        let older = |than: &C| seniority(metadata) < seniority(of(than).0);
         if default && oldest.as_ref().is_none_or(older) {
             oldest = Some(class);
         }

@@ -15,9 +15,10 @@ pub use policies::{GROUP_SIZE, shared_policies, shared_policy_of};
 pub(crate) use queues::merge as merge_queues;
 pub(crate) use retention::quantity;
 
+pub use crate::business::seniority;
+
 use std::collections::BTreeMap;
 
-use kube::core::ObjectMeta;
 use serde::Serialize;
 
 use crate::{
@@ -101,13 +102,6 @@ pub fn claims(businesses: &[WsBusiness]) -> BTreeMap<&str, Vec<&WsBusiness>> {
         claimants.sort_by(|a, b| seniority(&a.metadata).cmp(&seniority(&b.metadata)));
     }
     claims
-}
-
-/// Sort key of claimants: the least one owns the business type. The oldest `creationTimestamp` first (a resource without one is newest), then
-/// namespace and name.
-pub fn seniority(metadata: &ObjectMeta) -> impl Ord + '_ {
-    let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-    (created.is_none(), created, &metadata.namespace, &metadata.name)
 }
 
 /// Compiles one declaration, regardless of other claimants of its business type.

@@ -19,12 +19,11 @@ use wirepost_core::names;
 
 use super::{
     access::Target,
+    connection::{connect, explain},
     letter::{ContentHash, Letter},
     unreadable::{Trial, UnreadableFinder},
 };
 
-/// AMQP heartbeat.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Maximum number of unacknowledged messages. They cost the broker memory, and nobody else sees them meanwhile.
 const MAX_UNACKED: usize = 10_000;
 /// The broker does not answer a `nack`, and takes a few milliseconds to act on it.
@@ -254,21 +253,4 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
-}
-
-pub(super) async fn connect(target: &Target) -> anyhow::Result<Connection> {
-    let mut connection = Connection::open(&target.endpoint, HEARTBEAT).await?;
-    connection.confirm().await?;
-    Ok(connection)
-}
-
-pub(super) fn explain(error: Error, object: &str) -> anyhow::Error {
-    let remedy = match &error {
-        Error::Channel { code: 404, .. } => {
-            "; is the business correct, and has the operator (or wirepost dev) created its queues?"
-        }
-        Error::Channel { code: 403, .. } => "; use the business's own user (the access Secret)",
-        _ => "",
-    };
-    anyhow::Error::new(error).context(format!("{object}{remedy}"))
 }

@@ -16,7 +16,7 @@ use wirepost_amqp::{
 
 use super::{
     access::Target,
-    reader::{HEARTBEAT, connect, explain},
+    connection::{HEARTBEAT, connect, explain},
 };
 
 /// For a message that is in the queue.

@@ -103,14 +103,14 @@ impl Context {
         catch_unwind(AssertUnwindSafe(work)).map_err(|panic| self.panicked(doing, &*panic))
     }
 
-    /// The result of `work`, whose panic is an error.
-    pub(super) async fn contained<T>(
+    /// The result of `work`, whose panic is an error. (A combinator: an `async` block would store `work` twice.)
+    pub(super) fn contained<T>(
         &self,
         doing: &str,
         work: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let result = AssertUnwindSafe(work).catch_unwind().await;
-        result.unwrap_or_else(|panic| Err(self.panicked(doing, &*panic)))
+    ) -> impl Future<Output = Result<T, Error>> {
+        let caught = AssertUnwindSafe(work).catch_unwind();
+        caught.map(move |result| result.unwrap_or_else(|panic| Err(self.panicked(doing, &*panic))))
     }
 
     /// The result of `work`, whose panic is an error. Ends calls that are under way as soon as nothing may be written any more: another
