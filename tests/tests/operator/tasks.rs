@@ -81,11 +81,12 @@ async fn a_panic_in_a_connection_ends_that_connection_only_and_is_counted() -> R
         world.apply(PAYMENTS).await?;
         world.condition("payments", "Provisioned", "True").await?;
         std::fs::File::create(&file)?;
+        // Whatever needs a connection now gets one, if none is open.
+        world.apply(&PAYMENTS.replace("payments", "others")).await?;
+        world.condition("others", "Provisioned", "True").await?;
         let panics = format!("wirepost_operator_task_panics_total{{task=\"{task}\"}}");
         // The request that asks may be the one that suffers.
         eventually(task, PATIENCE, || async { Ok(operator.metric(&panics).await.unwrap_or(0.0) >= 1.0) }).await?;
-        world.apply(&PAYMENTS.replace("payments", "others")).await?;
-        world.condition("others", "Provisioned", "True").await?;
     }
     Ok(())
 }
