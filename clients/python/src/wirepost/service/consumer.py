@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
 from ..message import Message, parse
 from ..patterns import matches
@@ -77,8 +76,8 @@ class Consumer:
                     self.consuming = False
                     if not session.ended.is_set() and not channel.is_closed and not self._stopping.is_set():
                         await channel.close()
-            except (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError) as error:
-                log.warning("wirepost: consuming %s: %s", self.queue, error)
+            except Exception as error:  # of the library: its kind depends on its version
+                log.warning("wirepost: consuming %s: %r", self.queue, error)
             if not self._stopping.is_set():
                 await self._pause(wait(failures))
                 failures += 1
@@ -105,7 +104,7 @@ class Consumer:
             if session.ended.is_set():
                 return
             if self._stopping.is_set():
-                with contextlib.suppress(AMQPError, ChannelInvalidStateError, ConnectionError):
+                with contextlib.suppress(Exception):
                     await cancel()
                 return
             # The broker cancels a subscription when its queue is deleted, or moves to another node.
@@ -152,7 +151,7 @@ class Consumer:
                 await delivery.nack(requeue=True)  # this one does not count as a failure
             else:
                 await delivery.reject(requeue=outcome is Outcome.FAILED)
-        except (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError) as error:
+        except Exception as error:
             log.info(
                 "wirepost: %s: %s, but the channel ended before: it comes again (%s)", self.queue, outcome.value, error
             )

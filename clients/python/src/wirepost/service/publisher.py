@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import (
-    AMQPError,
-    ChannelInvalidStateError,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     DeliveryError,
@@ -19,6 +18,8 @@ from aiormq.exceptions import ChannelAccessRefused
 from ..errors import PushRefused, PushUnavailable, PushUnconfirmed, PushUnroutable
 from . import trace
 from .broker import Broker, Session
+
+log = logging.getLogger("wirepost")
 
 UNCONFIRMED = 256
 """Pushes without a confirm at the same time; more wait."""
@@ -77,7 +78,9 @@ class Publisher:
             raise PushRefused(message_id, f"the broker refused it: {error}") from error
         except asyncio.TimeoutError:
             raise
-        except (AMQPError, ChannelInvalidStateError, ConnectionError):
+        except Exception as error:  # the connection or the channel ended; aiormq 7 also says so by a bare `Exception()`
+            log.info("wirepost: push %s is repeated: %r", message_id, error)
+            self._channel = None
             return False
         return True
 
@@ -93,7 +96,8 @@ class Publisher:
                     if name not in self._exchanges:
                         self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
                     return session, self._exchanges[name]
-                except (AMQPError, ChannelInvalidStateError, ConnectionError, RuntimeError):
+                except Exception as error:
+                    log.info("wirepost: no channel for pushes: %r", error)
                     self._channel = None
                     await asyncio.sleep(PAUSE)
 
