@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
+use axum::http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
+use futures_util::FutureExt;
 use wirepost_core::edge_config::{
     Audience, AuthConfig, BusinessConfig, Delivery, FORMAT, Limits, Retention, RouteConfig,
 };
 use wirepost_edge::{
     broker::{Position, Record, memory::MemoryBroker},
     business::Business,
+    compression::{self, Compression},
     config::settings::Settings,
     metrics::Metrics,
     push::{
@@ -64,7 +67,7 @@ struct Fixture {
 
 /// A hub whose queues are so large that none overflows; a bench takes nothing out of them, so its entries are small in
 /// number.
-fn fixture() -> Fixture {
+fn fixture(compression: Compression) -> Fixture {
     let metrics = Arc::new(Metrics::default());
     #[expect(clippy::expect_used)]
     let business = Arc::new(Business::try_new(config()).expect("the configuration above is good"));
@@ -78,7 +81,9 @@ fn fixture() -> Fixture {
             let (unique_id, tags) = (format!("user-{number}"), [format!("group-{}", number % 100)]);
             let bounds = Bounds { messages: 1 << 30, bytes: 1 << 40 };
             let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), Arc::clone(&backlog));
-            let mailbox = Arc::new(Mailbox::new(number, &unique_id, "app", true, outbound));
+            let mut mailbox = Mailbox::new(number, &unique_id, "app", true, outbound);
+            mailbox.compression = compression;
+            let mailbox = Arc::new(mailbox);
             hub.enter(&mailbox, &tags);
             assert!(hub.join_at_end(&mailbox, |_| {}));
             mailbox
@@ -87,8 +92,8 @@ fn fixture() -> Fixture {
     Fixture { hub, business, _connections: connections }
 }
 
-fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str) {
-    let fixture = fixture();
+fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str, compression: Compression) {
+    let fixture = fixture(compression);
     let content = "x".repeat(200);
     let mut offset = 0;
     bencher.bench_local(|| {
@@ -102,21 +107,31 @@ fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str) {
         };
         let (entry, rejected) = Entry::read(&fixture.business, &record, &fixture.hub.context.backlog);
         assert!(rejected.is_none());
-        fixture.hub.append(vec![Arc::new(entry)], Delivery::Durable);
+        let mut entries = vec![Arc::new(entry)];
+        // One push is too little for a pause.
+        assert!(fixture.hub.compress(&mut entries).now_or_never().is_some());
+        fixture.hub.append(entries, Delivery::Durable);
     });
 }
 
 #[divan::bench]
 fn to_one_identity(bencher: divan::Bencher<'_, '_>) {
-    dispatch(bencher, r#""toUniqueId":"user-{}""#);
+    dispatch(bencher, r#""toUniqueId":"user-{}""#, Compression::default());
 }
 
 #[divan::bench]
 fn to_a_tag_of_100(bencher: divan::Bencher<'_, '_>) {
-    dispatch(bencher, r#""tags":["group-7"]"#);
+    dispatch(bencher, r#""tags":["group-7"]"#, Compression::default());
 }
 
 #[divan::bench(sample_count = 20)]
 fn to_everyone(bencher: divan::Bencher<'_, '_>) {
-    dispatch(bencher, r#""toUniqueId":"*""#);
+    dispatch(bencher, r#""toUniqueId":"*""#, Compression::default());
+}
+
+#[divan::bench(sample_count = 20)]
+fn to_everyone_compressed(bencher: divan::Bencher<'_, '_>) {
+    let offer = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static("permessage-deflate"))]);
+    let compression = compression::accept(&offer).map(|(compression, _)| compression).unwrap_or_default();
+    dispatch(bencher, r#""toUniqueId":"*""#, compression);
 }

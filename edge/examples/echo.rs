@@ -1,5 +1,5 @@
-//! An echo server on the edge's own socket code: the same upgrade, buffers, driver and queue, without tickets and
-//! envelopes. The WebSocket conformance suite runs against it (`make conformance`).
+//! An echo server on the edge's own socket code: the same upgrade, buffers, driver and queue, with compression, without
+//! tickets and envelopes. The WebSocket conformance suite runs against it (`make conformance`).
 //!
 //! Usage: `echo ADDRESS`
 
@@ -14,12 +14,19 @@ use axum::{
 };
 use hyper::upgrade::Upgraded;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::{
+    Utf8Bytes,
+    protocol::frame::coding::{Data, OpCode},
+};
 use wirepost_edge::{
+    broker::Position,
+    compression::{Compression, is_worth_it},
     http::socket::handshake::Handshake,
     metrics::Metrics,
     push::{
-        backlog::Backlog,
+        audience::{Audience, Recipients},
+        backlog::{Backlog, BacklogShare},
+        entry::{Entry, Push},
         mailbox::{
             Mailbox,
             outbound::{Bounds, Item, Outbound},
@@ -52,26 +59,48 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn answer(request: Request, tasks: &Tasks) -> Response {
-    match Handshake::of(&mut request.into_parts().0, "echo") {
-        Ok(handshake) => handshake.complete(tasks, echo),
+    let mut request = request.into_parts().0;
+    match Handshake::of(&mut request, "echo") {
+        Ok(mut handshake) => {
+            let compression = handshake.compress(&request.headers);
+            handshake.complete(tasks, move |upgraded| echo(upgraded, compression))
+        }
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn echo(upgraded: Upgraded) {
+/// A text as a push: compressed where the client wants it, and the message is neither too small nor too large for it.
+fn push(frame: Utf8Bytes, compression: Compression, backlog: &Arc<Backlog>) -> Entry {
+    let mut push = Push {
+        audience: Audience { recipients: Recipients::Everyone, client_types: vec![] },
+        share: BacklogShare::new(frame.len(), backlog),
+        frame,
+        compressed: None,
+        expires_at: None,
+        receipt: None,
+    };
+    if compression.takes(push.frame.len()) && is_worth_it(push.frame.len()) {
+        push.compress();
+    }
+    Entry { position: Position { offset: 0, fingerprint: 0 }, push: Some(push) }
+}
+
+async fn echo(upgraded: Upgraded, compression: Compression) {
     let bounds = Bounds { messages: 1 << 16, bytes: 64 << 20 };
     let metrics = Arc::new(Metrics::default());
     let backlog = Backlog::new(1 << 30, &metrics);
     let outbound = Outbound::new(bounds, Gauge::default(), Arc::clone(&backlog));
-    let mailbox = Arc::new(Mailbox::new(1, "echo", "echo", true, outbound));
+    let mut mailbox = Mailbox::new(1, "echo", "echo", true, outbound);
+    mailbox.compression = compression;
+    let mailbox = Arc::new(mailbox);
     let share = Inbound::new(1 << 30, Gauge::default()).share(&"echo".into());
-    let limits = Limits { backlog, share, read_timeout: Duration::from_secs(30) };
-    let wire = Wire::new(upgraded, MAX_MESSAGE);
+    let limits = Limits { backlog: Arc::clone(&backlog), share, read_timeout: Duration::from_secs(30) };
+    let wire = Wire::new(upgraded, MAX_MESSAGE, compression);
     let mut driver = Driver::new(wire, Arc::clone(&mailbox), metrics, WriteProgress::default(), limits);
     loop {
         match driver.next(|| true).await {
             SocketEvent::Text(text) => {
-                mailbox.outbound.push(Item::Control(text));
+                mailbox.deliver(&Arc::new(push(text, compression, &backlog)));
             }
             SocketEvent::Binary(bytes) => {
                 mailbox.outbound.push(Item::Frame(OpCode::Data(Data::Binary), bytes));

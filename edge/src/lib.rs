@@ -7,6 +7,7 @@
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`config`]: flags, settings, files that are read again
 //! - [`identity`]: keys, tickets, JWT, API keys
+//! - [`compression`]: what is compressed of a socket, and how
 //! - [`business`]: one business as declared, its events, checks of large content
 //! - [`push`]: from the broker to the clients: who is addressed, what was missed, what waits to be written
 //! - [`catalog`]: all businesses, each with its connections; [`source`]: where their configurations come from
@@ -20,6 +21,7 @@ pub mod admin;
 pub mod app;
 pub mod business;
 pub mod catalog;
+pub mod compression;
 pub mod config;
 pub mod drain;
 pub mod http;

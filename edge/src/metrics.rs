@@ -40,6 +40,14 @@ pub struct Metrics {
     pub receipts: Family<Label, Counter>,
     /// Pushes queued for sockets (one per connection).
     pub deliveries: Counter,
+    /// Sockets that negotiated compression.
+    pub compressing: Gauge,
+    /// Pushes that were compressed, once for all their receivers.
+    pub compressed_pushes: Counter,
+    /// Bytes that compressed frames would have taken.
+    pub compressed_from: Counter,
+    /// Bytes that they took.
+    pub compressed_to: Counter,
     /// Pushes that were read and rejected, by reason.
     pub rejected_pushes: Family<Label, Counter>,
     /// Pushes that had expired when they were read.
@@ -121,6 +129,8 @@ impl Default for Metrics {
         }
         // Resolved once: a lookup by label would be a lock for each frame.
         let frames: Family<Label, Counter> = metric!("frames", "WebSocket frames by direction");
+        let compressed: Family<Label, Counter> =
+            metric!("compression_bytes", "Bytes of compressed frames before and after");
         let metrics = Self {
             frames_in: frames.get_or_create_owned(&label("in")),
             frames_out: frames.get_or_create_owned(&label("out")),
@@ -136,6 +146,10 @@ impl Default for Metrics {
             ),
             receipts: metric!("receipts", "Messages reported as received by what became of the report"),
             deliveries: metric!("deliveries", "Pushes handed to sockets"),
+            compressing: metric!("compressing_connections", "Sockets that negotiated compression"),
+            compressed_pushes: metric!("compressed_pushes", "Pushes compressed, once for all their receivers"),
+            compressed_from: compressed.get_or_create_owned(&label("before")),
+            compressed_to: compressed.get_or_create_owned(&label("after")),
             rejected_pushes: metric!("rejected_pushes", "Pushes that were not delivered to anybody, by reason"),
             late_pushes: metric!("late_pushes", "Pushes whose time was over by the time they were read"),
             suppressed_events: metric!(

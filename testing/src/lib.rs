@@ -12,6 +12,7 @@
 //! - [`permits`]: what many tests at the same time must share.
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
+//! - [`frames`]: a WebSocket client that speaks frames, compressed ones too.
 //! - [`hand`]: manual changes on the broker, behind the operator's back.
 //! - [`witness`]: every state that the conditions of a business pass through.
 //! - [`proxy`]: network failures.
@@ -25,6 +26,7 @@ pub mod broker;
 pub mod client;
 pub mod cluster;
 pub mod edge;
+pub mod frames;
 pub mod hand;
 pub mod kubectl;
 pub mod mirror;

@@ -60,6 +60,9 @@ pub struct Args {
     /// Bytes that unfinished messages of clients may take together; beyond it they are not read until there is room.
     #[arg(long, env = "WIREPOST_INBOUND_BYTES", default_value_t = Settings::default().inbound_bytes)]
     pub inbound_bytes: usize,
+    /// Businesses whose clients may negotiate compression (permessage-deflate), separated by commas; * is all of them.
+    #[arg(long, env = "WIREPOST_COMPRESSION", value_name = "BUSINESS", value_delimiter = ',')]
+    pub compression: Vec<String>,
     /// Seconds between pings to a quiet client; after two without an answer its connection is closed.
     #[arg(long, env = "WIREPOST_HEARTBEAT_SECONDS", default_value = "25", value_parser = seconds)]
     pub heartbeat_seconds: Duration,
@@ -205,6 +208,7 @@ impl Args {
             outbound_bytes,
             backlog_bytes,
             inbound_bytes,
+            compression,
             heartbeat_seconds,
             header_timeout_seconds,
             position_seconds,
@@ -229,6 +233,7 @@ impl Args {
             outbound_bytes,
             backlog_bytes,
             inbound_bytes,
+            compression: compression.into(),
             heartbeat: heartbeat_seconds,
             header_timeout: header_timeout_seconds,
             position_interval: position_seconds,

@@ -41,6 +41,8 @@ pub struct Settings {
     pub backlog_bytes: usize,
     /// Bytes that unfinished messages of clients may take together; beyond it they are not read until there is room.
     pub inbound_bytes: usize,
+    /// Businesses whose clients may negotiate compression.
+    pub compression: CompressedBusinesses,
     /// Longest time without progress in writing to a socket; beyond it 4008.
     pub write_timeout: Duration,
     /// Longest time without progress of a client's unfinished message; beyond it 4008.
@@ -63,6 +65,28 @@ pub struct Settings {
     pub drain_window: Duration,
     /// From SIGTERM to the end at the latest.
     pub drain_deadline: Duration,
+}
+
+/// Businesses whose clients may negotiate compression: none by default, since the size of a compressed message tells
+/// something about its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompressedBusinesses(Vec<String>);
+
+impl CompressedBusinesses {
+    /// Stands for every business.
+    const ALL: &str = "*";
+
+    /// Whether this business is one of them.
+    pub fn covers(&self, business: &str) -> bool {
+        self.0.iter().any(|listed| listed == Self::ALL || listed == business)
+    }
+}
+
+impl From<Vec<String>> for CompressedBusinesses {
+    fn from(mut names: Vec<String>) -> Self {
+        names.retain(|name| !name.is_empty());
+        Self(names)
+    }
 }
 
 /// Paths of PEM files.
@@ -92,6 +116,7 @@ impl Default for Settings {
             outbound_messages: 1024,
             backlog_bytes: 64 << 20,
             inbound_bytes: 64 << 20,
+            compression: CompressedBusinesses::default(),
             write_timeout: Duration::from_secs(30),
             read_timeout: Duration::from_secs(30),
             window: 64,

@@ -28,6 +28,7 @@ use crate::{
     business::Business,
     catalog::Absent,
     clock,
+    compression::Compression,
     identity::ticket,
     metrics::label,
     push::catch_up::StartAt,
@@ -57,7 +58,7 @@ pub(super) async fn socket(
     // Absent only if a test calls without a listener.
     let Extension(written) = written.unwrap_or_default();
     let (mut request, _) = request.into_parts();
-    let handshake = match Handshake::of(&mut request, SUBPROTOCOL) {
+    let mut handshake = match Handshake::of(&mut request, SUBPROTOCOL) {
         Ok(handshake) => handshake,
         Err(refusal) => return refusal.into_response(),
     };
@@ -75,7 +76,8 @@ pub(super) async fn socket(
             if !control {
                 return refusal.into_response();
             }
-            return handshake.complete(&tasks, move |upgraded| Wire::new(upgraded, 0).close(code));
+            let wire = |upgraded| Wire::new(upgraded, 0, Compression::default());
+            return handshake.complete(&tasks, move |upgraded| wire(upgraded).close(code));
         }
     };
     let key = state.sockets.limiter.key(&ticket.business, &ticket.unique_id);
@@ -89,6 +91,11 @@ pub(super) async fn socket(
         state.metrics.refused.get_or_create(&label("connection_limit")).inc();
         return Refusal::overloaded("this edge has as many connections as it may").into_response();
     };
+    let compression = if state.settings.compression.covers(business.name()) {
+        handshake.compress(&request.headers)
+    } else {
+        Compression::default()
+    };
     let start = begin(&business, params.cursor.as_deref());
     let limit = business.config.limits.message_bytes + MESSAGE_ROOM;
     let session = Session {
@@ -99,10 +106,11 @@ pub(super) async fn socket(
         ticket,
         start,
         control,
+        compression,
         written,
     };
     handshake.complete(&tasks, move |upgraded| async move {
-        session.run(Wire::new(upgraded, limit)).await;
+        session.run(Wire::new(upgraded, limit, compression)).await;
         drop(permit);
     })
 }

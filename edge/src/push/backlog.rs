@@ -151,6 +151,15 @@ impl BacklogShare {
         Self { bytes, kept: AtomicBool::new(false), backlog: Arc::clone(backlog) }
     }
 
+    /// Its size has changed.
+    pub fn resize(&mut self, bytes: usize) {
+        if !*self.kept.get_mut() {
+            self.backlog.add(bytes);
+            self.backlog.sub(self.bytes);
+        }
+        self.bytes = bytes;
+    }
+
     /// Sets whether a log or cache (only one of them) keeps it from now on.
     pub fn keep(&self, kept: bool) {
         match (self.kept.swap(kept, Ordering::Relaxed), kept) {

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     broker::{MessageDefect, Position, Record},
     business::Business,
+    compression::deflate,
 };
 
 /// Message type of the marker that an edge writes into an empty stream: with it, a message exists whose fingerprint
@@ -41,6 +42,8 @@ pub struct Push {
     pub audience: Audience,
     /// The text frame, with its cursor.
     pub frame: Utf8Bytes,
+    /// The same compressed, if somebody wants it so and it saves enough.
+    pub compressed: Option<Box<[u8]>>,
     /// From this time (ms since the epoch) on it is not delivered.
     pub expires_at: Option<i64>,
     /// Identifies its receipt; `None`: its route asks for none.
@@ -72,7 +75,22 @@ impl Entry {
 
     /// Bytes in memory, approximately.
     pub fn cost(&self) -> usize {
-        OVERHEAD + self.push.as_ref().map_or(0, |push| push.frame.len())
+        OVERHEAD + self.push.as_ref().map_or(0, Push::bytes)
+    }
+}
+
+impl Push {
+    /// Bytes of it in memory.
+    fn bytes(&self) -> usize {
+        self.frame.len() + self.compressed.as_ref().map_or(0, |compressed| compressed.len())
+    }
+
+    /// Compresses it. Before anybody keeps it: its bytes are counted from then on. True: it saves enough.
+    pub fn compress(&mut self) -> bool {
+        self.compressed = deflate(self.frame.as_bytes());
+        let bytes = self.bytes();
+        self.share.resize(bytes);
+        self.compressed.is_some()
     }
 }
 
@@ -127,7 +145,7 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
         .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
     let share = BacklogShare::new(frame.len(), backlog);
-    Ok(Some(Push { audience, frame, expires_at, receipt, share }))
+    Ok(Some(Push { audience, frame, compressed: None, expires_at, receipt, share }))
 }
 
 /// Whether it is a marker: the type and nothing to deliver. A push with that message type is not a marker.

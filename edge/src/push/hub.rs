@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Duration, Instant},
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -27,7 +28,7 @@ use super::{
     reading::Reading,
     registry::Registry,
 };
-use crate::{broker::Position, business::Business, clock, metrics::label};
+use crate::{broker::Position, business::Business, clock, compression, metrics::label};
 
 /// See the module.
 pub struct Hub {
@@ -77,6 +78,8 @@ pub enum Advance {
 
 /// Entries that one step of a catch-up scans under the lock.
 const STEP_ENTRIES: usize = 4096;
+/// Bytes that are compressed before other tasks of the thread get their turn: about 1 ms.
+const COMPRESS_STEP: usize = 64 << 10;
 /// Least time between two log lines about gaps of one business.
 const GAP_LOG_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -271,6 +274,31 @@ impl Hub {
         drop(state);
         self.moved.send_modify(|n| *n += 1);
         continues
+    }
+
+    /// Compresses those of them that a connection here is to get compressed. They are new: nobody else has them yet.
+    pub async fn compress(&self, entries: &mut [Arc<Entry>]) {
+        let worth = |entry: &Entry| entry.push.as_ref().is_some_and(|push| compression::is_worth_it(push.frame.len()));
+        let wanted: Vec<usize> = {
+            let state = self.lock();
+            if !state.registry.compresses() {
+                return;
+            }
+            let wants = |entry: &Entry| entry.push.as_ref().is_some_and(|push| state.registry.wants_compressed(push));
+            (0..entries.len()).filter(|&at| worth(&entries[at]) && wants(&entries[at])).collect()
+        };
+        let mut since_pause = 0;
+        for at in wanted {
+            let Some(push) = Arc::get_mut(&mut entries[at]).and_then(|entry| entry.push.as_mut()) else { continue };
+            since_pause += push.frame.len();
+            if push.compress() {
+                self.context.metrics.compressed_pushes.inc();
+            }
+            if since_pause >= COMPRESS_STEP {
+                since_pause = 0;
+                yield_now().await;
+            }
+        }
     }
 
     /// Appends entries and delivers them to the connections that they address.

@@ -196,6 +196,7 @@ mod tests {
             let push = Push {
                 audience: Audience { recipients: Recipients::Everyone, client_types: vec!["app".into()] },
                 frame: "x".repeat(1024).into(),
+                compressed: None,
                 expires_at: None,
                 receipt: None,
                 share: BacklogShare::new(1024, &Backlog::new(0, &Metrics::default())),

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::frames::CloseCode;
 
 use super::{backlog::Queue, entry::Entry, receipts::Receipts};
+use crate::compression::Compression;
 use outbound::{Item, Outbound};
 
 /// One local connection.
@@ -26,6 +27,8 @@ pub struct Mailbox {
     pub client_type: Box<str>,
     /// Whether control frames are on.
     pub control: bool,
+    /// Whether it gets pushes compressed.
+    pub compression: Compression,
     /// Frames that wait to be written.
     pub outbound: Outbound,
     /// Messages that the client may report as received.
@@ -46,6 +49,7 @@ impl Mailbox {
             unique_id: unique_id.into(),
             client_type: client_type.into(),
             control,
+            compression: Compression::default(),
             outbound,
             receipts: Receipts::default(),
             live: AtomicBool::new(false),
@@ -70,7 +74,7 @@ impl Mailbox {
         if let Some(hash) = entry.push.as_ref().and_then(|push| push.receipt).filter(|_| self.control) {
             self.receipts.sent(hash);
         }
-        self.outbound.push(Item::Push(Arc::clone(entry)))
+        self.outbound.push(Item::push(entry, self.compression))
     }
 
     /// Queues a control frame; a client without control frames gets none.

@@ -103,7 +103,7 @@ async fn follow(hub: &Hub, reports: &mut RejectionReports) {
                 }
                 FeedEvent::Records(batch) => {
                     reader.empty = false;
-                    reader.take(&batch.records);
+                    reader.take(&batch.records).await;
                     if let Some(done) = batch.done {
                         done();
                     }
@@ -155,7 +155,7 @@ struct Reader<'h> {
 }
 
 impl Reader<'_> {
-    fn take(&mut self, records: &[Record]) {
+    async fn take(&mut self, records: &[Record]) {
         let business = self.hub.business();
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
@@ -166,6 +166,7 @@ impl Reader<'_> {
             self.unsaid_bytes += record.body.len() as u64;
             entries.push(Arc::new(entry));
         }
+        self.hub.compress(&mut entries).await;
         self.hub.append(entries, self.delivery);
         if self.unsaid_bytes >= business.config.retention.bytes / RETENTION_PART {
             self.tell_position();

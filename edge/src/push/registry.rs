@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -18,12 +19,15 @@ pub struct Registry {
     by_identity: HashMap<Arc<str>, Vec<Arc<Mailbox>>>,
     by_tag: HashMap<String, Members>,
     tags: HashMap<u64, Vec<String>>,
+    /// Connections that get pushes compressed.
+    compressing: usize,
 }
 
 impl Registry {
     /// Adds a connection. Returns the connections of its identity beyond `max`, oldest first: they are to be closed.
     pub fn add(&mut self, mailbox: &Arc<Mailbox>, tags: &[String], max: usize) -> Vec<Arc<Mailbox>> {
         self.all.insert(mailbox.number, Arc::clone(mailbox));
+        self.compressing += usize::from(mailbox.compression.is_on());
         self.set_tags(mailbox, tags);
         let of_identity = self.by_identity.entry(Arc::clone(&mailbox.unique_id)).or_default();
         of_identity.push(Arc::clone(mailbox));
@@ -47,7 +51,9 @@ impl Registry {
     }
 
     fn forget(&mut self, number: u64) {
-        self.all.remove(&number);
+        if self.all.remove(&number).is_some_and(|mailbox| mailbox.compression.is_on()) {
+            self.compressing -= 1;
+        }
         for tag in self.tags.remove(&number).unwrap_or_default() {
             if let Some(members) = self.by_tag.get_mut(&tag) {
                 members.remove(&number);
@@ -99,21 +105,40 @@ impl Registry {
 
     /// Calls `f` once for each connection that a push addresses.
     pub fn for_each_addressed(&self, push: &Push, mut f: impl FnMut(&Arc<Mailbox>)) {
+        let _: ControlFlow<()> = self.visit_addressed(push, |mailbox| {
+            f(mailbox);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// Whether any connection gets pushes compressed.
+    pub fn compresses(&self) -> bool {
+        self.compressing > 0
+    }
+
+    /// Whether a connection that a push addresses is to get it compressed.
+    pub fn wants_compressed(&self, push: &Push) -> bool {
+        let bytes = push.frame.len();
+        let visit = |mailbox: &Arc<Mailbox>| {
+            if mailbox.compression.takes(bytes) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        self.visit_addressed(push, visit).is_break()
+    }
+
+    fn visit_addressed<B>(&self, push: &Push, mut f: impl FnMut(&Arc<Mailbox>) -> ControlFlow<B>) -> ControlFlow<B> {
         let mut check = |mailbox: &Arc<Mailbox>| {
-            if self.addresses(push, mailbox) {
-                f(mailbox);
-            }
+            if self.addresses(push, mailbox) { f(mailbox) } else { ControlFlow::Continue(()) }
         };
         match &push.audience.recipients {
-            Recipients::Everyone => self.all.values().for_each(check),
-            Recipients::Identity { id, .. } => self.by_identity.get(id.as_str()).into_iter().flatten().for_each(check),
+            Recipients::Everyone => self.all.values().try_for_each(check),
+            Recipients::Identity { id, .. } => {
+                self.by_identity.get(id.as_str()).into_iter().flatten().try_for_each(check)
+            }
             Recipients::Tags(tags) => match tags.as_slice() {
-                [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).for_each(check),
+                [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).try_for_each(check),
                 tags => {
                     let union: BTreeMap<_, _> = tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
-                    for mailbox in union.into_values() {
-                        check(mailbox);
-                    }
+                    union.into_values().try_for_each(&mut check)
                 }
             },
         }

@@ -2,6 +2,7 @@
 //!
 //! The broker runs inside the process and time stands still while anything can run, so that a failure is reproducible.
 
+mod compressed;
 mod waits;
 
 use std::sync::Arc;

@@ -189,6 +189,10 @@ impl Driver {
             while self.wire.outgoing().has_room() && !drained {
                 match self.mailbox.outbound.poll_next(cx) {
                     Poll::Ready(Next::Item(item)) => {
+                        if let Some((before, after)) = item.compression() {
+                            self.metrics.compressed_from.inc_by(before as u64);
+                            self.metrics.compressed_to.inc_by(after as u64);
+                        }
                         self.wire.outgoing().push(item);
                         self.metrics.frames_out.inc();
                     }

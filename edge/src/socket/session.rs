@@ -27,6 +27,7 @@ use super::{
     write_progress::WriteProgress,
 };
 use crate::{
+    compression::Compression,
     drain::{DrainShare, Draining},
     identity::ticket::Ticket,
     metrics::label,
@@ -58,6 +59,8 @@ pub struct Session {
     pub start: StartAt,
     /// Whether control frames are on.
     pub control: bool,
+    /// Whether messages are compressed.
+    pub compression: Compression,
     /// Local number of the connection.
     pub number: u64,
     /// Whose bucket is charged for what it sends.
@@ -83,14 +86,16 @@ impl Session {
 
     /// Registers the connection, with any peer: a test has one without a socket.
     fn start<P: Peer>(self, connect: impl FnOnce(&Hub, &Shared, &Arc<Mailbox>) -> P) -> Running<P> {
-        let Self { shared, hub, ticket, start, control, number, key, written: _ } = self;
+        let Self { shared, hub, ticket, start, control, compression, number, key, written: _ } = self;
         let (metrics, settings) = (&hub.context.metrics, &hub.context.settings);
         metrics.connections.inc();
         metrics.connections_total.inc();
+        metrics.compressing.inc_by(i64::from(compression.is_on()));
         let bounds = Bounds { messages: settings.outbound_messages, bytes: settings.outbound_bytes };
         let backlog = Arc::clone(&hub.context.backlog);
         let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), backlog);
         let mut mailbox = Mailbox::new(number, &ticket.unique_id, &ticket.client_type, control, outbound);
+        mailbox.compression = compression;
         mailbox.receipts = Receipts::new(metrics.receipts.get_or_create_owned(&label("forgotten")));
         let mailbox = Arc::new(mailbox);
         let registered = LeaveGuard { hub: Arc::clone(&hub), mailbox: Arc::clone(&mailbox) };
@@ -125,7 +130,9 @@ struct LeaveGuard {
 impl Drop for LeaveGuard {
     fn drop(&mut self) {
         self.hub.leave(&self.mailbox);
-        self.hub.context.metrics.connections.dec();
+        let metrics = &self.hub.context.metrics;
+        metrics.connections.dec();
+        metrics.compressing.dec_by(i64::from(self.mailbox.compression.is_on()));
     }
 }
 

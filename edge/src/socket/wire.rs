@@ -1,4 +1,5 @@
-//! The WebSocket protocol on one upgraded connection (RFC 6455, without extensions), as a server speaks it.
+//! The WebSocket protocol on one upgraded connection (RFC 6455; RFC 7692 where it was negotiated), as a server
+//! speaks it.
 //!
 //! tungstenite defines the format (headers, op codes, close codes); the buffers are ours. *Reading*: an idle connection
 //! has no buffer, since bytes are read onto the stack and only unfinished ones are kept. *Writing*: a frame is written
@@ -26,6 +27,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
 use wirepost_core::frames::CloseCode;
 
+use crate::compression::Compression;
 use assembler::Assembler;
 pub use assembler::{Event, ProtocolError, UNCHARGED};
 pub use outgoing::{Frame, Outgoing};
@@ -65,11 +67,11 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Takes messages of up to `limit` bytes.
-    pub fn new(io: Upgraded, limit: usize) -> Self {
+    /// Takes messages of up to `limit` bytes, also compressed ones if that was negotiated.
+    pub fn new(io: Upgraded, limit: usize, compression: Compression) -> Self {
         Self {
             io: TokioIo::new(io),
-            assembler: Assembler::new(limit),
+            assembler: Assembler::new(limit, compression.is_on()),
             rest: BytesMut::new(),
             outgoing: Outgoing::default(),
             unflushed: false,

@@ -237,7 +237,7 @@ fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Resul
     let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
     let external = render(
         "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], secretsWatch: {namespaces: [shop]}, \
-         adoptVhost: unmarked, allowMassDeletion: true}, \
+         adoptVhost: unmarked, allowMassDeletion: true}, edge: {compression: [shop]}, \
          broker: {advertised: \"a:1\", nodes: 3, tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [

@@ -4,6 +4,7 @@ mod admin;
 mod another_life;
 mod audience;
 mod broker_trouble;
+mod compression;
 mod config_files;
 mod configz;
 mod confirms;

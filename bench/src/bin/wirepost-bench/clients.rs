@@ -57,16 +57,20 @@ pub(crate) fn secured(builder: EdgeBuilder, setup: &Setup, tls: bool) -> Result<
 
 /// Opens `count` sockets of the identities `user-0`, `user-1`, …
 pub(crate) async fn connect(setup: &Setup, edge: &Edge, count: usize, tls: Tls) -> Result<Vec<Socket>> {
-    let keys = KeyRing::load(setup.keys_file()).await?;
-    let tickets: Vec<String> = (0..count).map(|i| ticket(&keys, &format!("user-{i}"))).collect();
     let address = edge.public;
-    stream::iter(tickets)
+    stream::iter(tickets(setup, count).await?)
         .map(|ticket| open(address, ticket, tls.clone()))
         .buffer_unordered(CONNECTING)
         .collect::<Vec<_>>()
         .await
         .into_iter()
         .collect()
+}
+
+/// Tickets of the identities `user-0`, `user-1`, …
+pub(crate) async fn tickets(setup: &Setup, count: usize) -> Result<Vec<String>> {
+    let keys = KeyRing::load(setup.keys_file()).await?;
+    Ok((0..count).map(|i| ticket(&keys, &format!("user-{i}"))).collect())
 }
 
 fn ticket(keys: &KeyRing, unique_id: &str) -> String {

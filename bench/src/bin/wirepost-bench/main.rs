@@ -3,9 +3,10 @@
 //! within one.
 //!
 //! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
-//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|fanout|unicast|receive|latency|large …]`
+//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|fanout|compression|unicast|receive|latency|large …]`
 
 mod clients;
+mod compression;
 mod fanout;
 mod idle;
 mod large;
@@ -49,6 +50,9 @@ async fn main() -> Result<()> {
     if wants("fanout") {
         fanout::paced(&Setup::new(&[DECLARATION]).await?).await?;
         fanout::at_full_rate(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("compression") {
+        compression::run(DECLARATION).await?;
     }
     if wants("large") {
         let largest = DECLARATION.replace("burst: 20000", "burst: 20000, messageBytes: 1048576, pushBytes: 4194304");

@@ -7,7 +7,8 @@ use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
         header::{
-            CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+            CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+            SEC_WEBSOCKET_VERSION, UPGRADE,
         },
         request::Parts,
     },
@@ -17,7 +18,10 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use wirepost_runtime::tasks::Tasks;
 
-use crate::http::answer::{Code, Refusal};
+use crate::{
+    compression::{self, Compression},
+    http::answer::{Code, Refusal},
+};
 
 /// The supported version.
 const VERSION: &str = "13";
@@ -28,6 +32,7 @@ pub struct Handshake {
     accept: HeaderValue,
     upgrade: OnUpgrade,
     protocol: Option<&'static str>,
+    extensions: Option<HeaderValue>,
 }
 
 impl Handshake {
@@ -58,7 +63,7 @@ impl Handshake {
         let Some(upgrade) = request.extensions.remove::<OnUpgrade>() else {
             return Err(Refusal::new(Code::UpgradeRequired, "this connection can't become a WebSocket"));
         };
-        Ok(Self { accept, upgrade, protocol })
+        Ok(Self { accept, upgrade, protocol, extensions: None })
     }
 
     /// The subprotocol, if it was offered.
@@ -66,12 +71,19 @@ impl Handshake {
         self.protocol
     }
 
+    /// Accepts compression, if the request (its headers) offers it in a way that can be accepted.
+    pub fn compress(&mut self, headers: &HeaderMap) -> Compression {
+        let Some((compression, answer)) = compression::accept(headers) else { return Compression::default() };
+        self.extensions = Some(answer);
+        compression
+    }
+
     /// The answer; once it is sent, `run` gets the connection, as a task of `tasks`.
     pub fn complete<F>(self, tasks: &Tasks, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send,
     {
-        let Self { accept, upgrade, protocol } = self;
+        let Self { accept, upgrade, protocol, extensions } = self;
         tasks.contained("connection", async move {
             match upgrade.await {
                 Ok(upgraded) => run(upgraded).await,
@@ -85,6 +97,9 @@ impl Handshake {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         if let Some(protocol) = protocol {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
+        if let Some(extensions) = extensions {
+            headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
         }
         response
     }

@@ -71,7 +71,8 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let business = hub.business();
     // Rejected pushes are counted where they are read first, by the live reader.
     let entry = |record| Arc::new(Entry::read(&business, record, &context.backlog).0);
-    let entries = read.records.iter().map(entry).collect();
+    let mut entries: Vec<_> = read.records.iter().map(entry).collect();
+    hub.compress(&mut entries).await;
     let page = Arc::new(CachedPage::new(&hub.name, entries, read.first_offset));
     context.pages.keep(Arc::clone(&page));
     context.backlog.shed();

@@ -19,7 +19,13 @@ use tokio_tungstenite::tungstenite::{
 };
 use wirepost_core::frames::CloseCode;
 
-use crate::push::{backlog::Backlog, entry::Entry};
+use crate::{
+    compression::Compression,
+    push::{
+        backlog::Backlog,
+        entry::{Entry, Push},
+    },
+};
 
 /// Bounds of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +53,8 @@ impl Bounds {
 pub enum Item {
     /// A push, shared with all its receivers.
     Push(Arc<Entry>),
+    /// The same compressed.
+    Compressed(Arc<Entry>),
     /// A control frame.
     Control(Utf8Bytes),
     /// Another frame.
@@ -59,21 +67,40 @@ impl Item {
         Self::Frame(OpCode::Control(Control::Ping), Bytes::new())
     }
 
+    /// A push as this connection gets it.
+    pub fn push(entry: &Arc<Entry>, compression: Compression) -> Self {
+        match &entry.push {
+            Some(Push { frame, compressed: Some(_), .. }) if compression.takes(frame.len()) => {
+                Self::Compressed(Arc::clone(entry))
+            }
+            _ => Self::Push(Arc::clone(entry)),
+        }
+    }
+
     /// What kind of frame it is.
     pub fn code(&self) -> OpCode {
         match self {
-            Self::Push(_) | Self::Control(_) => OpCode::Data(Data::Text),
+            Self::Push(_) | Self::Compressed(_) | Self::Control(_) => OpCode::Data(Data::Text),
             Self::Frame(code, _) => *code,
         }
     }
 
-    /// Its payload; shared, not copied. Empty for an entry without a push, which is never queued.
+    /// Its payload; shared, not copied. Empty for an entry without what is to be sent, which is never queued.
     pub fn payload(&self) -> &[u8] {
         match self {
             Self::Push(entry) => entry.push.as_ref().map_or(&[], |push| push.frame.as_bytes()),
+            Self::Compressed(entry) => {
+                entry.push.as_ref().and_then(|push| push.compressed.as_deref()).unwrap_or_default()
+            }
             Self::Control(text) => text.as_bytes(),
             Self::Frame(_, payload) => payload,
         }
+    }
+
+    /// Its bytes before and after it was compressed, if it was.
+    pub fn compression(&self) -> Option<(usize, usize)> {
+        let Self::Compressed(entry) = self else { return None };
+        entry.push.as_ref().map(|push| (push.frame.len(), self.len()))
     }
 
     fn len(&self) -> usize {
@@ -83,7 +110,7 @@ impl Item {
     /// Bytes that only this queue keeps: a push is counted on its own.
     fn own(&self) -> usize {
         match self {
-            Self::Push(_) => 0,
+            Self::Push(_) | Self::Compressed(_) => 0,
             Self::Control(_) | Self::Frame(..) => self.len(),
         }
     }

@@ -132,6 +132,7 @@ impl Edge {
             },
             start,
             control: true,
+            compression: Compression::default(),
             number: self.connections,
             key: self.shared.limiter.key("payments", "alice"),
             written: WriteProgress::default(),

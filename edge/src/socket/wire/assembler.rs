@@ -15,6 +15,8 @@ use tokio_tungstenite::tungstenite::{
 };
 use wirepost_core::frames::CloseCode;
 
+use crate::compression::{InflateError, inflate};
+
 /// Bytes of an unfinished message that need no permit; beyond it [`Event::Large`] comes first.
 pub const UNCHARGED: usize = 4 << 10;
 /// Longest header from a client: two bytes, a length of eight, a mask of four.
@@ -52,6 +54,15 @@ pub enum ProtocolError {
     TooBig,
 }
 
+impl From<InflateError> for ProtocolError {
+    fn from(error: InflateError) -> Self {
+        match error {
+            InflateError::TooBig => Self::TooBig,
+            InflateError::Malformed => Self::Protocol,
+        }
+    }
+}
+
 impl ProtocolError {
     /// The close code of the connection.
     pub fn close_code(self) -> CloseCode {
@@ -67,6 +78,8 @@ impl ProtocolError {
 #[derive(Debug)]
 pub(super) struct Assembler {
     limit: usize,
+    /// Whether the peer may compress.
+    inflates: bool,
     /// Bytes of an incomplete header.
     head: [u8; HEADER],
     head_len: usize,
@@ -100,6 +113,7 @@ struct Frame {
 #[derive(Debug)]
 struct Message {
     text: bool,
+    compressed: bool,
     payload: Vec<u8>,
     /// Bytes of it that are known to be UTF-8.
     valid: usize,
@@ -112,10 +126,11 @@ impl Assembler {
         self.frame.map_or(0, |frame| frame.left)
     }
 
-    /// Messages may have up to `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
+    /// Messages may have up to `limit` bytes, decompressed if `inflates` says that they may be compressed.
+    pub(super) fn new(limit: usize, inflates: bool) -> Self {
         Self {
             limit,
+            inflates,
             head: [0; HEADER],
             head_len: 0,
             frame: None,
@@ -218,7 +233,9 @@ impl Assembler {
         };
         *input = &input[head.position() as usize - known..];
         self.head_len = 0;
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        // RSV1 marks a compressed message, in its first frame only (RFC 7692, section 6).
+        let begins = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if header.rsv2 || header.rsv3 || header.rsv1 && !(self.inflates && begins) {
             return Err(ProtocolError::Protocol);
         }
         // A client masks every frame (section 5.1).
@@ -228,13 +245,13 @@ impl Assembler {
             OpCode::Control(_) if !header.is_final || length > CONTROL => return Err(ProtocolError::Protocol),
             OpCode::Control(_) => {}
             OpCode::Data(_) if self.mode == Mode::Discarding => {}
-            OpCode::Data(data) => self.begin(data, length)?,
+            OpCode::Data(data) => self.begin(data, header.rsv1, length)?,
         }
         Ok(Some(Frame { code: header.opcode, last: header.is_final, mask, left: length }))
     }
 
     /// A frame of a message begins.
-    fn begin(&mut self, data: Data, length: usize) -> Result<(), ProtocolError> {
+    fn begin(&mut self, data: Data, compressed: bool, length: usize) -> Result<(), ProtocolError> {
         match (data, &self.message) {
             (Data::Continue, Some(message)) => {
                 if length > self.limit.saturating_sub(message.payload.len()) {
@@ -246,7 +263,7 @@ impl Assembler {
                     return Err(ProtocolError::TooBig);
                 }
                 let text = data == Data::Text;
-                self.message = Some(Message { text, payload: Vec::new(), valid: 0, admitted: false });
+                self.message = Some(Message { text, compressed, payload: Vec::new(), valid: 0, admitted: false });
             }
             _ => return Err(ProtocolError::Protocol),
         }
@@ -278,8 +295,8 @@ impl Assembler {
             OpCode::Data(_) => {
                 if let Some(message) = &mut self.message {
                     append(&mut message.payload, part, left, frame.mask);
-                    // A message that arrives in one piece is checked once, at its end.
-                    let at_once = left == 0 && frame.last && message.valid == 0;
+                    // A message that arrives in one piece is checked once, at its end, and so is a compressed one.
+                    let at_once = message.compressed || left == 0 && frame.last && message.valid == 0;
                     if message.text && !at_once && !part.is_empty() {
                         message.check()?;
                     }
@@ -305,11 +322,12 @@ impl Assembler {
             OpCode::Data(_) if self.mode == Mode::Discarding => Ok(None),
             OpCode::Data(_) if !frame.last => Ok(Some(Event::Fragment)),
             OpCode::Data(_) => {
-                let Some(message) = self.message.take() else { return Ok(None) };
-                Ok(Some(if message.text {
-                    Event::Text(String::from_utf8(message.payload).map_err(|_| ProtocolError::Utf8)?.into())
+                let Some(Message { text, compressed, payload, .. }) = self.message.take() else { return Ok(None) };
+                let payload = if compressed { inflate(&payload, self.limit)? } else { payload };
+                Ok(Some(if text {
+                    Event::Text(String::from_utf8(payload).map_err(|_| ProtocolError::Utf8)?.into())
                 } else {
-                    Event::Binary(message.payload.into())
+                    Event::Binary(payload.into())
                 }))
             }
         }

@@ -40,7 +40,8 @@ impl From<Item> for Frame {
     fn from(payload: Item) -> Self {
         let mut header = [0; HEADER];
         let mut left = &mut header[..];
-        let head = FrameHeader { opcode: payload.code(), ..FrameHeader::default() };
+        let rsv1 = matches!(payload, Item::Compressed(_));
+        let head = FrameHeader { opcode: payload.code(), rsv1, ..FrameHeader::default() };
         #[expect(clippy::expect_used)]
         head.format(payload.payload().len() as u64, &mut left).expect("an unmasked header has at most ten bytes");
         let header_len = (HEADER - left.len()) as u8;
@@ -138,7 +139,18 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{
+        broker::Position,
+        metrics::Metrics,
+        push::{
+            audience::{Audience, Recipients},
+            backlog::{Backlog, BacklogShare},
+            entry::{Entry, Push},
+        },
+    };
 
     fn text(text: &str) -> Item {
         Item::Control(text.to_owned().into())
@@ -171,6 +183,33 @@ mod tests {
         assert!(frames.iter().all(|each| *each == frames[0]));
         assert!(frames[0].starts_with(b"\x81\0\x81\x01a\x81\x7e\0\xc8b"));
         assert_eq!(frames[0].len(), 2 + 3 + 204 + 70_010);
+    }
+
+    #[test]
+    fn a_compressed_push_is_marked_in_its_header() {
+        let backlog = Backlog::new(1 << 20, &Metrics::default());
+        let frame = "x".repeat(1000);
+        let mut push = Push {
+            audience: Audience { recipients: Recipients::Everyone, client_types: vec!["app".into()] },
+            share: BacklogShare::new(frame.len(), &backlog),
+            frame: frame.into(),
+            compressed: None,
+            expires_at: None,
+            receipt: None,
+        };
+        assert!(push.compress());
+        let compressed = push.compressed.clone().unwrap();
+        let entry = Arc::new(Entry { position: Position { offset: 1, fingerprint: 1 }, push: Some(push) });
+        let mut outgoing = Outgoing::default();
+        outgoing.push(Item::Compressed(Arc::clone(&entry)));
+        outgoing.push(Item::Push(entry));
+        let both = 2 + compressed.len() + 4 + 1000;
+        assert_eq!(outgoing.bytes(), both);
+        let written = written(&mut outgoing, 100);
+        assert_eq!(written.len(), both);
+        assert_eq!(written[..2], [0xc1, compressed.len() as u8]);
+        assert_eq!(written[2..2 + compressed.len()], *compressed);
+        assert_eq!(written[2 + compressed.len()], 0x81);
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn events(assembler: &mut Assembler, bytes: &[u8], pieces: &[usize]) -> Result<V
 }
 
 fn all(bytes: &[u8]) -> Result<Vec<Event>, ProtocolError> {
-    events(&mut Assembler::new(1 << 20), bytes, &[usize::MAX])
+    events(&mut Assembler::new(1 << 20, false), bytes, &[usize::MAX])
 }
 
 proptest! {
@@ -73,7 +73,7 @@ proptest! {
             }
             bytes.extend(frame(LAST | if cuts.is_empty() { TEXT } else { CONTINUE }, rest));
         }
-        let mut assembler = Assembler::new(1 << 20);
+        let mut assembler = Assembler::new(1 << 20, false);
         let events = events(&mut assembler, &bytes, &pieces).unwrap();
         let texts: Vec<&str> = events.iter().filter_map(|event| match event {
             Event::Text(text) => Some(text.as_str()),
@@ -87,7 +87,7 @@ proptest! {
 
     #[test]
     fn no_input_breaks_it(bytes in prop::collection::vec(any::<u8>(), 0..2000), pieces in prop::collection::vec(1_usize..100, 1..4)) {
-        let mut assembler = Assembler::new(500);
+        let mut assembler = Assembler::new(500, false);
         let _ = events(&mut assembler, &bytes, &pieces);
         assert!(assembler.message.as_ref().is_none_or(|message| message.payload.capacity() <= 500));
     }
@@ -112,7 +112,7 @@ proptest! {
 #[case::too_big_together([frame(BINARY, &[0; 600]), frame(LAST | CONTINUE, &[0; 401])].concat(), ProtocolError::TooBig)]
 fn a_broken_rule_is_an_error_and_nothing_more_is_read(#[case] mut bytes: Vec<u8>, #[case] error: ProtocolError) {
     bytes.extend(frame(LAST | TEXT, b"more"));
-    let mut assembler = Assembler::new(1000);
+    let mut assembler = Assembler::new(1000, false);
     assert_eq!(events(&mut assembler, &bytes, &[usize::MAX]), Err(error));
     assert!(assembler.has_ended() && assembler.message.is_none());
     assert_eq!(assembler.feed(&mut &bytes[..]), Ok(None));
@@ -124,7 +124,7 @@ fn an_announced_length_takes_no_memory() {
     bytes.extend(1_000_000_u64.to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend([1; 100]);
-    let mut assembler = Assembler::new(1 << 20);
+    let mut assembler = Assembler::new(1 << 20, false);
     assert_eq!(events(&mut assembler, &bytes, &[usize::MAX]), Ok(vec![]));
     assert!(assembler.is_unfinished() && assembler.message.unwrap().payload.capacity() < 200);
 }
@@ -133,7 +133,7 @@ fn an_announced_length_takes_no_memory() {
 fn a_large_message_waits_for_one_permit() {
     let limit = 100_000;
     let whole = frame(LAST | BINARY, &vec![7; 50_000]);
-    let mut assembler = Assembler::new(limit);
+    let mut assembler = Assembler::new(limit, false);
     let mut input = &whole[..];
     assert_eq!(assembler.feed(&mut input), Ok(Some(Event::Large(50_000))));
     assert_eq!((assembler.feed(&mut input), input.len()), (Ok(None), 50_000), "it waits");
@@ -158,7 +158,7 @@ fn a_large_message_waits_for_one_permit() {
 
 #[test]
 fn while_closing_only_the_close_frame_counts() {
-    let mut assembler = Assembler::new(1000);
+    let mut assembler = Assembler::new(1000, false);
     let unfinished = [frame(TEXT, b"begun"), frame(BINARY, &[0; 5000]), frame(LAST | PING, b"x")].concat();
     let (begun, rest) = unfinished.split_at(13);
     assert_eq!(events(&mut assembler, begun, &[usize::MAX]).unwrap().len(), 1);
@@ -173,4 +173,77 @@ fn while_closing_only_the_close_frame_counts() {
 #[test]
 fn a_close_frame_without_a_code_is_valid() {
     assert_eq!(all(&frame(LAST | CLOSE, b"")), Ok(vec![Event::Close(1005, Bytes::new())]));
+}
+
+mod compressed {
+    use super::*;
+    use crate::compression::deflate;
+
+    const COMPRESSED: u8 = 0x40;
+
+    fn assembler(limit: usize) -> Assembler {
+        Assembler::new(limit, true)
+    }
+
+    /// A text, and its compressed payload.
+    fn text() -> (String, Box<[u8]>) {
+        let text = r#"{"messageType":"orders","content":"größer"}"#.repeat(20);
+        let compressed = deflate(text.as_bytes()).unwrap();
+        (text, compressed)
+    }
+
+    #[rstest]
+    fn a_message_is_read_however_it_is_split(
+        #[values(1, 2, 7, usize::MAX)] piece: usize,
+        #[values(0, 1, 10)] cut: usize,
+    ) {
+        let (text, compressed) = text();
+        let (begin, rest) = compressed.split_at(cut);
+        let bytes = [
+            frame(LAST | TEXT, b"before"),
+            frame(COMPRESSED | TEXT, begin),
+            frame(LAST | PING, b"alive"),
+            frame(CONTINUE, b""),
+            frame(LAST | CONTINUE, rest),
+            frame(LAST | COMPRESSED | BINARY, &compressed),
+        ];
+        let expected = vec![
+            Event::Text("before".into()),
+            Event::Fragment,
+            Event::Ping(Bytes::from_static(b"alive")),
+            Event::Fragment,
+            Event::Text(text.clone().into()),
+            Event::Binary(text.into()),
+        ];
+        assert_eq!(events(&mut assembler(1000), &bytes.concat(), &[piece]), Ok(expected));
+    }
+
+    #[rstest]
+    #[case::ping(frame(LAST | COMPRESSED | PING, b""), ProtocolError::Protocol)]
+    #[case::close(frame(LAST | COMPRESSED | CLOSE, b""), ProtocolError::Protocol)]
+    #[case::continuation(
+        [frame(COMPRESSED | TEXT, b""), frame(LAST | COMPRESSED | CONTINUE, b"")].concat(),
+        ProtocolError::Protocol
+    )]
+    #[case::another_reserved_bit(frame(LAST | COMPRESSED | 0x20 | TEXT, b""), ProtocolError::Protocol)]
+    #[case::not_compressed(frame(LAST | COMPRESSED | TEXT, &[0xff; 20]), ProtocolError::Protocol)]
+    #[case::bad_text(frame(LAST | COMPRESSED | TEXT, &deflate(&[0xff; 500]).unwrap()), ProtocolError::Utf8)]
+    #[case::bomb(frame(LAST | COMPRESSED | TEXT, &deflate(&vec![b' '; 100_000]).unwrap()), ProtocolError::TooBig)]
+    #[case::bomb_in_fragments(
+        [
+            frame(COMPRESSED | TEXT, &deflate(&vec![b' '; 100_000]).unwrap()[..50]),
+            frame(LAST | CONTINUE, &deflate(&vec![b' '; 100_000]).unwrap()[50..]),
+        ].concat(),
+        ProtocolError::TooBig
+    )]
+    #[case::already_large(frame(LAST | COMPRESSED | TEXT, &[0; 1001]), ProtocolError::TooBig)]
+    fn a_broken_rule_is_an_error(#[case] bytes: Vec<u8>, #[case] error: ProtocolError) {
+        assert_eq!(events(&mut assembler(1000), &bytes, &[usize::MAX]), Err(error));
+    }
+
+    #[test]
+    fn one_that_is_large_on_the_wire_waits_for_a_permit() {
+        let bytes = frame(LAST | COMPRESSED | BINARY, &[0; 5000]);
+        assert_eq!(assembler(10_000).feed(&mut &bytes[..]), Ok(Some(Event::Large(5000))));
+    }
 }
