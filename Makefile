@@ -17,10 +17,10 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
 .PHONY: test
-test: setup check unit doc conformance integration cluster-test-if-possible ## everything that CI runs (on two cores about 45 minutes cold, 30 warm)
+test: setup check unit doc conformance integration clients cluster-test-if-possible ## everything that CI runs (on two cores about 45 minutes cold, 30 warm)
 
 .PHONY: setup
-setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2
+setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2, Chromium
 	scripts/setup
 
 .PHONY: check
@@ -45,7 +45,7 @@ doc: ## examples in the documentation
 # In one call of cargo: features of dev-dependencies then hold for the programs too, and nothing is compiled twice.
 .PHONY: programs
 programs:
-	$(CARGO) build $(LOCKED) --bin wirepost --bin wirepost-edge --bin wirepost-operator --bin run-tests --test '*'
+	$(CARGO) build $(LOCKED) --bin wirepost --bin wirepost-edge --bin wirepost-operator --bin run-tests --bin client-suite --test '*'
 
 .PHONY: integration
 integration: programs ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards (WHAT="edge drain": those with these words in their names)
@@ -61,6 +61,27 @@ cluster-test-if-possible:
 	@if why=$$(tests/cluster/cluster check); then $(MAKE) --no-print-directory cluster-test; \
 	elif [[ "$${WIREPOST_TEST_CLUSTER:-}" == required ]]; then echo "make cluster-test is required (WIREPOST_TEST_CLUSTER), and $$why" >&2; exit 1; \
 	else printf '\nLEFT OUT: the tests of the chart on a whole Kubernetes (make cluster-test): %s\n' "$$why" >&2; fi
+
+NODE := scripts/npm --node
+TYPESCRIPT := clients/typescript
+.PHONY: typescript
+typescript: ## the TypeScript client alone: build and unit tests
+	cd $(TYPESCRIPT); [[ node_modules/.package-lock.json -nt package-lock.json ]] || ../../scripts/npm ci
+	cd $(TYPESCRIPT); ../../scripts/npm run -s build; ../../scripts/npm test -s
+
+# The drivers of the client libraries, see clients/suite/README.md.
+DRIVERS := --driver "typescript/node=$(NODE) --expose-gc $(TYPESCRIPT)/test/drivers/node.mjs" \
+	--driver "typescript/chromium=$(NODE) $(TYPESCRIPT)/test/drivers/chromium.mjs" \
+	--driver "python=clients/python/run clients/python/driver.py"
+.PHONY: clients
+clients: typescript clients-python programs ## every client library: unit tests, then the scenarios that judge it, on a real edge and broker (ONLY="drain gaps": those with one of these words)
+	cd $(TYPESCRIPT); WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost ../../$(NODE) --test test/browser/*.test.mjs
+	WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker $(CARGO_TARGET_DIR)/debug/client-suite $(DRIVERS) $(ONLY)
+
+.PHONY: client-suite
+client-suite: programs ## judges a client library of yours (DRIVER="python3 my_driver.py")
+	@[[ -n '$(DRIVER)' ]] || { echo 'DRIVER is missing: make client-suite DRIVER="python3 my_driver.py", see clients/suite/README.md' >&2; exit 1; }
+	WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker $(CARGO_TARGET_DIR)/debug/client-suite --driver '$(DRIVER)' $(ONLY)
 
 .PHONY: conformance
 conformance: ## the Autobahn cases against the edge's socket code

@@ -1,6 +1,6 @@
 //! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's checks without a
-//! cluster (`check`), what would change on the broker (`diff`), dead letters (`dead`), and a service and a client to
-//! try it with (`push`, `listen`).
+//! cluster (`check`), types for clients (`generate`), what would change on the broker (`diff`), dead letters (`dead`),
+//! and a service and a client to try it with (`push`, `listen`).
 
 mod check;
 mod dead;
@@ -8,6 +8,7 @@ mod declarations;
 mod dev;
 mod diff;
 mod edge;
+mod generate;
 mod listen;
 mod output;
 mod push;
@@ -42,6 +43,7 @@ enum Command {
     Push(push::Args),
     Listen(listen::Args),
     Dead(dead::Args),
+    Generate(generate::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match command {
         Command::Check(args) => check::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Diff(args) => runtime()?.block_on(diff::run(args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(args)),
         Command::Dead(args) => runtime()?.block_on(dead::run(args)),

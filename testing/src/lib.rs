@@ -15,6 +15,7 @@
 //! - [`frames`]: a WebSocket client that speaks frames, compressed ones too.
 //! - [`hand`]: manual changes on the broker, behind the operator's back.
 //! - [`witness`]: every state that the conditions of a business pass through.
+//! - [`ws_proxy`]: faults by frame, between a client and an edge.
 //! - [`proxy`]: network failures.
 //! - [`raw`]: bytes that no library sends.
 //! - [`strange`]: messages that general clients can't decode.
@@ -43,3 +44,4 @@ pub mod tls;
 pub mod traffic;
 pub mod usage;
 pub mod witness;
+pub mod ws_proxy;

@@ -1,0 +1,65 @@
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::world::{World, push};
+
+pub(super) async fn slow(world: &World) -> Result<()> {
+    const MESSAGES: u64 = 300;
+    let client = world.connected(json!({})).await?;
+    client.handler(json!({"mode": "delay", "ms": 5})).await?;
+    world.push(&client, 0..MESSAGES / 2).await?;
+    sleep(Duration::from_millis(200)).await;
+    world.proxy.cut();
+    world.push(&client, MESSAGES / 2..MESSAGES).await?;
+    sleep(Duration::from_millis(300)).await;
+    world.proxy.cut();
+    client.all_in_order(MESSAGES - 1).await?;
+    ensure!(client.gaps() == 0, "it reported a gap");
+    Ok(())
+}
+
+pub(super) async fn cursor(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    world.push(&client, 0..3).await?;
+    client.all_in_order(2).await?;
+    client.handler(json!({"mode": "hang"})).await?;
+    world.push(&client, 3..5).await?;
+    client.until("gets message 3", |_| (client.numbers().last() == Some(&3)).then_some(())).await?;
+    // Longer than a store may be late.
+    sleep(Duration::from_millis(700)).await;
+    let cursor = client.cursor().await?.context("the store is empty after three messages")?;
+    // As after a crash.
+    let second = world.connected(json!({"uniqueId": client.name, "cursor": cursor})).await?;
+    second.until("gets message 4", |_| second.numbers().contains(&4).then_some(())).await?;
+    ensure!(second.numbers() == [3, 4], "after a crash while 3 was handled: {:?}, not [3, 4]", second.numbers());
+    ensure!(second.gaps() == 0, "it reported a gap");
+    Ok(())
+}
+
+pub(super) async fn failing(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    world.push(&client, [0]).await?;
+    client.all_in_order(0).await?;
+    client.handler(json!({"mode": "fail", "times": 1})).await?;
+    world.push(&client, 1..3).await?;
+    client.until("gets message 2", |_| client.numbers().contains(&2).then_some(())).await?;
+    ensure!(client.numbers() == [0, 1, 1, 2], "{:?} for a handler that failed with 1", client.numbers());
+    ensure!(world.attempts() == 1, "a failed handler cost the connection");
+    Ok(())
+}
+
+pub(super) async fn twice(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    world.push(&client, 0..5).await?;
+    world.service.push_all((0..5).map(|n| push(&client.name, n))).await?;
+    world.push(&client, [5]).await?;
+    client.all_in_order(5).await?;
+    world.proxy.cut();
+    client.state("open", 2).await?;
+    world.service.push_all((3..6).map(|n| push(&client.name, n))).await?;
+    world.push(&client, [6]).await?;
+    client.all_in_order(6).await
+}

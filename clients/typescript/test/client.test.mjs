@@ -1,0 +1,193 @@
+// What the suite in clients/suite can't show, or only slowly.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Wirepost, memoryStore } from '../dist/index.js';
+import { fakeSockets, until } from './fake.mjs';
+
+const timing = { fastFirst: 1, fastMax: 1, nackFirst: 1 };
+
+function start(options = {}) {
+  const { FakeSocket, sockets } = fakeSockets();
+  const errors = [];
+  const client = new Wirepost({
+    token: async () => 'wss://ws.example/socket/ticket',
+    WebSocket: FakeSocket,
+    timing,
+    onError: (error) => errors.push(error),
+    ...options,
+  });
+  return { client, sockets, errors };
+}
+
+async function open(options) {
+  const started = start(options);
+  await until(() => started.sockets.length === 1);
+  started.sockets[0].welcome();
+  return started;
+}
+
+const message = (n, more) => ({ id: `m${n}`, messageType: 'a.b', content: n, cursor: `c${n}`, ...more });
+
+test('handlers get what their pattern matches', async () => {
+  const { client, sockets } = await open();
+  const got = {};
+  for (const pattern of ['a.b', 'a.*', '*', '#', 'a.#', '#.b', '*.*.*', 'a.b.#', '#.c.#']) {
+    client.on(pattern, ({ messageType }) => (got[pattern] ??= []).push(messageType));
+  }
+  for (const [n, messageType] of ['a.b', 'a', 'a.b.c', 'x.c.y'].entries()) sockets[0].say(message(n, { messageType }));
+  await until(() => got['#']?.length === 4);
+  assert.deepEqual(got, {
+    'a.b': ['a.b'],
+    'a.*': ['a.b'],
+    '*': ['a'],
+    '#': ['a.b', 'a', 'a.b.c', 'x.c.y'],
+    'a.#': ['a.b', 'a', 'a.b.c'],
+    '#.b': ['a.b'],
+    '*.*.*': ['a.b.c', 'x.c.y'],
+    'a.b.#': ['a.b', 'a.b.c'],
+    '#.c.#': ['a.b.c', 'x.c.y'],
+  });
+  client.close();
+});
+
+test('a handler that was ended gets nothing more, and one that fails for good is passed over', async () => {
+  const { client, sockets, errors } = await open({ attempts: 1 });
+  const got = [];
+  const off = client.on('a.b', ({ content }) => got.push(content));
+  client.on('a.b', () => {
+    throw new Error('mine');
+  });
+  sockets[0].say(message(1));
+  await until(() => errors.length === 1);
+  off();
+  sockets[0].say(message(2));
+  await until(() => errors.length === 2);
+  assert.deepEqual(got, [1]);
+  assert.equal(errors[0].message, 'mine');
+  client.close();
+});
+
+test('the inbox is bounded: it disconnects until the messages are handled, and continues there', async () => {
+  const { client, sockets } = await open({ inboxLimit: 3 });
+  let release;
+  const got = [];
+  client.on('#', ({ content }) => {
+    got.push(content);
+    return new Promise((resolve) => (release = resolve));
+  });
+  for (let n = 1; n <= 6; n++) sockets[0].say(message(n));
+  assert.equal(client.state, 'waiting');
+  assert.equal(sockets[0].closed, 1000);
+  client.connect();
+  assert.equal(sockets.length, 1, 'it may not connect while it is full');
+  while (sockets.length === 1) {
+    release?.();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  // Exactly behind what it took.
+  assert.equal(sockets[1].url, `wss://ws.example/socket/resume?cursor=c${got.length}`);
+  client.close();
+});
+
+test('a store that fails costs nothing but the cursor', async () => {
+  const broken = { get: () => Promise.reject(new Error('get')), set: () => Promise.reject(new Error('set')) };
+  const { client, sockets, errors } = await open({ store: broken });
+  const got = [];
+  client.on('#', ({ content }) => got.push(content));
+  sockets[0].say(message(1));
+  sockets[0].say(message(2));
+  await until(() => got.length === 2 && errors.length >= 3);
+  assert.equal(errors[0].message, 'get');
+  client.close();
+});
+
+test('a slow store gets the newest cursor, one write at a time', async () => {
+  const writes = [];
+  let finish;
+  const store = { get: () => 'c7', set: (cursor) => new Promise((resolve) => (writes.push(cursor), (finish = resolve))) };
+  const { client, sockets } = await open({ store });
+  assert.match(sockets[0].url, /\?cursor=c7$/);
+  for (let n = 1; n <= 5; n++) sockets[0].say(message(n));
+  await until(() => writes.length === 1);
+  finish();
+  await until(() => writes.length === 2);
+  assert.deepEqual(writes, ['c0', 'c5']);
+  finish();
+  client.close();
+});
+
+test('a refusal of a repeat does not say that the first attempt did not arrive', async () => {
+  const { client, sockets } = await open();
+  const sent = client.send('a.b', 1);
+  await until(() => sockets[0].sent.length === 1);
+  sockets[0].end(1006);
+  await until(() => sockets.length === 2);
+  sockets[1].welcome({ resumed: true });
+  await until(() => sockets[1].sent.length === 1);
+  const { id } = sockets[1].sent[0];
+  sockets[1].say({ op: 'nack', id, code: 'not_allowed', reason: 'no', retryable: false, mayHaveArrived: false });
+  await assert.rejects(sent, { code: 'not_allowed', mayHaveArrived: true });
+  client.close();
+});
+
+test('an aborted message that was sent may have arrived; its late answer hurts nobody', async () => {
+  const { client, sockets } = await open();
+  const abort = new AbortController();
+  const sent = client.send('a.b', 1, { signal: abort.signal });
+  await until(() => sockets[0].sent.length === 1);
+  abort.abort();
+  await assert.rejects(sent, { name: 'WirepostError', code: 'aborted', mayHaveArrived: true });
+  sockets[0].ack();
+  await assert.rejects(client.send('a.b', 1, { signal: AbortSignal.abort() }), { code: 'aborted', mayHaveArrived: false });
+  client.close();
+});
+
+test('a message waits once', async () => {
+  const { client, sockets } = await open();
+  const sent = client.send('a.b', 1, { id: 'x' });
+  await assert.rejects(client.send('a.b', 1, { id: 'x' }), { code: 'duplicate_id' });
+  sockets[0].ack();
+  assert.equal(await sent, 'x');
+  client.close();
+});
+
+test('two deaths in silence give the next pings more time', async () => {
+  const { client, sockets } = start({ timing: { ...timing, pingAfter: 20, pongWithin: 100 } });
+  const lifetimes = [];
+  for (let n = 0; n < 4; n++) {
+    await until(() => sockets.length === n + 1);
+    const begin = performance.now();
+    sockets[n].welcome({ resumed: true });
+    await until(() => client.state !== 'open');
+    lifetimes.push(performance.now() - begin);
+  }
+  assert.ok(lifetimes[0] < 200 && lifetimes[3] > 400, `${lifetimes}`);
+  client.close();
+});
+
+test('lastEventAge says how fresh the view is', async () => {
+  const { client, sockets } = start();
+  assert.equal(client.lastEventAge, Infinity);
+  await until(() => sockets.length === 1);
+  sockets[0].welcome();
+  assert.ok(client.lastEventAge < 1000);
+  client.close();
+  assert.equal(client.lastEventAge, Infinity);
+});
+
+test('without a WebSocket it says what to do', async () => {
+  const saved = globalThis.WebSocket;
+  delete globalThis.WebSocket;
+  const errors = [];
+  const client = new Wirepost({ token: async () => 'wss://x/socket/t', onError: (error) => errors.push(error), timing });
+  await until(() => errors.length > 0);
+  assert.match(errors[0].message, /pass one in the options/);
+  client.close();
+  if (saved) globalThis.WebSocket = saved;
+});
+
+test('a memory store can begin with a cursor', () => {
+  const store = memoryStore('c1');
+  store.set('c2');
+  assert.equal(store.get(), 'c2');
+});
