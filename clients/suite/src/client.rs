@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use wirepost_testing::broker::PATIENCE;
@@ -54,10 +54,7 @@ impl Client {
                 events.changed().await?;
             }
         };
-        let found = match timeout(PATIENCE, wait).await {
-            Ok(found) => found,
-            Err(_) => bail!("not within {PATIENCE:?}"),
-        };
+        let found = timeout(PATIENCE, wait).await.unwrap_or_else(|_| Err(anyhow!("not within {PATIENCE:?}")));
         found.with_context(|| format!("waiting until {} {what}; its events:\n{}", self.name, self.tail()))
     }
 
@@ -132,10 +129,10 @@ impl Client {
 
     /// Starts a send whose content is a number.
     pub(crate) fn send_number(&self, n: u64) -> Result<()> {
-        self.send(&format!("s{n}"), json!({"messageType": "order.placed", "content": {"n": n}}))
+        self.send(&format!("s{n}"), &json!({"messageType": "order.placed", "content": {"n": n}}))
     }
 
-    pub(crate) fn send(&self, name: &str, message: Value) -> Result<()> {
+    pub(crate) fn send(&self, name: &str, message: &Value) -> Result<()> {
         self.tell("send", json!({"as": name, "message": message}))
     }
 

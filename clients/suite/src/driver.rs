@@ -177,18 +177,16 @@ impl Driver {
         let Self { commands, child, .. } = driver;
         drop(commands);
         let mut child = child.into_inner();
-        match timeout(END, child.wait()).await {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                child.kill().await?;
-                bail!("the driver did not end within {END:?} of the end of its stdin")
-            }
+        if timeout(END, child.wait()).await.is_ok() {
+            return Ok(());
         }
+        child.kill().await?;
+        bail!("the driver did not end within {END:?} of the end of its stdin")
     }
 }
 
 fn tail(log: &Mutex<VecDeque<String>>) -> String {
-    lock(log).iter().map(|line| format!("  {line}\n")).collect()
+    lock(log).iter().flat_map(|line| ["  ", line, "\n"]).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

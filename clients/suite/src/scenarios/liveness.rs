@@ -9,8 +9,8 @@ use super::reconnect::SLACK;
 use crate::world::{World, is_op};
 
 pub(super) async fn dead(world: &World) -> Result<()> {
-    let (ping, pong) = (Duration::from_secs(1), Duration::from_secs(1));
-    let timing = json!({"pingAfter": ping.as_millis() as u64, "pongWithin": pong.as_millis() as u64});
+    let (silence, answer) = (Duration::from_secs(1), Duration::from_secs(1));
+    let timing = json!({"pingAfter": silence.as_millis() as u64, "pongWithin": answer.as_millis() as u64});
     let client = world.connected(json!({"timing": timing})).await?;
     world.push(&client, [0]).await?;
     client.all_in_order(0).await?;
@@ -22,8 +22,8 @@ pub(super) async fn dead(world: &World) -> Result<()> {
     world.push(&client, [1]).await?;
     client.state("open", 2).await?;
     let back = world.proxy.log().into_iter().find(|record| record.connection == 1).map_or(frozen, |record| record.at);
-    ensure!(back - frozen >= ping, "it gave the connection up after {:?}", back - frozen);
-    ensure!(back - frozen <= ping + pong + SLACK, "it noticed a dead network after {:?}", back - frozen);
+    ensure!(back - frozen >= silence, "it gave the connection up after {:?}", back - frozen);
+    ensure!(back - frozen <= silence + answer + SLACK, "it noticed a dead network after {:?}", back - frozen);
     client.all_in_order(1).await?;
     client.acked(1..2).await
 }
