@@ -219,6 +219,17 @@ async def test_4009_on_a_connection_that_was_told_to_leave_stops_nobody() -> Non
         assert State.STOPPED not in states
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "deflate"}])
+async def test_compression_is_offered_only_on_request(options: dict[str, Any]) -> None:
+    got: list[Any] = []
+    async with fake_edge() as edge, client(edge, connect_options=options) as wire:
+        wire.on("#")(lambda message: got.append(message.content))
+        await wire.opened()
+        assert bool(edge.connections[-1].protocol.extensions) is bool(options)
+        await edge.push(1, content="x" * 1000)
+        await until("the message", lambda: got == ["x" * 1000])
+
+
 async def test_receipts_go_to_the_open_connection() -> None:
     async with fake_edge() as edge, client(edge) as wire:
         got: list[Message] = []
