@@ -97,7 +97,7 @@ clients-python: programs ## the Python library: lints, types, tests (its service
 	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker clients/python/check
 
 .PHONY: example
-example: ## "pay by QR" on http://localhost:8000: wirepost with a real RabbitMQ, a page and a Python service, until Ctrl-C
+example: typescript ## "pay by QR" on http://localhost:8000: wirepost with a real RabbitMQ, a page and a Python service, until Ctrl-C
 	$(CARGO) build --locked -p wirepost --bin wirepost
 	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost scripts/with-broker examples/pay-by-qr/run
 
