@@ -6,9 +6,19 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::topology::{QueueKind, Topology};
+use crate::{
+    hex,
+    topology::{QueueKind, Topology},
+};
+
+/// Annotation of a resource; what a person allows it to destroy, as [`allowance`] gives it.
+pub const ALLOW: &str = "wirepost.dev/allow-destructive";
+
+/// Characters of a [`digest`]: enough to tell the few changes apart that one business ever makes.
+const DIGEST: usize = 8;
 
 /// Keys of a stream's policy by which the broker drops the oldest messages when the value gets smaller.
 const KEPT: [&str; 2] = ["max-age", "max-length-bytes"];
@@ -44,6 +54,31 @@ impl fmt::Display for Destruction {
             }
         }
     }
+}
+
+/// The value of [`ALLOW`] that allows a generation exactly this: `GENERATION-DIGEST`. The generation alone would allow whatever comes later, too:
+/// a policy that is raised by hand while the generation stays, or a resource that was created again and counts from 1.
+pub fn allowance(generation: i64, destructions: &[Destruction]) -> String {
+    format!("{generation}-{}", digest(destructions))
+}
+
+/// The [`digest`] that a value of [`ALLOW`] names, if it is for this generation.
+pub fn allowed(value: &str, generation: i64) -> Option<&str> {
+    let (of, digest) = value.split_once('-')?;
+    of.parse::<i64>().is_ok_and(|of| of == generation).then_some(digest)
+}
+
+/// Names destructions, in any order, whatever the words are that describe them.
+pub fn digest(destructions: &[Destruction]) -> String {
+    let fields = |destruction: &Destruction| match destruction {
+        Destruction::Stream { stream } => json!([stream]).to_string(),
+        Destruction::Cut { stream, key, from, to } => json!([stream, key, from, to]).to_string(),
+    };
+    let mut all: Vec<String> = destructions.iter().map(fields).collect();
+    all.sort();
+    let mut digest = hex(Sha256::digest(all.join("\n")));
+    digest.truncate(DIGEST);
+    digest
 }
 
 /// What is destroyed when `after` replaces `before`.
@@ -82,8 +117,6 @@ fn number(value: &Value) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::{business::WsBusiness, compile::compile_one};
 
@@ -121,6 +154,27 @@ mod tests {
             (durable.clone(), json!({"name": "other"})),
         ] {
             assert_eq!(said(day(), harmless), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_person_allows_one_generation_one_change() {
+        let cut = |key: &'static str, from: &str, to: &str| Destruction::Cut {
+            stream: "wirepost.pay.stream".to_owned(),
+            key,
+            from: Some(from.to_owned()),
+            to: to.to_owned(),
+        };
+        let age = || cut("max-age", "7200s", "3600s");
+        let bytes = || cut("max-length-bytes", "2", "1");
+        let value = allowance(3, &[age(), bytes()]);
+        assert_eq!(allowed(&value, 3), Some(digest(&[bytes(), age()]).as_str()));
+        assert_eq!(allowed(&value, 1), None);
+        for another in [vec![age()], vec![cut("max-age", "86400s", "3600s"), bytes()], vec![]] {
+            assert_ne!(allowed(&value, 3), Some(digest(&another).as_str()));
+        }
+        for unreadable in ["3", "-3", "3-", "", "now"] {
+            assert_ne!(allowed(unreadable, 3), Some(digest(&[age()]).as_str()), "{unreadable}");
         }
     }
 }

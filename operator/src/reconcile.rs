@@ -157,7 +157,7 @@ impl Reconcile<'_> {
         if let Some(rejected) = provision::queue_problem(&done, |queue| new_queues.contains(queue)) {
             return self.reject(rejected, Some(QUEUE_CHECK_INTERVAL)).await;
         }
-        provision::conditions(&done, &mut findings, &self.allow_destructive());
+        provision::conditions(&done, &mut findings, &self.allow_destructive(&provision::destructions(&done)));
         let waiting = Waiting::new(&compiled.business, &done);
         self.name_held_back(&waiting, compiled, &credentials, &mut findings);
         self.context.states.of(self.stored, |state| state.accepted = Some(declaration.clone()));

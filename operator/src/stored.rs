@@ -9,15 +9,13 @@ use sha2::{Digest, Sha256};
 use wirepost_core::{
     Compiled, Problem,
     business::{API_VERSION, DeletionPolicy, KIND, WsBusiness, WsBusinessStatus},
-    compile, validate,
+    compile, destruction, validate,
 };
 
 /// The finalizer of versions before each installation had its own.
 pub const SHARED_FINALIZER: &str = "wirepost.dev/cleanup";
 /// Annotation; `now`: once the resource is being deleted, its queues and stream go with the messages in them.
 pub const DELETE_QUEUES: &str = "wirepost.dev/delete-queues";
-/// Annotation; the generation that may destroy messages by what it changes.
-pub const ALLOW_DESTRUCTIVE: &str = "wirepost.dev/allow-destructive";
 /// Annotation: a new value makes new credentials; the former ones stay valid for an hour.
 pub const ROTATE: &str = "wirepost.dev/rotate";
 /// Annotation: the value of [`ROTATE`] from which on no former credentials are valid any more, not even for the hour.
@@ -64,10 +62,14 @@ impl StoredBusiness {
         policy == Some(DeletionPolicy::Delete) || now()
     }
 
-    /// Whether this generation may destroy messages by what it changes. `default`: of its class.
-    pub fn may_destroy(&self, default: Option<DeletionPolicy>) -> bool {
-        let allowed = || self.annotation(ALLOW_DESTRUCTIVE) == Some(self.generation().to_string().as_str());
-        self.deletes_messages(default) || allowed()
+    /// Whether it may destroy messages by any change. The default of a class is for deletions alone: to edit a class changes nothing that runs.
+    pub fn may_destroy(&self) -> bool {
+        self.deletes_messages(None)
+    }
+
+    /// What a person allows this generation to destroy: a [`digest`](destruction::digest).
+    pub fn allowed(&self) -> Option<&str> {
+        destruction::allowed(self.annotation(destruction::ALLOW)?, self.generation())
     }
 
     /// `namespace/name`, for people.
@@ -244,9 +246,9 @@ mod tests {
             }))
         };
         let lives = with(Value::Null, json!({}));
-        assert!(!lives.may_destroy(None) && !lives.deletes_messages(None));
+        assert!(!lives.may_destroy() && !lives.deletes_messages(None));
         assert!(with(json!("2026-01-01T00:00:00Z"), json!({})).deletes_messages(None));
-        assert!(with(Value::Null, json!({"deletionPolicy": "Delete"})).may_destroy(None));
+        assert!(with(Value::Null, json!({"deletionPolicy": "Delete"})).may_destroy());
     }
 
     #[test]

@@ -92,14 +92,15 @@ impl Triggers {
     }
 
     /// Business types that any resource claims or any edge may run; `None` while that is not known. An edge configuration counts, so that a
-    /// selector that is wrong by mistake takes nothing away under clients; a reservation runs nothing.
+    /// selector that is wrong by mistake takes nothing away under clients; a reservation runs nothing, but what is reserved for nobody waits as
+    /// it is for an administrator.
     pub fn claimed(&self) -> Option<BTreeSet<String>> {
         if !self.listed.iter().all(|listed| listed.load(Ordering::Relaxed)) {
             return None;
         }
         let resources = self.all.state();
         let configurations = self.edge_configurations.state();
-        let run = configurations.iter().filter(|map| config_map::reserved_for(map).is_none());
+        let run = configurations.iter().filter(|map| config_map::reserved_for(map).is_none_or(str::is_empty));
         let run = run.filter_map(|map| config_map::business(map).map(str::to_owned));
         // A resource that waits for a reserved business type must not block the one it is reserved for.
         let reserved: HashSet<(&str, &str)> = configurations

@@ -89,6 +89,9 @@ pub struct Desired {
     pub in_use: BTreeSet<String>,
     /// What becomes of a change that destroys messages at once.
     pub destroying: Destroying,
+    /// What is destroyed whatever [`Self::destroying`] says, since a person has allowed exactly this: a
+    /// [`digest`](wirepost_core::destruction::digest).
+    pub allowed: Option<String>,
     /// Whose it is. `None`: nobody asks, and the broker keeps no record of it.
     pub owner: Option<BusinessOwner>,
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use wirepost_core::{
-    Compiled, Problem, Rejection, WsBusiness, compile, contract::condition::Reason, destruction::destructions, validate,
+    Compiled, Problem, Rejection, WsBusiness, compile,
+    contract::condition::Reason,
+    destruction::{self, Destruction, destructions},
+    validate,
 };
 
 use super::{
@@ -16,7 +19,7 @@ use crate::{
     classes::{Class, class_of_terms, name_alone},
     conditions::{ConditionState, Policy, summarize},
     config_map,
-    stored::{ALLOW_DESTRUCTIVE, StoredBusiness},
+    stored::StoredBusiness,
 };
 
 /// A declaration that was accepted.
@@ -81,8 +84,7 @@ impl Reconcile<'_> {
     /// What becomes of changes that destroy messages. A change of what runs is refused as a whole, so that what runs goes on; the broker says
     /// whether there is anything to destroy. Otherwise only what destroys is left out: a resource that was created again must run.
     pub(super) fn destroying(&self, compiled: &Compiled) -> Destroying {
-        let stored = self.stored;
-        if stored.may_destroy(self.context.deletion_default(stored)) {
+        if self.stored.may_destroy() {
             return Destroying::Allowed;
         }
         let before = self.remembered();
@@ -92,23 +94,25 @@ impl Reconcile<'_> {
     }
 
     /// Why this generation has to wait for a person.
-    pub(super) fn destructive(&self, destroyed: &[String]) -> ConditionState {
+    pub(super) fn destructive(&self, destroyed: &[Destruction]) -> ConditionState {
+        let texts: Vec<String> = destroyed.iter().map(ToString::to_string).collect();
         let text = format!(
             "this change destroys messages: {}; until it is allowed, what was accepted before goes on: {}, or take the change back",
-            summarize(destroyed),
-            self.allow_destructive(),
+            summarize(&texts),
+            self.allow_destructive(destroyed),
         );
         ConditionState::not_met(Reason::Destructive, text)
     }
 
-    /// How a person allows what this generation destroys.
-    pub(super) fn allow_destructive(&self) -> String {
+    /// How a person allows this generation to destroy this.
+    pub(super) fn allow_destructive(&self, destroyed: &[Destruction]) -> String {
         let stored = self.stored;
         format!(
-            "kubectl -n {} annotate wsb {} {ALLOW_DESTRUCTIVE}={} --overwrite",
+            "kubectl -n {} annotate wsb {} {}={} --overwrite",
             stored.metadata.namespace.as_deref().unwrap_or("default"),
             stored.metadata.name.as_deref().unwrap_or_default(),
-            stored.generation(),
+            destruction::ALLOW,
+            destruction::allowance(stored.generation(), destroyed),
         )
     }
 

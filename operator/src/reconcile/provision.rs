@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Compiled, contract::condition::Reason, names};
+use wirepost_core::{Compiled, contract::condition::Reason, destruction::Destruction, names};
 use wirepost_topology::{Problem, Report};
 
 use super::{Done, Error, Reconcile, waiting::Waiting};
@@ -42,6 +42,7 @@ impl Reconcile<'_> {
             required: required.to_vec(),
             in_use,
             destroying,
+            allowed: stored.allowed().map(str::to_owned),
             owner: Some(self.owner()),
         });
         let ensured = context.broker.ensure(&compiled.business, desired, phase).await?;
@@ -174,10 +175,10 @@ pub(super) fn conditions(done: &Report, findings: &mut Findings, allow: &str) {
     };
 }
 
-/// What a generation would destroy, if nothing of it was done because of that.
-pub(super) fn destructions(done: &Report) -> Vec<String> {
+/// What was not done because it destroys messages, and a person can allow.
+pub(super) fn destructions(done: &Report) -> Vec<Destruction> {
     let held = |problem: &Problem| match problem {
-        Problem::Held { destruction, shared: None } => Some(destruction.to_string()),
+        Problem::Held { destruction, shared: None } => Some(destruction.clone()),
         _ => None,
     };
     done.problems.iter().filter_map(held).collect()

@@ -29,7 +29,9 @@ impl Reconcile<'_> {
             let provisioned = ConditionType::Provisioned.as_str();
             stored.status().conditions.iter().any(|it| it.type_ == provisioned && it.status == "True")
         };
-        let evidence = match context.config_map(stored.business_type()) {
+        let record = context.config_map(stored.business_type());
+        // A reservation for nobody says no more than no record.
+        let evidence = match record.filter(|map| config_map::reserved_for(map) != Some("")) {
             Some(map) if is_own(&map) => Evidence::Record,
             None if context.options.adopts || runs() => Evidence::Unmarked,
             Some(_) | None => Evidence::None,
@@ -44,6 +46,9 @@ impl Reconcile<'_> {
         let map = context.config_map(stored.business_type())?;
         if let Some(namespace) = config_map::reserved_for(&map) {
             let own = stored.metadata.namespace.as_deref().unwrap_or("default");
+            if namespace.is_empty() && self.owner().evidence != Evidence::None {
+                return None;
+            }
             return (namespace != own && namespace != ANY_NAMESPACE).then_some(map);
         }
         let uid = config_map::owner_uid(&map).filter(|uid| *uid != stored.uid())?;
@@ -60,18 +65,26 @@ impl Reconcile<'_> {
             "" => "a former owner".to_owned(),
             owner => format!("{owner}, which is gone"),
         };
-        let whose = if namespace.is_empty() {
-            "is reserved, and its namespace is not known (there is no edge configuration, and no mark of its owner on the broker)"
-                .to_owned()
-        } else {
-            format!("is reserved for namespace {namespace}")
-        };
-        let text = format!(
-            "business type {business} {whose}: queues or a stream of {former} are still on the broker. It is free when they are gone: consume or delete them. Or an administrator hands it over with all that is in them: kubectl -n {} annotate configmap {} {RESERVED_FOR}={} --overwrite",
+        let hand_over = format!(
+            "kubectl -n {} annotate configmap {} {RESERVED_FOR}={} --overwrite",
             self.context.options.namespace,
             config_map::name(business),
             self.stored.metadata.namespace.as_deref().unwrap_or("default"),
         );
+        let text = if namespace.is_empty() {
+            let instead = if self.context.edges.running(business).is_empty() {
+                format!("An administrator hands it over with all that is in them: {hand_over}. Or an administrator")
+            } else {
+                "Edges still run it, and go on. An administrator".to_owned()
+            };
+            format!(
+                "business type {business} is reserved, and its namespace is not known (there is no edge configuration, and no mark of its owner on the broker): objects of {former} are still on the broker, and stay. {instead} starts the operator with --adopt-vhost=unmarked, which gives each such type to the resource that claims it"
+            )
+        } else {
+            format!(
+                "business type {business} is reserved for namespace {namespace}: queues or a stream of {former} are still on the broker. It is free when they are gone: consume or delete them. Or an administrator hands it over with all that is in them: {hand_over}"
+            )
+        };
         ConditionState::not_met(Reason::BusinessTypeReserved, text)
     }
 
@@ -80,8 +93,10 @@ impl Reconcile<'_> {
     pub(super) async fn reserve(&self, namespace: &str) -> Result<Done, Error> {
         let Self { stored, context } = *self;
         let reservation = config_map::reserved(stored.business_type(), namespace);
-        // There is none: else it would have said so before, or have been a record that this resource may have the type.
-        if context.config_map(stored.business_type()).is_none() {
+        // There is none: else it would have said so before, or have been a record that this resource may have the type. A reservation is a
+        // tombstone, by which edges end the business's clients: not while it is not known whether that is right.
+        let ends_clients = namespace.is_empty() && !context.edges.running(stored.business_type()).is_empty();
+        if context.config_map(stored.business_type()).is_none() && !ends_clients {
             context.writer.config_map(&reservation).await?;
         }
         self.reject(self.reserved(&reservation, namespace), Some(QUEUE_CHECK_INTERVAL)).await

@@ -106,6 +106,12 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     classes.apply(&class, &less).await?;
     world.apply(&shop("  limits: {messagesPerSecond: 8}")).await?;
     world.reason("shop", "Accepted", "Destructive").await?;
+    // Nor by the class that decides what becomes of messages with their resource.
+    let mut ends = less.clone();
+    ends["defaults"] = json!({"deletionPolicy": "Delete"});
+    classes.apply(&class, &ends).await?;
+    operator.looks(3).await?;
+    world.reason("shop", "Accepted", "Destructive").await?;
     ensure!(retention(&world).await? == Some(200_000_000), "the class cut what was kept");
     classes.apply(&class, &strict).await?;
     world.condition("shop", "Ready", "True").await?;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{destruction::Destruction, topology::Policy};
+use wirepost_core::{
+    destruction::{Destruction, digest},
+    topology::Policy,
+};
 
 use super::{
     Desired, Destroying, Mode,
@@ -85,7 +88,7 @@ impl Job {
 
     /// Carries the plan out.
     pub(super) async fn run(self, permitted: Permitted, context: &Context) -> JobResult {
-        let Permitted { plan, mut left, waits_for_edges, listeners } = permitted;
+        let Permitted { plan, mut left, waits_for_edges, listeners, delete_streams } = permitted;
         let differed = !plan.steps.is_empty() || !left.is_empty();
         let deletes = plan.steps.iter().any(|step| step.queue_to_delete().is_some());
         let applying = async {
@@ -96,9 +99,7 @@ impl Job {
                 amqp: connection.as_deref().map(|connection| &**connection),
                 delete_messages: matches!(self.kind, Kind::Remove { delete_messages: true }),
                 looks: Some(&context.looks),
-                delete_streams: matches!(self.kind, Kind::Ensure { .. })
-                    && self.desired.destroying == Destroying::Allowed
-                    && context.mode == Mode::Cluster,
+                delete_streams: delete_streams && context.mode == Mode::Cluster,
                 delete_empty_streams: !matches!(self.kind, Kind::Ensure { .. }) && context.mode == Mode::Cluster,
                 gate: Some(&gate),
             };
@@ -114,25 +115,15 @@ impl Job {
 
     fn permitted(&self, mut plan: Plan) -> Permitted {
         let Self { business, desired, kind } = self;
-        let held = |destroys: &[(Step, Destruction)]| -> Vec<Problem> {
-            destroys.iter().map(|(_, what)| Problem::Held { destruction: what.clone(), shared: None }).collect()
-        };
         let ensures = matches!(kind, Kind::Ensure { .. });
-        if ensures && desired.destroying == Destroying::Refused && !plan.destroys.is_empty() {
-            let problems = [held(&plan.destroys), plan.problems].concat();
-            return Permitted::nothing(problems, plan.steps);
-        }
+        let delete_streams = ensures && desired.allows(&plan.destroys);
         let mut left = Vec::new();
-        if ensures && desired.destroying == Destroying::Held {
-            // A stream that is not declared has its own way to stay: it may be empty.
-            plan.destroys.retain(|(step, _)| !matches!(step, Step::DeleteStream(_)));
-            plan.problems.extend(held(&plan.destroys));
-            (left, plan.steps) =
-                plan.steps.into_iter().partition(|step| plan.destroys.iter().any(|(held, _)| held == step));
-            let stays = |queue: &str| {
-                left.iter().any(|step| matches!(step, Step::PutPolicy(Policy { name, .. }) | Step::DeletePolicy(name) if name == queue))
-            };
-            plan.to_verify.retain(|(queue, _)| !stays(queue));
+        if ensures && !delete_streams {
+            if desired.destroying == Destroying::Refused && !plan.destroys.is_empty() {
+                let problems = [held(&plan.destroys), plan.problems].concat();
+                return Permitted::nothing(problems, plan.steps);
+            }
+            left = self.hold(&mut plan);
         }
         let obstacle = |problem: &Problem| match problem {
             Problem::MissingQueue { queue } | Problem::QueueNotOpen { queue, .. } => desired.required.contains(queue),
@@ -142,7 +133,7 @@ impl Job {
             return Permitted::nothing(plan.problems, [left, plan.steps].concat());
         }
         let Kind::Ensure { phase } = *kind else {
-            return Permitted { plan, left, waits_for_edges: false, listeners: Vec::new() };
+            return Permitted { plan, left, waits_for_edges: false, listeners: Vec::new(), delete_streams };
         };
         let mut phases = match phase {
             Phase::Grow => Phases::of(business, &desired.topology.intake, plan.steps),
@@ -153,7 +144,29 @@ impl Job {
         // What is in use then is declared again, or not used any more, by a later request.
         let waits_for_edges = phase == Phase::Grow && !phases.later.is_empty();
         left.append(&mut phases.later);
-        Permitted { plan, waits_for_edges, left, listeners: Vec::new() }
+        Permitted { plan, waits_for_edges, left, listeners: Vec::new(), delete_streams }
+    }
+
+    /// Takes out of a plan, and reports, what destroys messages and is not allowed; returns these steps.
+    fn hold(&self, plan: &mut Plan) -> Vec<Step> {
+        // A stream that is not declared has its own way to stay: it may be empty.
+        plan.destroys.retain(|(step, _)| !matches!(step, Step::DeleteStream(_)));
+        if plan.destroys.is_empty() || self.desired.allows(&plan.destroys) {
+            return Vec::new();
+        }
+        plan.problems.extend(held(&plan.destroys));
+        let steps = std::mem::take(&mut plan.steps);
+        let (left, steps) = steps.into_iter().partition(|step| plan.destroys.iter().any(|(held, _)| held == step));
+        plan.steps = steps;
+        if plan.steps.is_empty() && !plan.foreign_policies_may_win {
+            // It may stay so for months: nothing is written, so nothing has to be verified at each sweep.
+            plan.to_verify.clear();
+        }
+        let stays = |queue: &str| {
+            left.iter().any(|step: &Step| matches!(step, Step::PutPolicy(Policy { name, .. }) | Step::DeletePolicy(name) if name == queue))
+        };
+        plan.to_verify.retain(|(queue, _)| !stays(queue));
+        left
     }
 
     /// The record whose the business is goes with the last object of it; what listens to its events is left for its owner.
@@ -175,17 +188,32 @@ pub(super) struct Permitted {
     waits_for_edges: bool,
     /// Queues of a business to remove that its services declared to listen to events.
     listeners: Vec<String>,
+    /// Whether streams that are not declared are deleted with their messages.
+    delete_streams: bool,
 }
 
 impl Permitted {
     /// Of a plan with these steps.
     fn nothing(problems: Vec<Problem>, left: Vec<Step>) -> Self {
         let plan = Plan { problems, ..Plan::default() };
-        Self { plan, left, waits_for_edges: false, listeners: Vec::new() }
+        Self { plan, left, waits_for_edges: false, listeners: Vec::new(), delete_streams: false }
     }
 }
 
+fn held(destroys: &[(Step, Destruction)]) -> Vec<Problem> {
+    destroys.iter().map(|(_, what)| Problem::Held { destruction: what.clone(), shared: None }).collect()
+}
+
 impl Desired {
+    /// Whether a person has allowed all of this.
+    fn allows(&self, destroys: &[(Step, Destruction)]) -> bool {
+        let named = |allowed: &String| {
+            let all: Vec<Destruction> = destroys.iter().map(|(_, what)| what.clone()).collect();
+            *allowed == digest(&all)
+        };
+        self.destroying == Destroying::Allowed || self.allowed.as_ref().is_some_and(named)
+    }
+
     /// The plan that makes the vhost have it.
     pub(super) fn plan(&self, business: &str, snapshot: &Snapshot, mode: Mode) -> Plan {
         match mode {
@@ -209,5 +237,42 @@ impl Desired {
                 plan
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    #[test]
+    fn a_business_of_which_only_a_cut_is_held_costs_no_call() {
+        let policy = |name: &str| Policy {
+            name: name.to_owned(),
+            pattern: String::new(),
+            apply_to: "streams",
+            priority: 0,
+            definition: Map::from_iter([("max-age".to_owned(), json!("60s"))]),
+        };
+        let stream = "wirepost.pay.stream";
+        let cut = Destruction::Cut { stream: stream.to_owned(), key: "max-age", from: None, to: "60s".to_owned() };
+        let put = Step::PutPolicy(policy(stream));
+        let plan = |more: Vec<Step>, foreign_policies_may_win| Plan {
+            steps: [vec![put.clone()], more].concat(),
+            destroys: vec![(put.clone(), cut.clone())],
+            foreign_policies_may_win,
+            to_verify: [stream, "wirepost.pay.dead"].map(|queue| (queue.to_owned(), policy(queue))).into(),
+            ..Plan::default()
+        };
+        let permit = |plan, allowed| {
+            let desired = Desired { allowed, ..Desired::default() };
+            let permitted = Job::ensure("pay".to_owned(), Arc::new(desired), Phase::Grow).permitted(plan);
+            (permitted.plan.steps.len(), permitted.plan.to_verify.len(), permitted.left.len())
+        };
+        assert_eq!(permit(plan(vec![], false), None), (0, 0, 1));
+        assert_eq!(permit(plan(vec![], true), None), (0, 1, 1));
+        assert_eq!(permit(plan(vec![Step::PutPolicy(policy("wirepost.pay.dead"))], false), None), (1, 1, 1));
+        assert_eq!(permit(plan(vec![], false), Some(digest(std::slice::from_ref(&cut)))), (1, 2, 0));
     }
 }

@@ -104,6 +104,8 @@ async fn a_shared_policy_that_keeps_more_stays_until_somebody_deletes_it() -> Re
         Ok(held(&report, SHARED).is_ok())
     })
     .await?;
+    // A wrong write would come after one of these looks.
+    kept.owner.looks(3).await?;
     keeps(vhost, "200000s").await?;
     vhost.broker.call("DELETE", &path, "").await?;
     keeps(vhost, "86400s").await?;

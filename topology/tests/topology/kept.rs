@@ -14,7 +14,7 @@ use tokio::task::{Id, JoinHandle, try_id};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
-use wirepost_testing::broker::Vhost;
+use wirepost_testing::broker::{PATIENCE, Vhost};
 use wirepost_testing::proxy::Proxy;
 use wirepost_topology::keeper::{
     BrokerFailure, Businesses, Desired, Ensured, Event, Keeper, LazyConnection, Mode, Owner, Phase, Settings,
@@ -52,6 +52,7 @@ impl Kept {
         let owner = Arc::new(TestOwner {
             may_write: watch::channel(true).0,
             amqp: watch::channel(None).0,
+            snapshots: watch::channel(0).0,
             panics: Mutex::default(),
         });
         let (keeper, run) = Keeper::new(settings, Arc::clone(&owner) as Arc<dyn Owner>, stop.clone());
@@ -97,10 +98,20 @@ pub(crate) struct TestOwner {
     pub(crate) may_write: watch::Sender<bool>,
     /// What was reported last.
     pub(crate) amqp: watch::Sender<Option<bool>>,
+    /// How many were taken.
+    snapshots: watch::Sender<u64>,
     panics: Mutex<Panics>,
 }
 
 impl TestOwner {
+    /// Waits until the keeper has looked at the vhost so many times more.
+    pub(crate) async fn looks(&self, times: u64) -> Result<()> {
+        let mut snapshots = self.snapshots.subscribe();
+        let last = *snapshots.borrow() + times;
+        tokio::time::timeout(PATIENCE, snapshots.wait_for(|taken| *taken >= last)).await??;
+        Ok(())
+    }
+
     pub(crate) fn panics(&self) -> MutexGuard<'_, Panics> {
         self.panics.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,6 +164,7 @@ impl Owner for TestOwner {
                 assert!(!panics, "a test asked for it");
                 self.amqp.send_replace(Some(answers));
             }
+            Event::Snapshot(_) => self.snapshots.send_modify(|taken| *taken += 1),
             Event::Calls(_) => self.panics().actor = try_id(),
             Event::Panicked(_) => self.panics().reported += 1,
             _ => {}

@@ -12,7 +12,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
 };
-use wirepost_core::{contract::configz::DECISIONS_VALID_FOR, names};
+use wirepost_core::{Compiled, contract::configz::DECISIONS_VALID_FOR, destruction::destructions, names};
 use wirepost_topology::{
     KeepReason, Problem, Report,
     keeper::{BrokerFailure, Businesses, Desired as KeeperDesired, Destroying, Event, Keeper, Owner, Phase},
@@ -142,10 +142,9 @@ impl Rounds {
         self.leaving.retain(|name| !names.contains(name));
         let keeper = &self.keeper;
         let ensured = wanted.businesses.iter().map(async |compiled| {
-            // Who changes a file under a running `dev` has decided. A stream stays all the same.
             let wanted = KeeperDesired {
                 topology: compiled.topology.clone(),
-                destroying: Destroying::Allowed,
+                destroying: self.destroying(compiled),
                 ..KeeperDesired::default()
             };
             let wanted = Arc::new(wanted);
@@ -178,6 +177,14 @@ impl Rounds {
         // A solved problem is printed again if it comes back.
         self.printed = lines.into_iter().collect();
         Ok(())
+    }
+
+    /// Who makes a retention smaller under a running `dev` has decided. Who starts it may not know what the broker has. A stream is deleted
+    /// in neither case.
+    fn destroying(&self, compiled: &Compiled) -> Destroying {
+        let Some((before, _)) = self.applied.get(&compiled.business) else { return Destroying::Held };
+        let destroys = !destructions(&before.topology, &compiled.topology).is_empty();
+        if destroys { Destroying::Allowed } else { before.destroying }
     }
 
     async fn failed(&mut self, failure: &BrokerFailure) {
