@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 use wirepost_testing::ws_proxy::{Fate, From, Record, What};
 
-use super::reconnect::check_spread;
+use super::reconnect::{SLACK, check_spread};
 use crate::world::{World, is_op, push, sent};
 
 fn position(log: &[Record], connection: usize, is: impl Fn(&Record) -> bool) -> Option<usize> {
@@ -115,22 +115,26 @@ pub(super) async fn unanswered(world: &World) -> Result<()> {
     world.proxy.say(json!({"op": "drain", "reconnectWithinMs": 1000}));
     world.welcomed(2).await?;
     overlapped(&world.proxy.log(), 0)?;
-    // The proxy sees the `welcome` before the client does, and nothing tells when the client has handled it.
-    sleep(Duration::from_millis(300)).await;
-    client.send_number(3)?;
-    client.acked(3..4).await?;
-    let on = world
-        .proxy
-        .log()
-        .iter()
-        .filter(|record| sent(record).is_some_and(|f| f["content"]["n"] == 3))
-        .map(|r| r.connection)
-        .collect::<Vec<_>>();
-    ensure!(on == [1], "it sent the next message on {on:?}, not on the new connection");
+    // The proxy sees the `welcome` a moment before the client does.
+    let (mut next, begin) = (3, Instant::now());
+    loop {
+        client.send_number(next)?;
+        let on = |log: &[Record]| {
+            let record = log.iter().find(|record| sent(record).is_some_and(|frame| frame["content"]["n"] == next));
+            record.map(|record| record.connection)
+        };
+        if world.proxy.until("the next message", on).await? == 1 {
+            break;
+        }
+        ensure!(begin.elapsed() < SLACK, "it goes on sending on the old connection");
+        next += 1;
+        sleep(Duration::from_millis(50)).await;
+    }
+    client.acked(next..next + 1).await?;
     world.proxy.close_one(0, 1012);
-    client.acked(0..3).await?;
+    client.acked(0..next).await?;
     let log = world.proxy.log();
-    for n in 0..3 {
+    for n in 0..next {
         let ids: Vec<_> = log
             .iter()
             .filter_map(sent)
