@@ -2,16 +2,11 @@
 //!
 //! `make integration` sets the variables; by hand: `eval "$(tests/services/rabbitmq start main)"`. A test without a broker fails.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::ops::Deref;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures_util::StreamExt;
@@ -22,17 +17,14 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
-use tokio::time::Instant;
-
-use crate::permits::{Kind, Permit};
 
 mod nodes;
+mod private;
 
 pub use nodes::BrokerCluster;
+pub use private::PrivateBroker;
 
-/// How long the helpers here wait for something that should happen immediately.
-/// Long, as other tests run at the same time: on a machine with fifteen busy processes for each core, 20 s were too short.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub use crate::wait::{PATIENCE, eventually};
 
 /// A running RabbitMQ 4. Its user is `guest`, its addresses are URIs with user and password and without a vhost.
 #[derive(Clone, Debug)]
@@ -115,106 +107,6 @@ impl TestBroker {
         ensure!(status.split(' ').nth(1).is_some_and(|s| s.starts_with('2')), "{method} {path}: {status}: {body}");
         Ok(body.to_owned())
     }
-}
-
-/// A broker of one test alone, which it may freeze and kill. Removed, with its data, when dropped.
-#[derive(Debug)]
-pub struct PrivateBroker {
-    broker: TestBroker,
-    name: String,
-    /// `None` for a node of a cluster: all nodes share one.
-    _permit: Option<Permit>,
-}
-
-impl PrivateBroker {
-    /// Starts one, once it has a permit; takes about four seconds. `options` as `tests/services/rabbitmq start` takes them, e.g. `--suite`, `trixie`.
-    pub async fn start(name: &str, options: &[&str]) -> Result<Self> {
-        let permit = Permit::take(Kind::Broker).await?;
-        let name = format!("{name}-{}", std::process::id());
-        let exports = services(&[&["start", &name, "--own"], options].concat()).await?;
-        Self::of(name, &exports, Some(permit))
-    }
-
-    /// `exports`: as `tests/services/rabbitmq env` prints them.
-    fn of(name: String, exports: &str, permit: Option<Permit>) -> Result<Self> {
-        let variables: HashMap<_, _> = exports
-            .lines()
-            .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
-            .collect();
-        let broker = TestBroker::from_variables(|name| variables.get(name).cloned())?;
-        Ok(Self { broker, name, _permit: permit })
-    }
-
-    /// Ends it as a power cut would.
-    pub async fn kill9(&self) -> Result<()> {
-        self.command("kill9").await
-    }
-
-    /// Ends it in order.
-    pub async fn stop(&self) -> Result<()> {
-        self.command("stop").await
-    }
-
-    /// Brings it back after `kill9` or `stop`: same addresses, same data. Returns when it serves.
-    pub async fn start_again(&self) -> Result<()> {
-        services(&["start", &self.name, "--own"]).await.map(drop)
-    }
-
-    /// Freezes it: connections stay open, nothing answers.
-    pub async fn pause(&self) -> Result<()> {
-        self.command("pause").await
-    }
-
-    /// Thaws it.
-    pub async fn resume(&self) -> Result<()> {
-        self.command("resume").await
-    }
-
-    /// Restarts it with a certificate of a new CA, which `tls_ca` names from now on. Returns when it serves.
-    pub async fn renew_ca(&self) -> Result<()> {
-        self.command("renew-ca").await
-    }
-
-    /// Puts an empty disk under it and starts it again.
-    pub async fn wipe(&self) -> Result<()> {
-        self.command("wipe").await
-    }
-
-    /// `rabbitmqctl`; what it printed.
-    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
-        services(&[&["ctl", self.name.as_str()], arguments].concat()).await
-    }
-
-    async fn command(&self, command: &str) -> Result<()> {
-        services(&[command, &self.name]).await.map(drop)
-    }
-}
-
-impl Deref for PrivateBroker {
-    type Target = TestBroker;
-
-    fn deref(&self) -> &TestBroker {
-        &self.broker
-    }
-}
-
-impl Drop for PrivateBroker {
-    fn drop(&mut self) {
-        let _ = Command::new(SERVICES).args(["remove", &self.name]).output();
-    }
-}
-
-const SERVICES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/services/rabbitmq");
-
-async fn services(arguments: &[&str]) -> Result<String> {
-    let arguments: Vec<String> = arguments.iter().map(|&a| a.to_owned()).collect();
-    let what = arguments.join(" ");
-    let output = tokio::task::spawn_blocking(move || Command::new(SERVICES).args(arguments).output()).await??;
-    if !output.status.success() {
-        bail!("tests/services/rabbitmq {what}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// A vhost of one test, deleted when dropped.
@@ -345,24 +237,6 @@ pub async fn next_body(consumer: &mut Consumer) -> Result<Vec<u8>> {
 pub async fn depth(channel: &Channel, queue: &str) -> Result<u32> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     Ok(channel.queue_declare(queue.into(), options, FieldTable::default()).await?.message_count())
-}
-
-/// Waits until `condition` is true. Errors after `limit`, naming `what`.
-pub async fn eventually<F>(what: &str, limit: Duration, mut condition: impl FnMut() -> F) -> Result<()>
-where
-    F: Future<Output = Result<bool>>,
-{
-    let end = Instant::now() + limit;
-    loop {
-        match condition().await {
-            Ok(true) => return Ok(()),
-            Ok(false) if Instant::now() < end => {}
-            Ok(false) => bail!("not within {limit:?}: {what}"),
-            Err(e) if Instant::now() >= end => return Err(e.context(format!("not within {limit:?}: {what}"))),
-            Err(_) => {}
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 fn base64(bytes: &[u8]) -> String {

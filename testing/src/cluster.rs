@@ -23,7 +23,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use wirepost_core::business::WsBusiness;
 
 pub use account::{ServiceAccount, chart_rules};
@@ -31,9 +31,8 @@ pub use apply::Refusal;
 pub use namespace::Namespace;
 pub use private::PrivateCluster;
 
-/// How long the waits here last: what an operator promises to have repaired within 30 s, on a machine that other tests keep busy.
-pub const PATIENCE: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(50);
+pub use crate::wait::OPERATOR_PATIENCE as PATIENCE;
+use crate::wait::Pace;
 
 /// An API server, seen by its administrator.
 #[derive(Clone)]
@@ -135,7 +134,7 @@ pub async fn wait<K>(api: &Api<K>, name: &str, what: &str, is: impl Fn(Option<&K
 where
     K: Clone + DeserializeOwned + Serialize + Debug,
 {
-    let deadline = Instant::now() + PATIENCE;
+    let (deadline, pace) = (Instant::now() + PATIENCE, Pace::new());
     let mut last = "the API server did not answer".to_owned();
     while Instant::now() < deadline {
         match timeout_at(deadline, api.get_opt(name)).await {
@@ -145,7 +144,7 @@ where
             Ok(Err(error)) => last = error.to_string(),
             Err(_) => break,
         }
-        sleep(POLL).await;
+        pace.pause().await;
     }
     bail!("{name} did not {what} within {} s:\n{last}", PATIENCE.as_secs())
 }

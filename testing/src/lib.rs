@@ -21,6 +21,7 @@
 //! - [`strange`]: messages that general clients can't decode.
 //! - [`tls`]: clients that use TLS, and a CA for them.
 //! - [`traffic`]: senders and pushers that continue through failures.
+//! - [`wait`]: conditions with a deadline.
 //! - [`usage`]: memory and CPU of a process, for benchmarks.
 
 pub mod broker;
@@ -34,6 +35,7 @@ pub mod mirror;
 pub mod node;
 pub mod operator;
 pub mod permits;
+mod private;
 pub mod process;
 pub mod proxy;
 pub mod raw;
@@ -43,5 +45,6 @@ pub mod strange;
 pub mod tls;
 pub mod traffic;
 pub mod usage;
+pub mod wait;
 pub mod witness;
 pub mod ws_proxy;

@@ -1,12 +1,11 @@
 //! A broker of several nodes, for tests in which one of them is down.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{PrivateBroker, SERVICES, services};
+use super::PrivateBroker;
 use crate::permits::{Kind, Permit};
+use crate::private::Service;
 
 const NODES: usize = 3;
 
@@ -33,16 +32,15 @@ impl BrokerCluster {
         let permit = Permit::take(Kind::BrokerCluster).await?;
         let name = format!("{name}-{}", std::process::id());
         let names: Vec<String> = (1..=NODES).map(|i| format!("{name}-{i}")).collect();
-        if let Err(error) = services(&[&["cluster", &name], options].concat()).await {
+        if let Err(error) = Service::RabbitMq.run(&[&["cluster", &name], options].concat()).await {
             for name in names {
-                let _ = services(&["remove", &name]).await;
+                let _ = Service::RabbitMq.run(&["remove", &name]).await;
             }
             return Err(error);
         }
         let mut nodes = Vec::new();
         for name in names {
-            let exports = services(&["env", &name]).await?;
-            nodes.push(PrivateBroker::of(name, &exports, None)?);
+            nodes.push(PrivateBroker::node(name).await?);
         }
         Ok(Self { name, nodes, _permit: permit })
     }
@@ -82,7 +80,7 @@ impl BrokerCluster {
     /// `wirepost-NAME@localhost` is the node's name in RabbitMQ.
     fn number(&self, node: &str) -> Result<usize> {
         let name = node.strip_prefix("wirepost-").and_then(|node| node.strip_suffix("@localhost"));
-        match self.nodes.iter().position(|one| Some(one.name.as_str()) == name) {
+        match self.nodes.iter().position(|one| Some(one.name()) == name) {
             Some(number) => Ok(number),
             None => bail!("{node} is not a node of this cluster"),
         }
@@ -93,7 +91,7 @@ impl Drop for BrokerCluster {
     fn drop(&mut self) {
         // At the same time: in order, the last ones would wait for those that have ended.
         for node in &self.nodes {
-            let _ = Command::new(SERVICES).args(["kill9", &node.name]).output();
+            let _ = Service::RabbitMq.command().args(["kill9", node.name()]).output();
         }
     }
 }

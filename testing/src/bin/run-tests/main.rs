@@ -9,6 +9,7 @@ mod load;
 mod programs;
 mod record;
 mod schedule;
+mod slots;
 mod test;
 
 use std::process::ExitCode;
@@ -16,8 +17,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-/// Slots for each core. With six the processors were 97 % busy and the load 30, so that leases of three seconds ran out.
-const SLOTS_PER_CORE: usize = 3;
+use slots::Slots;
+
 /// Failed tests that are repeated at most.
 const MAX_REPEATED: usize = 10;
 /// What the report lists.
@@ -32,7 +33,7 @@ struct Args {
     /// Run the tests too that are `#[ignore]`d: those that need a cluster with nodes.
     #[arg(long)]
     ignored: bool,
-    /// Tests that run at the same time, not counting those that wait for a permit.
+    /// Tests that run at the same time, not counting those that wait for a permit; by default as many as keep the processors busy.
     #[arg(long)]
     slots: Option<usize>,
     /// Run only tests whose name contains all of these texts. A name is `program module::test`.
@@ -41,8 +42,7 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let Args { programs, ignored, slots, filters } = Args::parse();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let slots = slots.unwrap_or(cores * SLOTS_PER_CORE).max(1);
+    let mut slots = slots.map_or_else(Slots::by_load, Slots::fixed);
     let programs = programs::find(&programs)?;
     let mut record = record::Record::beside(&programs)?;
     let mut tests = Vec::new();
@@ -53,14 +53,14 @@ fn main() -> Result<ExitCode> {
     // Tests that were never timed first: one of them may take long.
     tests.sort_by_key(|test| std::cmp::Reverse(record.last(test)));
     anyhow::ensure!(!tests.is_empty(), "no test has {filters:?} in its name");
-    println!("{} tests of {} programs, {slots} at the same time", tests.len(), programs.len());
-    let mut report = schedule::run(tests, slots, &mut record)?;
+    println!("{} tests of {} programs, {} at the same time", tests.len(), programs.len(), slots.bounds());
+    let mut report = schedule::run(tests, &mut slots, &mut record)?;
     // A broker that many tests load at the same time can't keep deadlines of two seconds: a test that failed among others is run again alone.
     // More failures than these are no matter of load.
     let failed = report.failed();
     if (1..=MAX_REPEATED).contains(&failed.len()) {
         println!("\n{} failed in company and are repeated, one after another", failed.len());
-        report.repeated(schedule::run(failed, 1, &mut record)?);
+        report.repeated(schedule::run(failed, &mut Slots::fixed(1), &mut record)?);
     }
     record.save()?;
     report.print(LONGEST);

@@ -10,14 +10,15 @@ use anyhow::{Result, bail};
 use crate::load::Load;
 use crate::programs::Test;
 use crate::record::Record;
+use crate::slots::Slots;
 use crate::test::{Event, Running};
 
 /// A test that runs longer hangs: it is killed.
 const LONGEST: Duration = Duration::from_mins(10);
 /// `.ci/run` repeats these lines at its end.
 const LEFT_OUT: &str = "LEFT OUT: ";
-/// How often that is checked.
-const CHECK: Duration = Duration::from_secs(5);
+/// How often that is checked, and whether one more test may start.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// What came of all tests.
 #[derive(Debug)]
@@ -37,14 +38,14 @@ struct Outcome {
 }
 
 /// Runs them in this order, at most this many at the same time.
-pub(crate) fn run(tests: Vec<Test>, slots: usize, record: &mut Record) -> Result<Report> {
+pub(crate) fn run(tests: Vec<Test>, slots: &mut Slots, record: &mut Record) -> Result<Report> {
     let (begin, load) = (Instant::now(), Load::now());
     let mut report = Report { took: Duration::ZERO, busy: 0, outcomes: Vec::new() };
     let (sender, events) = channel();
     let mut queue: VecDeque<(usize, Test)> = tests.into_iter().enumerate().collect();
     let mut running: HashMap<usize, Running> = HashMap::new();
     loop {
-        while running.values().filter(|test| !test.waiting).count() < slots
+        while running.values().filter(|test| !test.waiting).count() < slots.now()
             && let Some((number, test)) = queue.pop_front()
         {
             running.insert(number, Running::start(test, number, sender.clone())?);
