@@ -76,7 +76,7 @@ pub(crate) struct Declaration {
 }
 
 impl Declaration {
-    fn finding(&self, problem: Problem) -> Finding {
+    pub(crate) fn finding(&self, problem: Problem) -> Finding {
         Finding { file: self.file.clone(), line: self.lines.of(&problem.field), problem }
     }
 
@@ -116,14 +116,27 @@ pub(crate) struct Loaded {
 /// # Errors
 /// Something can't be read, or there is nothing to read.
 pub(crate) fn load(paths: &[PathBuf], classes: &ClassArgs) -> anyhow::Result<Loaded> {
-    let files = find(paths)?;
-    anyhow::ensure!(!files.is_empty(), "no *.yaml, *.yml or *.json in these folders; name a file");
+    let files = some_files(paths)?;
     let Contents { valid, classes: _, mut findings, notes } = contents(&files)?;
-    let (permitted, forbidden) = classes.permit(valid)?;
+    let (permitted, forbidden) = classes.read()?.permit(valid);
     findings.extend(forbidden);
     let (accepted, between) = compile_all(permitted);
     findings.extend(between);
     Ok(Loaded { files, accepted, findings, notes })
+}
+
+fn some_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let files = find(paths)?;
+    anyhow::ensure!(!files.is_empty(), "no *.yaml, *.yml or *.json in these folders; name a file");
+    Ok(files)
+}
+
+/// The contents of the files that `paths` name.
+///
+/// # Errors
+/// Something can't be read, or there is nothing to read.
+pub(crate) fn contents_of(paths: &[PathBuf]) -> anyhow::Result<Contents> {
+    contents(&some_files(paths)?)
 }
 
 /// The contents of these files, together.
@@ -184,6 +197,26 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("it has {bytes} bytes, more than any declaration")));
     }
     std::fs::read(path).map(|bytes| documents::text(&bytes))
+}
+
+/// The objects that a program wrote, such as kubectl: JSON or YAML, lists and their items.
+///
+/// # Errors
+/// The text is neither.
+pub(crate) fn objects(bytes: &[u8]) -> anyhow::Result<Vec<Value>> {
+    let text = documents::text(bytes);
+    // A large list is read much faster without the lines of its values.
+    if let Ok(mut value) = serde_json::from_str::<Value>(&text) {
+        return Ok(match value["items"].take() {
+            Value::Array(items) => items,
+            _ => vec![value],
+        });
+    }
+    let Parts { objects, lists: _, error } = documents::parts(&text);
+    match error {
+        Some((line, message)) => anyhow::bail!("line {line} {message}"),
+        None => Ok(objects.into_iter().map(|object| object.value).collect()),
+    }
 }
 
 /// Checks a file. `stored` returns the running declaration of an owner (`namespace/name`), for fields that may not

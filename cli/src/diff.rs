@@ -1,38 +1,56 @@
-//! `wirepost diff`: what the operator would change on the broker for these declarations. Changes nothing.
+//! `wirepost diff`: what these declarations would change, on the broker or in the cluster. Changes nothing.
+
+mod broker;
+mod changes;
+mod cluster;
+mod kubectl;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use clap::ValueEnum;
 use serde_json::{Map, Value};
-use wirepost_core::{
-    Compiled,
-    destruction::{Destruction, cuts},
-    names,
-    topology::shared_policy_of,
-};
-use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
-use wirepost_topology::{Actual, OpenQueues, Scope, Step, actual::Queue, plan};
+use wirepost_rabbitmq::ManagementSettings;
+use wirepost_topology::OpenQueues;
 
+use self::{cluster::Stored, kubectl::Kubectl};
 use crate::{
-    declarations::{self, Loaded, classes::ClassArgs},
+    declarations::{Finding, classes::ClassArgs},
     output,
 };
 
 /// Exit status if nothing could be compared, like that of diff programs.
 const FAILED: u8 = 2;
 
-/// Show what would change on the broker.
+/// Show what would change on the broker, or in the cluster.
 ///
-/// One line for each change: `+` created, `~` changed, `-` removed, `!` needs manual action or destroys messages. Exit status: 0 = the
-/// broker is as declared, 1 = something would change, 2 = a declaration is not accepted, or the broker can't be read.
+/// One line for each change: `+` created, `~` changed, `-` removed, `!` needs manual action or destroys messages. With --management it is
+/// compared with what the broker has, with --cluster or --from with the declarations that were applied. Exit status: 0 = nothing would
+/// change, 1 = something would (see --fail-on), 2 = a declaration is not accepted, or there is nothing to compare with.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// YAML or JSON files, or folders with *.yaml, *.yml or *.json.
     #[arg(required = true, value_name = "FILE")]
     paths: Vec<PathBuf>,
+    /// Compare with the `WsBusiness` resources of the cluster, which kubectl reads: with its configuration, and with its
+    /// rights (get and list).
+    #[arg(long, conflicts_with = "from")]
+    cluster: bool,
+    /// The context of kubectl, for --cluster. Default: the current one.
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    context: Option<String>,
+    /// The program that --cluster runs, such as oc.
+    #[arg(long, env = "WIREPOST_KUBECTL", value_name = "PROGRAM", default_value = "kubectl")]
+    kubectl: PathBuf,
+    /// Compare with the resources in this file, as `kubectl get wsb -o json` writes them; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// What gives exit status 1.
+    #[arg(long, value_enum, default_value_t = FailOn::Changes)]
+    fail_on: FailOn,
     /// The broker's management API, http(s)://user:password@host:15672. Its user needs the tag policymaker and read
     /// permission.
     #[arg(long, env = "WIREPOST_MANAGEMENT", hide_env_values = true, value_name = "URL")]
-    management: String,
+    management: Option<String>,
     /// The vhost.
     #[arg(long, env = "WIREPOST_VHOST", default_value = "/")]
     vhost: String,
@@ -47,12 +65,31 @@ pub(crate) struct Args {
     classes: ClassArgs,
 }
 
-pub(crate) async fn run(
-    Args { paths, management, vhost, existing_queues, ca_file, classes }: Args,
-) -> anyhow::Result<ExitCode> {
-    let broker = ManagementSettings { url: management, vhost, credentials: None, ca_file, timeout: None };
-    match compare(&paths, &classes, broker, &existing_queues).await {
-        Ok(same) => Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    /// Any change.
+    Changes,
+    /// Changes that destroy messages.
+    Destructive,
+}
+
+/// How much would change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Extent {
+    #[default]
+    Nothing,
+    Changes,
+    /// Messages would be destroyed.
+    Destructive,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let least = match args.fail_on {
+        FailOn::Changes => Extent::Changes,
+        FailOn::Destructive => Extent::Destructive,
+    };
+    match compare(args).await {
+        Ok(extent) => Ok(if extent < least { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Err(error) if error.downcast_ref::<std::io::Error>().is_some() => Err(error),
         Err(error) => {
             output::error_line(&format!("wirepost: {error:#}"));
@@ -61,95 +98,34 @@ pub(crate) async fn run(
     }
 }
 
-/// Whether nothing would change.
-async fn compare(
-    paths: &[PathBuf],
-    classes: &ClassArgs,
-    broker: ManagementSettings,
-    open: &OpenQueues,
-) -> anyhow::Result<bool> {
-    let Loaded { mut accepted, findings, notes, files: _ } = declarations::load(paths, classes)?;
-    for note in &notes {
+async fn compare(args: Args) -> anyhow::Result<Extent> {
+    let Args { paths, cluster, context, kubectl, from, management, vhost, existing_queues, ca_file, classes, .. } =
+        args;
+    let stored = match from {
+        Some(file) => Some(Stored::File(file)),
+        None if cluster => Some(Stored::Cluster(Kubectl { program: kubectl, context })),
+        None => None,
+    };
+    if let Some(stored) = stored {
+        return cluster::compare(&paths, classes, &stored).await;
+    }
+    let Some(url) = management else {
+        anyhow::bail!("nothing to compare with: give --cluster, --from FILE or --management URL");
+    };
+    let broker = ManagementSettings { url, vhost, credentials: None, ca_file, timeout: None };
+    broker::compare(&paths, &classes, broker, &existing_queues).await
+}
+
+/// Prints what was found in the files, and fails if anything of it is wrong.
+fn only_accepted(findings: &[Finding], notes: &[Finding]) -> anyhow::Result<()> {
+    for note in notes {
         output::error_line(&format!("note: {note}"));
     }
-    for finding in &findings {
+    for finding in findings {
         output::error_line(&finding.to_string());
     }
     anyhow::ensure!(findings.is_empty(), "nothing was compared, since a declaration is not accepted");
-    let actual = Actual::read(&ManagementClient::new(broker)?).await?;
-    let mut same = true;
-    for compiled in &mut accepted {
-        open.mark(&compiled.owner, &mut compiled.topology);
-        let lines = lines(compiled, &actual);
-        same &= lines.is_empty();
-        if lines.is_empty() {
-            output::line(&format!("{}: as declared", compiled.business))?;
-        } else {
-            output::line(&format!("{}:", compiled.business))?;
-        }
-        for line in lines {
-            output::line(&format!("  {line}"))?;
-        }
-    }
-    Ok(same)
-}
-
-fn lines(compiled: &Compiled, actual: &Actual) -> Vec<String> {
-    let plan = plan(&compiled.topology, actual, Scope::Business(&compiled.business));
-    let steps = plan.steps.iter().map(|step| line(step, actual));
-    let destroyed = destroyed(compiled, actual);
-    let destroyed = destroyed.iter().map(|destruction| format!("! destroys messages: {destruction}"));
-    steps.chain(destroyed).chain(plan.problems.iter().map(|problem| format!("! {problem}"))).collect()
-}
-
-/// Messages that the change drops immediately. The operator waits for the annotation `wirepost.dev/allow-destructive`, unless the
-/// declaration contains `deletionPolicy: Delete`.
-fn destroyed(compiled: &Compiled, actual: &Actual) -> Vec<Destruction> {
-    let topology = &compiled.topology;
-    let of_business = |name: &str| names::owner(name) == Some(compiled.business.as_str());
-    let policy = |name: &str| {
-        let of = |name: &str| actual.policies.iter().find(|there| there.name == name);
-        of(name).or_else(|| of(&shared_policy_of(name)?.name))
-    };
-    let mut all = Vec::new();
-    let is_stream = |queue: &Queue| queue.arguments.get("x-queue-type").is_some_and(|kind| kind == "stream");
-    for stream in actual.queues.iter().filter(|queue| of_business(&queue.name) && is_stream(queue)) {
-        let name = &stream.name;
-        if !topology.queues.iter().any(|declared| declared.name == *name) {
-            all.push(Destruction::Stream { stream: name.clone() });
-        } else if let Some((should, is)) = topology.policy_of(name).zip(policy(name)) {
-            all.extend(cuts(name, &is.definition, &should.definition));
-        }
-    }
-    all
-}
-
-fn line(step: &Step, actual: &Actual) -> String {
-    match step {
-        Step::PutPolicy(policy) => {
-            let before = actual.policies.iter().find(|there| there.name == policy.name);
-            let sign = if before.is_some() { '~' } else { '+' };
-            let empty = Map::new();
-            let before = before.map_or(&empty, |there| &there.definition);
-            format!("{sign} {step}: {}", settings(before, &policy.definition))
-        }
-        Step::DeleteQueue(_) => format!("- {step}, once it is empty"),
-        Step::DeleteStream(_) => format!("- {step} with its messages"),
-        Step::Unbind(_)
-        | Step::DeleteExchange(_)
-        | Step::DeletePolicy(_)
-        | Step::DeleteUser { .. }
-        | Step::UnmarkBusiness(_) => {
-            format!("- {step}")
-        }
-        Step::MarkBusiness { .. }
-        | Step::PutQueue(_)
-        | Step::PutExchange(_)
-        | Step::Bind(_)
-        | Step::PutUser(_)
-        | Step::PutPermissions(_)
-        | Step::PutUserLimits(_) => format!("+ {step}"),
-    }
+    Ok(())
 }
 
 /// `max-length 10 → 20, message-ttl 60000 → none`.

@@ -38,6 +38,11 @@ impl Kubectl {
         Ok(Self { program: program()?, kubeconfig: cluster.kubeconfig.clone(), folder })
     }
 
+    /// Where it is.
+    pub fn program(&self) -> &std::path::Path {
+        &self.program
+    }
+
     /// Writes a file for it.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.folder.path().join(name);

@@ -4,6 +4,7 @@ mod check;
 mod dead;
 mod dev;
 mod diff;
+mod diff_cluster;
 mod listen;
 mod rabbit;
 mod support;
