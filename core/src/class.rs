@@ -107,6 +107,15 @@ pub struct ClassLimits {
     /// Upper limits of each queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueLimits>,
+    /// Most bytes of its own queues and its stream together, each counted with what it may hold; as a quantity such as 20Gi, from 100k to
+    /// 1Ti. dead and unrouted, at most 1Gi each, are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = rules::RETENTION_BYTES.to_kube())]
+    pub total_bytes: Option<String>,
+    /// What the broker user of its services may have open at the same time, instead of what the operator gives all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserLimits>,
     /// Upper limits in each edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<LimitsSpec>,
@@ -114,6 +123,20 @@ pub struct ClassLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 5, max = 2_592_000))]
     pub session_seconds: Option<i64>,
+}
+
+/// What a broker user may have open at the same time, on all nodes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserLimits {
+    /// Connections; a further one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: Option<i64>,
+    /// Channels of all of its connections; a further one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub channels: Option<i64>,
 }
 
 /// Limits of a queue.

@@ -8,8 +8,14 @@ use crate::{business::WsBusiness, class::WsBusinessClass};
 
 /// The CRD of `WsBusiness` as JSON, simplified for people and for the API server: no `nullable` (an absent field is the only way to say
 /// "default"; the API server drops a null), no unsigned formats, and a bound on `metadata.name`, which the rules read.
+///
+/// A resource of which no operator has reported anything yet has a status that is about no generation: kstatus would take one without any
+/// status for done.
 pub fn crd() -> Value {
-    simplified(&WsBusiness::crd())
+    let mut crd = simplified(&WsBusiness::crd());
+    let status = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+    status["default"] = json!({"observedGeneration": -1});
+    crd
 }
 
 /// The CRD of `WsBusinessClass`, in the same way.

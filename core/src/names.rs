@@ -51,6 +51,12 @@ pub fn route_queue(business: &str, queue: &str) -> String {
     format!("{PREFIX}{business}.q.{queue}")
 }
 
+/// Policy that leaves a route's queue more room than its declaration gives; `None` for any other object.
+pub fn room_policy(queue: &str) -> Option<String> {
+    let short = queue.strip_prefix(PREFIX)?.split_once('.')?.1.strip_prefix("q.")?;
+    Some(format!("{PREFIX}{}.room.{short}", owner(queue)?))
+}
+
 /// The only key that a queue is bound to [`receive_exchange`] with: the edge decides which queue a message is for, not a pattern of routing
 /// keys. Contains a space, so no message type equals it, and no wildcard.
 pub fn queue_key(queue: &str) -> String {
@@ -127,6 +133,9 @@ mod tests {
         assert_eq!(owner("wirepost.pay.q.orders.eu"), Some("pay"));
         assert_eq!(owner("wirepost.pay"), None);
         assert_eq!(owner(INSTALLATION), None);
+        let room = room_policy("wirepost.pay.q.orders.eu").unwrap();
+        assert_eq!((room.as_str(), owner(&room)), ("wirepost.pay.room.orders.eu", Some("pay")));
+        assert_eq!(room_policy("wirepost.pay.dead"), None);
         assert_eq!(owner("amq.topic"), None);
     }
 

@@ -9,6 +9,8 @@ pub use intake::{Destinations, Intake, UnroutedMessage};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::names;
+
 /// Everything that one business needs on the broker. Each list is sorted by name, so that equal declarations give equal bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +24,9 @@ pub struct Topology {
     /// Those of them that may be bound without their owner's permission. Empty as compiled: the caller that applies the topology knows.
     #[serde(skip)]
     pub open_queues: Vec<String>,
+    /// Queues of ours whose declaration says how many bytes they hold.
+    #[serde(skip)]
+    pub bounded: Vec<String>,
     /// Which messages of clients each queue accepts, in the order of the routes.
     pub intake: Vec<Intake>,
     /// Bindings, all from exchanges of ours.
@@ -32,9 +37,14 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// The policy that should apply to a queue or stream of this business: its own, or a shared one.
+    /// The policy that should apply to a queue or stream of this business: the one that leaves it more room, its own, or a shared one.
     pub fn policy_of(&self, queue: &str) -> Option<&Policy> {
-        self.policies.iter().find(|own| own.name == queue).or_else(|| shared_policy_of(queue))
+        let of = |name: &str| self.policies.iter().find(|own| own.name == name);
+        if self.policies.is_empty() {
+            return shared_policy_of(queue);
+        }
+        let room = names::room_policy(queue).and_then(|name| of(&name));
+        room.or_else(|| of(queue)).or_else(|| shared_policy_of(queue))
     }
 }
 

@@ -53,6 +53,9 @@ pub struct Args {
     /// Lets most businesses end at the same time without asking an administrator, such as in an installation for tests.
     #[arg(long, env = "WIREPOST_ALLOW_MASS_DELETION", default_value = "false", action = clap::ArgAction::Set)]
     pub allow_mass_deletion: bool,
+    /// Accept no new declaration to which no class applies, such as after the default class was deleted.
+    #[arg(long, env = "WIREPOST_REQUIRE_CLASS", default_value = "false", action = clap::ArgAction::Set)]
+    pub require_class: bool,
     /// Label selector of the WsBusiness resources that are this installation's, such as wirepost.dev/installation=blue, where several share
     /// a cluster. Default: all.
     #[arg(long, env = "WIREPOST_SELECTOR", default_value = "")]
@@ -139,6 +142,7 @@ impl Args {
             public_url,
             adopt_vhost,
             allow_mass_deletion,
+            require_class,
             selector,
             edge_service,
             existing_queues,
@@ -217,6 +221,7 @@ impl Args {
                 secret_check: Duration::from_secs(secret_check_seconds),
                 status_delay: Duration::from_secs(status_delay_seconds),
                 edges_timeout: Duration::from_secs(edges_timeout_seconds),
+                require_class,
                 user_limits: UserLimits {
                     connections: Some(user_max_connections).filter(|limit| *limit > 0),
                     channels: Some(user_max_channels).filter(|limit| *limit > 0),

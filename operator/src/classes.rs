@@ -26,6 +26,7 @@ use wirepost_core::{
     validate,
 };
 use wirepost_runtime::readiness::Pending;
+use wirepost_topology::UserLimits;
 
 use crate::{
     api_client,
@@ -102,6 +103,15 @@ impl Class {
     pub fn name(&self) -> &str {
         self.resource.metadata.name.as_deref().unwrap_or_default()
     }
+}
+
+/// What a business's broker user may have open by the terms of its class, else by those of the installation.
+pub fn user_limits(terms: Option<&str>, installation: UserLimits) -> UserLimits {
+    let given = terms.and_then(|terms| serde_json::from_str::<WsBusinessClassSpec>(terms).ok()?.limits?.user);
+    let number = |limit: Option<i64>| limit.and_then(|limit| u32::try_from(limit).ok());
+    let (connections, channels) =
+        given.map_or((None, None), |given| (number(given.connections), number(given.channels)));
+    UserLimits { connections: connections.or(installation.connections), channels: channels.or(installation.channels) }
 }
 
 /// See the module.
@@ -401,6 +411,22 @@ mod tests {
         // As when a new leader lists them.
         assert_eq!(classes.failed(&refused(403), 1), Some(true));
         assert!(classes.failed(&refused(403), 2) == Some(false) && classes.of(None).is_err());
+    }
+
+    #[test]
+    fn a_class_limits_the_broker_user_and_what_it_leaves_out_is_the_installations() {
+        let given = json!({"limits": {"user": {"connections": 5}}});
+        let class = Class::new(
+            serde_json::from_value(json!({
+                "apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "small"}, "spec": given,
+            }))
+            .unwrap(),
+        );
+        let installation = UserLimits { connections: Some(1000), channels: Some(10_000) };
+        let of_class = UserLimits { connections: Some(5), channels: Some(10_000) };
+        assert_eq!(user_limits(Some(&*class.terms), installation), of_class);
+        assert_eq!(user_limits(None, installation), installation);
+        assert_eq!(user_limits(Some(&*name_alone(&class.terms).unwrap()), installation), installation);
     }
 
     #[test]

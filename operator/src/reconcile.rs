@@ -140,7 +140,7 @@ impl Reconcile<'_> {
         let new_queues = self.new_existing_queues(compiled);
         let destroying = self.destroying(compiled);
         let Ensured { report: done, repaired, waits_for_edges } =
-            match self.provision(compiled, &credentials, &new_queues, destroying).await {
+            match self.provision(&declaration, &credentials, &new_queues, destroying).await {
                 Ok(done) => done,
                 Err(failure) if failure.stopped => return Ok(self.retry()),
                 Err(failure) => return self.report_broker_failure(findings, compiled, &failure).await,
@@ -267,7 +267,7 @@ impl Reconcile<'_> {
         };
         let credentials = self.credentials(&declaration).await?;
         let compiled = &declaration.compiled;
-        let maintained = self.provision(compiled, &credentials, &[], Destroying::Held).await;
+        let maintained = self.provision(&declaration, &credentials, &[], Destroying::Held).await;
         let Ok(Ensured { report: done, repaired, waits_for_edges }) = maintained else { return Ok(self.retry()) };
         if provision::reserved(&done).is_some() {
             return Ok(self.retry());

@@ -14,6 +14,7 @@ use crate::depth::{LOOKS_APART, Looks, Permission, UnknownDepth, permission};
 use crate::effective::ineffective_policies;
 use crate::plan::{Plan, Scope, plan, policies_of};
 use crate::report::{Error, KeepReason, Problem, Report};
+use crate::room;
 use crate::step::Step;
 use crate::write::{WriteError, Writer};
 
@@ -91,7 +92,8 @@ async fn apply_once(
     let actual = Actual::read(management).await?;
     let mut plan = plan(desired, &actual, scope);
     // An export does not contain operator policies.
-    plan.to_verify = policies_of(desired);
+    let with_room = room::kept(desired, &actual.policies.iter().collect::<Vec<_>>());
+    plan.to_verify = policies_of(with_room.as_ref().unwrap_or(desired));
     apply_plan(management, plan, ApplyOptions { amqp, looks: Some(looks), delete_messages, ..ApplyOptions::default() })
         .await
 }

@@ -22,6 +22,7 @@ mod job;
 mod orphans;
 mod phase;
 mod replicas;
+mod room;
 mod snapshots;
 mod unrouted;
 mod work;

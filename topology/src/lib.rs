@@ -29,6 +29,7 @@ mod plan;
 mod ready;
 mod report;
 mod reserved;
+mod room;
 mod snapshot;
 mod step;
 pub mod unrouted;

@@ -14,6 +14,7 @@ use crate::bindings::{is_declared_elsewhere, plan_bindings};
 use crate::destroys::{Streams, plan_shared};
 use crate::open;
 use crate::report::Problem;
+use crate::room;
 use crate::step::Step;
 use crate::users::DesiredUser;
 
@@ -89,6 +90,7 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
         all.queues.extend(one.queues.iter().cloned());
         all.existing_queues.extend(one.existing_queues.iter().cloned());
         all.open_queues.extend(one.open_queues.iter().cloned());
+        all.bounded.extend(one.bounded.iter().cloned());
         all.intake.extend(one.intake.iter().cloned());
         all.bindings.extend(one.bindings.iter().cloned());
         all.policies.extend(one.policies.iter().cloned());
@@ -134,6 +136,9 @@ pub(crate) fn plan_objects<'a>(
     highest_foreign_priority: Option<i32>,
 ) -> Plan {
     let mut plan = Plan::default();
+    let with_room = room::kept(desired, &actual.policies);
+    let desired = with_room.as_ref().unwrap_or(desired);
+    plan.problems.extend(room::problems(desired));
     plan_exchanges(&mut plan, desired, actual);
     plan_queues(&mut plan, desired, actual);
     plan_existing(&mut plan, desired, actual, find);

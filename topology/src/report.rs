@@ -180,6 +180,15 @@ pub enum Problem {
         /// What happens, or has to.
         repair: ReplicaRepair,
     },
+    /// A queue held more than the default in bytes when that came, so it keeps more room until it holds much less.
+    MoreRoom {
+        /// The queue.
+        queue: String,
+        /// Bytes that it may hold; `None`: any number.
+        bytes: Option<u64>,
+        /// The default.
+        default: u64,
+    },
     /// A user of that name exists and is not ours. It is left alone.
     UserTaken {
         /// Its name.
@@ -247,6 +256,7 @@ impl Problem {
             | Self::Reserved { .. }
             | Self::LeadsBack { .. }
             | Self::Kept { .. }
+            | Self::MoreRoom { .. }
             | Self::PolicyOverruled { .. }
             | Self::PolicyLimited { .. }
             | Self::TooFewReplicas { .. }
@@ -261,6 +271,11 @@ impl Problem {
             Self::Refused { step, .. } | Self::Failed { step, .. } => step.keeps(),
             _ => None,
         }
+    }
+
+    /// Whether it is only to be known: what was declared is there, and something more.
+    pub fn is_notice(&self) -> bool {
+        matches!(self, Self::Kept { .. } | Self::MoreRoom { .. })
     }
 
     /// Whether the same step may succeed a moment later.
@@ -412,6 +427,13 @@ impl fmt::Display for Problem {
                         "; only RabbitMQ's own tool can add one to a stream: `rabbitmq-streams add_replica --vhost {vhost} {queue} {node}`"
                     ),
                 }
+            }
+            Self::MoreRoom { queue, bytes, default } => {
+                let room = bytes.map_or_else(|| "any number of bytes".to_owned(), |bytes| format!("{bytes} bytes"));
+                write!(
+                    f,
+                    "queue {queue} held more than the default of {default} bytes when that came, and may hold {room} until it holds less than half of the default: let its consumers catch up, or set queue.maxLengthBytes"
+                )
             }
             Self::UserTaken { user, tag } => {
                 write!(

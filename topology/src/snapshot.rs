@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 use wirepost_core::names;
-use wirepost_core::topology::Topology;
+use wirepost_core::topology::{Topology, shared_policy_of};
 use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
 use crate::actual::{Actual, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users};
@@ -13,6 +13,7 @@ use crate::destroys::plan_shared;
 use crate::ownership::Marker;
 use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_users, streams_without_policy};
 use crate::reserved::{marked, namespace};
+use crate::room;
 use crate::users::{DesiredUser, user_tag};
 
 /// What a vhost has, read at about one moment by [`Snapshot::read`].
@@ -190,6 +191,43 @@ impl Snapshot {
     pub fn listeners(&self, business: &str) -> Vec<String> {
         let queues = self.parts.get(business).into_iter().flat_map(|part| part.listeners(business));
         queues.map(str::to_owned).collect()
+    }
+
+    /// The shared policies that exist.
+    pub(crate) fn shared_policies(&self) -> &[Policy] {
+        &self.shared_policies
+    }
+
+    /// Every queue of a route.
+    pub(crate) fn route_queues(&self) -> impl Iterator<Item = &str> {
+        let queues = self.parts.values().flat_map(|part| &part.objects.queues).map(|queue| queue.name.as_str());
+        queues.filter(|queue| names::room_policy(queue).is_some())
+    }
+
+    /// What the policy of a route's queue sets: its own, or the shared one.
+    pub(crate) fn definition_of(&self, queue: &str) -> Option<&Map<String, Value>> {
+        let own = self.parts.get(names::owner(queue)?)?.objects.policies.iter().find(|policy| policy.name == queue);
+        let shared =
+            || self.shared_policies.iter().find(|is| shared_policy_of(queue).is_some_and(|it| it.name == is.name));
+        Some(&own.or_else(shared)?.definition)
+    }
+
+    /// Queues of routes that have a policy which leaves them more room.
+    pub(crate) fn with_room(&self) -> Vec<String> {
+        let has = |part: &BusinessObjects, room: &str| part.objects.policies.iter().any(|policy| policy.name == room);
+        let of = |part: &BusinessObjects, queue: &str| names::room_policy(queue).is_some_and(|room| has(part, &room));
+        let parts = self.parts.values().filter(|part| !part.objects.policies.is_empty());
+        parts
+            .flat_map(|part| part.objects.queues.iter().map(move |queue| (part, queue)))
+            .filter(|(part, queue)| of(part, &queue.name))
+            .map(|(_, queue)| queue.name.clone())
+            .collect()
+    }
+
+    /// The topology of a business with the policies that leave its queues more room and still should; `None`: there are none.
+    pub(crate) fn with_kept_room(&self, business: &str, topology: &Topology) -> Option<Topology> {
+        let policies = &self.parts.get(business)?.objects.policies;
+        room::kept(topology, &policies.iter().collect::<Vec<_>>())
     }
 
     /// Corrects the policies that all businesses share. Apply it before the plans of businesses: a queue should find its limits when it is

@@ -64,6 +64,7 @@ fn topology() -> Topology {
         ],
         intake: vec![],
         open_queues: vec![],
+        bounded: vec![],
         policies: vec![
             policy(STREAM, json!({"max-length-bytes": 100})),
             policy(ORDERS, json!({"max-length": 3, "delivery-limit": 1})),

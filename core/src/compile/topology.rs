@@ -77,6 +77,7 @@ fn route_queue(topology: &mut Topology, business: &str, queue: &QueueSettings) {
         return;
     }
     topology.policies.extend(policies::of_queue(&name, queue));
+    topology.bounded.extend(queue.max_length_bytes.is_some().then(|| name.clone()));
     let dead_letter = Some(names::dead_letter_exchange(business));
     // Through the default exchange a user could write to any queue of the vhost, so no user may publish there.
     let routing_key = name.clone();

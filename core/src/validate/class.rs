@@ -168,6 +168,12 @@ pub fn check(class: &WsBusinessClass, business: &WsBusiness) -> Vec<Problem> {
     if let Some(most) = limits.queues.filter(|most| signed(queues.len()) > *most) {
         found.more("spec.routes", "limits.queues", &format!("{} queues", queues.len()), &most.to_string());
     }
+    if let Some(most) = limits.total_bytes.as_deref() {
+        let total = total_bytes(business, &queues);
+        if total > size(most) {
+            found.more("spec", "limits.totalBytes", &format!("{total} bytes of queues and stream"), most);
+        }
+    }
     let most = limits.queue.unwrap_or_default();
     for (name, queue) in queues {
         let route = |route: &crate::business::Route| route.queue.as_ref().is_some_and(|queue| queue.name == name);
@@ -192,6 +198,19 @@ pub fn check(class: &WsBusinessClass, business: &WsBusiness) -> Vec<Problem> {
     found.problems
 }
 
+/// What its own queues and its stream may hold together.
+fn total_bytes(business: &WsBusiness, queues: &[(String, Queue)]) -> u64 {
+    let of_queue =
+        |(_, queue): &(String, Queue)| size(queue.max_length_bytes.as_deref().unwrap_or(DEFAULT_QUEUE_BYTES));
+    let queues = queues.iter().map(of_queue).fold(0, u64::saturating_add);
+    let push = business.spec.push.as_ref();
+    if push.is_some_and(|push| push.delivery == Delivery::Transient) {
+        return queues;
+    }
+    let stream = push.and_then(|push| push.retention.as_ref()?.bytes.as_deref());
+    queues.saturating_add(size(stream.unwrap_or(DEFAULT_RETENTION_BYTES)))
+}
+
 /// Whether these owners let a namespace own a business type; without any owners every namespace may.
 pub fn may_own(owners: &[Owners], namespace: &str, business_type: &str) -> bool {
     let allows =
@@ -212,6 +231,16 @@ pub fn lost(class: &str) -> Problem {
 /// The problem of a declaration while the classes are not known.
 pub fn unknown(why: &str, remedy: &str) -> Problem {
     Problem::new("spec.className", Reason::ClassesUnknown, why, remedy)
+}
+
+/// The problem of a declaration to which no class applies, where one has to.
+pub fn required() -> Problem {
+    Problem::new(
+        "spec.className",
+        Reason::ClassNotFound,
+        "no class applies, and this installation accepts nothing without one",
+        "name one of `kubectl get wsbusinessclasses`, or ask the platform team for a default class",
+    )
 }
 
 /// The problem of a declaration whose class does not exist.

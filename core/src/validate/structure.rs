@@ -210,7 +210,12 @@ fn twice(path: &str, first: usize, again: usize, item: &Value, keys: Option<&[&s
 
 /// What the API server would store of a new resource: no status, nulls dropped, defaults filled in, unknown fields pruned.
 pub(super) fn store(schema: &Value, value: &Value) -> Value {
-    kube_cel::apply_defaults(schema, &prune(schema, value, true))
+    let mut stored = kube_cel::apply_defaults(schema, &prune(schema, value, true));
+    if let Some(stored) = stored.as_object_mut() {
+        // It has a default.
+        stored.remove("status");
+    }
+    stored
 }
 
 fn prune(schema: &Value, value: &Value, root: bool) -> Value {

@@ -122,7 +122,13 @@ impl Reconcile<'_> {
         let Self { stored, context } = *self;
         let accepted = self.accepted_terms();
         let before = self.class_before();
-        let class = still(context.classes.of(stored.class_name()), before.as_deref());
+        let class = match still(context.classes.of(stored.class_name()), before.as_deref()) {
+            // What was accepted before the installation asked for a class goes on.
+            Ok(None) if context.options.require_class && accepted.is_none() => {
+                Err(Box::new(validate::class::required()))
+            }
+            class => class,
+        };
         let terms = match (&accepted, &class) {
             (Some(AcceptedTerms(terms)), _) => terms.clone(),
             (None, Ok(Some(class))) => Some(Arc::clone(&class.terms)),

@@ -36,6 +36,7 @@ const SHARED_DEADLINE: Duration = Duration::from_mins(10);
 
 /// Settings of all reconciles.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub struct Options {
     /// Where everything of wirepost is.
     pub namespace: String,
@@ -67,6 +68,8 @@ pub struct Options {
     pub edges_timeout: Duration,
     /// Of the broker user of each business.
     pub user_limits: UserLimits,
+    /// Nothing new is accepted without a class.
+    pub require_class: bool,
 }
 
 /// See the module.

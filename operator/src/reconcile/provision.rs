@@ -5,10 +5,11 @@ use std::sync::Arc;
 use wirepost_core::{Compiled, contract::condition::Reason, destruction::Destruction, names};
 use wirepost_topology::{Problem, Report};
 
-use super::{Done, Error, Reconcile, waiting::Waiting};
+use super::{Done, Error, Reconcile, accept::AcceptedDeclaration, waiting::Waiting};
 use crate::{
     access::AccessCredentials,
     broker::{BrokerFailure, Desired, Destroying, Ensured, FailureKind},
+    classes::user_limits,
     conditions::{ConditionState, Facts, Findings, summarize},
 };
 
@@ -20,15 +21,16 @@ impl Reconcile<'_> {
     /// [`Desired`], and so for `destroying`.
     pub(super) async fn provision(
         &self,
-        compiled: &Compiled,
+        declaration: &AcceptedDeclaration,
         credentials: &AccessCredentials,
         required: &[String],
         destroying: Destroying,
     ) -> Result<Ensured, BrokerFailure> {
         let Self { stored, context } = *self;
+        let compiled = &declaration.compiled;
         let mut topology = compiled.topology.clone();
         context.options.open_queues.mark(&stored.owner(), &mut topology);
-        let limits = context.options.user_limits;
+        let limits = user_limits(declaration.terms.as_deref(), context.options.user_limits);
         let users = credentials.users.iter().map(|user| user.clone().with_limits(limits)).collect();
         // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
         let (phase, in_use) = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
@@ -148,13 +150,13 @@ pub(super) fn conditions(done: &Report, findings: &mut Findings, allow: &str) {
         (findings.accepted, findings.provisioned) = (rejected, ConditionState::partly_in_force());
         return;
     }
-    let wrong = problem_texts(done, |problem| !matches!(problem, Problem::Kept { .. }));
-    let kept = problem_texts(done, |problem| matches!(problem, Problem::Kept { .. }));
-    let passing = done.problems.iter().all(|problem| problem.may_pass() || matches!(problem, Problem::Kept { .. }));
+    let wrong = problem_texts(done, |problem| !problem.is_notice());
+    let kept = problem_texts(done, Problem::is_notice);
+    let passing = done.problems.iter().all(|problem| problem.may_pass() || problem.is_notice());
     findings.provisioned = match (wrong.is_empty(), kept.is_empty()) {
         (false, _) if passing => ConditionState::unknown(Reason::BrokerUnavailable, summarize(&wrong)),
         (false, _) => {
-            let few = |problem: &Problem| matches!(problem, Problem::TooFewReplicas { .. } | Problem::Kept { .. });
+            let few = |problem: &Problem| problem.is_notice() || matches!(problem, Problem::TooFewReplicas { .. });
             let held = |problem: &Problem| problem.is_held() || few(problem);
             let reason = if done.problems.iter().all(few) {
                 Reason::TooFewReplicas

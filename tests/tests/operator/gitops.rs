@@ -87,7 +87,8 @@ async fn an_applied_file_is_no_difference_on_the_client_side() -> Result<()> {
 async fn an_applied_file_is_no_difference_on_the_server_side() -> Result<()> {
     let fixture = Fixture::new("gitops-server").await?;
     let apply = ["apply", "--server-side", "--field-manager", "argocd"];
-    for file in &fixture.examples {
+    // Twice: as long as no operator has reported anything, the first repeat stores the status that the definition gives.
+    for file in fixture.examples.iter().chain(&fixture.examples) {
         let applied = fixture.run(&apply, file).await?;
         ensure!(applied.status == 0, "{applied:?}");
     }

@@ -54,6 +54,8 @@ pub(super) struct Actor {
     sweep_due: bool,
     /// A count of depths is under way.
     pub(super) counting_depths: bool,
+    /// Queues with more room are being looked at.
+    pub(super) checking_room: bool,
     pub(super) tasks: JoinSet<Finished>,
     /// Calls of the management API that were reported.
     calls: u64,
@@ -136,6 +138,8 @@ pub(super) enum Finished {
     Job(Box<JobResult>, Option<oneshot::Sender<Reply>>),
     /// Replicas were checked.
     Replicas(Checked),
+    /// Queues with more room were looked at.
+    Room(Result<(), Error>),
     /// Unrouted messages were counted.
     Counted(unrouted::Counted),
     /// Unrouted messages of one business were moved.
@@ -171,6 +175,7 @@ impl Actor {
             too_few_nodes: None,
             sweep_due: false,
             counting_depths: false,
+            checking_room: false,
             tasks: JoinSet::new(),
             calls: 0,
         }
@@ -240,6 +245,7 @@ impl Actor {
             Finished::Shared(result) => self.shared_policies_set(result),
             Finished::Job(done, reply) => self.job_finished(*done, reply),
             Finished::Replicas(checked) => self.replicas_checked(checked),
+            Finished::Room(taken) => self.room_checked(taken),
             Finished::Counted(counted) => self.unrouted_counted(counted),
             Finished::Moved(finished) => self.moved(finished),
             Finished::Depths(counted) => self.depths_counted(counted),
@@ -296,13 +302,14 @@ impl Actor {
         };
         // Objects of these were written while they were read.
         let unsettled = taken.unsettled;
-        self.set_shared_policies(snapshot.plan_shared());
+        self.set_shared_policies(&snapshot);
         self.count_nodes(snapshot.nodes().len());
         self.check_replicas(snapshot.nodes());
         if std::mem::take(&mut self.sweep_due) {
             if self.snapshots.policy_sweep() {
                 self.recheck_all();
             }
+            self.check_room(&snapshot);
             self.find_drift(&snapshot, &unsettled);
             self.remove_orphans(&snapshot, &unsettled);
             self.unrouted.begin_sweep(self.businesses.names());

@@ -148,6 +148,7 @@ fn shows_in_a_plan(problem: &Problem) -> bool {
             | Problem::MissingQueue { .. }
             | Problem::QueueNotOpen { .. }
             | Problem::LeadsBack { .. }
+            | Problem::MoreRoom { .. }
             | Problem::Reserved { .. }
             | Problem::Held { shared: Some(_), .. }
             | Problem::UserTaken { .. }

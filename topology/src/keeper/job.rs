@@ -233,7 +233,8 @@ impl Desired {
             Mode::Development => {
                 let mut plan = snapshot.plan(business, &self.topology, None);
                 // The operator policies are not known.
-                plan.to_verify = policies_of(&self.topology);
+                let with_room = snapshot.with_kept_room(business, &self.topology);
+                plan.to_verify = policies_of(with_room.as_ref().unwrap_or(&self.topology));
                 plan
             }
         }

@@ -14,7 +14,7 @@ use super::{
     actor::{Actor, Context, Finished},
     job::{Job, JobResult, Kind, Needs},
 };
-use crate::{ApplyOptions, Error, Plan, Report, apply_plan};
+use crate::{ApplyOptions, Error, Plan, Report, Snapshot, apply_plan, room::default_bytes};
 
 /// Jobs without policies that run at the same time; each has a few calls in flight.
 const PARALLEL: usize = 8;
@@ -254,14 +254,15 @@ impl Actor {
     }
 
     /// Begins to set the policies that all businesses share, where a snapshot shows that they are not as declared.
-    pub(super) fn set_shared_policies(&mut self, plan: Plan) {
+    pub(super) fn set_shared_policies(&mut self, snapshot: &Arc<Snapshot>) {
+        let plan = snapshot.plan_shared();
         // One that would cut streams is left alone, and each of their businesses says so.
         if !self.work.shared_seen(plan.steps.is_empty()) || !self.context.may_write() {
             return;
         }
         self.work.shared = Shared::Setting;
-        let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move { Finished::Shared(context.apply_shared(plan).await) });
+        let (context, snapshot) = (Arc::clone(&self.context), Arc::clone(snapshot));
+        self.tasks.spawn(async move { Finished::Shared(context.apply_shared(plan, &snapshot).await) });
     }
 
     pub(super) fn shared_policies_set(&mut self, result: Result<Report, Error>) {
@@ -284,10 +285,16 @@ impl Actor {
 }
 
 impl Context {
-    async fn apply_shared(&self, plan: Plan) -> Result<Report, Error> {
+    async fn apply_shared(&self, plan: Plan, snapshot: &Snapshot) -> Result<Report, Error> {
         let gate = || self.may_write();
         let options = ApplyOptions { gate: Some(&gate), ..ApplyOptions::default() };
-        self.unless_stopped(apply_plan(&self.management, plan, options)).await
+        let applying = async {
+            if snapshot.is_without_bytes() {
+                snapshot.leave_room(&self.management, default_bytes(), options.gate).await?;
+            }
+            apply_plan(&self.management, plan, options).await
+        };
+        self.unless_stopped(applying).await
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) fn business(name: &str) -> Topology {
         ],
         existing_queues: Vec::new(),
         open_queues: Vec::new(),
+        bounded: Vec::new(),
         intake: Vec::new(),
         bindings: vec![
             bind(&names::dead_letter_exchange(name), &names::dead_queue(name), ""),

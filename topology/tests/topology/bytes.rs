@@ -7,9 +7,14 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
 
-use crate::support::{apply_all, business, problems, route};
+use wirepost_topology::{Problem, Snapshot};
+
+use crate::kept::Kept;
+use crate::support::{apply_all, business, management, problems, route};
 
 const QUEUE: &str = "wirepost.pay.q.orders";
+/// The policy that gives it more room.
+const ROOM: &str = "wirepost.pay.room.orders";
 const LISTENER: &str = "wirepost.pay.events.online";
 /// A stream.
 const AUDIT: &str = "wirepost.pay.events.audit";
@@ -21,13 +26,7 @@ async fn a_bound_below_what_a_queue_holds_removes_nothing_and_refuses_more() {
         vhost.broker.call("PUT", &format!("/api/policies/{}/{name}", vhost.name), &body.to_string()).await.unwrap()
     };
     apply_all(&vhost, &business("pay", &json!([route("order", "orders")]))).await;
-    // As a former version left it.
-    let former = json!({
-        "pattern": r"^wirepost\.[a-z0-9-]+\.q\..+$", "apply-to": "quorum_queues", "priority": 400,
-        "definition": {"dead-letter-strategy": "at-least-once", "delivery-limit": 20, "max-length": 1_000_000,
-            "overflow": "reject-publish"},
-    });
-    policy("wirepost.queues", former).await;
+    policy("wirepost.queues", former()).await;
     let (_connection, channel) = vhost.channel().await.unwrap();
     let body = vec![b'x'; 60_000];
     let send = async || publish_for(&channel, "wirepost.pay.receive", "order", QUEUE, &body).await;
@@ -41,6 +40,90 @@ async fn a_bound_below_what_a_queue_holds_removes_nothing_and_refuses_more() {
     assert!(depth(&channel, QUEUE).await.unwrap() >= 3, "what was stored is gone");
     channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await.unwrap();
     eventually("it accepts messages again", PATIENCE, || async { Ok(send().await.is_ok()) }).await.unwrap();
+}
+
+/// The shared policy as a version without a limit in bytes left it.
+fn former() -> Value {
+    json!({
+        "pattern": r"^wirepost\.[a-z0-9-]+\.q\..+$", "apply-to": "quorum_queues", "priority": 400,
+        "definition": {"dead-letter-strategy": "at-least-once", "delivery-limit": 20, "max-length": 1_000_000,
+            "overflow": "reject-publish"},
+    })
+}
+
+/// The statistics of a queue, once they count its messages.
+async fn counted(vhost: &Vhost, least: u64) {
+    eventually("statistics", PATIENCE, || async {
+        let path = format!("/api/queues/{}/{QUEUE}?columns=message_bytes", vhost.name);
+        let answer: Value = serde_json::from_str(&vhost.broker.call("GET", &path, "").await?)?;
+        Ok(answer["message_bytes"].as_u64().is_some_and(|bytes| bytes >= least))
+    })
+    .await
+    .unwrap();
+}
+
+/// The policy in force, once it is this one.
+async fn in_force(vhost: &Vhost, queue: &str, policy: &str) {
+    eventually(policy, PATIENCE, || async {
+        let answer = vhost.broker.call("GET", &format!("/api/queues/{}/{queue}", vhost.name), "").await?;
+        Ok(serde_json::from_str::<Value>(&answer)?["policy"] == policy)
+    })
+    .await
+    .unwrap();
+}
+
+/// An upgrade brings the limit; here it is 100 kB.
+#[tokio::test]
+async fn a_queue_that_holds_more_than_a_new_default_goes_on_until_its_team_says_how_much() {
+    let vhost = Vhost::create().await.unwrap();
+    let topology = business("pay", &json!([route("order", "orders"), route("refund", "refunds")]));
+    apply_all(&vhost, &topology).await;
+    let path = format!("/api/policies/{}/wirepost.queues", vhost.name);
+    vhost.broker.call("PUT", &path, &former().to_string()).await.unwrap();
+    let (_connection, channel) = vhost.channel().await.unwrap();
+    let body = vec![b'x'; 60_000];
+    let send = async || publish_for(&channel, "wirepost.pay.receive", "order", QUEUE, &body).await;
+    for _ in 0..3 {
+        send().await.unwrap();
+    }
+    counted(&vhost, 180_000).await;
+    let management = management(&vhost);
+    let snapshot = Snapshot::read(&management).await.unwrap();
+    assert!(snapshot.is_without_bytes());
+    snapshot.leave_room(&management, 100_000, None).await.unwrap();
+    let report = apply_all(&vhost, &topology).await;
+    let [Problem::MoreRoom { queue, bytes: Some(1_073_741_824), .. }] = &report.problems[..] else {
+        panic!("{:?}", report.problems)
+    };
+    assert_eq!(queue, QUEUE);
+    in_force(&vhost, QUEUE, ROOM).await;
+    in_force(&vhost, "wirepost.pay.q.refunds", "wirepost.queues").await;
+    send().await.unwrap();
+
+    let mut orders = route("order", "orders");
+    orders["queue"]["maxLengthBytes"] = json!("100k");
+    let topology = business("pay", &json!([orders, route("refund", "refunds")]));
+    assert_eq!(problems(&apply_all(&vhost, &topology).await), [""; 0]);
+    in_force(&vhost, QUEUE, QUEUE).await;
+    eventually("the queue is full", PATIENCE, || async { Ok(send().await.is_err()) }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_gets_the_default_when_it_holds_much_less() {
+    let kept = Kept::of(Vhost::create().await.unwrap(), None).await.unwrap();
+    kept.ensure("pay", false).await.unwrap();
+    let (_connection, channel) = kept.vhost.channel().await.unwrap();
+    publish_for(&channel, "wirepost.pay.receive", "order", QUEUE, b"x").await.unwrap();
+    counted(&kept.vhost, 1).await;
+    let management = management(&kept.vhost);
+    let snapshot = Snapshot::read(&management).await.unwrap();
+    assert!(!snapshot.is_without_bytes());
+    // Without the sweep that would take it away at once.
+    kept.owner.may_write.send_replace(false);
+    snapshot.leave_room(&management, 0, None).await.unwrap();
+    in_force(&kept.vhost, QUEUE, ROOM).await;
+    kept.owner.may_write.send_replace(true);
+    in_force(&kept.vhost, QUEUE, "wirepost.queues").await;
 }
 
 #[tokio::test]

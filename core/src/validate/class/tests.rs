@@ -166,10 +166,48 @@ fn a_star_stands_for_any_characters() {
 }
 
 #[test]
+fn bytes_of_queues_are_given_limited_and_summed_up() {
+    let bytes = |business: &WsBusiness| business.spec.routes[0].queue.clone().unwrap().max_length_bytes;
+    let filled = |spec: Value| {
+        let mut filled = business(&json!({}));
+        fill(&class(&spec).spec, &mut filled);
+        assert!(check(&class(&spec), &filled).is_empty(), "{spec}");
+        bytes(&filled)
+    };
+    assert_eq!(filled(json!({"defaults": {"queue": {"maxLengthBytes": "5Gi"}}})).as_deref(), Some("5Gi"));
+    assert_eq!(filled(json!({"limits": {"queue": {"maxLengthBytes": "200M"}}})).as_deref(), Some("200M"));
+    let both =
+        json!({"defaults": {"queue": {"maxLengthBytes": "5Gi"}}, "limits": {"queue": {"maxLengthBytes": "2Gi"}}});
+    assert_eq!(filled(both).as_deref(), Some("2Gi"));
+    assert_eq!(filled(json!({"limits": {"queue": {"maxLengthBytes": "1024Mi"}}})), None, "the own default");
+
+    let more = json!({"clientTypes": ["app"], "routes": [
+        {"messageType": "a", "sendType": "ClientToServer", "queue": {"name": "orders", "maxLengthBytes": "3Gi"}},
+        {"messageType": "b", "sendType": "ClientToServer", "queue": {"name": "refunds"}},
+    ]});
+    let limited = class(&json!({"limits": {"queue": {"maxLengthBytes": "2Gi"}}}));
+    assert_eq!(fields(&check(&limited, &business(&more))), ["spec.routes[0].queue.maxLengthBytes"]);
+
+    // 3Gi, 1Gi, and 1Gi of the stream.
+    let total = |most: &str, push: Value| {
+        let mut spec = more.clone();
+        spec["push"] = push;
+        check(&class(&json!({"limits": {"totalBytes": most}})), &business(&spec))
+    };
+    let problems = total("4Gi", json!({}));
+    assert_eq!(fields(&problems), ["spec"]);
+    let text = problems[0].to_string();
+    assert!(text.contains("5368709120 bytes of queues and stream is more than class standard allows"), "{text}");
+    assert!(total("5Gi", json!({})).is_empty() && total("4Gi", json!({"delivery": "Transient"})).is_empty());
+}
+
+#[test]
 fn a_class_with_an_unknown_field_or_a_bad_size_is_refused() {
     for (spec, says) in [
         (json!({"limits": {"colour": 1}}), "unknown field colour"),
         (json!({"limits": {"retention": {"bytes": "1.5Gi"}}}), "not a size"),
+        (json!({"limits": {"totalBytes": "2Ti"}}), "not a size"),
+        (json!({"limits": {"user": {"connections": 0}}}), "connections"),
         (json!({"owners": [{"businessTypes": ["a"]}]}), "namespaces"),
     ] {
         let value = json!({
