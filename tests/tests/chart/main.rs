@@ -10,3 +10,4 @@ mod render;
 mod rendered;
 mod secrets_policy;
 mod values;
+mod warnings;

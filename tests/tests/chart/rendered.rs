@@ -48,7 +48,9 @@ fn the_defaults_are_operator_and_edges_with_what_guards_them() -> Result<()> {
         "ServiceAccount/wirepost-edge",
         "ServiceAccount/wirepost-operator",
         "ValidatingAdmissionPolicy/wirepost-system.wirepost-operator-secrets",
+        "ValidatingAdmissionPolicy/wirepost-system.wirepost-warnings",
         "ValidatingAdmissionPolicyBinding/wirepost-system.wirepost-operator-secrets",
+        "ValidatingAdmissionPolicyBinding/wirepost-system.wirepost-warnings",
     ];
     ensure!(ids == wanted.map(str::to_owned).into(), "{ids:#?}");
     Ok(())
@@ -237,7 +239,7 @@ fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Resul
     let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
     let external = render(
         "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], secretsWatch: {namespaces: [shop]}, \
-         adoptVhost: unmarked, allowMassDeletion: true}, edge: {compression: [shop]}, \
+         adoptVhost: unmarked, allowMassDeletion: true, requireClass: true}, edge: {compression: [shop]}, \
          broker: {advertised: \"a:1\", nodes: 3, tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [
