@@ -1,6 +1,12 @@
 //! A socket that knows how long its peer has been silent.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -20,6 +26,8 @@ use crate::Error;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest wait for the broker to take what is written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Room for one read.
+const READ: usize = 16 << 10;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
@@ -118,6 +126,24 @@ impl Socket {
             Ok(written) => Ok(written?),
             Err(_) => Err(Error::Timeout { what: "writing", after: WRITE_TIMEOUT }),
         }
+    }
+
+    /// Reads more into the buffer, without a heartbeat meanwhile.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.buffer.reserve(READ);
+        // Nothing of it is kept between two polls.
+        let read = ready!(pin!(self.stream.read_buf(&mut self.buffer)).poll(cx))?;
+        Poll::Ready(if read == 0 { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) } else { Ok(()) })
+    }
+
+    /// Writes some of `bytes`; how many.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Error>> {
+        Pin::new(&mut *self.stream).poll_write(cx, bytes).map_err(Error::from)
+    }
+
+    /// Sends what TLS still keeps.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Pin::new(&mut *self.stream).poll_flush(cx).map_err(Error::from)
     }
 
     /// Sends a last frame if that takes no time.

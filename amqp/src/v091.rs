@@ -7,6 +7,7 @@
 
 mod codec;
 mod incoming;
+mod pipe;
 mod properties;
 
 use std::{collections::VecDeque, time::Duration};
@@ -18,6 +19,7 @@ use wirepost_rabbitmq::Endpoint;
 use crate::{Error, socket::Socket};
 use codec::{Args, frames_of_content, method, method_of, put_longstr, put_shortstr};
 use incoming::{Event, Partial, message};
+pub use pipe::{Answer, Content, HeaderValue, Pipe};
 pub use properties::{Properties, Property};
 
 /// Longest wait for an answer.
@@ -77,18 +79,32 @@ pub struct Counts {
 pub struct Connection {
     socket: Socket,
     frame_max: usize,
+    /// Highest channel number.
+    channel_max: u16,
     /// Deliveries that arrived while a call waited for its answer.
     early: VecDeque<Incoming>,
     partial: Option<Partial>,
+    /// Whether the broker is sent a close when this is dropped.
+    farewell: bool,
 }
 
 impl Connection {
     /// Connects, with a channel. `heartbeat`: a broker is dead after two silent intervals.
     pub async fn open(endpoint: &Endpoint, heartbeat: Duration) -> Result<Self, Error> {
+        Self::connect(endpoint, heartbeat, true).await
+    }
+
+    async fn connect(endpoint: &Endpoint, heartbeat: Duration, channel: bool) -> Result<Self, Error> {
         let socket = Socket::connect(endpoint).await?;
-        let mut connection = Self { socket, frame_max: MAX_FRAME as usize, early: VecDeque::new(), partial: None };
-        let handshake = timeout(CALL_TIMEOUT, connection.handshake(endpoint, heartbeat)).await;
-        handshake.unwrap_or(Err(Error::Timeout { what: "the handshake", after: CALL_TIMEOUT })).map_err(|error| {
+        let (frame_max, channel_max) = (MAX_FRAME as usize, u16::MAX);
+        let early = VecDeque::new();
+        let mut connection = Self { socket, frame_max, channel_max, early, partial: None, farewell: true };
+        let opening = async {
+            connection.handshake(endpoint, heartbeat).await?;
+            if channel { connection.open_channel().await } else { Ok(()) }
+        };
+        let opened = timeout(CALL_TIMEOUT, opening).await;
+        opened.unwrap_or(Err(Error::Timeout { what: "the handshake", after: CALL_TIMEOUT })).map_err(|error| {
             let cause = match error {
                 Error::Io(error) => format!("closed during the handshake ({error}); are user and vhost right?"),
                 error => error.to_string(),
@@ -109,7 +125,13 @@ impl Connection {
         put_shortstr(&mut properties, "capabilities")?;
         properties.put_u8(b'F');
         let mut capabilities = BytesMut::new();
-        for name in ["authentication_failure_close", "basic.nack", "publisher_confirms", "consumer_cancel_notify"] {
+        for name in [
+            "authentication_failure_close",
+            "basic.nack",
+            "publisher_confirms",
+            "consumer_cancel_notify",
+            "connection.blocked",
+        ] {
             put_shortstr(&mut capabilities, name)?;
             capabilities.put_slice(b"t\x01");
         }
@@ -125,6 +147,7 @@ impl Connection {
         let (channels, frame) = (tune.u16()?, tune.u32()?);
         let frame = if frame == 0 { MAX_FRAME } else { frame.min(MAX_FRAME) };
         self.frame_max = frame as usize;
+        self.channel_max = if channels == 0 { u16::MAX } else { channels };
         let mut args = BytesMut::new();
         args.put_u16(channels);
         args.put_u32(frame);
@@ -135,8 +158,7 @@ impl Connection {
         put_shortstr(&mut args, address.vhost())?;
         args.put_slice(&[0, 0]);
         self.send(0, method::OPEN, &args).await?;
-        self.expect(method::OPEN_OK).await?;
-        self.open_channel().await
+        self.expect(method::OPEN_OK).await.map(drop)
     }
 
     /// Opens the channel again, after the broker closed it ([`Error::Channel`]). Its unacknowledged messages are requeued.
@@ -357,6 +379,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if !self.farewell {
+            return;
+        }
         let mut frame = BytesMut::new();
         let close = method_of(200, "done");
         codec::put_method(&mut frame, 0, method::CLOSE, &close);

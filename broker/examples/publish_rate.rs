@@ -1,6 +1,7 @@
-//! How many confirmed publishes a second the edge's lanes do, beside bare lapin publishers with as many in flight.
+//! How many confirmed publishes a second the edge's publisher does, and what they cost, beside lapin with as many in flight: on one channel
+//! with a window, and on a channel each.
 //!
-//! `eval "$(tests/services/rabbitmq start main)"; cargo run --release -p wirepost-edge --example publish_rate [seconds] [in flight]`
+//! `eval "$(tests/services/rabbitmq start main)"; cargo run --release -p wirepost-broker --example publish_rate [seconds] [in flight]`
 //!
 //! All publish persistent, mandatory messages of 500 bytes to a topic exchange with one quorum queue, whose length is limited so that it
 //! does not fill the disk; the rounds alternate, because rates drift with the machine.

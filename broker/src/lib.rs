@@ -1,7 +1,7 @@
 //! What the edge asks of a broker. [`rabbit`] is RabbitMQ, [`memory`] a broker inside the process for `wirepost dev` and simulation.
 //!
-//! *Publishing*: [`Broker::publish`] takes a message into the queue of its lane immediately, so that calls of one connection keep their order,
-//! and answers through the returned receiver: confirmed, or why not. *Reading*: [`Broker::tail`] follows what is pushed to a business;
+//! *Publishing*: [`Broker::publish`] takes a message into a queue immediately, so that calls of one connection keep their order, and answers
+//! through the returned receiver: confirmed, or why not. [`Broker::turn`] holds back senders that can wait. *Reading*: [`Broker::tail`] follows what is pushed to a business;
 //! [`Broker::read`] fetches older records for clients that come back.
 
 use std::{sync::Arc, time::Duration};
@@ -45,9 +45,15 @@ pub struct Publication {
 /// Why a publish was not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Nothing was sent: the broker is away or blocked, or the lane's queue is full.
+    /// Nothing was sent: the broker is away or blocked, or too much waits for it.
     #[error("broker unavailable: {0}")]
     Unavailable(String),
+    /// Nothing was sent: the broker is slower than its publishers, and this could not be answered in time.
+    #[error("broker unavailable: it is too slow for what waits already; try again in {} ms", .retry_after.as_millis())]
+    Overloaded {
+        /// When it may pass.
+        retry_after: Duration,
+    },
     /// The broker returned or refused it: it did not arrive and may pass later (just after a restart this happens to healthy routes).
     #[error("not taken by the broker: {0}")]
     Refused(String),
@@ -58,6 +64,9 @@ pub enum PublishError {
 
 /// The broker's answer to a publish; a dropped sender means [`PublishError::Unknown`].
 pub type Confirm = oneshot::Receiver<Result<(), PublishError>>;
+
+/// A wait for one's turn to publish, see [`Broker::turn`].
+pub type Turn = BoxFuture<'static, ()>;
 
 /// One pushed message as read.
 #[derive(Clone, Debug)]
@@ -174,9 +183,16 @@ pub enum Health {
 
 /// A broker.
 pub trait Broker: Send + Sync + 'static {
-    /// Queues a message. `lane` is a connection's number: messages of one lane key keep their order; keys that share a lane are served in
-    /// turn. Never blocks.
-    fn publish(&self, lane: u64, publication: Publication) -> Confirm;
+    /// Queues a message. `sender` is a connection's number: messages of one sender to one exchange keep their order, and senders are served
+    /// in turn. Never blocks.
+    fn publish(&self, sender: u64, publication: Publication) -> Confirm;
+
+    /// Whether a sender that can wait should: the broker is slower than what its business's clients send. `None`: go on. Else go on, with
+    /// one message, once the future is ready; those that wait are let in first come, first served. Dropping it leaves the line.
+    fn turn(&self, sender: u64, business: &str) -> Option<Turn> {
+        let _ = (sender, business);
+        None
+    }
 
     /// Publishes an event, which may be lost: not confirmed, and dropped with a counter if it can't be sent immediately.
     fn emit(&self, publication: Publication);

@@ -1,15 +1,12 @@
 //! RabbitMQ.
 //!
-//! Publishing uses AMQP 0-9-1 by lapin: a few connections that carry publishes and nothing else ([`lane`]), and one for events. The pushes
-//! of each `Transient` business come over a connection of their own, by `wirepost-amqp` ([`transient`]); streams by `wirepost-stream`
+//! Messages and events are published over a few connections that carry nothing else ([`publish`]). The pushes of each `Transient` business
+//! come over a connection of their own ([`transient`]). All of these speak AMQP by `wirepost-amqp`; streams are read by `wirepost-stream`
 //! ([`durable`]). All of it runs on a thread of its own: heartbeats must go on while the edge's executor is busy, or the broker closes
 //! the connections.
 //!
 //! Nothing here gives up, and nothing waits without limit: connections are opened again forever, a publish is answered within
 //! [`CONFIRM_TIMEOUT`] whatever happens.
-//!
-//! A program that logs must switch lapin's own log off, as `wirepost_runtime::logs` does: at `WARN` it prints returned messages with their
-//! bodies.
 
 use std::{
     io,
@@ -24,8 +21,8 @@ use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::registry::Registry;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    sync::{oneshot, watch},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use wirepost_core::edge_config::Delivery;
@@ -33,27 +30,24 @@ use wirepost_runtime::tasks::{Supervisor, Tasks};
 use wirepost_stream::Client;
 
 use crate::{
-    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Page, Publication, PublishError, ReadError, Start, metrics,
+    Broker, CONFIRM_TIMEOUT, Confirm, Feed, Health, Page, Publication, PublishError, ReadError, Start, Turn, metrics,
 };
 
 mod alarm;
 mod body;
-mod breaker;
 mod config;
 mod counters;
+mod dialer;
 mod durable;
-mod events;
-mod fair;
-mod lane;
-mod link;
+mod health;
+mod publish;
 mod transient;
 
-pub use config::{CONNECTIONS, Config, LANES, SettingsError};
+pub use config::{CONNECTIONS, Config, SettingsError};
 
-use breaker::Breakers;
 use counters::Counters;
-use lane::{Job, Lane, Responsiveness, Worker};
-use link::{Dialer, Link, Status};
+use dialer::Dialer;
+use publish::{Job, Publisher};
 
 /// Longest wait at the end for publishes in flight.
 const DRAIN_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_add(Duration::from_millis(500));
@@ -68,8 +62,7 @@ pub struct RabbitBroker {
     runtime: Option<Runtime>,
     handle: Handle,
     config: Config,
-    lanes: Vec<Arc<Lane>>,
-    events: mpsc::Sender<Publication>,
+    publisher: Arc<Publisher>,
     refusal: watch::Receiver<Option<PublishError>>,
     health: watch::Receiver<Health>,
     dialer: Arc<Dialer>,
@@ -78,9 +71,9 @@ pub struct RabbitBroker {
     /// There was a `Transient` reader.
     consumed: AtomicBool,
     stream: Mutex<Option<Arc<Client>>>,
-    /// Publishing ends: lanes and events, once empty.
+    /// Publishing ends, once nobody waits for an answer.
     closing: CancellationToken,
-    /// Then readers and connections.
+    /// Then readers.
     closed: CancellationToken,
     supervisor: Supervisor,
     publishers: Tasks,
@@ -127,51 +120,17 @@ impl RabbitBroker {
             edge: config.edge.clone(),
             counters: counters.clone(),
         });
-        let links: Vec<(Link, Arc<Responsiveness>)> = (1..=config.connections)
-            .map(|number| {
-                let name = format!("publishing {number}/{}", config.connections);
-                let (link, run) = Link::new(dialer.clone(), name, closed.clone());
-                rest.run("link", &closed, run);
-                (link, Arc::new(Responsiveness::new()))
-            })
-            .collect();
-        let breakers = Arc::new(Breakers::default());
-        let lanes = links
-            .iter()
-            .cycle()
-            .take(config.lanes)
-            .map(|(link, responsiveness)| {
-                let lane = Arc::new(Lane::new(config.lane_messages, config.lane_bytes as u64, counters.clone()));
-                let worker = Worker {
-                    lane: lane.clone(),
-                    link: link.clone(),
-                    responsiveness: responsiveness.clone(),
-                    alarm: alarm.clone(),
-                    breakers: breakers.clone(),
-                    counters: counters.clone(),
-                    closing: closing.clone(),
-                };
-                publishers.run("lane", &closing, worker.run());
-                lane
-            })
-            .collect();
-        let (events, queue) = mpsc::channel(config.event_capacity);
-        let statuses: Vec<_> = links.iter().map(|(link, _)| link.status()).collect();
-        let (events_link, run) = Link::new(dialer.clone(), "events".to_owned(), closed.clone());
-        rest.run("link", &closed, run);
-        publishers.run("events", &closing, events::run(events_link, queue, counters.clone(), closing.clone()));
-
+        let (publisher, statuses) = Publisher::start(&config, &dialer, &alarm, &publishers, &closing);
         let away = Health::Away("not connected yet".to_owned());
         let (health_sender, health) = watch::channel(away);
         let (refusal_sender, refusal) = watch::channel(None);
-        let watching = watch_health(statuses, alarm, health_sender, refusal_sender);
+        let watching = health::watch(statuses, alarm, health_sender, refusal_sender);
         rest.until("broker health", &closed, watching);
         Ok(Self {
             runtime: Some(runtime),
             handle,
             config,
-            lanes,
-            events,
+            publisher: Arc::new(publisher),
             refusal,
             health,
             dialer,
@@ -193,9 +152,9 @@ impl RabbitBroker {
 }
 
 impl Broker for RabbitBroker {
-    fn publish(&self, lane: u64, publication: Publication) -> Confirm {
+    fn publish(&self, sender: u64, publication: Publication) -> Confirm {
         let (reply, confirm) = oneshot::channel();
-        let mut job = Job::new(publication, reply, self.counters.clone());
+        let job = Job::new(publication, reply, self.counters.clone());
         let refusal = if self.closing.is_cancelled() {
             Some(PublishError::Unavailable("this edge is closing".to_owned()))
         } else {
@@ -203,15 +162,17 @@ impl Broker for RabbitBroker {
         };
         match refusal {
             Some(error) => job.answer(Err(error)),
-            None => self.lanes[spread(lane, self.lanes.len())].push(lane, job),
+            None => self.publisher.publish(sender, job),
         }
         confirm
     }
 
+    fn turn(&self, sender: u64, business: &str) -> Option<Turn> {
+        self.publisher.turn(sender, business)
+    }
+
     fn emit(&self, publication: Publication) {
-        if self.closing.is_cancelled() || self.events.try_send(publication).is_err() {
-            self.counters.dropped_events.add(1);
-        }
+        self.publisher.emit(publication);
     }
 
     fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed> {
@@ -282,6 +243,7 @@ impl Broker for RabbitBroker {
     fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix(metrics::PREFIX);
         registry.register_collector(Box::new(self.counters.clone()));
+        registry.register_collector(Box::new(self.publisher.clone()));
         if let Some(client) = self.stream() {
             registry.register_collector(Box::new(durable::StreamMetrics(Arc::downgrade(&client))));
         }
@@ -324,96 +286,9 @@ impl Drop for RabbitBroker {
     }
 }
 
-/// The lane of a key. Keys are mostly consecutive sequence; multiplying by the golden ratio spreads them evenly (Knuth, TAOCP 3, 6.4).
-fn spread(key: u64, lanes: usize) -> usize {
-    let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    // The product of a 64-bit and a small number, divided by 2^64, is below the small number.
-    ((u128::from(hash) * lanes as u128) >> 64) as usize
-}
-
-/// Sums up the publishing links. Publishes are refused immediately while the broker is blocked, and when it has been away for so long
-/// that waiting is pointless.
-async fn watch_health(
-    mut statuses: Vec<watch::Receiver<Status>>,
-    mut alarm: watch::Receiver<Option<String>>,
-    health: watch::Sender<Health>,
-    refusal: watch::Sender<Option<PublishError>>,
-) {
-    // Since when there has been no connection; an outage goes on through its attempts.
-    let mut away_since: Option<Instant> = None;
-    loop {
-        let now = sum_up(&mut statuses, alarm.borrow_and_update().as_deref());
-        let mut vain_from = None;
-        let refuse = match &now {
-            Health::Up => None,
-            Health::Blocked(reason) => Some(format!("the broker takes no messages: {reason}")),
-            Health::Away(reason) => {
-                let vain = *away_since.get_or_insert_with(Instant::now) + CONFIRM_TIMEOUT;
-                vain_from = (vain > Instant::now()).then_some(vain);
-                vain_from.is_none().then(|| reason.clone())
-            }
-        };
-        if !matches!(now, Health::Away(_)) {
-            away_since = None;
-        }
-        refusal.send_replace(refuse.map(PublishError::Unavailable));
-        health.send_if_modified(|known| {
-            let changed = *known != now;
-            *known = now;
-            changed
-        });
-        let changed = {
-            let changes = statuses.iter_mut().map(|status| Box::pin(status.changed()));
-            let any = futures_util::future::select_all(changes);
-            tokio::select! {
-                (result, ..) = any => result.is_ok(),
-                Ok(()) = alarm.changed() => true,
-                () = sleep_until(vain_from.unwrap_or_else(Instant::now)), if vain_from.is_some() => true,
-            }
-        };
-        if !changed {
-            return;
-        }
-    }
-}
-
-fn sum_up(statuses: &mut [watch::Receiver<Status>], alarm: Option<&str>) -> Health {
-    let statuses: Vec<Status> = statuses.iter_mut().map(|status| status.borrow_and_update().clone()).collect();
-    let blocked = statuses.iter().find_map(|status| match status {
-        Status::Blocked(_, reason) => Some(reason.clone()),
-        Status::Up(_) | Status::Down(_) => None,
-    });
-    let up = statuses.iter().any(|status| status.live().is_some());
-    match (blocked, alarm, up) {
-        // An alarm is in force for the whole cluster, whichever connection reported it.
-        (Some(reason), _, _) => Health::Blocked(reason),
-        (None, Some(reason), true) => Health::Blocked(reason.to_owned()),
-        (None, _, true) => Health::Up,
-        (None, _, false) => Health::Away(
-            statuses
-                .iter()
-                .find_map(|status| match status {
-                    Status::Down(reason) => Some(reason.clone()),
-                    Status::Up(_) | Status::Blocked(..) => None,
-                })
-                .unwrap_or_default(),
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn consecutive_keys_use_all_lanes_evenly() {
-        let mut used = [0u32; 64];
-        for key in 1..=6400 {
-            used[spread(key, used.len())] += 1;
-        }
-        assert!(used.iter().all(|&count| (90..=110).contains(&count)), "{used:?}");
-        assert_eq!(spread(7, 1), 0);
-    }
 
     /// Dashboards and alerts know them.
     #[test]
@@ -430,8 +305,8 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# TYPE wirepost_broker_")?.strip_suffix(" unknown"))
             .collect();
         let known = "connects connect_failures connections_lost channels_opened channels_discarded confirmed refused unavailable unknown \
-                     waiting waiting_bytes events dropped_events transient_restarts alarms_unknown transient_records transient_requeued \
-                     transient_switches transient_unreadable stream_connections stream_connects stream_connect_failures \
+                     waiting waiting_bytes in_flight events dropped_events transient_restarts alarms_unknown transient_records transient_requeued \
+                     transient_switches transient_unreadable service_rate wait_milliseconds held_back stream_connections stream_connects stream_connect_failures \
                      stream_connections_lost stream_subscriptions stream_attachments stream_restarts stream_watchdog_restarts \
                      stream_resets stream_gaps stream_messages stream_bytes stream_skipped_messages stream_held_bytes";
         assert_eq!(names, known.split_whitespace().collect::<Vec<_>>());

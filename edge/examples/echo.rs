@@ -98,7 +98,7 @@ async fn echo(upgraded: Upgraded, compression: Compression) {
     let wire = Wire::new(upgraded, MAX_MESSAGE, compression);
     let mut driver = Driver::new(wire, Arc::clone(&mailbox), metrics, WriteProgress::default(), limits);
     loop {
-        match driver.next(|| true).await {
+        match driver.next(|_, _| true).await {
             SocketEvent::Text(text) => {
                 mailbox.deliver(&Arc::new(push(text, compression, &backlog)));
             }

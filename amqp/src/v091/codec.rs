@@ -19,6 +19,8 @@ pub(super) mod method {
     pub(in super::super) const OPEN: Method = (10, 40);
     pub(in super::super) const OPEN_OK: Method = (10, 41);
     pub(in super::super) const CLOSE: Method = (10, 50);
+    pub(in super::super) const BLOCKED: Method = (10, 60);
+    pub(in super::super) const UNBLOCKED: Method = (10, 61);
     pub(in super::super) const CHANNEL_OPEN: Method = (20, 10);
     pub(in super::super) const CHANNEL_OPEN_OK: Method = (20, 11);
     pub(in super::super) const CHANNEL_CLOSE: Method = (20, 40);
@@ -50,7 +52,7 @@ pub(super) mod method {
 }
 
 const BASIC: u16 = 60;
-const END: u8 = 0xce;
+pub(super) const END: u8 = 0xce;
 /// Type, channel and size before a frame, and the end after it.
 const AROUND: usize = 8;
 

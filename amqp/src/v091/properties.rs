@@ -42,7 +42,7 @@ impl Property {
         Self::ClusterId,
     ];
 
-    const fn flag(self) -> u16 {
+    pub(super) const fn flag(self) -> u16 {
         1 << (15 - self as u16)
     }
 
@@ -192,6 +192,20 @@ impl Properties {
         None
     }
 
+    /// The first header of this name that is a 64-bit number, found like [`Self::header`].
+    pub fn number(&self, name: &str) -> Option<i64> {
+        let part = self.parts()[Property::Headers as usize].take()?;
+        let mut table = &part[4..];
+        while let Some((length, rest)) = table.split_first() {
+            let (key, rest) = rest.split_at_checked(usize::from(*length))?;
+            if key == name.as_bytes() && rest.first() == Some(&b'l') {
+                return rest.get(1..)?.first_chunk().map(|bytes| i64::from_be_bytes(*bytes));
+            }
+            table = after_plain_value(rest, 0)?;
+        }
+        None
+    }
+
     /// Without the header that [`Self::header`] finds.
     #[must_use]
     pub fn without_header(&self, name: &str) -> Self {
@@ -335,6 +349,7 @@ mod tests {
             let properties = Properties::from_bytes(Bytes::from(bytes));
             for property in Property::ALL {
                 let _ = (properties.text(property), properties.without(property), properties.readable());
+                let _ = properties.number("n");
             }
         }
     }

@@ -6,12 +6,10 @@ use wirepost_rabbitmq::{Address, CaCertificates, CredentialFiles, Credentials, M
 
 use super::alarm;
 
-/// Default of [`Config::lanes`]: rates stop growing between 32 and 128 channels (measured, 500 B confirmed).
-pub const LANES: usize = 64;
 /// Default of [`Config::connections`].
 pub const CONNECTIONS: usize = 2;
-/// A channel number has 16 bits; RabbitMQ's default `channel_max` is 2047.
-const MAX_CHANNELS: usize = 1000;
+/// More would only cost the broker memory.
+const MAX_CONNECTIONS: usize = 64;
 /// A queue's name has at most 255 bytes and holds the business type as well.
 const MAX_EDGE_NAME: usize = 128;
 
@@ -38,15 +36,13 @@ pub struct Config {
     /// CA certificates (PEM) that the broker's certificates are checked against, read at each connect; `None` = those of the operating
     /// system.
     pub ca_file: Option<PathBuf>,
-    /// Channels that publish, one message in flight on each.
-    pub lanes: usize,
-    /// Connections that carry them and nothing else.
+    /// Connections that publish and do nothing else.
     pub connections: usize,
-    /// Messages waiting in one lane at most; beyond it they are refused as unavailable.
+    /// Messages waiting for one of them at most; beyond it they are refused as unavailable.
     pub lane_messages: usize,
-    /// Bytes waiting in all lanes together at most; beyond it they are refused as unavailable.
-    pub lane_bytes: usize,
-    /// Events waiting at most; beyond it they are dropped and counted.
+    /// Bytes waiting for all of them together at most; beyond it they are refused as unavailable.
+    pub waiting_bytes: usize,
+    /// Events waiting for one of them at most; beyond it they are dropped and counted.
     pub event_capacity: usize,
     /// Unacknowledged messages of one `Transient` business at most (`basic.qos`).
     pub prefetch: u16,
@@ -64,10 +60,9 @@ impl Config {
             username_file: None,
             password_file: None,
             ca_file: None,
-            lanes: LANES,
             connections: CONNECTIONS,
-            lane_messages: 4096,
-            lane_bytes: 64 << 20,
+            lane_messages: 32_768,
+            waiting_bytes: 64 << 20,
             event_capacity: 1024,
             prefetch: 200,
         }
@@ -170,10 +165,9 @@ impl Config {
             None
         });
         for (name, value, max) in [
-            ("lanes", self.lanes, MAX_CHANNELS),
-            ("connections", self.connections, self.lanes.max(1)),
+            ("connections", self.connections, MAX_CONNECTIONS),
             ("lane_messages", self.lane_messages, 1 << 20),
-            ("lane_bytes", self.lane_bytes, usize::MAX),
+            ("waiting_bytes", self.waiting_bytes, usize::MAX),
             ("event_capacity", self.event_capacity, 1 << 20),
             ("prefetch", usize::from(self.prefetch), usize::from(u16::MAX)),
         ] {
@@ -202,7 +196,6 @@ impl fmt::Debug for Config {
             .field("username_file", &self.username_file)
             .field("password_file", &self.password_file)
             .field("ca_file", &self.ca_file)
-            .field("lanes", &self.lanes)
             .field("connections", &self.connections)
             .finish_non_exhaustive()
     }
@@ -257,9 +250,11 @@ mod tests {
         config.ca_file = Some("/nowhere/ca".into());
         config.management = Some("ftp://u:hunter2@h".into());
         config.password_file = Some("/nowhere/password".into());
-        config.lanes = 0;
+        config.connections = 0;
         let Err(SettingsError(bad)) = config.check() else { panic!("accepted") };
-        for name in ["amqp: URI 2", "amqp: the URIs", "edge:", "ca_file:", "management:", "password_file:", "lanes:"] {
+        for name in
+            ["amqp: URI 2", "amqp: the URIs", "edge:", "ca_file:", "management:", "password_file:", "connections:"]
+        {
             assert!(bad.iter().any(|line| line.starts_with(name)), "{name} is missing in {bad:#?}");
         }
         assert!(!format!("{bad:?} {config:?}").contains("hunter2"));

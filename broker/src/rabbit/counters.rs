@@ -62,14 +62,16 @@ counters! {
     confirmed,
     /// Messages refused by the broker: returned, or no such exchange.
     refused,
-    /// Messages never sent: broker away or blocked, or too many waiting.
+    /// Messages never sent: broker away, blocked or too slow, or too many waiting.
     unavailable,
     /// Messages sent without a confirm in time.
     unknown,
-    /// Messages waiting in lanes (gauge).
+    /// Messages waiting to be sent (gauge).
     waiting,
-    /// Bytes waiting in lanes (gauge).
+    /// Bytes waiting to be sent (gauge).
     waiting_bytes,
+    /// Messages sent that the broker has not answered (gauge).
+    in_flight,
     /// Events published.
     events,
     /// Events dropped.

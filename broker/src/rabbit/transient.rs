@@ -35,7 +35,7 @@ use wirepost_runtime::{
 
 use super::{
     counters::Counters,
-    link::{Dialer, HEARTBEAT},
+    dialer::{Dialer, HEARTBEAT},
 };
 use crate::{Feed, FeedEvent, MessageDefect, Position, Record, RecordBatch, Start};
 

@@ -3,3 +3,4 @@
 mod faults;
 mod rabbit;
 mod support;
+mod windows;

@@ -49,7 +49,7 @@ async fn a_missing_exchange_fails_only_its_own_publish() -> Result<()> {
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
     let mut one_lane = config(&vhost.broker, &vhost.name);
-    (one_lane.lanes, one_lane.connections) = (1, 1);
+    one_lane.connections = 1;
     let broker = start(one_lane).await?;
     // A few at a time: each failure costs the lane its channel, and all of them have two seconds for an answer.
     for first in (0..30).step_by(6) {
@@ -122,9 +122,7 @@ async fn the_order_of_each_key_is_kept_across_lost_connections() -> Result<()> {
     let vhost = Vhost::create().await?;
     let (_connection, channel) = vhost.channel().await?;
     declare(&channel).await?;
-    let mut few_lanes = config(&vhost.broker, &vhost.name);
-    few_lanes.lanes = 8;
-    let broker = std::sync::Arc::new(start(few_lanes).await?);
+    let broker = std::sync::Arc::new(start(config(&vhost.broker, &vhost.name)).await?);
     let publishing = {
         let broker = broker.clone();
         tokio::spawn(async move {

@@ -8,6 +8,8 @@ pub const BLIND_COPY: &str = "BCC";
 /// The queue that a message from a client is for.
 pub const QUEUE: &str = "queue";
 
+/// Which publish of its AMQP channel a message was, from 1 on. A message that the broker returns is told by it from the others in flight.
+pub const PUBLISH_NUMBER: &str = "publish-number";
 /// The envelope's `messageType`.
 pub const MESSAGE_TYPE: &str = "message-type";
 /// The sender's client type.

@@ -240,9 +240,11 @@ impl Pending {
                 };
                 match answer {
                     Ok(()) => (None, "ok".to_owned(), None),
-                    Err(error @ (PublishError::Unavailable(_) | PublishError::Refused(_))) => {
-                        (Some(Code::BrokerUnavailable), error.to_string(), None)
-                    }
+                    Err(
+                        error @ (PublishError::Unavailable(_)
+                        | PublishError::Overloaded { .. }
+                        | PublishError::Refused(_)),
+                    ) => (Some(Code::BrokerUnavailable), error.to_string(), None),
                     Err(error @ PublishError::Unknown(_)) => (Some(Code::ConfirmTimeout), error.to_string(), None),
                 }
             }

@@ -127,17 +127,25 @@ impl Driver {
         self.mailbox.outbound.closing().is_some_and(CloseCode::flushes)
     }
 
-    /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read.
-    /// Cancel safe.
-    pub async fn next(&mut self, may_read: impl Fn() -> bool + Send + Sync) -> SocketEvent {
-        std::future::poll_fn(|cx| self.poll(cx, &may_read)).await
+    /// Writes what is queued and waits for the next thing to happen. While `may_read` says no, the socket is not read;
+    /// it is told whether a message is unfinished. Cancel safe.
+    // An `async fn` would store its arguments twice.
+    pub fn next(
+        &mut self,
+        mut may_read: impl FnMut(&mut Context<'_>, bool) -> bool + Send,
+    ) -> impl Future<Output = SocketEvent> + Send {
+        std::future::poll_fn(move |cx| self.poll(cx, &mut may_read))
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, may_read: impl Fn() -> bool) -> Poll<SocketEvent> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        may_read: impl FnOnce(&mut Context<'_>, bool) -> bool,
+    ) -> Poll<SocketEvent> {
         if let Poll::Ready(io) = self.poll_write(cx) {
             return Poll::Ready(io);
         }
-        if !may_read() {
+        if !may_read(cx, self.wire.is_unfinished()) {
             return Poll::Pending;
         }
         if let Some(upload) = self.upload.as_mut().filter(|upload| upload.awaits_room()) {

@@ -1,6 +1,6 @@
 //! Client → server and client → client: checks and stamps what a client sent, and prepares it for publishing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use wirepost_core::{
     Envelope, EnvelopeError, SendType,
@@ -15,6 +15,9 @@ use crate::{
     business::{Business, check_pool::Busy},
     push::{audience, expiry, rejection::Rejection},
 };
+
+/// When a client is to repeat what the broker did not take: an edge needs about as long to find another connection.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a message is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +48,15 @@ impl Nack {
 
     /// The answer to the client for the broker's error.
     pub fn of_publish(id: &str, error: &PublishError) -> Self {
-        let (code, may_have_arrived) = match error {
-            PublishError::Unavailable(_) | PublishError::Refused(_) => (NackCode::BrokerUnavailable, false),
-            PublishError::Unknown(_) => (NackCode::Timeout, true),
+        let (code, may_have_arrived, retry_after) = match error {
+            PublishError::Overloaded { retry_after } => (NackCode::BrokerUnavailable, false, *retry_after),
+            PublishError::Unavailable(_) | PublishError::Refused(_) => {
+                (NackCode::BrokerUnavailable, false, RETRY_AFTER)
+            }
+            PublishError::Unknown(_) => (NackCode::Timeout, true, RETRY_AFTER),
         };
-        Self { may_have_arrived, ..Self::new(Some(id), code, error.to_string()) }
+        let retry_after_ms = Some(retry_after.as_millis() as u64);
+        Self { may_have_arrived, retry_after_ms, ..Self::new(Some(id), code, error.to_string()) }
     }
 
     /// The answer to bytes that are not an envelope.

@@ -6,12 +6,13 @@
 
 mod effects;
 mod end;
+mod line;
 mod machine;
 mod peer;
 #[cfg(test)]
 mod tests;
 
-use std::{future::pending, pin::pin, sync::Arc};
+use std::{future::pending, pin::pin, sync::Arc, task::Context};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, sleep_until};
@@ -44,7 +45,8 @@ use crate::{
 };
 use effects::Effects;
 use end::End;
-use machine::{Action, Input, Machine, Now, Rules};
+use line::Line;
+use machine::{Action, Input, Machine, Now, Rules, SocketState};
 use peer::Peer;
 
 /// What a connection starts with.
@@ -115,6 +117,7 @@ impl Session {
             peer: connect(&hub, &shared, &mailbox),
             catch_up: Some(catch_up.boxed()),
             draining: shared.drain.subscribe(),
+            line: Line::default(),
             effects: Effects::new(hub, shared, mailbox),
             registered,
         }
@@ -144,6 +147,7 @@ struct Running<P> {
     /// Boxed, like everything that an idle connection does not need.
     catch_up: Option<BoxFuture<'static, ()>>,
     draining: Draining,
+    line: Line,
     registered: LeaveGuard,
 }
 
@@ -185,9 +189,19 @@ impl<P: Peer> Running<P> {
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
-            let (may_read, mailbox) = (self.machine.may_read(), &*self.effects.mailbox);
+            let (may_read, line) = (self.machine.may_read(), &mut self.line);
+            if !may_read {
+                line.leave();
+            }
+            // Few references: they are part of every connection. The rest of a message that has begun is read in any case: it must arrive
+            // in time.
+            let (hub, mailbox) = (&*self.effects.hub, &*self.effects.mailbox);
+            let may_read = move |cx: &mut Context<'_>, unfinished: bool| {
+                let turn = || hub.context.broker.turn(mailbox.number, &hub.name);
+                may_read && mailbox.is_greeted() && (unfinished || line.may_publish(turn, cx))
+            };
             let event = tokio::select! {
-                event = self.peer.next(move || may_read && mailbox.is_greeted()) => Event::Socket(event),
+                event = self.peer.next(may_read) => Event::Socket(event),
                 () = or_pending(&mut self.catch_up) => {
                     self.catch_up = None;
                     continue;
@@ -196,7 +210,17 @@ impl<P: Peer> Running<P> {
                     self.effects.checking = None;
                     Event::Checked(prepared, bytes)
                 }
-                outcome = self.effects.confirms.next() => Event::Confirmed(outcome),
+                outcome = self.effects.confirms.next() => {
+                    // The broker answers many messages at a time: all of these answers go into one write.
+                    let mut next = Some(outcome);
+                    while let Some(outcome) = next {
+                        if let Some(end) = self.handle(Event::Confirmed(outcome)) {
+                            return end;
+                        }
+                        next = self.effects.confirms.next().now_or_never();
+                    }
+                    continue;
+                }
                 share = self.draining.share() => Event::Drain(share),
                 () = &mut timer => Event::Time,
             };
@@ -208,7 +232,7 @@ impl<P: Peer> Running<P> {
 
     /// Gives an event to the machine and performs its actions. Some: the connection ends.
     fn handle(&mut self, event: Event) -> Option<End> {
-        let Self { machine, effects, peer, .. } = self;
+        let Self { machine, effects, peer, line, .. } = self;
         let now = Now::read();
         let (text, business, mailbox);
         let input = match event {
@@ -234,7 +258,10 @@ impl<P: Peer> Running<P> {
                 Input::Confirmed(id, outcome)
             }
             Event::Drain(share) => Input::Drain(share),
-            Event::Time => Input::Time(peer.state()),
+            Event::Time => {
+                let state = peer.state();
+                Input::Time(SocketState { awaits_room: state.awaits_room || line.is_waiting(), ..state })
+            }
         };
         let mut end = None;
         machine.handle(input, now, &mut |action| match action {

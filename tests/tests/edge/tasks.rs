@@ -70,9 +70,6 @@ async fn a_task_that_panics_ends_the_edge_with_its_name_in_the_log() -> Result<(
         "admin port",
         "configurations",
         "key file",
-        "lane",
-        "link",
-        "events",
         "alarm poll",
         "broker health",
         "stream subscription",
@@ -116,6 +113,28 @@ async fn what_reads_for_one_business_is_back_after_a_panic_and_counted() -> Resu
         assert_eq!(bob.numbers(1).await?, [2], "{task}");
         assert_eq!(edge.readyz().await?.0, 200, "{task}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lane_that_panics_is_back_and_clients_stay_connected() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").panics("lane").start().await?;
+    let mut clients = Vec::new();
+    for n in 0..8 {
+        clients.push(edge.client(&format!("c{n}"), "h5").connect().await?);
+    }
+    edge.panic()?;
+    edge.await_metric("wirepost_edge_task_restarts_total{task=\"lane\"}", 1.0).await?;
+    // Eight clients use both lanes.
+    for client in &mut clients {
+        let message = json!({"id": "m-1", "messageType": "qr.refresh", "content": {"qrId": "q"}});
+        client.send(&message).await?;
+        while client.answer().await?["op"] != "ack" {
+            client.send(&message).await?;
+        }
+    }
+    assert_eq!(edge.readyz().await?.0, 200);
     Ok(())
 }
 

@@ -15,15 +15,17 @@ pub(crate) async fn run(setup: &Setup, tls: bool) -> Result<()> {
     let (builder, client) = clients::secured(builder, setup, tls)?;
     let edge = builder.start().await?;
     let mut sockets = clients::connect(setup, &edge, WARM, client.clone()).await?;
-    let before = usage::of(edge.pid)?;
+    let broker = crate::broker_pid()?;
+    let (before, broker_before) = (usage::of(edge.pid)?, usage::of(broker)?);
     sockets.extend(clients::connect(setup, &edge, CONNECTIONS - WARM, client).await?);
     let after = usage::of(edge.pid)?;
     let count = CONNECTIONS - WARM;
     println!(
-        "{}: {:.1} KiB a connection, {:.0} us of CPU to connect one ({CONNECTIONS} connections, {} MiB in all)",
+        "{}: {:.1} KiB a connection, {:.0} us of CPU to connect one, {:.1} in the broker ({CONNECTIONS} connections, {} MiB in all)",
         if tls { "idle, TLS" } else { "idle" },
         after.memory.saturating_sub(before.memory) as f64 / 1024.0 / count as f64,
         usage::each(before, after, count),
+        usage::each(broker_before, usage::of(broker)?, count),
         after.memory >> 20,
     );
     drop(sockets);

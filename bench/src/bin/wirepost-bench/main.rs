@@ -3,17 +3,18 @@
 //! within one.
 //!
 //! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
-//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|fanout|compression|unicast|receive|latency|large …]`
+//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|fanout|compression|unicast|http|receive|overload|latency …]`
 
 mod clients;
 mod compression;
 mod fanout;
 mod idle;
 mod large;
+mod overload;
 mod receive;
 mod unicast;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use wirepost_testing::setup::Setup;
 
 /// Limits so high that none is met.
@@ -65,7 +66,19 @@ async fn main() -> Result<()> {
         large::unfinished(&setup().await?, 400, 126 << 10).await?;
     }
     if wants("receive") {
-        receive::run(&Setup::new(&[DECLARATION]).await?).await?;
+        receive::run(async || Setup::new(&[DECLARATION]).await).await?;
+    }
+    if wants("http") {
+        receive::http(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("overload") {
+        overload::run(async || Setup::new(&[DECLARATION]).await).await?;
     }
     Ok(())
+}
+
+/// The broker's process, as `tests/services/rabbitmq` reports it.
+fn broker_pid() -> Result<u32> {
+    let pid = std::env::var("WIREPOST_TEST_BROKER_PID").context("WIREPOST_TEST_BROKER_PID is not set")?;
+    pid.parse().context("WIREPOST_TEST_BROKER_PID is no number; the broker must not run in Docker")
 }

@@ -7,7 +7,7 @@ use wirepost_amqp::v091::{self, Incoming, Property};
 use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::Sections;
 
-use super::super::{body, link::HEARTBEAT};
+use super::super::{body, dialer::HEARTBEAT};
 use crate::MessageDefect;
 
 /// Which protocol delivers. RabbitMQ translates each message into it, and fails at some that were published by the other: an application

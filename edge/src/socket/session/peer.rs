@@ -1,5 +1,7 @@
 //! What a session needs of the other end of its connection.
 
+use std::task::Context;
+
 use wirepost_core::frames::CloseCode;
 
 use super::machine::SocketState;
@@ -7,8 +9,12 @@ use crate::socket::driver::{Driver, SocketEvent};
 
 /// The other end: a socket, or a test's substitute.
 pub(super) trait Peer: Send {
-    /// Writes what is queued and waits for the next event. While `may_read` says no, nothing is read. Cancel safe.
-    fn next(&mut self, may_read: impl Fn() -> bool + Send + Sync) -> impl Future<Output = SocketEvent> + Send;
+    /// Writes what is queued and waits for the next event. While `may_read` says no, nothing is read; it is told whether a message is
+    /// unfinished, and wakes the task when its answer changes. Cancel safe.
+    fn next(
+        &mut self,
+        may_read: impl FnMut(&mut Context<'_>, bool) -> bool + Send,
+    ) -> impl Future<Output = SocketEvent> + Send;
 
     /// Its state, as far as deadlines depend on it.
     fn state(&mut self) -> SocketState;
@@ -21,7 +27,10 @@ pub(super) trait Peer: Send {
 }
 
 impl Peer for Driver {
-    fn next(&mut self, may_read: impl Fn() -> bool + Send + Sync) -> impl Future<Output = SocketEvent> + Send {
+    fn next(
+        &mut self,
+        may_read: impl FnMut(&mut Context<'_>, bool) -> bool + Send,
+    ) -> impl Future<Output = SocketEvent> + Send {
         Driver::next(self, may_read)
     }
 

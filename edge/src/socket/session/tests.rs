@@ -1,7 +1,10 @@
 //! Whole sessions without a socket: the test plays the peer, the broker runs inside the process, and time passes only
 //! when nothing can run. So a failure is reproducible.
 
-use std::{future::poll_fn, task::Poll};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
 
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle, time::Duration};
@@ -49,7 +52,7 @@ struct TestPeer {
 }
 
 impl Peer for TestPeer {
-    async fn next(&mut self, may_read: impl Fn() -> bool + Send + Sync) -> SocketEvent {
+    async fn next(&mut self, mut may_read: impl FnMut(&mut Context<'_>, bool) -> bool + Send) -> SocketEvent {
         poll_fn(move |cx| {
             loop {
                 match self.mailbox.outbound.poll_next(cx) {
@@ -61,7 +64,7 @@ impl Peer for TestPeer {
                     Poll::Pending => break,
                 }
             }
-            if !may_read() {
+            if !may_read(cx, false) {
                 return Poll::Pending;
             }
             self.input.poll_recv(cx).map(|event| event.unwrap_or(SocketEvent::Gone))

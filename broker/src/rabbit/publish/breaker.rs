@@ -2,25 +2,21 @@
 //!
 //! A message can make the broker close the whole connection. Measured on 4.3.6: the first stream of a broker, declared within a second
 //! before a `kill -9`, is listed as running afterwards and answers every publish with 506 RESOURCE_ERROR, forever. The broker does not report
-//! which message it was, so every exchange with a publish in flight is suspected, and a confirmed publish clears its exchange. An exchange
-//! that is suspected several times without one is refused, and tried again from time to time.
+//! which message it was, so every exchange with a publish in flight is suspected, and a confirmed publish clears its exchange. Suspects are
+//! tried one by one on each connection. An exchange that is suspected several times without a confirm is refused, and tried again from time
+//! to time.
 
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use lapin::{
-    ErrorKind,
-    protocol::{AMQPErrorKind, AMQPHardError},
-};
 use tokio::time::Instant;
-
-use crate::Publication;
+use wirepost_amqp::Error;
 
 /// Suspicions without a success in between from which on publishes are refused.
 const LIMIT: u32 = 3;
@@ -28,6 +24,8 @@ const LIMIT: u32 = 3;
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Suspects kept at most; beyond it new ones go unnoticed.
 const CAPACITY: usize = 1024;
+/// AMQP's code of a connection that an administrator closed, or a broker that shuts down.
+const CONNECTION_FORCED: u16 = 320;
 
 /// Exchanges under suspicion. Written by all lanes.
 #[derive(Debug, Default)]
@@ -44,13 +42,22 @@ struct Breaker {
 }
 
 impl Breakers {
-    /// Whether this may be sent; otherwise why not. Letting one through after a pause begins the next pause.
-    pub(super) fn check(&self, publication: &Publication) -> Result<(), String> {
-        if self.suspects.load(Ordering::Relaxed) == 0 {
+    /// Whether there are suspects.
+    pub(super) fn any(&self) -> bool {
+        self.suspects.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether this is one.
+    pub(super) fn is_suspect(&self, target: &str) -> bool {
+        self.any() && self.lock().contains_key(target)
+    }
+
+    /// Whether anything may be sent there; otherwise why not. Letting one message through after a pause begins the next pause.
+    pub(super) fn check(&self, target: &str) -> Result<(), String> {
+        if !self.any() {
             return Ok(());
         }
         let mut breakers = self.lock();
-        let target = target(publication);
         let Some(breaker) = breakers.get_mut(target) else { return Ok(()) };
         let now = Instant::now();
         if breaker.suspicions < LIMIT {
@@ -66,19 +73,17 @@ impl Breakers {
         Ok(())
     }
 
-    /// The connection ended with this error while it was in flight.
-    pub(super) fn ended(&self, publication: &Publication, error: &lapin::Error) {
-        let ErrorKind::ProtocolError(error) = error.kind() else { return };
-        // Forced: an administrator closed the connection, or the broker shuts down.
-        if matches!(error.kind(), AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)) {
-            return;
+    /// The connection ended with this error while messages to these were in flight.
+    pub(super) fn ended<'a>(&self, targets: impl Iterator<Item = &'a Arc<str>>, error: &Error) {
+        if matches!(error, Error::Closed { code, .. } if *code != CONNECTION_FORCED) {
+            for target in targets {
+                self.suspect(target, &error.to_string());
+            }
         }
-        self.suspect(publication, &error.to_string());
     }
 
-    fn suspect(&self, publication: &Publication, reason: &str) {
+    fn suspect(&self, target: &str, reason: &str) {
         let mut breakers = self.lock();
-        let target = target(publication);
         if let Some(breaker) = breakers.get_mut(target) {
             breaker.suspicions += 1;
             if breaker.suspicions == LIMIT {
@@ -94,13 +99,13 @@ impl Breakers {
         self.suspects.store(breakers.len(), Ordering::Relaxed);
     }
 
-    /// The broker answered it properly.
-    pub(super) fn passed(&self, publication: &Publication) {
-        if self.suspects.load(Ordering::Relaxed) == 0 {
+    /// The broker answered a message to it properly.
+    pub(super) fn passed(&self, target: &str) {
+        if !self.any() {
             return;
         }
         let mut breakers = self.lock();
-        breakers.remove(target(publication));
+        breakers.remove(target);
         self.suspects.store(breakers.len(), Ordering::Relaxed);
     }
 
@@ -109,45 +114,28 @@ impl Breakers {
     }
 }
 
-/// What it is sent to: an exchange, or by way of the default exchange a queue.
-fn target(publication: &Publication) -> &str {
-    if publication.exchange.is_empty() { &publication.routing_key } else { &publication.exchange }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn to(exchange: &str) -> Publication {
-        Publication {
-            exchange: exchange.into(),
-            routing_key: "key".into(),
-            queue: None,
-            message_id: String::new(),
-            body: bytes::Bytes::new(),
-            timestamp: 0,
-            headers: vec![],
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn only_what_never_passes_is_refused_and_tried_again_now_and_then() {
         let breakers = Breakers::default();
-        let (guilty, innocent) = (to("guilty"), to("innocent"));
+        let (guilty, innocent) = ("guilty", "innocent");
         for _ in 0..LIMIT {
-            for suspect in [&guilty, &innocent] {
+            for suspect in [guilty, innocent] {
                 breakers.check(suspect).unwrap();
                 breakers.suspect(suspect, "506");
             }
-            breakers.passed(&innocent);
+            breakers.passed(innocent);
         }
-        breakers.check(&innocent).unwrap();
-        breakers.check(&guilty).unwrap();
-        breakers.check(&guilty).unwrap_err();
+        breakers.check(innocent).unwrap();
+        breakers.check(guilty).unwrap();
+        breakers.check(guilty).unwrap_err();
         tokio::time::advance(BACKOFF.0).await;
-        breakers.check(&guilty).unwrap();
-        breakers.check(&guilty).unwrap_err();
-        breakers.passed(&guilty);
-        breakers.check(&guilty).unwrap();
+        breakers.check(guilty).unwrap();
+        breakers.check(guilty).unwrap_err();
+        breakers.passed(guilty);
+        breakers.check(guilty).unwrap();
     }
 }

@@ -1,0 +1,197 @@
+//! The channels of one connection: one for each exchange with traffic, so that an error, which ends a channel, concerns one exchange only.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use tokio::time::Instant;
+use wirepost_amqp::v091::Pipe;
+
+use super::{queues::IDLE, window::Window};
+
+/// Channels of a connection at most; RabbitMQ's default is 2,047, and one costs the broker about 6 KiB.
+const MAX: u16 = 1000;
+
+/// A channel with confirms.
+#[derive(Debug)]
+pub(super) struct Publishing {
+    pub(super) target: Arc<str>,
+    pub(super) window: Window,
+    /// The broker has answered a message here. Until then one is in flight, so that an error has one cause.
+    pub(super) proven: bool,
+    /// Answered since the last report to the queues.
+    pub(super) answered: u32,
+    used: Instant,
+}
+
+/// What a channel is for.
+#[derive(Debug)]
+pub(super) enum Channel {
+    /// Confirmed messages to one exchange.
+    Publishing(Publishing),
+    /// Events to one exchange, and when the last one was sent.
+    Events(Arc<str>, Instant),
+    /// We have closed it; the broker has not answered.
+    Closing,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Channels {
+    /// By number.
+    open: BTreeMap<u16, Channel>,
+    publishing: HashMap<Arc<str>, u16>,
+    events: HashMap<Arc<str>, u16>,
+    max: u16,
+}
+
+impl Channels {
+    pub(super) fn new(channel_max: u16) -> Self {
+        let max = channel_max.min(MAX);
+        Self { open: BTreeMap::new(), publishing: HashMap::new(), events: HashMap::new(), max }
+    }
+
+    pub(super) fn publishing(&mut self, number: u16) -> Option<&mut Publishing> {
+        match self.open.get_mut(&number) {
+            Some(Channel::Publishing(publishing)) => Some(publishing),
+            _ => None,
+        }
+    }
+
+    /// All that publish with confirms.
+    pub(super) fn all(&mut self) -> impl Iterator<Item = (u16, &mut Publishing)> {
+        self.open.iter_mut().filter_map(|(number, channel)| match channel {
+            Channel::Publishing(publishing) => Some((*number, publishing)),
+            Channel::Events(..) | Channel::Closing => None,
+        })
+    }
+
+    /// Whether one more message may be sent to this exchange on an open window; `None`: it has no channel.
+    pub(super) fn is_proven(&self, target: &Arc<str>) -> Option<bool> {
+        let number = self.publishing.get(target)?;
+        match self.open.get(number) {
+            Some(Channel::Publishing(publishing)) => Some(publishing.proven),
+            _ => None,
+        }
+    }
+
+    /// Whether a channel can be opened, closing one without traffic if need be.
+    pub(super) fn has_room(&self) -> bool {
+        self.open.len() < usize::from(self.max) || self.idlest().is_some()
+    }
+
+    /// The channel of an exchange, opened if it has none. `None`: there are too many.
+    pub(super) fn of(
+        &mut self,
+        target: &Arc<str>,
+        pipe: &mut Pipe,
+        now: Instant,
+    ) -> Option<(u16, &mut Publishing, bool)> {
+        let (number, fresh) = match self.publishing.get(target) {
+            Some(number) => (*number, false),
+            None => (self.open(pipe, true)?, true),
+        };
+        if fresh {
+            self.publishing.insert(target.clone(), number);
+            let (target, window) = (target.clone(), Window::default());
+            let publishing = Publishing { target, window, proven: false, answered: 0, used: now };
+            self.open.insert(number, Channel::Publishing(publishing));
+        }
+        let publishing = self.publishing(number)?;
+        publishing.used = now;
+        Some((number, publishing, fresh))
+    }
+
+    /// The channel for events to an exchange, opened if it has none.
+    pub(super) fn of_events(&mut self, exchange: &Arc<str>, pipe: &mut Pipe, now: Instant) -> Option<(u16, bool)> {
+        let (number, fresh) = match self.events.get(exchange) {
+            Some(number) => (*number, false),
+            None => (self.open(pipe, false)?, true),
+        };
+        if fresh {
+            self.events.insert(exchange.clone(), number);
+        }
+        self.open.insert(number, Channel::Events(exchange.clone(), now));
+        Some((number, fresh))
+    }
+
+    fn open(&mut self, pipe: &mut Pipe, confirms: bool) -> Option<u16> {
+        if self.open.len() >= usize::from(self.max) {
+            // Its number is free once the broker has answered.
+            let idlest = self.idlest()?;
+            self.close(idlest, pipe);
+        }
+        let number = (1..=self.max).find(|number| !self.open.contains_key(number))?;
+        pipe.open_channel(number, confirms);
+        Some(number)
+    }
+
+    /// Opens and closes a channel: the broker answers that, whatever its queues do. Whether one could be opened.
+    pub(super) fn probe(&mut self, pipe: &mut Pipe) -> bool {
+        let Some(number) = self.open(pipe, false) else { return false };
+        self.close(number, pipe);
+        true
+    }
+
+    fn idlest(&self) -> Option<u16> {
+        let idle = self.open.iter().filter_map(|(number, channel)| Some((*number, channel.idle_since()?)));
+        idle.min_by_key(|(_, since)| *since).map(|(number, _)| number)
+    }
+
+    /// Closes a channel; what was unanswered on it is given back.
+    pub(super) fn close(&mut self, number: u16, pipe: &mut Pipe) -> Option<Publishing> {
+        pipe.close_channel(number);
+        let closed = self.forget(number);
+        self.open.insert(number, Channel::Closing);
+        match closed {
+            Some(Channel::Publishing(publishing)) => Some(publishing),
+            _ => None,
+        }
+    }
+
+    /// A channel has ended: its number is free.
+    pub(super) fn forget(&mut self, number: u16) -> Option<Channel> {
+        let ended = self.open.remove(&number)?;
+        match &ended {
+            Channel::Publishing(publishing) => {
+                self.publishing.remove(&publishing.target);
+            }
+            Channel::Events(exchange, _) => {
+                self.events.remove(exchange);
+            }
+            Channel::Closing => {}
+        }
+        Some(ended)
+    }
+
+    /// Closes channels without traffic.
+    pub(super) fn close_idle(&mut self, pipe: &mut Pipe, now: Instant) {
+        let is_idle =
+            |channel: &Channel| channel.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= IDLE);
+        let idle: Vec<u16> =
+            self.open.iter().filter(|(_, channel)| is_idle(channel)).map(|(number, _)| *number).collect();
+        for number in idle {
+            self.close(number, pipe);
+        }
+    }
+
+    /// The connection has ended: everything that was unanswered.
+    pub(super) fn into_all(self) -> impl Iterator<Item = Publishing> {
+        self.open.into_values().filter_map(|channel| match channel {
+            Channel::Publishing(publishing) => Some(publishing),
+            Channel::Events(..) | Channel::Closing => None,
+        })
+    }
+}
+
+impl Channel {
+    /// Since when it has had no traffic; `None` while something is unanswered.
+    fn idle_since(&self) -> Option<Instant> {
+        match self {
+            Self::Publishing(publishing) => publishing.window.is_empty().then_some(publishing.used),
+            Self::Events(_, used) => Some(*used),
+            Self::Closing => None,
+        }
+    }
+}

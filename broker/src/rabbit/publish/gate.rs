@@ -1,0 +1,111 @@
+//! Holds callers back while the broker is too slow for what is already on its way, and lets them in first come, first served.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::sync::{Notify, futures::OwnedNotified};
+
+/// Who waits for the turn to publish to one exchange.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    /// First in, first out.
+    waiting: Arc<Notify>,
+    held: AtomicUsize,
+    /// Of these, those that were let in and have not noticed yet.
+    admitted: AtomicUsize,
+}
+
+impl Gate {
+    /// A place behind all that wait already.
+    pub(super) fn wait(self: &Arc<Self>) -> HeldTurn {
+        let mut notified = Box::pin(self.waiting.clone().notified_owned());
+        // From here on it is in the line, before it is polled for the first time.
+        notified.as_mut().enable();
+        self.held.fetch_add(1, Ordering::Relaxed);
+        HeldTurn { notified, gate: self.clone() }
+    }
+
+    /// Callers that are held back.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Lets in as many as there is room for, less those that were let in and have not used it.
+    pub(super) fn admit(&self, room: usize) {
+        let held = self.held();
+        let admitted = self.admitted.load(Ordering::Relaxed).min(held);
+        let more = room.min(held).saturating_sub(admitted);
+        self.admitted.store(admitted + more, Ordering::Relaxed);
+        for _ in 0..more {
+            self.waiting.notify_one();
+        }
+    }
+}
+
+/// A place in the line; ready when its owner may go on.
+#[derive(Debug)]
+pub(super) struct HeldTurn {
+    notified: Pin<Box<OwnedNotified>>,
+    gate: Arc<Gate>,
+}
+
+impl Future for HeldTurn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.notified.as_mut().poll(cx));
+        let less = |admitted: usize| admitted.checked_sub(1);
+        let _ = self.gate.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        Poll::Ready(())
+    }
+}
+
+impl Drop for HeldTurn {
+    fn drop(&mut self) {
+        self.gate.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn callers_are_let_in_in_the_order_in_which_they_came() {
+        let gate = Arc::new(Gate::default());
+        let mut turns: Vec<_> = (0..4).map(|_| Some(gate.wait())).collect();
+        let ready = |turns: &mut Vec<Option<HeldTurn>>| {
+            let mut ready = Vec::new();
+            for (number, place) in turns.iter_mut().enumerate() {
+                if place.as_mut().is_some_and(|turn| turn.now_or_never().is_some()) {
+                    *place = None;
+                    ready.push(number);
+                }
+            }
+            ready
+        };
+        assert!(ready(&mut turns).is_empty());
+        gate.admit(1);
+        // It has not been used yet.
+        gate.admit(1);
+        assert_eq!(ready(&mut turns), [0]);
+        assert_eq!(gate.held(), 3);
+        gate.admit(1);
+        // The next one leaves; its turn passes on.
+        turns[1] = None;
+        assert_eq!(ready(&mut turns), [2]);
+        gate.admit(100);
+        assert_eq!(ready(&mut turns), [3]);
+        gate.admit(100);
+        let mut late = gate.wait();
+        assert!((&mut late).now_or_never().is_none(), "nobody waited, so nothing was given away");
+    }
+}

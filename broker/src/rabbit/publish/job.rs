@@ -1,0 +1,138 @@
+//! A message on its way to the broker, and who waits for its outcome.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::fair::HasDeadline;
+use crate::{CONFIRM_TIMEOUT, Publication, PublishError, rabbit::counters::Counters};
+
+/// A publisher is answered within this: the confirm timeout, less what answering takes.
+pub(super) const ANSWER_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_sub(Duration::from_millis(200));
+
+/// Where a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// With its caller.
+    New,
+    /// In a queue.
+    Waiting,
+    /// Sent.
+    InFlight,
+}
+
+/// See the module. Dropped unanswered, it counts as unknown.
+#[derive(Debug)]
+pub(in crate::rabbit) struct Job {
+    publication: Publication,
+    target: Arc<str>,
+    reply: Option<oneshot::Sender<Result<(), PublishError>>>,
+    deadline: Instant,
+    stage: Stage,
+    counters: Arc<Counters>,
+}
+
+impl Job {
+    pub(in crate::rabbit) fn new(
+        publication: Publication,
+        reply: oneshot::Sender<Result<(), PublishError>>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let target = target(&publication);
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        Self { publication, target, reply: Some(reply), deadline, stage: Stage::New, counters }
+    }
+
+    /// What it is sent to: what can fail as a whole. An exchange, or by way of the default exchange a queue.
+    pub(super) fn target(&self) -> &Arc<str> {
+        &self.target
+    }
+
+    /// Whether its time is up.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline <= now
+    }
+
+    pub(super) fn publication(&self) -> &Publication {
+        &self.publication
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.publication.body.len() as u64
+    }
+
+    /// It waits in a queue now.
+    pub(super) fn waits(&mut self) {
+        self.enter(Stage::Waiting);
+    }
+
+    /// It has been sent.
+    pub(super) fn sent(&mut self) {
+        self.enter(Stage::InFlight);
+    }
+
+    /// The gauges follow each message, so that they stay right whoever drops it.
+    fn enter(&mut self, stage: Stage) {
+        let (counters, bytes) = (&self.counters, self.bytes());
+        match self.stage {
+            Stage::New => {}
+            Stage::Waiting => {
+                counters.waiting.sub(1);
+                counters.waiting_bytes.sub(bytes);
+            }
+            Stage::InFlight => counters.in_flight.sub(1),
+        }
+        match stage {
+            Stage::New => {}
+            Stage::Waiting => {
+                counters.waiting.add(1);
+                counters.waiting_bytes.add(bytes);
+            }
+            Stage::InFlight => counters.in_flight.add(1),
+        }
+        self.stage = stage;
+    }
+
+    /// Reports the outcome.
+    pub(in crate::rabbit) fn answer(mut self, outcome: Result<(), PublishError>) {
+        let counter = match &outcome {
+            Ok(()) => &self.counters.confirmed,
+            Err(PublishError::Unavailable(_) | PublishError::Overloaded { .. }) => &self.counters.unavailable,
+            Err(PublishError::Refused(_)) => &self.counters.refused,
+            Err(PublishError::Unknown(_)) => &self.counters.unknown,
+        };
+        counter.add(1);
+        if let Some(reply) = self.reply.take() {
+            // The publisher may be gone.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+impl HasDeadline for Job {
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.enter(Stage::New);
+        // Its task ended: the caller, who sees the sender dropped, takes it as unknown.
+        if self.reply.is_some() {
+            self.counters.unknown.add(1);
+        }
+    }
+}
+
+fn target(publication: &Publication) -> Arc<str> {
+    if publication.exchange.is_empty() {
+        format!("queue {}, by the default exchange", publication.routing_key).into()
+    } else {
+        publication.exchange.clone()
+    }
+}
+
+pub(super) fn unavailable(reason: &str) -> PublishError {
+    PublishError::Unavailable(reason.to_owned())
+}

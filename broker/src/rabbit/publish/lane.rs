@@ -1,0 +1,121 @@
+//! A lane: one supervised AMQP connection and what waits for it. It reconnects forever.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use wirepost_amqp::v091::Pipe;
+use wirepost_runtime::backoff::Backoff;
+
+use super::{breaker::Breakers, queues::Queues, session::Session};
+use crate::rabbit::{
+    counters::Counters,
+    dialer::{Dialer, HEARTBEAT},
+    health::Status,
+};
+
+/// How often deadlines are checked while somebody waits.
+pub(super) const SWEEP: Duration = Duration::from_millis(50);
+/// Longest time for name look-up, TCP, TLS and AMQP's handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// First and longest bound of the pauses between attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// See the module.
+pub(super) struct Lane {
+    /// In the broker's list of connections and in the log.
+    pub(super) name: String,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) queues: Arc<Queues>,
+    pub(super) status: watch::Sender<Status>,
+    /// The alarm that the management API reports.
+    pub(super) alarm: watch::Receiver<Option<String>>,
+    pub(super) breakers: Arc<Breakers>,
+    pub(super) counters: Arc<Counters>,
+    /// Ends the lane once nobody waits for an answer.
+    pub(super) closing: CancellationToken,
+}
+
+impl Lane {
+    pub(super) fn set_status(&self, status: Status) {
+        self.status.send_replace(status);
+    }
+
+    /// Runs until closed. It may be run again after a panic: what was in flight is lost to its callers, what waits is not.
+    pub(super) async fn run(self: Arc<Self>) {
+        self.queues.nothing_in_flight();
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut pause = Duration::ZERO;
+        let mut failures = 0;
+        // Lanes begin at different nodes.
+        let mut attempt = rand::random_range(0..self.dialer.addresses.len());
+        loop {
+            let reason = match self.connect(pause, attempt).await {
+                None => break,
+                Some(Ok(pipe)) => {
+                    self.counters.connects.add(1);
+                    if failures > 0 {
+                        tracing::info!(link = self.name, failures, "connected to the broker again");
+                    }
+                    failures = 0;
+                    let since = Instant::now();
+                    let Err(error) = Session::new(&self, pipe).run().await else { break };
+                    let reason = error.to_string();
+                    self.counters.connections_lost.add(1);
+                    backoff.lasted(since.elapsed());
+                    tracing::warn!(link = self.name, reason, "lost the connection to the broker");
+                    reason
+                }
+                Some(Err(reason)) => {
+                    attempt += 1;
+                    failures += 1;
+                    self.counters.connect_failures.add(1);
+                    // The first failure, then ever fewer.
+                    if u32::is_power_of_two(failures) {
+                        tracing::warn!(link = self.name, failures, reason, "the broker is away");
+                    }
+                    reason
+                }
+            };
+            self.set_status(Status::Down(reason));
+            pause = backoff.next_pause();
+        }
+        self.set_status(Status::Down("closed".to_owned()));
+    }
+
+    /// Connects after a pause. Meanwhile what waits is answered in time. `None`: the lane is closed, and nothing waits.
+    async fn connect(&self, pause: Duration, attempt: usize) -> Option<Result<Pipe, String>> {
+        let connecting = async {
+            sleep(pause).await;
+            let endpoint = self.dialer.endpoint(attempt, &self.name)?;
+            match timeout(CONNECT_TIMEOUT, Pipe::open(&endpoint, HEARTBEAT)).await {
+                Ok(opened) => opened.map_err(|error| error.to_string()),
+                Err(_) => Err(format!(
+                    "cannot connect to {}: no answer within {CONNECT_TIMEOUT:?}",
+                    endpoint.address().host_and_port()
+                )),
+            }
+        };
+        tokio::pin!(connecting);
+        let mut sweeps = interval(SWEEP);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                connected = &mut connecting => return Some(connected),
+                _ = sweeps.tick() => {
+                    let reason = match &*self.status.borrow() {
+                        Status::Down(reason) => reason.clone(),
+                        Status::Up | Status::Blocked(_) => "the broker is away".to_owned(),
+                    };
+                    self.queues.sweep(Instant::now(), &reason);
+                    if self.closing.is_cancelled() && self.queues.close_if_empty() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How fast the broker answers what is published to one exchange, and what follows from it: how many messages may be in flight, and how
+//! many may be on their way before clients are held back.
+//!
+//! The rate is measured while the broker is the one that limits it: messages wait, or the window is full. Otherwise it would be the rate
+//! of the clients. It is forgotten some seconds after that, because the next load may meet another broker.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Length of a measurement, counted while messages are in flight.
+const SAMPLE: Duration = Duration::from_millis(100);
+/// How long a rate is believed.
+const MEMORY: Duration = Duration::from_secs(5);
+/// Weights of a new sample against the known rate: broker pauses are short, recovery shows at once.
+const WEIGHT: (f64, f64) = (0.2, 0.5);
+/// What is left of the best rate after each sample that is worse: half of it after a second.
+const FADE: f64 = 0.93;
+/// Samples that make it certain.
+const SURE: u32 = 5;
+/// Messages in flight: what the broker answers within this time, and bounds. Rates stop growing below 1,024 (measured, 500 B).
+const WINDOW_TIME: f64 = 0.25;
+const WINDOW: (usize, usize) = (16, 1024);
+/// Before the first measurement.
+const FIRST_WINDOW: usize = 256;
+/// Messages on their way: what the broker answers within this time. More would wait without making the broker any faster.
+const LIMIT_TIME: f64 = 0.35;
+const FIRST_LIMIT: usize = 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Messages a second, and when that was measured.
+    rate: Option<(f64, Instant)>,
+    /// The same without the pauses of the broker, and how many samples it is made of.
+    best: (f64, u32),
+    /// The sample that is being taken: its time so far, and what was answered in it.
+    busy: Duration,
+    answered: u32,
+    saturated: bool,
+    /// Since when messages have been in flight, as far as not counted in `busy`.
+    since: Option<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self { rate: None, best: (0.0, 0), busy: Duration::ZERO, answered: 0, saturated: true, since: None }
+    }
+
+    /// What happened since the last call: so many messages were answered, so many are in flight now; `saturated`: more would be if the
+    /// window allowed it.
+    pub(super) fn note(&mut self, now: Instant, answered: u32, in_flight: usize, saturated: bool) {
+        if let Some(since) = self.since {
+            self.busy += now.saturating_duration_since(since);
+        }
+        self.since = (in_flight > 0).then_some(now);
+        self.answered += answered;
+        self.saturated &= saturated;
+        if self.busy < SAMPLE {
+            return;
+        }
+        let sample = f64::from(self.answered) / self.busy.as_secs_f64();
+        let known = self.rate(now);
+        let (best, samples) = if known.is_some() { self.best } else { (0.0, 0) };
+        let rate = match known {
+            None if self.saturated => Some(sample),
+            Some(rate) if sample > rate => Some(rate + (sample - rate) * WEIGHT.1),
+            Some(rate) if self.saturated => Some(rate + (sample - rate) * WEIGHT.0),
+            _ => None,
+        };
+        if let Some(rate) = rate {
+            self.rate = Some((rate, now));
+            self.best = (sample.max(best * FADE), samples + 1);
+        }
+        (self.busy, self.answered, self.saturated) = (Duration::ZERO, 0, true);
+    }
+
+    /// Messages a second, if measured lately.
+    pub(super) fn rate(&self, now: Instant) -> Option<f64> {
+        self.rate.filter(|(_, at)| now.saturating_duration_since(*at) < MEMORY).map(|(rate, _)| rate)
+    }
+
+    /// Messages that may be in flight.
+    pub(super) fn window(&self, now: Instant) -> usize {
+        self.rate(now).map_or(FIRST_WINDOW, |rate| ((rate * WINDOW_TIME) as usize).clamp(WINDOW.0, WINDOW.1))
+    }
+
+    /// Messages on their way from which on clients are held back.
+    pub(super) fn limit(&self, now: Instant) -> usize {
+        self.rate(now).map_or(FIRST_LIMIT, |rate| ((rate * LIMIT_TIME) as usize).max(2 * WINDOW.0))
+    }
+
+    /// How long the last of so many messages waits for its answer, if that is known: not after a moment, and a pause of the broker does not
+    /// change it much, since messages are refused for it.
+    pub(super) fn wait(&self, now: Instant, load: usize) -> Option<Duration> {
+        let (best, samples) = self.best;
+        let known = self.rate(now).is_some() && samples >= SURE && best >= 1.0;
+        known.then(|| Duration::from_secs_f64(load as f64 / best))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `rate` answers a second for `seconds`, always with more to send.
+    fn run(pace: &mut Pace, now: &mut Instant, rate: u32, seconds: u32, saturated: bool) {
+        for _ in 0..seconds * 100 {
+            *now += Duration::from_millis(10);
+            pace.note(*now, rate / 100, 50, saturated);
+        }
+    }
+
+    #[test]
+    fn window_and_limit_follow_the_broker() {
+        let (mut pace, mut now) = (Pace::new(), Instant::now());
+        pace.note(now, 0, 50, true);
+        assert_eq!((pace.window(now), pace.limit(now)), (FIRST_WINDOW, FIRST_LIMIT));
+        assert_eq!(pace.wait(now, 1000), None);
+        run(&mut pace, &mut now, 1000, 2, true);
+        assert!((240..=260).contains(&pace.window(now)), "{pace:?}");
+        assert!((340..=360).contains(&pace.limit(now)), "{pace:?}");
+        assert!(pace.wait(now, 2000).is_some_and(|wait| wait.as_secs_f64() > 1.9), "{pace:?}");
+        run(&mut pace, &mut now, 100, 5, true);
+        assert!((20..=40).contains(&pace.window(now)), "{pace:?}");
+        run(&mut pace, &mut now, 20_000, 2, true);
+        assert_eq!(pace.window(now), WINDOW.1, "{pace:?}");
+        now += MEMORY;
+        assert_eq!(pace.window(now), FIRST_WINDOW);
+    }
+
+    #[test]
+    fn slow_clients_are_not_taken_for_a_slow_broker() {
+        let (mut pace, mut now) = (Pace::new(), Instant::now());
+        pace.note(now, 0, 50, false);
+        run(&mut pace, &mut now, 100, 2, false);
+        assert_eq!(pace.rate(now), None);
+        run(&mut pace, &mut now, 5000, 2, true);
+        let before = pace.window(now);
+        run(&mut pace, &mut now, 100, 2, false);
+        assert_eq!(pace.window(now), before, "{pace:?}");
+    }
+}
