@@ -90,12 +90,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     match compare(args).await {
         Ok(extent) => Ok(if extent < least { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some() => Err(error),
+        // The reader of our output is done. What it has not read may be what it was asked to fail on.
+        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::from(FAILED)),
         Err(error) => {
             output::error_line(&format!("wirepost: {error:#}"));
             Ok(ExitCode::from(FAILED))
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 async fn compare(args: Args) -> anyhow::Result<Extent> {

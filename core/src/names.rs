@@ -57,6 +57,11 @@ pub fn room_policy(queue: &str) -> Option<String> {
     Some(format!("{PREFIX}{}.room.{short}", owner(queue)?))
 }
 
+/// Whether a policy of this name sets the limits of a queue: its own, or the one that leaves it more room.
+pub fn is_policy_of(policy: &str, queue: &str) -> bool {
+    policy == queue || room_policy(queue).is_some_and(|room| room == policy)
+}
+
 /// The only key that a queue is bound to [`receive_exchange`] with: the edge decides which queue a message is for, not a pattern of routing
 /// keys. Contains a space, so no message type equals it, and no wildcard.
 pub fn queue_key(queue: &str) -> String {

@@ -75,10 +75,14 @@ pub fn class_of_terms(terms: &str) -> Option<String> {
     serde_json::from_str(terms).ok().map(|Name { class }| class)
 }
 
-/// The terms of a class that fills in nothing.
-pub fn name_alone(terms: &str) -> Option<Arc<str>> {
-    let name = Name { class: class_of_terms(terms)? };
-    serde_json::to_string(&name).ok().map(Arc::from)
+/// The terms of a class that fills in nothing: its name, and its limits of the broker user, which no declaration states.
+pub fn without_fillings(terms: &str) -> Option<Arc<str>> {
+    let mut kept = json!({"class": class_of_terms(terms)?});
+    let given: Value = serde_json::from_str(terms).ok()?;
+    if let Some(user) = given.pointer("/limits/user").filter(|user| !user.is_null()) {
+        kept["limits"] = json!({"user": user});
+    }
+    Some(kept.to_string().into())
 }
 
 impl Class {
@@ -426,7 +430,7 @@ mod tests {
         let of_class = UserLimits { connections: Some(5), channels: Some(10_000) };
         assert_eq!(user_limits(Some(&*class.terms), installation), of_class);
         assert_eq!(user_limits(None, installation), installation);
-        assert_eq!(user_limits(Some(&*name_alone(&class.terms).unwrap()), installation), installation);
+        assert_eq!(user_limits(Some(&*without_fillings(&class.terms).unwrap()), installation), of_class);
     }
 
     #[test]

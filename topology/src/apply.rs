@@ -123,7 +123,7 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
         while let Some(step) = steps.next_if(|step| step.rank() == rank) {
             let waits = step.waits_for_queues_of().is_some_and(|business| kept.contains(business));
             // A queue keeps its limits as long as it lives.
-            let limits = matches!(&step, Step::DeletePolicy(name) if kept_queues.contains(name));
+            let limits = matches!(&step, Step::DeletePolicy(name) if kept_queues.iter().any(|queue| names::is_policy_of(name, queue)));
             // It goes last.
             let mark = matches!(&step, Step::UnmarkBusiness(_)) && !report.left.is_empty();
             let lacks = |need| undone.iter().any(|undone| undone.provides() == Some(need));

@@ -43,7 +43,7 @@ pub(super) async fn compare(paths: &[PathBuf], args: ClassArgs, stored: &Stored)
     let Contents { mut valid, mut findings, notes, classes: _ } = declarations::contents_of(paths)?;
     let namespace = match (args.namespace(), stored) {
         (Some(named), _) => named.to_owned(),
-        (None, Stored::Cluster(kubectl)) => kubectl.namespace().await?,
+        (None, Stored::Cluster(kubectl)) => kubectl.namespace().await,
         (None, Stored::File(_)) => "default".to_owned(),
     };
     for declaration in &mut valid {

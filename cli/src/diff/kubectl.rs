@@ -7,6 +7,8 @@ use tokio::process::Command;
 
 use crate::output::one_line;
 
+/// Where Kubernetes puts the namespace of a pod's service account.
+const SERVICE_ACCOUNT_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// An API server that doesn't answer.
 const TIMEOUT: &str = "--request-timeout=30s";
 
@@ -19,12 +21,15 @@ pub(super) struct Kubectl {
 }
 
 impl Kubectl {
-    /// The namespace of objects that name none.
-    pub(super) async fn namespace(&self) -> anyhow::Result<String> {
-        let name =
-            self.run(&["config", "view", "--minify", "--output", "jsonpath={..namespace}"], Stdio::inherit()).await?;
+    /// The namespace of objects that name none. Without a kubeconfig, as in a pod, it is that of the service account.
+    pub(super) async fn namespace(&self) -> String {
+        let view = ["config", "view", "--minify", "--output", "jsonpath={..namespace}"];
+        let name = match self.run(&view, Stdio::piped()).await {
+            Ok(name) => name,
+            Err(_) => tokio::fs::read(SERVICE_ACCOUNT_NAMESPACE).await.unwrap_or_default(),
+        };
         let name = String::from_utf8_lossy(&name).trim().to_owned();
-        Ok(if name.is_empty() { "default".to_owned() } else { name })
+        if name.is_empty() { "default".to_owned() } else { name }
     }
 
     /// The businesses of a namespace. kubectl talks to the user meanwhile: it may have to log in.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     broker::Destroying,
-    classes::{Class, class_of_terms, name_alone},
+    classes::{Class, class_of_terms, without_fillings},
     conditions::{ConditionState, Policy, summarize},
     config_map,
     stored::StoredBusiness,
@@ -297,7 +297,7 @@ fn judge(mut business: WsBusiness, input: &Input) -> Result<Judged, Rejection> {
     let forbidden = class.map(|class| validate::class::check(&class.resource, &business)).unwrap_or_default();
     // Of a class that gave nothing the name is kept.
     let given = business.spec != declared;
-    let terms = input.terms.clone().and_then(|terms| if given { Some(terms) } else { name_alone(&terms) });
+    let terms = input.terms.clone().and_then(|terms| if given { Some(terms) } else { without_fillings(&terms) });
     let compiled = Arc::new(compile::compile_one(&business)?);
     Ok(Judged { compiled, terms, forbidden: forbidden.into() })
 }

@@ -65,7 +65,8 @@ impl Phases {
                     || (is_behind_push(business, binding) && in_use(&stream))
                     || is_by_route(business, intake, binding)
             }
-            Step::DeleteQueue(name) | Step::DeleteStream(name) | Step::DeletePolicy(name) => phases.kept.contains(name),
+            Step::DeleteQueue(name) | Step::DeleteStream(name) => phases.kept.contains(name),
+            Step::DeletePolicy(name) => phases.kept.iter().any(|queue| names::is_policy_of(name, queue)),
             _ => false,
         };
         (phases.later, phases.now) = steps.into_iter().partition(waits);
@@ -124,6 +125,7 @@ mod tests {
             unbind("wirepost.pay.replay", own, own),
             Step::DeleteQueue(own.to_owned()),
             Step::DeletePolicy(own.to_owned()),
+            Step::DeletePolicy("wirepost.pay.room.orders".to_owned()),
             unbind("wirepost.pay.receive", "theirs", &names::queue_key("theirs")),
             unbind("wirepost.pay.receive", "wirepost.pay.q.new", "order.#"),
             unbind("wirepost.pay.push", "wirepost.pay.stream", ""),
@@ -135,6 +137,7 @@ mod tests {
             // Unbound before: it only waits to be emptied.
             Step::DeleteQueue("wirepost.pay.q.older".to_owned()),
             Step::DeletePolicy("wirepost.pay.q.older".to_owned()),
+            Step::DeletePolicy("wirepost.pay.room.older".to_owned()),
             unbind("wirepost.pay.receive", "mine", "#"),
             unbind("wirepost.pay.events", "wirepost.pay.push", "#"),
             Step::DeleteStream("wirepost.pay.other".to_owned()),
@@ -155,8 +158,8 @@ mod tests {
         // A route waits, so one former queue is in use: its steps wait still, and no other's.
         let in_use = BTreeSet::from([own.to_owned()]);
         let phases = Phases::while_in_use("pay", &in_use, [later.clone(), now].concat());
-        assert_eq!(phases.later, later[..4]);
+        assert_eq!(phases.later, later[..5]);
         let stream = BTreeSet::from(["wirepost.pay.stream".to_owned()]);
-        assert_eq!(Phases::while_in_use("pay", &stream, later.clone()).later, later[6..]);
+        assert_eq!(Phases::while_in_use("pay", &stream, later.clone()).later, later[7..]);
     }
 }
