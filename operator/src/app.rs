@@ -44,7 +44,7 @@ const RESOURCES: &str = "resources";
 const CONFIG_MAPS: &str = "edge configurations";
 /// Longest time for what runs to end, and then for the lease to be given up.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
-/// Reads of the seed before a new leader writes: the first may go over a connection that is dead.
+/// Reads of the seed before a new leader writes: the first one may use a dead connection.
 const SEED_TRIES: u32 = 2;
 const SEED_TIMEOUT: Duration = Duration::from_secs(5);
 /// The task that competes for the lease.
@@ -61,7 +61,7 @@ pub struct Settings {
     pub selector: String,
     /// The edges' Service.
     pub edge_service: String,
-    /// Of the edges must run a generation before it counts as programmed.
+    /// The share of the edges that must run a generation before it counts as programmed.
     pub edge_share: Share,
     /// Businesses that are reconciled at the same time.
     pub concurrency: u16,
@@ -315,7 +315,7 @@ impl Program for App {
         }
         tracing::info!("shutting down");
         let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
-        // Reconciles wait for it; a call of the broker may take longer than this process has.
+        // Reconciles wait for it, and a call of the broker may take longer than this process has left.
         context.broker.close();
         let mut ended = reconciles.end(deadline).await;
         ended &= work.end(deadline).await;
@@ -330,7 +330,7 @@ impl Program for App {
     }
 }
 
-/// A standby looks at the seed every few seconds. One that leads with a former seed would give all businesses its credentials.
+/// A standby reads the seed every few seconds. A leader with a former seed would give all businesses credentials derived from it.
 async fn read_seed_again(seeds: &Seeds) {
     for _ in 0..SEED_TRIES {
         let error = match timeout(SEED_TIMEOUT, seeds.check()).await {

@@ -28,8 +28,8 @@ use crate::{
     triggers::Triggers,
 };
 
-/// Of one call. One that is longer under way when this replica may not write any more is given up then ([`Leadership::lost`]), so this needs
-/// no relation to the lease.
+/// Of one call. A call that is under way when this replica may no longer write is given up ([`Leadership::lost`]), so this is independent of
+/// the lease.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// In the broker's list of connections.
 const NAME: &str = "wirepost-operator";
@@ -51,7 +51,7 @@ pub struct Settings {
     pub sweep: Duration,
     /// How long objects of ours that no resource claims are left alone.
     pub orphan_grace: Duration,
-    /// The installation whose vhost is taken over, by an administrator's word.
+    /// The installation whose vhost an administrator lets us take over.
     pub adopt: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub struct Settings {
 pub struct Replica {
     /// Whether it may write.
     pub fresh: Fresh,
-    /// What is declared, and whom to trigger.
+    /// Knows what is declared, and triggers reconciles.
     pub triggers: Arc<Triggers>,
     /// Whether many businesses may end at the same time.
     pub brake: Arc<Brake>,
@@ -67,7 +67,7 @@ pub struct Replica {
     pub installation: installation::Id,
     /// The namespace that it is in.
     pub namespace: String,
-    /// What to count.
+    /// The metrics to update.
     pub metrics: Arc<Metrics>,
 }
 
@@ -94,7 +94,7 @@ pub struct Broker {
     present: Present,
 }
 
-/// Businesses of which the last sweep found anything; `None` = not known.
+/// Businesses with any object in the last sweep; `None` = not known.
 type Present = Arc<Mutex<Option<BTreeSet<String>>>>;
 
 impl Broker {
@@ -152,7 +152,7 @@ impl Broker {
         self.keeper.close();
     }
 
-    /// Whether anything of a business is left on the broker, as of the last sweep; `None` = not known.
+    /// Whether a business had any object on the broker in the last sweep; `None` = not known.
     pub fn is_present(&self, business: &str) -> Option<bool> {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.as_ref().map(|present| present.contains(business))
@@ -182,7 +182,7 @@ impl Owner for KeeperOwner {
         self.replica.fresh.may_write()
     }
 
-    /// Not before everything is listed: what this installation made is known only then.
+    /// Not before everything is listed: only then is it known what this installation created.
     fn installation(&self) -> Option<Installation> {
         self.replica.triggers.claimed()?;
         let id = self.replica.installation.borrow().clone()?;

@@ -37,7 +37,7 @@ pub fn business(config_map: &ConfigMap) -> Option<&str> {
     config_map::business(config_map.metadata.name.as_deref()?)
 }
 
-/// The ConfigMap that carries `config`, which `stored` declares or declared with this `spec`, filled in by these terms of its class.
+/// The ConfigMap with `config`, compiled from this `spec` of `stored`, with these terms of its class filled in.
 pub fn build(
     stored: &StoredBusiness,
     spec: &Value,
@@ -110,11 +110,11 @@ pub fn tombstone(config_map: &ConfigMap) -> ConfigMap {
     }
 }
 
-/// A tombstone that keeps the business type for the namespace of its former owner, while something of it is left on the broker.
+/// A tombstone that reserves the business type for the namespace of its former owner while something of it is left on the broker.
 pub fn reservation(config_map: &ConfigMap) -> ConfigMap {
     let mut reservation = tombstone(config_map);
     let namespace = owner(config_map).split('/').next().unwrap_or_default().to_owned();
-    // Of everything else nothing is needed any more.
+    // Everything else is no longer needed.
     let kept = [OWNER, OWNER_UID];
     let annotations = reservation.metadata.annotations.get_or_insert_default();
     annotations.retain(|key, _| kept.contains(&key.as_str()));
@@ -132,7 +132,7 @@ pub fn reserved(business: &str, namespace: &str) -> ConfigMap {
     reserved
 }
 
-/// The namespace whose resources may have the business type; `None`: it is no reservation.
+/// The namespace whose resources may claim the business type; `None`: it is not a reservation.
 pub fn reserved_for(config_map: &ConfigMap) -> Option<&str> {
     if !is_tombstone(config_map) {
         return None;
@@ -172,7 +172,7 @@ pub fn config(config_map: &ConfigMap) -> Option<BusinessConfig> {
     serde_json::from_str(config_map.data.as_ref()?.get(CONFIG_KEY)?).ok()
 }
 
-/// What the class of the business gave to the declaration that it came from.
+/// The terms that the class of the business gave to its declaration.
 pub fn terms(config_map: &ConfigMap) -> Option<&str> {
     config_map.data.as_ref()?.get(TERMS_KEY).map(String::as_str)
 }
@@ -198,7 +198,7 @@ pub fn has_all_of(is: &ConfigMap, should: &ConfigMap) -> bool {
         && is_tombstone(is) == is_tombstone(should)
 }
 
-/// Follows the edge configurations of a namespace by this watch; it has no end of its own. `listed`: dropped when all were listed once.
+/// Follows the edge configurations of a namespace by this watch, without an end. `listed`: dropped once all are listed.
 pub async fn follow(
     watch: impl Stream<Item = watcher::Result<watcher::Event<ConfigMap>>>,
     store: reflector::store::Writer<ConfigMap>,

@@ -45,7 +45,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_ANSWER: usize = 4 << 20;
 /// Edges that have left, of which it is known what they ran; of more than that it is known of the last ones.
 const MAX_MISSING: usize = 256;
-/// After a failure of the watch, which tries again every few seconds, for how long nothing is certain.
+/// For how long after a failure of the watch, which retries every few seconds, nothing is certain.
 const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 /// EndpointSlices change in bursts; those within this time are one.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -55,7 +55,7 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 pub struct Edges {
     http: reqwest::Client,
     service: String,
-    /// Of the ready edges must run a generation before it counts as programmed.
+    /// The share of the ready edges that must run a generation before it counts as programmed.
     share: Share,
     /// Whether the edges were listed since this replica leads.
     fresh: Fresh,
@@ -68,30 +68,29 @@ pub struct Edges {
     metrics: Arc<Metrics>,
 }
 
-/// Edges that are not in the slices any more, or not to be read there: a process that the control plane has lost sight of may go on serving
-/// clients.
+/// Edges that the slices no longer name, or that can't be read there: a process that the control plane has lost may still serve clients.
 #[derive(Debug, Default)]
 struct Missing {
     /// What they ran when they left, and when that was; the oldest first, of the time that they count, at most [`MAX_MISSING`].
     left: VecDeque<(Option<BTreeMap<String, String>>, Instant)>,
-    /// There were edges once.
+    /// There have been edges.
     any: bool,
     /// When the slices could last not be read.
     unreadable: Option<Instant>,
-    /// How long an edge that has left counts as one that may run what it had then.
+    /// How long an edge that has left may still run what it ran then.
     counts_for: Duration,
 }
 
 #[derive(Debug)]
 struct Edge {
     name: String,
-    /// Whether it takes new clients, as far as its EndpointSlice says.
+    /// Whether it takes new clients, according to its EndpointSlice.
     ready: bool,
     /// Business → hash; `None` before the first answer.
     hashes: Option<BTreeMap<String, String>>,
-    /// The answer before it ceased to answer: it runs this, or what came later.
+    /// The last answer before it stopped answering: it runs this, or something newer.
     last: Option<BTreeMap<String, String>>,
-    /// Business → since when its hash is the present one, as far as it was seen to change.
+    /// Business → since when its hash is the present one, if it was seen to change.
     since: HashMap<String, Instant>,
     /// The first answer.
     answers_since: Instant,
@@ -110,7 +109,7 @@ impl Share {
         Self(percent.clamp(1, 100))
     }
 
-    /// So many of this many edges.
+    /// The share of this many edges.
     pub fn of(self, edges: usize) -> usize {
         (edges * usize::from(self.0)).div_ceil(100)
     }
@@ -131,7 +130,7 @@ pub struct EdgeProgress {
     pub behind: Vec<String>,
     /// Names of those that do not answer, with the reason.
     pub unreachable: Vec<(String, String)>,
-    /// There may be others that run something else: not ready, not seen any more, or not to be read of. They may still serve clients.
+    /// Other edges may run something else: they are not ready, no longer seen, or can't be read. They may still serve clients.
     pub others: bool,
 }
 
@@ -200,7 +199,7 @@ impl Edges {
         progress
     }
 
-    /// There were edges, as an operator before this one has reported.
+    /// There have been edges: an operator before this one reported them.
     pub fn were_seen(&self) {
         self.missing().any = true;
     }
@@ -454,7 +453,7 @@ impl Missing {
     }
 }
 
-/// Whether an edge that has answered this certainly runs that configuration of a business, or nothing of it.
+/// Whether an edge with this answer certainly runs that configuration of a business, or none of it.
 fn runs(hashes: Option<&BTreeMap<String, String>>, business: &str, hash: &str) -> bool {
     hashes.is_some_and(|hashes| hashes.get(business).is_none_or(|runs| runs == hash))
 }

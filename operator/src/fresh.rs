@@ -1,10 +1,12 @@
 //! A new leader lists what there is before its first write.
 //!
-//! A standby watches, and a watch may be behind without a sign of it: its connection is dead, or the API server that it asks lags. A leader
-//! that acts on that would write an older generation over a newer one. So the watches begin again when a replica begins to lead, each over a
-//! new connection and with a list that the API server answers from its storage; until all lists are there nothing is written. The seed of the credentials is read once more before.
+//! A standby watches, and a watch may be behind unnoticed: its connection is dead, or its API server lags. A leader that acted on that would
+//! write an older generation over a newer one. So the watches restart when a replica begins to lead, each over a new connection and with a
+//! list that the API server answers from its storage. Until all lists are complete nothing is written. The seed of the credentials is read
+//! again before.
 //!
-//! The same when the CustomResourceDefinition is complete again: what was listed under an older one lacks fields, with the same generation.
+//! The same happens when the CustomResourceDefinition is complete again: objects listed under an older one lack fields, without a new
+//! generation.
 
 use std::sync::{
     Arc,
@@ -21,11 +23,11 @@ use tokio::sync::watch;
 
 use crate::{api_client, leader::Leadership, triggers::Listed};
 
-/// Whether this replica leads and knows what there is. Cheap to clone.
+/// Whether this replica leads and has listed everything. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fresh {
     leadership: Leadership,
-    /// How often everything was to be listed again; 0 = this replica has never led.
+    /// How many times everything had to be listed again; 0 = this replica has never led.
     round: Arc<watch::Sender<u64>>,
     /// The round of the present list of each, and of the last complete one.
     begun: Arc<[AtomicU64; 4]>,
@@ -51,7 +53,7 @@ impl Fresh {
 
     /// Whether this was listed since this replica leads.
     pub fn is_listed(&self, what: Listed) -> bool {
-        // A leader's first list is that of round 1, also while nobody has asked for it yet.
+        // A leader's first list belongs to round 1, even before anybody has asked for it.
         self.listed[what as usize].load(Ordering::Relaxed) >= (*self.round.borrow()).max(1)
     }
 
@@ -61,12 +63,12 @@ impl Fresh {
         self.complete.subscribe()
     }
 
-    /// Everything has to be listed again before anything is written.
+    /// Lists everything again before anything is written.
     pub fn relist(&self) {
         self.round.send_modify(|round| *round += 1);
     }
 
-    /// Returns when this process may not write any more, at once if it does not lead.
+    /// Returns when this process may no longer write, immediately if it does not lead.
     pub async fn lost(&self) {
         self.leadership.lost().await;
     }
@@ -84,7 +86,7 @@ impl Fresh {
         });
     }
 
-    /// A watch that begins again with each [`Fresh::relist`]. The caller says [`Fresh::listed`] at the end of each list. `config`: for new
+    /// A watch that restarts with each [`Fresh::relist`]. The caller calls [`Fresh::listed`] at the end of each list. `config`: for new
     /// connections.
     pub fn watch<K>(
         &self,
@@ -102,7 +104,7 @@ impl Fresh {
         let rounds = stream::unfold(self.round.subscribe(), move |mut rounds| {
             let round = *rounds.borrow_and_update();
             begun[what as usize].store(round, Ordering::Relaxed);
-            // What can't be made a second time is used again.
+            // If no new client can be created, the former one is used again.
             let new = (round > 0).then(|| api_client::client(config.clone()).ok()).flatten();
             let api = api(new.unwrap_or_else(|| client.clone()), &namespace);
             let mut next = rounds.clone();

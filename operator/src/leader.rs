@@ -74,7 +74,7 @@ impl Leadership {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Returns when this process may not write, at once if it does not lead.
+    /// Returns when this process may not write, immediately if it does not lead.
     pub async fn lost(&self) {
         let mut state = self.0.clone();
         loop {

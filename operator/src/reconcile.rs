@@ -53,7 +53,7 @@ const QUEUE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const DESTRUCTIVE_CHECK_INTERVAL: Duration = Duration::from_mins(1);
 /// Another write came between ours and what it was based on: the watch brings that any moment.
 const CONFLICT_DELAY: Duration = Duration::from_millis(100);
-/// Until the watch has brought a generation that the API server has.
+/// Until the watch has caught up with a generation that the API server has.
 const BEHIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a reconcile has to be repeated.
@@ -167,7 +167,7 @@ impl Reconcile<'_> {
                 findings.set_secret(secret.name);
                 findings.provisioned = secret.obstacle.unwrap_or(findings.provisioned);
             }
-            // A quota, an admission policy, an immutable object: a person has to know.
+            // A quota, an admission policy, an immutable object: an administrator must know.
             Err(Error::Write(error)) if error.is_refusal() => {
                 refused = true;
                 let text = format!("{error}; it is tried again");
@@ -185,7 +185,7 @@ impl Reconcile<'_> {
         Ok((outcome, self.at_next_check(&declaration, &credentials, next)))
     }
 
-    /// An event, once, for a generation that an older CustomResourceDefinition holds back. What runs already needs none.
+    /// One event for each generation that an older CustomResourceDefinition blocks. A generation that runs already needs none.
     async fn tell_held_back(&self, why: &str) {
         let Self { stored, context } = *self;
         let generation = stored.generation();
@@ -218,7 +218,7 @@ impl Reconcile<'_> {
         Ok(behind)
     }
 
-    /// When the broker has to be asked again: something failed there, or waits for the edges.
+    /// When the broker must be compared again: something failed there, or waits for the edges.
     fn next_attempt(
         &self,
         compiled: &Compiled,
@@ -233,7 +233,7 @@ impl Reconcile<'_> {
         retry.into_iter().chain(settled).min()
     }
 
-    /// Keeps the resource until what was made for it is gone; in the place of the finalizer that all installations shared before.
+    /// Keeps the resource until its objects are gone; replaces the finalizer that all installations used to share.
     async fn set_finalizer(&self) -> Result<(), Error> {
         let Self { stored, context } = *self;
         let own = context.finalizer();
@@ -250,7 +250,7 @@ impl Reconcile<'_> {
     async fn reject(&self, rejected: ConditionState, check: Option<Duration>) -> Result<Done, Error> {
         let outdated = rejected.reason == Reason::CustomResourceDefinitionOutdated;
         if outdated {
-            // No status can be written: none is due either.
+            // No status can be written, so none is due.
             self.context.states.of(self.stored, ResourceState::release_status);
             self.tell_held_back(&rejected.message).await;
         } else {
@@ -259,7 +259,7 @@ impl Reconcile<'_> {
         self.maintain(outdated, check).await
     }
 
-    /// Keeps what was last accepted as it should be. `outdated`, `check`: see [`Self::last_accepted`], [`Self::reject`].
+    /// Maintains what was last accepted. `outdated`, `check`: see [`Self::last_accepted`], [`Self::reject`].
     async fn maintain(&self, outdated: bool, check: Option<Duration>) -> Result<Done, Error> {
         let Some(declaration) = self.last_accepted(outdated) else {
             let action = check.map_or_else(Action::await_change, Action::requeue);

@@ -12,13 +12,13 @@ use wirepost_core::{
     compile, destruction, validate,
 };
 
-/// The finalizer of versions before each installation had its own.
+/// The finalizer of versions in which all installations shared one.
 pub const SHARED_FINALIZER: &str = "wirepost.dev/cleanup";
-/// Annotation; `now`: once the resource is being deleted, its queues and stream go with the messages in them.
+/// Annotation; `now`: once the resource is being deleted, its queues and stream are deleted with their messages.
 pub const DELETE_QUEUES: &str = "wirepost.dev/delete-queues";
 /// Annotation: a new value makes new credentials; the former ones stay valid for an hour.
 pub const ROTATE: &str = "wirepost.dev/rotate";
-/// Annotation: the value of [`ROTATE`] from which on no former credentials are valid any more, not even for the hour.
+/// Annotation: the value of [`ROTATE`] that ends all former credentials immediately, without the hour.
 pub const REVOKE: &str = "wirepost.dev/revoke";
 
 /// See the module.
@@ -53,11 +53,11 @@ impl StoredBusiness {
         self.spec.get("className")?.as_str()
     }
 
-    /// Whether messages go with the resource. `default`: of its class.
+    /// Whether messages are deleted with the resource. `default`: of its class.
     pub fn deletes_messages(&self, default: Option<DeletionPolicy>) -> bool {
         let declared = self.spec.get("deletionPolicy");
         let policy = declared.map_or(default, |policy| DeletionPolicy::deserialize(policy).ok());
-        // Of a resource that lives the annotation says nothing about a change: that has an annotation of its own.
+        // While the resource is not being deleted the annotation does not count: changes have one of their own.
         let now = || self.metadata.deletion_timestamp.is_some() && self.annotation(DELETE_QUEUES) == Some("now");
         policy == Some(DeletionPolicy::Delete) || now()
     }
@@ -85,7 +85,7 @@ impl StoredBusiness {
         validate::parse_stored(&self.resource())
     }
 
-    /// What it compiles to, if it was accepted once: rules that came later don't count. `terms`: what its class gave it then, as
+    /// What it compiles to, if it was accepted once: later rules don't count. `terms`: what its class gave it then, as
     /// [`Class::terms`](crate::classes::Class::terms). `None`: it can't be read.
     pub fn compile_accepted(&self, terms: Option<&str>) -> Option<Compiled> {
         let mut business = validate::parse_accepted(&self.resource())?;
@@ -109,8 +109,8 @@ impl StoredBusiness {
         self.metadata.generation.unwrap_or_default()
     }
 
-    /// Changes with the declaration: with its generation, and with fields that the API server has dropped or serves again, which change no
-    /// generation.
+    /// Changes with the declaration: with its generation, and when the API server drops fields or serves them again, which does not change
+    /// the generation.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut hasher = Sha256::new();
         hasher.update(self.generation().to_be_bytes());
@@ -151,7 +151,7 @@ impl StoredBusiness {
         if let Some(incumbent) = incumbent.and_then(|uid| claimants.iter().find(|other| other.uid() == uid)) {
             return (incumbent.uid() != self.uid()).then(|| incumbent.owner());
         }
-        // Its class is asked only where it matters.
+        // The class is evaluated only where it matters.
         let barred = |claimant: &Self| claimants.len() > 1 && !may_own(claimant);
         let precedes = |a: &Self, b: &Self| {
             (barred(a), compile::seniority(&a.metadata)) < (barred(b), compile::seniority(&b.metadata))
@@ -172,7 +172,7 @@ fn without_managed_fields<'de, D: Deserializer<'de>>(from: D) -> Result<ObjectMe
     Ok(metadata)
 }
 
-/// The finalizer of an installation: it keeps a resource until what that installation made for it is gone.
+/// The finalizer of an installation: it keeps a resource until that installation has removed its objects.
 pub fn finalizer(installation: &str) -> String {
     format!("{SHARED_FINALIZER}-{installation}")
 }

@@ -48,7 +48,7 @@ impl Triggers {
         Self { pending: Mutex::default(), woken: Notify::new(), all, edge_configurations, listed }
     }
 
-    /// From now on it is known what there is not: of resources and edge configurations.
+    /// From now on a resource or edge configuration that is not listed does not exist.
     pub fn listed(&self, what: Listed) {
         if let Some(listed) = self.listed.get(what as usize) {
             listed.store(true, Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Triggers {
         let configurations = self.edge_configurations.state();
         let run = configurations.iter().filter(|map| config_map::reserved_for(map).is_none_or(str::is_empty));
         let run = run.filter_map(|map| config_map::business(map).map(str::to_owned));
-        // A resource that waits for a reserved business type must not block the one it is reserved for.
+        // A resource that waits for a reserved business type must not block the one for which it is reserved.
         let reserved: HashSet<(&str, &str)> = configurations
             .iter()
             .filter_map(|map| Some((config_map::business(map)?, config_map::reserved_for(map)?)))
@@ -116,7 +116,7 @@ impl Triggers {
         Some(claimed.chain(run).collect())
     }
 
-    /// Whether this installation has a record that it made what is on the broker, at a time when vhosts had no marker.
+    /// Whether this installation has a record that it created what is on the broker, at a time when vhosts had no marker.
     pub fn made(&self, live: &[&str], left: &[&str]) -> bool {
         let uids = self.all.state().iter().map(|stored| stored.uid().to_owned()).collect();
         made(live, left, &self.edge_configurations.state(), &uids)
@@ -147,10 +147,9 @@ impl Triggers {
 /// Whether these edge configurations show that most businesses of a vhost are an installation's. `live`: those that receive; `left`: those
 /// with any object; `uids`: of all resources.
 ///
-/// An edge configuration is written after the broker's objects, so it is the record that they were made. One at least has to be that of a
-/// living resource, since what was restored from another cluster's backup has other uids. Some of the businesses may have none: what
-/// `wirepost dev` has left, or a business that ended while the broker was away. They get the grace of any orphan.
-/// Where none receives, what is left is known by its reservation.
+/// An edge configuration is written after the broker's objects, so it proves that they were created. At least one must belong to an existing
+/// resource, since a backup restored from another cluster has other uids. Some businesses may have none: leftovers of `wirepost dev`, or a
+/// business that ended while the broker was away. They get the grace of any orphan. If no business receives, reservations are the record.
 fn made(live: &[&str], left: &[&str], configurations: &[Arc<ConfigMap>], uids: &HashSet<String>) -> bool {
     let of: HashMap<&str, &ConfigMap> =
         configurations.iter().filter_map(|map| Some((config_map::business(map)?, &**map))).collect();

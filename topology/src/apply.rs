@@ -18,12 +18,12 @@ use crate::room;
 use crate::step::Step;
 use crate::write::{WriteError, Writer};
 
-/// Times that [`apply()`] waits for a second look.
+/// Times that [`apply()`] waits for a second check.
 const WAITS: u32 = 2;
 /// Calls in flight at the same time.
 pub(crate) const PARALLEL: usize = 8;
-/// Steps that the broker fails at before no more of their kind are tried. One object that does not answer must not hold back the others, and
-/// a broker that answers nothing must not be waited for a hundred times.
+/// Steps that may fail before no more of their kind are tried. One unresponsive object must not delay the others, and an unresponsive broker
+/// must not be waited for a hundred times.
 const MAX_FAILURES: usize = 8;
 
 /// How far [`apply()`] may go.
@@ -42,14 +42,14 @@ pub struct Options<'a> {
 pub struct ApplyOptions<'a> {
     /// For counting the messages of queues that are no longer declared, in the same vhost. Without it they are only unbound.
     pub amqp: Option<&'a Connection>,
-    /// Which queues were found empty before: one is deleted only if it was. Without it they are only unbound.
+    /// Which queues were found empty before: only these are deleted. Without it queues are only unbound.
     pub looks: Option<&'a Looks>,
     /// Delete these queues even with messages and consumers, and delete streams.
     pub delete_messages: bool,
-    /// Delete streams that are no longer declared, with their history. For a business that became Transient: its queues stay as long as they
-    /// contain messages, but a stream can't be emptied.
+    /// Delete streams that are no longer declared, with their history. For a business that became Transient: its queues stay while they contain
+    /// messages, but a stream can't be emptied.
     pub delete_streams: bool,
-    /// Delete streams that are no longer declared and keep no message. For a business that has ended: its stream is unbound before.
+    /// Delete streams that are no longer declared and contain no messages. For a business that has ended: its stream is unbound before.
     pub delete_empty_streams: bool,
     /// Asked right before every write; when it says no, nothing more is written and the answer is [`Error::Stopped`].
     pub gate: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
@@ -132,7 +132,7 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
                 undone.push(step.clone());
                 report.left.push(step);
             } else if waits || limits || mark {
-                // Its first look; else it would cost a wait of its own once the others are gone.
+                // Its first check; otherwise it would cost a wait of its own once the others are gone.
                 if let Step::DeleteQueue(name) = &step {
                     permission(management, options.amqp, options.looks, name).await?;
                 }
@@ -172,7 +172,7 @@ pub async fn apply_plan(management: &ManagementClient, plan: Plan, options: Appl
                     report.problems.push(Problem::Failed { step: Box::new(step.clone()), reason });
                     stays(&step, &mut kept_queues, &mut kept);
                     undone.push(step.clone());
-                    // What is to be removed waits: everything that was declared is there.
+                    // Only removals wait: everything declared exists.
                     if failures.load(Ordering::Relaxed) >= MAX_FAILURES && !step.removes() {
                         fatal = Some(error.into());
                     }
@@ -222,9 +222,9 @@ fn stays(step: &Step, kept_queues: &mut HashSet<String>, kept: &mut HashSet<Stri
 enum Outcome {
     Done(String),
     Problem(Problem),
-    /// The broker failed at this one.
+    /// This one failed.
     Failed(ManagementError),
-    /// Others failed before, in a way that would have failed this one too.
+    /// It was not tried: others failed before in a way that would have failed it too.
     NotTried,
 }
 
@@ -270,7 +270,7 @@ async fn try_step(management: &ManagementClient, step: &Step, options: ApplyOpti
     }
 }
 
-/// Whether the step may be carried out: one that deletes a queue or a stream may only on certain conditions.
+/// Whether the step may be carried out: a queue or stream may only be deleted under certain conditions.
 async fn permission_for(
     management: &ManagementClient,
     step: &Step,

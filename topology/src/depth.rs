@@ -7,9 +7,9 @@
 //! - Statistics of a quorum queue are up to ten seconds old, and absent while the leader is away, after a restart, and with
 //!   `management_agent.disable_metrics_collector = true`.
 //!
-//! So a look asks all of them, one whose answer is missing makes the [`Depth`] unknown, and only the second of two looks that found
-//! nothing, [`LOOKS_APART`] apart, permits a deletion. Classic queues are deleted with `if-empty` besides; quorum queues refuse it, and a
-//! stream with messages is deleted in spite of it (measured on 4.3.6).
+//! So a check asks all of them, a missing answer makes the [`Depth`] unknown, and only the second of two checks that found nothing,
+//! [`LOOKS_APART`] apart, permits a deletion. Classic queues are also deleted with `if-empty`; quorum queues refuse it, and a stream with
+//! messages is deleted in spite of it (measured on 4.3.6).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -24,18 +24,18 @@ use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::report::{Error, KeepReason};
 
-/// Between the two looks: longer than statistics are old, so that those of the second look were counted after the first. A quorum queue
-/// counts every 5 s (`quorum_tick_interval`), and what it counted is collected every 5 s (`collect_statistics_interval`).
+/// Between the two checks: longer than statistics are old, so that the second check's were counted after the first check. A quorum queue
+/// counts every 5 s (`quorum_tick_interval`), and its counts are collected every 5 s (`collect_statistics_interval`).
 pub const LOOKS_APART: Duration = Duration::from_secs(11);
-/// After this long a first look counts for nothing: the queue may have been declared again and used in between. A plan that waits for
-/// its second look is repeated well within it.
+/// After this long a first check no longer counts: the queue may have been declared again and used in between. A plan that waits for its
+/// second check is repeated well within it.
 const LOOK_VALID_FOR: Duration = Duration::from_mins(2);
 /// An unresponsive broker, or one whose alarm blocks this connection, must not delay a plan.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Looks that are remembered; beyond it, those that count for nothing are forgotten.
+/// First checks that are remembered; beyond it, expired ones are forgotten.
 const MAX_LOOKS: usize = 4096;
 
-/// How many messages a queue has. No number stands for "not known".
+/// How many messages a queue has. "Not known" is a case of its own, not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// The queue does not exist.
@@ -47,20 +47,20 @@ pub enum Depth {
         /// Consumers.
         consumers: u32,
     },
-    /// It is not known.
+    /// The number is not known.
     Unknown(UnknownDepth),
 }
 
 /// Why a [`Depth`] is not known. `Display` explains it and its remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownDepth {
-    /// There is no AMQP connection to ask the queue by.
+    /// There is no AMQP connection to ask the queue.
     #[error("there is no AMQP connection to count its messages by")]
     NoConnection,
     /// The queue, or the management API about it, does not answer.
     #[error("it does not answer")]
     NoAnswer,
-    /// No member of the quorum queue says that it leads.
+    /// No member of the quorum queue reports to be its leader.
     #[error("its leader does not answer; look at the broker's nodes (`rabbitmq-queues quorum_status`)")]
     NoLeader,
     /// Statistics are absent.
@@ -75,12 +75,12 @@ pub enum UnknownDepth {
 pub struct Looks(Mutex<HashMap<String, Instant>>);
 
 impl Looks {
-    /// Forgets everything: what was seen before says nothing about now.
+    /// Forgets everything: earlier checks no longer count.
     pub fn clear(&self) {
         self.lock().clear();
     }
 
-    /// Notes that the queue was found empty. Whether it was so long enough ago, too.
+    /// Records that the queue was found empty. Whether an earlier check, long enough ago, found it empty too.
     fn found_empty(&self, queue: &str) -> bool {
         let mut looks = self.lock();
         if looks.len() >= MAX_LOOKS {
@@ -102,7 +102,7 @@ impl Looks {
     }
 }
 
-/// What a look at a queue says about its deletion.
+/// Whether a queue may be deleted, according to a check.
 pub(crate) enum Permission {
     /// It must stay.
     Keep(KeepReason),
@@ -110,7 +110,7 @@ pub(crate) enum Permission {
     Delete { guard: bool },
 }
 
-/// Looks at a queue that should be deleted. Without `looks` each look is the first.
+/// Checks a queue that should be deleted. Without `looks` each check is the first.
 pub(crate) async fn permission(
     management: &ManagementClient,
     connection: Option<&Connection>,
@@ -136,7 +136,7 @@ pub(crate) async fn permission(
     Ok(Permission::Keep(keep))
 }
 
-/// What the management API says of a queue.
+/// A queue as the management API reports it.
 #[derive(Deserialize)]
 struct Statistics {
     /// `quorum`, `classic`, …
@@ -167,7 +167,7 @@ async fn look(
     // The queue itself last: its answer is up to date.
     let counted = match timeout(TIMEOUT, declared(connection, queue)).await {
         Ok(Ok(counted)) => counted,
-        // One queue that can't be counted, or a connection that is lost, must not hold back what has nothing to do with it.
+        // One queue that can't be counted, or a lost connection, must not delay anything else.
         Ok(Err(error)) => {
             tracing::debug!(queue, %error, "a queue can't be counted");
             return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard));
@@ -175,7 +175,7 @@ async fn look(
         Err(_) => return Ok((Depth::Unknown(UnknownDepth::NoAnswer), guard)),
     };
     let depth = match (counted, messages) {
-        // Nothing invents messages: they are there, whatever else is not known.
+        // A count above 0 is reliable even if others are missing.
         ((ready, consumers), messages) if ready > 0 => {
             Depth::Known { messages: messages.unwrap_or_default().max(ready.into()), consumers }
         }
@@ -186,7 +186,7 @@ async fn look(
     Ok((depth, guard))
 }
 
-/// Whether a member of a quorum queue says that it leads. Asks the members, not statistics.
+/// Whether a member of a quorum queue reports to be its leader. Asks the members, not statistics.
 async fn has_leader(management: &ManagementClient, queue: &str) -> Result<bool, Error> {
     #[derive(Deserialize)]
     struct Member {
@@ -205,8 +205,8 @@ async fn has_leader(management: &ManagementClient, queue: &str) -> Result<bool, 
 /// Ready messages and consumers as the queue counts them.
 ///
 /// # Errors
-/// Anything. Also "not found" proves nothing about a queue that the management API has just listed: RabbitMQ answers so for one that is
-/// unavailable (rabbitmq-server#9366).
+/// Any failure. "Not found" proves nothing about a queue that the management API has just listed: RabbitMQ answers it for an unavailable
+/// queue (rabbitmq-server#9366).
 async fn declared(connection: &Connection, queue: &str) -> lapin::Result<(u32, u32)> {
     // A channel of its own: the broker closes it with an error.
     let channel = connection.create_channel().await?;

@@ -7,7 +7,7 @@
 //!
 //! **Bounds.** At most 256 requests wait. While the broker is away each is answered immediately with the failure. The actor makes no call
 //! itself: snapshots, plans, counts and moves are tasks, so that a slow one (setting a policy takes up to 30 s) delays only its own
-//! business, and those that set policies as well. A panic of one fails only what it did. Two plans of one business never run at the same
+//! business, and others that set policies. A panic of one fails only that task. Two plans of one business never run at the same
 //! time.
 //!
 //! **Guarantees.** Nothing is written unless [`Owner::may_write`], which is asked before each call; a call that is under way ends when that
@@ -82,8 +82,8 @@ pub struct Desired {
     pub topology: Topology,
     /// Users of its services. They are left alone with [`Mode::Development`].
     pub users: Vec<DesiredUser>,
-    /// Queues of the team's own without which nothing is done: while one of them is missing or not open, what was there before keeps
-    /// working. Each is one of [`Topology::existing_queues`].
+    /// Queues of the team's own that must exist: while one of them is missing or not open, nothing is changed. Each is one of
+    /// [`Topology::existing_queues`].
     pub required: Vec<String>,
     /// Queues, and the stream, that edges use though they are not part of the topology: of routes that wait for something. They stay as they
     /// are in [`Phase::Shrink`], too.
@@ -114,7 +114,7 @@ pub trait Owner: Send + Sync + 'static {
     /// Whether anything may be written now. Asked before each write.
     fn may_write(&self) -> bool;
 
-    /// Returns once that is over for good. Writes that are under way are then given up.
+    /// Returns once that ends for good. Writes that are under way are then given up.
     fn until_it_may_not(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::pending())
     }
@@ -131,14 +131,14 @@ pub trait Owner: Send + Sync + 'static {
         None
     }
 
-    /// Whether the owner has a record of its own that it made what is in the vhost, which has no marker. `live`: businesses that receive;
-    /// `left`: all that have objects.
+    /// Whether the owner's own records show that it created what is in the vhost, which has no marker. `live`: businesses that receive;
+    /// `left`: all with objects.
     fn made(&self, _live: &[&str], _left: &[&str]) -> bool {
         false
     }
 
-    /// Whether these businesses, none of them declared any more, may end at the same time, while all others in the vhost go on. `false`:
-    /// nothing of them is removed, and it is asked again at the next sweep.
+    /// Whether these businesses, which are no longer declared, may end at the same time, while all others in the vhost go on. `false`:
+    /// nothing of them is removed, and the next sweep asks again.
     fn may_end(&self, _ending: &BTreeSet<String>, _others: &BTreeSet<String>) -> bool {
         true
     }
@@ -165,7 +165,7 @@ pub enum Event<'a> {
     SnapshotFailed,
     /// Whether the vhost is this installation's.
     VhostOwned(bool),
-    /// Businesses of which a sweep found anything.
+    /// Businesses with any object, as of a sweep.
     Present(BTreeSet<String>),
     /// Calls of the management API since the last such event.
     Calls(u64),
@@ -200,7 +200,7 @@ pub struct BrokerFailure {
     text: String,
     /// What an administrator has to do, if anything.
     pub kind: FailureKind,
-    /// It is nobody's fault: this process may not write any more, since it ends or another one leads.
+    /// Not a failure of the broker: this process may no longer write, since it ends or another one leads.
     pub stopped: bool,
 }
 
@@ -231,7 +231,7 @@ impl BrokerFailure {
     }
 }
 
-/// What a [`BrokerFailure`] asks for.
+/// What a [`BrokerFailure`] needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// A retry may help.

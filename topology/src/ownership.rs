@@ -1,9 +1,9 @@
-//! Whose a vhost is. Two installations on one vhost would each take the other's objects for orphans and repair the other's changes, so an
-//! installation writes only to a vhost that has its marker.
+//! Ownership of a vhost. Two installations on one vhost would each take the other's objects for orphans and revert the other's changes, so
+//! an installation writes only to a vhost with its marker.
 //!
 //! The marker is an exchange, [`names::INSTALLATION`], whose arguments name the installation:
-//! - it is part of an export of definitions, so a restored broker still says whose it was, and a copied one says that it is a copy;
-//! - it comes with the snapshot that is read anyway, and needs no right that the operator does not have;
+//! - it is part of an export of definitions, so a restored broker still names its owner, and a copied one is recognized as a copy;
+//! - it comes with the snapshot that is read anyway, and needs no further right;
 //! - arguments of an exchange can't be changed, so of two that claim a vhost at the same time the first has it. To the other the broker
 //!   answers success and changes nothing (measured on 4.0.5), so the marker is read again.
 
@@ -19,18 +19,18 @@ const ID: &str = "x-wirepost-installation";
 const PLACE: &str = "x-wirepost-namespace";
 /// The value of [`Installation::adopt`] for a vhost with objects of ours and without a marker.
 pub const UNMARKED: &str = "unmarked";
-/// Businesses of many that an error names.
+/// Businesses that an error names at most.
 const NAMED: usize = 3;
 
 /// An installation of wirepost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
-    /// Differs from that of every other one, and stays the same as long as it exists.
+    /// Unique, and the same for as long as the installation exists.
     pub id: String,
     /// The namespace that it is in, for people.
     pub place: String,
-    /// An administrator's word: take the vhost over from the installation with this id, or [`UNMARKED`]. Either stands for a vhost without
-    /// a marker, too.
+    /// An administrator's decision: take the vhost over from the installation with this id, or [`UNMARKED`]. Either also allows a vhost
+    /// without a marker.
     pub adopt: Option<String>,
 }
 
@@ -43,7 +43,7 @@ pub struct Marker {
     pub place: String,
 }
 
-/// The vhost may not be written to. `Display` says what an administrator can do.
+/// The vhost may not be changed. `Display` says what an administrator can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotOurs {
     /// It has another installation's marker.
@@ -70,18 +70,18 @@ pub enum NotOurs {
     },
 }
 
-/// What follows from what a vhost has.
+/// Whether a vhost may be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// It is marked as ours.
     Ours,
-    /// It is to be marked as ours. `instead`: of another's marker.
+    /// It must be marked as ours. `instead`: replacing another's marker.
     Mark { instead: bool },
-    /// It may not be written to.
+    /// It may not be changed.
     Refused(NotOurs),
 }
 
-/// Decides. `objects`: businesses with objects in the vhost. `is_known`: whether this installation made them, by what it remembers.
+/// Decides. `objects`: businesses with objects in the vhost. `is_known`: whether this installation's records show that it created them.
 pub(crate) fn claim<'a>(
     vhost: &str,
     marker: Option<&Marker>,
@@ -100,7 +100,7 @@ pub(crate) fn claim<'a>(
         }),
         None => {
             let some: Vec<&str> = objects.by_ref().take(NAMED).collect();
-            // A process that takes it over may have ended between deleting the former marker and setting its own.
+            // A process may have ended between deleting the former marker and setting its own.
             if some.is_empty() || installation.adopt.is_some() || is_known() {
                 return Claim::Mark { instead: false };
             }
@@ -112,7 +112,7 @@ pub(crate) fn claim<'a>(
 }
 
 impl Marker {
-    /// What an exchange of the marker's name says.
+    /// Reads the marker.
     pub(crate) fn read(exchange: &actual::Exchange) -> Self {
         let text =
             |key: &str| exchange.arguments.get(key).and_then(|value| value.as_str()).unwrap_or("unknown").to_owned();
@@ -120,7 +120,7 @@ impl Marker {
     }
 }
 
-/// Marks a vhost. Not if another has marked it meanwhile. `instead`: of the marker of this installation, which is deleted first. `gate` is
+/// Marks a vhost, unless another has marked it meanwhile. `instead`: replaces the marker of this installation, which is deleted first. `gate` is
 /// asked before each write.
 pub(crate) async fn mark(
     management: &ManagementClient,
@@ -137,7 +137,7 @@ pub(crate) async fn mark(
     let check_gate = || if gate() { Ok(()) } else { Err(Error::Stopped { doing: doing.clone() }) };
     let another = |Marker { id, place }| NotOurs::Another { vhost: management.vhost().to_owned(), id, place };
     if let Some(former) = instead {
-        // The snapshot that showed it is some time old.
+        // The snapshot may be outdated.
         match management.get::<actual::Exchange>(&doing, &path, "").await {
             Ok(exchange) => {
                 let marker = Marker::read(&exchange);

@@ -28,7 +28,7 @@ pub enum Error {
     /// It is not known yet which installation this is.
     #[error("it is not known yet which installation this is: the API server has to show namespace kube-system first")]
     UnknownInstallation,
-    /// A bug of ours, which concerns only what was being done.
+    /// A bug of ours, which affects only this operation.
     #[error("{doing}: panicked: {cause}; this is a bug of wirepost")]
     Panicked {
         /// The operation.
@@ -74,7 +74,7 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Steps of the plan that were left undone, each with good reason: a queue stays that is not empty, an object was refused.
     pub left: Vec<Step>,
-    /// Queues of a removed business that its own services declared to listen to events. They stay: they are theirs.
+    /// Queues of a removed business that its own services declared to listen to events. They stay, since the services own them.
     pub listeners: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ impl Report {
         self.problems.is_empty()
     }
 
-    /// Queues and streams that are no longer declared and exist still: the broker failed at their deletion, or it was not tried.
+    /// Queues and streams that are no longer declared but still exist: their deletion failed or was not tried.
     pub fn kept(&self) -> impl Iterator<Item = &str> {
         self.problems.iter().filter_map(Problem::kept).chain(self.left.iter().filter_map(Step::keeps))
     }
@@ -164,20 +164,20 @@ pub enum Problem {
         /// Keys that have another value than declared.
         keys: Vec<String>,
     },
-    /// It is not known which policies are in force.
+    /// Which policies are in force is unknown.
     Unverified {
         /// As the broker says it.
         reason: String,
     },
-    /// Fewer nodes than wanted have a copy of a queue or stream.
+    /// A queue or stream has replicas on fewer nodes than wanted.
     TooFewReplicas {
         /// The queue or stream.
         queue: String,
-        /// Nodes that have one.
+        /// Nodes with a replica.
         on: Vec<String>,
         /// How many should.
         wanted: usize,
-        /// What happens, or has to.
+        /// What is being done, or must be done.
         repair: ReplicaRepair,
     },
     /// A queue held more than the default in bytes when that came, so it keeps more room until it holds much less.
@@ -203,8 +203,8 @@ pub enum Problem {
         /// As the broker says it.
         reason: String,
     },
-    /// The broker failed at one object, or did not answer in time, while it answers otherwise: such as a queue whose leader is away. The
-    /// others were written; it is tried again.
+    /// A call for one object failed or timed out while the broker answers others, for example for a queue whose leader is down. The others were
+    /// written; this one is tried again.
     Failed {
         /// What was not done.
         step: Box<Step>,
@@ -213,10 +213,10 @@ pub enum Problem {
     },
 }
 
-/// What can't be relied on because of a problem.
+/// The object that can't be relied on because of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affected<'a> {
-    /// What was declared is there.
+    /// None: everything declared exists.
     Nothing,
     /// A queue, stream or exchange, by name.
     Object(&'a str),
@@ -225,7 +225,7 @@ pub enum Affected<'a> {
 }
 
 impl Problem {
-    /// What can't be relied on because of it.
+    /// The object that can't be relied on because of it.
     pub fn affected(&self) -> Affected<'_> {
         match self {
             Self::Differs { name: object, .. }
@@ -240,7 +240,7 @@ impl Problem {
                 Step::PutUser(user) | Step::PutPermissions(user) | Step::PutUserLimits(user) => {
                     Affected::User(&user.name)
                 }
-                // What was to be removed is there still. Without its mark nothing of a business is made, and there is no report.
+                // Only a removal is missing. Without its mark nothing of a business is made, and there is no report.
                 Step::MarkBusiness { .. }
                 | Step::UnmarkBusiness(_)
                 | Step::Unbind(_)
@@ -250,7 +250,7 @@ impl Problem {
                 | Step::DeletePolicy(_)
                 | Step::DeleteUser { .. } => Affected::Nothing,
             },
-            // A queue that is no longer open was open once, and what is bound stays bound.
+            // A queue that is no longer open was open before, and its bindings stay.
             Self::QueueNotOpen { bound: true, .. }
             | Self::Held { .. }
             | Self::Reserved { .. }
@@ -264,7 +264,7 @@ impl Problem {
         }
     }
 
-    /// A queue or stream that is no longer declared and exists still because of it.
+    /// A queue or stream that is no longer declared but still exists because of it.
     pub fn kept(&self) -> Option<&str> {
         match self {
             Self::Kept { queue, .. } => Some(queue),
@@ -278,7 +278,7 @@ impl Problem {
         matches!(self, Self::Kept { .. } | Self::MoreRoom { .. })
     }
 
-    /// Whether the same step may succeed a moment later.
+    /// Whether a retry of the same step may succeed.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Unverified { .. })
     }
@@ -287,14 +287,14 @@ impl Problem {
 /// How a queue or stream gets its missing replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplicaRepair {
-    /// The broker has too few running nodes.
+    /// Too few nodes of the broker run.
     WhenNodesJoin {
-        /// That it has.
+        /// How many run.
         running: usize,
     },
-    /// They are being added.
+    /// The keeper is adding them.
     BeingAdded,
-    /// A stream: an administrator has to.
+    /// It is a stream: an administrator must add them.
     ByHand {
         /// The vhost.
         vhost: String,
@@ -304,7 +304,7 @@ pub enum ReplicaRepair {
 }
 
 impl Problem {
-    /// Whether it is a stream that stays with what it keeps.
+    /// Whether it is a stream that stays with its messages.
     pub fn is_kept_stream(&self) -> bool {
         matches!(self, Self::Kept { because: KeepReason::Stream, .. })
     }
@@ -314,7 +314,7 @@ impl Problem {
         matches!(self, Self::Held { .. })
     }
 
-    /// Whether it solves itself in a few seconds: a queue that was found empty is looked at once more.
+    /// Whether it passes in a few seconds: a queue that was found empty is checked once more.
     pub fn is_confirming(&self) -> bool {
         matches!(self, Self::Kept { because: KeepReason::Confirming, .. })
     }
@@ -331,9 +331,9 @@ pub enum KeepReason {
     Stream,
     /// Edges with a former configuration may still use it.
     Edges,
-    /// It was found empty now, and is looked at once more.
+    /// It was found empty now, and is checked once more.
     Confirming,
-    /// Nobody can tell whether it contains messages.
+    /// Whether it contains messages is unknown.
     Unknown(UnknownDepth),
 }
 

@@ -49,7 +49,7 @@ struct BusinessObjects {
 }
 
 impl Snapshot {
-    /// Everything that the vhost has, and the broker's users. Six calls at the same time; the user needs the tag `administrator`.
+    /// Everything in the vhost, and the broker's users. Six concurrent calls; the user needs the tag `administrator`.
     ///
     /// # Errors
     /// [`ManagementError::NoVhost`] where the vhost is missing.
@@ -68,7 +68,7 @@ impl Snapshot {
         Ok(Self { nodes, ..snapshot })
     }
 
-    /// `users` and their limits of the whole broker, their permissions in this vhost.
+    /// `users` and their limits: of the whole broker; their permissions: in this vhost.
     pub(crate) fn new(
         vhost: &str,
         actual: Actual,
@@ -157,12 +157,12 @@ impl Snapshot {
         self.marker.as_ref()
     }
 
-    /// Businesses that have exchanges, queues or policies here, sorted. Users don't count: they are the broker's.
+    /// Businesses with exchanges, queues or policies here, sorted. Users don't count: they belong to the whole broker.
     pub(crate) fn with_objects(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter(|(_, part)| part.has_objects()).map(|(business, _)| business.as_str())
     }
 
-    /// Businesses that clients can send to, sorted. What stays of others is only what waits to be emptied.
+    /// Businesses to which clients can send, sorted. Others have only queues that wait to be emptied.
     pub fn live(&self) -> impl Iterator<Item = &str> {
         let receives = |(business, part): &(&String, &BusinessObjects)| {
             let receive = names::receive_exchange(business);
@@ -171,7 +171,7 @@ impl Snapshot {
         self.parts.iter().filter(receives).map(|(business, _)| business.as_str())
     }
 
-    /// Businesses of which anything is left that a later owner could read, sorted; queues that listen to events count.
+    /// Businesses with anything left that a later owner could read, sorted; queues that listen to events count.
     pub fn present(&self) -> impl Iterator<Item = &str> {
         self.parts.keys().map(String::as_str).filter(|business| self.has_left(business))
     }

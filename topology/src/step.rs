@@ -55,7 +55,7 @@ pub enum Step {
     UnmarkBusiness(String),
 }
 
-/// The rank of what is removed first.
+/// The rank of the first removals.
 const FIRST_REMOVAL: u8 = 9;
 
 impl fmt::Display for Step {
@@ -93,7 +93,7 @@ impl Step {
         }
     }
 
-    /// The queue or stream that exists still while this is not done.
+    /// The queue or stream that still exists until this is done.
     pub(crate) fn keeps(&self) -> Option<&str> {
         match self {
             Self::DeleteQueue(name) | Self::DeleteStream(name) => Some(name),
@@ -123,7 +123,7 @@ impl Step {
         });
     }
 
-    /// What exists, or is out of the way, once it is done.
+    /// What exists, or is removed, once it is done.
     pub(crate) fn provides(&self) -> Option<Provided<'_>> {
         match self {
             Self::PutPolicy(policy) => Some(Provided::Policy(&policy.name)),
@@ -135,8 +135,8 @@ impl Step {
         }
     }
 
-    /// What it must not be done without: a queue finds its limits when it is created, an exchange needs somewhere to put what has no
-    /// binding, and a queue is unbound before its messages are counted.
+    /// What must be done before: a queue must find its limits when it is created, an exchange needs a target for messages without a binding,
+    /// and a queue is unbound before its messages are counted.
     pub(crate) fn needs(&self) -> impl Iterator<Item = Provided<'_>> {
         let (first, second) = match self {
             Self::PutQueue(queue) => (Some(Provided::Policy(&queue.name)), None),
@@ -149,7 +149,7 @@ impl Step {
         first.into_iter().chain(second)
     }
 
-    /// Whether it takes something away.
+    /// Whether it removes something.
     pub(crate) fn removes(&self) -> bool {
         self.rank() >= FIRST_REMOVAL
     }
@@ -191,7 +191,7 @@ pub(crate) enum Provided<'a> {
     Queue(&'a str),
     Exchange(&'a str),
     User(&'a str),
-    /// This queue or stream is not bound any more.
+    /// This queue or stream is unbound.
     Unbound(&'a str),
 }
 

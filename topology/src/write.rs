@@ -32,7 +32,7 @@ pub(crate) struct Writer<'a> {
     pub(crate) management: &'a ManagementClient,
     /// Asked right before every write.
     pub(crate) gate: Option<&'a (dyn Fn() -> bool + Send + Sync)>,
-    /// The broker deletes a queue only if it is empty and unused. It knows that of classic queues alone.
+    /// The broker deletes a queue only if it is empty and unused. It supports this for classic queues only.
     pub(crate) guard: bool,
 }
 

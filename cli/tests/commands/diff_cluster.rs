@@ -71,5 +71,5 @@ fn what_cannot_be_compared_gives_status_2_and_says_what_to_do() {
     assert!(status == 2 && err.contains("install kubectl") && err.contains("--from"), "{err}");
     // It says so itself, too.
     let (status, _, err) = run(&["diff", &path, "--cluster", "--kubectl", "false"]);
-    assert!(status == 2 && err.contains("false config view failed"), "{err}");
+    assert!(status == 2 && err.contains("false get wsbusinesses.wirepost.dev failed"), "{err}");
 }

@@ -28,13 +28,13 @@ pub(super) struct AcceptedDeclaration {
     pub(super) compiled: Arc<Compiled>,
     /// As it was declared.
     pub(super) spec: Arc<Value>,
-    /// What its class gave it where it says nothing, if it gave anything.
+    /// The terms of its class, if they filled in anything.
     pub(super) terms: Option<Arc<str>>,
     /// Name of the access Secret.
     pub(super) secret: Option<String>,
 }
 
-/// What the class of an accepted generation gave it, if it gave anything.
+/// The terms that the class of an accepted generation gave it, if any.
 struct AcceptedTerms(Option<Arc<str>>);
 
 impl AcceptedDeclaration {
@@ -48,7 +48,7 @@ impl Reconcile<'_> {
     /// What the declaration compiles to, or why it is not accepted.
     pub(super) async fn accept(&self) -> Result<AcceptedDeclaration, ConditionState> {
         let Self { stored, context } = *self;
-        // A new declaration may be one that was read under an older definition, of which fields are missing.
+        // A new declaration may have been read under an older definition, without some of its fields.
         let definition = if self.is_compiled() { context.crd.known() } else { context.crd.fresh().await };
         if let Err(missing) = definition {
             return Err(ConditionState::not_met(Reason::CustomResourceDefinitionOutdated, missing.to_string()));
@@ -116,8 +116,8 @@ impl Reconcile<'_> {
         )
     }
 
-    /// What the declaration compiles to under its class. A generation that was accepted keeps running, on the terms of that time, whatever
-    /// has become of its class: the condition `Permitted` reports what is forbidden now. A new generation is not accepted then.
+    /// What the declaration compiles to under its class. An accepted generation keeps running on the terms of that time, even if its class
+    /// changes: the condition `Permitted` reports what is forbidden now. A new generation would not be accepted.
     fn permit(&self) -> Result<AcceptedDeclaration, ConditionState> {
         let Self { stored, context } = *self;
         let accepted = self.accepted_terms();
@@ -156,7 +156,7 @@ impl Reconcile<'_> {
             (Ok(_), _) => None,
         };
         let policy = policy.map(|(class, permitted)| Policy { class: class.to_owned(), permitted });
-        // What runs needs no answer at this moment: no status is written because the classes are listed again.
+        // What runs does not need the classes now: no status is written only because they are listed again.
         let unknown = accepted.is_some() && class.as_ref().is_err_and(|it| it.reason == Reason::ClassesUnknown);
         context.states.of(stored, |state| {
             if !unknown || state.policy.is_none() {
@@ -188,7 +188,7 @@ impl Reconcile<'_> {
         class_of_terms(&terms?)
     }
 
-    /// If this generation was accepted: what its class gave it then.
+    /// If this generation was accepted: the terms of its class at that time.
     fn accepted_terms(&self) -> Option<AcceptedTerms> {
         let Self { stored, context } = *self;
         let generation = stored.generation();
@@ -211,7 +211,7 @@ impl Reconcile<'_> {
         self.context.states.of(self.stored, same)
     }
 
-    /// What this declaration compiles to with these terms, and what this class forbids of it; compiled once.
+    /// What this declaration compiles to with these terms, and what this class forbids in it; compiled once.
     fn compile(&self, terms: Option<Arc<str>>, class: Option<Arc<Class>>) -> Result<Judged, Rejection> {
         let Self { stored, context } = *self;
         let input = Input { declaration: stored.fingerprint(), terms, class };
@@ -255,14 +255,14 @@ impl Reconcile<'_> {
         Some(declaration)
     }
 
-    /// This generation, if it was accepted before something else stood in its way, such as a rule that is newer than it.
+    /// This generation, if it was accepted before something else prevented it, such as a newer rule.
     fn accepted_generation(&self) -> Option<AcceptedDeclaration> {
         let AcceptedTerms(terms) = self.accepted_terms()?;
         let compiled = self.stored.compile_accepted(terms.as_deref())?;
         Some(AcceptedDeclaration::new(self.stored, terms, Arc::new(compiled)))
     }
 
-    /// Queues of the team's own that the business has not named before: without them its declaration can't be accepted.
+    /// Queues of the team's own that are new in the declaration: without them it can't be accepted.
     pub(super) fn new_existing_queues(&self, compiled: &Compiled) -> Vec<String> {
         let named = &compiled.topology.existing_queues;
         if named.is_empty() || self.accepted_before(compiled) {
@@ -279,31 +279,31 @@ impl Reconcile<'_> {
     pub(super) fn accepted_before(&self, compiled: &Compiled) -> bool {
         let map = self.context.config_map(&compiled.business).filter(|map| config_map::is_of(map, self.stored));
         map.is_some_and(|map| {
-            // The same generation with another spec: fields were missing then, or are now.
+            // The same generation with another spec: fields were missing then, or are missing now.
             let same = config_map::declared(&map, self.stored).is_none_or(|then| then.spec == self.stored.spec);
             same && config_map::generation(&map) == Some(compiled.config.generation)
         })
     }
 }
 
-/// Fills in what the class gives, and finds what it forbids.
+/// Fills in the terms of the class, and finds what it forbids.
 fn judge(mut business: WsBusiness, input: &Input) -> Result<Judged, Rejection> {
     let declared = business.spec.clone();
-    // What can't be read was written by another version: it is as if the class had given nothing.
+    // Another version wrote terms that can't be read: they count as none.
     if let Some(given) = input.terms.as_deref().and_then(|terms| serde_json::from_str(terms).ok()) {
         validate::class::fill(&given, &mut business);
     }
     let class = input.class.as_ref();
     let forbidden = class.map(|class| validate::class::check(&class.resource, &business)).unwrap_or_default();
-    // Of a class that gave nothing the name is kept.
+    // Of a class that filled in nothing only the name is kept.
     let given = business.spec != declared;
     let terms = input.terms.clone().and_then(|terms| if given { Some(terms) } else { without_fillings(&terms) });
     let compiled = Arc::new(compile::compile_one(&business)?);
     Ok(Judged { compiled, terms, forbidden: forbidden.into() })
 }
 
-/// The class that applies, if one still does where one has applied `before`: what was under a policy is not accepted without one because a
-/// class, or their definition, was deleted.
+/// The class that applies. If one has applied `before`, one must: a business under a policy does not escape it because a class, or the
+/// definition of classes, was deleted.
 fn still(
     now: Result<Option<Arc<Class>>, Box<Problem>>,
     before: Option<&str>,
@@ -340,7 +340,7 @@ mod tests {
         .unwrap();
         let mut input =
             Input { declaration: [0; 32], terms: Some(Arc::clone(&class.terms)), class: Some(Arc::clone(&class)) };
-        // Also when it is compiled again, from what was kept.
+        // Also when it is compiled again from what was kept.
         for _ in 0..2 {
             let judged = judge(business.clone(), &input).unwrap();
             assert_eq!(judged.terms.as_deref(), Some(r#"{"class":"standard"}"#));

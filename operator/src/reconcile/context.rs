@@ -31,7 +31,7 @@ use crate::{
     writer::Writer,
 };
 
-/// How long another installation gets to remove the finalizer that all shared before.
+/// How long another installation has to remove the finalizer that all used to share.
 const SHARED_DEADLINE: Duration = Duration::from_mins(10);
 
 /// Settings of all reconciles.
@@ -42,9 +42,9 @@ pub struct Options {
     pub namespace: String,
     /// The Lease by which one replica leads.
     pub lease: String,
-    /// Off: most businesses may end at the same time.
+    /// Whether the brake is off: most businesses may end at the same time.
     pub brake: bool,
-    /// The installation whose vhost is taken over: it is gone for good, so its finalizers are ours.
+    /// The installation whose vhost is taken over: it is gone, so its finalizers are ours.
     pub former: Option<String>,
     /// An administrator has the vhost taken over, with everything in it that does not say whose it is.
     pub adopts: bool,
@@ -62,11 +62,11 @@ pub struct Options {
     pub orphan_grace: Duration,
     /// Within which each access Secret is checked, if nothing happens before.
     pub secret_check: Duration,
-    /// How long a status waits before it reports what may be over soon.
+    /// How long a status waits before it reports what often passes.
     pub status_delay: Duration,
     /// How long what is no longer declared waits for edges that do not report the present configuration.
     pub edges_timeout: Duration,
-    /// Of the broker user of each business.
+    /// For the broker user of each business.
     pub user_limits: UserLimits,
     /// Nothing new is accepted without a class.
     pub require_class: bool,
@@ -98,7 +98,7 @@ pub struct Context {
     pub classes: Arc<Classes>,
     /// What the installed CRD lacks.
     pub crd: Arc<CrdGuard>,
-    /// What the installed CRD of classes lacks.
+    /// Whether the installed CRD of classes lacks fields.
     pub class_crd: Arc<CrdGuard>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
@@ -119,11 +119,11 @@ impl Context {
             && self.crd.checked().await
     }
 
-    /// Whether the deletion of this resource may go on, with regard to all others.
+    /// Whether the deletion of this resource may go on, given all others.
     pub(super) fn deletion(&self, stored: &StoredBusiness) -> Verdict {
         let others = self.business_types(false);
         let mut ending = self.business_types(true);
-        // Where a selector may hide a resource, only the check of leftovers knows which are gone.
+        // With a selector that may hide resources, only the check of leftovers knows which are gone.
         if !self.options.selects {
             let gone = self.without_resource();
             ending.extend(gone.iter().filter_map(|map| config_map::business(map).map(str::to_owned)));
@@ -134,7 +134,7 @@ impl Context {
         self.brake.ask(stored.uid(), has_begun, &ending, &others)
     }
 
-    /// Those of all resources that are being deleted, or of all that are not.
+    /// The business types of all resources that are being deleted, or of all others.
     pub(super) fn business_types(&self, deleting: bool) -> BTreeSet<String> {
         let of = |other: &StoredBusiness| other.metadata.deletion_timestamp.is_some() == deleting;
         self.businesses.state_filter(of).iter().map(|other| other.business_type().to_owned()).collect()
@@ -153,16 +153,16 @@ impl Context {
         finalizer(self.installation.borrow().as_deref().unwrap_or_default())
     }
 
-    /// The finalizer of the installation whose vhost was taken over: nobody else is left to remove it.
+    /// The finalizer of the installation whose vhost was taken over: nobody else can remove it any more.
     pub(super) fn former_finalizer(&self) -> Option<String> {
         self.options.former.as_deref().map(finalizer)
     }
 
-    /// This installation's finalizers of a resource: its own, its predecessor's, and the one that all had before, if it was set here. Of a
-    /// resource that an installation runs it was: another would have taken neither the resource nor its finalizer.
+    /// This installation's finalizers of a resource: its own, its predecessor's, and the formerly shared one if this installation set it. It
+    /// did so on every resource that it runs: another would have left the resource and its finalizer alone.
     pub(super) fn own_finalizers(&self, stored: &StoredBusiness) -> Vec<String> {
         let runs = self.config_map(stored.business_type()).is_some_and(|map| config_map::is_of(&map, stored));
-        // Of one that this installation selects and that no other claims, it is most likely too.
+        // If this installation selects the resource and no other claims it, most likely too.
         let late = stored.metadata.deletion_timestamp.is_some()
             && deletion_age(stored) >= self.options.deletion_deadline.max(SHARED_DEADLINE);
         let shared = (runs || !self.options.selects || late).then(|| SHARED_FINALIZER.to_owned());
@@ -170,18 +170,18 @@ impl Context {
         own.filter(|finalizer| stored.has_finalizer(finalizer)).collect()
     }
 
-    /// The resource that owns the business type of this one, if that is another that is seen here.
+    /// The resource that owns the business type of this one, if it is another one seen here.
     pub(super) fn other_claimant(&self, stored: &StoredBusiness) -> Option<String> {
         let map = self.config_map(stored.business_type());
         let incumbent = map.as_deref().and_then(config_map::owner_uid);
         stored.other_claimant(&self.businesses, incumbent, |claimant| {
-            // What was accepted goes on, whatever its class says now.
+            // What was accepted goes on, even if its class forbids it now.
             self.states.of(claimant, |state| state.accepted.is_some())
                 || (self.classes.may_own(claimant) && !map.as_deref().is_some_and(|map| is_for_another(map, claimant)))
         })
     }
 
-    /// What the class of a resource says becomes of its messages, where the resource says nothing. A class that is not known says nothing.
+    /// The deletion policy of a resource's class, which counts if the resource has none. `None` for an unknown class.
     pub(super) fn deletion_default(&self, stored: &StoredBusiness) -> Option<DeletionPolicy> {
         let class = self.classes.of(stored.class_name()).ok().flatten()?;
         class.resource.spec.defaults.as_ref()?.deletion_policy

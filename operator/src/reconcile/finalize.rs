@@ -1,8 +1,8 @@
 //! The end of a business: the edges first, then what it has on the broker, then its Secret and configuration, at last the resource itself.
 //!
-//! Works though nothing was ever applied. Ends within the deadline, once the brake lets it begin: what can't be removed until then stays on
+//! Works even if nothing was ever applied. Ends within the deadline, once the brake lets it begin: what can't be removed by then stays on
 //! the broker, is named in an event, and is removed later as an orphan (queues only when they are empty). A deletion that the brake holds
-//! has no deadline: it waits for a person, and the business is maintained.
+//! has no deadline: it waits for an administrator, and the business is maintained.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ use crate::{
 pub(super) const EDGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two attempts to clean the broker.
 const BROKER_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two checks whether another installation has removed the finalizer that all shared before.
+/// Between two checks whether another installation has removed the formerly shared finalizer.
 const SHARED_INTERVAL: Duration = Duration::from_secs(30);
-/// So that the second look is not a moment too early.
+/// So that the second check is not slightly too early.
 const CONFIRM_SLACK: Duration = Duration::from_millis(200);
 /// Between two checks whether edges still run it.
 const EDGE_INTERVAL: Duration = Duration::from_millis(500);
@@ -129,7 +129,7 @@ impl Reconcile<'_> {
         Ok((Outcome::Waiting, Action::requeue(interval)))
     }
 
-    /// Nothing ends until an administrator says that it is meant: its clients stay, and everything on the broker.
+    /// Nothing ends until an administrator confirms it: clients stay connected, and the broker keeps everything.
     async fn hold(&self, ending: usize, all: usize) -> Result<Done, Error> {
         let Self { stored, context } = *self;
         let text = format!(
@@ -147,7 +147,7 @@ impl Reconcile<'_> {
         findings.set_progress(&self.progress(stored.business_type()));
         self.report(&findings).await?;
         match self.maintain(context.crd.known().is_err(), Some(BROKER_INTERVAL)).await {
-            // Such as a Secret in a namespace that is being deleted.
+            // For example a Secret in a namespace that is being deleted.
             Err(Error::Write(error)) if error.is_refusal() => {
                 tracing::warn!(resource = stored.owner(), %error, "a held business is not maintained in whole");
                 Ok((Outcome::Waiting, Action::requeue(BROKER_INTERVAL)))
@@ -156,7 +156,7 @@ impl Reconcile<'_> {
         }
     }
 
-    /// `rest`: something of it is left on the broker, so the business type is reserved for its namespace.
+    /// `rest`: something is left on the broker, so the business type is reserved for its namespace.
     async fn release(&self, rest: bool) -> Result<Done, Error> {
         let Self { stored, context } = *self;
         let business = stored.business_type();

@@ -6,8 +6,8 @@
 //! - is being deleted: the same, without the grace, and what it has on the broker is removed first;
 //! - is only not selected any more: its clients keep everything, since a wrong selector is an easy mistake; an event reports it.
 //!
-//! A resource that is another's by now loses this installation's finalizer when its edge configuration is gone; another's finalizer is never
-//! touched. A reservation ends when two checks find nothing of the business on the broker.
+//! A resource that now belongs to another installation loses this installation's finalizer when its edge configuration is gone; another's
+//! finalizer is never touched. A reservation ends when two checks find nothing of the business on the broker.
 //!
 //! **Guarantees.** Only the edge configuration that was examined is changed (by its `resourceVersion`), never a successor's.
 //! **Bounds.** One list of metadata per check.
@@ -82,7 +82,7 @@ impl Leftovers {
                     for map in &maps {
                         self.tell_unselected(context, map, &all).await;
                     }
-                    // All that are gone, before the first of them ends.
+                    // Count all that are gone before the first of them ends.
                     let gone: Vec<&ConfigMap> =
                         maps.iter().map(|map| &**map).filter(|map| self.is_gone(context, map, &all)).collect();
                     let due: Vec<&ConfigMap> =
@@ -90,7 +90,7 @@ impl Leftovers {
                     let begins = due.iter().any(|map| !config_map::is_tombstone(map));
                     let may_begin = begins && may_begin(context, &gone);
                     for map in due {
-                        // Held: most likely the CustomResourceDefinition is gone, or a selector is wrong.
+                        // The brake holds them: most likely the CustomResourceDefinition is gone, or a selector is wrong.
                         if !may_begin && !config_map::is_tombstone(map) {
                             continue;
                         }
@@ -137,7 +137,7 @@ impl Leftovers {
         self.absent = absent;
     }
 
-    /// Whether nobody comes back for this edge configuration.
+    /// Whether no resource will come back for this edge configuration.
     fn is_gone(&mut self, context: &Context, map: &ConfigMap, all: &HashMap<String, StoredBusiness>) -> bool {
         let Some(uid) = uid(map) else { return false };
         if all.get(uid).is_some_and(|stored| stored.metadata.deletion_timestamp.is_none()) {
@@ -154,13 +154,13 @@ impl Leftovers {
         true
     }
 
-    /// Whether one that is gone was so for long enough. One that is being deleted needs no grace.
+    /// Whether its resource has been gone for long enough. A resource that is being deleted needs no grace.
     fn is_due(&self, context: &Context, map: &ConfigMap, all: &HashMap<String, StoredBusiness>) -> bool {
         let Some(uid) = uid(map) else { return false };
         all.contains_key(uid) || self.gone.get(uid).is_some_and(|since| since.elapsed() >= context.options.orphan_grace)
     }
 
-    /// Tells once of each resource that exists and is not selected any more.
+    /// Logs each resource once that exists but is no longer selected.
     async fn tell_unselected(&mut self, context: &Context, map: &ConfigMap, all: &HashMap<String, StoredBusiness>) {
         let Some(stored) = uid(map).and_then(|uid| all.get(uid)) else { return };
         if stored.metadata.deletion_timestamp.is_none() && self.unselected.insert(stored.uid().to_owned()) {
@@ -198,7 +198,7 @@ impl Leftovers {
         }
         // No other resource gets the business type as long as this exists.
         if let Some(stored) = resource
-            // As it was last declared; its spec is not listed.
+            // As it was last declared: lists leave the spec out.
             && let declared = config_map::declared(map, stored).unwrap_or_else(|| stored.clone())
             && !clean(business, &declared, context).await
         {
@@ -257,7 +257,7 @@ async fn list(context: &Context) -> Result<HashMap<String, StoredBusiness>, List
     Ok(all.items.into_iter().map(|one| stored(one.metadata)).map(|one| (one.uid().to_owned(), one)).collect())
 }
 
-/// Whether all that are gone may end beside the deletions that are asked for. What is a tombstone already ends too, and goes on for nobody.
+/// Whether all that are gone may end together with the requested deletions. Tombstones count as ending: nobody uses them.
 fn may_begin(context: &Context, gone: &[&ConfigMap]) -> bool {
     let name = |map: &ConfigMap| config_map::business(map).map(str::to_owned);
     let mut ending: BTreeSet<String> = gone.iter().copied().filter_map(name).collect();
@@ -267,7 +267,7 @@ fn may_begin(context: &Context, gone: &[&ConfigMap]) -> bool {
     context.brake.may_end(&ending, &others)
 }
 
-/// Whether it is an edge configuration, and no reservation.
+/// Whether it is an edge configuration, not a reservation.
 fn runs(map: &ConfigMap) -> bool {
     config_map::reserved_for(map).is_none()
 }
@@ -282,7 +282,8 @@ fn has_successor(context: &Context, map: &ConfigMap) -> bool {
     context.businesses.state_filter(is).iter().any(|stored| context.other_claimant(stored).is_none())
 }
 
-/// Whether a resource has this installation's finalizer and nothing else of it: it is another's by now, and no edge configuration is left.
+/// Whether a resource has this installation's finalizer and nothing else of it: it belongs to another now, and no edge configuration is
+/// left.
 fn is_let_go(context: &Context, stored: &StoredBusiness) -> bool {
     stored.has_finalizer(&context.finalizer())
         && context.businesses.state_filter(|own| own.uid() == stored.uid()).is_empty()

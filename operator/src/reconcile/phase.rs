@@ -1,4 +1,4 @@
-//! Whether everything that is no longer declared may be removed from the broker: no edge may use it any more.
+//! Whether everything that is no longer declared may be removed from the broker: only once no edge can use it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -37,7 +37,7 @@ impl Delivered {
         *before = Some(Self { hash, declared, at, uses: queues.chain(stream).collect() });
     }
 
-    /// When no edge uses anything of a former configuration any more. `timeout`: the longest wait for edges that do not get, or do not report,
+    /// When no edge uses anything of a former configuration. `timeout`: the longest wait for edges that do not get, or do not report,
     /// the present one: cut off from the API server, or from the operator. After it their clients' messages may end in `unrouted`.
     fn settled_at(&self, progress: &EdgeProgress, timeout: Duration) -> Instant {
         let EdgeProgress { total, programmed, since, others, .. } = progress;
@@ -68,7 +68,7 @@ impl Reconcile<'_> {
         let delivered = last.filter(|last| last.declared == hash)?;
         let mut progress = context.edges.progress(business, &delivered.hash);
         if progress.total == 0 && stored.status().edges.is_some_and(|edges| edges.total > 0) {
-            // They were there before this process.
+            // They existed before this process.
             context.edges.were_seen();
             progress.others = true;
         }

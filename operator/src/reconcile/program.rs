@@ -22,7 +22,7 @@ impl Reconcile<'_> {
     ) -> Result<SecretResult, Error> {
         let written = self.program(declaration, &credentials, waiting).await?;
         if waiting.secret {
-            // Nobody is given what the broker refuses.
+            // No edge gets what the broker refuses.
             let name = self.stored.status().binding.map(|binding| binding.name);
             return Ok(SecretResult { name, obstacle: None });
         }
@@ -63,11 +63,11 @@ impl Reconcile<'_> {
             delivered();
             return Ok(false);
         }
-        // Only over what was compared with: never over a newer one.
+        // Only over the version that was compared: never over a newer one.
         let shows = present.and_then(|map| map.metadata.resource_version.clone());
         should.metadata.resource_version = context.states.version(business, shows.clone());
         let written = context.writer.config_map(&should).await;
-        // Whatever went wrong: what the watch shows decides the next attempt.
+        // Whatever failed: what the watch shows decides the next attempt.
         let written = written.inspect_err(|_| context.states.forget_version(business))?;
         context.states.set_version(business, shows, written);
         delivered();
@@ -75,7 +75,7 @@ impl Reconcile<'_> {
         Ok(true)
     }
 
-    /// Leaves of the keys that the edges accept only these, whatever else they have, and whatever else is to be done.
+    /// Leaves the edges only these keys, and changes nothing else.
     pub(super) async fn end_former_keys(&self, business: &str, credentials: &AccessCredentials) -> Result<(), Error> {
         let Self { stored, context } = *self;
         let Some(map) = context.config_map(business).filter(|map| config_map::is_of(map, stored)) else {
@@ -89,7 +89,7 @@ impl Reconcile<'_> {
         if config_map::has_all_of(&map, &should) {
             return Ok(());
         }
-        // Only over this one: there may be a newer one that the watch has not brought yet.
+        // Only over this version: the watch may not have shown a newer one yet.
         let shows = map.metadata.resource_version.clone();
         should.metadata.resource_version.clone_from(&shows);
         let written = context.writer.config_map(&should).await?;
@@ -100,7 +100,7 @@ impl Reconcile<'_> {
         Ok(())
     }
 
-    /// What the edges have of a business, if it was written for this resource.
+    /// The edge configuration of a business, if it was written for this resource.
     pub(super) fn present_config(&self, business: &str) -> Option<BusinessConfig> {
         let map = self.context.config_map(business)?;
         if config_map::owner(&map) == self.stored.owner() { config_map::config(&map) } else { None }

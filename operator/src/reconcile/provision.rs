@@ -17,7 +17,7 @@ use crate::{
 const BROKER_FAILURES: [Reason; 3] = [Reason::BrokerUnavailable, Reason::BrokerRefused, Reason::VhostNotOurs];
 
 impl Reconcile<'_> {
-    /// Makes the broker have what was declared, as far as edges with a former configuration allow, and reports a repair. `required`: see
+    /// Makes the broker match the declaration, as far as edges with a former configuration allow, and reports a repair. `required`: see
     /// [`Desired`], and so for `destroying`.
     pub(super) async fn provision(
         &self,
@@ -32,7 +32,7 @@ impl Reconcile<'_> {
         context.options.open_queues.mark(&stored.owner(), &mut topology);
         let limits = user_limits(declaration.terms.as_deref(), context.options.user_limits);
         let users = credentials.users.iter().map(|user| user.clone().with_limits(limits)).collect();
-        // By what should be written for the edges, not by what was: they may all run what an older operator wrote.
+        // By what should be written for the edges, not by what was: they may all run the output of an older operator.
         let (phase, in_use) = self.phase(&compiled.business, &credentials.edge_config(compiled).hash());
         let declared = |queue: &String| {
             topology.queues.iter().any(|own| own.name == *queue) || topology.existing_queues.contains(queue)
@@ -62,7 +62,7 @@ impl Reconcile<'_> {
         if conditions.iter().any(|condition| failing(&condition.reason)) {
             return Ok(());
         }
-        // Nor while such a failure waits to be reported: it would never be.
+        // Nor while the report of such a failure is delayed: it would never be written.
         if self.context.states.of(self.stored, |state| state.holds_status()) {
             return Ok(());
         }
@@ -89,7 +89,7 @@ impl Reconcile<'_> {
         let text = format!("{failure}; clients stay connected, and it is tried again");
         findings.provisioned = match failure.kind {
             FailureKind::NotOurs => ConditionState::not_met(reason, text),
-            // What the broker has can't be told: it may well be everything.
+            // The state of the broker is unknown: it may have everything.
             FailureKind::Unavailable | FailureKind::Refused => ConditionState::unknown(reason, text),
         };
         findings.set_progress(&self.progress(&compiled.business));
@@ -97,7 +97,7 @@ impl Reconcile<'_> {
         Ok(self.retry())
     }
 
-    /// Adds to what the problems mean that routes wait for their end.
+    /// Adds which routes wait until the problems are solved.
     pub(super) fn name_held_back(
         &self,
         waiting: &Waiting,
@@ -134,7 +134,7 @@ impl Reconcile<'_> {
     }
 }
 
-/// Why a declaration that names such a queue of the team's own can't be accepted: it is missing, or not open.
+/// Why a declaration with such a queue of the team's own can't be accepted: the queue is missing, or not open.
 pub(super) fn queue_problem(done: &Report, which: impl Fn(&String) -> bool) -> Option<ConditionState> {
     let missing = problem_texts(done, |problem| matches!(problem, Problem::MissingQueue { queue } if which(queue)));
     if !missing.is_empty() {

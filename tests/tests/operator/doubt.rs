@@ -1,4 +1,4 @@
-//! Nothing is deleted on a doubt: what nobody can count is kept.
+//! Nothing is deleted in doubt: a queue that can't be counted is kept.
 
 use anyhow::{Result, ensure};
 use kube::api::{Patch, PatchParams};
@@ -17,8 +17,7 @@ async fn provisioned(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// As in the seconds of a broker's restart: the leader of a queue is not there yet, so a client that asks for its depth gets 0 messages, and there
-/// are no statistics.
+/// As during a broker's restart: the leader of a queue is not elected yet, so its depth is reported as 0, and there are no statistics.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_whose_leader_does_not_answer_is_not_taken_for_empty() -> Result<()> {
     let broker = PrivateBroker::start("doubt", &[]).await?;

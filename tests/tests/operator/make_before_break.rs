@@ -1,5 +1,5 @@
-//! A declaration changes while clients send by the former one, or while the broker fails at a part of it: what is acknowledged has a queue,
-//! and only what is concerned waits.
+//! A declaration changes while clients send by the former one, or while the broker fails at a part of it: every acknowledged message has a
+//! queue, and only the affected routes wait.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ async fn what_is_acknowledged_while_an_edge_does_not_know_of_a_removed_route_is_
     proxy.set(Network::Stalled);
     let transient = "  push: {delivery: Transient}\n  deletionPolicy: Delete";
     world.apply(&payments(&[("refund", "refunds")], transient)).await?;
-    // It goes as far as it can: the edge has something else.
+    // It goes as far as possible: the edge still has the former configuration.
     let wsb = world
         .wait("payments", "say that a queue waits for the edges", |wsb| {
             condition_of(wsb, "Provisioned").is_some_and(|c| c.message.contains("until every edge runs"))
@@ -125,7 +125,7 @@ async fn an_object_that_differs_holds_back_its_routes_and_nothing_else() -> Resu
     world.condition("payments", "Ready", "True").await?;
     let (before, secret) = (config(&world).await?, world.secret(SECRET).await?.context("no Secret")?);
 
-    // Somebody has made a queue by hand that is to become a route's, and another one anew as what it should not be. One without messages
+    // Somebody has created a queue by hand that will become a route's, and recreated another one with wrong arguments. A queue without messages
     // would be removed as not declared.
     let vhost = &world.setup.vhost().name;
     let (_connection, channel) = world.setup.vhost().channel().await?;
@@ -215,7 +215,7 @@ async fn a_removal_waits_for_an_edge_that_never_reports_and_no_longer_than_its_b
     operator.had_every_right()
 }
 
-/// In front of a management API: fails, while it is told to, at what deletes a queue.
+/// In front of a management API: while switched on, it fails calls that delete a queue.
 async fn failing_deletes(management: &str) -> Result<(String, Arc<AtomicBool>)> {
     let (start, target) = management.rsplit_once('@').context("a management URL with a user")?;
     let (target, fails) = (target.to_owned(), Arc::new(AtomicBool::new(true)));
@@ -228,7 +228,7 @@ async fn failing_deletes(management: &str) -> Result<(String, Arc<AtomicBool>)> 
                 let mut to = TcpStream::connect(target).await?;
                 let (mut question, mut answer) = (vec![0; 64 << 10], vec![0; 64 << 10]);
                 loop {
-                    // A client asks nothing before it has its answer.
+                    // A client sends its next request only after the answer.
                     tokio::select! {
                         read = from.read(&mut question) => match read? {
                             0 => return anyhow::Ok(()),

@@ -1,4 +1,4 @@
-//! What a deletion leaves, for whom, and what asks before it happens.
+//! What a deletion keeps, who may claim it, and which deletions need confirmation.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -208,7 +208,7 @@ async fn a_business_type_stays_reserved_for_its_namespace_while_messages_are_lef
     };
     let wait = |what: &'static str| world.cluster.wait_for(&others.name, "payments", what, reason(what));
     wait("BusinessTypeReserved").await?;
-    // An administrator hands it over, and takes it back: the first namespace may have it as well.
+    // An administrator hands it over to every namespace: the first one may claim it again, too.
     let maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
     let reserve = async |namespace: &str| {
         let patch = json!({"metadata": {"annotations": {"wirepost.dev/reserved-for": namespace}}});

@@ -1,4 +1,4 @@
-//! The actor itself: see [`super`]. It awaits nothing but what comes: every call of the broker is made by a task of its own.
+//! The actor itself: see [`super`]. It only awaits requests and results: every call of the broker is a task of its own.
 
 use std::{
     any::Any,
@@ -29,11 +29,11 @@ use super::{
 };
 use crate::{Error, Looks, Report, Snapshot, depths::Depths};
 
-/// Requests that are taken in together.
+/// Requests that are received together.
 const BATCH: usize = 64;
-/// How long queues and streams are not created because nodes are missing.
+/// How long missing nodes prevent the creation of queues and streams.
 const NODES_WAIT: Duration = Duration::from_mins(5);
-/// Time for what runs, once the process is told to end.
+/// Time for running tasks once the process shuts down.
 const CLOSING: Duration = Duration::from_secs(4);
 
 pub(super) struct Actor {
@@ -48,7 +48,7 @@ pub(super) struct Actor {
     pub(super) replicas: Replicas,
     /// Nodes that the broker should have; `None` = as many as it has.
     pub(super) expected_nodes: Option<usize>,
-    /// Since when it has too few of them for what is created.
+    /// Since when it has too few nodes for new queues.
     too_few_nodes: Option<Instant>,
     /// The next snapshot is compared with everything that was ensured.
     sweep_due: bool,
@@ -100,7 +100,7 @@ impl Context {
         Error::Panicked { doing: doing.to_owned(), cause }
     }
 
-    /// What `work` returns. It may leave nothing half changed when it panics.
+    /// What `work` returns. It must not leave anything inconsistent when it panics.
     pub(super) fn caught<T>(&self, doing: &str, work: impl FnOnce() -> T) -> Result<T, Error> {
         catch_unwind(AssertUnwindSafe(work)).map_err(|panic| self.panicked(doing, &*panic))
     }
@@ -228,7 +228,7 @@ impl Actor {
                 }
                 Some(finished) = self.tasks.join_next() => match finished {
                     Ok(finished) => self.finished(finished),
-                    // It panicked where nothing catches it (they are not cancelled): the actor panics too, and its owner learns of it.
+                    // Nothing caught its panic (tasks are not cancelled): the actor panics too, so that its owner learns of it.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 }
             }
@@ -318,7 +318,7 @@ impl Actor {
         self.start_jobs();
     }
 
-    /// What is created while nodes are missing would have too few copies, and a stream can't be given more from outside.
+    /// Queues created while nodes are missing would have too few replicas, and no API adds replicas to a stream.
     fn count_nodes(&mut self, nodes: usize) {
         let enough = self.expected_nodes.is_none_or(|expected| nodes >= wanted(expected));
         if enough {
@@ -333,7 +333,7 @@ impl Actor {
         }
     }
 
-    /// Why nothing that holds messages is created now.
+    /// Why no queue or stream is created now.
     pub(super) fn waits_for_nodes(&self) -> Option<BrokerFailure> {
         let left = NODES_WAIT.checked_sub(self.too_few_nodes?.elapsed()).filter(|left| !left.is_zero())?;
         Some(BrokerFailure::too_few_nodes(self.expected_nodes.map_or(0, wanted), left))

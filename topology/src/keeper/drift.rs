@@ -38,7 +38,7 @@ pub(super) struct Comparison {
 }
 
 impl BusinessStates {
-    /// The result of the last time, if the same was ensured then, nothing has changed since, and nothing of it waited for this phase.
+    /// The last result, if the same was ensured then, nothing has changed since, and nothing waited for this phase.
     pub(super) fn current_report(&self, business: &str, desired: &Desired, phase: Phase) -> Option<Ensured> {
         let state = self.0.get(business).filter(|state| state.current && *state.desired == *desired)?;
         let waits_for_edges = state.waits_for_edges;

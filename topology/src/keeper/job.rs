@@ -67,7 +67,7 @@ impl Job {
         Self { business, desired: Arc::default(), kind: Kind::Orphan }
     }
 
-    /// What has to be done, and what that needs.
+    /// The permitted part of the plan, and what it needs.
     pub(super) fn plan(&self, snapshot: &Snapshot, mode: Mode) -> (Permitted, Needs) {
         let mut plan = self.desired.plan(&self.business, snapshot, mode);
         if !matches!(self.kind, Kind::Ensure { .. }) {
@@ -179,10 +179,10 @@ impl Job {
     }
 }
 
-/// What of a plan may be done now.
+/// The part of a plan that may be carried out now.
 pub(super) struct Permitted {
     plan: Plan,
-    /// Steps that may not.
+    /// The other steps.
     left: Vec<Step>,
     /// Whether they wait for the edges.
     waits_for_edges: bool,

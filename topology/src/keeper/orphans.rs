@@ -16,9 +16,9 @@ use crate::{Error, KeepReason, Problem, Report, Snapshot};
 
 /// Orphans that wait or are removed at the same time: what is declared comes first.
 const MAX_AT_ONCE: usize = 32;
-/// Looks in a row that change nothing before one rests: the broker's statistics come seconds late.
+/// Checks in a row without a change before an orphan rests: the broker's statistics come seconds late.
 const FRUITLESS_LOOKS: u32 = 6;
-/// Sweeps that it rests then: a look costs calls, and a stream with messages stays for good.
+/// Sweeps that it rests then: a check costs calls, and a stream with messages stays for good.
 const REST_SWEEPS: u32 = 18;
 
 /// Businesses that have objects and are not declared.
@@ -27,9 +27,9 @@ pub(super) struct Orphans(HashMap<String, Orphan>);
 
 struct Orphan {
     since: Instant,
-    /// When it was looked at last.
+    /// When it was last checked.
     looked: Option<Instant>,
-    /// Looks in a row at which everything that is left of it had a reason to stay that does not pass soon.
+    /// Checks in a row in which everything left of it had a lasting reason to stay.
     fruitless: u32,
 }
 
@@ -50,7 +50,7 @@ impl Orphans {
         self.0.iter().filter(move |(_, orphan)| orphan.since.elapsed() >= grace).map(|(business, _)| business)
     }
 
-    /// Those of them that are to be looked at now, the one that waits longest first.
+    /// Those that must be checked now, the longest waiting first.
     fn to_look_at(&self, grace: Duration, rest: Duration) -> Vec<&String> {
         let rests = |business: &str| {
             let orphan = self.0.get(business).filter(|orphan| orphan.fruitless >= FRUITLESS_LOOKS);
@@ -61,7 +61,7 @@ impl Orphans {
         all
     }
 
-    /// One was looked at.
+    /// One was checked.
     fn looked_at(&mut self, business: &str, result: &Result<Report, Error>) {
         let Some(orphan) = self.0.get_mut(business) else { return };
         orphan.looked = Some(Instant::now());
@@ -72,7 +72,7 @@ impl Orphans {
     }
 }
 
-/// Whether the next look may find something else, without anybody having done anything.
+/// Whether the next check may find something else although nobody has done anything.
 fn passes_soon(problem: &Problem) -> bool {
     let unknown = matches!(problem, Problem::Kept { because: KeepReason::Unknown(_), .. });
     unknown || problem.is_confirming() || problem.may_pass()
@@ -93,7 +93,7 @@ impl Actor {
         let due = self.orphans.due(self.orphan_grace);
         let ending: BTreeSet<String> = due.filter(|business| live.contains(business.as_str())).cloned().collect();
         let others = live.iter().map(|business| (*business).to_owned()).filter(|it| !ending.contains(it)).collect();
-        // What only waits to be emptied ends nobody's service.
+        // An orphan that only waits to be emptied serves nobody.
         let held = !self.context.owner.may_end(&ending, &others);
         let room = MAX_AT_ONCE.saturating_sub(self.work.orphans());
         let due = self.orphans.to_look_at(self.orphan_grace, self.sweep * REST_SWEEPS).into_iter();

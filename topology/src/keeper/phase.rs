@@ -1,11 +1,11 @@
-//! A declaration changes while edges run the former one: what they may still use is removed last.
+//! A declaration changes while edges run the former one: objects that they may still use are removed last.
 //!
 //! An edge decides by its configuration which queue a client's message is for. If that queue is unbound or deleted before the edge knows, the
 //! message is acknowledged to the client and ends in `unrouted`, where no declared route takes it. So a change has two phases: first
 //! everything is created ([`Phase::Grow`]), then the edges get their configuration, and at last the rest is removed ([`Phase::Shrink`]).
 //!
-//! What may still be used is recognized by its shape and not by memory, so that a process which starts in the middle of a change knows it
-//! too: queues that an edge may publish to, and the stream that it may read. Anything else that should not be there goes immediately.
+//! Such objects are recognized by their shape and not by memory, so that a process that starts in the middle of a change knows them too:
+//! queues to which an edge may publish, and the stream that it may read. Anything else that should not exist is removed immediately.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +16,9 @@ use crate::{KeepReason, Problem, Step, actual};
 /// How much of a plan may be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Objects are created and changed. What an edge with the former configuration may use stays.
+    /// Objects are created and changed. Objects that an edge with the former configuration may use stay.
     Grow,
-    /// That is removed too: no edge uses it any more.
+    /// Those are removed too: no edge uses them any more.
     Shrink,
 }
 
@@ -73,7 +73,7 @@ impl Phases {
         phases
     }
 
-    /// What stays, for people.
+    /// The problems that name what stays.
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         self.kept.iter().map(|queue| Problem::Kept { queue: queue.clone(), because: KeepReason::Edges })
     }

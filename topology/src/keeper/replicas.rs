@@ -1,8 +1,8 @@
-//! How many nodes of the broker have a copy of each queue and stream. What was created while a part of the nodes was missing has too few
-//! copies, and RabbitMQ adds none on its own (unless its own reconciliation is switched on).
+//! On how many nodes of the broker each queue and stream has a replica. Queues created while nodes were missing have too few, and RabbitMQ
+//! adds none on its own (unless its own reconciliation is switched on).
 //!
-//! Quorum queues get the missing members. Streams can get one by `rabbitmq-streams add_replica` only: no API offers it (4.0 to 4.3), so the
-//! report names the command.
+//! Quorum queues get the missing members. Only `rabbitmq-streams add_replica` can add one to a stream: no API offers it (4.0 to 4.3), so
+//! the report names the command.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::DefaultHasher},
@@ -28,7 +28,7 @@ use crate::{Error, Problem, ReplicaRepair, Report, actual::Node};
 const INTERVAL: Duration = Duration::from_mins(5);
 /// The same in sweeps while replicas are missing.
 const REPAIR_SWEEPS: u32 = 3;
-/// Members that one check adds at most, and how many at the same time: each has to copy what the queue holds.
+/// Members that one check adds at most, and how many at the same time: each has to copy the queue's messages.
 const MAX_ADDED: usize = 200;
 const PARALLEL: usize = 2;
 
@@ -50,7 +50,7 @@ pub(super) struct Checked {
     added: usize,
 }
 
-/// How many copies a queue or stream should have on so many nodes. An even number would survive no more failures than one less.
+/// How many replicas a queue or stream should have on this many nodes. An even number would survive no more failures than one less.
 pub(super) fn wanted(nodes: usize) -> usize {
     if nodes >= GROUP_SIZE { GROUP_SIZE } else { 1 }
 }
@@ -110,7 +110,7 @@ impl Actor {
     pub(super) fn replicas_checked(&mut self, checked: Checked) {
         let replicas = &mut self.replicas;
         replicas.checking = false;
-        // What was added is seen by another check.
+        // Another check sees the result.
         replicas.due |= checked.added > 0;
         let Some(missing) = checked.missing else { return };
         let before = std::mem::replace(&mut replicas.missing, missing);
@@ -158,7 +158,7 @@ impl Context {
             let Some(business) = names::owner(&queue.name).filter(|business| businesses.contains(*business)) else {
                 continue;
             };
-            // Queues of listeners and edges are theirs.
+            // Queues of listeners and edges are not ours to repair.
             let ours = queue.kind == "stream" || wirepost_core::topology::shared_policy_of(&queue.name).is_some();
             if !ours || queue.members.is_empty() || queue.members.len() >= wanted {
                 continue;
@@ -184,7 +184,7 @@ impl Context {
         Ok(Checked { missing: Some(missing), added })
     }
 
-    /// Whether the queue has got a member there. What fails is tried again by the next check.
+    /// Whether the member was added. The next check retries failures.
     async fn add_member(&self, queue: String, node: String) -> bool {
         if !self.may_write() {
             return false;

@@ -1,6 +1,6 @@
 //! Snapshots of the vhost: taken when they are needed, used again for a second; and whether the broker answers at all.
 //!
-//! Jobs run while a snapshot is read. What it shows of their businesses is neither before nor after, so it is not used for these.
+//! Jobs run while a snapshot is read. It shows their businesses neither before nor after the job, so it is not used for them.
 
 use std::{
     collections::HashSet,
@@ -50,7 +50,7 @@ struct CachedSnapshot {
     changed: HashSet<String>,
 }
 
-/// What [`Context::read`] came to.
+/// The result of [`Context::read`].
 pub(super) struct Read {
     begun: Instant,
     result: Result<Snapshot, Error>,
@@ -61,14 +61,14 @@ pub(super) struct Taken {
     pub(super) snapshot: Result<Arc<Snapshot>, BrokerFailure>,
     /// When it was begun.
     pub(super) begun: Instant,
-    /// Businesses of which it shows nothing certain: a job of theirs ran meanwhile.
+    /// Businesses for which it is not reliable: a job of theirs ran meanwhile.
     pub(super) unsettled: HashSet<String>,
     /// Whether every business has to be ensured again: the broker was lost or is back, or foreign policies changed.
     pub(super) recheck: bool,
 }
 
 impl Snapshots {
-    /// The last snapshot, if it is new enough and nothing was done to this business since.
+    /// The last snapshot, if it is recent and no job of this business has run since.
     pub(super) fn usable(&self, business: &str) -> Option<Arc<Snapshot>> {
         let cached = self.cached.as_ref().filter(|cached| Instant::now() < cached.usable_until)?;
         (!cached.changed.contains(business)).then(|| Arc::clone(&cached.snapshot))
@@ -199,7 +199,7 @@ impl Context {
         checked
     }
 
-    /// Marks the vhost as this installation's where nothing speaks against it.
+    /// Marks the vhost as this installation's if nothing prevents it.
     async fn own(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let vhost = self.management.vhost();
         if self.mode == Mode::Development {

@@ -114,7 +114,7 @@ impl Actor {
         });
     }
 
-    /// Has the messages that were found moved, once a snapshot shows that it makes sense.
+    /// Begins to move the messages that were found, once a snapshot shows that their bindings are right.
     pub(super) fn unrouted_counted(&mut self, counted: Counted) {
         self.unrouted.counting = false;
         let Counted { businesses, messages: Some(messages) } = counted else { return };

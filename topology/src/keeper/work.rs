@@ -28,7 +28,7 @@ pub(super) struct Work {
     /// By business: two jobs of one business never run at the same time.
     running: HashMap<String, Needs>,
     shared: Shared,
-    /// When the last attempt to set them failed, and why; until they are right.
+    /// When the last attempt to set them failed, and why, until they are set.
     shared_failure: Option<(Instant, BrokerFailure)>,
 }
 
@@ -46,7 +46,7 @@ enum Shared {
     /// As declared, when last seen.
     #[default]
     Right,
-    /// They are not, and nothing was done yet.
+    /// They are not set, and there was no attempt yet.
     Wrong,
     /// They are being set.
     Setting,
@@ -63,7 +63,7 @@ impl Work {
         self.waiting.iter().filter(|waiting| waiting.reply.is_none()).count()
     }
 
-    /// A request comes before the orphans that wait, and instead of the one that it is about.
+    /// Adds a request before the orphans that wait, and instead of an orphan of the same business.
     pub(super) fn add(&mut self, job: Job, reply: Option<oneshot::Sender<Reply>>) {
         let is_orphan = |waiting: &Waiting| waiting.reply.is_none();
         let requested = reply.is_some();
@@ -84,7 +84,7 @@ impl Work {
         self.running.keys()
     }
 
-    /// A queue should find its limits when it is created, so the shared policies come first.
+    /// A queue must find its limits when it is created, so the shared policies come first.
     fn may_start(&self, needs: Needs) -> bool {
         if needs.shared_policies && self.shared != Shared::Right {
             return false;
@@ -107,7 +107,7 @@ impl Work {
         self.shared_failure.as_ref().is_none_or(|(since, _)| since.elapsed() >= SHARED_RETRY)
     }
 
-    /// An attempt to set the shared policies ended. What waits for them is answered if they are not all set.
+    /// An attempt to set the shared policies ended. If they are not all set, the requests that wait for them fail.
     fn shared_attempted(&mut self, result: &Result<Report, Error>) {
         let failure = match result {
             Ok(report) => BrokerFailure::shared_policies(report),
@@ -126,7 +126,7 @@ impl Work {
         Some(failure)
     }
 
-    /// Answers everything that waits, or of that only what waits for the shared policies.
+    /// Fails all requests that wait, or only those that wait for the shared policies.
     pub(super) fn fail(&mut self, failure: &BrokerFailure, only_for_shared: bool) {
         let waits_for_shared = |waiting: &Waiting| waiting.needs.is_some_and(|needs| needs.shared_policies);
         self.waiting.retain_mut(|waiting| {
@@ -208,8 +208,7 @@ impl Actor {
         }
     }
 
-    /// Records what a job came to, and answers who waits for it: its caller continues with the API server while others still wait for the
-    /// broker.
+    /// Records the result of a job, and answers its caller, which continues with the API server while others still wait for the broker.
     pub(super) fn job_finished(&mut self, done: JobResult, reply: Option<oneshot::Sender<Reply>>) {
         let needed = self.work.running.remove(&done.job.business);
         if needed.is_some_and(|needed| needed.shared_policies) {
@@ -234,7 +233,7 @@ impl Actor {
             Err(error) => {
                 self.snapshots.discard();
                 self.businesses.failed(&job.business);
-                // Whether the broker is away is for the next snapshot to say: one object that does not answer concerns one business.
+                // The next snapshot shows whether the broker is away: one unresponsive object concerns one business.
                 return Err(BrokerFailure::from(&error));
             }
         };

@@ -132,7 +132,7 @@ async fn a_listener_that_has_stopped_keeps_its_events_and_is_bounded() {
     apply_all(&vhost, &business("pay", &json!([route("order", "orders")]))).await;
     vhost.broker.call("DELETE", &format!("/api/policies/{}/wirepost.events", vhost.name), "").await.unwrap();
     let (_connection, channel) = vhost.channel().await.unwrap();
-    // It drops what is older, so nothing bounds it unasked.
+    // It drops its oldest messages, so no policy bounds it.
     let mut stream = FieldTable::default();
     stream.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
     channel.queue_declare(AUDIT.into(), QueueDeclareOptions::durable(), stream).await.unwrap();
