@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub struct Process {
     pub pid: u32,
     child: Mutex<Child>,
     log: PathBuf,
+    quiet: AtomicBool,
 }
 
 impl Process {
@@ -54,7 +56,18 @@ impl Process {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {}", command.get_program().display()))?;
-        Ok(Self { name: name.to_owned(), pid: child.id(), child: Mutex::new(child), log })
+        Ok(Self {
+            name: name.to_owned(),
+            pid: child.id(),
+            child: Mutex::new(child),
+            log,
+            quiet: AtomicBool::new(false),
+        })
+    }
+
+    /// Its log is of no interest when it ends: for test programs whose output nobody captures.
+    pub fn be_quiet(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
     }
 
     /// Begins its shutdown.
@@ -115,6 +128,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.kill9();
+        if self.quiet.load(Ordering::Relaxed) {
+            return;
+        }
         // Captured by the test harness, and so shown only where the test fails.
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();

@@ -148,6 +148,9 @@ async fn play_on(scenario: &'static Scenario, driver: &Arc<Driver>, command: &st
     let world = World::new(own.as_ref().unwrap_or(driver), scenario.limits, scenario.more).await?;
     let result = (scenario.run)(&world).await;
     let result = result.with_context(|| format!("on the wire:\n{}\nwhat went wrong", world.proxy.tail()));
+    if result.is_ok() {
+        world.edge.be_quiet();
+    }
     drop(world);
     if let Some(own) = own {
         let log = own.log();

@@ -80,7 +80,8 @@ async fn an_edge_killed_for_its_memory_restarts_and_the_other_is_not_disturbed()
     const GUESTS: usize = 900;
     const BEGUN: usize = 120 << 10;
     let node = Node::connect().await?;
-    node.install(&["edge.resources.limits.memory=80Mi"]).await?;
+    // Together more than the edge may have: its bound for begun messages alone would keep it below 80 MiB.
+    node.install(&["edge.resources.limits.memory=80Mi", "edge.inboundBytes=209715200"]).await?;
     let mut crowd = Crowd::gather(&node, "memory", size(CLIENTS)).await?;
     crowd.talks().await?;
     let watch = EdgeWatch::of(&node).await?;
