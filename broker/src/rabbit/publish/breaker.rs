@@ -33,6 +33,9 @@ pub(super) struct Breakers {
     /// Their number: almost always none, and then nothing is locked.
     suspects: AtomicUsize,
     breakers: Mutex<HashMap<String, Breaker>>,
+    /// Exchanges to which no events are sent for a while, and until when; their number.
+    events: Mutex<HashMap<Arc<str>, Instant>>,
+    muted: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -80,6 +83,34 @@ impl Breakers {
                 self.suspect(target, &error.to_string());
             }
         }
+    }
+
+    /// The connection ended with this error right after events to these. Nothing confirms an event, so only time clears them.
+    pub(super) fn ended_events(&self, exchanges: Vec<Arc<str>>, error: &Error) {
+        if !matches!(error, Error::Closed { code, .. } if *code != CONNECTION_FORCED) {
+            return;
+        }
+        let now = Instant::now();
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.retain(|_, until| now < *until);
+        for exchange in exchanges {
+            if events.len() < CAPACITY {
+                // Spread, so that the guilty one is soon tried alone.
+                events.insert(exchange, now + BACKOFF.1.mul_f64(rand::random_range(1.0..2.0)));
+            }
+        }
+        self.muted.store(events.len(), Ordering::Relaxed);
+    }
+
+    /// Whether events may be sent there.
+    pub(super) fn takes_events(&self, exchange: &str, now: Instant) -> bool {
+        self.muted.load(Ordering::Relaxed) == 0
+            || self
+                .events
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(exchange)
+                .is_none_or(|until| *until <= now)
     }
 
     fn suspect(&self, target: &str, reason: &str) {

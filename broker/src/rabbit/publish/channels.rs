@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -43,13 +44,17 @@ pub(super) struct Channels {
     open: BTreeMap<u16, Channel>,
     publishing: HashMap<Arc<str>, u16>,
     events: HashMap<Arc<str>, u16>,
-    max: u16,
+    /// Channels in use at most.
+    max: usize,
+    /// Numbers of channels: twice as many, since one that we close keeps its number until the broker has answered.
+    numbers: u16,
 }
 
 impl Channels {
     pub(super) fn new(channel_max: u16) -> Self {
-        let max = channel_max.min(MAX);
-        Self { open: BTreeMap::new(), publishing: HashMap::new(), events: HashMap::new(), max }
+        let numbers = channel_max.min(2 * MAX);
+        let max = usize::from(numbers / 2).max(1);
+        Self { open: BTreeMap::new(), publishing: HashMap::new(), events: HashMap::new(), max, numbers }
     }
 
     pub(super) fn publishing(&mut self, number: u16) -> Option<&mut Publishing> {
@@ -76,9 +81,13 @@ impl Channels {
         }
     }
 
+    fn used(&self) -> usize {
+        self.publishing.len() + self.events.len()
+    }
+
     /// Whether a channel can be opened, closing one without traffic if need be.
     pub(super) fn has_room(&self) -> bool {
-        self.open.len() < usize::from(self.max) || self.idlest().is_some()
+        self.open.len() < usize::from(self.numbers) && (self.used() < self.max || self.idlest().is_some())
     }
 
     /// The channel of an exchange, opened if it has none. `None`: there are too many.
@@ -117,12 +126,11 @@ impl Channels {
     }
 
     fn open(&mut self, pipe: &mut Pipe, confirms: bool) -> Option<u16> {
-        if self.open.len() >= usize::from(self.max) {
-            // Its number is free once the broker has answered.
+        let number = (1..=self.numbers).find(|number| !self.open.contains_key(number))?;
+        if self.used() >= self.max {
             let idlest = self.idlest()?;
             self.close(idlest, pipe);
         }
-        let number = (1..=self.max).find(|number| !self.open.contains_key(number))?;
         pipe.open_channel(number, confirms);
         Some(number)
     }
@@ -163,6 +171,20 @@ impl Channels {
             Channel::Closing => {}
         }
         Some(ended)
+    }
+
+    /// The broker has closed a channel that we had closed, and has not answered ours.
+    pub(super) fn still_closing(&mut self, number: u16) {
+        self.open.insert(number, Channel::Closing);
+    }
+
+    /// Exchanges that events were sent to within this time.
+    pub(super) fn recent_events(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
+        let recent = |channel: &Channel| match channel {
+            Channel::Events(exchange, used) if now.saturating_duration_since(*used) < within => Some(exchange.clone()),
+            _ => None,
+        };
+        self.open.values().filter_map(recent).collect()
     }
 
     /// Closes channels without traffic.

@@ -38,13 +38,18 @@ impl Gate {
 
     /// Lets in as many as there is room for, less those that were let in and have not used it.
     pub(super) fn admit(&self, room: usize) {
-        let held = self.held();
-        let admitted = self.admitted.load(Ordering::Relaxed).min(held);
-        let more = room.min(held).saturating_sub(admitted);
-        self.admitted.store(admitted + more, Ordering::Relaxed);
+        let more = room.min(self.held()).saturating_sub(self.admitted.load(Ordering::Relaxed));
+        // Not a store: callers lower it at the same time.
+        self.admitted.fetch_add(more, Ordering::Relaxed);
         for _ in 0..more {
             self.waiting.notify_one();
         }
+    }
+
+    /// Turns that were given up with nobody behind them would count for ever. Called now and then; what it costs is that a few more are
+    /// let in.
+    pub(super) fn forget_admitted(&self) {
+        self.admitted.store(0, Ordering::Relaxed);
     }
 }
 

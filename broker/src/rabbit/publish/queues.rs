@@ -326,6 +326,7 @@ impl Queues {
                 *waiting -= 1;
                 job.answer(Err(unavailable(reason)));
             }
+            exchange.gate.forget_admitted();
             exchange.regulate(now, &self.congested);
             exchange.load() > 0 || exchange.congested || now.saturating_duration_since(exchange.used) < IDLE
         });

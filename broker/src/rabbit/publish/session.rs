@@ -95,6 +95,7 @@ impl<'a> Session<'a> {
             Ok(()) => pipe.close(CLOSE_TIMEOUT).await,
             Err(error) => {
                 let unknown = PublishError::Unknown(error.to_string());
+                lane.breakers.ended_events(channels.recent_events(Instant::now(), EVENT_PAUSE), &error);
                 let mut hit = Vec::new();
                 for channel in channels.into_all() {
                     if !channel.window.is_empty() {
@@ -148,11 +149,14 @@ impl<'a> Session<'a> {
 
     /// Sets the timer: the next tick is soon while somebody waits.
     fn schedule(&mut self, now: Instant) {
-        let busy = self.in_flight > 0 || self.lane.queues.is_waiting();
+        let queues = &self.lane.queues;
+        let busy = self.in_flight > 0 || queues.is_waiting() || queues.is_congested();
         let next = now + if busy { SWEEP } else { SWEEP * 20 };
         self.tick_due = if self.tick_due <= now { next } else { self.tick_due.min(next) };
         let congested = self.lane.queues.is_congested().then(|| now + ADMIT);
-        let due = [self.events_due, congested].into_iter().flatten().fold(self.tick_due, Instant::min);
+        // With much to be written, `progress` ends when it is written or something came.
+        let events = self.events_due.filter(|_| self.pipe.queued() < MAX_QUEUED);
+        let due = [events, congested].into_iter().flatten().fold(self.tick_due, Instant::min);
         if self.timer.deadline() != due {
             self.timer.as_mut().reset(due);
         }
@@ -227,7 +231,9 @@ impl<'a> Session<'a> {
                 (target, PAUSE)
             }
             Some(Channel::Events(exchange, _)) => (exchange, EVENT_PAUSE),
-            Some(Channel::Closing) | None => return,
+            // Ours crossed it: the broker answers that too, and only then is the number free.
+            Some(Channel::Closing) => return self.channels.still_closing(number),
+            None => return,
         };
         tracing::debug!(link = self.lane.name, %target, code, text, "the broker closed a publishing channel");
         if self.paused.len() < MAX_PAUSED {
@@ -339,7 +345,8 @@ impl<'a> Session<'a> {
         self.events_due = None;
         let Self { lane, pipe, channels, paused, .. } = self;
         for event in lane.queues.take_events() {
-            let is_paused = paused.get(&event.exchange).is_some_and(|until| now < *until);
+            let is_paused = paused.get(&event.exchange).is_some_and(|until| now < *until)
+                || !lane.breakers.takes_events(&event.exchange, now);
             let channel = if is_paused { None } else { channels.of_events(&event.exchange, pipe, now) };
             let sent = channel.is_some_and(|(number, fresh)| {
                 lane.counters.channels_opened.add(fresh.into());
