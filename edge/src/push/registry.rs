@@ -11,6 +11,9 @@ use super::{audience::Recipients, entry::Push, mailbox::Mailbox};
 /// Members of one tag, ordered by number.
 type Members = BTreeMap<u64, Arc<Mailbox>>;
 
+/// Connections with a push's tags from which on they are not looked at one by one.
+const MANY: usize = 256;
+
 /// The connections.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -118,6 +121,18 @@ impl Registry {
 
     /// Whether a connection that a push addresses is to get it compressed.
     pub fn wants_compressed(&self, push: &Push) -> bool {
+        // The hub is locked: a walk through many costs more than compressing in vain.
+        let many = match &push.audience.recipients {
+            Recipients::Everyone => true,
+            Recipients::Identity { .. } => false,
+            Recipients::Tags(tags) => {
+                let tagged = tags.iter().filter_map(|tag| self.by_tag.get(tag)).map(BTreeMap::len);
+                tagged.sum::<usize>() > MANY
+            }
+        };
+        if many {
+            return self.compresses();
+        }
         let bytes = push.frame.len();
         let visit = |mailbox: &Arc<Mailbox>| {
             if mailbox.compression.takes(bytes) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
