@@ -79,7 +79,7 @@ class WirepostApp:
         self._binding: Binding | None = binding
         self._concurrency = concurrency
         self._prefetch = prefetch or 2 * concurrency
-        self._dedupe = dedupe or MemoryDedupe()
+        self._dedupe = dedupe
         self._push_timeout = push_timeout
         self._grace = grace
         self._http = http
@@ -134,10 +134,13 @@ class WirepostApp:
                 raise BindingError(f"{binding.business} has no queue for the handler of {pattern}: name it by `queue`")
             for name in names:
                 queues.setdefault(name, []).append((pattern, handler))
-        self._consumers = [
-            Consumer(self._broker, name, handlers, self._dedupe, self._concurrency, self._prefetch)
-            for name, handlers in queues.items()
-        ]
+        # A message for two queues has one id. Where both have the same handlers it is handled once, else in each.
+        memories: dict[tuple[tuple[str, Handler], ...], Dedupe] = {}
+        for name, handlers in queues.items():
+            dedupe = self._dedupe
+            if dedupe is None:
+                dedupe = memories.setdefault(tuple(handlers), MemoryDedupe())
+            self._consumers.append(Consumer(self._broker, name, handlers, dedupe, self._concurrency, self._prefetch))
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._broker.run(), name="wirepost broker")]
         self._tasks += [loop.create_task(consumer.run(), name="wirepost consumer") for consumer in self._consumers]
