@@ -2,7 +2,7 @@ import { Connection, type Owner, type Welcome } from './connection.js';
 import { TokenError, WirepostError } from './errors.js';
 import { newId } from './id.js';
 import { Inbox } from './inbox.js';
-import { Outbox } from './outbox.js';
+import { Outbox, utf8Length } from './outbox.js';
 import { watchPage } from './page.js';
 import { Requests } from './requests.js';
 import { memoryStore } from './stores.js';
@@ -114,6 +114,8 @@ export class Wirepost<S extends Schema = AnySchema> {
   async send<T extends Types<S['send']>>(messageType: T, content: S['send'][T], options: SendOptions = {}): Promise<string> {
     const { to: toUniqueId, signal, id = newId(), ...rest } = options;
     if (this.#state === 'closed') throw new WirepostError('closed', 'the client was closed');
+    // The answer would come without it.
+    if (typeof id !== 'string' || !id || utf8Length(id) > 64) throw new WirepostError('invalid_envelope', 'an id has 1 to 64 bytes');
     await this.#outbox.add(id, JSON.stringify({ id, messageType, toUniqueId, ...rest, content }), signal);
     return id;
   }
@@ -348,9 +350,10 @@ export class Wirepost<S extends Schema = AnySchema> {
     clearTimeout(this.#refreshTimer);
     this.#refreshTimer = timer((Math.random() * left) / 4, async () => {
       const connection = this.#current;
+      if (!connection) return;
       try {
         const url = await this.#token();
-        if (connection === this.#current) connection?.send(JSON.stringify({ op: 'refresh', token: url.slice(url.lastIndexOf('/') + 1) }));
+        if (connection === this.#current) connection.send(JSON.stringify({ op: 'refresh', token: url.slice(url.lastIndexOf('/') + 1) }));
       } catch (error) {
         this.#report(error);
         if (connection === this.#current && left > 1000) this.#refresh(left / 2);
@@ -372,6 +375,10 @@ export class Wirepost<S extends Schema = AnySchema> {
 
   #report(error: unknown, message?: Message): void {
     if (this.#state === 'closed') return;
-    (this.#options.onError ?? console.error)(error, message);
+    try {
+      (this.#options.onError ?? console.error)(error, message);
+    } catch (thrown) {
+      console.error(thrown);
+    }
   }
 }

@@ -48,6 +48,8 @@ export class Inbox {
       this.#seen.add(id);
       if (this.#seen.size > this.remembered) this.#seen.delete(this.#seen.values().next().value!);
     }
+    // An answer goes to its request at once: a handler that runs may wait for it.
+    if (item.message && this.take(item.message)) delete item.message;
     this.#items.push(item);
     if (!this.#busy) void this.#run();
   }
@@ -63,7 +65,7 @@ export class Inbox {
     while ((item = this.#items.shift())) {
       const { message, gap, cursor } = item;
       if (gap) for (const handler of this.gapHandlers) await this.#call(handler, gap);
-      if (message && !this.take(message)) {
+      if (message) {
         for (const [pattern, handler] of this.handlers) {
           if (matches(pattern, message.messageType)) await this.#call(handler, message, message);
         }

@@ -31,7 +31,13 @@ export function indexedDbStore(key: string, database = 'wirepost'): CursorStore 
   const cursors = async (mode: IDBTransactionMode) => {
     // What failed is tried again.
     opened ??= open().catch((error) => ((opened = undefined), Promise.reject(error)));
-    return (await opened).transaction('cursors', mode).objectStore('cursors');
+    try {
+      return (await opened).transaction('cursors', mode).objectStore('cursors');
+    } catch (error) {
+      // Safari ends connections of pages in the background.
+      opened = undefined;
+      throw error;
+    }
   };
   return {
     get: async () => result((await cursors('readonly')).get(key)),

@@ -62,7 +62,7 @@ export class SharedWirepost<S extends Schema = AnySchema> {
       options.remembered ?? 1000,
       options.attempts ?? 4,
       (message) => this.#requests.take(message),
-      (error, message) => (options.onError ?? console.error)(error, message),
+      (error, message) => this.#report(error, message),
       () => {},
     );
     const name = `wirepost:${options.name}`;
@@ -79,8 +79,10 @@ export class SharedWirepost<S extends Schema = AnySchema> {
         this.#lead();
         return new Promise<void>((resolve) => (this.#release = resolve));
       })
-      // Closed while it waited.
-      .catch(() => {});
+      // Closed while it waited; or the page may have no locks, and then each tab has its own connection.
+      .catch(() => {
+        if (this.#state !== 'closed' && !this.#leader) this.#lead();
+      });
   }
 
   get state(): State {
@@ -124,6 +126,8 @@ export class SharedWirepost<S extends Schema = AnySchema> {
         return reject(new WirepostError('queue_full', 'too many messages wait already', false, true));
       }
       if (this.#pending.has(id)) return reject(new WirepostError('duplicate_id', `${id} waits already`));
+      // As it is now, in every tab: what is no JSON fails here, before anything waits.
+      const plain = JSON.parse(JSON.stringify({ content, options: rest }));
       const abort = () => {
         this.#foreign.get(id)?.abort();
         this.#say({ kind: 'abort', id });
@@ -131,8 +135,8 @@ export class SharedWirepost<S extends Schema = AnySchema> {
       };
       const pending: Pending = {
         messageType,
-        content,
-        options: rest,
+        content: plain.content,
+        options: plain.options,
         settle: (error) => {
           this.#pending.delete(id);
           signal?.removeEventListener('abort', abort);
@@ -261,6 +265,20 @@ export class SharedWirepost<S extends Schema = AnySchema> {
   #set(state: State): void {
     if (this.#state === state) return;
     this.#state = state;
-    for (const handler of [...this.#stateHandlers]) handler(state);
+    for (const handler of [...this.#stateHandlers]) {
+      try {
+        handler(state);
+      } catch (error) {
+        this.#report(error);
+      }
+    }
+  }
+
+  #report(error: unknown, message?: Message): void {
+    try {
+      (this.#options.onError ?? console.error)(error, message);
+    } catch (thrown) {
+      console.error(thrown);
+    }
   }
 }
