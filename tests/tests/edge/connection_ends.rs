@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use wirepost_testing::broker::{PATIENCE, eventually};
 use wirepost_testing::client::{Client, End};
 use wirepost_testing::proxy::{Network, Proxy};
@@ -41,8 +42,13 @@ async fn a_connection_that_is_noticed_dead_late_takes_nothing_from_its_successor
         assert_eq!(new.numbers(2).await?, [1, 2]);
     }
     let old_id = id(&old);
-    // E1 notices; the new one there answers its pings meanwhile.
-    eventually("the dead connection is noticed", PATIENCE, || async { Ok(e1.metric(DEAD).await? >= 1.0) }).await?;
+    // E1 notices; the new one there answers its pings meanwhile, which it does only while it reads.
+    let deadline = Instant::now() + PATIENCE;
+    while e1.metric(DEAD).await? < 1.0 {
+        ensure!(Instant::now() < deadline, "the dead connection is not noticed");
+        on_e1.sync().await?;
+        sleep(Duration::from_millis(50)).await;
+    }
     let noticed = wait_for(&mut events, "disconnected", &old_id).await?;
     service.push(&payment("alice", 3)).await?;
     for new in [&mut on_e1, &mut on_e2] {
