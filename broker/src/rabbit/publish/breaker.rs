@@ -32,7 +32,7 @@ const CONNECTION_FORCED: u16 = 320;
 pub(super) struct Breakers {
     /// Their number: almost always none, and then nothing is locked.
     suspects: AtomicUsize,
-    breakers: Mutex<HashMap<String, Breaker>>,
+    by_target: Mutex<HashMap<String, Breaker>>,
     /// Exchanges to which no events are sent for a while, and until when; their number.
     events: Mutex<HashMap<Arc<str>, Instant>>,
     muted: AtomicUsize,
@@ -141,7 +141,7 @@ impl Breakers {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Breaker>> {
-        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
