@@ -198,20 +198,10 @@ class Consumer:
                 "wirepost: %s: %s %s: %s; %s", self.queue, message.message_type, message_id, error, Outcome.DEAD.value
             )
             return Outcome.DEAD
-        except asyncio.CancelledError as error:
-            if self._stopping.is_set():
-                raise  # Given back: it comes again.
-            # Something that the handler waited for was cancelled.
-            log.error(
-                "wirepost: %s: %s %s %s",
-                self.queue,
-                message.message_type,
-                message_id,
-                Outcome.FAILED.value,
-                exc_info=error,
-            )
-            return Outcome.FAILED
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            # Cancelled by the stop, it is given back; else something that the handler waited for was cancelled.
+            if isinstance(error, asyncio.CancelledError) and self._stopping.is_set():
+                raise
             log.error(
                 "wirepost: %s: %s %s %s",
                 self.queue,
