@@ -20,7 +20,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 test: setup check unit doc conformance integration clients cluster-test-if-possible ## everything that CI runs (on two cores about 45 minutes cold, 30 warm)
 
 .PHONY: setup
-setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2, Chromium
+setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2, Chromium, JDK, Maven
 	scripts/setup
 
 .PHONY: check
@@ -72,9 +72,10 @@ typescript: ## the TypeScript client alone: build and unit tests
 # The drivers of the client libraries, see clients/suite/README.md.
 DRIVERS := --driver "typescript/node=$(NODE) --expose-gc $(TYPESCRIPT)/test/drivers/node.mjs" \
 	--driver "typescript/chromium=$(NODE) $(TYPESCRIPT)/test/drivers/chromium.mjs" \
-	--driver "python=clients/python/run clients/python/driver.py"
+	--driver "python=clients/python/run clients/python/driver.py" \
+	--driver "java=clients/java/run driver"
 .PHONY: clients
-clients: typescript clients-python programs ## every client library: unit tests, then the scenarios that judge it, on a real edge and broker (ONLY="drain gaps": those with one of these words)
+clients: typescript clients-python clients-java programs ## every client library: unit tests, then the scenarios that judge it, on a real edge and broker (ONLY="drain gaps": those with one of these words)
 	cd $(TYPESCRIPT); WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost ../../$(NODE) --test test/browser/*.test.mjs
 	WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker $(CARGO_TARGET_DIR)/debug/client-suite $(DRIVERS) $(ONLY)
 
@@ -95,6 +96,10 @@ crds: ## writes crds/ and the chart's copies from the Rust types (a test fails w
 .PHONY: clients-python
 clients-python: programs ## the Python library: lints, types, tests (its service side on a real RabbitMQ), the wheel
 	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker clients/python/check
+
+.PHONY: clients-java
+clients-java: programs ## the Java library: compiled with warnings as errors, and its tests
+	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker clients/java/check
 
 .PHONY: example
 example: typescript ## "pay by QR" on http://localhost:8000: wirepost with a real RabbitMQ, a page and a Python service, until Ctrl-C
@@ -161,4 +166,5 @@ clean: ## stops the test servers, deletes their data and what was compiled (Debi
 	-tests/services/rabbitmq remove --all
 	-tests/services/kubernetes remove --all
 	-tests/cluster/cluster remove --all
+	rm -rf clients/java/*/target
 	$(CARGO) clean

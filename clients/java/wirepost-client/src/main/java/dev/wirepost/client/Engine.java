@@ -1,0 +1,417 @@
+package dev.wirepost.client;
+
+import java.lang.System.Logger.Level;
+import java.net.http.HttpClient;
+import java.time.Duration;
+import java.util.Comparator;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.Future;
+import java.util.function.Consumer;
+import tools.jackson.databind.JsonNode;
+
+/**
+ * Keeps a connection: makes it, moves to another one when its edge drains, and makes it again when it ends. Belongs to
+ * the loop.
+ */
+final class Engine implements Link.Owner {
+    private static final System.Logger LOG = System.getLogger("wirepost");
+    /** For the answers to what was sent on a connection that another one has replaced. */
+    private static final Duration SETTLE = Duration.ofSeconds(10);
+
+    private final Loop loop;
+    private final Timing timing;
+    private final HttpClient http;
+    private final Waits waits;
+    private final Session session;
+    private final Outbox outbox;
+    private final Inbox inbox;
+    private final Requests requests;
+    private final Consumer<State> onState;
+
+    private State state;
+    private String cursor;
+    private boolean started;
+    private boolean wasOpen;
+    private boolean closing;
+    /** The connection that counts. */
+    private Link current;
+    /** Connections that were replaced, and settle what was sent on them. */
+    private final Set<Link> leaving = new HashSet<>();
+    private Attempt attempt;
+    /** The wait until the next attempt. */
+    private Future<?> timer;
+    private Duration patience;
+    private int deaths;
+    private volatile long heard;
+    private volatile boolean everHeard;
+
+    /** One way to a connection: a token call where one is needed, then a link. */
+    private static final class Attempt {
+        final Session.Call call = new Session.Call();
+        Link link;
+        String given;
+
+        void end() {
+            call.end();
+            if (link != null) {
+                link.abandon();
+            }
+        }
+    }
+
+    Engine(Loop loop, Timing timing, HttpClient http, Session session, Outbox outbox, Inbox inbox, Requests requests,
+            Consumer<State> onState) {
+        this.loop = loop;
+        this.timing = timing;
+        this.http = http;
+        this.waits = new Waits(timing);
+        this.session = session;
+        this.outbox = outbox;
+        this.inbox = inbox;
+        this.requests = requests;
+        this.onState = onState;
+        this.patience = timing.pongWithin();
+    }
+
+    // ---- what the user asks for ----
+
+    /** Begins with this position. */
+    void start(String from) {
+        if (!closing) {
+            started = true;
+            cursor = from;
+            connect();
+        }
+    }
+
+    /** Ends a wait, and the stop after 4009. */
+    void reconnect() {
+        if (started && !closing && current == null && attempt == null) {
+            connect();
+        }
+    }
+
+    /** The same, and tests an open connection. */
+    void check() {
+        reconnect();
+        if (current != null) {
+            current.probe();
+        }
+    }
+
+    void received(List<String> ids) {
+        if (current != null) {
+            for (int from = 0; from < ids.size(); from += 256) {
+                List<String> some = ids.subList(from, Math.min(ids.size(), from + 256));
+                current.control(Envelopes.STANDARD.dump(Map.of("op", "received", "ids", some)));
+            }
+        }
+    }
+
+    /** Nanoseconds since the last frame of the edge; -1 before the first one. Any thread. */
+    long silence() {
+        return everHeard ? loop.now() - heard : -1;
+    }
+
+    /** Says goodbye and settles everything; {@code then} is called when the connection has ended. */
+    void close(Runnable then) {
+        closing = true;
+        Loop.cancel(timer);
+        if (attempt != null) {
+            attempt.end();
+            attempt = null;
+        }
+        outbox.close();
+        requests.close();
+        inbox.stop();
+        leaving.forEach(Link::abandon);
+        leaving.clear();
+        Link last = current;
+        current = null;
+        if (last == null) {
+            then.run();
+        } else {
+            last.close(then);
+        }
+    }
+
+    /** The last state. */
+    void closed() {
+        to(State.CLOSED);
+    }
+
+    // ---- the connection ----
+
+    private void connect() {
+        Loop.cancel(timer);
+        timer = null;
+        if (current == null) {
+            to(State.CONNECTING);
+        }
+        Attempt made = new Attempt();
+        attempt = made;
+        session.url(made.call, url -> {
+            made.given = cursor;
+            made.link = new Link(loop, this, timing, () -> patience);
+            made.link.open(http, url, made.given);
+        }, why -> failed(null, why));
+    }
+
+    @Override
+    public void opened(Link link) {
+        Attempt made = attempt;
+        attempt = null;
+        Link old = current;
+        current = link;
+        heard = loop.now();
+        everHeard = true;
+        session.take(link.welcome);
+        welcomed(link, made.given);
+        if (old != null) {
+            retire(old);
+        }
+        to(State.OPEN);
+        outbox.attach(link);
+    }
+
+    /** What the welcome says about messages that were missed. */
+    private void welcomed(Link link, String given) {
+        String from = Envelopes.text(link.welcome, "cursor");
+        Gap gap = null;
+        if (given == null) {
+            // Without a cursor nothing tells what came between two connections.
+            gap = wasOpen ? new Gap("restart") : null;
+        } else if (link.welcome.path("resumed").isBoolean() && !link.welcome.path("resumed").booleanValue()) {
+            gap = new Gap("resume");
+            link.gapTold = true;
+            cursor = null; // it is of no use any more
+        }
+        wasOpen = true;
+        cursor = from != null ? from : cursor;
+        if (gap != null || from != null) {
+            inbox.put(null, gap, from, 0);
+        }
+    }
+
+    @Override
+    public void failed(Link link, NotOpened why) {
+        attempt = null;
+        if (closing) {
+            return;
+        }
+        LOG.log(Level.INFO, "wirepost: {0}", why.reason());
+        if (why.forgetToken()) {
+            session.forget();
+        }
+        if (current == null && why.code() == 4009) {
+            to(State.STOPPED);
+        } else {
+            again(why.slowly(), why.retryAfter());
+        }
+    }
+
+    private void again(boolean slowly, Duration retryAfter) {
+        if (current == null) {
+            to(State.WAITING);
+        }
+        timer = loop.after(waits.next(slowly, retryAfter), this::connect);
+    }
+
+    @Override
+    public void over(Link link, int code) {
+        count(link);
+        List<Pending> unanswered = outbox.lost(link);
+        if (code == 1009 && !unanswered.isEmpty()) {
+            // One of them was too large for the edge or something before it: never again.
+            Pending largest = unanswered.stream().max(Comparator.comparingInt(one -> one.size)).get();
+            outbox.reject(largest, "too_large", "the connection was closed with 1009", false, largest.lostBefore);
+        }
+        leaving.remove(link);
+        if (link != current) {
+            return;
+        }
+        current = null;
+        waits.lasted(loop.now() - link.opened);
+        if (code == 3000) {
+            session.forget();
+        }
+        if (attempt != null) {
+            to(State.CONNECTING); // its replacement is on the way
+            return;
+        }
+        Loop.cancel(timer);
+        // On a connection that was told to leave, 4009 does not mean "stay away".
+        if (code == 4009 && !link.draining) {
+            to(State.STOPPED);
+        } else {
+            again(code == 3003 || code == 4010, null);
+        }
+    }
+
+    /** A line that is silent twice may be slow: its pings get more time. */
+    private void count(Link link) {
+        if (link.hadMessage) {
+            deaths = 0;
+        }
+        deaths = link.silentDeath ? deaths + 1 : 0;
+        if (deaths >= 2) {
+            Duration twice = patience.multipliedBy(2);
+            patience = twice.compareTo(Waits.PATIENCE_MAX) < 0 ? twice : Waits.PATIENCE_MAX;
+        }
+    }
+
+    /** Leaves a link that was replaced, after the answers to what was sent on it. */
+    private void retire(Link old) {
+        old.retired = true;
+        leaving.add(old);
+        loop.after(SETTLE, () -> leave(old));
+        settled(old);
+    }
+
+    private void settled(Link link) {
+        if (link.retired && link.unanswered.isEmpty()) {
+            leave(link);
+        }
+    }
+
+    private void leave(Link old) {
+        if (leaving.contains(old)) {
+            old.close(() -> leaving.remove(old));
+        }
+    }
+
+    // ---- frames ----
+
+    @Override
+    public boolean hasRoom() {
+        return inbox.hasRoom();
+    }
+
+    @Override
+    public void writable() {
+        outbox.pump();
+    }
+
+    /** A slow handler has caught up. */
+    void read() {
+        if (current != null) {
+            current.read();
+        }
+        leaving.forEach(Link::read);
+    }
+
+    @Override
+    public void frame(Link link, JsonNode frame, String text) {
+        if (closing) {
+            return;
+        }
+        heard = loop.now();
+        String operation = Envelopes.text(frame, "op");
+        if (operation != null) {
+            control(link, operation, frame);
+        } else if (!link.retired) {
+            envelope(link, frame, text);
+        }
+    }
+
+    private void envelope(Link link, JsonNode frame, String text) {
+        link.hadMessage = true;
+        link.gapTold = false;
+        patience = timing.pongWithin();
+        Message<JsonNode> message;
+        try {
+            message = Envelopes.STANDARD.read(frame, text);
+        } catch (IllegalArgumentException neverSent) {
+            return;
+        }
+        cursor = message.cursor() != null ? message.cursor() : cursor;
+        boolean handled = inbox.firstTime(message.id()) && !requests.answer(message);
+        if (handled) {
+            inbox.put(message, null, message.cursor(), text.length());
+        } else if (message.cursor() != null) {
+            inbox.put(null, null, message.cursor(), 0);
+        }
+    }
+
+    private void control(Link link, String operation, JsonNode frame) {
+        switch (operation) {
+            case "ack" -> {
+                link.hadMessage = true;
+                outbox.ack(link, frame);
+                settled(link);
+            }
+            case "nack" -> {
+                link.hadMessage = true;
+                outbox.nack(link, frame);
+                settled(link);
+            }
+            case "drain" -> drain(link, frame);
+            case "expiring" -> extend(link, frame);
+            case "refreshed" -> session.take(frame);
+            case "position" -> {
+                if (!link.retired) {
+                    position(link, frame);
+                }
+            }
+            case "gap" -> {
+                // If the welcome told it, this is the reason for it.
+                if (!link.retired && !link.gapTold) {
+                    String reason = Envelopes.text(frame, "reason");
+                    inbox.put(null, new Gap(reason == null ? "unknown" : reason), null, 0);
+                }
+                link.gapTold = false;
+            }
+            default -> { } // pong, error, and what later versions add
+        }
+    }
+
+    private void position(Link link, JsonNode frame) {
+        session.take(frame);
+        link.gapTold = false;
+        String at = Envelopes.text(frame, "cursor");
+        if (at != null) {
+            cursor = at;
+            inbox.put(null, null, at, 0);
+        }
+    }
+
+    private void drain(Link link, JsonNode frame) {
+        if (link != current || link.draining || attempt != null) {
+            return;
+        }
+        link.draining = true;
+        double within = Envelopes.positive(frame, "reconnectWithinMs", 0);
+        timer = loop.after(Waits.between(0, Duration.ofNanos((long) (within * 1e6))), this::connect);
+    }
+
+    /** Extends the session in time, if a ticket can be had; else it ends with 3000, and a new one begins. */
+    private void extend(Link link, JsonNode frame) {
+        double left = Envelopes.positive(frame, "inSeconds", 60);
+        ticket(link, new Waits(timing), loop.now() + (long) (left * 1e9));
+    }
+
+    private void ticket(Link link, Waits between, long deadline) {
+        if (link.retired || closing) {
+            return;
+        }
+        session.ticket(new Session.Call(), ticket -> {
+            link.control(Envelopes.STANDARD.dump(Map.of("op", "refresh", "token", ticket)));
+        }, why -> {
+            LOG.log(Level.INFO, "wirepost: the session is not extended: {0}", why.reason());
+            Duration wait = between.next(why.slowly(), why.retryAfter());
+            if (loop.now() + wait.toNanos() - deadline < 0) {
+                loop.after(wait, () -> ticket(link, between, deadline));
+            }
+        });
+    }
+
+    private void to(State next) {
+        if (state != next && state != State.CLOSED) {
+            state = next;
+            onState.accept(next);
+        }
+    }
+}

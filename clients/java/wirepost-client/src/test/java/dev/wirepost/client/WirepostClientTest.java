@@ -1,0 +1,289 @@
+package dev.wirepost.client;
+
+import static dev.wirepost.client.FakeEdge.until;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.IOException;
+import java.time.Duration;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.CountDownLatch;
+import java.util.stream.IntStream;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+/** What the suite does not judge, since it is this library's own: its calls, its handlers, its ends. */
+@Timeout(60)
+class WirepostClientTest {
+    private FakeEdge edge;
+    private WirepostClient client;
+
+    record Paid(int n) {}
+
+    @BeforeEach
+    void begin() throws IOException {
+        edge = new FakeEdge();
+    }
+
+    @AfterEach
+    void end() throws IOException {
+        if (client != null) {
+            client.close();
+        }
+        edge.close();
+    }
+
+    private WirepostClient.Builder builder() {
+        Timing standard = Timing.standard();
+        return WirepostClient.builder(edge::token).timing(new Timing(standard.pingAfter(), standard.pongWithin(),
+                standard.hintPongWithin(), standard.connectWithin(), standard.stableAfter(), Duration.ofMillis(20),
+                Duration.ofMillis(100), Duration.ofSeconds(5), Duration.ofSeconds(5), Duration.ofMillis(20),
+                Duration.ofMillis(100)));
+    }
+
+    private RejectedException rejected(CompletableFuture<?> result) {
+        return (RejectedException) assertThrows(CompletionException.class, result::join).getCause();
+    }
+
+    @Test
+    void handlersGetWhatTheirPatternsAcceptAsTheirType() {
+        List<String> got = new CopyOnWriteArrayList<>();
+        client = builder().build();
+        client.on("payment.*", Paid.class, message -> got.add("paid " + message.content().n()));
+        Runnable end = client.on("#", message -> got.add("all " + message.id()));
+        client.start();
+        edge.connection(0).push(1);
+        edge.connection(0).push(2, Map.of("messageType", "qr.refreshed"));
+        until("two messages", () -> got.contains("all p2"));
+        end.run();
+        edge.connection(0).push(3);
+        until("the third", () -> got.contains("paid 3"));
+        assertEquals(List.of("paid 1", "all p1", "all p2", "paid 3"), got);
+    }
+
+    @Test
+    void aHandlerThatAlwaysFailsIsGivenUpAndReported() throws Exception {
+        List<String> got = new CopyOnWriteArrayList<>();
+        List<String> failed = new CopyOnWriteArrayList<>();
+        CursorStore store = CursorStore.memory();
+        client = builder().cursorStore(store).handlerAttempts(2)
+                .onError((error, message) -> failed.add(error.getMessage() + " " + message.id())).build();
+        client.on("#", message -> {
+            got.add(message.id());
+            if (message.id().equals("p1")) {
+                throw new IllegalStateException("poison");
+            }
+        });
+        client.start();
+        edge.connection(0).push(1);
+        edge.connection(0).push(2);
+        until("the cursor", () -> "c2".equals(store.load()));
+        assertEquals(List.of("p1", "p1", "p2"), got);
+        assertEquals(List.of("poison p1", "poison p1"), failed);
+    }
+
+    @Test
+    void aCancelledSendIsTakenBack() throws Exception {
+        edge.answer = frame -> null;
+        client = builder().build().start();
+        CompletableFuture<String> send = client.send("order.placed", Map.of("n", 1));
+        until("the message on the wire", () -> !edge.connection(0).messages().isEmpty());
+        send.cancel(true);
+        assertThrows(CancellationException.class, send::join);
+        edge.answer = FakeEdge::ack;
+        edge.connection(0).close(1011);
+        client.send("order.placed", Map.of("n", 2)).join();
+        List<Integer> sent = edge.connection(1).messages().stream().map(f -> f.at("/content/n").intValue()).toList();
+        assertEquals(List.of(2), sent, "a message that was taken back was repeated");
+    }
+
+    @Test
+    void twoMessagesWithOneIdAtTheSameTimeAreAMistake() {
+        edge.answer = frame -> null;
+        client = builder().build().start();
+        Outgoing message = Outgoing.of("order.placed", Map.of()).withId("m");
+        Pending first = client.submit(message);
+        assertThrows(IllegalArgumentException.class, () -> client.submit(message));
+        first.cancel();
+        assertEquals("aborted", rejected(first.result()).code());
+        client.submit(message);
+    }
+
+    @Test
+    void rateLimitedMessagesKeepTheirOrder() {
+        Set<String> refused = new HashSet<>();
+        edge.answer = frame -> refused.add(frame.path("id").asString())
+                ? FakeEdge.nack(frame, "rate_limited", true) : FakeEdge.ack(frame);
+        client = builder().build().start();
+        List<CompletableFuture<String>> sends = IntStream.range(0, 5)
+                .mapToObj(n -> client.send("order.placed", Map.of("n", n))).toList();
+        sends.forEach(CompletableFuture::join);
+        List<Integer> sent = edge.connection(0).messages().stream().map(f -> f.at("/content/n").intValue()).toList();
+        assertEquals(List.of(0, 1, 2, 3, 4), sent.subList(sent.size() - 5, sent.size()));
+    }
+
+    @Test
+    void anAnswerReachesTheRequestAndNotTheHandlersWhichMayWaitForOne() {
+        List<String> got = new CopyOnWriteArrayList<>();
+        client = builder().build();
+        client.on("#", message -> {
+            got.add(message.id());
+            if (message.id().equals("p1")) {
+                Outgoing request = Outgoing.of("qr.refresh", Map.of()).withId("r");
+                got.add("answer " + client.request(request, Duration.ofSeconds(20), Paid.class).join().content().n());
+            }
+        });
+        client.start();
+        edge.connection(0).push(1);
+        until("the request", () -> !edge.connection(0).messages().isEmpty());
+        edge.connection(0).push(2, Map.of("correlationId", "r"));
+        edge.connection(0).push(3, Map.of("correlationId", "r"));
+        until("a late copy", () -> got.contains("p3"));
+        assertEquals(List.of("p1", "answer 2", "p3"), got);
+    }
+
+    @Test
+    void closeSettlesARequestThatWasAcknowledged() {
+        client = builder().build().start();
+        CompletableFuture<?> answer = client.request("qr.refresh", Map.of());
+        until("the request", () -> !edge.connection(0).messages().isEmpty());
+        client.close();
+        RejectedException error = rejected(answer);
+        assertEquals("closed", error.code());
+        assertTrue(error.mayHaveArrived());
+        assertEquals("closed", rejected(client.send("order.placed", 1)).code());
+        assertEquals(State.CLOSED, client.state());
+    }
+
+    @Test
+    void aHandlerMayCloseTheClient() throws Exception {
+        CountDownLatch ended = new CountDownLatch(1);
+        client = builder().build();
+        client.on("#", message -> {
+            client.close();
+            ended.countDown();
+        });
+        client.start();
+        edge.connection(0).push(1);
+        ended.await();
+        assertEquals(State.CLOSED, client.state());
+    }
+
+    @Test
+    void closeCode1009RejectsTheLargestAndRepeatsTheOthers() throws Exception {
+        edge.answer = frame -> null;
+        client = builder().build().start();
+        Pending small = client.submit(Outgoing.of("a", 1));
+        Pending large = client.submit(Outgoing.of("a", "x".repeat(500)));
+        until("both on the wire", () -> edge.connection(0).messages().size() == 2);
+        edge.answer = FakeEdge::ack;
+        edge.connection(0).close(1009);
+        RejectedException error = rejected(large.result());
+        assertEquals("too_large", error.code());
+        assertFalse(error.mayHaveArrived());
+        small.result().join();
+        assertEquals(1, edge.connection(1).messages().size());
+    }
+
+    @Test
+    void aRefusalAfterALostAttemptMayHaveArrived() throws Exception {
+        edge.answer = frame -> null;
+        client = builder().build().start();
+        CompletableFuture<String> send = client.send("a", 1);
+        until("the message", () -> !edge.connection(0).messages().isEmpty());
+        edge.answer = frame -> FakeEdge.nack(frame, "unknown_route", false);
+        edge.connection(0).close(1011);
+        assertTrue(rejected(send).mayHaveArrived());
+    }
+
+    @Test
+    void aConnectionThatWasToldToLeaveIsReplacedAlsoAfter4009() throws Exception {
+        List<State> states = new CopyOnWriteArrayList<>();
+        client = builder().onState(states::add).build().start();
+        edge.connection(0).say(Map.of("op", "drain", "reconnectWithinMs", 60_000));
+        edge.connection(0).say(Map.of("op", "pong"));
+        edge.connection(0).close(4009);
+        edge.connection(1);
+        until("open again", () -> client.state() == State.OPEN);
+        assertFalse(states.contains(State.STOPPED));
+    }
+
+    @Test
+    void receiptsGoToTheOpenConnection() {
+        client = builder().build().start();
+        until("open", () -> client.state() == State.OPEN);
+        client.received(IntStream.range(0, 300).mapToObj(n -> "p" + n).toArray(String[]::new));
+        until("two receipts", () -> edge.connection(0).frames.size() == 2);
+        assertEquals(List.of(256, 44), edge.connection(0).frames.stream().map(f -> f.path("ids").size()).toList());
+    }
+
+    /** The backlog is bounded: what is above it stays in the socket. That is no silence of the edge. */
+    @Test
+    void aSlowHandlerHoldsTheEdgeUpWithoutLosingTheConnection() throws Exception {
+        CountDownLatch gate = new CountDownLatch(1);
+        List<String> got = new CopyOnWriteArrayList<>();
+        Timing fast = Timing.standard();
+        client = builder().timing(new Timing(Duration.ofMillis(200), Duration.ofMillis(300), fast.hintPongWithin(),
+                fast.connectWithin(), fast.stableAfter(), fast.fastFirst(), fast.fastMax(), fast.slowFirst(),
+                fast.slowMax(), fast.nackFirst(), fast.nackMax())).build();
+        client.on("#", message -> {
+            gate.await();
+            got.add(message.id());
+        });
+        client.start();
+        IntStream.range(0, 1500).forEach(n -> edge.connection(0).push(n));
+        Thread.sleep(1500);
+        gate.countDown();
+        until("all messages", () -> got.size() == 1500);
+        assertEquals(IntStream.range(0, 1500).mapToObj(n -> "p" + n).toList(), got);
+        assertEquals(1, edge.connections.size());
+    }
+
+    @Test
+    void aStoreThatFailsCostsNeitherMessagesNorTheConnection() {
+        List<String> failed = new CopyOnWriteArrayList<>();
+        List<String> got = new CopyOnWriteArrayList<>();
+        CursorStore broken = new CursorStore() {
+            @Override
+            public String load() throws IOException {
+                throw new IOException("no disk");
+            }
+
+            @Override
+            public void save(String cursor) throws IOException {
+                throw new IOException("no disk");
+            }
+        };
+        client = builder().cursorStore(broken).onError((error, message) -> failed.add(error.getMessage())).build();
+        client.on("#", message -> got.add(message.id()));
+        client.start();
+        edge.connection(0).push(1);
+        edge.connection(0).push(2);
+        until("both", () -> got.equals(List.of("p1", "p2")));
+        assertTrue(failed.contains("no disk"));
+    }
+
+    @Test
+    void aClosedClientLeavesNoThreadBehind() {
+        Set<Thread> before = Thread.getAllStackTraces().keySet();
+        client = builder().build().start();
+        edge.connection(0).say(Map.of("op", "drain", "reconnectWithinMs", 1));
+        edge.connection(1);
+        client.close();
+        client.close();
+        until("its threads have ended", () -> Thread.getAllStackTraces().keySet().stream()
+                .filter(thread -> !before.contains(thread))
+                .noneMatch(thread -> thread.getName().matches("wirepost-(handlers-)?\\d+")));
+    }
+}
