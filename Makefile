@@ -98,13 +98,13 @@ clients-python: programs ## the Python library: lints, types, tests (its service
 	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker clients/python/check
 
 .PHONY: clients-java
-clients-java: programs ## the Java library: compiled with warnings as errors, and its tests
+clients-java: programs ## the Java libraries: tests (the Spring Boot starter's on a real RabbitMQ), the example's Spring service
 	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker clients/java/check
 
 .PHONY: example
-example: typescript ## "pay by QR" on http://localhost:8000: wirepost with a real RabbitMQ, a page and a Python service, until Ctrl-C
+example: typescript ## "pay by QR" on http://localhost:8000: wirepost with a real RabbitMQ, a page and a Python service, until Ctrl-C (SERVICE=spring: a Spring Boot one)
 	$(CARGO) build --locked -p wirepost --bin wirepost
-	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost scripts/with-broker examples/pay-by-qr/run
+	WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost SERVICE=$(or $(SERVICE),python) scripts/with-broker examples/pay-by-qr/run
 
 .PHONY: chart
 chart: ## the Helm chart's tests alone (helm is built when cold: three minutes)
@@ -166,5 +166,5 @@ clean: ## stops the test servers, deletes their data and what was compiled (Debi
 	-tests/services/rabbitmq remove --all
 	-tests/services/kubernetes remove --all
 	-tests/cluster/cluster remove --all
-	rm -rf clients/java/*/target
+	rm -rf clients/java/*/target examples/pay-by-qr/spring/target
 	$(CARGO) clean

@@ -137,9 +137,8 @@ final class FakeEdge implements AutoCloseable {
             push(n, Map.of());
         }
 
-        void close(int code) throws IOException {
+        void close(int code) {
             write(8, ByteBuffer.allocate(2).putShort((short) code).array());
-            socket.shutdownOutput();
         }
 
         List<JsonNode> messages() {

@@ -94,7 +94,7 @@ class WirepostClientTest {
     }
 
     @Test
-    void aCancelledSendIsTakenBack() throws Exception {
+    void aCancelledSendIsTakenBack() {
         edge.answer = frame -> null;
         client = builder().build().start();
         CompletableFuture<String> send = client.send("order.placed", Map.of("n", 1));
@@ -123,14 +123,18 @@ class WirepostClientTest {
     @Test
     void rateLimitedMessagesKeepTheirOrder() {
         Set<String> refused = new HashSet<>();
-        edge.answer = frame -> refused.add(frame.path("id").asString())
-                ? FakeEdge.nack(frame, "rate_limited", true) : FakeEdge.ack(frame);
+        List<Integer> taken = new CopyOnWriteArrayList<>();
+        edge.answer = frame -> {
+            if (refused.add(frame.path("id").asString())) {
+                return FakeEdge.nack(frame, "rate_limited", true);
+            }
+            taken.add(frame.at("/content/n").intValue());
+            return FakeEdge.ack(frame);
+        };
         client = builder().build().start();
-        List<CompletableFuture<String>> sends = IntStream.range(0, 5)
-                .mapToObj(n -> client.send("order.placed", Map.of("n", n))).toList();
-        sends.forEach(CompletableFuture::join);
-        List<Integer> sent = edge.connection(0).messages().stream().map(f -> f.at("/content/n").intValue()).toList();
-        assertEquals(List.of(0, 1, 2, 3, 4), sent.subList(sent.size() - 5, sent.size()));
+        IntStream.range(0, 5).mapToObj(n -> client.send("order.placed", Map.of("n", n))).toList()
+                .forEach(CompletableFuture::join);
+        assertEquals(List.of(0, 1, 2, 3, 4), taken);
     }
 
     @Test
@@ -181,7 +185,7 @@ class WirepostClientTest {
     }
 
     @Test
-    void closeCode1009RejectsTheLargestAndRepeatsTheOthers() throws Exception {
+    void closeCode1009RejectsTheLargestAndRepeatsTheOthers() {
         edge.answer = frame -> null;
         client = builder().build().start();
         Pending small = client.submit(Outgoing.of("a", 1));
@@ -197,7 +201,7 @@ class WirepostClientTest {
     }
 
     @Test
-    void aRefusalAfterALostAttemptMayHaveArrived() throws Exception {
+    void aRefusalAfterALostAttemptMayHaveArrived() {
         edge.answer = frame -> null;
         client = builder().build().start();
         CompletableFuture<String> send = client.send("a", 1);
@@ -208,7 +212,7 @@ class WirepostClientTest {
     }
 
     @Test
-    void aConnectionThatWasToldToLeaveIsReplacedAlsoAfter4009() throws Exception {
+    void aConnectionThatWasToldToLeaveIsReplacedAlsoAfter4009() {
         List<State> states = new CopyOnWriteArrayList<>();
         client = builder().onState(states::add).build().start();
         edge.connection(0).say(Map.of("op", "drain", "reconnectWithinMs", 60_000));
