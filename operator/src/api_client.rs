@@ -16,6 +16,8 @@ use wirepost_runtime::{backoff as runtime, tasks::Tasks};
 
 use crate::leader::Leadership;
 
+/// Owner of the fields that we set.
+pub const MANAGER: &str = "wirepost-operator";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of an answer, or of the next part of one. Longer than a watch.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);

@@ -24,18 +24,19 @@ use crate::{
     broker::{self, Broker, Replica},
     census,
     classes::{self, Classes, StoredClass},
-    config_map,
+    conditions::Share,
+    config_watch,
     crd_check::{self, CrdGuard},
-    edges::{self, Edges, Share},
+    edges::{self, Edges},
     events::Events,
-    fresh::Fresh,
+    fresh::{Fresh, Listed},
     installation, keys,
     leader::{self, Elector, Leadership},
     metrics::Metrics,
     reconcile::{Context, Options, ResourceStates, controller::Controller, leftover},
     secret_watch,
     seed::Seeds,
-    triggers::{Listed, Triggers},
+    triggers::Triggers,
     writer::Writer,
 };
 
@@ -216,7 +217,7 @@ impl App {
             api_client::watch(SELECTOR),
         );
         let listed_maps = readiness.wait_for(CONFIG_MAPS);
-        let followed = config_map::follow(watch, config_map_store, Arc::clone(&triggers), fresh.clone(), listed_maps);
+        let followed = config_watch::follow(watch, config_map_store, Arc::clone(&triggers), fresh.clone(), listed_maps);
         work.tasks.until("edge configurations", &work.stop, followed);
         let classes = Arc::new(Classes::default());
         let listed_classes = readiness.wait_for(classes::PART);

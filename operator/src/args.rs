@@ -9,7 +9,7 @@ use wirepost_rabbitmq::{Address, Credentials};
 use wirepost_runtime::logs::LogArgs;
 use wirepost_topology::{OpenQueues, UserLimits, ownership::UNMARKED};
 
-use crate::{access::ServiceEndpoints, app::Settings, broker, edges::Share, leader, reconcile::Options};
+use crate::{access::ServiceEndpoints, app::Settings, broker, conditions::Share, leader, reconcile::Options};
 
 /// The operator of wirepost: makes RabbitMQ, the edges and credentials match what WsBusiness resources declare.
 #[derive(Clone, Parser)]

@@ -1,31 +1,18 @@
 //! The ConfigMap with the edge configuration of one business, as the operator writes and reads it. Its layout:
 //! [`wirepost_core::contract::config_map`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use futures_util::{Stream, StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    ResourceExt,
-    api::ObjectMeta,
-    runtime::{WatchStreamExt, reflector, watcher},
-};
+use kube::{ResourceExt, api::ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::contract::{
     config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, RESERVED_FOR, SPEC_KEY, TERMS_KEY},
     edge_config::BusinessConfig,
 };
-use wirepost_runtime::readiness::Pending;
 
-use crate::{
-    access::Rotation,
-    api_client,
-    fresh::Fresh,
-    stored::StoredBusiness,
-    triggers::{Listed, Triggers},
-    writer::MANAGER,
-};
+use crate::{access::Rotation, api_client::MANAGER, stored::StoredBusiness};
 
 pub use wirepost_core::contract::config_map::name;
 
@@ -196,39 +183,6 @@ pub fn has_all_of(is: &ConfigMap, should: &ConfigMap) -> bool {
         && has(is.labels(), should.labels())
         && has(is.annotations(), should.annotations())
         && is_tombstone(is) == is_tombstone(should)
-}
-
-/// Follows the edge configurations of a namespace by this watch, without an end. `listed`: dropped once all are listed.
-pub async fn follow(
-    watch: impl Stream<Item = watcher::Result<watcher::Event<ConfigMap>>>,
-    store: reflector::store::Writer<ConfigMap>,
-    triggers: Arc<Triggers>,
-    fresh: Fresh,
-    listed: Pending,
-) {
-    let mut listed = Some(listed);
-    let events = watch
-        .backoff(api_client::watch_backoff())
-        .modify(|config_map| config_map.metadata.managed_fields = None)
-        .reflect(store);
-    pin_mut!(events);
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(watcher::Event::Apply(changed) | watcher::Event::Delete(changed)) => {
-                if let Some(business) = business(&changed) {
-                    triggers.trigger_business(business);
-                }
-            }
-            Ok(watcher::Event::InitDone) => {
-                triggers.listed(Listed::EdgeConfigurations);
-                fresh.listed(Listed::EdgeConfigurations);
-                listed.take();
-                triggers.trigger_all();
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the watch of edge configurations is interrupted; trying again"),
-        }
-    }
 }
 
 fn labels() -> BTreeMap<String, String> {

@@ -19,8 +19,8 @@ use wirepost_core::{
 };
 
 use crate::{
+    api_client::MANAGER,
     stored::{REVOKE, ROTATE, StoredBusiness},
-    writer::MANAGER,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(2);

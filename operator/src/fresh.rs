@@ -21,7 +21,20 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::{api_client, leader::Leadership, triggers::Listed};
+use crate::{api_client, leader::Leadership};
+
+/// What was listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// Every resource.
+    Resources,
+    /// Every edge configuration.
+    EdgeConfigurations,
+    /// Every class.
+    Classes,
+    /// Every EndpointSlice of the edges. Only what must not be taken from edges waits for it.
+    Edges,
+}
 
 /// Whether this replica leads and has listed everything. Cheap to clone.
 #[derive(Clone, Debug)]

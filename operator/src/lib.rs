@@ -4,7 +4,8 @@
 //! - [`reconcile`]: what is done for one resource, and when. [`stored`]: a resource as it is stored, readable or not. [`conditions`]: what is
 //!   reported about it. [`triggers`]: further reasons to reconcile it.
 //! - [`classes`]: the platform team's policy, which decides what is accepted.
-//! - [`broker`]: the vhost, which all businesses share. [`edges`]: what the edges run. [`config_map`]: what they are to run.
+//! - [`broker`]: the vhost, which all businesses share. [`edges`]: what the edges run. [`config_map`]: what they are to run;
+//!   [`config_watch`]: whether others change it.
 //! - [`access`]: credentials of services. [`keys`]: those of the edges. [`seed`]: what all are derived from. [`secret_watch`]: Secrets that
 //!   may be watched.
 //! - [`leader`]: one writer among replicas. [`writer`]: every write to the API server. [`events`]: Kubernetes events. [`api_client`]: how
@@ -22,6 +23,7 @@ pub mod census;
 pub mod classes;
 pub mod conditions;
 pub mod config_map;
+pub mod config_watch;
 pub mod crd_check;
 pub mod edges;
 pub mod events;

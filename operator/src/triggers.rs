@@ -15,7 +15,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::Notify;
 use wirepost_core::contract::config_map::ANY_NAMESPACE;
 
-use crate::{config_map, stored::StoredBusiness};
+use crate::{config_map, fresh::Listed, stored::StoredBusiness};
 
 /// See the module.
 #[derive(Debug)]
@@ -26,19 +26,6 @@ pub struct Triggers {
     edge_configurations: Store<ConfigMap>,
     /// Whether all resources and all edge configurations were listed once.
     listed: [AtomicBool; 2],
-}
-
-/// What was listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listed {
-    /// Every resource.
-    Resources,
-    /// Every edge configuration.
-    EdgeConfigurations,
-    /// Every class.
-    Classes,
-    /// Every EndpointSlice of the edges. Only what must not be taken from edges waits for it.
-    Edges,
 }
 
 impl Triggers {

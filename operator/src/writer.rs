@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use wirepost_core::{business::WsBusinessStatus, contract::config_map::OWNER_UID};
 
 use crate::{
+    api_client::MANAGER,
     conditions,
     crd_check::{CrdGuard, MissingFields},
     fresh::Fresh,
@@ -28,8 +29,6 @@ use crate::{
     stored::StoredBusiness,
 };
 
-/// Owner of the fields that we set.
-pub const MANAGER: &str = "wirepost-operator";
 /// Longest time of one write: it must have ended before another replica may lead.
 const TIMEOUT: Duration = Duration::from_secs(4);
 

@@ -17,10 +17,10 @@ use wirepost_runtime::readiness::Pending;
 use super::{Context, error_policy, reconcile};
 use crate::{
     api_client,
-    fresh::Fresh,
+    fresh::{Fresh, Listed},
     metrics::Metrics,
     stored::StoredBusiness,
-    triggers::{Listed, Triggers},
+    triggers::Triggers,
 };
 
 /// Changes that come within this time are one.

@@ -13,7 +13,7 @@ use wirepost_core::{
 use wirepost_topology::keeper::Phase;
 
 use super::{Reconcile, state::ResourceState};
-use crate::edges::EdgeProgress;
+use crate::conditions::EdgeProgress;
 
 /// The edge configuration that was last written, or found to be as it should be.
 #[derive(Clone, Debug)]

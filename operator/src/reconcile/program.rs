@@ -6,8 +6,8 @@ use wirepost_core::contract::{config_map::HASH, edge_config::BusinessConfig};
 use super::{AcceptedDeclaration, Error, Reconcile, phase::Delivered, secret::SecretResult, waiting::Waiting};
 use crate::{
     access::{AccessCredentials, Rotation},
+    conditions::EdgeProgress,
     config_map,
-    edges::EdgeProgress,
 };
 
 impl Reconcile<'_> {
