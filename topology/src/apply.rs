@@ -10,18 +10,17 @@ use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::{CallError, ManagementClient, ManagementError};
 
 use crate::actual::Actual;
-use crate::depth::{LOOKS_APART, Looks, Permission, UnknownDepth, permission};
-use crate::effective::ineffective_policies;
+use crate::depth::{KeepReason, LOOKS_APART, Looks, Permission, UnknownDepth, permission};
+use crate::effective::{PARALLEL, ineffective_policies};
+use crate::error::Error;
 use crate::plan::{Plan, Scope, plan, policies_of};
-use crate::report::{Error, KeepReason, Problem, Report};
+use crate::report::{Problem, Report};
 use crate::room;
 use crate::step::Step;
 use crate::write::{WriteError, Writer};
 
 /// Times that [`apply()`] waits for a second check.
 const WAITS: u32 = 2;
-/// Calls in flight at the same time.
-pub(crate) const PARALLEL: usize = 8;
 /// Steps that may fail before no more of their kind are tried. One unresponsive object must not delay the others, and an unresponsive broker
 /// must not be waited for a hundred times.
 const MAX_FAILURES: usize = 8;

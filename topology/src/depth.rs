@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use wirepost_rabbitmq::{CallError, ManagementClient};
 
-use crate::report::{Error, KeepReason};
+use crate::error::Error;
 
 /// Between the two checks: longer than statistics are old, so that the second check's were counted after the first check. A quorum queue
 /// counts every 5 s (`quorum_tick_interval`), and its counts are collected every 5 s (`collect_statistics_interval`).
@@ -68,6 +68,23 @@ pub enum UnknownDepth {
         "the broker has no statistics of it; they come within seconds after a restart, and never with `management_agent.disable_metrics_collector = true`"
     )]
     NoStatistics,
+}
+
+/// Why a queue that is no longer declared still exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepReason {
+    /// It contains messages.
+    Messages(u64),
+    /// It is empty but has consumers.
+    Consumers(u32),
+    /// It is a stream. It keeps history, and no count of the broker shows early enough that there is none.
+    Stream,
+    /// Edges with a former configuration may still use it.
+    Edges,
+    /// It was found empty now, and is checked once more.
+    Confirming,
+    /// Whether it contains messages is unknown.
+    Unknown(UnknownDepth),
 }
 
 /// Queues that were found empty, and when first. Shared by the plans of one vhost.

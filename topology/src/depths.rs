@@ -3,8 +3,8 @@
 use lapin::Connection;
 use wirepost_core::names;
 
+use crate::error::Error;
 use crate::ready::ready_messages;
-use crate::report::Error;
 
 /// Ready messages of one business in these queues; `None` = the queue does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

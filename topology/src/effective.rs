@@ -10,9 +10,11 @@ use serde_json::Value;
 use wirepost_core::topology::Policy;
 use wirepost_rabbitmq::{CallError, ManagementClient};
 
-use crate::apply::PARALLEL;
-use crate::report::{Error, Problem};
+use crate::error::Error;
+use crate::report::Problem;
 
+/// Calls in flight at the same time.
+pub(crate) const PARALLEL: usize = 8;
 /// A policy reaches its queues a moment after the call that sets it.
 const CHECKS: u32 = 5;
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);

@@ -12,13 +12,13 @@ use wirepost_core::names;
 use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::actual;
-use crate::report::Error;
+use crate::error::Error;
+
+pub use crate::error::{NotOurs, UNMARKED};
 
 /// Arguments of the marker.
 const ID: &str = "x-wirepost-installation";
 const PLACE: &str = "x-wirepost-namespace";
-/// The value of [`Installation::adopt`] for a vhost with objects of ours and without a marker.
-pub const UNMARKED: &str = "unmarked";
 /// Businesses that an error names at most.
 const NAMED: usize = 3;
 
@@ -41,33 +41,6 @@ pub struct Marker {
     pub id: String,
     /// The namespace that it is in, for people.
     pub place: String,
-}
-
-/// The vhost may not be changed. `Display` says what an administrator can do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotOurs {
-    /// It has another installation's marker.
-    #[error(
-        "vhost {vhost} belongs to the wirepost installation {id} in namespace {place}: nothing in it is changed; give this one a vhost of its own, or, once that one is gone for good, take it over by --adopt-vhost={id} (chart: operator.adoptVhost)"
-    )]
-    Another {
-        /// The vhost.
-        vhost: String,
-        /// The other one's id.
-        id: String,
-        /// Its namespace.
-        place: String,
-    },
-    /// It has objects of ours and no marker, and this installation has no record of having made them.
-    #[error(
-        "vhost {vhost} has objects of wirepost ({objects}) that another installation may have made: nothing in it is changed; give this one a vhost of its own, or, if no other uses it, take it over by --adopt-vhost={UNMARKED} (chart: operator.adoptVhost)"
-    )]
-    Unmarked {
-        /// The vhost.
-        vhost: String,
-        /// Some of the businesses.
-        objects: String,
-    },
 }
 
 /// Whether a vhost may be changed.

@@ -9,7 +9,7 @@ use lapin::{Channel, Connection};
 use tokio::time::timeout;
 
 use crate::depth::is_not_found;
-use crate::report::Error;
+use crate::error::Error;
 
 /// Channels that count at the same time, and the longest time in all.
 const CHANNELS: usize = 8;

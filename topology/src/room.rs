@@ -14,7 +14,8 @@ use wirepost_core::topology::{Policy, QueueKind, Topology, shared_policy_of};
 use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::actual;
-use crate::report::{Error, Problem};
+use crate::error::Error;
+use crate::report::Problem;
 use crate::snapshot::Snapshot;
 use crate::step::Step;
 use crate::write::{WriteError, Writer};

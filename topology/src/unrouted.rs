@@ -8,8 +8,8 @@ use lapin::Connection;
 use wirepost_core::{names, topology::Topology};
 use wirepost_rabbitmq::Endpoint;
 
+use crate::error::Error;
 use crate::ready::ready_messages;
-use crate::report::Error;
 use mover::Mover;
 
 /// Messages that [`move_back`] passes over in one run: each is taken out and requeued. Those behind them need a person.
