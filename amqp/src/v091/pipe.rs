@@ -12,107 +12,24 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use wirepost_rabbitmq::Endpoint;
 
 use super::{
     Connection, HEARTBEAT,
-    codec::{
-        self, Args, Frame, Method, frames_of_content, method, method_of, put_longstr, put_method, put_short_bytes,
-        put_shortstr,
-    },
-    properties::{Properties, Property},
+    codec::{frames_of_content, method, method_of, put_method, put_shortstr},
 };
 use crate::Error;
 
-/// What the broker reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It has this message, or all up to it.
-    Ack {
-        /// Where it was published.
-        channel: u16,
-        /// How many publishes of the channel there were up to it.
-        tag: u64,
-        /// Whether all before it are meant too.
-        multiple: bool,
-    },
-    /// It does not take this message, or all up to it.
-    Nack {
-        /// See [`Answer::Ack`].
-        channel: u16,
-        /// See [`Answer::Ack`].
-        tag: u64,
-        /// See [`Answer::Ack`].
-        multiple: bool,
-    },
-    /// No queue takes this message. Its confirm follows.
-    Returned {
-        /// Where it was published.
-        channel: u16,
-        /// AMQP's reply code.
-        code: u16,
-        /// In the broker's words.
-        text: String,
-        /// Its properties.
-        properties: Properties,
-    },
-    /// The broker has closed the channel. Everything published on it and unanswered stays so; its number is free.
-    ChannelClosed {
-        /// Which one.
-        channel: u16,
-        /// AMQP's reply code.
-        code: u16,
-        /// In the broker's words.
-        text: String,
-    },
-    /// A channel that we closed is closed: its number is free.
-    ChannelCloseOk(u16),
-    /// The broker takes no publishes on this connection, and why.
-    Blocked(String),
-    /// It takes them again.
-    Unblocked,
-}
+mod answer;
+mod content;
 
-/// The value of a header.
-#[derive(Clone, Copy, Debug)]
-pub enum HeaderValue<'a> {
-    /// A long string.
-    Text(&'a [u8]),
-    /// A list of one long string.
-    List(&'a [u8]),
-    /// A 64-bit number.
-    Number(i64),
-}
+use answer::Returning;
+use content::put_properties;
 
-/// A message to publish, beside its headers. Names of more than 255 bytes can't be sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Content<'a> {
-    /// Empty is the default exchange.
-    pub exchange: &'a str,
-    /// At the exchange.
-    pub routing_key: &'a str,
-    /// Whether the broker returns it if no queue takes it.
-    pub mandatory: bool,
-    /// A property.
-    pub content_type: &'a str,
-    /// A property; left out if it has more than 255 bytes.
-    pub message_id: &'a str,
-    /// A property, in seconds.
-    pub timestamp: u64,
-    /// The body.
-    pub body: &'a [u8],
-}
-
-/// A message that the broker returns, until all of it is there.
-struct Returning {
-    channel: u16,
-    args: Bytes,
-    properties: Option<Properties>,
-    /// Bytes of the body still to come.
-    left: u64,
-}
+pub use answer::Answer;
+pub use content::{Content, HeaderValue};
 
 /// See the module.
 pub struct Pipe {
@@ -254,88 +171,6 @@ impl Pipe {
         }
     }
 
-    /// The next answer that is already here. After an error the connection is lost.
-    pub fn answer(&mut self) -> Result<Option<Answer>, Error> {
-        loop {
-            let buffer = &mut self.connection.socket.buffer;
-            let Some(head) = buffer.get(..7) else { return Ok(None) };
-            let (kind, mut rest) = (head[0], &head[1..]);
-            let (channel, size) = (rest.get_u16(), rest.get_u32() as usize);
-            if size > self.connection.frame_max {
-                return Err(Error::Malformed("a frame larger than agreed; is this an AMQP port?"));
-            }
-            if buffer.len() < 7 + size + 1 {
-                return Ok(None);
-            }
-            let mut frame = buffer.split_to(7 + size + 1).freeze();
-            frame.advance(7);
-            let payload = frame.split_to(size);
-            if frame[..] != [codec::END] {
-                return Err(Error::Malformed("a frame without its end"));
-            }
-            let answer = match codec::frame(kind, payload)? {
-                Frame::Method(method, args) => self.method(channel, method, args)?,
-                Frame::Header(size, properties) => {
-                    let returning = self.returning(channel)?;
-                    (returning.properties, returning.left) = (Some(properties), size);
-                    self.returned(channel)?
-                }
-                Frame::Body(part) => {
-                    let returning = self.returning(channel)?;
-                    returning.left = returning.left.saturating_sub(part.len() as u64);
-                    self.returned(channel)?
-                }
-                Frame::Heartbeat => None,
-            };
-            if answer.is_some() {
-                return Ok(answer);
-            }
-        }
-    }
-
-    fn method(&mut self, channel: u16, method: Method, mut args: Bytes) -> Result<Option<Answer>, Error> {
-        Ok(Some(match method {
-            method::ACK => Answer::Ack { channel, tag: args.u64()?, multiple: args.u8()? & 1 != 0 },
-            method::NACK => Answer::Nack { channel, tag: args.u64()?, multiple: args.u8()? & 1 != 0 },
-            method::RETURN => {
-                self.returning.push(Returning { channel, args, properties: None, left: 0 });
-                return Ok(None);
-            }
-            method::CHANNEL_CLOSE => {
-                let (code, text) = (args.u16()?, text(&args.shortstr()?));
-                put_method(&mut self.out, channel, method::CHANNEL_CLOSE_OK, &[]);
-                self.returning.retain(|returning| returning.channel != channel);
-                Answer::ChannelClosed { channel, code, text }
-            }
-            method::CHANNEL_CLOSE_OK => {
-                self.returning.retain(|returning| returning.channel != channel);
-                Answer::ChannelCloseOk(channel)
-            }
-            method::BLOCKED => Answer::Blocked(text(&args.shortstr()?)),
-            method::UNBLOCKED => Answer::Unblocked,
-            method::CLOSE => {
-                let (code, text) = (args.u16()?, text(&args.shortstr()?));
-                return Err(Error::Closed { code, text });
-            }
-            // Openings that succeeded.
-            _ => return Ok(None),
-        }))
-    }
-
-    fn returning(&mut self, channel: u16) -> Result<&mut Returning, Error> {
-        let found = self.returning.iter_mut().find(|returning| returning.channel == channel);
-        found.ok_or(Error::Malformed("content without a method"))
-    }
-
-    /// The returned message of a channel, if all of it is there.
-    fn returned(&mut self, channel: u16) -> Result<Option<Answer>, Error> {
-        let is_complete = |one: &Returning| one.channel == channel && one.properties.is_some() && one.left == 0;
-        let Some(at) = self.returning.iter().position(is_complete) else { return Ok(None) };
-        let Returning { mut args, properties, .. } = self.returning.swap_remove(at);
-        let (code, text) = (args.u16()?, text(&args.shortstr()?));
-        Ok(properties.map(|properties| Answer::Returned { channel, code, text, properties }))
-    }
-
     /// Closes the connection in order, waiting for the broker's answer up to `limit`.
     pub async fn close(mut self, limit: Duration) {
         put_method(&mut self.out, 0, method::CLOSE, &method_of(200, "closing"));
@@ -346,96 +181,5 @@ impl Pipe {
             }
         };
         let _ = timeout(limit, closing).await;
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Flags and properties, in the order of the wire.
-fn put_properties<'a>(
-    out: &mut BytesMut,
-    content: &Content<'_>,
-    headers: impl Iterator<Item = (&'a str, HeaderValue<'a>)>,
-) {
-    let message_id = content.message_id.as_bytes();
-    let has_id = u8::try_from(message_id.len()).is_ok();
-    let mut flags = [Property::ContentType, Property::Headers, Property::DeliveryMode, Property::Timestamp]
-        .into_iter()
-        .fold(0, |flags, property| flags | property.flag());
-    if has_id {
-        flags |= Property::MessageId.flag();
-    }
-    out.put_u16(flags);
-    // A constant of the caller.
-    let _ = put_shortstr(out, content.content_type);
-    let table = out.len();
-    out.put_u32(0);
-    for (name, value) in headers {
-        if put_shortstr(out, name).is_err() {
-            continue;
-        }
-        match value {
-            HeaderValue::Text(text) => {
-                out.put_u8(b'S');
-                put_longstr(out, text);
-            }
-            HeaderValue::List(item) => {
-                out.put_u8(b'A');
-                out.put_u32(item.len() as u32 + 5);
-                out.put_u8(b'S');
-                put_longstr(out, item);
-            }
-            HeaderValue::Number(number) => {
-                out.put_u8(b'l');
-                out.put_i64(number);
-            }
-        }
-    }
-    let size = (out.len() - table - 4) as u32;
-    out[table..table + 4].copy_from_slice(&size.to_be_bytes());
-    out.put_u8(2);
-    if has_id {
-        // Its length was checked.
-        let _ = put_short_bytes(out, message_id);
-    }
-    out.put_u64(content.timestamp);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn properties_are_written_as_they_are_read() {
-        let content = Content {
-            exchange: "",
-            routing_key: "",
-            mandatory: true,
-            content_type: "application/json",
-            message_id: "m-1",
-            timestamp: 1_700_000_000,
-            body: b"",
-        };
-        let headers = [
-            ("BCC", HeaderValue::List(b"queue a")),
-            ("publish-number", HeaderValue::Number(258)),
-            ("from", HeaderValue::Text(b"alice")),
-        ];
-        let mut out = BytesMut::new();
-        put_properties(&mut out, &content, headers.into_iter());
-        let properties = Properties::from_bytes(out.freeze());
-        assert_eq!(properties.text(Property::ContentType).as_deref(), Some(&b"application/json"[..]));
-        assert_eq!(properties.text(Property::MessageId).as_deref(), Some(&b"m-1"[..]));
-        assert_eq!(properties.number("publish-number"), Some(258));
-        assert_eq!(properties.number("from"), None);
-        assert_eq!(properties.header("from").as_deref(), Some(&b"alice"[..]));
-        assert_eq!(properties.persistent(), properties);
-        assert_eq!(properties.readable(), properties);
-        let too_long = "x".repeat(256);
-        let mut out = BytesMut::new();
-        put_properties(&mut out, &Content { message_id: &too_long, ..content }, std::iter::empty());
-        assert_eq!(Properties::from_bytes(out.freeze()).text(Property::MessageId), None);
     }
 }

@@ -13,12 +13,15 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    fair::FairQueue,
-    gate::{Gate, HeldTurn},
+    gate::HeldTurn,
     job::{ANSWER_TIMEOUT, Job, unavailable},
-    pace::Pace,
 };
 use crate::{Publication, PublishError, rabbit::counters::Counters};
+
+mod events;
+mod exchange;
+
+use exchange::Waiting;
 
 /// An exchange without traffic is forgotten after this.
 pub(super) const IDLE: Duration = Duration::from_mins(1);
@@ -66,17 +69,6 @@ struct State {
     closed: bool,
 }
 
-/// One exchange.
-#[derive(Debug)]
-struct Waiting {
-    jobs: FairQueue<Job>,
-    in_flight: usize,
-    pace: Pace,
-    gate: Arc<Gate>,
-    congested: bool,
-    used: Instant,
-}
-
 /// What has happened on the channel of an exchange.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -105,39 +97,6 @@ pub(super) struct Load {
     pub(super) wait: Duration,
     /// Callers that are held back.
     pub(super) held: usize,
-}
-
-impl Waiting {
-    fn new(capacity: usize, now: Instant) -> Self {
-        Self {
-            jobs: FairQueue::new(capacity),
-            in_flight: 0,
-            pace: Pace::new(),
-            gate: Arc::default(),
-            congested: false,
-            used: now,
-        }
-    }
-
-    fn load(&self) -> usize {
-        self.jobs.len() + self.in_flight
-    }
-
-    /// Holds callers back from now on, or lets them in.
-    fn regulate(&mut self, now: Instant, congested: &AtomicUsize) {
-        let room = self.pace.limit(now).saturating_sub(self.load());
-        let held = self.gate.held();
-        if self.congested && room > 0 && held == 0 {
-            self.congested = false;
-            congested.fetch_sub(1, Ordering::Relaxed);
-        } else if !self.congested && room == 0 {
-            self.congested = true;
-            congested.fetch_add(1, Ordering::Relaxed);
-        }
-        if held > 0 {
-            self.gate.admit(room);
-        }
-    }
 }
 
 impl Queues {
@@ -284,7 +243,7 @@ impl Queues {
                     }
                     exchange.in_flight += taken;
                 }
-                Room::Refuse(error) => *waiting -= refuse(exchange, &error),
+                Room::Refuse(error) => *waiting -= exchange.refuse(&error),
             }
             vain = if taken > 0 { 0 } else { vain + 1 };
             if exchange.jobs.is_empty() {
@@ -300,7 +259,7 @@ impl Queues {
         let mut state = self.lock();
         let State { exchanges, turns, waiting, .. } = &mut *state;
         if let Some(exchange) = exchanges.get_mut(target) {
-            *waiting -= refuse(exchange, error);
+            *waiting -= exchange.refuse(error);
             turns.retain(|turn| turn != target);
         }
     }
@@ -312,7 +271,7 @@ impl Queues {
         turns.clear();
         *waiting = 0;
         for exchange in exchanges.values_mut() {
-            refuse(exchange, error);
+            exchange.refuse(error);
             exchange.regulate(Instant::now(), &self.congested);
         }
     }
@@ -355,44 +314,6 @@ impl Queues {
         self.lock().waiting > 0
     }
 
-    /// Takes an event, if it can be sent soon.
-    pub(super) fn push_event(&self, event: Publication) -> bool {
-        let mut state = self.lock();
-        if !state.connected || state.closed || state.events.len() >= self.bounds.events {
-            return false;
-        }
-        state.events.push_back(event);
-        let first = state.events.len() == 1;
-        self.events.store(state.events.len(), Ordering::Relaxed);
-        drop(state);
-        if first {
-            self.wake.notify_one();
-        }
-        true
-    }
-
-    /// Whether events wait.
-    pub(super) fn has_events(&self) -> bool {
-        self.events.load(Ordering::Relaxed) > 0
-    }
-
-    /// Takes the events that wait.
-    pub(super) fn take_events(&self) -> VecDeque<Publication> {
-        self.events.store(0, Ordering::Relaxed);
-        std::mem::take(&mut self.lock().events)
-    }
-
-    /// Whether events can be sent from now on; those that wait are dropped if not.
-    pub(super) fn set_connected(&self, connected: bool) {
-        let mut state = self.lock();
-        state.connected = connected;
-        if !connected {
-            self.counters.dropped_events.add(state.events.len() as u64);
-            state.events.clear();
-            self.events.store(0, Ordering::Relaxed);
-        }
-    }
-
     /// How this lane keeps up.
     pub(super) fn load(&self) -> Load {
         let (now, state) = (Instant::now(), self.lock());
@@ -404,140 +325,5 @@ impl Queues {
     }
 }
 
-fn refuse(exchange: &mut Waiting, error: &PublishError) -> usize {
-    let all = exchange.jobs.drain();
-    let count = all.len();
-    for job in all {
-        job.answer(Err(error.clone()));
-    }
-    count
-}
-
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-    use tokio::sync::oneshot;
-
-    use super::*;
-    use crate::Confirm;
-
-    const EXCHANGE: &str = "wirepost.pay.receive";
-
-    fn queues(messages: usize) -> Queues {
-        Queues::new(Bounds { messages, bytes: 1 << 20, events: 2 }, Arc::default())
-    }
-
-    fn push(queues: &Queues, sender: u64, exchange: &str) -> Confirm {
-        let (reply, confirm) = oneshot::channel();
-        let publication = Publication {
-            exchange: exchange.into(),
-            routing_key: "k".into(),
-            queue: None,
-            message_id: sender.to_string(),
-            body: bytes::Bytes::from_static(b"x"),
-            timestamp: 0,
-            headers: vec![],
-        };
-        queues.push(sender, Job::new(publication, reply, queues.counters.clone()));
-        confirm
-    }
-
-    fn serve(queues: &Queues, now: Instant, up_to: usize) -> Vec<Job> {
-        let mut batch = Vec::new();
-        queues.serve(now, |_, _| Room::UpTo(up_to), usize::MAX, &mut batch);
-        batch
-    }
-
-    fn report(queues: &Queues, now: Instant, answered: u32, in_flight: usize) {
-        queues.report(now, std::iter::once(Progress { target: EXCHANGE.into(), answered, in_flight }));
-    }
-
-    fn turn(queues: &Queues) -> Option<HeldTurn> {
-        queues.turn(&|| [EXCHANGE.to_owned(), "wirepost.pay.push".to_owned()])
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn callers_are_held_back_by_the_measured_rate_and_let_in_in_turn() {
-        let queues = queues(100_000);
-        let mut confirms: Vec<Confirm> = (0..1000).map(|n| push(&queues, n, EXCHANGE)).collect();
-        // The broker answers ten in each tenth of a second.
-        let mut now = Instant::now();
-        let jobs = serve(&queues, now, 20);
-        assert_eq!(jobs.len(), 20);
-        for _ in 0..20 {
-            tokio::time::advance(Duration::from_millis(100)).await;
-            now = Instant::now();
-            report(&queues, now, 10, 10);
-            for job in serve(&queues, now, 20) {
-                job.answer(Ok(()));
-            }
-            queues.sweep(now, "slow");
-        }
-        drop(jobs);
-        // Everything has expired by now; the rate is known.
-        assert!(!queues.is_waiting());
-        report(&queues, now, 0, 0);
-        assert!(turn(&queues).is_none());
-        confirms.extend((0..40).map(|n| push(&queues, n, EXCHANGE)));
-        let mut turns: Vec<HeldTurn> = (0..100).map(|_| turn(&queues).unwrap()).collect();
-        assert_eq!(queues.load().held, 100);
-        assert!(turns.iter_mut().all(|turn| turn.now_or_never().is_none()));
-        for job in serve(&queues, now, 100) {
-            job.answer(Ok(()));
-        }
-        report(&queues, now, 40, 0);
-        let admitted = turns.iter_mut().map(|turn| turn.now_or_never().is_some()).collect::<Vec<_>>();
-        let first = admitted.iter().take_while(|admitted| **admitted).count();
-        assert!((20..60).contains(&first), "{first}");
-        assert!(admitted[first..].iter().all(|admitted| !admitted), "the first in the line come first");
-        // Still congested: a newcomer waits behind them. When all have left, nobody is held back.
-        assert!(turn(&queues).is_some());
-        drop(turns);
-        queues.sweep(now, "slow");
-        assert!(turn(&queues).is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_can_not_be_answered_in_time_is_refused_with_the_time_of_a_retry() {
-        let queues = queues(100_000);
-        let early: Vec<Confirm> = (0..3000).map(|n| push(&queues, n, EXCHANGE)).collect();
-        let first = serve(&queues, Instant::now(), 20);
-        for _ in 0..6 {
-            tokio::time::advance(Duration::from_millis(100)).await;
-            report(&queues, Instant::now(), 100, 20);
-        }
-        // About 1,000 a second, and nearly 3,000 wait.
-        let refused = push(&queues, 1, EXCHANGE).now_or_never();
-        let Some(Ok(Err(PublishError::Overloaded { retry_after }))) = refused else { panic!("{refused:?}") };
-        assert!((RETRY.0..=Duration::from_secs(3)).contains(&retry_after), "{retry_after:?}");
-        let other = push(&queues, 1, "wirepost.other.receive").now_or_never();
-        assert!(other.is_none(), "another exchange is not concerned: {other:?}");
-        drop((early, first));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn exchanges_and_senders_are_served_in_turn_and_one_that_can_not_be_sent_to_stops_no_other() {
-        let queues = queues(1000);
-        let mut confirms = Vec::new();
-        for n in 0..100 {
-            confirms.push(push(&queues, n % 3, EXCHANGE));
-            confirms.push(push(&queues, n, "stuck"));
-            confirms.push(push(&queues, n, "other"));
-        }
-        let mut batch = Vec::new();
-        let room = |target: &Arc<str>, _| Room::UpTo(if &**target == "stuck" { 0 } else { 50 });
-        queues.serve(Instant::now(), room, usize::MAX, &mut batch);
-        assert_eq!(batch.len(), 100);
-        let of = |exchange: &str| batch.iter().filter(|job| &**job.target() == exchange).collect::<Vec<_>>();
-        assert_eq!((of(EXCHANGE).len(), of("other").len()), (50, 50));
-        let senders: Vec<_> = of(EXCHANGE)[..6].iter().map(|job| job.publication().message_id.clone()).collect();
-        assert_eq!(senders, ["0", "1", "2", "0", "1", "2"]);
-        queues.refuse(&"stuck".into(), &PublishError::Refused("gone".into()));
-        assert!(matches!((&mut confirms[1]).now_or_never(), Some(Ok(Err(PublishError::Refused(_))))));
-        queues.refuse_all(&unavailable("blocked"));
-        assert!(!queues.is_waiting() && queues.close_if_empty());
-        assert!(matches!(push(&queues, 1, EXCHANGE).now_or_never(), Some(Ok(Err(PublishError::Unavailable(_))))));
-        drop(batch);
-        assert_eq!((queues.counters.waiting.get(), queues.counters.in_flight.get()), (0, 0));
-    }
-}
+mod tests;

@@ -1,0 +1,46 @@
+//! Events that wait for the lane: they are sent soon or not at all.
+
+use std::{collections::VecDeque, sync::atomic::Ordering};
+
+use super::Queues;
+use crate::Publication;
+
+impl Queues {
+    /// Takes an event, if it can be sent soon.
+    pub(super) fn push_event(&self, event: Publication) -> bool {
+        let mut state = self.lock();
+        if !state.connected || state.closed || state.events.len() >= self.bounds.events {
+            return false;
+        }
+        state.events.push_back(event);
+        let first = state.events.len() == 1;
+        self.events.store(state.events.len(), Ordering::Relaxed);
+        drop(state);
+        if first {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Whether events wait.
+    pub(super) fn has_events(&self) -> bool {
+        self.events.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes the events that wait.
+    pub(super) fn take_events(&self) -> VecDeque<Publication> {
+        self.events.store(0, Ordering::Relaxed);
+        std::mem::take(&mut self.lock().events)
+    }
+
+    /// Whether events can be sent from now on; those that wait are dropped if not.
+    pub(super) fn set_connected(&self, connected: bool) {
+        let mut state = self.lock();
+        state.connected = connected;
+        if !connected {
+            self.counters.dropped_events.add(state.events.len() as u64);
+            state.events.clear();
+            self.events.store(0, Ordering::Relaxed);
+        }
+    }
+}

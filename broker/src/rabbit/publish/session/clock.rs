@@ -1,0 +1,51 @@
+//! What a session does by the clock: it answers what waits too long, and finds out whether the broker is still there.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wirepost_amqp::Error;
+
+use super::Session;
+use crate::PublishError;
+
+/// A connection that leaves everything unanswered for this long is given up, whatever its heartbeats say; a channel on which nothing is
+/// answered, while the connection is alive, is closed.
+const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long messages are unanswered when the broker is asked whether the connection is alive.
+const PROBE_AFTER: Duration = Duration::from_secs(2);
+
+impl Session<'_> {
+    /// What the clock brings.
+    pub(super) fn tick(&mut self, now: Instant) -> Result<(), Error> {
+        self.lane.queues.sweep(now, "the broker is slow");
+        self.paused.retain(|_, until| now < *until);
+        let silent = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
+        let (mut stuck, mut slow) = (Vec::new(), false);
+        for (number, channel) in self.channels.all() {
+            channel.window.expire(now);
+            let Some(oldest) = channel.window.oldest() else { continue };
+            slow |= silent(oldest, PROBE_AFTER);
+            if silent(oldest, UNRESPONSIVE_TIMEOUT) {
+                stuck.push(number);
+            }
+        }
+        // A blocked broker answers nothing, and is expected to.
+        if self.blocked().is_some() {
+            return Ok(());
+        }
+        if slow && !self.probing && silent(self.answered_at, PROBE_AFTER) {
+            self.probing = self.channels.probe(&mut self.pipe);
+        }
+        if !stuck.is_empty() && silent(self.answered_at, UNRESPONSIVE_TIMEOUT) {
+            return Err(Error::Timeout { what: "confirms", after: UNRESPONSIVE_TIMEOUT });
+        }
+        for number in stuck {
+            let Some(channel) = self.channels.close(number, &mut self.pipe) else { continue };
+            tracing::warn!(link = self.lane.name, target = %channel.target, "the broker confirms nothing; another channel is tried");
+            let error = PublishError::Unknown("the broker did not confirm in time".to_owned());
+            self.lost(channel, u64::MAX, &error, now);
+        }
+        self.channels.close_idle(&mut self.pipe, now);
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! What a session sends.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{MAX_QUEUED, Session};
+use crate::{
+    PublishError,
+    rabbit::publish::{
+        encode,
+        job::unavailable,
+        queues::{Progress, Room},
+    },
+};
+
+/// How long events wait for others to share a write with.
+const EVENT_DELAY: Duration = Duration::from_millis(5);
+
+impl Session<'_> {
+    /// Queues for the connection what may be sent.
+    pub(super) fn send(&mut self, now: Instant) {
+        if !self.answered.is_empty() {
+            let channels = &mut self.channels;
+            let reports = self.answered.drain(..).filter_map(|number| {
+                let channel = channels.publishing(number)?;
+                let answered = std::mem::take(&mut channel.answered);
+                Some(Progress { target: channel.target.clone(), answered, in_flight: channel.window.len() })
+            });
+            self.lane.queues.report(now, reports);
+        }
+        if let Some(reason) = self.blocked() {
+            self.lane.queues.refuse_all(&unavailable(&format!("the broker takes no messages: {reason}")));
+            return;
+        }
+        let Self { lane, pipe, channels, paused, batch, in_flight, .. } = self;
+        let breakers = &lane.breakers;
+        // Suspects are sent one message, one suspect at a time.
+        let mut suspect = breakers.any().then(|| {
+            let mut in_flight = channels.all().filter(|(_, channel)| !channel.window.is_empty());
+            in_flight
+                .find(|(_, channel)| breakers.is_suspect(&channel.target))
+                .map(|(_, channel)| channel.target.clone())
+        });
+        let room = |target: &Arc<str>, window: usize| {
+            if paused.get(target).is_some_and(|until| now < *until) {
+                return Room::UpTo(0);
+            }
+            if let Some(trying) = &mut suspect
+                && breakers.is_suspect(target)
+            {
+                if trying.is_some() {
+                    return Room::UpTo(0);
+                }
+                if let Err(reason) = breakers.check(target) {
+                    return Room::Refuse(PublishError::Refused(reason));
+                }
+                *trying = Some(target.clone());
+                return Room::UpTo(1);
+            }
+            match channels.is_proven(target) {
+                Some(true) => Room::UpTo(window),
+                Some(false) => Room::UpTo(1),
+                None => Room::UpTo(usize::from(channels.has_room())),
+            }
+        };
+        lane.queues.serve(now, room, MAX_QUEUED.saturating_sub(pipe.queued()), batch);
+        // The queues count as in flight what was not sent after all.
+        let mut unsent = Vec::new();
+        for job in batch.drain(..) {
+            let target = job.target().clone();
+            let Some((number, channel, fresh)) = channels.of(&target, pipe, now) else {
+                job.answer(Err(unavailable("too many exchanges are published to at the same time")));
+                unsent.push(Progress { target, answered: 0, in_flight: 0 });
+                continue;
+            };
+            if fresh {
+                lane.counters.channels_opened.add(1);
+            }
+            let position = pipe.position();
+            match encode::publish(pipe, number, Some(channel.window.next_tag()), job.publication()) {
+                Ok(()) => {
+                    channel.window.push(job, now, position);
+                    *in_flight += 1;
+                }
+                Err(error) => {
+                    job.answer(Err(PublishError::Refused(error.to_string())));
+                    unsent.push(Progress { target, answered: 0, in_flight: channel.window.len() });
+                }
+            }
+        }
+        if !unsent.is_empty() {
+            lane.queues.report(now, unsent.into_iter());
+            lane.queues.wake.notify_one();
+        }
+    }
+
+    /// Queues events: with messages that go out anyway, or a little later than the first of them.
+    pub(super) fn send_events(&mut self, now: Instant) {
+        if !self.lane.queues.has_events() {
+            self.events_due = None;
+            return;
+        }
+        let due = *self.events_due.get_or_insert(now + EVENT_DELAY);
+        let closing = self.lane.closing.is_cancelled();
+        if (now < due && self.pipe.queued() == 0 && !closing) || self.pipe.queued() >= MAX_QUEUED {
+            return;
+        }
+        self.events_due = None;
+        let Self { lane, pipe, channels, paused, .. } = self;
+        for event in lane.queues.take_events() {
+            let is_paused = paused.get(&event.exchange).is_some_and(|until| now < *until)
+                || !lane.breakers.takes_events(&event.exchange, now);
+            let channel = if is_paused { None } else { channels.of_events(&event.exchange, pipe, now) };
+            let sent = channel.is_some_and(|(number, fresh)| {
+                lane.counters.channels_opened.add(fresh.into());
+                encode::publish(pipe, number, None, &event).is_ok()
+            });
+            let counter = if sent { &lane.counters.events } else { &lane.counters.dropped_events };
+            counter.add(1);
+        }
+    }
+}
