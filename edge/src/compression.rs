@@ -1,8 +1,8 @@
 //! `permessage-deflate` without context takeover (RFC 7692): each message is compressed on its own.
 //!
-//! So a push is compressed once and shared by all its receivers that negotiated it, and no connection keeps a
-//! compressor: each thread has one compressor and one decompressor, made when it first needs them. With context takeover
-//! each connection would need both (about 300 KiB), and each receiver a compression of its own.
+//! A push is compressed once and shared by all receivers that negotiated compression. No connection keeps a compressor:
+//! each thread has one compressor and one decompressor, created when it first needs them. With context takeover each
+//! connection would need both (about 300 KiB), and each push would be compressed for each receiver.
 
 mod deflate;
 mod inflate;

@@ -105,7 +105,7 @@ impl Stage {
         self.stop.cancel();
         let ended = self.tasks.finished_by(deadline).await;
         if let Err(unfinished) = &ended {
-            tracing::warn!(tasks = %unfinished, "not everything ended in time");
+            tracing::warn!(tasks = %unfinished, "these tasks did not end in time");
         }
         ended.is_ok()
     }
@@ -326,7 +326,7 @@ impl Program for App {
             last.end(Instant::now() + SHUTDOWN_TIMEOUT).await;
         } else {
             // What still runs could write.
-            tracing::warn!("the lease is left to expire");
+            tracing::warn!("the lease is not given up, because a task that still runs could write: it expires");
         }
     }
 }
@@ -339,7 +339,7 @@ async fn read_seed_again(seeds: &Seeds) {
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => format!("no answer within {SEED_TIMEOUT:?}"),
         };
-        tracing::warn!(error, "the seed can't be read again; what is known of it counts");
+        tracing::warn!(error, "cannot read the seed again; the one that was read before is used");
     }
 }
 

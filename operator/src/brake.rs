@@ -159,7 +159,7 @@ impl Brake {
             let lease = match timeout(TIMEOUT, leases.get(&lease)).await {
                 Ok(Ok(lease)) => lease,
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the Lease can't be read, so deletions stay held");
+                    tracing::warn!(%error, "cannot read the Lease, so deletions stay on hold; trying again");
                     continue;
                 }
                 Err(_) => continue,
@@ -167,7 +167,7 @@ impl Brake {
             if !reported {
                 let orphans = self.orphans.load(Ordering::Relaxed);
                 let note = format!(
-                    "most businesses would end at the same time{}; nothing of them is removed until an administrator confirms it: {}",
+                    "most businesses would end at the same time{}; none of their objects is removed until an administrator confirms it: {}",
                     if orphans > 0 { format!(" ({orphans} on the broker have no resource)") } else { String::new() },
                     release(&namespace, &lease.name_any()),
                 );
@@ -183,7 +183,7 @@ impl Brake {
                 news
             };
             if news && allowed.is_some_and(|until| Timestamp::now() < until) {
-                tracing::warn!("an administrator allows most businesses to end");
+                tracing::warn!("an administrator has confirmed that most businesses may end");
                 triggers.trigger_all();
             }
         }

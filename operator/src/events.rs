@@ -142,8 +142,13 @@ impl Events {
         };
         match timeout(TIMEOUT, self.recorder(note).publish(&event, about)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(about = about.name, reason, note, %error, "event not written"),
-            Err(_) => tracing::warn!(about = about.name, reason, note, "event not written in time"),
+            Ok(Err(error)) => tracing::warn!(about = about.name, reason, note, %error, "cannot write an event"),
+            Err(_) => tracing::warn!(
+                about = about.name,
+                reason,
+                note,
+                "cannot write an event: the API server did not answer in time"
+            ),
         }
     }
 

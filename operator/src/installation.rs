@@ -44,7 +44,7 @@ pub async fn run(
             Ok(Ok(Namespace { metadata, .. })) => {
                 let uid = metadata.uid.unwrap_or_default();
                 let found = derive(&uid, &namespace);
-                tracing::info!(installation = found, "this installation");
+                tracing::info!(installation = found, "the id of this installation is known");
                 id.send_replace(Some(found));
                 drop(pending);
                 triggers.trigger_all();
@@ -55,7 +55,7 @@ pub async fn run(
         };
         tracing::warn!(
             error,
-            "namespace {CLUSTER} can't be read, so nothing is done; the role needs the right to get it"
+            "cannot read namespace {CLUSTER}, so nothing is written; the operator's role needs the right to get it"
         );
         tokio::select! {
             () = sleep(RETRY) => {}

@@ -208,7 +208,7 @@ impl Elector {
             let sent = Instant::now();
             let renewal = async {
                 let Some(lease) = self.leases.get_opt(&self.settings.name).await? else {
-                    tracing::warn!(lease = self.settings.name, "the lease was deleted by hand; making it again");
+                    tracing::warn!(lease = self.settings.name, "the lease was deleted; creating it again");
                     return self.create().await.map(Ok);
                 };
                 let spec = lease.spec.clone().unwrap_or_default();
@@ -228,7 +228,7 @@ impl Elector {
                 Ok(Err(error)) => cause = error.to_string(),
                 Err(_) => "the API server does not answer".clone_into(&mut cause),
             }
-            tracing::warn!(cause, "the lease is not renewed; trying again");
+            tracing::warn!(cause, "cannot renew the lease; trying again");
             sleep(self.settings.retry().min(until.saturating_duration_since(Instant::now()))).await;
         }
         Err(self.lost(cause))
@@ -269,9 +269,11 @@ impl Elector {
     async fn give_up(&self) {
         let led = self.state.send_replace(None).is_some();
         match timeout(self.settings.timeout(), self.try_give_up()).await {
-            Ok(Ok(true)) => tracing::info!("the lease is given up"),
-            Ok(Err(error)) if led => tracing::warn!(%error, "the lease is not given up: others wait until it expires"),
-            Err(_) if led => tracing::warn!("the lease is not given up: the API server does not answer"),
+            Ok(Ok(true)) => tracing::info!("gave up the lease"),
+            Ok(Err(error)) if led => {
+                tracing::warn!(%error, "cannot give up the lease: other replicas wait until it expires")
+            }
+            Err(_) if led => tracing::warn!("cannot give up the lease: the API server does not answer"),
             Ok(Ok(false) | Err(_)) | Err(_) => {}
         }
     }

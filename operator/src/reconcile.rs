@@ -117,7 +117,7 @@ pub fn error_policy(stored: Arc<StoredBusiness>, error: &Error, context: Arc<Con
         // Deleted meanwhile.
         Error::Write(writer::Error::Api { cause, .. }) if writer::is_not_found(cause) => Action::await_change(),
         Error::Write(_) | Error::Seed(_) => {
-            tracing::warn!(business = stored.owner(), %error, "not reconciled; trying again");
+            tracing::warn!(business = stored.owner(), %error, "cannot reconcile the business; trying again");
             Reconcile { stored: &stored, context: &context }.retry().1
         }
     }

@@ -32,7 +32,7 @@ pub async fn run(client: Client, namespace: String, states: Arc<ResourceStates>,
         match event {
             Ok(event) => {
                 if failing && !matches!(event, watcher::Event::Init) {
-                    tracing::info!(namespace, "access Secrets are watched");
+                    tracing::info!(namespace, "watching access Secrets");
                     failing = false;
                 }
                 for uid in watch.take(event, || triggers.resources_of(&namespace)) {
@@ -41,7 +41,7 @@ pub async fn run(client: Client, namespace: String, states: Arc<ResourceStates>,
                 }
             }
             Err(error) if !failing => {
-                tracing::warn!(namespace, %error, "access Secrets can't be watched, so they are only checked now and then");
+                tracing::warn!(namespace, %error, "cannot watch access Secrets, so they are only checked from time to time");
                 failing = true;
             }
             Err(_) => {}

@@ -130,7 +130,7 @@ impl Seeds {
                 ..Secret::default()
             };
             match self.secrets.create(&PostParams::default(), &secret).await {
-                Ok(_) if known.is_some() => tracing::warn!(secret = SECRET, "the seed was deleted and is restored"),
+                Ok(_) if known.is_some() => tracing::warn!(secret = SECRET, "the seed was deleted; restored it"),
                 Ok(_) => tracing::info!(secret = SECRET, "created the seed of all credentials"),
                 Err(error) if writer::is_conflict(&error) => {}
                 Err(error) => return Err(error.into()),

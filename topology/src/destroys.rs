@@ -1,8 +1,8 @@
-//! What a plan would destroy at once of what the broker has. What decides is what is there: a resource that was created again, a new process,
-//! a class with another default are all without a memory of it.
+//! Which messages on the broker a plan would destroy immediately. This is decided by what the broker has: a resource that was created again,
+//! a new process and a class with another default know nothing of it.
 //!
-//! Only streams lose messages by a policy. Every policy of ours for queues refuses new messages at its bound and drops none that it has, and a
-//! queue is deleted only when it is empty ([`crate::depth`]).
+//! Only streams lose messages through a policy. Our policies for queues refuse new messages at the limit and drop none that a queue has, and
+//! a queue is deleted only when it is empty ([`crate::depth`]).
 
 use serde_json::{Map, Value};
 use wirepost_core::destruction::{Destruction, cuts};
@@ -17,7 +17,7 @@ use crate::step::Step;
 pub(crate) struct Streams<'a> {
     names: Vec<&'a str>,
     own: &'a [&'a actual::Policy],
-    /// Those of the shared policies that exist.
+    /// The shared policies that exist.
     shared: &'a [actual::Policy],
 }
 
@@ -27,7 +27,7 @@ impl<'a> Streams<'a> {
         Self { names: streams.map(|queue| queue.name.as_str()).collect(), own: &objects.policies, shared }
     }
 
-    /// Adds to a plan what its steps destroy, and what the shared policies would that are not set because of it.
+    /// Adds to a plan what its steps destroy, and the shared policies that are not set because they would destroy messages.
     pub(crate) fn judge(&self, plan: &mut Plan, desired: &Topology) {
         plan.destroys =
             plan.steps.iter().flat_map(|step| self.destroys(step, desired).map(|what| (step.clone(), what))).collect();
@@ -44,18 +44,18 @@ impl<'a> Streams<'a> {
         }
     }
 
-    /// What one step destroys. A new kind of step has to say it here.
+    /// What one step destroys. A new kind of step must be listed here.
     fn destroys(&self, step: &Step, desired: &Topology) -> impl Iterator<Item = Destruction> + use<> {
         let all = match step {
             Step::PutPolicy(policy) => self.cut(&policy.name, &policy.definition),
-            // The shared one takes its place. The policy of a stream that is not declared goes with the stream.
+            // The shared policy applies instead. The policy of a stream that is not declared is deleted with the stream.
             Step::DeletePolicy(name) if desired.queues.iter().any(|queue| queue.name == *name) => {
                 shared_policy_of(name).map(|shared| self.cut(name, &shared.definition)).unwrap_or_default()
             }
             Step::DeleteStream(stream) => vec![Destruction::Stream { stream: stream.clone() }],
-            // Deleted only when it is empty, as its own count and statistics say.
+            // Deleted only if it is empty by its own count and by statistics.
             Step::DeleteQueue(_)
-            // What keeps no message.
+            // These contain no messages.
             | Step::DeletePolicy(_)
             | Step::DeleteExchange(_)
             | Step::DeleteUser { .. }
@@ -72,7 +72,7 @@ impl<'a> Streams<'a> {
         all.into_iter()
     }
 
-    /// What a stream loses when this is in force.
+    /// What a stream loses once this definition is in force.
     fn cut(&self, stream: &str, should: &Map<String, Value>) -> Vec<Destruction> {
         if !self.names.contains(&stream) {
             return Vec::new();
@@ -80,8 +80,8 @@ impl<'a> Streams<'a> {
         self.in_force(stream).map(|is| cuts(stream, is, should)).unwrap_or_default()
     }
 
-    /// What our policy on a stream sets. `None`: there is none. No version of wirepost leaves a stream without, so somebody has deleted it,
-    /// and nothing was promised since.
+    /// What our policy on a stream sets. `None`: there is no such policy. Every version of wirepost sets one, so an administrator has deleted
+    /// it, and nothing was promised since.
     fn in_force(&self, stream: &str) -> Option<&Map<String, Value>> {
         let shared = || {
             let declared = shared_policy_of(stream)?;
@@ -96,13 +96,13 @@ impl<'a> Streams<'a> {
     }
 }
 
-/// Whether it is this policy, and in force on the same objects, whatever it sets.
+/// Whether it is this policy and applies to the same objects, whatever it sets.
 fn covers(is: &actual::Policy, declared: &Policy) -> bool {
     is.name == declared.name && is.pattern == declared.pattern && is.apply_to == declared.apply_to
 }
 
-/// Corrects the shared policies, except for one that would cut a stream: it concerns every business, so no business can allow it. `there`:
-/// policies of the vhost, foreign ones included; `streams`: those without a policy of their own.
+/// Corrects the shared policies, except for one that would shorten a stream: it affects every business, so no single business can allow it.
+/// `there`: the policies of the vhost, including foreign ones; `streams`: the streams without a policy of their own.
 pub(crate) fn plan_shared<'a>(there: &[actual::Policy], mut streams: impl Iterator<Item = &'a str>) -> Plan {
     let mut plan = Plan::default();
     let stream = streams.next();

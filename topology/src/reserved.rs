@@ -1,9 +1,9 @@
-//! Whose a business type is, as the broker knows it. Whoever gets a type gets a user that may read its queues, so nobody gets one of which
-//! anything is left, unless it is known to be his.
+//! Which namespace a business type belongs to, as the broker records it. The owner of a type gets a user that may read its queues, so a type
+//! of which anything is left is only given to a namespace that is known to own it.
 //!
 //! The record is an exchange, [`names::owner_mark`], whose argument names the namespace. It is part of an export of definitions and of the
-//! snapshot that is read anyway, so it outlives the loss of every record in the cluster. It is the first object of a business and the last one
-//! that goes.
+//! snapshot that is read anyway, so it survives the loss of every record in the cluster. It is the first object of a business to be created,
+//! and the last one to be deleted.
 
 use serde_json::{Value, json};
 use wirepost_core::names;
@@ -15,24 +15,24 @@ use crate::step::Step;
 /// Argument of the mark.
 const NAMESPACE: &str = "x-wirepost-namespace";
 
-/// Who declares a business. Equal are those of one namespace: the evidence grows as soon as a business runs, and nothing has to be compared
-/// with the broker again for that.
+/// The owner of a declaration. Two are equal if their namespaces are: the evidence grows as soon as a business runs, which is no reason to
+/// compare it with the broker again.
 #[derive(Clone, Debug)]
 pub struct BusinessOwner {
     /// Its namespace.
     pub namespace: String,
-    /// What shows that what is left of the business type is its own.
+    /// What proves that objects of the business type belong to it.
     pub evidence: Evidence,
 }
 
 /// See [`BusinessOwner::evidence`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// Nothing but what the broker says.
+    /// Only what the broker records.
     None,
-    /// Enough where the broker says nothing: an administrator took over the vhost, or the declaration was in force before there were marks.
+    /// Enough where the broker has no record: an administrator took over the vhost, or the declaration was in force before there were marks.
     Unmarked,
-    /// A record of the caller's own, which counts more than the broker's: the business runs, or an administrator has handed it over.
+    /// The caller's own record, which takes precedence over the broker's: the business runs, or an administrator has handed it over.
     Record,
 }
 
@@ -45,8 +45,8 @@ impl PartialEq for BusinessOwner {
 impl Eq for BusinessOwner {}
 
 impl BusinessOwner {
-    /// What has to be done so that the broker names this owner; or why nothing may be done. `mark`: the namespace that it names; `left`:
-    /// whether it has anything of the business.
+    /// The step that makes the broker name this owner, if one is needed; or why nothing may be done. `mark`: the namespace that the broker
+    /// names; `left`: whether it has any object of the business.
     pub(crate) fn mark(&self, business: &str, mark: Option<&str>, left: bool) -> Result<Option<Step>, Problem> {
         let Self { namespace, evidence } = self;
         let is_theirs = match mark {
@@ -67,7 +67,7 @@ pub(crate) fn marked(exchange: &str) -> Option<&str> {
     names::owner(exchange).filter(|business| names::owner_mark(business) == exchange)
 }
 
-/// The namespace that a mark names; empty for one that can't be read, which is nobody's.
+/// The namespace that a mark names. Empty if it can't be read: then the type belongs to nobody.
 pub(crate) fn namespace(mark: &actual::Exchange) -> String {
     mark.arguments.get(NAMESPACE).and_then(Value::as_str).unwrap_or_default().to_owned()
 }

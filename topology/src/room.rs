@@ -1,8 +1,8 @@
-//! A default limit in bytes that comes with an upgrade makes no queue refuse messages that it took before.
+//! An upgrade that brings a default limit in bytes makes no queue refuse messages that it accepted before.
 //!
-//! A queue that holds more than the default when the default comes gets a policy of its own, above the others, which differs from them in
-//! the bytes alone. It needs no memory but the broker's: [`kept`] finds the policy again in each snapshot and keeps the rest of it as
-//! declared. It goes when the declaration says how many bytes the queue holds, or when the queue holds less than half of the default
+//! A queue that contains more than the default at that moment gets a policy of its own, with a higher priority than the others, which differs
+//! from them in the bytes only. The only record of it is the policy itself: [`kept`] finds it in each snapshot and keeps the rest of it as
+//! declared. It is deleted when the declaration sets the bytes of the queue, or when the queue contains less than half of the default
 //! ([`emptied`]).
 
 use std::collections::{HashMap, HashSet};
@@ -23,23 +23,23 @@ use crate::write::{WriteError, Writer};
 const BYTES: &str = "max-length-bytes";
 /// Above a queue's own policy (500).
 const PRIORITY: i32 = 510;
-/// A queue may hold twice as much as it held, rounded up to whole GiB: bounded, and its team has time.
+/// A queue may contain twice as much as it contained, rounded up to whole GiB: that is bounded, and gives its team time.
 const ROUNDED_TO: u64 = 1 << 30;
-/// Queues that are looked at together.
+/// Queues that are checked together.
 const MAX_LOOKS: usize = 50;
 
-/// The shared policy of routes' queues.
+/// The shared policy for the queues of routes.
 fn shared() -> Option<&'static Policy> {
     let any = names::route_queue("any", "any");
     shared_policy_of(&any)
 }
 
-/// Bytes that a route's queue holds by default.
+/// Bytes that the queue of a route may contain by default.
 pub(crate) fn default_bytes() -> u64 {
     shared().and_then(|policy| policy.definition.get(BYTES)?.as_u64()).unwrap_or(u64::MAX)
 }
 
-/// The policy that gives `queue` room: as `others`, but for the bytes.
+/// The policy that gives `queue` more room: like `others`, except for the bytes.
 fn policy(queue: &str, others: &Map<String, Value>, bytes: Option<u64>) -> Option<Policy> {
     let mut definition = others.clone();
     definition.remove(BYTES);
@@ -48,7 +48,7 @@ fn policy(queue: &str, others: &Map<String, Value>, bytes: Option<u64>) -> Optio
     Some(Policy { name, pattern, apply_to: "quorum_queues", priority: PRIORITY, definition })
 }
 
-/// What is desired, with the policies that give queues room and still should; `None`: there are none.
+/// The desired topology, with the policies that give queues more room and are still needed; `None`: there are none.
 pub(crate) fn kept(desired: &Topology, there: &[&actual::Policy]) -> Option<Topology> {
     let mut with_room = None;
     for queue in desired.queues.iter().filter(|queue| queue.kind == QueueKind::Quorum) {
@@ -84,22 +84,22 @@ pub(crate) fn problems(desired: &Topology) -> Vec<Problem> {
 struct Size {
     #[serde(default)]
     name: String,
-    /// Absent where statistics are off, or not there yet.
+    /// Absent where statistics are off or not counted yet.
     #[serde(default)]
     message_bytes: Option<u64>,
-    /// Of all kinds.
+    /// Ready and unacknowledged ones.
     #[serde(default)]
     messages: Option<u64>,
 }
 
 impl Snapshot {
-    /// Whether a default limit in bytes is about to come to queues that have none: the shared policy is that of a version before it.
+    /// Whether queues without a limit in bytes are about to get the default: the shared policy is still the one of an older version.
     pub fn is_without_bytes(&self) -> bool {
         let Some(shared) = shared() else { return false };
         self.shared_policies().iter().any(|is| is.name == shared.name && !is.definition.contains_key(BYTES))
     }
 
-    /// Gives room to each route's queue that holds more bytes than these, or may. Called before policies bring that limit.
+    /// Gives more room to each queue of a route that contains more bytes than `above`, or may. Called before policies bring that limit.
     ///
     /// # Errors
     /// Not all of it was done.
@@ -109,7 +109,7 @@ impl Snapshot {
         above: u64,
         gate: Option<&(dyn Fn() -> bool + Send + Sync)>,
     ) -> Result<(), Error> {
-        let doing = "reading how much queues hold";
+        let doing = "reading the sizes of queues";
         let list = async |query: &str| -> Result<Vec<Size>, Error> {
             let sizes = management.get(doing, &["queues", management.vhost()], query).await;
             Ok(sizes.map_err(|e| e.into_error(doing, "is this a RabbitMQ 4?"))?)
@@ -134,7 +134,12 @@ impl Snapshot {
             let Some(policy) = self.definition_of(&queue).and_then(|others| policy(&queue, others, room)) else {
                 continue;
             };
-            tracing::warn!(queue, bytes, room, "a queue holds more than the default limit, which it does not get yet");
+            tracing::warn!(
+                queue,
+                bytes,
+                room,
+                "a queue contains more bytes than the new default limit; it keeps more room until its consumers have caught up"
+            );
             let step = Step::PutPolicy(policy);
             let doing = step.to_string();
             match (Writer { management, gate, guard: false }).carry_out(&doing, &step).await {
@@ -149,11 +154,11 @@ impl Snapshot {
     }
 }
 
-/// Policies that give room to queues that hold less than half of `default`.
+/// Steps that delete the policies of queues that contain less than half of `default` by now.
 pub(crate) async fn emptied(management: &ManagementClient, queues: &[String], default: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     for queue in queues.iter().take(MAX_LOOKS) {
-        let doing = format!("reading how much {queue} holds");
+        let doing = format!("reading the size of queue {queue}");
         let path = ["queues", management.vhost(), queue];
         let size: Result<Size, CallError> = management.get(&doing, &path, "columns=message_bytes").await;
         let Ok(Size { message_bytes: Some(bytes), .. }) = size else { continue };

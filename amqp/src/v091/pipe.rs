@@ -1,9 +1,10 @@
-//! A connection for publishing many messages at a time: what is queued goes out in one write, what came is taken in one read.
+//! A connection for publishing many messages at a time: one write sends everything that is queued, one read takes everything that has
+//! arrived.
 //!
-//! *Flow*: calls like [`Pipe::publish`] only queue bytes. [`Pipe::progress`] writes and reads, both at the same time, and [`Pipe::answer`]
-//! takes the answers that are there. Channels are numbered by the caller; a channel may be used as soon as its opening is queued, since the
-//! broker handles frames in order. *Bound*: the caller stops queueing while [`Pipe::queued`] is high; what is read is bounded by one read
-//! and one frame, and the body of a returned message is not kept.
+//! *Flow*: calls like [`Pipe::publish`] only queue bytes. [`Pipe::progress`] writes and reads at the same time, and [`Pipe::answer`] takes the
+//! answers that were read. The caller numbers the channels; it may use a channel as soon as its opening is queued, since the broker handles
+//! frames in order. *Bound*: the caller stops queueing while [`Pipe::queued`] is high. The input buffer is bounded by one read and one frame,
+//! and the body of a returned message is not kept.
 
 use std::{
     future::poll_fn,
@@ -41,17 +42,17 @@ pub struct Pipe {
     returning: Vec<Returning>,
     heartbeat: Duration,
     heard: Instant,
-    /// When the next heartbeat of ours is due, and whether something else was written since the last one.
+    /// When our next heartbeat is due, and whether anything was written since the last one.
     beat: Pin<Box<Sleep>>,
     wrote: bool,
     scratch: BytesMut,
 }
 
 impl Pipe {
-    /// Connects. `heartbeat`: a broker that sends nothing for two of them is dead.
+    /// Connects. A broker that sends nothing for twice the time `heartbeat` counts as dead.
     pub async fn open(endpoint: &Endpoint, heartbeat: Duration) -> Result<Self, Error> {
         let mut connection = Connection::connect(endpoint, heartbeat, false).await?;
-        // A frame may be half written: bytes behind it would be taken for the rest of a message.
+        // A frame may be half written: what is written next would be taken for its rest.
         connection.farewell = false;
         let now = Instant::now();
         Ok(Self {
@@ -78,17 +79,17 @@ impl Pipe {
         self.out.len()
     }
 
-    /// Bytes that were ever queued: where the next one stands, to be compared with [`Pipe::written`].
+    /// Bytes queued since the beginning: the position of the next one, to compare with [`Pipe::written`].
     pub fn position(&self) -> u64 {
         self.written + self.out.len() as u64
     }
 
-    /// Bytes that the operating system has taken. What stands behind them has not left this process.
+    /// Bytes that the operating system has taken since the beginning. What comes after them has not left this process.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Queues the opening of a channel, with confirms or without.
+    /// Queues the opening of a channel, with or without confirms.
     pub fn open_channel(&mut self, channel: u16, confirms: bool) {
         put_method(&mut self.out, channel, method::CHANNEL_OPEN, &[0]);
         if confirms {
@@ -96,7 +97,7 @@ impl Pipe {
         }
     }
 
-    /// Queues the closing of a channel; answers to it may still come before [`Answer::ChannelCloseOk`].
+    /// Queues the closing of a channel; answers to its messages may still come before [`Answer::ChannelCloseOk`].
     pub fn close_channel(&mut self, channel: u16) {
         put_method(&mut self.out, channel, method::CHANNEL_CLOSE, &method_of(200, "done"));
     }
@@ -124,8 +125,8 @@ impl Pipe {
         Ok(())
     }
 
-    /// Writes what is queued and reads what comes, until something was read, or everything queued was written. Cancel safe. After an
-    /// error the connection is lost.
+    /// Writes what is queued and reads what arrives, until something was read or everything queued is written. Cancel safe. After an error
+    /// the connection is lost.
     pub async fn progress(&mut self) -> Result<(), Error> {
         let mut waits = self.queued() > 0;
         poll_fn(|cx| self.poll(cx, &mut waits)).await
@@ -164,7 +165,7 @@ impl Pipe {
             }
             let next = Instant::now() + self.heartbeat / 2;
             self.beat.as_mut().reset(next);
-            // A peer that reads nothing gets no more of them.
+            // A peer that reads nothing gets no further heartbeats.
             if !std::mem::take(&mut self.wrote) && self.out.is_empty() {
                 self.out.put_slice(HEARTBEAT);
             }

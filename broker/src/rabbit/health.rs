@@ -33,7 +33,7 @@ pub(super) async fn watch(
         let mut vain_from = None;
         let refuse = match &now {
             Health::Up => None,
-            Health::Blocked(reason) => Some(format!("the broker takes no messages: {reason}")),
+            Health::Blocked(reason) => Some(format!("the broker accepts no messages: {reason}")),
             Health::Away(reason) => {
                 let vain = *away_since.get_or_insert_with(Instant::now) + CONFIRM_TIMEOUT;
                 vain_from = (vain > Instant::now()).then_some(vain);

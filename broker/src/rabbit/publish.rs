@@ -1,10 +1,10 @@
 //! Publishing: a few connections, each with a window of unconfirmed messages for every exchange.
 //!
-//! # The way of a message
-//! A sender's number picks a lane ([`lane`], one connection), so its messages keep their order. There each exchange has a queue that serves
-//! its senders in turn ([`queues`], [`fair`]) and a confirming channel of its own ([`channels`]) with as many unconfirmed messages as the
-//! broker answers in a quarter of a second ([`window`], [`pace`]). What can be sent goes out in one write, what came is taken in one read
-//! ([`session`]); nothing is ever sent twice.
+//! # The path of a message
+//! A sender's number selects a lane ([`lane`], one connection), so that its messages stay in order. In the lane each exchange has a queue,
+//! which serves its senders in turn ([`queues`], [`fair`]), and a confirming channel of its own ([`channels`]). The channel has as many
+//! unconfirmed messages as the broker answers in a quarter of a second ([`window`], [`pace`]). One write sends everything that may be sent,
+//! and one read takes everything that has arrived ([`session`]). Nothing is ever sent twice.
 //!
 //! # When a publisher is answered, and how
 //! Within 1.8 s of the call, whatever the broker does:
@@ -18,14 +18,15 @@
 //! | channel closed with an error, several in flight | `Unknown` | the same |
 //! | connection lost | `Unknown`; `Unavailable` if no byte of it was written | waits for the next one |
 //! | blocked | waits | `Unavailable` |
-//! | time is up | `Unknown`; its confirm may still come and is told from others by its tag | `Unavailable` |
+//! | deadline passed | `Unknown`; a late confirm is recognized by its tag | `Unavailable` |
 //!
-//! A fresh channel has one message in flight until the broker has answered it. So if the exchange is missing, exactly one message per
-//! attempt learns it from the broker, and it is known that this one was not routed.
+//! A new channel has one message in flight until the broker has answered it. If the exchange is missing, the broker therefore rejects
+//! exactly one message per attempt, and that message is known not to have been routed.
 //!
 //! # When the broker is slower than the senders
-//! Callers that can wait are held back, first come, first served ([`gate`]), once as much is on its way as the broker answers in a third of a
-//! second. Callers that can't wait are refused with [`Overloaded`](crate::PublishError::Overloaded) once they could not be answered in time.
+//! Callers that can wait are held back, first come, first served ([`gate`]), as soon as there are as many messages on their way as the broker
+//! answers in a third of a second. Callers that can't wait are refused with [`Overloaded`](crate::PublishError::Overloaded) as soon as they
+//! could not be answered in time.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -55,7 +56,7 @@ pub(super) use job::Job;
 use lane::Lane;
 use queues::{Bounds, Load, Queues};
 
-/// Bounds of the pauses before a lane that panicked runs again.
+/// Shortest and longest pause before a lane that panicked runs again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// The publishing side of a broker.
@@ -65,7 +66,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the lanes among `tasks`; `closing` ends them, once empty. Also what reports their state.
+    /// Starts the lanes as tasks of `tasks`; `closing` ends each one once it is empty. Also returns a receiver of each lane's status.
     pub(super) fn start(
         config: &Config,
         dialer: &Arc<Dialer>,
@@ -149,12 +150,12 @@ impl Collector for Publisher {
         for (name, help, value) in [
             (
                 "service_rate",
-                "Messages a second that the broker confirms, while it is the one that limits it; else 0 (gauge).",
+                "Messages per second that the broker confirms while it limits the rate; otherwise 0 (gauge).",
                 all.rate as u64,
             ),
             (
                 "wait_milliseconds",
-                "How long a message to the slowest exchange waits for its confirm, while the broker limits it; else 0 (gauge).",
+                "How long a message to the slowest exchange waits for its confirm while the broker limits the rate; otherwise 0 (gauge).",
                 u64::try_from(all.wait.as_millis()).unwrap_or(u64::MAX),
             ),
             (

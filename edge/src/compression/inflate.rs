@@ -1,7 +1,7 @@
 //! Decompresses one message of a client.
 //!
-//! The output has a limit, and its memory grows with what is decompressed, up to that limit: a message that would be
-//! larger ends as soon as it has one byte more.
+//! The output has a limit, and its memory grows with what is decompressed, up to that limit. A message that is larger
+//! fails as soon as it has one byte more.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::TAIL;
 
-/// How much of the output there is room for at first, for each byte of input.
+/// Bytes of output that are reserved at first, for each byte of input.
 const FIRST_ROOM: usize = 4;
 
 thread_local! {
@@ -25,7 +25,7 @@ pub enum InflateError {
     Malformed,
 }
 
-/// The message that this payload is, of at most `limit` bytes.
+/// The decompressed message, of at most `limit` bytes.
 ///
 /// # Errors
 /// See [`InflateError`].
@@ -65,10 +65,10 @@ impl Output {
             input = &input[used..];
             match status {
                 Err(_) => return Err(InflateError::Malformed),
-                // The sender ended its data, and may begin again (RFC 7692, section 7.2.3.4).
+                // The sender ended its stream of blocks, and may begin another one (RFC 7692, section 7.2.3.4).
                 Ok(Status::StreamEnd) => decompressor.reset(false),
                 Ok(Status::Ok | Status::BufError) if used == 0 && self.bytes.len() == len => {
-                    // Neither input nor output moved: all is done, or it never will be.
+                    // No input was read and no output written: it is done, or it never will be.
                     return if input.is_empty() { Ok(()) } else { Err(InflateError::Malformed) };
                 }
                 Ok(Status::Ok | Status::BufError) => {}

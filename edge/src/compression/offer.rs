@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 
 /// The extension.
 const NAME: &str = "permessage-deflate";
-/// The largest window, as a power of two, and the one without a parameter.
+/// The largest window, as a power of two; also the one that applies without a parameter.
 const LARGEST_WINDOW: u8 = 15;
 
 /// Whether and how a connection compresses.
@@ -20,8 +20,8 @@ impl Compression {
         self.window_bits > 0
     }
 
-    /// Whether a message of this size may be sent compressed. One that fits into the client's window never refers to
-    /// more than it, so all receivers can share a message that was compressed with the largest window.
+    /// Whether a message of this size may be sent compressed. A message that is not larger than the client's window
+    /// never refers to anything outside of it, so all receivers can share one that was compressed with the largest window.
     pub fn takes(self, bytes: usize) -> bool {
         match self.window_bits {
             0 => false,
@@ -33,14 +33,14 @@ impl Compression {
 
 /// The first offer that can be accepted, and the answer to it.
 ///
-/// An offer that is malformed or has an unknown parameter is declined, and the connection goes on without it: the header
-/// is ignored as a whole where compression is off, and no client should notice what else an edge can do.
+/// An offer that is malformed or has an unknown parameter is declined, and the connection goes on without compression.
+/// Where compression is off the header is ignored as well, so no client depends on what an edge can do.
 pub fn accept(headers: &HeaderMap) -> Option<(Compression, HeaderValue)> {
     let lines = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|line| line.to_str().ok());
-    // A quoted value must be a token (section 5.1), so no separator is inside of quotes.
+    // A quoted value must be a token (section 5.1), so quotes contain no separator.
     let Offer { window } = lines.flat_map(|line| line.split(',')).find_map(Offer::read)?;
     let answer = format!("{NAME}; server_no_context_takeover; client_no_context_takeover");
-    // A parameter that was offered must be answered; without one the answer must not have it.
+    // A window that the client asked for must be in the answer, and only then may it be.
     let answer = window.map_or(answer.clone(), |bits| format!("{answer}; server_max_window_bits={bits}"));
     let answer = HeaderValue::try_from(answer).ok()?;
     Some((Compression { window_bits: window.unwrap_or(LARGEST_WINDOW) }, answer))
@@ -48,7 +48,7 @@ pub fn accept(headers: &HeaderMap) -> Option<(Compression, HeaderValue)> {
 
 /// An offer that can be accepted.
 struct Offer {
-    /// The window that it asks the server for, if it asks for one.
+    /// The window that it asks the server to use, if any.
     window: Option<u8>,
 }
 
@@ -72,7 +72,7 @@ impl Offer {
             }
             match (name.as_str(), value) {
                 ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
-                // Whatever it is, a window of 15 can read it.
+                // Any value is fine: we read with a window of 15.
                 ("client_max_window_bits", Some(value)) => _ = bits(value)?,
                 ("server_max_window_bits", Some(value)) => window = Some(bits(value)?),
                 _ => return None,

@@ -115,7 +115,7 @@ impl Classes {
         told.clone_from(&several);
         let Some((counts, all)) = several else { return };
         let note = format!(
-            "{} classes are the default: {}. The oldest counts, {counts}: set default of the others to false",
+            "{} classes are the default: {}. The oldest one, {counts}, is used: set `default: false` in the others",
             all.len(),
             summarize(&all)
         );

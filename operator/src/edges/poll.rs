@@ -106,7 +106,7 @@ impl Edges {
         let Some(edge) = known.get_mut(&address) else { return };
         let back = edge.failure.take().is_some() && edge.ready;
         if back {
-            tracing::info!(edge = edge.name, "edge answers again");
+            tracing::info!(edge = edge.name, "the edge answers again");
         }
         let mut changed = HashSet::new();
         if let Some(hashes) = hashes {
@@ -140,7 +140,7 @@ impl Edges {
         let Some(edge) = known.get_mut(&address) else { return };
         let first = edge.failure.is_none() && edge.ready;
         if first {
-            tracing::warn!(edge = edge.name, reason, "edge does not answer");
+            tracing::warn!(edge = edge.name, reason, "the edge does not answer");
         }
         // What it runs is not known now.
         edge.failure = Some(reason);

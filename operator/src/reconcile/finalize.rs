@@ -149,7 +149,7 @@ impl Reconcile<'_> {
         match self.maintain(context.crd.known().is_err(), Some(BROKER_INTERVAL)).await {
             // For example a Secret in a namespace that is being deleted.
             Err(Error::Write(error)) if error.is_refusal() => {
-                tracing::warn!(resource = stored.owner(), %error, "a held business is not maintained in whole");
+                tracing::warn!(resource = stored.owner(), %error, "cannot write everything of a business whose deletion is on hold; trying again");
                 Ok((Outcome::Waiting, Action::requeue(BROKER_INTERVAL)))
             }
             done => done,
@@ -164,7 +164,7 @@ impl Reconcile<'_> {
             && let Err(error) = context.writer.delete_secret(stored, &binding.name).await
         {
             // Such as in a namespace that is itself being deleted. It has an owner reference, so it is deleted with the resource.
-            tracing::warn!(business, secret = binding.name, %error, "the Secret is left to the garbage collector");
+            tracing::warn!(business, secret = binding.name, %error, "cannot delete the Secret; the garbage collector deletes it with its resource");
         }
         let map = context.config_map(business).filter(|map| config_map::owner(map) == stored.owner());
         match map.filter(|map| config_map::reserved_for(map).is_none()) {
@@ -176,7 +176,7 @@ impl Reconcile<'_> {
         context.writer.finalizers(stored, None, &own.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         self.forget();
         context.brake.ended(business, stored.uid());
-        tracing::info!(business, resource = stored.owner(), "removed");
+        tracing::info!(business, resource = stored.owner(), "the business is removed");
         Ok((Outcome::Ready, Action::await_change()))
     }
 

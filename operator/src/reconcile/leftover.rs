@@ -96,22 +96,24 @@ impl Leftovers {
                         }
                         if let Err(error) = self.end(context, map, &all).await {
                             let name = map.name_any();
-                            tracing::warn!(config_map = name, %error, "an edge configuration that nobody reconciles stays for now");
+                            tracing::warn!(config_map = name, %error, "cannot remove an edge configuration without a resource; trying again");
                         }
                     }
                     for stored in all.values().filter(|stored| is_let_go(context, stored)) {
                         match context.writer.finalizers(stored, None, &[&context.finalizer()]).await {
                             Ok(()) => tracing::info!(
                                 resource = stored.owner(),
-                                "this installation's finalizer is removed: it has nothing to do with the resource any more"
+                                "removed this installation's finalizer: the resource no longer belongs to it"
                             ),
                             Err(error) => {
-                                tracing::warn!(resource = stored.owner(), %error, "the finalizer is not removed");
+                                tracing::warn!(resource = stored.owner(), %error, "cannot remove this installation's finalizer; trying again");
                             }
                         }
                     }
                 }
-                Err(error) => tracing::warn!(%error, "cannot list all resources; what has none stays for now"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot list all resources, so edge configurations without a resource are kept for now")
+                }
             }
         }
         context.metrics.unselected.set(i64::try_from(self.unselected.len()).unwrap_or(i64::MAX));
@@ -130,8 +132,10 @@ impl Leftovers {
                 continue;
             }
             match context.writer.delete_config_map(&map.name_any(), map.metadata.resource_version.clone()).await {
-                Ok(()) => tracing::info!(business, "nothing is left of the business: its business type is free"),
-                Err(error) => tracing::warn!(business, %error, "the business type stays reserved for now"),
+                Ok(()) => tracing::info!(business, "nothing of the business is left; its business type is free again"),
+                Err(error) => {
+                    tracing::warn!(business, %error, "cannot end the reservation of the business type; trying again")
+                }
             }
         }
         self.absent = absent;
@@ -166,7 +170,7 @@ impl Leftovers {
         if stored.metadata.deletion_timestamp.is_none() && self.unselected.insert(stored.uid().to_owned()) {
             tracing::warn!(
                 resource = stored.owner(),
-                "not selected any more; its edge configuration and broker objects stay"
+                "the resource is no longer selected; its edge configuration and broker objects stay"
             );
             context.events.unselected(stored, &map.name_any()).await;
         }
@@ -184,7 +188,11 @@ impl Leftovers {
         let Some(business) = config_map::business(map) else { return Ok(()) };
         let owner = owner(map);
         if !config_map::is_tombstone(map) {
-            tracing::info!(business, owner, "nobody reconciles the resource any more; the edges let its clients go");
+            tracing::info!(
+                business,
+                owner,
+                "the resource is gone or no longer reconciled; the edges disconnect its clients"
+            );
             let mut tombstone = config_map::tombstone(map);
             tombstone.metadata.resource_version.clone_from(&map.metadata.resource_version);
             self.tombstoned_at.insert(uid.to_owned(), Instant::now());
@@ -207,11 +215,7 @@ impl Leftovers {
         let mut reservation = config_map::reservation(map);
         reservation.metadata.resource_version.clone_from(&map.metadata.resource_version);
         context.writer.config_map(&reservation).await?;
-        tracing::info!(
-            business,
-            owner,
-            "its edge configuration is gone; what is left on the broker follows as an orphan"
-        );
+        tracing::info!(business, owner, "the edge configuration is removed; its broker objects are orphans now");
         if let Some(stored) = resource {
             let mut own = vec![context.finalizer(), SHARED_FINALIZER.to_owned()];
             own.extend(context.former_finalizer());

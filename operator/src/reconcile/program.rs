@@ -71,7 +71,7 @@ impl Reconcile<'_> {
         let written = written.inspect_err(|_| context.states.forget_version(business))?;
         context.states.set_version(business, shows, written);
         delivered();
-        tracing::info!(business, generation = config.generation, "edge configuration written");
+        tracing::info!(business, generation = config.generation, "wrote the edge configuration");
         Ok(true)
     }
 

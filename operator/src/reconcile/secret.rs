@@ -76,7 +76,7 @@ impl Reconcile<'_> {
                 tracing::error!(
                     business,
                     %error,
-                    "the edges still accept the revoked API keys; trying again. The broker users are removed in any case"
+                    "cannot revoke the API keys: the edges still accept them; trying again. The broker users are removed in any case"
                 );
             }
         }

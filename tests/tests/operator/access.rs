@@ -288,12 +288,12 @@ async fn in_a_namespace_whose_secrets_may_be_watched_a_secret_comes_back_without
     world.condition("shop", "Provisioned", "True").await?;
     let entries = world.secret("shop-wirepost").await?.context("no Secret")?;
     eventually("it says that it lacks the right", SOON, || async {
-        Ok(operator.log().contains("access Secrets can't be watched"))
+        Ok(operator.log().contains("cannot watch access Secrets"))
     })
     .await?;
 
     world.account.grant_in(&team, &chart_rules("operator-secrets-watch-rules")?).await?;
-    eventually("it watches", SOON, || async { Ok(operator.log().contains("access Secrets are watched")) }).await?;
+    eventually("it watches", SOON, || async { Ok(operator.log().contains("watching access Secrets")) }).await?;
     secrets(&world).delete("shop-wirepost", &DeleteParams::default()).await?;
     holds(&world, "shop-wirepost", &entries).await?;
     let altered = json!({"stringData": {"password": "guess"}});

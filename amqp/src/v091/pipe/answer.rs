@@ -1,4 +1,4 @@
-//! What the broker answers, taken from what was read.
+//! The broker's answers, parsed from what was read.
 
 use bytes::{Buf, Bytes};
 
@@ -14,13 +14,13 @@ use crate::{
 /// What the broker reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It has this message, or all up to it.
+    /// It has taken this message, or all up to it.
     Ack {
         /// Where it was published.
         channel: u16,
-        /// How many publishes of the channel there were up to it.
+        /// The number of the publish on its channel, from 1.
         tag: u64,
-        /// Whether all before it are meant too.
+        /// Whether all before it are answered too.
         multiple: bool,
     },
     /// It does not take this message, or all up to it.
@@ -43,7 +43,7 @@ pub enum Answer {
         /// Its properties.
         properties: Properties,
     },
-    /// The broker has closed the channel. Everything published on it and unanswered stays so; its number is free.
+    /// The broker has closed the channel. Unanswered messages on it are never answered; its number is free.
     ChannelClosed {
         /// Which one.
         channel: u16,
@@ -54,13 +54,13 @@ pub enum Answer {
     },
     /// A channel that we closed is closed: its number is free.
     ChannelCloseOk(u16),
-    /// The broker takes no publishes on this connection, and why.
+    /// The broker accepts no messages on this connection, and why.
     Blocked(String),
-    /// It takes them again.
+    /// It accepts messages again.
     Unblocked,
 }
 
-/// A message that the broker returns, until all of it is there.
+/// A message that the broker returns, until all of it was read.
 pub(super) struct Returning {
     channel: u16,
     args: Bytes,
@@ -70,7 +70,7 @@ pub(super) struct Returning {
 }
 
 impl Pipe {
-    /// The next answer that is already here. After an error the connection is lost.
+    /// The next answer that was read already. After an error the connection is lost.
     pub fn answer(&mut self) -> Result<Option<Answer>, Error> {
         loop {
             let buffer = &mut self.connection.socket.buffer;
@@ -143,7 +143,7 @@ impl Pipe {
         found.ok_or(Error::Malformed("content without a method"))
     }
 
-    /// The returned message of a channel, if all of it is there.
+    /// The returned message of a channel, if all of it was read.
     fn returned(&mut self, channel: u16) -> Result<Option<Answer>, Error> {
         let is_complete = |one: &Returning| one.channel == channel && one.properties.is_some() && one.left == 0;
         let Some(at) = self.returning.iter().position(is_complete) else { return Ok(None) };

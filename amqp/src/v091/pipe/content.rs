@@ -1,4 +1,4 @@
-//! A message to publish, and how its properties are written.
+//! A message to publish, and the encoding of its properties.
 
 use bytes::{BufMut, BytesMut};
 
@@ -18,12 +18,12 @@ pub enum HeaderValue<'a> {
     Number(i64),
 }
 
-/// A message to publish, beside its headers. Names of more than 255 bytes can't be sent.
+/// A message to publish, except for its headers. Names of more than 255 bytes can't be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Content<'a> {
-    /// Empty is the default exchange.
+    /// Empty: the default exchange.
     pub exchange: &'a str,
-    /// At the exchange.
+    /// What the exchange routes by.
     pub routing_key: &'a str,
     /// Whether the broker returns it if no queue takes it.
     pub mandatory: bool,
@@ -37,7 +37,7 @@ pub struct Content<'a> {
     pub body: &'a [u8],
 }
 
-/// Flags and properties, in the order of the wire.
+/// Writes flags and properties, in the order of the protocol.
 pub(super) fn put_properties<'a>(
     out: &mut BytesMut,
     content: &Content<'_>,

@@ -1,10 +1,10 @@
-//! Keeps one business's broken exchange from breaking the connections of all.
+//! Keeps a broken exchange of one business from breaking the connections of all businesses.
 //!
 //! A message can make the broker close the whole connection. Measured on 4.3.6: the first stream of a broker, declared within a second
 //! before a `kill -9`, is listed as running afterwards and answers every publish with 506 RESOURCE_ERROR, forever. The broker does not report
 //! which message it was, so every exchange with a publish in flight is suspected, and a confirmed publish clears its exchange. Suspects are
-//! tried one by one on each connection. An exchange that is suspected several times without a confirm is refused, and tried again from time
-//! to time.
+//! tried one by one on each connection. Messages to an exchange that is suspected several times without a confirm are refused; from time to
+//! time one of them is tried.
 
 use std::{
     collections::HashMap,
@@ -18,23 +18,24 @@ use std::{
 use tokio::time::Instant;
 use wirepost_amqp::Error;
 
-/// Suspicions without a success in between from which on publishes are refused.
+/// Publishes are refused after this many suspicions without a confirm in between.
 const LIMIT: u32 = 3;
-/// First and longest time between attempts after that.
+/// First and longest time between two attempts after that.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Suspects kept at most; beyond it new ones go unnoticed.
+/// Most suspects; further ones are not recorded.
 const CAPACITY: usize = 1024;
-/// AMQP's code of a connection that an administrator closed, or a broker that shuts down.
+/// AMQP's reply code when an administrator closes the connection, or the broker shuts down.
 const CONNECTION_FORCED: u16 = 320;
 
 /// Exchanges under suspicion. Written by all lanes.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
-    /// Their number: almost always none, and then nothing is locked.
+    /// How many there are: almost always none, and then no lock is taken.
     suspects: AtomicUsize,
     by_target: Mutex<HashMap<String, Breaker>>,
-    /// Exchanges to which no events are sent for a while, and until when; their number.
+    /// Exchanges to which no events are sent for a while, and until when.
     events: Mutex<HashMap<Arc<str>, Instant>>,
+    /// How many of these there are.
     muted: AtomicUsize,
 }
 
@@ -50,12 +51,12 @@ impl Breakers {
         self.suspects.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether this is one.
+    /// Whether this exchange is one.
     pub(super) fn is_suspect(&self, target: &str) -> bool {
         self.any() && self.lock().contains_key(target)
     }
 
-    /// Whether anything may be sent there; otherwise why not. Letting one message through after a pause begins the next pause.
+    /// Whether a message may be sent to this exchange; if not, why. After a pause it lets one message through, which starts the next pause.
     pub(super) fn check(&self, target: &str) -> Result<(), String> {
         if !self.any() {
             return Ok(());
@@ -76,7 +77,7 @@ impl Breakers {
         Ok(())
     }
 
-    /// The connection ended with this error while messages to these were in flight.
+    /// The connection ended with this error while messages to these exchanges were in flight.
     pub(super) fn ended<'a>(&self, targets: impl Iterator<Item = &'a Arc<str>>, error: &Error) {
         if matches!(error, Error::Closed { code, .. } if *code != CONNECTION_FORCED) {
             for target in targets {
@@ -85,7 +86,7 @@ impl Breakers {
         }
     }
 
-    /// The connection ended with this error right after events to these. Nothing confirms an event, so only time clears them.
+    /// The connection ended with this error right after events to these exchanges. Events are not confirmed, so only time clears an exchange.
     pub(super) fn ended_events(&self, exchanges: Vec<Arc<str>>, error: &Error) {
         if !matches!(error, Error::Closed { code, .. } if *code != CONNECTION_FORCED) {
             return;
@@ -95,14 +96,14 @@ impl Breakers {
         events.retain(|_, until| now < *until);
         for exchange in exchanges {
             if events.len() < CAPACITY {
-                // Spread, so that the guilty one is soon tried alone.
+                // Spread, so that the exchange at fault is soon tried alone.
                 events.insert(exchange, now + BACKOFF.1.mul_f64(rand::random_range(1.0..2.0)));
             }
         }
         self.muted.store(events.len(), Ordering::Relaxed);
     }
 
-    /// Whether events may be sent there.
+    /// Whether events may be sent to this exchange.
     pub(super) fn takes_events(&self, exchange: &str, now: Instant) -> bool {
         self.muted.load(Ordering::Relaxed) == 0
             || self
@@ -121,7 +122,7 @@ impl Breakers {
                 tracing::error!(
                     target,
                     reason,
-                    "publishing there makes the broker close the connection; refused from now on"
+                    "publishing to this exchange makes the broker close the connection; messages to it are refused from now on"
                 );
             }
         } else if breakers.len() < CAPACITY {
@@ -130,7 +131,7 @@ impl Breakers {
         self.suspects.store(breakers.len(), Ordering::Relaxed);
     }
 
-    /// The broker answered a message to it properly.
+    /// The broker answered a message to this exchange.
     pub(super) fn passed(&self, target: &str) {
         if !self.any() {
             return;

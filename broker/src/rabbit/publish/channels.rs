@@ -1,4 +1,4 @@
-//! The channels of one connection: one for each exchange with traffic, so that an error, which ends a channel, concerns one exchange only.
+//! The channels of one connection: one for each exchange with traffic, so that an error, which closes a channel, affects one exchange only.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,7 +11,7 @@ use wirepost_amqp::v091::Pipe;
 
 use super::{queues::IDLE, window::Window};
 
-/// Channels of a connection at most; RabbitMQ's default is 2,047, and one costs the broker about 6 KiB.
+/// Most channels in use on a connection. RabbitMQ's default limit is 2,047, and a channel costs the broker about 6 KiB.
 const MAX: u16 = 1000;
 
 /// A channel with confirms.
@@ -19,9 +19,9 @@ const MAX: u16 = 1000;
 pub(super) struct Publishing {
     pub(super) target: Arc<str>,
     pub(super) window: Window,
-    /// The broker has answered a message here. Until then one is in flight, so that an error has one cause.
+    /// The broker has answered a message on this channel. Until then only one is in flight, so that an error has one possible cause.
     pub(super) proven: bool,
-    /// Answered since the last report to the queues.
+    /// Messages answered since the last report to the queues.
     pub(super) answered: u32,
     used: Instant,
 }
@@ -33,7 +33,7 @@ pub(super) enum Channel {
     Publishing(Publishing),
     /// Events to one exchange, and when the last one was sent.
     Events(Arc<str>, Instant),
-    /// We have closed it; the broker has not answered.
+    /// We have closed it, and the broker has not answered yet.
     Closing,
 }
 
@@ -44,9 +44,9 @@ pub(super) struct Channels {
     open: BTreeMap<u16, Channel>,
     publishing: HashMap<Arc<str>, u16>,
     events: HashMap<Arc<str>, u16>,
-    /// Channels in use at most.
+    /// Most channels in use.
     max: usize,
-    /// Numbers of channels: twice as many, since one that we close keeps its number until the broker has answered.
+    /// Channel numbers: twice as many, since a channel that we close occupies its number until the broker has answered.
     numbers: u16,
 }
 
@@ -72,7 +72,7 @@ impl Channels {
         })
     }
 
-    /// Whether one more message may be sent to this exchange on an open window; `None`: it has no channel.
+    /// Whether the channel of this exchange is proven, so that its whole window may be used; `None`: it has no channel.
     pub(super) fn is_proven(&self, target: &Arc<str>) -> Option<bool> {
         let number = self.publishing.get(target)?;
         match self.open.get(number) {
@@ -85,12 +85,12 @@ impl Channels {
         self.publishing.len() + self.events.len()
     }
 
-    /// Whether a channel can be opened, closing one without traffic if need be.
+    /// Whether a channel can be opened, if necessary by closing an idle one.
     pub(super) fn has_room(&self) -> bool {
         self.open.len() < usize::from(self.numbers) && (self.used() < self.max || self.idlest().is_some())
     }
 
-    /// The channel of an exchange, opened if it has none. `None`: there are too many.
+    /// The channel of an exchange, opened if it has none, and whether it was opened now. `None`: there are too many.
     pub(super) fn of(
         &mut self,
         target: &Arc<str>,
@@ -112,7 +112,7 @@ impl Channels {
         Some((number, publishing, fresh))
     }
 
-    /// The channel for events to an exchange, opened if it has none.
+    /// The channel for events to an exchange, opened if it has none, and whether it was opened now.
     pub(super) fn of_events(&mut self, exchange: &Arc<str>, pipe: &mut Pipe, now: Instant) -> Option<(u16, bool)> {
         let (number, fresh) = match self.events.get(exchange) {
             Some(number) => (*number, false),
@@ -135,7 +135,7 @@ impl Channels {
         Some(number)
     }
 
-    /// Opens and closes a channel: the broker answers that, whatever its queues do. Whether one could be opened.
+    /// Opens and closes a channel, which the broker answers whatever its queues do. Returns whether one could be opened.
     pub(super) fn probe(&mut self, pipe: &mut Pipe) -> bool {
         let Some(number) = self.open(pipe, false) else { return false };
         self.close(number, pipe);
@@ -147,7 +147,7 @@ impl Channels {
         idle.min_by_key(|(_, since)| *since).map(|(number, _)| number)
     }
 
-    /// Closes a channel; what was unanswered on it is given back.
+    /// Closes a channel, and returns it with the messages that the broker has not answered.
     pub(super) fn close(&mut self, number: u16, pipe: &mut Pipe) -> Option<Publishing> {
         pipe.close_channel(number);
         let closed = self.forget(number);
@@ -173,12 +173,12 @@ impl Channels {
         Some(ended)
     }
 
-    /// The broker has closed a channel that we had closed, and has not answered ours.
+    /// The broker closed a channel while our own close was on its way; its answer to ours is still to come.
     pub(super) fn still_closing(&mut self, number: u16) {
         self.open.insert(number, Channel::Closing);
     }
 
-    /// Exchanges that events were sent to within this time.
+    /// Exchanges to which events were sent within this time.
     pub(super) fn recent_events(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
         let recent = |channel: &Channel| match channel {
             Channel::Events(exchange, used) if now.saturating_duration_since(*used) < within => Some(exchange.clone()),
@@ -198,7 +198,7 @@ impl Channels {
         }
     }
 
-    /// The connection has ended: everything that was unanswered.
+    /// The connection has ended. Returns the channels with the messages that the broker has not answered.
     pub(super) fn into_all(self) -> impl Iterator<Item = Publishing> {
         self.open.into_values().filter_map(|channel| match channel {
             Channel::Publishing(publishing) => Some(publishing),

@@ -1,4 +1,4 @@
-//! A message as it goes on the wire.
+//! Writes a message in AMQP.
 
 use wirepost_amqp::{
     Error,
@@ -8,10 +8,10 @@ use wirepost_core::{contract::headers, names};
 
 use crate::Publication;
 
-/// The end of the year 9999: client libraries that make a date of the AMQP timestamp fail beyond it, and their consumer with them.
+/// The end of the year 9999. Client libraries that convert the AMQP timestamp to a date fail beyond it, and their consumers with them.
 const MAX_TIMESTAMP: u64 = 253_402_300_799;
 
-/// Queues a message on a channel. `number`: which one of the channel it is; `None` = it is neither returned nor confirmed.
+/// Queues a message on a channel. `number`: its number on the channel; `None`: it is neither returned nor confirmed.
 pub(super) fn publish(
     pipe: &mut Pipe,
     channel: u16,
@@ -28,7 +28,7 @@ pub(super) fn publish(
         body: &publication.body,
     };
     let key = publication.queue.as_deref().map(names::queue_key);
-    // The broker removes the first header. The second one stays, for a move back of the message.
+    // The broker removes the first header. The second one stays: it says where the message belongs if it has to be moved back.
     let queue = key.as_ref().zip(publication.queue.as_deref()).map(|(key, queue)| {
         [
             (headers::BLIND_COPY, HeaderValue::List(key.as_bytes())),

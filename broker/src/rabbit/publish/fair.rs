@@ -12,7 +12,7 @@ pub(super) trait HasDeadline {
 /// The queue of one exchange.
 #[derive(Debug)]
 pub(super) struct FairQueue<T> {
-    /// Never empty lists: a key is here exactly while something of it waits.
+    /// No list is empty: a key is present exactly while items of it wait.
     waiting: HashMap<u64, VecDeque<T>>,
     /// The same keys, each once; the first is served next.
     turns: VecDeque<u64>,
@@ -25,7 +25,7 @@ impl<T: HasDeadline> FairQueue<T> {
         Self { waiting: HashMap::new(), turns: VecDeque::new(), len: 0, capacity }
     }
 
-    /// Gives the item back when the queue is full.
+    /// Returns the item if the queue is full.
     pub(super) fn push(&mut self, key: u64, item: T) -> Result<(), T> {
         if self.len >= self.capacity {
             return Err(item);

@@ -1,4 +1,4 @@
-//! Holds callers back while the broker is too slow for what is already on its way, and lets them in first come, first served.
+//! Holds callers back while the broker can't keep up with the messages on their way, and admits them first come, first served.
 
 use std::{
     pin::Pin,
@@ -11,18 +11,18 @@ use std::{
 
 use tokio::sync::{Notify, futures::OwnedNotified};
 
-/// Who waits for the turn to publish to one exchange.
+/// Callers that wait to publish to one exchange.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     /// First in, first out.
     waiting: Arc<Notify>,
     held: AtomicUsize,
-    /// Of these, those that were let in and have not noticed yet.
+    /// Those of them that were admitted and have not noticed yet.
     admitted: AtomicUsize,
 }
 
 impl Gate {
-    /// A place behind all that wait already.
+    /// Joins the line behind all callers that wait already.
     pub(super) fn wait(self: &Arc<Self>) -> HeldTurn {
         let mut notified = Box::pin(self.waiting.clone().notified_owned());
         // From here on it is in the line, before it is polled for the first time.
@@ -36,24 +36,24 @@ impl Gate {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Lets in as many as there is room for, less those that were let in and have not used it.
+    /// Admits as many callers as there is room for, less those that were admitted and have not noticed yet.
     pub(super) fn admit(&self, room: usize) {
         let more = room.min(self.held()).saturating_sub(self.admitted.load(Ordering::Relaxed));
-        // Not a store: callers lower it at the same time.
+        // Not a plain store: callers decrement it at the same time.
         self.admitted.fetch_add(more, Ordering::Relaxed);
         for _ in 0..more {
             self.waiting.notify_one();
         }
     }
 
-    /// Turns that were given up with nobody behind them would count for ever. Called now and then; what it costs is that a few more are
-    /// let in.
+    /// Resets the number of admitted callers: a turn that is given up with nobody behind it would count forever. Called from time to time;
+    /// the price is that a few callers too many are admitted.
     pub(super) fn forget_admitted(&self) {
         self.admitted.store(0, Ordering::Relaxed);
     }
 }
 
-/// A place in the line; ready when its owner may go on.
+/// A position in the line; ready when the caller may go on.
 #[derive(Debug)]
 pub(super) struct HeldTurn {
     notified: Pin<Box<OwnedNotified>>,

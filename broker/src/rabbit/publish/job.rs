@@ -1,4 +1,4 @@
-//! A message on its way to the broker, and who waits for its outcome.
+//! A message on its way to the broker, and the caller that waits for its outcome.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::fair::HasDeadline;
 use crate::{CONFIRM_TIMEOUT, Publication, PublishError, rabbit::counters::Counters};
 
-/// A publisher is answered within this: the confirm timeout, less what answering takes.
+/// A publisher is answered within this time: the confirm timeout, less the time that an answer takes.
 pub(super) const ANSWER_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_sub(Duration::from_millis(200));
 
 /// Where a message is.
@@ -21,7 +21,7 @@ enum Stage {
     InFlight,
 }
 
-/// See the module. Dropped unanswered, it counts as unknown.
+/// See the module. If it is dropped unanswered, its outcome is unknown.
 #[derive(Debug)]
 pub(in crate::rabbit) struct Job {
     publication: Publication,
@@ -43,12 +43,12 @@ impl Job {
         Self { publication, target, reply: Some(reply), deadline, stage: Stage::New, counters }
     }
 
-    /// What it is sent to: what can fail as a whole. An exchange, or by way of the default exchange a queue.
+    /// The target, which works or fails as a whole: an exchange, or a queue by way of the default exchange.
     pub(super) fn target(&self) -> &Arc<str> {
         &self.target
     }
 
-    /// Whether its time is up.
+    /// Whether its deadline has passed.
     pub(super) fn is_late(&self, now: Instant) -> bool {
         self.deadline <= now
     }
@@ -71,7 +71,7 @@ impl Job {
         self.enter(Stage::InFlight);
     }
 
-    /// The gauges follow each message, so that they stay right whoever drops it.
+    /// The gauges follow each message, so that they are right wherever it is dropped.
     fn enter(&mut self, stage: Stage) {
         let (counters, bytes) = (&self.counters, self.bytes());
         match self.stage {
@@ -118,7 +118,7 @@ impl HasDeadline for Job {
 impl Drop for Job {
     fn drop(&mut self) {
         self.enter(Stage::New);
-        // Its task ended: the caller, who sees the sender dropped, takes it as unknown.
+        // Its task ended. The caller sees that the sender was dropped, and takes the outcome as unknown.
         if self.reply.is_some() {
             self.counters.unknown.add(1);
         }

@@ -1,4 +1,4 @@
-//! A lane: one supervised AMQP connection and what waits for it. It reconnects forever.
+//! A lane: one supervised AMQP connection, which reconnects forever, and the messages that wait for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::rabbit::{
     health::Status,
 };
 
-/// How often deadlines are checked while somebody waits.
+/// How often deadlines are checked while messages wait.
 pub(super) const SWEEP: Duration = Duration::from_millis(50);
-/// Longest time for name look-up, TCP, TLS and AMQP's handshake.
+/// Longest time for name resolution, TCP, TLS and AMQP's handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest bound of the pauses between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -35,7 +35,7 @@ pub(super) struct Lane {
     pub(super) alarm: watch::Receiver<Option<String>>,
     pub(super) breakers: Arc<Breakers>,
     pub(super) counters: Arc<Counters>,
-    /// Ends the lane once nobody waits for an answer.
+    /// Ends the lane once no caller waits for an answer.
     pub(super) closing: CancellationToken,
 }
 
@@ -44,13 +44,13 @@ impl Lane {
         self.status.send_replace(status);
     }
 
-    /// Runs until closed. It may be run again after a panic: what was in flight is lost to its callers, what waits is not.
+    /// Runs until closed. It can be run again after a panic: the outcome of messages in flight is then unknown, and waiting messages are kept.
     pub(super) async fn run(self: Arc<Self>) {
         self.queues.nothing_in_flight();
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut pause = Duration::ZERO;
         let mut failures = 0;
-        // Lanes begin at different nodes.
+        // Lanes start at different nodes.
         let mut attempt = rand::random_range(0..self.dialer.addresses.len());
         loop {
             let reason = match self.connect(pause, attempt).await {
@@ -73,9 +73,14 @@ impl Lane {
                     attempt += 1;
                     failures += 1;
                     self.counters.connect_failures.add(1);
-                    // The first failure, then ever fewer.
+                    // The first failure, then fewer and fewer.
                     if u32::is_power_of_two(failures) {
-                        tracing::warn!(link = self.name, failures, reason, "the broker is away");
+                        tracing::warn!(
+                            link = self.name,
+                            failures,
+                            reason,
+                            "cannot connect to the broker; trying again"
+                        );
                     }
                     reason
                 }
@@ -86,7 +91,7 @@ impl Lane {
         self.set_status(Status::Down("closed".to_owned()));
     }
 
-    /// Connects after a pause. Meanwhile what waits is answered in time. `None`: the lane is closed, and nothing waits.
+    /// Connects after a pause. Meanwhile waiting messages are answered in time. `None`: the lane is closed, and nothing waits.
     async fn connect(&self, pause: Duration, attempt: usize) -> Option<Result<Pipe, String>> {
         let connecting = async {
             sleep(pause).await;
@@ -108,7 +113,7 @@ impl Lane {
                 _ = sweeps.tick() => {
                     let reason = match &*self.status.borrow() {
                         Status::Down(reason) => reason.clone(),
-                        Status::Up | Status::Blocked(_) => "the broker is away".to_owned(),
+                        Status::Up | Status::Blocked(_) => "not connected to the broker".to_owned(),
                     };
                     self.queues.sweep(Instant::now(), &reason);
                     if self.closing.is_cancelled() && self.queues.close_if_empty() {

@@ -1,8 +1,8 @@
-//! How fast the broker answers what is published to one exchange, and what follows from it: how many messages may be in flight, and how
-//! many may be on their way before clients are held back.
+//! How fast the broker answers messages to one exchange, and what follows from that: how many messages may be in flight, and how many may
+//! be on their way before clients are held back.
 //!
-//! The rate is measured while the broker is the one that limits it: messages wait, or the window is full. Otherwise it would be the rate
-//! of the clients. It is forgotten some seconds after that, because the next load may meet another broker.
+//! The rate is measured while the broker limits it: messages wait, or the window is full. Otherwise it would be the rate of the clients. It
+//! is forgotten some seconds later, because the broker may be faster or slower under the next load.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use tokio::time::Instant;
 
 /// Length of a measurement, counted while messages are in flight.
 const SAMPLE: Duration = Duration::from_millis(100);
-/// How long a rate is believed.
+/// How long a measured rate counts.
 const MEMORY: Duration = Duration::from_secs(5);
-/// Weights of a new sample against the known rate: broker pauses are short, recovery shows at once.
+/// Weights of a new sample against the known rate, if it is lower and if it is higher: pauses of the broker are short, and a recovery should
+/// show immediately.
 const WEIGHT: (f64, f64) = (0.2, 0.5);
-/// What is left of the best rate after each sample that is worse: half of it after a second.
+/// The part of the best rate that is left after each sample that is worse: half after a second.
 const FADE: f64 = 0.93;
-/// Samples that make it certain.
+/// Samples after which the best rate is certain enough.
 const SURE: u32 = 5;
 /// Messages in flight: what the broker answers within this time, and bounds. Rates stop growing below 1,024 (measured, 500 B).
 const WINDOW_TIME: f64 = 0.25;
@@ -30,11 +31,11 @@ const FIRST_LIMIT: usize = 1024;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Messages a second, and when that was measured.
+    /// Messages per second, and when that was measured.
     rate: Option<(f64, Instant)>,
-    /// The same without the pauses of the broker, and how many samples it is made of.
+    /// The same without the pauses of the broker, and the number of its samples.
     best: (f64, u32),
-    /// The sample that is being taken: its time so far, and what was answered in it.
+    /// The sample that is being taken: its time so far, and the messages answered in it.
     busy: Duration,
     answered: u32,
     saturated: bool,
@@ -47,8 +48,8 @@ impl Pace {
         Self { rate: None, best: (0.0, 0), busy: Duration::ZERO, answered: 0, saturated: true, since: None }
     }
 
-    /// What happened since the last call: so many messages were answered, so many are in flight now; `saturated`: more would be if the
-    /// window allowed it.
+    /// Records what has happened since the last call. `answered`: messages that the broker has answered; `in_flight`: messages that it has
+    /// not answered yet; `saturated`: there would be more of them if the window allowed it.
     pub(super) fn note(&mut self, now: Instant, answered: u32, in_flight: usize, saturated: bool) {
         if let Some(since) = self.since {
             self.busy += now.saturating_duration_since(since);
@@ -75,7 +76,7 @@ impl Pace {
         (self.busy, self.answered, self.saturated) = (Duration::ZERO, 0, true);
     }
 
-    /// Messages a second, if measured lately.
+    /// Messages per second, if measured recently.
     pub(super) fn rate(&self, now: Instant) -> Option<f64> {
         self.rate.filter(|(_, at)| now.saturating_duration_since(*at) < MEMORY).map(|(rate, _)| rate)
     }
@@ -90,8 +91,8 @@ impl Pace {
         self.rate(now).map_or(FIRST_LIMIT, |rate| ((rate * LIMIT_TIME) as usize).max(2 * WINDOW.0))
     }
 
-    /// How long the last of so many messages waits for its answer, if that is known: not after a moment, and a pause of the broker does not
-    /// change it much, since messages are refused for it.
+    /// How long the last of `load` messages waits for its answer. `None` until there are enough samples. Messages are refused because of it,
+    /// so a short pause of the broker hardly changes it.
     pub(super) fn wait(&self, now: Instant, load: usize) -> Option<Duration> {
         let (best, samples) = self.best;
         let known = self.rate(now).is_some() && samples >= SURE && best >= 1.0;

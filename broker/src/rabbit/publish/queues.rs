@@ -1,5 +1,5 @@
-//! What waits for one lane: shared by its task and by the callers that publish. Each exchange has a queue of its own, so that one that does
-//! not work holds up nobody else, and serves its senders in turn.
+//! The messages that wait for one lane, shared by its task and by the callers that publish. Each exchange has a queue of its own, which
+//! serves its senders in turn, so that an exchange that does not work delays no other.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,13 +23,13 @@ mod exchange;
 
 use exchange::Waiting;
 
-/// An exchange without traffic is forgotten after this.
+/// An exchange without traffic is forgotten after this time.
 pub(super) const IDLE: Duration = Duration::from_mins(1);
-/// Messages that are taken of one exchange before it is the turn of the next.
+/// Messages that are taken from one exchange before the next one is served.
 const QUANTUM: usize = 32;
-/// What a message needs beside its body, about.
+/// Bytes that a message needs in addition to its body, approximately.
 const AROUND: usize = 400;
-/// Shortest and longest time after which a refused client is to try again.
+/// Shortest and longest time after which a refused client should try again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// Bounds of a lane.
@@ -49,7 +49,7 @@ pub(super) struct Queues {
     state: Mutex<State>,
     /// Something was queued.
     pub(super) wake: Notify,
-    /// Exchanges at which callers are held back: almost always none, and then nothing is locked.
+    /// Number of exchanges at which callers are held back: almost always none, and then no lock is taken.
     congested: AtomicUsize,
     events: AtomicUsize,
     bounds: Bounds,
@@ -63,9 +63,9 @@ struct State {
     turns: VecDeque<Arc<str>>,
     waiting: usize,
     events: VecDeque<Publication>,
-    /// Events can be sent.
+    /// Whether events can be sent.
     connected: bool,
-    /// Nothing is taken any more.
+    /// Whether everything is refused.
     closed: bool,
 }
 
@@ -82,16 +82,16 @@ pub(super) struct Progress {
 /// What may be sent to an exchange now.
 #[derive(Debug)]
 pub(super) enum Room {
-    /// As long as no more than so many messages are in flight.
+    /// Messages, as long as no more than this number are in flight.
     UpTo(usize),
-    /// Nothing that waits, for this reason.
+    /// None: the waiting ones are refused, for this reason.
     Refuse(PublishError),
 }
 
-/// How a lane keeps up, for metrics.
+/// How well a lane keeps up, for metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Load {
-    /// Messages a second that the broker answers, as far as measured.
+    /// Messages per second that the broker answers, as far as measured.
     pub(super) rate: f64,
     /// How long the last message of the slowest exchange waits for its answer.
     pub(super) wait: Duration,
@@ -115,7 +115,7 @@ impl Queues {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message of this sender into its queue, or refuses it immediately.
+    /// Queues a message of this sender, or refuses it immediately.
     pub(super) fn push(&self, sender: u64, job: Job) {
         if let Some((job, refusal)) = self.take(sender, job) {
             job.answer(Err(refusal));
@@ -124,7 +124,7 @@ impl Queues {
         }
     }
 
-    /// Some: it is refused.
+    /// Queues it. `Some`: it is refused, and why.
     fn take(&self, sender: u64, mut job: Job) -> Option<(Job, PublishError)> {
         let (now, mut state) = (Instant::now(), self.lock());
         if let Some(refusal) = self.refusal(&state, &job, now) {
@@ -138,7 +138,7 @@ impl Queues {
         }
         exchange.used = now;
         job.waits();
-        // The lane's bound, which was checked, is no larger.
+        // The bound of the lane was checked above, and is the same.
         if let Err(job) = exchange.jobs.push(sender, job) {
             return Some((job, unavailable("too many messages wait for the broker")));
         }
@@ -159,12 +159,12 @@ impl Queues {
         }
         let exchange = state.exchanges.get(job.target()).filter(|exchange| exchange.congested)?;
         let wait = exchange.pace.wait(now, exchange.load()).filter(|wait| *wait > ANSWER_TIMEOUT)?;
-        // When half of what waits is gone; spread, so that not all of them come at the same time.
+        // The time until half of the waiting messages are sent; spread, so that not all clients come back at the same time.
         let retry_after = (wait / 2).mul_f64(rand::random_range(1.0..1.5)).clamp(RETRY.0, RETRY.1);
         Some(PublishError::Overloaded { retry_after })
     }
 
-    /// A place in the line, if callers are held back at one of these exchanges.
+    /// A position in the line, if callers are held back at one of these exchanges.
     pub(super) fn turn(&self, targets: &dyn Fn() -> [String; 2]) -> Option<HeldTurn> {
         if self.congested.load(Ordering::Relaxed) == 0 {
             return None;
@@ -182,14 +182,14 @@ impl Queues {
         self.congested.load(Ordering::Relaxed) > 0
     }
 
-    /// Lets callers in where there is room. Those that were let in and had nothing to send do not report it.
+    /// Admits callers where there is room. Callers that were admitted and had nothing to send do not report that.
     pub(super) fn admit(&self, now: Instant) {
         for exchange in self.lock().exchanges.values_mut().filter(|exchange| exchange.congested) {
             exchange.regulate(now, &self.congested);
         }
     }
 
-    /// Notes what has happened on channels.
+    /// Records what has happened on channels.
     pub(super) fn report(&self, now: Instant, progress: impl Iterator<Item = Progress>) {
         let mut state = self.lock();
         for Progress { target, answered, in_flight } in progress {
@@ -202,7 +202,7 @@ impl Queues {
         }
     }
 
-    /// Takes what may be sent: of each exchange what `room` says, given its window, in turn.
+    /// Takes the messages that may be sent, from one exchange after the other. `room` says how many of each, given its window.
     pub(super) fn serve(
         &self,
         now: Instant,
@@ -213,7 +213,7 @@ impl Queues {
         let mut state = self.lock();
         let State { exchanges, turns, waiting, .. } = &mut *state;
         let mut bytes = 0;
-        // Exchanges in a row that could send nothing.
+        // Exchanges in a row from which nothing could be taken.
         let mut vain = 0;
         while bytes < max_bytes
             && vain < turns.len()
@@ -237,7 +237,7 @@ impl Queues {
                         bytes += job.bytes() as usize + AROUND;
                         batch.push(job);
                     }
-                    // From when on the broker is at work. A single message shows how long it takes, not how many it takes.
+                    // The broker is at work from now on. With a single message in flight the rate would be that of the round trip.
                     if taken > 0 && most > 1 {
                         exchange.pace.note(now, 0, exchange.in_flight + taken, true);
                     }
@@ -254,7 +254,7 @@ impl Queues {
         }
     }
 
-    /// Refuses what waits for one exchange.
+    /// Refuses the messages that wait for one exchange.
     pub(super) fn refuse(&self, target: &Arc<str>, error: &PublishError) {
         let mut state = self.lock();
         let State { exchanges, turns, waiting, .. } = &mut *state;
@@ -264,7 +264,7 @@ impl Queues {
         }
     }
 
-    /// Refuses everything that waits.
+    /// Refuses all messages that wait.
     pub(super) fn refuse_all(&self, error: &PublishError) {
         let mut state = self.lock();
         let State { exchanges, turns, waiting, .. } = &mut *state;
@@ -276,7 +276,7 @@ impl Queues {
         }
     }
 
-    /// Answers what has waited too long, lets callers in where there is room again, and forgets exchanges without traffic.
+    /// Answers messages that have waited too long, admits callers where there is room again, and forgets exchanges without traffic.
     pub(super) fn sweep(&self, now: Instant, reason: &str) {
         let mut state = self.lock();
         let State { exchanges, turns, waiting, .. } = &mut *state;
@@ -292,7 +292,7 @@ impl Queues {
         turns.retain(|turn| exchanges.get(turn).is_some_and(|exchange| !exchange.jobs.is_empty()));
     }
 
-    /// Messages on the connection before are answered: nothing is in flight.
+    /// All messages on the former connection are answered: nothing is in flight.
     pub(super) fn nothing_in_flight(&self) {
         let now = Instant::now();
         for exchange in self.lock().exchanges.values_mut() {
@@ -301,7 +301,7 @@ impl Queues {
         }
     }
 
-    /// Takes nothing more if nothing waits; whether that is so.
+    /// Closes if nothing waits, and returns whether it did.
     pub(super) fn close_if_empty(&self) -> bool {
         let mut state = self.lock();
         let empty = state.waiting == 0 && state.events.is_empty();
@@ -314,7 +314,7 @@ impl Queues {
         self.lock().waiting > 0
     }
 
-    /// How this lane keeps up.
+    /// How well this lane keeps up.
     pub(super) fn load(&self) -> Load {
         let (now, state) = (Instant::now(), self.lock());
         state.exchanges.values().fold(Load::default(), |sum, exchange| Load {

@@ -1,4 +1,4 @@
-//! One connection of a lane, from its opening to its end: sends what waits, settles what the broker answers.
+//! One connection of a lane, from its opening to its end: sends the messages that wait, and settles them by the broker's answers.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ mod answers;
 mod clock;
 mod send;
 
-/// Bytes that are queued for one write; a larger message goes alone.
+/// Bytes that are queued for one write; a larger message is written alone.
 const MAX_QUEUED: usize = 256 << 10;
-/// How often callers are let in while some are held back, whatever the broker does.
+/// How often callers are admitted while some are held back, whatever the broker does.
 const ADMIT: Duration = Duration::from_millis(5);
 /// Between attempts at an exchange that refuses events.
 const EVENT_PAUSE: Duration = Duration::from_secs(1);
-/// Longest wait for the broker's answer to our close.
+/// Longest time for the broker's answer to our close.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// See the module.
@@ -30,17 +30,17 @@ pub(super) struct Session<'a> {
     lane: &'a Lane,
     pipe: Pipe,
     channels: Channels,
-    /// Why the broker takes nothing on this connection.
+    /// Why the broker accepts no messages on this connection.
     blocked: Option<String>,
     /// Exchanges that were refused a moment ago, and until when they are avoided.
     paused: HashMap<Arc<str>, Instant>,
     /// When the broker last answered anything.
     answered_at: Instant,
-    /// It has been asked for an answer that costs it nothing, and has not given it.
+    /// It was probed, and has not answered.
     probing: bool,
-    /// Messages that it has not answered, on all channels.
+    /// Messages that the broker has not answered, on all channels.
     in_flight: usize,
-    /// Channels with answers that the queues do not know of yet, each once.
+    /// Channels with answers that were not reported to the queues yet, each once.
     answered: Vec<u16>,
     tick_due: Instant,
     events_due: Option<Instant>,
@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Until the connection is lost (an error), or the lane is closed and nobody waits for an answer.
+    /// Runs until the connection is lost (an error), or the lane is closed and no caller waits for an answer.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         self.lane.set_status(Status::Up);
         self.lane.queues.set_connected(true);
@@ -124,21 +124,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Closing: nothing waits, and nobody waits for an answer.
+    /// Whether a closing lane is done: no message waits, and no caller.
     fn is_done(&mut self) -> bool {
         self.pipe.queued() == 0
             && !self.channels.all().any(|(_, channel)| channel.window.is_awaited())
             && self.lane.queues.close_if_empty()
     }
 
-    /// Sets the timer: the next tick is soon while somebody waits.
+    /// Sets the timer: the next tick comes soon while messages wait or are in flight.
     fn schedule(&mut self, now: Instant) {
         let queues = &self.lane.queues;
         let busy = self.in_flight > 0 || queues.is_waiting() || queues.is_congested();
         let next = now + if busy { SWEEP } else { SWEEP * 20 };
         self.tick_due = if self.tick_due <= now { next } else { self.tick_due.min(next) };
         let congested = self.lane.queues.is_congested().then(|| now + ADMIT);
-        // With much to be written, `progress` ends when it is written or something came.
+        // While much has to be written, `progress` returns once it is written or something was read.
         let events = self.events_due.filter(|_| self.pipe.queued() < MAX_QUEUED);
         let due = [events, congested].into_iter().flatten().fold(self.tick_due, Instant::min);
         if self.timer.deadline() != due {

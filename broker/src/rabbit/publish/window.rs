@@ -1,7 +1,7 @@
 //! The unconfirmed messages of one channel, by their delivery tags. No I/O.
 //!
-//! Tags are the numbers of a channel's publishes, so a confirm names its messages exactly, also one that comes late: a message that was
-//! answered by the clock keeps its place until the broker has answered it too.
+//! A tag is the number of a publish on its channel, so a confirm names its messages exactly, even if it is late: a message whose deadline
+//! has passed keeps its slot until the broker has answered it too.
 
 use std::collections::VecDeque;
 
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::{fair::HasDeadline, job::Job};
 use crate::PublishError;
 
-/// A publish that the broker has not answered, or that was answered before one in front of it.
+/// A publish that the broker has not answered, or has answered before an earlier one.
 #[derive(Debug)]
 struct Slot {
-    /// `None`: answered, by the broker or by the clock.
+    /// `None`: its caller was answered, by the broker or at the deadline.
     job: Option<Job>,
     /// The broker has not answered it.
     open: bool,
@@ -33,7 +33,7 @@ pub(super) struct Window {
     open: usize,
 }
 
-/// The broker violated the protocol: it answered what was not asked.
+/// The broker violated the protocol: it answered a message that was not sent, or answered one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unasked;
 
@@ -52,7 +52,7 @@ impl Window {
         self.before + self.slots.len() as u64 + 1
     }
 
-    /// Takes the message with [`Self::next_tag`], whose bytes begin there.
+    /// Adds the message with the tag [`Self::next_tag`]. `position`: where its bytes begin on the connection.
     pub(super) fn push(&mut self, mut job: Job, now: Instant, position: u64) {
         job.sent();
         self.slots.push_back(Slot { job: Some(job), open: true, returned: None, sent: now, position });
@@ -64,13 +64,13 @@ impl Window {
         self.slots.get_mut(usize::try_from(index).map_err(|_| Unasked)?).filter(|slot| slot.open).ok_or(Unasked)
     }
 
-    /// Notes that this message was returned; its confirm follows.
+    /// Records that the broker returned this message; its confirm follows.
     pub(super) fn returned(&mut self, tag: u64, reason: String) -> Result<(), Unasked> {
         self.slot(tag)?.returned = Some(reason);
         Ok(())
     }
 
-    /// A confirm of this message, or of all up to it; how many it answered.
+    /// Takes a confirm of this message, or of all up to it. Returns the number of messages that it answered.
     pub(super) fn settle(&mut self, tag: u64, multiple: bool, taken: bool) -> Result<u32, Unasked> {
         let last = usize::try_from(tag.checked_sub(self.before + 1).ok_or(Unasked)?).map_err(|_| Unasked)?;
         if last >= self.slots.len() {
@@ -85,7 +85,7 @@ impl Window {
                 job.answer(match slot.returned.take() {
                     Some(reason) => Err(PublishError::Refused(reason)),
                     None if taken => Ok(()),
-                    // One of several queues may have taken it and another, being full, not.
+                    // One queue may have taken it, and another, which is full, may not.
                     None => Err(PublishError::Unknown("a queue did not take it; it may be full".to_owned())),
                 });
             }
@@ -98,7 +98,7 @@ impl Window {
         Ok(answered)
     }
 
-    /// Answers the messages whose time is up.
+    /// Answers the messages whose deadline has passed.
     pub(super) fn expire(&mut self, now: Instant) {
         for slot in &mut self.slots {
             if let Some(job) = slot.job.take_if(|job| job.deadline() <= now) {
@@ -112,12 +112,12 @@ impl Window {
         self.slots.front().map(|slot| slot.sent)
     }
 
-    /// Whether somebody waits for an answer.
+    /// Whether a caller waits for an answer.
     pub(super) fn is_awaited(&self) -> bool {
         self.slots.iter().any(|slot| slot.job.is_some())
     }
 
-    /// The channel has ended: answers everything. What begins at `written` or behind it was never sent.
+    /// The channel has ended: answers all callers. A message that begins at `written` or after it was never sent.
     pub(super) fn lost(self, written: u64, error: &PublishError) {
         for slot in self.slots {
             let Some(job) = slot.job else { continue };

@@ -1,4 +1,4 @@
-//! Events that wait for the lane: they are sent soon or not at all.
+//! Events that wait for the lane: they are sent soon, or dropped.
 
 use std::{collections::VecDeque, sync::atomic::Ordering};
 
@@ -6,7 +6,7 @@ use super::Queues;
 use crate::Publication;
 
 impl Queues {
-    /// Takes an event, if it can be sent soon.
+    /// Queues an event if it can be sent soon, and returns whether it did.
     pub(super) fn push_event(&self, event: Publication) -> bool {
         let mut state = self.lock();
         if !state.connected || state.closed || state.events.len() >= self.bounds.events {
@@ -33,7 +33,7 @@ impl Queues {
         std::mem::take(&mut self.lock().events)
     }
 
-    /// Whether events can be sent from now on; those that wait are dropped if not.
+    /// Sets whether events can be sent from now on. If not, those that wait are dropped.
     pub(super) fn set_connected(&self, connected: bool) {
         let mut state = self.lock();
         state.connected = connected;

@@ -1,4 +1,4 @@
-//! What waits for one exchange, and how it keeps up.
+//! The messages that wait for one exchange, and how well it keeps up.
 
 use std::sync::{
     Arc,
@@ -39,7 +39,7 @@ impl Waiting {
         self.jobs.len() + self.in_flight
     }
 
-    /// Holds callers back from now on, or lets them in.
+    /// Begins or ends to hold callers back, and admits them where there is room.
     pub(super) fn regulate(&mut self, now: Instant, congested: &AtomicUsize) {
         let room = self.pace.limit(now).saturating_sub(self.load());
         let held = self.gate.held();
@@ -55,7 +55,7 @@ impl Waiting {
         }
     }
 
-    /// Refuses what waits; how much that was.
+    /// Refuses the waiting messages, and returns their number.
     pub(super) fn refuse(&mut self, error: &PublishError) -> usize {
         let all = self.jobs.drain();
         let count = all.len();

@@ -1,4 +1,4 @@
-//! What a session does with the broker's answers.
+//! What a session does with the answers of the broker.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Session<'_> {
             Answer::Returned { channel, code, text, properties } => {
                 if let Some(publishing) = self.channels.publishing(channel) {
                     let number = properties.number(headers::PUBLISH_NUMBER).map(i64::cast_unsigned);
-                    // Without its number the return could be anybody's, and its confirm would be taken for an arrival.
+                    // Without its number the returned message is unknown, and its confirm would be taken for a delivery.
                     let number = number.ok_or(Error::Malformed("a returned message without its number"))?;
                     publishing.window.returned(number, format!("returned with {code} {text}")).map_err(unasked)?;
                 }
@@ -47,13 +47,13 @@ impl Session<'_> {
                 self.channels.forget(channel);
             }
             Answer::Blocked(reason) => {
-                tracing::warn!(link = self.lane.name, reason, "the broker takes no messages");
+                tracing::warn!(link = self.lane.name, reason, "the broker accepts no messages on this connection");
                 self.lane.set_status(Status::Blocked(reason.clone()));
                 self.lane.queues.set_connected(false);
                 self.blocked = Some(reason);
             }
             Answer::Unblocked => {
-                tracing::info!(link = self.lane.name, "the broker takes messages again");
+                tracing::info!(link = self.lane.name, "the broker accepts messages on this connection again");
                 self.lane.set_status(Status::Up);
                 self.lane.queues.set_connected(true);
                 self.blocked = None;
@@ -64,7 +64,7 @@ impl Session<'_> {
     }
 
     fn settle(&mut self, channel: u16, tag: u64, multiple: bool, taken: bool) -> Result<(), Unasked> {
-        // Answers for a channel that is closed already come late.
+        // Late answers of a channel that is closed already.
         let Some(publishing) = self.channels.publishing(channel) else { return Ok(()) };
         let answered = publishing.window.settle(tag, multiple, taken)?;
         if publishing.answered == 0 && answered > 0 {
@@ -78,8 +78,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The broker found an error and closed the channel. It handles messages in order and reports no tag: alone in flight, a message is the
-    /// cause, and was not routed; of several, some may have arrived.
+    /// The broker found an error and closed the channel. It handles messages in order, but does not say which one was the cause: a message
+    /// that was alone in flight is the cause, and was not routed; of several, some may have arrived.
     fn channel_closed(&mut self, number: u16, code: u16, text: &str) {
         let now = Instant::now();
         self.answered_at = now;
@@ -97,7 +97,7 @@ impl Session<'_> {
                 (target, PAUSE)
             }
             Some(Channel::Events(exchange, _)) => (exchange, EVENT_PAUSE),
-            // Ours crossed it: the broker answers that too, and only then is the number free.
+            // Our own close was on its way: the broker answers it too, and only then is the number free.
             Some(Channel::Closing) => return self.channels.still_closing(number),
             None => return,
         };
@@ -107,7 +107,7 @@ impl Session<'_> {
         }
     }
 
-    /// A channel has ended: what was in flight on it is answered, and the queues learn that nothing is any more.
+    /// A channel has ended: answers the messages in flight on it, and reports to the queues that there are none any more.
     pub(super) fn lost(&mut self, channel: Publishing, written: u64, error: &PublishError, now: Instant) {
         self.lane.counters.channels_discarded.add(1);
         self.in_flight -= channel.window.len();

@@ -1,4 +1,4 @@
-//! What a session does by the clock: it answers what waits too long, and finds out whether the broker is still there.
+//! What a session does by the clock: it answers messages that wait too long, and probes a broker that does not answer.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use wirepost_amqp::Error;
 use super::Session;
 use crate::PublishError;
 
-/// A connection that leaves everything unanswered for this long is given up, whatever its heartbeats say; a channel on which nothing is
-/// answered, while the connection is alive, is closed.
+/// A connection on which nothing is answered for this long is given up, even if it sends heartbeats. If only one channel gets no answers,
+/// that channel is closed.
 const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long messages are unanswered when the broker is asked whether the connection is alive.
+/// How long messages are unanswered before the connection is probed.
 const PROBE_AFTER: Duration = Duration::from_secs(2);
 
 impl Session<'_> {
-    /// What the clock brings.
+    /// Everything that is due by the clock.
     pub(super) fn tick(&mut self, now: Instant) -> Result<(), Error> {
         self.lane.queues.sweep(now, "the broker is slow");
         self.paused.retain(|_, until| now < *until);
@@ -41,7 +41,7 @@ impl Session<'_> {
         }
         for number in stuck {
             let Some(channel) = self.channels.close(number, &mut self.pipe) else { continue };
-            tracing::warn!(link = self.lane.name, target = %channel.target, "the broker confirms nothing; another channel is tried");
+            tracing::warn!(link = self.lane.name, target = %channel.target, "the broker confirms nothing on this channel; another one is opened");
             let error = PublishError::Unknown("the broker did not confirm in time".to_owned());
             self.lost(channel, u64::MAX, &error, now);
         }

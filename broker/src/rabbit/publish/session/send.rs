@@ -1,4 +1,4 @@
-//! What a session sends.
+//! How a session sends messages and events.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use crate::{
     },
 };
 
-/// How long events wait for others to share a write with.
+/// How long events wait for others, to share one write.
 const EVENT_DELAY: Duration = Duration::from_millis(5);
 
 impl Session<'_> {
-    /// Queues for the connection what may be sent.
+    /// Queues on the connection the messages that may be sent.
     pub(super) fn send(&mut self, now: Instant) {
         if !self.answered.is_empty() {
             let channels = &mut self.channels;
@@ -30,12 +30,12 @@ impl Session<'_> {
             self.lane.queues.report(now, reports);
         }
         if let Some(reason) = self.blocked() {
-            self.lane.queues.refuse_all(&unavailable(&format!("the broker takes no messages: {reason}")));
+            self.lane.queues.refuse_all(&unavailable(&format!("the broker accepts no messages: {reason}")));
             return;
         }
         let Self { lane, pipe, channels, paused, batch, in_flight, .. } = self;
         let breakers = &lane.breakers;
-        // Suspects are sent one message, one suspect at a time.
+        // One suspect at a time gets one message.
         let mut suspect = breakers.any().then(|| {
             let mut in_flight = channels.all().filter(|(_, channel)| !channel.window.is_empty());
             in_flight
@@ -65,7 +65,7 @@ impl Session<'_> {
             }
         };
         lane.queues.serve(now, room, MAX_QUEUED.saturating_sub(pipe.queued()), batch);
-        // The queues count as in flight what was not sent after all.
+        // Messages that were not sent after all: the queues count them as in flight.
         let mut unsent = Vec::new();
         for job in batch.drain(..) {
             let target = job.target().clone();
@@ -95,7 +95,7 @@ impl Session<'_> {
         }
     }
 
-    /// Queues events: with messages that go out anyway, or a little later than the first of them.
+    /// Queues events: with the next write of messages, or a little after the first event.
     pub(super) fn send_events(&mut self, now: Instant) {
         if !self.lane.queues.has_events() {
             self.events_due = None;
