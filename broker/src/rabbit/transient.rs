@@ -1,6 +1,6 @@
 //! Feeds of `Transient` businesses: a queue of this edge, bound to the push exchange, consumed with manual acknowledgements.
 //!
-//! The queue is classic, durable and expires [`EXPIRES_MS`] after its consumer has gone. Durable, because RabbitMQ deprecates the
+//! The queue is classic, durable and expires a minute after its consumer has gone. Durable, because RabbitMQ deprecates the
 //! other kind for queues that outlive a connection, and so that it is still there after the broker's restart; classic, because a quorum
 //! queue would replicate for each edge what one edge may lose. Exclusive to one consumer: a second edge of the same name waits instead of taking half
 //! of the messages, and so does this edge until the broker has noticed that its own earlier connection is dead, which keeps the order.
@@ -39,12 +39,16 @@ use super::{
 };
 use crate::{Feed, FeedEvent, MessageDefect, Position, Record, RecordBatch, Start};
 
+mod batches;
+mod queue;
 mod source;
 
+use batches::{BatchToken, Unsettled};
+use queue::arguments;
 use source::{Delivery, Protocol, Source};
 
-/// How long the queue lives without a consumer.
-const EXPIRES_MS: i32 = 60_000;
+pub(super) use queue::delete_queue;
+
 /// First and longest bound of the pauses between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// Times in a row that connections end for the first message of the queue before it is removed: by each protocol, twice.
@@ -366,97 +370,5 @@ impl Reader {
             Err(_) => FeedEvent::Gap,
         };
         events.send(event).await.ok()
-    }
-}
-
-/// The arguments of the queue: classic, and how long it lives without a consumer.
-fn arguments() -> Vec<u8> {
-    let mut table = b"\x0cx-queue-typeS\x00\x00\x00\x07classic\x09x-expiresI".to_vec();
-    table.extend(EXPIRES_MS.to_be_bytes());
-    table
-}
-
-/// Deletes an edge's queue of a business, with its messages.
-pub(super) async fn delete_queue(dialer: Arc<Dialer>, business: String) -> Result<(), String> {
-    let endpoint = dialer.endpoint(rand::random_range(0..dialer.addresses.len()), "leaving")?;
-    let deleting = async {
-        let mut connection = Connection::open(&endpoint, HEARTBEAT).await?;
-        connection.delete(&names::edge_queue(&business, &dialer.edge)).await
-    };
-    deleting.await.map_err(|error| error.to_string())
-}
-
-/// Batches handed out, by the tags of their first and last message, in order. They are settled in this order, so that one acknowledgement
-/// of several covers exactly its batch.
-#[derive(Debug, Default)]
-struct Unsettled(VecDeque<((u64, u64), Option<bool>)>);
-
-impl Unsettled {
-    fn push(&mut self, range: (u64, u64)) {
-        self.0.push_back((range, None));
-    }
-
-    /// Notes an outcome, by the last tag; gives what can be settled now.
-    fn settle(&mut self, (tag, done): (u64, bool)) -> Vec<((u64, u64), bool)> {
-        if let Some(batch) = self.0.iter_mut().find(|batch| batch.0.1 == tag) {
-            batch.1 = Some(done);
-        }
-        let mut ready = Vec::new();
-        while let Some((range, Some(done))) = self.0.front().copied() {
-            self.0.pop_front();
-            ready.push((range, done));
-        }
-        ready
-    }
-}
-
-/// Reports to the reader that a batch is done, or was dropped undone.
-struct BatchToken {
-    tag: u64,
-    done: bool,
-    settle: mpsc::Sender<(u64, bool)>,
-}
-
-impl BatchToken {
-    fn into_done(self) -> Box<dyn FnOnce() + Send> {
-        Box::new(move || {
-            // By value: a closure that only named the field would take a copy of it.
-            let mut token = self;
-            token.done = true;
-        })
-    }
-}
-
-impl Drop for BatchToken {
-    fn drop(&mut self) {
-        // Fails when the reader has reconnected: the broker delivers the batch again.
-        let _ = self.settle.try_send((self.tag, self.done));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_are_settled_in_their_order() {
-        let mut unsettled = Unsettled::default();
-        for range in [(1, 3), (4, 5), (6, 9)] {
-            unsettled.push(range);
-        }
-        assert_eq!(unsettled.settle((5, true)), []);
-        assert_eq!(unsettled.settle((3, false)), [((1, 3), false), ((4, 5), true)]);
-        assert_eq!(unsettled.settle((9, true)), [((6, 9), true)]);
-    }
-
-    #[test]
-    fn a_batch_token_reports_done_or_dropped_once() {
-        let (settle, mut settled) = mpsc::channel(2);
-        let token = |tag| BatchToken { tag, done: false, settle: settle.clone() }.into_done();
-        token(1)();
-        drop(token(2));
-        assert_eq!(settled.try_recv(), Ok((1, true)));
-        assert_eq!(settled.try_recv(), Ok((2, false)));
-        assert!(settled.try_recv().is_err());
     }
 }
