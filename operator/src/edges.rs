@@ -91,7 +91,7 @@ impl Edges {
     ) -> reqwest::Result<Self> {
         let http = poll::client()?;
         let (first_poll, _) = watch::channel(false);
-        let missing = Mutex::new(Missing { counts_for: missing_for, ..Missing::default() });
+        let missing = Mutex::new(Missing::new(missing_for));
         let known = Mutex::default();
         Ok(Self { http, service, share, fresh, known, missing, first_poll, begun: Instant::now(), triggers, metrics })
     }

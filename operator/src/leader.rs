@@ -271,7 +271,7 @@ impl Elector {
         match timeout(self.settings.timeout(), self.try_give_up()).await {
             Ok(Ok(true)) => tracing::info!("gave up the lease"),
             Ok(Err(error)) if led => {
-                tracing::warn!(%error, "cannot give up the lease: other replicas wait until it expires")
+                tracing::warn!(%error, "cannot give up the lease: other replicas wait until it expires");
             }
             Err(_) if led => tracing::warn!("cannot give up the lease: the API server does not answer"),
             Ok(Ok(false) | Err(_)) | Err(_) => {}

@@ -22,10 +22,15 @@ pub(super) struct Missing {
     /// When the slices could last not be read.
     pub(super) unreadable: Option<Instant>,
     /// How long an edge that has left may still run what it ran then.
-    pub(super) counts_for: Duration,
+    counts_for: Duration,
 }
 
 impl Missing {
+    /// None so far. `counts_for`: how long an edge that has left may still run what it ran then.
+    pub(super) fn new(counts_for: Duration) -> Self {
+        Self { counts_for, ..Self::default() }
+    }
+
     pub(super) fn leaves(&mut self, ran: Option<BTreeMap<String, String>>) {
         let now = Instant::now();
         self.left.push_back((ran, now));
@@ -58,7 +63,7 @@ mod tests {
     async fn an_edge_that_has_left_or_cannot_be_read_of_may_run_what_it_had() {
         let ran = |hash: &str| Some(BTreeMap::from([("pay".to_owned(), hash.to_owned())]));
         const COUNTS_FOR: Duration = Duration::from_mins(2);
-        let mut missing = Missing { counts_for: COUNTS_FOR, ..Missing::default() };
+        let mut missing = Missing::new(COUNTS_FOR);
         let others = |missing: &Missing, ready: usize| missing.may_run_another(ready, "pay", "new");
         assert!(!others(&missing, 0), "there never was an edge");
         missing.any = true;

@@ -112,7 +112,7 @@ impl Leftovers {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot list all resources, so edge configurations without a resource are kept for now")
+                    tracing::warn!(%error, "cannot list all resources, so edge configurations without a resource are kept for now");
                 }
             }
         }
@@ -134,7 +134,7 @@ impl Leftovers {
             match context.writer.delete_config_map(&map.name_any(), map.metadata.resource_version.clone()).await {
                 Ok(()) => tracing::info!(business, "nothing of the business is left; its business type is free again"),
                 Err(error) => {
-                    tracing::warn!(business, %error, "cannot end the reservation of the business type; trying again")
+                    tracing::warn!(business, %error, "cannot end the reservation of the business type; trying again");
                 }
             }
         }

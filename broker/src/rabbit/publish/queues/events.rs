@@ -7,7 +7,7 @@ use crate::Publication;
 
 impl Queues {
     /// Queues an event if it can be sent soon, and returns whether it did.
-    pub(super) fn push_event(&self, event: Publication) -> bool {
+    pub(in crate::rabbit::publish) fn push_event(&self, event: Publication) -> bool {
         let mut state = self.lock();
         if !state.connected || state.closed || state.events.len() >= self.bounds.events {
             return false;
@@ -23,18 +23,18 @@ impl Queues {
     }
 
     /// Whether events wait.
-    pub(super) fn has_events(&self) -> bool {
+    pub(in crate::rabbit::publish) fn has_events(&self) -> bool {
         self.events.load(Ordering::Relaxed) > 0
     }
 
     /// Takes the events that wait.
-    pub(super) fn take_events(&self) -> VecDeque<Publication> {
+    pub(in crate::rabbit::publish) fn take_events(&self) -> VecDeque<Publication> {
         self.events.store(0, Ordering::Relaxed);
         std::mem::take(&mut self.lock().events)
     }
 
     /// Sets whether events can be sent from now on. If not, those that wait are dropped.
-    pub(super) fn set_connected(&self, connected: bool) {
+    pub(in crate::rabbit::publish) fn set_connected(&self, connected: bool) {
         let mut state = self.lock();
         state.connected = connected;
         if !connected {
