@@ -65,7 +65,7 @@ class Checkout {
     }
 
     /** The TypeScript client. */
-    @GetMapping("/client/{name:[a-z-]+[.]js}")
+    @GetMapping("/client/{name:[A-Za-z0-9_-]+[.]js}")
     ResponseEntity<Resource> client(@PathVariable String name) {
         Resource file = new FileSystemResource(client.resolve(name));
         return file.exists()

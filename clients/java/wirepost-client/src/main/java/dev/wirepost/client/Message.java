@@ -8,7 +8,7 @@ import java.util.List;
  * @param <T> the content: a {@code JsonNode}, or the type that a handler asked for
  * @param id names the message: a repeat has the same
  * @param messageType what happened, such as {@code payment.completed}
- * @param content the business's data
+ * @param content the business's data; a {@code JsonNode} is shared by all handlers, so do not change it
  * @param sendType {@code ClientToServer}, {@code ServerToClient} or {@code ClientToClient}
  * @param businessType the business
  * @param fromUniqueId who sent it; on clients' messages from their token, and not to be forged

@@ -22,7 +22,6 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
-import org.springframework.amqp.AmqpException;
 import org.springframework.amqp.rabbit.connection.ConnectionFactory;
 
 /**
@@ -205,7 +204,7 @@ final class Publisher {
             }
             channel.addShutdownListener(cause -> ended(made, cause)); // called at once where it has ended already
             return made;
-        } catch (AmqpException | IOException | ShutdownSignalException error) {
+        } catch (IOException | RuntimeException error) { // whatever it is, the thread goes on
             LOG.info("wirepost: no channel for pushes: {}", error.toString());
             return null;
         }
@@ -233,7 +232,8 @@ final class Publisher {
         } catch (AlreadyClosedException error) {
             again(on, push);
             push.onWire = before; // nothing was written
-        } catch (IOException | ShutdownSignalException error) {
+        } catch (IOException | RuntimeException error) {
+            LOG.info("wirepost: push {} is repeated: {}", push.id, error.toString());
             again(on, push);
             close(on.channel);
         }

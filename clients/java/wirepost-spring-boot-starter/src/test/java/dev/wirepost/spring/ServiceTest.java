@@ -18,6 +18,14 @@ import dev.wirepost.client.State;
 import dev.wirepost.client.TokenRefusedException;
 import dev.wirepost.client.WirepostClient;
 import dev.wirepost.test.WirepostDev;
+import io.micrometer.core.instrument.binder.MeterBinder;
+import io.micrometer.core.instrument.observation.DefaultMeterObservationHandler;
+import io.micrometer.core.instrument.simple.SimpleMeterRegistry;
+import io.micrometer.observation.Observation;
+import io.micrometer.observation.ObservationHandler;
+import io.micrometer.observation.ObservationRegistry;
+import io.micrometer.observation.transport.ReceiverContext;
+import io.micrometer.observation.transport.SenderContext;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -31,6 +39,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
@@ -89,6 +98,11 @@ class ServiceTest {
 
     /** An application with this bean of listeners, once it consumes. */
     private <T> ConfigurableApplicationContext service(Map<String, String> more, T listeners) throws Exception {
+        return service(more, listeners, made -> { });
+    }
+
+    private <T> ConfigurableApplicationContext service(
+            Map<String, String> more, T listeners, Consumer<GenericApplicationContext> beans) throws Exception {
         Map<String, String> properties = new HashMap<>(DEV.properties("shop", "qr-refresh", "orders"));
         properties.putAll(more);
         ConfigurableApplicationContext context = new SpringApplicationBuilder(WirepostAutoConfiguration.class)
@@ -96,6 +110,7 @@ class ServiceTest {
                 .bannerMode(org.springframework.boot.Banner.Mode.OFF)
                 .logStartupInfo(false)
                 .initializers(made -> register((GenericApplicationContext) made, listeners))
+                .initializers(made -> beans.accept((GenericApplicationContext) made))
                 .run(arguments(properties));
         opened.add(context);
         until("it consumes", () -> context.getBean(Consumers.class).consuming().values().stream().allMatch(c -> c));
@@ -423,6 +438,80 @@ class ServiceTest {
         }
         assertEquals(List.of(Map.of("traceparent", parent)), listeners.seen);
         assertEquals(Map.of(), TraceContext.current());
+    }
+
+    /** Stands for Micrometer Tracing: gives each push the context of its span, and sees that of each message. */
+    static class Spans implements ObservationHandler<Observation.Context> {
+        final List<String> received = new CopyOnWriteArrayList<>();
+
+        @Override
+        @SuppressWarnings("unchecked")
+        public void onStart(Observation.Context context) {
+            if (context instanceof SenderContext<?> sender) {
+                ((SenderContext<Object>) sender).getSetter().set(sender.getCarrier(), "traceparent", "of the span");
+            } else if (context instanceof ReceiverContext<?> receiver) {
+                received.add(((ReceiverContext<Object>) receiver).getGetter().get(receiver.getCarrier(), "traceparent"));
+            }
+        }
+
+        @Override
+        public boolean supportsContext(Observation.Context context) {
+            return true;
+        }
+    }
+
+    @Test
+    void whatIsHandledAndPushedIsObserved() throws Exception {
+        Spans spans = new Spans();
+        SimpleMeterRegistry meters = new SimpleMeterRegistry();
+        ObservationRegistry observations = ObservationRegistry.create();
+        observations.observationConfig().observationHandler(spans)
+                .observationHandler(new DefaultMeterObservationHandler(meters));
+        Tracing listeners = new Tracing();
+        ConfigurableApplicationContext context = service(Map.of(), listeners, made ->
+                made.registerBean(ObservationRegistry.class, () -> observations));
+        listeners.wirepost = context.getBean(WirepostTemplate.class);
+        context.getBean(MeterBinder.class).bindTo(meters);
+        try (Connection connection = RABBIT.connect(); Channel channel = connection.createChannel()) {
+            channel.queueDeclare("wirepost.shop.events.spans", false, true, true, null);
+            channel.queueBind("wirepost.shop.events.spans", "wirepost.shop.push", "");
+            AMQP.BasicProperties headers = new AMQP.BasicProperties.Builder()
+                    .headers(Map.of("traceparent", "of the message")).build();
+            channel.basicPublish("", "wirepost.shop.q.orders", headers,
+                    "{\"id\":\"o-1\",\"messageType\":\"order.placed\"}".getBytes(StandardCharsets.UTF_8));
+            GetResponse[] push = new GetResponse[1];
+            until("the push", () -> {
+                push[0] = channel.basicGet("wirepost.shop.events.spans", true);
+                return push[0] != null;
+            });
+            assertEquals("of the span", push[0].getProps().getHeaders().get("traceparent").toString());
+        }
+        assertEquals(List.of("of the message"), spans.received);
+        until("the timers", () -> meters.find("wirepost.receive").tag("queue", "wirepost.shop.q.orders")
+                .tag("outcome", "done").timer() != null);
+        assertEquals(1, meters.get("wirepost.push").tag("outcome", "confirmed").timer().count());
+        assertEquals(0, meters.get("wirepost.push.waiting").gauge().value());
+        assertEquals(0, meters.get("wirepost.queues.missing").gauge().value());
+    }
+
+    @Test
+    void aDedupeOfTheApplicationDecides() throws Exception {
+        Counting listeners = new Counting();
+        List<String> asked = new CopyOnWriteArrayList<>();
+        Dedupe own = (sender, id, work) -> {
+            asked.add(sender + " " + id);
+            if (!id.equals("handled-before")) {
+                work.run();
+            }
+            return !id.equals("handled-before");
+        };
+        service(Map.of(), listeners, made -> made.registerBean(Dedupe.class, () -> own));
+        WirepostClient lena = connected("lena");
+        send(lena, "order.placed", Map.of(), "handled-before");
+        send(lena, "order.placed", Map.of(), "new");
+        until("both", () -> asked.size() == 2 && listeners.handled.size() == 1);
+        assertEquals(List.of("lena new"), listeners.handled);
+        until("an empty queue", () -> RABBIT.messages("wirepost.shop.q.orders").isEmpty());
     }
 
     @Test
