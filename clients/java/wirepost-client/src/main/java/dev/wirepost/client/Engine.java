@@ -349,7 +349,7 @@ final class Engine implements Link.Owner {
                 settled(link);
             }
             case "drain" -> drain(link, frame);
-            case "expiring" -> extend(link, frame);
+            case "expiring" -> session.extend(link, frame);
             case "refreshed" -> session.take(frame);
             case "position" -> {
                 if (!link.retired) {
@@ -385,27 +385,6 @@ final class Engine implements Link.Owner {
         link.draining = true;
         double within = Envelopes.positive(frame, "reconnectWithinMs", 0);
         timer = loop.after(Waits.between(0, Duration.ofNanos((long) (within * 1e6))), this::connect);
-    }
-
-    /** Extends the session in time, if a ticket can be had; else it ends with 3000, and a new one begins. */
-    private void extend(Link link, JsonNode frame) {
-        double left = Envelopes.positive(frame, "inSeconds", 60);
-        ticket(link, new Waits(timing), loop.now() + (long) (left * 1e9));
-    }
-
-    private void ticket(Link link, Waits between, long deadline) {
-        if (link.retired || closing) {
-            return;
-        }
-        session.ticket(new Session.Call(), ticket -> {
-            link.control(Envelopes.STANDARD.dump(Map.of("op", "refresh", "token", ticket)));
-        }, why -> {
-            LOG.log(Level.INFO, "wirepost: the session is not extended: {0}", why.reason());
-            Duration wait = between.next(why.slowly(), why.retryAfter());
-            if (loop.now() + wait.toNanos() - deadline < 0) {
-                loop.after(wait, () -> ticket(link, between, deadline));
-            }
-        });
     }
 
     private void to(State next) {

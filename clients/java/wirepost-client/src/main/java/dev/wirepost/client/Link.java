@@ -28,8 +28,6 @@ final class Link {
     private static final String SUBPROTOCOL = "wirepost.v1";
     /** Above the largest {@code pushBytes} that a business may declare. A larger frame ends the connection. */
     private static final int MESSAGE_MAX = 8 * 1024 * 1024;
-    /** Below what the edge admits: a network delivers in clusters what was sent evenly. */
-    private static final double MARGIN = 0.8;
     /** Control frames that wait for the socket; further ones are dropped. */
     private static final int CONTROLS_MAX = 1024;
     private static final int NORMAL = 1000;
@@ -71,11 +69,13 @@ final class Link {
     boolean silentDeath;
     JsonNode welcome;
     long opened;
+    /** Known from the welcome on. */
+    Pace pace;
 
     private final Loop loop;
     private final Owner owner;
     private final Timing timing;
-    private final Supplier<Duration> patience;
+    private final Pulse pulse;
     private final ArrayDeque<String> controls = new ArrayDeque<>();
     private Phase phase = Phase.CONNECTING;
     private WebSocket socket;
@@ -84,23 +84,13 @@ final class Link {
     private boolean stalled;
     private Runnable closed;
 
-    private double messageBytes;
-    private double rate;
-    private double burst;
-    private double tokens;
-    private long refilled;
-
-    private volatile long heard;
-    private long pinged;
     private boolean pinging;
-    private boolean suspected;
-    private long deadline;
 
     Link(Loop loop, Owner owner, Timing timing, Supplier<Duration> patience) {
         this.loop = loop;
         this.owner = owner;
         this.timing = timing;
-        this.patience = patience;
+        this.pulse = new Pulse(loop, timing, patience, this::ping, this::dead);
     }
 
     // ---- opening ----
@@ -163,6 +153,7 @@ final class Link {
         phase = Phase.OVER;
         retired = true;
         Loop.cancel(timer);
+        pulse.end();
         controls.clear();
         if (socket != null) {
             socket.abort();
@@ -182,6 +173,7 @@ final class Link {
         }
         if (phase == Phase.LIVE && !owner.hasRoom()) {
             stalled = true;
+            pulse.hold(true);
         } else {
             socket.request(1);
         }
@@ -192,23 +184,16 @@ final class Link {
         phase = Phase.LIVE;
         welcome = frame;
         opened = loop.now();
-        JsonNode limits = frame.path("limits");
-        messageBytes = Envelopes.positive(limits, "messageBytes", Double.MAX_VALUE);
-        rate = Envelopes.positive(limits, "messagesPerSecond", Double.MAX_VALUE) * MARGIN;
-        burst = Math.max(1, Envelopes.positive(limits, "burst", Double.MAX_VALUE) * MARGIN);
-        tokens = burst;
-        refilled = opened;
-        heard = opened;
-        pinged = opened - 1;
+        pace = new Pace(frame.path("limits"), opened);
         owner.opened(this);
-        watch();
+        pulse.begin();
     }
 
     /** There is room again. */
     void read() {
         if (stalled && phase == Phase.LIVE) {
             stalled = false;
-            heard = loop.now(); // this side did not read: no silence of the edge
+            pulse.hold(false);
             socket.request(1);
         }
     }
@@ -247,65 +232,18 @@ final class Link {
         }
     }
 
-    // ---- pace ----
-
-    double messageBytes() {
-        return messageBytes;
-    }
-
-    /** How long until one more message is within the edge's rate; zero uses up one. */
-    Duration pause() {
-        long now = loop.now();
-        tokens = Math.min(burst, tokens + (now - refilled) / 1e9 * rate);
-        refilled = now;
-        if (tokens >= 1) {
-            tokens--;
-            return Duration.ZERO;
-        }
-        return Duration.ofNanos((long) Math.max(1e6, (1 - tokens) / rate * 1e9));
-    }
-
     // ---- life ----
 
     /** Tests it now: it is abandoned unless something arrives soon. */
     void probe() {
         if (phase == Phase.LIVE) {
-            Loop.cancel(timer);
-            look(true);
+            pulse.probe();
         }
     }
 
-    private void watch() {
-        look(false);
-    }
-
-    /** Pings after silence, and gives the connection up when nothing comes. */
-    private void look(boolean probed) {
-        if (phase != Phase.LIVE) {
-            return;
-        }
-        long now = loop.now();
-        if (stalled) {
-            heard = now;
-        }
-        long last = heard;
-        if (last - pinged > 0) {
-            suspected = false;
-        }
-        if (probed || (!suspected && now - last >= timing.pingAfter().toNanos())) {
-            long until = now + (probed ? timing.hintPongWithin() : patience.get()).toNanos();
-            deadline = suspected && deadline - until < 0 ? deadline : until;
-            suspected = true;
-            pinged = now;
-            ping();
-        }
-        if (suspected && now - deadline >= 0) {
-            silentDeath = true;
-            end(NotOpened.BROKEN);
-            return;
-        }
-        long due = suspected ? deadline : last + timing.pingAfter().toNanos();
-        timer = loop.after(Duration.ofNanos(Math.max(5_000_000, due - now)), this::watch);
+    private void dead() {
+        silentDeath = true;
+        end(NotOpened.BROKEN);
     }
 
     private void ping() {
@@ -339,7 +277,7 @@ final class Link {
             socket.request(1); // the answer is behind what was not read
         }
         socket.sendClose(NORMAL, "");
-        Loop.cancel(timer);
+        pulse.end();
         timer = loop.after(Duration.ofSeconds(1), () -> end(NORMAL));
     }
 
@@ -368,7 +306,7 @@ final class Link {
 
         @Override
         public CompletionStage<?> onText(WebSocket socket, CharSequence data, boolean last) {
-            heard = loop.now();
+            pulse.beat();
             if (parts.length() + data.length() > MESSAGE_MAX) {
                 LOG.log(Level.WARNING, "wirepost: a frame of more than {0} characters ended the connection",
                         MESSAGE_MAX);
@@ -415,7 +353,7 @@ final class Link {
         }
 
         private CompletionStage<?> alive(WebSocket socket) {
-            heard = loop.now();
+            pulse.beat();
             socket.request(1);
             return null;
         }

@@ -107,12 +107,12 @@ final class Outbox {
                 return;
             }
             paused = false;
-            if (pending.size > link.messageBytes()) {
+            if (pending.size > link.pace.messageBytes()) {
                 reject(pending, "too_large",
-                        pending.size + " bytes, and the edge takes " + (long) link.messageBytes(), false);
+                        pending.size + " bytes, and the edge takes " + (long) link.pace.messageBytes(), false);
                 continue;
             }
-            Duration wait = link.pause();
+            Duration wait = link.pace.pause(loop.now());
             if (!wait.isZero()) {
                 timer = loop.after(wait, this::pump);
                 return;

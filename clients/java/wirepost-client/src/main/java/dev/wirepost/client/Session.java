@@ -1,6 +1,9 @@
 package dev.wirepost.client;
 
+import java.lang.System.Logger.Level;
 import java.net.URI;
+import java.time.Duration;
+import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeoutException;
@@ -43,8 +46,28 @@ final class Session {
         }, failed);
     }
 
-    /** A fresh ticket, to extend a session. */
-    void ticket(Call call, Consumer<String> found, Consumer<NotOpened> failed) {
+    /** Extends the session in time, if a ticket can be had; else it ends with 3000, and a new one begins. */
+    void extend(Link link, JsonNode expiring) {
+        double left = Envelopes.positive(expiring, "inSeconds", 60);
+        extend(link, new Waits(timing), loop.now() + (long) (left * 1e9));
+    }
+
+    private void extend(Link link, Waits between, long deadline) {
+        if (link.retired) {
+            return;
+        }
+        ticket(new Call(), ticket -> {
+            link.control(Envelopes.STANDARD.dump(Map.of("op", "refresh", "token", ticket)));
+        }, why -> {
+            LOG.log(Level.INFO, "wirepost: the session is not extended: {0}", why.reason());
+            Duration wait = between.next(why.slowly(), why.retryAfter());
+            if (loop.now() + wait.toNanos() - deadline < 0) {
+                loop.after(wait, () -> extend(link, between, deadline));
+            }
+        });
+    }
+
+    private void ticket(Call call, Consumer<String> found, Consumer<NotOpened> failed) {
         ask(call, url -> {
             String[] parts = split(url);
             if (parts == null) {
@@ -103,7 +126,7 @@ final class Session {
         if (error instanceof TokenRefusedException refused) {
             return NotOpened.refused("the token call", refused.status(), refused.retryAfter());
         }
-        LOG.log(System.Logger.Level.WARNING, "wirepost: the token call failed: {0}", error.toString());
+        LOG.log(Level.WARNING, "wirepost: the token call failed: {0}", error.toString());
         return NotOpened.broken("the token call failed: " + error);
     }
 
