@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.Executor;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import org.springframework.amqp.rabbit.connection.ConnectionFactory;
@@ -25,15 +26,15 @@ final class Consumers implements SmartLifecycle {
     private final Dedupe dedupe;
     private final Envelopes envelopes;
     private final ObservationRegistry observations;
+    private final Executor calls;
     private final ScheduledExecutorService scheduler;
     private final WirepostProperties settings;
-    private final Map<String, QueueListener> listeners = new ConcurrentHashMap<>();
-    private final Map<String, QueueContainer> containers = new ConcurrentHashMap<>();
+    private final Map<String, QueueConsumer> consumers = new ConcurrentHashMap<>();
     private volatile boolean running;
 
     /** {@code dedupe} may be null: a memory for each set of listeners. */
     Consumers(Bindings bindings, ListenerMethods methods, ConnectionFactory connections, Dedupe dedupe,
-            Envelopes envelopes, ObservationRegistry observations, ScheduledExecutorService scheduler,
+            Envelopes envelopes, ObservationRegistry observations, Executor calls, ScheduledExecutorService scheduler,
             WirepostProperties settings) {
         this.bindings = bindings;
         this.methods = methods;
@@ -41,6 +42,7 @@ final class Consumers implements SmartLifecycle {
         this.dedupe = dedupe;
         this.envelopes = envelopes;
         this.observations = observations;
+        this.calls = calls;
         this.scheduler = scheduler;
         this.settings = settings;
     }
@@ -52,11 +54,9 @@ final class Consumers implements SmartLifecycle {
         queues().forEach((queue, those) -> {
             Dedupe own = dedupe != null ? dedupe : memories.computeIfAbsent(those, same -> new MemoryDedupe());
             QueueListener listener = new QueueListener(queue, those, own, envelopes, observations, scheduler);
-            QueueContainer container = new QueueContainer(connections, queue, listener, settings);
-            listeners.put(queue, listener);
-            containers.put(queue, container);
-            container.afterPropertiesSet();
-            container.start();
+            QueueConsumer consumer = new QueueConsumer(queue, listener, connections, calls, scheduler, settings);
+            consumers.put(queue, consumer);
+            consumer.start();
         });
         running = true;
     }
@@ -81,17 +81,15 @@ final class Consumers implements SmartLifecycle {
     /** In order: no new messages, what has not begun goes back to its queue, running listeners end. */
     @Override
     public void stop() {
-        listeners.values().forEach(QueueListener::stop);
-        CountDownLatch stopped = new CountDownLatch(containers.size());
-        containers.values().forEach(container -> container.stop(stopped::countDown));
+        CountDownLatch stopped = new CountDownLatch(consumers.size());
+        consumers.values().forEach(consumer -> consumer.stop(stopped::countDown));
         try {
             stopped.await(settings.grace().toMillis() + 5000, TimeUnit.MILLISECONDS);
         } catch (InterruptedException error) {
             Thread.currentThread().interrupt();
         }
-        containers.values().forEach(QueueContainer::destroy);
-        containers.clear();
-        listeners.clear();
+        consumers.values().forEach(QueueConsumer::destroy);
+        consumers.clear();
         running = false;
     }
 
@@ -103,7 +101,7 @@ final class Consumers implements SmartLifecycle {
     /** Each queue, and whether the broker sends its messages. */
     Map<String, Boolean> consuming() {
         Map<String, Boolean> queues = new LinkedHashMap<>();
-        containers.forEach((queue, container) -> queues.put(queue, container.consuming()));
+        consumers.forEach((queue, consumer) -> queues.put(queue, consumer.consuming()));
         return queues;
     }
 }

@@ -71,7 +71,8 @@ public class WirepostAutoConfiguration {
             ObjectProvider<Dedupe> dedupe, ObjectProvider<JsonMapper> mapper,
             ObjectProvider<ObservationRegistry> observations, WirepostProperties settings) {
         return new Consumers(bindings, methods, broker.connections, dedupe.getIfUnique(), envelopes(mapper),
-                observations.getIfUnique(() -> ObservationRegistry.NOOP), broker.scheduler, settings);
+                observations.getIfUnique(() -> ObservationRegistry.NOOP), broker.calls, broker.scheduler,
+                settings);
     }
 
     private static Envelopes envelopes(ObjectProvider<JsonMapper> mapper) {

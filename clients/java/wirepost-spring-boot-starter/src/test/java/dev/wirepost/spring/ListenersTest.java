@@ -210,6 +210,36 @@ class ListenersTest extends ServiceSetup {
         }
     }
 
+    /** Takes what comes late. */
+    static class Late {
+        final List<String> got = new CopyOnWriteArrayList<>();
+
+        @WirepostListener(value = "#", queue = "wirepost.shop.events.later")
+        void any(Message<JsonNode> message) {
+            got.add(message.id());
+        }
+    }
+
+    @Test
+    void aQueueThatComesLaterOrAgainIsConsumedThen() throws Exception {
+        Late listeners = new Late();
+        ConfigurableApplicationContext context = start(Map.of(), listeners, made -> { });
+        Consumers consumers = context.getBean(Consumers.class);
+        assertEquals(Map.of("wirepost.shop.events.later", false), consumers.consuming());
+        try (Connection connection = RABBIT.connect(); Channel channel = connection.createChannel()) {
+            for (String id : List.of("first", "second")) {
+                channel.queueDeclare("wirepost.shop.events.later", true, false, false, Map.of("x-queue-type", "quorum"));
+                channel.basicPublish("", "wirepost.shop.events.later", null,
+                        ("{\"id\":\"" + id + "\",\"messageType\":\"a\"}").getBytes(StandardCharsets.UTF_8));
+                until(id, () -> listeners.got.contains(id));
+                until("no message without an answer", () -> channel.messageCount("wirepost.shop.events.later") == 0);
+                channel.queueDelete("wirepost.shop.events.later");
+                until("it is missed", () -> !consumers.consuming().get("wirepost.shop.events.later"));
+            }
+        }
+        assertEquals(List.of("first", "second"), listeners.got);
+    }
+
     @Test
     void aDedupeOfTheApplicationDecides() throws Exception {
         Counting listeners = new Counting();

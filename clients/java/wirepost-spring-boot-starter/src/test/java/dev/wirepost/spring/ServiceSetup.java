@@ -66,6 +66,13 @@ abstract class ServiceSetup {
 
     <T> ConfigurableApplicationContext service(
             Map<String, String> more, T listeners, Consumer<GenericApplicationContext> beans) throws Exception {
+        ConfigurableApplicationContext context = start(more, listeners, beans);
+        until("it consumes", () -> context.getBean(Consumers.class).consuming().values().stream().allMatch(c -> c));
+        return context;
+    }
+
+    <T> ConfigurableApplicationContext start(
+            Map<String, String> more, T listeners, Consumer<GenericApplicationContext> beans) {
         Map<String, String> properties = new HashMap<>(DEV.properties("shop", "qr-refresh", "orders"));
         properties.putAll(more);
         ConfigurableApplicationContext context = new SpringApplicationBuilder(WirepostAutoConfiguration.class)
@@ -76,7 +83,6 @@ abstract class ServiceSetup {
                 .initializers(made -> beans.accept((GenericApplicationContext) made))
                 .run(arguments(properties));
         opened.add(context);
-        until("it consumes", () -> context.getBean(Consumers.class).consuming().values().stream().allMatch(c -> c));
         return context;
     }
 
