@@ -76,7 +76,7 @@ DRIVERS := --driver "typescript/node=$(NODE) --expose-gc $(TYPESCRIPT)/test/driv
 	--driver "java=clients/java/run driver"
 .PHONY: clients
 clients: typescript clients-python clients-java programs ## every client library: unit tests, then the scenarios that judge it, on a real edge and broker (ONLY="drain gaps": those with one of these words)
-	cd $(TYPESCRIPT); WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost ../../$(NODE) --test test/browser/*.test.mjs
+	cd $(TYPESCRIPT); WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost ../../$(NODE) --test test/browser/*.test.mjs test/edge/*.test.mjs
 	WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker $(CARGO_TARGET_DIR)/debug/client-suite $(DRIVERS) $(ONLY)
 
 .PHONY: client-suite

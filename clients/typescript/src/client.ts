@@ -1,8 +1,9 @@
 import { Connection, type Owner, type Welcome } from './connection.js';
-import { TokenError, WirepostError } from './errors.js';
-import { newId } from './id.js';
+import { type TokenError, WirepostError } from './errors.js';
+import { checkId, newId } from './id.js';
 import { Inbox } from './inbox.js';
-import { Outbox, utf8Length } from './outbox.js';
+import { Listeners } from './listeners.js';
+import { Outbox } from './outbox.js';
 import { watchPage } from './page.js';
 import { Requests } from './requests.js';
 import { memoryStore } from './stores.js';
@@ -24,14 +25,13 @@ export class Wirepost<S extends Schema = AnySchema> {
   readonly #waits: Waits;
   readonly #inbox: Inbox;
   readonly #outbox: Outbox;
-  readonly #stateHandlers = new Set<(state: State) => unknown>();
+  readonly #listeners: Listeners;
   readonly #requests = new Requests();
   readonly #unwatch: () => void;
   readonly #owner: Owner = {
     onFrame: (connection, frame) => this.#onFrame(connection, frame),
     onEnd: (connection, code) => this.#onEnd(connection, code),
   };
-  #state: State = 'connecting';
   /** The one that counts: opening, or open. */
   #current: Connection | undefined;
   /** Opening, while a drain lets the current one live. */
@@ -58,13 +58,14 @@ export class Wirepost<S extends Schema = AnySchema> {
     this.#timing = { ...TIMING, ...options.timing };
     this.#store = options.store ?? memoryStore();
     this.#waits = new Waits(this.#timing);
+    this.#listeners = new Listeners(options.onError);
     this.#outbox = new Outbox(options.queueLimit ?? 1000, this.#timing);
     this.#inbox = new Inbox(
       this.#store,
       options.remembered ?? 1000,
       options.attempts ?? 4,
       (message) => this.#requests.take(message),
-      (error, message) => this.#report(error, message),
+      (error, message) => this.#listeners.report(error, message),
       () => {
         if (!this.#full) return;
         this.#full = false;
@@ -76,7 +77,7 @@ export class Wirepost<S extends Schema = AnySchema> {
   }
 
   get state(): State {
-    return this.#state;
+    return this.#listeners.state;
   }
 
   /** Ms since anything arrived on the connection; infinite without one. */
@@ -91,20 +92,16 @@ export class Wirepost<S extends Schema = AnySchema> {
   on<T extends Types<S['receive']>>(type: T, handler: (message: Message<S['receive'][T], T>) => unknown): () => void;
   on(pattern: `${string}*${string}` | `${string}#${string}`, handler: (message: Message) => unknown): () => void;
   on(pattern: string, handler: (message: Message<any, any>) => unknown): () => void {
-    const entry = [pattern, handler] as const;
-    this.#inbox.handlers.add(entry);
-    return () => this.#inbox.handlers.delete(entry);
+    return this.#inbox.on(pattern, handler);
   }
 
   /** Messages may be missing: fetch your state again. A handler is treated like one of a message. */
   onGap(handler: (gap: Gap) => unknown): () => void {
-    this.#inbox.gapHandlers.add(handler);
-    return () => this.#inbox.gapHandlers.delete(handler);
+    return this.#inbox.onGap(handler);
   }
 
   onState(handler: (state: State) => unknown): () => void {
-    this.#stateHandlers.add(handler);
-    return () => this.#stateHandlers.delete(handler);
+    return this.#listeners.add(handler);
   }
 
   /**
@@ -113,9 +110,8 @@ export class Wirepost<S extends Schema = AnySchema> {
    */
   async send<T extends Types<S['send']>>(messageType: T, content: S['send'][T], options: SendOptions = {}): Promise<string> {
     const { to: toUniqueId, signal, id = newId(), ...rest } = options;
-    if (this.#state === 'closed') throw new WirepostError('closed', 'the client was closed');
-    // The answer would come without it.
-    if (typeof id !== 'string' || !id || utf8Length(id) > 64) throw new WirepostError('invalid_envelope', 'an id has 1 to 64 bytes');
+    if (this.#listeners.state === 'closed') throw new WirepostError('closed', 'the client was closed');
+    checkId(id);
     await this.#outbox.add(id, JSON.stringify({ id, messageType, toUniqueId, ...rest, content }), signal);
     return id;
   }
@@ -130,21 +126,32 @@ export class Wirepost<S extends Schema = AnySchema> {
     return this.#requests.request(id, timeoutMs, signal, (signal) => this.send(messageType, content, { ...rest, id, signal }));
   }
 
+  /**
+   * Tells the business that these messages were stored or shown, on a route with `receipts`. It counts on the connection
+   * that delivered them; without one it has no effect.
+   */
+  received(...messages: (Message | string)[]): void {
+    const ids = messages.map((message) => (typeof message === 'string' ? message : message.id));
+    while (ids.length && this.#listeners.state === 'open') {
+      this.#current!.send(JSON.stringify({ op: 'received', ids: ids.splice(0, 256) }));
+    }
+  }
+
   /** Connects now, if there is no connection. After `stopped` it is the only way back: call it when the user does something. */
   connect(): void {
-    if (this.#state === 'waiting' || this.#state === 'stopped') void this.#connect();
+    if (this.#listeners.state === 'waiting' || this.#listeners.state === 'stopped') void this.#connect();
   }
 
   /** What the platform says of network and page. Browsers are watched already; call it elsewhere, as in React Native. */
   hint(hint: Hint): void {
     if (hint !== 'online' && hint !== 'visible' && hint !== 'resume') return;
-    if (this.#state === 'waiting') void this.#connect();
+    if (this.#listeners.state === 'waiting') void this.#connect();
     else this.#current?.test(hint === 'online' ? 0 : this.#timing.pingAfter);
   }
 
   /** Ends it for good. What waits for an answer is rejected with `closed`. */
   close(): void {
-    if (this.#state === 'closed') return;
+    if (this.#listeners.state === 'closed') return;
     this.#attempt++;
     this.#calls.abort();
     clearTimeout(this.#timer);
@@ -154,7 +161,7 @@ export class Wirepost<S extends Schema = AnySchema> {
     this.#current = this.#next = undefined;
     this.#old.clear();
     this.#inbox.close();
-    this.#set('closed');
+    this.#listeners.set('closed');
     this.#outbox.close();
     this.#requests.close();
   }
@@ -167,7 +174,7 @@ export class Wirepost<S extends Schema = AnySchema> {
       case 'ack':
       case 'nack':
         this.#outbox.answer(connection, frame);
-        if (frame.op === 'nack' && !frame.id) this.#report(new WirepostError(frame.code, frame.reason));
+        if (frame.op === 'nack' && !frame.id) this.#listeners.report(new WirepostError(frame.code, frame.reason));
         return this.#leaveOld(connection);
       case 'drain':
         connection.leaving = true;
@@ -178,10 +185,12 @@ export class Wirepost<S extends Schema = AnySchema> {
     if (!counts || !connection.welcome) return;
     switch (frame.op) {
       case 'position':
+        connection.gapReported = false;
+        this.#resumeToken = frame.resumeToken ?? this.#resumeToken;
         return this.#receive({ cursor: frame.cursor });
       case 'gap':
-        if (connection.gapReported) connection.gapReported = false;
-        else this.#receive({ gap: { reason: frame.reason } });
+        if (!connection.gapReported) this.#receive({ gap: { reason: frame.reason } });
+        connection.gapReported = false;
         return;
       case 'expiring':
         return this.#refresh(frame.inSeconds * 1000);
@@ -189,11 +198,13 @@ export class Wirepost<S extends Schema = AnySchema> {
         this.#resumeToken = frame.resumeToken;
         return;
     }
-    if (typeof frame.op !== 'string' && typeof frame.messageType === 'string') this.#receive({ message: frame, cursor: frame.cursor });
+    if (typeof frame.op === 'string' || typeof frame.messageType !== 'string') return;
+    connection.gapReported = false;
+    this.#receive({ message: frame, cursor: frame.cursor });
   }
 
   #onEnd(connection: Connection, code: number): void {
-    this.#outbox.lost(connection);
+    this.#outbox.lost(connection, code === 1009);
     if (this.#old.delete(connection)) return;
     if (connection.welcome && now() - connection.began >= this.#timing.stableAfter) this.#waits.reset();
     if (code === 3000) this.#resumeToken = undefined;
@@ -205,7 +216,7 @@ export class Wirepost<S extends Schema = AnySchema> {
     this.#silentDeaths = code === 1006 && connection.welcome && connection.frames < 2 ? this.#silentDeaths + 1 : 0;
     this.#current = this.#next;
     this.#next = undefined;
-    if (this.#current) return this.#set('connecting');
+    if (this.#current) return this.#listeners.set('connecting');
     if (code === 4009 && !connection.leaving) return this.#stop();
     this.#wait(code === 3003 || code === 4010);
   }
@@ -216,7 +227,7 @@ export class Wirepost<S extends Schema = AnySchema> {
     try {
       cursor = await this.#store.get();
     } catch (error) {
-      this.#report(error);
+      this.#listeners.report(error);
     }
     this.#cursor = cursor || undefined;
     if (attempt === this.#attempt) await this.#connect();
@@ -226,7 +237,7 @@ export class Wirepost<S extends Schema = AnySchema> {
     clearTimeout(this.#timer);
     if (this.#full || this.#current) return;
     const attempt = ++this.#attempt;
-    this.#set('connecting');
+    this.#listeners.set('connecting');
     try {
       const url = await this.#url();
       if (attempt === this.#attempt) this.#current = this.#open(url);
@@ -282,20 +293,21 @@ export class Wirepost<S extends Schema = AnySchema> {
   }
 
   #failed(error: unknown): void {
-    this.#report(error);
-    const { status = 0, retryAfterMs = 0 } = error instanceof TokenError ? error : {};
+    this.#listeners.report(error);
+    // Not by its class: each CommonJS entry has one of its own.
+    const { status = 0, retryAfterMs = 0 } = (error ?? {}) as Partial<TokenError>;
     this.#wait(status >= 400 && status < 500 && status !== 408 && status !== 429, retryAfterMs);
   }
 
   #wait(slowly: boolean, retryAfterMs = 0): void {
     clearTimeout(this.#timer);
     this.#timer = timer(this.#waits.next(slowly, retryAfterMs), () => void this.#connect());
-    this.#set('waiting');
+    this.#listeners.set('waiting');
   }
 
   #stop(): void {
     clearTimeout(this.#timer);
-    this.#set('stopped');
+    this.#listeners.set('stopped');
   }
 
   #welcomed(connection: Connection, { cursor, resumed, resumeToken }: Welcome): void {
@@ -308,17 +320,19 @@ export class Wirepost<S extends Schema = AnySchema> {
     clearTimeout(this.#refreshTimer);
     this.#resumeToken = resumeToken;
     let gap: Gap | undefined;
-    if (resumed === false) {
-      if (connection.cursor) gap = { reason: 'resume' };
-      else if (this.#greeted) gap = { reason: 'restart' };
-      connection.gapReported = !!connection.cursor;
+    if (!connection.cursor) {
+      // Nothing tells what was pushed since the connection before.
+      if (this.#greeted) gap = { reason: 'restart' };
+    } else if (resumed === false) {
+      gap = { reason: 'resume' };
+      connection.gapReported = true;
       this.#cursor = undefined;
     }
     this.#greeted = true;
     this.#receive(gap ? { gap, cursor } : { cursor });
     // A full inbox may have left it.
     if (connection !== this.#current) return;
-    this.#set('open');
+    this.#listeners.set('open');
     this.#outbox.use(connection);
     for (const old of [...this.#old]) this.#leaveOld(old);
   }
@@ -342,7 +356,7 @@ export class Wirepost<S extends Schema = AnySchema> {
     }
     this.#next = undefined;
     clearTimeout(this.#timer);
-    this.#set('waiting');
+    this.#listeners.set('waiting');
   }
 
   /** Prolongs the session with a new ticket; what fails is tried again while there is time. */
@@ -355,30 +369,9 @@ export class Wirepost<S extends Schema = AnySchema> {
         const url = await this.#token();
         if (connection === this.#current) connection.send(JSON.stringify({ op: 'refresh', token: url.slice(url.lastIndexOf('/') + 1) }));
       } catch (error) {
-        this.#report(error);
+        this.#listeners.report(error);
         if (connection === this.#current && left > 1000) this.#refresh(left / 2);
       }
     });
-  }
-
-  #set(state: State): void {
-    if (this.#state === state && state !== 'connecting') return;
-    this.#state = state;
-    for (const handler of [...this.#stateHandlers]) {
-      try {
-        handler(state);
-      } catch (error) {
-        this.#report(error);
-      }
-    }
-  }
-
-  #report(error: unknown, message?: Message): void {
-    if (this.#state === 'closed') return;
-    try {
-      (this.#options.onError ?? console.error)(error, message);
-    } catch (thrown) {
-      console.error(thrown);
-    }
   }
 }

@@ -28,7 +28,7 @@ export class Connection {
   heard = now();
   readonly began = now();
   welcome?: Welcome;
-  /** The first `gap` after a `welcome` with `resumed: false` is the same gap. */
+  /** A `gap` that follows a `welcome` with `resumed: false` is the same gap. */
   gapReported = false;
   /** A drain told it to leave. */
   leaving = false;
@@ -85,7 +85,8 @@ export class Connection {
 
   /** Whether it takes more. */
   get roomy(): boolean {
-    return !!this.#socket && this.#socket.bufferedAmount < BUFFERED;
+    // React Native's sockets do not say how much waits.
+    return !!this.#socket && !(this.#socket.bufferedAmount > BUFFERED);
   }
 
   send(text: string): void {

@@ -32,7 +32,7 @@ export class TokenError extends Error {
 /** Gets a connection URL from a backend that passes on the answer of the token call. Throws {@link TokenError}. */
 export async function fetchToken(url: string | URL, init?: RequestInit): Promise<string> {
   const response = await fetch(url, init);
-  const answer = await response.json().catch(() => ({}));
+  const answer = (await response.json().catch(() => undefined)) ?? {};
   if (response.ok && typeof answer.data === 'string') return answer.data;
   const seconds = Number(response.headers.get('retry-after'));
   throw new TokenError(response.status, answer.description ?? 'no connection URL', seconds > 0 ? seconds * 1000 : 0);

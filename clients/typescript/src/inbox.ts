@@ -15,8 +15,8 @@ const LONGEST_PAUSE = 5_000;
 
 /** Hands messages over one after another, and writes each cursor after that. */
 export class Inbox {
-  readonly handlers = new Set<readonly [pattern: string, handler: Handler<Message>]>();
-  readonly gapHandlers = new Set<Handler<Gap>>();
+  readonly #handlers = new Set<readonly [pattern: string, handler: Handler<Message>]>();
+  readonly #gapHandlers = new Set<Handler<Gap>>();
   readonly #items: Item[] = [];
   readonly #seen = new Set<string>();
   #busy = false;
@@ -37,6 +37,17 @@ export class Inbox {
 
   get size(): number {
     return this.#items.length;
+  }
+
+  on(pattern: string, handler: Handler<Message>): () => void {
+    const entry = [pattern, handler] as const;
+    this.#handlers.add(entry);
+    return () => this.#handlers.delete(entry);
+  }
+
+  onGap(handler: Handler<Gap>): () => void {
+    this.#gapHandlers.add(handler);
+    return () => this.#gapHandlers.delete(handler);
   }
 
   /** A message is handed over unless its id was seen before; its cursor counts in any case. */
@@ -64,9 +75,9 @@ export class Inbox {
     let item;
     while ((item = this.#items.shift())) {
       const { message, gap, cursor } = item;
-      if (gap) for (const handler of this.gapHandlers) await this.#call(handler, gap);
+      if (gap) for (const handler of this.#gapHandlers) await this.#call(handler, gap);
       if (message) {
-        for (const [pattern, handler] of this.handlers) {
+        for (const [pattern, handler] of this.#handlers) {
           if (matches(pattern, message.messageType)) await this.#call(handler, message, message);
         }
       }
@@ -114,11 +125,15 @@ export class Inbox {
 
 /** AMQP's topic patterns: `*` is one word, `#` any number of words, also none. */
 export function matches(pattern: string, type: string): boolean {
-  const match = (patterns: string[], words: string[]): boolean => {
-    const [first, ...rest] = patterns;
-    if (first === undefined) return !words.length;
-    if (first === '#') return match(rest, words) || (words.length > 0 && match(patterns, words.slice(1)));
-    return words.length > 0 && (first === '*' || first === words[0]) && match(rest, words.slice(1));
-  };
-  return pattern === '#' || pattern === type || match(pattern.split('.'), type.split('.'));
+  const [patterns, words] = [pattern.split('.'), type.split('.')];
+  let [p, w, hash, taken] = [0, 0, -1, 0];
+  while (w < words.length) {
+    if (patterns[p] === '#') [hash, taken] = [p++, w];
+    else if (p < patterns.length && (patterns[p] === '*' || patterns[p] === words[w])) p++, w++;
+    // The last `#` takes one more word.
+    else if (hash >= 0) [p, w] = [hash + 1, ++taken];
+    else return false;
+  }
+  while (patterns[p] === '#') p++;
+  return p === patterns.length;
 }

@@ -1,5 +1,6 @@
 import type { Connection } from './connection.js';
 import { WirepostError } from './errors.js';
+import { utf8Length } from './id.js';
 import { halfRandom, now, timer } from './timing.js';
 import type { Timing } from './types.js';
 
@@ -70,13 +71,14 @@ export class Outbox {
     this.#pump();
   }
 
-  /** What a connection has not answered is sent again. */
-  lost(connection: Connection): void {
-    for (const entry of this.#entries.values()) {
-      if (entry.on === connection) {
-        entry.on = undefined;
-        entry.uncertain = true;
-      }
+  /** What a connection has not answered is sent again; `tooLarge`: but for the largest, which ended it. */
+  lost(connection: Connection, tooLarge = false): void {
+    const lost = [...this.#entries.values()].filter(({ on }) => on === connection);
+    const largest = tooLarge && lost.reduce<Entry | undefined>((a, b) => (a && a.text.length > b.text.length ? a : b), undefined);
+    if (largest) largest.settle(new WirepostError('too_large', 'it ended the connection', largest.uncertain));
+    for (const entry of lost) {
+      entry.on = undefined;
+      entry.uncertain = true;
     }
     if (this.#connection === connection) this.#connection = undefined;
     this.#pump();
@@ -93,8 +95,9 @@ export class Outbox {
       else if (!frame.retryable) entry.settle(new WirepostError(frame.code, frame.reason, entry.uncertain));
       else {
         const { nackFirst, nackMax } = this.timing;
+        const wait = halfRandom(nackFirst, nackMax, entry.refusals++);
         // All wait: so they keep their order, and a broker that is away is left alone.
-        this.#notBefore = now() + (frame.retryAfterMs ?? halfRandom(nackFirst, nackMax, entry.refusals++));
+        this.#notBefore = now() + (frame.retryAfterMs ?? wait);
       }
     }
     this.#pump();
@@ -141,14 +144,4 @@ export class Outbox {
     this.#filled = time;
     return this.#tokens >= 1 ? 0 : Math.ceil((1 - this.#tokens) / perMs);
   }
-}
-
-export function utf8Length(text: string): number {
-  let length = text.length;
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    // Each half of a surrogate pair is two of its four bytes.
-    if (code > 0x7f) length += code > 0x7ff && (code < 0xd800 || code > 0xdfff) ? 2 : 1;
-  }
-  return length;
 }

@@ -31,9 +31,13 @@ export function useWirepostMessage<M extends Message = Message>(
   useEffect(() => client.on(pattern, (message) => latest.current(message)), [client, pattern]);
 }
 
+/** Pause before a load that failed is tried again; it doubles. */
+const FIRST_PAUSE = 500;
+const LONGEST_PAUSE = 30_000;
+
 /**
  * Loads state when the connection opens for the first time, and again after each gap: what a screen needs so that it never
- * shows something old.
+ * shows something old. A load that fails goes to `console.error`, and is tried again until the component goes.
  */
 export function useWirepostReload(client: Client, load: () => unknown): void {
   const latest = useRef(load);
@@ -41,17 +45,32 @@ export function useWirepostReload(client: Client, load: () => unknown): void {
     latest.current = load;
   });
   useEffect(() => {
-    const offGap = client.onGap(() => latest.current());
-    if (client.state === 'open') {
-      void latest.current();
-      return offGap;
-    }
+    let gone = false;
+    let again: ReturnType<typeof setTimeout> | undefined;
+    const reload = async (pause = FIRST_PAUSE): Promise<void> => {
+      clearTimeout(again);
+      try {
+        await latest.current();
+      } catch (error) {
+        console.error(error);
+        if (gone) return;
+        clearTimeout(again);
+        again = setTimeout(() => void reload(Math.min(LONGEST_PAUSE, 2 * pause)), pause);
+      }
+    };
+    // The next message waits for the first attempt.
+    const offGap = client.onGap(() => reload());
     const offState = client.onState((state) => {
-      if (state !== 'open') return;
-      offState();
-      void latest.current();
+      if (state === 'open') begin();
     });
+    const begin = () => {
+      offState();
+      void reload();
+    };
+    if (client.state === 'open') begin();
     return () => {
+      gone = true;
+      clearTimeout(again);
       offGap();
       offState();
     };

@@ -23,19 +23,22 @@ export function sessionStore(key: string): CursorStore {
 
 /** For an origin, across restarts of the browser. One key for each client. */
 export function indexedDbStore(key: string, database = 'wirepost'): CursorStore {
+  let opened: Promise<IDBDatabase> | undefined;
   const open = () =>
     result(indexedDB.open(database, 1), (request) => {
       request.onupgradeneeded = () => request.result.createObjectStore('cursors');
+    }).then((connection) => {
+      // Whoever deletes the database waits for this connection otherwise.
+      connection.onversionchange = () => connection.close();
+      return connection;
     });
-  let opened: Promise<IDBDatabase> | undefined;
-  const cursors = async (mode: IDBTransactionMode) => {
-    // What failed is tried again.
-    opened ??= open().catch((error) => ((opened = undefined), Promise.reject(error)));
+  const cursors = async (mode: IDBTransactionMode, again = true): Promise<IDBObjectStore> => {
     try {
-      return (await opened).transaction('cursors', mode).objectStore('cursors');
+      return (await (opened ??= open())).transaction('cursors', mode).objectStore('cursors');
     } catch (error) {
-      // Safari ends connections of pages in the background.
+      // A connection may have ended: Safari ends those of pages in the background.
       opened = undefined;
+      if (again) return cursors(mode, false);
       throw error;
     }
   };

@@ -1,9 +1,10 @@
 import { Wirepost } from './client.js';
 import { WirepostError } from './errors.js';
-import { newId } from './id.js';
+import { checkId, newId } from './id.js';
 import { Inbox } from './inbox.js';
+import { Listeners } from './listeners.js';
 import { Requests } from './requests.js';
-import type { AnySchema, Gap, Message, Options, RequestOptions, Schema, SendOptions, State, Types } from './types.js';
+import type { AnySchema, Gap, Hint, Message, Options, RequestOptions, Schema, SendOptions, State, Types } from './types.js';
 
 export interface TabsOptions extends Options {
   /** The tabs of an origin with the same name share a connection. Name it after the user, so that two logins do not. */
@@ -24,6 +25,8 @@ type Word =
   | { kind: 'cursor'; cursor: string }
   | { kind: 'state'; state: State }
   | { kind: 'leader' | 'hello' | 'connect' }
+  | { kind: 'hint'; hint: Hint }
+  | { kind: 'received'; ids: string[] }
   | { kind: 'send'; id: string; messageType: string; content: unknown; options: Omit<SendOptions, 'signal'> }
   | { kind: 'abort'; id: string }
   | { kind: 'result'; id: string; error?: { code: string; reason: string; mayHaveArrived: boolean; retryable: boolean } };
@@ -38,7 +41,7 @@ export class SharedWirepost<S extends Schema = AnySchema> {
   readonly #options: TabsOptions;
   readonly #inbox: Inbox;
   readonly #requests = new Requests();
-  readonly #stateHandlers = new Set<(state: State) => unknown>();
+  readonly #listeners: Listeners;
   readonly #pending = new Map<string, Pending>();
   /** What other tabs asked this one to send. */
   readonly #foreign = new Map<string, AbortController>();
@@ -46,12 +49,12 @@ export class SharedWirepost<S extends Schema = AnySchema> {
   readonly #closing = new AbortController();
   #leader: Wirepost | undefined;
   #release: (() => void) | undefined;
-  #state: State = 'connecting';
   #heard = -Infinity;
   #cursor: string | undefined;
 
   constructor(options: TabsOptions) {
     this.#options = options;
+    this.#listeners = new Listeners(options.onError);
     const store = {
       get: () => undefined,
       // One tab writes for all: the store is the origin's.
@@ -62,7 +65,7 @@ export class SharedWirepost<S extends Schema = AnySchema> {
       options.remembered ?? 1000,
       options.attempts ?? 4,
       (message) => this.#requests.take(message),
-      (error, message) => this.#report(error, message),
+      (error, message) => this.#listeners.report(error, message),
       () => {},
     );
     const name = `wirepost:${options.name}`;
@@ -75,18 +78,18 @@ export class SharedWirepost<S extends Schema = AnySchema> {
     this.#say({ kind: 'hello' });
     navigator.locks
       .request(name, { signal: this.#closing.signal }, () => {
-        if (this.#state === 'closed') return;
+        if (this.#listeners.state === 'closed') return;
         this.#lead();
         return new Promise<void>((resolve) => (this.#release = resolve));
       })
       // Closed while it waited; or the page may have no locks, and then each tab has its own connection.
       .catch(() => {
-        if (this.#state !== 'closed' && !this.#leader) this.#lead();
+        if (this.#listeners.state !== 'closed' && !this.#leader) this.#lead();
       });
   }
 
   get state(): State {
-    return this.#state;
+    return this.#listeners.state;
   }
 
   /** Ms since anything arrived. */
@@ -102,25 +105,22 @@ export class SharedWirepost<S extends Schema = AnySchema> {
   on<T extends Types<S['receive']>>(type: T, handler: (message: Message<S['receive'][T], T>) => unknown): () => void;
   on(pattern: `${string}*${string}` | `${string}#${string}`, handler: (message: Message) => unknown): () => void;
   on(pattern: string, handler: (message: Message<any, any>) => unknown): () => void {
-    const entry = [pattern, handler] as const;
-    this.#inbox.handlers.add(entry);
-    return () => this.#inbox.handlers.delete(entry);
+    return this.#inbox.on(pattern, handler);
   }
 
   onGap(handler: (gap: Gap) => unknown): () => void {
-    this.#inbox.gapHandlers.add(handler);
-    return () => this.#inbox.gapHandlers.delete(handler);
+    return this.#inbox.onGap(handler);
   }
 
   onState(handler: (state: State) => unknown): () => void {
-    this.#stateHandlers.add(handler);
-    return () => this.#stateHandlers.delete(handler);
+    return this.#listeners.add(handler);
   }
 
   send<T extends Types<S['send']>>(messageType: T, content: S['send'][T], options: SendOptions = {}): Promise<string> {
     const { signal, id = newId(), ...rest } = options;
     return new Promise((resolve, reject) => {
-      if (this.#state === 'closed') return reject(new WirepostError('closed', 'the client was closed'));
+      if (this.#listeners.state === 'closed') return reject(new WirepostError('closed', 'the client was closed'));
+      checkId(id);
       if (signal?.aborted) return reject(new WirepostError('aborted', 'before it was sent'));
       if (this.#pending.size >= (this.#options.queueLimit ?? 1000)) {
         return reject(new WirepostError('queue_full', 'too many messages wait already', false, true));
@@ -158,15 +158,27 @@ export class SharedWirepost<S extends Schema = AnySchema> {
     return this.#requests.request(id, timeoutMs, signal, (signal) => this.send(messageType, content, { ...rest, id, signal }));
   }
 
+  received(...messages: (Message | string)[]): void {
+    const ids = messages.map((message) => (typeof message === 'string' ? message : message.id));
+    if (this.#leader) this.#leader.received(...ids);
+    else this.#say({ kind: 'received', ids });
+  }
+
   connect(): void {
     if (this.#leader) this.#leader.connect();
     else this.#say({ kind: 'connect' });
   }
 
+  /** What the platform says of network and page; browsers are watched already. */
+  hint(hint: Hint): void {
+    if (this.#leader) this.#leader.hint(hint);
+    else this.#say({ kind: 'hint', hint });
+  }
+
   /** Ends this tab's part; another tab takes over. */
   close(): void {
-    if (this.#state === 'closed') return;
-    this.#set('closed');
+    if (this.#listeners.state === 'closed') return;
+    this.#listeners.set('closed');
     this.#inbox.close();
     this.#leader?.close();
     this.#leader = undefined;
@@ -190,7 +202,7 @@ export class SharedWirepost<S extends Schema = AnySchema> {
       },
     }));
     leader.onState((state) => {
-      this.#set(state);
+      this.#listeners.set(state);
       this.#say({ kind: 'state', state });
     });
     leader.onGap((gap) => {
@@ -226,10 +238,12 @@ export class SharedWirepost<S extends Schema = AnySchema> {
   }
 
   #hear(word: Word): void {
-    if (this.#state === 'closed') return;
+    if (this.#listeners.state === 'closed') return;
     if (this.#leader) {
-      if (word.kind === 'hello') this.#say({ kind: 'state', state: this.#state });
+      if (word.kind === 'hello') this.#say({ kind: 'state', state: this.#listeners.state });
       else if (word.kind === 'connect') this.#leader.connect();
+      else if (word.kind === 'hint') this.#leader.hint(word.hint);
+      else if (word.kind === 'received') this.#leader.received(...word.ids);
       else if (word.kind === 'abort') this.#foreign.get(word.id)?.abort();
       else if (word.kind === 'send' && !this.#foreign.has(word.id)) {
         const { id, messageType, content, options } = word;
@@ -250,7 +264,7 @@ export class SharedWirepost<S extends Schema = AnySchema> {
     if (word.kind === 'message') this.#inbox.add({ message: word.message });
     else if (word.kind === 'gap') this.#inbox.add({ gap: word.gap });
     else if (word.kind === 'cursor') this.#cursor = word.cursor;
-    else if (word.kind === 'state' && word.state !== 'closed') this.#set(word.state);
+    else if (word.kind === 'state' && word.state !== 'closed') this.#listeners.set(word.state);
     else if (word.kind === 'leader') for (const [id, pending] of this.#pending) this.#pass(id, pending);
     else if (word.kind === 'result') {
       const { error } = word;
@@ -259,26 +273,7 @@ export class SharedWirepost<S extends Schema = AnySchema> {
   }
 
   #say(word: Word): void {
-    this.#channel?.postMessage(word);
-  }
-
-  #set(state: State): void {
-    if (this.#state === state) return;
-    this.#state = state;
-    for (const handler of [...this.#stateHandlers]) {
-      try {
-        handler(state);
-      } catch (error) {
-        this.#report(error);
-      }
-    }
-  }
-
-  #report(error: unknown, message?: Message): void {
-    try {
-      (this.#options.onError ?? console.error)(error, message);
-    } catch (thrown) {
-      console.error(thrown);
-    }
+    // What ends late says nothing any more: the channel is closed.
+    if (this.#listeners.state !== 'closed') this.#channel?.postMessage(word);
   }
 }

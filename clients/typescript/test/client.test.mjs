@@ -31,7 +31,7 @@ const message = (n, more) => ({ id: `m${n}`, messageType: 'a.b', content: n, cur
 test('handlers get what their pattern matches', async () => {
   const { client, sockets } = await open();
   const got = {};
-  for (const pattern of ['a.b', 'a.*', '*', '#', 'a.#', '#.b', '*.*.*', 'a.b.#', '#.c.#']) {
+  for (const pattern of ['a.b', 'a.*', '*', '#', 'a.#', '#.b', '*.*.*', 'a.b.#', '#.c.#', '#.x.#.y', 'a.#.#', '#.b.c.#.c']) {
     client.on(pattern, ({ messageType }) => (got[pattern] ??= []).push(messageType));
   }
   for (const [n, messageType] of ['a.b', 'a', 'a.b.c', 'x.c.y'].entries()) sockets[0].say(message(n, { messageType }));
@@ -46,7 +46,20 @@ test('handlers get what their pattern matches', async () => {
     '*.*.*': ['a.b.c', 'x.c.y'],
     'a.b.#': ['a.b', 'a.b.c'],
     '#.c.#': ['a.b.c', 'x.c.y'],
+    '#.x.#.y': ['x.c.y'],
+    'a.#.#': ['a.b', 'a', 'a.b.c'],
   });
+  client.close();
+});
+
+test('a pattern of many hashes is matched in no time', async () => {
+  const { client, sockets } = await open();
+  const got = [];
+  client.on(Array(40).fill('#.a').join('.'), () => got.push('pattern'));
+  client.on('#', () => got.push('all'));
+  sockets[0].say(message(1, { messageType: `${Array(80).fill('a').join('.')}.b` }));
+  await until(() => got.length);
+  assert.deepEqual(got, ['all']);
   client.close();
 });
 
@@ -139,6 +152,115 @@ test('an aborted message that was sent may have arrived; its late answer hurts n
   await assert.rejects(sent, { name: 'WirepostError', code: 'aborted', mayHaveArrived: true });
   sockets[0].ack();
   await assert.rejects(client.send('a.b', 1, { signal: AbortSignal.abort() }), { code: 'aborted', mayHaveArrived: false });
+  client.close();
+});
+
+test('a handler may wait for an answer', async () => {
+  const { client, sockets } = await open();
+  const got = [];
+  client.on('#', async ({ content }) => got.push(content, (await client.request('qr.refresh', {}, { timeoutMs: 4000 })).content));
+  sockets[0].say(message(1));
+  await until(() => sockets[0].sent.length === 1);
+  const [{ id }] = sockets[0].sent;
+  sockets[0].ack();
+  sockets[0].say(message(2, { correlationId: id }));
+  await until(() => got.length === 2);
+  assert.deepEqual(got, [1, 2]);
+  client.close();
+});
+
+test('an id that no edge returns is refused: its answer could not be told from others', async () => {
+  const { client, sockets } = await open();
+  for (const id of ['', 'x'.repeat(65), 'ä'.repeat(33), '\ud800', 7, null]) {
+    await assert.rejects(client.send('a.b', 1, { id }), { code: 'invalid_envelope' }, `${id}`);
+    await assert.rejects(client.request('a.b', 1, { id }), { code: 'invalid_envelope' }, `${id}`);
+  }
+  const sent = client.send('a.b', 1, { id: 'ä'.repeat(30) + '😀' });
+  await until(() => sockets[0].sent.length === 1);
+  sockets[0].ack();
+  await sent;
+  client.close();
+});
+
+test('callbacks that throw, immediately or later, end nothing', async (t) => {
+  const unhandled = [];
+  const note = (error) => unhandled.push(error);
+  const shown = t.mock.method(console, 'error', () => {});
+  process.on('unhandledRejection', note);
+  t.after(() => process.off('unhandledRejection', note));
+  for (const fail of [
+    () => {
+      throw new Error('mine');
+    },
+    async () => {
+      throw new Error('mine');
+    },
+  ]) {
+    const { client, sockets } = start({ onError: fail, attempts: 1 });
+    client.onState(fail);
+    client.onGap(fail);
+    client.on('#', fail);
+    const got = [];
+    client.on('#', ({ content }) => got.push(content));
+    await until(() => sockets.length === 1);
+    sockets[0].welcome();
+    sockets[0].say({ op: 'gap', reason: 'retention' });
+    sockets[0].say(message(1));
+    sockets[0].end(1006);
+    await until(() => sockets.length === 2);
+    sockets[1].welcome({ resumed: true });
+    sockets[1].say(message(2));
+    const sent = client.send('a.b', 1);
+    await until(() => sockets[1].sent.length === 1 && got.length === 2);
+    sockets[1].ack();
+    await sent;
+    assert.equal(client.state, 'open');
+    client.close();
+  }
+  assert.deepEqual(unhandled, []);
+  assert.ok(shown.mock.callCount() > 0, 'what onError throws is shown');
+});
+
+test('1009 rejects the largest message and repeats the others', async () => {
+  const { client, sockets } = await open();
+  const [small, large, other] = ['small', 'x'.repeat(500), 'other'].map((content) => client.send('a.b', content));
+  await until(() => sockets[0].sent.length === 3);
+  sockets[0].end(1009);
+  await assert.rejects(large, { code: 'too_large', mayHaveArrived: false });
+  await until(() => sockets.length === 2);
+  sockets[1].welcome({ resumed: true });
+  await until(() => sockets[1].sent.length === 2);
+  assert.deepEqual(sockets[1].sent.map(({ content }) => content), ['small', 'other']);
+  sockets[1].ack();
+  await Promise.all([small, other]);
+  client.close();
+});
+
+test('`resumed: false` and the `gap` that follows it are one gap; one after a message is another', async () => {
+  for (const [between, expected] of [[undefined, 1], [message(1), 2], [{ op: 'position', cursor: 'c1' }, 2]]) {
+    const { client, sockets } = start({ store: memoryStore('old') });
+    const gaps = [];
+    client.onGap(({ reason }) => gaps.push(reason));
+    await until(() => sockets.length === 1);
+    sockets[0].welcome();
+    if (between) sockets[0].say(between);
+    sockets[0].say({ op: 'gap', reason: 'incarnation' });
+    let handled = false;
+    client.on('end', () => (handled = true));
+    sockets[0].say(message(2, { messageType: 'end' }));
+    await until(() => handled);
+    assert.equal(gaps.length, expected, `${gaps}`);
+    client.close();
+  }
+});
+
+test('receipts go to the open connection, 256 in a frame', async () => {
+  const { client, sockets } = await open();
+  client.received({ id: 'm' }, ...Array.from({ length: 299 }, (_, n) => `m${n}`));
+  assert.deepEqual(sockets[0].sent.map(({ op, ids }) => [op, ids.length, ids[0]]), [['received', 256, 'm'], ['received', 44, 'm255']]);
+  sockets[0].end(1006);
+  client.received('late');
+  assert.equal(sockets[0].sent.length, 2);
   client.close();
 });
 

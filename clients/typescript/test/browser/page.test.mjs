@@ -25,6 +25,28 @@ async function stores() {
   return result;
 }
 
+/** An IndexedDB connection that a browser ends, and a database that is deleted: the store opens it again. */
+async function lost() {
+  const opened = [];
+  const open = indexedDB.open.bind(indexedDB);
+  indexedDB.open = (...database) => {
+    const request = open(...database);
+    request.addEventListener('success', () => opened.push(request.result));
+    return request;
+  };
+  const store = indexedDbStore('carol', 'lost');
+  await store.set('c1');
+  opened[0].close();
+  await store.set('c2');
+  opened[1].close();
+  const result = [await store.get()];
+  await new Promise((resolve, reject) => Object.assign(indexedDB.deleteDatabase('lost'), { onsuccess: resolve, onerror: reject, onblocked: reject }));
+  await store.set('c3');
+  result.push(await store.get(), opened.length);
+  delete indexedDB.open;
+  return result;
+}
+
 /** A client that the test commands. */
 function client() {
   const sets = { message: new Set(), gap: new Set(), state: new Set() };
@@ -73,10 +95,35 @@ async function hooks() {
   return { loads: loads.length, got: got.map(([content]) => content), during, after };
 }
 
+/** Loads that fail, immediately and later: they are tried again, and nothing is unhandled. */
+async function failing() {
+  const unhandled = [];
+  addEventListener('unhandledrejection', ({ reason }) => unhandled.push(String(reason)));
+  const one = client();
+  one.set('open');
+  let loads = 0;
+  function Screen() {
+    useWirepostReload(one, () => {
+      loads++;
+      if (loads === 1 || loads === 4) throw new Error('immediately');
+      if (loads === 2 || loads === 5) return Promise.reject(new Error('later'));
+    });
+    return null;
+  }
+  const root = createRoot(document.body.appendChild(document.createElement('div')));
+  root.render(createElement(Screen));
+  await until(() => loads === 3);
+  for (const handler of one.sets.gap) await handler({ reason: 'retention' });
+  await until(() => loads === 5);
+  root.unmount();
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  return { loads, unhandled };
+}
+
 const line = new WebSocket('ws://' + location.host);
 line.onopen = async () => {
   try {
-    line.send(JSON.stringify({ stores: await stores(), hooks: await hooks() }));
+    line.send(JSON.stringify({ stores: await stores(), lost: await lost(), hooks: await hooks(), failing: await failing() }));
   } catch (error) {
     line.send(JSON.stringify({ error: error.stack }));
   }
@@ -110,6 +157,8 @@ test('stores keep cursors, and hooks leave nothing behind', { timeout: 60_000 },
   });
   assert.equal(result.error, undefined);
   assert.deepEqual(result.stores, { indexedDb: [null, 'c2', 'b1'], session: [null, 'c2', 'b1'] });
+  assert.deepEqual(result.lost, ['c2', 'c3', 4]);
+  assert.deepEqual(result.failing, { loads: 5, unhandled: [] });
   // At the first `open`, and after the gap.
   assert.deepEqual(result.hooks, { loads: 2, got: [1], during: [1, 1, 1], after: [0, 0, 0] });
 });

@@ -1,34 +1,16 @@
 // Several tabs with one connection, in a real Chromium, at a real edge: `wirepost dev` (WIREPOST names the program).
 // Each tab is a frame of one page: frames of an origin share locks and channels as tabs do.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openPage } from '../drivers/browser.mjs';
-
-const freePort = () =>
-  new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-
-async function until(what, condition) {
-  for (let n = 0; n < 3000; n++) {
-    if (await condition()) return;
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  throw new Error(`not within 30 s: ${what}`);
-}
+import { dev, until } from '../drivers/dev.mjs';
 
 test('tabs share a connection, and another one takes over without a loss', { timeout: 120_000 }, async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'wirepost-tabs-'));
-  const [port, admin] = [await freePort(), await freePort()];
-  const edge = `http://127.0.0.1:${port}`;
+  let edge;
   const key = { 'x-api-key': 'dev-tabs' };
   let tokens = 0;
   const events = [];
@@ -56,13 +38,11 @@ spec:
   auth: {allowedOrigins: ["${page.origin}"]}
 `,
   );
-  const dev = spawn(process.env.WIREPOST, ['dev', '--listen', `127.0.0.1:${port}`, '--admin', `127.0.0.1:${admin}`, folder]);
   t.after(() => {
     page.end();
-    dev.kill();
     rmSync(folder, { recursive: true, force: true });
   });
-  await until('the edge listens', () => fetch(`${edge}/tabs/asyncapi.json`).then(({ ok }) => ok, () => false));
+  edge = await dev(t, folder, 'tabs');
   const push = async (n) => {
     const body = JSON.stringify({ messageType: 'payment.completed', toUniqueId: 'alice', content: { n } });
     const answer = await fetch(`${edge}/tabs/websocket/messages`, { method: 'POST', headers: key, body });
@@ -87,6 +67,13 @@ spec:
   for (const [n, name] of tabs.entries()) tell(name, { send: n });
   await until('all have sent', () => tabs.every((name) => of(name, 'sent').length === 1));
 
+  for (const name of tabs) tell(name, { odd: true });
+  await until('odd contents are sent or refused, in every tab', () => tabs.every((name) => of(name, 'rejected').length === 2));
+  for (const name of tabs) {
+    assert.equal(of(name, 'sent').at(-1), 'odd', name);
+    assert.deepEqual(of(name, 'rejected'), ['TypeError', 'invalid_envelope'], name);
+  }
+
   // The user closes the tab that holds the connection.
   tell(undefined, { remove: leader });
   await push(2);
@@ -99,4 +86,9 @@ spec:
   for (const name of others) assert.deepEqual(of(name, 'got'), [1, 2, 3, 4], name);
   assert.deepEqual(events.filter((event) => event.gap), []);
   assert.equal(tokens, 2);
+  // Both ends: one that leads, and one that does not.
+  for (const name of others) tell(name, { close: true, send: 8 });
+  await until('they are closed', () => others.every((name) => of(name, 'closed').length === 1));
+  assert.deepEqual(others.map((name) => of(name, 'closed')), [['closed'], ['closed']]);
+  assert.deepEqual(events.filter((event) => event.unhandled), []);
 });
