@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -57,6 +58,76 @@ async def test_a_handler_that_always_fails_is_given_up_and_reported() -> None:
         assert got == ["p1", "p1", "p1", "p2"]
         assert failed == [("poison", "p1")] * 3
         await until("the cursor", lambda: store.cursor == "c2")
+
+
+async def test_a_handler_whose_work_was_cancelled_is_called_again() -> None:
+    failed: list[BaseException] = []
+    got: list[str] = []
+
+    async def handle(message: Message) -> None:
+        got.append(message.id)
+        if len(got) == 1:
+            work = asyncio.ensure_future(asyncio.sleep(60))
+            work.cancel()
+            await work
+
+    async with fake_edge() as edge, client(edge, on_error=lambda error, _: failed.append(error)) as wire:
+        wire.on("#")(handle)
+        await wire.opened()
+        await edge.push(1)
+        await edge.push(2)
+        await until("both", lambda: got == ["p1", "p1", "p2"])
+        assert [type(error) for error in failed] == [asyncio.CancelledError]
+
+
+def test_a_program_may_end_without_closing_its_client() -> None:
+    """`asyncio.run` cancels what is left, also a handler: that is no failure after which it is called again."""
+
+    async def main() -> None:
+        async with fake_edge() as edge:
+            wire = client(edge)
+            busy = asyncio.Event()
+
+            @wire.on("#")
+            async def handle(message: Message) -> None:
+                busy.set()
+                await asyncio.Event().wait()
+
+            wire.start()
+            await wire.opened()
+            await edge.push(1)
+            await asyncio.wait_for(busy.wait(), 20)
+
+    program = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    program.start()
+    program.join(30)
+    assert not program.is_alive()
+
+
+async def test_callbacks_that_fail_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("mine")
+
+    got: list[str] = []
+    async with fake_edge() as edge, client(edge, on_state=fail, on_error=fail, handler_attempts=1) as wire:
+        wire.on_gap(fail)
+        wire.on("#")(fail)
+        wire.on("#")(lambda message: got.append(message.id))
+        await wire.opened()
+        await edge.say({"op": "gap", "reason": "retention"})
+        await edge.push(1)
+        await until("the message", lambda: got == ["p1"])
+        await wire.send("order.placed", {})
+    assert not [record for record in caplog.records if "please report" in record.getMessage()]
+
+
+@pytest.mark.parametrize("message_id", ["", "x" * 65, "ä" * 33, "\ud800", 7])
+async def test_an_id_that_no_edge_returns_is_refused(message_id: Any) -> None:
+    async with fake_edge() as edge, client(edge) as wire:
+        with pytest.raises(ValueError, match=r"message_id|surrogates"):
+            wire.submit("order.placed", {}, message_id=message_id)
+        assert await wire.send("order.placed", {}, message_id="ä" * 32) == "ä" * 32
+        assert len(edge.messages()) == 1
 
 
 async def test_a_cancelled_send_is_taken_back() -> None:

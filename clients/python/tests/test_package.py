@@ -38,6 +38,15 @@ print(wirepost.__file__)
     assert found.stdout.startswith(str(tmp_path))
 
 
+def test_the_pinned_requirements_are_published_packages_and_complete() -> None:
+    """A folder of the machine that made the file would be installable nowhere else."""
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    pins = {line.partition("==")[0].lower() for line in lines if not line.startswith("#")}
+    assert all(re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[0-9][^ ]*", line) for line in lines), lines
+    wanted = (ROOT / "requirements.in").read_text("utf-8").splitlines()
+    assert {line for line in wanted if not line.startswith("#")} <= pins
+
+
 def test_the_changelog_has_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert re.search(rf"^## {re.escape(wirepost.__version__)}\b|^## Unreleased", text, re.MULTILINE)

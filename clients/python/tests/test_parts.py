@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from wirepost import BindingError, FileCursorStore, Timing, TokenRefused
+from wirepost.client.link import NotOpened
 from wirepost.client.session import split
 from wirepost.client.waits import Waits
 from wirepost.message import dump, parse, write
@@ -102,6 +104,14 @@ def test_a_token_calls_answer_is_a_url_or_a_typed_refusal() -> None:
         with pytest.raises(TokenRefused) as refused:
             read_token(httpx.Response(200, content=strange))
         assert refused.value.status == 502
+
+
+@pytest.mark.parametrize(
+    "url", [None, 7, "", "https://ws.example/socket/abc", "ws://[::1", "wss://ws.example", "ws:///"]
+)
+def test_what_a_token_source_gives_must_be_a_url(url: Any) -> None:
+    with pytest.raises(NotOpened):
+        split(url)
 
 
 def secret(folder: Path, **keys: str) -> Path:

@@ -29,7 +29,7 @@ from wirepost import (
     TokenRefused,
     WirepostClient,
 )
-from wirepost.service import Binding, Push, Reject, WirepostApp, trace
+from wirepost.service import Binding, MemoryDedupe, Push, Reject, WirepostApp, trace
 from wirepost.service.web import Identity, lifespan, token_route
 from wirepost.testing import DevServer, dev_server
 
@@ -127,6 +127,56 @@ async def test_what_comes_twice_is_handled_once(dev: DevServer) -> None:
         assert sorted(handled) == [("dave", "end"), ("dave", "same"), ("erin", "same")]
 
 
+async def test_a_message_for_two_queues_is_handled_in_each_of_them(dev: DevServer) -> None:
+    app = WirepostApp(dev.binding("shop", ["stock", "mirror"]))
+    handled: list[str] = []
+    app.on("stock.#", queue="stock")(lambda message: handled.append(f"stock {message.id}"))
+    app.on("stock.#", queue="mirror")(lambda message: handled.append(f"mirror {message.id}"))
+    async with serving(app), connected(dev, "leo") as client:
+        await client.send("stock.moved", {}, message_id="both")
+        await until("each handler", lambda: sorted(handled) == ["mirror both", "stock both"])
+
+
+async def test_a_message_for_two_queues_with_one_memory_is_handled_once(dev: DevServer) -> None:
+    class Memory(MemoryDedupe):
+        async def seen(self, sender: str, message_id: str) -> bool:
+            asked.append(message_id)
+            return await super().seen(sender, message_id)
+
+    asked: list[str] = []
+    handled: list[str] = []
+    app = WirepostApp(dev.binding("shop", ["stock", "mirror"]), dedupe=Memory())
+
+    @app.on("stock.#")
+    async def moved(message: Message) -> None:
+        await asyncio.sleep(0.2)  # both copies are here at the same time
+        handled.append(message.id)
+
+    async with serving(app), connected(dev, "mia") as client:
+        await client.send("stock.moved", {}, message_id="once")
+        await until("both copies", lambda: asked == ["once", "once"])
+        await until("the handler", lambda: handled)
+        await until("both are acknowledged", lambda: not any(consumer._running for consumer in app._consumers))
+        assert handled == ["once"]
+
+
+async def test_a_handler_whose_work_was_cancelled_gets_the_message_again(dev: DevServer) -> None:
+    app = service(dev)
+    tries: list[str] = []
+
+    @app.on("order.#", queue="orders")
+    async def placed(message: Message) -> None:
+        tries.append(message.id)
+        if len(tries) == 1:
+            work = asyncio.ensure_future(asyncio.sleep(60))
+            work.cancel()
+            await work
+
+    async with serving(app), connected(dev, "nina") as client:
+        await client.send("order.placed", {}, message_id="cancelled-1")
+        await until("the second attempt", lambda: tries == ["cancelled-1"] * 2)
+
+
 async def test_a_stop_finishes_what_runs_and_gives_back_the_rest(dev: DevServer, rabbit: Rabbit) -> None:
     first, gate = service(dev, concurrency=1, prefetch=10), asyncio.Event()
     done: list[str] = []
@@ -204,6 +254,8 @@ async def test_pushes_fail_with_a_type(dev: DevServer, rabbit: Rabbit) -> None:
             await app.push("payment.completed", {}, tags=[])
         with pytest.raises(PushInvalid, match="JSON"):
             await app.push("payment.completed", object(), to="alice")
+        with pytest.raises(PushInvalid, match="64 bytes"):
+            await app.push("payment.completed", {}, to="alice", message_id="x" * 65)
     other = WirepostApp(Binding.of("no-such-business", amqp=dev.binding("shop").amqp))
     async with other:
         with pytest.raises(PushRefused) as refused:
@@ -223,9 +275,18 @@ async def test_a_transient_push_that_no_edge_reads_is_returned() -> None:
             async with WirepostApp(server.binding("board")) as app:
                 # An edge reads the pushes of a business that has clients there.
                 await taken(app, False)
+                # The library below tells returned messages apart by their ids only.
+                same = [Push("price", n, to=EVERYONE, message_id="same") for n in range(5)]
+                assert [type(result) for result in await app.push_all(same)] == [PushUnroutable] * 5
+                got: list[Any] = []
                 async with WirepostClient(server.token("board", "tess", "app")) as client:
+                    client.on("#")(lambda message: got.append(message.content))
                     await asyncio.wait_for(client.opened(), 30)
                     await taken(app, True)
+                    assert await app.push_all(same) == ["same"] * 5
+                    await app.push("price", "end", to=EVERYONE)
+                    await until("the last one", lambda: "end" in got)
+                    assert [content for content in got if isinstance(content, int)] == [0]
     finally:
         rabbit.end()
 
@@ -294,7 +355,8 @@ async def test_what_is_no_envelope_moves_to_the_dead_letters(
     connection = await aio_pika.connect(dev.amqp)
     async with connection, serving(app):
         channel = await connection.channel()
-        for n, body in enumerate((b"\xff", b"[]", b"{}", b"[" * 100_000)):
+        ids = (b'{"messageType":"order.placed"%s}' % field for field in (b"", b',"id":""', b',"id":7', b',"id":null'))
+        for n, body in enumerate((b"\xff", b"[]", b"{}", b"[" * 100_000, *ids)):
             message = aio_pika.Message(body, message_id=f"strange-{n}")
             await channel.default_exchange.publish(message, "wirepost.shop.q.orders")
             await until("a dead letter", functools.partial(dead, rabbit, f"strange-{n}"))

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 EVERYONE: Final = "*"
 """As `to` of a push: every connection, on a route with `audience: Everyone`."""
+ID_MAX: Final = 64
+"""Bytes of a message's id."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def write(
         raise ValueError("message_type is empty")
     if isinstance(tags, str):
         raise TypeError("tags is a list of strings, not one string")
-    message_id = message_id or str(uuid.uuid4())
+    message_id = str(uuid.uuid4()) if message_id is None else message_id
+    # An edge can't return another one in its answer: the sender would wait for ever.
+    if not isinstance(message_id, str) or not 1 <= len(message_id.encode()) <= ID_MAX:
+        raise ValueError(f"message_id is a string of 1 to {ID_MAX} bytes, not {message_id!r}")
     envelope: dict[str, Any] = {"id": message_id, "messageType": message_type}
     optional = {
         "toUniqueId": to,

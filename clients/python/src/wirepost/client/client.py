@@ -259,7 +259,8 @@ class WirepostClient:
             await link.close()
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=1)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
         self._to(State.CLOSED)
 
     # ---- the connection ----
@@ -292,7 +293,7 @@ class WirepostClient:
         try:
             return await self._store.load()
         except Exception as error:
-            self._inbox.on_error(error, None)
+            self._inbox.report(error, None)
             return None
 
     async def _kicked(self, within: float | None) -> None:
@@ -498,7 +499,7 @@ class WirepostClient:
             try:
                 self._on_state(state)
             except Exception as error:
-                self._inbox.on_error(error, None)
+                self._inbox.report(error, None)
 
     def _spawn(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
         """A task of this client: ended with it, and its failure is never silent."""

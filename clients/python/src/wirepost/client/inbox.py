@@ -121,8 +121,11 @@ class Inbox:
                 if inspect.isawaitable(result):
                     await result
                 return
-            except Exception as error:
-                self._report(error, message)
+            except (Exception, asyncio.CancelledError) as error:
+                # Cancelled with this client; else something that the handler waited for was.
+                if isinstance(error, asyncio.CancelledError) and (self._stopped or _to_end()):
+                    raise
+                self.report(error, message)
             if attempt < self._attempts:
                 await asyncio.sleep(self._waits.handler(attempt))
 
@@ -131,13 +134,21 @@ class Inbox:
             await self._store.save(cursor)
             self._saved = cursor
         except Exception as error:  # the next one may be saved; until then a restart repeats messages
-            self._report(error, None)
+            self.report(error, None)
 
-    def _report(self, error: BaseException, message: Message | None) -> None:
+    def report(self, error: BaseException, message: Message | None) -> None:
+        """Tells the user; what `on_error` raises ends nothing."""
         try:
             self.on_error(error, message)
         except Exception:
             log.exception("wirepost: on_error failed")
+
+
+def _to_end() -> bool:
+    """Whether this task was told to end. Python 3.10 can't tell: there each cancellation counts as that."""
+    task = asyncio.current_task()
+    cancelling: Callable[[], int] = getattr(task, "cancelling", lambda: 1)
+    return cancelling() > 0
 
 
 def _log_error(error: BaseException, message: Message | None) -> None:

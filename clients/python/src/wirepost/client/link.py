@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 from websockets.typing import Subprotocol
 
 from ..tokens import retry_after
@@ -106,7 +106,7 @@ class Link:
         except InvalidURI as error:
             # Without the URL: its ticket is a secret.
             raise NotOpened("the token call gave no connection URL", slowly=True, forget_token=True) from error
-        except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
+        except (OSError, WebSocketException, EOFError, UnicodeError) as error:
             raise NotOpened(f"connecting failed: {error}") from error
         except asyncio.TimeoutError as error:
             raise NotOpened(f"not open within {timing.connect_within} s") from error

@@ -66,8 +66,12 @@ async def _awaited(source: TokenSource) -> str:
 
 def split(url: str) -> tuple[str, str]:
     """The part of a connection URL before its ticket, and the ticket; raises NotOpened."""
-    parts = urlsplit(url)
+    wrong = NotOpened("the token call gave no connection URL (ws://…/socket/… or wss://…/socket/…)", slowly=True)
+    try:
+        parts = urlsplit(str(url))
+    except ValueError as error:
+        raise wrong from error
     path, slash, ticket = parts.path.rpartition("/")
     if parts.scheme not in ("ws", "wss") or not slash or not ticket:
-        raise NotOpened("the token call gave no connection URL (ws://…/socket/… or wss://…/socket/…)", slowly=True)
+        raise wrong
     return urlunsplit((parts.scheme, parts.netloc, path + "/", "", "")), ticket

@@ -20,7 +20,7 @@ from ..tokens import read_token
 from .binding import Binding
 from .broker import Broker
 from .consumer import Consumer, Handler
-from .dedupe import Dedupe, MemoryDedupe
+from .dedupe import Dedupe, MemoryDedupe, Once
 from .publisher import Publisher
 
 log = logging.getLogger("wirepost")
@@ -79,7 +79,7 @@ class WirepostApp:
         self._binding: Binding | None = binding
         self._concurrency = concurrency
         self._prefetch = prefetch or 2 * concurrency
-        self._dedupe = dedupe
+        self._once = None if dedupe is None else Once(dedupe)
         self._push_timeout = push_timeout
         self._grace = grace
         self._http = http
@@ -135,12 +135,10 @@ class WirepostApp:
             for name in names:
                 queues.setdefault(name, []).append((pattern, handler))
         # A message for two queues has one id. Where both have the same handlers it is handled once, else in each.
-        memories: dict[tuple[tuple[str, Handler], ...], Dedupe] = {}
+        memories: dict[tuple[tuple[str, Handler], ...], Once] = {}
         for name, handlers in queues.items():
-            dedupe = self._dedupe
-            if dedupe is None:
-                dedupe = memories.setdefault(tuple(handlers), MemoryDedupe())
-            self._consumers.append(Consumer(self._broker, name, handlers, dedupe, self._concurrency, self._prefetch))
+            once = self._once or memories.setdefault(tuple(handlers), Once(MemoryDedupe()))
+            self._consumers.append(Consumer(self._broker, name, handlers, once, self._concurrency, self._prefetch))
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._broker.run(), name="wirepost broker")]
         self._tasks += [loop.create_task(consumer.run(), name="wirepost consumer") for consumer in self._consumers]
@@ -290,7 +288,7 @@ def _write(push: Push) -> tuple[str, str]:
             expires_at=push.expires_at,
         )
     except (TypeError, ValueError) as error:
-        raise PushInvalid(push.message_id or "", f"it can't be written as JSON: {error}") from error
+        raise PushInvalid(push.message_id or "", f"it can't be written as an envelope: {error}") from error
 
 
 def _ended(task: asyncio.Task[None]) -> None:

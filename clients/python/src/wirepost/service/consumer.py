@@ -18,7 +18,7 @@ from ..message import Message, parse
 from ..patterns import matches
 from . import trace
 from .broker import Broker, Session, wait
-from .dedupe import Dedupe
+from .dedupe import Once
 
 log = logging.getLogger("wirepost")
 
@@ -47,7 +47,7 @@ class Consumer:
         broker: Broker,
         queue: str,
         handlers: list[tuple[str, Handler]],
-        dedupe: Dedupe,
+        once: Once,
         concurrency: int,
         prefetch: int,
     ) -> None:
@@ -55,11 +55,10 @@ class Consumer:
         self.consuming = False
         self._broker = broker
         self._handlers = handlers
-        self._dedupe = dedupe
+        self._once = once
         self._prefetch = prefetch
         self._slots = asyncio.Semaphore(concurrency)
         self._running: set[asyncio.Task[None]] = set()
-        self._busy: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -138,8 +137,7 @@ class Consumer:
         task.add_done_callback(self._running.discard)
 
     async def _handle(self, delivery: AbstractIncomingMessage) -> None:
-        async with self._slots:
-            outcome = Outcome.UNTOUCHED if self._stopping.is_set() else await self._outcome(delivery)
+        outcome = await self._outcome(delivery)
         if outcome is Outcome.FAILED:
             count = delivery.headers.get("x-delivery-count")
             failures = count if isinstance(count, int) else 0
@@ -165,14 +163,12 @@ class Consumer:
             )
             return Outcome.DEAD
         key = (message.from_unique_id or "", message.id)
-        while key in self._busy:
-            await asyncio.wait({self._busy[key]})
-        self._busy[key] = asyncio.get_running_loop().create_future()
-        try:
+        # The slot last: what waits for its other copy holds up nobody else.
+        async with self._once.turns.turn(key), self._slots:
+            if self._stopping.is_set():
+                return Outcome.UNTOUCHED
             with trace.carry(delivery.headers):
                 return await self._work(message, *key)
-        finally:
-            self._busy.pop(key).set_result(None)
 
     async def _work(self, message: Message, sender: str, message_id: str) -> Outcome:
         handlers = [handler for pattern, handler in self._handlers if matches(pattern, message.message_type)]
@@ -186,13 +182,13 @@ class Consumer:
             )
             return Outcome.DEAD
         try:
-            if await self._dedupe.seen(sender, message_id):
+            if await self._once.dedupe.seen(sender, message_id):
                 return Outcome.DONE
             for handler in handlers:
                 result = handler(message)
                 if inspect.isawaitable(result):
                     await result
-            await self._dedupe.remember(sender, message_id)
+            await self._once.dedupe.remember(sender, message_id)
         except Reject as error:
             log.error(
                 "wirepost: %s: %s %s: %s; %s", self.queue, message.message_type, message_id, error, Outcome.DEAD.value

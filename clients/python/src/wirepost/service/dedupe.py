@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
+from .turns import Turns
+
 
 class Dedupe(Protocol):
     """Your own: best a table that is written in the same transaction as the work."""
@@ -32,6 +34,14 @@ class MemoryDedupe:
         self._seen[(sender, message_id)] = None
         while len(self._seen) > self._size:
             self._seen.popitem(last=False)
+
+
+class Once:
+    """What was handled, and what is handled now: of two copies the second waits for the first, in whichever queue."""
+
+    def __init__(self, dedupe: Dedupe) -> None:
+        self.dedupe = dedupe
+        self.turns = Turns()
 
 
 class NoDedupe:

@@ -18,6 +18,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from ..errors import PushRefused, PushUnavailable, PushUnconfirmed, PushUnroutable
 from . import trace
 from .broker import Broker, Session
+from .turns import Turns
 
 log = logging.getLogger("wirepost")
 
@@ -36,12 +37,14 @@ class Publisher:
         self._exchanges: dict[str, AbstractExchange] = {}
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(UNCONFIRMED)
+        # aiormq finds what the broker returned by its id: of two pushes with one id it takes the first for confirmed.
+        self._turns = Turns()
 
     async def publish(self, exchange: str, message_id: str, text: str, timeout: float) -> None:
         """Returns when the broker has confirmed; raises PushFailed. Repeats while the connection fails."""
         on_wire = False
         try:
-            async with self._slots:
+            async with self._turns.turn(message_id), self._slots:
                 deadline = asyncio.get_running_loop().time() + timeout
                 while True:
                     left = deadline - asyncio.get_running_loop().time()
