@@ -21,13 +21,14 @@ load_own_images() { # what the node itself needs
   load_image localhost/coredns:1 --file "$bin/coredns=/coredns" --entry /coredns
 }
 
-# The very binaries that the tests run, with the shared libraries that they load and public authorities. Two tags, for what goes from one to the other.
+# The very binaries that the tests run, with the shared libraries that they load and one CA certificate: a debug build that
+# reads those of a whole machine starts later. Two tags, for what goes from one to the other.
 load_wirepost() {
   local program target=${CARGO_TARGET_DIR:-$cache/target}/${WIREPOST_TEST_PROFILE:-debug}
   for program in edge operator; do
     [[ -x $target/wirepost-$program ]] || die "$target/wirepost-$program is not there: build it first (make cluster does)"
     load_image "localhost/wirepost-$program:test,localhost/wirepost-$program:next" --file "$target/wirepost-$program" \
-      --file /etc/ssl/certs/ca-certificates.crt=/etc/ssl/certs/ca-certificates.crt --entry "/usr/local/bin/wirepost-$program" --user 65532:65532
+      --file "$cluster/../../testing/ca.pem=/etc/ssl/certs/ca-certificates.crt" --entry "/usr/local/bin/wirepost-$program" --user 65532:65532
   done
 }
 

@@ -129,7 +129,8 @@ async fn a_drained_node_gives_up_all_edges_but_what_the_budget_keeps() -> Result
     let of_one = before.first().and_then(|pod| pod.spec.as_ref()?.node_name.as_deref());
     let name = of_one.context("there is no edge on a node")?;
 
-    let drain = ["drain", name, "--pod-selector", EDGES, "--timeout", "25s"];
+    // The first edge is evicted at once, and every few seconds kubectl asks for the other one.
+    let drain = ["drain", name, "--pod-selector", EDGES, "--timeout", "15s"];
     let drained = node.kubectl(&drain).await;
     let seen = async {
         let stayed: Vec<_> = node.edges().await?.into_iter().filter(is_ready).collect();

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use wirepost_testing::node::crowd::{Crowd, Move, size};
 use wirepost_testing::node::{EdgeWatch, Node};
 
-/// As tests/cluster/values.yaml has it.
+/// Long enough to see how clients spread over it.
 const WINDOW: Duration = Duration::from_secs(12);
+/// The same for the chart.
+const WINDOW_VALUE: &str = "edge.drain.windowSeconds=12";
 /// Between two newcomers.
 const ARRIVALS: Duration = Duration::from_millis(50);
 /// A roll-out takes the endpoint lag and the window at least, where three times as many come on a machine that is not busy.
@@ -22,7 +24,7 @@ const SLICES: u32 = 12;
 #[ignore = "needs a cluster with nodes: make cluster-test"]
 async fn a_new_image_moves_every_client_and_loses_nothing() -> Result<()> {
     let node = Node::connect().await?;
-    node.install(&[]).await?;
+    node.install(&[WINDOW_VALUE]).await?;
     let size = size(2000);
     let gathering = Instant::now();
     let mut crowd = Crowd::gather(&node, "upgrade", size).await?;
@@ -32,7 +34,7 @@ async fn a_new_image_moves_every_client_and_loses_nothing() -> Result<()> {
     let (old, watch) = (node.edges().await?, EdgeWatch::of(&node).await?);
     let began = Instant::now();
     let roll_out = async {
-        node.upgrade(&["edge.image.tag=next"]).await?;
+        node.upgrade(&[WINDOW_VALUE, "edge.image.tag=next"]).await?;
         node.gone(&old, Duration::from_mins(2)).await
     };
     // Through the Service: nobody may be refused while edges come and go.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use wirepost_testing::permits::{GRANTED, WAITING};
+use wirepost_testing::process::CA_FILE;
 
 use crate::programs::Test;
 
@@ -54,6 +55,7 @@ impl Running {
         let child = command
             .args(["--exact", &test.name, "--include-ignored", "--nocapture", "--test-threads", "1"])
             .current_dir(&test.folder)
+            .env("SSL_CERT_FILE", CA_FILE)
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer)
