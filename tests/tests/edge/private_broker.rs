@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 use lapin::options::BasicAckOptions;
 use serde_json::json;
 use wirepost_core::names;
@@ -28,7 +29,7 @@ async fn during_an_alarm_senders_are_told_in_time_and_repeats_are_recognisable()
     broker.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await?;
     let order = json!({"id": "x1", "messageType": "order.placed"});
     let mut nacks = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..3 {
         alice.send(&order).await?;
         let nack = alice.control_within("nack", ANSWER).await?;
         assert_eq!((&nack["id"], &nack["retryable"]), (&json!("x1"), &json!(true)), "{nack}");
@@ -80,6 +81,56 @@ async fn alice_sends(edge: &wirepost_testing::edge::Edge, id: &str) -> Result<bo
     let mut alice = edge.client("alice", "app").connect().await?;
     alice.send(&json!({"id": id, "messageType": "order.placed"})).await?;
     Ok(alice.answer().await?["op"] == "ack")
+}
+
+/// As without a majority, or with a leader that hangs: RabbitMQ gives the channel no more credit, and would read nothing more from its
+/// connection.
+#[tokio::test]
+async fn a_queue_that_does_not_answer_holds_up_no_other_business() -> Result<()> {
+    const EACH: usize = 60;
+    let broker = PrivateBroker::start("silent", &[]).await?;
+    let vhost = broker.vhost().await?;
+    let leader = format!("whereis('{}_{}')", vhost.name, names::route_queue("payments", "orders"));
+    let setup = Setup::on(vhost, &[PAYMENTS, &PAYMENTS.replace("payments", "other")]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let order = json!({"id": "m", "messageType": "order.placed", "content": "x".repeat(200)}).to_string();
+    let mut many = try_join_all((0..24).map(|n| edge.client(&format!("user-{n}"), "app").connect())).await?;
+    // Until the edge knows that the broker is fast, and lets as much be on its way as it ever does.
+    for _ in 0..3 {
+        try_join_all(many.iter_mut().map(async |client| {
+            for _ in 0..EACH {
+                client.send_text(order.as_str()).await?;
+            }
+            for _ in 0..EACH {
+                client.ack("m").await?;
+            }
+            anyhow::Ok(())
+        }))
+        .await?;
+    }
+    // One on each lane.
+    let mut others = Vec::new();
+    for n in 0..2 {
+        others.push(edge.client(&format!("other-{n}"), "app").business("other").connect().await?);
+    }
+    let order_of_other = json!({"id": "o", "messageType": "order.placed"});
+    broker.ctl(&["eval", &format!("sys:suspend({leader}).")]).await?;
+    for client in &mut many {
+        for _ in 0..EACH {
+            client.send_text(order.as_str()).await?;
+        }
+    }
+    edge.await_metric("wirepost_broker_in_flight", 200.0).await?;
+    for _ in 0..20 {
+        for other in &mut others {
+            other.send_acked(&order_of_other).await?;
+        }
+    }
+    let nack = many[0].nack("m").await?;
+    assert_eq!((&nack["retryable"], &nack["code"]), (&json!(true), &json!("timeout")), "{nack}");
+    broker.ctl(&["eval", &format!("sys:resume({leader}).")]).await?;
+    eventually("its messages are taken again", PATIENCE, || async { alice_sends(&edge, "again").await }).await?;
+    Ok(())
 }
 
 #[tokio::test]
