@@ -146,6 +146,11 @@ bench-edge: ## memory, fanout, unicast, client to server of the edge on a real b
 	$(CARGO) build --release --locked -p wirepost-edge -p wirepost-bench --bins
 	ulimit -n $$(ulimit -Hn); scripts/with-broker $(CARGO_TARGET_DIR)/release/wirepost-bench $(WHAT)
 
+.PHONY: bench-peers
+bench-peers: ## wirepost beside Centrifugo and Redis, on cores of their own (release build; PART=0.05 REPETITIONS=1 to try it, WRITE=docs/benchmarks.md)
+	$(CARGO) build --release --locked -p wirepost-edge -p wirepost-bench --bins
+	scripts/bench-peers $(WHAT)
+
 .PHONY: bench-operator
 bench-operator: ## cold start, one change, idling of the operator with 1,000 businesses and 4 edges (release build; WHAT="100 2" for fewer)
 	$(CARGO) build --release --locked -p wirepost-operator -p wirepost-edge -p wirepost-bench --bins

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::broker::{PATIENCE, eventually};
 use crate::client::ClientBuilder;
-use crate::process::Process;
+use crate::process::{Process, binary};
 use crate::setup::Setup;
 
 const PROGRAM: &str = "wirepost-edge";
@@ -26,6 +26,8 @@ pub struct EdgeBuilder {
     kubeconfig: Option<PathBuf>,
     log: String,
     open_files: Option<u32>,
+    core: Option<String>,
+    quiet: bool,
     panics: Option<(String, PathBuf)>,
 }
 
@@ -48,7 +50,17 @@ impl EdgeBuilder {
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let log = "info,wirepost_edge=debug,wirepost_stream=debug".to_owned();
-        Self { setup, name: name.to_owned(), flags, kubeconfig: None, log, open_files: None, panics: None }
+        Self {
+            setup,
+            name: name.to_owned(),
+            flags,
+            kubeconfig: None,
+            log,
+            open_files: None,
+            core: None,
+            quiet: false,
+            panics: None,
+        }
     }
 
     /// Sets a flag of `wirepost-edge`, named without its dashes: `flag("amqp", proxied)`.
@@ -79,6 +91,21 @@ impl EdgeBuilder {
     #[must_use]
     pub fn open_files(mut self, files: u32) -> Self {
         self.open_files = Some(files);
+        self
+    }
+
+    /// As in operation, for benchmarks: no line for each request, and its log is not shown at its end.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        "info".clone_into(&mut self.log);
+        self.quiet = true;
+        self
+    }
+
+    /// Runs it on this core of the machine alone.
+    #[must_use]
+    pub fn core(mut self, core: &str) -> Self {
+        self.core = Some(core.to_owned());
         self
     }
 
@@ -114,10 +141,14 @@ impl EdgeBuilder {
                 command.env("WIREPOST_TEST_PANIC", format!("{task}@{}", file.display()));
             }
         };
+        let folder = self.setup.dir();
         let process = match self.open_files {
-            Some(files) => Process::spawn_limited(PROGRAM, files, &self.name, self.setup.dir(), set_up)?,
-            None => Process::spawn(PROGRAM, &self.name, self.setup.dir(), set_up)?,
+            Some(files) => Process::spawn_limited(PROGRAM, files, &self.name, folder, set_up)?,
+            None => Process::spawn_other(&binary(PROGRAM)?, self.core.as_deref(), &self.name, folder, set_up)?,
         };
+        if self.quiet {
+            process.be_quiet();
+        }
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
         Ok(Edge {

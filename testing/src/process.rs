@@ -50,6 +50,26 @@ impl Process {
         Self::start(shell, name, folder, set_up)
     }
 
+    /// A program of others; with `core`, on that core of the machine alone.
+    pub fn spawn_other(
+        program: &Path,
+        core: Option<&str>,
+        name: &str,
+        folder: &Path,
+        set_up: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        let command = match core {
+            None => Command::new(program),
+            // It becomes the program, with the same pid.
+            Some(core) => {
+                let mut taskset = Command::new("taskset");
+                taskset.args(["-c", core]).arg(program);
+                taskset
+            }
+        };
+        Self::start(command, name, folder, set_up)
+    }
+
     fn start(mut command: Command, name: &str, folder: &Path, set_up: impl FnOnce(&mut Command)) -> Result<Self> {
         let log = folder.join(format!("{name}-{:08x}.log", rand::random::<u32>()));
         let output = File::create(&log)?;

@@ -17,11 +17,7 @@ use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
-use wirepost_edge::identity::{
-    keys::KeyRing,
-    ticket::{self, Purpose, Ticket},
-};
-use wirepost_runtime::clock;
+use wirepost_bench::tickets;
 use wirepost_testing::{
     edge::{Edge, EdgeBuilder},
     setup::Setup,
@@ -29,7 +25,6 @@ use wirepost_testing::{
 
 /// Connecting at the same time.
 const CONNECTING: usize = 32;
-const DAY_MS: i64 = 86_400_000;
 
 /// A byte stream, with or without TLS.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -58,34 +53,13 @@ pub(crate) fn secured(builder: EdgeBuilder, setup: &Setup, tls: bool) -> Result<
 /// Opens `count` sockets of the identities `user-0`, `user-1`, …
 pub(crate) async fn connect(setup: &Setup, edge: &Edge, count: usize, tls: Tls) -> Result<Vec<Socket>> {
     let address = edge.public;
-    stream::iter(tickets(setup, count).await?)
+    stream::iter(tickets::make(setup, count).await?)
         .map(|ticket| open(address, ticket, tls.clone()))
         .buffer_unordered(CONNECTING)
         .collect::<Vec<_>>()
         .await
         .into_iter()
         .collect()
-}
-
-/// Tickets of the identities `user-0`, `user-1`, …
-pub(crate) async fn tickets(setup: &Setup, count: usize) -> Result<Vec<String>> {
-    let keys = KeyRing::load(setup.keys_file()).await?;
-    Ok((0..count).map(|i| ticket(&keys, &format!("user-{i}"))).collect())
-}
-
-fn ticket(keys: &KeyRing, unique_id: &str) -> String {
-    let ends = clock::now_ms() + DAY_MS;
-    let ticket = Ticket {
-        purpose: Purpose::Connect,
-        business: "bench".into(),
-        unique_id: unique_id.into(),
-        client_type: "app".into(),
-        tags: vec![],
-        session_ends_at: ends,
-        expires_at: ends,
-        id: [0; 16],
-    };
-    ticket::seal(keys, &ticket)
 }
 
 async fn open(address: SocketAddr, ticket: String, tls: Tls) -> Result<Socket> {

@@ -5,14 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use wirepost_bench::tickets;
 use wirepost_testing::{
     frames::{BROWSERS_OFFER, Frames},
     service::Service,
     setup::Setup,
     usage,
 };
-
-use crate::clients;
 
 const SOCKETS: usize = 1_000;
 const PUSHES: usize = 200;
@@ -49,10 +48,10 @@ async fn read(mut frames: Frames, count: usize) -> Result<(Frames, usize)> {
 
 async fn measure(setup: &Setup, bytes: usize, compressing: bool) -> Result<()> {
     let flag = if compressing { "*" } else { "" };
-    let edge = setup.edge("compression").flag("compression", flag).start().await?;
+    let edge = setup.edge("compression").quiet().flag("compression", flag).start().await?;
     let service = Service::connect(setup).await?;
     let mut readers = JoinSet::new();
-    for ticket in clients::tickets(setup, SOCKETS).await? {
+    for ticket in tickets::make(setup, SOCKETS).await? {
         let frames = Frames::connect(edge.public, &format!("/socket/{ticket}"), Some(BROWSERS_OFFER)).await?;
         readers.spawn(read(frames, PUSHES));
     }

@@ -34,7 +34,7 @@ async fn read(mut socket: Socket, count: usize) -> Result<(Socket, Vec<Duration>
 }
 
 async fn measure(setup: &Setup, name: &str, sockets: usize, messages: usize, pause: Duration) -> Result<()> {
-    let edge = setup.edge("fanout").start().await?;
+    let edge = setup.edge("fanout").quiet().start().await?;
     let service = Service::connect(setup).await?;
     let content = "x".repeat(200);
     let mut readers = JoinSet::new();

@@ -11,7 +11,7 @@ const CONNECTIONS: usize = 15_000;
 const WARM: usize = 200;
 
 pub(crate) async fn run(setup: &Setup, tls: bool) -> Result<()> {
-    let builder = setup.edge("idle").flag("max-connections", 19_000).flag("heartbeat-seconds", 300);
+    let builder = setup.edge("idle").quiet().flag("max-connections", 19_000).flag("heartbeat-seconds", 300);
     let (builder, client) = clients::secured(builder, setup, tls)?;
     let edge = builder.start().await?;
     let mut sockets = clients::connect(setup, &edge, WARM, client.clone()).await?;

@@ -57,7 +57,7 @@ async fn begin(setup: &Setup, sockets: usize, tls: clients::Tls, edge: &Edge) ->
 
 /// One push to everyone.
 pub(crate) async fn push(setup: &Setup, sockets: usize, bytes: usize, tls: bool) -> Result<()> {
-    let (builder, tls) = clients::secured(setup.edge("large"), setup, tls)?;
+    let (builder, tls) = clients::secured(setup.edge("large").quiet(), setup, tls)?;
     let edge = builder.start().await?;
     let service = Service::connect(setup).await?;
     let what = format!("one push of {} kB to everyone{}", bytes / 1000, if tls.is_some() { ", TLS" } else { "" });
@@ -82,7 +82,7 @@ pub(crate) async fn push(setup: &Setup, sockets: usize, bytes: usize, tls: bool)
 
 /// Everyone sends one message at the same time.
 pub(crate) async fn uploads(setup: &Setup, sockets: usize, bytes: usize) -> Result<()> {
-    let edge = setup.edge("large").start().await?;
+    let edge = setup.edge("large").quiet().start().await?;
     let (open, before) = begin(setup, sockets, None, &edge).await?;
     let text = json!({"id": "up", "messageType": "up", "content": "x".repeat(bytes)}).to_string();
     let mut senders = JoinSet::new();
@@ -119,7 +119,7 @@ pub(crate) async fn uploads(setup: &Setup, sockets: usize, bytes: usize) -> Resu
 
 /// Everyone begins a message and leaves it unfinished, answering pings.
 pub(crate) async fn unfinished(setup: &Setup, sockets: usize, bytes: usize) -> Result<()> {
-    let edge = setup.edge("large").start().await?;
+    let edge = setup.edge("large").quiet().start().await?;
     let (open, before) = begin(setup, sockets, None, &edge).await?;
     let mut holders = JoinSet::new();
     for mut socket in open {

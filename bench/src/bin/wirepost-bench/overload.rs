@@ -50,7 +50,7 @@ pub(crate) async fn run(setup: impl AsyncFn() -> Result<Setup>) -> Result<()> {
 
 /// Acknowledged messages a second, and the rest in words. `rate`: of all clients together.
 async fn measure(setup: &Setup, rate: Option<f64>) -> Result<(f64, String)> {
-    let edge = setup.edge("overload").start().await?;
+    let edge = setup.edge("overload").quiet().start().await?;
     let mut clients = JoinSet::new();
     let begun = Instant::now();
     let (from, end) = (begun + Duration::from_secs(SECONDS.0), begun + Duration::from_secs(SECONDS.0 + SECONDS.1));
@@ -58,6 +58,7 @@ async fn measure(setup: &Setup, rate: Option<f64>) -> Result<(f64, String)> {
         let pause = rate.map(|rate| Duration::from_secs_f64(CLIENTS as f64 / rate));
         clients.spawn(client(socket, pause, from, end));
     }
+    sleep_until(from.into()).await;
     let before = usage::of(edge.pid)?;
     let mut all = Seen::default();
     let mut each = Vec::new();

@@ -35,7 +35,7 @@ pub(crate) async fn run(setup: impl AsyncFn() -> Result<Setup>) -> Result<()> {
 
 async fn shape(setup: &Setup, clients: usize, window: usize, each: usize) -> Result<()> {
     let bare = bare(setup).await?;
-    let edge = setup.edge("receive").start().await?;
+    let edge = setup.edge("receive").quiet().start().await?;
     let sockets = clients::connect(setup, &edge, clients, None).await?;
     let (nacks, broker) = (AtomicUsize::new(0), crate::broker_pid()?);
     let (before, broker_before) = (usage::of(edge.pid)?, usage::of(broker)?);
@@ -123,7 +123,7 @@ pub(crate) async fn http(setup: &Setup) -> Result<()> {
     const CALLS: usize = 200;
     const BATCH: usize = 10;
     const IDENTITIES: usize = 1000;
-    let edge = setup.edge("http").start().await?;
+    let edge = setup.edge("http").quiet().start().await?;
     let mut readers = JoinSet::new();
     for mut socket in clients::connect(setup, &edge, IDENTITIES, None).await? {
         readers.spawn(async move { while let Some(Ok(_)) = socket.next().await {} });

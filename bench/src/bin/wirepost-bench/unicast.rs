@@ -18,7 +18,7 @@ const LIGHT_PAUSE: Duration = Duration::from_millis(5);
 
 /// CPU of the edge for each push, at the rate that the broker takes from one publisher.
 pub(crate) async fn throughput(setup: &Setup) -> Result<()> {
-    let edge = setup.edge("unicast").start().await?;
+    let edge = setup.edge("unicast").quiet().start().await?;
     let sockets = clients::connect(setup, &edge, IDENTITIES, None).await?;
     let service = Service::connect(setup).await?;
     let content = "x".repeat(200);
@@ -56,7 +56,7 @@ pub(crate) async fn throughput(setup: &Setup) -> Result<()> {
 
 /// From the business's publish to the client, one push at a time.
 pub(crate) async fn latency(setup: &Setup) -> Result<()> {
-    let edge = setup.edge("latency").start().await?;
+    let edge = setup.edge("latency").quiet().start().await?;
     let mut sockets = clients::connect(setup, &edge, 1, None).await?;
     let socket = sockets.first_mut().context("one socket")?;
     let service = Service::connect(setup).await?;
