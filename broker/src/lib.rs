@@ -163,6 +163,8 @@ pub struct Page {
     pub first_offset: Option<u64>,
     /// Whether the page reaches the end of the stream as it was when reading began.
     pub at_end: bool,
+    /// What follows the records is missing: it was deleted while it was read, or it is too large to be read.
+    pub lost: bool,
 }
 
 /// Why a page could not be read; a retry helps once the broker is back.

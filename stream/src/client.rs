@@ -65,7 +65,7 @@ impl Client {
         let connection = Arc::clone(self.inner.pool.reserve(&[]).await?.connection());
         match connection.stats(stream).await {
             Err(error) if error.is_elsewhere() => {
-                let nodes = connection.locate(stream).await?;
+                let nodes = connection.locate(stream).await?.nodes;
                 self.inner.pool.reserve(&nodes).await?.connection().stats(stream).await
             }
             result => result,

@@ -78,6 +78,24 @@ impl StreamStats {
     }
 }
 
+/// Who has a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    /// It has every committed message; replicas may lag behind it. `None`: there is none at the moment.
+    pub(crate) leader: Option<Address>,
+    /// All that run, the leader first.
+    pub(crate) nodes: Vec<Address>,
+    /// The leader is not the only one.
+    replicated: bool,
+}
+
+impl Members {
+    /// Whether this connection's node is the leader. A node that advertises no address can't be told from it.
+    pub(crate) fn are_led_by(&self, connection: &Connection) -> bool {
+        !self.replicated || connection.advertised().is_none_or(|address| self.leader.as_ref() == Some(address))
+    }
+}
+
 /// A connection that has finished its handshake.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -227,8 +245,8 @@ impl Connection {
         Ok(stats)
     }
 
-    /// Addresses of the nodes with a replica, the leader first.
-    pub(crate) async fn locate(&self, stream: &str) -> Result<Vec<Address>, Error> {
+    /// The nodes with a replica.
+    pub(crate) async fn locate(&self, stream: &str) -> Result<Members, Error> {
         const WHAT: &str = "metadata";
         let request = |b: &mut BytesMut| {
             b.put_u32(1);
@@ -242,19 +260,23 @@ impl Connection {
             let port = u16::try_from(answer.u32(WHAT)?).map_err(|_| Malformed(WHAT))?;
             nodes.insert(reference, Address { host, port });
         }
-        let mut members = Vec::new();
+        let mut members = Members::default();
         for _ in 0..answer.u32(WHAT)? {
             answer.string(WHAT)?;
             let code = ResponseCode(answer.u16(WHAT)?);
             if code != ResponseCode::OK {
                 return Err(Error::Refused { what: WHAT, code });
             }
-            members.push(answer.u16(WHAT)?);
-            for _ in 0..answer.u32(WHAT)? {
-                members.push(answer.u16(WHAT)?);
+            // Without a leader it names a node that is not in the list.
+            members.leader = nodes.remove(&answer.u16(WHAT)?);
+            members.nodes.extend(members.leader.clone());
+            let replicas = answer.u32(WHAT)?;
+            members.replicated = replicas > 0;
+            for _ in 0..replicas {
+                members.nodes.extend(nodes.remove(&answer.u16(WHAT)?));
             }
         }
-        Ok(members.iter().filter_map(|reference| nodes.remove(reference)).collect())
+        Ok(members)
     }
 
     /// Ends the connection: its task sends a close frame if the socket accepts it, and does not wait for the answer.

@@ -23,9 +23,12 @@ pub struct ReadBatch {
     pub next: u64,
     /// Everything that was committed when the reading began has been read.
     pub at_end: bool,
+    /// What follows the batches is missing: retention deleted it while it was read, or a chunk exceeds
+    /// `max_frame_bytes`.
+    pub lost: bool,
 }
 
-/// Attempts, as the stream may grow while it is being read.
+/// Attempts, as the stream may grow while it is being read, and a replica may lag behind its leader.
 const RACES: u32 = 5;
 
 pub(crate) async fn read(
@@ -36,16 +39,27 @@ pub(crate) async fn read(
     limit: Duration,
 ) -> Result<ReadBatch, Error> {
     let stream: Arc<str> = Arc::from(stream);
-    let mut result = ReadBatch { batches: Vec::new(), first_offset: None, next: from, at_end: false };
+    let mut result = ReadBatch { batches: Vec::new(), first_offset: None, next: from, at_end: false, lost: false };
     let work = async {
         let mut nodes = Vec::new();
         for _ in 0..RACES {
             let reservation = inner.pool.reserve(&nodes).await?;
             let connection = Arc::clone(reservation.connection());
             match attempt(inner, &stream, reservation, max_bytes, &mut result).await {
+                Ok(true) if result.at_end && result.batches.is_empty() => {
+                    // A stream that ends before `from`, or a replica that lags: the leader knows.
+                    let members = connection.locate(&stream).await?;
+                    if members.are_led_by(&connection) {
+                        return Ok(());
+                    }
+                    nodes = vec![members.leader.ok_or(Error::NotReady)?];
+                    result.at_end = false;
+                }
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(error) if error.is_elsewhere() && nodes.is_empty() => nodes = connection.locate(&stream).await?,
+                Err(error) if error.is_elsewhere() && nodes.is_empty() => {
+                    nodes = connection.locate(&stream).await?.nodes;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -70,6 +84,7 @@ async fn attempt(
 ) -> Result<bool, Error> {
     let stats = reservation.connection().stats(stream).await?;
     result.first_offset = stats.first_offset;
+    let connection = Arc::clone(reservation.connection());
     let StreamStats { committed_chunk_id: Some(newest), committed_offset, .. } = stats else {
         result.at_end = true;
         return Ok(true);
@@ -87,12 +102,24 @@ async fn attempt(
     loop {
         let (chunk, permit) = match reader.next().await? {
             Delivery::Chunk(chunk, permit) => (chunk, permit),
-            Delivery::Oversized(_) => continue,
+            Delivery::Oversized(_) => {
+                result.lost = true;
+                return Ok(true);
+            }
             Delivery::Ended(code) => return Err(Error::SubscriptionEnded(code)),
         };
         drop(permit);
-        if near_end && chunk.first_offset > newest && result.batches.is_empty() && chunk.first_offset > result.next {
+        let skips = chunk.first_offset > result.next;
+        if near_end && skips && chunk.first_offset > newest {
             return Ok(false); // messages were written meanwhile: those in between were skipped
+        }
+        if skips && !result.batches.is_empty() {
+            // Unused offsets, or deleted messages. A page ends before these: whoever continues behind it finds the gap.
+            let first = connection.stats(stream).await?.first_offset;
+            if first.is_none_or(|first| first > result.next) {
+                result.lost = true;
+                return Ok(true);
+            }
         }
         let end = chunk.end_offset();
         result.at_end = end > committed_offset.unwrap_or(newest);

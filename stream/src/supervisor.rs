@@ -223,10 +223,10 @@ impl Supervisor {
             return Ok(()); // seen before: the rest of the chunk in which we attached
         }
         if self.next > 0 && chunk.first_offset > self.next && !self.lost {
-            // Either unused offsets, which each new segment has, or deleted messages: those end at or before this
-            // chunk.
-            let first = connection.stats(&self.stream).await?.first_offset.unwrap_or(0);
-            self.lost = first > self.next && first <= chunk.first_offset;
+            // Either unused offsets, which each new segment has, or deleted messages: then the stream begins above
+            // them. It may begin above this chunk as well, since retention has gone on.
+            let first = connection.stats(&self.stream).await?.first_offset;
+            self.lost = first.is_none_or(|first| first > self.next);
         }
         if self.lost {
             self.gap(chunk.first_offset).await;

@@ -104,6 +104,6 @@ impl Log {
             .cloned()
             .collect();
         let at_end = records.last().is_none_or(|record| record.position.offset + 1 == self.next);
-        Page { records, first_offset: first, at_end }
+        Page { records, first_offset: first, at_end, lost: false }
     }
 }

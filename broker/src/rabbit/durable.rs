@@ -106,7 +106,7 @@ pub(super) async fn read(client: &Client, business: &str, from: u64, max_bytes: 
     let read = client.read(&names::stream(business), from, max_bytes, READ_TIMEOUT).await;
     let read = read.map_err(|error| ReadError(error.to_string()))?;
     let records = read.batches.iter().flat_map(|batch| batch.iter()).map(|message| record(&message)).collect();
-    Ok(Page { records, first_offset: read.first_offset, at_end: read.at_end })
+    Ok(Page { records, first_offset: read.first_offset, at_end: read.at_end, lost: read.lost })
 }
 
 fn record(message: &Message) -> Record {

@@ -40,17 +40,24 @@ pub(super) struct CachedPage {
     pub(super) entries: Vec<Arc<Entry>>,
     /// First offset that the stream still had; `None` = it was empty.
     pub(super) first_offset: Option<u64>,
+    /// What follows the entries is missing.
+    pub(super) lost: bool,
     bytes: usize,
 }
 
 impl CachedPage {
     /// A page that was just read. Its entries count as kept for its lifetime.
-    pub(super) fn new(business: &Arc<str>, entries: Vec<Arc<Entry>>, first_offset: Option<u64>) -> Self {
+    pub(super) fn new(
+        business: &Arc<str>,
+        entries: Vec<Arc<Entry>>,
+        first_offset: Option<u64>,
+        lost: bool,
+    ) -> Self {
         for entry in &entries {
             entry.keep(true);
         }
         let bytes = entries.iter().map(|entry| entry.cost()).sum();
-        Self { business: Arc::clone(business), read_at: Instant::now(), entries, first_offset, bytes }
+        Self { business: Arc::clone(business), read_at: Instant::now(), entries, first_offset, lost, bytes }
     }
 
     /// Whether it has the record at `offset` and one after it.

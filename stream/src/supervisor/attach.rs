@@ -8,14 +8,14 @@ use tracing::{debug, info};
 use super::{Attachment, Supervisor};
 use crate::{
     chunk::{Chunk, Entry, Position, fingerprint},
-    connection::{Delivery, Reservation, Specification, StreamReader, StreamStats},
+    connection::{Connection, Delivery, Reservation, Specification, StreamReader, StreamStats},
     error::Error,
     flow::ChunkPermit,
     subscription::{Event, Start},
 };
 
-/// A stream that seems to end before our position may be a replica that lags behind the one we read before: it must end
-/// there this many times, with these pauses, before it counts as a new incarnation.
+/// A stream counts as a new incarnation when its leader says so many times, with these pauses, that it ends before our
+/// position. A replica's word does not count: it may lag behind the one that we read before.
 const END_CHECKS: u32 = 4;
 const END_CHECK_PAUSE: Duration = Duration::from_millis(500);
 /// A stream that has an end but does not serve its last chunk this many times contains no messages.
@@ -42,9 +42,9 @@ impl Supervisor {
                 Ok(None) => {}
                 Err(error) => {
                     if error.is_elsewhere()
-                        && let Ok(nodes) = connection.locate(&self.stream).await
+                        && let Ok(members) = connection.locate(&self.stream).await
                     {
-                        self.nodes = nodes;
+                        self.nodes = members.nodes;
                     }
                     return Err(error);
                 }
@@ -113,7 +113,9 @@ impl Supervisor {
         doubts: &mut u32,
     ) -> Result<Option<Attachment>, Error> {
         if stats.end().is_none() || stats.committed_offset.is_some_and(|end| end < position.offset) {
-            return self.doubt(reservation, stats, doubts).await;
+            let connection = Arc::clone(reservation.connection());
+            drop(reservation);
+            return self.doubt(&connection, stats, doubts).await;
         }
         // The chunk at the position. Near the end of the stream that is its last chunk, which the broker sends at once
         // even if the position lies beyond the end; at an offset beyond the end it would send nothing.
@@ -128,16 +130,20 @@ impl Supervisor {
         match check(&chunk, position) {
             Continuity::Continues => {}
             Continuity::Ends => {
+                let connection = Arc::clone(reader.connection());
                 drop((chunk, permit, reader));
-                let reservation = self.inner.pool.reserve(&self.nodes).await?;
-                return self.doubt(reservation, stats, doubts).await;
+                return self.doubt(&connection, stats, doubts).await;
             }
-            Continuity::Another => return self.reset(reader).await.map(Some),
+            Continuity::Another => {
+                drop(reader);
+                return self.reset().await.map(Some);
+            }
             Continuity::Beyond => {
                 let first = reader.connection().stats(&self.stream).await?.first_offset.unwrap_or(0);
                 if first <= position.offset {
                     // The stream still has that offset, so the broker would have sent it, unless the end moved.
-                    return if near_end { Ok(None) } else { self.reset(reader).await.map(Some) };
+                    drop(reader);
+                    return if near_end { Ok(None) } else { self.reset().await.map(Some) };
                 }
                 let expected = self.next;
                 if first > expected && chunk.first_offset > expected {
@@ -157,23 +163,27 @@ impl Supervisor {
     /// The stream ends before our position: a new incarnation, or a replica that lags behind the one we read before.
     async fn doubt(
         &mut self,
-        reservation: Reservation,
+        connection: &Connection,
         stats: StreamStats,
         doubts: &mut u32,
     ) -> Result<Option<Attachment>, Error> {
-        *doubts += 1;
-        debug!(stream = &*self.stream, start = ?self.start, ?stats, doubts, "the stream ends before the last message seen");
+        let members = connection.locate(&self.stream).await?;
+        let leads = members.are_led_by(connection);
+        debug!(stream = &*self.stream, start = ?self.start, ?stats, doubts, leads, "the stream ends before the last message seen");
+        if leads {
+            *doubts += 1;
+        } else {
+            self.nodes = vec![members.leader.ok_or(Error::NotReady)?];
+        }
         if *doubts < END_CHECKS {
-            drop(reservation);
             sleep(END_CHECK_PAUSE).await;
             return Ok(None);
         }
-        self.become_new().await;
-        self.attach_first(reservation, stats).await.map(Some)
+        self.reset().await.map(Some)
     }
 
-    async fn reset(&mut self, reader: StreamReader) -> Result<Attachment, Error> {
-        drop(reader);
+    /// Attaches to the new incarnation.
+    async fn reset(&mut self) -> Result<Attachment, Error> {
         self.become_new().await;
         let reservation = self.inner.pool.reserve(&self.nodes).await?;
         let stats = reservation.connection().stats(&self.stream).await?;

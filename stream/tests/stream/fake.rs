@@ -170,6 +170,27 @@ impl Peer {
         }
     }
 
+    /// Answers a Metadata request: the members of a stream, its leader first.
+    pub(crate) async fn answer_members(&mut self, request: &Request, members: &[&(String, u16)]) -> Result<()> {
+        let (stream, _) = text(&request.body, 8);
+        let mut answer = request.body[..4].to_vec();
+        answer.extend((members.len() as u32).to_be_bytes());
+        for (reference, (host, port)) in (0u16..).zip(members.iter().copied()) {
+            answer.extend(reference.to_be_bytes());
+            answer.extend(string(host));
+            answer.extend(u32::from(*port).to_be_bytes());
+        }
+        answer.extend(1u32.to_be_bytes());
+        answer.extend(string(&stream));
+        answer.extend(OK.to_be_bytes());
+        answer.extend(0u16.to_be_bytes());
+        answer.extend((members.len() as u32 - 1).to_be_bytes());
+        for reference in 1..members.len() as u16 {
+            answer.extend(reference.to_be_bytes());
+        }
+        self.send(0x800f, 1, &answer).await
+    }
+
     pub(crate) async fn answer_stats(&mut self, request: &Request, first: i64, end: i64) -> Result<()> {
         let mut body = 3u32.to_be_bytes().to_vec();
         for (name, value) in [("first_chunk_id", first), ("committed_chunk_id", end), ("committed_offset", end)] {

@@ -1,6 +1,7 @@
 //! This crate on a real RabbitMQ, and on a scripted one.
 
 mod fake;
+mod lost;
 mod raw;
 mod reading;
 mod recovery;

@@ -168,18 +168,13 @@ async fn a_stream_on_another_node_is_read_there() -> Result<()> {
     let (here, there) = (FakeBroker::bind("4.3.6").await?, FakeBroker::bind("4.3.6").await?);
     let client = client(&here);
     let mut subscription = client.subscribe("s", Start::First);
-    let (host, port) = there.address.clone();
+    let elsewhere = there.address.clone();
     let script = tokio::spawn(async move {
         let mut peer = here.accept().await?;
         let stats = peer.expect(0x1c).await?;
         peer.answer(&stats, 6, &[]).await?;
         let metadata = peer.expect(0x0f).await?;
-        let mut answer = metadata.body[..4].to_vec();
-        answer.extend([0, 0, 0, 1, 0, 5, 0, host.len() as u8]);
-        answer.extend(host.as_bytes());
-        answer.extend(u32::from(port).to_be_bytes());
-        answer.extend([0, 0, 0, 1, 0, 1, b's', 0, OK as u8, 0, 5, 0, 0, 0, 0]);
-        peer.send(0x800f, 1, &answer).await?;
+        peer.answer_members(&metadata, &[&elsewhere]).await?;
         // It may ask here again: a node's own address need not be reachable.
         let mut at_home = tokio::spawn(async move {
             while let Ok(mut peer) = here.accept().await {

@@ -30,10 +30,12 @@ pub(super) enum StreamRead {
 pub(super) async fn read(hub: &Hub, mailbox: &Mailbox, at: Position) -> Result<StreamRead, ReadError> {
     let page = page(hub, at.offset).await?;
     let Some(start) = page.entries.iter().position(|entry| entry.position.offset >= at.offset) else {
-        return Ok(StreamRead::BeyondEnd);
+        return Ok(if page.lost { StreamRead::Gap(Gap::Retention) } else { StreamRead::BeyondEnd });
     };
     let found = page.entries[start].position;
-    Ok(if found == at {
+    Ok(if found == at && page.lost && page.entries.len() == start + 1 {
+        StreamRead::Gap(Gap::Retention)
+    } else if found == at {
         let entries = &page.entries[start + 1..];
         let reached = entries.last().map(|entry| entry.position);
         StreamRead::Continues { entries: hub.select(mailbox, entries), reached }
@@ -63,7 +65,8 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let read = loop {
         let read = context.broker.read(&hub.name, offset, bytes).await?;
         // A page that ends at the client's own position makes no progress: the next messages are larger than the page.
-        if read.at_end || read.records.last().is_some_and(|last| last.position.offset > offset) || bytes > MAX_PAGE {
+        let progress = read.records.last().is_some_and(|last| last.position.offset > offset);
+        if read.at_end || read.lost || progress || bytes > MAX_PAGE {
             break read;
         }
         bytes *= 2;
@@ -73,7 +76,7 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let entry = |record| Arc::new(Entry::read(&business, record, &context.backlog).0);
     let mut entries: Vec<_> = read.records.iter().map(entry).collect();
     hub.compress(&mut entries).await;
-    let page = Arc::new(CachedPage::new(&hub.name, entries, read.first_offset));
+    let page = Arc::new(CachedPage::new(&hub.name, entries, read.first_offset, read.lost));
     context.pages.keep(Arc::clone(&page));
     context.backlog.shed();
     Ok(page)

@@ -4,12 +4,11 @@ use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
-use wirepost_core::edge_config::Delivery;
 
 use super::*;
 use crate::broker::{Confirm, Feed, Health, Page, ReadError, Start};
 
-const BOUNDS: Bounds = Bounds { messages: 1000, bytes: 1 << 20 };
+pub(super) const BOUNDS: Bounds = Bounds { messages: 1000, bytes: 1 << 20 };
 
 /// How reads of a stream for catching up behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +17,8 @@ enum Reads {
     Hang,
     /// Answered by a replica that has nothing after the requested offset.
     Lag,
+    /// What follows this offset is deleted while it is read, or too large to be read.
+    Lose(u64),
 }
 
 /// The broker inside the process, except for its reads.
@@ -65,6 +66,10 @@ impl Broker for Odd {
                 piece.records.truncate(1);
                 piece.at_end = true;
             }
+            if let Reads::Lose(last) = reads {
+                piece.records.retain(|record| record.position.offset <= last);
+                (piece.at_end, piece.lost) = (false, true);
+            }
             Ok(piece)
         }
         .boxed()
@@ -83,14 +88,14 @@ impl Broker for Odd {
     }
 }
 
-async fn frame(mailbox: &Mailbox) -> Value {
+pub(super) async fn frame(mailbox: &Mailbox) -> Value {
     let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| mailbox.outbound.poll_next(cx))).await;
     let Next::Item(item) = next.expect("nothing comes") else { panic!("the connection ends") };
     serde_json::from_slice(item.payload()).unwrap()
 }
 
 /// The next push; `position` is skipped.
-async fn number(mailbox: &Mailbox) -> Value {
+pub(super) async fn number(mailbox: &Mailbox) -> Value {
     loop {
         let frame = frame(mailbox).await;
         match frame["op"].as_str() {
@@ -101,7 +106,7 @@ async fn number(mailbox: &Mailbox) -> Value {
     }
 }
 
-fn place(frame: &Value) -> Position {
+pub(super) fn place(frame: &Value) -> Position {
     let cursor: wirepost_core::Cursor = frame["cursor"].as_str().unwrap().parse().unwrap();
     Position { offset: cursor.offset, fingerprint: cursor.fingerprint }
 }
@@ -157,6 +162,26 @@ async fn a_replica_that_is_behind_is_asked_again_although_nothing_is_pushed() {
     for n in 0..3 {
         assert_eq!(number(&mailbox).await, n);
     }
+    edge.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_behind_a_page_is_a_gap_after_the_page() {
+    let broker = Odd::new();
+    let (edge, start, _) = behind(&broker).await;
+    broker.becomes(Reads::Lose(start.offset + 1));
+    let (mailbox, _) = open(&edge, 2, StartAt::After(start), BOUNDS);
+    assert_eq!(frame(&mailbox).await["resumed"], true);
+    assert_eq!(number(&mailbox).await, 0);
+    let gap = loop {
+        let frame = frame(&mailbox).await;
+        if frame["op"] != "position" {
+            break frame;
+        }
+    };
+    assert_eq!((&gap["op"], &gap["reason"]), (&"gap".into(), &"retention".into()), "{gap}");
+    broker.push(3);
+    assert_eq!(number(&mailbox).await, 3);
     edge.stop().await;
 }
 

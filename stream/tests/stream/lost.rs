@@ -1,0 +1,153 @@
+//! What is lost to a reader, and what only seems to be, shown by a scripted broker: real ones are too fast.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, ensure};
+use tokio::time::timeout;
+use wirepost_stream::{Client, Event, ReadBatch, Start};
+use wirepost_testing::broker::PATIENCE;
+
+use crate::fake::{FakeBroker, OK, Peer};
+use crate::support::{attached, config, event, numbers, take};
+
+/// First offset and committed end of the only stream.
+fn stats(first: i64, end: i64) -> HashMap<&'static str, (i64, i64)> {
+    HashMap::from([("s", (first, end))])
+}
+
+fn read(batch: &ReadBatch) -> Vec<u64> {
+    numbers(&batch.batches.iter().flat_map(|batch| batch.iter()).collect::<Vec<_>>())
+}
+
+/// Deletes a chunk of a stream before it is read, and answers what the client then asks of it.
+async fn skip(peer: &mut Peer, id: u8, next: u64, first: i64) -> Result<()> {
+    peer.deliver(id, next, &["2"]).await?;
+    let asked = peer.expect(0x1c).await?;
+    peer.answer_stats(&asked, first, 1200).await
+}
+
+#[tokio::test]
+async fn retention_that_passes_a_chunk_on_its_way_as_well_is_a_gap() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = Client::new(config(broker.address.clone(), "/"));
+    let mut subscription = client.subscribe("s", Start::First);
+    let mut peer = timeout(PATIENCE, broker.accept()).await??;
+    let first = peer.subscribed(&stats(0, 1200)).await?;
+    peer.deliver(first.id, 0, &["0", "1"]).await?;
+    attached(&mut subscription).await;
+    assert_eq!(numbers(&take(&mut subscription, 2).await), [0, 1]);
+    // 2 to 499 are deleted before they are sent, and 500 before it is read.
+    skip(&mut peer, first.id, 500, 1000).await?;
+    let Event::Gap { first_offset: 500 } = event(&mut subscription).await else { panic!("expected a gap") };
+    assert_eq!(numbers(&take(&mut subscription, 1).await), [2]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_goes_over_unused_offsets_and_ends_before_deleted_ones() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = Client::new(config(broker.address.clone(), "/"));
+    let script = tokio::spawn(async move {
+        let mut peer = broker.accept().await?;
+        let page = peer.subscribed(&stats(0, 1200)).await?;
+        peer.deliver(page.id, 0, &["0", "1"]).await?;
+        // The first offset of a new segment.
+        skip(&mut peer, page.id, 3, 0).await?;
+        skip(&mut peer, page.id, 500, 400).await?;
+        // And of the next page the first message is there, and nothing after it.
+        let page = peer.subscribed(&stats(0, 1200)).await?;
+        peer.deliver(page.id, 3, &["2"]).await?;
+        skip(&mut peer, page.id, 500, 400).await?;
+        anyhow::Ok(peer)
+    });
+    let page = client.read("s", 1, 1 << 20, PATIENCE).await?;
+    assert_eq!((read(&page), page.next, page.lost, page.at_end), (vec![1, 2], 4, true, false));
+    let page = client.read("s", 3, 1 << 20, PATIENCE).await?;
+    assert_eq!((read(&page), page.next, page.lost, page.at_end), (vec![2], 4, true, false));
+    script.await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_ends_before_a_chunk_that_is_too_large() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let mut config = config(broker.address.clone(), "/");
+    config.max_frame_bytes = 1000;
+    let client = Client::new(config);
+    let script = tokio::spawn(async move {
+        let mut peer = broker.accept().await?;
+        let page = peer.subscribed(&stats(0, 3)).await?;
+        peer.deliver(page.id, 0, &["0", "1"]).await?;
+        peer.deliver(page.id, 2, &[&"2".repeat(2000)]).await?;
+        peer.deliver(page.id, 3, &["3"]).await?;
+        anyhow::Ok(peer)
+    });
+    let page = client.read("s", 0, 1 << 20, PATIENCE).await?;
+    assert_eq!((read(&page), page.next, page.lost, page.at_end), (vec![0, 1], 2, true, false));
+    script.await??;
+    Ok(())
+}
+
+/// A replica that has the first message only, and names the members when it is asked.
+async fn lags(peer: &mut Peer, members: &[&(String, u16)]) -> Result<()> {
+    loop {
+        let request = peer.request().await?;
+        match request.key {
+            0x1c => peer.answer_stats(&request, 0, 0).await?,
+            0x0f => peer.answer_members(&request, members).await?,
+            0x0c => peer.answer(&request, OK, &[]).await?,
+            0x09 => {}
+            other => anyhow::bail!("unexpected {other:#x}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_is_no_new_stream() -> Result<()> {
+    let (replica, leader) = (FakeBroker::bind("4.3.6").await?, FakeBroker::bind("4.3.6").await?);
+    let client = Client::new(config(replica.address.clone(), "/"));
+    let mut subscription = client.subscribe("s", Start::First);
+    let members = [leader.address.clone(), replica.address.clone()];
+    let behind = tokio::spawn(async move {
+        let mut peer = replica.accept().await?;
+        let first = peer.subscribed(&stats(0, 2)).await?;
+        peer.deliver(first.id, 0, &["0", "1", "2"]).await?;
+        // The subscription ends, as when the node goes; the one that is asked next is behind it.
+        peer.send(0x10, 1, &[0, 6, 0, 1, b's']).await?;
+        lags(&mut peer, &members.each_ref()).await
+    });
+    let script = tokio::spawn(async move {
+        let mut peer = leader.accept().await?;
+        let again = peer.subscribed(&stats(0, 3)).await?;
+        peer.deliver(again.id, 0, &["0", "1", "2"]).await?;
+        peer.deliver(again.id, 3, &["3"]).await?;
+        anyhow::Ok(peer)
+    });
+    assert_eq!(numbers(&take(&mut subscription, 4).await), [0, 1, 2, 3]);
+    assert_eq!(client.counters().resets.get(), 0);
+    ensure!(!behind.is_finished(), "{:?}", behind.await);
+    script.await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_beyond_the_end_of_a_replica_is_answered_by_the_leader() -> Result<()> {
+    let (replica, leader) = (FakeBroker::bind("4.3.6").await?, FakeBroker::bind("4.3.6").await?);
+    let client = Client::new(config(replica.address.clone(), "/"));
+    let members = [leader.address.clone(), replica.address.clone()];
+    let behind = tokio::spawn(async move {
+        let mut peer = replica.accept().await?;
+        lags(&mut peer, &members.each_ref()).await
+    });
+    let script = tokio::spawn(async move {
+        let mut peer = leader.accept().await?;
+        let page = peer.subscribed(&stats(0, 3)).await?;
+        peer.deliver(page.id, 3, &["3"]).await?;
+        anyhow::Ok(peer)
+    });
+    let page = client.read("s", 3, 1 << 20, PATIENCE).await?;
+    assert_eq!((read(&page), page.at_end), (vec![3], true));
+    ensure!(!behind.is_finished(), "{:?}", behind.await);
+    script.await??;
+    Ok(())
+}
