@@ -141,6 +141,8 @@ pub enum GapReason {
     Retention,
     /// The cursor belongs to another stream.
     Incarnation,
+    /// The client had no cursor, and the edge did not read the pushes yet when it sent `welcome`.
+    Unread,
 }
 
 /// Why a message was not accepted.

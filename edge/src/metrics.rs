@@ -188,6 +188,7 @@ impl Default for Metrics {
             (&metrics.gaps, "retention"),
             (&metrics.gaps, "incarnation"),
             (&metrics.gaps, "cursor"),
+            (&metrics.gaps, "unread"),
             (&metrics.refused, "connection_limit"),
             (&metrics.refused, "connect_rate"),
             (&metrics.closes, "too_slow"),

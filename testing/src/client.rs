@@ -64,7 +64,7 @@ impl Client {
     pub async fn connect(edges: SocketAddr, token: &str) -> Result<Self> {
         let mut client = open(edges, &format!("/socket/{token}"), Options::default()).await?;
         client.greet().await?;
-        client.settle().await?;
+        client.settle(true).await?;
         Ok(client)
     }
 
@@ -107,11 +107,23 @@ impl Client {
         Ok(())
     }
 
-    /// Waits until it knows its position.
-    async fn settle(&mut self) -> Result<()> {
-        if self.welcome["resumed"].is_null() {
-            self.position().await.context("the edge did not tell where this client stands")?;
+    /// Waits until it knows where it stands. One that is new, and was welcomed before the edge read anything, is told so by a `gap`: that
+    /// is no news to a test.
+    async fn settle(&mut self, new: bool) -> Result<()> {
+        if !self.welcome["resumed"].is_null() {
+            return Ok(());
         }
+        if new {
+            self.unread().await?;
+            return self.sync().await;
+        }
+        self.position().await.context("the edge did not tell where this client stands")
+    }
+
+    /// Takes the `gap` of a new client that was welcomed before the edge read anything.
+    pub async fn unread(&mut self) -> Result<()> {
+        let reason = self.gap().await.context("the edge did not tell where this client stands")?;
+        ensure!(reason == "unread", "a gap of a new client: {reason}");
         Ok(())
     }
 

@@ -94,7 +94,7 @@ impl Feed for EdgeQueueFeed {
                         }
                         (State::Reading, None, Some(queue)) if queue.dropped => {
                             queue.dropped = false;
-                            Some((State::Reading, FeedEvent::Gap))
+                            Some((State::Down, FeedEvent::Gap))
                         }
                         (State::Reading, None, Some(queue)) => {
                             let room = PREFETCH.saturating_sub(queue.unacked).min(queue.ready.len());

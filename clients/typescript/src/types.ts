@@ -43,8 +43,8 @@ export interface Message<Content = any, Type extends string = string> {
 export type State = 'connecting' | 'open' | 'waiting' | 'stopped' | 'closed';
 
 /**
- * Why messages may be missing: `retention` or `incarnation`, see docs/protocol.md; `resume`: the edge could not continue;
- * `restart`: nothing tells what was pushed while there was no connection (delivery Transient).
+ * Why messages may be missing: `retention`, `incarnation` or `unread`, see docs/protocol.md; `resume`: the edge could not
+ * continue; `restart`: nothing tells what was pushed while there was no connection (delivery Transient).
  */
 export interface Gap {
   reason: string;

@@ -11,6 +11,8 @@ pub enum Gap {
     Incarnation,
     /// What it sent is not a cursor, or a cursor of another business: that says nothing about the stream.
     Cursor,
+    /// It had no cursor, and was greeted before the reader was attached.
+    Unread,
 }
 
 impl Gap {
@@ -19,6 +21,7 @@ impl Gap {
         match self {
             Self::Retention => GapReason::Retention,
             Self::Incarnation | Self::Cursor => GapReason::Incarnation,
+            Self::Unread => GapReason::Unread,
         }
     }
 
@@ -28,6 +31,7 @@ impl Gap {
             Self::Retention => "retention",
             Self::Incarnation => "incarnation",
             Self::Cursor => "cursor",
+            Self::Unread => "unread",
         }
     }
 }

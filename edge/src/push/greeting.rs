@@ -35,9 +35,9 @@ impl<'h> Greeting<'h> {
         self.sent
     }
 
-    /// It starts from now and had no cursor.
+    /// It starts from now and had no cursor. If it was greeted before, it may have missed what was pushed since then.
     pub fn fresh(&mut self, position: Option<Position>) {
-        self.place(position, false);
+        if self.sent { self.gap(position, Gap::Unread) } else { self.place(position, false) }
     }
 
     /// Nothing is missing since its cursor.

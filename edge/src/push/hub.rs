@@ -53,7 +53,8 @@ pub struct Hub {
 struct State {
     log: Log,
     registry: Registry,
-    /// Only for `Transient`: whether the reader's queue is consumed.
+    /// Only for `Transient`: whether the reader's queue is consumed. While it is not, nobody goes live: the queue may
+    /// be lost.
     consuming: bool,
     /// Why this hub was closed: a connection that still enters is closed immediately.
     closed: Option<CloseCode>,
@@ -276,6 +277,11 @@ impl Hub {
         continues
     }
 
+    /// The reader is not attached at the moment. What a log has stays, since reading continues behind it.
+    pub(super) fn interrupted(&self) {
+        self.lock().consuming = false;
+    }
+
     /// Compresses those of them that a connection here is to get compressed. They are new: nobody else has them yet.
     pub async fn compress(&self, entries: &mut [Arc<Entry>]) {
         let worth = |entry: &Entry| entry.push.as_ref().is_some_and(|push| compression::is_worth_it(push.frame.len()));
@@ -327,13 +333,29 @@ impl Hub {
         self.moved.send_modify(|n| *n += 1);
     }
 
+    /// Clears the log if there is no connection. False: there is one, so the reader must go on. One step under the
+    /// lock: a connection that enters now finds either a reader that stays or a log that knows nothing.
+    pub(super) fn retire(&self) -> bool {
+        let mut state = self.lock();
+        let unused = state.registry.is_empty();
+        if unused {
+            self.unread(&mut state);
+        }
+        unused
+    }
+
+    /// Nothing is known any more of what the reader has read.
+    fn unread(&self, state: &mut State) {
+        state.log.clear();
+        state.consuming = false;
+        self.context.pages.forget(&self.name);
+    }
+
     /// Clears the log, since the reader stopped or what follows does not continue it; with a gap, live connections get
     /// it.
     pub(super) fn forget(&self, gap: Option<Gap>) {
         let mut state = self.lock();
-        state.log.clear();
-        state.consuming = false;
-        self.context.pages.forget(&self.name);
+        self.unread(&mut state);
         let Some(gap) = gap else { return };
         let reason = gap.reason();
         let text = Utf8Bytes::from(ServerFrame::Gap { business: &self.name, reason }.to_text());
@@ -346,14 +368,14 @@ impl Hub {
         self.context.metrics.gaps.get_or_create(&label(gap.label())).inc_by(told);
     }
 
-    /// A client that reconnected may have missed something; logged once a minute for each business.
+    /// A client may have missed something; logged once a minute for each business.
     pub fn count_gap(&self, gap: Gap) {
         let reason = gap.label();
         self.context.metrics.gaps.get_or_create(&label(reason)).inc();
         let mut said = self.gap_said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.is_none_or(|said| said.elapsed() >= GAP_LOG_INTERVAL) {
             *said = Some(Instant::now());
-            tracing::warn!(business = &*self.name, reason, "a client reconnected and may have missed pushes");
+            tracing::warn!(business = &*self.name, reason, "a client may have missed pushes, and was told so");
         }
     }
 

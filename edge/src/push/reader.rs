@@ -115,6 +115,7 @@ async fn follow(hub: &Hub, reports: &mut RejectionReports) {
                 }
                 FeedEvent::Down { reason } => {
                     hub.set_reading(Reading::Down);
+                    hub.interrupted();
                     tracing::warn!(business = %hub.name, reason, "pushes are not read at the moment");
                 }
             },
@@ -128,7 +129,7 @@ async fn follow(hub: &Hub, reports: &mut RejectionReports) {
                 let since = idle_since.get_or_insert_with(Instant::now);
                 if present {
                     idle_since = None;
-                } else if since.elapsed() >= context.settings.linger {
+                } else if since.elapsed() >= context.settings.linger && hub.retire() {
                     return;
                 }
                 if reader.empty {

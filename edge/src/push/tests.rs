@@ -2,6 +2,7 @@
 //!
 //! The broker runs inside the process and time stands still while anything can run, so that a failure is reproducible.
 
+mod attach;
 mod compressed;
 mod waits;
 
@@ -11,7 +12,10 @@ use proptest::prelude::*;
 use tokio::{task::JoinHandle, time::Duration};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::{
-    SendType, compile::compile_one, edge_config::Audience, edge_config::BusinessConfig, topology::Topology,
+    SendType,
+    compile::compile_one,
+    edge_config::{Audience, BusinessConfig, Delivery},
+    topology::Topology,
 };
 
 use super::{
@@ -38,12 +42,17 @@ const STREAM: &str = "wirepost.payments.stream";
 const QUIET: Duration = Duration::from_secs(20);
 
 fn declared() -> (BusinessConfig, Topology) {
+    declared_with(Delivery::Durable)
+}
+
+fn declared_with(delivery: Delivery) -> (BusinessConfig, Topology) {
     let business = serde_json::from_value(serde_json::json!({
         "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness",
         "metadata": {"name": "payments", "namespace": "shop"},
         "spec": {
             "clientTypes": ["app"],
             "routes": [{"messageType": "n", "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone"}],
+            "push": {"delivery": delivery},
         },
     }))
     .unwrap();
@@ -62,6 +71,10 @@ struct Edge {
 
 impl Edge {
     fn start(broker: &(impl Broker + Clone), log_bytes: usize) -> Self {
+        Self::start_with(broker, log_bytes, declared().0)
+    }
+
+    fn start_with(broker: &(impl Broker + Clone), log_bytes: usize, config: BusinessConfig) -> Self {
         let metrics = Arc::new(Metrics::default());
         // Pages of a few messages, so that a catch-up takes several.
         let settings = Settings {
@@ -73,7 +86,7 @@ impl Edge {
             ..Settings::default()
         };
         let context = HubContext::new(Arc::new(broker.clone()), metrics, settings);
-        let hub = Arc::new(Hub::new(Arc::new(Business::try_new(declared().0).unwrap()), Arc::new(context)));
+        let hub = Arc::new(Hub::new(Arc::new(Business::try_new(config).unwrap()), Arc::new(context)));
         let cancel = CancellationToken::new();
         let reader = tokio::spawn(reader::run(Arc::clone(&hub), cancel.clone()));
         Self { hub, cancel, reader }

@@ -111,10 +111,10 @@ impl<'e> ClientBuilder<'e> {
     /// Asks for a token, where it has none, and connects; under the subprotocol it waits until it knows where it stands. Whatever is pushed
     /// to it from then on comes.
     pub async fn connect(self) -> Result<Client> {
-        let plain = self.options.plain;
+        let (plain, new) = (self.options.plain, self.options.cursor.is_none());
         let mut client = if plain { self.upgrade().await? } else { self.greeted().await? };
         if !plain {
-            client.settle().await?;
+            client.settle(new).await?;
         }
         Ok(client)
     }

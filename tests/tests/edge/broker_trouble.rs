@@ -63,7 +63,11 @@ async fn placed(client: &mut Client) -> Result<()> {
     if !client.welcome["resumed"].is_null() {
         return Ok(());
     }
-    timeout(RECOVERY, client.position()).await.context("a new client does not get its position")?
+    let placed = async {
+        client.unread().await?;
+        client.position().await
+    };
+    timeout(RECOVERY, placed).await.context("a new client does not get its position")?
 }
 
 #[tokio::test]
@@ -82,6 +86,7 @@ async fn an_edge_starts_without_the_broker_and_works_once_it_is_there() -> Resul
 
     broker.start_again().await?;
     timeout(RECOVERY, async {
+        alice.unread().await?;
         alice.position().await?;
         for n in 0.. {
             alice.send(&json!({"id": format!("back-{n}"), "messageType": "order.placed"})).await?;

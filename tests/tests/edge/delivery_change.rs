@@ -124,7 +124,7 @@ async fn clients_are_told_to_come_back_and_get_pushes_after_each_change() -> Res
 async fn a_transient_business_that_goes_leaves_no_queue_behind() -> Result<()> {
     let setup = Setup::new(&[&ticker("Transient"), OTHER]).await?;
     let edge = setup.edge("e1").start().await?;
-    let mut alice = edge.client("alice", "app").greeted().await?;
+    let mut alice = edge.client("alice", "app").connect().await?;
     hears(&Service::of(&setup, "ticker").await?, &mut alice, 0).await?;
     setup.declare(&[OTHER]).await?;
     assert_eq!(alice.close_code().await?, 4010);
@@ -133,6 +133,6 @@ async fn a_transient_business_that_goes_leaves_no_queue_behind() -> Result<()> {
     setup.declare(&[&ticker("Transient"), OTHER]).await?;
     eventually("it is back", PATIENCE, || async { Ok(edge.token("ticker", "alice", "app", &[]).await.is_ok()) })
         .await?;
-    let mut alice = edge.client("alice", "app").business("ticker").greeted().await?;
+    let mut alice = edge.client("alice", "app").business("ticker").connect().await?;
     hears(&Service::of(&setup, "ticker").await?, &mut alice, 1).await
 }

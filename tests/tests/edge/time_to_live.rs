@@ -77,8 +77,8 @@ async fn wrong_clock(delivery: &str) -> Result<()> {
     let setup = Setup::new(&[&business(delivery)]).await?;
     let edge = setup.edge("e1").start().await?;
     let service = Service::connect(&setup).await?;
-    let mut alice = edge.client("alice", "app").greeted().await?;
-    let mut bob = edge.client("bob", "app").greeted().await?;
+    let mut alice = edge.client("alice", "app").connect().await?;
+    let mut bob = edge.client("bob", "app").connect().await?;
     warm_up(&service, &mut bob).await?;
     for (n, offset) in [-86_400_000, -660_000, 660_000, 86_400_000].into_iter().enumerate() {
         let stamp = json!({"timestamp": now() + offset});
@@ -107,8 +107,8 @@ async fn over(delivery: &str) -> Result<()> {
     let edge = setup.edge("e1").start().await?;
     let service = Service::connect(&setup).await?;
     let mut rejected = service.events("rejected").await?;
-    let mut alice = edge.client("alice", "app").greeted().await?;
-    let mut bob = edge.client("bob", "app").greeted().await?;
+    let mut alice = edge.client("alice", "app").connect().await?;
+    let mut bob = edge.client("bob", "app").connect().await?;
     warm_up(&service, &mut bob).await?;
     let in_a_minute = now() + 60_000;
     let cases = [

@@ -87,6 +87,7 @@ impl Member {
     ) -> Result<(Self, Client)> {
         let mut client = let_in(edges, ticket, None).await?;
         if client.welcome["cursor"].is_null() {
+            client.unread().await?;
             client.position().await?;
         }
         let mut member =

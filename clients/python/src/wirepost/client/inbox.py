@@ -22,8 +22,8 @@ Handler = Callable[[Message], "Awaitable[None] | None"]
 class Gap:
     """Messages may be missing before the next one: fetch your state again.
 
-    `reason`: `retention` or `incarnation`, see the protocol; `resume`: the edge could not continue from the cursor;
-    `restart`: nothing tells what was pushed while there was no connection (delivery `Transient`).
+    `reason`: `retention`, `incarnation` or `unread`, see the protocol; `resume`: the edge could not continue from the
+    cursor; `restart`: nothing tells what was pushed while there was no connection (delivery `Transient`).
     """
 
     reason: str
