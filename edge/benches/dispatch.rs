@@ -110,7 +110,7 @@ fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str, compression: Compre
         let mut entries = vec![Arc::new(entry)];
         // One push is too little for a pause.
         assert!(fixture.hub.compress(&mut entries).now_or_never().is_some());
-        fixture.hub.append(entries, Delivery::Durable);
+        assert!(fixture.hub.append(&fixture.business, entries, Delivery::Durable));
     });
 }
 

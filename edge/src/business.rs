@@ -155,6 +155,15 @@ impl Business {
         &self.config.business_type
     }
 
+    /// Whether a push is read, addressed and written under the one as under the other.
+    pub fn judges_as(&self, other: &Self) -> bool {
+        let (one, other) = (&self.config, &other.config);
+        one.business_type == other.business_type
+            && one.delivery == other.delivery
+            && one.limits.push_bytes == other.limits.push_bytes
+            && one.routes == other.routes
+    }
+
     /// Whether any route asks for receipts.
     pub fn wants_receipts(&self) -> bool {
         self.routes.iter().any(|route| route.config.receipts)

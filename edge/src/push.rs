@@ -7,6 +7,7 @@
 
 pub mod audience;
 pub mod backlog;
+mod basis;
 pub mod catch_up;
 pub mod check;
 pub mod context;

@@ -15,12 +15,13 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
+    basis::Basis,
     entry::Entry,
     greeting::Greeting,
     hub::{Hub, position_frame},
     mailbox::Mailbox,
 };
-use crate::broker::Position;
+use crate::{broker::Position, clock};
 pub use progress::StartAt;
 use progress::{Action, Input, Progress};
 use read::{StreamRead, read};
@@ -34,7 +35,11 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
     let mut moved = hub.moved();
     let mut progress = Progress::new(start);
     let mut action = progress.attempt();
+    let mut basis = Basis::now(hub, mailbox);
     loop {
+        if let Action::Advance(_) | Action::Read(_) = action {
+            basis = Basis::now(hub, mailbox);
+        }
         let input = match action {
             Action::End => return,
             Action::Advance(_) | Action::Join(_) if mailbox.outbound.closing().is_some() => return,
@@ -61,10 +66,8 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
                 Input::Read(found)
             }
             Action::Deliver(entries, reached) => {
-                if !deliver(hub, mailbox, &entries, reached).await {
-                    return;
-                }
-                Input::Done
+                let Some(done) = deliver(hub, mailbox, &basis, &entries, reached).await else { return };
+                Input::Delivered(done)
             }
             Action::AwaitLog => {
                 let _ = in_time(moved.changed(), greet_by, greeting).await;
@@ -79,21 +82,36 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
     }
 }
 
-/// Queues entries as there is room, and the position behind them. False: the connection is closing.
-async fn deliver(hub: &Hub, mailbox: &Mailbox, entries: &[Arc<Entry>], reached: Position) -> bool {
+/// Queues entries as there is room, and the position behind them: up to which position, none if it had not begun when
+/// what the choice depends on changed. `None`: the connection is closing.
+async fn deliver(
+    hub: &Hub,
+    mailbox: &Mailbox,
+    basis: &Basis,
+    entries: &[Arc<Entry>],
+    reached: Position,
+) -> Option<Option<Position>> {
+    let mut done = None;
     for entry in entries {
         mailbox.outbound.room_for(entry.cost()).await;
+        if !basis.holds(hub, mailbox) {
+            return Some(done);
+        }
+        done = Some(entry.position);
+        if entry.push.as_ref().is_some_and(|push| push.is_over(clock::now_ms())) {
+            continue;
+        }
         if !mailbox.deliver(entry) {
-            return false;
+            return None;
         }
         hub.context.metrics.deliveries.inc();
     }
-    if entries.last().is_none_or(|entry| entry.position != reached) {
+    if mailbox.knows_less_than(reached.offset) {
         mailbox.tell(reached.offset);
         mailbox.control(position_frame(&hub.name, reached));
     }
     mailbox.outbound.room_for(0).await;
-    true
+    Some(Some(reached))
 }
 
 /// Awaits a future, however long it takes; the client is still greeted in time.

@@ -80,6 +80,11 @@ impl Entry {
 }
 
 impl Push {
+    /// Whether it is not delivered any more.
+    pub fn is_over(&self, now_ms: i64) -> bool {
+        self.expires_at.is_some_and(|at| at <= now_ms)
+    }
+
     /// Bytes of it in memory.
     fn bytes(&self) -> usize {
         self.frame.len() + self.compressed.as_ref().map_or(0, |compressed| compressed.len())

@@ -20,7 +20,7 @@ use wirepost_core::{
 
 use super::{
     context::HubContext,
-    entry::{self, Entry, Push},
+    entry::{self, Entry},
     gap::Gap,
     log::{Log, Lookup},
     mailbox::Mailbox,
@@ -115,10 +115,22 @@ impl Hub {
         self.business.load().config.delivery
     }
 
-    /// Applies a new configuration with the same delivery.
+    /// Applies a new configuration with the same delivery. What the former one judged otherwise is forgotten: clients
+    /// that need it read the stream again.
     pub fn update(&self, business: Arc<Business>) {
+        let mut state = self.lock();
+        if !self.business.load().judges_as(&business) {
+            state.log.keep_position();
+        }
         self.business.store(business);
+        drop(state);
         self.moved.send_modify(|n| *n += 1);
+    }
+
+    /// Whether what this one judged is valid.
+    pub fn judges_as(&self, judge: &Arc<Business>) -> bool {
+        let business = self.business.load();
+        Arc::ptr_eq(&business, judge) || business.judges_as(judge)
     }
 
     /// Changes whenever the reader attaches or the log grows.
@@ -157,9 +169,11 @@ impl Hub {
         self.clients.send_replace(state.registry.len());
     }
 
-    /// Replaces a connection's tags: pushes to removed ones stop immediately.
+    /// Replaces a connection's tags: pushes to removed ones stop immediately, also those that are queued.
     pub fn set_tags(&self, mailbox: &Arc<Mailbox>, tags: &[String]) {
-        self.lock().registry.set_tags(mailbox, tags);
+        let mut state = self.lock();
+        state.registry.set_tags(mailbox, tags);
+        mailbox.tags_changed(|push| state.registry.addresses(push, mailbox));
     }
 
     /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come.
@@ -307,15 +321,19 @@ impl Hub {
         }
     }
 
-    /// Appends entries and delivers them to the connections that they address.
-    pub fn append(&self, entries: Vec<Arc<Entry>>, delivery: Delivery) {
+    /// Appends entries and delivers them to the connections that they address. False: the declaration has changed since
+    /// they were judged by `judge`, and nothing was done.
+    #[must_use]
+    pub fn append(&self, judge: &Arc<Business>, entries: Vec<Arc<Entry>>, delivery: Delivery) -> bool {
         let now = clock::now_ms();
         let (mut delivered, mut late) = (0, 0);
         let mut state = self.lock();
+        if !self.judges_as(judge) {
+            return false;
+        }
         for entry in entries {
-            let over = |push: &Push| push.expires_at.is_some_and(|at| at <= now);
-            late += u64::from(entry.push.as_ref().is_some_and(over));
-            if let Some(push) = entry.push.as_ref().filter(|push| !over(push)) {
+            late += u64::from(entry.push.as_ref().is_some_and(|push| push.is_over(now)));
+            if let Some(push) = entry.push.as_ref().filter(|push| !push.is_over(now)) {
                 state.registry.for_each_addressed(push, |mailbox| {
                     if mailbox.is_live() && mailbox.deliver(&entry) {
                         delivered += 1;
@@ -331,6 +349,7 @@ impl Hub {
         self.context.metrics.deliveries.inc_by(delivered);
         self.context.metrics.late_pushes.inc_by(late);
         self.moved.send_modify(|n| *n += 1);
+        true
     }
 
     /// Clears the log if there is no connection. False: there is one, so the reader must go on. One step under the
@@ -400,8 +419,5 @@ pub fn position_frame(business: &str, position: Position) -> Utf8Bytes {
 }
 
 fn is_for(registry: &Registry, mailbox: &Mailbox, entry: &Entry, now: i64) -> bool {
-    entry
-        .push
-        .as_ref()
-        .is_some_and(|push| push.expires_at.is_none_or(|at| at > now) && registry.addresses(push, mailbox))
+    entry.push.as_ref().is_some_and(|push| !push.is_over(now) && registry.addresses(push, mailbox))
 }

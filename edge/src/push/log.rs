@@ -122,6 +122,14 @@ impl Log {
         }
     }
 
+    /// Drops all entries, and keeps the newest position: from now on the log begins behind it.
+    pub fn keep_position(&mut self) {
+        if let Some(position) = self.position() {
+            self.clear();
+            self.append(Arc::new(Entry::mark(position)));
+        }
+    }
+
     fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.budget.add(bytes);

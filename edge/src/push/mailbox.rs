@@ -10,7 +10,11 @@ use std::sync::{
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::frames::CloseCode;
 
-use super::{backlog::Queue, entry::Entry, receipts::Receipts};
+use super::{
+    backlog::Queue,
+    entry::{Entry, Push},
+    receipts::Receipts,
+};
 use crate::compression::Compression;
 use outbound::{Item, Outbound};
 
@@ -38,6 +42,8 @@ pub struct Mailbox {
     greeted: AtomicBool,
     /// Offset + 1 of the newest cursor sent to it; 0 = none.
     told: AtomicU64,
+    /// Counts changes of its tags.
+    tags: AtomicU64,
 }
 
 impl Mailbox {
@@ -55,6 +61,7 @@ impl Mailbox {
             live: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
             told: AtomicU64::new(0),
+            tags: AtomicU64::new(0),
         }
     }
 
@@ -66,6 +73,18 @@ impl Mailbox {
     /// Only under the hub's lock.
     pub fn set_live(&self) {
         self.live.store(true, Ordering::Relaxed);
+    }
+
+    /// Changes with its tags.
+    pub fn tags(&self) -> u64 {
+        self.tags.load(Ordering::Relaxed)
+    }
+
+    /// Its tags have changed: what is queued for it by the former ones is dropped where `addresses` says no. Only under
+    /// the hub's lock.
+    pub fn tags_changed(&self, mut addresses: impl FnMut(&Push) -> bool) {
+        self.tags.fetch_add(1, Ordering::Relaxed);
+        self.outbound.retain_pushes(|entry| entry.push.as_ref().is_none_or(&mut addresses));
     }
 
     /// Queues a push.

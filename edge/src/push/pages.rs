@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use super::entry::Entry;
+use crate::business::Business;
 
 /// Bytes of all cached pages.
 const CACHE_BYTES: usize = 32 << 20;
@@ -34,7 +35,8 @@ struct Cache {
 /// A bounded read of a stream, parsed into entries.
 #[derive(Debug)]
 pub(super) struct CachedPage {
-    business: Arc<str>,
+    /// What its entries were judged by.
+    judge: Arc<Business>,
     read_at: Instant,
     /// In stream order.
     pub(super) entries: Vec<Arc<Entry>>,
@@ -48,7 +50,7 @@ pub(super) struct CachedPage {
 impl CachedPage {
     /// A page that was just read. Its entries count as kept for its lifetime.
     pub(super) fn new(
-        business: &Arc<str>,
+        judge: Arc<Business>,
         entries: Vec<Arc<Entry>>,
         first_offset: Option<u64>,
         lost: bool,
@@ -57,12 +59,12 @@ impl CachedPage {
             entry.keep(true);
         }
         let bytes = entries.iter().map(|entry| entry.cost()).sum();
-        Self { business: Arc::clone(business), read_at: Instant::now(), entries, first_offset, lost, bytes }
+        Self { judge, read_at: Instant::now(), entries, first_offset, lost, bytes }
     }
 
-    /// Whether it has the record at `offset` and one after it.
-    fn serves(&self, business: &str, offset: u64) -> bool {
-        *self.business == *business
+    /// Whether it has the record at `offset` and one after it, judged as this business judges.
+    fn serves(&self, business: &Arc<Business>, offset: u64) -> bool {
+        (Arc::ptr_eq(&self.judge, business) || self.judge.judges_as(business))
             && self.read_at.elapsed() < CACHE_TIME
             && self.entries.first().is_some_and(|first| first.position.offset <= offset)
             && self.entries.last().is_some_and(|last| last.position.offset > offset)
@@ -90,11 +92,11 @@ impl PageCache {
 
     /// Drops the pages of a business.
     pub fn forget(&self, business: &str) {
-        self.lock().retain(|page| *page.business != *business);
+        self.lock().retain(|page| page.judge.name() != business);
     }
 
-    /// A page that has the record at `offset` and one after it.
-    pub(super) fn find(&self, business: &str, offset: u64) -> Option<Arc<CachedPage>> {
+    /// A page that has the record at `offset` and one after it, judged as this business judges.
+    pub(super) fn find(&self, business: &Arc<Business>, offset: u64) -> Option<Arc<CachedPage>> {
         self.lock().pages.iter().find(|page| page.serves(business, offset)).cloned()
     }
 

@@ -157,18 +157,23 @@ struct Reader<'h> {
 
 impl Reader<'_> {
     async fn take(&mut self, records: &[Record]) {
-        let business = self.hub.business();
-        let mut entries = Vec::with_capacity(records.len());
-        for record in records {
-            let (entry, rejected) = Entry::read(&business, record, &self.hub.context.backlog);
-            if let Some(rejected) = rejected {
-                self.reports.note(self.hub, record, rejected);
+        let (business, rejections) = loop {
+            let business = self.hub.business();
+            let (mut entries, mut rejections) = (Vec::with_capacity(records.len()), Vec::new());
+            for record in records {
+                let (entry, rejected) = Entry::read(&business, record, &self.hub.context.backlog);
+                rejections.extend(rejected.map(|rejected| (record, rejected)));
+                entries.push(Arc::new(entry));
             }
-            self.unsaid_bytes += record.body.len() as u64;
-            entries.push(Arc::new(entry));
+            self.hub.compress(&mut entries).await;
+            if self.hub.append(&business, entries, self.delivery) {
+                break (business, rejections);
+            }
+        };
+        for (record, rejected) in rejections {
+            self.reports.note(self.hub, record, rejected);
         }
-        self.hub.compress(&mut entries).await;
-        self.hub.append(entries, self.delivery);
+        self.unsaid_bytes += records.iter().map(|record| record.body.len() as u64).sum::<u64>();
         if self.unsaid_bytes >= business.config.retention.bytes / RETENTION_PART {
             self.tell_position();
         }

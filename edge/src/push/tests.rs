@@ -4,6 +4,7 @@
 
 mod attach;
 mod compressed;
+mod judged;
 mod waits;
 
 use std::sync::Arc;
@@ -46,19 +47,28 @@ fn declared() -> (BusinessConfig, Topology) {
 }
 
 fn declared_with(delivery: Delivery) -> (BusinessConfig, Topology) {
+    let (config, topology) = declared_routes(delivery, &["n"]);
+    assert_eq!(config.routes[0].send_type, SendType::ServerToClient);
+    assert_eq!(config.routes[0].audience, Audience::Everyone);
+    (config, topology)
+}
+
+/// With these message types.
+fn declared_routes(delivery: Delivery, types: &[&str]) -> (BusinessConfig, Topology) {
+    let route = |message_type: &&str| {
+        serde_json::json!({"messageType": message_type, "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone"})
+    };
     let business = serde_json::from_value(serde_json::json!({
         "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness",
         "metadata": {"name": "payments", "namespace": "shop"},
         "spec": {
             "clientTypes": ["app"],
-            "routes": [{"messageType": "n", "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone"}],
+            "routes": types.iter().map(route).collect::<Vec<_>>(),
             "push": {"delivery": delivery},
         },
     }))
     .unwrap();
     let compiled = compile_one(&business).unwrap();
-    assert_eq!(compiled.config.routes[0].send_type, SendType::ServerToClient);
-    assert_eq!(compiled.config.routes[0].audience, Audience::Everyone);
     (compiled.config, compiled.topology)
 }
 

@@ -36,7 +36,9 @@ pub(super) enum Input {
     Joined(bool),
     /// What [`Action::Read`] brought.
     Read(Result<StreamRead, ReadError>),
-    /// [`Action::Deliver`], [`Action::AwaitLog`] or [`Action::Wait`] is done.
+    /// The position up to which [`Action::Deliver`] is done; what follows is to be chosen anew. `None`: it had not begun.
+    Delivered(Option<Position>),
+    /// [`Action::AwaitLog`] or [`Action::Wait`] is done.
     Done,
 }
 
@@ -102,12 +104,13 @@ impl Progress {
             };
         };
         match input {
-            Input::Joined(_) | Input::Done => self.attempt(),
-            Input::Advanced(Advance::Live) => Action::End,
-            Input::Advanced(Advance::More(entries, reached)) => {
+            Input::Delivered(Some(reached)) => {
                 *at = reached;
-                Action::Deliver(entries, reached)
+                self.attempt()
             }
+            Input::Joined(_) | Input::Delivered(None) | Input::Done => self.attempt(),
+            Input::Advanced(Advance::Live) => Action::End,
+            Input::Advanced(Advance::More(entries, reached)) => Action::Deliver(entries, reached),
             Input::Advanced(Advance::Unattached) => Action::AwaitLog,
             Input::Advanced(Advance::Older) => {
                 *ahead_of_log = false;
@@ -119,7 +122,6 @@ impl Progress {
             }
             Input::Read(Ok(StreamRead::Continues { entries, reached: Some(reached) })) => {
                 *beyond_end = 0;
-                *at = reached;
                 Action::Deliver(entries, reached)
             }
             Input::Read(Ok(StreamRead::Continues { reached: None, .. })) => {
@@ -198,14 +200,20 @@ mod tests {
             Input::Done,
             Input::Advanced(Advance::Older),
             read(Some(20)),
-            Input::Done,
+            Input::Delivered(Some(at(20))),
             Input::Advanced(Advance::More(vec![], at(30))),
-            Input::Done,
+            Input::Delivered(Some(at(30))),
             Input::Advanced(Advance::Live),
         ];
         let expected =
             ["await log", "advance 7", "read 7", "deliver 20", "advance 20", "deliver 30", "advance 30", "end"];
         assert_eq!(actions(&mut resuming(), inputs), expected);
+    }
+
+    #[test]
+    fn what_was_not_delivered_is_chosen_anew() {
+        let inputs = vec![read(Some(20)), Input::Delivered(Some(at(15))), read(Some(20)), Input::Delivered(None)];
+        assert_eq!(actions(&mut resuming(), inputs), ["deliver 20", "advance 15", "deliver 20", "advance 15"]);
     }
 
     #[test]

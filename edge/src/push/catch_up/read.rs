@@ -52,11 +52,11 @@ pub(super) async fn read(hub: &Hub, mailbox: &Mailbox, at: Position) -> Result<S
 /// A page that begins at `offset` or before it, from the cache or the broker.
 async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let context = &hub.context;
-    if let Some(page) = context.pages.find(&hub.name, offset) {
+    if let Some(page) = context.pages.find(&hub.business(), offset) {
         return Ok(page);
     }
     let _first = hub.reads.permit(offset).await;
-    if let Some(page) = context.pages.find(&hub.name, offset) {
+    if let Some(page) = context.pages.find(&hub.business(), offset) {
         return Ok(page);
     }
     let _permit = context.pages.reader().await;
@@ -76,7 +76,7 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let entry = |record| Arc::new(Entry::read(&business, record, &context.backlog).0);
     let mut entries: Vec<_> = read.records.iter().map(entry).collect();
     hub.compress(&mut entries).await;
-    let page = Arc::new(CachedPage::new(&hub.name, entries, read.first_offset, read.lost));
+    let page = Arc::new(CachedPage::new(business, entries, read.first_offset, read.lost));
     context.pages.keep(Arc::clone(&page));
     context.backlog.shed();
     Ok(page)

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::{
 use wirepost_core::frames::CloseCode;
 
 use crate::{
+    clock,
     compression::Compression,
     push::{
         backlog::Backlog,
@@ -107,6 +108,13 @@ impl Item {
         self.payload().len()
     }
 
+    /// Whether it is a push that has expired.
+    fn is_over(&self) -> bool {
+        let (Self::Push(entry) | Self::Compressed(entry)) = self else { return false };
+        // Most have no end, and need no look at the clock.
+        entry.push.as_ref().is_some_and(|push| push.expires_at.is_some() && push.is_over(clock::now_ms()))
+    }
+
     /// Bytes that only this queue keeps: a push is counted on its own.
     fn own(&self) -> usize {
         match self {
@@ -181,6 +189,23 @@ impl Outbound {
         true
     }
 
+    /// Drops queued pushes that are not to be delivered any more.
+    pub fn retain_pushes(&self, mut keep: impl FnMut(&Entry) -> bool) {
+        let mut inner = self.lock();
+        let mut dropped = 0;
+        inner.queue.retain(|item| {
+            let (Item::Push(entry) | Item::Compressed(entry)) = item else { return true };
+            let kept = keep(entry);
+            dropped += if kept { 0 } else { item.len() };
+            kept
+        });
+        inner.bytes -= dropped;
+        self.gauge.dec_by(dropped as i64);
+        if self.bounds.half().hold(&inner) {
+            wake(inner.refill.take());
+        }
+    }
+
     /// Closes the connection. The first cause counts. Queued frames are still written if the client could not get them
     /// again ([`CloseCode::flushes`]); otherwise they are dropped.
     pub fn close(&self, code: CloseCode) {
@@ -203,10 +228,11 @@ impl Outbound {
         wake(inner.refill.take());
     }
 
-    /// The next item to write; pending while there is none. One writer only.
+    /// The next item to write; pending while there is none. A push that has expired in the queue is dropped. One writer
+    /// only.
     pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
         let mut inner = self.lock();
-        if let Some(item) = inner.queue.pop_front() {
+        while let Some(item) = inner.queue.pop_front() {
             let (bytes, own) = (item.len(), item.own());
             inner.bytes -= bytes;
             inner.own -= own;
@@ -218,6 +244,9 @@ impl Outbound {
             }
             if self.bounds.half().hold(&inner) {
                 wake(inner.refill.take());
+            }
+            if item.is_over() {
+                continue;
             }
             return Poll::Ready(Next::Item(item));
         }
