@@ -46,7 +46,8 @@ impl Batch {
         self.chunk.data.len()
     }
 
-    /// The messages; unreadable ones are left out and counted.
+    /// The messages, malformed ones included: they have a position like any other. Those of compressed or truncated
+    /// sub-batches have none, are left out, and were counted.
     pub fn iter(&self) -> Messages<'_> {
         Messages { batch: self, entries: self.chunk.entries() }
     }
@@ -78,10 +79,13 @@ impl Iterator for Messages<'_> {
             if offset < self.batch.from {
                 continue;
             }
-            if let Ok(sections) = Sections::parse(&bytes) {
-                return Some(Message { offset, timestamp: self.batch.chunk.timestamp, bytes, sections });
+            let sections = Sections::parse(&bytes);
+            let malformed = sections.is_err();
+            if malformed {
+                self.batch.counters.skipped_messages.increment();
             }
-            self.batch.counters.skipped_messages.increment();
+            let (timestamp, sections) = (self.batch.chunk.timestamp, sections.unwrap_or_default());
+            return Some(Message { offset, timestamp, bytes, sections, malformed });
         }
     }
 }
@@ -93,9 +97,15 @@ pub struct Message {
     timestamp: i64,
     bytes: Bytes,
     sections: Sections,
+    malformed: bool,
 }
 
 impl Message {
+    /// Whether it is not AMQP 1.0: then it has no sections and no body.
+    pub const fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
     /// Its offset in the stream: increasing, not contiguous.
     pub const fn offset(&self) -> u64 {
         self.offset
@@ -126,7 +136,7 @@ impl Message {
         &self.sections
     }
 
-    /// The AMQP 1.0 bytes as stored.
+    /// The bytes as stored: AMQP 1.0, unless it [is malformed](Self::is_malformed).
     pub const fn encoded(&self) -> &Bytes {
         &self.bytes
     }

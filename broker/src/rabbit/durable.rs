@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use wirepost_core::names;
@@ -17,7 +18,7 @@ use super::{
     body,
     config::{Checked, Config},
 };
-use crate::{Feed, FeedEvent, Page, ReadError, Record, RecordBatch, Start, metrics};
+use crate::{Feed, FeedEvent, MessageDefect, Page, ReadError, Record, RecordBatch, Start, metrics};
 
 /// Longest time for a page.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,7 +111,11 @@ pub(super) async fn read(client: &Client, business: &str, from: u64, max_bytes: 
 }
 
 fn record(message: &Message) -> Record {
-    let (body, defect) = body::of(message.sections());
+    let (body, defect) = if message.is_malformed() {
+        (Bytes::new(), Some(MessageDefect::Form("not AMQP 1.0")))
+    } else {
+        body::of(message.sections())
+    };
     Record { position: message.position(), timestamp: message.timestamp(), body, defect }
 }
 

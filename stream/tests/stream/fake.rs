@@ -202,10 +202,16 @@ impl Peer {
 
     /// Delivers one chunk of messages with these bodies; Deliver version 1.
     pub(crate) async fn deliver(&mut self, id: u8, first_offset: u64, bodies: &[&str]) -> Result<()> {
-        let data: Vec<u8> = bodies.iter().flat_map(|body| entry(&data_message(body.as_bytes()))).collect();
+        let messages: Vec<_> = bodies.iter().map(|body| data_message(body.as_bytes())).collect();
+        self.deliver_raw(id, first_offset, &messages).await
+    }
+
+    /// The same with messages as they are.
+    pub(crate) async fn deliver_raw(&mut self, id: u8, first_offset: u64, messages: &[Vec<u8>]) -> Result<()> {
+        let data: Vec<u8> = messages.iter().flat_map(|message| entry(message)).collect();
         let mut chunk = vec![id, 0x50, 0];
-        chunk.extend((bodies.len() as u16).to_be_bytes());
-        chunk.extend((bodies.len() as u32).to_be_bytes());
+        chunk.extend((messages.len() as u16).to_be_bytes());
+        chunk.extend((messages.len() as u32).to_be_bytes());
         chunk.extend(1_700_000_000_000i64.to_be_bytes());
         chunk.extend(1u64.to_be_bytes());
         chunk.extend(first_offset.to_be_bytes());

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio::time::timeout;
 use wirepost_stream::{Client, Event, ReadBatch, Start};
 use wirepost_testing::broker::PATIENCE;
 
 use crate::fake::{FakeBroker, OK, Peer};
+use crate::raw::data_message;
 use crate::support::{attached, config, event, numbers, take};
 
 /// First offset and committed end of the only stream.
@@ -85,6 +86,28 @@ async fn a_page_ends_before_a_chunk_that_is_too_large() -> Result<()> {
     let page = client.read("s", 0, 1 << 20, PATIENCE).await?;
     assert_eq!((read(&page), page.next, page.lost, page.at_end), (vec![0, 1], 2, true, false));
     script.await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_last_message_that_is_not_amqp_has_the_position_at_which_reading_goes_on() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = Client::new(config(broker.address.clone(), "/"));
+    let mut subscription = client.subscribe("s", Start::First);
+    let mut peer = timeout(PATIENCE, broker.accept()).await??;
+    let messages = [data_message(b"0"), b"no amqp".to_vec()];
+    let first = peer.subscribed(&stats(0, 1)).await?;
+    peer.deliver_raw(first.id, 0, &messages).await?;
+    attached(&mut subscription).await;
+    let Event::Messages(batch) = event(&mut subscription).await else { panic!("expected messages") };
+    let last = batch.iter().last().context("two messages")?;
+    assert!(last.is_malformed() && last.body().is_empty());
+    let position = last.position();
+    drop(batch);
+    peer.send(0x10, 1, &[0, 6, 0, 1, b's']).await?;
+    let again = peer.subscribed(&stats(0, 1)).await?;
+    peer.deliver_raw(again.id, 0, &messages).await?;
+    assert_eq!(attached(&mut subscription).await, Some(position));
     Ok(())
 }
 

@@ -137,12 +137,12 @@ pub(crate) async fn attached(subscription: &mut Subscription) -> Option<Position
     }
 }
 
-/// Collects `count` messages. Outages in between are fine, gaps and resets are not.
+/// Collects `count` messages, without malformed ones. Outages in between are fine, gaps and resets are not.
 pub(crate) async fn take(subscription: &mut Subscription, count: usize) -> Vec<Message> {
     let mut messages = Vec::new();
     while messages.len() < count {
         match event(subscription).await {
-            Event::Messages(batch) => messages.extend(batch.iter()),
+            Event::Messages(batch) => messages.extend(batch.iter().filter(|m| !m.is_malformed())),
             Event::Attached { .. } | Event::Down { .. } => {}
             other => panic!("after {} of {count} messages: {other:?}", messages.len()),
         }
