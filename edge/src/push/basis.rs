@@ -10,7 +10,7 @@ use crate::business::Business;
 #[derive(Clone, Debug)]
 pub(super) struct Basis {
     judge: Arc<Business>,
-    tags: u64,
+    tags: u16,
 }
 
 impl Basis {

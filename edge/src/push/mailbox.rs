@@ -4,7 +4,7 @@ pub mod outbound;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
 };
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -42,8 +42,8 @@ pub struct Mailbox {
     greeted: AtomicBool,
     /// Offset + 1 of the newest cursor sent to it; 0 = none.
     told: AtomicU64,
-    /// Counts changes of its tags.
-    tags: AtomicU64,
+    /// Counts changes of its tags; it may wrap. Small, since each connection has one.
+    tags: AtomicU16,
 }
 
 impl Mailbox {
@@ -61,7 +61,7 @@ impl Mailbox {
             live: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
             told: AtomicU64::new(0),
-            tags: AtomicU64::new(0),
+            tags: AtomicU16::new(0),
         }
     }
 
@@ -76,7 +76,7 @@ impl Mailbox {
     }
 
     /// Changes with its tags.
-    pub fn tags(&self) -> u64 {
+    pub fn tags(&self) -> u16 {
         self.tags.load(Ordering::Relaxed)
     }
 

@@ -236,6 +236,9 @@ impl<P: Peer> Running<P> {
         let now = Now::read();
         let (text, business, mailbox);
         let input = match event {
+            // It is closing while its queue is written: an answer would be dropped, so nothing new begins. The sender
+            // repeats what has no answer.
+            Event::Socket(SocketEvent::Text(_)) if effects.mailbox.outbound.closing().is_some() => Input::Progress(0),
             Event::Socket(SocketEvent::Text(received)) => {
                 (text, business) = (received, effects.hub.business());
                 mailbox = Arc::clone(&effects.mailbox);

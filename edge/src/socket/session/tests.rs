@@ -3,6 +3,7 @@
 
 use std::{
     future::poll_fn,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
 
@@ -39,6 +40,7 @@ struct Edge {
 
 /// The peer's side of a connection.
 struct Client {
+    slow: Arc<AtomicBool>,
     input: mpsc::Sender<SocketEvent>,
     frames: mpsc::Receiver<Value>,
     task: JoinHandle<()>,
@@ -46,6 +48,8 @@ struct Client {
 
 /// The substitute for a socket.
 struct TestPeer {
+    /// It reads nothing: what is queued for it stays there.
+    slow: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
     input: mpsc::Receiver<SocketEvent>,
     frames: mpsc::Sender<Value>,
@@ -54,7 +58,7 @@ struct TestPeer {
 impl Peer for TestPeer {
     async fn next(&mut self, mut may_read: impl FnMut(&mut Context<'_>, bool) -> bool + Send) -> SocketEvent {
         poll_fn(move |cx| {
-            loop {
+            while !self.slow.load(Ordering::Relaxed) {
                 match self.mailbox.outbound.poll_next(cx) {
                     Poll::Ready(Next::Item(item)) if item.payload().is_empty() => {}
                     Poll::Ready(Next::Item(item)) => {
@@ -141,13 +145,16 @@ impl Edge {
             written: WriteProgress::default(),
         };
         let ((input, events), (sender, frames)) = (mpsc::channel(1024), mpsc::channel(1024));
+        let slow = Arc::<AtomicBool>::default();
+        let of_peer = Arc::clone(&slow);
         let peer = move |_: &Hub, _: &Shared, mailbox: &Arc<Mailbox>| TestPeer {
+            slow: of_peer,
             mailbox: Arc::clone(mailbox),
             input: events,
             frames: sender,
         };
         let task = tokio::spawn(session.start(peer).run());
-        Client { input, frames, task }
+        Client { slow, input, frames, task }
     }
 
     fn push(&self, number: u64) {
@@ -285,6 +292,26 @@ async fn a_drain_waits_for_the_answer_and_then_closes() {
     edge.shared.drain.begin(Duration::from_millis(100), Instant::now() + Duration::from_secs(45));
     assert_eq!(client.frame().await["op"], "drain");
     edge.broker.set_frozen(false);
+    assert_eq!(client.frame().await, json!({"op": "ack", "id": "1"}));
+    assert_eq!(client.frame().await, json!({"closed": 1012}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_client_sends_while_it_is_closed_is_not_published() {
+    let mut edge = Edge::start();
+    let mut client = edge.connect(StartAt::Now);
+    client.frame().await;
+    client.slow.store(true, Ordering::Relaxed);
+    edge.push(0);
+    client.send(json!({"id": "1", "messageType": "order", "content": {}})).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    edge.hub.disconnect(CloseCode::Interrupted);
+    client.send(json!({"id": "2", "messageType": "order", "content": {}})).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(edge.broker.queue_len(QUEUE), Some(1), "its answer would be dropped");
+    client.slow.store(false, Ordering::Relaxed);
+    client.send(json!({"op": "ping"})).await;
+    assert_eq!(client.frame().await["content"], 0);
     assert_eq!(client.frame().await, json!({"op": "ack", "id": "1"}));
     assert_eq!(client.frame().await, json!({"closed": 1012}));
 }
