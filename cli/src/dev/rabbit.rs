@@ -115,6 +115,8 @@ impl Args {
 /// What the tasks keep on the broker.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Desired {
+    /// Counts what was desired.
+    number: u64,
     businesses: Vec<Compiled>,
 }
 
@@ -124,7 +126,7 @@ pub(super) struct Rabbit {
     show_queues: bool,
     open_queues: OpenQueues,
     desired: watch::Sender<Desired>,
-    /// The number of finished rounds.
+    /// The number of what the last finished round was for.
     rounds: watch::Receiver<u64>,
     stop: CancellationToken,
     tasks: Tasks,
@@ -191,15 +193,15 @@ impl Rabbit {
     }
 
     /// Applies the topology of these businesses. Returns after the first attempt, so that clients connect after it
-    /// exists.
+    /// exists. A round for former ones may end meanwhile.
     pub(super) async fn apply(&mut self, businesses: &[Compiled]) {
-        self.rounds.mark_unchanged();
         let mut businesses = businesses.to_vec();
         for Compiled { owner, topology, .. } in &mut businesses {
             self.open_queues.mark(owner, topology);
         }
-        self.desired.send_replace(Desired { businesses });
-        let _ = timeout(FIRST_ROUND, self.rounds.changed()).await;
+        let number = self.desired.borrow().number + 1;
+        self.desired.send_replace(Desired { number, businesses });
+        let _ = timeout(FIRST_ROUND, self.rounds.wait_for(|done| *done >= number)).await;
     }
 }
 
@@ -231,6 +233,29 @@ mod tests {
         assert_eq!(address.management, "http://me:p%40ss@rabbit:15672/");
         let named = args("amqp://me:secret@rabbit", Some("http://admin:a@other:1")).address().unwrap().unwrap();
         assert_eq!(named.management, "http://admin:a@other:1/");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_waits_for_its_own_round() {
+        let (desired, _changes) = watch::channel(Desired::default());
+        let (done, rounds) = watch::channel(0);
+        let mut rabbit = Rabbit {
+            place: String::new(),
+            show_queues: false,
+            open_queues: OpenQueues::default(),
+            desired,
+            rounds,
+            stop: CancellationToken::new(),
+            tasks: Supervisor::default().tasks(),
+        };
+        for number in 1..4 {
+            let mut applied = Box::pin(rabbit.apply(&[]));
+            // A sweep of what was desired before.
+            done.send_replace(number - 1);
+            assert!(timeout(FIRST_ROUND / 2, &mut applied).await.is_err(), "{number}");
+            done.send_replace(number);
+            assert!(timeout(Duration::ZERO, applied).await.is_ok(), "{number}");
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ struct Rounds {
     leaving: BTreeSet<String>,
 }
 
-/// Runs until dropped. `done` counts the rounds.
+/// Runs until dropped. `done` tells what the last round was for.
 pub(super) async fn run(
     keeper: Keeper,
     dev: Arc<Dev>,
@@ -99,9 +99,10 @@ pub(super) async fn run(
     let mut changed_at = Instant::now();
     loop {
         let now = desired.borrow_and_update().clone();
-        if now != wanted {
-            (wanted, changed_at) = (now, Instant::now());
+        if now.businesses != wanted.businesses {
+            changed_at = Instant::now();
         }
+        wanted = now;
         // The edge gets its configuration after a round, and may still finish messages by the former one.
         let settled = DECISIONS_VALID_FOR.saturating_sub(changed_at.elapsed());
         let phase = if settled.is_zero() { Phase::Shrink } else { Phase::Grow };
@@ -115,7 +116,7 @@ pub(super) async fn run(
                 Some(RETRY_INTERVAL)
             }
         };
-        done.send_modify(|rounds| *rounds += 1);
+        done.send_replace(wanted.number);
         tokio::select! {
             () = dev.again.notified() => {}
             () = sleep(next.unwrap_or_default()), if next.is_some() => {}
