@@ -74,6 +74,8 @@ pub struct Metrics {
     pub gaps: Family<Label, Counter>,
     /// Pages of streams read for clients that catch up.
     pub catch_up_reads: Counter,
+    /// Bytes of cached pages.
+    pub page_bytes: Gauge,
     /// Businesses that are read, since they have clients here.
     pub readers: Gauge,
     /// Businesses whose clients wait for pushes while none are read.
@@ -168,7 +170,8 @@ impl Default for Metrics {
             tokens: metric!("tokens", "Token calls by outcome"),
             tokens_without_tags: metric!("tokens_without_tags", "Sessions whose JWT lacks the claim declared for tags"),
             gaps: metric!("gaps", "Gaps reported to clients: messages may be missing, by reason"),
-            catch_up_reads: metric!("catch_up_reads", "Pieces of streams read for clients that catch up"),
+            catch_up_reads: metric!("catch_up_reads", "Pages of streams read for clients that catch up"),
+            page_bytes: metric!("page_bytes", "Pages of streams kept for further clients that catch up, in bytes"),
             readers: metric!("readers", "Businesses that are to be read, since clients of theirs are here"),
             readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),
             reader_lag: metric!(

@@ -36,7 +36,7 @@ impl HubContext {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
             backlog: Backlog::new(settings.backlog_bytes, &metrics),
-            pages: PageCache::new(settings.catch_up_readers),
+            pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),
             metrics,
             settings,
         }

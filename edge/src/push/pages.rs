@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
@@ -18,11 +19,16 @@ use crate::business::Business;
 const CACHE_BYTES: usize = 32 << 20;
 /// How long a page is kept.
 const CACHE_TIME: Duration = Duration::from_secs(10);
+/// Streams read at the same time that were silent the last time: a read of one that still is takes its whole time, and
+/// holds nothing.
+const SILENT_READERS: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
 pub struct PageCache {
     readers: Semaphore,
+    /// For streams that were silent the last time.
+    silent: Semaphore,
     cache: Mutex<Cache>,
 }
 
@@ -30,6 +36,7 @@ pub struct PageCache {
 struct Cache {
     pages: VecDeque<Arc<CachedPage>>,
     bytes: usize,
+    gauge: Gauge,
 }
 
 /// A bounded read of a stream, parsed into entries.
@@ -81,9 +88,10 @@ impl Drop for CachedPage {
 }
 
 impl PageCache {
-    /// At most `readers` pages are read at the same time.
-    pub fn new(readers: usize) -> Self {
-        Self { readers: Semaphore::new(readers.max(1)), cache: Mutex::default() }
+    /// At most `readers` pages are read at the same time, beside those of silent streams. `gauge`: bytes of cached ones.
+    pub fn new(readers: usize, gauge: Gauge) -> Self {
+        let cache = Mutex::new(Cache { gauge, ..Cache::default() });
+        Self { readers: Semaphore::new(readers.max(1)), silent: Semaphore::new(SILENT_READERS), cache }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cache> {
@@ -105,10 +113,17 @@ impl PageCache {
         self.lock().keep(page);
     }
 
-    /// The right to read one page from the broker; waits in turn.
-    pub(super) async fn reader(&self) -> SemaphorePermit<'_> {
+    /// The right to read one page from the broker; waits in turn. A stream that was silent the last time waits for others
+    /// like it only.
+    pub(super) async fn reader(&self, silent: bool) -> SemaphorePermit<'_> {
+        let readers = if silent { &self.silent } else { &self.readers };
         #[expect(clippy::expect_used)]
-        self.readers.acquire().await.expect("this semaphore is never closed")
+        readers.acquire().await.expect("this semaphore is never closed")
+    }
+
+    /// Drops pages that are too old.
+    pub(super) fn sweep(&self) {
+        self.lock().retain(|page| page.read_at.elapsed() < CACHE_TIME);
     }
 }
 
@@ -116,6 +131,7 @@ impl Cache {
     fn retain(&mut self, keep: impl Fn(&CachedPage) -> bool) {
         self.pages.retain(|page| keep(page));
         self.bytes = self.pages.iter().map(|page| page.bytes).sum();
+        self.gauge.set(self.bytes as i64);
     }
 
     fn keep(&mut self, page: Arc<CachedPage>) {
@@ -127,5 +143,6 @@ impl Cache {
         {
             self.bytes -= old.bytes;
         }
+        self.gauge.set(self.bytes as i64);
     }
 }

@@ -9,14 +9,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::oneshot;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct ReadQueue(Arc<Mutex<Queue>>);
+pub(super) struct ReadQueue(Arc<Mutex<Queue>>, AtomicBool);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -34,6 +37,16 @@ struct Queue {
 pub(super) struct ReadPermit(Arc<Mutex<Queue>>);
 
 impl ReadQueue {
+    /// Whether the last read brought nothing in good time.
+    pub(super) fn is_silent(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
+    }
+
+    /// Notes how the last read went.
+    pub(super) fn set_silent(&self, silent: bool) {
+        self.1.store(silent, Ordering::Relaxed);
+    }
+
     /// Waits for the right to read from `offset`.
     ///
     /// *Cancel safety*: a dropped wait gives up its place.

@@ -124,6 +124,7 @@ async fn follow(hub: &Hub, reports: &mut RejectionReports) {
                     hub.set_reading(Reading::Up(feed.lag()));
                 }
                 reader.reports.catch_up(hub);
+                context.pages.sweep();
                 let business = hub.business();
                 let present = *hub.clients().borrow() > 0;
                 let since = idle_since.get_or_insert_with(Instant::now);

@@ -1,6 +1,8 @@
 //! Compares a client's position with the stream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use crate::{
     broker::{Position, ReadError},
@@ -9,6 +11,10 @@ use crate::{
 
 /// Largest page requested, for messages that are larger than the usual page.
 const MAX_PAGE: usize = 64 << 20;
+
+/// Longest read of a stream that was not silent the last time. After that it gives up its place to other businesses, and
+/// takes as long as it needs beside them.
+const QUICK_READ: Duration = Duration::from_secs(1);
 
 /// What a page of the stream shows.
 #[derive(Debug)]
@@ -59,11 +65,20 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     if let Some(page) = context.pages.find(&hub.business(), offset) {
         return Ok(page);
     }
-    let _permit = context.pages.reader().await;
+    let silent = hub.reads.is_silent();
+    let _permit = context.pages.reader(silent).await;
     context.metrics.catch_up_reads.inc();
     let mut bytes = context.settings.catch_up_bytes;
     let read = loop {
-        let read = context.broker.read(&hub.name, offset, bytes).await?;
+        let read = context.broker.read(&hub.name, offset, bytes);
+        let read = if silent {
+            read.await
+        } else {
+            let late = || Err(ReadError(format!("nothing came within {QUICK_READ:?}")));
+            timeout(QUICK_READ, read).await.unwrap_or_else(|_| late())
+        };
+        hub.reads.set_silent(read.is_err());
+        let read = read?;
         // A page that ends at the client's own position makes no progress: the next messages are larger than the page.
         let progress = read.records.last().is_some_and(|last| last.position.offset > offset);
         if read.at_end || read.lost || progress || bytes > MAX_PAGE {

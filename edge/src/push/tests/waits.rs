@@ -10,6 +10,9 @@ use crate::broker::{Confirm, Feed, Health, Page, ReadError, Start};
 
 pub(super) const BOUNDS: Bounds = Bounds { messages: 1000, bytes: 1 << 20 };
 
+/// How long the streams of other businesses say nothing.
+const SILENT: Duration = Duration::from_secs(5);
+
 /// How reads of a stream for catching up behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
@@ -59,6 +62,10 @@ impl Broker for Odd {
 
     fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
         async move {
+            if business != "payments" {
+                tokio::time::sleep(SILENT).await;
+                return Err(ReadError("no answer".into()));
+            }
             let mut reads = self.reads.subscribe();
             let reads = *reads.wait_for(|reads| *reads != Reads::Hang).await.unwrap();
             let mut piece = self.inner.read(business, from, max_bytes).await?;
@@ -208,5 +215,59 @@ async fn clients_with_different_cursors_share_what_is_read_in_any_order() {
     }
     let reads = edge.hub.context.metrics.catch_up_reads.get();
     assert!(reads <= 3, "{reads} reads of one page");
+    edge.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_streams_of_other_businesses_hold_up_a_good_one_for_a_moment_only() {
+    let broker = Odd::new();
+    let (edge, start, _task) = behind(&broker).await;
+    // As many as pages are read at the same time, and more.
+    let silent: Vec<_> = (0..3)
+        .map(|n| {
+            let mut config = declared().0;
+            config.business_type = format!("silent-{n}");
+            let business = Arc::new(Business::try_new(config).unwrap());
+            let hub = Arc::new(Hub::new(business, Arc::clone(&edge.hub.context)));
+            hub.attach(Some(Position { offset: 100, fingerprint: 100 }));
+            let hub = Edge { hub, cancel: CancellationToken::new(), reader: tokio::spawn(async {}) };
+            let old = StartAt::After(Position { offset: 1, fingerprint: 1 });
+            let (_, task) = open(&hub, 10 + n, old, BOUNDS);
+            task
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    // The first time it is not known which ones are silent.
+    for (number, seconds) in [(2, 4), (3, 1)] {
+        let begun = Instant::now();
+        let (mailbox, _task) = open(&edge, number, StartAt::After(start), BOUNDS);
+        loop {
+            let frame = frame(&mailbox).await;
+            if frame["op"].is_null() {
+                break;
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(seconds), "{:?}", begun.elapsed());
+        edge.hub.context.pages.forget("payments");
+        tokio::time::sleep(SILENT * 3).await;
+    }
+    for task in silent {
+        task.abort();
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_nobody_asks_for_again_does_not_stay() {
+    let broker = Odd::new();
+    let (edge, start, _task) = behind(&broker).await;
+    let metrics = Arc::clone(&edge.hub.context.metrics);
+    let (mailbox, _task) = open(&edge, 2, StartAt::After(start), BOUNDS);
+    for n in 0..3 {
+        while frame(&mailbox).await["content"] != n {}
+    }
+    assert!(metrics.page_bytes.get() > 0);
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(metrics.page_bytes.get(), 0);
     edge.stop().await;
 }
