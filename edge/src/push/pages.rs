@@ -56,12 +56,7 @@ pub(super) struct CachedPage {
 
 impl CachedPage {
     /// A page that was just read. Its entries count as kept for its lifetime.
-    pub(super) fn new(
-        judge: Arc<Business>,
-        entries: Vec<Arc<Entry>>,
-        first_offset: Option<u64>,
-        lost: bool,
-    ) -> Self {
+    pub(super) fn new(judge: Arc<Business>, entries: Vec<Arc<Entry>>, first_offset: Option<u64>, lost: bool) -> Self {
         for entry in &entries {
             entry.keep(true);
         }

@@ -55,9 +55,7 @@ fn declared_with(delivery: Delivery) -> (BusinessConfig, Topology) {
 
 /// With these message types.
 fn declared_routes(delivery: Delivery, types: &[&str]) -> (BusinessConfig, Topology) {
-    let route = |message_type: &&str| {
-        serde_json::json!({"messageType": message_type, "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone"})
-    };
+    let route = |message_type: &&str| serde_json::json!({"messageType": message_type, "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone"});
     let business = serde_json::from_value(serde_json::json!({
         "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness",
         "metadata": {"name": "payments", "namespace": "shop"},

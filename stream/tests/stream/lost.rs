@@ -20,7 +20,7 @@ fn read(batch: &ReadBatch) -> Vec<u64> {
     numbers(&batch.batches.iter().flat_map(|batch| batch.iter()).collect::<Vec<_>>())
 }
 
-/// Deletes a chunk of a stream before it is read, and answers what the client then asks of it.
+/// Sends a message behind missing offsets, and answers what the client asks then: where the stream begins now.
 async fn skip(peer: &mut Peer, id: u8, next: u64, first: i64) -> Result<()> {
     peer.deliver(id, next, &["2"]).await?;
     let asked = peer.expect(0x1c).await?;

@@ -6,7 +6,10 @@ use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use super::{waits::*, *};
+use super::{
+    waits::{BOUNDS, frame, number},
+    *,
+};
 use crate::broker::{Confirm, Feed, FeedEvent, Health, Page, ReadError, Start};
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -147,8 +150,11 @@ async fn joins_as_the_reader_ends(delivery: Delivery) {
     assert_eq!(frame(&first).await["resumed"], false);
     task.await.unwrap();
     edge.hub.leave(&first);
-    let outbound =
-        Outbound::new(BOUNDS, prometheus_client::metrics::gauge::Gauge::default(), Arc::clone(&edge.hub.context.backlog));
+    let outbound = Outbound::new(
+        BOUNDS,
+        prometheus_client::metrics::gauge::Gauge::default(),
+        Arc::clone(&edge.hub.context.backlog),
+    );
     let second = Arc::new(Mailbox::new(2, "alice", "app", true, outbound));
     let (hub, of_hook, of_broker) = (Arc::clone(&edge.hub), Arc::clone(&second), broker.clone());
     *broker.at_end.lock().unwrap() = Some(Box::new(move || {

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{waits::*, *};
+use super::{
+    waits::{BOUNDS, frame, number, place},
+    *,
+};
 
 /// Room for a few frames.
 const NARROW: Bounds = Bounds { messages: 8, bytes: 1 << 20 };
