@@ -25,6 +25,8 @@ pub(crate) enum Answer {
     Status(u16, Option<u32>),
     /// A ticket that no edge accepts, as an expired one.
     Expired,
+    /// 200 and a page, as the login of a public network does.
+    Page,
     /// Nothing, ever.
     Never,
 }
@@ -99,6 +101,7 @@ async fn token(State(shared): State<Arc<Shared>>, Path(client): Path<String>) ->
             }
             response
         }
+        Some(Answer::Page) => "<!doctype html><title>Welcome to our Wi-Fi</title>".into_response(),
         Some(Answer::Never) => std::future::pending().await,
         Some(Answer::Expired) => url(&format!("{base}AQexpired")),
         None => {

@@ -43,11 +43,14 @@ macro_rules! scenarios {
 /// All of them; the long ones first.
 pub(crate) static SCENARIOS: &[Scenario] = scenarios![
     "leak: a thousand reconnects leave nothing behind" ["timing", "stats"] leak::reconnects, alone: true;
+    "liveness: by default a dead network is noticed after 35 s" [] liveness::by_default;
     "session: a refresh keeps the connection beyond its end" [] session::refresh, more: "  session: {maxSeconds: 6}\n";
     "session: without a refresh it ends with 3000, and a new token continues it" [] session::no_refresh, more: "  session: {maxSeconds: 5}\n";
     "drain: messages and sends pass from one edge to the next" ["timing"] drain::real;
     "drain: two connections deliver, and nothing is handed over twice" ["timing"] drain::both_deliver;
     "drain: what the old connection does not answer is repeated on the new one" ["timing"] drain::unanswered;
+    "drain: both connections are cut" ["timing"] drain::cut_meanwhile;
+    "drain: close ends both connections" ["timing"] drain::closed_meanwhile;
     "drain: 4009 on the old connection stops nobody" ["timing"] drain::replaced_meanwhile;
     "drain: clients leave at different times" ["timing"] drain::spread;
     "reconnect: the first connection" [] reconnect::first;
@@ -56,11 +59,13 @@ pub(crate) static SCENARIOS: &[Scenario] = scenarios![
     "reconnect: neither a silent server nor a missing welcome holds a client" ["timing"] reconnect::silence;
     "reconnect: an upgrade refused with 503" ["timing"] reconnect::refused;
     "resume: with cursor and resume token, nothing missing and nothing twice" ["timing"] resume::cuts;
+    "resume: a position replaces cursor and resume token" ["timing"] resume::position;
     "resume: a stored cursor continues in another process" ["timing"] resume::stored;
     "tokens: an expired ticket" ["timing"] tokens::expired;
     "tokens: a call that is refused, fails or hangs" ["timing"] tokens::failing;
     "tokens: Retry-After" ["timing"] tokens::retry_after;
     "closes: codes that ask for a fast return with the resume token" ["timing"] closes::fast;
+    "closes: 1009 rejects the largest message" ["timing"] closes::too_large;
     "closes: 3000 asks for a new token" ["timing"] closes::session_over;
     "closes: 3003 and 4010 ask for a slow return" ["timing"] closes::slow;
     "closes: 4009 asks for the user" ["timing"] closes::replaced, limits: "messagesPerSecond: 1000, burst: 1000, connectionsPerId: 1";

@@ -62,7 +62,7 @@ impl World {
         Ok(Self { driver: Arc::clone(driver), setup, edge, proxy, backend, service })
     }
 
-    /// A client that was told to connect, with short waits but for those of `options`.
+    /// A client that was told to connect, with short waits but for those of `options`; `timing: null` leaves all as they are.
     pub(crate) fn client(&self, mut options: Value) -> Result<Client> {
         let name = format!("c{}", CLIENTS.fetch_add(1, Ordering::Relaxed));
         let client = Client::new(&self.driver, &name);
@@ -73,7 +73,11 @@ impl World {
                 timing[name] = value.clone();
             }
         }
-        options["timing"] = timing;
+        if options.get("timing").is_none_or(|given| !given.is_null()) {
+            options["timing"] = timing;
+        } else if let Some(options) = options.as_object_mut() {
+            options.remove("timing");
+        }
         // Two clients of a scenario may be the same person.
         let unique_id = options["uniqueId"].as_str().unwrap_or(&name).to_owned();
         options["tokenUrl"] = self.backend.url(&unique_id).into();

@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use wirepost_testing::broker::{PATIENCE, eventually};
-use wirepost_testing::ws_proxy::{From, Record, What};
+use wirepost_testing::ws_proxy::{Fate, From, Record, What};
 
 use super::reconnect::SLACK;
 use crate::client::Client;
-use crate::world::{BUSINESS, ORIGIN, World};
+use crate::world::{BUSINESS, ORIGIN, World, sent};
 
 fn asked(log: &[Record], connection: usize) -> Option<(Instant, String, Option<String>)> {
     log.iter().find_map(|record| match &record.what {
@@ -23,13 +23,36 @@ pub(super) async fn fast(world: &World) -> Result<()> {
     let client = world.connected(json!({})).await?;
     world.push(&client, [0]).await?;
     client.all_in_order(0).await?;
-    for (n, code) in [1012, 1013, 1002, 1011, 4008, 4999].into_iter().enumerate() {
+    // 1000 and 1001 too: what the client did not ask for is no goodbye.
+    for (n, code) in [1012, 1013, 1000, 1001, 1002, 1011, 4008, 4999].into_iter().enumerate() {
         world.proxy.close(code);
         client.state("open", n + 2).await.with_context(|| format!("after {code}"))?;
         ensure!(world.backend.calls().len() == 1, "it asked for a new token after {code}");
         let (_, _, cursor) = asked(&world.proxy.log(), n + 1).context("no upgrade")?;
         ensure!(cursor.is_some(), "it lost its cursor after {code}");
     }
+    Ok(())
+}
+
+pub(super) async fn too_large(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    // Something before the edge takes less than the edge itself.
+    world.proxy.judge(|from, connection, frame| {
+        let large = frame["content"]["text"].is_string();
+        if large || connection == 0 && from == From::Edge && frame["op"] == "ack" { Fate::Lost } else { Fate::Pass }
+    });
+    client.send_number(0)?;
+    let text = "x".repeat(100_000);
+    client.send("large", &json!({"messageType": "order.placed", "content": {"text": text}}))?;
+    client.send_number(1)?;
+    world.proxy.until("three messages", |log| (log.iter().filter_map(sent).count() == 3).then_some(())).await?;
+    world.proxy.close(1009);
+    let outcome = client.outcome("large").await?;
+    ensure!(outcome["result"] == "rejected" && outcome["code"] == "too_large", "{outcome}");
+    client.acked(0..2).await?;
+    let large = |record: &Record| sent(record).is_some_and(|frame| frame["content"]["text"].is_string());
+    let times = world.proxy.log().iter().filter(|record| large(record)).count();
+    ensure!(times == 1, "it sent what ended its connection {times} times");
     Ok(())
 }
 

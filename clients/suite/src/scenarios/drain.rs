@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
+use wirepost_testing::broker::PATIENCE;
 use wirepost_testing::ws_proxy::{Fate, From, Record, What};
 
 use super::reconnect::{SLACK, check_spread};
@@ -143,6 +144,55 @@ pub(super) async fn unanswered(world: &World) -> Result<()> {
             .collect();
         ensure!(ids.len() == 2 && ids[0] == ids[1], "message {n} was sent as {ids:?}");
     }
+    Ok(())
+}
+
+pub(super) async fn cut_meanwhile(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    let (mut pushed, mut sent_so_far) = (0, 0);
+    // Both connections, while both deliver: before the `welcome` of the new one, and after it.
+    let before = |record: &Record| record.what == What::Open;
+    let after = |record: &Record| is_op(record, From::Edge, "welcome");
+    for moment in [before as fn(&Record) -> bool, after, before, after] {
+        let old = world.attempts();
+        let reached = |log: &[Record], from: usize, moment: fn(&Record) -> bool| {
+            log.iter().any(|record| record.connection >= from && moment(record))
+        };
+        world.proxy.say(json!({"op": "drain", "reconnectWithinMs": 50}));
+        let begin = Instant::now();
+        while !reached(&world.proxy.log(), old, moment) {
+            ensure!(begin.elapsed() < PATIENCE, "there is no second connection");
+            world.service.push_all((pushed..pushed + 10).map(|n| push(&client.name, n))).await?;
+            pushed += 10;
+            client.send_number(sent_so_far)?;
+            sent_so_far += 1;
+        }
+        let all = world.attempts();
+        world.proxy.cut();
+        world.proxy.until("its return", |log| reached(log, all, after).then_some(())).await?;
+        client.all_in_order(pushed - 1).await?;
+    }
+    client.acked(0..sent_so_far).await?;
+    ensure!(client.gaps() == 0, "it reported a gap");
+    Ok(())
+}
+
+pub(super) async fn closed_meanwhile(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    world.proxy.judge(|from, connection, frame| {
+        if connection == 1 && from == From::Edge && frame["op"] == "welcome" { Fate::Lost } else { Fate::Pass }
+    });
+    world.proxy.say(json!({"op": "drain", "reconnectWithinMs": 100}));
+    world.proxy.until("a second connection", |log| position(log, 1, |record| record.what == What::Open)).await?;
+    client.close().await?;
+    world
+        .proxy
+        .until("the end of both connections", |log| {
+            (0..2).all(|n| position(log, n, |record| record.what == What::Over).is_some()).then_some(())
+        })
+        .await?;
+    sleep(Duration::from_millis(700)).await;
+    ensure!(world.attempts() == 2, "it came back after its user had closed it");
     Ok(())
 }
 

@@ -82,5 +82,14 @@ pub(super) async fn transient(world: &World) -> Result<()> {
     client.state("open", 2).await?;
     gaps(&client, 1).await?;
     world.push(&client, [1]).await?;
-    client.all_in_order(1).await
+    client.all_in_order(1).await?;
+    // The same from an edge whose broker is away: it does not know more, and nothing follows.
+    world.proxy.judge(|from, connection, frame| {
+        let mut unsure = frame.clone();
+        let resumed = unsure.as_object_mut().and_then(|fields| fields.remove("resumed"));
+        if connection == 2 && from == From::Edge && resumed.is_some() { Fate::Replaced(unsure) } else { Fate::Pass }
+    });
+    world.proxy.cut();
+    client.state("open", 3).await?;
+    gaps(&client, 2).await
 }

@@ -28,6 +28,22 @@ pub(super) async fn dead(world: &World) -> Result<()> {
     client.acked(1..2).await
 }
 
+pub(super) async fn by_default(world: &World) -> Result<()> {
+    let (silence, first_wait) = (Duration::from_secs(35), Duration::from_millis(500));
+    let client = world.connected(json!({"timing": null})).await?;
+    let frozen = Instant::now();
+    world.proxy.freeze();
+    let back = world
+        .proxy
+        .until("its return", |log| log.iter().find(|record| record.connection == 1).map(|record| record.at))
+        .await?;
+    let after = back - frozen;
+    // The last frame arrived a moment before the network froze.
+    ensure!(after >= silence - Duration::from_secs(3), "it gave the connection up after {after:?}");
+    ensure!(after <= silence + first_wait + SLACK, "it noticed a dead network after {after:?}");
+    client.state("open", 2).await
+}
+
 pub(super) async fn quiet(world: &World) -> Result<()> {
     let client = world.connected(json!({"timing": {"pingAfter": 600, "pongWithin": 3000}})).await?;
     sleep(Duration::from_secs(5)).await;

@@ -43,6 +43,35 @@ pub(super) async fn cuts(world: &World) -> Result<()> {
     Ok(())
 }
 
+pub(super) async fn position(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    world.push(&client, [0]).await?;
+    client.all_in_order(0).await?;
+    let earlier = client.cursor().await?.context("no cursor after a message")?;
+    world.push(&client, [1]).await?;
+    client.all_in_order(1).await?;
+    world.proxy.say(json!({"op": "position", "cursor": earlier, "resumeToken": "AQlater"}));
+    // Frames arrive in order: it has the position when it has this one.
+    world.push(&client, [2]).await?;
+    client.all_in_order(2).await?;
+    world.proxy.say(json!({"op": "position", "cursor": earlier}));
+    sleep(Duration::from_millis(300)).await;
+    world.proxy.cut();
+    let asked = world.proxy.until("its return", |log| {
+        log.iter().find_map(|record| match &record.what {
+            What::Asked { token, cursor, .. } if record.connection == 1 => Some((token.clone(), cursor.clone())),
+            _ => None,
+        })
+    });
+    let (token, cursor) = asked.await?;
+    ensure!(token == "AQlater", "it came with {token}, not with the resume token of the position");
+    ensure!(cursor.as_ref() == Some(&earlier), "it came with {cursor:?}, not with {earlier} of the position");
+    // No edge knows that token: a new session, at the same place. What comes again is dropped.
+    client.state("open", 2).await?;
+    world.push(&client, [3]).await?;
+    client.all_in_order(3).await
+}
+
 pub(super) async fn stored(world: &World) -> Result<()> {
     let first = world.connected(json!({})).await?;
     world.push(&first, 0..3).await?;

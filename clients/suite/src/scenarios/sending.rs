@@ -123,6 +123,10 @@ pub(super) async fn refused(world: &World) -> Result<()> {
     client.send("lost", &json!({"messageType": "no.such", "content": {"n": 2}}))?;
     let outcome = client.outcome("lost").await?;
     ensure!(outcome["code"] == "unknown_route", "{outcome}");
+    let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+    client.send("deep", &json!({"messageType": "order.placed", "content": deep}))?;
+    let outcome = client.outcome("deep").await?;
+    ensure!(outcome["code"] == "invalid_envelope", "{outcome}");
     client.send_number(3)?;
     client.acked(3..4).await?;
     sleep(Duration::from_millis(500)).await;

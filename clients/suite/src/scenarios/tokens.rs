@@ -34,19 +34,21 @@ pub(super) async fn failing(world: &World) -> Result<()> {
         Answer::Status(403, None),
         Answer::Status(401, None),
         Answer::Status(500, None),
+        Answer::Page,
         Answer::Never,
     ]);
     let timing = json!({"slowFirst": slow.as_millis() as u64, "slowMax": slow.as_millis() as u64,
         "connectWithin": within.as_millis() as u64});
     let client = world.client(json!({"timing": timing}))?;
-    let at = calls(world, 5).await?;
+    let at = calls(world, 6).await?;
     for (n, status) in [(1, 403), (2, 401)] {
         let waited = at[n] - at[n - 1];
         ensure!(waited + Duration::from_millis(50) >= slow / 2, "it asked again {waited:?} after {status}");
         ensure!(waited <= slow + SLACK, "it asked again {waited:?} after {status}");
     }
     ensure!(at[3] - at[2] <= SLACK, "it asked again {:?} after 500", at[3] - at[2]);
-    ensure!(at[4] - at[3] <= within + SLACK, "a call that hangs held it for {:?}", at[4] - at[3]);
+    ensure!(at[4] - at[3] <= SLACK, "it asked again {:?} after a page that is no answer", at[4] - at[3]);
+    ensure!(at[5] - at[4] <= within + SLACK, "a call that hangs held it for {:?}", at[5] - at[4]);
     client.open().await
 }
 
