@@ -8,18 +8,18 @@ import org.springframework.boot.context.properties.bind.DefaultValue;
 /**
  * Settings of a service. With a mounted Secret none is needed: {@code SERVICE_BINDING_ROOT} names its folder.
  *
- * @param binding which binding is meant, where there are several: the name of its folder, or of the business
- * @param bindingRoot the folder with all bindings, or that of a mounted Secret, instead of {@code SERVICE_BINDING_ROOT}
- * @param business the business; with it the binding is not read, and {@code amqp} is needed
- * @param amqp {@code amqp://user:password@host:port/vhost}, or {@code amqps}
- * @param queues declared names of the queues that listeners without a queue of their own consume
- * @param edge the edges' public address, {@code https://ws.example}; for the token call
- * @param apiKey the business's API key; for the token call
- * @param sslBundle name of an SSL bundle for {@code amqps}; without it the JVM's authorities are trusted
- * @param concurrency how many listeners run at the same time, for each queue
- * @param prefetch how many messages are fetched, for each queue
- * @param pushTimeout for one push
- * @param grace what running listeners are given at the end
+ * @param binding Which binding is meant, where there are several: the name of its folder, or of the business
+ * @param bindingRoot The folder with all bindings, or that of a mounted Secret, instead of SERVICE_BINDING_ROOT
+ * @param business The business; with it the binding is not read, and amqp is needed
+ * @param amqp The broker: amqp://user:password@host:port/vhost, or amqps
+ * @param queues Declared names of the queues that listeners without a queue of their own consume
+ * @param edge The edges' public address, https://ws.example; for the token call
+ * @param apiKey The business's API key; for the token call
+ * @param sslBundle Name of an SSL bundle for amqps; without it the JVM's authorities are trusted
+ * @param concurrency How many listeners run at the same time, for each queue
+ * @param prefetch How many messages are fetched, for each queue
+ * @param pushTimeout What one push is given
+ * @param grace What running listeners are given at the end
  */
 @ConfigurationProperties("wirepost")
 public record WirepostProperties(
