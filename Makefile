@@ -76,6 +76,11 @@ typescript: ## the TypeScript client alone: build and unit tests
 	cd $(TYPESCRIPT); [[ node_modules/.package-lock.json -nt package-lock.json ]] || ../../scripts/npm ci
 	cd $(TYPESCRIPT); ../../scripts/npm run -s build; ../../scripts/npm test -s
 
+.PHONY: playground
+playground: ## writes cli/playground/client.js from the TypeScript client (a test fails while they differ)
+	cd $(TYPESCRIPT); [[ node_modules/.package-lock.json -nt package-lock.json ]] || ../../scripts/npm ci
+	$(NODE) $(TYPESCRIPT)/playground.mjs
+
 # The drivers of the client libraries, see clients/suite/README.md.
 DRIVERS := --driver "typescript/node=$(NODE) --expose-gc $(TYPESCRIPT)/test/drivers/node.mjs" \
 	--driver "typescript/chromium=$(NODE) $(TYPESCRIPT)/test/drivers/chromium.mjs" \

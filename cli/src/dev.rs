@@ -4,6 +4,7 @@
 mod card;
 mod example;
 mod local;
+mod playground;
 mod project;
 mod rabbit;
 mod watch;
@@ -17,6 +18,7 @@ use wirepost_edge::{app::App, config::settings::Settings, identity::keys::KeyRin
 use wirepost_runtime::{readiness::Readiness, signals::Signals, tasks::Supervisor};
 
 use crate::{edge, output, output::Console};
+use playground::{BrokerView, Desk, Playground};
 use project::{Change, Project};
 
 /// The folder of examples, relative to the repository.
@@ -40,7 +42,7 @@ pub(crate) struct Args {
     /// Public address (HTTP and WebSocket); port 0 = any free port.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// Admin address (/livez, /readyz, /metrics, /configz).
+    /// Admin address (/livez, /readyz, /metrics, /configz, and on a loopback address /playground).
     #[arg(long, default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
     /// API key of every business's services. Default: dev-<business>, which is easy to guess.
@@ -62,6 +64,14 @@ impl Backend {
         match self {
             Self::Local(_) => true,
             Self::Rabbit(rabbit) => rabbit.shows_queues(),
+        }
+    }
+
+    /// In words.
+    fn describe(&self) -> String {
+        match self {
+            Self::Local(_) => "inside this process; its messages are lost when it ends".to_owned(),
+            Self::Rabbit(rabbit) => rabbit.describe(),
         }
     }
 
@@ -97,13 +107,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut watch = watch::Watch::start(&project.folders());
     let name = format!("dev-{:08x}", rand::random::<u32>());
+    let desk = Desk::new();
     let (broker, mut backend): (Arc<dyn Broker>, Backend) = match rabbit.address()? {
         None => {
-            let local = local::LocalBackend::new(console.clone(), &supervisor);
+            let local = local::LocalBackend::new(console.clone(), desk.clone(), &supervisor);
             (Arc::new(local.broker()), Backend::Local(local))
         }
         Some(address) => {
-            let (broker, rabbit) = rabbit::Rabbit::start(&name, address, console.clone(), &supervisor)?;
+            let (broker, rabbit) = rabbit::Rabbit::start(&name, address, console.clone(), desk.clone(), &supervisor)?;
             (Arc::new(broker), Backend::Rabbit(rabbit))
         }
     };
@@ -114,18 +125,40 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         endpoint_lag: Duration::ZERO,
         drain_window: DRAIN_WINDOW,
         drain_deadline: DRAIN_DEADLINE,
+        // The keys are easy to guess: a page of a stranger, whose name points here, must not get in with one.
+        trust_host_names: false,
         // For development every line matters.
         log_pause: Duration::ZERO,
         ..Settings::default()
     };
     let readiness = Readiness::default();
     let pending = readiness.wait_for(source::PART);
-    let app = App::start(settings, Arc::new(KeyRing::random()), broker, readiness, supervisor.clone())
+    let view = BrokerView {
+        description: backend.describe(),
+        local: matches!(backend, Backend::Local(_)),
+        shows_queues: backend.shows_queues(),
+    };
+    let mut parts = None;
+    let started = App::start_with(
+        settings,
+        Arc::new(KeyRing::random()),
+        broker,
+        readiness,
+        supervisor.clone(),
+        |app, closing| {
+            let cards = card::Cards { public: app.public, api_key };
+            let playground = Playground::new(app, &cards, view, desk);
+            let router = playground.as_ref().map(|playground| playground.router(closing)).unwrap_or_default();
+            parts = Some(playground.map(|playground| (cards, playground)));
+            router
+        },
+    );
+    let app = started
         .await
         .context("cannot start; --listen and --admin set other addresses (port 0: any free port; with make: ARGS=\"--listen …\")")?;
-    let cards = card::Cards { public: app.public, api_key };
-    console.say(greeting(&app, &backend, &cards)).await;
-    apply_change(&app, &mut backend, &project, &first, &cards, &console).await;
+    let (cards, playground) = parts.context("the admin port has no routes")??;
+    console.say(greeting(&app, &backend, &cards, &playground)).await;
+    apply_change(&app, &mut backend, &project, &first, &cards, &playground, &console).await;
     drop(pending);
     loop {
         tokio::select! {
@@ -138,7 +171,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         match tokio::task::block_in_place(|| project.refresh(false)) {
             Ok(change) if change.is_empty() => {}
-            Ok(change) => apply_change(&app, &mut backend, &project, &change, &cards, &console).await,
+            Ok(change) => apply_change(&app, &mut backend, &project, &change, &cards, &playground, &console).await,
             Err(error) => console.say(format!("{error}; what runs keeps running")).await,
         }
     }
@@ -161,10 +194,11 @@ async fn apply_change(
     project: &Project,
     change: &Change,
     cards: &card::Cards,
+    playground: &Playground,
     console: &Console,
 ) {
     let businesses: Vec<Compiled> = project.running().cloned().collect();
-    let configs = || businesses.iter().map(|compiled| compiled.config.clone());
+    let configs = || businesses.iter().map(|compiled| playground.admit(compiled.config.clone()));
     if !change.removed.is_empty() {
         // First their clients, then their broker objects.
         let stay = configs().filter(|config| !change.added.contains(&config.business_type)).collect();
@@ -177,6 +211,7 @@ async fn apply_change(
     for bad in app.state.catalog.replace(configs().collect(), &[]) {
         console.say(format!("{bad}; the last good configuration keeps running")).await;
     }
+    playground.show(&businesses, project);
     for finding in &change.findings {
         console.say(finding.to_string()).await;
     }
@@ -200,12 +235,10 @@ async fn apply_change(
     }
 }
 
-fn greeting(app: &App, backend: &Backend, cards: &card::Cards) -> String {
+fn greeting(app: &App, backend: &Backend, cards: &card::Cards, playground: &Playground) -> String {
     let mut lines = vec![format!("wirepost dev listens on {} (admin: http://{})", cards.url(), app.admin)];
-    lines.push(match backend {
-        Backend::Local(_) => "broker: inside this process; its messages are lost when it ends".to_owned(),
-        Backend::Rabbit(rabbit) => format!("broker: {}", rabbit.describe()),
-    });
+    lines.extend(playground.url().map(|url| format!("playground: {url}   (open it in a browser)")));
+    lines.push(format!("broker: {}", backend.describe()));
     if !app.public.ip().is_loopback() && cards.api_key.is_none() {
         lines.push(format!(
             "warning: other machines can reach {}, and the API keys dev-<business> are easy to guess; set --api-key",

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use axum::Router;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wirepost_runtime::{
@@ -53,6 +54,22 @@ impl App {
         readiness: Readiness,
         supervisor: Supervisor,
     ) -> Result<Self, listener::StartError> {
+        Self::start_with(settings, keys, broker, readiness, supervisor, |_, _| Router::new()).await
+    }
+
+    /// [`Self::start`] with more routes on the admin port. `more` gets the app, and the token at whose end answers that
+    /// last must end, too.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub async fn start_with(
+        settings: Settings,
+        keys: Arc<KeyRing>,
+        broker: Arc<dyn Broker>,
+        readiness: Readiness,
+        supervisor: Supervisor,
+        more: impl FnOnce(&Self, CancellationToken) -> Router,
+    ) -> Result<Self, listener::StartError> {
         let mut metrics = Metrics::with_broker(&*broker);
         metrics.include(&supervisor);
         jwks::supervise(&supervisor);
@@ -93,7 +110,7 @@ impl App {
         };
         let serving = public.serve(http::router(Arc::clone(&app.state)), app.accepting.clone(), supervisor.clone());
         app.tasks.run("public port", &app.accepting, serving);
-        let admin_router = admin::router(&app.state, app.serving.clone());
+        let admin_router = admin::router(&app.state, app.serving.clone()).merge(more(&app, app.serving.clone()));
         app.spawn("admin port", |stop| private.serve(admin_router, stop, supervisor));
         app.spawn("key file", |stop| Arc::clone(&app.state.keys).watch(stop));
         Ok(app)

@@ -26,6 +26,7 @@ pub struct MemoryDelivery {
     unacked: Arc<AtomicUsize>,
     publication: Publication,
     redelivered: bool,
+    rejected: bool,
 }
 
 impl MemoryConsumer {
@@ -50,6 +51,7 @@ impl MemoryConsumer {
             queue: self.queue.clone(),
             publication: stored.publication.clone(),
             redelivered: stored.deliveries > 0,
+            rejected: false,
             stored: Some(stored),
             unacked: self.unacked.clone(),
         }
@@ -71,6 +73,11 @@ impl MemoryDelivery {
     pub fn ack(mut self) {
         self.stored = None;
     }
+
+    /// Refuses it for good: it goes to the dead letters, or away where its queue has none.
+    pub fn reject(mut self) {
+        self.rejected = true;
+    }
 }
 
 impl Drop for MemoryDelivery {
@@ -78,6 +85,7 @@ impl Drop for MemoryDelivery {
         self.unacked.fetch_sub(1, Ordering::AcqRel);
         let mut world = self.inner.world();
         let dead = match (world.queues.get_mut(&self.queue), self.stored.take()) {
+            (Some(queue), Some(stored)) if self.rejected => queue.reject(stored),
             (Some(queue), Some(stored)) => queue.requeue(stored),
             (Some(queue), None) => {
                 queue.acked();

@@ -59,6 +59,12 @@ impl Queue {
         self.unacked = self.unacked.saturating_sub(1);
     }
 
+    /// Gives up a message that its consumer refused for good; it is returned with the exchange for dead letters, if the queue has one.
+    pub(super) fn reject(&mut self, stored: QueuedMessage) -> Option<(String, Publication)> {
+        self.acked();
+        self.dead_letter_exchange.clone().map(|exchange| (exchange, stored.publication))
+    }
+
     /// Puts a message back in front; beyond the delivery limit it is returned with the exchange for dead letters instead.
     pub(super) fn requeue(&mut self, mut stored: QueuedMessage) -> Option<(String, Publication)> {
         self.acked();

@@ -143,8 +143,13 @@ struct Sample<'a> {
     content: Value,
 }
 
+/// A message type that a pattern matches.
+pub(super) fn example_type(pattern: &str) -> String {
+    let words = pattern.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
+    words.collect::<Vec<_>>().join(".")
+}
+
 fn message(route: &RouteConfig, addressed: bool) -> Result<String, String> {
-    let words = route.message_type.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
     let to = if route.audience == Audience::Everyone { EVERYONE } else { IDENTITY };
     let content = match &route.schema {
         None => json!({}),
@@ -152,7 +157,7 @@ fn message(route: &RouteConfig, addressed: bool) -> Result<String, String> {
             .ok_or_else(|| format!("{} (no example: none was found that matches its schema)", route.message_type))?,
     };
     let sample =
-        Sample { message_type: words.collect::<Vec<_>>().join("."), to_unique_id: addressed.then_some(to), content };
+        Sample { message_type: example_type(&route.message_type), to_unique_id: addressed.then_some(to), content };
     serde_json::to_string(&sample).map_err(|error| format!("{} (no example: {error})", route.message_type))
 }
 

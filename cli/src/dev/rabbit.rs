@@ -1,5 +1,6 @@
 //! A real RabbitMQ behind `wirepost dev`. The operator's code creates the topology there and repairs it.
 
+mod events;
 mod health;
 mod keeper;
 mod show;
@@ -22,6 +23,7 @@ use wirepost_topology::{
     keeper::{Keeper, LazyConnection, Mode, Settings as KeeperSettings},
 };
 
+use super::playground::Desk;
 use crate::output::Console;
 
 /// RabbitMQ's default ports.
@@ -141,6 +143,7 @@ impl Rabbit {
         edge: &str,
         address: Address,
         console: Console,
+        desk: Desk,
         supervisor: &Supervisor,
     ) -> anyhow::Result<(RabbitBroker, Self)> {
         let Address { amqp, uri, stream, management, show_queues, open_queues } = address;
@@ -152,8 +155,14 @@ impl Rabbit {
         let (desired, desired_changes) = watch::channel(Desired::default());
         let (done, rounds) = watch::channel(0);
         let (stop, tasks) = (CancellationToken::new(), supervisor.tasks());
+        tasks.until(
+            "event consumer",
+            &stop,
+            events::run(uri.clone(), edge.to_owned(), desired_changes.clone(), desk.clone()),
+        );
         if show_queues {
-            tasks.until("queue consumer", &stop, show::run(uri.clone(), desired_changes.clone(), console.clone()));
+            let show = show::Show { console: console.clone(), desk };
+            tasks.until("queue consumer", &stop, show.run(uri.clone(), desired_changes.clone()));
         }
         let broker = RabbitBroker::start(config, supervisor)?;
         // It ends with the edge's broker client, which is closed before these tasks.

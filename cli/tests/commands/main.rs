@@ -6,5 +6,6 @@ mod dev;
 mod diff;
 mod diff_cluster;
 mod listen;
+mod playground;
 mod rabbit;
 mod support;

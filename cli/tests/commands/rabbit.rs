@@ -3,7 +3,10 @@
 use std::time::Duration;
 use wirepost_testing::broker::{Vhost, eventually, publish};
 
-use crate::support::{Running, folder_with};
+use crate::{
+    playground::Playground,
+    support::{Running, folder_with},
+};
 
 /// The interval of checks is ten seconds, plus the time for the repair.
 const REPAIR: Duration = Duration::from_secs(40);
@@ -24,7 +27,9 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
         "--show-queues",
     ]);
     dev.line("broker: payments: topology applied");
+    let mut page = Playground::of(&dev).notices();
     let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    page.until(&["event", "connected", "alice"]);
     let mut bob = Running::listen(&url, "payments", "bob", "h5", &[]);
 
     // A service that uses AMQP only.
@@ -42,6 +47,7 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
     bob.type_line(r#"{"id":"q1","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
     bob.line(r#"{"op":"ack","id":"q1"}"#);
     dev.line("queue wirepost.payments.q.qr-refresh ← ");
+    page.until(&["message", "wirepost.payments.q.qr-refresh", "q-1"]);
 
     // Somebody deletes a binding: pushes are kept meanwhile, and arrive after the repair.
     let binding = format!("/api/bindings/{}/e/wirepost.payments.push/q/wirepost.payments.stream/~", vhost.name);

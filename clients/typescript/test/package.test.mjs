@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
+import { bundle, file } from '../playground.mjs';
 
 const LIMIT = 6000;
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'));
@@ -73,4 +74,8 @@ test('CommonJS gets the same names', async () => {
     const names = Object.keys(await import(`../dist/${entry}.js`)).sort();
     assert.deepEqual(Object.keys(require(`../dist/${entry}.cjs`)).sort(), names, entry);
   }
+});
+
+test('the playground of wirepost dev has the newest client', async () => {
+  assert.equal(readFileSync(file, 'utf8'), await bundle(), 'write it with `make playground`');
 });

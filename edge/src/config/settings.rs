@@ -19,6 +19,9 @@ pub struct Settings {
     pub tls: Option<TlsFiles>,
     /// What clients reach this edge by, as `wss://host[:port][/path]`; `None` = taken from the request's Host header.
     pub public_url: Option<PublicUrl>,
+    /// Whether, without a public URL, a name in the Host header counts as this edge's own, so that its pages may connect.
+    /// Anybody can make a name point to an edge; an address is one only for pages of that address.
+    pub trust_host_names: bool,
     /// Pause between two log lines about the same, where others can cause any number of them.
     pub log_pause: Duration,
     /// Connections at most; beyond it 503 with Retry-After before the upgrade.
@@ -106,6 +109,7 @@ impl Default for Settings {
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             tls: None,
             public_url: None,
+            trust_host_names: true,
             log_pause: Duration::from_mins(1),
             max_connections: 20_000,
             max_tcp_connections: None,

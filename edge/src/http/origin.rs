@@ -1,11 +1,11 @@
 //! Browsers: which pages may call, by the business's `allowedOrigins` (the CORS protocol of the Fetch standard). It
 //! protects users of browsers, not the edge: programs send no Origin and are checked by their credential alone.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{RawPathParams, Request, State as Shared},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -32,6 +32,7 @@ pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool 
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let public = state.settings.public_url.as_ref();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.filter(|host| state.settings.trust_host_names || is_address(host));
     // Every origin is ASCII; other bytes match none.
     let passes = origin.to_str().is_ok_and(|origin| {
         let mut declared = business.config.auth.allowed_origins.iter();
@@ -62,6 +63,13 @@ fn is_own(origin: &str, public: Option<&PublicUrl>, host: Option<&str>) -> bool 
         None => host.and_then(|host| Origin::of(origin.scheme(), host)),
     };
     own.is_some_and(|own| origin.is(&own))
+}
+
+/// Whether a Host is an IP address, or `localhost`: no stranger can have a page there.
+fn is_address(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host();
+    name.eq_ignore_ascii_case("localhost") || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 fn is_web(scheme: &str) -> bool {

@@ -243,6 +243,11 @@ impl Hub {
         entries.iter().filter(|entry| is_for(&state.registry, mailbox, entry, now)).cloned().collect()
     }
 
+    /// A connection by its id.
+    pub fn connection(&self, id: &str) -> Option<Arc<Mailbox>> {
+        self.lock().registry.iter().find(|mailbox| mailbox.id == id).cloned()
+    }
+
     /// Closes every connection, and those that were admitted before and enter later.
     pub fn close_all(&self, code: CloseCode) {
         self.lock().closed = Some(code);

@@ -1,0 +1,866 @@
+// @wirepost/client, written by `make playground` from clients/typescript/src. Do not edit.
+
+// src/timing.ts
+var TIMING = {
+  pingAfter: 2e4,
+  pongWithin: 15e3,
+  hintPongWithin: 5e3,
+  connectWithin: 1e4,
+  stableAfter: 5e3,
+  fastFirst: 500,
+  fastMax: 3e4,
+  slowFirst: 3e4,
+  slowMax: 9e5,
+  nackFirst: 1e3,
+  nackMax: 3e4
+};
+var LONGEST_RETRY_AFTER = 9e5;
+var LONGEST_TIMER = 2 ** 31 - 1;
+var now = () => performance.now();
+var timer = (ms, run) => setTimeout(run, Math.min(ms, LONGEST_TIMER));
+var halfRandom = (first, most, failures) => {
+  const bound = Math.min(most, first * 2 ** failures);
+  return bound * (1 + Math.random()) / 2;
+};
+var Waits = class {
+  constructor(timing) {
+    this.timing = timing;
+  }
+  timing;
+  #failures = 0;
+  #slow = 0;
+  reset() {
+    this.#failures = this.#slow = 0;
+  }
+  next(slowly, retryAfterMs = 0) {
+    const { fastFirst, fastMax, slowFirst, slowMax } = this.timing;
+    const wait = slowly ? halfRandom(slowFirst, slowMax, this.#slow++) : Math.random() * Math.min(fastMax, fastFirst * 2 ** this.#failures++);
+    return wait + Math.min(retryAfterMs, LONGEST_RETRY_AFTER);
+  }
+};
+
+// src/connection.ts
+var BUFFERED = 1 << 20;
+var HELD_UP = 2e3;
+var Connection = class {
+  constructor(Socket, url, cursor, timing, patience, owner) {
+    this.cursor = cursor;
+    this.timing = timing;
+    this.owner = owner;
+    this.#pongWithin = timing.pongWithin * patience;
+    const socket = this.#socket = new Socket(cursor ? `${url}?cursor=${cursor}` : url, "wirepost.v1");
+    socket.onopen = () => {
+      this.#open = true;
+      this.heard = now();
+      this.#watch();
+    };
+    socket.onmessage = (event) => {
+      this.heard = now();
+      this.frames++;
+      if (this.#pinged) {
+        this.#pinged = 0;
+        this.#watch();
+      }
+      let frame;
+      try {
+        frame = JSON.parse(event.data);
+      } catch {
+        return;
+      }
+      if (!frame || typeof frame !== "object") return;
+      if (frame.op === "welcome") {
+        this.welcome = frame;
+        this.#watch();
+      }
+      owner.onFrame(this, frame);
+    };
+    socket.onclose = (event) => this.#end(event.code || 1006);
+    socket.onerror = () => {
+    };
+    this.#watch();
+  }
+  cursor;
+  timing;
+  owner;
+  /** When the last frame arrived. */
+  heard = now();
+  began = now();
+  welcome;
+  /** The first `gap` after a `welcome` with `resumed: false` is the same gap. */
+  gapReported = false;
+  /** A drain told it to leave. */
+  leaving = false;
+  /** Ids of messages without an answer. */
+  unanswered = /* @__PURE__ */ new Set();
+  /** Frames that arrived. */
+  frames = 0;
+  #socket;
+  #open = false;
+  #pinged = 0;
+  #pongWithin;
+  #timer;
+  /** Whether it takes more. */
+  get roomy() {
+    return !!this.#socket && this.#socket.bufferedAmount < BUFFERED;
+  }
+  send(text) {
+    this.#socket?.send(text);
+  }
+  /** Tests it: it is dead if nothing arrives within `hintPongWithin`. */
+  test(silence = 0) {
+    if (this.welcome && now() - this.heard >= silence) this.#ping(this.timing.hintPongWithin);
+  }
+  /** Leaves it; nothing is reported any more. */
+  leave() {
+    const socket = this.#socket;
+    if (!socket) return;
+    this.#socket = void 0;
+    clearTimeout(this.#timer);
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onerror = () => {
+    };
+    if (this.#open) socket.close(1e3);
+    else socket.terminate ? socket.terminate() : socket.close();
+  }
+  /** Gives it up without waiting for the other side: the network is dead. */
+  abandon() {
+    const socket = this.#socket;
+    if (!socket) return;
+    this.leave();
+    socket.terminate?.();
+    this.owner.onEnd(this, 1006);
+  }
+  #end(code) {
+    if (!this.#socket) return;
+    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket = void 0;
+    clearTimeout(this.#timer);
+    this.owner.onEnd(this, code);
+  }
+  #ping(within) {
+    this.#pinged = now();
+    this.send('{"op":"ping"}');
+    this.#watch(within);
+  }
+  /** Waits for the next time at which silence means something. */
+  #watch(pongWithin = this.#pongWithin) {
+    clearTimeout(this.#timer);
+    const due = !this.welcome ? (this.#open ? this.heard : this.began) + this.timing.connectWithin : this.#pinged ? this.#pinged + pongWithin : this.heard + this.timing.pingAfter;
+    this.#timer = timer(Math.max(0, due - now()), () => {
+      if (now() - due > HELD_UP && this.#pinged) this.#ping(this.timing.hintPongWithin);
+      else if (!this.welcome || this.#pinged) this.abandon();
+      else if (now() < this.heard + this.timing.pingAfter) this.#watch();
+      else this.#ping(this.#pongWithin);
+    });
+  }
+};
+
+// src/errors.ts
+var WirepostError = class extends Error {
+  constructor(code, reason, mayHaveArrived = false, retryable = false) {
+    super(`${code}: ${reason}`);
+    this.code = code;
+    this.mayHaveArrived = mayHaveArrived;
+    this.retryable = retryable;
+  }
+  code;
+  mayHaveArrived;
+  retryable;
+  name = "WirepostError";
+};
+var TokenError = class extends Error {
+  constructor(status, reason, retryAfterMs = 0) {
+    super(`${status}: ${reason}`);
+    this.status = status;
+    this.retryAfterMs = retryAfterMs;
+  }
+  status;
+  retryAfterMs;
+  name = "TokenError";
+};
+async function fetchToken(url, init) {
+  const response = await fetch(url, init);
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok && typeof answer.data === "string") return answer.data;
+  const seconds = Number(response.headers.get("retry-after"));
+  throw new TokenError(response.status, answer.description ?? "no connection URL", seconds > 0 ? seconds * 1e3 : 0);
+}
+
+// src/id.ts
+var newId = () => globalThis.crypto?.randomUUID?.() ?? [1, 2, 3].map(() => Math.random().toString(36).slice(2, 12)).join("");
+
+// src/inbox.ts
+var FIRST_PAUSE = 500;
+var LONGEST_PAUSE = 5e3;
+var Inbox = class {
+  constructor(store, remembered, attempts, take, onError, onEmpty) {
+    this.store = store;
+    this.remembered = remembered;
+    this.attempts = attempts;
+    this.take = take;
+    this.onError = onError;
+    this.onEmpty = onEmpty;
+  }
+  store;
+  remembered;
+  attempts;
+  take;
+  onError;
+  onEmpty;
+  handlers = /* @__PURE__ */ new Set();
+  gapHandlers = /* @__PURE__ */ new Set();
+  #items = [];
+  #seen = /* @__PURE__ */ new Set();
+  #busy = false;
+  #closed = false;
+  #unwritten;
+  #writing = false;
+  get size() {
+    return this.#items.length;
+  }
+  /** A message is handed over unless its id was seen before; its cursor counts in any case. */
+  add(item) {
+    const id = item.message?.id;
+    if (id) {
+      if (this.#seen.has(id)) delete item.message;
+      this.#seen.delete(id);
+      this.#seen.add(id);
+      if (this.#seen.size > this.remembered) this.#seen.delete(this.#seen.values().next().value);
+    }
+    if (item.message && this.take(item.message)) delete item.message;
+    this.#items.push(item);
+    if (!this.#busy) void this.#run();
+  }
+  close() {
+    this.#closed = true;
+    this.#items.length = 0;
+  }
+  async #run() {
+    this.#busy = true;
+    let item;
+    while (item = this.#items.shift()) {
+      const { message, gap, cursor } = item;
+      if (gap) for (const handler of this.gapHandlers) await this.#call(handler, gap);
+      if (message) {
+        for (const [pattern, handler] of this.handlers) {
+          if (matches(pattern, message.messageType)) await this.#call(handler, message, message);
+        }
+      }
+      if (this.#closed) return;
+      if (cursor) this.#write(cursor);
+    }
+    this.#busy = false;
+    this.onEmpty();
+  }
+  async #call(handler, value, message) {
+    for (let attempt = 0; !this.#closed; attempt++) {
+      try {
+        await handler(value);
+        return;
+      } catch (error) {
+        this.onError(error, message);
+        if (attempt + 1 >= this.attempts) return;
+        await new Promise((resolve) => timer(halfRandom(FIRST_PAUSE, LONGEST_PAUSE, attempt), resolve));
+      }
+    }
+  }
+  /** One write at a time; of those that wait only the newest. */
+  #write(cursor) {
+    this.#unwritten = cursor;
+    if (!this.#writing) void this.#writeAll();
+  }
+  async #writeAll() {
+    this.#writing = true;
+    while (this.#unwritten) {
+      const cursor = this.#unwritten;
+      this.#unwritten = void 0;
+      try {
+        const written = this.store.set(cursor);
+        if (written) await written;
+      } catch (error) {
+        this.onError(error);
+      }
+    }
+    this.#writing = false;
+  }
+};
+function matches(pattern, type) {
+  const match = (patterns, words) => {
+    const [first, ...rest] = patterns;
+    if (first === void 0) return !words.length;
+    if (first === "#") return match(rest, words) || words.length > 0 && match(patterns, words.slice(1));
+    return words.length > 0 && (first === "*" || first === words[0]) && match(rest, words.slice(1));
+  };
+  return pattern === "#" || pattern === type || match(pattern.split("."), type.split("."));
+}
+
+// src/outbox.ts
+var WINDOW = 64;
+var MARGIN = 0.8;
+var FULL = 50;
+var Outbox = class {
+  constructor(limit, timing) {
+    this.limit = limit;
+    this.timing = timing;
+  }
+  limit;
+  timing;
+  /** In the order of sending; those without an answer too. */
+  #entries = /* @__PURE__ */ new Map();
+  #connection;
+  #tokens = 0;
+  #filled = 0;
+  #notBefore = 0;
+  #timer;
+  /** Settles when there is an answer that is not to be repeated. */
+  add(id, text, signal) {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(new WirepostError("aborted", "before it was sent"));
+      if (this.#entries.size >= this.limit) {
+        return reject(new WirepostError("queue_full", `${this.limit} messages wait already`, false, true));
+      }
+      if (this.#entries.has(id)) return reject(new WirepostError("duplicate_id", `${id} waits already`));
+      const abort = () => fail("aborted", "by its signal");
+      const fail = (code, reason) => entry.settle(new WirepostError(code, reason, entry.uncertain || !!entry.on));
+      const entry = {
+        text,
+        refusals: 0,
+        uncertain: false,
+        settle: (error) => {
+          this.#entries.delete(id);
+          signal?.removeEventListener("abort", abort);
+          error ? reject(error) : resolve();
+        }
+      };
+      signal?.addEventListener("abort", abort);
+      this.#entries.set(id, entry);
+      this.#pump();
+    });
+  }
+  /** Sends on this connection from now on; what waits on another one for an answer stays there. */
+  use(connection) {
+    this.#connection = connection;
+    this.#tokens = Infinity;
+    this.#notBefore = 0;
+    this.#pump();
+  }
+  /** What a connection has not answered is sent again. */
+  lost(connection) {
+    for (const entry of this.#entries.values()) {
+      if (entry.on === connection) {
+        entry.on = void 0;
+        entry.uncertain = true;
+      }
+    }
+    if (this.#connection === connection) this.#connection = void 0;
+    this.#pump();
+  }
+  /** An `ack` or `nack`. */
+  answer(connection, frame) {
+    if (!connection.unanswered.delete(frame.id)) return;
+    const entry = this.#entries.get(frame.id);
+    if (entry?.on === connection) {
+      entry.on = void 0;
+      entry.uncertain ||= !!frame.mayHaveArrived;
+      if (frame.op === "ack") entry.settle();
+      else if (!frame.retryable) entry.settle(new WirepostError(frame.code, frame.reason, entry.uncertain));
+      else {
+        const { nackFirst, nackMax } = this.timing;
+        this.#notBefore = now() + (frame.retryAfterMs ?? halfRandom(nackFirst, nackMax, entry.refusals++));
+      }
+    }
+    this.#pump();
+  }
+  /** Rejects everything. */
+  close() {
+    clearTimeout(this.#timer);
+    for (const { settle, uncertain, on } of [...this.#entries.values()]) {
+      settle(new WirepostError("closed", "the client was closed", uncertain || !!on));
+    }
+  }
+  #pump() {
+    clearTimeout(this.#timer);
+    const connection = this.#connection;
+    const limits = connection?.welcome?.limits;
+    if (!connection || !limits) return;
+    for (const [id, entry] of [...this.#entries]) {
+      if (entry.on) continue;
+      if (connection.unanswered.size >= WINDOW) return;
+      const wait = Math.max(this.#notBefore - now(), connection.roomy ? this.#untilToken(limits) : FULL);
+      if (wait > 0) {
+        this.#timer = timer(wait, () => this.#pump());
+        return;
+      }
+      if (utf8Length(entry.text) > limits.messageBytes) {
+        entry.settle(new WirepostError("too_large", `longer than ${limits.messageBytes} bytes`, entry.uncertain));
+        continue;
+      }
+      this.#tokens--;
+      entry.on = connection;
+      connection.unanswered.add(id);
+      connection.send(entry.text);
+    }
+  }
+  /** How long until one more message fits into the rate, in ms. */
+  #untilToken(limits) {
+    const perMs = limits.messagesPerSecond * MARGIN / 1e3;
+    const time = now();
+    const most = Math.max(1, Math.floor(limits.burst * MARGIN));
+    this.#tokens = Math.min(most, this.#tokens + (time - this.#filled) * perMs);
+    this.#filled = time;
+    return this.#tokens >= 1 ? 0 : Math.ceil((1 - this.#tokens) / perMs);
+  }
+};
+function utf8Length(text) {
+  let length = text.length;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code > 127) length += code > 2047 && (code < 55296 || code > 57343) ? 2 : 1;
+  }
+  return length;
+}
+
+// src/page.ts
+var EVENTS = [
+  ["window", "online", "online"],
+  ["window", "offline", "offline"],
+  ["window", "pageshow", "resume"],
+  ["document", "freeze", "freeze"],
+  ["document", "resume", "resume"],
+  ["document", "visibilitychange"]
+];
+function watchPage(pass) {
+  const page = globalThis;
+  if (!page.document?.addEventListener || !page.window?.addEventListener) return () => {
+  };
+  const ends = EVENTS.map(([on, event, hint]) => {
+    const target = page[on];
+    const listener = () => pass(hint ?? (page.document.visibilityState === "visible" ? "visible" : "hidden"));
+    target.addEventListener(event, listener);
+    return () => target.removeEventListener(event, listener);
+  });
+  return () => ends.forEach((end) => end());
+}
+
+// src/requests.ts
+var Requests = class {
+  #waiting = /* @__PURE__ */ new Map();
+  /** Whether a request waited for this message. */
+  take(message) {
+    const waiting = message.correlationId ? this.#waiting.get(message.correlationId) : void 0;
+    waiting?.resolve(message);
+    return !!waiting;
+  }
+  /** Sends, and waits for the answer to the message of this id. */
+  async request(id, timeoutMs, signal, send) {
+    const stop = new AbortController();
+    let code = "aborted";
+    let reason = "by its signal";
+    const abort = () => stop.abort();
+    signal?.addEventListener("abort", abort);
+    const timeout = timer(timeoutMs, () => {
+      code = "no_answer";
+      reason = `within ${timeoutMs} ms`;
+      abort();
+    });
+    try {
+      return await new Promise((resolve, reject) => {
+        const fail = (mayHaveArrived) => reject(new WirepostError(code, reason, mayHaveArrived));
+        this.#waiting.set(id, { resolve, reject });
+        stop.signal.addEventListener("abort", () => timer(0, () => fail(true)));
+        if (signal?.aborted) abort();
+        send(stop.signal).catch((error) => error.code === "aborted" ? fail(error.mayHaveArrived) : reject(error));
+      });
+    } finally {
+      clearTimeout(timeout);
+      signal?.removeEventListener("abort", abort);
+      this.#waiting.delete(id);
+    }
+  }
+  /** Rejects everything. */
+  close() {
+    timer(0, () => {
+      for (const { reject } of this.#waiting.values()) reject(new WirepostError("closed", "the client was closed", true));
+    });
+  }
+};
+
+// src/stores.ts
+function memoryStore(cursor) {
+  return {
+    cursor,
+    get() {
+      return this.cursor;
+    },
+    set(cursor2) {
+      this.cursor = cursor2;
+    }
+  };
+}
+function sessionStore(key) {
+  return {
+    get: () => sessionStorage.getItem(key),
+    set: (cursor) => sessionStorage.setItem(key, cursor)
+  };
+}
+function indexedDbStore(key, database = "wirepost") {
+  const open = () => result(indexedDB.open(database, 1), (request) => {
+    request.onupgradeneeded = () => request.result.createObjectStore("cursors");
+  });
+  let opened;
+  const cursors = async (mode) => {
+    opened ??= open().catch((error) => (opened = void 0, Promise.reject(error)));
+    try {
+      return (await opened).transaction("cursors", mode).objectStore("cursors");
+    } catch (error) {
+      opened = void 0;
+      throw error;
+    }
+  };
+  return {
+    get: async () => result((await cursors("readonly")).get(key)),
+    set: async (cursor) => void await result((await cursors("readwrite")).put(cursor, key))
+  };
+}
+function result(request, prepare) {
+  prepare?.(request);
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+// src/client.ts
+var MOST_PATIENCE = 4;
+var Wirepost = class {
+  #options;
+  #timing;
+  #store;
+  #waits;
+  #inbox;
+  #outbox;
+  #stateHandlers = /* @__PURE__ */ new Set();
+  #requests = new Requests();
+  #unwatch;
+  #owner = {
+    onFrame: (connection, frame) => this.#onFrame(connection, frame),
+    onEnd: (connection, code) => this.#onEnd(connection, code)
+  };
+  #state = "connecting";
+  /** The one that counts: opening, or open. */
+  #current;
+  /** Opening, while a drain lets the current one live. */
+  #next;
+  /** Those that owe answers, and count no more. */
+  #old = /* @__PURE__ */ new Set();
+  /** The newest position, for reconnecting. What is handled is in the store. */
+  #cursor;
+  #base = "";
+  #resumeToken;
+  /** Had a `welcome` once. */
+  #greeted = false;
+  /** Too many messages wait for handlers; it returns when they are handled. */
+  #full = false;
+  #silentDeaths = 0;
+  /** An older attempt to connect gives up. */
+  #attempt = 0;
+  #timer;
+  #refreshTimer;
+  #calls = new AbortController();
+  constructor(options) {
+    this.#options = options;
+    this.#timing = { ...TIMING, ...options.timing };
+    this.#store = options.store ?? memoryStore();
+    this.#waits = new Waits(this.#timing);
+    this.#outbox = new Outbox(options.queueLimit ?? 1e3, this.#timing);
+    this.#inbox = new Inbox(
+      this.#store,
+      options.remembered ?? 1e3,
+      options.attempts ?? 4,
+      (message) => this.#requests.take(message),
+      (error, message) => this.#report(error, message),
+      () => {
+        if (!this.#full) return;
+        this.#full = false;
+        void this.#connect();
+      }
+    );
+    this.#unwatch = watchPage((hint) => this.hint(hint));
+    void this.#start();
+  }
+  get state() {
+    return this.#state;
+  }
+  /** Ms since anything arrived on the connection; infinite without one. */
+  get lastEventAge() {
+    return this.#current?.welcome ? now() - this.#current.heard : Infinity;
+  }
+  on(pattern, handler) {
+    const entry = [pattern, handler];
+    this.#inbox.handlers.add(entry);
+    return () => this.#inbox.handlers.delete(entry);
+  }
+  /** Messages may be missing: fetch your state again. A handler is treated like one of a message. */
+  onGap(handler) {
+    this.#inbox.gapHandlers.add(handler);
+    return () => this.#inbox.gapHandlers.delete(handler);
+  }
+  onState(handler) {
+    this.#stateHandlers.add(handler);
+    return () => this.#stateHandlers.delete(handler);
+  }
+  /**
+   * Sends a message, and again until there is an answer. Resolves with its id when the broker has it, and rejects with a
+   * {@link WirepostError}.
+   */
+  async send(messageType, content, options = {}) {
+    const { to: toUniqueId, signal, id = newId(), ...rest } = options;
+    if (this.#state === "closed") throw new WirepostError("closed", "the client was closed");
+    if (typeof id !== "string" || !id || utf8Length(id) > 64) throw new WirepostError("invalid_envelope", "an id has 1 to 64 bytes");
+    await this.#outbox.add(id, JSON.stringify({ id, messageType, toUniqueId, ...rest, content }), signal);
+    return id;
+  }
+  /** Sends a message and resolves with the one that answers it by its `correlationId`; handlers do not get that one. */
+  async request(messageType, content, options = {}) {
+    const { timeoutMs = 3e4, signal, id = newId(), ...rest } = options;
+    return this.#requests.request(id, timeoutMs, signal, (signal2) => this.send(messageType, content, { ...rest, id, signal: signal2 }));
+  }
+  /** Connects now, if there is no connection. After `stopped` it is the only way back: call it when the user does something. */
+  connect() {
+    if (this.#state === "waiting" || this.#state === "stopped") void this.#connect();
+  }
+  /** What the platform says of network and page. Browsers are watched already; call it elsewhere, as in React Native. */
+  hint(hint) {
+    if (hint !== "online" && hint !== "visible" && hint !== "resume") return;
+    if (this.#state === "waiting") void this.#connect();
+    else this.#current?.test(hint === "online" ? 0 : this.#timing.pingAfter);
+  }
+  /** Ends it for good. What waits for an answer is rejected with `closed`. */
+  close() {
+    if (this.#state === "closed") return;
+    this.#attempt++;
+    this.#calls.abort();
+    clearTimeout(this.#timer);
+    clearTimeout(this.#refreshTimer);
+    this.#unwatch();
+    for (const connection of [this.#current, this.#next, ...this.#old]) connection?.leave();
+    this.#current = this.#next = void 0;
+    this.#old.clear();
+    this.#inbox.close();
+    this.#set("closed");
+    this.#outbox.close();
+    this.#requests.close();
+  }
+  #onFrame(connection, frame) {
+    const counts = connection === this.#current;
+    switch (frame.op) {
+      case "welcome":
+        return this.#welcomed(connection, frame);
+      case "ack":
+      case "nack":
+        this.#outbox.answer(connection, frame);
+        if (frame.op === "nack" && !frame.id) this.#report(new WirepostError(frame.code, frame.reason));
+        return this.#leaveOld(connection);
+      case "drain":
+        connection.leaving = true;
+        if (counts && !this.#next) this.#moveIn(Math.random() * (frame.reconnectWithinMs ?? 0));
+        return;
+    }
+    if (!counts || !connection.welcome) return;
+    switch (frame.op) {
+      case "position":
+        return this.#receive({ cursor: frame.cursor });
+      case "gap":
+        if (connection.gapReported) connection.gapReported = false;
+        else this.#receive({ gap: { reason: frame.reason } });
+        return;
+      case "expiring":
+        return this.#refresh(frame.inSeconds * 1e3);
+      case "refreshed":
+        this.#resumeToken = frame.resumeToken;
+        return;
+    }
+    if (typeof frame.op !== "string" && typeof frame.messageType === "string") this.#receive({ message: frame, cursor: frame.cursor });
+  }
+  #onEnd(connection, code) {
+    this.#outbox.lost(connection);
+    if (this.#old.delete(connection)) return;
+    if (connection.welcome && now() - connection.began >= this.#timing.stableAfter) this.#waits.reset();
+    if (code === 3e3) this.#resumeToken = void 0;
+    if (connection === this.#next) {
+      this.#next = void 0;
+      return this.#moveIn(this.#waits.next(false));
+    }
+    this.#silentDeaths = code === 1006 && connection.welcome && connection.frames < 2 ? this.#silentDeaths + 1 : 0;
+    this.#current = this.#next;
+    this.#next = void 0;
+    if (this.#current) return this.#set("connecting");
+    if (code === 4009 && !connection.leaving) return this.#stop();
+    this.#wait(code === 3003 || code === 4010);
+  }
+  async #start() {
+    const attempt = ++this.#attempt;
+    let cursor;
+    try {
+      cursor = await this.#store.get();
+    } catch (error) {
+      this.#report(error);
+    }
+    this.#cursor = cursor || void 0;
+    if (attempt === this.#attempt) await this.#connect();
+  }
+  async #connect() {
+    clearTimeout(this.#timer);
+    if (this.#full || this.#current) return;
+    const attempt = ++this.#attempt;
+    this.#set("connecting");
+    try {
+      const url = await this.#url();
+      if (attempt === this.#attempt) this.#current = this.#open(url);
+    } catch (error) {
+      if (attempt === this.#attempt) this.#failed(error);
+    }
+  }
+  /** After a drain: a second connection, while the first one still serves. */
+  #moveIn(wait) {
+    clearTimeout(this.#timer);
+    this.#timer = timer(wait, async () => {
+      const attempt = ++this.#attempt;
+      try {
+        const url = await this.#url();
+        if (attempt === this.#attempt && this.#current) this.#next = this.#open(url);
+      } catch (error) {
+        if (attempt === this.#attempt && this.#current) this.#moveIn(this.#waits.next(false));
+      }
+    });
+  }
+  #open(url) {
+    const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
+    if (!Socket) throw new Error("there is no WebSocket here: pass one in the options");
+    const patience = Math.min(MOST_PATIENCE, 2 ** Math.max(0, this.#silentDeaths - 1));
+    return new Connection(Socket, url, this.#cursor, this.#timing, patience, this.#owner);
+  }
+  /** Where to connect: with the resume token, else with a new ticket. */
+  async #url() {
+    if (this.#resumeToken) return this.#base + this.#resumeToken;
+    const url = await this.#token();
+    this.#base = url.slice(0, url.lastIndexOf("/") + 1);
+    return url;
+  }
+  /** A token call, which may not take forever. */
+  async #token() {
+    const call = new AbortController();
+    const abort = () => call.abort();
+    this.#calls.signal.addEventListener("abort", abort);
+    const late = timer(this.#timing.connectWithin, abort);
+    try {
+      return await Promise.race([
+        this.#options.token(call.signal),
+        new Promise((_, reject) => call.signal.addEventListener("abort", () => reject(new Error("the token call had no answer"))))
+      ]);
+    } finally {
+      clearTimeout(late);
+      this.#calls.signal.removeEventListener("abort", abort);
+    }
+  }
+  #failed(error) {
+    this.#report(error);
+    const { status = 0, retryAfterMs = 0 } = error instanceof TokenError ? error : {};
+    this.#wait(status >= 400 && status < 500 && status !== 408 && status !== 429, retryAfterMs);
+  }
+  #wait(slowly, retryAfterMs = 0) {
+    clearTimeout(this.#timer);
+    this.#timer = timer(this.#waits.next(slowly, retryAfterMs), () => void this.#connect());
+    this.#set("waiting");
+  }
+  #stop() {
+    clearTimeout(this.#timer);
+    this.#set("stopped");
+  }
+  #welcomed(connection, { cursor, resumed, resumeToken }) {
+    if (connection === this.#next) {
+      if (this.#current) this.#old.add(this.#current);
+      this.#current = connection;
+      this.#next = void 0;
+    }
+    if (connection !== this.#current) return;
+    clearTimeout(this.#refreshTimer);
+    this.#resumeToken = resumeToken;
+    let gap;
+    if (resumed === false) {
+      if (connection.cursor) gap = { reason: "resume" };
+      else if (this.#greeted) gap = { reason: "restart" };
+      connection.gapReported = !!connection.cursor;
+      this.#cursor = void 0;
+    }
+    this.#greeted = true;
+    this.#receive(gap ? { gap, cursor } : { cursor });
+    if (connection !== this.#current) return;
+    this.#set("open");
+    this.#outbox.use(connection);
+    for (const old of [...this.#old]) this.#leaveOld(old);
+  }
+  /** An old connection is left when it owes no answers. */
+  #leaveOld(connection) {
+    if (!connection.unanswered.size && this.#old.delete(connection)) connection.leave();
+  }
+  #receive(item) {
+    if (item.cursor) this.#cursor = item.cursor;
+    this.#inbox.add(item);
+    const connection = this.#current;
+    if (this.#inbox.size <= (this.#options.inboxLimit ?? 1e3) || !connection) return;
+    this.#full = true;
+    this.#attempt++;
+    this.#current = void 0;
+    for (const one of [connection, this.#next]) {
+      one?.leave();
+      if (one) this.#outbox.lost(one);
+    }
+    this.#next = void 0;
+    clearTimeout(this.#timer);
+    this.#set("waiting");
+  }
+  /** Prolongs the session with a new ticket; what fails is tried again while there is time. */
+  #refresh(left) {
+    clearTimeout(this.#refreshTimer);
+    this.#refreshTimer = timer(Math.random() * left / 4, async () => {
+      const connection = this.#current;
+      if (!connection) return;
+      try {
+        const url = await this.#token();
+        if (connection === this.#current) connection.send(JSON.stringify({ op: "refresh", token: url.slice(url.lastIndexOf("/") + 1) }));
+      } catch (error) {
+        this.#report(error);
+        if (connection === this.#current && left > 1e3) this.#refresh(left / 2);
+      }
+    });
+  }
+  #set(state) {
+    if (this.#state === state && state !== "connecting") return;
+    this.#state = state;
+    for (const handler of [...this.#stateHandlers]) {
+      try {
+        handler(state);
+      } catch (error) {
+        this.#report(error);
+      }
+    }
+  }
+  #report(error, message) {
+    if (this.#state === "closed") return;
+    try {
+      (this.#options.onError ?? console.error)(error, message);
+    } catch (thrown) {
+      console.error(thrown);
+    }
+  }
+};
+export {
+  TokenError,
+  Wirepost,
+  WirepostError,
+  fetchToken,
+  indexedDbStore,
+  memoryStore,
+  sessionStore
+};
