@@ -68,7 +68,9 @@ test('the playground shows a newcomer what wirepost does', { timeout: 120_000 },
   const shows = (within, ...parts) =>
     page.until(`${parts.join(' … ')} in ${within}`, (within, parts) => [...document.querySelectorAll(within)].some((one) => parts.every((part) => one.textContent.includes(part))), within, parts);
   const write = async (name) => {
-    if (process.env.PICTURES) writeFileSync(join(process.env.PICTURES, `${name}.png`), await page.picture(name.includes('whole')));
+    if (!process.env.PICTURES) return;
+    await page.run(() => Promise.all(document.getAnimations().map(({ finished }) => finished)).then(() => true));
+    writeFileSync(join(process.env.PICTURES, `${name}.png`), await page.picture(name.includes('whole')));
   };
 
   // With the keyboard alone: connect two clients, and send from the first.
@@ -101,6 +103,10 @@ test('the playground shows a newcomer what wirepost does', { timeout: 120_000 },
   await click(card('alice'), 'Send');
   await shows(`${card('alice')} .result.bad`, 'schema_mismatch', 'qrId', 'your service never sees it');
 
+  await fill(card('alice'), 'qrId', 'q-2');
+  await click(card('alice'), 'Send');
+  await shows(`${card('alice')} .result.good`, 'Acknowledged');
+
   // A push, and what it is in code.
   await fill('#push', 'Message', 'payment.completed');
   await fill('#push', 'Identity', 'alice');
@@ -129,6 +135,10 @@ test('the playground shows a newcomer what wirepost does', { timeout: 120_000 },
   await shows(`${card('alice')} .position`, 'continues exactly where it was');
   await shows('.steps li.done', 'nothing is missed');
   assert.equal(await page.run((card) => document.querySelectorAll(`${card} .in`).length, card('alice')), 3, 'each once');
+  await click('#code', 'TypeScript');
+  await page.size(1280, 1060);
+  await write('playground');
+  await page.size(1280, 900);
   await write('whole-light');
   await page.scheme('dark');
   await write('whole-dark');
