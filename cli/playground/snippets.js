@@ -121,14 +121,9 @@ const answer = await fetch('${url}', {
 });
 if (!answer.ok) throw new Error((await answer.json()).description);
 `,
-    java: `// java.net.http; or publish the same JSON to the exchange ${business.pushExchange}, persistent and with confirms.
-HttpRequest request = HttpRequest.newBuilder(URI.create("${url}"))
-    .header("X-Api-Key", System.getenv("WIREPOST_API_KEY"))
-    .header("Content-Type", "application/json")
-    .POST(HttpRequest.BodyPublishers.ofString(${javaBlock(json(message, 2), 8)}))
-    .build();
-HttpResponse<String> answer = HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString());
-if (answer.statusCode() != 200) throw new IllegalStateException(answer.body());   // it says why
+    java: `// wirepost-spring-boot-starter. Returns when the broker has it; throws a PushException.
+// private final WirepostTemplate wirepost;
+wirepost.push(Outgoing.of(${json(messageType)}, ${java(content)})${[toUniqueId && `.to(${json(toUniqueId)})`, tags && `.toTags(${tags.map((tag) => json(tag)).join(', ')})`, toClientType && `.toClientType(${json(toClientType)})`].filter(Boolean).join('')});
 `,
     python: `# In your service: app = WirepostApp(), see "receive"
 await app.push(${json(messageType)}, ${python(content)}${audience})
@@ -151,11 +146,10 @@ await channel.consume(${quoted(queue)}, async (delivery) => {
   channel.ack(delivery!);                                     // only after the work is done
 });
 `,
-    java: `// Spring AMQP, acknowledged after the method has returned
-@RabbitListener(queues = "${queue}")
-void on(org.springframework.amqp.core.Message delivery) throws IOException {
-    JsonNode message = mapper.readTree(delivery.getBody());   // fromUniqueId is the sender, from its token
-    handle(message);
+    java: `// wirepost-spring-boot-starter: acknowledged when the method returns
+@WirepostListener(value = ${json(messageType)}, queue = ${json(short)})
+void on(Message<JsonNode> message) {
+    System.out.println(message.fromUniqueId() + " " + message.content());
 }
 `,
     python: `import asyncio

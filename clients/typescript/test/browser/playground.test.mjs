@@ -114,7 +114,7 @@ test('the playground shows a newcomer what wirepost does', { timeout: 120_000 },
   await click('#push', 'Push');
   await shows('#push .result.good', 'Confirmed');
   await shows(`${card('alice')} .in`, 'payment.completed', 'o-1');
-  for (const [language, part] of [['curl', "-H 'X-Api-Key: dev-payments'"], ['TypeScript', 'await fetch('], ['Java', 'HttpRequest'], ['Python', 'await app.push("payment.completed"']]) {
+  for (const [language, part] of [['curl', "-H 'X-Api-Key: dev-payments'"], ['TypeScript', 'await fetch('], ['Java', 'wirepost.push(Outgoing.of('], ['Python', 'await app.push("payment.completed"']]) {
     await click('#code', language);
     await shows('#code pre', part, 'o-1');
   }
