@@ -86,7 +86,7 @@ var Connection = class {
   heard = now();
   began = now();
   welcome;
-  /** The first `gap` after a `welcome` with `resumed: false` is the same gap. */
+  /** A `gap` that follows a `welcome` with `resumed: false` is the same gap. */
   gapReported = false;
   /** A drain told it to leave. */
   leaving = false;
@@ -101,7 +101,7 @@ var Connection = class {
   #timer;
   /** Whether it takes more. */
   get roomy() {
-    return !!this.#socket && this.#socket.bufferedAmount < BUFFERED;
+    return !!this.#socket && !(this.#socket.bufferedAmount > BUFFERED);
   }
   send(text) {
     this.#socket?.send(text);
@@ -180,7 +180,7 @@ var TokenError = class extends Error {
 };
 async function fetchToken(url, init) {
   const response = await fetch(url, init);
-  const answer = await response.json().catch(() => ({}));
+  const answer = await response.json().catch(() => void 0) ?? {};
   if (response.ok && typeof answer.data === "string") return answer.data;
   const seconds = Number(response.headers.get("retry-after"));
   throw new TokenError(response.status, answer.description ?? "no connection URL", seconds > 0 ? seconds * 1e3 : 0);
@@ -188,6 +188,18 @@ async function fetchToken(url, init) {
 
 // src/id.ts
 var newId = () => globalThis.crypto?.randomUUID?.() ?? [1, 2, 3].map(() => Math.random().toString(36).slice(2, 12)).join("");
+function checkId(id) {
+  if (typeof id === "string" && id && utf8Length(id) <= 64 && !/[\ud800-\udfff]/u.test(id)) return;
+  throw new WirepostError("invalid_envelope", "an id is a string of 1 to 64 bytes");
+}
+function utf8Length(text) {
+  let length = text.length;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code > 127) length += code > 2047 && (code < 55296 || code > 57343) ? 2 : 1;
+  }
+  return length;
+}
 
 // src/inbox.ts
 var FIRST_PAUSE = 500;
@@ -207,8 +219,8 @@ var Inbox = class {
   take;
   onError;
   onEmpty;
-  handlers = /* @__PURE__ */ new Set();
-  gapHandlers = /* @__PURE__ */ new Set();
+  #handlers = /* @__PURE__ */ new Set();
+  #gapHandlers = /* @__PURE__ */ new Set();
   #items = [];
   #seen = /* @__PURE__ */ new Set();
   #busy = false;
@@ -217,6 +229,15 @@ var Inbox = class {
   #writing = false;
   get size() {
     return this.#items.length;
+  }
+  on(pattern, handler) {
+    const entry = [pattern, handler];
+    this.#handlers.add(entry);
+    return () => this.#handlers.delete(entry);
+  }
+  onGap(handler) {
+    this.#gapHandlers.add(handler);
+    return () => this.#gapHandlers.delete(handler);
   }
   /** A message is handed over unless its id was seen before; its cursor counts in any case. */
   add(item) {
@@ -240,9 +261,9 @@ var Inbox = class {
     let item;
     while (item = this.#items.shift()) {
       const { message, gap, cursor } = item;
-      if (gap) for (const handler of this.gapHandlers) await this.#call(handler, gap);
+      if (gap) for (const handler of this.#gapHandlers) await this.#call(handler, gap);
       if (message) {
-        for (const [pattern, handler] of this.handlers) {
+        for (const [pattern, handler] of this.#handlers) {
           if (matches(pattern, message.messageType)) await this.#call(handler, message, message);
         }
       }
@@ -285,14 +306,41 @@ var Inbox = class {
   }
 };
 function matches(pattern, type) {
-  const match = (patterns, words) => {
-    const [first, ...rest] = patterns;
-    if (first === void 0) return !words.length;
-    if (first === "#") return match(rest, words) || words.length > 0 && match(patterns, words.slice(1));
-    return words.length > 0 && (first === "*" || first === words[0]) && match(rest, words.slice(1));
-  };
-  return pattern === "#" || pattern === type || match(pattern.split("."), type.split("."));
+  const [patterns, words] = [pattern.split("."), type.split(".")];
+  let [p, w, hash, taken] = [0, 0, -1, 0];
+  while (w < words.length) {
+    if (patterns[p] === "#") [hash, taken] = [p++, w];
+    else if (p < patterns.length && (patterns[p] === "*" || patterns[p] === words[w])) p++, w++;
+    else if (hash >= 0) [p, w] = [hash + 1, ++taken];
+    else return false;
+  }
+  while (patterns[p] === "#") p++;
+  return p === patterns.length;
 }
+
+// src/listeners.ts
+var Listeners = class {
+  constructor(onError) {
+    this.onError = onError;
+  }
+  onError;
+  state = "connecting";
+  #handlers = /* @__PURE__ */ new Set();
+  add(handler) {
+    this.#handlers.add(handler);
+    return () => this.#handlers.delete(handler);
+  }
+  /** Tells each change, and `connecting` at the start. */
+  set(state) {
+    if (this.state === state && state !== "connecting") return;
+    this.state = state;
+    for (const handler of [...this.#handlers]) (async () => handler(state))().catch((error) => this.report(error));
+  }
+  report(error, message) {
+    if (this.state === "closed") return;
+    (async () => (this.onError ?? console.error)(error, message))().catch(console.error);
+  }
+};
 
 // src/outbox.ts
 var WINDOW = 64;
@@ -344,13 +392,14 @@ var Outbox = class {
     this.#notBefore = 0;
     this.#pump();
   }
-  /** What a connection has not answered is sent again. */
-  lost(connection) {
-    for (const entry of this.#entries.values()) {
-      if (entry.on === connection) {
-        entry.on = void 0;
-        entry.uncertain = true;
-      }
+  /** What a connection has not answered is sent again; `tooLarge`: but for the largest, which ended it. */
+  lost(connection, tooLarge = false) {
+    const lost = [...this.#entries.values()].filter(({ on }) => on === connection);
+    const largest = tooLarge && lost.reduce((a, b) => a && a.text.length > b.text.length ? a : b, void 0);
+    if (largest) largest.settle(new WirepostError("too_large", "it ended the connection", largest.uncertain));
+    for (const entry of lost) {
+      entry.on = void 0;
+      entry.uncertain = true;
     }
     if (this.#connection === connection) this.#connection = void 0;
     this.#pump();
@@ -366,7 +415,8 @@ var Outbox = class {
       else if (!frame.retryable) entry.settle(new WirepostError(frame.code, frame.reason, entry.uncertain));
       else {
         const { nackFirst, nackMax } = this.timing;
-        this.#notBefore = now() + (frame.retryAfterMs ?? halfRandom(nackFirst, nackMax, entry.refusals++));
+        const wait = halfRandom(nackFirst, nackMax, entry.refusals++);
+        this.#notBefore = now() + (frame.retryAfterMs ?? wait);
       }
     }
     this.#pump();
@@ -411,14 +461,6 @@ var Outbox = class {
     return this.#tokens >= 1 ? 0 : Math.ceil((1 - this.#tokens) / perMs);
   }
 };
-function utf8Length(text) {
-  let length = text.length;
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code > 127) length += code > 2047 && (code < 55296 || code > 57343) ? 2 : 1;
-  }
-  return length;
-}
 
 // src/page.ts
 var EVENTS = [
@@ -504,16 +546,19 @@ function sessionStore(key) {
   };
 }
 function indexedDbStore(key, database = "wirepost") {
+  let opened;
   const open = () => result(indexedDB.open(database, 1), (request) => {
     request.onupgradeneeded = () => request.result.createObjectStore("cursors");
+  }).then((connection) => {
+    connection.onversionchange = () => connection.close();
+    return connection;
   });
-  let opened;
-  const cursors = async (mode) => {
-    opened ??= open().catch((error) => (opened = void 0, Promise.reject(error)));
+  const cursors = async (mode, again = true) => {
     try {
-      return (await opened).transaction("cursors", mode).objectStore("cursors");
+      return (await (opened ??= open())).transaction("cursors", mode).objectStore("cursors");
     } catch (error) {
       opened = void 0;
+      if (again) return cursors(mode, false);
       throw error;
     }
   };
@@ -539,14 +584,13 @@ var Wirepost = class {
   #waits;
   #inbox;
   #outbox;
-  #stateHandlers = /* @__PURE__ */ new Set();
+  #listeners;
   #requests = new Requests();
   #unwatch;
   #owner = {
     onFrame: (connection, frame) => this.#onFrame(connection, frame),
     onEnd: (connection, code) => this.#onEnd(connection, code)
   };
-  #state = "connecting";
   /** The one that counts: opening, or open. */
   #current;
   /** Opening, while a drain lets the current one live. */
@@ -572,13 +616,14 @@ var Wirepost = class {
     this.#timing = { ...TIMING, ...options.timing };
     this.#store = options.store ?? memoryStore();
     this.#waits = new Waits(this.#timing);
+    this.#listeners = new Listeners(options.onError);
     this.#outbox = new Outbox(options.queueLimit ?? 1e3, this.#timing);
     this.#inbox = new Inbox(
       this.#store,
       options.remembered ?? 1e3,
       options.attempts ?? 4,
       (message) => this.#requests.take(message),
-      (error, message) => this.#report(error, message),
+      (error, message) => this.#listeners.report(error, message),
       () => {
         if (!this.#full) return;
         this.#full = false;
@@ -589,25 +634,21 @@ var Wirepost = class {
     void this.#start();
   }
   get state() {
-    return this.#state;
+    return this.#listeners.state;
   }
   /** Ms since anything arrived on the connection; infinite without one. */
   get lastEventAge() {
     return this.#current?.welcome ? now() - this.#current.heard : Infinity;
   }
   on(pattern, handler) {
-    const entry = [pattern, handler];
-    this.#inbox.handlers.add(entry);
-    return () => this.#inbox.handlers.delete(entry);
+    return this.#inbox.on(pattern, handler);
   }
   /** Messages may be missing: fetch your state again. A handler is treated like one of a message. */
   onGap(handler) {
-    this.#inbox.gapHandlers.add(handler);
-    return () => this.#inbox.gapHandlers.delete(handler);
+    return this.#inbox.onGap(handler);
   }
   onState(handler) {
-    this.#stateHandlers.add(handler);
-    return () => this.#stateHandlers.delete(handler);
+    return this.#listeners.add(handler);
   }
   /**
    * Sends a message, and again until there is an answer. Resolves with its id when the broker has it, and rejects with a
@@ -615,8 +656,8 @@ var Wirepost = class {
    */
   async send(messageType, content, options = {}) {
     const { to: toUniqueId, signal, id = newId(), ...rest } = options;
-    if (this.#state === "closed") throw new WirepostError("closed", "the client was closed");
-    if (typeof id !== "string" || !id || utf8Length(id) > 64) throw new WirepostError("invalid_envelope", "an id has 1 to 64 bytes");
+    if (this.#listeners.state === "closed") throw new WirepostError("closed", "the client was closed");
+    checkId(id);
     await this.#outbox.add(id, JSON.stringify({ id, messageType, toUniqueId, ...rest, content }), signal);
     return id;
   }
@@ -625,19 +666,29 @@ var Wirepost = class {
     const { timeoutMs = 3e4, signal, id = newId(), ...rest } = options;
     return this.#requests.request(id, timeoutMs, signal, (signal2) => this.send(messageType, content, { ...rest, id, signal: signal2 }));
   }
+  /**
+   * Tells the business that these messages were stored or shown, on a route with `receipts`. It counts on the connection
+   * that delivered them; without one it has no effect.
+   */
+  received(...messages) {
+    const ids = messages.map((message) => typeof message === "string" ? message : message.id);
+    while (ids.length && this.#listeners.state === "open") {
+      this.#current.send(JSON.stringify({ op: "received", ids: ids.splice(0, 256) }));
+    }
+  }
   /** Connects now, if there is no connection. After `stopped` it is the only way back: call it when the user does something. */
   connect() {
-    if (this.#state === "waiting" || this.#state === "stopped") void this.#connect();
+    if (this.#listeners.state === "waiting" || this.#listeners.state === "stopped") void this.#connect();
   }
   /** What the platform says of network and page. Browsers are watched already; call it elsewhere, as in React Native. */
   hint(hint) {
     if (hint !== "online" && hint !== "visible" && hint !== "resume") return;
-    if (this.#state === "waiting") void this.#connect();
+    if (this.#listeners.state === "waiting") void this.#connect();
     else this.#current?.test(hint === "online" ? 0 : this.#timing.pingAfter);
   }
   /** Ends it for good. What waits for an answer is rejected with `closed`. */
   close() {
-    if (this.#state === "closed") return;
+    if (this.#listeners.state === "closed") return;
     this.#attempt++;
     this.#calls.abort();
     clearTimeout(this.#timer);
@@ -647,7 +698,7 @@ var Wirepost = class {
     this.#current = this.#next = void 0;
     this.#old.clear();
     this.#inbox.close();
-    this.#set("closed");
+    this.#listeners.set("closed");
     this.#outbox.close();
     this.#requests.close();
   }
@@ -659,7 +710,7 @@ var Wirepost = class {
       case "ack":
       case "nack":
         this.#outbox.answer(connection, frame);
-        if (frame.op === "nack" && !frame.id) this.#report(new WirepostError(frame.code, frame.reason));
+        if (frame.op === "nack" && !frame.id) this.#listeners.report(new WirepostError(frame.code, frame.reason));
         return this.#leaveOld(connection);
       case "drain":
         connection.leaving = true;
@@ -669,10 +720,12 @@ var Wirepost = class {
     if (!counts || !connection.welcome) return;
     switch (frame.op) {
       case "position":
+        connection.gapReported = false;
+        this.#resumeToken = frame.resumeToken ?? this.#resumeToken;
         return this.#receive({ cursor: frame.cursor });
       case "gap":
-        if (connection.gapReported) connection.gapReported = false;
-        else this.#receive({ gap: { reason: frame.reason } });
+        if (!connection.gapReported) this.#receive({ gap: { reason: frame.reason } });
+        connection.gapReported = false;
         return;
       case "expiring":
         return this.#refresh(frame.inSeconds * 1e3);
@@ -680,10 +733,12 @@ var Wirepost = class {
         this.#resumeToken = frame.resumeToken;
         return;
     }
-    if (typeof frame.op !== "string" && typeof frame.messageType === "string") this.#receive({ message: frame, cursor: frame.cursor });
+    if (typeof frame.op === "string" || typeof frame.messageType !== "string") return;
+    connection.gapReported = false;
+    this.#receive({ message: frame, cursor: frame.cursor });
   }
   #onEnd(connection, code) {
-    this.#outbox.lost(connection);
+    this.#outbox.lost(connection, code === 1009);
     if (this.#old.delete(connection)) return;
     if (connection.welcome && now() - connection.began >= this.#timing.stableAfter) this.#waits.reset();
     if (code === 3e3) this.#resumeToken = void 0;
@@ -694,7 +749,7 @@ var Wirepost = class {
     this.#silentDeaths = code === 1006 && connection.welcome && connection.frames < 2 ? this.#silentDeaths + 1 : 0;
     this.#current = this.#next;
     this.#next = void 0;
-    if (this.#current) return this.#set("connecting");
+    if (this.#current) return this.#listeners.set("connecting");
     if (code === 4009 && !connection.leaving) return this.#stop();
     this.#wait(code === 3003 || code === 4010);
   }
@@ -704,7 +759,7 @@ var Wirepost = class {
     try {
       cursor = await this.#store.get();
     } catch (error) {
-      this.#report(error);
+      this.#listeners.report(error);
     }
     this.#cursor = cursor || void 0;
     if (attempt === this.#attempt) await this.#connect();
@@ -713,7 +768,7 @@ var Wirepost = class {
     clearTimeout(this.#timer);
     if (this.#full || this.#current) return;
     const attempt = ++this.#attempt;
-    this.#set("connecting");
+    this.#listeners.set("connecting");
     try {
       const url = await this.#url();
       if (attempt === this.#attempt) this.#current = this.#open(url);
@@ -764,18 +819,18 @@ var Wirepost = class {
     }
   }
   #failed(error) {
-    this.#report(error);
-    const { status = 0, retryAfterMs = 0 } = error instanceof TokenError ? error : {};
+    this.#listeners.report(error);
+    const { status = 0, retryAfterMs = 0 } = error ?? {};
     this.#wait(status >= 400 && status < 500 && status !== 408 && status !== 429, retryAfterMs);
   }
   #wait(slowly, retryAfterMs = 0) {
     clearTimeout(this.#timer);
     this.#timer = timer(this.#waits.next(slowly, retryAfterMs), () => void this.#connect());
-    this.#set("waiting");
+    this.#listeners.set("waiting");
   }
   #stop() {
     clearTimeout(this.#timer);
-    this.#set("stopped");
+    this.#listeners.set("stopped");
   }
   #welcomed(connection, { cursor, resumed, resumeToken }) {
     if (connection === this.#next) {
@@ -787,16 +842,17 @@ var Wirepost = class {
     clearTimeout(this.#refreshTimer);
     this.#resumeToken = resumeToken;
     let gap;
-    if (resumed === false) {
-      if (connection.cursor) gap = { reason: "resume" };
-      else if (this.#greeted) gap = { reason: "restart" };
-      connection.gapReported = !!connection.cursor;
+    if (!connection.cursor) {
+      if (this.#greeted) gap = { reason: "restart" };
+    } else if (resumed === false) {
+      gap = { reason: "resume" };
+      connection.gapReported = true;
       this.#cursor = void 0;
     }
     this.#greeted = true;
     this.#receive(gap ? { gap, cursor } : { cursor });
     if (connection !== this.#current) return;
-    this.#set("open");
+    this.#listeners.set("open");
     this.#outbox.use(connection);
     for (const old of [...this.#old]) this.#leaveOld(old);
   }
@@ -818,7 +874,7 @@ var Wirepost = class {
     }
     this.#next = void 0;
     clearTimeout(this.#timer);
-    this.#set("waiting");
+    this.#listeners.set("waiting");
   }
   /** Prolongs the session with a new ticket; what fails is tried again while there is time. */
   #refresh(left) {
@@ -830,29 +886,10 @@ var Wirepost = class {
         const url = await this.#token();
         if (connection === this.#current) connection.send(JSON.stringify({ op: "refresh", token: url.slice(url.lastIndexOf("/") + 1) }));
       } catch (error) {
-        this.#report(error);
+        this.#listeners.report(error);
         if (connection === this.#current && left > 1e3) this.#refresh(left / 2);
       }
     });
-  }
-  #set(state) {
-    if (this.#state === state && state !== "connecting") return;
-    this.#state = state;
-    for (const handler of [...this.#stateHandlers]) {
-      try {
-        handler(state);
-      } catch (error) {
-        this.#report(error);
-      }
-    }
-  }
-  #report(error, message) {
-    if (this.#state === "closed") return;
-    try {
-      (this.#options.onError ?? console.error)(error, message);
-    } catch (thrown) {
-      console.error(thrown);
-    }
   }
 };
 export {
