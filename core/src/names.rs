@@ -57,6 +57,11 @@ pub fn room_policy(queue: &str) -> Option<String> {
     Some(format!("{PREFIX}{}.room.{short}", owner(queue)?))
 }
 
+/// Whether a policy of this name is a [`room_policy`].
+pub fn is_room_policy(policy: &str) -> bool {
+    policy.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).is_some_and(|(_, rest)| rest.starts_with("room."))
+}
+
 /// Whether a policy of this name sets the limits of a queue: its own, or the one that leaves it more room.
 pub fn is_policy_of(policy: &str, queue: &str) -> bool {
     policy == queue || room_policy(queue).is_some_and(|room| room == policy)
@@ -140,6 +145,7 @@ mod tests {
         assert_eq!(owner(INSTALLATION), None);
         let room = room_policy("wirepost.pay.q.orders.eu").unwrap();
         assert_eq!((room.as_str(), owner(&room)), ("wirepost.pay.room.orders.eu", Some("pay")));
+        assert!(is_room_policy(&room) && !is_room_policy("wirepost.pay.q.room"));
         assert_eq!(room_policy("wirepost.pay.dead"), None);
         assert_eq!(owner("amq.topic"), None);
     }

@@ -13,7 +13,7 @@ use crate::destroys::plan_shared;
 use crate::ownership::Marker;
 use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_users, streams_without_policy};
 use crate::reserved::{marked, namespace};
-use crate::room;
+use crate::room::{self, WithRoom};
 use crate::users::{DesiredUser, user_tag};
 
 /// What a vhost has, read at about one moment by [`Snapshot::read`].
@@ -212,16 +212,21 @@ impl Snapshot {
         Some(&own.or_else(shared)?.definition)
     }
 
-    /// Queues of routes that have a policy which leaves them more room.
-    pub(crate) fn with_room(&self) -> Vec<String> {
-        let has = |part: &BusinessObjects, room: &str| part.objects.policies.iter().any(|policy| policy.name == room);
-        let of = |part: &BusinessObjects, queue: &str| names::room_policy(queue).is_some_and(|room| has(part, &room));
+    /// Whether any queue has a policy that gives it more room.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut policies = self.parts.values().flat_map(|part| &part.objects.policies);
+        policies.any(|policy| names::is_room_policy(&policy.name))
+    }
+
+    /// Queues of routes with a policy that gives them more room.
+    pub(crate) fn with_room(&self) -> Vec<WithRoom> {
+        let of = |part: &BusinessObjects, queue: &str| {
+            let room = names::room_policy(queue)?;
+            let policy = part.objects.policies.iter().find(|policy| policy.name == room)?.clone();
+            Some(WithRoom { queue: queue.to_owned(), policy })
+        };
         let parts = self.parts.values().filter(|part| !part.objects.policies.is_empty());
-        parts
-            .flat_map(|part| part.objects.queues.iter().map(move |queue| (part, queue)))
-            .filter(|(part, queue)| of(part, &queue.name))
-            .map(|(_, queue)| queue.name.clone())
-            .collect()
+        parts.flat_map(|part| part.objects.queues.iter().filter_map(move |queue| of(part, &queue.name))).collect()
     }
 
     /// The topology of a business with the policies that leave its queues more room and still should; `None`: there are none.

@@ -23,6 +23,7 @@ use super::{
     job::{Job, JobResult},
     orphans::Orphans,
     replicas::{Checked, Replicas, wanted},
+    room::{RoomChecked, RoomChecks},
     snapshots::{Read, Snapshots},
     unrouted::{self, FinishedMove, Unrouted},
     work::Work,
@@ -54,8 +55,7 @@ pub(super) struct Actor {
     sweep_due: bool,
     /// A count of depths is under way.
     pub(super) counting_depths: bool,
-    /// Queues with more room are being looked at.
-    pub(super) checking_room: bool,
+    pub(super) room: RoomChecks,
     pub(super) tasks: JoinSet<Finished>,
     /// Calls of the management API that were reported.
     calls: u64,
@@ -139,7 +139,7 @@ pub(super) enum Finished {
     /// Replicas were checked.
     Replicas(Checked),
     /// Queues with more room were looked at.
-    Room(Result<(), Error>),
+    Room(Result<RoomChecked, Error>),
     /// Unrouted messages were counted.
     Counted(unrouted::Counted),
     /// Unrouted messages of one business were moved.
@@ -175,7 +175,7 @@ impl Actor {
             too_few_nodes: None,
             sweep_due: false,
             counting_depths: false,
-            checking_room: false,
+            room: RoomChecks::default(),
             tasks: JoinSet::new(),
             calls: 0,
         }

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
+use std::time::Instant;
+
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use wirepost_testing::broker::{PATIENCE, Vhost, depth, eventually, publish, publish_for};
 
-use wirepost_topology::{Problem, Snapshot};
+use wirepost_topology::depth::LOOKS_APART;
+use wirepost_topology::{ApplyOptions, Plan, Problem, Snapshot, Step, apply_plan};
 
 use crate::kept::Kept;
 use crate::support::{apply_all, business, management, problems, route};
@@ -108,8 +111,49 @@ async fn a_queue_that_holds_more_than_a_new_default_goes_on_until_its_team_says_
     eventually("the queue is full", PATIENCE, || async { Ok(send().await.is_err()) }).await.unwrap();
 }
 
+/// A former version left no bound where the broker had no statistics, and this one leaves an estimate.
+#[tokio::test]
+async fn room_without_a_known_size_becomes_twice_the_size_once_that_is_known() {
+    let vhost = Vhost::create().await.unwrap();
+    let topology = business("pay", &json!([route("order", "orders")]));
+    apply_all(&vhost, &topology).await;
+    let management = management(&vhost);
+    let mut room = former();
+    room["pattern"] = json!(r"^wirepost\.pay\.q\.orders$");
+    room["priority"] = json!(510);
+    vhost.broker.call("PUT", &format!("/api/policies/{}/{ROOM}", vhost.name), &room.to_string()).await.unwrap();
+    let corrections = async || {
+        let snapshot = Snapshot::read(&management).await.unwrap();
+        snapshot.room_corrections(&management, 200_000, None).await.0
+    };
+    let (_connection, channel) = vhost.channel().await.unwrap();
+    for _ in 0..3 {
+        publish_for(&channel, "wirepost.pay.receive", "order", QUEUE, &[b'x'; 60_000]).await.unwrap();
+    }
+    counted(&vhost, 180_000).await;
+    let steps = corrections().await;
+    let [Step::PutPolicy(policy)] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((policy.name.as_str(), policy.priority), (ROOM, 510));
+    assert_eq!(
+        (&policy.definition["max-length-bytes"], &policy.definition["max-length"]),
+        (&json!(1 << 30), &json!(1_000_000))
+    );
+    let mut plan = Plan::default();
+    plan.steps = steps;
+    apply_plan(&management, plan, ApplyOptions::default()).await.unwrap();
+    assert_eq!(corrections().await, []);
+
+    // The same for an estimate; and it is maintained like any other until then.
+    room["priority"] = json!(511);
+    room["definition"]["max-length-bytes"] = json!(7_u64 << 30);
+    vhost.broker.call("PUT", &format!("/api/policies/{}/{ROOM}", vhost.name), &room.to_string()).await.unwrap();
+    let report = apply_all(&vhost, &topology).await;
+    assert!(matches!(&report.problems[..], [Problem::MoreRoom { bytes: Some(7_516_192_768), .. }]), "{report:?}");
+    assert!(matches!(&corrections().await[..], [Step::PutPolicy(policy)] if policy.priority == 510));
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_gets_the_default_when_it_holds_much_less() {
+async fn a_queue_gets_the_default_when_two_looks_find_much_less_in_it() {
     let kept = Kept::of(Vhost::create().await.unwrap(), None).await.unwrap();
     kept.ensure("pay", false).await.unwrap();
     let (_connection, channel) = kept.vhost.channel().await.unwrap();
@@ -123,7 +167,9 @@ async fn a_queue_gets_the_default_when_it_holds_much_less() {
     snapshot.leave_room(&management, 0, None).await.unwrap();
     in_force(&kept.vhost, QUEUE, ROOM).await;
     kept.owner.may_write.send_replace(true);
+    let begun = Instant::now();
     in_force(&kept.vhost, QUEUE, "wirepost.queues").await;
+    assert!(begun.elapsed() >= LOOKS_APART, "one look was enough");
 }
 
 #[tokio::test]
