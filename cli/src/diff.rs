@@ -1,7 +1,9 @@
 //! `wirepost diff`: what these declarations would change, on the broker or in the cluster. Changes nothing.
 
+mod applied;
 mod broker;
 mod changes;
+mod classes;
 mod cluster;
 mod kubectl;
 
@@ -24,8 +26,9 @@ const FAILED: u8 = 2;
 /// Show what would change on the broker, or in the cluster.
 ///
 /// One line for each change: `+` created, `~` changed, `-` removed, `!` needs manual action or destroys messages. With --management it is
-/// compared with what the broker has, with --cluster or --from with the declarations that were applied. Exit status: 0 = nothing would
-/// change, 1 = something would (see --fail-on), 2 = a declaration is not accepted, or there is nothing to compare with.
+/// compared with what the broker has, with --cluster or --from with what was applied. With these a `WsBusinessClass` may be among the files:
+/// it is shown which businesses notice, and when. Exit status: 0 = nothing would change, 1 = something would (see --fail-on), 2 = a
+/// declaration is not accepted, or there is nothing to compare with.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// YAML or JSON files, or folders with *.yaml, *.yml or *.json.
@@ -41,7 +44,7 @@ pub(crate) struct Args {
     /// The program that --cluster runs, such as oc.
     #[arg(long, env = "WIREPOST_KUBECTL", value_name = "PROGRAM", default_value = "kubectl")]
     kubectl: PathBuf,
-    /// Compare with the resources in this file, as `kubectl get wsb -o json` writes them; - is standard input.
+    /// Compare with the resources in this file, as `kubectl get wsb,wsbc -A -o json` writes them; - is standard input.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// What gives exit status 1.

@@ -14,7 +14,7 @@ mod status;
 
 pub use auth::{Auth, ClaimNames, Jwt, KeySource};
 pub use route::{Queue, Route};
-pub use status::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus};
+pub use status::{EdgesStatus, ExchangesStatus, LocalReference, RetentionStatus, WsBusinessStatus};
 
 use kube::{CustomResource, KubeSchema, core::ObjectMeta};
 use schemars::JsonSchema;
@@ -37,7 +37,7 @@ pub const DEFAULT_RETENTION_BYTES: &str = "1Gi";
 pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
 
 /// What the clients of one business may send and receive, who they are, and how long pushes are kept.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "wirepost.dev",
     version = "v1alpha1",

@@ -13,7 +13,7 @@ pub use config::MAX_CONFIG_BYTES;
 pub(crate) use policies::DEFAULT_MAX_LENGTH;
 pub use policies::{GROUP_SIZE, shared_policies, shared_policy_of};
 pub(crate) use queues::merge as merge_queues;
-pub(crate) use retention::quantity;
+pub(crate) use retention::{quantity, quantity_text};
 
 pub use crate::business::seniority;
 

@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    business::RetentionStatus,
+    compile::{quantity, quantity_text},
     hex,
     topology::{QueueKind, Topology},
 };
@@ -21,7 +23,9 @@ pub const ALLOW: &str = "wirepost.dev/allow-destructive";
 const DIGEST: usize = 8;
 
 /// Keys of a stream's policy by which the broker drops the oldest messages when the value gets smaller.
-const KEPT: [&str; 2] = ["max-age", "max-length-bytes"];
+const KEPT: [&str; 2] = [MAX_AGE, MAX_BYTES];
+const MAX_AGE: &str = "max-age";
+const MAX_BYTES: &str = "max-length-bytes";
 
 /// Something that a change destroys. `Display` says what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +62,9 @@ impl fmt::Display for Destruction {
 
 /// The value of [`ALLOW`] that allows a generation exactly this: `GENERATION-DIGEST`. The generation alone would allow whatever comes later, too:
 /// a policy that is raised by hand while the generation stays, or a resource that was created again and counts from 1.
-pub fn allowance(generation: i64, destructions: &[Destruction]) -> String {
-    format!("{generation}-{}", digest(destructions))
+/// `used`: see [`digest`].
+pub fn allowance(generation: i64, destructions: &[Destruction], used: Option<&str>) -> String {
+    format!("{generation}-{}", digest(destructions, used))
 }
 
 /// The [`digest`] that a value of [`ALLOW`] names, if it is for this generation.
@@ -68,14 +73,16 @@ pub fn allowed(value: &str, generation: i64) -> Option<&str> {
     of.parse::<i64>().is_ok_and(|of| of == generation).then_some(digest)
 }
 
-/// Names destructions, in any order, whatever the words are that describe them.
-pub fn digest(destructions: &[Destruction]) -> String {
+/// Names destructions, in any order, whatever the words are that describe them. `used`: the value of [`ALLOW`] that was carried out last. It
+/// allows nothing more, so what comes again has another name.
+pub fn digest(destructions: &[Destruction], used: Option<&str>) -> String {
     let fields = |destruction: &Destruction| match destruction {
         Destruction::Stream { stream } => json!([stream]).to_string(),
         Destruction::Cut { stream, key, from, to } => json!([stream, key, from, to]).to_string(),
     };
     let mut all: Vec<String> = destructions.iter().map(fields).collect();
     all.sort();
+    all.extend(used.map(|used| json!({"after": used}).to_string()));
     let mut digest = hex(Sha256::digest(all.join("\n")));
     digest.truncate(DIGEST);
     digest
@@ -110,9 +117,49 @@ pub fn cuts(stream: &str, is: &Map<String, Value>, should: &Map<String, Value>) 
     KEPT.into_iter().filter_map(cut).collect()
 }
 
-/// `600s` and `600` alike.
+/// A number, or an age in seconds: RabbitMQ takes the units Y, M (30 days), D, h, m and s.
 fn number(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| value.as_str()?.strip_suffix('s')?.parse().ok())
+    let age = |text: &str| {
+        let unit = text.chars().last()?;
+        let seconds: u64 = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'D' => 86_400,
+            'M' => 30 * 86_400,
+            'Y' => 365 * 86_400,
+            _ => return None,
+        };
+        text[..text.len() - unit.len_utf8()].parse::<u64>().ok()?.checked_mul(seconds)
+    };
+    value.as_u64().or_else(|| age(value.as_str()?))
+}
+
+impl RetentionStatus {
+    /// What the policy of a stream keeps, before anything is left out of what a person must allow: `held` stays as it is.
+    pub fn of(policy: &Map<String, Value>, held: &[Destruction]) -> Self {
+        let mut kept = policy.clone();
+        for destruction in held {
+            let Destruction::Cut { stream: _, key, from, to: _ } = destruction else { continue };
+            match from {
+                None => drop(kept.remove(*key)),
+                Some(from) => {
+                    drop(kept.insert((*key).to_owned(), from.parse::<u64>().map_or(json!(from), |n| json!(n))))
+                }
+            }
+        }
+        Self {
+            seconds: kept.get(MAX_AGE).and_then(number).and_then(|seconds| i64::try_from(seconds).ok()),
+            bytes: kept.get(MAX_BYTES).and_then(number).map(quantity_text),
+        }
+    }
+
+    /// As the policy of a stream says it.
+    pub fn definition(&self) -> Map<String, Value> {
+        let age = self.seconds.map(|seconds| (MAX_AGE.to_owned(), json!(format!("{seconds}s"))));
+        let bytes = self.bytes.as_deref().and_then(quantity).map(|bytes| (MAX_BYTES.to_owned(), json!(bytes)));
+        age.into_iter().chain(bytes).collect()
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +205,39 @@ mod tests {
     }
 
     #[test]
+    fn ages_are_compared_in_every_unit_of_the_broker() {
+        let age = |text: &str| Map::from_iter([(MAX_AGE.to_owned(), json!(text))]);
+        for (is, should, cut) in [
+            ("7D", "86400s", true),
+            ("1h", "3600s", false),
+            ("1M", "29D", true),
+            ("1Y", "364D", true),
+            ("2m", "3m", false),
+        ] {
+            assert_eq!(!cuts("wirepost.pay.stream", &age(is), &age(should)).is_empty(), cut, "{is} → {should}");
+        }
+    }
+
+    #[test]
+    fn what_a_stream_keeps_is_what_its_policy_says_and_what_is_held_back() {
+        let stream = || "wirepost.pay.stream".to_owned();
+        let policy = topology(&json!({}), &json!({"name": "q"})).policy_of(&stream()).unwrap().definition.clone();
+        let kept = RetentionStatus::of(&policy, &[]);
+        assert_eq!(kept, RetentionStatus { seconds: Some(86_400), bytes: Some("1Gi".to_owned()) });
+        assert_eq!(cuts(&stream(), &kept.definition(), &policy), []);
+        let cut = |key, from: Option<&str>| Destruction::Cut {
+            stream: stream(),
+            key,
+            from: from.map(str::to_owned),
+            to: String::new(),
+        };
+        let held = [cut(MAX_AGE, Some("7D")), cut(MAX_BYTES, None)];
+        assert_eq!(RetentionStatus::of(&policy, &held), RetentionStatus { seconds: Some(604_800), bytes: None });
+        let more = cut(MAX_BYTES, Some("3000000000"));
+        assert_eq!(RetentionStatus::of(&policy, &[more]).bytes.as_deref(), Some("3G"));
+    }
+
+    #[test]
     fn a_person_allows_one_generation_one_change() {
         let cut = |key: &'static str, from: &str, to: &str| Destruction::Cut {
             stream: "wirepost.pay.stream".to_owned(),
@@ -167,14 +247,15 @@ mod tests {
         };
         let age = || cut("max-age", "7200s", "3600s");
         let bytes = || cut("max-length-bytes", "2", "1");
-        let value = allowance(3, &[age(), bytes()]);
-        assert_eq!(allowed(&value, 3), Some(digest(&[bytes(), age()]).as_str()));
+        let value = allowance(3, &[age(), bytes()], None);
+        assert_eq!(allowed(&value, 3), Some(digest(&[bytes(), age()], None).as_str()));
+        assert_ne!(allowed(&value, 3), Some(digest(&[bytes(), age()], Some(&value)).as_str()), "it was carried out");
         assert_eq!(allowed(&value, 1), None);
         for another in [vec![age()], vec![cut("max-age", "86400s", "3600s"), bytes()], vec![]] {
-            assert_ne!(allowed(&value, 3), Some(digest(&another).as_str()));
+            assert_ne!(allowed(&value, 3), Some(digest(&another, None).as_str()));
         }
         for unreadable in ["3", "-3", "3-", "", "now"] {
-            assert_ne!(allowed(unreadable, 3), Some(digest(&[age()]).as_str()), "{unreadable}");
+            assert_ne!(allowed(unreadable, 3), Some(digest(&[age()], None).as_str()), "{unreadable}");
         }
     }
 }

@@ -281,6 +281,7 @@ impl App {
             class_crd,
             metrics: Arc::clone(&metrics),
             states,
+            triggers: Arc::clone(&triggers),
         });
         let controller = Controller { selector, concurrency, store, triggers, listed, fresh, config: api };
         reconciles.tasks.run(

@@ -113,14 +113,8 @@ impl Classes {
         let known = self.lock();
         let found = class_of(named, known.classes.values(), |entry| (&entry.metadata, entry.default));
         let Some(entry) = found.map_err(|name| Box::new(validate::class::not_found(name)))? else { return Ok(None) };
-        entry.class.clone().map(Some).map_err(|problems| {
-            Box::new(Problem::new(
-                "spec.className",
-                Reason::ClassNotFound,
-                format!("class {} can't be read: {problems}", entry.metadata.name.as_deref().unwrap_or_default()),
-                "ask the platform team to correct it",
-            ))
-        })
+        let name = entry.metadata.name.as_deref().unwrap_or_default();
+        entry.class.clone().map(Some).map_err(|problems| Box::new(validate::class::unreadable(name, &problems)))
     }
 
     /// Whether the class of this resource lets its namespace own its business type. Yes while the class is not known.

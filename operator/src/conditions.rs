@@ -45,7 +45,7 @@ impl ConditionState {
     pub fn not_accepted() -> Self {
         Self::unknown(
             Reason::NotAccepted,
-            "this generation is not accepted; what was accepted before goes on unchanged",
+            "this generation is not accepted; if another was accepted before, that one continues unchanged",
         )
     }
 

@@ -8,7 +8,9 @@ use kube::{ResourceExt, api::ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::contract::{
-    config_map::{self, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, RESERVED_FOR, SPEC_KEY, TERMS_KEY},
+    config_map::{
+        self, ALLOWED, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, RESERVED_FOR, SPEC_KEY, TERMS_KEY,
+    },
     edge_config::BusinessConfig,
 };
 
@@ -59,7 +61,7 @@ pub fn build(
 
 /// The same with another configuration of the same declaration.
 pub fn with_config(config_map: &ConfigMap, config: &BusinessConfig, rotation: Option<&Rotation>) -> ConfigMap {
-    let kept = [OWNER, OWNER_UID].into_iter().filter_map(|key| config_map.annotations().get_key_value(key));
+    let kept = [OWNER, OWNER_UID, ALLOWED].into_iter().filter_map(|key| config_map.annotations().get_key_value(key));
     let mut annotations: BTreeMap<String, String> = kept
         .map(|(key, value)| (key.clone(), value.clone()))
         .chain(rotation.iter().flat_map(|r| r.annotations()))
@@ -152,6 +154,17 @@ pub fn declared(config_map: &ConfigMap, stored: &StoredBusiness) -> Option<Store
     let spec = serde_json::from_str(config_map.data.as_ref()?.get(SPEC_KEY)?).ok()?;
     let metadata = ObjectMeta { generation: Some(generation(config_map)?), ..stored.metadata.clone() };
     Some(StoredBusiness { metadata, spec, status: Value::Null })
+}
+
+/// What was allowed to destroy messages, and is done.
+pub fn used_allowance(config_map: &ConfigMap) -> Option<&str> {
+    config_map.annotations().get(ALLOWED).map(String::as_str)
+}
+
+/// The same with this as [`used_allowance`].
+pub fn with_used_allowance(mut config_map: ConfigMap, used: Option<String>) -> ConfigMap {
+    config_map.annotations_mut().extend(used.map(|used| (ALLOWED.to_owned(), used)));
+    config_map
 }
 
 /// The configuration in it.

@@ -127,6 +127,11 @@ impl Events {
         self.publish_about(class, EventType::Warning, "SeveralDefaults", "Watching", note).await;
     }
 
+    /// A class can't be read.
+    pub async fn unreadable_class(&self, class: &ObjectReference, note: &str) {
+        self.publish_about(class, EventType::Warning, "UnreadableClass", "Watching", note).await;
+    }
+
     async fn publish(&self, stored: &StoredBusiness, kind: EventType, reason: &str, action: &str, note: &str) {
         self.publish_about(&stored.reference(), kind, reason, action, note).await;
     }

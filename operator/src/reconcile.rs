@@ -28,7 +28,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
-use wirepost_core::{Compiled, contract::condition::Reason};
+use wirepost_core::{Compiled, contract::condition::Reason, destruction};
 use wirepost_topology::{Problem, Report};
 
 pub use context::{Context, Options};
@@ -135,7 +135,7 @@ impl Reconcile<'_> {
         self.set_finalizer().await?;
         let compiled = &declaration.compiled;
         let credentials = self.credentials(&declaration).await?;
-        let mut findings = Findings::accepted(self.facts(compiled));
+        let mut findings = Findings::accepted(self.facts(&declaration));
         self.report_drift(compiled, &mut findings).await?;
         let new_queues = self.new_existing_queues(compiled);
         let destroying = self.destroying(compiled);
@@ -158,9 +158,16 @@ impl Reconcile<'_> {
             return self.reject(rejected, Some(QUEUE_CHECK_INTERVAL)).await;
         }
         provision::conditions(&done, &mut findings, &self.allow_destructive(&provision::destructions(&done)));
+        findings.set_retention(provision::retention(compiled, &done));
         let waiting = Waiting::new(&compiled.business, &done);
         self.name_held_back(&waiting, compiled, &credentials, &mut findings);
-        self.context.states.of(self.stored, |state| state.accepted = Some(declaration.clone()));
+        let used = self.stored.allowed().filter(|_| provision::is_carried_out(&compiled.business, &done));
+        let used = used.and_then(|_| self.stored.annotation(destruction::ALLOW).map(str::to_owned));
+        self.context.states.of(self.stored, |state| {
+            state.accepted = Some(declaration.clone());
+            state.is_anothers = false;
+            state.used_allowance = used.or_else(|| state.used_allowance.take());
+        });
         let mut refused = false;
         match self.deliver(&declaration, credentials.clone(), repaired, &waiting).await {
             Ok(secret) => {

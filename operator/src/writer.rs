@@ -159,7 +159,7 @@ impl Writer {
     /// See [`Error`].
     pub async fn status(&self, stored: &StoredBusiness, status: &WsBusinessStatus) -> Result<(), Error> {
         self.check_definition(stored).await?;
-        let patch = json!({"metadata": {"uid": stored.uid()}, "status": conditions::replacing(status)});
+        let patch = json!({"metadata": {"uid": stored.uid()}, "status": conditions::replacing(status, &stored.status)});
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let api = self.businesses(stored);
         let doing = format!("writing the status of {}", stored.owner());

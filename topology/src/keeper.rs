@@ -93,6 +93,8 @@ pub struct Desired {
     /// What is destroyed whatever [`Self::destroying`] says, since a person has allowed exactly this: a
     /// [`digest`](wirepost_core::destruction::digest).
     pub allowed: Option<String>,
+    /// What was allowed before and is done: the same once more needs another word.
+    pub used: Option<String>,
     /// Whose it is. `None`: nobody asks, and the broker keeps no record of it.
     pub owner: Option<BusinessOwner>,
 }

@@ -3,14 +3,8 @@
 use std::path::PathBuf;
 
 use serde_json::Map;
-use wirepost_core::{
-    Compiled,
-    destruction::{Destruction, cuts},
-    names,
-    topology::shared_policy_of,
-};
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
-use wirepost_topology::{Actual, OpenQueues, Scope, Step, actual::Queue, plan};
+use wirepost_topology::{Actual, OpenQueues, Plan, Scope, Step, plan};
 
 use super::{Extent, only_accepted, settings};
 use crate::{
@@ -27,16 +21,21 @@ pub(super) async fn compare(
 ) -> anyhow::Result<Extent> {
     let Loaded { mut accepted, findings, notes, files: _ } = declarations::load(paths, classes)?;
     only_accepted(&findings, &notes)?;
+    anyhow::ensure!(
+        !accepted.is_empty(),
+        "these files contain classes alone, which change nothing on the broker: --cluster shows what they mean for businesses"
+    );
     let actual = Actual::read(&ManagementClient::new(broker)?).await?;
     let mut extent = Extent::Nothing;
     for compiled in &mut accepted {
         open.mark(&compiled.owner, &mut compiled.topology);
-        let destroyed = destroyed(compiled, &actual);
-        let lines = lines(compiled, &actual, &destroyed);
+        let plan = plan(&compiled.topology, &actual, Scope::Business(&compiled.business));
+        let lines = lines(&plan, &actual);
         if lines.is_empty() {
             output::line(&format!("{}: as declared", compiled.business))?;
         } else {
-            extent = extent.max(if destroyed.is_empty() { Extent::Changes } else { Extent::Destructive });
+            // What a shared policy would destroy is not done: it stays as it is.
+            extent = extent.max(if plan.destroys.is_empty() { Extent::Changes } else { Extent::Destructive });
             output::line(&format!("{}:", compiled.business))?;
         }
         for line in lines {
@@ -46,33 +45,12 @@ pub(super) async fn compare(
     Ok(extent)
 }
 
-fn lines(compiled: &Compiled, actual: &Actual, destroyed: &[Destruction]) -> Vec<String> {
-    let plan = plan(&compiled.topology, actual, Scope::Business(&compiled.business));
+/// The operator waits with what destroys messages for the annotation `wirepost.dev/allow-destructive`, unless the declaration says
+/// `deletionPolicy: Delete`.
+fn lines(plan: &Plan, actual: &Actual) -> Vec<String> {
     let steps = plan.steps.iter().map(|step| line(step, actual));
-    let destroyed = destroyed.iter().map(|destruction| format!("! destroys messages: {destruction}"));
+    let destroyed = plan.destroys.iter().map(|(_, destruction)| format!("! destroys messages: {destruction}"));
     steps.chain(destroyed).chain(plan.problems.iter().map(|problem| format!("! {problem}"))).collect()
-}
-
-/// Messages that the change drops at once. The operator waits with it for the annotation `wirepost.dev/allow-destructive`, unless the
-/// declaration says `deletionPolicy: Delete`.
-fn destroyed(compiled: &Compiled, actual: &Actual) -> Vec<Destruction> {
-    let topology = &compiled.topology;
-    let of_business = |name: &str| names::owner(name) == Some(compiled.business.as_str());
-    let policy = |name: &str| {
-        let of = |name: &str| actual.policies.iter().find(|there| there.name == name);
-        of(name).or_else(|| of(&shared_policy_of(name)?.name))
-    };
-    let mut all = Vec::new();
-    let is_stream = |queue: &Queue| queue.arguments.get("x-queue-type").is_some_and(|kind| kind == "stream");
-    for stream in actual.queues.iter().filter(|queue| of_business(&queue.name) && is_stream(queue)) {
-        let name = &stream.name;
-        if !topology.queues.iter().any(|declared| declared.name == *name) {
-            all.push(Destruction::Stream { stream: name.clone() });
-        } else if let Some((should, is)) = topology.policy_of(name).zip(policy(name)) {
-            all.extend(cuts(name, &is.definition, &should.definition));
-        }
-    }
-    all
 }
 
 fn line(step: &Step, actual: &Actual) -> String {

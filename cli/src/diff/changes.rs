@@ -29,6 +29,14 @@ pub(super) struct Changes {
     pub destroyed: Vec<Destruction>,
 }
 
+impl Changes {
+    /// All lines, also those of what is destroyed.
+    pub(super) fn all(&self) -> Vec<String> {
+        let destroyed = self.destroyed.iter().map(|destruction| format!("! destroys messages: {destruction}"));
+        self.lines.iter().cloned().chain(destroyed).collect()
+    }
+}
+
 /// `before`: what is in the cluster; `None`: nothing.
 pub(super) fn changes(before: Option<Declared<'_>>, after: Declared<'_>) -> Changes {
     let nothing = Topology::default();
@@ -46,7 +54,6 @@ pub(super) fn changes(before: Option<Declared<'_>>, after: Declared<'_>) -> Chan
     let rest = |declared: Declared<'_>| rest(declared.business);
     fields("", &before.map_or(Value::Null, rest), &rest(after), &mut lines);
     let destroyed = destructions(old_topology, after.topology);
-    lines.extend(destroyed.iter().map(|destruction| format!("! destroys messages: {destruction}")));
     Changes { lines, destroyed }
 }
 
@@ -133,7 +140,7 @@ fn queues(before: &Topology, after: &Topology, lines: &mut Vec<String>) {
 }
 
 /// One line for each field that differs.
-fn fields(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
+pub(super) fn fields(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     if before == after {
         return;
     }
@@ -188,7 +195,7 @@ mod tests {
 
     fn compared(before: Option<&Value>, after: &Value) -> Vec<String> {
         let (before, after) = (before.map(business), business(after));
-        changes(before.as_ref().map(declared), declared(&after)).lines
+        changes(before.as_ref().map(declared), declared(&after)).all()
     }
 
     fn spec() -> Value {

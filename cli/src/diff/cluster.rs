@@ -8,15 +8,18 @@ use std::{
 
 use serde_json::Value;
 use wirepost_core::{
-    WsBusiness,
+    Problem, WsBusiness,
     business::{DeletionPolicy, KIND},
-    compile::{business_type_taken, compile_accepted},
+    class::{self, WsBusinessClass},
+    compile::business_type_taken,
     validate,
 };
 
 use super::{
     Extent,
+    applied::Applied,
     changes::{Changes, Declared, changes},
+    classes,
     kubectl::Kubectl,
     only_accepted,
 };
@@ -38,9 +41,9 @@ pub(super) enum Stored {
 /// Resources by namespace and name.
 type Resources = BTreeMap<(String, String), Value>;
 
-/// Prints the difference between declarations and those that were applied.
+/// Prints the difference between declarations and those that were applied, and what changed classes mean.
 pub(super) async fn compare(paths: &[PathBuf], args: ClassArgs, stored: &Stored) -> anyhow::Result<Extent> {
-    let Contents { mut valid, mut findings, notes, classes: _ } = declarations::contents_of(paths)?;
+    let Contents { mut valid, mut findings, mut notes, classes: new_classes } = declarations::contents_of(paths)?;
     let namespace = match (args.namespace(), stored) {
         (Some(named), _) => named.to_owned(),
         (None, Stored::Cluster(kubectl)) => kubectl.namespace().await,
@@ -49,53 +52,140 @@ pub(super) async fn compare(paths: &[PathBuf], args: ClassArgs, stored: &Stored)
     for declaration in &mut valid {
         declaration.business.metadata.namespace.get_or_insert_with(|| namespace.clone());
     }
-    let resources = stored.read(&valid, &namespace).await?;
+    let items = stored.read(&valid, !new_classes.is_empty()).await?;
+    let now = stored.classes(&args, &items).await?;
+    anyhow::ensure!(
+        new_classes.is_empty() || now.are_known(),
+        "a class is compared with the classes of the cluster, which are not known: kubectl needs the right to list wsbusinessclasses; for --from, `kubectl get wsb,wsbc -A -o json` writes businesses and classes"
+    );
+    let after = now.with(&new_classes);
+    let resources: Resources =
+        items.into_iter().filter(|item| item["kind"] == KIND).map(|item| (key(&item, &namespace), item)).collect();
     for declaration in &valid {
         findings.extend(forbidden_changes(declaration, &resources));
     }
-    let classes = stored.classes(&args).await?;
-    let (permitted, forbidden) = classes.permit(valid);
+    let applied = resources.iter().map(|(key, resource)| (key.clone(), Applied::read(resource, &now)));
+    let mut applied: BTreeMap<_, anyhow::Result<Applied>> = applied.collect();
+
+    // What is applied unchanged is no new generation: it goes on as it was accepted, whatever its class says today.
+    let (mut unchanged, changed): (Vec<_>, Vec<_>) = valid.into_iter().partition(|declaration| {
+        let before = applied.get(&key_of(&declaration.business));
+        before.is_some_and(|before| before.as_ref().is_ok_and(|it| it.declared.spec == declaration.business.spec))
+    });
+    for declaration in &mut unchanged {
+        if let Some(Ok(before)) = applied.get(&key_of(&declaration.business)) {
+            // What is not accepted has a note of its own.
+            let later = later(before, &after).filter(|_| before.rejected().is_none());
+            notes.extend(later.map(|problem| declaration.finding(problem)));
+            declaration.business.spec = before.filled().spec.clone();
+        }
+    }
+    let as_before: BTreeSet<String> = unchanged.iter().map(|declaration| declaration.business.owner()).collect();
+    let (mut permitted, forbidden) = after.permit(changed);
     findings.extend(forbidden);
+    permitted.append(&mut unchanged);
     let businesses: BTreeMap<String, WsBusiness> =
         permitted.iter().map(|declaration| (declaration.business.owner(), declaration.business.clone())).collect();
     let (accepted, between) = declarations::compile_all(permitted);
     findings.extend(between);
     only_accepted(&findings, &notes)?;
 
-    let mut extent = Extent::Nothing;
+    let others: Vec<&Applied> = applied
+        .iter()
+        .filter(|((namespace, name), _)| !businesses.contains_key(&format!("{namespace}/{name}")))
+        .filter_map(|(_, applied)| applied.as_ref().ok())
+        .collect();
+    let mut extent = compare_classes(&new_classes, (&now, &after), &others)?;
+    for error in applied.values().filter_map(|applied| applied.as_ref().err()).filter(|_| !new_classes.is_empty()) {
+        output::error_line(&format!("note: what a class means for one business is not known: {error}"));
+    }
     for compiled in accepted {
         let Some(business) = businesses.get(&compiled.owner) else { continue };
-        let resource = resources.get(&key_of(business));
-        let before = resource.map(|resource| applied(resource, &classes)).transpose()?;
-        let before = before.as_ref().map(|(business, topology)| Declared { business, topology });
-        let Changes { lines, destroyed } = changes(before, Declared { business, topology: &compiled.topology });
+        let before = applied.remove(&key_of(business)).transpose()?;
         let title = format!("{} ({})", compiled.business, compiled.owner);
-        if lines.is_empty() {
-            output::line(&format!("{title}: as in the cluster"))?;
+        let changes = if as_before.contains(&compiled.owner) {
+            Changes::default()
         } else {
-            extent = extent.max(if destroyed.is_empty() { Extent::Changes } else { Extent::Destructive });
-            output::line(&format!("{title}:"))?;
+            let before = before.as_ref().map(Applied::declared);
+            changes(before, Declared { business, topology: &compiled.topology })
+        };
+        let destroys = !changes.destroyed.is_empty();
+        if print(&title, &changes.all())? {
+            extent = extent.max(if destroys { Extent::Destructive } else { Extent::Changes });
         }
-        for line in &lines {
-            output::line(&format!("  {line}"))?;
-        }
-        let rejected = resource.and_then(rejected);
-        if let Some(why) = rejected {
+        let Some(before) = before.as_ref() else { continue };
+        if let Some(why) = before.rejected() {
             output::error_line(&format!(
                 "note: {title}: what is in the cluster is not accepted ({why}), so an older declaration runs; --management compares with the broker"
             ));
+        } else if before.waits() {
+            output::error_line(&format!(
+                "note: {title}: something of what is in the cluster destroys messages and waits: see its condition Provisioned"
+            ));
         }
-        if !destroyed.is_empty() {
+        if destroys {
             output::error_line(&format!("note: {title}: {}", until_when(business)));
         }
     }
     Ok(extent)
 }
 
+/// Prints what changed classes mean.
+fn compare_classes(
+    new: &[WsBusinessClass],
+    (now, after): (&Classes, &Classes),
+    businesses: &[&Applied],
+) -> anyhow::Result<Extent> {
+    let mut extent = Extent::Nothing;
+    for class in new {
+        let compared = classes::compare(class, (now, after), businesses);
+        extent = extent.max(compared.extent);
+        print(&format!("class {}", class.metadata.name.as_deref().unwrap_or_default()), &compared.lines)?;
+    }
+    if extent > Extent::Nothing {
+        output::error_line(
+            "note: a class changes nothing that runs, except what becomes of messages with a deleted resource; the rest comes with the next change of each declaration",
+        );
+    }
+    Ok(extent)
+}
+
+/// Prints what is different, if anything is. Whether it is.
+fn print(title: &str, lines: &[String]) -> anyhow::Result<bool> {
+    if lines.is_empty() {
+        output::line(&format!("{title}: as in the cluster"))?;
+        return Ok(false);
+    }
+    output::line(&format!("{title}:"))?;
+    for line in lines {
+        output::line(&format!("  {line}"))?;
+    }
+    Ok(true)
+}
+
+/// What the class of today means for what is applied unchanged: nothing, until it changes.
+fn later(before: &Applied, classes: &Classes) -> impl Iterator<Item = Problem> + use<> {
+    let remedy = "nothing happens before";
+    let problem = match classes::permitted(before, classes) {
+        Err(problems) => {
+            let all = problems.iter().map(|it| format!("{}: {}", it.field, it.message)).collect::<Vec<_>>().join("; ");
+            let message = format!("the next change of this declaration is refused until it complies: {all}");
+            Some(Problem::at("spec", message, remedy))
+        }
+        Ok(business) => classes::topology(&business).and_then(|topology| {
+            let next = changes(Some(before.declared()), Declared { business: &business, topology: &topology }).all();
+            let message = format!("with the next change of this declaration: {}", next.join("; "));
+            (!next.is_empty()).then(|| Problem::at("spec", message, remedy))
+        }),
+    };
+    problem.into_iter()
+}
+
 impl Stored {
-    /// What was applied in the namespaces of these declarations.
-    async fn read(&self, declarations: &[Declaration], default: &str) -> anyhow::Result<Resources> {
-        let items = match self {
+    /// What was applied in the namespaces of these declarations, or everywhere. A file may contain classes, too.
+    async fn read(&self, declarations: &[Declaration], everywhere: bool) -> anyhow::Result<Vec<Value>> {
+        match self {
+            Self::Cluster(kubectl) if everywhere => kubectl.all_businesses().await,
             Self::Cluster(kubectl) => {
                 let namespaces: BTreeSet<&str> =
                     declarations.iter().filter_map(|it| it.business.metadata.namespace.as_deref()).collect();
@@ -103,7 +193,7 @@ impl Stored {
                 for namespace in namespaces {
                     items.extend(kubectl.businesses(namespace).await?);
                 }
-                items
+                Ok(items)
             }
             Self::File(path) => {
                 let unreadable =
@@ -115,21 +205,28 @@ impl Stored {
                     bytes = std::fs::read(path).map_err(unreadable)?;
                 }
                 declarations::objects(&bytes)
-                    .map_err(|error| anyhow::anyhow!("cannot read --from {}: {error}", path.display()))?
+                    .map_err(|error| anyhow::anyhow!("cannot read --from {}: {error}", path.display()))
             }
-        };
-        let businesses = items.into_iter().filter(|item| item["kind"] == KIND);
-        Ok(businesses.map(|item| (key(&item, default), item)).collect())
+        }
     }
 
     /// The classes that files name, else those of the cluster.
-    async fn classes(&self, args: &ClassArgs) -> anyhow::Result<Classes> {
-        if let (Self::Cluster(kubectl), false) = (self, args.names_files()) {
-            match kubectl.classes().await {
-                Ok(items) => return Ok(Classes::of(items.iter().filter_map(|item| validate::class::parse(item).ok()))),
+    async fn classes(&self, args: &ClassArgs, items: &[Value]) -> anyhow::Result<Classes> {
+        if args.names_files() {
+            return args.read();
+        }
+        match self {
+            Self::Cluster(kubectl) => match kubectl.classes().await {
+                Ok(items) => return Ok(Classes::of(&items)),
                 Err(error) => output::error_line(&format!(
                     "note: compared without the classes of the cluster, which --class FILE names too: {error:#}"
                 )),
+            },
+            Self::File(_) => {
+                let mut classes = items.iter().filter(|item| item["kind"] == class::KIND).peekable();
+                if classes.peek().is_some() {
+                    return Ok(Classes::of(classes));
+                }
             }
         }
         args.read()
@@ -159,29 +256,6 @@ fn forbidden_changes(declaration: &Declaration, resources: &Resources) -> Vec<Fi
         business_type_taken(declaration.business.business_type(), &format!("{namespace}/{name}"))
     }));
     problems.into_iter().map(|problem| declaration.finding(problem)).collect()
-}
-
-/// What was applied, as its class fills it in.
-fn applied(resource: &Value, classes: &Classes) -> anyhow::Result<(WsBusiness, wirepost_core::topology::Topology)> {
-    let read = validate::parse_accepted(resource).and_then(|mut business| {
-        classes.fill(&mut business);
-        let topology = compile_accepted(&business)?.topology;
-        Some((business, topology))
-    });
-    let (namespace, name) = key(resource, "default");
-    read.ok_or_else(|| {
-        anyhow::anyhow!(
-            "{namespace}/{name} in the cluster has fields that this version does not know: use the wirepost of the operator's version"
-        )
-    })
-}
-
-/// Why the operator has not accepted what was applied.
-fn rejected(resource: &Value) -> Option<&str> {
-    let conditions = resource["status"]["conditions"].as_array()?;
-    let accepted = conditions.iter().find(|condition| condition["type"] == "Accepted")?;
-    let current = accepted["observedGeneration"] == resource["metadata"]["generation"];
-    (accepted["status"] == "False" && current).then(|| accepted["reason"].as_str().unwrap_or_default())
 }
 
 /// What happens to a change that destroys messages.

@@ -38,6 +38,12 @@ impl Kubectl {
         items(&self.run(&get, Stdio::inherit()).await?)
     }
 
+    /// The businesses of every namespace.
+    pub(super) async fn all_businesses(&self) -> anyhow::Result<Vec<Value>> {
+        let get = ["get", "wsbusinesses.wirepost.dev", "--all-namespaces", "--output", "json", TIMEOUT];
+        items(&self.run(&get, Stdio::inherit()).await?)
+    }
+
     /// The classes. Most teams may not read them, so the failure is no news.
     pub(super) async fn classes(&self) -> anyhow::Result<Vec<Value>> {
         items(&self.run(&["get", "wsbusinessclasses.wirepost.dev", "--output", "json", TIMEOUT], Stdio::piped()).await?)

@@ -61,6 +61,66 @@ async fn what_an_apply_would_change_is_printed_and_what_destroys_messages_is_mar
     assert!(status == Some(2) && err.contains("businessType"), "{err}");
 }
 
+/// The operator is not there; its status is written as it writes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lowered_class_shows_which_businesses_it_cuts_before_and_after_it_is_applied() {
+    let cluster = Cluster::connect().await.unwrap();
+    let namespace = cluster.namespace("classdiff").await.unwrap();
+    let (kubectl, class) = (Kubectl::new(&cluster).unwrap(), namespace.name.clone());
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    edit(&file, "namespace: shop", &format!("namespace: {class}"));
+    edit(&file, "spec:\n", &format!("spec:\n  className: {class}\n"));
+    edit(&file, "delivery: Durable\n    retention: {seconds: 86400, bytes: 1Gi}", "delivery: Durable");
+    let class_file = |seconds: u32| {
+        let spec = format!("spec: {{limits: {{retention: {{seconds: {seconds}}}}}}}");
+        let text =
+            format!("apiVersion: wirepost.dev/v1alpha1\nkind: WsBusinessClass\nmetadata: {{name: {class}}}\n{spec}\n");
+        kubectl.file(&format!("class-{seconds}.yaml"), text).unwrap().to_str().unwrap().to_owned()
+    };
+    let (path, smaller) = (file.to_str().unwrap().to_owned(), class_file(3600));
+    let apply = async |path: &str| {
+        let applied = kubectl.run(["apply", "--filename", path]).await.unwrap();
+        assert_eq!(applied.status, 0, "{applied:?}");
+    };
+    let diff = |path: &str, more: &[&str]| {
+        let mut command = wirepost(&["diff", path, "--cluster", "--kubectl", kubectl.program().to_str().unwrap()]);
+        let output = command.args(more).env("KUBECONFIG", &cluster.kubeconfig).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    apply(&class_file(7200)).await;
+    apply(&path).await;
+    let status = format!(
+        r#"{{"status": {{"className": "{class}", "terms": {{"defaults": {{"retention": {{"seconds": 7200}}}}}},
+            "retention": {{"seconds": 7200, "bytes": "1Gi"}}}}}}"#
+    );
+    let patch = ["patch", "wsb", "payments", "-n", &class, "--subresource", "status", "--type", "merge", "-p", &status];
+    assert_eq!(kubectl.run(patch).await.unwrap().status, 0);
+
+    let cut = "destroys messages: wirepost.payments.stream drops messages that it keeps now: max-age 7200s → 3600s";
+    let (status, out, err) = diff(&smaller, &["--fail-on", "destructive"]);
+    assert!(out.starts_with(&format!("class {class}:\n  ~ limits.retention.seconds 7200 → 3600\n")), "{out}");
+    assert!(out.contains(&format!("\n  ! {class}/payments, with its next change: {cut}\n")), "{out}");
+    assert!(status == Some(1) && err.contains("changes nothing that runs"), "{err}");
+
+    apply(&smaller).await;
+    assert_eq!(diff(&smaller, &[]).0, Some(0));
+    let (status, out, err) = diff(&path, &[]);
+    assert_eq!((status, out), (Some(0), format!("payments ({class}/payments): as in the cluster\n")));
+    assert!(err.contains("with the next change of this declaration") && err.contains("7200s → 3600s"), "{err}");
+    edit(&file, "queue: {name: qr-refresh}", "queue: {name: renewals}");
+    let (status, out, err) = diff(&path, &["--fail-on", "destructive"]);
+    assert!(status == Some(1) && out.contains(&format!("  ! {cut}\n")), "{out}{err}");
+
+    // From a file, with the classes in it.
+    let get = ["get", "wsb,wsbc", "--all-namespaces", "--output", "json"];
+    let stored = kubectl.run(get).await.unwrap().stdout;
+    let (status, out, err) = run_with(&["diff", &class_file(60), "--from", "-"], &stored);
+    assert!(status == 1 && out.contains("max-age 7200s → 60s"), "{out}{err}");
+    kubectl.run(["delete", "wsbc", &class]).await.unwrap();
+}
+
 #[test]
 fn what_cannot_be_compared_gives_status_2_and_says_what_to_do() {
     let folder = folder_with("payments.yaml");

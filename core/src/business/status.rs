@@ -3,6 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::route::any_object;
 
 /// What the operator found and did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -17,6 +20,14 @@ pub struct WsBusinessStatus {
     /// The class that applies to it, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_name: Option<String>,
+    /// What its class gave the accepted declaration for fields that it leaves out, as the class writes it (`defaults`, `limits`). A class that
+    /// was changed since counts from the next change on. Absent: no class applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub terms: Option<Value>,
+    /// How long the broker keeps pushes. Absent: there is no stream, or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionStatus>,
     /// Accepted, Provisioned, Programmed, and Ready, which sums them up. Permitted: where a class applies. Reconciling or Stalled: while
     /// it is not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -59,6 +70,18 @@ pub struct ExchangesStatus {
 pub struct LocalReference {
     /// Its name.
     pub name: String,
+}
+
+/// What is in force on the stream of a business. A change to less destroys messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionStatus {
+    /// Age in seconds. Absent: any age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<i64>,
+    /// Size as a quantity, such as 500Mi. Absent: any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<String>,
 }
 
 /// How many edges run this generation.

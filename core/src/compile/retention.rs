@@ -42,6 +42,22 @@ pub(crate) fn quantity(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// As [`quantity`] reads it, in the largest unit that is exact.
+pub(crate) fn quantity_text(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 8] = [
+        ("Ti", 1 << 40),
+        ("T", 1_000_000_000_000),
+        ("Gi", 1 << 30),
+        ("G", 1_000_000_000),
+        ("Mi", 1 << 20),
+        ("M", 1_000_000),
+        ("Ki", 1 << 10),
+        ("k", 1_000),
+    ];
+    let exact = UNITS.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    exact.map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +77,13 @@ mod tests {
             ("99999999999Ti", None),
         ] {
             assert_eq!(quantity(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_quantity_is_written_in_the_largest_exact_unit() {
+        for text in ["1Gi", "200M", "1536Mi", "3T", "12345", "0", "100k"] {
+            assert_eq!(quantity(text).map(quantity_text).as_deref(), Some(text));
         }
     }
 

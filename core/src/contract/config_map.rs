@@ -25,6 +25,9 @@ pub const ROTATION: &str = "wirepost.dev/rotation";
 /// Annotation: the former such values, a JSON object of value → ms since the epoch at which it ends. Edges don't read it.
 pub const FORMER_ROTATIONS: &str = "wirepost.dev/former-rotations";
 
+/// Annotation: the value of `wirepost.dev/allow-destructive` that was carried out last, and allows nothing more. Edges don't read it.
+pub const ALLOWED: &str = "wirepost.dev/allowed-destructive";
+
 /// Annotation of a tombstone: the business has ended but left something on the broker, so only resources of this namespace may claim its
 /// business type; [`ANY_NAMESPACE`]: of every namespace. An administrator may change it. Edges don't read it.
 pub const RESERVED_FOR: &str = "wirepost.dev/reserved-for";

@@ -5,15 +5,16 @@ use serde_json::Value;
 
 use super::{CLASS_SCHEMA, metadata, read};
 use crate::{
+    SendType,
     business::{
         DEFAULT_QUEUE_BYTES, DEFAULT_RETENTION_BYTES, DEFAULT_RETENTION_SECONDS, LimitsSpec, Push, Queue, Retention,
-        Session, WsBusiness,
+        Route, Session, WsBusiness, WsBusinessSpec,
     },
-    class::{KIND, Owners, WsBusinessClass, WsBusinessClassSpec},
+    class::{ClassDefaults, ClassLimits, KIND, Owners, QueueLimits, WsBusinessClass, WsBusinessClassSpec},
     compile::{DEFAULT_MAX_LENGTH, merge_queues, quantity},
     contract::{
         condition::Reason,
-        edge_config::{DEFAULT_SESSION_SECONDS, Delivery, Limits},
+        edge_config::{Audience, DEFAULT_SESSION_SECONDS, Delivery, Limits},
     },
     problem::Problem,
 };
@@ -65,6 +66,34 @@ pub fn fill(class: &WsBusinessClassSpec, business: &mut WsBusiness) {
     {
         business.spec.session.get_or_insert_with(Session::default).max_seconds = Some(seconds);
     }
+}
+
+/// What of a class [`fill`] needs, without what gives nothing, such as a default above its limit or one that equals wirepost's own.
+pub fn given(class: &WsBusinessClassSpec) -> WsBusinessClassSpec {
+    let route = Route {
+        message_type: "any".to_owned(),
+        send_type: SendType::ClientToServer,
+        from: Vec::new(),
+        to: Vec::new(),
+        queue: Some(Queue { name: "any".to_owned(), ..Queue::default() }),
+        ttl_seconds: None,
+        audience: Audience::default(),
+        receipts: false,
+        schema: None,
+    };
+    let mut probe = WsBusiness::new("any", WsBusinessSpec { routes: vec![route], ..WsBusinessSpec::default() });
+    fill(class, &mut probe);
+    let WsBusinessSpec { routes, push, limits: edge, session, .. } = probe.spec;
+    let queue = routes.into_iter().next().and_then(|route| route.queue);
+    let queue = queue.map(|Queue { max_length, max_length_bytes, .. }| QueueLimits { max_length, max_length_bytes });
+    let queue = queue.filter(|queue| *queue != QueueLimits::default());
+    let retention = push.and_then(|push| push.retention);
+    let defaults = ClassDefaults { deletion_policy: None, retention, queue, edge };
+    let session_seconds = session.and_then(|session| session.max_seconds);
+    let limits =
+        session_seconds.map(|seconds| ClassLimits { session_seconds: Some(seconds), ..ClassLimits::default() });
+    let defaults = Some(defaults).filter(|defaults| *defaults != ClassDefaults::default());
+    WsBusinessClassSpec { defaults, limits, ..WsBusinessClassSpec::default() }
 }
 
 /// Sets a field of each own queue that leaves it out.
@@ -216,6 +245,16 @@ pub fn may_own(owners: &[Owners], namespace: &str, business_type: &str) -> bool 
     let allows =
         |item: &Owners| any(&item.namespaces, namespace) && allows(item.business_types.as_ref(), business_type);
     owners.is_empty() || owners.iter().any(allows)
+}
+
+/// The problem of a declaration whose class can't be read.
+pub fn unreadable(class: &str, why: &str) -> Problem {
+    Problem::new(
+        "spec.className",
+        Reason::ClassNotFound,
+        format!("class {class} can't be read: {why}"),
+        "ask the platform team to correct it",
+    )
 }
 
 /// The problem of a declaration to which no class applies any more, though one did when it was last accepted.

@@ -1,13 +1,13 @@
 //! The watch of classes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{Stream, StreamExt, pin_mut};
 use kube::runtime::{WatchStreamExt, watcher};
 use wirepost_core::class::class_of;
 use wirepost_runtime::readiness::Pending;
 
-use super::{Classes, Listing, StoredClass};
+use super::{Classes, Entry, Listing, StoredClass};
 use crate::{
     api_client,
     conditions::summarize,
@@ -34,11 +34,12 @@ impl Classes {
         let mut pending = Some(pending);
         let watched = watch.backoff(api_client::watch_backoff());
         pin_mut!(watched);
-        let (mut failures, mut told) = (0, None);
+        let (mut failures, mut told, mut unreadable) = (0, None, BTreeMap::new());
         loop {
             let leads = leadership.is_leader();
             if leads {
                 self.tell_several(&mut told, &events).await;
+                self.tell_unreadable(&mut unreadable, &events).await;
             }
             let event = tokio::select! {
                 event = watched.next() => event,
@@ -124,6 +125,26 @@ impl Classes {
         if let Some(reference) = reference {
             events.several_defaults(&reference, &note).await;
         }
+    }
+
+    /// Reports each class that can't be read, once for each reason.
+    async fn tell_unreadable(&self, told: &mut BTreeMap<String, String>, events: &Events) {
+        let unreadable: Vec<_> = {
+            let known = self.lock();
+            let reason = |(name, entry): (&String, &Entry)| {
+                Some((name.clone(), entry.class.as_ref().err()?.clone(), entry.reference.clone()))
+            };
+            known.classes.iter().filter_map(reason).collect()
+        };
+        for (name, problems, reference) in &unreadable {
+            if told.get(name) != Some(problems) {
+                let note = format!(
+                    "class {name} can't be read, so nothing new is accepted under it; what was accepted continues: {problems}"
+                );
+                events.unreadable_class(reference, &note).await;
+            }
+        }
+        *told = unreadable.into_iter().map(|(name, problems, _)| (name, problems)).collect();
     }
 
     /// Which versions of which classes are known.

@@ -4,8 +4,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
+use serde_json::Value;
 use wirepost_core::{
-    business::{EdgesStatus, ExchangesStatus, LocalReference, WsBusinessStatus},
+    business::{EdgesStatus, ExchangesStatus, LocalReference, RetentionStatus, WsBusinessStatus},
     contract::condition::{ConditionType, Reason},
 };
 
@@ -51,6 +52,10 @@ pub struct Facts {
     pub queues: Vec<String>,
     /// The Secret with its credentials.
     pub secret: Option<String>,
+    /// What its class gave the declaration; `None`: no class applied.
+    pub terms: Option<Value>,
+    /// What is in force on its stream; `None`: there is none, or it is not known.
+    pub retention: Option<RetentionStatus>,
 }
 
 impl Findings {
@@ -82,6 +87,13 @@ impl Findings {
     pub fn set_secret(&mut self, secret: Option<String>) {
         if let Some(facts) = &mut self.facts {
             facts.secret = secret;
+        }
+    }
+
+    /// What is in force on the stream; `None` leaves what was reported.
+    pub fn set_retention(&mut self, retention: Option<RetentionStatus>) {
+        if let (Some(facts), Some(retention)) = (&mut self.facts, retention) {
+            facts.retention = Some(retention);
         }
     }
 
@@ -121,6 +133,8 @@ impl Findings {
             });
             status.queues.clone_from(&facts.queues);
             status.binding = facts.secret.clone().map(|name| LocalReference { name });
+            status.terms.clone_from(&facts.terms);
+            status.retention.clone_from(&facts.retention);
         }
         if let Some((programmed, total)) = self.edges {
             let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);

@@ -97,7 +97,7 @@ impl Reconcile<'_> {
     pub(super) fn destructive(&self, destroyed: &[Destruction]) -> ConditionState {
         let texts: Vec<String> = destroyed.iter().map(ToString::to_string).collect();
         let text = format!(
-            "this change destroys messages: {}; until it is allowed, what was accepted before goes on: {}, or take the change back",
+            "this change destroys messages: {}. What was accepted before continues. Take the change back, or allow it by this command: {}",
             summarize(&texts),
             self.allow_destructive(destroyed),
         );
@@ -112,8 +112,17 @@ impl Reconcile<'_> {
             stored.metadata.namespace.as_deref().unwrap_or("default"),
             stored.metadata.name.as_deref().unwrap_or_default(),
             destruction::ALLOW,
-            destruction::allowance(stored.generation(), destroyed),
+            destruction::allowance(stored.generation(), destroyed, self.used_allowance().as_deref()),
         )
+    }
+
+    /// What a person has allowed before and is done. It allows nothing more, though its annotation stands.
+    pub(super) fn used_allowance(&self) -> Option<String> {
+        let Self { stored, context } = *self;
+        context.states.of(stored, |state| state.used_allowance.clone()).or_else(|| {
+            let map = context.config_map(stored.business_type()).filter(|map| config_map::is_of(map, stored))?;
+            config_map::used_allowance(&map).map(str::to_owned)
+        })
     }
 
     /// What the declaration compiles to under its class. An accepted generation keeps running on the terms of that time, even if its class

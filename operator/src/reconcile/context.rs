@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     seed::Seeds,
     stored::{SHARED_FINALIZER, StoredBusiness, finalizer},
+    triggers::Triggers,
     writer::Writer,
 };
 
@@ -106,6 +107,8 @@ pub struct Context {
     pub seeds: Arc<Seeds>,
     /// What was learned so far.
     pub states: Arc<ResourceStates>,
+    /// Resources that have to be reconciled again.
+    pub triggers: Arc<Triggers>,
 }
 
 impl Context {
@@ -176,8 +179,9 @@ impl Context {
         let incumbent = map.as_deref().and_then(config_map::owner_uid);
         stored.other_claimant(&self.businesses, incumbent, |claimant| {
             // What was accepted goes on, even if its class forbids it now.
-            self.states.of(claimant, |state| state.accepted.is_some())
-                || (self.classes.may_own(claimant) && !map.as_deref().is_some_and(|map| is_for_another(map, claimant)))
+            let (runs, is_anothers) = self.states.of(claimant, |state| (state.accepted.is_some(), state.is_anothers));
+            let is_anothers = is_anothers || map.as_deref().is_some_and(|map| is_for_another(map, claimant));
+            runs || (!is_anothers && self.classes.may_own(claimant))
         })
     }
 

@@ -79,8 +79,10 @@ impl Reconcile<'_> {
             }
             Ok(report) => {
                 let text = format!(
-                    "{}; annotate {DELETE_QUEUES}=now to delete its queues and stream with their messages",
-                    problems(&report)
+                    "{}; to delete its queues and stream with their messages: kubectl -n {} annotate wsb {} {DELETE_QUEUES}=now",
+                    problems(&report),
+                    stored.metadata.namespace.as_deref().unwrap_or("default"),
+                    stored.metadata.name.as_deref().unwrap_or_default(),
                 );
                 Some((text, BROKER_INTERVAL))
             }

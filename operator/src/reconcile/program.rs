@@ -47,13 +47,14 @@ impl Reconcile<'_> {
         let business = &declaration.compiled.business;
         let declared = credentials.edge_config(&declaration.compiled);
         let config = waiting.permitted(&declared, self.present_config(business).as_ref());
-        let mut should = config_map::build(
+        let should = config_map::build(
             stored,
             &declaration.spec,
             declaration.terms.as_deref(),
             &config,
             credentials.rotation.as_ref(),
         );
+        let mut should = config_map::with_used_allowance(should, self.used_allowance());
         context.states.set_hash(business, config.hash());
         let declared = declared.hash();
         let delivered =

@@ -2,8 +2,16 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Compiled, contract::condition::Reason, destruction::Destruction, names};
-use wirepost_topology::{Problem, Report};
+use wirepost_core::{
+    Compiled,
+    business::RetentionStatus,
+    contract::condition::Reason,
+    destruction::Destruction,
+    names,
+    topology::{Policy, QueueKind},
+    validate,
+};
+use wirepost_topology::{Problem, Report, Step};
 
 use super::{Done, Error, Reconcile, accept::AcceptedDeclaration, waiting::Waiting};
 use crate::{
@@ -45,6 +53,7 @@ impl Reconcile<'_> {
             in_use,
             destroying,
             allowed: stored.allowed().map(str::to_owned),
+            used: self.used_allowance(),
             owner: Some(self.owner()),
         });
         let ensured = context.broker.ensure(&compiled.business, desired, phase).await?;
@@ -117,18 +126,24 @@ impl Reconcile<'_> {
     }
 
     /// What the business's people need to know.
-    pub(super) fn facts(&self, compiled: &Compiled) -> Facts {
+    pub(super) fn facts(&self, declaration: &AcceptedDeclaration) -> Facts {
+        let compiled = &declaration.compiled;
         let business = compiled.business.clone();
         let consumed = |name: &&String| {
             name.starts_with(&names::route_queue(&business, "")) || **name == names::dead_queue(&business)
         };
         let own = compiled.topology.queues.iter().map(|queue| &queue.name).filter(consumed);
         let endpoint = self.context.options.endpoints.endpoint.as_ref();
+        let terms = declaration.terms.as_deref().and_then(|terms| serde_json::from_str(terms).ok());
+        let has_stream = compiled.topology.queues.iter().any(|queue| queue.kind == QueueKind::Stream);
+        let known = self.stored.status();
         Facts {
             token_url: endpoint.map(|url| format!("{url}/{business}/websocket/token")),
             queues: own.chain(&compiled.topology.existing_queues).cloned().collect(),
             // As long as nothing else is known.
-            secret: self.stored.status().binding.map(|binding| binding.name),
+            secret: known.binding.map(|binding| binding.name),
+            retention: known.retention.filter(|_| has_stream),
+            terms: terms.and_then(|terms| serde_json::to_value(validate::class::given(&terms)).ok()),
             business,
         }
     }
@@ -177,6 +192,28 @@ pub(super) fn conditions(done: &Report, findings: &mut Findings, allow: &str) {
     };
 }
 
+/// What is in force on the stream; `None`: there is none, or it is not known.
+pub(super) fn retention(compiled: &Compiled, done: &Report) -> Option<RetentionStatus> {
+    let stream = names::stream(&compiled.business);
+    let policy = compiled.topology.queues.iter().find(|queue| queue.name == stream);
+    let policy = policy.and_then(|stream| compiled.topology.policy_of(&stream.name))?;
+    let unknown = |problem: &Problem| match problem {
+        Problem::Refused { step, .. } | Problem::Failed { step, .. } => {
+            matches!(&**step, Step::PutPolicy(Policy { name, .. }) | Step::DeletePolicy(name) if *name == stream)
+        }
+        _ => false,
+    };
+    if done.problems.iter().any(unknown) {
+        return None;
+    }
+    let held = |problem: &Problem| match problem {
+        Problem::Held { destruction, .. } => Some(destruction.clone()),
+        _ => None,
+    };
+    let held: Vec<Destruction> = done.problems.iter().filter_map(held).collect();
+    Some(RetentionStatus::of(&policy.definition, &held))
+}
+
 /// What was not done because it destroys messages, and a person can allow.
 pub(super) fn destructions(done: &Report) -> Vec<Destruction> {
     let held = |problem: &Problem| match problem {
@@ -184,6 +221,17 @@ pub(super) fn destructions(done: &Report) -> Vec<Destruction> {
         _ => None,
     };
     done.problems.iter().filter_map(held).collect()
+}
+
+/// Whether nothing is left undone that a person may have allowed: a stream may still wait for the edges.
+pub(super) fn is_carried_out(business: &str, done: &Report) -> bool {
+    let stream = names::stream(business);
+    let undone = |problem: &Problem| match problem {
+        Problem::Kept { queue, .. } => *queue == stream,
+        Problem::Held { .. } | Problem::Refused { .. } | Problem::Failed { .. } => true,
+        _ => false,
+    };
+    !done.problems.iter().any(undone)
 }
 
 /// The namespace that something of the business type belongs to which is left on the broker, if that is not this resource's; empty: nothing

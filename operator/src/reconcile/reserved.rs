@@ -63,7 +63,7 @@ impl Reconcile<'_> {
         let business = self.stored.business_type();
         let former = match config_map::owner(map) {
             "" => "a former owner".to_owned(),
-            owner => format!("{owner}, which is gone"),
+            owner => format!("{owner}, which is gone,"),
         };
         let hand_over = format!(
             "kubectl -n {} annotate configmap {} {RESERVED_FOR}={} --overwrite",
@@ -80,6 +80,10 @@ impl Reconcile<'_> {
             format!(
                 "business type {business} is reserved, and its namespace is not known (there is no edge configuration, and no mark of its owner on the broker): objects of {former} are still on the broker, and stay. {instead} starts the operator with --adopt-vhost=unmarked, which gives each such type to the resource that claims it"
             )
+        } else if !self.context.edges.running(business).is_empty() && self.context.config_map(business).is_none() {
+            format!(
+                "business type {business} is reserved for namespace {namespace}, as the broker says. Edges still run it, and go on: apply its resource there again. Once no edge runs it, an administrator can hand it over with all that is left of it"
+            )
         } else {
             format!(
                 "business type {business} is reserved for namespace {namespace}: queues or a stream of {former} are still on the broker. It is free when they are gone: consume or delete them. Or an administrator hands it over with all that is in them: {hand_over}"
@@ -94,10 +98,14 @@ impl Reconcile<'_> {
         let Self { stored, context } = *self;
         let reservation = config_map::reserved(stored.business_type(), namespace);
         // There is none: else it would have said so before, or have been a record that this resource may have the type. A reservation is a
-        // tombstone, by which edges end the business's clients: not while it is not known whether that is right.
-        let ends_clients = namespace.is_empty() && !context.edges.running(stored.business_type()).is_empty();
+        // tombstone, by which edges end the business's clients: not while they run it. Its owner has lost its record, and writes another.
+        let ends_clients = !context.edges.running(stored.business_type()).is_empty();
         if context.config_map(stored.business_type()).is_none() && !ends_clients {
             context.writer.config_map(&reservation).await?;
+        }
+        let known_before = context.states.of(stored, |state| std::mem::replace(&mut state.is_anothers, true));
+        if !known_before {
+            context.triggers.trigger_business(stored.business_type());
         }
         self.reject(self.reserved(&reservation, namespace), Some(QUEUE_CHECK_INTERVAL)).await
     }

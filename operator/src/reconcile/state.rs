@@ -51,6 +51,10 @@ pub(super) struct ResourceState {
     pub(super) held_back: Option<i64>,
     /// The last accepted declaration, whatever was declared since.
     pub(super) accepted: Option<AcceptedDeclaration>,
+    /// What a person has allowed to destroy and is done: [`Reconcile::used_allowance`](super::Reconcile::used_allowance).
+    pub(super) used_allowance: Option<String>,
+    /// The broker says that its business type is another namespace's.
+    pub(super) is_anothers: bool,
     /// What its class forbids in the present generation.
     pub(super) policy: Option<Policy>,
     pub(super) rotation: Option<Rotation>,
@@ -80,6 +84,8 @@ impl Default for ResourceState {
             compiled: None,
             held_back: None,
             accepted: None,
+            used_allowance: None,
+            is_anothers: false,
             policy: None,
             rotation: None,
             revoke_asked: None,

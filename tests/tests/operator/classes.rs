@@ -1,12 +1,15 @@
 //! The platform team's policy: a class decides what is accepted, and ends nothing that runs.
 
 use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, WatchParams};
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
 use wirepost_core::class::WsBusinessClass;
-use wirepost_testing::cluster::Cluster;
+use wirepost_testing::broker::eventually;
+use wirepost_testing::cluster::{Cluster, PATIENCE};
 use wirepost_testing::hand::publish_orders;
 use wirepost_testing::mirror::Mirror;
 use wirepost_testing::operator::{World, condition_of};
@@ -74,6 +77,11 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     ensure!(permitted(&wsb).0 == "True", "{wsb:?}");
     ensure!(wsb.status.as_ref().and_then(|status| status.class_name.as_deref()) == Some(class.as_str()));
     ensure!(retention(&world).await? == Some(200_000_000), "{:?}", retention(&world).await?);
+    // What the class gave, and what the broker keeps, for whoever compares a change with it later.
+    let status = wsb.status.clone().context("no status")?;
+    let given = json!({"defaults": {"retention": {"bytes": "200M"}, "edge": {"burst": 10}}});
+    ensure!(status.terms == Some(given), "{:?}", status.terms);
+    ensure!(status.retention.and_then(|kept| kept.bytes).as_deref() == Some("200M"));
     let config = world.config_map("shop").await?.and_then(|map| map.data).context("no configuration")?;
     let limits: Value = serde_json::from_str(&config["config.json"])?;
     ensure!(limits["limits"]["burst"] == 10, "{limits}");
@@ -105,7 +113,8 @@ async fn a_class_decides_what_is_accepted_and_its_change_stops_nothing_that_runs
     let less = json!({"owners": owners, "limits": {"retention": {"bytes": "150M"}, "edge": {"burst": 5}}});
     classes.apply(&class, &less).await?;
     world.apply(&shop("  limits: {messagesPerSecond: 8}")).await?;
-    world.reason("shop", "Accepted", "Destructive").await?;
+    let wsb = world.reason("shop", "Accepted", "Destructive").await?;
+    ensure!(wsb.status.and_then(|status| status.retention?.bytes).as_deref() == Some("200M"), "it is not cut yet");
     // Nor by the class that decides what becomes of messages with their resource.
     let mut ends = less.clone();
     ends["defaults"] = json!({"deletionPolicy": "Delete"});
@@ -164,6 +173,47 @@ async fn a_namespace_that_may_not_own_a_business_type_blocks_no_other() -> Resul
     world.reason("older", "Accepted", "BusinessTypeTaken").await?;
     operator.looks(2).await?;
     world.condition("younger", "Ready", "True").await?;
+    classes.delete(&class).await?;
+    operator.had_every_right()
+}
+
+/// The ConfigMap of a business is lost, and an older resource of another namespace claims its type.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_record_ends_no_clients_though_another_namespace_claims_the_type() -> Result<()> {
+    let world = World::new().await?;
+    let mirror = Mirror::start(&world, "edge-1").await?;
+    let operator = world.operator("one").start().await?;
+    let (classes, class) = (Classes::of(&world.cluster), format!("{}-closed", world.team.name));
+    let shop = |more: &str| business("shop", more);
+    classes.apply(&class, &json!({"owners": [{"namespaces": ["bank"]}]})).await?;
+    let others = world.cluster.namespace("others").await?;
+    world.apply_in(&others, &shop(&format!("  className: {class}\n"))).await?;
+    let refused = |wsb: &WsBusiness| condition_of(wsb, "Accepted").is_some_and(|c| c.reason == "ClassForbids");
+    world.cluster.wait_for(&others.name, "shop", "be refused", refused).await?;
+    world.apply(&shop("")).await?;
+    world.condition("shop", "Ready", "True").await?;
+    operator.sigterm()?;
+    operator.exited(PATIENCE).await?;
+
+    let maps: Api<ConfigMap> = world.cluster.api(&world.system.name);
+    maps.delete("wirepost-business-shop", &DeleteParams::default()).await?;
+    classes.apply(&class, &json!({"owners": [{"namespaces": [others.name, "bank"]}]})).await?;
+    // An edge keeps what it has, and does not answer this operator.
+    mirror.silence(true);
+    let tombstones = ListParams::default().labels("wirepost.dev/removed");
+    let seen = maps.list_metadata(&tombstones).await?.metadata.resource_version.context("no version")?;
+    let operator = world.operator("two").start().await?;
+    eventually("its owner has a record again", PATIENCE, || async { Ok(world.config_map("shop").await?.is_some()) })
+        .await?;
+    let waits = |wsb: &WsBusiness| condition_of(wsb, "Accepted").is_some_and(|c| c.reason == "BusinessTypeTaken");
+    world.cluster.wait_for(&others.name, "shop", "see who owns the type", waits).await?;
+    let map = world.config_map("shop").await?.context("no configuration")?;
+    ensure!(map.data.is_some_and(|data| data.contains_key("config.json")));
+    let events = maps
+        .watch_metadata(&WatchParams::default().labels("wirepost.dev/removed").timeout(1).disable_bookmarks(), &seen)
+        .await?;
+    let ended: Vec<_> = events.try_collect().await?;
+    ensure!(ended.is_empty(), "edges ended its clients: {ended:?}");
     classes.delete(&class).await?;
     operator.had_every_right()
 }

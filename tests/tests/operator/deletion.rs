@@ -85,7 +85,7 @@ async fn messages_are_waited_for_and_their_own_service_can_consume_them() -> Res
     let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
     let witness = Witness::of(&world, "payments").await?;
     delete(&world).await?;
-    for text in [ORDERS, "3 messages", "annotate wirepost.dev/delete-queues=now"] {
+    for text in [ORDERS, "3 messages", "annotate wsb payments wirepost.dev/delete-queues=now"] {
         witness.sees("Provisioned", "Deleting", text).await?;
     }
     witness.sees("Ready", "Deleting", ORDERS).await?;

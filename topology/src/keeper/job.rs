@@ -209,7 +209,7 @@ impl Desired {
     fn allows(&self, destroys: &[(Step, Destruction)]) -> bool {
         let named = |allowed: &String| {
             let all: Vec<Destruction> = destroys.iter().map(|(_, what)| what.clone()).collect();
-            *allowed == digest(&all)
+            *allowed == digest(&all, self.used.as_deref())
         };
         self.destroying == Destroying::Allowed || self.allowed.as_ref().is_some_and(named)
     }
@@ -266,14 +266,17 @@ mod tests {
             to_verify: [stream, "wirepost.pay.dead"].map(|queue| (queue.to_owned(), policy(queue))).into(),
             ..Plan::default()
         };
-        let permit = |plan, allowed| {
-            let desired = Desired { allowed, ..Desired::default() };
+        let permit_after = |plan, allowed, used| {
+            let desired = Desired { allowed, used, ..Desired::default() };
             let permitted = Job::ensure("pay".to_owned(), Arc::new(desired), Phase::Grow).permitted(plan);
             (permitted.plan.steps.len(), permitted.plan.to_verify.len(), permitted.left.len())
         };
+        let permit = |plan, allowed| permit_after(plan, allowed, None);
         assert_eq!(permit(plan(vec![], false), None), (0, 0, 1));
         assert_eq!(permit(plan(vec![], true), None), (0, 1, 1));
         assert_eq!(permit(plan(vec![Step::PutPolicy(policy("wirepost.pay.dead"))], false), None), (1, 1, 1));
-        assert_eq!(permit(plan(vec![], false), Some(digest(std::slice::from_ref(&cut)))), (1, 2, 0));
+        let allowed = || Some(digest(std::slice::from_ref(&cut), None));
+        assert_eq!(permit(plan(vec![], false), allowed()), (1, 2, 0));
+        assert_eq!(permit_after(plan(vec![], false), allowed(), Some("3-x".to_owned())), (0, 0, 1), "it is used up");
     }
 }

@@ -87,6 +87,22 @@ fn a_class_that_gives_nothing_changes_nothing() {
 }
 
 #[test]
+fn what_a_class_gives_fills_in_the_same_without_the_rest_of_it() {
+    let mut all = strict();
+    all["limits"]["queue"]["maxLengthBytes"] = json!("300M");
+    all["limits"]["totalBytes"] = json!("20Gi");
+    all["defaults"] = json!({"retention": {"seconds": 6000}, "queue": {"maxLength": 10}, "deletionPolicy": "Delete"});
+    for spec in [all, json!({"defaults": {"queue": {"maxLength": 7}}}), json!({})] {
+        let class = class(&spec).spec;
+        let (mut one, mut other) = (business(&json!({})), business(&json!({})));
+        fill(&class, &mut one);
+        fill(&given(&class), &mut other);
+        assert_eq!(one, other, "{spec}");
+    }
+    assert_eq!(serde_json::to_value(given(&class(&json!({"limits": {"queues": 3}})).spec)).unwrap(), json!({}));
+}
+
+#[test]
 fn each_limit_is_named_and_what_is_left_out_counts_as_the_own_default() {
     let all = [
         "spec.push.retention.seconds",
