@@ -141,12 +141,11 @@ impl RetentionStatus {
         let mut kept = policy.clone();
         for destruction in held {
             let Destruction::Cut { stream: _, key, from, to: _ } = destruction else { continue };
-            match from {
-                None => drop(kept.remove(*key)),
-                Some(from) => {
-                    drop(kept.insert((*key).to_owned(), from.parse::<u64>().map_or(json!(from), |n| json!(n))))
-                }
-            }
+            let value = from.as_ref().map(|from| from.parse::<u64>().map_or(json!(from), |n| json!(n)));
+            match value {
+                Some(value) => kept.insert((*key).to_owned(), value),
+                None => kept.remove(*key),
+            };
         }
         Self {
             seconds: kept.get(MAX_AGE).and_then(number).and_then(|seconds| i64::try_from(seconds).ok()),

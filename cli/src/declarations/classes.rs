@@ -93,10 +93,10 @@ impl Known {
         self.class.metadata.name.as_deref().unwrap_or_default()
     }
 
-    fn readable(&self) -> Result<&WsBusinessClass, Problem> {
+    fn readable(&self) -> Result<&WsBusinessClass, Box<Problem>> {
         match &self.unreadable {
             None => Ok(&self.class),
-            Some(why) => Err(validate::class::unreadable(self.name(), why)),
+            Some(why) => Err(Box::new(validate::class::unreadable(self.name(), why))),
         }
     }
 }
@@ -141,8 +141,8 @@ impl Classes {
     ///
     /// # Errors
     /// It does not exist, or can't be read.
-    pub(crate) fn class_of(&self, business: &WsBusiness) -> Result<Option<&WsBusinessClass>, Problem> {
-        let found = self.known_of(business).map_err(validate::class::not_found)?;
+    pub(crate) fn class_of(&self, business: &WsBusiness) -> Result<Option<&WsBusinessClass>, Box<Problem>> {
+        let found = self.known_of(business).map_err(|name| Box::new(validate::class::not_found(name)))?;
         found.map(Known::readable).transpose()
     }
 
@@ -164,7 +164,7 @@ impl Classes {
         let class = match self.class_of(business) {
             Ok(None) => return Vec::new(),
             Ok(Some(class)) => class,
-            Err(problem) => return vec![problem],
+            Err(problem) => return vec![*problem],
         };
         validate::class::fill(&class.spec, business);
         let mut placed = business.clone();

@@ -68,7 +68,7 @@ pub(super) async fn compare(paths: &[PathBuf], args: ClassArgs, stored: &Stored)
     let mut applied: BTreeMap<_, anyhow::Result<Applied>> = applied.collect();
 
     // What is applied unchanged is no new generation: it goes on as it was accepted, whatever its class says today.
-    let (mut unchanged, changed): (Vec<_>, Vec<_>) = valid.into_iter().partition(|declaration| {
+    let (mut unchanged, edited): (Vec<_>, Vec<_>) = valid.into_iter().partition(|declaration| {
         let before = applied.get(&key_of(&declaration.business));
         before.is_some_and(|before| before.as_ref().is_ok_and(|it| it.declared.spec == declaration.business.spec))
     });
@@ -81,7 +81,7 @@ pub(super) async fn compare(paths: &[PathBuf], args: ClassArgs, stored: &Stored)
         }
     }
     let as_before: BTreeSet<String> = unchanged.iter().map(|declaration| declaration.business.owner()).collect();
-    let (mut permitted, forbidden) = after.permit(changed);
+    let (mut permitted, forbidden) = after.permit(edited);
     findings.extend(forbidden);
     permitted.append(&mut unchanged);
     let businesses: BTreeMap<String, WsBusiness> =

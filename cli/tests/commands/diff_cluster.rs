@@ -95,8 +95,9 @@ async fn a_lowered_class_shows_which_businesses_it_cuts_before_and_after_it_is_a
         r#"{{"status": {{"className": "{class}", "terms": {{"defaults": {{"retention": {{"seconds": 7200}}}}}},
             "retention": {{"seconds": 7200, "bytes": "1Gi"}}}}}}"#
     );
-    let patch = ["patch", "wsb", "payments", "-n", &class, "--subresource", "status", "--type", "merge", "-p", &status];
-    assert_eq!(kubectl.run(patch).await.unwrap().status, 0);
+    let reported =
+        ["patch", "wsb", "payments", "-n", &class, "--subresource", "status", "--type", "merge", "-p", &status];
+    assert_eq!(kubectl.run(reported).await.unwrap().status, 0);
 
     let cut = "destroys messages: wirepost.payments.stream drops messages that it keeps now: max-age 7200s → 3600s";
     let (status, out, err) = diff(&smaller, &["--fail-on", "destructive"]);

@@ -49,8 +49,10 @@ fn the_defaults_are_operator_and_edges_with_what_guards_them() -> Result<()> {
         "ServiceAccount/wirepost-operator",
         "ValidatingAdmissionPolicy/wirepost-system.wirepost-operator-secrets",
         "ValidatingAdmissionPolicy/wirepost-system.wirepost-warnings",
+        "ValidatingAdmissionPolicy/wirepost-system.wirepost-warnings-of-classes",
         "ValidatingAdmissionPolicyBinding/wirepost-system.wirepost-operator-secrets",
         "ValidatingAdmissionPolicyBinding/wirepost-system.wirepost-warnings",
+        "ValidatingAdmissionPolicyBinding/wirepost-system.wirepost-warnings-of-classes",
     ];
     ensure!(ids == wanted.map(str::to_owned).into(), "{ids:#?}");
     Ok(())

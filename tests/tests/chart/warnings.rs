@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use wirepost_core::business::WsBusiness;
+use wirepost_core::class::WsBusinessClass;
 use wirepost_core::compile::compile_one;
 use wirepost_core::destruction::destructions;
 use wirepost_testing::cluster::{Cluster, Namespace};
@@ -17,7 +18,11 @@ use wirepost_testing::kubectl::Kubectl;
 
 use crate::render::{merge, render_in};
 
+/// The policy that asks the classes.
+const OF_CLASSES: &str = "-of-classes";
+
 struct World {
+    cluster: Cluster,
     namespace: Namespace,
     kubectl: Kubectl,
     policies: Api<ValidatingAdmissionPolicy>,
@@ -33,18 +38,28 @@ impl World {
         let rendered = render_in(&namespace.name, "")?;
         let (policies, bindings) = (Api::all(cluster.client.clone()), Api::all(cluster.client.clone()));
         let name = format!("{}.wirepost-warnings", namespace.name);
-        let object = |kind: &str| {
-            let object = rendered.0.iter().find(|it| it["kind"] == kind && it["metadata"]["name"] == *name);
-            object.cloned().with_context(|| format!("no {kind} {name}"))
-        };
-        let policy = serde_json::from_value(object("ValidatingAdmissionPolicy")?)?;
-        policies.create(&PostParams::default(), &policy).await?;
-        let mut binding = object("ValidatingAdmissionPolicyBinding")?;
-        // Other tests have businesses of their own.
-        let own = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}}});
-        binding["spec"]["matchResources"] = own;
-        bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
-        Ok(Self { namespace, kubectl, policies, bindings, name })
+        for name in [name.clone(), format!("{name}{OF_CLASSES}")] {
+            let object = |kind: &str| {
+                let object = rendered.0.iter().find(|it| it["kind"] == kind && it["metadata"]["name"] == *name);
+                object.cloned().with_context(|| format!("no {kind} {name}"))
+            };
+            let policy = serde_json::from_value(object("ValidatingAdmissionPolicy")?)?;
+            policies.create(&PostParams::default(), &policy).await?;
+            let mut binding = object("ValidatingAdmissionPolicyBinding")?;
+            // Other tests have businesses of their own.
+            let own = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}}});
+            binding["spec"]["matchResources"] = own;
+            bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
+        }
+        Ok(Self { cluster, namespace, kubectl, policies, bindings, name })
+    }
+
+    async fn end(self) -> Result<()> {
+        for name in [self.name.clone(), format!("{}{OF_CLASSES}", self.name)] {
+            self.bindings.delete(&name, &DeleteParams::default()).await?;
+            self.policies.delete(&name, &DeleteParams::default()).await?;
+        }
+        Ok(())
     }
 
     fn file(&self, name: &str, spec: &Value) -> Result<PathBuf> {
@@ -59,7 +74,10 @@ impl World {
         let done = self.kubectl.run(arguments.iter().copied().chain(["--filename", &*file])).await?;
         ensure!(done.status == 0, "{arguments:?}: {done:?}");
         let warnings = done.stderr.lines().filter_map(|line| line.strip_prefix("Warning: "));
-        let text = |line: &str| Some(line.split_once(&format!("with binding '{}': ", self.name))?.1.to_owned());
+        let text = |line: &str| {
+            let (binding, text) = line.split_once("with binding '")?.1.split_once("': ")?;
+            binding.starts_with(&self.name).then(|| text.to_owned())
+        };
         Ok(warnings.filter_map(text).collect())
     }
 
@@ -75,6 +93,7 @@ fn spec() -> Value {
         "access": {"secretName": "pay-access"},
         "routes": [
             {"messageType": "order", "sendType": "ClientToServer", "queue": {"name": "orders"}},
+            {"messageType": "refund", "sendType": "ClientToServer", "queue": {"name": "orders"}},
             {"messageType": "paid", "sendType": "ServerToClient", "to": ["app"]},
         ],
     })
@@ -112,6 +131,13 @@ async fn an_apply_that_destroys_messages_or_takes_something_away_says_so() -> Re
     }
     let waits = "; the operator waits until it is allowed: see the condition Accepted";
     let order = json!({"messageType": "order", "sendType": "ClientToServer", "queue": {"name": "sales"}});
+    let route = |name: &str, existing: bool| json!({"messageType": name, "sendType": "ClientToServer", "queue": {"name": "orders", "existing": existing}});
+    let paid = json!({"messageType": "paid", "sendType": "ServerToClient", "to": ["app"]});
+    let gone = |queue: &str| {
+        format!(
+            "no longer fills {queue}; a queue of wirepost is deleted once it is empty, so let its consumers run until then"
+        )
+    };
     for (change, expected) in [
         (json!({"session": {"maxSeconds": 60}}), vec![]),
         (json!({"push": {"retention": {"seconds": 90_000, "bytes": "1Gi"}}}), vec![]),
@@ -128,9 +154,14 @@ async fn an_apply_that_destroys_messages_or_takes_something_away_says_so() -> Re
         (
             json!({"routes": [order]}),
             vec![
-                "removes what clients may send or get: ServerToClient paid".to_owned(),
-                "no longer fills orders; a queue of wirepost is deleted once it is empty, so let its consumers run until then".to_owned(),
+                "removes what clients may send or get: ClientToServer refund, ServerToClient paid".to_owned(),
+                gone("wirepost.pay.q.orders"),
             ],
+        ),
+        // The queue of the team's own with the same name is another one.
+        (
+            json!({"routes": [route("order", true), route("refund", true), paid]}),
+            vec![gone("wirepost.pay.q.orders")],
         ),
         (json!({"access": null}), vec!["removes Secret pay-access with the credentials in it".to_owned()]),
         (
@@ -148,15 +179,60 @@ async fn an_apply_that_destroys_messages_or_takes_something_away_says_so() -> Re
         ensure!(destroys == is_destructive(&before, &after)?, "{change}: policy and operator differ");
     }
 
+    // What the operator has reported counts more than what is declared: a class gave it, or it waits.
+    let kept = json!({"status": {"retention": {"seconds": 172_800, "bytes": "100M"}}});
+    let businesses: Api<WsBusiness> = world.cluster.api(&world.namespace.name);
+    businesses.patch_status("pay", &PatchParams::default(), &Patch::Merge(kept)).await?;
+    for (change, expected) in [
+        (json!({"session": {"maxSeconds": 60}}), vec![]),
+        (
+            json!({"push": {"retention": {"seconds": 90_000}}}),
+            vec![format!(
+                "destroys messages: wirepost.pay.stream drops messages that it keeps now: push.retention.seconds 172800 → 90000{waits}"
+            )],
+        ),
+    ] {
+        let said = world.warnings(&world.file("pay", &with(change.clone()))?).await?;
+        ensure!(said == expected, "{change}: {said:#?}");
+    }
+
+    // A deletion changes no retention.
+    let more = json!({"status": {"retention": {"bytes": "200M"}}});
+    businesses.patch_status("pay", &PatchParams::default(), &Patch::Merge(more)).await?;
     ensure!(world.kubectl(&["delete"], &world.file("pay", &before)?).await?.is_empty(), "messages are retained");
     let file = world.file("gone", &with(json!({"deletionPolicy": "Delete"})))?;
     world.kubectl(&["create"], &file).await?;
     let said = world.kubectl(&["delete"], &file).await?;
-    ensure!(
-        said == ["destroys messages: all queues and the stream of gone are deleted with their messages"],
-        "{said:?}"
-    );
-    world.bindings.delete(&world.name, &DeleteParams::default()).await?;
-    world.policies.delete(&world.name, &DeleteParams::default()).await?;
-    Ok(())
+    let all = "destroys messages: all queues and the stream of gone are deleted with their messages";
+    ensure!(said == [all], "{said:?}");
+
+    // The class of the business deletes them, and another one does not.
+    let class = world.namespace.name.clone();
+    let classes: Api<WsBusinessClass> = Api::all(world.cluster.client.clone());
+    for (name, policy) in [(class.clone(), "Delete"), (format!("{class}-other"), "Retain")] {
+        let spec = json!({"defaults": {"deletionPolicy": policy}});
+        let object = json!({"apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusinessClass", "metadata": {"name": name}, "spec": spec});
+        classes.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+    }
+    let expected = format!("{all}, as class {class} says (defaults.deletionPolicy)");
+    // The API server hears of new classes with some delay, too.
+    let mut said = Vec::new();
+    while said != [expected.clone()] {
+        ensure!(Instant::now() < deadline, "{said:?}");
+        let file = world.file("gone", &with(json!({"className": class})))?;
+        world.kubectl(&["create"], &file).await?;
+        said = world.kubectl(&["delete"], &file).await?;
+    }
+    for policy in
+        [json!({"className": format!("{class}-other")}), json!({"className": class, "deletionPolicy": "Retain"})]
+    {
+        let file = world.file("gone", &with(policy))?;
+        world.kubectl(&["create"], &file).await?;
+        let said = world.kubectl(&["delete"], &file).await?;
+        ensure!(said.is_empty(), "{said:?}");
+    }
+    for name in [class.clone(), format!("{class}-other")] {
+        classes.delete(&name, &DeleteParams::default()).await?;
+    }
+    world.end().await
 }

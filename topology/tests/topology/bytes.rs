@@ -127,8 +127,9 @@ async fn room_without_a_known_size_becomes_twice_the_size_once_that_is_known() {
         snapshot.room_corrections(&management, 200_000, None).await.0
     };
     let (_connection, channel) = vhost.channel().await.unwrap();
+    let body = vec![b'x'; 60_000];
     for _ in 0..3 {
-        publish_for(&channel, "wirepost.pay.receive", "order", QUEUE, &[b'x'; 60_000]).await.unwrap();
+        publish_for(&channel, "wirepost.pay.receive", "order", QUEUE, &body).await.unwrap();
     }
     counted(&vhost, 180_000).await;
     let steps = corrections().await;
