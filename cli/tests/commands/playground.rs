@@ -1,5 +1,7 @@
 //! The playground of `wirepost dev`: who may call it, and what it answers.
 
+#![allow(clippy::unwrap_used)] // it is all test
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -26,14 +28,16 @@ impl Playground {
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
         let mut socket = TcpStream::connect(&self.address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut head = format!("{method} {path} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
-        if !headers.iter().any(|(name, _)| *name == "host") {
-            head += &format!("host: {}\r\n", self.address);
-        }
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        write!(socket, "{head}connection: close\r\n\r\n{body}").unwrap();
+        let host = ("host", self.address.as_str());
+        let host = headers.iter().all(|(name, _)| *name != "host").then_some(&host);
+        let headers: Vec<String> =
+            headers.iter().chain(host).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let (headers, length) = (headers.concat(), body.len());
+        write!(
+            socket,
+            "{method} {path} HTTP/1.1\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+        .unwrap();
         socket
     }
 
