@@ -82,6 +82,8 @@ pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
 #[x_kube(
     validation = rules::FROM_IS_CLIENT_TYPE.to_kube(),
     validation = rules::TO_IS_CLIENT_TYPE.to_kube(),
+    validation = rules::TOKEN_CLIENT_TYPE.to_kube(),
+    validation = rules::TOKEN_CLIENT_TYPE_IS_DECLARED.to_kube(),
     validation = rules::BUSINESS_TYPE_SYNTAX.to_kube(),
     validation = rules::RESERVED_TYPE.to_kube(),
 )]

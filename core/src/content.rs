@@ -2,12 +2,14 @@
 //! accepted schema is one that every edge can run, at a bounded cost for each message.
 
 mod cost;
+mod unique;
 
 use jsonschema::{PatternOptions, Validator};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use cost::CostModel;
+use unique::Unique;
 
 /// Largest schema, as JSON text, in bytes.
 pub const MAX_BYTES: usize = 64 << 10;
@@ -93,7 +95,7 @@ impl Schema {
     /// # Errors
     /// See [`ContentError`].
     pub fn check(&self, content: &str) -> Result<(), ContentError> {
-        let value: Value = serde_json::from_str(content).map_err(|error| ContentError::Mismatch(error.to_string()))?;
+        let Unique(value) = serde_json::from_str(content).map_err(|error| ContentError::Mismatch(error.to_string()))?;
         let mut steps = self.plan.worst(content);
         if steps > EXPLAINED_STEPS {
             steps = self.plan.count(&value, MAX_STEPS).ok_or(ContentError::TooComplex)?;

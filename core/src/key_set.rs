@@ -15,8 +15,8 @@ pub const MAX_KEYS: usize = 64;
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 /// Longest RSA exponent in bytes; larger ones only make every check slow.
 const MAX_EXPONENT: usize = 4;
-/// A coordinate on P-256, and an Ed25519 key.
-const CURVE_BYTES: usize = 32;
+/// An Ed25519 key, in bytes.
+const ED25519_BYTES: usize = 32;
 
 /// The unused bits of base64 and its `=` padding mean nothing for a key.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -26,20 +26,121 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The one algorithm that a key is for (RFC 7518, section 3.1; RFC 8037), and the key. A token can't choose how it is checked.
+/// How a token is signed (RFC 7518, section 3.1; RFC 8037). `none` and the algorithms with a shared secret are not among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "these are the names of the RFC")]
+pub enum Algorithm {
+    Rs256,
+    Rs384,
+    Rs512,
+    Ps256,
+    Ps384,
+    Ps512,
+    Es256,
+    Es384,
+    Es512,
+    EdDsa,
+}
+
+impl Algorithm {
+    const ALL: [Self; 10] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+    ];
+
+    /// The `alg` of tokens and keys.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The algorithm of this name; `None` for one that is never accepted.
+    pub fn named(name: &str) -> Option<Self> {
+        // RFC 9864 names the algorithm after the curve; RFC 8037 called it EdDSA.
+        let name = if name == "Ed25519" { "EdDSA" } else { name };
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+}
+
+/// A curve of ECDSA. It decides the hash (RFC 7518, section 3.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "these are the names of the RFC")]
+pub enum Curve {
+    P256,
+    P384,
+    P521,
+}
+
+impl Curve {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "P-256" => Some(Self::P256),
+            "P-384" => Some(Self::P384),
+            "P-521" => Some(Self::P521),
+            _ => None,
+        }
+    }
+
+    /// Of a coordinate, in bytes.
+    fn bytes(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
+        }
+    }
+}
+
+/// The key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyMaterial {
-    /// RS256. Big-endian, without leading zero bytes.
+    /// RS… and PS…. Big-endian, without leading zero bytes.
     Rsa {
         /// Modulus.
         n: Vec<u8>,
         /// Exponent.
         e: Vec<u8>,
     },
-    /// ES256: an uncompressed point, 65 bytes.
-    P256(Vec<u8>),
+    /// ES….
+    Ec {
+        /// Where the point is.
+        curve: Curve,
+        /// An uncompressed point: the byte 4 and both coordinates.
+        point: Vec<u8>,
+    },
     /// EdDSA: 32 bytes.
     Ed25519(Vec<u8>),
+}
+
+impl KeyMaterial {
+    /// The algorithms that such a key can be for.
+    fn algorithms(&self) -> &'static [Algorithm] {
+        match self {
+            Self::Rsa { .. } => &Algorithm::ALL[..6],
+            Self::Ec { curve: Curve::P256, .. } => &[Algorithm::Es256],
+            Self::Ec { curve: Curve::P384, .. } => &[Algorithm::Es384],
+            Self::Ec { curve: Curve::P521, .. } => &[Algorithm::Es512],
+            Self::Ed25519(_) => &[Algorithm::EdDsa],
+        }
+    }
 }
 
 /// A key that can check signatures of tokens.
@@ -47,8 +148,23 @@ pub enum KeyMaterial {
 pub struct PublicKey {
     /// `kid`; a number counts as its decimal digits. Several keys of a set may have the same one.
     pub id: Option<String>,
+    /// Its `alg`, the only algorithm that it may be used with.
+    pub algorithm: Option<Algorithm>,
     /// What it is.
     pub material: KeyMaterial,
+}
+
+impl PublicKey {
+    /// May a token of this algorithm be checked with this key? Without an `alg`, as Microsoft's keys are, an RSA key is for all of RSA: each
+    /// of these signatures needs the private key, so a token that chooses among them gains nothing.
+    pub fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.algorithms().contains(&algorithm)
+    }
+
+    /// The algorithms that it may be used with, never none.
+    pub fn algorithms(&self) -> &[Algorithm] {
+        self.algorithm.as_ref().map_or(self.material.algorithms(), std::slice::from_ref)
+    }
 }
 
 /// A key of a set that can't check signatures of tokens.
@@ -76,10 +192,12 @@ pub enum KeyDefect {
     #[error("the key is not for signatures (its `key_ops`)")]
     Operations,
     /// A kind of key that edges don't know.
-    #[error("its type or curve is none of RSA, P-256, Ed25519")]
+    #[error("its type or curve is none of RSA, P-256, P-384, P-521, Ed25519")]
     Kind,
     /// An algorithm that edges don't know.
-    #[error("its algorithm is none of RS256, ES256, EdDSA")]
+    #[error(
+        "its algorithm (`alg`) is not one that edges accept for such a key: RS, PS or ES with 256, 384 or 512 bits, or EdDSA"
+    )]
     Algorithm,
     /// A part of it can't be decoded.
     #[error("a part of the key is not base64url")]
@@ -96,8 +214,8 @@ pub enum KeyDefect {
     /// RSA, too long.
     #[error("it is an RSA key of more than 8192 bits, or with an exponent that nobody uses")]
     TooLong,
-    /// P-256, not a point of the curve's size.
-    #[error("its point is not one of P-256")]
+    /// Not a point of the curve's size.
+    #[error("its point is not one of its curve")]
     Point,
     /// Ed25519, of another length.
     #[error("it does not have 32 bytes")]
@@ -157,15 +275,14 @@ fn one(key: &Value) -> Result<PublicKey, UnusableKey> {
     let unusable = |id, reason| UnusableKey { id, reason };
     let key = key.as_object().ok_or_else(|| unusable(None, KeyDefect::NotAnObject))?;
     let id = id(key.get("kid")).map_err(|reason| unusable(None, reason))?;
-    match material(key) {
-        Ok(material) => Ok(PublicKey { id, material }),
+    match usable(key) {
+        Ok((algorithm, material)) => Ok(PublicKey { id, algorithm, material }),
         Err(reason) => Err(unusable(id, reason)),
     }
 }
 
-fn material(key: &Map<String, Value>) -> Result<KeyMaterial, KeyDefect> {
-    let text = |name: &str| key.get(name).and_then(Value::as_str);
-    if text("use").is_some_and(|purpose| purpose != "sig") {
+fn usable(key: &Map<String, Value>) -> Result<(Option<Algorithm>, KeyMaterial), KeyDefect> {
+    if text(key, "use").is_some_and(|purpose| purpose != "sig") {
         return Err(KeyDefect::Use);
     }
     if let Some(operations) = key.get("key_ops").and_then(Value::as_array)
@@ -173,46 +290,56 @@ fn material(key: &Map<String, Value>) -> Result<KeyMaterial, KeyDefect> {
     {
         return Err(KeyDefect::Operations);
     }
-    let names: &[&str] = match (text("kty"), text("crv")) {
-        (Some("RSA"), _) => &["RS256"],
-        (Some("EC"), Some("P-256")) => &["ES256"],
-        // RFC 9864 names the algorithm after the curve; RFC 8037 called it EdDSA.
-        (Some("OKP"), Some("Ed25519")) => &["EdDSA", "Ed25519"],
+    let material = match (text(key, "kty"), text(key, "crv")) {
+        (Some("RSA"), _) => rsa(key)?,
+        (Some("EC"), Some(name)) => ec(key, Curve::named(name).ok_or(KeyDefect::Kind)?)?,
+        (Some("OKP"), Some("Ed25519")) => ed25519(key)?,
         _ => return Err(KeyDefect::Kind),
     };
-    if text("alg").is_some_and(|alg| !names.contains(&alg)) {
-        return Err(KeyDefect::Algorithm);
-    }
-    let number = |name: &str| match text(name) {
+    let known = |name| Algorithm::named(name).filter(|algorithm| material.algorithms().contains(algorithm));
+    let algorithm = text(key, "alg").map(|name| known(name).ok_or(KeyDefect::Algorithm)).transpose()?;
+    Ok((algorithm, material))
+}
+
+fn text<'a>(key: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    key.get(name).and_then(Value::as_str)
+}
+
+fn number(key: &Map<String, Value>, name: &str) -> Result<Vec<u8>, KeyDefect> {
+    match text(key, name) {
         Some(text) => unsigned(text).ok_or(KeyDefect::Encoding),
         None if key.contains_key("x5c") => Err(KeyDefect::CertificateOnly),
         None => Err(KeyDefect::Incomplete),
-    };
-    match names[0] {
-        "RS256" => {
-            let (n, e) = (number("n")?, number("e")?);
-            if n.len() < *RSA_BYTES.start() {
-                return Err(KeyDefect::TooShort);
-            }
-            if n.len() > *RSA_BYTES.end() || e.is_empty() || e.len() > MAX_EXPONENT {
-                return Err(KeyDefect::TooLong);
-            }
-            Ok(KeyMaterial::Rsa { n, e })
-        }
-        "ES256" => {
-            let mut point = vec![4];
-            for coordinate in [number("x")?, number("y")?] {
-                point.extend(filled(&coordinate).ok_or(KeyDefect::Point)?);
-            }
-            Ok(KeyMaterial::P256(point))
-        }
-        _ => {
-            // Not a number: each of its bytes counts.
-            let x = text("x").map(bytes).ok_or(KeyDefect::Incomplete)?;
-            let x = x.ok_or(KeyDefect::Encoding)?;
-            if x.len() == CURVE_BYTES { Ok(KeyMaterial::Ed25519(x)) } else { Err(KeyDefect::Length) }
-        }
     }
+}
+
+fn rsa(key: &Map<String, Value>) -> Result<KeyMaterial, KeyDefect> {
+    let (n, e) = (number(key, "n")?, number(key, "e")?);
+    if n.len() < *RSA_BYTES.start() {
+        return Err(KeyDefect::TooShort);
+    }
+    if n.len() > *RSA_BYTES.end() || e.is_empty() || e.len() > MAX_EXPONENT {
+        return Err(KeyDefect::TooLong);
+    }
+    Ok(KeyMaterial::Rsa { n, e })
+}
+
+fn ec(key: &Map<String, Value>, curve: Curve) -> Result<KeyMaterial, KeyDefect> {
+    let mut point = vec![4];
+    for coordinate in [number(key, "x")?, number(key, "y")?] {
+        // Some issuers omit the leading zero bytes that RFC 7518, section 6.2.1.2, requires.
+        let zeros = curve.bytes().checked_sub(coordinate.len()).ok_or(KeyDefect::Point)?;
+        point.extend(std::iter::repeat_n(0, zeros));
+        point.extend(coordinate);
+    }
+    Ok(KeyMaterial::Ec { curve, point })
+}
+
+fn ed25519(key: &Map<String, Value>) -> Result<KeyMaterial, KeyDefect> {
+    // Not a number: each of its bytes counts.
+    let x = text(key, "x").map(bytes).ok_or(KeyDefect::Incomplete)?;
+    let x = x.ok_or(KeyDefect::Encoding)?;
+    if x.len() == ED25519_BYTES { Ok(KeyMaterial::Ed25519(x)) } else { Err(KeyDefect::Length) }
 }
 
 /// Base64 in its own alphabet or that of URLs, with or without padding and line ends.
@@ -238,111 +365,5 @@ fn unsigned(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Some issuers omit the leading zero bytes that RFC 7518, section 6.2.1.2, requires.
-fn filled(number: &[u8]) -> Option<[u8; CURVE_BYTES]> {
-    let mut full = [0; CURVE_BYTES];
-    full.get_mut(CURVE_BYTES.checked_sub(number.len())?..)?.copy_from_slice(number);
-    Some(full)
-}
-
 #[cfg(test)]
-mod tests {
-    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-    use serde_json::json;
-
-    use super::*;
-
-    fn the_one(key: &Value) -> Result<PublicKey, UnusableKey> {
-        read(&json!({"keys": [key]})).unwrap().remove(0)
-    }
-
-    #[test]
-    fn all_writings_of_a_key_are_the_same_key() {
-        let modulus: Vec<u8> = (0..=255).map(|n| n ^ 0xfb).collect();
-        let with_zero: Vec<u8> = std::iter::once(0).chain(modulus.iter().copied()).collect();
-        let expected = KeyMaterial::Rsa { n: modulus.clone(), e: vec![1, 0, 1] };
-        let folded = STANDARD
-            .encode(&modulus)
-            .as_bytes()
-            .chunks(64)
-            .fold(String::new(), |all, line| format!("{all}{}\n", String::from_utf8_lossy(line)));
-        for (name, n, e) in [
-            ("plain", URL_SAFE_NO_PAD.encode(&modulus), "AQAB"),
-            ("a leading zero byte", URL_SAFE_NO_PAD.encode(&with_zero), "AAEAAQ"),
-            ("padded", format!("{}==", URL_SAFE_NO_PAD.encode(&modulus)), "AQAB"),
-            ("the other alphabet", STANDARD.encode(&modulus), "AQAB"),
-            ("line ends", folded, "AQAB"),
-        ] {
-            let key = the_one(&json!({"kty": "RSA", "n": n, "e": e}));
-            assert_eq!(key.map(|key| key.material), Ok(expected.clone()), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_coordinate_has_32_bytes_however_it_is_written() {
-        let x: Vec<u8> = std::iter::once(0).chain([9; 31]).collect();
-        let expected = KeyMaterial::P256([&[4][..], &x, &[7; 32]].concat());
-        for x in [&x[..], &x[1..]] {
-            let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode([7; 32]));
-            let key = the_one(&json!({"kty": "EC", "crv": "P-256", "x": x, "y": y}));
-            assert_eq!(key.map(|key| key.material), Ok(expected.clone()));
-        }
-        // An Ed25519 key is no number: a zero byte of it counts.
-        let x = URL_SAFE_NO_PAD.encode([[0; 1].as_slice(), &[9; 31]].concat());
-        assert!(the_one(&json!({"kty": "OKP", "crv": "Ed25519", "x": x})).is_ok());
-    }
-
-    #[test]
-    fn a_kid_is_text_or_a_whole_number() {
-        let key = |kid: Value| the_one(&json!({"kty": "OKP", "crv": "Ed25519", "x": "A".repeat(43), "kid": kid}));
-        assert_eq!(key(json!("a")).unwrap().id.as_deref(), Some("a"));
-        assert_eq!(key(json!(20_260_101)).unwrap().id.as_deref(), Some("20260101"));
-        assert_eq!(key(json!(null)).unwrap().id, None);
-        for odd in [json!(1.5), json!(true), json!(["a"]), json!(12_345_678_901_234_567_890_123_f64)] {
-            assert_eq!(key(odd).unwrap_err().reason, KeyDefect::Id);
-        }
-    }
-
-    #[test]
-    fn keys_that_can_not_check_tokens_say_why() {
-        let n = URL_SAFE_NO_PAD.encode([7; 256]);
-        for (key, expected) in [
-            (json!({"kty": "AKP", "kid": "k", "alg": "ML-DSA-44", "pub": "AAAA"}), "type or curve"),
-            (json!({"kty": "oct", "kid": "k"}), "type or curve"),
-            (json!({"kid": "k"}), "type or curve"),
-            (json!({"kty": "EC", "kid": "k", "crv": "P-384", "x": "AAAA", "y": "AAAA"}), "type or curve"),
-            (json!({"kty": "RSA", "kid": "k", "use": "enc", "n": n, "e": "AQAB"}), "`use`"),
-            (json!({"kty": "RSA", "kid": "k", "key_ops": ["encrypt"], "n": n, "e": "AQAB"}), "`key_ops`"),
-            (json!({"kty": "RSA", "kid": "k", "alg": "PS256", "n": n, "e": "AQAB"}), "algorithm"),
-            (json!({"kty": "RSA", "kid": "k", "n": n}), "missing"),
-            (json!({"kty": "RSA", "kid": "k", "x5c": ["MIIB"]}), "certificate"),
-            (json!({"kty": "RSA", "kid": "k", "n": "!", "e": "AQAB"}), "base64url"),
-            (json!({"kty": "RSA", "kid": "k", "n": "AQAB", "e": "AQAB"}), "2048"),
-            (json!({"kty": "RSA", "kid": "k", "n": n, "e": "AAAA"}), "exponent"),
-            (json!({"kty": "OKP", "kid": "k", "crv": "Ed25519", "x": "AAAA"}), "32 bytes"),
-            (json!({"kty": "EC", "kid": "k", "crv": "P-256", "x": n, "y": n}), "P-256"),
-        ] {
-            let UnusableKey { id, reason } = the_one(&key).unwrap_err();
-            assert!(reason.to_string().contains(expected) && id.as_deref() == Some("k"), "{key}: {reason}");
-        }
-        assert_eq!(the_one(&json!("text")).unwrap_err().id, None);
-    }
-
-    #[test]
-    fn each_reason_is_named_once() {
-        let key = |reason| UnusableKey { id: None, reason };
-        assert_eq!(
-            reasons(&[key(KeyDefect::Point), key(KeyDefect::Length), key(KeyDefect::Point)]),
-            format!(": {}; {}", KeyDefect::Point, KeyDefect::Length)
-        );
-        assert_eq!(reasons(&[]), "");
-    }
-
-    #[test]
-    fn what_is_no_set_is_refused() {
-        for set in [json!({}), json!([]), json!({"keys": {}}), json!(null)] {
-            assert_eq!(read(&set), Err(KeySetError::Form));
-        }
-        assert_eq!(read(&json!({"keys": vec![json!({}); 65]})), Err(KeySetError::TooMany(65)));
-    }
-}
+mod tests;

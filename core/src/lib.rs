@@ -5,8 +5,9 @@
 //! - [`compile`](mod@compile): declarations → broker [`topology`] + edge configuration; [`names`]: broker objects
 //! - [`destruction`]: what a changed declaration would destroy
 //! - [`contract`]: what operator and edges agree on
-//! - [`envelope`], [`frames`], [`cursor`], [`send_type`]: the wire; [`asyncapi`]: its description
-//! - [`content`], [`pattern`], [`origin`], [`key_set`], [`public_url`]: what declarations contain, and how it is matched
+//! - [`envelope`], [`frames`], [`identity`], [`cursor`], [`send_type`]: the wire; [`asyncapi`]: its description
+//! - [`content`], [`pattern`], [`origin`], [`key_set`], [`issuer_address`],
+//!   [`public_url`]: what declarations contain, and how it is matched
 
 #![warn(missing_docs)]
 
@@ -22,6 +23,8 @@ pub mod destruction;
 pub mod envelope;
 pub mod frames;
 pub mod hex;
+pub mod identity;
+pub mod issuer_address;
 pub mod key_set;
 pub mod names;
 pub mod origin;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
-use wirepost_core::PublicUrl;
+use wirepost_core::{PublicUrl, issuer_address::is_trusted_entry};
 use wirepost_rabbitmq::{Address, Credentials};
 use wirepost_runtime::logs::LogArgs;
 use wirepost_topology::{OpenQueues, UserLimits, ownership::UNMARKED};
@@ -67,6 +67,10 @@ pub struct Args {
     /// such as shop=shop-,*=public. An empty PREFIX opens every queue.
     #[arg(long, env = "WIREPOST_EXISTING_QUEUES", default_value = "")]
     pub existing_queues: OpenQueues,
+    /// Hosts whose key sets edges may fetch over http or from addresses that are not public, though declarations name them: name or
+    /// name:port, separated by commas, such as keycloak.idp.svc:8080.
+    #[arg(long, env = "WIREPOST_TRUSTED_ISSUERS", value_delimiter = ',', value_parser = trusted_issuer)]
+    pub trusted_issuers: Vec<String>,
     /// Admin address: /livez, /readyz, /metrics.
     #[arg(long, env = "WIREPOST_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
     pub admin_listen: SocketAddr,
@@ -123,6 +127,10 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
     if host.is_empty() { Err("write host:port".to_owned()) } else { Ok((host.to_owned(), port)) }
 }
 
+fn trusted_issuer(text: &str) -> Result<String, String> {
+    if is_trusted_entry(text) { Ok(text.to_owned()) } else { Err("write a host or host:port".to_owned()) }
+}
+
 impl Args {
     /// What the flags say.
     ///
@@ -146,6 +154,7 @@ impl Args {
             selector,
             edge_service,
             existing_queues,
+            trusted_issuers,
             admin_listen,
             lease,
             lease_seconds,
@@ -214,6 +223,7 @@ impl Args {
                 former: adopt.filter(|id| id != UNMARKED),
                 endpoints,
                 open_queues: existing_queues,
+                trusted_issuers,
                 deletion_deadline: Duration::from_secs(deletion_deadline_seconds),
                 selects: !selector.is_empty(),
                 sweep: Duration::from_secs(sweep_seconds),

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use wirepost_core::{Compiled, Problem, edge_config::ApiKey, hex};
+use wirepost_core::{Compiled, Problem, edge_config::ApiKey, hex, issuer_address};
 
 use crate::{
     declarations::{self, Contents, Declaration, Finding},
@@ -202,6 +202,10 @@ impl Project {
         let key = self.api_key.clone().unwrap_or_else(|| edge::dev_key(&compiled.business));
         let sha256 = hex(Sha256::digest(key));
         compiled.config.auth.api_keys = vec![ApiKey { sha256, expires_at: None }];
+        // A developer's issuer is often on the same machine.
+        if let Some(jwt) = &mut compiled.config.auth.jwt {
+            jwt.trusted_issuers = jwt.key_address().and_then(issuer_address::trusted_entry).into_iter().collect();
+        }
         compiled
     }
 }

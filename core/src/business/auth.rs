@@ -25,6 +25,7 @@ pub struct Auth {
 /// How tokens of clients are checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::DISCOVERED_ISSUER.to_kube())]
 pub struct Jwt {
     /// Required `iss`.
     #[schemars(length(min = 1, max = 512))]
@@ -33,11 +34,18 @@ pub struct Jwt {
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
     pub audiences: Vec<String>,
-    /// The issuer's keys.
-    pub jwks: KeySource,
+    /// The issuer's keys. Absent: `jwks_uri` of its OpenID Connect discovery document (issuer + `/.well-known/openid-configuration`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<KeySource>,
     /// Which claims carry what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claims: Option<ClaimNames>,
+    /// What the holder of a token may be: some of the declared client types. Where no claim has the client type, the token call chooses one
+    /// of these. May be left out if claims.clientType is set, or if only one client type is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 40)))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Set)]
+    pub client_types: Option<Vec<String>>,
 }
 
 /// Where the issuer's keys come from: exactly one of the two.
@@ -45,7 +53,7 @@ pub struct Jwt {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::ONE_KEY_SOURCE.to_kube())]
 pub struct KeySource {
-    /// Address of the key set.
+    /// Address of the key set, https with a public name; others only where the platform team trusts the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = rules::KEY_URI.to_kube())]
@@ -56,8 +64,8 @@ pub struct KeySource {
     pub inline: Option<Value>,
 }
 
-/// Which claims carry what: names of claims, or paths into nested ones with dots (`realm_access.roles`). A claim of exactly that name wins
-/// over a path.
+/// Which claims carry what: names of claims, or paths into nested ones with dots (`realm_access.roles`) or as JSON pointers
+/// (`/realm_access/roles`, RFC 6901). A claim of exactly that name wins over a path.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimNames {
@@ -65,7 +73,7 @@ pub struct ClaimNames {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     pub unique_id: Option<String>,
-    /// The client type. Absent: the token call's `clientType`, which must be one of clientTypes.
+    /// The client type. Absent: the token call's `clientType`, see clientTypes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 200))]
     pub client_type: Option<String>,

@@ -106,6 +106,18 @@ rules! {
         remedy: "add the client type to clientTypes, or correct to",
         field: ".routes",
     }
+    TOKEN_CLIENT_TYPE {
+        rule: "!has(self.auth) || !has(self.auth.jwt) || has(self.auth.jwt.clientTypes) || size(self.clientTypes) == 1 || (has(self.auth.jwt.claims) && has(self.auth.jwt.claims.clientType))",
+        problem: "nothing says which client type the holder of a token is",
+        remedy: "set claims.clientType to the claim that has it, or list in auth.jwt.clientTypes what the holder of a token may be",
+        field: ".auth.jwt",
+    }
+    TOKEN_CLIENT_TYPE_IS_DECLARED {
+        rule: "!has(self.auth) || !has(self.auth.jwt) || !has(self.auth.jwt.clientTypes) || self.auth.jwt.clientTypes.all(t, t in self.clientTypes)",
+        problem: "auth.jwt.clientTypes has a client type that clientTypes lacks",
+        remedy: "add the client type to clientTypes, or correct auth.jwt.clientTypes",
+        field: ".auth.jwt.clientTypes",
+    }
     ACCEPT_FROM_SYNTAX {
         rule: "self.all(t, t.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'))",
         problem: "acceptFrom holds something that is not a business type",
@@ -238,8 +250,14 @@ rules! {
         remedy: "keep one of them",
     }
     KEY_URI {
-        rule: "self.matches('^(https://[^/?#\\\\x00-\\\\x20]+|http://(localhost|127[.]0[.]0[.]1|[a-z0-9.-]+[.]svc|[a-z0-9.-]+[.]svc[.]cluster[.]local)(:[0-9]{1,5})?)([/?][^\\\\x00-\\\\x20]*)?$')",
+        rule: "self.matches('^(https://[^/?#@\\x00-\\x20]+|http://(localhost|127[.]0[.]0[.]1|[a-z0-9.-]+[.]svc|[a-z0-9.-]+[.]svc[.]cluster[.]local)(:[0-9]{1,5})?)([/?][^\\x00-\\x20]*)?$')",
         problem: "keys must come from an https address, or over http from this machine or a Service of the cluster",
-        remedy: "write an https address such as https://id.example/.well-known/jwks.json",
+        remedy: "write an https address without a user, such as https://id.example/.well-known/jwks.json",
+    }
+    DISCOVERED_ISSUER {
+        rule: "has(self.jwks) || self.issuer.matches('^(https://[^/?#@\\x00-\\x20]+|http://(localhost|127[.]0[.]0[.]1|[a-z0-9.-]+[.]svc|[a-z0-9.-]+[.]svc[.]cluster[.]local)(:[0-9]{1,5})?)(/[^?#\\x00-\\x20]*)?$')",
+        problem: "without jwks the issuer must be an https address, so that its keys can be discovered there",
+        remedy: "write the issuer as its tokens name it, such as https://id.example, or add jwks",
+        field: ".issuer",
     }
 }

@@ -5,7 +5,7 @@ use super::{
     topology::{queue_of, senders},
 };
 use crate::{
-    business::{Auth, Jwt, LimitsSpec, Route, WsBusiness},
+    business::{Auth, Jwt, KeySource, LimitsSpec, Route, WsBusiness},
     contract::edge_config::{
         AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, FORMAT, Jwks, JwtConfig, Limits,
         RouteConfig,
@@ -27,7 +27,7 @@ pub(crate) fn config(business: &WsBusiness) -> BusinessConfig {
         routes: spec.routes.iter().map(|r| route(business.business_type(), r, &spec.client_types)).collect(),
         delivery: spec.push.as_ref().map_or(Delivery::default(), |p| p.delivery),
         retention: retention(spec.push.as_ref().and_then(|p| p.retention.as_ref())),
-        auth: spec.auth.as_ref().map(auth).unwrap_or_default(),
+        auth: spec.auth.as_ref().map(|declared| auth(declared, &spec.client_types)).unwrap_or_default(),
         limits: limits(spec.limits.as_ref()),
         session_max_seconds: spec
             .session
@@ -52,23 +52,28 @@ fn route(business: &str, route: &Route, client_types: &[String]) -> RouteConfig 
     }
 }
 
-fn auth(auth: &Auth) -> AuthConfig {
+fn auth(auth: &Auth, client_types: &[String]) -> AuthConfig {
     AuthConfig {
-        jwt: auth.jwt.as_ref().and_then(jwt),
+        jwt: auth.jwt.as_ref().and_then(|declared| jwt(declared, client_types)),
         allowed_origins: auth.allowed_origins.clone(),
         api_keys: Vec::new(),
     }
 }
 
-/// `None` only without a key source, which validation rejects.
-fn jwt(jwt: &Jwt) -> Option<JwtConfig> {
-    let jwks = match (&jwt.jwks.uri, &jwt.jwks.inline) {
-        (Some(uri), _) => Jwks::Uri(uri.clone()),
-        (None, Some(keys)) => Jwks::Inline(keys.clone()),
-        (None, None) => return None,
+/// `None` only with an empty key source, which validation rejects.
+fn jwt(jwt: &Jwt, client_types: &[String]) -> Option<JwtConfig> {
+    let jwks = match &jwt.jwks {
+        None => Jwks::Discovery,
+        Some(KeySource { uri: Some(uri), .. }) => Jwks::Uri(uri.clone()),
+        Some(KeySource { inline: Some(keys), .. }) => Jwks::Inline(keys.clone()),
+        Some(KeySource { uri: None, inline: None }) => return None,
     };
     let claims = jwt.claims.clone().unwrap_or_default();
+    // Of one declared client type everybody is.
+    let only = || (claims.client_type.is_none() && client_types.len() == 1).then(|| client_types.to_vec());
     Some(JwtConfig {
+        client_types: jwt.client_types.clone().or_else(only),
+        trusted_issuers: Vec::new(),
         issuer: jwt.issuer.clone(),
         audiences: jwt.audiences.clone(),
         jwks,

@@ -50,7 +50,7 @@ fn every_kind_of_route_and_queue() {
                 {"messageType": "chat", "sendType": "ClientToClient", "from": ["app"], "to": ["h5"], "ttlSeconds": 5},
             ],
             "push": {"delivery": "Transient"},
-            "auth": {"jwt": {"issuer": "https://id.example", "audiences": ["shop"], "jwks": {"uri": "https://id.example/keys"}}},
+            "auth": {"jwt": {"issuer": "https://id.example", "audiences": ["shop"], "jwks": {"uri": "https://id.example/keys"}, "clientTypes": ["app"]}},
             "limits": {"pushBytes": 1000},
             "acceptFrom": ["payments"],
         }),

@@ -149,14 +149,34 @@ pub struct JwtConfig {
     pub jwks: Jwks,
     /// Which claims mean what.
     pub claims: Claims,
+    /// What the holder of a token may be. Absent: what the claim says; without one, in a configuration that was accepted before this field
+    /// was, any declared client type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_types: Option<Vec<String>>,
+    /// Hosts, by name or `name:port`, whose keys may be fetched over http and from addresses that are not public.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_issuers: Vec<String>,
 }
 
-/// Where keys come from: exactly one of the two.
+impl JwtConfig {
+    /// What edges ask for the keys, if they are not in the declaration: a key set or the issuer.
+    pub fn key_address(&self) -> Option<&str> {
+        match &self.jwks {
+            Jwks::Uri(uri) => Some(uri),
+            Jwks::Discovery => Some(&self.issuer),
+            Jwks::Inline(_) => None,
+        }
+    }
+}
+
+/// Where keys come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Jwks {
-    /// Fetched from the issuer.
+    /// Fetched from this address.
     Uri(String),
+    /// Fetched from `jwks_uri` of the issuer's discovery document (OpenID Connect Discovery 1.0).
+    Discovery,
     /// Written in the declaration (RFC 7517 key set).
     Inline(Value),
 }

@@ -28,6 +28,10 @@ const NAMES: [&str; 16] = [
     "op",
 ];
 
+/// Fields whose values are the edge's word. Under another case they are dropped: parsers that ignore case (Go's `encoding/json`, Jackson and
+/// .NET when told so) would take what a client wrote there instead.
+const STAMPED: [&str; 6] = ["sendType", "businessType", "fromUniqueId", "fromClientType", "timestamp", "cursor"];
+
 /// Windows editors and shells put it in front of UTF-8. It has no meaning.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// How well-known encodings other than UTF-8 text begin. No envelope begins like that.
@@ -51,7 +55,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     let mut seen = 0_u32;
     for (key, raw) in fields {
         let Some(index) = NAMES.iter().position(|name| *name == key) else {
-            envelope.unknown.push((quoted(&key), raw.get()));
+            if !STAMPED.iter().any(|name| same_but_for_case(&key, name)) {
+                envelope.unknown.push((quoted(&key), raw.get()));
+            }
             continue;
         };
         if seen & (1 << index) != 0 {
@@ -77,6 +83,16 @@ pub(super) fn readable_id(bytes: &[u8]) -> Option<Cow<'_, str>> {
         // Twice: which one is meant can't be known.
         _ => None,
     }
+}
+
+/// Case as parsers fold it: also the long s and the Kelvin sign, whose other case is ASCII.
+fn same_but_for_case(key: &str, name: &str) -> bool {
+    let folded = |c: char| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    key.chars().map(folded).eq(name.chars().map(folded))
 }
 
 fn set<'a>(envelope: &mut Envelope<'a>, name: &'static str, raw: &'a str) -> Result<(), EnvelopeError> {

@@ -130,3 +130,20 @@ proptest! {
         serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
     }
 }
+
+#[test]
+fn another_case_of_a_stamped_field_is_dropped() {
+    for key in [
+        "FromUniqueId",
+        "fromuniqueid",
+        "FROMUNIQUEID",
+        "bu\u{17f}ine\u{17f}\u{17f}Type",
+        "\\u0046romClientType",
+        "Cursor",
+    ] {
+        let text = format!(r#"{{"{key}":"ceo","Content":1,"fromUniqueId ":2,"from":3}}"#);
+        let envelope = Envelope::parse(text.as_bytes()).unwrap();
+        let keys: Vec<_> = envelope.unknown.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, [r#""Content""#, r#""fromUniqueId ""#, r#""from""#], "{key}");
+    }
+}

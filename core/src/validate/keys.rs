@@ -37,7 +37,7 @@ pub(super) fn check(set: &Value) -> Result<(), (String, &'static str)> {
     let reasons = key_set::reasons(keys.iter().filter_map(|key| key.as_ref().err()));
     Err((
         format!("has no key that tokens can be verified with{reasons}"),
-        "add an RSA (2048 bits or more), P-256 or Ed25519 public key for signatures",
+        "add an RSA (2048 bits or more), P-256, P-384, P-521 or Ed25519 public key for signatures",
     ))
 }
 

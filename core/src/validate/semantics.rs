@@ -36,7 +36,8 @@ pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
         }
     }
     problems.extend(merge_queues(&spec.routes).err().unwrap_or_default());
-    if let Some(keys) = spec.auth.as_ref().and_then(|auth| auth.jwt.as_ref()).and_then(|jwt| jwt.jwks.inline.as_ref())
+    if let Some(keys) =
+        spec.auth.as_ref().and_then(|auth| auth.jwt.as_ref()).and_then(|jwt| jwt.jwks.as_ref()?.inline.as_ref())
         && let Err((message, remedy)) = keys::check(keys)
     {
         problems.push(Problem::at("spec.auth.jwt.jwks.inline", message, remedy));

@@ -8,7 +8,7 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use wirepost_core::envelope::{EVERYONE, MAX_IDENTITY};
+use wirepost_core::{envelope::EVERYONE, identity};
 
 use super::{
     answer::{self, Code, Refusal},
@@ -136,7 +136,9 @@ async fn identify(business: &Business, credential: Credential<'_>, query: TokenQ
         JwtError::Malformed(_) => {
             Refusal::unauthorized(format!("{error}; nor is it a current API key of this business"))
         }
-        JwtError::NoClientType | JwtError::ClientTypeMismatch => Refusal::new(Code::InvalidIdentity, error.to_string()),
+        JwtError::NoClientType | JwtError::ClientTypeMismatch | JwtError::ClientTypeNotListed(_) => {
+            Refusal::new(Code::InvalidIdentity, error.to_string())
+        }
         _ => Refusal::unauthorized(error.to_string()),
     })?;
     if query.unique_id.is_some_and(|query| query != identity.unique_id) || !query.tags.is_empty() {
@@ -191,17 +193,6 @@ fn make(business: &Business, settings: &Settings, subject: Subject, now: i64) ->
     Ok(ticket)
 }
 
-/// Any text is an identity, including slashes, dots and emoji, except what breaks logs and headers.
 fn check_text(what: &str, text: &str) -> Result<(), String> {
-    if text.is_empty() {
-        return Err(format!("{what} is empty"));
-    }
-    if text.len() > MAX_IDENTITY {
-        return Err(format!("{what} has {} bytes, at most {MAX_IDENTITY} are allowed", text.len()));
-    }
-    // The replacement character stands for bytes that were not UTF-8: two such identities would become one.
-    if text.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
-        return Err(format!("{what} holds a control character or is not UTF-8"));
-    }
-    Ok(())
+    identity::check(text).map_err(|defect| format!("{what} {defect}"))
 }

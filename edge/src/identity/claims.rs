@@ -3,10 +3,16 @@
 use serde_json::{Map, Value};
 
 /// The claim of exactly this name; else the one at this path, such as `realm_access.roles`. Names may contain dots
-/// (`https://shop.example/claims`), so the longest prefix that names an object is tried first. `null` counts as absent.
+/// (`https://shop.example/claims`), so the longest prefix that names an object is tried first. A name that begins with
+/// a slash is a JSON pointer (RFC 6901). `null` counts as absent.
 pub(super) fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     if let Some(claim) = claims.get(name) {
         return Some(claim).filter(|claim| !claim.is_null());
+    }
+    if let Some(pointer) = name.strip_prefix('/') {
+        let (first, rest) = pointer.find('/').map_or((pointer, ""), |slash| pointer.split_at(slash));
+        let first = first.replace("~1", "/").replace("~0", "~");
+        return claims.get(&first)?.pointer(rest).filter(|claim| !claim.is_null());
     }
     name.rmatch_indices('.').find_map(|(dot, _)| match claims.get(&name[..dot]) {
         Some(Value::Object(inner)) => find(inner, &name[dot + 1..]),
@@ -53,6 +59,14 @@ mod tests {
             ("a.c.d", Some(json!(2))),
             ("https://shop.example/claims.tags", Some(json!(["namespaced"]))),
             ("https://shop.example/groups", Some(json!(["plain"]))),
+            ("/realm_access/roles", Some(json!(["nested"]))),
+            ("/realm_access/roles/0", Some(json!("nested"))),
+            ("/a/c.d", Some(json!(2))),
+            ("/https:~1~1shop.example~1claims/tags", Some(json!(["namespaced"]))),
+            ("/a.b", Some(json!("exact"))),
+            ("/a/n", None),
+            ("/a/x", None),
+            ("/", None),
             ("absent.after.all", None),
             ("a.n", None),
             ("realm_access.roles.0", None),

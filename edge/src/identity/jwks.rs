@@ -1,9 +1,11 @@
 //! Key sets that an issuer serves. A failing issuer affects only its own businesses: nothing is fetched before a token
-//! needs it, the last valid set stays in use, a call waits [`TIMEOUT`] at most, and a flood of unusual tokens does not
+//! needs it, the last valid set stays in use, a call waits [`fetch::TIMEOUT`] at most, and a flood of unusual tokens does not
 //! become a flood at the issuer. A fetch is a task of its own, so that a caller that disconnects does not cancel it.
 //!
-//! Businesses with the same URI share one source, also across a change of their configuration: a reload while the
+//! Businesses with the same address share one source, also across a change of their configuration: a reload while the
 //! issuer is down must not drop keys.
+
+pub(super) mod fetch;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,17 +17,15 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use serde_json::Value;
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
     time::Instant,
 };
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 
-use super::key_set::{KeySet, KeySetError};
+use super::key_set::KeySet;
+use fetch::{FetchError, Location};
 
-/// Longest time for a fetch. A token call promises an answer within two seconds.
-const TIMEOUT: Duration = Duration::from_millis(1500);
 /// At most [`FETCHES`] fetches in this time, so that a new key works at its first use while random key ids reach the
 /// issuer twice.
 const COOL_DOWN: Duration = Duration::from_secs(10);
@@ -33,36 +33,10 @@ const FETCHES: usize = 2;
 /// Least time between fetches while there is no set at all; longer than a fetch may take, so that not every call waits
 /// for one.
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(3);
-/// Age after which a set is fetched again: a key that the issuer revoked is dropped then.
+/// Age after which a set is fetched again before it is used: a key that the issuer revoked is dropped then.
 const MAX_AGE: Duration = Duration::from_mins(5);
-/// Largest answer.
-const MAX_BYTES: usize = 256 << 10;
-
-/// Why there is no key set. Names no internal host, since clients read it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
-    /// Not attempted, because an attempt just failed.
-    #[error("the last try failed a moment ago")]
-    CoolDown,
-    /// No connection.
-    #[error("no connection to it")]
-    Connect,
-    /// Too slow.
-    #[error("it did not answer in time")]
-    Timeout,
-    /// Not 200.
-    #[error("it answered with status {0}")]
-    Status(u16),
-    /// Too much.
-    #[error("its answer is larger than {MAX_BYTES} bytes")]
-    TooLarge,
-    /// Not JSON.
-    #[error("its answer is not JSON")]
-    NotJson,
-    /// No usable key set.
-    #[error(transparent)]
-    KeySet(#[from] KeySetError),
-}
+/// Age from which a call has it fetched again, without waiting: a set in use never gets as old as [`MAX_AGE`].
+const REFRESH_AGE: Duration = Duration::from_mins(4);
 
 /// A key set and when it was fetched.
 #[derive(Debug)]
@@ -71,10 +45,10 @@ pub(super) struct Loaded {
     at: Instant,
 }
 
-/// One URI.
+/// One place of keys.
 #[derive(Debug)]
 pub(super) struct Source {
-    uri: String,
+    location: Location,
     current: ArcSwapOption<Loaded>,
     /// Locked while fetching: one fetch at a time.
     history: Arc<tokio::sync::Mutex<History>>,
@@ -89,22 +63,8 @@ struct History {
     last_error: Option<FetchError>,
 }
 
-/// Sources in use. Shared by the process: the same URI serves the same bytes to every business.
-static SOURCES: LazyLock<Mutex<HashMap<String, Weak<Source>>>> = LazyLock::new(Mutex::default);
-
-/// One client for all issuers, because each carries the machine's root certificates. It keeps no connections: fetches
-/// are rare.
-static CLIENT: LazyLock<Option<reqwest::Client>> = LazyLock::new(|| {
-    reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .connect_timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(0)
-        .user_agent(concat!("wirepost-edge/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .inspect_err(|error| tracing::error!(%error, "key sets can't be fetched: no HTTP client"))
-        .ok()
-});
+/// Sources in use. Shared by the process: the same place serves the same bytes to every business.
+static SOURCES: LazyLock<Mutex<HashMap<Location, Weak<Source>>>> = LazyLock::new(Mutex::default);
 
 /// Fetches in progress, one for each source. Like the sources they belong to the process, not to a business.
 static FETCHING: OnceLock<Tasks> = OnceLock::new();
@@ -115,27 +75,35 @@ pub fn supervise(supervisor: &Supervisor) {
 }
 
 impl Source {
-    /// The source of a URI.
-    pub(super) fn of(uri: &str) -> Arc<Self> {
+    /// The source of a place.
+    pub(super) fn of(location: Location) -> Arc<Self> {
         let mut sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = sources.get(uri).and_then(Weak::upgrade) {
+        if let Some(source) = sources.get(&location).and_then(Weak::upgrade) {
             return source;
         }
         sources.retain(|_, source| source.strong_count() > 0);
         let source = Arc::new(Self {
-            uri: uri.to_owned(),
+            location: location.clone(),
             current: ArcSwapOption::empty(),
             history: Arc::default(),
             ended: AtomicU64::new(0),
         });
-        sources.insert(uri.to_owned(), Arc::downgrade(&source));
+        sources.insert(location, Arc::downgrade(&source));
         source
     }
 
     /// The current set; fetched first if there is none, and again if it is old.
     pub(super) async fn get(self: &Arc<Self>) -> Result<Arc<Loaded>, FetchError> {
         match self.current.load_full() {
-            Some(loaded) if loaded.at.elapsed() <= MAX_AGE => Ok(loaded),
+            Some(loaded) if loaded.at.elapsed() <= MAX_AGE => {
+                if loaded.at.elapsed() > REFRESH_AGE
+                    && let Ok(history) = Arc::clone(&self.history).try_lock_owned()
+                {
+                    // Nobody waits for it.
+                    drop(self.begin(history));
+                }
+                Ok(loaded)
+            }
             Some(loaded) => {
                 // The first call that finds it old fetches; others do not wait for it.
                 if let Ok(history) = Arc::clone(&self.history).try_lock_owned() {
@@ -170,9 +138,22 @@ impl Source {
         }
     }
 
-    /// Returns the last error afterwards. The caller may be cancelled: the fetch continues in its own task, and its
-    /// result is for all. The task keeps the lock, so there is one for each source, and ends within [`TIMEOUT`].
-    async fn fetch_if_due(self: &Arc<Self>, mut history: OwnedMutexGuard<History>) -> Option<FetchError> {
+    /// Returns the last error afterwards.
+    async fn fetch_if_due(self: &Arc<Self>, history: OwnedMutexGuard<History>) -> Option<FetchError> {
+        match self.begin(history) {
+            // It panicked, or the process ends.
+            Ok(fetched) => fetched.await.unwrap_or(Some(FetchError::Connect)),
+            Err(last) => last,
+        }
+    }
+
+    /// Begins a fetch if one is due; else the last error. The caller may be cancelled: the fetch continues in its own
+    /// task, and its result is for all. The task keeps the lock, so there is one for each source, and ends within
+    /// [`fetch::TIMEOUT`].
+    fn begin(
+        self: &Arc<Self>,
+        mut history: OwnedMutexGuard<History>,
+    ) -> Result<oneshot::Receiver<Option<FetchError>>, Option<FetchError>> {
         let now = Instant::now();
         let known = self.current.load().is_some();
         let due = if known {
@@ -181,7 +162,7 @@ impl Source {
             history.begun.back().is_none_or(|begun| now - *begun >= FIRST_COOL_DOWN)
         };
         if !due {
-            return history.last_error.clone();
+            return Err(history.last_error.clone());
         }
         if history.begun.len() == FETCHES {
             history.begun.pop_front();
@@ -195,47 +176,26 @@ impl Source {
             // The caller may have left.
             drop(result.send(history.last_error.clone()));
         });
-        // It panicked, or the process ends.
-        fetched.await.unwrap_or(Some(FetchError::Connect))
+        Ok(fetched)
     }
 
     async fn load(&self, begun: &mut VecDeque<Instant>, now: Instant, known: bool) -> Option<FetchError> {
-        match fetch(&self.uri).await {
+        match fetch::fetch(&self.location).await {
             Ok(set) => {
                 if !known {
                     // Failed attempts before the first set must not delay its first rotation.
                     begun.retain(|begun| *begun == now);
-                    tracing::info!(uri = self.uri, "key set of an issuer loaded");
+                    tracing::info!(keys = %self.location, "key set of an issuer loaded");
                 }
                 self.current.store(Some(Arc::new(Loaded { set, at: Instant::now() })));
                 None
             }
             Err(error) => {
-                tracing::warn!(uri = self.uri, %error, known, "key set of an issuer can't be fetched; a known one stays in use");
+                tracing::warn!(keys = %self.location, %error, known, "key set of an issuer can't be fetched; a known one stays in use");
                 Some(error)
             }
         }
     }
-}
-
-async fn fetch(uri: &str) -> Result<KeySet, FetchError> {
-    let client = CLIENT.as_ref().ok_or(FetchError::Connect)?;
-    let classify = |error: reqwest::Error| if error.is_timeout() { FetchError::Timeout } else { FetchError::Connect };
-    let mut response = client.get(uri).header("accept", "application/json").send().await.map_err(classify)?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(FetchError::Status(response.status().as_u16()));
-    }
-    let mut body = Vec::new();
-    while let Some(part) = response.chunk().await.map_err(classify)? {
-        if body.len() + part.len() > MAX_BYTES {
-            return Err(FetchError::TooLarge);
-        }
-        body.extend_from_slice(&part);
-    }
-    // Some serve a file with a byte order mark.
-    let json = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
-    let set: Value = serde_json::from_slice(json).map_err(|_| FetchError::NotJson)?;
-    Ok(KeySet::parse(&set)?)
 }
 
 #[cfg(test)]

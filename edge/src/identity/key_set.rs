@@ -1,21 +1,19 @@
-//! Public keys of an issuer, parsed: each pinned to one algorithm, so that a token can't choose how it is checked.
+//! Public keys of an issuer: each pinned to its algorithm, or to those of its kind, so that a token can't choose a
+//! weaker check.
 
-use jsonwebtoken::{Algorithm, DecodingKey};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+};
 use serde_json::Value;
-use wirepost_core::key_set::{self, KeyDefect, KeyMaterial, PublicKey, UnusableKey};
+use wirepost_core::key_set::{self, Algorithm, Curve, KeyDefect, KeyMaterial, PublicKey, UnusableKey};
 
 /// The usable keys of a set, and the ids of ignored keys with the reason.
 #[derive(Debug, Default)]
 pub struct KeySet {
-    keys: Vec<Key>,
+    keys: Vec<PublicKey>,
     ignored: Vec<UnusableKey>,
-}
-
-#[derive(Debug)]
-struct Key {
-    id: Option<String>,
-    algorithm: Algorithm,
-    decoding: DecodingKey,
 }
 
 /// A key set that can't be used. A single unusable key in it is not a reason (Keats/jsonwebtoken 252).
@@ -25,7 +23,7 @@ pub enum KeySetError {
     #[error(transparent)]
     Form(#[from] key_set::KeySetError),
     /// No key in it can check a signature.
-    #[error("key set has no key that can be used (RS256, ES256 or EdDSA, for signatures){0}")]
+    #[error("key set has no key that can be used (RSA, P-256, P-384, P-521 or Ed25519, for signatures){0}")]
     Empty(String),
 }
 
@@ -36,7 +34,7 @@ pub enum NoKeyError {
     Unknown,
     /// The key exists but is not for signatures of tokens.
     Ignored(KeyDefect),
-    /// The key is for another algorithm.
+    /// The key is for another algorithm, such as this one.
     OtherAlgorithm(Algorithm),
     /// The token names no key, and several have names.
     Unnamed,
@@ -51,7 +49,7 @@ impl KeySet {
         let mut result = Self::default();
         for key in key_set::read(set)? {
             match key {
-                Ok(key) => result.keys.push(Key::new(key)),
+                Ok(key) => result.keys.push(key),
                 Err(unusable) => result.ignored.push(unusable),
             }
         }
@@ -66,7 +64,7 @@ impl KeySet {
     ///
     /// # Errors
     /// See [`NoKeyError`].
-    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&DecodingKey>, NoKeyError> {
+    pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<&PublicKey>, NoKeyError> {
         let with = |id: Option<&str>| self.keys.iter().filter(|key| key.id.as_deref() == id).collect::<Vec<_>>();
         let ignored = self.ignored.iter().find(|unusable| kid.is_some() && unusable.id.as_deref() == kid);
         let candidates = match (with(kid), ignored, self.keys.as_slice()) {
@@ -79,22 +77,38 @@ impl KeySet {
         if candidates.is_empty() {
             return Err(if kid.is_some() { NoKeyError::Unknown } else { NoKeyError::Unnamed });
         }
-        let fitting: Vec<_> =
-            candidates.iter().filter(|key| key.algorithm == algorithm).map(|key| &key.decoding).collect();
-        if fitting.is_empty() { Err(NoKeyError::OtherAlgorithm(candidates[0].algorithm)) } else { Ok(fitting) }
+        let other = candidates[0].algorithms()[0];
+        let fitting: Vec<_> = candidates.into_iter().filter(|key| key.is_for(algorithm)).collect();
+        if fitting.is_empty() { Err(NoKeyError::OtherAlgorithm(other)) } else { Ok(fitting) }
     }
 }
 
-impl Key {
-    fn new(key: PublicKey) -> Self {
-        let PublicKey { id, material } = key;
-        let (algorithm, decoding) = match material {
-            KeyMaterial::Rsa { n, e } => (Algorithm::RS256, DecodingKey::from_rsa_raw_components(&n, &e)),
-            // Despite its name it takes the point, not DER.
-            KeyMaterial::P256(point) => (Algorithm::ES256, DecodingKey::from_ec_der(&point)),
-            KeyMaterial::Ed25519(x) => (Algorithm::EdDSA, DecodingKey::from_ed_der(&x)),
-        };
-        Self { id, algorithm, decoding }
+/// Did this key sign the message? The caller made sure that the key is for the algorithm.
+pub fn signed(key: &PublicKey, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+    match &key.material {
+        KeyMaterial::Rsa { n, e } => rsa(algorithm)
+            .is_some_and(|check| RsaPublicKeyComponents { n, e }.verify(check, message, signature).is_ok()),
+        KeyMaterial::Ec { curve, point } => {
+            let check: &'static dyn VerificationAlgorithm = match curve {
+                Curve::P256 => &ECDSA_P256_SHA256_FIXED,
+                Curve::P384 => &ECDSA_P384_SHA384_FIXED,
+                Curve::P521 => &ECDSA_P521_SHA512_FIXED,
+            };
+            UnparsedPublicKey::new(check, point).verify(message, signature).is_ok()
+        }
+        KeyMaterial::Ed25519(x) => UnparsedPublicKey::new(&ED25519, x).verify(message, signature).is_ok(),
+    }
+}
+
+fn rsa(algorithm: Algorithm) -> Option<&'static RsaParameters> {
+    match algorithm {
+        Algorithm::Rs256 => Some(&RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::Rs384 => Some(&RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::Rs512 => Some(&RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::Ps256 => Some(&RSA_PSS_2048_8192_SHA256),
+        Algorithm::Ps384 => Some(&RSA_PSS_2048_8192_SHA384),
+        Algorithm::Ps512 => Some(&RSA_PSS_2048_8192_SHA512),
+        Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 | Algorithm::EdDsa => None,
     }
 }
 
@@ -114,20 +128,20 @@ mod tests {
         let set = KeySet::parse(&json!({"keys": [
             {"kty": "AKP", "kid": "new", "alg": "ML-DSA-44", "pub": "AAAA"},
             rsa(json!({"kid": "enc", "use": "enc"})),
-            rsa(json!({"kid": "ps", "alg": "PS256"})),
+            rsa(json!({"kid": "oaep", "alg": "RSA-OAEP"})),
             {"kty": "oct", "kid": "secret", "k": "AAAA"},
             {"kty": "RSA", "kid": "half", "n": "AQAB"},
             "text", 1, null,
             rsa(json!({"kid": "good"})),
         ]}))
         .unwrap();
-        assert!(set.find(Some("good"), Algorithm::RS256).is_ok());
-        assert!(set.find(None, Algorithm::RS256).is_ok(), "the only usable key needs no name");
-        for kid in ["new", "enc", "ps", "secret", "half"] {
-            assert!(matches!(set.find(Some(kid), Algorithm::RS256), Err(NoKeyError::Ignored(_))), "{kid}");
+        assert!(set.find(Some("good"), Algorithm::Rs256).is_ok());
+        assert!(set.find(None, Algorithm::Rs256).is_ok(), "the only usable key needs no name");
+        for kid in ["new", "enc", "oaep", "secret", "half"] {
+            assert!(matches!(set.find(Some(kid), Algorithm::Rs256), Err(NoKeyError::Ignored(_))), "{kid}");
         }
-        assert_eq!(set.find(Some("none"), Algorithm::RS256).err(), Some(NoKeyError::Unknown));
-        assert_eq!(set.find(Some("good"), Algorithm::ES256).err(), Some(NoKeyError::OtherAlgorithm(Algorithm::RS256)));
+        assert_eq!(set.find(Some("none"), Algorithm::Rs256).err(), Some(NoKeyError::Unknown));
+        assert_eq!(set.find(Some("good"), Algorithm::Es256).err(), Some(NoKeyError::OtherAlgorithm(Algorithm::Rs256)));
     }
 
     #[test]

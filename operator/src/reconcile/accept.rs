@@ -7,7 +7,8 @@ use wirepost_core::{
     Compiled, Problem, Rejection, WsBusiness, compile,
     contract::condition::Reason,
     destruction::{self, Destruction, destructions},
-    validate,
+    edge_config::JwtConfig,
+    issuer_address, validate,
 };
 
 use super::{
@@ -78,7 +79,25 @@ impl Reconcile<'_> {
             let problem = validate::class::unknown(&missing.to_string(), "ask the administrator of wirepost");
             return Err(ConditionState::not_met(problem.reason, problem.to_string()));
         }
-        self.permit()
+        let accepted = self.permit()?;
+        self.check_issuer(&accepted.compiled)?;
+        Ok(accepted)
+    }
+
+    /// Edges refuse to ask such an address. What was accepted before goes on; its edges log the reason.
+    fn check_issuer(&self, compiled: &Compiled) -> Result<(), ConditionState> {
+        let address = compiled.config.auth.jwt.as_ref().and_then(JwtConfig::key_address);
+        let Some(address) = address.filter(|_| self.accepted_terms().is_none()) else {
+            return Ok(());
+        };
+        issuer_address::check(address, &self.context.options.trusted_issuers).map(drop).map_err(|defect| {
+            let problem = Problem::at(
+                "spec.auth.jwt",
+                format!("edges must not fetch keys from {address}: {defect}"),
+                "use an https address with a public name, or ask the platform team to list the host (chart value operator.trustedIssuers)",
+            );
+            ConditionState::not_met(problem.reason, problem.to_string())
+        })
     }
 
     /// What becomes of changes that destroy messages. A change of what runs is refused as a whole, so that what runs goes on; the broker says

@@ -53,6 +53,8 @@ pub struct Options {
     pub endpoints: ServiceEndpoints,
     /// Foreign queues that their owner need not open.
     pub open_queues: OpenQueues,
+    /// Hosts that edges may fetch key sets from in any case.
+    pub trusted_issuers: Vec<String>,
     /// How long a deletion may take.
     pub deletion_deadline: Duration,
     /// Whether a selector may leave resources to others.

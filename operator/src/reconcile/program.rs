@@ -45,7 +45,7 @@ impl Reconcile<'_> {
     ) -> Result<bool, Error> {
         let Self { stored, context } = *self;
         let business = &declaration.compiled.business;
-        let declared = credentials.edge_config(&declaration.compiled);
+        let declared = self.edge_config(declaration, credentials);
         let config = waiting.permitted(&declared, self.present_config(business).as_ref());
         let should = config_map::build(
             stored,
@@ -74,6 +74,15 @@ impl Reconcile<'_> {
         delivered();
         tracing::info!(business, generation = config.generation, "wrote the edge configuration");
         Ok(true)
+    }
+
+    /// What the edges should run.
+    fn edge_config(&self, declaration: &AcceptedDeclaration, credentials: &AccessCredentials) -> BusinessConfig {
+        let mut config = credentials.edge_config(&declaration.compiled);
+        if let Some(jwt) = config.auth.jwt.as_mut().filter(|jwt| jwt.key_address().is_some()) {
+            jwt.trusted_issuers.clone_from(&self.context.options.trusted_issuers);
+        }
+        config
     }
 
     /// Leaves the edges only these keys, and changes nothing else.

@@ -240,7 +240,7 @@ fn known(args: &str) -> BTreeSet<String> {
 fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Result<()> {
     let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
     let external = render(
-        "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], secretsWatch: {namespaces: [shop]}, \
+        "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], trustedIssuers: [id.corp], secretsWatch: {namespaces: [shop]}, \
          adoptVhost: unmarked, allowMassDeletion: true, requireClass: true}, edge: {compression: [shop]}, \
          broker: {advertised: \"a:1\", nodes: 3, tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
     )?;

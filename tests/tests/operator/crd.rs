@@ -229,6 +229,7 @@ async fn the_largest_declaration_is_accepted_and_a_larger_one_is_not() -> Result
         ("/spec/acceptFrom", json!("more")),
         ("/spec/auth/allowedOrigins", json!("https://more.example")),
         ("/spec/auth/jwt/audiences", json!("more")),
+        ("/spec/auth/jwt/clientTypes", json!("more")),
         ("/spec/routes/0/to", json!("more")),
     ] {
         let mut larger = largest.clone();
@@ -283,6 +284,7 @@ fn largest() -> Value {
                 "issuer": "i".repeat(512),
                 "audiences": (0..16).map(|n| format!("{n:0>256}")).collect::<Vec<_>>(),
                 "jwks": {"uri": format!("https://id.example/{}", "k".repeat(1005))},
+                "clientTypes": types,
             },
         },
         "limits": {"messageBytes": 1_048_576},

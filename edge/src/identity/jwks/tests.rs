@@ -3,15 +3,19 @@
 use std::sync::atomic::AtomicUsize;
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
-use wirepost_core::edge_config::{Jwks, JwtConfig};
+use wirepost_core::{
+    edge_config::{Jwks, JwtConfig},
+    issuer_address::{self, AddressDefect},
+};
 
-use super::*;
+use super::{fetch::MAX_BYTES, *};
 use crate::identity::jwt::{
     JwtError, JwtVerifier,
     tests::{Keypair, claims, config},
 };
+use crate::identity::key_set::KeySetError;
 
 #[derive(Clone)]
 enum Mode {
@@ -69,8 +73,17 @@ impl Server {
         self.fetches.load(Ordering::SeqCst)
     }
 
+    fn trusted(&self) -> Vec<String> {
+        issuer_address::trusted_entry(&self.uri).into_iter().collect()
+    }
+
     fn verifier(&self) -> JwtVerifier {
-        JwtVerifier::try_new(&JwtConfig { jwks: Jwks::Uri(self.uri.clone()), ..config() }).unwrap()
+        let jwks = Jwks::Uri(self.uri.clone());
+        JwtVerifier::try_new(&JwtConfig { jwks, trusted_issuers: self.trusted(), ..config() }).unwrap()
+    }
+
+    fn source(&self) -> Arc<Source> {
+        Source::of(Location::key_set(&self.uri, &self.trusted()))
     }
 }
 
@@ -84,7 +97,7 @@ async fn check(verifier: &JwtVerifier, pair: &Keypair) -> Result<(), JwtError> {
 
 /// Simulates that this time has passed since the last fetches. (A paused clock does not work with real sockets.)
 async fn later(server: &Server, time: Duration) {
-    let source = Source::of(&server.uri);
+    let source = server.source();
     let mut history = source.history.lock().await;
     for begun in &mut history.begun {
         *begun -= time;
@@ -206,7 +219,7 @@ async fn an_issuer_that_is_down_at_the_start_is_reported_and_recovers() {
         let verifier = server.verifier();
         let error = check(&verifier, &good).await.unwrap_err();
         assert_eq!(error, JwtError::KeysNotLoaded(expected.clone()));
-        assert!(!error.to_string().contains("127.0.0.1"), "{error}");
+        assert!(!error.to_string().contains(&expected.to_string()), "callers learn nothing of it: {error}");
         assert_eq!(check(&verifier, &good).await, Err(JwtError::KeysNotLoaded(expected)), "at once, from memory");
         assert_eq!(server.fetches(), 1);
         server.becomes(keys(&[&good]));
@@ -247,15 +260,98 @@ async fn an_old_set_is_fetched_again() {
     check(&verifier, &old).await.unwrap();
     server.becomes(keys(&[&new]));
     assert_eq!(check(&verifier, &old).await, Ok(()), "still in memory");
-    age(&server);
+    age(&server, MAX_AGE);
     assert_eq!(check(&verifier, &old).await, Err(JwtError::UnknownKey), "the issuer revoked it");
 }
 
-/// Makes the set in use an old one.
-fn age(server: &Server) {
-    let source = Source::of(&server.uri);
+#[tokio::test]
+async fn a_set_in_use_is_fetched_again_before_it_is_old_and_nobody_waits() {
+    let good = Keypair::new("good");
+    let server = Server::start(keys(&[&good])).await;
+    let verifier = server.verifier();
+    check(&verifier, &good).await.unwrap();
+    server.asked.notified().await;
+    server.becomes(Mode::Hang);
+    age(&server, REFRESH_AGE);
+    assert_eq!(check(&verifier, &good).await, Ok(()));
+    server.asked.notified().await;
+    assert_eq!(check(&verifier, &good).await, Ok(()), "while it is fetched");
+    assert_eq!(server.fetches(), 2);
+}
+
+/// An issuer with a discovery document, whose keys are at `/jwks`.
+async fn issuer(mode: Mode, document: impl FnOnce(&str) -> Value) -> (Server, JwtConfig) {
+    let mut server = Server::start(mode).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let issuer = format!("http://{}/realms/shop", listener.local_addr().unwrap());
+    server.uri = format!("{issuer}/keys");
+    let document = document(&issuer);
+    let router = Router::new()
+        .route("/realms/shop/.well-known/openid-configuration", get(async move || axum::Json(document)))
+        .route("/realms/shop/keys", get(serve))
+        .with_state(server.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let trusted_issuers = issuer_address::trusted_entry(&issuer).into_iter().collect();
+    let config = JwtConfig { issuer, jwks: Jwks::Discovery, trusted_issuers, ..config() };
+    (server, config)
+}
+
+#[tokio::test]
+async fn keys_are_discovered_from_the_issuer_alone() {
+    let good = Keypair::new("good");
+    let document =
+        |issuer: &str| json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys"), "scopes_supported": []});
+    let (server, config) = issuer(keys(&[&good]), document).await;
+    let verifier = JwtVerifier::try_new(&config).unwrap();
+    let token = good.sign(&claims(&json!({"iss": config.issuer})));
+    assert_eq!(verifier.verify(&token, None).await.map(drop), Ok(()));
+    assert_eq!(server.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_discovery_document_can_not_answer_for_another_issuer_or_lead_inside() {
+    let good = Keypair::new("good");
+    type Document = fn(&str) -> Value;
+    let cases: [(Document, FetchError); 4] = [
+        (
+            |_| json!({"issuer": "https://other.example", "jwks_uri": "https://other.example/keys"}),
+            FetchError::OtherIssuer,
+        ),
+        (|issuer| json!({"issuer": issuer}), FetchError::NotDiscovery),
+        (
+            |issuer| json!({"issuer": issuer, "jwks_uri": "https://169.254.169.254/keys"}),
+            FetchError::Address(AddressDefect::NotPublic),
+        ),
+        (
+            |issuer| json!({"issuer": issuer, "jwks_uri": "http://127.0.0.1:9090/metrics"}),
+            FetchError::Address(AddressDefect::Insecure),
+        ),
+    ];
+    for (document, expected) in cases {
+        let (server, config) = issuer(keys(&[&good]), document).await;
+        let verifier = JwtVerifier::try_new(&config).unwrap();
+        let token = good.sign(&claims(&json!({"iss": config.issuer})));
+        assert_eq!(verifier.verify(&token, None).await.map(drop), Err(JwtError::KeysNotLoaded(expected)));
+        assert_eq!(server.fetches(), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_trusts_is_not_asked() {
+    let good = Keypair::new("good");
+    let server = Server::start(keys(&[&good])).await;
+    let config = JwtConfig { jwks: Jwks::Uri(server.uri.clone()), ..config() };
+    let verifier = JwtVerifier::try_new(&config).unwrap();
+    let refused = FetchError::Address(AddressDefect::Insecure);
+    assert_eq!(check(&verifier, &good).await, Err(JwtError::KeysNotLoaded(refused)));
+    assert_eq!(server.fetches(), 0);
+}
+
+/// Makes the set in use one of this age.
+fn age(server: &Server, age: Duration) {
+    let source = server.source();
     let loaded = source.current.swap(None).unwrap();
     let Ok(loaded) = Arc::try_unwrap(loaded) else { panic!("the set is in use") };
-    let at = loaded.at - MAX_AGE - Duration::from_secs(1);
+    let at = loaded.at - age - Duration::from_secs(1);
     source.current.store(Some(Arc::new(Loaded { at, ..loaded })));
 }

@@ -1,14 +1,19 @@
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    rand::SystemRandom,
     rsa::{KeyPair as RsaKeyPair, KeySize},
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaPublicKeyComponents},
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+        RsaPublicKeyComponents,
+    },
 };
-use jsonwebtoken::EncodingKey;
+use jsonwebtoken::{Algorithm, EncodingKey};
 use rstest::rstest;
 use serde_json::json;
 use std::sync::LazyLock;
 
 use super::*;
+use wirepost_core::key_set::Algorithm as Accepted;
 
 /// Issuer `https://id.example` with one key of each kind and one for encryption.
 struct Issuer {
@@ -59,6 +64,8 @@ pub(crate) fn config() -> JwtConfig {
             client_type: Some("client_type".into()),
             tags: Some("https://id.example/groups".into()),
         },
+        client_types: None,
+        trusted_issuers: Vec::new(),
     }
 }
 
@@ -221,11 +228,15 @@ async fn a_token_can_not_choose_how_it_is_checked() {
             token(Algorithm::RS256, "enc", &ISSUER.rsa, &good),
             JwtError::UnusableKey(KeyDefect::Use),
         ),
-        ("RS384", token(Algorithm::RS384, "rsa", &ISSUER.rsa, &good), JwtError::Algorithm),
+        (
+            "RS384 with a key for RS256",
+            token(Algorithm::RS384, "rsa", &ISSUER.rsa, &good),
+            JwtError::KeyAlgorithm(Accepted::Rs256),
+        ),
         (
             "another key's id",
             token(Algorithm::RS256, "ec", &ISSUER.rsa, &good),
-            JwtError::KeyAlgorithm(Algorithm::ES256),
+            JwtError::KeyAlgorithm(Accepted::Es256),
         ),
         ("signed by another key", token(Algorithm::ES256, "ec", &foreign_ec(), &good), JwtError::Signature),
         ("altered", altered, JwtError::Signature),
@@ -237,6 +248,54 @@ async fn a_token_can_not_choose_how_it_is_checked() {
     ] {
         assert_eq!(verify(&token).await, Err(expected), "{name}");
     }
+}
+
+#[rstest]
+#[case::rs256(Algorithm::RS256)]
+#[case::rs384(Algorithm::RS384)]
+#[case::rs512(Algorithm::RS512)]
+#[case::ps256(Algorithm::PS256)]
+#[case::ps384(Algorithm::PS384)]
+#[case::ps512(Algorithm::PS512)]
+#[tokio::test]
+async fn an_rsa_key_is_for_its_algorithm_or_for_all_of_rsa(#[case] algorithm: Algorithm) {
+    let good = token(algorithm, "rsa", &ISSUER.rsa, &claims(&json!({})));
+    for alg in [json!(format!("{algorithm:?}")), Value::Null] {
+        assert!(rsa_set(&json!({"alg": alg}), &[]).verify(&good, None).await.is_ok(), "{alg}");
+    }
+    let other = if algorithm == Algorithm::PS512 { "RS512" } else { "PS512" };
+    let refused = rsa_set(&json!({"alg": other}), &[]).verify(&good, None).await;
+    assert!(matches!(refused, Err(JwtError::KeyAlgorithm(_))), "{refused:?}");
+    // Another algorithm than the signature's, claimed afterwards.
+    let (_, rest) = good.split_once('.').unwrap();
+    let header = json!({"alg": other, "kid": "rsa"}).to_string();
+    let claimed = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
+    assert_eq!(rsa_set(&json!({"alg": null}), &[]).verify(&claimed, None).await, Err(JwtError::Signature));
+}
+
+#[rstest]
+#[case::es384("ES384", "P-384", &aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING)]
+#[case::es512("ES512", "P-521", &ECDSA_P521_SHA512_FIXED_SIGNING)]
+#[tokio::test]
+async fn longer_curves_are_accepted(
+    #[case] alg: &str,
+    #[case] curve: &str,
+    #[case] kind: &'static aws_lc_rs::signature::EcdsaSigningAlgorithm,
+) {
+    let pair = EcdsaKeyPair::generate(kind).unwrap();
+    let point = &pair.public_key().as_ref()[1..];
+    let (x, y) = point.split_at(point.len() / 2);
+    let key = json!({
+        "kty": "EC", "crv": curve, "kid": "long", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+    });
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(&json!({"alg": alg, "kid": "long"})), part(&claims(&json!({}))));
+    let signature = pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+    let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
+    let verifier = JwtVerifier::try_new(&JwtConfig { jwks: Jwks::Inline(json!({"keys": [key]})), ..config() }).unwrap();
+    assert_eq!(verifier.verify(&token, None).await.map(|identity| identity.unique_id), Ok("alice".into()));
+    let other = format!("{}.{}", message.replacen('.', "A.", 1), URL_SAFE_NO_PAD.encode(signature.as_ref()));
+    assert!(verifier.verify(&other, None).await.is_err());
 }
 
 fn foreign_ec() -> EncodingKey {
@@ -304,13 +363,32 @@ async fn no_refusal_holds_a_part_of_the_token() {
 }
 
 #[tokio::test]
-async fn without_a_claim_for_it_the_call_names_the_client_type() {
-    let mut config = config();
-    config.claims.client_type = None;
-    let verifier = JwtVerifier::try_new(&config).unwrap();
+async fn without_a_claim_for_it_the_call_chooses_among_the_listed_client_types() {
+    let without_claim = |listed: Option<&[&str]>| {
+        let mut config = config();
+        config.claims.client_type = None;
+        config.client_types = listed.map(|listed| listed.iter().map(|&listed| listed.to_owned()).collect());
+        JwtVerifier::try_new(&config).unwrap()
+    };
     let token = signed(&json!({}));
-    assert_eq!(verifier.verify(&token, Some("pos")).await.unwrap().client_type, "pos");
-    assert_eq!(verifier.verify(&token, None).await, Err(JwtError::NoClientType));
+    let two = without_claim(Some(&["app", "h5"]));
+    assert_eq!(two.verify(&token, Some("h5")).await.unwrap().client_type, "h5");
+    assert_eq!(two.verify(&token, None).await, Err(JwtError::NoClientType));
+    assert_eq!(two.verify(&token, Some("pos")).await, Err(JwtError::ClientTypeNotListed("app, h5".into())));
+    let one = without_claim(Some(&["app"]));
+    assert_eq!(one.verify(&token, None).await.unwrap().client_type, "app", "there is no choice");
+    assert!(one.verify(&token, Some("pos")).await.is_err());
+    let before = without_claim(None);
+    assert_eq!(before.verify(&token, Some("pos")).await.unwrap().client_type, "pos", "as it was accepted");
+}
+
+#[tokio::test]
+async fn a_claim_names_only_a_listed_client_type() {
+    let listed = JwtConfig { client_types: Some(vec!["h5".into()]), ..config() };
+    let verifier = JwtVerifier::try_new(&listed).unwrap();
+    let refused = verifier.verify(&signed(&json!({})), None).await;
+    assert_eq!(refused, Err(JwtError::ClientTypeNotListed("h5".into())));
+    assert!(verifier.verify(&signed(&json!({"client_type": "h5"})), None).await.is_ok());
 }
 
 #[tokio::test]
