@@ -13,6 +13,7 @@ use axum::{
     routing::any,
 };
 use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio_tungstenite::tungstenite::{
     Utf8Bytes,
@@ -95,7 +96,7 @@ async fn echo(upgraded: Upgraded, compression: Compression) {
     let mailbox = Arc::new(mailbox);
     let share = Inbound::new(1 << 30, Gauge::default()).share(&"echo".into());
     let limits = Limits { backlog: Arc::clone(&backlog), share, read_timeout: Duration::from_secs(30) };
-    let wire = Wire::new(upgraded, MAX_MESSAGE, compression);
+    let wire = Wire::new(TokioIo::new(upgraded), MAX_MESSAGE, compression);
     let mut driver = Driver::new(wire, Arc::clone(&mailbox), metrics, WriteProgress::default(), limits);
     loop {
         match driver.next(|_, _| true).await {

@@ -18,7 +18,7 @@ use crate::{
     catalog::Catalog,
     config::settings::Settings,
     drain::Drain,
-    http::{self, log_throttle::LogThrottle, state::State},
+    http::{self, log_throttle::LogThrottle, socket::direct::Direct, state::State},
     identity::{jwks, keys::KeyRing},
     metrics::Metrics,
     net::listener::{self, Listener},
@@ -108,6 +108,7 @@ impl App {
             tasks: supervisor.tasks(),
             state,
         };
+        let public = public.opening(Direct::new(Arc::clone(&app.state)));
         let serving = public.serve(http::router(Arc::clone(&app.state)), app.accepting.clone(), supervisor.clone());
         app.tasks.run("public port", &app.accepting, serving);
         let admin_router = admin::router(&app.state, app.serving.clone()).merge(more(&app, app.serving.clone()));

@@ -3,7 +3,7 @@
 //!
 //! Each layer knows only those above it in this list:
 //!
-//! - `wirepost_runtime`, [`metrics`], [`drain`]: what everything may use
+//! - `wirepost_runtime`, [`metrics`], [`drain`], [`ids`]: what everything may use
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`config`]: flags, settings, files that are read again
 //! - [`identity`]: keys, tickets, JWT, API keys
@@ -26,6 +26,7 @@ pub mod config;
 pub mod drain;
 pub mod http;
 pub mod identity;
+pub mod ids;
 pub mod metrics;
 pub mod net;
 #[cfg(feature = "kubernetes")]

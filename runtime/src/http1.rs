@@ -47,6 +47,8 @@ where
         .with_upgrades();
     let mut connection = pin!(connection);
     let result = tokio::select! {
+        // What has been read is a request in progress.
+        biased;
         result = connection.as_mut() => result,
         () = ends.cut.cancelled() => return,
         () = ends.closing.cancelled() => {

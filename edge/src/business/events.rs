@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use super::Business;
 use crate::{
     broker::{Broker, Publication},
-    clock,
+    clock, ids,
 };
 
 /// An event. Each names the connection, so that a consumer that counts connections is right in any order of arrival.
@@ -119,7 +119,7 @@ pub fn emit(broker: &dyn Broker, business: &Business, edge: &str, event: &Event<
         exchange: business.events_exchange.clone(),
         routing_key: event.key().to_owned(),
         queue: None,
-        message_id: uuid::Uuid::now_v7().to_string(),
+        message_id: ids::new(),
         body: body.into(),
         timestamp,
         headers: Vec::new(),

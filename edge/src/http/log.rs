@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{MatchedPath, Request, State as Shared},
+    http::{Method, StatusCode},
     middleware::Next,
     response::Response,
 };
@@ -24,6 +25,11 @@ pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, n
     if let Some(code) = code.filter(|_| route != socket::PATH) {
         state.metrics.refused.get_or_create(&label(code)).inc();
     }
-    tracing::debug!(%method, route, status = response.status().as_u16(), code, elapsed = ?started.elapsed(), "request");
+    line(&method, route, response.status(), code, started);
     response
+}
+
+/// Logs a request. `code`: of a refusal.
+pub(super) fn line(method: &Method, route: &str, status: StatusCode, code: Option<&str>, started: Instant) {
+    tracing::debug!(%method, route, status = status.as_u16(), code, elapsed = ?started.elapsed(), "request");
 }

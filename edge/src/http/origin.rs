@@ -26,25 +26,23 @@ const MAX_TOLD: usize = 200;
 /// Whether a request's Origin header is allowed: it has none, or names an allowed origin or the edge's own address.
 /// React Native on Android sends that address, and a page of the edge's own host needs no permission.
 ///
-/// The caller counts a refusal. It is logged here, since neither a browser nor an app shows its developer which origin
-/// it sent.
-pub fn allowed(state: &State, business: &Business, headers: &HeaderMap) -> bool {
+/// The caller counts a refusal, and logs it ([`tell`]).
+pub fn passes(state: &State, business: &Business, headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let public = state.settings.public_url.as_ref();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.filter(|host| state.settings.trust_host_names || is_address(host));
     // Every origin is ASCII; other bytes match none.
-    let passes = origin.to_str().is_ok_and(|origin| {
+    origin.to_str().is_ok_and(|origin| {
         let mut declared = business.config.auth.allowed_origins.iter();
         declared.any(|one| origin::allows(one, origin)) || is_own(origin, public, host)
-    });
-    if !passes {
-        tell(state, business.name(), origin);
-    }
-    passes
+    })
 }
 
-fn tell(state: &State, business: &str, origin: &HeaderValue) {
+/// Logs a refused Origin header, since neither a browser nor an app shows its developer which origin it sent.
+pub fn tell(state: &State, business: &Business, headers: &HeaderMap) {
+    let Some(origin) = headers.get(header::ORIGIN) else { return };
+    let business = business.name();
     if let Some(left_out) = state.log_throttle.permit("origin", business) {
         let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(MAX_TOLD).collect();
         tracing::info!(business, origin, left_out, "refused an origin that is not in allowedOrigins");
@@ -87,7 +85,8 @@ pub async fn layer(Shared(state): Shared<Arc<State>>, params: RawPathParams, req
         Ok(business) => business,
         Err(refusal) => return vary(refusal.into_response()),
     };
-    if !allowed(&state, &business, request.headers()) {
+    if !passes(&state, &business, request.headers()) {
+        tell(&state, &business, request.headers());
         return vary(Refusal::origin().into_response());
     }
     let preflight =

@@ -3,6 +3,7 @@
 mod calls;
 mod messages;
 mod token;
+mod upgrade;
 
 use std::sync::{Arc, Mutex};
 

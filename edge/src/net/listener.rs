@@ -1,6 +1,7 @@
-//! Accepts connections and serves HTTP/1.1 on them, with or without TLS. Limits: open TCP connections, time for the
-//! handshake and for each request's header, size of the header. Connections that became WebSockets belong to their own
-//! tasks and still count until they end.
+//! Accepts connections and serves HTTP/1.1 on them, with or without TLS. A proper request for a WebSocket is answered
+//! without an HTTP library ([`Direct`]), everything else by hyper. Limits: open TCP connections, time for the handshake
+//! and for each request's header, size of the header. Connections that became WebSockets belong to their own tasks and
+//! still count until they end.
 
 use std::{
     io,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use axum::{Router, http::Request, response::IntoResponse};
+use bytes::Bytes;
 use hyper::{
     body::Incoming,
     service::{Service, service_fn},
@@ -32,14 +34,18 @@ use wirepost_runtime::{
 };
 
 use super::{
+    head,
     refusals::{ExchangeState, RefusalStream},
     tls::{Certificate, TlsError},
 };
 use crate::{
     config::{reload, settings::Settings},
-    http::answer::Refusal,
+    http::{
+        answer::Refusal,
+        socket::direct::{Direct, Head},
+    },
     metrics::Metrics,
-    socket::write_progress::WriteProgress,
+    socket::{wire::Io, write_progress::WriteProgress},
 };
 
 /// Connections that wait to be accepted: one second's worth when the clients of another edge reconnect here.
@@ -78,6 +84,7 @@ pub struct Listener {
     certificate: Option<Arc<Certificate>>,
     limits: Limits,
     metrics: Arc<Metrics>,
+    direct: Option<Direct>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,14 +116,21 @@ impl Listener {
         let listen = || {
             let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             socket.set_reuseaddr(true)?;
-            // Sockets inherit it.
+            // Sockets inherit both. Frames are small and complete: waiting for more would only delay them.
             socket.set_send_buffer_size(SEND_BUFFER)?;
+            socket.set_nodelay(true)?;
             socket.bind(address)?;
             let socket = socket.listen(BACKLOG)?;
             Ok((socket.local_addr()?, socket))
         };
         let (address, socket) = listen().map_err(|source| StartError::Bind { address, source })?;
-        Ok(Self { socket, address, certificate, limits, metrics })
+        Ok(Self { socket, address, certificate, limits, metrics, direct: None })
+    }
+
+    /// Answers requests for WebSockets without the router, where that can be done.
+    #[must_use]
+    pub fn opening(self, direct: Direct) -> Self {
+        Self { direct: Some(direct), ..self }
     }
 
     /// The address it listens on; with the real port if port 0 was requested.
@@ -145,21 +159,22 @@ impl Listener {
         supervisor: Supervisor,
         interval: Duration,
     ) -> Result<(), TlsError> {
-        let Self { socket, address, certificate, limits, metrics } = self;
+        let Self { socket, address, certificate, limits, metrics, direct } = self;
         let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
         let tasks = supervisor.tasks();
         if let Some(certificate) = certificate {
             tasks.run("certificate", &closing, certificate.watch(interval, closing.clone()));
         }
-        let server = Server {
+        let server = Arc::new(Server {
             service: TowerToHyperService::new(router),
+            direct,
             tls,
             header_timeout: limits.header_timeout,
             metrics: Arc::clone(&metrics),
             ends: Ends { closing: closing.clone(), cut: CancellationToken::new() },
-        };
+        });
         accept(socket, limits.connections, &metrics, &closing, |stream, permit| {
-            tasks.contained("public connection", server.clone().connection(stream, permit));
+            tasks.contained("public connection", Arc::clone(&server).connection(stream, permit));
         })
         .await;
         if tasks.finished_by(Instant::now() + limits.header_timeout).await.is_err() {
@@ -199,9 +214,9 @@ async fn accept(
 }
 
 /// What every connection needs.
-#[derive(Clone)]
 struct Server {
     service: TowerToHyperService<Router>,
+    direct: Option<Direct>,
     tls: Option<TlsAcceptor>,
     header_timeout: Duration,
     metrics: Arc<Metrics>,
@@ -209,30 +224,52 @@ struct Server {
 }
 
 impl Server {
-    async fn connection(self, stream: TcpStream, permit: OwnedSemaphorePermit) {
-        // Frames are small and complete: waiting for more would only delay them.
-        if let Err(error) = stream.set_nodelay(true) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        // On Linux it has inherited that, see `Listener::new`.
+        if cfg!(not(target_os = "linux"))
+            && let Err(error) = stream.set_nodelay(true)
+        {
             return tracing::debug!(%error, "connection broke immediately");
         }
         let written = WriteProgress::default();
         let stream = CountedConnection { io: stream, written: written.clone(), _permit: permit };
-        let Some(tls) = self.tls.clone() else {
-            return self.http(stream, written).await;
-        };
-        match timeout(self.header_timeout, tls.accept(stream)).await {
+        match &self.tls {
+            None => self.first_request(stream, written).await,
             // Boxed: otherwise the task of every plain connection would have room for the TLS state too.
+            Some(tls) => Box::pin(self.encrypted(tls, stream, written)).await,
+        }
+    }
+
+    async fn encrypted(&self, tls: &TlsAcceptor, stream: CountedConnection<TcpStream>, written: WriteProgress) {
+        match timeout(self.header_timeout, tls.accept(stream)).await {
             Ok(Ok(mut stream)) => {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-                Box::pin(self.http(stream, written)).await;
+                self.first_request(stream, written).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake took too long"),
         }
     }
 
-    async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, written: WriteProgress) {
+    async fn first_request(&self, mut stream: impl Io + 'static, written: WriteProgress) {
+        let reading = head::read(&mut stream, MAX_HEADER, &self.ends.closing);
+        let (head, read) = match timeout(self.header_timeout, reading).await {
+            Ok(Some(first)) => first,
+            Ok(None) => return,
+            Err(_) => return tracing::debug!("no request came in time"),
+        };
+        if let (Head::Socket(request), Some(direct)) = (head, &self.direct)
+            && let Some(opening) = direct.open(&request, written.clone())
+        {
+            return opening.begin(stream, &read);
+        }
+        // Boxed: hardly any connection needs it.
+        Box::pin(self.http(stream, read.freeze(), written)).await;
+    }
+
+    async fn http(&self, stream: impl Io + 'static, ahead: Bytes, written: WriteProgress) {
         let exchange = ExchangeState::default();
-        let stream = RefusalStream::new(stream, exchange.clone(), self.metrics);
+        let stream = RefusalStream::new(stream, ahead, exchange.clone(), Arc::clone(&self.metrics));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(written.clone());
             exchange.begin();

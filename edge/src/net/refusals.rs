@@ -110,6 +110,8 @@ impl Drop for Answer {
 #[derive(Debug)]
 pub(super) struct RefusalStream<IO> {
     io: IO,
+    /// Read before hyper, which reads it first.
+    ahead: Bytes,
     exchange: ExchangeState,
     metrics: Arc<Metrics>,
     // Boxed: hardly any connection has one.
@@ -125,8 +127,9 @@ struct Refusal {
 }
 
 impl<IO> RefusalStream<IO> {
-    pub(super) fn new(io: IO, exchange: ExchangeState, metrics: Arc<Metrics>) -> Self {
-        Self { io, exchange, metrics, refusal: None }
+    /// `ahead` has been read from `io`, and is read again.
+    pub(super) fn new(io: IO, ahead: Bytes, exchange: ExchangeState, metrics: Arc<Metrics>) -> Self {
+        Self { io, ahead, exchange, metrics, refusal: None }
     }
 
     /// Whether what hyper writes must not be sent; its first bytes are the status line.
@@ -195,6 +198,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> RefusalStream<IO> {
 
 impl<IO: AsyncRead + Unpin> AsyncRead for RefusalStream<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let bytes = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(bytes));
+            if self.ahead.is_empty() {
+                // Its memory is not kept as long as the connection.
+                self.ahead = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }

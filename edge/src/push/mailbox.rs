@@ -15,7 +15,7 @@ use super::{
     entry::{Entry, Push},
     receipts::Receipts,
 };
-use crate::compression::Compression;
+use crate::{compression::Compression, ids};
 use outbound::{Item, Outbound};
 
 /// One local connection.
@@ -51,7 +51,7 @@ impl Mailbox {
     pub fn new(number: u64, unique_id: &str, client_type: &str, control: bool, outbound: Outbound) -> Self {
         Self {
             number,
-            id: uuid::Uuid::now_v7().to_string(),
+            id: ids::new(),
             unique_id: unique_id.into(),
             client_type: client_type.into(),
             control,

@@ -201,7 +201,9 @@ impl<P: Peer> Running<P> {
                 may_read && mailbox.is_greeted() && (unfinished || line.may_publish(turn, cx))
             };
             let event = tokio::select! {
-                event = self.peer.next(may_read) => Event::Socket(event),
+                // The socket last, so that what the others queue goes into the same write: `welcome` with the answer to
+                // the upgrade. None of them is ready for long, so it gets its turn.
+                biased;
                 () = or_pending(&mut self.catch_up) => {
                     self.catch_up = None;
                     continue;
@@ -223,6 +225,7 @@ impl<P: Peer> Running<P> {
                 }
                 share = self.draining.share() => Event::Drain(share),
                 () = &mut timer => Event::Time,
+                event = self.peer.next(may_read) => Event::Socket(event),
             };
             if let Some(end) = self.handle(event) {
                 return end;

@@ -18,8 +18,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::timeout,
@@ -54,10 +52,13 @@ pub enum Read {
     Gone,
 }
 
+/// A connection that can become a WebSocket.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
 /// An upgraded connection.
-#[derive(Debug)]
 pub struct Wire {
-    io: TokioIo<Upgraded>,
+    io: Box<dyn Io>,
     assembler: Assembler,
     /// Read but not processed: several messages arrived together. At most [`READ_AHEAD`]; no memory while empty.
     rest: BytesMut,
@@ -68,14 +69,23 @@ pub struct Wire {
 
 impl Wire {
     /// Takes messages of up to `limit` bytes, also compressed ones if that was negotiated.
-    pub fn new(io: Upgraded, limit: usize, compression: Compression) -> Self {
+    pub fn new(io: impl Io + 'static, limit: usize, compression: Compression) -> Self {
         Self {
-            io: TokioIo::new(io),
+            io: Box::new(io),
             assembler: Assembler::new(limit, compression.is_on()),
             rest: BytesMut::new(),
             outgoing: Outgoing::default(),
             unflushed: false,
         }
+    }
+
+    /// The upgrade is still to be answered, with `answer`: it goes into the first write. `read` came behind the
+    /// request.
+    #[must_use]
+    pub fn answering(mut self, answer: Bytes, read: &[u8]) -> Self {
+        self.outgoing.begin_with(answer);
+        self.rest.extend_from_slice(read);
+        self
     }
 
     /// What is to be written.

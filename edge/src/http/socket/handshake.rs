@@ -14,6 +14,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use bytes::{Bytes, BytesMut};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use wirepost_runtime::tasks::Tasks;
@@ -26,24 +27,22 @@ use crate::{
 /// The supported version.
 const VERSION: &str = "13";
 
-/// A valid request for a WebSocket.
+/// What is offered in the header of a valid request for a WebSocket, and the answer to it.
 #[derive(Debug)]
-pub struct Handshake {
+pub struct Offer {
     accept: HeaderValue,
-    upgrade: OnUpgrade,
     protocol: Option<&'static str>,
     extensions: Option<HeaderValue>,
 }
 
-impl Handshake {
+impl Offer {
     /// Checks a request. `protocol` is the subprotocol that is selected if it is offered.
     ///
     /// # Errors
     /// The answer if no WebSocket is requested, or one that is not supported.
-    pub fn of(request: &mut Parts, protocol: &'static str) -> Result<Self, Refusal> {
-        let headers = &request.headers;
-        if request.method != Method::GET
-            || request.version != Version::HTTP_11
+    pub fn of(method: &Method, version: Version, headers: &HeaderMap, protocol: &'static str) -> Result<Self, Refusal> {
+        if method != Method::GET
+            || version != Version::HTTP_11
             || !lists(headers, CONNECTION, "upgrade")
             || !lists(headers, UPGRADE, "websocket")
         {
@@ -60,10 +59,7 @@ impl Handshake {
             return Err(Refusal::new(Code::BadRequest, "Sec-WebSocket-Key is missing"));
         };
         let protocol = lists(headers, SEC_WEBSOCKET_PROTOCOL, protocol).then_some(protocol);
-        let Some(upgrade) = request.extensions.remove::<OnUpgrade>() else {
-            return Err(Refusal::new(Code::UpgradeRequired, "this connection can't become a WebSocket"));
-        };
-        Ok(Self { accept, upgrade, protocol, extensions: None })
+        Ok(Self { accept, protocol, extensions: None })
     }
 
     /// The subprotocol, if it was offered.
@@ -78,12 +74,70 @@ impl Handshake {
         compression
     }
 
+    /// The header fields of the answer 101.
+    fn fields(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let Self { accept, protocol, extensions } = self;
+        [
+            Some((CONNECTION, HeaderValue::from_static("upgrade"))),
+            Some((UPGRADE, HeaderValue::from_static("websocket"))),
+            Some((SEC_WEBSOCKET_ACCEPT, accept)),
+            protocol.map(|protocol| (SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol))),
+            extensions.map(|extensions| (SEC_WEBSOCKET_EXTENSIONS, extensions)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The answer 101, as it is written.
+    pub fn into_bytes(self) -> Bytes {
+        let mut answer = BytesMut::with_capacity(256);
+        answer.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        for (name, value) in self.fields() {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                answer.extend_from_slice(part);
+            }
+        }
+        answer.extend_from_slice(b"\r\n");
+        answer.freeze()
+    }
+}
+
+/// A valid request for a WebSocket, with the connection that it came on.
+#[derive(Debug)]
+pub struct Handshake {
+    offer: Offer,
+    upgrade: OnUpgrade,
+}
+
+impl Handshake {
+    /// Checks a request. `protocol` is the subprotocol that is selected if it is offered.
+    ///
+    /// # Errors
+    /// The answer if no WebSocket is requested, or one that is not supported.
+    pub fn of(request: &mut Parts, protocol: &'static str) -> Result<Self, Refusal> {
+        let offer = Offer::of(&request.method, request.version, &request.headers, protocol)?;
+        let Some(upgrade) = request.extensions.remove::<OnUpgrade>() else {
+            return Err(Refusal::new(Code::UpgradeRequired, "this connection can't become a WebSocket"));
+        };
+        Ok(Self { offer, upgrade })
+    }
+
+    /// The subprotocol, if it was offered.
+    pub fn protocol(&self) -> Option<&'static str> {
+        self.offer.protocol()
+    }
+
+    /// Accepts compression, if the request (its headers) offers it in a way that can be accepted.
+    pub fn compress(&mut self, headers: &HeaderMap) -> Compression {
+        self.offer.compress(headers)
+    }
+
     /// The answer; once it is sent, `run` gets the connection, as a task of `tasks`.
     pub fn complete<F>(self, tasks: &Tasks, run: impl FnOnce(Upgraded) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send,
     {
-        let Self { accept, upgrade, protocol, extensions } = self;
+        let Self { offer, upgrade } = self;
         tasks.contained("connection", async move {
             match upgrade.await {
                 Ok(upgraded) => run(upgraded).await,
@@ -91,16 +145,7 @@ impl Handshake {
             }
         });
         let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-        let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        if let Some(protocol) = protocol {
-            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-        }
-        if let Some(extensions) = extensions {
-            headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
-        }
+        response.headers_mut().extend(offer.fields());
         response
     }
 }

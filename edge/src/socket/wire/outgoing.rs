@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io::IoSlice};
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::{
     FrameHeader,
-    coding::{Control, OpCode},
+    coding::{Control, Data, OpCode},
 };
 
 use crate::push::mailbox::outbound::Item;
@@ -29,6 +29,16 @@ impl Frame {
     /// A frame of any kind.
     pub fn new(code: OpCode, payload: Bytes) -> Self {
         Item::Frame(code, payload).into()
+    }
+
+    /// Bytes as they are.
+    fn raw(bytes: Bytes) -> Self {
+        let payload = Item::Frame(OpCode::Data(Data::Binary), bytes);
+        Self { header: [0; HEADER], header_len: 0, payload }
+    }
+
+    fn is_raw(&self) -> bool {
+        self.header_len == 0
     }
 
     fn len(&self) -> usize {
@@ -88,9 +98,15 @@ impl Outgoing {
         self.pong = Some(payload);
     }
 
+    /// Begins with these bytes, which are no frame: the answer to the upgrade.
+    pub fn begin_with(&mut self, bytes: Bytes) {
+        self.push(Frame::raw(bytes));
+    }
+
     /// Drops the frames that have not begun, and ends with this one.
     pub fn end_with(&mut self, last: Frame) {
-        self.frames.truncate(usize::from(self.written > 0));
+        let begun = self.written > 0 || self.frames.front().is_some_and(Frame::is_raw);
+        self.frames.truncate(usize::from(begun));
         self.bytes = self.frames.iter().map(Frame::len).sum();
         self.pong = None;
         self.push(last);
@@ -232,5 +248,19 @@ mod tests {
         outgoing.end_with(Frame::new(OpCode::Control(Control::Close), Bytes::new()));
         assert_eq!(outgoing.bytes(), 7 + 2);
         assert_eq!(written(&mut outgoing, usize::MAX), b"egun\x88\0");
+    }
+
+    #[test]
+    fn the_answer_to_the_upgrade_precedes_every_frame_also_the_last_one() {
+        let answered = || {
+            let mut outgoing = Outgoing::default();
+            outgoing.begin_with("HTTP/1.1 101\r\n\r\n".into());
+            outgoing.push(text("a"));
+            outgoing
+        };
+        assert_eq!(written(&mut answered(), 5), b"HTTP/1.1 101\r\n\r\n\x81\x01a");
+        let mut closed = answered();
+        closed.end_with(Frame::new(OpCode::Control(Control::Close), Bytes::new()));
+        assert_eq!(written(&mut closed, usize::MAX), b"HTTP/1.1 101\r\n\r\n\x88\0");
     }
 }
