@@ -392,10 +392,14 @@ impl Hub {
         self.context.metrics.gaps.get_or_create(&label(gap.label())).inc_by(told);
     }
 
-    /// A client may have missed something; logged once a minute for each business.
+    /// A client may have missed something; logged once a minute for each business, unless it is the usual case of the
+    /// first client on an edge.
     pub fn count_gap(&self, gap: Gap) {
         let reason = gap.label();
         self.context.metrics.gaps.get_or_create(&label(reason)).inc();
+        if gap == Gap::Unread {
+            return;
+        }
         let mut said = self.gap_said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.is_none_or(|said| said.elapsed() >= GAP_LOG_INTERVAL) {
             *said = Some(Instant::now());
