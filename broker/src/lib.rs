@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use wirepost_core::{contract::configz::DECISIONS_VALID_FOR, edge_config::Delivery};
 pub use wirepost_stream::Position;
 
@@ -188,6 +191,13 @@ pub trait Broker: Send + Sync + 'static {
     /// Queues a message. `sender` is a connection's number: messages of one sender to one exchange keep their order, and senders are served
     /// in turn. Never blocks.
     fn publish(&self, sender: u64, publication: Publication) -> Confirm;
+
+    /// The same for a caller that waits until `deadline`, which is later than [`CONFIRM_TIMEOUT`] from now. Deadlines of one sender must
+    /// not decrease.
+    fn publish_by(&self, sender: u64, publication: Publication, deadline: Instant) -> Confirm {
+        let _ = deadline;
+        self.publish(sender, publication)
+    }
 
     /// Whether a sender that can wait should: the broker is slower than what its business's clients send. `None`: go on. Else go on, with
     /// one message, once the future is ready; those that wait are let in first come, first served. Dropping it leaves the line.

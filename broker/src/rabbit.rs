@@ -153,8 +153,12 @@ impl RabbitBroker {
 
 impl Broker for RabbitBroker {
     fn publish(&self, sender: u64, publication: Publication) -> Confirm {
+        self.publish_by(sender, publication, Instant::now() + CONFIRM_TIMEOUT)
+    }
+
+    fn publish_by(&self, sender: u64, publication: Publication, deadline: Instant) -> Confirm {
         let (reply, confirm) = oneshot::channel();
-        let job = Job::new(publication, reply, self.counters.clone());
+        let job = Job::new(publication, reply, self.counters.clone()).until(deadline);
         let refusal = if self.closing.is_cancelled() {
             Some(PublishError::Unavailable("this edge is closing".to_owned()))
         } else {

@@ -7,7 +7,7 @@
 //! and one read takes everything that has arrived ([`session`]). Nothing is ever sent twice.
 //!
 //! # When a publisher is answered, and how
-//! Within 1.8 s of the call, whatever the broker does:
+//! Within 1.8 s of the call, whatever the broker does; messages of an HTTP batch, until 0.2 s before its deadline:
 //!
 //! | | message in flight | message that waits |
 //! |---|---|---|

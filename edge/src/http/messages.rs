@@ -112,8 +112,8 @@ async fn push(
     let body = unmarked(&body);
     let single = body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[');
     if single {
-        let pending =
-            start(state, rand::random(), &business, body, traceparent, Instant::now() + CONFIRM_TIMEOUT).await;
+        let until = Until { checks: Instant::now() + CONFIRM_TIMEOUT, confirms: None };
+        let pending = start(state, rand::random(), &business, body, traceparent, until).await;
         return Ok(single_answer(&pending.outcome(Instant::now() + CONFIRM_TIMEOUT).await));
     }
     let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| {
@@ -127,13 +127,16 @@ async fn push(
             format!("{} messages in one call, at most {MAX_ITEMS} are taken; send several calls", items.len());
         return Err(Refusal::new(Code::TooLarge, description));
     }
-    let deadline = Instant::now() + CONFIRM_TIMEOUT + CONFIRM_PER_ITEM * items.len() as u32;
+    let mut deadline = Instant::now() + CONFIRM_TIMEOUT + CONFIRM_PER_ITEM * items.len() as u32;
     // One lane keeps their order; a random lane spreads calls over all lanes.
     let lane = rand::random();
     let checks_until = Instant::now() + CONFIRM_TIMEOUT;
     let mut pending = Vec::with_capacity(items.len());
     for item in &items {
-        pending.push(start(state, lane, &business, item.get().as_bytes(), traceparent, checks_until).await);
+        // Checks may have taken long.
+        deadline = deadline.max(Instant::now() + CONFIRM_TIMEOUT);
+        let until = Until { checks: checks_until, confirms: Some(deadline) };
+        pending.push(start(state, lane, &business, item.get().as_bytes(), traceparent, until).await);
         // Each check may have taken a while.
         tokio::task::yield_now().await;
     }
@@ -188,13 +191,21 @@ struct Pending {
     confirm: Result<Confirm, PushRefusal>,
 }
 
+/// How long a call waits for what.
+#[derive(Clone, Copy, Debug)]
+struct Until {
+    checks: Instant,
+    /// `None`: the usual time.
+    confirms: Option<Instant>,
+}
+
 async fn start(
     state: &State,
     lane: u64,
     business: &Arc<Business>,
     item: &[u8],
     traceparent: Option<&str>,
-    checks_until: Instant,
+    until: Until,
 ) -> Pending {
     let envelope = match Envelope::parse(item) {
         Ok(envelope) => envelope,
@@ -204,7 +215,7 @@ async fn start(
     let heavy = business.is_heavy(envelope.message_type.as_deref(), envelope.content);
     let checked = if !heavy {
         check_push(business, envelope, clock::now_ms())
-    } else if Instant::now() < checks_until {
+    } else if Instant::now() < until.checks {
         check_heavy(state, business, item).await
     } else {
         // The caller is waiting: items after many long checks must be sent again.
@@ -214,7 +225,12 @@ async fn start(
         Err(refusal) => Pending { id, confirm: Err(refusal) },
         Ok(mut prepared) => {
             prepared.publication.headers.extend(traceparent.map(|value| (headers::TRACEPARENT, value.to_owned())));
-            Pending { id: Some(prepared.id), confirm: Ok(state.broker.publish(lane, prepared.publication)) }
+            let (broker, publication) = (&state.broker, prepared.publication);
+            let confirm = match until.confirms {
+                None => broker.publish(lane, publication),
+                Some(deadline) => broker.publish_by(lane, publication, deadline),
+            };
+            Pending { id: Some(prepared.id), confirm: Ok(confirm) }
         }
     }
 }

@@ -16,7 +16,10 @@ use futures_util::future::BoxFuture;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tower::ServiceExt;
 use wirepost_core::edge_config::{BusinessConfig, Delivery};
 use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
@@ -46,6 +49,8 @@ pub(super) struct Stub {
     pub(super) published: Mutex<Vec<(u64, Publication)>>,
     answer: Mutex<Script>,
     unanswered: Mutex<Vec<oneshot::Sender<Result<(), PublishError>>>>,
+    /// Until when callers of batches wait.
+    pub(super) deadlines: Mutex<Vec<Instant>>,
     health: watch::Sender<Health>,
 }
 
@@ -67,6 +72,11 @@ impl Broker for Stub {
         }
         self.published.lock().unwrap().push((lane, publication));
         confirm
+    }
+
+    fn publish_by(&self, lane: u64, publication: Publication, deadline: Instant) -> Confirm {
+        self.deadlines.lock().unwrap().push(deadline);
+        self.publish(lane, publication)
     }
 
     fn emit(&self, _: Publication) {}
@@ -151,6 +161,7 @@ impl Edge {
             published: Mutex::default(),
             answer: Mutex::new(Box::new(|_| Answer::Now(Ok(())))),
             unanswered: Mutex::default(),
+            deadlines: Mutex::default(),
             health: watch::Sender::new(Health::Up),
         });
         let app = App::start(

@@ -7,8 +7,10 @@ use tokio::{sync::oneshot, time::Instant};
 use super::fair::HasDeadline;
 use crate::{CONFIRM_TIMEOUT, Publication, PublishError, rabbit::counters::Counters};
 
+/// The time that an answer takes.
+const ANSWERING: Duration = Duration::from_millis(200);
 /// A publisher is answered within this time: the confirm timeout, less the time that an answer takes.
-pub(super) const ANSWER_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_sub(Duration::from_millis(200));
+const ANSWER_TIMEOUT: Duration = CONFIRM_TIMEOUT.saturating_sub(ANSWERING);
 
 /// Where a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,12 @@ impl Job {
         let target = target(&publication);
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         Self { publication, target, reply: Some(reply), deadline, stage: Stage::New, counters }
+    }
+
+    /// For a caller that waits until this time.
+    pub(in crate::rabbit) fn until(mut self, deadline: Instant) -> Self {
+        self.deadline = self.deadline.max(deadline - ANSWERING);
+        self
     }
 
     /// The target, which works or fails as a whole: an exchange, or a queue by way of the default exchange.

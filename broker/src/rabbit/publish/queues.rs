@@ -13,8 +13,9 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    fair::HasDeadline,
     gate::HeldTurn,
-    job::{ANSWER_TIMEOUT, Job, unavailable},
+    job::{Job, unavailable},
 };
 use crate::{Publication, PublishError, rabbit::counters::Counters};
 
@@ -158,7 +159,7 @@ impl Queues {
             return Some(unavailable("too many bytes wait for the broker"));
         }
         let exchange = state.exchanges.get(job.target()).filter(|exchange| exchange.congested)?;
-        let wait = exchange.pace.wait(now, exchange.load()).filter(|wait| *wait > ANSWER_TIMEOUT)?;
+        let wait = exchange.pace.wait(now, exchange.load()).filter(|wait| now + *wait > job.deadline())?;
         // The time until half of the waiting messages are sent; spread, so that not all clients come back at the same time.
         let retry_after = (wait / 2).mul_f64(rand::random_range(1.0..1.5)).clamp(RETRY.0, RETRY.1);
         Some(PublishError::Overloaded { retry_after })

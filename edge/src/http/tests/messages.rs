@@ -180,12 +180,16 @@ async fn too_much_is_told_with_413() {
 async fn a_batch_keeps_its_order_on_one_lane() {
     let edge = Edge::start().await;
     let batch: Vec<_> = (0..256).map(|i| completed(&json!({"id": i.to_string()}))).collect();
+    let begun = tokio::time::Instant::now();
     let reply = edge.call("POST", CALL, KEY, json!(batch).to_string()).await;
     assert_eq!((reply.status, &reply.body["result"]), (StatusCode::OK, &json!(0)));
     assert_eq!(reply.body["data"].as_array().unwrap().len(), 256);
     let published = edge.stub.published.lock().unwrap();
     let lane = published[0].0;
     assert!(published.iter().enumerate().all(|(i, (l, p))| *l == lane && p.message_id == i.to_string()));
+    // They wait in that lane, as long as the call does.
+    let deadlines = edge.stub.deadlines.lock().unwrap();
+    assert!(deadlines.len() == 256 && deadlines.iter().all(|at| *at >= begun + std::time::Duration::from_secs(7)));
 }
 
 #[tokio::test]

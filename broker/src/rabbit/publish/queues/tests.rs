@@ -12,7 +12,12 @@ fn queues(messages: usize) -> Queues {
 
 fn push(queues: &Queues, sender: u64, exchange: &str) -> Confirm {
     let (reply, confirm) = oneshot::channel();
-    let publication = Publication {
+    queues.push(sender, Job::new(message(sender, exchange), reply, queues.counters.clone()));
+    confirm
+}
+
+fn message(sender: u64, exchange: &str) -> Publication {
+    Publication {
         exchange: exchange.into(),
         routing_key: "k".into(),
         queue: None,
@@ -20,9 +25,7 @@ fn push(queues: &Queues, sender: u64, exchange: &str) -> Confirm {
         body: bytes::Bytes::from_static(b"x"),
         timestamp: 0,
         headers: vec![],
-    };
-    queues.push(sender, Job::new(publication, reply, queues.counters.clone()));
-    confirm
+    }
 }
 
 fn serve(queues: &Queues, now: Instant, up_to: usize) -> Vec<Job> {
@@ -122,4 +125,19 @@ async fn exchanges_and_senders_are_served_in_turn_and_one_that_can_not_be_sent_t
     assert!(matches!(push(&queues, 1, EXCHANGE).now_or_never(), Some(Ok(Err(PublishError::Unavailable(_))))));
     drop(batch);
     assert_eq!((queues.counters.waiting.get(), queues.counters.in_flight.get()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_a_batch_waits_as_long_as_its_caller() {
+    let queues = queues(100);
+    let mut single = push(&queues, 1, EXCHANGE);
+    let (reply, mut of_batch) = oneshot::channel();
+    let job = Job::new(message(2, EXCHANGE), reply, queues.counters.clone());
+    queues.push(2, job.until(Instant::now() + Duration::from_secs(7)));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    queues.sweep(Instant::now(), "slow");
+    assert!(single.try_recv().is_ok() && of_batch.try_recv().is_err());
+    tokio::time::advance(Duration::from_secs(5)).await;
+    queues.sweep(Instant::now(), "slow");
+    assert!(of_batch.try_recv().is_ok());
 }
