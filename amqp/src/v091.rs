@@ -36,6 +36,8 @@ const CHANNEL: u16 = 1;
 pub struct Message {
     /// Delivery tag, for the acknowledgement.
     pub delivery_tag: u64,
+    /// It may have been delivered before.
+    pub redelivered: bool,
     /// The exchange that it was published to.
     pub exchange: Bytes,
     /// Any bytes.
@@ -86,6 +88,8 @@ pub struct Connection {
     partial: Option<Partial>,
     /// Whether the broker is sent a close when this is dropped.
     farewell: bool,
+    /// A [`Connection::bind_again`] that is not answered yet.
+    binding: bool,
 }
 
 impl Connection {
@@ -98,7 +102,8 @@ impl Connection {
         let socket = Socket::connect(endpoint).await?;
         let (frame_max, channel_max) = (MAX_FRAME as usize, u16::MAX);
         let early = VecDeque::new();
-        let mut connection = Self { socket, frame_max, channel_max, early, partial: None, farewell: true };
+        let mut connection =
+            Self { socket, frame_max, channel_max, early, partial: None, farewell: true, binding: false };
         let opening = async {
             connection.handshake(endpoint, heartbeat).await?;
             if channel { connection.open_channel().await } else { Ok(()) }
@@ -165,6 +170,7 @@ impl Connection {
     pub async fn open_channel(&mut self) -> Result<(), Error> {
         self.early.clear();
         self.partial = None;
+        self.binding = false;
         self.call(method::CHANNEL_OPEN, &[0], method::CHANNEL_OPEN_OK, "opening a channel").await.map(drop)
     }
 
@@ -191,14 +197,17 @@ impl Connection {
 
     /// Binds a queue.
     pub async fn bind(&mut self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error> {
-        let mut args = BytesMut::new();
-        args.put_u16(0);
-        for name in [queue, exchange, routing_key] {
-            put_shortstr(&mut args, name)?;
-        }
-        args.put_u8(0);
-        put_longstr(&mut args, &[]);
+        let args = binding(queue, exchange, routing_key)?;
         self.call(method::QUEUE_BIND, &args, method::QUEUE_BIND_OK, "binding a queue").await.map(drop)
+    }
+
+    /// Binds a queue that is bound already, unless somebody has removed the binding. Does not wait for the answer, and sends nothing while
+    /// the one before is unanswered: a broker may be slow with its metadata and deliver as ever. If it fails, [`Connection::recv`] does.
+    pub async fn bind_again(&mut self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), Error> {
+        if std::mem::replace(&mut self.binding, true) {
+            return Ok(());
+        }
+        self.send(CHANNEL, method::QUEUE_BIND, &binding(queue, exchange, routing_key)?).await
     }
 
     /// Purges the ready messages of a queue.
@@ -375,6 +384,17 @@ impl Connection {
         codec::put_method(&mut frame, channel, method, args);
         self.socket.write(&frame).await
     }
+}
+
+fn binding(queue: &str, exchange: &str, routing_key: &str) -> Result<BytesMut, Error> {
+    let mut args = BytesMut::new();
+    args.put_u16(0);
+    for name in [queue, exchange, routing_key] {
+        put_shortstr(&mut args, name)?;
+    }
+    args.put_u8(0);
+    put_longstr(&mut args, &[]);
+    Ok(args)
 }
 
 impl Drop for Connection {

@@ -46,6 +46,11 @@ pub fn edge_queue(business: &str, edge: &str) -> String {
     format!("{PREFIX}{business}.edge.{edge}")
 }
 
+/// Another queue of the same edge, while the node of the one before is down.
+pub fn spare_edge_queue(business: &str, edge: &str, number: u8) -> String {
+    format!("{}~{number}", edge_queue(business, edge))
+}
+
 /// Queue of a route, unless the team owns an existing one.
 pub fn route_queue(business: &str, queue: &str) -> String {
     format!("{PREFIX}{business}.q.{queue}")

@@ -30,6 +30,7 @@ impl Connection {
                 self.early.push_back(Incoming::Delivery(message(args, properties, body, true)?));
             }
             Event::Method(method::CANCEL, _) => self.early.push_back(Incoming::Cancelled),
+            Event::Method(method::QUEUE_BIND_OK, _) => self.binding = false,
             // A return or confirm of an abandoned publish, connection.blocked and the like.
             Event::Method(..) | Event::Content(..) => {}
         }
@@ -101,7 +102,7 @@ pub(super) fn message(mut args: Bytes, properties: Properties, body: Bytes, cons
         args.shortstr()?;
     }
     let delivery_tag = args.u64()?;
-    args.u8()?;
+    let redelivered = args.u8()? & 1 != 0;
     let (exchange, routing_key) = (args.shortstr()?, args.shortstr()?);
-    Ok(Message { delivery_tag, exchange, routing_key, properties, body })
+    Ok(Message { delivery_tag, redelivered, exchange, routing_key, properties, body })
 }

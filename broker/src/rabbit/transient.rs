@@ -5,6 +5,11 @@
 //! queue would replicate for each edge what one edge may lose. Exclusive to one consumer: a second edge of the same name waits instead of taking half
 //! of the messages, and so does this edge until the broker has noticed that its own earlier connection is dead, which keeps the order.
 //!
+//! It lies on one node of the broker. While that is down, RabbitMQ 4.3 lets every call that concerns the queue wait for a minute, and
+//! refuses what is published to it together with the copies for all others; but it deletes it at once. So a queue that does not answer is
+//! deleted and declared again, on a node that runs, and a gap is reported. Versions that don't find such a queue get one of another name;
+//! the former one comes back with its node and expires.
+//!
 //! Each business has a connection of its own, because a message can end it. Properties are not interpreted ([`wirepost_amqp`]), so
 //! malformed ones do no harm. Where the broker can't translate a message into the protocol of the connection and ends it, the reader
 //! continues by the other protocol ([`source`]), from the same message. Only a message that neither delivers is removed, and reported.
@@ -40,11 +45,13 @@ use super::{
 use crate::{Feed, FeedEvent, MessageDefect, Position, Record, RecordBatch, Start};
 
 mod batches;
+mod identity;
 mod queue;
 mod source;
 
 use batches::{BatchToken, Unsettled};
-use queue::arguments;
+use identity::Identities;
+use queue::{SPARES, claim, queue_name};
 use source::{Delivery, Protocol, Source};
 
 pub(super) use queue::delete_queue;
@@ -57,7 +64,9 @@ const STUCK: u32 = 4;
 const BATCH: (usize, usize) = (100, 256 << 10);
 /// How often the binding is repeated.
 const REBIND_INTERVAL: Duration = Duration::from_secs(10);
-const CANCELLED: &str = "the broker cancelled the consumer; was the queue deleted?";
+const CANCELLED: &str = "the broker cancelled the consumer; was the queue deleted, or is its node down?";
+/// Attempts in a row in which the queue does not answer, before it is deleted: once may be the broker's fault.
+const IN_VAIN: u32 = 2;
 /// Events on their way to the reader.
 const EVENTS: usize = 4;
 
@@ -123,8 +132,13 @@ struct ConsumeEnd {
 /// What a reader knows beyond one connection.
 struct ReaderProgress {
     attached: bool,
-    /// An attempt had to declare the queue, even if it failed later: what came before is lost.
+    /// An attempt had to declare the queue, or to take another one, even if it failed later: what came before is lost.
     made: bool,
+    /// Which of the edge's queues is used: 0 is the usual one.
+    queue: u8,
+    /// Attempts in a row in which that queue did not answer; more than [`IN_VAIN`] where it could not be deleted.
+    vain: u32,
+    identities: Identities,
     protocol: Protocol,
     /// Times in a row that the first message ended the connection.
     stuck: u32,
@@ -150,6 +164,9 @@ impl Reader {
         let mut progress = ReaderProgress {
             attached: false,
             made: false,
+            queue: 0,
+            vain: 0,
+            identities: Identities::new(self.prefetch),
             protocol: Protocol::Amqp091,
             stuck: 0,
             careful: 0,
@@ -169,12 +186,13 @@ impl Reader {
                     let gap = progress.attached && lost;
                     (progress.attached, down) = (true, false);
                     let since = Instant::now();
-                    let following = self.follow(source, gap, &mut progress.careful, &events);
+                    let following = self.follow(source, gap, &mut progress.careful, &mut progress.identities, &events);
                     // Of the messages that were not settled none is lost: the broker delivers them again.
                     let followed = self.supervisor.attempt("transient consumer", following).await;
                     let panicked =
                         |cause: Cause| Some(ConsumeEnd { reason: cause.to_string(), failed: false, some: false });
                     let Some(end) = followed.unwrap_or_else(panicked) else { return };
+                    progress.identities.disconnected();
                     self.counters.connections_lost.add(1);
                     backoff.lasted(since.elapsed());
                     if end.failed {
@@ -212,7 +230,7 @@ impl Reader {
             }
             sleep(backoff.next_pause()).await;
             if progress.stuck >= STUCK {
-                let removing = self.remove_first(attempt, &events);
+                let removing = self.remove_first(attempt, &mut progress, &events);
                 let sent = match self.supervisor.attempt("transient consumer", removing).await {
                     Ok(sent) => sent,
                     // The message may have been taken.
@@ -235,23 +253,39 @@ impl Reader {
     }
 
     async fn try_attach(&self, endpoint: &Endpoint, progress: &mut ReaderProgress) -> Result<Source, Error> {
-        let queue = names::edge_queue(&self.business, &self.edge);
         let mut connection = Connection::open(endpoint, HEARTBEAT).await?;
-        match connection.counts(&queue).await {
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => {
-                progress.made = true;
-                // That closed the channel.
-                connection.open_channel().await?;
-                connection.declare(&queue, &arguments()).await?;
+        let mut queue = queue_name(&self.business, &self.edge, progress.queue);
+        let mut left_behind = !progress.attached && self.start == Start::Next;
+        if progress.vain >= IN_VAIN {
+            tracing::warn!(
+                business = self.business,
+                queue,
+                "this edge's queue does not answer; it is deleted and declared again"
+            );
+            progress.made = true;
+            match connection.delete(&queue).await {
+                Ok(()) => {}
+                // Some versions don't find it while its node is down.
+                Err(error) if error.is_not_found() => {
+                    connection.open_channel().await?;
+                    progress.queue = (progress.queue + 1) % (SPARES + 1);
+                    queue = queue_name(&self.business, &self.edge, progress.queue);
+                    left_behind = true;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
+        if let Err(error) = claim(&mut connection, &queue, left_behind, &mut progress.made).await {
+            match error {
+                Error::Timeout { .. } => progress.vain += 1,
+                // It can't be declared either.
+                _ if error.is_not_found() => progress.vain = IN_VAIN,
+                _ => {}
+            }
+            return Err(error);
+        }
+        progress.vain = 0;
         connection.bind(&queue, &names::push_exchange(&self.business), "").await?;
-        if !progress.attached && !progress.made && self.start == Start::Next {
-            // What an earlier reader left behind is not next.
-            connection.purge(&queue).await?;
-        }
         let prefetch = if progress.careful > 0 { 1 } else { self.prefetch };
         Source::consume(connection, endpoint, queue, progress.protocol, prefetch).await
     }
@@ -262,6 +296,7 @@ impl Reader {
         mut source: Source,
         gap: bool,
         careful: &mut u32,
+        identities: &mut Identities,
         events: &mpsc::Sender<FeedEvent>,
     ) -> Option<ConsumeEnd> {
         if gap {
@@ -283,12 +318,13 @@ impl Reader {
         loop {
             tokio::select! {
                 // An exchange that was deleted and recreated has no binding to this queue, and nothing else would show it.
-                _ = rebind.tick() => if let Err(error) = source.bind(&exchange).await {
+                _ = rebind.tick() => if let Err(error) = source.bind_again(&exchange).await {
                     return Some(end(error, some));
                 },
                 Some(token) = settled.recv() => {
                     for (range, done) in unsettled.settle(token) {
                         some |= done;
+                        identities.settled(range, done);
                         *careful = careful.saturating_sub(1);
                         if !done {
                             self.counters.transient_requeued.add(1);
@@ -311,7 +347,7 @@ impl Reader {
                 },
                 permit = events.reserve(), if !waiting.is_empty() => {
                     let permit = permit.ok()?;
-                    let (records, range) = self.batch(&mut waiting);
+                    let (records, range) = self.batch(&mut waiting, identities);
                     self.counters.transient_records.add(records.len() as u64);
                     unsettled.push(range);
                     let token = BatchToken { tag: range.1, done: false, settle: settle.clone() };
@@ -322,7 +358,7 @@ impl Reader {
     }
 
     /// Records of the messages at the front, and the first and last tag of them.
-    fn batch(&self, waiting: &mut VecDeque<Delivery>) -> (Vec<Record>, (u64, u64)) {
+    fn batch(&self, waiting: &mut VecDeque<Delivery>, identities: &mut Identities) -> (Vec<Record>, (u64, u64)) {
         let mut records = Vec::new();
         let (mut bytes, mut range) = (0, (0, 0));
         while records.len() < BATCH.0
@@ -331,20 +367,26 @@ impl Reader {
         {
             bytes += delivery.body.len();
             range = (if records.is_empty() { delivery.tag } else { range.0 }, delivery.tag);
-            records.push(self.record(delivery));
+            records.push(self.record(delivery, identities));
         }
         (records, range)
     }
 
-    fn record(&self, delivery: Delivery) -> Record {
-        let Delivery { body, defect, tag: _ } = delivery;
-        Record { position: self.sequence.next(), timestamp: clock::now_ms(), body, defect }
+    fn record(&self, delivery: Delivery, identities: &mut Identities) -> Record {
+        let (position, timestamp) = identities.of(&delivery, &self.sequence, clock::now_ms());
+        let Delivery { body, defect, .. } = delivery;
+        Record { position, timestamp, body, defect }
     }
 
     /// Removes the first message of the queue without acknowledgement: it is gone whether it can be read or not. `None` when the feed was
     /// dropped.
-    async fn remove_first(&self, attempt: usize, events: &mpsc::Sender<FeedEvent>) -> Option<()> {
-        let queue = names::edge_queue(&self.business, &self.edge);
+    async fn remove_first(
+        &self,
+        attempt: usize,
+        progress: &mut ReaderProgress,
+        events: &mpsc::Sender<FeedEvent>,
+    ) -> Option<()> {
+        let queue = queue_name(&self.business, &self.edge, progress.queue);
         // Without credentials there is no connection: the next attempt reports it.
         let Ok(endpoint) = self.dialer.endpoint(attempt, &format!("removing {}", self.business)) else {
             return Some(());
@@ -357,13 +399,17 @@ impl Reader {
                 Err(error) if error.is_internal() => {
                     self.counters.transient_unreadable.add(1);
                     let defect = Some(MessageDefect::Unreadable(error.to_string()));
-                    Ok(Some(Delivery { tag: 0, body: bytes::Bytes::new(), defect }))
+                    Ok(Some(Delivery { tag: 0, redelivered: Some(false), body: bytes::Bytes::new(), defect }))
                 }
                 Err(error) => Err(error),
             }
         };
         let event = match taking.await {
-            Ok(Some(delivery)) => FeedEvent::Records(RecordBatch { records: vec![self.record(delivery)], done: None }),
+            Ok(Some(delivery)) => {
+                let records = vec![self.record(delivery, &mut progress.identities)];
+                progress.identities.disconnected();
+                FeedEvent::Records(RecordBatch { records, done: None })
+            }
             // The queue is empty or does not exist, or it was never asked.
             Ok(None) | Err(Error::Connect { .. } | Error::Channel { .. }) => return Some(()),
             // The connection broke: the message may have been on its way.

@@ -237,3 +237,33 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed() -> Result<()> {
     assert_eq!(timeout(RECOVERED, bodies(&mut *transient, 1)).await??, ["after"]);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transient_reader_goes_on_while_the_node_of_its_queue_is_down() -> Result<()> {
+    let _one = one_at_a_time().await;
+    let cluster = services::BrokerCluster::start("transient").await?;
+    let vhost = cluster.node(0).vhost().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    // On the first node, while the edge is connected to others.
+    declare_queue(&channel, EDGE_QUEUE, "classic").await?;
+    let mut config = config(cluster.node(0), &vhost.name);
+    config.amqp = (1..3).map(|node| format!("{}/{}", cluster.node(node).amqp, vhost.name)).collect();
+    let broker = start(config).await?;
+    let mut feed = broker.tail("pay", Delivery::Transient, Start::Next);
+    until_attached(&mut *feed).await?;
+    services::publish(&channel, PUSH, "m", b"before").await?;
+    assert_eq!(bodies(&mut *feed, 1).await?, ["before"]);
+
+    cluster.node(0).kill9().await?;
+    assert_eq!(timeout(RECOVERED * 2, until_attached(&mut *feed)).await??, ["down", "gap"]);
+    // And publishers are no longer refused because of the queue that is down.
+    let there = services::Vhost { broker: (*cluster.node(1)).clone(), name: vhost.name.clone() };
+    let (_connection, channel) = there.channel().await?;
+    services::publish(&channel, PUSH, "m", b"after").await?;
+    assert_eq!(bodies(&mut *feed, 1).await?, ["after"]);
+    cluster.node(0).start_again().await?;
+    services::publish(&channel, PUSH, "m", b"later").await?;
+    assert_eq!(bodies(&mut *feed, 1).await?, ["later"]);
+    Ok(())
+}

@@ -201,6 +201,7 @@ mod tests {
     fn letter(properties: Properties, body: &'static [u8]) -> Letter {
         Letter::of(Message {
             delivery_tag: 1,
+            redelivered: false,
             exchange: "wirepost.pay.dlx".into(),
             routing_key: "order.new".into(),
             properties,

@@ -72,6 +72,7 @@ pub(super) fn readable(payload: &Bytes) -> Message {
     }
     Message {
         delivery_tag: 0,
+        redelivered: false,
         exchange: annotation("x-exchange"),
         routing_key: annotation("x-routing-key"),
         properties,

@@ -36,6 +36,8 @@ const CONSUMER: &str = "wirepost-edge";
 pub(super) struct Delivery {
     /// What to settle.
     pub(super) tag: u64,
+    /// Whether it may have been delivered before; `None`: not known.
+    pub(super) redelivered: Option<bool>,
     pub(super) body: Bytes,
     pub(super) defect: Option<MessageDefect>,
 }
@@ -95,7 +97,7 @@ impl Source {
                     |malformed| (Bytes::new(), Some(MessageDefect::Unreadable(malformed.to_string()))),
                     |sections| body::of(&sections),
                 );
-                Ok(Some(Delivery { tag: message.delivery_id.into(), body, defect }))
+                Ok(Some(Delivery { tag: message.delivery_id.into(), redelivered: None, body, defect }))
             }
             // It has no consumer: this keeps it alive and waits for its end.
             unasked = self.connection.recv() => unasked.map(|_| None),
@@ -130,21 +132,22 @@ impl Source {
         self.connection.consume_exclusively(&self.queue, CONSUMER).await
     }
 
-    /// Binds the queue to the exchange, again.
-    pub(super) async fn bind(&mut self, exchange: &str) -> Result<(), Error> {
-        self.connection.bind(&self.queue, exchange, "").await
+    /// Binds the queue to the exchange, again, without waiting for the broker.
+    pub(super) async fn bind_again(&mut self, exchange: &str) -> Result<(), Error> {
+        self.connection.bind_again(&self.queue, exchange, "").await
     }
 }
 
 /// A message of AMQP 0-9-1. Only two of its properties matter.
 pub(super) fn of_amqp091(message: v091::Message) -> Delivery {
-    let v091::Message { delivery_tag, properties, body, .. } = message;
+    let v091::Message { delivery_tag: tag, redelivered, properties, body, .. } = message;
+    let redelivered = Some(redelivered);
     // So RabbitMQ marks the bodies of AMQP 1.0 that are not bytes.
     let translated = properties.text(Property::Type).is_some_and(|kind| kind[..] == *b"amqp-1.0");
     if translated && let Ok(sections) = Sections::parse(&body) {
         let (body, defect) = body::of(&sections);
-        return Delivery { tag: delivery_tag, body, defect };
+        return Delivery { tag, redelivered, body, defect };
     }
     let defect = properties.text(Property::ContentEncoding).and_then(|encoding| body::encoded(&encoding));
-    Delivery { tag: delivery_tag, body, defect }
+    Delivery { tag, redelivered, body, defect }
 }
