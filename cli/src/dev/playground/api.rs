@@ -35,7 +35,9 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The calls below `/playground/api/`.
 pub(super) fn router(playground: Arc<Playground>, closing: CancellationToken) -> Router {
-    let notices = move |playground: Shared, headers: HeaderMap| notices(playground, headers, closing.clone());
+    let notices = move |State(playground): Shared, headers: HeaderMap| {
+        std::future::ready(notices(&playground, &headers, closing.clone()))
+    };
     Router::new()
         .route("/playground/api/state", get(async |State(playground): Shared| Json(playground.describe())))
         .route("/playground/api/notices", get(notices))
@@ -52,7 +54,7 @@ pub(super) fn router(playground: Arc<Playground>, closing: CancellationToken) ->
 type Shared = State<Arc<Playground>>;
 
 /// Server-sent events: `hello`, then notices.
-async fn notices(State(playground): Shared, headers: HeaderMap, closing: CancellationToken) -> Response {
+fn notices(playground: &Playground, headers: &HeaderMap, closing: CancellationToken) -> Response {
     let desk = &playground.desk;
     let run = desk.run();
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.split_once('-'));
