@@ -62,6 +62,16 @@ pub fn is_trusted_entry(entry: &str) -> bool {
     })
 }
 
+/// An address as logs and conditions show it: without user, password and query.
+pub fn shown(address: &str) -> String {
+    let Ok(mut url) = Url::parse(address) else { return "an address that can't be read".to_owned() };
+    // An address that has no place for them fails, and has none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.into()
+}
+
 /// The entry that makes the host of this address a trusted one.
 pub fn trusted_entry(address: &str) -> Option<String> {
     let url = Url::parse(address).ok()?;
@@ -196,6 +206,13 @@ mod tests {
         ] {
             assert_eq!(is_trusted_entry(entry), good, "{entry:?}");
         }
+    }
+
+    #[test]
+    fn what_may_be_secret_is_not_shown() {
+        assert_eq!(shown("https://user:secret@id.example/keys?key=secret"), "https://id.example/keys");
+        assert!(!shown("user:secret@id.example").contains("secret"));
+        assert!(!shown("//user:secret@id.example").contains("secret"));
     }
 
     #[test]

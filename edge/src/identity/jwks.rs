@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
     time::Instant,
@@ -49,6 +49,8 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub(super) struct Source {
     location: Location,
+    /// The hosts that the platform team trusts, as the newest configuration says.
+    trusted: ArcSwap<Vec<String>>,
     current: ArcSwapOption<Loaded>,
     /// Locked while fetching: one fetch at a time.
     history: Arc<tokio::sync::Mutex<History>>,
@@ -75,15 +77,17 @@ pub fn supervise(supervisor: &Supervisor) {
 }
 
 impl Source {
-    /// The source of a place.
-    pub(super) fn of(location: Location) -> Arc<Self> {
+    /// The source of a place. The trusted hosts are the same for all businesses; a change of them drops no keys.
+    pub(super) fn of(location: Location, trusted: &[String]) -> Arc<Self> {
         let mut sources = SOURCES.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = sources.get(&location).and_then(Weak::upgrade) {
+            source.trusted.store(Arc::new(trusted.to_vec()));
             return source;
         }
         sources.retain(|_, source| source.strong_count() > 0);
         let source = Arc::new(Self {
             location: location.clone(),
+            trusted: ArcSwap::from_pointee(trusted.to_vec()),
             current: ArcSwapOption::empty(),
             history: Arc::default(),
             ended: AtomicU64::new(0),
@@ -180,7 +184,7 @@ impl Source {
     }
 
     async fn load(&self, begun: &mut VecDeque<Instant>, now: Instant, known: bool) -> Option<FetchError> {
-        match fetch::fetch(&self.location).await {
+        match fetch::fetch(&self.location, &self.trusted.load_full()).await {
             Ok(set) => {
                 if !known {
                     // Failed attempts before the first set must not delay its first rotation.

@@ -157,8 +157,8 @@ impl JwtVerifier {
         }
         let keys = match jwks {
             Jwks::Inline(set) => Keys::Inline(KeySet::parse(set)?),
-            Jwks::Uri(uri) => Keys::Fetched(Source::of(Location::key_set(uri, trusted_issuers))),
-            Jwks::Discovery => Keys::Fetched(Source::of(Location::discovery(issuer, trusted_issuers))),
+            Jwks::Uri(uri) => Keys::Fetched(Source::of(Location::Set(uri.clone()), trusted_issuers)),
+            Jwks::Discovery => Keys::Fetched(Source::of(Location::OfIssuer(issuer.clone()), trusted_issuers)),
         };
         let client_types = client_types.clone();
         Ok(Self { issuer: issuer.clone(), audiences: audiences.clone(), claims: claims.clone(), client_types, keys })

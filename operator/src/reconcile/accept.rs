@@ -93,7 +93,7 @@ impl Reconcile<'_> {
         issuer_address::check(address, &self.context.options.trusted_issuers).map(drop).map_err(|defect| {
             let problem = Problem::at(
                 "spec.auth.jwt",
-                format!("edges must not fetch keys from {address}: {defect}"),
+                format!("edges must not fetch keys from {}: {defect}", issuer_address::shown(address)),
                 "use an https address with a public name, or ask the platform team to list the host (chart value operator.trustedIssuers)",
             );
             ConditionState::not_met(problem.reason, problem.to_string())

@@ -141,7 +141,7 @@ async fn a_schema_that_does_not_compile_is_named_and_makes_nothing() -> Result<(
             .await?
             .exchanges
             .iter()
-            .all(|e| !e.name.starts_with("wirepost."))
+            .all(|e| !e.name.starts_with("wirepost.shop."))
     );
 
     world.apply(&with_schema("shop", "shop", "{type: object}")).await?;

@@ -16,15 +16,9 @@ pub(super) const MAX_BYTES: usize = 256 << 10;
 /// OpenID Connect Discovery 1.0, section 4.
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 
-/// Where keys are, and whom the platform team trusts.
+/// Where keys are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::identity) struct Location {
-    keys: Keys,
-    trusted: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Keys {
+pub(in crate::identity) enum Location {
     /// At this address.
     Set(String),
     /// Where this issuer says.
@@ -32,23 +26,18 @@ enum Keys {
 }
 
 impl Location {
-    /// A key set by its address.
-    pub(in crate::identity) fn key_set(uri: &str, trusted: &[String]) -> Self {
-        Self { keys: Keys::Set(uri.to_owned()), trusted: trusted.to_vec() }
-    }
-
-    /// The key set that an issuer names.
-    pub(in crate::identity) fn discovery(issuer: &str, trusted: &[String]) -> Self {
-        Self { keys: Keys::OfIssuer(issuer.to_owned()), trusted: trusted.to_vec() }
+    /// What is asked first.
+    fn address(&self) -> String {
+        match self {
+            Self::Set(uri) => uri.clone(),
+            Self::OfIssuer(issuer) => format!("{}{DISCOVERY}", issuer.trim_end_matches('/')),
+        }
     }
 }
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.keys {
-            Keys::Set(uri) => f.write_str(uri),
-            Keys::OfIssuer(issuer) => write!(f, "{}{DISCOVERY}", issuer.trim_end_matches('/')),
-        }
+        f.write_str(&issuer_address::shown(&self.address()))
     }
 }
 
@@ -94,12 +83,11 @@ struct Discovery {
     jwks_uri: String,
 }
 
-/// Fetches a key set.
-pub(super) async fn fetch(location: &Location) -> Result<KeySet, FetchError> {
+/// Fetches a key set. `trusted`: the hosts that the platform team trusts.
+pub(super) async fn fetch(location: &Location, trusted: &[String]) -> Result<KeySet, FetchError> {
     let set = async {
-        let Location { keys, trusted } = location;
-        let document = get(&location.to_string(), trusted).await?;
-        let Keys::OfIssuer(issuer) = keys else {
+        let document = get(&location.address(), trusted).await?;
+        let Location::OfIssuer(issuer) = location else {
             return Ok(document);
         };
         let discovery: Discovery = serde_json::from_value(document).map_err(|_| FetchError::NotDiscovery)?;

@@ -83,7 +83,7 @@ impl Server {
     }
 
     fn source(&self) -> Arc<Source> {
-        Source::of(Location::key_set(&self.uri, &self.trusted()))
+        Source::of(Location::Set(self.uri.clone()), &self.trusted())
     }
 }
 

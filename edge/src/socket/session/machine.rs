@@ -214,7 +214,10 @@ impl Machine {
     pub(super) fn deadline(&self, socket: &SocketState, now: Now) -> Instant {
         let quiet = self.heard + self.rules.heartbeat * if self.pinged { 2 } else { 1 };
         let mut due = quiet;
-        let stalled = socket.stalled_since.map(|since| since + self.rules.write_timeout);
+        // Once it is closing only a flush has this deadline: one that stays in the past would keep the socket, which comes
+        // last, from being polled.
+        let may_stall = self.phase == Phase::Open || socket.flushing;
+        let stalled = socket.stalled_since.filter(|_| may_stall).map(|since| since + self.rules.write_timeout);
         for at in [stalled, self.paused_until].into_iter().flatten() {
             due = due.min(at);
         }

@@ -353,6 +353,7 @@ fn a_peer_that_does_not_read_is_too_slow() {
     session.pass(Duration::from_secs(5));
     session.time_with(stalled);
     assert_eq!(session.take(), ["close too_slow"]);
+    assert!(session.machine.deadline(&stalled, session.now) > session.now.instant, "nothing is due again and again");
     session.time_with(SocketState { flushing: true, ..stalled });
     assert_eq!(session.take(), ["end vanished"], "what is flushed gets no more time");
 }
