@@ -92,7 +92,8 @@ pub(crate) struct Members {
 impl Members {
     /// Whether this connection's node is the leader. A node that advertises no address can't be told from it.
     pub(crate) fn are_led_by(&self, connection: &Connection) -> bool {
-        !self.replicated || connection.advertised().is_none_or(|address| self.leader.as_ref() == Some(address))
+        let is_leader = || connection.advertised().is_none_or(|address| self.leader.as_ref() == Some(address));
+        self.leader.is_some() && (!self.replicated || is_leader())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     broker::{Position, ReadError},
@@ -70,6 +70,7 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     context.metrics.catch_up_reads.inc();
     let mut bytes = context.settings.catch_up_bytes;
     let read = loop {
+        let begun = Instant::now();
         let read = context.broker.read(&hub.name, offset, bytes);
         let read = if silent {
             read.await
@@ -77,7 +78,8 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
             let late = || Err(ReadError(format!("nothing came within {QUICK_READ:?}")));
             timeout(QUICK_READ, read).await.unwrap_or_else(|_| late())
         };
-        hub.reads.set_silent(read.is_err());
+        // One that answers slowly stays among the silent ones: the next read would be given up and made again.
+        hub.reads.set_silent(read.is_err() || begun.elapsed() > QUICK_READ);
         let read = read?;
         // A page that ends at the client's own position makes no progress: the next messages are larger than the page.
         let progress = read.records.last().is_some_and(|last| last.position.offset > offset);
