@@ -64,7 +64,9 @@ pub fn is_trusted_entry(entry: &str) -> bool {
 
 /// An address as logs and conditions show it: without user, password and query.
 pub fn shown(address: &str) -> String {
-    let Ok(mut url) = Url::parse(address) else { return "an address that can't be read".to_owned() };
+    let Some(mut url) = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https")) else {
+        return "an address that is not http(s)".to_owned();
+    };
     // An address that has no place for them fails, and has none.
     let _ = url.set_username("");
     let _ = url.set_password(None);

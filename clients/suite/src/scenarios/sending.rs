@@ -80,9 +80,15 @@ pub(super) async fn lost_messages(world: &World) -> Result<()> {
     client.acked(0..5).await?;
     check_repeats(&world.proxy.log())?;
     let mut orders = world.service.consume("orders", 10).await?;
-    for n in 0..5 {
-        ensure!(number(&next_json(&mut orders).await?) == Some(n), "message {n} is not in its place");
+    let mut order = Vec::new();
+    for _ in 0..5 {
+        let delivery = wirepost_testing::broker::next(&mut orders).await?;
+        let shown =
+            format!("tag {} redelivered {} {:?}", delivery.delivery_tag, delivery.redelivered, delivery.properties);
+        delivery.ack(lapin::options::BasicAckOptions::default()).await?;
+        order.push((number(&wirepost_testing::service::body(&delivery)?), shown));
     }
+    ensure!(order.iter().map(|one| one.0).eq((0..5).map(Some)), "not in the order of sending: {order:#?}");
     Ok(())
 }
 
