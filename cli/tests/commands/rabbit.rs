@@ -92,7 +92,7 @@ async fn a_task_that_panics_ends_dev_on_a_real_broker_with_its_name() {
     let broker = ["--amqp", &amqp, "--stream", &stream, "--management", &management, "--show-queues"];
     let arguments = [&[folder.path().to_str().unwrap()], &broker[..]].concat();
     std::thread::scope(|threads| {
-        for task in ["queue consumer", "broker health", "topology keeper", "topology rounds"] {
+        for task in ["queue consumer", "event consumer", "broker health", "topology keeper", "topology rounds"] {
             let arguments = &arguments;
             threads.spawn(move || Running::dev_ends_by_panic(task, arguments));
         }
