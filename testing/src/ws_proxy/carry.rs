@@ -63,8 +63,10 @@ async fn pass(
     match message {
         Some(Ok(Message::Text(text))) => {
             let frame = serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.as_str().to_owned()));
-            shared.note(connection, What::Frame(from, frame.clone()));
-            match shared.fate(from, connection, &frame) {
+            // Decided before the log shows it: who waits for a frame may then change what is decided.
+            let fate = shared.fate(from, connection, &frame);
+            shared.note(connection, What::Frame(from, frame));
+            match fate {
                 Fate::Pass => receiver.send(Message::Text(text)).await?,
                 Fate::Lost => {}
                 Fate::Replaced(other) => receiver.send(Message::text(other.to_string())).await?,
