@@ -15,20 +15,8 @@ mod receive;
 mod unicast;
 
 use anyhow::{Context, Result};
+use wirepost_bench::DECLARATION;
 use wirepost_testing::setup::Setup;
-
-/// Limits so high that none is met.
-const DECLARATION: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: bench, namespace: bench}
-spec:
-  clientTypes: [app]
-  routes:
-    - {messageType: up, sendType: ClientToServer, queue: {name: up}}
-    - {messageType: down, sendType: ServerToClient, to: [app], audience: Everyone}
-  limits: {messagesPerSecond: 10000, burst: 20000}
-";
 
 #[tokio::main]
 async fn main() -> Result<()> {

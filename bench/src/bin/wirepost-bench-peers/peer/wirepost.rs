@@ -8,24 +8,11 @@ use tokio_tungstenite::tungstenite::{
     client::IntoClientRequest,
     http::{HeaderValue, Request},
 };
-use wirepost_bench::tickets;
+use wirepost_bench::{DECLARATION, tickets};
 use wirepost_testing::{service::Service, setup::Setup};
 
 use super::{CORE, Peer, Running};
 use crate::protocol::{Post, Protocol, Seen, To, number_after};
-
-/// Limits so high that none is met.
-const DECLARATION: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: bench, namespace: bench}
-spec:
-  clientTypes: [app]
-  routes:
-    - {messageType: up, sendType: ClientToServer, queue: {name: up}}
-    - {messageType: down, sendType: ServerToClient, to: [app], audience: Everyone}
-  limits: {messagesPerSecond: 10000, burst: 20000}
-";
 
 struct Envelopes {
     address: SocketAddr,
