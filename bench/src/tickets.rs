@@ -10,23 +10,34 @@ use wirepost_testing::setup::Setup;
 
 const DAY_MS: i64 = 86_400_000;
 
-/// Tickets of the identities `user-0`, `user-1`, … of the business `bench`, valid for a day.
-pub async fn make(setup: &Setup, count: usize) -> Result<Vec<String>> {
-    let keys = KeyRing::load(setup.keys_file()).await?;
-    Ok((0..count).map(|i| ticket(&keys, &format!("user-{i}"))).collect())
+/// Makes tickets of the business `bench`, valid for a day.
+pub struct Mint(KeyRing);
+
+impl Mint {
+    /// With the keys of a setup's edges.
+    pub async fn load(setup: &Setup) -> Result<Self> {
+        Ok(Self(KeyRing::load(setup.keys_file()).await?))
+    }
+
+    /// A ticket of this identity.
+    pub fn ticket(&self, unique_id: &str) -> String {
+        let ends = clock::now_ms() + DAY_MS;
+        let ticket = Ticket {
+            purpose: Purpose::Connect,
+            business: "bench".into(),
+            unique_id: unique_id.into(),
+            client_type: "app".into(),
+            tags: vec![],
+            session_ends_at: ends,
+            expires_at: ends,
+            id: [0; 16],
+        };
+        ticket::seal(&self.0, &ticket)
+    }
 }
 
-fn ticket(keys: &KeyRing, unique_id: &str) -> String {
-    let ends = clock::now_ms() + DAY_MS;
-    let ticket = Ticket {
-        purpose: Purpose::Connect,
-        business: "bench".into(),
-        unique_id: unique_id.into(),
-        client_type: "app".into(),
-        tags: vec![],
-        session_ends_at: ends,
-        expires_at: ends,
-        id: [0; 16],
-    };
-    ticket::seal(keys, &ticket)
+/// Tickets of the identities `user-0`, `user-1`, …
+pub async fn make(setup: &Setup, count: usize) -> Result<Vec<String>> {
+    let mint = Mint::load(setup).await?;
+    Ok((0..count).map(|i| mint.ticket(&format!("user-{i}"))).collect())
 }

@@ -15,7 +15,7 @@ use crate::protocol::{Protocol, Seen};
 /// Connecting at the same time.
 const CONNECTING: usize = 128;
 /// Connections from one source address: with more, the kernel searches long for a free port.
-const EACH_ADDRESS: usize = 8_000;
+const EACH_ADDRESS: usize = 1_000;
 
 pub(crate) struct Link {
     pub(crate) client: usize,
@@ -37,7 +37,10 @@ pub(crate) async fn connect(protocol: &Rc<dyn Protocol>, from: usize, to: usize)
 impl Link {
     async fn open(protocol: Rc<dyn Protocol>, client: usize) -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
-        let source = [127, 0, 0, u8::try_from(1 + client / EACH_ADDRESS)?];
+        // Addresses of its own for each server: for a minute the ports of the clients of the one before are not free, and looking for others
+        // took so long that servers gave up.
+        let [high, low] = protocol.address().port().to_be_bytes();
+        let source = [127, high, low, u8::try_from(1 + client / EACH_ADDRESS)?];
         socket.bind(SocketAddr::from((source, 0)))?;
         let stream = socket.connect(protocol.address()).await?;
         stream.set_nodelay(true)?;

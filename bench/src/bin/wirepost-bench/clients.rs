@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
-    tungstenite::{client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
+    tungstenite::{Message, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
 use wirepost_bench::tickets;
 use wirepost_testing::{
@@ -24,7 +24,7 @@ use wirepost_testing::{
 };
 
 /// Connecting at the same time.
-const CONNECTING: usize = 32;
+pub(crate) const CONNECTING: usize = 32;
 
 /// A byte stream, with or without TLS.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -54,7 +54,7 @@ pub(crate) fn secured(builder: EdgeBuilder, setup: &Setup, tls: bool) -> Result<
 pub(crate) async fn connect(setup: &Setup, edge: &Edge, count: usize, tls: Tls) -> Result<Vec<Socket>> {
     let address = edge.public;
     stream::iter(tickets::make(setup, count).await?)
-        .map(|ticket| open(address, ticket, tls.clone()))
+        .map(async |ticket| Ok(open(address, &ticket, tls.clone()).await?.0))
         .buffer_unordered(CONNECTING)
         .collect::<Vec<_>>()
         .await
@@ -62,7 +62,8 @@ pub(crate) async fn connect(setup: &Setup, edge: &Edge, count: usize, tls: Tls) 
         .collect()
 }
 
-async fn open(address: SocketAddr, ticket: String, tls: Tls) -> Result<Socket> {
+/// Opens a socket by a ticket or resume token, which may have a query behind it; also returns the `welcome`.
+pub(crate) async fn open(address: SocketAddr, ticket: &str, tls: Tls) -> Result<(Socket, Message)> {
     let mut request = format!("ws://localhost:{}/socket/{ticket}", address.port()).into_client_request()?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("wirepost.v1"));
     let stream = TcpStream::connect(address).await?;
@@ -74,6 +75,6 @@ async fn open(address: SocketAddr, ticket: String, tls: Tls) -> Result<Socket> {
     let config = WebSocketConfig::default().read_buffer_size(4096);
     let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
     // The welcome: from here on the connection is what it stays.
-    socket.next().await.context("the edge closed instead of a welcome")??;
-    Ok(socket)
+    let welcome = socket.next().await.context("the edge closed instead of a welcome")??;
+    Ok((socket, welcome))
 }

@@ -15,12 +15,12 @@ fn push(content: &str) -> Value {
     json!({"messageType": "down", "toUniqueId": "*", "content": content, "sent": micros()})
 }
 
-fn micros() -> u64 {
+pub(crate) fn micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
 }
 
 /// Reads `count` pushes; how long each was on its way.
-async fn read(mut socket: Socket, count: usize) -> Result<(Socket, Vec<Duration>)> {
+pub(crate) async fn read(mut socket: Socket, count: usize) -> Result<(Socket, Vec<Duration>)> {
     let mut delays = Vec::with_capacity(count);
     while delays.len() < count {
         let message = socket.next().await.context("the edge closed")??;

@@ -1,10 +1,12 @@
 //! Measures the edge beside a real RabbitMQ: memory and CPU of idle connections, fanout, unicast, client → server with confirms, and the
-//! way from a business's publish to a client; memory while large messages pass. Reports; asserts nothing. Numbers of different runs differ with the machine's load: compare
-//! within one.
+//! way from a business's publish to a client; memory while large messages pass or clients come and go; clients that come back. Reports;
+//! asserts nothing. Numbers of different runs differ with the machine's load: compare within one.
 //!
 //! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
-//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|fanout|compression|unicast|http|receive|overload|latency …]`
+//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|storm|backlog|churn=SECONDS|fanout|compression|large|unicast|http|receive|overload|latency …]`
 
+mod backlog;
+mod churn;
 mod clients;
 mod compression;
 mod fanout;
@@ -12,6 +14,8 @@ mod idle;
 mod large;
 mod overload;
 mod receive;
+mod returning;
+mod storm;
 mod unicast;
 
 use anyhow::{Context, Result};
@@ -23,15 +27,29 @@ async fn main() -> Result<()> {
     // One TLS stack; an error says that it is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    let wants = |name: &str| asked.is_empty() || asked.iter().any(|one| one == name);
+    // `name` or `name=number`.
+    let asked: Vec<_> = asked.iter().map(|one| one.split_once('=').unwrap_or((one, ""))).collect();
+    let wants = |name: &str| asked.is_empty() || asked.iter().any(|(one, _)| *one == name);
+    let number = |name: &str| asked.iter().find(|(one, _)| *one == name).and_then(|(_, number)| number.parse().ok());
     if wants("idle") {
         idle::run(&Setup::new(&[DECLARATION]).await?, false).await?;
     }
     if wants("tls") {
         idle::run(&Setup::new(&[DECLARATION]).await?, true).await?;
     }
+    if wants("storm") {
+        storm::run(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("backlog") {
+        backlog::after_a_death(&Setup::new(&[DECLARATION]).await?).await?;
+        backlog::old_cursors(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("churn") {
+        churn::run(&Setup::new(&[DECLARATION]).await?, number("churn").unwrap_or(60)).await?;
+    }
     if wants("latency") {
         unicast::latency(&Setup::new(&[DECLARATION]).await?).await?;
+        unicast::paced(&Setup::new(&[DECLARATION]).await?).await?;
     }
     if wants("unicast") {
         unicast::throughput(&Setup::new(&[DECLARATION]).await?).await?;
