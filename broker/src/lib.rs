@@ -68,8 +68,8 @@ pub enum PublishError {
 /// The broker's answer to a publish; a dropped sender means [`PublishError::Unknown`].
 pub type Confirm = oneshot::Receiver<Result<(), PublishError>>;
 
-/// A wait for one's turn to publish, see [`Broker::turn`].
-pub type Turn = BoxFuture<'static, ()>;
+/// A wait for one's turn to publish, see [`Broker::turn`]: as many messages as it returns, at least one.
+pub type Turn = BoxFuture<'static, u8>;
 
 /// One pushed message as read.
 #[derive(Clone, Debug)]
@@ -200,13 +200,13 @@ pub trait Broker: Send + Sync + 'static {
     }
 
     /// Whether a sender that can wait should: the broker is slower than what its business's clients send. `None`: go on. Else go on, with
-    /// one message, once the future is ready; those that wait are let in first come, first served. Dropping it leaves the line.
+    /// so many messages, once the future is ready; those that wait are let in first come, first served. Dropping it leaves the line.
     fn turn(&self, sender: u64, business: &str) -> Option<Turn> {
         let _ = (sender, business);
         None
     }
 
-    /// Publishes an event, which may be lost: not confirmed, and dropped with a counter if it can't be sent immediately.
+    /// Publishes an event, which may be lost: nobody learns whether it arrived, and it is dropped with a counter if it can't be sent soon.
     fn emit(&self, publication: Publication);
 
     /// Follows the pushes of a business.

@@ -217,3 +217,49 @@ async fn kills_under_full_windows_lose_nothing_confirmed_and_keep_each_senders_o
     let there: Vec<Id> = contents(&channel, QUEUE).await?.into_iter().filter(|(sender, _)| *sender != 99).collect();
     check(&outcomes, &there)
 }
+
+/// A listener's queue as without a majority, or with a leader that hangs: RabbitMQ would read nothing more from the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_to_a_queue_that_does_not_answer_hold_up_no_other_exchange() -> Result<()> {
+    let private = PrivateBroker::start("windows-events", &[]).await?;
+    let vhost = private.vhost().await?;
+    let (_connection, channel) = vhost.channel().await?;
+    declare(&channel).await?;
+    declare_queue(&channel, "heard", "quorum").await?;
+    bind(&channel, "heard", EVENTS, "#").await?;
+    let mut config = config(&private, &vhost.name);
+    config.connections = 1;
+    let broker = start(config).await?;
+    let leader = format!("whereis('{}_heard')", vhost.name);
+    private.ctl(&["eval", &format!("sys:suspend({leader}).")]).await?;
+    let mut sent = 0;
+    eventually("events are dropped", PATIENCE, || {
+        for _ in 0..100 {
+            broker.emit(message(EVENTS, "connected", "early"));
+        }
+        sent += 1;
+        let message = message(RECEIVE, "a", &format!("1 {sent}"));
+        let broker = &broker;
+        async move {
+            publish(broker, 1, message).await?.expect("a message of another exchange is confirmed");
+            Ok(counter(broker, "dropped_events") > 0)
+        }
+    })
+    .await?;
+    for n in 0..50 {
+        publish(&broker, 2, message(RECEIVE, "a", &format!("2 {n}"))).await??;
+    }
+    private.ctl(&["eval", &format!("sys:resume({leader}).")]).await?;
+    let mut heard = services::consume(&channel, "heard", 1000).await?;
+    let late = async {
+        loop {
+            broker.emit(message(EVENTS, "connected", "late"));
+            if services::next_body(&mut heard).await? == b"late" {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    timeout(PATIENCE, late).await.context("events stopped")??;
+    ensure!(counter(&broker, "connections_lost") == 0, "the connection was lost");
+    Ok(())
+}

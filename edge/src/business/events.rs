@@ -1,5 +1,5 @@
 //! What a business can learn about its clients: published to its events exchange, routing key = the event. Best effort:
-//! bounded, not confirmed, dropped and counted while the broker is unreachable.
+//! bounded, never repeated, dropped and counted while the broker is unreachable or a listener's queue does not answer.
 
 use std::borrow::Cow;
 

@@ -86,7 +86,8 @@ impl Breakers {
         }
     }
 
-    /// The connection ended with this error right after events to these exchanges. Events are not confirmed, so only time clears an exchange.
+    /// The connection ended with this error while events to these exchanges were unanswered. None is sent to them for a while: only time
+    /// clears an exchange.
     pub(super) fn ended_events(&self, exchanges: Vec<Arc<str>>, error: &Error) {
         if !matches!(error, Error::Closed { code, .. } if *code != CONNECTION_FORCED) {
             return;

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -26,13 +25,21 @@ pub(super) struct Publishing {
     used: Instant,
 }
 
+/// A channel for events. They are confirmed as well: nobody waits for that, but it is the only way to see that a queue does not answer.
+#[derive(Debug)]
+pub(super) struct Events {
+    pub(super) exchange: Arc<str>,
+    pub(super) window: Window,
+    used: Instant,
+}
+
 /// What a channel is for.
 #[derive(Debug)]
 pub(super) enum Channel {
-    /// Confirmed messages to one exchange.
+    /// Messages to one exchange.
     Publishing(Publishing),
-    /// Events to one exchange, and when the last one was sent.
-    Events(Arc<str>, Instant),
+    /// Events to one exchange.
+    Events(Events),
     /// We have closed it, and the broker has not answered yet.
     Closing,
 }
@@ -64,11 +71,25 @@ impl Channels {
         }
     }
 
-    /// All that publish with confirms.
+    /// A channel with this number that is open.
+    pub(super) fn get(&mut self, number: u16) -> Option<&mut Channel> {
+        self.open.get_mut(&number)
+    }
+
+    /// What the broker has not answered, on all channels.
+    pub(super) fn windows(&mut self) -> impl Iterator<Item = (u16, &mut Window)> {
+        self.open.iter_mut().filter_map(|(number, channel)| match channel {
+            Channel::Publishing(publishing) => Some((*number, &mut publishing.window)),
+            Channel::Events(events) => Some((*number, &mut events.window)),
+            Channel::Closing => None,
+        })
+    }
+
+    /// All that messages are published on.
     pub(super) fn all(&mut self) -> impl Iterator<Item = (u16, &mut Publishing)> {
         self.open.iter_mut().filter_map(|(number, channel)| match channel {
             Channel::Publishing(publishing) => Some((*number, publishing)),
-            Channel::Events(..) | Channel::Closing => None,
+            Channel::Events(_) | Channel::Closing => None,
         })
     }
 
@@ -113,16 +134,28 @@ impl Channels {
     }
 
     /// The channel for events to an exchange, opened if it has none, and whether it was opened now.
-    pub(super) fn of_events(&mut self, exchange: &Arc<str>, pipe: &mut Pipe, now: Instant) -> Option<(u16, bool)> {
+    pub(super) fn of_events(
+        &mut self,
+        exchange: &Arc<str>,
+        pipe: &mut Pipe,
+        now: Instant,
+    ) -> Option<(u16, &mut Events, bool)> {
         let (number, fresh) = match self.events.get(exchange) {
             Some(number) => (*number, false),
-            None => (self.open(pipe, false)?, true),
+            None => (self.open(pipe, true)?, true),
         };
         if fresh {
             self.events.insert(exchange.clone(), number);
+            let events = Events { exchange: exchange.clone(), window: Window::default(), used: now };
+            self.open.insert(number, Channel::Events(events));
         }
-        self.open.insert(number, Channel::Events(exchange.clone(), now));
-        Some((number, fresh))
+        match self.open.get_mut(&number) {
+            Some(Channel::Events(events)) => {
+                events.used = now;
+                Some((number, events, fresh))
+            }
+            _ => None,
+        }
     }
 
     fn open(&mut self, pipe: &mut Pipe, confirms: bool) -> Option<u16> {
@@ -148,14 +181,11 @@ impl Channels {
     }
 
     /// Closes a channel, and returns it with the messages that the broker has not answered.
-    pub(super) fn close(&mut self, number: u16, pipe: &mut Pipe) -> Option<Publishing> {
+    pub(super) fn close(&mut self, number: u16, pipe: &mut Pipe) -> Option<Channel> {
         pipe.close_channel(number);
         let closed = self.forget(number);
         self.open.insert(number, Channel::Closing);
-        match closed {
-            Some(Channel::Publishing(publishing)) => Some(publishing),
-            _ => None,
-        }
+        closed
     }
 
     /// A channel has ended: its number is free.
@@ -165,8 +195,8 @@ impl Channels {
             Channel::Publishing(publishing) => {
                 self.publishing.remove(&publishing.target);
             }
-            Channel::Events(exchange, _) => {
-                self.events.remove(exchange);
+            Channel::Events(events) => {
+                self.events.remove(&events.exchange);
             }
             Channel::Closing => {}
         }
@@ -178,13 +208,13 @@ impl Channels {
         self.open.insert(number, Channel::Closing);
     }
 
-    /// Exchanges to which events were sent within this time.
-    pub(super) fn recent_events(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
-        let recent = |channel: &Channel| match channel {
-            Channel::Events(exchange, used) if now.saturating_duration_since(*used) < within => Some(exchange.clone()),
+    /// Exchanges with events that the broker has not answered.
+    pub(super) fn unanswered_events(&self) -> Vec<Arc<str>> {
+        let unanswered = |channel: &Channel| match channel {
+            Channel::Events(events) if !events.window.is_empty() => Some(events.exchange.clone()),
             _ => None,
         };
-        self.open.values().filter_map(recent).collect()
+        self.open.values().filter_map(unanswered).collect()
     }
 
     /// Closes channels without traffic.
@@ -202,7 +232,7 @@ impl Channels {
     pub(super) fn into_all(self) -> impl Iterator<Item = Publishing> {
         self.open.into_values().filter_map(|channel| match channel {
             Channel::Publishing(publishing) => Some(publishing),
-            Channel::Events(..) | Channel::Closing => None,
+            Channel::Events(_) | Channel::Closing => None,
         })
     }
 }
@@ -212,7 +242,7 @@ impl Channel {
     fn idle_since(&self) -> Option<Instant> {
         match self {
             Self::Publishing(publishing) => publishing.window.is_empty().then_some(publishing.used),
-            Self::Events(_, used) => Some(*used),
+            Self::Events(events) => events.window.is_empty().then_some(events.used),
             Self::Closing => None,
         }
     }

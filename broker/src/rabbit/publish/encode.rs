@@ -11,7 +11,7 @@ use crate::Publication;
 /// The end of the year 9999. Client libraries that convert the AMQP timestamp to a date fail beyond it, and their consumers with them.
 const MAX_TIMESTAMP: u64 = 253_402_300_799;
 
-/// Queues a message on a channel. `number`: its number on the channel; `None`: it is neither returned nor confirmed.
+/// Queues a message on a channel. `number`: its number on the channel; `None`: an event, which is not returned if nobody listens.
 pub(super) fn publish(
     pipe: &mut Pipe,
     channel: u16,

@@ -1,4 +1,4 @@
-//! A bounded queue that serves its keys in turn and keeps the order within each.
+//! A bounded queue that serves its keys in turn, each with some items, and keeps the order within each.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,13 +16,15 @@ pub(super) struct FairQueue<T> {
     waiting: HashMap<u64, VecDeque<T>>,
     /// The same keys, each once; the first is served next.
     turns: VecDeque<u64>,
+    /// Items that the first of them got in this turn.
+    taken: u8,
     len: usize,
     capacity: usize,
 }
 
 impl<T: HasDeadline> FairQueue<T> {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { waiting: HashMap::new(), turns: VecDeque::new(), len: 0, capacity }
+        Self { waiting: HashMap::new(), turns: VecDeque::new(), taken: 0, len: 0, capacity }
     }
 
     /// Returns the item if the queue is full.
@@ -39,15 +41,19 @@ impl<T: HasDeadline> FairQueue<T> {
         Ok(())
     }
 
-    /// The next item of the key whose turn it is.
-    pub(super) fn pop(&mut self) -> Option<T> {
-        let key = self.turns.pop_front()?;
+    /// The next item of the key whose turn it is. `turn`: items of one key before the next one is served.
+    pub(super) fn pop(&mut self, turn: u8) -> Option<T> {
+        let key = *self.turns.front()?;
         let items = self.waiting.get_mut(&key)?;
         let item = items.pop_front();
+        self.taken = self.taken.saturating_add(1);
         if items.is_empty() {
             self.waiting.remove(&key);
-        } else {
-            self.turns.push_back(key);
+            self.turns.pop_front();
+            self.taken = 0;
+        } else if self.taken >= turn {
+            self.turns.rotate_left(1);
+            self.taken = 0;
         }
         self.len -= usize::from(item.is_some());
         item
@@ -66,6 +72,7 @@ impl<T: HasDeadline> FairQueue<T> {
             self.len -= expired.len();
             let waiting = &self.waiting;
             self.turns.retain(|key| waiting.contains_key(key));
+            self.taken = 0;
         }
         expired
     }
@@ -73,7 +80,7 @@ impl<T: HasDeadline> FairQueue<T> {
     /// Takes out everything.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.turns.clear();
-        self.len = 0;
+        (self.taken, self.len) = (0, 0);
         self.waiting.drain().flat_map(|(_, items)| items).collect()
     }
 
@@ -107,11 +114,11 @@ mod tests {
     fn keys_are_served_in_turn() {
         let now = Instant::now();
         let mut queue = FairQueue::new(10);
-        for (key, number) in [(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (2, 2)] {
+        for (key, number) in [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (2, 1), (3, 1), (2, 2), (1, 6)] {
             queue.push(key, Item(key, number, now)).unwrap();
         }
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|item| (item.0, item.1)).collect();
-        assert_eq!(order, [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (1, 3)]);
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop(4)).map(|item| (item.0, item.1)).collect();
+        assert_eq!(order, [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (1, 5), (1, 6)]);
         assert!(queue.is_empty());
     }
 
@@ -126,7 +133,7 @@ mod tests {
         assert_eq!(queue.expired(now), [Item(1, 1, now)]);
         queue.push(2, Item(2, 1, later)).unwrap();
         assert_eq!(queue.drain().len(), 2);
-        assert!(queue.pop().is_none());
+        assert!(queue.pop(1).is_none());
     }
 
     proptest! {
@@ -152,7 +159,7 @@ mod tests {
                         }
                         vec![]
                     }
-                    2 => queue.pop().into_iter().collect(),
+                    2 => queue.pop(3).into_iter().collect(),
                     _ => queue.expired(clock - Duration::from_millis(20)),
                 };
                 inside -= out.len();

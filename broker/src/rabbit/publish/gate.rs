@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -19,6 +19,8 @@ pub(super) struct Gate {
     held: AtomicUsize,
     /// Those of them that were admitted and have not noticed yet.
     admitted: AtomicUsize,
+    /// Messages of a turn.
+    turn: AtomicU8,
 }
 
 impl Gate {
@@ -36,9 +38,11 @@ impl Gate {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Admits as many callers as there is room for, less those that were admitted and have not noticed yet.
-    pub(super) fn admit(&self, room: usize) {
-        let more = room.min(self.held()).saturating_sub(self.admitted.load(Ordering::Relaxed));
+    /// Admits as many callers as there is room for, each with `turn` messages, less those that were admitted and have not noticed yet.
+    pub(super) fn admit(&self, room: usize, turn: u8) {
+        self.turn.store(turn, Ordering::Relaxed);
+        let callers = room.div_ceil(usize::from(turn.max(1)));
+        let more = callers.min(self.held()).saturating_sub(self.admitted.load(Ordering::Relaxed));
         // Not a plain store: callers decrement it at the same time.
         self.admitted.fetch_add(more, Ordering::Relaxed);
         for _ in 0..more {
@@ -53,7 +57,7 @@ impl Gate {
     }
 }
 
-/// A position in the line; ready when the caller may go on.
+/// A position in the line; ready when the caller may go on, with so many messages.
 #[derive(Debug)]
 pub(super) struct HeldTurn {
     notified: Pin<Box<OwnedNotified>>,
@@ -61,13 +65,13 @@ pub(super) struct HeldTurn {
 }
 
 impl Future for HeldTurn {
-    type Output = ();
+    type Output = u8;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u8> {
         ready!(self.notified.as_mut().poll(cx));
         let less = |admitted: usize| admitted.checked_sub(1);
         let _ = self.gate.admitted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        Poll::Ready(())
+        Poll::Ready(self.gate.turn.load(Ordering::Relaxed).max(1))
     }
 }
 
@@ -90,7 +94,8 @@ mod tests {
         let ready = |turns: &mut Vec<Option<HeldTurn>>| {
             let mut ready = Vec::new();
             for (number, place) in turns.iter_mut().enumerate() {
-                if place.as_mut().is_some_and(|turn| turn.now_or_never().is_some()) {
+                if let Some(messages) = place.as_mut().and_then(FutureExt::now_or_never) {
+                    assert_eq!(messages, 4);
                     *place = None;
                     ready.push(number);
                 }
@@ -98,18 +103,18 @@ mod tests {
             ready
         };
         assert!(ready(&mut turns).is_empty());
-        gate.admit(1);
+        gate.admit(1, 4);
         // It has not been used yet.
-        gate.admit(1);
+        gate.admit(4, 4);
         assert_eq!(ready(&mut turns), [0]);
         assert_eq!(gate.held(), 3);
-        gate.admit(1);
+        gate.admit(1, 4);
         // The next one leaves; its turn passes on.
         turns[1] = None;
         assert_eq!(ready(&mut turns), [2]);
-        gate.admit(100);
+        gate.admit(100, 4);
         assert_eq!(ready(&mut turns), [3]);
-        gate.admit(100);
+        gate.admit(100, 4);
         let mut late = gate.wait();
         assert!((&mut late).now_or_never().is_none(), "nobody waited, so nothing was given away");
     }

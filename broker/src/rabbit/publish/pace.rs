@@ -19,17 +19,23 @@ const WEIGHT: (f64, f64) = (0.2, 0.5);
 const FADE: f64 = 0.93;
 /// Samples after which the best rate is certain enough.
 const SURE: u32 = 5;
-/// Messages in flight: what the broker answers within this time, and bounds. RabbitMQ reads nothing more from a *connection* when a channel
-/// of it has used up its credit, and a channel gets none while a quorum queue does not answer (a leader that hangs, no majority): 200 to 400
-/// messages, and 32 that the queue takes unanswered. Beyond 232 such a queue would stop all other exchanges of the lane (measured: between
-/// 225 and 240).
+/// Most messages in flight on a channel. RabbitMQ reads nothing more from a *connection* when a channel of it has used up its credit, and a
+/// channel gets none while a quorum queue does not answer (a leader that hangs, no majority): 200 to 400 messages, and 32 that the queue
+/// takes unanswered. Beyond 232 such a queue would stop all other exchanges of the lane (measured: between 225 and 240).
+pub(super) const MAX_WINDOW: usize = 224;
+/// Messages in flight: what the broker answers within this time, and bounds.
 const WINDOW_TIME: f64 = 0.25;
-const WINDOW: (usize, usize) = (16, 224);
+const WINDOW: (usize, usize) = (16, MAX_WINDOW);
 /// Before the first measurement.
 const FIRST_WINDOW: usize = 128;
 /// Messages on their way: what the broker answers within this time. More would wait without making the broker any faster.
 const LIMIT_TIME: f64 = 0.35;
 const FIRST_LIMIT: usize = 1024;
+/// Messages of one sender before the next one is served: what the broker answers within this time, and the most. It answers them together,
+/// so that a sender is woken once, and writes once, for all of them.
+const TURN_TIME: f64 = 0.002;
+const MAX_TURN: f64 = 16.0;
+const FIRST_TURN: u8 = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -94,6 +100,11 @@ impl Pace {
         self.rate(now).map_or(FIRST_LIMIT, |rate| ((rate * LIMIT_TIME) as usize).max(2 * WINDOW.0))
     }
 
+    /// Messages of one sender before the next one is served, at least one.
+    pub(super) fn turn(&self, now: Instant) -> u8 {
+        self.rate(now).map_or(FIRST_TURN, |rate| (rate * TURN_TIME).clamp(1.0, MAX_TURN) as u8)
+    }
+
     /// How long the last of `load` messages waits for its answer. `None` until there are enough samples. Messages are refused because of it,
     /// so a short pause of the broker hardly changes it.
     pub(super) fn wait(&self, now: Instant, load: usize) -> Option<Duration> {
@@ -127,10 +138,11 @@ mod tests {
         assert!(pace.wait(now, 1000).is_some_and(|wait| wait.as_secs_f64() > 1.9), "{pace:?}");
         run(&mut pace, &mut now, 100, 5, true);
         assert!((20..=40).contains(&pace.window(now)), "{pace:?}");
+        assert_eq!(pace.turn(now), 1);
         run(&mut pace, &mut now, 20_000, 2, true);
-        assert_eq!(pace.window(now), WINDOW.1, "{pace:?}");
+        assert_eq!((pace.window(now), pace.turn(now)), (WINDOW.1, 16), "{pace:?}");
         now += MEMORY;
-        assert_eq!(pace.window(now), FIRST_WINDOW);
+        assert_eq!((pace.window(now), pace.turn(now)), (FIRST_WINDOW, FIRST_TURN));
     }
 
     #[test]

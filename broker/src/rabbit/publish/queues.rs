@@ -224,10 +224,11 @@ impl Queues {
             let mut taken = 0;
             match room(&target, exchange.pace.window(now)) {
                 Room::UpTo(most) => {
+                    let turn = exchange.pace.turn(now);
                     let room = most.saturating_sub(exchange.in_flight).min(QUANTUM);
                     while taken < room
                         && bytes < max_bytes
-                        && let Some(job) = exchange.jobs.pop()
+                        && let Some(job) = exchange.jobs.pop(turn)
                     {
                         *waiting -= 1;
                         if job.is_late(now) {

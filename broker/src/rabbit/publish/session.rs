@@ -20,8 +20,6 @@ mod send;
 const MAX_QUEUED: usize = 256 << 10;
 /// How often callers are admitted while some are held back, whatever the broker does.
 const ADMIT: Duration = Duration::from_millis(5);
-/// Between attempts at an exchange that refuses events.
-const EVENT_PAUSE: Duration = Duration::from_secs(1);
 /// Longest time for the broker's answer to our close.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -79,7 +77,7 @@ impl<'a> Session<'a> {
             Ok(()) => pipe.close(CLOSE_TIMEOUT).await,
             Err(error) => {
                 let unknown = PublishError::Unknown(error.to_string());
-                lane.breakers.ended_events(channels.recent_events(Instant::now(), EVENT_PAUSE), &error);
+                lane.breakers.ended_events(channels.unanswered_events(), &error);
                 let mut hit = Vec::new();
                 for channel in channels.into_all() {
                     if !channel.window.is_empty() {

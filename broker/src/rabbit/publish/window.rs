@@ -13,7 +13,7 @@ use crate::PublishError;
 /// A publish that the broker has not answered, or has answered before an earlier one.
 #[derive(Debug)]
 struct Slot {
-    /// `None`: its caller was answered, by the broker or at the deadline.
+    /// `None`: its caller was answered, by the broker or at the deadline, or it is an event, which has none.
     job: Option<Job>,
     /// The broker has not answered it.
     open: bool,
@@ -55,7 +55,16 @@ impl Window {
     /// Adds the message with the tag [`Self::next_tag`]. `position`: where its bytes begin on the connection.
     pub(super) fn push(&mut self, mut job: Job, now: Instant, position: u64) {
         job.sent();
-        self.slots.push_back(Slot { job: Some(job), open: true, returned: None, sent: now, position });
+        self.add(Some(job), now, position);
+    }
+
+    /// Adds an event with the tag [`Self::next_tag`].
+    pub(super) fn push_event(&mut self, now: Instant, position: u64) {
+        self.add(None, now, position);
+    }
+
+    fn add(&mut self, job: Option<Job>, now: Instant, position: u64) {
+        self.slots.push_back(Slot { job, open: true, returned: None, sent: now, position });
         self.open += 1;
     }
 

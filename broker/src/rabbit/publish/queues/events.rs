@@ -27,6 +27,17 @@ impl Queues {
         self.events.load(Ordering::Relaxed) > 0
     }
 
+    /// Puts events that were taken back in front of the others.
+    pub(in crate::rabbit::publish) fn put_back_events(&self, mut events: VecDeque<Publication>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        events.append(&mut state.events);
+        state.events = events;
+        self.events.store(state.events.len(), Ordering::Relaxed);
+    }
+
     /// Takes the events that wait.
     pub(in crate::rabbit::publish) fn take_events(&self) -> VecDeque<Publication> {
         self.events.store(0, Ordering::Relaxed);

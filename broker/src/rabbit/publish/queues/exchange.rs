@@ -51,7 +51,7 @@ impl Waiting {
             congested.fetch_add(1, Ordering::Relaxed);
         }
         if held > 0 {
-            self.gate.admit(room);
+            self.gate.admit(room, self.pace.turn(now));
         }
     }
 

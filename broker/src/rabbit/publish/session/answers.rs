@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use wirepost_amqp::{Error, v091::Answer};
 use wirepost_core::contract::headers;
 
-use super::{EVENT_PAUSE, Session};
+use super::Session;
 use crate::{
     PublishError,
     rabbit::{
@@ -21,6 +21,8 @@ use crate::{
 
 /// Between attempts at an exchange that the broker refuses.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The same for events.
+const EVENT_PAUSE: Duration = Duration::from_secs(1);
 /// Exchanges that are being avoided; beyond it new ones are not.
 const MAX_PAUSED: usize = 1024;
 /// AMQP's codes for an exchange that can't be published to at all.
@@ -64,17 +66,22 @@ impl Session<'_> {
     }
 
     fn settle(&mut self, channel: u16, tag: u64, multiple: bool, taken: bool) -> Result<(), Unasked> {
-        // Late answers of a channel that is closed already.
-        let Some(publishing) = self.channels.publishing(channel) else { return Ok(()) };
-        let answered = publishing.window.settle(tag, multiple, taken)?;
-        if publishing.answered == 0 && answered > 0 {
-            self.answered.push(channel);
+        match self.channels.get(channel) {
+            Some(Channel::Publishing(publishing)) => {
+                let answered = publishing.window.settle(tag, multiple, taken)?;
+                if publishing.answered == 0 && answered > 0 {
+                    self.answered.push(channel);
+                }
+                publishing.answered += answered;
+                publishing.proven = true;
+                self.in_flight -= answered as usize;
+                self.lane.breakers.passed(&publishing.target);
+            }
+            Some(Channel::Events(events)) => drop(events.window.settle(tag, multiple, taken)?),
+            // Late answers of a channel that is closed already.
+            Some(Channel::Closing) | None => return Ok(()),
         }
-        publishing.answered += answered;
-        publishing.proven = true;
-        self.in_flight -= answered as usize;
         self.answered_at = Instant::now();
-        self.lane.breakers.passed(&publishing.target);
         Ok(())
     }
 
@@ -96,7 +103,7 @@ impl Session<'_> {
                 }
                 (target, PAUSE)
             }
-            Some(Channel::Events(exchange, _)) => (exchange, EVENT_PAUSE),
+            Some(Channel::Events(events)) => (events.exchange, EVENT_PAUSE),
             // Our own close was on its way: the broker answers it too, and only then is the number free.
             Some(Channel::Closing) => return self.channels.still_closing(number),
             None => return,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use wirepost_amqp::Error;
 
 use super::Session;
-use crate::PublishError;
+use crate::{PublishError, rabbit::publish::channels::Channel};
 
 /// A connection on which nothing is answered for this long is given up, even if it sends heartbeats. If only one channel gets no answers,
 /// that channel is closed.
@@ -21,9 +21,9 @@ impl Session<'_> {
         self.paused.retain(|_, until| now < *until);
         let silent = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         let (mut stuck, mut slow) = (Vec::new(), false);
-        for (number, channel) in self.channels.all() {
-            channel.window.expire(now);
-            let Some(oldest) = channel.window.oldest() else { continue };
+        for (number, window) in self.channels.windows() {
+            window.expire(now);
+            let Some(oldest) = window.oldest() else { continue };
             slow |= silent(oldest, PROBE_AFTER);
             if silent(oldest, UNRESPONSIVE_TIMEOUT) {
                 stuck.push(number);
@@ -40,10 +40,20 @@ impl Session<'_> {
             return Err(Error::Timeout { what: "confirms", after: UNRESPONSIVE_TIMEOUT });
         }
         for number in stuck {
-            let Some(channel) = self.channels.close(number, &mut self.pipe) else { continue };
-            tracing::warn!(link = self.lane.name, target = %channel.target, "the broker confirms nothing on this channel; another one is opened");
-            let error = PublishError::Unknown("the broker did not confirm in time".to_owned());
-            self.lost(channel, u64::MAX, &error, now);
+            let target = match self.channels.close(number, &mut self.pipe) {
+                Some(Channel::Publishing(channel)) => {
+                    let target = channel.target.clone();
+                    let error = PublishError::Unknown("the broker did not confirm in time".to_owned());
+                    self.lost(channel, u64::MAX, &error, now);
+                    target
+                }
+                Some(Channel::Events(channel)) => {
+                    self.lane.counters.channels_discarded.add(1);
+                    channel.exchange
+                }
+                Some(Channel::Closing) | None => continue,
+            };
+            tracing::warn!(link = self.lane.name, %target, "the broker confirms nothing on this channel; another one is opened");
         }
         self.channels.close_idle(&mut self.pipe, now);
         Ok(())

@@ -1,6 +1,6 @@
 //! How a session sends messages and events.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -10,12 +10,16 @@ use crate::{
     rabbit::publish::{
         encode,
         job::unavailable,
+        pace::MAX_WINDOW,
         queues::{Progress, Room},
     },
 };
 
 /// How long events wait for others, to share one write.
 const EVENT_DELAY: Duration = Duration::from_millis(5);
+/// How long events wait at a full window without an answer. After that those of this exchange are dropped until there is one, so that they
+/// take no place from the events of others.
+const EVENT_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Session<'_> {
     /// Queues on the connection the messages that may be sent.
@@ -106,18 +110,29 @@ impl Session<'_> {
         if (now < due && self.pipe.queued() == 0 && !closing) || self.pipe.queued() >= MAX_QUEUED {
             return;
         }
-        self.events_due = None;
         let Self { lane, pipe, channels, paused, .. } = self;
+        let mut later = VecDeque::new();
         for event in lane.queues.take_events() {
             let is_paused = paused.get(&event.exchange).is_some_and(|until| now < *until)
                 || !lane.breakers.takes_events(&event.exchange, now);
             let channel = if is_paused { None } else { channels.of_events(&event.exchange, pipe, now) };
-            let sent = channel.is_some_and(|(number, fresh)| {
-                lane.counters.channels_opened.add(fresh.into());
-                encode::publish(pipe, number, None, &event).is_ok()
-            });
-            let counter = if sent { &lane.counters.events } else { &lane.counters.dropped_events };
-            counter.add(1);
+            let Some((number, channel, fresh)) = channel else {
+                lane.counters.dropped_events.add(1);
+                continue;
+            };
+            lane.counters.channels_opened.add(fresh.into());
+            let waits = |since: Instant| now.saturating_duration_since(since) < EVENT_PATIENCE;
+            let position = pipe.position();
+            if channel.window.len() < MAX_WINDOW && encode::publish(pipe, number, None, &event).is_ok() {
+                channel.window.push_event(now, position);
+                lane.counters.events.add(1);
+            } else if channel.window.len() >= MAX_WINDOW && channel.window.oldest().is_some_and(waits) {
+                later.push_back(event);
+            } else {
+                lane.counters.dropped_events.add(1);
+            }
         }
+        self.events_due = (!later.is_empty()).then(|| now + EVENT_DELAY);
+        lane.queues.put_back_events(later);
     }
 }
