@@ -147,7 +147,7 @@ cluster-down: ## removes every trace of it
 	tests/cluster/cluster remove main
 
 .PHONY: bench-edge
-bench-edge: ## memory, fanout, unicast, client to server of the edge on a real broker (release build; WHAT="idle fanout" for a part)
+bench-edge: ## memory, fanout, unicast, client to server of the edge on a real broker (release build; WHAT="idle fanout" for a part, WHAT=churn=3600: memory over an hour of coming and going)
 	$(CARGO) build --release --locked -p wirepost-edge -p wirepost-bench --bins
 	ulimit -n $$(ulimit -Hn); scripts/with-broker $(CARGO_TARGET_DIR)/release/wirepost-bench $(WHAT)
 
