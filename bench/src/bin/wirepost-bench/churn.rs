@@ -33,7 +33,7 @@ const CONNECTIONS: usize = 4;
 /// Messages of a connection.
 const MESSAGES: usize = 5;
 /// Longest pause of a client before it connects.
-const PAUSE: Duration = Duration::from_millis(400);
+const PAUSE: Duration = Duration::from_secs(1);
 /// Between two pushes to everyone.
 const PUSH_PAUSE: Duration = Duration::from_millis(50);
 /// Without clients, before memory is measured.
@@ -45,6 +45,7 @@ const POINTS: u32 = 30;
 struct Counts {
     connections: AtomicU64,
     sessions: AtomicU64,
+    nacks: AtomicU64,
 }
 
 pub(crate) async fn run(setup: &Setup, seconds: u64) -> Result<()> {
@@ -71,9 +72,10 @@ pub(crate) async fn run(setup: &Setup, seconds: u64) -> Result<()> {
     let (connections, after) = (counts.connections.load(Ordering::Relaxed) - begun, settled(&edge).await?);
     let grown = after.memory as f64 - before.memory as f64;
     println!(
-        "churn: {:.1} MiB at the beginning, {:.1} MiB after {connections} connections: {:+.1} MiB, {:+.1} bytes a connection",
+        "churn: {:.1} MiB at the beginning, {:.1} MiB after {connections} connections and {} nacks: {:+.1} MiB, {:+.1} bytes a connection",
         mib(before),
         mib(after),
+        counts.nacks.load(Ordering::Relaxed),
         grown / f64::from(1 << 20),
         grown / connections.max(1) as f64,
     );
@@ -148,6 +150,12 @@ async fn session(address: std::net::SocketAddr, mut ticket: String, counts: &Cou
             }
             match frame["op"].as_str() {
                 Some("ack") => unanswered -= 1,
+                Some("nack") if frame["retryable"] == true => {
+                    counts.nacks.fetch_add(1, Ordering::Relaxed);
+                    sleep(Duration::from_millis(frame["retryAfterMs"].as_u64().unwrap_or(0))).await;
+                    let id = frame["id"].as_str().and_then(|id| id.parse().ok()).context("no id")?;
+                    socket.send(Message::text(body(id))).await?;
+                }
                 Some("nack") => bail!("{frame}"),
                 _ => {}
             }
