@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 
 /// Most keys of a set.
 pub const MAX_KEYS: usize = 64;
+/// Most keys that one token may be checked with: those of one `kid`, or without any, that are for its algorithm. A rotation
+/// has two or three; each costs a signature check of up to 0.5 ms, whoever signed the token.
+pub const MAX_ALIKE: usize = 8;
 /// RSA moduli that can check a signature, in bytes: 2048 bits (NIST SP 800-131A) to 8192 bits.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 /// Longest RSA exponent in bytes; larger ones only make every check slow.
@@ -161,6 +164,11 @@ impl PublicKey {
         self.algorithms().contains(&algorithm)
     }
 
+    /// Whether one token may have to be checked with both.
+    fn is_like(&self, other: &Self) -> bool {
+        self.id == other.id && self.algorithms().iter().any(|algorithm| other.is_for(*algorithm))
+    }
+
     /// The algorithms that it may be used with, never none.
     pub fn algorithms(&self) -> &[Algorithm] {
         self.algorithm.as_ref().map_or(self.material.algorithms(), std::slice::from_ref)
@@ -220,6 +228,9 @@ pub enum KeyDefect {
     /// Ed25519, of another length.
     #[error("it does not have 32 bytes")]
     Length,
+    /// Too many keys come into question for the same tokens.
+    #[error("{MAX_ALIKE} keys before it have the same `kid`, or none like it; give each key one of its own")]
+    Surplus,
 }
 
 /// Not a set at all. A single unusable key in it is not an error.
@@ -254,7 +265,15 @@ pub fn read(set: &Value) -> Result<Vec<Result<PublicKey, UnusableKey>>, KeySetEr
     if keys.len() > MAX_KEYS {
         return Err(KeySetError::TooMany(keys.len()));
     }
-    Ok(keys.iter().map(one).collect())
+    let mut read: Vec<Result<PublicKey, UnusableKey>> = Vec::with_capacity(keys.len());
+    for key in keys {
+        let key = one(key).and_then(|key| {
+            let alike = read.iter().flatten().filter(|other| other.is_like(&key)).count();
+            if alike < MAX_ALIKE { Ok(key) } else { Err(UnusableKey { id: key.id, reason: KeyDefect::Surplus }) }
+        });
+        read.push(key);
+    }
+    Ok(read)
 }
 
 /// Text of a `kid`, of a key or in a token's header. `None` = it has none.

@@ -38,6 +38,8 @@ pub struct App {
     accepting: CancellationToken,
     /// Ends the admin port and the tasks that follow files or an API server.
     serving: CancellationToken,
+    /// The public port: ends when every request is answered.
+    port: Tasks,
     tasks: Tasks,
 }
 
@@ -105,12 +107,13 @@ impl App {
             admin: private.local_addr(),
             accepting: CancellationToken::new(),
             serving: CancellationToken::new(),
+            port: supervisor.tasks(),
             tasks: supervisor.tasks(),
             state,
         };
         let public = public.opening(Direct::new(Arc::clone(&app.state)));
         let serving = public.serve(http::router(Arc::clone(&app.state)), app.accepting.clone(), supervisor.clone());
-        app.tasks.run("public port", &app.accepting, serving);
+        app.port.run("public port", &app.accepting, serving);
         let admin_router = admin::router(&app.state, app.serving.clone()).merge(more(&app, app.serving.clone()));
         app.spawn("admin port", |stop| private.serve(admin_router, stop, supervisor));
         app.spawn("key file", |stop| Arc::clone(&app.state.keys).watch(stop));
@@ -143,7 +146,9 @@ impl App {
             "shutdown: clients are asked to reconnect elsewhere"
         );
         state.sockets.drain.begin(window, deadline);
-        if state.connections.finished_by(deadline).await.is_err() {
+        // Sockets that are being opened join the others, which then leave; calls need the broker for their answers.
+        let requests = self.port.finished_by(deadline).await;
+        if requests.is_err() || state.connections.finished_by(deadline).await.is_err() {
             tracing::warn!(
                 connections = state.metrics.connections.get(),
                 "shutdown: deadline reached, the rest is cut"

@@ -121,3 +121,16 @@ fn what_is_no_set_is_refused() {
     }
     assert_eq!(read(&json!({"keys": vec![json!({}); 65]})), Err(KeySetError::TooMany(65)));
 }
+
+#[test]
+fn a_token_is_checked_with_a_bounded_number_of_keys() {
+    let x = URL_SAFE_NO_PAD.encode([7; 32]);
+    let key =
+        |kid: Option<usize>| json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid.map(|kid| kid.to_string())});
+    let nameless: Vec<_> = (0..MAX_KEYS).map(|_| key(None)).collect();
+    let usable = |keys: &[Value]| read(&json!({"keys": keys})).unwrap().iter().filter(|key| key.is_ok()).count();
+    assert_eq!(usable(&nameless), MAX_ALIKE);
+    assert_eq!(usable(&(0..MAX_KEYS).map(|n| key(Some(n))).collect::<Vec<_>>()), MAX_KEYS);
+    let other = json!({"kty": "EC", "crv": "P-256", "x": x, "y": x});
+    assert_eq!(usable(&[&nameless[1..], &[other]].concat()), MAX_ALIKE + 1, "of another algorithm");
+}

@@ -5,7 +5,10 @@ mod messages;
 mod token;
 mod upgrade;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     Router,
@@ -52,6 +55,7 @@ pub(super) struct Stub {
     /// Until when callers of batches wait.
     pub(super) deadlines: Mutex<Vec<Instant>>,
     health: watch::Sender<Health>,
+    pub(super) closed: AtomicBool,
 }
 
 struct Silent;
@@ -100,6 +104,7 @@ impl Broker for Stub {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
+        self.closed.store(true, Ordering::Relaxed);
         Box::pin(async {})
     }
 }
@@ -109,7 +114,7 @@ pub(super) struct Edge {
     pub(super) state: Arc<State>,
     pub(super) stub: Arc<Stub>,
     router: Router,
-    _app: App,
+    app: App,
 }
 
 pub(super) struct Reply {
@@ -163,6 +168,7 @@ impl Edge {
             unanswered: Mutex::default(),
             deadlines: Mutex::default(),
             health: watch::Sender::new(Health::Up),
+            closed: AtomicBool::new(false),
         });
         let app = App::start(
             settings,
@@ -180,7 +186,7 @@ impl Edge {
         let bad = app.state.catalog.replace(vec![config(payments()), config(bare)], &[]);
         assert!(bad.is_empty(), "{bad:?}");
         let state = Arc::clone(&app.state);
-        Self { router: super::router(Arc::clone(&state)), state, stub, _app: app }
+        Self { router: super::router(Arc::clone(&state)), state, stub, app }
     }
 
     /// Sets the broker's answers from now on.

@@ -19,7 +19,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     sync::{OwnedMutexGuard, oneshot},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 
@@ -122,11 +122,13 @@ impl Source {
         }
     }
 
-    /// A set that is newer than `known`, if one can be fetched now.
-    pub(super) async fn newer_than(self: &Arc<Self>, known: &Arc<Loaded>) -> Option<Arc<Loaded>> {
+    /// A set that is newer than `known`, if one can be fetched now, for a call that began at `asked`: it waits
+    /// [`fetch::TIMEOUT`] in all, and not again for what was fetched since.
+    pub(super) async fn newer_than(self: &Arc<Self>, known: &Arc<Loaded>, asked: Instant) -> Option<Arc<Loaded>> {
         let newer = || self.current.load_full().filter(|current| !Arc::ptr_eq(current, known));
-        if newer().is_none() {
-            self.refresh().await;
+        if newer().is_none() && known.at < asked {
+            // In time or not: what is known then decides. The fetch goes on.
+            let _ = timeout_at(asked + fetch::TIMEOUT, self.refresh()).await;
         }
         newer()
     }

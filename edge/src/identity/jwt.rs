@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 use wirepost_core::{
     edge_config::{Claims, Jwks, JwtConfig},
     key_set::{self, Algorithm, KeyDefect},
@@ -174,10 +175,11 @@ impl JwtVerifier {
         let claims = match &self.keys {
             Keys::Inline(set) => header.check_signature(set, token)?,
             Keys::Fetched(source) => {
+                let asked = Instant::now();
                 let known = source.get().await.map_err(JwtError::KeysNotLoaded)?;
                 match header.check_signature(&known.set, token) {
                     // A key that is new, or new under its old id.
-                    Err(error) if error.may_pass_with_newer_keys() => match source.newer_than(&known).await {
+                    Err(error) if error.may_pass_with_newer_keys() => match source.newer_than(&known, asked).await {
                         Some(newer) => header.check_signature(&newer.set, token)?,
                         None => return Err(error),
                     },

@@ -6,19 +6,29 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     task::{Poll, ready},
+    time::Duration,
 };
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::socket::direct::Head;
 
 /// The most that one read takes. It is on the stack: a connection that sends nothing has no buffer.
 const PIECE: usize = 4 << 10;
+/// Pieces after each of which the header is parsed, so that a malformed one is refused when it comes. In more pieces it
+/// is parsed at empty lines only: a header of single bytes must not be parsed for each of them.
+const EAGER_PIECES: usize = 16;
+/// How long a connection may still be silent when the edge begins to close: its request may be on its way, and is told
+/// to go elsewhere. Twice the longest usual round trip, which TLS needs.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Reads until the header is complete, or has a form or a size that the HTTP library is to refuse: what it is, and all
-/// bytes that were read. `None`: the connection ended before it began, or `closing` was cancelled before that.
+/// bytes that were read. `None`: the connection ended before it began, or nothing came for a while after `closing`.
 pub(super) async fn read(
     io: &mut (impl AsyncRead + Unpin),
     max: usize,
@@ -28,7 +38,7 @@ pub(super) async fn read(
     let first = tokio::select! {
         biased;
         first = piece(io, &mut read) => first,
-        () = closing.cancelled() => return None,
+        () = last_call(closing) => return None,
     };
     // An end in the middle is for the HTTP library too.
     let mut more = first.ok()? > 0;
@@ -36,15 +46,21 @@ pub(super) async fn read(
         return None;
     }
     let mut head = Head::parse(&read);
+    let mut pieces = 1;
     while more && read.len() <= max && matches!(head, Head::Partial) {
         let seen = read.len();
         more = piece(io, &mut read).await.ok()? > 0;
-        // However small the pieces are, the header is not parsed for each of them.
-        if ends(&read[seen.saturating_sub(2)..]) {
+        pieces += 1;
+        if pieces <= EAGER_PIECES || ends(&read[seen.saturating_sub(2)..]) {
             head = Head::parse(&read);
         }
     }
     Some((if read.len() > max { Head::Other } else { head }, read))
+}
+
+async fn last_call(closing: &CancellationToken) {
+    closing.cancelled().await;
+    sleep(LAST_REQUEST).await;
 }
 
 async fn piece(io: &mut (impl AsyncRead + Unpin), read: &mut BytesMut) -> io::Result<usize> {
@@ -156,13 +172,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_the_end_of_the_edge_only_a_request_that_has_begun_is_read_on() {
+    async fn a_later_piece_that_is_no_header_is_noticed_when_it_comes() {
+        let (mut client, mut server) = tokio::io::duplex(1 << 10);
+        let closing = CancellationToken::new();
+        let mut reading = Box::pin(read(&mut server, MAX, &closing));
+        client.write_all(b"GET /socket/abc HTTP/1.1\r\nhost: edge\r\n").await.unwrap();
+        assert!(reading.as_mut().now_or_never().is_none());
+        client.write_all(b"\0").await.unwrap();
+        assert_eq!(name(&reading.now_or_never().unwrap().unwrap().0), "other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_of_the_edge_a_request_may_still_come() {
         let (mut client, mut server) = tokio::io::duplex(1 << 10);
         let closing = CancellationToken::new();
         closing.cancel();
-        assert!(read(&mut server, MAX, &closing).await.is_none());
-        client.write_all(b"GET /socket/abc HTTP/1.1\r\n").await.unwrap();
+        assert!(read(&mut server, MAX, &closing).await.is_none(), "not for ever");
         let mut reading = Box::pin(read(&mut server, MAX, &closing));
+        assert!(reading.as_mut().now_or_never().is_none());
+        client.write_all(b"GET /socket/abc HTTP/1.1\r\n").await.unwrap();
+        tokio::time::advance(LAST_REQUEST * 2).await;
         assert!(reading.as_mut().now_or_never().is_none());
         client.write_all(b"\r\n").await.unwrap();
         assert_eq!(name(&reading.await.unwrap().0), "socket");

@@ -57,6 +57,9 @@ const SEND_BUFFER: u32 = 256 << 10;
 const TLS_BUFFER: usize = 16 << 10;
 /// Largest header. It only has to fit a token of 16 KiB; an unfinished header is memory that anyone can claim.
 const MAX_HEADER: usize = 32 << 10;
+/// How long connections that wait to be accepted are still accepted at the end: closing the port would reset them. The
+/// first is the longest pause between two of them, in which the kernel's queue is found empty.
+const LAST_ACCEPTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Longest pause after a failed accept.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -138,8 +141,8 @@ impl Listener {
         self.address
     }
 
-    /// Serves until cancelled; then accepts no more connections, gives requests in progress the header timeout to end,
-    /// and returns. WebSockets continue.
+    /// Serves until cancelled; then accepts what waits and nothing more, gives requests in progress and on their way the
+    /// header timeout to end, and returns. WebSockets continue.
     ///
     /// # Errors
     /// The certificate can't be used.
@@ -209,8 +212,17 @@ async fn accept(
     };
     tokio::select! {
         () = closing.cancelled() => {}
-        () = connections => {}
+        () = connections => return,
     }
+    let last = async {
+        while let Ok(permit) = Arc::clone(&permits).try_acquire_owned()
+            && let Ok(stream) = timeout(LAST_ACCEPTS.0, acceptor.next(failed)).await
+        {
+            hand_on(stream, permit);
+        }
+    };
+    // What is left after that is not the rest of a queue but a stream of new callers.
+    let _ = timeout(LAST_ACCEPTS.1, last).await;
 }
 
 /// What every connection needs.
@@ -233,10 +245,16 @@ impl Server {
         }
         let written = WriteProgress::default();
         let stream = CountedConnection { io: stream, written: written.clone(), _permit: permit };
-        match &self.tls {
-            None => self.first_request(stream, written).await,
-            // Boxed: otherwise the task of every plain connection would have room for the TLS state too.
-            Some(tls) => Box::pin(self.encrypted(tls, stream, written)).await,
+        let serving = async {
+            match &self.tls {
+                None => self.first_request(stream, written).await,
+                // Boxed: otherwise the task of every plain connection would have room for the TLS state too.
+                Some(tls) => Box::pin(self.encrypted(tls, stream, written)).await,
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            () = self.ends.cut.cancelled() => {}
         }
     }
 

@@ -235,3 +235,29 @@ async fn only_a_service_may_push() {
     }
     assert!(edge.published().is_empty());
 }
+
+#[tokio::test]
+async fn a_batch_that_is_under_way_when_the_edge_ends_is_answered_by_the_broker() {
+    use std::{sync::atomic::Ordering, time::Duration};
+
+    let quick = Settings { endpoint_lag: Duration::ZERO, drain_window: Duration::ZERO, ..Settings::default() };
+    let Edge { state, stub, app, .. } = Edge::with(quick).await;
+    *stub.answer.lock().unwrap() = Box::new(|_| Answer::Never);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let call = http.post(format!("http://{}{CALL}", app.public)).header("x-api-key", API_KEY);
+    let calling = tokio::spawn(call.body(json!([completed(&json!({})), completed(&json!({}))]).to_string()).send());
+    while stub.unanswered.lock().unwrap().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let ending = tokio::spawn(app.shutdown());
+    state.sockets.drain.subscribe().share().await;
+    // There are no sockets to wait for.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!stub.closed.load(Ordering::Relaxed), "its messages may still wait to be sent");
+    for confirm in std::mem::take(&mut *stub.unanswered.lock().unwrap()) {
+        confirm.send(Ok(())).unwrap();
+    }
+    assert_eq!(calling.await.unwrap().unwrap().status(), 200);
+    ending.await.unwrap();
+    assert!(stub.closed.load(Ordering::Relaxed));
+}

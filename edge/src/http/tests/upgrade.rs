@@ -227,3 +227,34 @@ async fn connecting_is_charged_once() {
     // It drains a little meanwhile.
     assert!((132..200).contains(&refused), "{refused}");
 }
+
+#[tokio::test]
+async fn a_request_that_is_under_way_when_the_edge_ends_is_told_to_go_elsewhere() {
+    let quick = Settings { endpoint_lag: Duration::ZERO, drain_window: Duration::ZERO, ..Settings::default() };
+    let app = start(quick).await;
+    let under_protocol = proper(&app, "alice");
+    let plain = request(&format!("/socket/{}", ticket(&app, "alice")), "");
+    // Nothing has come of it, or a part.
+    let (mut silent, mut begun, mut without) =
+        (Raw::connect(&app).await, Raw::connect(&app).await, Raw::connect(&app).await);
+    begun.send(&under_protocol[..40]).await;
+    without.send(&plain[..40]).await;
+    let state = Arc::clone(&app.state);
+    let ending = tokio::spawn(app.shutdown());
+    state.sockets.drain.subscribe().share().await;
+    silent.send(&under_protocol).await;
+    begun.send(&under_protocol[40..]).await;
+    without.send(&plain[40..]).await;
+    for told in [&mut silent, &mut begun] {
+        told.until("HTTP/1.1 101").await;
+        while !told.1.windows(2).any(|two| two == 1012_u16.to_be_bytes()) {
+            assert!(told.0.read_buf(&mut told.1).await.unwrap() > 0, "closed without a code");
+        }
+    }
+    without.until("HTTP/1.1 503").await;
+    let answer = without.until("\r\n\r\n").await;
+    assert!(answer.contains("retry-after: "), "{answer}");
+    // The peers have to answer the close frame, or time passes.
+    drop((silent, begun, without));
+    timeout(Duration::from_secs(20), ending).await.expect("it ends").unwrap();
+}

@@ -120,6 +120,21 @@ async fn a_new_key_works_at_its_first_use_and_a_revoked_one_stops() {
 }
 
 #[tokio::test]
+async fn an_unknown_key_is_not_waited_for_a_second_time() {
+    let (good, unknown) = (Keypair::new("good"), Keypair::new("unknown"));
+    let server = Server::start(keys(&[&good])).await;
+    let verifier = server.verifier();
+    assert_eq!(check(&verifier, &unknown).await, Err(JwtError::UnknownKey));
+    assert_eq!(server.fetches(), 1, "that set is as new as the call");
+    // An old set is fetched again first, in vain and for as long as a fetch may take; then it is known to the call.
+    age(&server, MAX_AGE * 2);
+    server.becomes(Mode::Hang);
+    let asked = Instant::now();
+    assert_eq!(check(&verifier, &unknown).await, Err(JwtError::UnknownKey));
+    assert!(asked.elapsed() < fetch::TIMEOUT * 2, "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn a_key_that_changed_under_its_id_works_at_its_first_use() {
     let (old, new) = (Keypair::new("same"), Keypair::new("same"));
     let server = Server::start(keys(&[&old])).await;
