@@ -160,13 +160,15 @@ pub trait Feed: Send {
 /// A bounded read of a stream, for clients that catch up.
 #[derive(Debug)]
 pub struct Page {
-    /// Records from the asked offset on, in order, without a hole of ours. Empty: the asked offset is beyond the end.
+    /// Records from the asked offset on, in order, without a hole of ours; one after that offset at least, unless the end
+    /// is reached or what follows is lost. Empty: the asked offset is beyond the end.
     pub records: Vec<Record>,
     /// First offset that the stream still has; `None` = empty.
     pub first_offset: Option<u64>,
     /// Whether the page reaches the end of the stream as it was when reading began.
     pub at_end: bool,
-    /// What follows the records is missing: it was deleted while it was read, or it is too large to be read.
+    /// What follows the records is missing: it was deleted while it was read, or it can't be read (too large, or
+    /// unreadable for longer than one read takes).
     pub lost: bool,
 }
 

@@ -5,6 +5,7 @@
 //! - [`configz`]: what an edge answers when it is asked what it runs.
 //! - [`key_file`]: the keys that sign tickets.
 //! - [`headers`]: headers and properties of AMQP messages.
+//! - [`marker`]: a message that says nothing to clients.
 //! - [`condition`]: the conditions of a resource and the reasons that they can have.
 
 pub mod condition;
@@ -13,3 +14,4 @@ pub mod configz;
 pub mod edge_config;
 pub mod headers;
 pub mod key_file;
+pub mod marker;

@@ -83,8 +83,8 @@ impl Client {
         Subscription { events, progress }
     }
 
-    /// Reads from the chunk with offset `from` until `max_bytes` are reached or everything that was committed at the
-    /// start has been read, within `limit`. Messages below `from` are left out. If retention has deleted that offset,
+    /// Reads from the chunk with offset `from` until `max_bytes` are reached and a message after `from` is found, or
+    /// everything that was committed at the start has been read, within `limit`. Messages below `from` are left out. If retention has deleted that offset,
     /// reading starts at the first offset there is: compare with [`ReadBatch::first_offset`] and the fingerprint of a
     /// known message.
     ///

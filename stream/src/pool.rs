@@ -3,9 +3,16 @@
 //! Connections are opened on demand, one attempt at a time, and shared: a failed attempt fails for all its waiters, so
 //! the 250 subscriptions of a lost connection cause one attempt, not 250.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    time::{Instant, timeout},
+};
 use tracing::{info, warn};
 use wirepost_runtime::{backoff::Backoff, tasks::Tasks};
 
@@ -18,6 +25,11 @@ use crate::{
     metrics::Counters,
 };
 
+/// Longest time to open a connection to a node that is asked something and not needed.
+const REACH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node that was not reached is left alone then.
+const OUT_OF_REACH: Duration = Duration::from_mins(1);
+
 #[derive(Debug)]
 pub(crate) struct Pool {
     config: Arc<Config>,
@@ -25,6 +37,8 @@ pub(crate) struct Pool {
     tasks: Tasks,
     open: Mutex<Connections>,
     dialing: AsyncMutex<Dialing>,
+    /// Nodes that were not reached, and when. The broker names no more than it has.
+    unreached: Mutex<HashMap<Address, Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +68,14 @@ impl Pool {
             host: 0,
             node: 0,
         };
-        Self { config, counters, tasks, open: Mutex::default(), dialing: AsyncMutex::new(dialing) }
+        Self {
+            config,
+            counters,
+            tasks,
+            open: Mutex::default(),
+            dialing: AsyncMutex::new(dialing),
+            unreached: Mutex::default(),
+        }
     }
 
     /// Reserves room for one subscription, on a new connection if necessary.
@@ -95,6 +116,29 @@ impl Pool {
                 Err(error)
             }
         }
+    }
+
+    /// Reserves room on exactly this node, by the address that it tells; `None` if it is not reached within
+    /// [`REACH_TIMEOUT`]. Not tried again then for [`OUT_OF_REACH`]: nodes may be reachable through a load balancer only.
+    pub(crate) async fn reach(&self, node: &Address) -> Option<Reservation> {
+        let is_out_of_reach = || lock(&self.unreached).get(node).is_some_and(|since| since.elapsed() < OUT_OF_REACH);
+        if let Ok(Some(reservation)) = self.reserve_open(std::slice::from_ref(node)) {
+            return Some(reservation);
+        }
+        if is_out_of_reach() {
+            return None;
+        }
+        let opening = Connection::open(&self.config, node, &self.counters, &self.tasks);
+        let reservation = match timeout(REACH_TIMEOUT, opening).await {
+            Ok(Ok(connection)) if connection.advertised() == Some(node) => self.add(connection).ok(),
+            Ok(_) | Err(_) => None,
+        };
+        if reservation.is_none() {
+            let mut unreached = lock(&self.unreached);
+            unreached.retain(|_, since| since.elapsed() < OUT_OF_REACH);
+            unreached.insert(node.clone(), Instant::now());
+        }
+        reservation
     }
 
     fn reserve_open(&self, nodes: &[Address]) -> Result<Option<Reservation>, Error> {

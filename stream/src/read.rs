@@ -14,8 +14,9 @@ use crate::{
 /// The result of [`crate::Client::read`].
 #[derive(Debug)]
 pub struct ReadBatch {
-    /// Chunks in order, with at least one message unless the end is reached. Their credit is already returned, so they
-    /// may be kept.
+    /// Chunks in order, with at least one message after the requested offset unless the end is reached, `lost` is set
+    /// or time ran out. Chunks without readable messages are left out. Their credit is already returned, so they may be
+    /// kept.
     pub batches: Vec<Batch>,
     /// The stream's first offset when the reading began; `None`: the stream is empty.
     pub first_offset: Option<u64>,
@@ -23,8 +24,8 @@ pub struct ReadBatch {
     pub next: u64,
     /// Everything that was committed when the reading began has been read.
     pub at_end: bool,
-    /// What follows the batches is missing: retention deleted it while it was read, or a chunk exceeds
-    /// `max_frame_bytes`.
+    /// What follows the batches is missing: retention deleted it while it was read, a chunk exceeds `max_frame_bytes`,
+    /// or so many unreadable messages follow that time ran out.
     pub lost: bool,
 }
 
@@ -45,7 +46,7 @@ pub(crate) async fn read(
         for _ in 0..RACES {
             let reservation = inner.pool.reserve(&nodes).await?;
             let connection = Arc::clone(reservation.connection());
-            match attempt(inner, &stream, reservation, max_bytes, &mut result).await {
+            match attempt(inner, &stream, reservation, (from, max_bytes), &mut result).await {
                 Ok(true) if result.at_end && result.batches.is_empty() => {
                     // A stream that ends before `from`, or a replica that lags: the leader knows.
                     let members = connection.locate(&stream).await?;
@@ -68,7 +69,12 @@ pub(crate) async fn read(
     match timeout(limit, work).await {
         Ok(Ok(())) => Ok(result),
         // Return what was read; the caller continues from `next`.
-        Ok(Err(_)) | Err(_) if !result.batches.is_empty() => Ok(result),
+        Ok(Err(_)) if !result.batches.is_empty() => Ok(result),
+        Err(_) if !result.batches.is_empty() => {
+            // In the middle of unreadable messages: from the last readable one, the next read would take as long.
+            result.lost |= result.batches.last().is_some_and(|last| last.end_offset() < result.next);
+            Ok(result)
+        }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::Timeout { what: "read", after: limit }),
     }
@@ -79,7 +85,7 @@ async fn attempt(
     inner: &Inner,
     stream: &Arc<str>,
     reservation: Reservation,
-    max_bytes: usize,
+    (requested, max_bytes): (u64, usize),
     result: &mut ReadBatch,
 ) -> Result<bool, Error> {
     let stats = reservation.connection().stats(stream).await?;
@@ -98,7 +104,7 @@ async fn attempt(
     let near_end = result.next > newest;
     let from = if near_end { Specification::Last } else { Specification::Offset(result.next) };
     let mut reader = reservation.subscribe(stream, from, inner.config.credits, &inner.budget).await?;
-    let mut bytes = 0;
+    let (mut bytes, mut further) = (0, false);
     loop {
         let (chunk, permit) = match reader.next().await? {
             Delivery::Chunk(chunk, permit) => (chunk, permit),
@@ -124,14 +130,18 @@ async fn attempt(
         let end = chunk.end_offset();
         result.at_end = end > committed_offset.unwrap_or(newest);
         if end > result.next {
-            let (_, unreadable) = chunk.last_position(result.next);
+            let (last, unreadable) = chunk.last_position(result.next);
             inner.counters.skipped_messages.add(unreadable);
-            bytes += chunk.data.len();
-            let counters = Arc::clone(&inner.counters);
             let from = std::mem::replace(&mut result.next, end);
-            result.batches.push(Batch { chunk, from, counters, _permit: None });
+            if let Some(last) = last {
+                bytes += chunk.data.len();
+                further |= last.offset > requested;
+                let counters = Arc::clone(&inner.counters);
+                result.batches.push(Batch { chunk, from, counters, _permit: None });
+            }
         }
-        if result.at_end || bytes >= max_bytes {
+        // Whoever continues from a message that it knows gets at least the next one, however far it is.
+        if result.at_end || (bytes >= max_bytes && further) {
             return Ok(true);
         }
     }

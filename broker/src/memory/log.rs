@@ -87,18 +87,19 @@ impl Log {
         self.records.get(usize::try_from(index).ok()?)
     }
 
-    /// Records from `from` on, about `max_bytes`, one at least where there is one.
+    /// Records from `from` on, about `max_bytes`, and one after `from` at least where there is one.
     pub(super) fn piece(&self, from: u64, max_bytes: usize) -> Page {
         let first = self.first();
         let skip = first.map_or(0, |first| from.saturating_sub(first));
-        let mut bytes = 0;
+        let (mut bytes, mut taken) = (0, 0);
         let records: Vec<_> = self
             .records
             .iter()
             .skip(usize::try_from(skip).unwrap_or(usize::MAX))
             .take_while(|record| {
-                let fits = bytes == 0 || bytes + record.body.len() <= max_bytes;
-                bytes += record.body.len().max(1);
+                let fits = taken < 2 || bytes + record.body.len() <= max_bytes;
+                bytes += record.body.len();
+                taken += 1;
                 fits
             })
             .cloned()

@@ -6,9 +6,10 @@
 //! of the messages, and so does this edge until the broker has noticed that its own earlier connection is dead, which keeps the order.
 //!
 //! It lies on one node of the broker. While that is down, RabbitMQ 4.3 lets every call that concerns the queue wait for a minute, and
-//! refuses what is published to it together with the copies for all others; but it deletes it at once. So a queue that does not answer is
-//! deleted and declared again, on a node that runs, and a gap is reported. Versions that don't find such a queue get one of another name;
-//! the former one comes back with its node and expires.
+//! refuses what is published to it together with the copies for all others; but it deletes it at once. So a queue that does not answer and
+//! refuses a message is deleted and declared again, on a node that runs, and a gap is reported. A broker that is merely slow takes the
+//! message, or answers nothing: then the queue stays with what is in it. Versions that don't find a queue whose node is down get one of
+//! another name; the former one comes back with its node and expires.
 //!
 //! Each business has a connection of its own, because a message can end it. Properties are not interpreted ([`wirepost_amqp`]), so
 //! malformed ones do no harm. Where the broker can't translate a message into the protocol of the connection and ends it, the reader
@@ -51,7 +52,7 @@ mod source;
 
 use batches::{BatchToken, Unsettled};
 use identity::Identities;
-use queue::{SPARES, claim, queue_name};
+use queue::{SPARES, claim, is_down, queue_name};
 use source::{Delivery, Protocol, Source};
 
 pub(super) use queue::delete_queue;
@@ -65,8 +66,6 @@ const BATCH: (usize, usize) = (100, 256 << 10);
 /// How often the binding is repeated.
 const REBIND_INTERVAL: Duration = Duration::from_secs(10);
 const CANCELLED: &str = "the broker cancelled the consumer; was the queue deleted, or is its node down?";
-/// Attempts in a row in which the queue does not answer, before it is deleted: once may be the broker's fault.
-const IN_VAIN: u32 = 2;
 /// Events on their way to the reader.
 const EVENTS: usize = 4;
 
@@ -136,8 +135,8 @@ struct ReaderProgress {
     made: bool,
     /// Which of the edge's queues is used: 0 is the usual one.
     queue: u8,
-    /// Attempts in a row in which that queue did not answer; more than [`IN_VAIN`] where it could not be deleted.
-    vain: u32,
+    /// The node of that queue is down: it is to be deleted.
+    down: bool,
     identities: Identities,
     protocol: Protocol,
     /// Times in a row that the first message ended the connection.
@@ -165,7 +164,7 @@ impl Reader {
             attached: false,
             made: false,
             queue: 0,
-            vain: 0,
+            down: false,
             identities: Identities::new(self.prefetch),
             protocol: Protocol::Amqp091,
             stuck: 0,
@@ -183,6 +182,9 @@ impl Reader {
                     }
                     // At the first attachment the queue is always new, and no client waited for it.
                     let lost = std::mem::take(&mut progress.made);
+                    if lost {
+                        progress.identities.forget();
+                    }
                     let gap = progress.attached && lost;
                     (progress.attached, down) = (true, false);
                     let since = Instant::now();
@@ -256,11 +258,11 @@ impl Reader {
         let mut connection = Connection::open(endpoint, HEARTBEAT).await?;
         let mut queue = queue_name(&self.business, &self.edge, progress.queue);
         let mut left_behind = !progress.attached && self.start == Start::Next;
-        if progress.vain >= IN_VAIN {
+        if progress.down {
             tracing::warn!(
                 business = self.business,
                 queue,
-                "this edge's queue does not answer; it is deleted and declared again"
+                "the node of this edge's queue is down; the queue is deleted and declared again"
             );
             progress.made = true;
             match connection.delete(&queue).await {
@@ -276,15 +278,14 @@ impl Reader {
             }
         }
         if let Err(error) = claim(&mut connection, &queue, left_behind, &mut progress.made).await {
-            match error {
-                Error::Timeout { .. } => progress.vain += 1,
-                // It can't be declared either.
-                _ if error.is_not_found() => progress.vain = IN_VAIN,
-                _ => {}
-            }
+            // Or it can't be declared either.
+            progress.down |= match error {
+                Error::Timeout { .. } => is_down(endpoint, &queue).await,
+                _ => error.is_not_found(),
+            };
             return Err(error);
         }
-        progress.vain = 0;
+        progress.down = false;
         connection.bind(&queue, &names::push_exchange(&self.business), "").await?;
         let prefetch = if progress.careful > 0 { 1 } else { self.prefetch };
         Source::consume(connection, endpoint, queue, progress.protocol, prefetch).await

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use wirepost_broker::{
-    Broker, Health, PublishError, Start,
+    Broker, FeedEvent, Health, PublishError, Start,
     rabbit::{Config, RabbitBroker},
 };
 use wirepost_core::edge_config::Delivery;
@@ -239,7 +239,7 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transient_reader_goes_on_while_the_node_of_its_queue_is_down() -> Result<()> {
+async fn a_transient_queue_is_replaced_while_its_node_is_down_and_not_while_it_is_slow() -> Result<()> {
     let _one = one_at_a_time().await;
     let cluster = services::BrokerCluster::start("transient").await?;
     let vhost = cluster.node(0).vhost().await?;
@@ -247,6 +247,7 @@ async fn a_transient_reader_goes_on_while_the_node_of_its_queue_is_down() -> Res
     declare(&channel).await?;
     // On the first node, while the edge is connected to others.
     declare_queue(&channel, EDGE_QUEUE, "classic").await?;
+    let there = services::Vhost { broker: (*cluster.node(1)).clone(), name: vhost.name.clone() };
     let mut config = config(cluster.node(0), &vhost.name);
     config.amqp = (1..3).map(|node| format!("{}/{}", cluster.node(node).amqp, vhost.name)).collect();
     let broker = start(config).await?;
@@ -255,10 +256,28 @@ async fn a_transient_reader_goes_on_while_the_node_of_its_queue_is_down() -> Res
     services::publish(&channel, PUSH, "m", b"before").await?;
     assert_eq!(bodies(&mut *feed, 1).await?, ["before"]);
 
+    // While the queue is only slow it stays, with what is in it, however often it does not answer.
+    services::publish(&channel, PUSH, "m", b"held").await?;
+    let FeedEvent::Records(held) = next_event(&mut *feed).await? else { panic!("no records") };
+    let process = format!(
+        r#"{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{}">>, queue, <<"{EDGE_QUEUE}">>)), amqqueue:get_pid(Q)"#,
+        vhost.name
+    );
+    cluster.node(0).ctl(&["eval", &format!("sys:suspend(begin {process} end).")]).await?;
+    let failures = counter(&broker, "connect_failures");
+    close_connections(&there, "consuming").await?;
+    drop(held);
+    eventually("it is asked in vain twice", FROZEN * 2, || async {
+        Ok(counter(&broker, "connect_failures") >= failures + 2)
+    })
+    .await?;
+    cluster.node(0).ctl(&["eval", &format!("sys:resume(begin {process} end).")]).await?;
+    assert_eq!(until_attached(&mut *feed).await?, ["down"]);
+    assert_eq!(bodies(&mut *feed, 1).await?, ["held"]);
+
     cluster.node(0).kill9().await?;
     assert_eq!(timeout(RECOVERED * 2, until_attached(&mut *feed)).await??, ["down", "gap"]);
     // And publishers are no longer refused because of the queue that is down.
-    let there = services::Vhost { broker: (*cluster.node(1)).clone(), name: vhost.name.clone() };
     let (_connection, channel) = there.channel().await?;
     services::publish(&channel, PUSH, "m", b"after").await?;
     assert_eq!(bodies(&mut *feed, 1).await?, ["after"]);

@@ -155,23 +155,6 @@ async fn the_order_of_each_key_is_kept_across_lost_connections() -> Result<()> {
     Ok(())
 }
 
-/// Closes the edge's connections of that kind by the management API; how many it found.
-async fn close_connections(vhost: &Vhost, kind: &str) -> Result<usize> {
-    let list = vhost.broker.call("GET", &format!("/api/vhosts/{}/connections", vhost.name), "").await?;
-    let list: serde_json::Value = serde_json::from_str(&list)?;
-    let mut found = 0;
-    for connection in list.as_array().context("no list")? {
-        let named = connection["client_properties"]["connection_name"].as_str().unwrap_or_default();
-        if named.contains(kind) {
-            let name = connection["name"].as_str().context("no name")?;
-            let escaped = name.replace(' ', "%20").replace('>', "%3E");
-            vhost.broker.call("DELETE", &format!("/api/connections/{escaped}"), "").await?;
-            found += 1;
-        }
-    }
-    Ok(found)
-}
-
 type Done = Option<Box<dyn FnOnce() + Send>>;
 
 /// The next records, each with its position and time, and what acknowledges them.

@@ -17,8 +17,9 @@ use wirepost_broker::{
     Broker, Feed, FeedEvent, Health, Publication, PublishError,
     rabbit::{Config, RabbitBroker},
 };
+use wirepost_core::contract::marker;
 use wirepost_runtime::tasks::Supervisor;
-use wirepost_testing::broker::{PATIENCE, TestBroker};
+use wirepost_testing::broker::{PATIENCE, TestBroker, Vhost};
 
 pub(crate) const RECEIVE: &str = "wirepost.pay.receive";
 pub(crate) const PUSH: &str = "wirepost.pay.push";
@@ -125,13 +126,14 @@ pub(crate) async fn until_attached(feed: &mut dyn Feed) -> Result<Vec<&'static s
     }
 }
 
-/// The next `count` bodies, each batch acknowledged; attachments and outages are passed over, losses are errors.
+/// The next `count` bodies but markers, each batch acknowledged; attachments and outages are passed over, losses are errors.
 pub(crate) async fn bodies(feed: &mut dyn Feed, count: usize) -> Result<Vec<String>> {
     let mut bodies = Vec::new();
     while bodies.len() < count {
         match next_event(feed).await.with_context(|| format!("after {bodies:?}"))? {
             FeedEvent::Records(batch) => {
-                bodies.extend(batch.records.iter().map(|record| String::from_utf8_lossy(&record.body).into_owned()));
+                let all = batch.records.iter().map(|record| String::from_utf8_lossy(&record.body).into_owned());
+                bodies.extend(all.filter(|body| !body.contains(marker::BEGIN)));
                 if let Some(done) = batch.done {
                     done();
                 }
@@ -141,6 +143,23 @@ pub(crate) async fn bodies(feed: &mut dyn Feed, count: usize) -> Result<Vec<Stri
         }
     }
     Ok(bodies)
+}
+
+/// Closes the edge's connections of that kind by the management API; how many it found.
+pub(crate) async fn close_connections(vhost: &Vhost, kind: &str) -> Result<usize> {
+    let list = vhost.broker.call("GET", &format!("/api/vhosts/{}/connections", vhost.name), "").await?;
+    let list: serde_json::Value = serde_json::from_str(&list)?;
+    let mut found = 0;
+    for connection in list.as_array().context("no list")? {
+        let named = connection["client_properties"]["connection_name"].as_str().unwrap_or_default();
+        if named.contains(kind) {
+            let name = connection["name"].as_str().context("no name")?;
+            let escaped = name.replace(' ', "%20").replace('>', "%3E");
+            vhost.broker.call("DELETE", &format!("/api/connections/{escaped}"), "").await?;
+            found += 1;
+        }
+    }
+    Ok(found)
 }
 
 /// A counter of the broker.

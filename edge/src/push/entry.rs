@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use wirepost_core::{Cursor, Envelope, SendType, edge_config::Delivery};
+use wirepost_core::{Cursor, Envelope, SendType, contract::marker::BEGIN, edge_config::Delivery};
 
 use super::{
     audience::{self, Audience},
@@ -17,10 +17,6 @@ use crate::{
     business::Business,
     compression::deflate,
 };
-
-/// Message type of the marker that an edge writes into an empty stream: with it, a message exists whose fingerprint
-/// proves the first position.
-pub const BEGIN: &str = "wirepost.begin";
 
 /// Bytes that an entry costs beside its frame; an estimate for the log's bound.
 const OVERHEAD: usize = 256;

@@ -125,8 +125,11 @@ impl Mailbox {
         self.outbound.wake_writer();
     }
 
-    /// Whether the client's newest cursor is older than this offset.
+    /// Whether the client's newest cursor is older than this offset, or may be.
     pub fn knows_less_than(&self, offset: u64) -> bool {
+        if self.outbound.take_passed_over() {
+            self.forget_cursor();
+        }
         self.told.load(Ordering::Relaxed) <= offset
     }
 }

@@ -7,15 +7,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use wirepost_core::{edge_config::Delivery, frames::CloseCode, names};
+use wirepost_core::{contract::marker, edge_config::Delivery, frames::CloseCode, names};
 
-use super::{
-    entry::{BEGIN, Entry},
-    gap::Gap,
-    hub::Hub,
-    reading::Reading,
-    rejections::RejectionReports,
-};
+use super::{entry::Entry, gap::Gap, hub::Hub, reading::Reading, rejections::RejectionReports};
 use crate::{
     broker::{FeedEvent, Publication, Record, Start},
     clock,
@@ -186,8 +180,8 @@ impl Reader<'_> {
         self.hub.tell_position();
     }
 
-    /// Writes the first message into an empty stream, see [`BEGIN`]. Its confirm does not matter: the reader sees the
-    /// marker, or tries again.
+    /// Writes a marker into an empty stream: with it, a message exists whose fingerprint proves the first position. Its
+    /// confirm does not matter: the reader sees the marker, or tries again.
     fn mark(&self) {
         let id = uuid::Uuid::now_v7().to_string();
         drop(self.hub.context.broker.publish(
@@ -196,7 +190,7 @@ impl Reader<'_> {
                 exchange: "".into(),
                 routing_key: names::stream(&self.hub.name),
                 queue: None,
-                body: format!(r#"{{"id":"{id}","messageType":"{BEGIN}"}}"#).into(),
+                body: marker::body(&id).into(),
                 message_id: id,
                 timestamp: clock::now_ms(),
                 headers: Vec::new(),

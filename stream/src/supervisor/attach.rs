@@ -18,6 +18,10 @@ use crate::{
 /// position. A replica's word does not count: it may lag behind the one that we read before.
 const END_CHECKS: u32 = 4;
 const END_CHECK_PAUSE: Duration = Duration::from_millis(500);
+/// A replica is usually milliseconds behind: it lags if its end is below what its leader's was, so many times, with these
+/// pauses.
+const LAG_CHECKS: u32 = 4;
+const LAG_CHECK_PAUSE: Duration = Duration::from_millis(50);
 /// A stream that has an end but does not serve its last chunk this many times contains no messages.
 const SILENT_ATTEMPTS: u32 = 3;
 /// Reads of the stream's end in one attempt: a busy stream may grow in between, and each doubt takes one.
@@ -64,22 +68,38 @@ impl Supervisor {
                 self.attached(None, stats).await;
                 Ok(Some(Attachment { reader, chunk: None }))
             }
-            Start::Next if stats.end().is_none_or(|end| end == 0 && self.is_silent()) => {
-                self.start = Start::First;
-                self.attach_first(reservation, stats).await.map(Some)
+            Start::Next => {
+                if !self.is_abreast(reservation.connection()).await? {
+                    return Ok(None);
+                }
+                // What the replica has now, at least what its leader had.
+                let stats = reservation.connection().stats(&self.stream).await?;
+                self.attach_next(reservation, stats).await.map(Some)
             }
-            // Its last chunk does not arrive in time: too large for this connection. From the beginning, everything
-            // would count as new.
-            Start::Next if self.is_silent() => {
-                self.start = Start::First;
-                self.next = stats.end().map_or(0, |end| end.saturating_add(1));
-                let reader = self.subscribe(reservation, Specification::Offset(self.next)).await?;
-                self.attached(None, stats).await;
-                Ok(Some(Attachment { reader, chunk: None }))
-            }
-            Start::Next => self.attach_next(reservation, stats).await.map(Some),
             Start::After(position) => self.attach_after(position, reservation, stats, doubts).await,
         }
+    }
+
+    /// Whether a node has what the leader of the stream has: from one that lags, "next" would begin in the past, and all
+    /// of the stream would be new where it has nothing yet. If not, the leader is read. One that is out of reach can't be
+    /// compared.
+    async fn is_abreast(&mut self, connection: &Connection) -> Result<bool, Error> {
+        let members = connection.locate(&self.stream).await?;
+        if members.are_led_by(connection) {
+            return Ok(true);
+        }
+        let leader = members.leader.ok_or(Error::NotReady)?;
+        let Some(leading) = self.inner.pool.reach(&leader).await else { return Ok(true) };
+        let end = leading.connection().stats(&self.stream).await?.end();
+        for _ in 0..LAG_CHECKS {
+            if connection.stats(&self.stream).await?.end() >= end {
+                return Ok(true);
+            }
+            sleep(LAG_CHECK_PAUSE).await;
+        }
+        debug!(stream = &*self.stream, "a replica lags, its leader is read");
+        self.nodes = vec![leader];
+        Ok(false)
     }
 
     fn is_silent(&self) -> bool {
@@ -94,6 +114,19 @@ impl Supervisor {
 
     /// The last chunk at the time of the subscription is "before", the next ones are "after".
     async fn attach_next(&mut self, reservation: Reservation, stats: StreamStats) -> Result<Attachment, Error> {
+        if stats.end().is_none_or(|end| end == 0 && self.is_silent()) {
+            self.start = Start::First;
+            return self.attach_first(reservation, stats).await;
+        }
+        // Its last chunk does not arrive in time: too large for this connection. From the beginning, everything would
+        // count as new.
+        if self.is_silent() {
+            self.start = Start::First;
+            self.next = stats.end().map_or(0, |end| end.saturating_add(1));
+            let reader = self.subscribe(reservation, Specification::Offset(self.next)).await?;
+            self.attached(None, stats).await;
+            return Ok(Attachment { reader, chunk: None });
+        }
         let mut reader = self.subscribe(reservation, Specification::Last).await?;
         let mut last = None;
         if let Some((chunk, _permit)) = self.first_chunk(&mut reader).await? {
@@ -141,7 +174,9 @@ impl Supervisor {
             Continuity::Beyond => {
                 let first = reader.connection().stats(&self.stream).await?.first_offset.unwrap_or(0);
                 if first <= position.offset {
-                    // The stream still has that offset, so the broker would have sent it, unless the end moved.
+                    // The stream still has that offset, so the broker would have sent it, unless the end moved. (The
+                    // first chunk may be one of the broker's own, just below the first message. Then a message of ours
+                    // was never at its offset.)
                     drop(reader);
                     return if near_end { Ok(None) } else { self.reset().await.map(Some) };
                 }

@@ -146,6 +146,15 @@ impl Peer {
     /// Answers Subscribe requests with OK, StreamStats from `stats` (stream -> first, committed), Unsubscribe with OK,
     /// until a Subscribe comes; returns it.
     pub(crate) async fn subscribed(&mut self, stats: &HashMap<&str, (i64, i64)>) -> Result<Subscribe> {
+        self.subscribed_as(stats, &[]).await
+    }
+
+    /// The same for a stream with these members, its leader first; without any it is this node's alone.
+    pub(crate) async fn subscribed_as(
+        &mut self,
+        stats: &HashMap<&str, (i64, i64)>,
+        members: &[&(String, u16)],
+    ) -> Result<Subscribe> {
         loop {
             let request = self.request().await?;
             match request.key {
@@ -164,6 +173,11 @@ impl Peer {
                     return Ok(Subscribe { id: request.body[4], stream, kind, offset });
                 }
                 0x0c => self.answer(&request, OK, &[]).await?,
+                0x0f if members.is_empty() => {
+                    let here = ("127.0.0.1".to_owned(), self.socket.local_addr()?.port());
+                    self.answer_members(&request, &[&here]).await?;
+                }
+                0x0f => self.answer_members(&request, members).await?,
                 0x09 => {}
                 other => bail!("unexpected {other:#x}"),
             }
@@ -209,12 +223,25 @@ impl Peer {
     /// The same with messages as they are.
     pub(crate) async fn deliver_raw(&mut self, id: u8, first_offset: u64, messages: &[Vec<u8>]) -> Result<()> {
         let data: Vec<u8> = messages.iter().flat_map(|message| entry(message)).collect();
+        self.deliver_data(id, first_offset, (messages.len() as u16, messages.len() as u32), data).await
+    }
+
+    /// Delivers one chunk with a compressed sub-batch of so many messages and bytes.
+    pub(crate) async fn deliver_compressed(&mut self, id: u8, first: u64, messages: u16, bytes: u32) -> Result<()> {
+        let mut data = vec![0x90];
+        data.extend(messages.to_be_bytes());
+        data.extend([bytes.to_be_bytes(), bytes.to_be_bytes()].concat());
+        data.extend(vec![0; bytes as usize]);
+        self.deliver_data(id, first, (1, messages.into()), data).await
+    }
+
+    async fn deliver_data(&mut self, id: u8, first: u64, (entries, records): (u16, u32), data: Vec<u8>) -> Result<()> {
         let mut chunk = vec![id, 0x50, 0];
-        chunk.extend((messages.len() as u16).to_be_bytes());
-        chunk.extend((messages.len() as u32).to_be_bytes());
+        chunk.extend(entries.to_be_bytes());
+        chunk.extend(records.to_be_bytes());
         chunk.extend(1_700_000_000_000i64.to_be_bytes());
         chunk.extend(1u64.to_be_bytes());
-        chunk.extend(first_offset.to_be_bytes());
+        chunk.extend(first.to_be_bytes());
         chunk.extend([0; 4]);
         chunk.extend((data.len() as u32).to_be_bytes());
         chunk.extend([0; 8]);

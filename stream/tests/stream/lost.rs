@@ -174,3 +174,80 @@ async fn a_read_beyond_the_end_of_a_replica_is_answered_by_the_leader() -> Resul
     script.await??;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_page_goes_over_unreadable_messages_of_any_size() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = Client::new(config(broker.address.clone(), "/"));
+    let script = tokio::spawn(async move {
+        let mut peer = broker.accept().await?;
+        let page = peer.subscribed(&stats(0, 1200)).await?;
+        peer.deliver(page.id, 0, &["0"]).await?;
+        // As many chunks as there are credits, with this one and the last.
+        for chunk in 0..2 {
+            peer.deliver_compressed(page.id, 1 + 50 * chunk, 50, 1000).await?;
+        }
+        peer.deliver(page.id, 101, &["101"]).await?;
+        anyhow::Ok(peer)
+    });
+    let page = client.read("s", 0, 1000, PATIENCE).await?;
+    assert_eq!((read(&page), page.next, page.lost, page.at_end), (vec![0, 101], 102, false, false));
+    assert_eq!((page.batches.len(), client.counters().skipped_messages.get()), (2, 100), "they take no memory");
+    script.await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn next_does_not_begin_in_the_past_of_a_replica_that_lags() -> Result<()> {
+    // It has nothing of the stream yet; it has a part of it.
+    for newest in [-1, 2] {
+        let (replica, leader) = (FakeBroker::bind("4.3.6").await?, FakeBroker::bind("4.3.6").await?);
+        let client = Client::new(config(replica.address.clone(), "/"));
+        let mut subscription = client.subscribe("s", Start::Next);
+        let members = [leader.address.clone(), replica.address.clone()];
+        let at_replica = tokio::spawn(async move {
+            let mut peer = replica.accept().await?;
+            peer.subscribed_as(&stats(newest.min(0), newest), &members.each_ref()).await
+        });
+        let script = tokio::spawn(async move {
+            let mut peer = leader.accept().await?;
+            let members = [leader.address.clone()];
+            let last = peer.subscribed_as(&stats(0, 5), &members.each_ref()).await?;
+            ensure!(last.kind == 2, "{last:?}");
+            peer.deliver(last.id, 4, &["4", "5"]).await?;
+            peer.deliver(last.id, 6, &["6"]).await?;
+            anyhow::Ok(peer)
+        });
+        assert_eq!(attached(&mut subscription).await.map(|position| position.offset), Some(5));
+        assert_eq!(numbers(&take(&mut subscription, 1).await), [6]);
+        ensure!(!at_replica.is_finished(), "it was read: {:?}", at_replica.await);
+        script.await??;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn next_begins_at_a_replica_that_has_what_its_leader_has_or_whose_leader_is_out_of_reach() -> Result<()> {
+    for reachable in [true, false] {
+        let (replica, leader) = (FakeBroker::bind("4.3.6").await?, FakeBroker::bind("4.3.6").await?);
+        let client = Client::new(config(replica.address.clone(), "/"));
+        let mut subscription = client.subscribe("s", Start::Next);
+        let members = [leader.address.clone(), replica.address.clone()];
+        let asked = if reachable {
+            tokio::spawn(async move {
+                let mut peer = leader.accept().await?;
+                peer.subscribed_as(&stats(0, 5), &[]).await
+            })
+        } else {
+            drop(leader);
+            tokio::spawn(std::future::pending())
+        };
+        let mut peer = timeout(PATIENCE, replica.accept()).await??;
+        let last = peer.subscribed_as(&stats(0, 5), &members.each_ref()).await?;
+        ensure!(last.kind == 2, "{last:?}");
+        peer.deliver(last.id, 4, &["4", "5"]).await?;
+        assert_eq!(attached(&mut subscription).await.map(|position| position.offset), Some(5));
+        ensure!(!asked.is_finished(), "the leader was read: {:?}", asked.await);
+    }
+    Ok(())
+}

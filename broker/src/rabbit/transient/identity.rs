@@ -67,6 +67,11 @@ impl Identities {
         }
     }
 
+    /// The queue is lost with what was in it: nothing of it is delivered again, and an equal message is a new one.
+    pub(super) fn forget(&mut self) {
+        self.recent.clear();
+    }
+
     /// The connection has ended: what was not settled is delivered again, with other tags.
     pub(super) fn disconnected(&mut self) {
         for one in &mut self.recent {
@@ -129,6 +134,15 @@ mod tests {
         queue.identities.settled((1, 1), true);
         queue.reconnect();
         assert_eq!(queue.deliver("a", None).0, 2, "where it is not known, it is more likely a new one");
+    }
+
+    #[test]
+    fn of_a_lost_queue_nothing_comes_again() {
+        let mut queue = queue();
+        let first = queue.deliver("a", Some(false));
+        queue.reconnect();
+        queue.identities.forget();
+        assert_ne!(queue.deliver("a", None), first, "it was pushed after that");
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! The queue of an edge: its names, how it is declared, and deleted.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use wirepost_amqp::{Error, v091::Connection};
-use wirepost_core::names;
+use tokio::time::timeout;
+use wirepost_amqp::{
+    Error,
+    v091::{Connection, Properties, Published},
+};
+use wirepost_core::{contract::marker, names};
+use wirepost_rabbitmq::Endpoint;
 
 use crate::rabbit::dialer::{Dialer, HEARTBEAT};
 
@@ -11,6 +16,9 @@ use crate::rabbit::dialer::{Dialer, HEARTBEAT};
 const EXPIRES_MS: i32 = 60_000;
 /// Names beside the usual one for queues of an edge, where a queue whose node is down can't be deleted.
 pub(super) const SPARES: u8 = 4;
+
+/// A queue whose node is down refuses a message within milliseconds.
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The arguments of the queue: classic, and how long it lives without a consumer.
 fn arguments() -> Vec<u8> {
@@ -41,6 +49,18 @@ pub(super) async fn claim(connection: &mut Connection, queue: &str, empty: bool,
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether the broker refuses what is published to a queue, because its node is down. A queue that is merely slow takes the message, which
+/// no client gets, or the broker answers nothing. Only for a queue that does not answer: one may also refuse because it is full.
+pub(super) async fn is_down(endpoint: &Endpoint, queue: &str) -> bool {
+    let asking = async {
+        let mut connection = Connection::open(endpoint, HEARTBEAT).await?;
+        connection.confirm().await?;
+        let body = marker::body("is-down");
+        connection.publish(b"", queue.as_bytes(), &Properties::default().persistent(), body.as_bytes()).await
+    };
+    matches!(timeout(REFUSED_WITHIN, asking).await, Ok(Ok::<_, Error>(Published::Refused)))
 }
 
 /// Deletes an edge's queues of a business, with their messages.

@@ -9,9 +9,6 @@ use crate::{
     push::{entry::Entry, gap::Gap, hub::Hub, mailbox::Mailbox, pages::CachedPage},
 };
 
-/// Largest page requested, for messages that are larger than the usual page.
-const MAX_PAGE: usize = 64 << 20;
-
 /// Longest read of a stream that was not silent the last time. After that it gives up its place to other businesses, and
 /// takes as long as it needs beside them.
 const QUICK_READ: Duration = Duration::from_secs(1);
@@ -68,26 +65,17 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let silent = hub.reads.is_silent();
     let _permit = context.pages.reader(silent).await;
     context.metrics.catch_up_reads.inc();
-    let mut bytes = context.settings.catch_up_bytes;
-    let read = loop {
-        let begun = Instant::now();
-        let read = context.broker.read(&hub.name, offset, bytes);
-        let read = if silent {
-            read.await
-        } else {
-            let late = || Err(ReadError(format!("nothing came within {QUICK_READ:?}")));
-            timeout(QUICK_READ, read).await.unwrap_or_else(|_| late())
-        };
-        // One that answers slowly stays among the silent ones: the next read would be given up and made again.
-        hub.reads.set_silent(read.is_err() || begun.elapsed() > QUICK_READ);
-        let read = read?;
-        // A page that ends at the client's own position makes no progress: the next messages are larger than the page.
-        let progress = read.records.last().is_some_and(|last| last.position.offset > offset);
-        if read.at_end || read.lost || progress || bytes > MAX_PAGE {
-            break read;
-        }
-        bytes *= 2;
+    let begun = Instant::now();
+    let read = context.broker.read(&hub.name, offset, context.settings.catch_up_bytes);
+    let read = if silent {
+        read.await
+    } else {
+        let late = || Err(ReadError(format!("nothing came within {QUICK_READ:?}")));
+        timeout(QUICK_READ, read).await.unwrap_or_else(|_| late())
     };
+    // One that answers slowly stays among the silent ones: the next read would be given up and made again.
+    hub.reads.set_silent(read.is_err() || begun.elapsed() > QUICK_READ);
+    let read = read?;
     let business = hub.business();
     // Rejected pushes are counted where they are read first, by the live reader.
     let entry = |record| Arc::new(Entry::read(&business, record, &context.backlog).0);

@@ -140,6 +140,8 @@ struct Inner {
     bytes: usize,
     /// The part of them that only this queue keeps.
     own: usize,
+    /// Pushes were dropped from it: their cursors did not reach the client.
+    passed_over: bool,
     closing: Option<CloseCode>,
     writer: Option<Waker>,
     refill: Option<Waker>,
@@ -192,13 +194,14 @@ impl Outbound {
     /// Drops queued pushes that are not to be delivered any more.
     pub fn retain_pushes(&self, mut keep: impl FnMut(&Entry) -> bool) {
         let mut inner = self.lock();
-        let mut dropped = 0;
+        let (mut dropped, queued) = (0, inner.queue.len());
         inner.queue.retain(|item| {
             let (Item::Push(entry) | Item::Compressed(entry)) = item else { return true };
             let kept = keep(entry);
             dropped += if kept { 0 } else { item.len() };
             kept
         });
+        inner.passed_over |= inner.queue.len() < queued;
         inner.bytes -= dropped;
         self.gauge.dec_by(dropped as i64);
         if self.bounds.half().hold(&inner) {
@@ -246,6 +249,7 @@ impl Outbound {
                 wake(inner.refill.take());
             }
             if item.is_over() {
+                inner.passed_over = true;
                 continue;
             }
             return Poll::Ready(Next::Item(item));
@@ -281,6 +285,11 @@ impl Outbound {
     pub fn held(&self) -> Option<usize> {
         let inner = self.lock();
         inner.closing.is_none().then_some(inner.bytes)
+    }
+
+    /// Whether pushes were dropped from it since this was last asked.
+    pub fn take_passed_over(&self) -> bool {
+        std::mem::take(&mut self.lock().passed_over)
     }
 
     /// Its bounds.

@@ -73,6 +73,23 @@ async fn what_expires_while_a_client_catches_up_does_not_come() {
     edge.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_queued_pushes_are_dropped_is_told_its_position() {
+    let (broker, edge, ..) = begin(1 << 20).await;
+    let (mailbox, _task) = open(&edge, 2, StartAt::Now, BOUNDS);
+    edge.hub.set_tags(&mailbox, &["lost".into()]);
+    let began = place(&frame(&mailbox).await);
+    publish(&broker, r#"{"messageType":"n","tags":["lost"],"content":0}"#.into());
+    settle().await;
+    edge.hub.set_tags(&mailbox, &["kept".into()]);
+    // Nothing else is pushed: without this its cursor would stay where it began, and fall out of the retention.
+    tokio::time::sleep(edge.hub.context.settings.position_interval + Duration::from_secs(2)).await;
+    let told = frame(&mailbox).await;
+    assert_eq!(told["op"], "position", "{told}");
+    assert!(place(&told).offset > began.offset);
+    edge.stop().await;
+}
+
 /// The log has everything, or nothing but its position: then the pages of the stream are what was judged before.
 async fn declared_anew(log_bytes: usize) {
     let (broker, edge, start, _task) = begin(log_bytes).await;
