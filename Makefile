@@ -25,6 +25,7 @@ test: setup check unit conformance integration clients ## everything that CI run
 .PHONY: doc-beside-it
 doc-beside-it:
 	nice -n 19 $(MAKE) --no-print-directory doc
+	WIREPOST_FUZZ_SECONDS=3 nice -n 19 $(CARGO) test $(LOCKED) --lib -- changed_inputs_hold
 
 .PHONY: setup
 setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2, Chromium, JDK, Maven
@@ -44,6 +45,14 @@ clippy: ## lints, warnings are errors
 .PHONY: unit
 unit: ## tests that need nothing but themselves
 	$(CARGO) test $(LOCKED) --lib --bins
+
+.PHONY: fuzz
+fuzz: ## what reads other people's bytes, fed with any, guided by coverage; an hour in all (TARGETS="head cursor" SECONDS=10: for each)
+	scripts/fuzz run $(or $(SECONDS),210) $(TARGETS)
+
+.PHONY: fuzz-keep
+fuzz-keep: ## adds to fuzz/corpus what `make fuzz` found to cover more
+	scripts/fuzz keep $(TARGETS)
 
 .PHONY: doc
 doc: ## examples in the documentation

@@ -18,7 +18,9 @@ use wirepost_core::{
     Compiled, Problem, WsBusiness,
     business::{API_VERSION, GROUP, KIND},
     class::{self, WsBusinessClass},
-    compile, validate,
+    compile,
+    edge_config::BusinessConfig,
+    validate,
 };
 
 use classes::ClassArgs;
@@ -269,6 +271,14 @@ pub(crate) fn check<'a>(path: &Path, text: &str, stored: impl Fn(&str) -> Option
         contents.findings.push(at(1, problem));
     }
     contents
+}
+
+/// What a file declares, and the lines of its problems and notes.
+pub(crate) fn declared(file: &[u8]) -> (Vec<BusinessConfig>, Vec<usize>) {
+    let Contents { valid, findings, notes, .. } = check(Path::new("file"), &documents::text(file), |_| None);
+    let (compiled, more) = compile_all(valid);
+    let lines = [findings, notes, more].concat().iter().map(|finding| finding.line).collect();
+    (compiled.into_iter().map(|compiled| compiled.config).collect(), lines)
 }
 
 /// Compiles valid declarations together, and finds conflicts between them.

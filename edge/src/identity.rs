@@ -4,7 +4,7 @@
 //! [`ticket`] that every edge with the same [`keys`] verifies on its own.
 
 pub mod api_key;
-mod claims;
+pub mod claims;
 pub mod jwks;
 pub mod jwt;
 pub mod key_set;

@@ -51,6 +51,7 @@ impl Sections {
     /// Finds the sections. Fails on an empty message and on bytes that are not a sequence of sections.
     pub fn parse(message: &Bytes) -> Result<Self, Malformed> {
         let mut sections = Self::default();
+        let mut joined = BytesMut::new();
         let mut at = 0;
         if message.is_empty() {
             return Err(Malformed("message: empty"));
@@ -68,7 +69,7 @@ impl Sections {
                     let Some(Value::Binary(content)) = Value::decode(&message[section]) else {
                         return Err(Malformed("message: data section without binary"));
                     };
-                    sections.add_data(message.slice_ref(content));
+                    sections.add_data(&mut joined, message.slice_ref(content));
                 }
                 VALUE => {
                     sections.body = match Value::decode(&message[section.clone()]) {
@@ -87,17 +88,22 @@ impl Sections {
                 _ => return Err(Malformed("message: unknown section")),
             }
         }
+        if sections.kind == BodyKind::Data && !joined.is_empty() {
+            sections.body = joined.freeze();
+        }
         Ok(sections)
     }
 
-    /// Several data sections are one body (AMQP 1.0, 3.2.6); only then are bytes copied.
-    fn add_data(&mut self, content: Bytes) {
+    /// Several data sections are one body (AMQP 1.0, 3.2.6); only then are bytes copied, into `joined`: each once, since
+    /// a message may have millions of sections.
+    fn add_data(&mut self, joined: &mut BytesMut, content: Bytes) {
         if self.kind == BodyKind::Data {
-            let mut joined = BytesMut::with_capacity(self.body.len() + content.len());
-            joined.extend_from_slice(&self.body);
+            if joined.is_empty() {
+                joined.extend_from_slice(&self.body);
+            }
             joined.extend_from_slice(&content);
-            self.body = joined.freeze();
         } else {
+            joined.clear();
             self.body = content;
             self.kind = BodyKind::Data;
         }

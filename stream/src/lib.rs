@@ -10,6 +10,8 @@ mod config; // settings
 mod connection; // one socket: calls, subscriptions, liveness
 mod error; // errors
 mod flow; // credits and the byte budget
+#[doc(hidden)]
+pub mod fuzzing; // what fuzz/ reaches
 mod handshake; // from a host to a connection
 mod metrics; // counters
 mod pool; // connections of a client

@@ -85,11 +85,13 @@ pub(super) fn readable_id(bytes: &[u8]) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Case as parsers fold it: also the long s and the Kelvin sign, whose other case is ASCII.
+/// Case as parsers fold it: also the characters whose other case is ASCII: the long s, the Kelvin sign, the dotless i and the dotted I (Java
+/// compares the upper case of each character, then the lower case of that).
 fn same_but_for_case(key: &str, name: &str) -> bool {
     let folded = |c: char| match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
         other => other.to_ascii_lowercase(),
     };
     key.chars().map(folded).eq(name.chars().map(folded))

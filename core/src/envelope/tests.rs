@@ -138,6 +138,8 @@ fn another_case_of_a_stamped_field_is_dropped() {
         "fromuniqueid",
         "FROMUNIQUEID",
         "bu\u{17f}ine\u{17f}\u{17f}Type",
+        "t\u{131}mestamp",
+        "bus\u{130}nessType",
         "\\u0046romClientType",
         "Cursor",
     ] {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 /// The claim of exactly this name; else the one at this path, such as `realm_access.roles`. Names may contain dots
 /// (`https://shop.example/claims`), so the longest prefix that names an object is tried first. A name that begins with
 /// a slash is a JSON pointer (RFC 6901). `null` counts as absent.
-pub(super) fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     if let Some(claim) = claims.get(name) {
         return Some(claim).filter(|claim| !claim.is_null());
     }
@@ -21,7 +21,7 @@ pub(super) fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a
 }
 
 /// A text or a whole number, which has one decimal form: many systems number their users and groups.
-pub(super) fn text(claim: &Value) -> Option<String> {
+pub fn text(claim: &Value) -> Option<String> {
     match claim {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
@@ -30,7 +30,7 @@ pub(super) fn text(claim: &Value) -> Option<String> {
 }
 
 /// A list of texts and whole numbers, or one of them.
-pub(super) fn texts(claim: &Value) -> Option<Vec<String>> {
+pub fn texts(claim: &Value) -> Option<Vec<String>> {
     match claim {
         Value::Array(list) => list.iter().map(text).collect(),
         one => Some(vec![text(one)?]),

@@ -49,7 +49,6 @@ pub enum Head {
 }
 
 /// A request for a socket, as far as its form goes.
-#[derive(Debug)]
 pub struct Request {
     token: String,
     params: Params,
@@ -72,6 +71,26 @@ impl Head {
 }
 
 impl Request {
+    /// The ticket.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The cursor of the query.
+    pub fn cursor(&self) -> Option<&str> {
+        self.params.cursor.as_deref()
+    }
+
+    /// The fields.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Bytes of the header; what is behind it is not part of the request.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     fn of(request: &httparse::Request<'_, '_>, length: usize) -> Option<Self> {
         let (Some("GET"), Some(1), Some(target)) = (request.method, request.version, request.path) else { return None };
         let path = target.split_once('?').map_or(target, |(path, _)| path);
@@ -94,6 +113,13 @@ impl Request {
             return None;
         }
         Some(Self { token: token.to_owned(), params, headers, length })
+    }
+}
+
+/// Without its ticket, which is a secret.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("length", &self.length).finish_non_exhaustive()
     }
 }
 
@@ -176,6 +202,7 @@ mod tests {
         let behind = format!("{GOOD}\u{1}frame");
         let request = socket(&behind).unwrap();
         assert_eq!((request.token.as_str(), request.length), ("abc-_9", GOOD.len()));
+        assert!(!format!("{request:?}").contains("abc-_9"), "it is a secret");
         assert_eq!(request.params.cursor.as_deref(), Some("pay.0.1.2"));
         assert_eq!(request.headers["connection"], "keep-alive, Upgrade");
         assert_eq!(socket(&GOOD.replace("?cursor=pay.0.1.2", "")).unwrap().params.cursor, None);
