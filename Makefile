@@ -19,7 +19,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 # The cluster's tests wait for most of their time. The examples of the documentation are compiled beside them, with what they leave of the
 # processors. Nothing else is: with more than that to do, the cluster's broker confirms too late for promises of two seconds.
 .PHONY: test
-test: setup check unit conformance integration clients ## everything that CI runs (on two cores about 25 minutes, 45 where nothing is cached)
+test: setup check unit conformance simulate-some integration clients ## everything that CI runs (on two cores about 25 minutes, 45 where nothing is cached)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible doc-beside-it
 
 .PHONY: doc-beside-it
@@ -66,6 +66,22 @@ programs:
 .PHONY: integration
 integration: programs ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards (WHAT="edge drain": those with these words in their names)
 	WIREPOST_TEST_NO_FSYNC=yes scripts/with-kubernetes scripts/with-broker $(CARGO_TARGET_DIR)/debug/run-tests $(WHAT)
+
+.PHONY: simulate
+simulate: ## edges on a simulated clock, network and broker, from seeds (SEEDS=10000, SEEDS=100..200; SEED=17: that one, and all that happens in it)
+	$(CARGO) build --profile simulation $(LOCKED) --bin wirepost-simulate
+	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
+
+# The same seeds at each change, and others each day.
+.PHONY: simulate-some
+simulate-some:
+	$(CARGO) build --profile simulation $(LOCKED) --bin wirepost-simulate
+	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate --seeds 1000 --of-the-day 200
+
+.PHONY: mutations
+mutations: ## does the simulation find seeded bugs? (builds the product with each; SEEDS=10000)
+	$(CARGO) build --profile simulation $(LOCKED) --bin wirepost-simulate
+	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate --mutations --seeds $(or $(SEEDS),10000)
 
 .PHONY: cluster-test
 cluster-test: programs ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)

@@ -12,13 +12,13 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::TlsConnector;
 
 use wirepost_rabbitmq::Endpoint;
+use wirepost_runtime::network::Stream;
 
 use crate::Error;
 
@@ -28,9 +28,6 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Room for one read.
 const READ: usize = 16 << 10;
-
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 pub(crate) struct Socket {
     stream: Box<dyn Stream>,
@@ -48,9 +45,8 @@ impl Socket {
         let address = endpoint.address();
         let failed = |cause: String| Error::Connect { address: address.host_and_port(), cause };
         let dialing = async {
-            let socket = TcpStream::connect((address.host(), address.port())).await?;
-            socket.set_nodelay(true)?;
-            let Some(tls) = endpoint.tls() else { return Ok(Box::new(socket) as Box<dyn Stream>) };
+            let socket = endpoint.network().connect(address.host(), address.port()).await?;
+            let Some(tls) = endpoint.tls() else { return Ok(socket) };
             let name = ServerName::try_from(address.host().to_owned()).map_err(io::Error::other)?;
             Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(name, socket).await?) as Box<dyn Stream>)
         };

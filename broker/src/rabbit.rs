@@ -45,6 +45,7 @@ mod transient;
 
 pub use config::{CONNECTIONS, Config, SettingsError};
 
+use config::Checked;
 use counters::Counters;
 use dialer::Dialer;
 use publish::{Job, Publisher};
@@ -58,7 +59,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The broker.
 pub struct RabbitBroker {
-    /// `None` once dropping.
+    /// `None` on a runtime of the caller, and once dropping.
     runtime: Option<Runtime>,
     handle: Handle,
     config: Config,
@@ -100,7 +101,21 @@ impl RabbitBroker {
         let checked = config.check()?;
         let runtime =
             Builder::new_multi_thread().worker_threads(1).thread_name("wirepost-amqp").enable_all().build()?;
-        let handle = runtime.handle().clone();
+        let mut broker = Self::on(runtime.handle().clone(), config, checked, supervisor);
+        broker.runtime = Some(runtime);
+        Ok(broker)
+    }
+
+    /// The same on a runtime of the caller, whose other work then delays the heartbeats.
+    ///
+    /// # Errors
+    /// See [`SettingsError`]; a retry does not help.
+    pub fn start_on(handle: Handle, config: Config, supervisor: &Supervisor) -> Result<Self, SettingsError> {
+        let checked = config.check()?;
+        Ok(Self::on(handle, config, checked, supervisor))
+    }
+
+    fn on(handle: Handle, config: Config, checked: Checked, supervisor: &Supervisor) -> Self {
         let counters = Arc::new(Counters::default());
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
         let (publishers, rest) = (supervisor.tasks_on(handle.clone()), supervisor.tasks_on(handle.clone()));
@@ -118,6 +133,7 @@ impl RabbitBroker {
             files: checked.files,
             ca: checked.ca,
             edge: config.edge.clone(),
+            network: config.network.clone(),
             counters: counters.clone(),
         });
         let (publisher, statuses) = Publisher::start(&config, &dialer, &alarm, &publishers, &closing);
@@ -126,8 +142,8 @@ impl RabbitBroker {
         let (refusal_sender, refusal) = watch::channel(None);
         let watching = health::watch(statuses, alarm, health_sender, refusal_sender);
         rest.until("broker health", &closed, watching);
-        Ok(Self {
-            runtime: Some(runtime),
+        Self {
+            runtime: None,
             handle,
             config,
             publisher: Arc::new(publisher),
@@ -143,7 +159,7 @@ impl RabbitBroker {
             supervisor: supervisor.clone(),
             publishers,
             rest,
-        })
+        }
     }
 
     fn stream(&self) -> Option<Arc<Client>> {

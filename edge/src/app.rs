@@ -14,16 +14,11 @@ use wirepost_runtime::{
 use crate::{
     admin,
     broker::Broker,
-    business::check_pool::CheckPool,
-    catalog::Catalog,
     config::settings::Settings,
-    drain::Drain,
-    http::{self, log_throttle::LogThrottle, socket::direct::Direct, state::State},
+    http::{self, socket::direct::Direct, state::State},
     identity::{jwks, keys::KeyRing},
     metrics::Metrics,
     net::listener::{self, Listener},
-    push::context::HubContext,
-    socket::{connection_limit::ConnectionLimit, flood::FloodLimiter, inbound::Inbound, shared::Shared},
 };
 
 /// A running edge.
@@ -81,27 +76,7 @@ impl App {
         let address = settings.admin;
         let private =
             AdminPort::bind(address).await.map_err(|source| listener::StartError::Bind { address, source })?;
-        let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
-        let checks = Arc::new(CheckPool::new(metrics.checks_waiting.clone()));
-        let state = Arc::new(State {
-            catalog: Arc::new(Catalog::new(context, &supervisor)),
-            connection_limit: ConnectionLimit::new(settings.max_connections),
-            sockets: Arc::new(Shared {
-                keys: Arc::clone(&keys),
-                checks: Arc::clone(&checks),
-                limiter: Arc::new(FloodLimiter::default()),
-                inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
-                drain: Drain::default(),
-            }),
-            keys,
-            checks,
-            broker,
-            metrics,
-            readiness,
-            log_throttle: LogThrottle::new(settings.log_pause),
-            connections: supervisor.tasks(),
-            settings,
-        });
+        let state = Arc::new(State::new(settings, keys, broker, metrics, readiness, &supervisor));
         let app = Self {
             public: public.local_addr(),
             admin: private.local_addr(),

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::ClientConfig;
+use wirepost_runtime::network::{Network, Tcp};
 
 use crate::{Address, CaCertificates, CaError};
 
@@ -12,6 +13,7 @@ pub struct Endpoint {
     address: Address,
     tls: Option<Arc<ClientConfig>>,
     name: String,
+    network: Arc<dyn Network>,
 }
 
 impl Endpoint {
@@ -26,7 +28,18 @@ impl Endpoint {
             (true, Some(ca)) => Some(ca.client_tls()?),
             (true, None) => Some(CaCertificates::new(None).client_tls()?),
         };
-        Ok(Self { address, tls, name: name.into() })
+        Ok(Self { address, tls, name: name.into(), network: Arc::new(Tcp) })
+    }
+
+    /// The same, reached over this network.
+    #[must_use]
+    pub fn over(self, network: Arc<dyn Network>) -> Self {
+        Self { network, ..self }
+    }
+
+    /// How to reach it.
+    pub fn network(&self) -> &dyn Network {
+        &*self.network
     }
 
     /// Where to connect, and as which user.
@@ -47,7 +60,7 @@ impl Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, tls, name } = self;
+        let Self { address, tls, name, network: _ } = self;
         write!(f, "{name} at {address}{}", if tls.is_some() { ", TLS" } else { "" })
     }
 }

@@ -3,6 +3,7 @@
 //! - [`tasks`]: supervised tasks; one that ends or panics unasked ends the process
 //! - [`backoff`]: growing, jittered pauses between attempts
 //! - [`clock`]: wall-clock time as the wire has it
+//! - [`network`]: how a broker is reached
 //! - [`readiness`]: what a process still waits for before it may take traffic
 //!
 //! With the feature `program`:
@@ -15,6 +16,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod network;
 pub mod readiness;
 pub mod tasks;
 

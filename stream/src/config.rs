@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use wirepost_runtime::tasks::Supervisor;
+use wirepost_runtime::{
+    network::{Network, Tcp},
+    tasks::Supervisor,
+};
 
 /// User and password of SASL PLAIN. `Debug` hides the password.
 #[derive(Clone)]
@@ -61,6 +64,8 @@ pub struct Config {
     pub backoff: (Duration, Duration),
     /// Receives the failures of the client's tasks. By default it is one of its own: failures are logged, and nobody waits for them.
     pub supervisor: Supervisor,
+    /// How the hosts are reached.
+    pub network: Arc<dyn Network>,
 }
 
 /// Default of [`Config::subscriptions_per_connection`] on brokers that multiplex well.
@@ -90,6 +95,7 @@ impl Config {
             max_frame_bytes: 256 << 20,
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             supervisor: Supervisor::default(),
+            network: Arc::new(Tcp),
         }
     }
 

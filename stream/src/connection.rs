@@ -135,6 +135,8 @@ struct State {
     /// Correlation ids of Unsubscribe requests: their answers free an id.
     unsubscribing: HashMap<u32, u8>,
     last_used: Instant,
+    /// Since when a call has waited in vain, while nothing but heartbeats came.
+    mute_since: Option<Instant>,
 }
 
 enum Id {
@@ -176,6 +178,7 @@ impl Connection {
             ids: HashMap::new(),
             unsubscribing: HashMap::new(),
             last_used: Instant::now(),
+            mute_since: None,
         };
         let shared = Arc::new(Shared {
             address: address.clone(),
@@ -303,7 +306,7 @@ impl Shared {
     }
 
     async fn request(&self, key: u16, what: &'static str, body: impl FnOnce(&mut BytesMut)) -> Result<Bytes, Error> {
-        let correlation = self.correlation();
+        let (correlation, began) = (self.correlation(), Instant::now());
         let (call, answer) = oneshot::channel();
         {
             let mut state = lock(&self.state);
@@ -313,7 +316,7 @@ impl Shared {
             state.last_used = Instant::now();
             state.calls.insert(correlation, call);
         }
-        let _guard = CallGuard { shared: self, correlation };
+        let _guard = CallGuard { shared: self, correlation, began };
         self.put(|out| {
             put_frame(out, key, |b| {
                 b.put_u32(correlation);
@@ -324,6 +327,17 @@ impl Shared {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(_)) => Err(self.reason()),
             Err(_) => Err(Error::Timeout { what, after: self.call_timeout }),
+        }
+    }
+
+    /// A call has waited in vain, until its time was over or nobody waited for it any more. If no answer has come for
+    /// twice that time, the connection is given up: the broker's heartbeats come from another process than its answers,
+    /// and may come over a line that carries nothing to it. An answer that is late is an answer.
+    fn not_answered(&self, began: Instant) {
+        let since = *lock(&self.state).mute_since.get_or_insert(began);
+        if since.elapsed() >= self.call_timeout * 2 {
+            let text = format!("it has answered no call for {:?}, and sends nothing but heartbeats", since.elapsed());
+            self.end(Error::ConnectionLost(text));
         }
     }
 
@@ -403,10 +417,14 @@ impl Shared {
 struct CallGuard<'a> {
     shared: &'a Shared,
     correlation: u32,
+    began: Instant,
 }
 
 impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.shared.state).calls.remove(&self.correlation);
+        let unanswered = lock(&self.shared.state).calls.remove(&self.correlation).is_some();
+        if unanswered {
+            self.shared.not_answered(self.began);
+        }
     }
 }

@@ -4,11 +4,9 @@ use std::fmt;
 
 use bytes::{BufMut, BytesMut};
 use rustls::pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
+use wirepost_runtime::network::Stream;
 
 use crate::{
     codec::{Cut, Fields, Frame, FrameCutter, Malformed, ResponseCode, key, put_frame, put_string, put_string_map},
@@ -29,11 +27,8 @@ impl fmt::Display for Address {
     }
 }
 
-pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
 /// A plain or TLS socket.
-pub(crate) type Socket = Box<dyn Io>;
+pub(crate) type Socket = Box<dyn Stream>;
 
 /// The results of the handshake.
 pub(crate) struct Handshake {
@@ -113,11 +108,9 @@ impl Handshake {
 
 async fn connect(config: &Config, address: &Address) -> Result<Socket, Error> {
     let fail = |reason: String| Error::Connect { address: address.to_string(), reason };
-    let socket = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|e| fail(e.to_string()))?;
-    // Otherwise each small frame waits for the TCP acknowledgement of the previous one: 40 ms and more per call.
-    socket.set_nodelay(true).map_err(|e| fail(e.to_string()))?;
+    let socket = config.network.connect(&address.host, address.port).await.map_err(|e| fail(e.to_string()))?;
     let Some(tls) = &config.tls else {
-        return Ok(Box::new(socket));
+        return Ok(socket);
     };
     let tls = tls().map_err(|reason| fail(format!("tls: {reason}")))?;
     let name = ServerName::try_from(address.host.clone()).map_err(|e| fail(format!("host name for tls: {e}")))?;

@@ -4,6 +4,8 @@ use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use wirepost_rabbitmq::{Address, CaCertificates, CredentialFiles, Credentials, ManagementClient, ManagementSettings};
 
+use wirepost_runtime::network::{Network, Tcp};
+
 use super::alarm;
 
 /// Default of [`Config::connections`].
@@ -46,6 +48,8 @@ pub struct Config {
     pub event_capacity: usize,
     /// Unacknowledged messages of one `Transient` business at most (`basic.qos`).
     pub prefetch: u16,
+    /// How AMQP and streams are reached.
+    pub network: Arc<dyn Network>,
 }
 
 impl Config {
@@ -65,6 +69,7 @@ impl Config {
             waiting_bytes: 64 << 20,
             event_capacity: 1024,
             prefetch: 200,
+            network: Arc::new(Tcp),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use wirepost_rabbitmq::{Address, CaCertificates, CredentialFiles, Endpoint};
+use wirepost_runtime::network::Network;
 
 use super::counters::Counters;
 
@@ -15,6 +16,7 @@ pub(super) struct Dialer {
     pub(super) files: CredentialFiles,
     pub(super) ca: Arc<CaCertificates>,
     pub(super) edge: String,
+    pub(super) network: Arc<dyn Network>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -25,6 +27,7 @@ impl Dialer {
         let login = self.files.apply(address.login()).map_err(|error| error.to_string())?;
         let name = format!("wirepost-edge {} {name}", self.edge);
         Endpoint::new(address.with_login(login), Some(&self.ca), name)
+            .map(|endpoint| endpoint.over(self.network.clone()))
             .map_err(|error| format!("{error}; give a ca_file"))
     }
 }

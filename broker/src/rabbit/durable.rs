@@ -46,6 +46,7 @@ pub(super) fn client(config: &Config, checked: &Checked, supervisor: &Supervisor
         settings.tls = Some(Arc::new(move || ca.client_tls().map_err(|error| error.to_string())));
     }
     settings.supervisor = supervisor.clone();
+    settings.network = Arc::clone(&config.network);
     Some(Client::new(settings))
 }
 

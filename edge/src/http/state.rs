@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use wirepost_runtime::{readiness::Readiness, tasks::Tasks};
+use wirepost_runtime::{
+    readiness::Readiness,
+    tasks::{Supervisor, Tasks},
+};
 
 use super::{answer::Refusal, log_throttle::LogThrottle};
 use crate::{
@@ -10,9 +13,11 @@ use crate::{
     business::{Business, check_pool::CheckPool},
     catalog::Catalog,
     config::settings::Settings,
+    drain::Drain,
     identity::keys::KeyRing,
     metrics::Metrics,
-    socket::{connection_limit::ConnectionLimit, shared::Shared},
+    push::context::HubContext,
+    socket::{connection_limit::ConnectionLimit, flood::FloodLimiter, inbound::Inbound, shared::Shared},
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -42,6 +47,38 @@ pub struct State {
 }
 
 impl State {
+    /// Of an edge without a business yet.
+    pub fn new(
+        settings: Settings,
+        keys: Arc<KeyRing>,
+        broker: Arc<dyn Broker>,
+        metrics: Arc<Metrics>,
+        readiness: Readiness,
+        supervisor: &Supervisor,
+    ) -> Self {
+        let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
+        let checks = Arc::new(CheckPool::new(metrics.checks_waiting.clone()));
+        Self {
+            catalog: Arc::new(Catalog::new(context, supervisor)),
+            connection_limit: ConnectionLimit::new(settings.max_connections),
+            sockets: Arc::new(Shared {
+                keys: Arc::clone(&keys),
+                checks: Arc::clone(&checks),
+                limiter: Arc::new(FloodLimiter::default()),
+                inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
+                drain: Drain::default(),
+            }),
+            keys,
+            checks,
+            broker,
+            metrics,
+            readiness,
+            log_throttle: LogThrottle::new(settings.log_pause),
+            connections: supervisor.tasks(),
+            settings,
+        }
+    }
+
     /// The business that a path names.
     pub(super) fn business(&self, name: &str) -> Result<Arc<Business>, Refusal> {
         self.catalog.get(name).ok_or_else(|| Refusal::absent(name, self.catalog.why_absent(name)))

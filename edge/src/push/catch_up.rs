@@ -49,7 +49,7 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
             }
             Action::Join(gap) => {
                 moved.mark_unchanged();
-                Input::Joined(hub.join_at_end(mailbox, |position| match gap {
+                Input::Joined(hub.join_at_end(mailbox, gap, |position| match gap {
                     Some(gap) => greeting.gap(position, gap),
                     None => greeting.fresh(position),
                 }))

@@ -16,6 +16,11 @@ pub enum Gap {
 }
 
 impl Gap {
+    /// Whether reading the stream has shown it.
+    pub fn was_read(self) -> bool {
+        matches!(self, Self::Retention | Self::Incarnation)
+    }
+
     /// The reason in the frame to the client.
     pub fn reason(self) -> GapReason {
         match self {

@@ -53,9 +53,8 @@ pub struct Hub {
 struct State {
     log: Log,
     registry: Registry,
-    /// Only for `Transient`: whether the reader's queue is consumed. While it is not, nobody goes live: the queue may
-    /// be lost.
-    consuming: bool,
+    /// Whether the reader is attached. While it is not, nobody goes live with `Transient`: the queue may be lost.
+    attached: bool,
     /// Why this hub was closed: a connection that still enters is closed immediately.
     closed: Option<CloseCode>,
 }
@@ -92,7 +91,7 @@ impl Hub {
             name: business.name().into(),
             reads: ReadQueue::default(),
             business: ArcSwap::new(business),
-            state: Mutex::new(State { log, registry: Registry::default(), consuming: false, closed: None }),
+            state: Mutex::new(State { log, registry: Registry::default(), attached: false, closed: None }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
             reading: Mutex::default(),
@@ -177,16 +176,18 @@ impl Hub {
     }
 
     /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come.
-    /// False: the reader is not attached.
-    pub fn join_at_end(&self, mailbox: &Mailbox, greet: impl FnOnce(Option<Position>)) -> bool {
+    /// `gap`: why it does not go on from its own position. False: the reader is not attached. A gap that reading has
+    /// shown waits for it: until then the log may end in a stream that is gone, or before the connection's own position.
+    pub fn join_at_end(&self, mailbox: &Mailbox, gap: Option<Gap>, greet: impl FnOnce(Option<Position>)) -> bool {
         let delivery = self.delivery();
         let state = self.lock();
         let position = match delivery {
+            Delivery::Durable if !state.attached && gap.is_some_and(Gap::was_read) => return false,
             Delivery::Durable => match state.log.position() {
                 Some(position) => Some(position),
                 None => return false,
             },
-            Delivery::Transient if state.consuming => None,
+            Delivery::Transient if state.attached => None,
             Delivery::Transient => return false,
         };
         greet(position);
@@ -281,7 +282,7 @@ impl Hub {
     /// The reader is attached after `position`. False: the log ends elsewhere, so continuity is not proven.
     pub fn attach(&self, position: Option<Position>) -> bool {
         let mut state = self.lock();
-        state.consuming = true;
+        state.attached = true;
         let continues = match (position, state.log.position()) {
             (Some(position), None) => {
                 state.log.append(Arc::new(Entry::mark(position)));
@@ -298,7 +299,7 @@ impl Hub {
 
     /// The reader is not attached at the moment. What a log has stays, since reading continues behind it.
     pub(super) fn interrupted(&self) {
-        self.lock().consuming = false;
+        self.lock().attached = false;
     }
 
     /// Compresses those of them that a connection here is to get compressed. They are new: nobody else has them yet.
@@ -371,7 +372,7 @@ impl Hub {
     /// Nothing is known any more of what the reader has read.
     fn unread(&self, state: &mut State) {
         state.log.clear();
-        state.consuming = false;
+        state.attached = false;
         self.context.pages.forget(&self.name);
     }
 

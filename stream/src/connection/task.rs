@@ -136,6 +136,9 @@ impl Shared {
     }
 
     fn handle(&self, frame: Frame) -> Result<(), Error> {
+        if frame.key != key::HEARTBEAT {
+            lock(&self.state).mute_since = None;
+        }
         let mut fields = Fields(frame.payload);
         match frame.key {
             key::DELIVER => {
@@ -191,6 +194,7 @@ impl Shared {
         if frame.key != key::DELIVER {
             return Err(Malformed("frame: above the size limit").into());
         }
+        lock(&self.state).mute_since = None;
         let id = Fields(frame.payload).u8("deliver")?;
         self.counters.oversized_chunks.increment();
         self.deliver(id, 0, Delivery::Oversized);

@@ -46,6 +46,37 @@ async fn an_unanswered_call_times_out_and_the_connection_lives_on() -> Result<()
 }
 
 #[tokio::test]
+async fn a_connection_that_answers_no_call_is_given_up_though_it_sends_heartbeats() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let mut config = config(broker.address.clone(), "/");
+    config.call_timeout = Duration::from_millis(500);
+    let client = Client::new(config);
+    let script = tokio::spawn(async move {
+        let mut mute = broker.accept().await?;
+        let mut peer = loop {
+            tokio::select! {
+                peer = broker.accept() => break peer?,
+                () = tokio::time::sleep(Duration::from_millis(100)) => drop(mute.send(0x17, 1, &[]).await),
+            }
+        };
+        let request = peer.expect(0x1c).await?;
+        peer.answer_stats(&request, 0, 7).await?;
+        anyhow::Ok(peer)
+    });
+    let answered = timeout(PATIENCE, async {
+        loop {
+            if let Ok(stats) = client.stats("s").await {
+                return stats.end();
+            }
+        }
+    });
+    assert_eq!(answered.await?, Some(7));
+    assert_eq!(client.counters().connections_lost.get(), 1);
+    script.await??;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_broker_with_messages_that_sends_none_is_asked_again_at_the_exact_offset() -> Result<()> {
     let broker = FakeBroker::bind("4.3.6").await?;
     let client = client(&broker);

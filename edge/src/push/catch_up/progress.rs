@@ -69,7 +69,7 @@ pub(super) enum Progress {
         at: Position,
         /// Reads that found the stream ending before it.
         beyond_end: u32,
-        /// The log has not reached it; otherwise the log has what is missing, or had it.
+        /// The log has not reached it, or is of another stream; otherwise the log has what is missing, or had it.
         ahead_of_log: bool,
     },
     /// It starts from now.
@@ -116,7 +116,9 @@ impl Progress {
                 *ahead_of_log = false;
                 Action::Read(*at)
             }
-            Input::Advanced(Advance::Newer) => {
+            // Which of the two streams is the one that is there now, only reading shows: the reader may not have noticed
+            // yet that its own is gone.
+            Input::Advanced(Advance::Newer | Advance::OtherStream) => {
                 *ahead_of_log = true;
                 Action::Read(*at)
             }
@@ -134,9 +136,7 @@ impl Progress {
                 *beyond_end += 1;
                 Action::Wait(BEYOND_END_WAIT)
             }
-            Input::Advanced(Advance::OtherStream) | Input::Read(Ok(StreamRead::BeyondEnd)) => {
-                self.join_with(Gap::Incarnation)
-            }
+            Input::Read(Ok(StreamRead::BeyondEnd)) => self.join_with(Gap::Incarnation),
             Input::Read(Ok(StreamRead::Gap(gap))) => self.join_with(gap),
             Input::Read(Err(_)) => Action::Wait(RETRY),
         }
@@ -238,7 +238,9 @@ mod tests {
 
     #[test]
     fn a_lagging_replica_is_asked_again_and_a_log_that_is_behind_is_awaited() {
-        for (step, expected) in [(Advance::Older, "wait 500"), (Advance::Newer, "await log")] {
+        for (step, expected) in
+            [(Advance::Older, "wait 500"), (Advance::Newer, "await log"), (Advance::OtherStream, "await log")]
+        {
             let inputs = vec![Input::Advanced(step), read(None), Input::Done];
             assert_eq!(actions(&mut resuming(), inputs), ["read 7", expected, "advance 7"]);
         }
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn unproven_continuity_is_a_gap_and_an_unreachable_broker_is_not() {
         for (input, expected) in [
-            (Input::Advanced(Advance::OtherStream), "join incarnation"),
+            (Input::Read(Ok(StreamRead::Gap(Gap::Incarnation))), "join incarnation"),
             (Input::Read(Ok(StreamRead::Gap(Gap::Retention))), "join retention"),
             (Input::Read(Err(ReadError("away".into()))), "wait 500"),
         ] {

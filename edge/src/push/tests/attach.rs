@@ -11,6 +11,7 @@ use super::{
     *,
 };
 use crate::broker::{Confirm, Feed, FeedEvent, Health, Page, ReadError, Start};
+use crate::push::gap::Gap;
 
 type Hook = Box<dyn FnOnce() + Send>;
 
@@ -159,7 +160,7 @@ async fn joins_as_the_reader_ends(delivery: Delivery) {
     let (hub, of_hook, of_broker) = (Arc::clone(&edge.hub), Arc::clone(&second), broker.clone());
     *broker.at_end.lock().unwrap() = Some(Box::new(move || {
         hub.enter(&of_hook, &[]);
-        if hub.join_at_end(&of_hook, |_| ()) {
+        if hub.join_at_end(&of_hook, None, |_| ()) {
             of_broker.push(0);
         }
     }));
@@ -167,7 +168,7 @@ async fn joins_as_the_reader_ends(delivery: Delivery) {
     if second.is_live() {
         assert_eq!(number(&second).await, 0, "it was live when this was pushed");
     } else {
-        assert!(edge.hub.join_at_end(&second, |_| ()), "a new reader is attached");
+        assert!(edge.hub.join_at_end(&second, None, |_| ()), "a new reader is attached");
         broker.push(0);
         assert_eq!(number(&second).await, 0);
     }
@@ -182,4 +183,34 @@ async fn a_client_that_joins_as_the_last_one_leaves_misses_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_transient_client_that_joins_as_the_last_one_leaves_misses_nothing() {
     joins_as_the_reader_ends(Delivery::Transient).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_that_reading_has_shown_waits_for_a_reader_that_is_attached() {
+    let edge = Edge::start(&MemoryBroker::new(), 1 << 20);
+    let mailbox = idle(&edge);
+    let at = |offset| Some(Position { offset, fingerprint: offset });
+    let mut joined = Vec::new();
+    let mut join = |gap| {
+        let mut place = None;
+        edge.hub.join_at_end(&mailbox, gap, |position| place = position).then(|| joined.push(place));
+    };
+    edge.hub.attach(at(7));
+    // The stream is declared anew, and the reader has not seen it yet.
+    edge.hub.interrupted();
+    join(Some(Gap::Incarnation));
+    join(Some(Gap::Retention));
+    join(None);
+    edge.hub.forget(Some(Gap::Incarnation));
+    edge.hub.attach(at(1));
+    join(Some(Gap::Incarnation));
+    assert_eq!(joined, [at(7), at(1)]);
+    edge.stop().await;
+}
+
+/// A connection that nothing lets catch up.
+fn idle(edge: &Edge) -> Mailbox {
+    let backlog = Arc::clone(&edge.hub.context.backlog);
+    let outbound = Outbound::new(BOUNDS, prometheus_client::metrics::gauge::Gauge::default(), backlog);
+    Mailbox::new(1, "alice", "app", true, outbound)
 }

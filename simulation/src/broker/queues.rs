@@ -1,0 +1,160 @@
+//! The queues of edges that read `Transient` businesses.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// A queue without a consumer lives this long.
+const EXPIRES: Duration = Duration::from_mins(1);
+
+/// A message in a queue.
+#[derive(Clone)]
+pub(super) struct Waiting {
+    pub(super) body: Bytes,
+    pub(super) redelivered: bool,
+}
+
+/// A queue on one node.
+struct Queue {
+    node: usize,
+    business: Option<String>,
+    ready: VecDeque<Waiting>,
+    /// The connection that consumes.
+    consumer: Option<u64>,
+    unused_since: Instant,
+}
+
+/// All of them, by name.
+#[derive(Default)]
+pub(super) struct Queues(BTreeMap<String, Queue>);
+
+/// The answer to a call about a queue.
+pub(super) enum Answer<T> {
+    Done(T),
+    Missing,
+    /// It has a consumer.
+    Taken,
+    /// Its node is down: none comes.
+    None,
+}
+
+impl Queues {
+    fn expire(&mut self) {
+        self.0.retain(|_, queue| queue.consumer.is_some() || queue.unused_since.elapsed() < EXPIRES);
+    }
+
+    fn with<T>(&mut self, name: &str, up: &[bool], act: impl FnOnce(&mut Queue) -> T) -> Answer<T> {
+        self.expire();
+        match self.0.get_mut(name) {
+            None => Answer::Missing,
+            Some(queue) if !up[queue.node] => Answer::None,
+            Some(queue) => Answer::Done(act(queue)),
+        }
+    }
+
+    /// The number of messages in it.
+    pub(super) fn count(&mut self, name: &str, up: &[bool]) -> Answer<usize> {
+        self.with(name, up, |queue| queue.ready.len())
+    }
+
+    pub(super) fn declare(&mut self, name: &str, node: usize) {
+        let unused_since = Instant::now();
+        let queue = Queue { node, business: None, ready: VecDeque::new(), consumer: None, unused_since };
+        self.0.entry(name.to_owned()).or_insert(queue);
+    }
+
+    pub(super) fn bind(&mut self, name: &str, business: &str, up: &[bool]) -> Answer<()> {
+        self.with(name, up, |queue| queue.business = Some(business.to_owned()))
+    }
+
+    pub(super) fn purge(&mut self, name: &str, up: &[bool]) -> Answer<()> {
+        self.with(name, up, |queue| queue.ready.clear())
+    }
+
+    /// Also while its node is down.
+    pub(super) fn delete(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    pub(super) fn consume(&mut self, name: &str, connection: u64, up: &[bool]) -> Answer<()> {
+        let taken = self.with(name, up, |queue| {
+            let free = queue.consumer.is_none_or(|consumer| consumer == connection);
+            if free {
+                queue.consumer = Some(connection);
+            }
+            !free
+        });
+        match taken {
+            Answer::Done(true) => Answer::Taken,
+            Answer::Done(false) => Answer::Done(()),
+            Answer::Missing => Answer::Missing,
+            _ => Answer::None,
+        }
+    }
+
+    /// Whether this connection's consumer is still there.
+    pub(super) fn is_consumed(&self, name: &str, connection: u64) -> bool {
+        self.0.get(name).is_some_and(|queue| queue.consumer == Some(connection))
+    }
+
+    pub(super) fn next(&mut self, name: &str, up: &[bool]) -> Option<Waiting> {
+        match self.with(name, up, |queue| queue.ready.pop_front()) {
+            Answer::Done(next) => next,
+            _ => None,
+        }
+    }
+
+    /// A connection gives back what it has not acknowledged, in order; with `leaves` its consumer ends.
+    pub(super) fn give_back(&mut self, name: &str, connection: u64, messages: Vec<Waiting>, leaves: bool) {
+        let Some(queue) = self.0.get_mut(name) else { return };
+        for message in messages.into_iter().rev() {
+            queue.ready.push_front(Waiting { redelivered: true, ..message });
+        }
+        if leaves && queue.consumer == Some(connection) {
+            (queue.consumer, queue.unused_since) = (None, Instant::now());
+        }
+    }
+
+    /// A node goes down: consumers of its queues are cancelled.
+    pub(super) fn node_down(&mut self, node: usize) {
+        for queue in self.0.values_mut().filter(|queue| queue.node == node) {
+            (queue.consumer, queue.unused_since) = (None, Instant::now());
+        }
+    }
+
+    /// A message for this queue alone.
+    pub(super) fn put(&mut self, name: &str, body: Bytes, up: &[bool]) -> Answer<()> {
+        self.with(name, up, |queue| queue.ready.push_back(Waiting { body, redelivered: false }))
+    }
+
+    /// A push goes into every queue of the business: how many. `None`: one of them can't take it.
+    pub(super) fn push(&mut self, business: &str, body: &Bytes, up: &[bool]) -> Option<usize> {
+        self.expire();
+        let bound = |queue: &&mut Queue| queue.business.as_deref() == Some(business);
+        let queues: Vec<_> = self.0.values_mut().filter(bound).collect();
+        if queues.iter().any(|queue| !up[queue.node]) {
+            return None;
+        }
+        let count = queues.len();
+        for queue in queues {
+            queue.ready.push_back(Waiting { body: body.clone(), redelivered: false });
+        }
+        Some(count)
+    }
+}
+
+impl Answer<()> {
+    /// For calls that count nothing.
+    pub(super) fn counted(self) -> Answer<usize> {
+        match self {
+            Self::Done(()) => Answer::Done(0),
+            Self::Missing => Answer::Missing,
+            Self::Taken => Answer::Taken,
+            Self::None => Answer::None,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What must hold: no cursor passes a message, nobody goes back, nobody gets what is not addressed to them, each publish has
+//! one outcome that is true. The oracle knows what the broker stored; clients show it every frame that they get.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::time::Instant;
+use wirepost_runtime::clock;
+use wirepost_stream::fingerprint;
+
+use crate::declaration::Variant;
+
+mod facts;
+mod judge;
+mod view;
+
+use facts::{Answer, Life, OfBusiness, Sent, Stored};
+pub(crate) use view::View;
+
+/// A message's bytes begin behind these of its AMQP section.
+const SECTION: usize = 8;
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Oracle(Arc<Mutex<Facts>>);
+
+#[derive(Default)]
+struct Facts {
+    lives: u64,
+    businesses: BTreeMap<String, OfBusiness>,
+    /// By id.
+    sent: HashMap<String, Sent>,
+    violations: Vec<String>,
+    /// A business that nothing happens to: its pushes arrive in time, whatever happens to others.
+    spared: Option<String>,
+    /// Of everything that clients saw, and when.
+    trace: DefaultHasher,
+    frames: u64,
+    pushes: u64,
+    gaps: u64,
+    acks: u64,
+    nacks: u64,
+}
+
+impl Oracle {
+    fn lock(&self) -> MutexGuard<'_, Facts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something that must not be.
+    pub(crate) fn violation(&self, text: String) {
+        tracing::error!(text, "VIOLATION");
+        self.lock().violations.push(text);
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// A number that two runs of a seed have in common, and what it stands for.
+    pub(crate) fn summary(&self) -> (u64, String) {
+        let facts = self.lock();
+        let Facts { frames, pushes, gaps, acks, nacks, .. } = *facts;
+        let stored: usize = facts.businesses.values().map(|business| business.stored.len()).sum();
+        (
+            facts.trace.finish(),
+            format!("{stored} stored, {frames} frames, {pushes} pushes, {gaps} gaps, {acks} acks, {nacks} nacks"),
+        )
+    }
+
+    /// Nothing happens to this business.
+    pub(crate) fn spare(&self, business: &str) {
+        self.lock().spared = Some(business.to_owned());
+    }
+
+    pub(crate) fn is_spared(&self, business: &str) -> bool {
+        self.lock().spared.as_deref() == Some(business)
+    }
+
+    // --- the broker
+
+    pub(crate) fn new_life(&self, business: &str) -> u64 {
+        let mut facts = self.lock();
+        facts.lives += 1;
+        let life = facts.lives;
+        let of = facts.businesses.entry(business.to_owned()).or_default();
+        of.life = Some(life);
+        of.lives.insert(life, Life::default());
+        tracing::info!(business, life, "stream declared");
+        life
+    }
+
+    pub(crate) fn life_ended(&self, business: &str) {
+        tracing::info!(business, "stream deleted");
+        self.lock().businesses.entry(business.to_owned()).or_default().life = None;
+    }
+
+    pub(crate) fn deleted_below(&self, business: &str, life: u64, first: u64) {
+        tracing::info!(business, first, "retention");
+        if let Some(life) = self.lock().businesses.entry(business.to_owned()).or_default().lives.get_mut(&life) {
+            life.deleted_below = life.deleted_below.max(first);
+        }
+    }
+
+    pub(crate) fn stored(&self, business: &str, life: u64, offset: u64, timestamp: i64, message: &Bytes) {
+        let print = fingerprint(offset, timestamp, message);
+        let body = &message[SECTION..];
+        let stored = Stored::of(body, timestamp);
+        tracing::info!(business, life, offset, ?stored, "stored");
+        self.note(business, &stored.id);
+        let mut facts = self.lock();
+        let of = facts.businesses.entry(business.to_owned()).or_default();
+        of.positions.insert((offset, print), life);
+        of.lives.entry(life).or_default().messages.insert(offset, stored);
+    }
+
+    /// A message came into the queue of a business.
+    pub(crate) fn queued(&self, business: &str, body: &[u8]) {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        tracing::info!(business, id = body["id"].as_str(), "queued");
+        self.note(business, body["id"].as_str().unwrap_or_default());
+    }
+
+    fn note(&self, business: &str, id: &str) {
+        let mut facts = self.lock();
+        let refused = facts.sent.get(id).is_some_and(|sent| sent.outcome == Some(Answer::Refused));
+        let of = facts.businesses.entry(business.to_owned()).or_default();
+        let place = of.stored.len();
+        of.stored.push(id.to_owned());
+        let twice = of.stored_at.insert(id.to_owned(), place).is_some();
+        drop(facts);
+        if refused {
+            self.violation(format!("{id} appears after its sender was told that it does not"));
+        }
+        if twice {
+            self.violation(format!("{id} is stored twice"));
+        }
+    }
+
+    /// A business has no stream.
+    pub(crate) fn transient(&self, business: &str) {
+        let mut facts = self.lock();
+        let of = facts.businesses.entry(business.to_owned()).or_default();
+        of.transient = true;
+        of.lives.insert(0, Life::default());
+    }
+
+    /// A push came into the queues of a `Transient` business.
+    pub(crate) fn pushed(&self, business: &str, body: &Bytes) {
+        let stored = Stored::of(body, clock::now_ms());
+        tracing::info!(business, ?stored, "pushed");
+        self.note(business, &stored.id);
+        let mut facts = self.lock();
+        if let Some(life) = facts.businesses.entry(business.to_owned()).or_default().lives.get_mut(&0) {
+            let number = life.messages.len() as u64;
+            life.messages.insert(number, stored);
+        }
+    }
+
+    // --- declarations
+
+    pub(crate) fn declared(&self, business: &str, edge: &str, variant: Variant) {
+        tracing::info!(business, edge, ?variant, "declared");
+        let mut facts = self.lock();
+        facts.businesses.entry(business.to_owned()).or_default().declared.push((
+            Instant::now(),
+            edge.to_owned(),
+            variant,
+        ));
+    }
+
+    // --- the end
+
+    /// A client that was connected for long must know the end of its stream.
+    pub(crate) fn is_at_end(&self, view: &View, newest: Option<(u64, u64)>) {
+        if self.is_transient(&view.business) {
+            let facts = self.lock();
+            let of = &facts.businesses[&view.business];
+            let missed: Vec<_> = match view.at {
+                Some((_, at)) => of.missed(view, at, u64::MAX).map(str::to_owned).collect(),
+                None => Vec::new(),
+            };
+            drop(facts);
+            for missed in missed {
+                self.violation(format!("{}: {missed} did not come", view.name));
+            }
+            return;
+        }
+        if view.at != newest {
+            self.violation(format!("{}: at {:?} in the end, and the stream ends at {newest:?}", view.name, view.at));
+        }
+    }
+
+    /// Acknowledged messages of one connection keep their order.
+    pub(crate) fn check_order(&self) {
+        let mut facts = self.lock();
+        let mut problems = Vec::new();
+        let acked: Vec<(&String, &Sent)> =
+            facts.sent.iter().filter(|(_, sent)| sent.outcome == Some(Answer::Ok)).collect();
+        let mut by_key: BTreeMap<(u64, &str, bool), BTreeMap<u64, (&String, usize)>> = BTreeMap::new();
+        for (name, of) in &facts.businesses {
+            for (id, sent) in &acked {
+                if let Some(place) = of.stored_at.get(*id) {
+                    let key = (sent.connection, name.as_str(), id.contains(":push:"));
+                    by_key.entry(key).or_default().insert(sent.number, (id, *place));
+                }
+            }
+        }
+        for messages in by_key.values() {
+            for pair in messages.values().collect::<Vec<_>>().windows(2) {
+                if pair[0].1 > pair[1].1 {
+                    problems.push(format!("{} was sent before {} and stored behind it", pair[0].0, pair[1].0));
+                }
+            }
+        }
+        facts.violations.extend(problems);
+    }
+
+    /// Messages of this connection that have no answer.
+    pub(crate) fn unanswered(&self, connection: u64) -> Vec<String> {
+        let facts = self.lock();
+        let mut open: Vec<String> = facts
+            .sent
+            .iter()
+            .filter(|(_, sent)| sent.connection == connection && sent.outcome.is_none())
+            .map(|(id, _)| id.clone())
+            .collect();
+        open.sort();
+        open
+    }
+}

@@ -1,0 +1,223 @@
+//! Judges every frame that a client gets.
+
+use std::{hash::Hash, time::Duration};
+
+use serde_json::Value;
+use tokio::time::Instant;
+use wirepost_core::Cursor;
+use wirepost_runtime::clock;
+
+use super::{
+    Oracle,
+    facts::{Answer, Sent},
+    view::View,
+};
+
+/// Everything works again after a calm this long.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// The longest way of a push, in ms, to a client that reads and has been connected for some time.
+const PROMPT: i64 = 500;
+const SETTLED: i64 = 5000;
+
+impl Oracle {
+    pub(crate) fn sends(&self, connection: u64, number: u64, id: &str) {
+        self.lock().sent.insert(id.to_owned(), Sent { connection, number, at: Instant::now(), outcome: None });
+    }
+
+    /// A client got this frame.
+    pub(crate) fn sees(&self, view: &mut View, frame: &Value) {
+        let text = frame.to_string();
+        {
+            let mut facts = self.lock();
+            facts.frames += 1;
+            (view.name.as_str(), clock::now_ms(), &text).hash(&mut facts.trace);
+        }
+        let cursor = frame["cursor"].as_str();
+        let offset = cursor.and_then(|cursor| cursor.parse::<Cursor>().ok()).map(|cursor| cursor.offset);
+        let [what, id, reason] = ["op", "id", "reason"].map(|field| frame[field].as_str().unwrap_or_default());
+        let (client, connection, resumed) = (&view.name, view.connection, frame["resumed"].as_bool());
+        tracing::info!(client, connection, what, id, offset, resumed, reason, "got");
+        match frame["op"].as_str() {
+            Some("welcome") => self.welcomes(view, frame["resumed"].as_bool(), cursor),
+            Some("position") => self.advances(view, cursor, None),
+            Some("gap") => self.gap(view, frame["reason"].as_str().unwrap_or_default()),
+            Some("refreshed") => {
+                if let Some(tags) = view.asks.take() {
+                    view.tags = tags;
+                }
+            }
+            Some(op @ ("ack" | "nack")) => {
+                let answer = match (op, frame["mayHaveArrived"].as_bool()) {
+                    ("ack", _) => Answer::Ok,
+                    (_, Some(true)) => Answer::Unknown,
+                    _ => Answer::Refused,
+                };
+                let limited = frame["code"] == "rate_limited";
+                self.answered(view, frame["id"].as_str().unwrap_or_default(), answer, limited);
+            }
+            Some(_) => {}
+            None if cursor.is_none() && self.is_transient(&view.business) => self.arrives(view, frame),
+            None => self.advances(view, cursor, Some(frame)),
+        }
+    }
+
+    fn answered(&self, view: &View, id: &str, answer: Answer, limited: bool) {
+        let mut facts = self.lock();
+        match answer {
+            Answer::Ok => facts.acks += 1,
+            _ => facts.nacks += 1,
+        }
+        let Some(sent) = facts.sent.get_mut(id) else {
+            drop(facts);
+            return self.violation(format!("{}: an answer to {id}, which nobody sent", view.name));
+        };
+        let recovered = view.calm.is_some_and(|calm| sent.at >= calm + RECOVERY);
+        let (before, same) = (sent.outcome.replace(answer), sent.connection == view.connection);
+        let appeared = facts.businesses.get(&view.business).is_some_and(|of| of.stored_at.contains_key(id));
+        drop(facts);
+        if before.is_some() || !same {
+            self.violation(format!("{}: a second answer to {id}, {answer:?} after {before:?}", view.name));
+        }
+        if recovered && answer != Answer::Ok && !limited {
+            self.violation(format!("{}: {id} is {answer:?} though nothing is wrong", view.name));
+        }
+        match answer {
+            Answer::Ok if !appeared => self.violation(format!("{}: {id} is acknowledged and not stored", view.name)),
+            Answer::Refused if appeared => self.violation(format!("{}: {id} is refused and stored", view.name)),
+            _ => {}
+        }
+    }
+
+    fn welcomes(&self, view: &mut View, resumed: Option<bool>, cursor: Option<&str>) {
+        match resumed {
+            Some(true) => {
+                if cursor != view.cursor.as_deref() {
+                    self.violation(format!("{}: resumed from {cursor:?} instead of its cursor", view.name));
+                }
+            }
+            Some(false) if view.asked => {
+                (view.gap, view.owed) = (true, true);
+                self.advances(view, cursor, None);
+            }
+            _ if cursor.is_some() => self.advances(view, cursor, None),
+            _ => {}
+        }
+    }
+
+    fn gap(&self, view: &mut View, reason: &str) {
+        let mut facts = self.lock();
+        facts.gaps += 1;
+        let of = facts.businesses.entry(view.business.clone()).or_default();
+        let problem = match (reason, view.at) {
+            ("incarnation", Some((life, _))) if of.life == Some(life) && !view.owed => {
+                Some("a gap for a new incarnation, and it is the same stream")
+            }
+            ("retention", Some((life, at)))
+                if of.life == Some(life) && of.lives[&life].deleted_below <= at && !view.owed =>
+            {
+                Some("a gap for retention, and nothing after its cursor was deleted")
+            }
+            ("unread", _) if view.asked => Some("it had a cursor"),
+            _ => None,
+        };
+        drop(facts);
+        if let Some(problem) = problem {
+            self.violation(format!("{}: {problem} (it is at {:?})", view.name, view.at));
+        }
+        if std::mem::take(&mut view.owed) {
+            return;
+        }
+        view.gap = true;
+    }
+
+    /// The client has a new cursor, with a push or alone.
+    fn advances(&self, view: &mut View, cursor: Option<&str>, push: Option<&Value>) {
+        let problems = self.problems(view, cursor, push);
+        for problem in problems {
+            self.violation(format!("{}: {problem}", view.name));
+        }
+    }
+
+    fn problems(&self, view: &mut View, cursor: Option<&str>, push: Option<&Value>) -> Vec<String> {
+        let mut facts = self.lock();
+        facts.pushes += u64::from(push.is_some());
+        let spared = facts.spared.as_ref() == Some(&view.business);
+        let of = facts.businesses.entry(view.business.clone()).or_default();
+        let mut problems = Vec::new();
+        let Some(text) = cursor else { return vec![format!("no cursor in {push:?}")] };
+        let Ok(parsed) = text.parse::<Cursor>() else { return vec![format!("{text} is no cursor")] };
+        let offset = parsed.offset;
+        let Some(life) = of.positions.get(&(offset, parsed.fingerprint)).copied() else {
+            return vec![format!("a cursor at {offset} that no message has")];
+        };
+        if push.is_some() && view.owed {
+            problems.push("a push, and no gap after a welcome that did not resume".to_owned());
+        }
+        if let Some(frame) = push {
+            let message = &of.lives[&life].messages[&offset];
+            if frame["id"].as_str() != Some(&message.id) {
+                problems.push(format!("{} with the cursor of {}", frame["id"], message.id));
+            }
+            let late = clock::now_ms() - message.timestamp;
+            if spared && late > PROMPT && message.timestamp > view.connected_ms + SETTLED {
+                problems.push(format!("{} came after {late} ms, and only another business is in trouble", message.id));
+            }
+            if !of.may_get(view, message) {
+                problems.push(format!("{} at {offset} is not for it: tags {:?}", message.id, view.tags));
+            }
+        }
+        if let Some((before, at)) = view.at {
+            if before == life && (offset < at || (offset == at && push.is_some())) {
+                problems.push(format!("back from {at} to {offset}"));
+            } else if before != life && !view.gap {
+                problems.push(format!("from {at} of life {before} to {offset} of life {life} without a gap"));
+            } else if before == life && !view.gap {
+                let now = clock::now_ms();
+                let passed = of.lives[&life].messages.range(at + 1..offset.max(at + 1));
+                problems.extend(
+                    passed
+                        .filter(|(_, message)| of.must_get(view, message, now))
+                        .map(|(missed, message)| format!("{offset} passes {} at {missed}, after {at}", message.id)),
+                );
+            }
+        }
+        view.cursor = Some(text.to_owned());
+        view.is_now_at(life, offset);
+        problems
+    }
+
+    pub(crate) fn is_transient(&self, business: &str) -> bool {
+        self.lock().businesses.get(business).is_some_and(|of| of.transient)
+    }
+
+    /// A client got a push of a `Transient` business. Some may come again.
+    fn arrives(&self, view: &mut View, frame: &Value) {
+        let mut facts = self.lock();
+        facts.pushes += 1;
+        let of = facts.businesses.entry(view.business.clone()).or_default();
+        let id = frame["id"].as_str().unwrap_or_default();
+        let found = of.lives[&0].messages.iter().rev().find(|(_, message)| message.id == id);
+        let mut problems = Vec::new();
+        match found {
+            None => problems.push(format!("{id} was never pushed")),
+            Some((number, message)) => {
+                if !of.may_get(view, message) {
+                    problems.push(format!("{id} is not for it: tags {:?}", view.tags));
+                }
+                let number = *number;
+                if let Some((_, at)) = view.at.filter(|_| !view.gap) {
+                    problems
+                        .extend(of.missed(view, at, number).map(|missed| format!("{id} came, and {missed} did not")));
+                }
+                if view.at.is_none_or(|(_, at)| at < number) {
+                    view.is_now_at(0, number);
+                }
+            }
+        }
+        drop(facts);
+        for problem in problems {
+            self.violation(format!("{}: {problem}", view.name));
+        }
+    }
+}
