@@ -16,16 +16,18 @@ help: ## this list
 dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed (ARGS="--listen 127.0.0.1:8081 --admin 127.0.0.1:9091": other ports)
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
-# The cluster's tests wait for most of their time. The examples of the documentation are compiled beside them, with what they leave of the
-# processors. Nothing else is: with more than that to do, the cluster's broker confirms too late for promises of two seconds.
+# The cluster's tests wait for most of their time. Beside them, with what they leave of the processors, the examples of the documentation are
+# compiled, and then the soak runs. Nothing else does: with more than that to do, the cluster's broker confirms too late for promises of two
+# seconds.
 .PHONY: test
 test: setup check unit conformance simulate-some integration clients ## everything that CI runs (on two cores about 25 minutes, 45 where nothing is cached)
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible doc-beside-it
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible beside-it
 
-.PHONY: doc-beside-it
-doc-beside-it:
+.PHONY: beside-it
+beside-it:
 	nice -n 19 $(MAKE) --no-print-directory doc
 	WIREPOST_FUZZ_SECONDS=3 nice -n 19 $(CARGO) test $(LOCKED) --lib -- changed_inputs_hold
+	nice -n 19 $(MAKE) --no-print-directory soak
 
 .PHONY: setup
 setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2, Chromium, JDK, Maven
@@ -61,7 +63,7 @@ doc: ## examples in the documentation
 # In one call of cargo: features of dev-dependencies then hold for the programs too, and nothing is compiled twice.
 .PHONY: programs
 programs:
-	$(CARGO) build $(LOCKED) --bin wirepost --bin wirepost-edge --bin wirepost-operator --bin run-tests --bin client-suite --test '*'
+	$(CARGO) build $(LOCKED) --bin wirepost --bin wirepost-edge --bin wirepost-operator --bin run-tests --bin client-suite --bin wirepost-soak --test '*'
 
 .PHONY: integration
 integration: programs ## tests against a real RabbitMQ and Kubernetes API server, started for them and stopped afterwards (WHAT="edge drain": those with these words in their names)
@@ -76,7 +78,7 @@ simulate: ## edges on a simulated clock, network and broker, from seeds (SEEDS=1
 .PHONY: simulate-some
 simulate-some:
 	$(CARGO) build --profile simulation $(LOCKED) --bin wirepost-simulate
-	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate --seeds 1000 --of-the-day 200
+	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate --seeds 2000 --of-the-day 500
 
 .PHONY: mutations
 mutations: ## does the simulation find seeded bugs? (builds the product with each; SEEDS=10000)
@@ -93,6 +95,12 @@ cluster-test-if-possible:
 	@if why=$$(tests/cluster/cluster check); then $(MAKE) --no-print-directory cluster-test; \
 	elif [[ "$${WIREPOST_TEST_CLUSTER:-}" == required ]]; then echo "make cluster-test is required (WIREPOST_TEST_CLUSTER), and $$why" >&2; exit 1; \
 	else printf '\nLEFT OUT: the tests of the chart on a whole Kubernetes (make cluster-test): %s\n' "$$why" >&2; fi
+
+.PHONY: soak
+soak: programs ## everything at once, broken at random, and an auditor: SECONDS=180 SEED=1; NODES=3, OPERATOR=yes
+	export WIREPOST_TEST_OWNER=$$$$ WIREPOST_TEST_NO_FSYNC=yes; trap 'tests/services/rabbitmq remove --mine' EXIT; \
+	tests/services/rabbitmq remove --orphaned; $(if $(OPERATOR),scripts/with-kubernetes) $(CARGO_TARGET_DIR)/debug/wirepost-soak \
+		--seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED)) $(if $(NODES),--nodes $(NODES)) $(if $(OPERATOR),--operator)
 
 NODE := scripts/npm --node
 TYPESCRIPT := clients/typescript

@@ -1,7 +1,10 @@
 //! Tickets made with the edge's own keys: the token call is no part of what is measured.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::Result;
 use wirepost_edge::identity::{
+    grant::Grant,
     keys::KeyRing,
     ticket::{self, Purpose, Ticket},
 };
@@ -9,6 +12,8 @@ use wirepost_runtime::clock;
 use wirepost_testing::setup::Setup;
 
 const DAY_MS: i64 = 86_400_000;
+/// Tickets so far.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// Makes tickets of the business `bench`, valid for a day.
 pub struct Mint(KeyRing);
@@ -30,7 +35,9 @@ impl Mint {
             tags: vec![],
             session_ends_at: ends,
             expires_at: ends,
-            id: [0; 16],
+            // Each is good once.
+            id: u128::from(MADE.fetch_add(1, Ordering::Relaxed)).to_be_bytes(),
+            grant: Grant::new(clock::now_ms(), 0, 0),
         };
         ticket::seal(&self.0, &ticket)
     }

@@ -214,6 +214,12 @@ pub trait Broker: Send + Sync + 'static {
     /// Follows the pushes of a business.
     fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed>;
 
+    /// Follows a stream by its full name; `None`: streams can't be read, since no address is configured.
+    fn follow(&self, stream: &str, start: Start) -> Option<Box<dyn Feed>> {
+        let _ = (stream, start);
+        None
+    }
+
     /// Reads a page of a business's stream from `from` on (the record at `from` included, where it exists), at most about `max_bytes`.
     fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>>;
 

@@ -58,8 +58,10 @@ struct Inner {
 
 impl Default for Inner {
     fn default() -> Self {
+        let mut world = World::default();
+        world.new_stream(names::CONTROL);
         Self {
-            world: Mutex::default(),
+            world: Mutex::new(world),
             health: watch::Sender::new(Health::Up),
             counters: Counters::default(),
             tasks: Supervisor::default().tasks(),
@@ -124,7 +126,7 @@ impl World {
 }
 
 impl MemoryBroker {
-    /// A broker without any object.
+    /// A broker that has the control stream of the installation, and no other object.
     pub fn new() -> Self {
         Self::default()
     }
@@ -159,7 +161,7 @@ impl MemoryBroker {
                 dead_letter,
             );
         }
-        world.streams.retain(|name, _| streams.iter().any(|stream| stream.name == *name));
+        world.streams.retain(|name, _| name == names::CONTROL || streams.iter().any(|stream| stream.name == *name));
         world.stream_bytes = streams
             .iter()
             .map(|stream| (stream.name.clone(), number(policy(&stream.name), "max-length-bytes")))
@@ -293,9 +295,13 @@ impl Broker for MemoryBroker {
 
     fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed> {
         match delivery {
-            Delivery::Durable => Box::new(durable::StreamFeed::new(self.inner.clone(), business, start)),
+            Delivery::Durable => Box::new(durable::StreamFeed::new(self.inner.clone(), names::stream(business), start)),
             Delivery::Transient => Box::new(transient::EdgeQueueFeed::new(self.inner.clone(), business)),
         }
+    }
+
+    fn follow(&self, stream: &str, start: Start) -> Option<Box<dyn Feed>> {
+        Some(Box::new(durable::StreamFeed::new(self.inner.clone(), stream.to_owned(), start)))
     }
 
     fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>> {

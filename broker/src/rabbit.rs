@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use wirepost_core::edge_config::Delivery;
+use wirepost_core::{edge_config::Delivery, names};
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 use wirepost_stream::Client;
 
@@ -197,13 +197,9 @@ impl Broker for RabbitBroker {
 
     fn tail(&self, business: &str, delivery: Delivery, start: Start) -> Box<dyn Feed> {
         match delivery {
-            Delivery::Durable => match self.stream() {
-                Some(client) => {
-                    let _on_our_thread = self.handle.enter();
-                    Box::new(durable::StreamFeed::new(&client, business, start))
-                }
-                None => Box::new(durable::FailedFeed(Some("no stream address is configured"))),
-            },
+            Delivery::Durable => self
+                .follow(&names::stream(business), start)
+                .unwrap_or_else(|| Box::new(durable::FailedFeed(Some("no stream address is configured")))),
             Delivery::Transient => {
                 self.consumed.store(true, Ordering::Relaxed);
                 let reader = transient::Reader {
@@ -219,6 +215,12 @@ impl Broker for RabbitBroker {
                 Box::new(reader.start(&self.rest, &self.closed))
             }
         }
+    }
+
+    fn follow(&self, stream: &str, start: Start) -> Option<Box<dyn Feed>> {
+        let client = self.stream()?;
+        let _on_our_thread = self.handle.enter();
+        Some(Box::new(durable::StreamFeed::new(&client, stream, start)))
     }
 
     fn read<'a>(&'a self, business: &'a str, from: u64, max_bytes: usize) -> BoxFuture<'a, Result<Page, ReadError>> {

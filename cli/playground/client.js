@@ -43,12 +43,13 @@ var Waits = class {
 var BUFFERED = 1 << 20;
 var HELD_UP = 2e3;
 var Connection = class {
-  constructor(Socket, url, cursor, timing, patience, owner) {
+  constructor(Socket, url, token, cursor, timing, patience, owner) {
     this.cursor = cursor;
     this.timing = timing;
     this.owner = owner;
     this.#pongWithin = timing.pongWithin * patience;
-    const socket = this.#socket = new Socket(cursor ? `${url}?cursor=${cursor}` : url, "wirepost.v1");
+    const protocols = ["wirepost.v1", `wirepost.token.${token}`];
+    const socket = this.#socket = new Socket(cursor ? `${url}?cursor=${cursor}` : url, protocols);
     socket.onopen = () => {
       this.#open = true;
       this.heard = now();
@@ -770,8 +771,8 @@ var Wirepost = class {
     const attempt = ++this.#attempt;
     this.#listeners.set("connecting");
     try {
-      const url = await this.#url();
-      if (attempt === this.#attempt) this.#current = this.#open(url);
+      const token = await this.#credential();
+      if (attempt === this.#attempt) this.#current = this.#open(token);
     } catch (error) {
       if (attempt === this.#attempt) this.#failed(error);
     }
@@ -782,25 +783,26 @@ var Wirepost = class {
     this.#timer = timer(wait, async () => {
       const attempt = ++this.#attempt;
       try {
-        const url = await this.#url();
-        if (attempt === this.#attempt && this.#current) this.#next = this.#open(url);
+        const token = await this.#credential();
+        if (attempt === this.#attempt && this.#current) this.#next = this.#open(token);
       } catch (error) {
         if (attempt === this.#attempt && this.#current) this.#moveIn(this.#waits.next(false));
       }
     });
   }
-  #open(url) {
+  #open(token) {
     const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
     if (!Socket) throw new Error("there is no WebSocket here: pass one in the options");
     const patience = Math.min(MOST_PATIENCE, 2 ** Math.max(0, this.#silentDeaths - 1));
-    return new Connection(Socket, url, this.#cursor, this.#timing, patience, this.#owner);
+    return new Connection(Socket, this.#base, token, this.#cursor, this.#timing, patience, this.#owner);
   }
-  /** Where to connect: with the resume token, else with a new ticket. */
-  async #url() {
-    if (this.#resumeToken) return this.#base + this.#resumeToken;
+  /** What to connect with, at `#base`: the resume token, else a new ticket. */
+  async #credential() {
+    if (this.#resumeToken) return this.#resumeToken;
     const url = await this.#token();
-    this.#base = url.slice(0, url.lastIndexOf("/") + 1);
-    return url;
+    const end = url.lastIndexOf("/") + 1;
+    this.#base = url.slice(0, end);
+    return url.slice(end);
   }
   /** A token call, which may not take forever. */
   async #token() {

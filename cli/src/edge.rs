@@ -140,6 +140,18 @@ impl Edge {
         self.send(request.header("x-api-key", api_key).header("content-type", "application/json").body(body)).await
     }
 
+    /// Ends sessions.
+    pub(crate) async fn revoke(
+        &self,
+        business: &str,
+        api_key: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Answer, CallError> {
+        let mut url = self.call_url(business, "sessions");
+        url.query_pairs_mut().extend_pairs(query);
+        self.send(self.http.delete(url).header("x-api-key", api_key)).await
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Answer, CallError> {
         let unreachable =
             |error: reqwest::Error| CallError::Unreachable { url: self.url().to_owned(), cause: cause(&error) };

@@ -1,6 +1,6 @@
 //! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's checks without a
 //! cluster (`check`), types for clients (`generate`), what would change on the broker (`diff`), dead letters (`dead`),
-//! and a service and a client to try it with (`push`, `listen`).
+//! and a service and a client to try it with (`push`, `listen`, `revoke`).
 
 mod check;
 mod dead;
@@ -12,6 +12,7 @@ mod generate;
 mod listen;
 mod output;
 mod push;
+mod revoke;
 
 use std::{io, process::ExitCode};
 
@@ -39,6 +40,7 @@ enum Command {
     Diff(diff::Args),
     Push(push::Args),
     Listen(listen::Args),
+    Revoke(revoke::Args),
     Dead(dead::Args),
     Generate(generate::Args),
 }
@@ -76,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => runtime()?.block_on(dev::run(args)),
         Command::Dead(args) => runtime()?.block_on(dead::run(args)),
         Command::Push(args) => runtime()?.block_on(push::run(args)),
+        Command::Revoke(args) => runtime()?.block_on(revoke::run(args)),
         Command::Listen(args) => {
             let runtime = runtime()?;
             let result = runtime.block_on(listen::run(args));

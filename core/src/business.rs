@@ -2,7 +2,7 @@
 //! check and the operator are all based on these types; what the types can't express is a CEL rule of [`rules`].
 //!
 //! Every string and list is bounded, so that the rules stay within the API server's cost budget. An absent limit means its default, never
-//! "unlimited".
+//! "unlimited"; what a whole business may use of an edge is bounded by the edge.
 
 // The KubeSchema derive copies each type into a function, where `pub` has no effect.
 #![allow(unreachable_pub)]
@@ -193,11 +193,11 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 128, max = 4_194_304))]
     pub push_bytes: Option<i64>,
-    /// Sustained messages a second from one connection. Default: 20.
+    /// Sustained messages a second from one identity, all its connections together. Default: 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub messages_per_second: Option<i64>,
-    /// Messages at once from one connection. Default: 40.
+    /// Messages at once from one identity. Default: 40.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20_000))]
     pub burst: Option<i64>,
@@ -205,6 +205,32 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000))]
     pub connections_per_id: Option<i64>,
+    /// What the whole business may use of each edge, whatever its clients and services do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_edge: Option<EdgeShareSpec>,
+}
+
+/// What a whole business may use of each edge. An absent one: as much as the class allows, and as the edge has for all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeShareSpec {
+    /// Connections of all clients; a further one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: Option<i64>,
+    /// Messages a second from all clients; a further one is refused with rate_limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub messages_per_second: Option<i64>,
+    /// Pushes a second. By HTTP a further one is refused; pushes from the broker are read later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub pushes_per_second: Option<i64>,
+    /// Bytes of messages on their way to clients, and as many of messages on their way in. Beyond it clients that do not read are closed,
+    /// and messages and calls wait or are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_048_576, max = 17_179_869_184_i64))]
+    pub memory_bytes: Option<i64>,
 }
 
 /// How long a client may stay without a new token.

@@ -2,6 +2,7 @@
 //! side during an upgrade, so a change of anything in this folder has to be understood by the version before.
 //!
 //! - [`edge_config`]: what an edge knows of a business. [`config_map`]: the ConfigMap that carries it.
+//! - [`control`]: what edges tell each other by the control stream.
 //! - [`configz`]: what an edge answers when it is asked what it runs.
 //! - [`key_file`]: the keys that sign tickets.
 //! - [`headers`]: headers and properties of AMQP messages.
@@ -11,6 +12,7 @@
 pub mod condition;
 pub mod config_map;
 pub mod configz;
+pub mod control;
 pub mod edge_config;
 pub mod headers;
 pub mod key_file;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The WebSocket subprotocol that switches control frames on.
 pub const SUBPROTOCOL: &str = "wirepost.v1";
 
+/// What a token is offered as that does not stand in the URL: a subprotocol of this name, beside [`SUBPROTOCOL`].
+pub const TOKEN_PROTOCOL: &str = "wirepost.token.";
+
 /// A control frame to a client.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "op", rename_all = "lowercase", rename_all_fields = "camelCase")]

@@ -115,6 +115,10 @@ pub fn owner_mark(business: &str) -> String {
 /// Exchange whose arguments name the installation that owns the vhost. It belongs to no business, and [`owner`] finds none.
 pub const INSTALLATION: &str = "wirepost.installation";
 
+/// Stream of the whole installation, which every edge reads: what all of them have to know at once
+/// ([`control`](crate::contract::control)). It belongs to no business, and [`owner`] finds none.
+pub const CONTROL: &str = "wirepost.control";
+
 /// The business of a broker object of ours; `None` for an object that is not ours.
 pub fn owner(object: &str) -> Option<&str> {
     let (business, rest) = object.strip_prefix(PREFIX)?.split_once('.')?;
@@ -147,7 +151,7 @@ mod tests {
     fn an_object_tells_its_owner() {
         assert_eq!(owner("wirepost.pay.q.orders.eu"), Some("pay"));
         assert_eq!(owner("wirepost.pay"), None);
-        assert_eq!(owner(INSTALLATION), None);
+        assert_eq!((owner(INSTALLATION), owner(CONTROL)), (None, None));
         let room = room_policy("wirepost.pay.q.orders.eu").unwrap();
         assert_eq!((room.as_str(), owner(&room)), ("wirepost.pay.room.orders.eu", Some("pay")));
         assert!(is_room_policy(&room) && !is_room_policy("wirepost.pay.q.room"));

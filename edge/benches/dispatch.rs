@@ -73,19 +73,18 @@ fn fixture(compression: Compression) -> Fixture {
     let business = Arc::new(Business::try_new(config()).expect("the configuration above is good"));
     let settings = Settings { log_bytes: 1 << 20, backlog_bytes: 1 << 40, ..Settings::default() };
     let context = HubContext::new(Arc::new(MemoryBroker::new()), Arc::clone(&metrics), settings);
-    let backlog = Arc::clone(&context.backlog);
     let hub = Hub::new(Arc::clone(&business), Arc::new(context));
     hub.attach(Some(Position { offset: 0, fingerprint: 0 }));
     let connections = (1..=CONNECTIONS)
         .map(|number| {
             let (unique_id, tags) = (format!("user-{number}"), [format!("group-{}", number % 100)]);
             let bounds = Bounds { messages: 1 << 30, bytes: 1 << 40 };
-            let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), Arc::clone(&backlog));
+            let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), Arc::clone(&hub.backlog));
             let mut mailbox = Mailbox::new(number, &unique_id, "app", true, outbound);
             mailbox.compression = compression;
             let mailbox = Arc::new(mailbox);
             hub.enter(&mailbox, &tags);
-            assert!(hub.join_at_end(&mailbox, |_| {}));
+            assert!(hub.join_at_end(&mailbox, None, |_| {}));
             mailbox
         })
         .collect();
@@ -105,7 +104,7 @@ fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str, compression: Compre
             body: format!(r#"{{"messageType":"n",{audience},"content":"{content}"}}"#).into(),
             defect: None,
         };
-        let (entry, rejected) = Entry::read(&fixture.business, &record, &fixture.hub.context.backlog);
+        let (entry, rejected) = Entry::read(&fixture.business, &record, &fixture.hub.backlog);
         assert!(rejected.is_none());
         let mut entries = vec![Arc::new(entry)];
         // One push is too little for a pause.

@@ -106,7 +106,11 @@ async fn echo(upgraded: Upgraded, compression: Compression) {
             SocketEvent::Binary(bytes) => {
                 mailbox.outbound.push(Item::Frame(OpCode::Data(Data::Binary), bytes));
             }
-            SocketEvent::Alive | SocketEvent::Fragment | SocketEvent::Progress(_) | SocketEvent::Stalled => {}
+            SocketEvent::Alive
+            | SocketEvent::Fragment
+            | SocketEvent::Progress(_)
+            | SocketEvent::Stalled
+            | SocketEvent::Shortened => {}
             SocketEvent::Closed(_) => return driver.finish().await,
             SocketEvent::Gone => return,
             SocketEvent::Broken(code) | SocketEvent::Goodbye(code) => return driver.close(code).await,

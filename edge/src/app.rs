@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::Router;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use wirepost_core::names;
 use wirepost_runtime::{
     admin::AdminPort,
     readiness::{DRAINING, Readiness},
@@ -13,12 +14,13 @@ use wirepost_runtime::{
 
 use crate::{
     admin,
-    broker::Broker,
+    broker::{Broker, Start},
     config::settings::Settings,
     http::{self, socket::direct::Direct, state::State},
     identity::{jwks, keys::KeyRing},
     metrics::Metrics,
-    net::listener::{self, Listener},
+    net::listener::{self, Doors, Listener},
+    revocation::follow::{self, Follower},
 };
 
 /// A running edge.
@@ -72,11 +74,13 @@ impl App {
         jwks::supervise(&supervisor);
         let metrics = Arc::new(metrics);
         metrics.max_connections.set(i64::try_from(settings.max_connections).unwrap_or(i64::MAX));
-        let public = Listener::bind(&settings, Arc::clone(&metrics)).await?;
+        let doors = Doors::new(&settings, &metrics);
+        let addresses = Arc::clone(&doors.addresses);
+        let public = Listener::bind(&settings, doors, Arc::clone(&metrics)).await?;
         let address = settings.admin;
         let private =
             AdminPort::bind(address).await.map_err(|source| listener::StartError::Bind { address, source })?;
-        let state = Arc::new(State::new(settings, keys, broker, metrics, readiness, &supervisor));
+        let state = Arc::new(State::new(settings, keys, broker, metrics, readiness, addresses, &supervisor));
         let app = Self {
             public: public.local_addr(),
             admin: private.local_addr(),
@@ -87,12 +91,38 @@ impl App {
             state,
         };
         let public = public.opening(Direct::new(Arc::clone(&app.state)));
+        let read = app.follow_revocations();
         let serving = public.serve(http::router(Arc::clone(&app.state)), app.accepting.clone(), supervisor.clone());
-        app.port.run("public port", &app.accepting, serving);
+        let accepting = app.accepting.clone();
+        app.port.run("public port", &app.accepting, async move {
+            // Those who connect before wait: nobody is admitted whose session was ended.
+            accepting.run_until_cancelled(read.cancelled()).await;
+            serving.await
+        });
         let admin_router = admin::router(&app.state, app.serving.clone()).merge(more(&app, app.serving.clone()));
         app.spawn("admin port", |stop| private.serve(admin_router, stop, supervisor));
         app.spawn("key file", |stop| Arc::clone(&app.state.keys).watch(stop));
         Ok(app)
+    }
+
+    /// Follows the control stream. The token is cancelled once it was read.
+    fn follow_revocations(&self) -> CancellationToken {
+        let state = &self.state;
+        let follower = Follower {
+            gate: Arc::clone(&state.sockets.gate),
+            catalog: Arc::clone(&state.catalog),
+            metrics: Arc::clone(&state.metrics),
+        };
+        let (gate, of_outbox) = (Arc::clone(&state.sockets.gate), Arc::clone(&state.broker));
+        self.tasks.until("revocations to send", &self.serving, async move { gate.outbox.run(of_outbox).await });
+        let read = CancellationToken::new();
+        let unread = (state.readiness.wait_for(follow::PART), read.clone().drop_guard());
+        if let Some(feed) = state.broker.follow(names::CONTROL, Start::First) {
+            self.tasks.until("revocations", &self.serving, follower.run(feed, unread));
+        } else {
+            tracing::warn!("without a stream address this edge hears of no revocation");
+        }
+        read
     }
 
     /// Spawns a task that runs until the end of the shutdown.

@@ -3,19 +3,24 @@
 
 pub mod check_pool;
 pub mod events;
+pub mod share;
 
 use std::sync::Arc;
 
 use wirepost_core::{
     SendType,
     content::{ContentError, Schema},
-    edge_config::{BusinessConfig, FORMAT, RouteConfig},
-    names, pattern,
+    edge_config::{AuthConfig, BusinessConfig, FORMAT, RouteConfig},
+    names, origin, pattern,
 };
 
 use wirepost_runtime::tasks;
 
-use crate::identity::jwt::JwtVerifier;
+use crate::identity::{
+    api_key,
+    grant::{self, Grant},
+    jwt::JwtVerifier,
+};
 
 /// Abilities that this edge has and a configuration may require (`requires`).
 pub const ABILITIES: &[&str] = &[];
@@ -31,6 +36,8 @@ pub struct Business {
     pub routes: Vec<Route>,
     /// Checks tokens of clients; `None` where only services hand out sessions.
     pub jwt: Option<JwtVerifier>,
+    /// What lets sessions in, as [grants](Grant::credential) name it: keys of services, also expired ones, and the issuer.
+    credentials: Vec<u64>,
     /// Topic exchange for client → server.
     pub receive_exchange: Arc<str>,
     /// Fanout exchange for pushes.
@@ -144,6 +151,7 @@ impl Business {
             receive_exchange: names::receive_exchange(name).into(),
             push_exchange: names::push_exchange(name).into(),
             events_exchange: names::events_exchange(name).into(),
+            credentials: credentials(&config.auth),
             routes,
             jwt,
             config,
@@ -153,6 +161,34 @@ impl Business {
     /// The business type.
     pub fn name(&self) -> &str {
         &self.config.business_type
+    }
+
+    /// Whether what let a session in is still declared. A key that has expired is: it was rotated, and nothing is wrong
+    /// with what it let in. One that was removed is not.
+    pub fn admits(&self, grant: &Grant) -> bool {
+        grant.credential == 0 || self.credentials.contains(&grant.credential)
+    }
+
+    /// When a session ends that was to end at `ends_at`: `session.maxSeconds` may be lower than it was when it began.
+    pub fn session_end(&self, grant: &Grant, ends_at: i64) -> i64 {
+        if grant.issued_at == 0 {
+            return ends_at;
+        }
+        let longest = i64::try_from(self.config.session_max_seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+        ends_at.min(grant.issued_at.saturating_add(longest))
+    }
+
+    /// Whether the same sessions are good under the one as under the other.
+    pub fn lets_in_as(&self, other: &Self) -> bool {
+        let (one, other) = (&self.config, &other.config);
+        one.auth == other.auth
+            && one.client_types == other.client_types
+            && one.session_max_seconds == other.session_max_seconds
+    }
+
+    /// Whether pages of this origin may connect.
+    pub fn allows_origin(&self, page: &str) -> bool {
+        self.config.auth.allowed_origins.iter().any(|one| origin::allows(one, page))
     }
 
     /// Whether a push is read, addressed and written under the one as under the other.
@@ -202,6 +238,11 @@ impl Business {
                 && pattern::matches(&route.config.message_type, message_type)
         })
     }
+}
+
+fn credentials(auth: &AuthConfig) -> Vec<u64> {
+    let keys = auth.api_keys.iter().filter_map(|key| api_key::parse_hex(&key.sha256)).map(grant::credential);
+    keys.chain(auth.jwt.as_ref().map(|jwt| grant::issuer(&jwt.issuer))).collect()
 }
 
 impl Route {

@@ -93,6 +93,16 @@ impl Catalog {
         self.hubs.load().get(business).cloned()
     }
 
+    /// How many businesses are served.
+    pub fn count(&self) -> usize {
+        self.hubs.load().len()
+    }
+
+    /// Every business with its connections.
+    pub fn all(&self) -> Vec<Arc<Hub>> {
+        self.hubs.load().values().cloned().collect()
+    }
+
     /// Why a business is not served; for a name that [`Self::hub`] does not know.
     pub fn why_absent(&self, business: &str) -> Absent {
         self.absences.lock().unwrap_or_else(PoisonError::into_inner).why(business)

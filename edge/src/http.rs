@@ -6,21 +6,24 @@ use std::sync::Arc;
 use axum::{
     Extension, Router,
     middleware::from_fn_with_state,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 
+pub mod addresses;
 pub mod answer;
 pub mod log_throttle;
 pub mod origin;
 pub mod socket;
 pub mod state;
 
+mod bodies;
 mod caller;
 mod closing;
 mod description;
 mod log;
 mod messages;
 mod public_url;
+mod sessions;
 mod token;
 
 use answer::{Code, Refusal};
@@ -31,6 +34,7 @@ pub fn router(state: Arc<State>) -> Router {
     let calls = Router::new()
         .route("/{business}/websocket/token", get(token::token))
         .route("/{business}/websocket/messages", post(messages::messages))
+        .route("/{business}/websocket/sessions", delete(sessions::revoke))
         // Inside the layer, which also answers the method OPTIONS.
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(from_fn_with_state(Arc::clone(&state), origin::layer));
@@ -38,6 +42,8 @@ pub fn router(state: Arc<State>) -> Router {
         .merge(calls)
         .route("/{business}/asyncapi.json", get(description::asyncapi))
         .route(socket::PATH, get(socket::socket))
+        .route(socket::BARE_PATHS[0], get(socket::socket))
+        .route(socket::BARE_PATHS[1], get(socket::socket))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || {
             Refusal::new(
@@ -46,8 +52,9 @@ pub fn router(state: Arc<State>) -> Router {
             )
         })
         .layer(from_fn_with_state(Arc::clone(&state), log::layer))
+        .layer(from_fn_with_state(Arc::clone(&state), addresses::layer))
         .layer(from_fn_with_state(Arc::clone(&state), closing::layer))
-        .layer(Extension(messages::Budget::default()))
+        .layer(Extension(bodies::Budget::default()))
         .with_state(state)
 }
 

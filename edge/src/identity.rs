@@ -5,8 +5,11 @@
 
 pub mod api_key;
 pub mod claims;
+pub mod grant;
 pub mod jwks;
 pub mod jwt;
 pub mod key_set;
 pub mod keys;
+pub mod succession;
 pub mod ticket;
+pub mod used;

@@ -5,8 +5,19 @@ use wirepost_runtime::clock;
 /// A new id (UUIDv7). Its random part comes from this thread's generator: the library's own way costs system calls for
 /// each id. Ids of one millisecond have no order.
 pub fn new() -> String {
+    with(rand::random())
+}
+
+/// A new id of a connection: the last 62 bits are those of its session.
+pub fn of_session(session: u64) -> String {
+    let mut random: [u8; 10] = rand::random();
+    random[2..].copy_from_slice(&session.to_be_bytes());
+    with(random)
+}
+
+fn with(random: [u8; 10]) -> String {
     let now = u64::try_from(clock::now_ms()).unwrap_or_default();
-    uuid::Builder::from_unix_timestamp_millis(now, &rand::random()).into_uuid().to_string()
+    uuid::Builder::from_unix_timestamp_millis(now, &random).into_uuid().to_string()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //!
 //! Each layer knows only those above it in this list:
 //!
-//! - `wirepost_runtime`, [`metrics`], [`drain`], [`ids`]: what everything may use
+//! - `wirepost_runtime`, [`metrics`], [`drain`], [`ids`], [`bucket`]: what everything may use
+//! - [`address`]: where a client is, and the limits of its address; [`strangers`]: who has not been let in
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`config`]: flags, settings, files that are read again
 //! - [`identity`]: keys, tickets, JWT, API keys
@@ -11,14 +12,17 @@
 //! - [`business`]: one business as declared, its events, checks of large content
 //! - [`push`]: from the broker to the clients: who is addressed, what was missed, what waits to be written
 //! - [`catalog`]: all businesses, each with its connections; [`source`]: where their configurations come from
+//! - [`revocation`]: sessions and tokens that are good no more
 //! - [`socket`]: a client's connection
 //! - [`http`]: the calls of clients and services; [`net`]: the public port below it; [`admin`]: the other port
 //! - [`app`]: wires and runs all of it; `program`: from flags to a running app
 
 use wirepost_runtime::clock;
 
+pub mod address;
 pub mod admin;
 pub mod app;
+pub mod bucket;
 pub mod business;
 pub mod catalog;
 pub mod compression;
@@ -32,7 +36,9 @@ pub mod net;
 #[cfg(feature = "kubernetes")]
 pub mod program;
 pub mod push;
+pub mod revocation;
 pub mod socket;
 pub mod source;
+pub mod strangers;
 
 pub use wirepost_broker as broker;

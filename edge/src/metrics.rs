@@ -64,6 +64,8 @@ pub struct Metrics {
     pub backlog_closes: Counter,
     /// Bytes reserved for unfinished messages of clients.
     pub inbound_bytes: Gauge,
+    /// Times that a business was at a limit of its own, by what is limited.
+    pub business_limited: Family<Label, Counter>,
     /// Requests refused, by reason (`connection_limit`, `unauthorized`, `bad_request`, `origin`, …).
     pub refused: Family<Label, Counter>,
     /// Token calls by outcome (`ok`, `refused`).
@@ -94,6 +96,20 @@ pub struct Metrics {
     pub config_watch_errors: Counter,
     /// Failed accepts.
     pub accept_errors: Counter,
+    /// Connections whose callers have not been let in.
+    pub strangers: Gauge,
+    /// Bytes that these hold.
+    pub stranger_bytes: Gauge,
+    /// Those that were closed for others, by what was short (`places`, `bytes`).
+    pub strangers_gone: Family<Label, Counter>,
+    /// Revocations in force.
+    pub revocations: Gauge,
+    /// Times that the bound of revocations made one of many.
+    pub revocations_widened: Counter,
+    /// Used tickets and replaced resume tokens that the bound made this edge forget.
+    pub spent_forgotten: Family<Label, Counter>,
+    /// 1 while the control stream is read.
+    pub control_up: Gauge,
 }
 
 /// One label from a closed set.
@@ -166,6 +182,7 @@ impl Default for Metrics {
                 "Sockets closed since the bytes on their way exceeded the budget"
             ),
             inbound_bytes: metric!("inbound_bytes", "Taken by messages of clients that have begun, in bytes"),
+            business_limited: metric!("business_limited", "Times that a business was at a limit of its own, by kind"),
             refused: metric!("refused", "Requests refused, by reason"),
             tokens: metric!("tokens", "Token calls by outcome"),
             tokens_without_tags: metric!("tokens_without_tags", "Sessions whose JWT lacks the claim declared for tags"),
@@ -184,6 +201,19 @@ impl Default for Metrics {
             bad_configs: metric!("bad_configs", "Configurations refused, the last good one kept"),
             config_watch_errors: metric!("config_watch_errors", "Troubles with the watch of the ConfigMaps"),
             accept_errors: metric!("accept_errors", "Failed accepts"),
+            strangers: metric!("strangers", "Connections whose callers have shown no valid token or key yet"),
+            stranger_bytes: metric!("stranger_bytes", "Held by these, in bytes"),
+            strangers_gone: metric!("strangers_gone", "Those that were closed for others, by what was short"),
+            revocations: metric!("revocations", "Revocations in force"),
+            revocations_widened: metric!(
+                "revocations_widened",
+                "Times that a business had too many revocations, and the older half became one for all its older sessions"
+            ),
+            spent_forgotten: metric!(
+                "spent_tokens_forgotten",
+                "Used tickets and replaced resume tokens that had to be forgotten early, since there were too many"
+            ),
+            control_up: metric!("control_up", "1 while the control stream is read, and with it revocations"),
             registry,
         };
         // Alerts watch their growth, and Prometheus sees no growth in a series that begins with its first event.
@@ -194,10 +224,18 @@ impl Default for Metrics {
             (&metrics.gaps, "unread"),
             (&metrics.refused, "connection_limit"),
             (&metrics.refused, "connect_rate"),
+            (&metrics.refused, "business_connections"),
+            (&metrics.refused, "edge_share"),
+            (&metrics.refused, "address_connections"),
+            (&metrics.refused, "address_handshakes"),
+            (&metrics.strangers_gone, "places"),
+            (&metrics.strangers_gone, "bytes"),
             (&metrics.closes, "too_slow"),
             (&metrics.slowed, "frames"),
+            (&metrics.slowed, "failures"),
             (&metrics.receipts, "forgotten"),
             (&metrics.closes, "overloaded"),
+            (&metrics.closes, "refused"),
         ] {
             family.get_or_create_owned(&label(kind));
         }

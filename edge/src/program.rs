@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use wirepost_runtime::{
     descriptors,
     program::Program,
@@ -23,7 +22,7 @@ use crate::{
 /// # Errors
 /// A flag, a file or an address can't be used, or a port is taken.
 pub async fn start(args: Args, supervisor: Supervisor) -> anyhow::Result<App> {
-    let mut parts = args.into_parts().context("--public-url (WIREPOST_PUBLIC_URL)")?;
+    let mut parts = args.into_parts()?;
     let shortage = descriptors::raise().and_then(|files| parts.settings.fit(files));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = ?parts.settings, "starting");
     if let Some(shortage) = shortage {

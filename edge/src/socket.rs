@@ -1,7 +1,6 @@
 //! A client's WebSocket: its protocol, the task of a connection, what a client may send, and the limits of its input.
 
 pub mod admission;
-pub mod bucket;
 pub mod connection_limit;
 pub mod driver;
 pub mod flood;

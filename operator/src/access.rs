@@ -14,7 +14,7 @@ use wirepost_core::{
     Compiled,
     contract::{
         config_map::{FORMER_ROTATIONS as FORMER, ROTATION as CURRENT},
-        edge_config::{ApiKey, BusinessConfig},
+        edge_config::{ApiKey, BusinessConfig, MAX_SESSION_SECONDS},
     },
     hex, names,
     topology::Topology,
@@ -52,6 +52,12 @@ impl Seed {
     /// The key that signs the edges' tickets.
     pub(crate) fn edge_key(&self) -> Vec<u8> {
         hmac::sign(&self.0, b"wirepost 1|edge key").as_ref().to_vec()
+    }
+
+    /// The key that signs them after this rotation.
+    pub(crate) fn rotated_edge_key(&self, rotation: &str) -> Vec<u8> {
+        let input = format!("wirepost 1|edge key|{}|{rotation}", rotation.len());
+        hmac::sign(&self.0, input.as_bytes()).as_ref().to_vec()
     }
 
     /// The credentials of a resource in one rotation.
@@ -97,7 +103,9 @@ impl Credentials {
 pub struct Rotation {
     /// The value of `wirepost.dev/rotate` that the current ones are derived from.
     pub current: String,
-    /// Values before it → ms since the epoch until which their credentials are valid; at most [`MAX_FORMER`].
+    /// Values before it → ms since the epoch until which their credentials are valid; at most [`MAX_FORMER`]. Those that are over are kept
+    /// for as long as a session may last that they let in: an edge ends the sessions of a key that it knows no more, and a rotation is no
+    /// reason to.
     pub former: BTreeMap<String, i64>,
     /// Only the current ones are valid: the former ones end as soon as there are new ones. Read from the resource each time, not stored.
     pub revoke: bool,
@@ -105,8 +113,11 @@ pub struct Rotation {
 
 /// Former credentials while the Secret does not contain the new ones yet: they have no end.
 const UNTIL_DELIVERED: i64 = i64::MAX;
-/// Former credentials that are valid at the same time; more rotations than that within an hour end the oldest.
+/// Former credentials that are known at the same time; with more rotations than that within the longest session the oldest ends early, and
+/// what it let in.
 const MAX_FORMER: usize = 8;
+/// How long credentials are known after their end.
+const KNOWN_MS: i64 = MAX_SESSION_SECONDS as i64 * 1000;
 
 impl Rotation {
     /// As it was written to annotations; `None` where nothing was. What can't be read was never valid.
@@ -123,7 +134,7 @@ impl Rotation {
         let Some(Self { current, mut former, revoke: _ }) = kept else {
             return Self { current: asked.to_owned(), former: BTreeMap::new(), revoke };
         };
-        former.retain(|_, until| *until > now);
+        former.retain(|_, until| *until > now - KNOWN_MS);
         if current != asked {
             former.insert(current, UNTIL_DELIVERED);
             former.remove(asked);
@@ -183,6 +194,7 @@ impl AccessCredentials {
             former.push((of(seed, &rotation.current), UNTIL_DELIVERED));
             former.extend(rotated(seed));
         }
+        let now = now_ms();
         let mut access = Self {
             users: vec![current.user.clone()],
             api_keys: vec![current.digest(None)],
@@ -191,7 +203,9 @@ impl AccessCredentials {
         };
         for (credentials, until) in former {
             access.api_keys.push(credentials.digest(Some(until).filter(|until| *until != UNTIL_DELIVERED)));
-            access.users.push(credentials.user);
+            if until > now {
+                access.users.push(credentials.user);
+            }
         }
         access
     }
@@ -205,7 +219,9 @@ impl AccessCredentials {
 
     /// When the next of the former credentials end, in ms since the epoch.
     pub fn changes_at(&self) -> Option<i64> {
-        self.rotation.as_ref()?.former.values().min().copied().filter(|until| *until != UNTIL_DELIVERED)
+        let now = now_ms();
+        let ahead = self.rotation.as_ref()?.former.values().copied().filter(|until| *until > now);
+        ahead.min().filter(|until| *until != UNTIL_DELIVERED)
     }
 }
 
@@ -313,8 +329,13 @@ mod tests {
         assert_eq!(Rotation::from_annotations(&kept), Some(second.clone()));
         let third = Rotation::next(Some(second), "2026-02", Some("2026-01"));
         assert_eq!(third.former.keys().collect::<Vec<_>>(), ["", "2026-01"], "each has its hour");
-        let over = Rotation { current: "x".into(), former: BTreeMap::from([("w".into(), 1)]), revoke: false };
-        assert_eq!(Rotation::next(Some(over), "x", None).former, BTreeMap::new());
+        let ended = |at| Rotation { current: "x".into(), former: BTreeMap::from([("w".into(), at)]), revoke: false };
+        assert_eq!(Rotation::next(Some(ended(1)), "x", None).former, BTreeMap::new());
+        let ended = Rotation::next(Some(ended(now_ms() - 1)), "x", None);
+        let seeds = SeedPair { current: Seed::new(&[7; 32]), former: None };
+        let access = AccessCredentials::new(&seeds, "/", "pay", "a", ended);
+        assert_eq!((access.users.len(), access.api_keys.len()), (1, 2), "what it let in goes on");
+        assert_eq!(access.changes_at(), None);
     }
 
     #[test]

@@ -30,7 +30,8 @@ use crate::{
     edges::{self, Edges},
     events::Events,
     fresh::{Fresh, Listed},
-    installation, keys,
+    installation,
+    keys::KeySecret,
     leader::{self, Elector, Leadership},
     metrics::Metrics,
     reconcile::{Context, Options, ResourceStates, controller::Controller, leftover},
@@ -202,9 +203,13 @@ impl App {
         let followed = Arc::clone(&edges).run(slices, found, work.tasks.clone(), work.stop.clone());
         work.tasks.run("edges", &work.stop, followed);
         let seeds = Arc::new(Seeds::new(client.clone(), &namespace));
-        let keys =
-            keys::run(client.clone(), namespace.clone(), Arc::clone(&seeds), Arc::clone(&triggers), work.stop.clone());
-        work.tasks.run("edge keys", &work.stop, keys);
+        let keys = KeySecret {
+            client: client.clone(),
+            namespace: namespace.clone(),
+            seeds: Arc::clone(&seeds),
+            edges: Arc::clone(&edges),
+        };
+        work.tasks.run("edge keys", &work.stop, keys.run(Arc::clone(&triggers), work.stop.clone()));
         let crd = Arc::new(CrdGuard::new(client.clone(), fresh.clone(), Arc::clone(&triggers), Arc::clone(&metrics)));
         let check = Arc::clone(&crd).run(Some(readiness.wait_for(crd_check::PART)), work.stop.clone());
         work.tasks.run("crd check", &work.stop, check);

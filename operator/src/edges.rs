@@ -71,6 +71,8 @@ struct Edge {
     since: HashMap<String, Instant>,
     /// The first answer.
     answers_since: Instant,
+    /// Ids of the keys that it takes; `None` = not known.
+    keys: Option<Vec<String>>,
     /// Why it does not answer.
     failure: Option<String>,
     cancel: CancellationToken,
@@ -153,6 +155,15 @@ impl Edges {
         known.values().filter(holds).map(|edge| edge.name.clone()).collect()
     }
 
+    /// Whether every edge takes tickets that this key signed. An edge that does not say counts as one that doesn't.
+    pub fn take_key(&self, id: &str) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let takes = |edge: &Edge| {
+            edge.failure.is_none() && edge.keys.as_ref().is_some_and(|keys| keys.iter().any(|key| key == id))
+        };
+        self.fresh.is_listed(Listed::Edges) && known.values().all(takes)
+    }
+
     /// Labels of the EndpointSlices.
     pub fn selector(&self) -> String {
         format!("kubernetes.io/service-name={}", self.service)
@@ -232,6 +243,7 @@ impl Edges {
                     last: None,
                     since: HashMap::new(),
                     answers_since,
+                    keys: None,
                     failure: None,
                     cancel,
                 }

@@ -1,6 +1,6 @@
 //! Accepts connections, whatever goes wrong with single ones.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,18 +12,18 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where connections come from.
 pub trait Accept: Sync {
-    /// The next one. Cancel safe.
-    fn accept(&self) -> impl Future<Output = io::Result<TcpStream>> + Send;
+    /// The next one, and its peer. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
 
 impl Accept for TcpListener {
-    async fn accept(&self) -> io::Result<TcpStream> {
-        TcpListener::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        TcpListener::accept(self).await
     }
 }
 
 impl<T: Accept + Send> Accept for Arc<T> {
-    async fn accept(&self) -> io::Result<TcpStream> {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         T::accept(self).await
     }
 }
@@ -41,13 +41,13 @@ impl<A: Accept> Acceptor<A> {
         Self { from, pauses: Backoff::new(FIRST_PAUSE, longest_pause) }
     }
 
-    /// The next connection. `failed` is called for each failure that is not one of a single connection, before the pause. Cancel safe.
-    pub async fn next(&mut self, mut failed: impl FnMut(&io::Error)) -> TcpStream {
+    /// The next connection, and its peer. `failed` is called for each failure that is not one of a single connection, before the pause. Cancel safe.
+    pub async fn next(&mut self, mut failed: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
         loop {
             match self.from.accept().await {
-                Ok(stream) => {
+                Ok(accepted) => {
                     self.pauses.reset();
-                    return stream;
+                    return accepted;
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     impl Accept for &Failing {
-        async fn accept(&self) -> io::Result<TcpStream> {
+        async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
             let tries = self.tries.fetch_add(1, Ordering::Relaxed);
             if tries < self.times {
                 return Err(self.errors[tries % self.errors.len()].into());

@@ -107,7 +107,7 @@ impl AdminPort {
                 // What the reserve was spent on.
                 open.reduce_to(open.0.len().saturating_sub(1));
             };
-            let Some(stream) = closing.run_until_cancelled(acceptor.next(failed)).await else { break };
+            let Some((stream, _)) = closing.run_until_cancelled(acceptor.next(failed)).await else { break };
             reported = false;
             open.reduce_to(CONNECTIONS - 1);
             let connection = open.add(&closing);
@@ -126,7 +126,7 @@ impl AdminPort {
 struct WithReserve(TcpListener);
 
 impl Accept for WithReserve {
-    async fn accept(&self) -> io::Result<TcpStream> {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
             let mut accepted = self.0.accept().await;
             if accepted.as_ref().is_err_and(descriptors::have_run_out) {
@@ -135,7 +135,7 @@ impl Accept for WithReserve {
                 let Some(again) = again else { continue };
                 accepted = again;
             }
-            return accepted.map(|(stream, _)| stream);
+            return accepted;
         }
     }
 }

@@ -22,6 +22,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, protocol::Role},
 };
 use wirepost_edge::identity::{
+    grant::Grant,
     keys::KeyRing,
     ticket::{self, Purpose, Ticket},
 };
@@ -112,6 +113,7 @@ impl Client {
             session_ends_at: now + session,
             expires_at: now + 30_000,
             id: rand::random(),
+            grant: Grant::new(now, 0, 0),
         };
         ticket::seal(&self.shared.keys, &ticket)
     }

@@ -1,7 +1,7 @@
 //! One edge without ports: its whole state, a broker connection over the simulated network, and sockets that open as in the
 //! product.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
@@ -18,6 +18,7 @@ use wirepost_edge::{
     },
     identity::keys::KeyRing,
     metrics::Metrics,
+    net::listener::Doors,
     socket::write_progress::WriteProgress,
 };
 use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
@@ -79,7 +80,9 @@ impl Edge {
         config.network = Arc::new(world.host(&life));
         let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::start_on(Handle::current(), config, &supervisor)?);
         let metrics = Arc::new(Metrics::with_broker(&*broker));
-        let state = State::new(settings, Arc::clone(keys), broker, metrics, Readiness::default(), &supervisor);
+        let addresses = Doors::new(&settings, &metrics).addresses;
+        let keys = Arc::clone(keys);
+        let state = State::new(settings, keys, broker, metrics, Readiness::default(), addresses, &supervisor);
         let edge = Self {
             name: name.to_owned(),
             life,
@@ -186,7 +189,7 @@ async fn open(state: Arc<State>, mut socket: End) -> Result<()> {
         }
     };
     let written = WriteProgress::default();
-    let opening = Direct::new(state).open(&request, written.clone()).context("refused")?;
+    let opening = Direct::new(state).open(&request, Ipv4Addr::LOCALHOST.into(), written.clone()).context("refused")?;
     opening.begin(socket.counting(move |bytes| written.add(bytes)), &read);
     Ok(())
 }

@@ -119,10 +119,13 @@ async fn attempt(
         if near_end && skips && chunk.first_offset > newest {
             return Ok(false); // messages were written meanwhile: those in between were skipped
         }
-        if skips && !result.batches.is_empty() {
+        if skips {
             // Unused offsets, or deleted messages. A page ends before these: whoever continues behind it finds the gap.
             let first = connection.stats(stream).await?.first_offset;
-            if first.is_none_or(|first| first > result.next) {
+            if result.batches.is_empty() {
+                // Deleted since the stats above: with their first offset the hole would look like another stream.
+                result.first_offset = first;
+            } else if first.is_none_or(|first| first > result.next) {
                 result.lost = true;
                 return Ok(true);
             }

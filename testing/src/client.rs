@@ -33,8 +33,10 @@ pub enum End {
 pub enum Event {
     /// A message.
     Push(Value),
-    /// A control frame but `position`, which moves the cursor only.
+    /// A control frame but `position`.
     Control(Value),
+    /// The cursor of a `position`.
+    Position(String),
     /// Nothing more comes.
     End(End),
 }
@@ -85,7 +87,10 @@ impl Client {
                     self.cursor = push["cursor"].as_str().map(str::to_owned).or(self.cursor.take());
                     return Ok(Event::Push(push));
                 }
-                Some(Incoming::Position(cursor)) => self.cursor = Some(cursor),
+                Some(Incoming::Position(cursor)) => {
+                    self.cursor = Some(cursor.clone());
+                    return Ok(Event::Position(cursor));
+                }
                 None => {}
             }
             if let Some(end) = &self.ended {

@@ -239,6 +239,13 @@ impl Edge {
         Ok(body["data"].as_str().context("a token call without data")?.to_owned())
     }
 
+    /// Ends sessions of a business, as its service: status and body.
+    pub async fn revoke(&self, business: &str, query: &[(&str, &str)]) -> Result<(u16, Value)> {
+        let mut url = reqwest::Url::parse(&format!("http://{}/{business}/websocket/sessions", self.public))?;
+        url.query_pairs_mut().extend_pairs(query);
+        answer(self.http.delete(url).header("x-api-key", self.setup.api_key())).await
+    }
+
     /// A path of the admin port: status and text.
     pub async fn admin(&self, path: &str) -> Result<(u16, String)> {
         let answer = self.http.get(format!("http://{}{path}", self.admin)).send().await?;

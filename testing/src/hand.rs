@@ -98,8 +98,9 @@ pub fn of_others(picture: &Picture) -> Picture {
         let name = key.split(' ').nth(1).unwrap_or_default();
         names::owner(name).is_none() || name.contains(".person-")
     };
-    // Shared policies and the marker of the vhost's installation have no business in their names.
-    let shared = |key: &str| key.starts_with("policy wirepost.") || key.ends_with(" wirepost.installation");
+    // Shared policies, the marker of the vhost's installation and its control stream have no business in their names.
+    let of_all = [names::INSTALLATION, names::CONTROL];
+    let shared = |key: &str| key.starts_with("policy wirepost.") || key.split(' ').any(|word| of_all.contains(&word));
     picture
         .iter()
         .filter(|(key, _)| theirs(key) && !shared(key))

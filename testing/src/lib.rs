@@ -12,6 +12,7 @@
 //! - [`permits`]: what many tests at the same time must share.
 //! - [`client`]: a WebSocket client that knows the protocol.
 //! - [`service`]: a business's own service: plain AMQP, no SDK.
+//! - [`floods`]: what one client or a stranger can flood an edge with, and its neighbours.
 //! - [`frames`]: a WebSocket client that speaks frames, compressed ones too.
 //! - [`hand`]: manual changes on the broker, behind the operator's back.
 //! - [`witness`]: every state that the conditions of a business pass through.
@@ -28,6 +29,7 @@ pub mod broker;
 pub mod client;
 pub mod cluster;
 pub mod edge;
+pub mod floods;
 pub mod frames;
 pub mod hand;
 pub mod kubectl;

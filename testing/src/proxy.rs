@@ -35,6 +35,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     network: watch::Sender<Network>,
     cuts: watch::Sender<usize>,
+    tears: watch::Sender<usize>,
     forgets: watch::Sender<usize>,
     accepted: Arc<AtomicUsize>,
     rate: Arc<AtomicU64>,
@@ -47,6 +48,7 @@ pub struct Proxy {
 struct Shared {
     network: watch::Receiver<Network>,
     cut: watch::Receiver<usize>,
+    tear: watch::Receiver<usize>,
     forget: watch::Receiver<usize>,
     rate: Arc<AtomicU64>,
     hold: watch::Receiver<&'static str>,
@@ -61,6 +63,7 @@ impl Proxy {
         let address = listener.local_addr()?;
         let (network, seen) = watch::channel(Network::Fine);
         let (cuts, cut) = watch::channel(0);
+        let (tears, tear) = watch::channel(0);
         let (forgets, forget) = watch::channel(0);
         let (accepted, rate) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         let (hold, hold_changes) = watch::channel("");
@@ -70,15 +73,16 @@ impl Proxy {
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::Relaxed);
-                let (mut cut, mut forget) = (cut.clone(), forget.clone());
+                let (mut cut, mut tear, mut forget) = (cut.clone(), tear.clone(), forget.clone());
                 cut.mark_unchanged();
+                tear.mark_unchanged();
                 forget.mark_unchanged();
                 let (network, rate, hold) = (seen.clone(), Arc::clone(&limit), hold_changes.clone());
                 let held_pieces = Arc::clone(&counter_of_held);
-                tokio::spawn(carry(socket, target, Shared { network, cut, forget, rate, hold, held_pieces }));
+                tokio::spawn(carry(socket, target, Shared { network, cut, tear, forget, rate, hold, held_pieces }));
             }
         });
-        Ok(Self { address, network, cuts, forgets, accepted, rate, hold, held_pieces, task })
+        Ok(Self { address, network, cuts, tears, forgets, accepted, rate, hold, held_pieces, task })
     }
 
     /// In front of the server that a URI names, and the URI with the proxy in its place.
@@ -101,6 +105,11 @@ impl Proxy {
     /// Resets all connections.
     pub fn cut(&self) {
         self.cuts.send_modify(|n| *n += 1);
+    }
+
+    /// Ends each open connection amid what its server sends next: half of a piece passes.
+    pub fn tear(&self) {
+        self.tears.send_modify(|n| *n += 1);
     }
 
     /// Stops passing bytes on the open connections, without an error; new ones work. A router that loses its state does this.
@@ -138,7 +147,7 @@ impl Drop for Proxy {
 }
 
 async fn carry(client: TcpStream, target: SocketAddr, shared: Shared) {
-    let Shared { mut network, mut cut, mut forget, rate, hold, held_pieces } = shared;
+    let Shared { mut network, mut cut, tear, mut forget, rate, hold, held_pieces } = shared;
     let _ = network.wait_for(|n| *n != Network::Stalled).await;
     let rate = rate.load(Ordering::Relaxed);
     let Ok(server) = connect(target, rate > 0).await else { return };
@@ -150,8 +159,8 @@ async fn carry(client: TcpStream, target: SocketAddr, shared: Shared) {
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     tokio::select! {
-        () = pump(&mut from_client, &mut to_server, network.clone(), Network::UpStalled, 0, Some((hold, held_pieces))) => {}
-        () = pump(&mut from_server, &mut to_client, network, Network::DownStalled, rate, None) => {}
+        () = pump(&mut from_client, &mut to_server, network.clone(), Network::UpStalled, 0, Some((hold, held_pieces)), None) => {}
+        () = pump(&mut from_server, &mut to_client, network, Network::DownStalled, rate, None, Some(tear)) => {}
         _ = cut.changed() => {}
         // An error: the proxy was dropped.
         Ok(()) = forget.changed() => drop(cut.changed().await),
@@ -173,6 +182,7 @@ async fn pump(
     mine: Network,
     rate: u64,
     mut hold: Option<(watch::Receiver<&'static str>, Arc<AtomicUsize>)>,
+    tear: Option<watch::Receiver<usize>>,
 ) {
     let mut buffer = vec![0; if rate > 0 { SLOW_BUFFER as usize } else { 64 << 10 }];
     loop {
@@ -193,6 +203,10 @@ async fn pump(
                     return;
                 }
             }
+        }
+        if tear.as_ref().is_some_and(|tear| tear.has_changed().unwrap_or(true)) {
+            let _ = to.write_all(&buffer[..read / 2]).await;
+            return;
         }
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             return;

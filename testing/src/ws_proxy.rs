@@ -73,9 +73,12 @@ pub enum What {
     Attempt,
     /// It asks for an upgrade.
     Asked {
-        /// The last part of the path.
+        /// A subprotocol, or the last part of the path.
         token: String,
+        /// It stands in the path.
+        by_path: bool,
         cursor: Option<String>,
+        /// But for the token.
         protocol: Option<String>,
     },
     /// The edge upgraded it.
@@ -255,7 +258,7 @@ impl WsProxy {
             let at = begin.map_or(0.0, |begin| (record.at - begin).as_secs_f64());
             let what = match &record.what {
                 What::Frame(from, frame) => format!("{from:?}: {frame}"),
-                What::Asked { token, cursor, protocol } => {
+                What::Asked { token, cursor, protocol, .. } => {
                     format!("asked: …{} cursor {cursor:?} {protocol:?}", &token[..token.len().min(8)])
                 }
                 other => format!("{other:?}"),

@@ -6,7 +6,8 @@
 
 use serde_json::{Map, Value};
 use wirepost_core::destruction::{Destruction, cuts};
-use wirepost_core::topology::{Policy, Topology, shared_policies, shared_policy_of};
+use wirepost_core::names;
+use wirepost_core::topology::{Policy, Queue, QueueKind, Topology, shared_policies, shared_policy_of};
 
 use crate::actual;
 use crate::plan::{Objects, Plan, is_as_declared, queue_kind};
@@ -91,7 +92,7 @@ impl<'a> Streams<'a> {
     }
 
     fn own_policy(&self, stream: &str) -> Option<&actual::Policy> {
-        let pattern = wirepost_core::names::exact_pattern(stream);
+        let pattern = names::exact_pattern(stream);
         self.own.iter().copied().find(|own| own.name == stream && own.pattern == pattern && own.apply_to == "streams")
     }
 }
@@ -101,9 +102,14 @@ fn covers(is: &actual::Policy, declared: &Policy) -> bool {
     is.name == declared.name && is.pattern == declared.pattern && is.apply_to == declared.apply_to
 }
 
-/// Corrects the shared policies, except for one that would shorten a stream: it affects every business, so no single business can allow it.
-/// `there`: the policies of the vhost, including foreign ones; `streams`: the streams without a policy of their own.
-pub(crate) fn plan_shared<'a>(there: &[actual::Policy], mut streams: impl Iterator<Item = &'a str>) -> Plan {
+/// Corrects the shared policies, except for one that would shorten a stream: it affects every business, so no single business can allow it;
+/// and creates the control stream. `there`: the policies of the vhost, including foreign ones; `streams`: the streams without a policy of
+/// their own; `control`: whether there is a control stream.
+pub(crate) fn plan_shared<'a>(
+    there: &[actual::Policy],
+    mut streams: impl Iterator<Item = &'a str>,
+    control: bool,
+) -> Plan {
     let mut plan = Plan::default();
     let stream = streams.next();
     for policy in shared_policies() {
@@ -119,6 +125,10 @@ pub(crate) fn plan_shared<'a>(there: &[actual::Policy], mut streams: impl Iterat
             }
             None => plan.steps.push(Step::PutPolicy(policy.clone())),
         }
+    }
+    if !control {
+        let name = names::CONTROL.to_owned();
+        plan.steps.push(Step::PutQueue(Queue { name, kind: QueueKind::Stream, dead_letter: None }));
     }
     plan
 }

@@ -100,7 +100,7 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
     all
 }
 
-/// What turns `actual` into `desired`, including the shared policies that it needs. Compares only objects in `scope`, so `desired` must lie
+/// What turns `actual` into `desired`, including the shared policies and the control stream that it needs. Compares only objects in `scope`, so `desired` must lie
 /// within it.
 ///
 /// The queues of edges (`wirepost.B.edge.…`) and their bindings to `push` belong to the edges, `wirepost.B.events.…` and the bindings between
@@ -113,7 +113,8 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     let mut plan = plan_objects(desired, &objects, |queue| queues.get(queue).copied(), &actual.policies, highest);
     if !desired.queues.is_empty() {
         // Streams that a shared policy would cut have their problems already.
-        plan.steps.extend(plan_shared(&actual.policies, streams_without_policy(actual)).steps);
+        let control = queues.contains_key(names::CONTROL);
+        plan.steps.extend(plan_shared(&actual.policies, streams_without_policy(actual), control).steps);
     }
     Step::sort(&mut plan.steps);
     plan

@@ -235,10 +235,11 @@ impl Snapshot {
         room::kept(topology, &policies.iter().collect::<Vec<_>>())
     }
 
-    /// Corrects the policies that all businesses share. Apply it before the plans of businesses: a queue should find its limits when it is
-    /// created. They stay when the last business is removed.
+    /// Corrects the policies that all businesses share, and creates the control stream. Apply it before the plans of businesses: a queue
+    /// should find its limits when it is created. All of it stays when the last business is removed.
     pub fn plan_shared(&self) -> Plan {
-        plan_shared(&self.shared_policies, self.parts.values().flat_map(|part| streams_without_policy(&part.objects)))
+        let streams = self.parts.values().flat_map(|part| streams_without_policy(&part.objects));
+        plan_shared(&self.shared_policies, streams, self.foreign_queues.contains_key(names::CONTROL))
     }
 
     /// The difference for this business; with an empty topology and no users, what removes it. `users: None` leaves users alone.

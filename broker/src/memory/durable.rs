@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use futures_util::{FutureExt, future::BoxFuture};
-use wirepost_core::names;
-
 use super::{Inner, log::Log};
 use crate::{Feed, FeedEvent, Health, RecordBatch, Start};
+use futures_util::{FutureExt, future::BoxFuture};
 
 /// Bytes of one batch.
 const BATCH_BYTES: usize = 256 << 10;
@@ -31,8 +29,8 @@ enum State {
 }
 
 impl StreamFeed {
-    pub(super) fn new(inner: Arc<Inner>, business: &str, start: Start) -> Self {
-        Self { inner, stream: names::stream(business), state: State::Starting(start) }
+    pub(super) fn new(inner: Arc<Inner>, stream: String, start: Start) -> Self {
+        Self { inner, stream, state: State::Starting(start) }
     }
 }
 

@@ -54,13 +54,13 @@ pub(super) fn client(config: &Config, checked: &Checked, supervisor: &Supervisor
 pub(super) struct StreamFeed(Subscription);
 
 impl StreamFeed {
-    pub(super) fn new(client: &Client, business: &str, start: Start) -> Self {
+    pub(super) fn new(client: &Client, stream: &str, start: Start) -> Self {
         let start = match start {
             Start::Next => wirepost_stream::Start::Next,
             Start::First => wirepost_stream::Start::First,
             Start::After(position) => wirepost_stream::Start::After(position),
         };
-        Self(client.subscribe(&names::stream(business), start))
+        Self(client.subscribe(stream, start))
     }
 }
 

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
         protocol::CloseFrame,
     },
 };
-use wirepost_core::frames::SUBPROTOCOL;
+use wirepost_core::frames::{SUBPROTOCOL, TOKEN_PROTOCOL};
 
 use super::activity::MonitoredStream;
 
@@ -142,20 +142,24 @@ pub(super) enum Step {
 
 impl Connection {
     pub(super) async fn open(url: &str, cursor: Option<&str>, plain: bool) -> Result<Self, ConnectError> {
+        // In the URL, which proxies log, only where it can't be elsewhere: a plain client offers no subprotocol.
+        let target = if plain { url } else { without_token(url) };
         let full = match cursor {
             // A cursor needs no escaping. The edge answers an invalid one with a gap, but not every text can be part of
             // a URL.
             Some(cursor) if cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) => {
-                format!("{url}?cursor={cursor}")
+                format!("{target}?cursor={cursor}")
             }
             Some(cursor) => {
                 return Err(ConnectError::BadUrl(format!("{cursor:?} is not a cursor; leave out --cursor")));
             }
-            None => url.to_owned(),
+            None => target.to_owned(),
         };
         let mut request = full.into_client_request().map_err(|error| ConnectError::BadUrl(error.to_string()))?;
         if !plain {
-            request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+            let offer = HeaderValue::try_from(format!("{SUBPROTOCOL}, {TOKEN_PROTOCOL}{}", token(url)));
+            let offer = offer.map_err(|error| ConnectError::BadUrl(error.to_string()))?;
+            request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, offer);
         }
         let connecting = async {
             let stream = MonitoredStream::new(TcpStream::connect(address(request.uri())?).await?);

@@ -239,8 +239,8 @@ export class Wirepost<S extends Schema = AnySchema> {
     const attempt = ++this.#attempt;
     this.#listeners.set('connecting');
     try {
-      const url = await this.#url();
-      if (attempt === this.#attempt) this.#current = this.#open(url);
+      const token = await this.#credential();
+      if (attempt === this.#attempt) this.#current = this.#open(token);
     } catch (error) {
       if (attempt === this.#attempt) this.#failed(error);
     }
@@ -252,27 +252,28 @@ export class Wirepost<S extends Schema = AnySchema> {
     this.#timer = timer(wait, async () => {
       const attempt = ++this.#attempt;
       try {
-        const url = await this.#url();
-        if (attempt === this.#attempt && this.#current) this.#next = this.#open(url);
+        const token = await this.#credential();
+        if (attempt === this.#attempt && this.#current) this.#next = this.#open(token);
       } catch (error) {
         if (attempt === this.#attempt && this.#current) this.#moveIn(this.#waits.next(false));
       }
     });
   }
 
-  #open(url: string): Connection {
-    const Socket = this.#options.WebSocket ?? (globalThis.WebSocket as unknown as new (url: string, protocol: string) => SocketLike);
+  #open(token: string): Connection {
+    const Socket = this.#options.WebSocket ?? (globalThis.WebSocket as unknown as new (url: string, protocols: string[]) => SocketLike);
     if (!Socket) throw new Error('there is no WebSocket here: pass one in the options');
     const patience = Math.min(MOST_PATIENCE, 2 ** Math.max(0, this.#silentDeaths - 1));
-    return new Connection(Socket, url, this.#cursor, this.#timing, patience, this.#owner);
+    return new Connection(Socket, this.#base, token, this.#cursor, this.#timing, patience, this.#owner);
   }
 
-  /** Where to connect: with the resume token, else with a new ticket. */
-  async #url(): Promise<string> {
-    if (this.#resumeToken) return this.#base + this.#resumeToken;
+  /** What to connect with, at `#base`: the resume token, else a new ticket. */
+  async #credential(): Promise<string> {
+    if (this.#resumeToken) return this.#resumeToken;
     const url = await this.#token();
-    this.#base = url.slice(0, url.lastIndexOf('/') + 1);
-    return url;
+    const end = url.lastIndexOf('/') + 1;
+    this.#base = url.slice(0, end);
+    return url.slice(end);
   }
 
   /** A token call, which may not take forever. */

@@ -43,8 +43,9 @@ export class Connection {
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
-    Socket: new (url: string, protocol: string) => SocketLike,
+    Socket: new (url: string, protocols: string[]) => SocketLike,
     url: string,
+    token: string,
     /** The cursor that it was given. */
     readonly cursor: string | undefined,
     private readonly timing: Timing,
@@ -52,7 +53,9 @@ export class Connection {
     private readonly owner: Owner,
   ) {
     this.#pongWithin = timing.pongWithin * patience;
-    const socket = (this.#socket = new Socket(cursor ? `${url}?cursor=${cursor}` : url, 'wirepost.v1'));
+    // Not in the URL, which proxies log.
+    const protocols = ['wirepost.v1', `wirepost.token.${token}`];
+    const socket = (this.#socket = new Socket(cursor ? `${url}?cursor=${cursor}` : url, protocols));
     socket.onopen = () => {
       this.#open = true;
       this.heard = now();

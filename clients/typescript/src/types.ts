@@ -116,7 +116,7 @@ export interface Options {
   /** Where the cursor is kept; by default in memory. */
   store?: CursorStore;
   /** Default: the global one. Node before 22 has none: pass that of the package `ws`. */
-  WebSocket?: new (url: string, protocol: string) => SocketLike;
+  WebSocket?: new (url: string, protocols: string[]) => SocketLike;
   /** Messages without an answer at most; further ones are rejected with `queue_full`. Default: 1000. */
   queueLimit?: number;
   /** Received messages that wait for handlers at most; beyond that it disconnects until they are handled. Default: 1000. */

@@ -98,7 +98,8 @@ test('the inbox is bounded: it disconnects until the messages are handled, and c
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
   // Exactly behind what it took.
-  assert.equal(sockets[1].url, `wss://ws.example/socket/resume?cursor=c${got.length}`);
+  assert.equal(sockets[1].url, `wss://ws.example/socket/?cursor=c${got.length}`);
+  assert.deepEqual(sockets[1].protocols, ['wirepost.v1', 'wirepost.token.resume']);
   client.close();
 });
 

@@ -6,8 +6,8 @@ export function fakeSockets() {
     sent = [];
     closed = undefined;
 
-    constructor(url, protocol) {
-      Object.assign(this, { url, protocol });
+    constructor(url, protocols) {
+      Object.assign(this, { url, protocols });
       sockets.push(this);
     }
 

@@ -68,7 +68,8 @@ for (const [entry, name] of [['index', 'Wirepost'], ['tabs', 'SharedWirepost']])
     client.hint('hidden');
     client.hint('visible');
     await until(() => sockets.length === 2);
-    assert.equal(sockets[1].url, 'wss://ws.example/socket/resume?cursor=c1');
+    assert.equal(sockets[1].url, 'wss://ws.example/socket/?cursor=c1');
+    assert.equal(sockets[1].protocols.join(), 'wirepost.v1,wirepost.token.resume');
     sockets[1].welcome({ resumed: true });
     assert.equal(states.at(-1), 'open');
     client.close();

@@ -5,10 +5,10 @@ use super::{
     topology::{queue_of, senders},
 };
 use crate::{
-    business::{Auth, Jwt, KeySource, LimitsSpec, Route, WsBusiness},
+    business::{Auth, EdgeShareSpec, Jwt, KeySource, LimitsSpec, Route, WsBusiness},
     contract::edge_config::{
-        AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, FORMAT, Jwks, JwtConfig, Limits,
-        RouteConfig,
+        AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, EdgeShare, FORMAT, Jwks, JwtConfig,
+        Limits, RouteConfig,
     },
 };
 
@@ -100,5 +100,16 @@ fn limits(declared: Option<&LimitsSpec>) -> Limits {
         messages_per_second: rate(declared.messages_per_second, default.messages_per_second),
         burst: rate(declared.burst, default.burst),
         connections_per_id: rate(declared.connections_per_id, default.connections_per_id),
+        per_edge: declared.per_edge.as_ref().map(share).unwrap_or_default(),
+    }
+}
+
+fn share(declared: &EdgeShareSpec) -> EdgeShare {
+    let number = |declared: Option<i64>| declared.and_then(|n| u32::try_from(n).ok());
+    EdgeShare {
+        connections: number(declared.connections),
+        messages_per_second: number(declared.messages_per_second),
+        pushes_per_second: number(declared.pushes_per_second),
+        memory_bytes: declared.memory_bytes.and_then(|n| usize::try_from(n).ok()),
     }
 }

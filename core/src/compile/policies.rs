@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::retention::{quantity, retention, segment_bytes};
 use crate::{
     business::{DEFAULT_QUEUE_BYTES, Queue},
-    contract::edge_config::Retention,
+    contract::edge_config::{MAX_SESSION_SECONDS, Retention},
     names,
     topology::{Policy, QueueKind},
 };
@@ -38,13 +38,16 @@ pub const GROUP_SIZE: usize = 3;
 /// Most messages and bytes of a queue that a business declares itself for its events.
 const EVENTS_MAX_LENGTH: i64 = 1_000_000;
 const EVENTS_MAX_BYTES: i64 = 256 << 20;
+/// The control stream keeps a revocation for longer than any session lasts, and more of them than a business revokes by hand. Small
+/// segments, since the broker reclaims whole ones.
+const CONTROL_RETENTION: Retention = Retention { seconds: MAX_SESSION_SECONDS + 86_400, bytes: 64 << 20 };
 
 /// Indices into [`SHARED`].
 const KEEPERS: usize = 0;
 const QUEUES: usize = 1;
 const STREAMS: usize = 2;
 
-static SHARED: LazyLock<[Policy; 5]> = LazyLock::new(|| {
+static SHARED: LazyLock<[Policy; 6]> = LazyLock::new(|| {
     let shared = |name: &str, rest: &str, apply_to, definition| Policy {
         name: format!("{}{name}", names::PREFIX),
         // Only the business varies, which contains no dot.
@@ -60,10 +63,18 @@ static SHARED: LazyLock<[Policy; 5]> = LazyLock::new(|| {
         // Of either type: their owners choose it. Not streams: those would drop their oldest messages.
         shared("events", r"events\..+", "classic_queues", events()),
         shared("events-quorum", r"events\..+", applies_to(QueueKind::Quorum), events()),
+        Policy {
+            name: names::CONTROL.to_owned(),
+            pattern: names::exact_pattern(names::CONTROL),
+            apply_to: applies_to(QueueKind::Stream),
+            priority: SHARED_PRIORITY,
+            definition: stream(CONTROL_RETENTION),
+        },
     ]
 });
 
-/// The policies of the vhost that apply to every business's objects without a policy of their own. Their names contain no business.
+/// The policies of the vhost that apply to every business's objects without a policy of their own, and that of the
+/// [control stream](names::CONTROL). Their names contain no business.
 pub fn shared_policies() -> &'static [Policy] {
     &*SHARED
 }

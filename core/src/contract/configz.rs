@@ -47,6 +47,9 @@ pub struct Loaded {
     pub version: String,
     /// Business → [hash](super::edge_config::BusinessConfig::hash) of the configuration that runs.
     pub businesses: BTreeMap<String, String>,
+    /// Ids of the [keys](super::key_file) that it takes, sorted. `None`: it does not say, as versions before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
 }
 
 /// How an edge is connected to its broker.
@@ -75,14 +78,15 @@ mod tests {
             edge: "edge-1".to_owned(),
             version: "1.0.0".to_owned(),
             businesses: BTreeMap::from([("pay".to_owned(), "abc".to_owned())]),
+            keys: Some(vec!["2026-11".to_owned()]),
         };
         let lags = BTreeMap::from([("pay".to_owned(), None)]);
         let body = Configz { loaded: loaded.clone(), broker: Broker::Unread, unread: vec!["pay".to_owned()], lags };
         let json = serde_json::to_value(&body).unwrap();
         assert_eq!(
             json,
-            json!({"edge": "edge-1", "version": "1.0.0", "businesses": {"pay": "abc"}, "broker": "unread",
-                "unread": ["pay"], "lags": {"pay": null}})
+            json!({"edge": "edge-1", "version": "1.0.0", "businesses": {"pay": "abc"}, "keys": ["2026-11"],
+                "broker": "unread", "unread": ["pay"], "lags": {"pay": null}})
         );
         assert_eq!(serde_json::from_value::<Loaded>(json).unwrap(), loaded);
         let newer = json!({"businesses": {}, "broker": "sideways", "other": 1});

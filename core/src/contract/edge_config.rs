@@ -203,12 +203,39 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Largest push, in bytes.
     pub push_bytes: usize,
-    /// Sustained messages a second from one connection.
+    /// Sustained messages a second from one identity.
     pub messages_per_second: u32,
-    /// Messages at once from one connection.
+    /// Messages at once from one identity.
     pub burst: u32,
     /// Connections of one identity; the oldest is replaced.
     pub connections_per_id: u32,
+    /// What the whole business may use.
+    #[serde(skip_serializing_if = "EdgeShare::is_unlimited")]
+    pub per_edge: EdgeShare,
+}
+
+/// What a whole business may use of one edge; absent = as much as the edge has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EdgeShare {
+    /// Connections of all its clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// Messages a second from all its clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_second: Option<u32>,
+    /// Pushes a second: those that it sends by HTTP, and those that are read for its clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushes_per_second: Option<u32>,
+    /// Bytes of messages on their way to its clients; as many of messages on their way in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<usize>,
+}
+
+impl EdgeShare {
+    fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Limits {
@@ -219,9 +246,12 @@ impl Default for Limits {
             messages_per_second: 20,
             burst: 40,
             connections_per_id: 8,
+            per_edge: EdgeShare::default(),
         }
     }
 }
 
+/// Longest session that a declaration may allow, in seconds: 30 days.
+pub const MAX_SESSION_SECONDS: u64 = 2_592_000;
 /// Longest session by default, in seconds: a day.
 pub const DEFAULT_SESSION_SECONDS: u64 = 86_400;

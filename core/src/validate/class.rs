@@ -142,7 +142,10 @@ struct EdgeLimit {
     of_mut: fn(&mut LimitsSpec) -> &mut Option<i64>,
 }
 
-const EDGE_LIMITS: [EdgeLimit; 5] = [
+/// Of what a whole business may use, wirepost has no default.
+const UNLIMITED: fn() -> i64 = || i64::MAX;
+
+const EDGE_LIMITS: [EdgeLimit; 9] = [
     EdgeLimit {
         field: "messageBytes",
         default: || signed(Limits::default().message_bytes),
@@ -172,6 +175,30 @@ const EDGE_LIMITS: [EdgeLimit; 5] = [
         default: || Limits::default().connections_per_id.into(),
         of: |limits| limits.connections_per_id,
         of_mut: |limits| &mut limits.connections_per_id,
+    },
+    EdgeLimit {
+        field: "perEdge.connections",
+        default: UNLIMITED,
+        of: |limits| limits.per_edge.as_ref()?.connections,
+        of_mut: |limits| &mut limits.per_edge.get_or_insert_default().connections,
+    },
+    EdgeLimit {
+        field: "perEdge.messagesPerSecond",
+        default: UNLIMITED,
+        of: |limits| limits.per_edge.as_ref()?.messages_per_second,
+        of_mut: |limits| &mut limits.per_edge.get_or_insert_default().messages_per_second,
+    },
+    EdgeLimit {
+        field: "perEdge.pushesPerSecond",
+        default: UNLIMITED,
+        of: |limits| limits.per_edge.as_ref()?.pushes_per_second,
+        of_mut: |limits| &mut limits.per_edge.get_or_insert_default().pushes_per_second,
+    },
+    EdgeLimit {
+        field: "perEdge.memoryBytes",
+        default: UNLIMITED,
+        of: |limits| limits.per_edge.as_ref()?.memory_bytes,
+        of_mut: |limits| &mut limits.per_edge.get_or_insert_default().memory_bytes,
     },
 ];
 
@@ -304,7 +331,8 @@ impl Found<'_> {
 
     fn at_most(&mut self, field: &str, rule: &str, value: i64, most: Option<i64>) {
         if let Some(most) = most.filter(|most| value > *most) {
-            self.more(field, rule, &value.to_string(), &most.to_string());
+            let value = if value == UNLIMITED() { "no limit".to_owned() } else { value.to_string() };
+            self.more(field, rule, &value, &most.to_string());
         }
     }
 

@@ -77,6 +77,7 @@ impl Configs {
             edge: self.state.settings.edge.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             businesses: self.state.catalog.hashes(),
+            keys: Some(self.state.keys.ids()),
         }
     }
 

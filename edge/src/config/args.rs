@@ -2,12 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use wirepost_core::public_url::{PublicUrl, PublicUrlError};
 use wirepost_runtime::logs::LogArgs;
 
 use super::settings::{Settings, TlsFiles};
-use crate::broker::rabbit::{Config, SettingsError};
+use crate::{
+    address::{ForwardedHeader, Proxies, ProxiesError, limits::Limits},
+    broker::rabbit::{Config, SettingsError},
+};
 
 /// The edge of wirepost: terminates WebSockets and carries messages between clients and RabbitMQ.
 #[derive(Clone, Parser)]
@@ -47,6 +50,39 @@ pub struct Args {
     /// Sockets at most; beyond it 503 with Retry-After.
     #[arg(long, env = "WIREPOST_MAX_CONNECTIONS", default_value_t = Settings::default().max_connections)]
     pub max_connections: usize,
+    /// Proxies in front of the edges, as addresses and networks separated by commas; `none` where there are none. What they
+    /// say about a client's address is believed. Without this, clients' addresses are unknown and not limited.
+    #[arg(long, env = "WIREPOST_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxies: Vec<String>,
+    /// The header in which trusted proxies name the client.
+    #[arg(long, env = "WIREPOST_FORWARDED_HEADER", value_enum, default_value_t = ForwardedHeader::default())]
+    pub forwarded_header: ForwardedHeader,
+    /// Trusted proxies begin each connection with the PROXY protocol (version 1 or 2).
+    #[arg(
+        long,
+        env = "WIREPOST_PROXY_PROTOCOL",
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub proxy_protocol: bool,
+    /// Sockets of one client address (IPv6: of one /64) at most; beyond it 503 with Retry-After. 0: any number.
+    #[arg(long, env = "WIREPOST_CONNECTIONS_PER_ADDRESS", default_value_t = Settings::default().address_limits.connections)]
+    pub connections_per_address: u32,
+    /// Connections and requests of one client address at most whose callers have not been let in. 0: any number.
+    #[arg(long, env = "WIREPOST_HANDSHAKES_PER_ADDRESS", default_value_t = Settings::default().address_limits.handshakes)]
+    pub handshakes_per_address: u32,
+    /// Refused tokens and keys and failed handshakes of one client address a minute, beyond which its refusals are slowed.
+    /// 0: any number.
+    #[arg(long, env = "WIREPOST_FAILURES_PER_ADDRESS", default_value_t = Settings::default().address_limits.failures)]
+    pub failures_per_address: u32,
+    /// Bytes that connections may hold together whose callers have not been let in; beyond it those that make the edge
+    /// wait are closed.
+    #[arg(long, env = "WIREPOST_HANDSHAKE_BYTES", default_value_t = Settings::default().handshake_bytes)]
+    pub handshake_bytes: usize,
     /// Bytes of recent pushes in memory, all businesses together.
     #[arg(long, env = "WIREPOST_LOG_BYTES", default_value_t = Settings::default().log_bytes)]
     pub log_bytes: usize,
@@ -130,6 +166,17 @@ pub enum Source {
     },
 }
 
+/// A flag that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FlagError {
+    /// The public address.
+    #[error("--public-url (WIREPOST_PUBLIC_URL): {0}")]
+    PublicUrl(#[from] PublicUrlError),
+    /// The proxies.
+    #[error(transparent)]
+    Proxies(#[from] ProxiesError),
+}
+
 /// What the flags say: process, configurations, keys, broker.
 pub struct Parts {
     /// The process's settings.
@@ -191,7 +238,7 @@ impl Args {
     ///
     /// # Errors
     /// The public URL is none that clients could connect to.
-    pub fn into_parts(self) -> Result<Parts, PublicUrlError> {
+    pub fn into_parts(self) -> Result<Parts, FlagError> {
         let Self {
             name,
             listen,
@@ -204,6 +251,13 @@ impl Args {
             public_url,
             rabbit,
             max_connections,
+            trusted_proxies,
+            forwarded_header,
+            proxy_protocol,
+            connections_per_address,
+            handshakes_per_address,
+            failures_per_address,
+            handshake_bytes,
             log_bytes,
             outbound_bytes,
             backlog_bytes,
@@ -229,6 +283,13 @@ impl Args {
             // Not by clap: it would print the address, and with it a password.
             public_url: public_url.map(|url| url.parse::<PublicUrl>()).transpose()?,
             max_connections,
+            proxies: Proxies::new(&trusted_proxies, forwarded_header, proxy_protocol)?,
+            address_limits: Limits {
+                connections: connections_per_address,
+                handshakes: handshakes_per_address,
+                failures: failures_per_address,
+            },
+            handshake_bytes,
             log_bytes,
             outbound_bytes,
             backlog_bytes,

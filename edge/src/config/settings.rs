@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use wirepost_core::public_url::PublicUrl;
 
+use crate::address::{Proxies, limits::Limits};
 pub use wirepost_broker::CONFIRM_TIMEOUT;
 
 /// How an edge runs. Made by `main` from flags and environment, by `wirepost dev` and by tests directly.
@@ -29,6 +30,13 @@ pub struct Settings {
     /// TCP connections of the public port at most, where the limit of open files allows fewer than needed. See
     /// [`Self::fit`].
     pub max_tcp_connections: Option<usize>,
+    /// Which proxies are believed.
+    pub proxies: Proxies,
+    /// Limits of each client address.
+    pub address_limits: Limits,
+    /// Bytes that connections may hold together whose callers have not been let in; beyond it those that are waited for
+    /// give way.
+    pub handshake_bytes: usize,
     /// Longest time for a request's header, and for the TLS handshake.
     pub header_timeout: Duration,
     /// WebSocket pings to quiet clients; a peer that does not answer two of them is dead.
@@ -113,6 +121,9 @@ impl Default for Settings {
             log_pause: Duration::from_mins(1),
             max_connections: 20_000,
             max_tcp_connections: None,
+            proxies: Proxies::default(),
+            address_limits: Limits::default(),
+            handshake_bytes: 32 << 20,
             header_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(25),
             ticket_ttl: Duration::from_secs(30),
@@ -141,6 +152,8 @@ impl Default for Settings {
 const SPARE_FILES: u64 = 100;
 /// TCP connections that the public port takes in any case.
 const FEWEST_TCP_CONNECTIONS: usize = 16;
+/// Of these for connections whose callers have not been let in.
+const FEWEST_STRANGERS: usize = 8;
 
 impl Settings {
     /// TCP connections that the public port takes. Beyond its sockets: token calls, and connections that are answered
@@ -150,12 +163,17 @@ impl Settings {
         self.max_tcp_connections.map_or(wanted, |most| most.min(wanted))
     }
 
+    /// Connections whose callers have not been let in: as many as are left by the sockets.
+    pub fn strangers(&self) -> usize {
+        self.tcp_connections().saturating_sub(self.max_connections).max(1)
+    }
+
     /// Limits clients to what a process that may open this many files can serve: further ones get 503, as from any full
     /// edge, and does not hang. Returns a warning if that is fewer than configured.
     pub fn fit(&mut self, files: u64) -> Option<String> {
         let room = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(FEWEST_TCP_CONNECTIONS);
         self.max_tcp_connections = Some(room);
-        let sockets = room - room / 11;
+        let sockets = room - (room / 11).max(FEWEST_STRANGERS);
         if sockets >= self.max_connections {
             return None;
         }
@@ -174,7 +192,7 @@ mod tests {
     #[test]
     fn an_edge_accepts_no_more_clients_than_it_has_file_descriptors_for() {
         for (files, sockets, told) in
-            [(1 << 20, 20_000, false), (22_100, 20_000, false), (1024, 840, true), (50, 15, true)]
+            [(1 << 20, 20_000, false), (22_100, 20_000, false), (1024, 840, true), (50, 8, true)]
         {
             let mut settings = Settings::default();
             let text = settings.fit(files);

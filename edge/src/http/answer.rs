@@ -165,6 +165,20 @@ impl Code {
         }
     }
 
+    /// Whether a caller is refused like this who has shown nothing, or something wrong.
+    pub fn is_of_a_stranger(self) -> bool {
+        matches!(
+            self,
+            Self::NoCredential
+                | Self::InvalidToken
+                | Self::UnknownApiKey
+                | Self::Origin
+                | Self::NotFound
+                | Self::UnknownBusiness
+                | Self::HeaderTooLarge
+        )
+    }
+
     /// Whether the same request may pass later.
     pub fn retryable(self) -> bool {
         self.status().is_server_error() || self == Self::RequestTimeout

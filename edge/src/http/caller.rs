@@ -3,7 +3,11 @@
 use axum::http::{HeaderMap, header};
 
 use super::answer::{Code, Refusal};
-use crate::{business::Business, clock, identity::api_key};
+use crate::{
+    business::Business,
+    clock,
+    identity::{api_key, grant},
+};
 
 /// Contains an API key; takes precedence over `Authorization`, which proxies often use for themselves.
 const X_API_KEY: &str = "x-api-key";
@@ -35,6 +39,12 @@ impl<'a> Credential<'a> {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Self::Bearer(token.trim())),
             _ => Err(Refusal::new(Code::NoCredential, "Authorization must be of the form Bearer <token>")),
         }
+    }
+
+    /// As [grants](grant::Grant::credential) name it, if it is an API key.
+    pub(super) fn digest(self) -> u64 {
+        let (Self::ApiKey(key) | Self::Bearer(key)) = self;
+        grant::credential(api_key::digest(key))
     }
 
     /// Whether it is an API key of the business.

@@ -22,7 +22,8 @@ pub(super) async fn layer(Shared(state): Shared<Arc<State>>, request: Request, n
     let response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     let code = response.extensions().get::<Code>().map(|code| code.label());
-    if let Some(code) = code.filter(|_| route != socket::PATH) {
+    let is_socket = route == socket::PATH || socket::BARE_PATHS.contains(&route);
+    if let Some(code) = code.filter(|_| !is_socket) {
         state.metrics.refused.get_or_create(&label(code)).inc();
     }
     line(&method, route, response.status(), code, started);

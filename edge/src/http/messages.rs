@@ -18,14 +18,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use wirepost_core::{Envelope, contract::headers, envelope::unmarked};
 
 use super::{
+    addresses::Judging,
     answer::{self, Code, Refusal},
+    bodies::{Budget, Full},
     caller::{self, Credential},
     state::State,
 };
@@ -34,6 +33,7 @@ use crate::{
     business::{Business, check_pool::Busy},
     clock,
     config::settings::CONFIRM_TIMEOUT,
+    metrics::label,
     push::{
         check::{Prepared, PushRefusal, check_push},
         rejection::Rejection,
@@ -53,34 +53,17 @@ const CONFIRM_PER_ITEM: std::time::Duration = std::time::Duration::from_millis(2
 /// `result` if the items' results differ.
 const MIXED: u32 = 20_700;
 
-/// Bodies in memory at the same time, in KiB; beyond it calls are asked to retry.
-#[derive(Clone)]
-pub(super) struct Budget(Arc<Semaphore>);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(128 << 10)))
-    }
-}
-
-impl Budget {
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-        Arc::clone(&self.0)
-            .try_acquire_many_owned(kib)
-            .map_err(|_| Refusal::overloaded("this edge holds as many messages as it may, retry"))
-    }
-}
-
 /// The handler.
 pub(super) async fn messages(
     Shared(state): Shared<Arc<State>>,
     Extension(budget): Extension<Budget>,
+    judging: Option<Extension<Judging>>,
     Path(business): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    match push(&state, &budget, &business, &headers, body).await {
+    let Extension(judging) = judging.unwrap_or_default();
+    match push(&state, &budget, &judging, &business, &headers, body).await {
         Ok(results) => results,
         Err(refusal) => refusal.into_response(),
     }
@@ -89,6 +72,7 @@ pub(super) async fn messages(
 async fn push(
     state: &State,
     budget: &Budget,
+    judging: &Judging,
     business: &str,
     headers: &HeaderMap,
     body: Body,
@@ -97,6 +81,7 @@ async fn push(
     if !Credential::of(headers)?.is_service(&business) {
         return Err(caller::unknown_api_key());
     }
+    judging.is_known();
     let limit = MAX_BODY.max(business.config.limits.push_bytes + BODY_ROOM);
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let body = body.into_data_stream();
@@ -104,7 +89,13 @@ async fn push(
         let _ = tokio::time::timeout(state.settings.header_timeout, discard(body)).await;
         return Err(too_large(limit));
     }
-    let _held = budget.take(announced.unwrap_or(limit))?;
+    let share = business.config.limits.per_edge;
+    let _held = budget.take(business.name(), announced.unwrap_or(limit), share.memory_bytes).map_err(|full| {
+        if full == Full::Business {
+            state.metrics.business_limited.get_or_create(&label("bodies")).inc();
+        }
+        full.refusal()
+    })?;
     let body = tokio::time::timeout(state.settings.header_timeout, read(body, announced.unwrap_or(0), limit))
         .await
         .map_err(|_| Refusal::new(Code::RequestTimeout, "the body did not arrive in time"))??;
@@ -112,6 +103,7 @@ async fn push(
     let body = unmarked(&body);
     let single = body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[');
     if single {
+        charge(state, &business, 1)?;
         let until = Until { checks: Instant::now() + CONFIRM_TIMEOUT, confirms: None };
         let pending = start(state, rand::random(), &business, body, traceparent, until).await;
         return Ok(single_answer(&pending.outcome(Instant::now() + CONFIRM_TIMEOUT).await));
@@ -127,6 +119,7 @@ async fn push(
             format!("{} messages in one call, at most {MAX_ITEMS} are taken; send several calls", items.len());
         return Err(Refusal::new(Code::TooLarge, description));
     }
+    charge(state, &business, items.len())?;
     let mut deadline = Instant::now() + CONFIRM_TIMEOUT + CONFIRM_PER_ITEM * items.len() as u32;
     // One lane keeps their order; a random lane spreads calls over all lanes.
     let lane = rand::random();
@@ -146,6 +139,15 @@ async fn push(
         results.push(one.outcome(deadline).await);
     }
     Ok(batch_answer(&results))
+}
+
+/// Charges the business for pushes.
+fn charge(state: &State, business: &Business, count: usize) -> Result<(), Refusal> {
+    let Some(hub) = state.catalog.hub(business.name()) else { return Ok(()) };
+    hub.share.pushes(count, &business.config.limits.per_edge, Instant::now()).map_err(|wait| {
+        let wait = wait.as_millis();
+        Refusal::overloaded(format!("this business pushes more to this edge than it may in a second, wait {wait} ms"))
+    })
 }
 
 fn too_large(limit: usize) -> Refusal {

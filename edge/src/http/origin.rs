@@ -10,33 +10,50 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use wirepost_core::{
-    origin::{self, Origin},
-    public_url::PublicUrl,
-};
+use wirepost_core::{origin::Origin, public_url::PublicUrl};
 
 use super::{answer::Refusal, state::State};
-use crate::business::Business;
+use crate::{business::Business, identity::grant};
 
 /// How long browsers may remember a preflight, in seconds.
 const MAX_AGE: u32 = 600;
 /// Characters of a foreign origin that are written to the log.
 const MAX_TOLD: usize = 200;
 
-/// Whether a request's Origin header is allowed: it has none, or names an allowed origin or the edge's own address.
-/// React Native on Android sends that address, and a page of the edge's own host needs no permission.
+/// An Origin header that is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page<'a> {
+    /// There is none, or it is the edge's own address.
+    Any,
+    /// Of an origin that the business allows.
+    Declared(&'a str),
+}
+
+impl Page<'_> {
+    /// As grants name it.
+    pub fn digest(self) -> u64 {
+        match self {
+            Self::Any => 0,
+            Self::Declared(origin) => grant::origin(origin.as_bytes()),
+        }
+    }
+}
+
+/// Judges a request's Origin header. Allowed is none, an allowed origin, and the edge's own address: React Native on
+/// Android sends that, and a page of the edge's own host needs no permission. `None`: it is not allowed.
 ///
 /// The caller counts a refusal, and logs it ([`tell`]).
-pub fn passes(state: &State, business: &Business, headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+pub fn judge<'a>(state: &State, business: &Business, headers: &'a HeaderMap) -> Option<Page<'a>> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Some(Page::Any) };
     let public = state.settings.public_url.as_ref();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.filter(|host| state.settings.trust_host_names || is_address(host));
     // Every origin is ASCII; other bytes match none.
-    origin.to_str().is_ok_and(|origin| {
-        let mut declared = business.config.auth.allowed_origins.iter();
-        declared.any(|one| origin::allows(one, origin)) || is_own(origin, public, host)
-    })
+    let origin = origin.to_str().ok()?;
+    if business.allows_origin(origin) {
+        return Some(Page::Declared(origin));
+    }
+    is_own(origin, public, host).then_some(Page::Any)
 }
 
 /// Logs a refused Origin header, since neither a browser nor an app shows its developer which origin it sent.
@@ -85,7 +102,7 @@ pub async fn layer(Shared(state): Shared<Arc<State>>, params: RawPathParams, req
         Ok(business) => business,
         Err(refusal) => return vary(refusal.into_response()),
     };
-    if !passes(&state, &business, request.headers()) {
+    if judge(&state, &business, request.headers()).is_none() {
         tell(&state, &business, request.headers());
         return vary(Refusal::origin().into_response());
     }

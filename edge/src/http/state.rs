@@ -9,6 +9,7 @@ use wirepost_runtime::{
 
 use super::{answer::Refusal, log_throttle::LogThrottle};
 use crate::{
+    address::limits::AddressLimits,
     broker::Broker,
     business::{Business, check_pool::CheckPool},
     catalog::Catalog,
@@ -17,6 +18,7 @@ use crate::{
     identity::keys::KeyRing,
     metrics::Metrics,
     push::context::HubContext,
+    revocation::gate::Gate,
     socket::{connection_limit::ConnectionLimit, flood::FloodLimiter, inbound::Inbound, shared::Shared},
 };
 
@@ -38,6 +40,8 @@ pub struct State {
     pub checks: Arc<CheckPool>,
     /// Throttles log lines that callers cause.
     pub log_throttle: LogThrottle,
+    /// Limits of each client address.
+    pub addresses: Arc<AddressLimits>,
     /// The edge-wide limit of connections.
     pub connection_limit: ConnectionLimit,
     /// What connections share.
@@ -54,15 +58,17 @@ impl State {
         broker: Arc<dyn Broker>,
         metrics: Arc<Metrics>,
         readiness: Readiness,
+        addresses: Arc<AddressLimits>,
         supervisor: &Supervisor,
     ) -> Self {
         let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
         let checks = Arc::new(CheckPool::new(metrics.checks_waiting.clone()));
         Self {
             catalog: Arc::new(Catalog::new(context, supervisor)),
+            addresses,
             connection_limit: ConnectionLimit::new(settings.max_connections),
             sockets: Arc::new(Shared {
-                keys: Arc::clone(&keys),
+                gate: Arc::new(Gate::new(Arc::clone(&keys), &metrics)),
                 checks: Arc::clone(&checks),
                 limiter: Arc::new(FloodLimiter::default()),
                 inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),

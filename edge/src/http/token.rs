@@ -13,6 +13,7 @@ use wirepost_core::{envelope::EVERYONE, identity};
 use super::{
     answer::{self, Code, Refusal},
     caller::{self, Credential},
+    origin::{self, Page},
     public_url::public_url,
     state::State,
 };
@@ -21,6 +22,7 @@ use crate::{
     clock,
     config::settings::Settings,
     identity::{
+        grant::{self, Grant},
         jwt::JwtError,
         ticket::{self, Purpose, Ticket},
     },
@@ -56,7 +58,9 @@ async fn issue(
     let query = TokenQuery::parse(query)?;
     let subject = identify(&business, Credential::of(headers)?, query).await?;
     let lacks_tags = subject.lacks_tags.clone();
-    let ticket = make(&business, &state.settings, subject, clock::now_ms())?;
+    // The layer has refused any other.
+    let page = origin::judge(state, &business, headers).unwrap_or(Page::Any);
+    let ticket = make(&business, &state.settings, subject, page, clock::now_ms())?;
     let note = lacks_tags.map(|claim| without_tags(state, business.name(), &claim));
     Ok((format!("{base}/socket/{}", ticket::seal(&state.keys, &ticket)), note))
 }
@@ -113,6 +117,8 @@ struct Subject {
     lacks_tags: Option<String>,
     /// Of the presented token, ms since the epoch.
     expires_at: Option<i64>,
+    /// What was presented, as grants name it.
+    credential: u64,
 }
 
 async fn identify(business: &Business, credential: Credential<'_>, query: TokenQuery) -> Result<Subject, Refusal> {
@@ -125,6 +131,7 @@ async fn identify(business: &Business, credential: Credential<'_>, query: TokenQ
             tags,
             lacks_tags: None,
             expires_at: None,
+            credential: credential.digest(),
         });
     }
     let (Credential::Bearer(token), Some(verifier)) = (credential, &business.jwt) else {
@@ -153,11 +160,18 @@ async fn identify(business: &Business, credential: Credential<'_>, query: TokenQ
         tags: identity.tags,
         lacks_tags: identity.lacks_tags,
         expires_at: Some(identity.expires_at),
+        credential: business.config.auth.jwt.as_ref().map_or(0, |jwt| grant::issuer(&jwt.issuer)),
     })
 }
 
-fn make(business: &Business, settings: &Settings, subject: Subject, now: i64) -> Result<Ticket, Refusal> {
-    let Subject { unique_id, client_type, mut tags, lacks_tags: _, expires_at } = subject;
+fn make(
+    business: &Business,
+    settings: &Settings,
+    subject: Subject,
+    page: Page<'_>,
+    now: i64,
+) -> Result<Ticket, Refusal> {
+    let Subject { unique_id, client_type, mut tags, lacks_tags: _, expires_at, credential } = subject;
     let refuse = |reason: String| Refusal::new(Code::InvalidIdentity, reason);
     check_text("uniqueId", &unique_id).map_err(refuse)?;
     if unique_id == EVERYONE {
@@ -188,6 +202,7 @@ fn make(business: &Business, settings: &Settings, subject: Subject, now: i64) ->
         session_ends_at,
         expires_at: now.saturating_add(lifetime).min(session_ends_at),
         id: rand::random(),
+        grant: Grant::new(now, credential, page.digest()),
     };
     ticket.check_size().map_err(|error| refuse(error.to_string()))?;
     Ok(ticket)

@@ -13,14 +13,20 @@ pub fn is_known(keys: &[ApiKey], key: &str, now: i64) -> bool {
     if key.is_empty() || key.len() > MAX_KEY {
         return false;
     }
-    let digest: [u8; 32] = Sha256::digest(key).into();
+    let digest = digest(key);
     keys.iter().fold(false, |known, candidate| {
         let same = parse_hex(&candidate.sha256).is_some_and(|expected| expected.ct_eq(&digest).into());
         known | (same && candidate.expires_at.is_none_or(|end| now < end))
     })
 }
 
-fn parse_hex(text: &str) -> Option<[u8; 32]> {
+/// What configurations know of a key.
+pub fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+/// The digest in a configuration; `None`: it is none.
+pub fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     if text.len() != 64 {
         return None;

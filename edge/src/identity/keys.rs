@@ -81,6 +81,13 @@ impl KeyRing {
         .await;
     }
 
+    /// Ids of the keys, sorted.
+    pub fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.keys.load().keys.keys().cloned().collect();
+        ids.sort();
+        ids
+    }
+
     /// Signs the message that `message` builds from the id of the current key.
     pub(super) fn sign(&self, message: impl FnOnce(&str) -> Vec<u8>) -> Vec<u8> {
         let keys = self.keys.load();

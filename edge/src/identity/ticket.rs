@@ -3,17 +3,23 @@
 //!
 //! *Form*: URL-safe base64 without padding of: version (1 byte), purpose (1), id (16), session end and expiry (i64 ms
 //! each), then key id, business, unique id, client type (each with a 2-byte length), number of tags (1) and the tags,
-//! then the HMAC-SHA256 of all that. Numbers are big-endian. Opaque to clients.
+//! then the HMAC-SHA256 of all that. Numbers are big-endian. Opaque to clients. The first tag is no tag of the client
+//! but the [`Grant`]: an edge of a version before it takes it for one, and passes it on.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use wirepost_core::contract::key_file;
 
-use super::keys::{KeyRing, TAG};
+use super::{
+    grant::Grant,
+    keys::{KeyRing, TAG},
+};
 
 /// Longest ticket as text: with host, path and cursor it stays under the 4 KiB that the strictest proxies accept for a
 /// request line.
-pub const MAX_TEXT: usize = 2048;
+pub const MAX_TEXT: usize = MAX_NAMED + Grant::MAX_TEXT;
+/// The part of it for identity, client type and tags.
+const MAX_NAMED: usize = 2048;
 /// Most tags of a connection.
 pub const MAX_TAGS: usize = 64;
 
@@ -51,6 +57,8 @@ pub struct Ticket {
     pub expires_at: i64,
     /// Random; distinguishes tickets.
     pub id: [u8; 16],
+    /// What its session rests on.
+    pub grant: Grant,
 }
 
 /// Why a text is not a valid ticket. Always the caller's fault; a new token call helps, except for a forged one.
@@ -77,15 +85,16 @@ pub enum TicketTooLarge {
     #[error("{0} tags, at most {MAX_TAGS} are allowed")]
     Tags(usize),
     /// Too long as a whole.
-    #[error("identity and tags make a token of {0} bytes, at most {MAX_TEXT} are allowed; use fewer or shorter tags")]
+    #[error("identity and tags make a token of {0} bytes, at most {MAX_NAMED} are allowed; use fewer or shorter tags")]
     Bytes(usize),
 }
 
 impl Ticket {
-    /// The resume ticket of this client, until the end of its session.
+    /// The next resume ticket of this client, until the end of its session.
     #[must_use]
     pub fn to_resume(&self) -> Self {
-        Self { purpose: Purpose::Resume, expires_at: self.session_ends_at, id: rand::random(), ..self.clone() }
+        let (expires_at, id, grant) = (self.session_ends_at, rand::random(), self.grant.next());
+        Self { purpose: Purpose::Resume, expires_at, id, grant, ..self.clone() }
     }
 
     /// Whether [`open`] will accept the text of [`seal`], whatever the key.
@@ -99,7 +108,7 @@ impl Ticket {
         let lengths = [&self.business, &self.unique_id, &self.client_type].into_iter().chain(&self.tags);
         let bytes = FIXED + 2 + key_file::MAX_ID + 1 + lengths.map(|text| 2 + text.len()).sum::<usize>() + TAG;
         let text = bytes.div_ceil(3) * 4;
-        if text > MAX_TEXT { Err(TicketTooLarge::Bytes(text)) } else { Ok(()) }
+        if text > MAX_NAMED { Err(TicketTooLarge::Bytes(text)) } else { Ok(()) }
     }
 }
 
@@ -119,7 +128,8 @@ pub fn seal(keys: &KeyRing, ticket: &Ticket) -> String {
         for text in [key_id, &ticket.business, &ticket.unique_id, &ticket.client_type] {
             put(&mut out, text);
         }
-        out.push(u8::try_from(ticket.tags.len()).unwrap_or(u8::MAX));
+        out.push(u8::try_from(ticket.tags.len() + 1).unwrap_or(u8::MAX));
+        put(&mut out, &ticket.grant.to_text());
         for tag in &ticket.tags {
             put(&mut out, tag);
         }
@@ -172,11 +182,19 @@ fn read(mut bytes: &[u8]) -> Option<(String, Ticket)> {
     let (key_id, business, unique_id, client_type) =
         (take_text(rest)?, take_text(rest)?, take_text(rest)?, take_text(rest)?);
     let [tags] = take(rest)?;
-    let tags = (0..tags).map(|_| take_text(rest)).collect::<Option<_>>()?;
+    let mut tags = (0..tags).map(|_| take_text(rest)).collect::<Option<Vec<_>>>()?;
     if !rest.is_empty() {
         return None;
     }
-    Some((key_id, Ticket { purpose, business, unique_id, client_type, tags, session_ends_at, expires_at, id }))
+    let grant = match tags.first().filter(|first| Grant::is_text(first)) {
+        Some(text) => {
+            let grant = Grant::of_text(text)?;
+            tags.remove(0);
+            grant
+        }
+        None => Grant::unknown(purpose, expires_at, id),
+    };
+    Some((key_id, Ticket { purpose, business, unique_id, client_type, tags, session_ends_at, expires_at, id, grant }))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -208,6 +226,7 @@ pub(super) mod tests {
             session_ends_at: 2_000,
             expires_at: 1_000,
             id: [9; 16],
+            grant: Grant { session: 5, issued_at: 970, generation: 0, credential: 7, origin: 3 },
         }
     }
 
@@ -226,6 +245,29 @@ pub(super) mod tests {
         let resumed = open(&keys, &text, 1_999).unwrap();
         assert_eq!((resumed.purpose, resumed.unique_id), (Purpose::Resume, sample().unique_id));
         assert_eq!(open(&keys, &text, 2_000), Err(TicketError::Expired));
+    }
+
+    #[test]
+    fn a_ticket_of_a_version_before_grants_is_read() {
+        let keys = KeyRing::random();
+        let id = [0xff; 16];
+        let of = |purpose: u8| {
+            let mut sealed = keys.sign(|key_id| {
+                let mut out =
+                    [CONTEXT, &[VERSION, purpose], &id, &2_000_i64.to_be_bytes(), &60_000_i64.to_be_bytes()].concat();
+                for text in [key_id, "payments", "alice", "app"] {
+                    put(&mut out, text);
+                }
+                out.push(1);
+                put(&mut out, "vip");
+                out
+            });
+            open(&keys, &URL_SAFE_NO_PAD.encode(sealed.split_off(CONTEXT.len())), 0).unwrap()
+        };
+        let (connect, resume) = (of(0), of(1));
+        assert_eq!((connect.tags.as_slice(), connect.grant.issued_at), (["vip".to_owned()].as_slice(), 30_000));
+        assert_eq!(resume.grant.issued_at, 0, "every revocation of its identity ends it");
+        assert_eq!((resume.grant.credential, resume.grant.origin, resume.grant.generation), (0, 0, 0));
     }
 
     #[test]

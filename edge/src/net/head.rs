@@ -29,10 +29,12 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Reads until the header is complete, or has a form or a size that the HTTP library is to refuse: what it is, and all
 /// bytes that were read. `None`: the connection ended before it began, or nothing came for a while after `closing`.
+/// `holds` is told how many bytes of an unfinished header are in memory.
 pub(super) async fn read(
     io: &mut (impl AsyncRead + Unpin),
     max: usize,
     closing: &CancellationToken,
+    mut holds: impl FnMut(usize),
 ) -> Option<(Head, BytesMut)> {
     let mut read = BytesMut::new();
     let first = tokio::select! {
@@ -48,6 +50,7 @@ pub(super) async fn read(
     let mut head = Head::parse(&read);
     let mut pieces = 1;
     while more && read.len() <= max && matches!(head, Head::Partial) {
+        holds(read.capacity());
         let seen = read.len();
         more = piece(io, &mut read).await.ok()? > 0;
         pieces += 1;
@@ -58,7 +61,8 @@ pub(super) async fn read(
     Some((if read.len() > max { Head::Other } else { head }, read))
 }
 
-async fn last_call(closing: &CancellationToken) {
+/// Ready when nothing that is still silent can be waited for.
+pub(super) async fn last_call(closing: &CancellationToken) {
     closing.cancelled().await;
     sleep(LAST_REQUEST).await;
 }
@@ -93,7 +97,7 @@ mod tests {
     async fn of(pieces: &[&[u8]]) -> Option<(Head, Vec<u8>)> {
         let (mut client, mut server) = tokio::io::duplex(1 << 20);
         let closing = CancellationToken::new();
-        let mut reading = Box::pin(read(&mut server, MAX, &closing));
+        let mut reading = Box::pin(read(&mut server, MAX, &closing, |_| {}));
         for piece in pieces {
             client.write_all(piece).await.unwrap();
             if let Some(done) = reading.as_mut().now_or_never() {
@@ -175,7 +179,7 @@ mod tests {
     async fn a_later_piece_that_is_no_header_is_noticed_when_it_comes() {
         let (mut client, mut server) = tokio::io::duplex(1 << 10);
         let closing = CancellationToken::new();
-        let mut reading = Box::pin(read(&mut server, MAX, &closing));
+        let mut reading = Box::pin(read(&mut server, MAX, &closing, |_| {}));
         client.write_all(b"GET /socket/abc HTTP/1.1\r\nhost: edge\r\n").await.unwrap();
         assert!(reading.as_mut().now_or_never().is_none());
         client.write_all(b"\0").await.unwrap();
@@ -187,8 +191,8 @@ mod tests {
         let (mut client, mut server) = tokio::io::duplex(1 << 10);
         let closing = CancellationToken::new();
         closing.cancel();
-        assert!(read(&mut server, MAX, &closing).await.is_none(), "not for ever");
-        let mut reading = Box::pin(read(&mut server, MAX, &closing));
+        assert!(read(&mut server, MAX, &closing, |_| {}).await.is_none(), "not for ever");
+        let mut reading = Box::pin(read(&mut server, MAX, &closing, |_| {}));
         assert!(reading.as_mut().now_or_never().is_none());
         client.write_all(b"GET /socket/abc HTTP/1.1\r\n").await.unwrap();
         tokio::time::advance(LAST_REQUEST * 2).await;

@@ -31,6 +31,7 @@ use tokio::{
 use crate::{
     http::answer::{self, Code},
     metrics::{Metrics, label},
+    strangers::Place,
 };
 
 /// How long input is still read from a refused caller.
@@ -46,18 +47,37 @@ const OURS: u8 = 1;
 const ENDING: u8 = 2;
 /// The connection no longer speaks HTTP.
 const UPGRADED: u8 = 3;
+/// hyper has refused a request.
+const REFUSED: u8 = 4;
 
 /// The state of a connection's exchange, set by its service.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ExchangeState(Arc<AtomicU8>);
+#[derive(Clone, Debug)]
+pub(super) struct ExchangeState(Arc<Exchange>);
+
+#[derive(Debug)]
+struct Exchange {
+    phase: AtomicU8,
+    place: Arc<Place>,
+}
 
 impl ExchangeState {
+    /// No request has arrived on the connection with this place.
+    pub(super) fn of(place: &Arc<Place>) -> Self {
+        Self(Arc::new(Exchange { phase: AtomicU8::new(IDLE), place: Arc::clone(place) }))
+    }
+
     fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Relaxed);
+        self.0.phase.store(phase, Ordering::Relaxed);
+        self.0.place.is_served(phase == OURS);
     }
 
     fn is(&self, phase: u8) -> bool {
-        self.0.load(Ordering::Relaxed) == phase
+        self.0.phase.load(Ordering::Relaxed) == phase
+    }
+
+    /// Whether hyper has refused a request, after which the connection ends.
+    pub(super) fn was_refused(&self) -> bool {
+        self.is(REFUSED)
     }
 
     /// A request has arrived.
@@ -116,6 +136,10 @@ pub(super) struct RefusalStream<IO> {
     metrics: Arc<Metrics>,
     // Boxed: hardly any connection has one.
     refusal: Option<Box<Refusal>>,
+    /// Bytes that the connection holds between two requests.
+    kept: usize,
+    /// Bytes of a header that is not complete, which hyper keeps.
+    header: usize,
 }
 
 /// Our answer instead of hyper's.
@@ -127,9 +151,9 @@ struct Refusal {
 }
 
 impl<IO> RefusalStream<IO> {
-    /// `ahead` has been read from `io`, and is read again.
-    pub(super) fn new(io: IO, ahead: Bytes, exchange: ExchangeState, metrics: Arc<Metrics>) -> Self {
-        Self { io, ahead, exchange, metrics, refusal: None }
+    /// `ahead` has been read from `io`, and is read again. `kept`: bytes that the connection holds between two requests.
+    pub(super) fn new(io: IO, ahead: Bytes, exchange: ExchangeState, kept: usize, metrics: Arc<Metrics>) -> Self {
+        Self { io, ahead, exchange, metrics, refusal: None, kept, header: 0 }
     }
 
     /// Whether what hyper writes must not be sent; its first bytes are the status line.
@@ -140,6 +164,7 @@ impl<IO> RefusalStream<IO> {
                 _ => Code::BadRequest,
             };
             self.metrics.refused.get_or_create(&label(code.label())).inc();
+            self.exchange.set(REFUSED);
             self.refusal = Some(Box::new(Refusal { unwritten: refusal(code), linger: None, read: 0 }));
         }
         self.refusal.is_some()
@@ -207,7 +232,15 @@ impl<IO: AsyncRead + Unpin> AsyncRead for RefusalStream<IO> {
             }
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if self.exchange.is(IDLE) {
+            self.header += buf.filled().len() - before;
+            self.exchange.0.place.holds(self.kept + self.header);
+        } else {
+            self.header = 0;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

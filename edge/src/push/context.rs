@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{backlog::Backlog, log::LogBudget, pages::PageCache, rejection::Rejection};
+use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
     config::settings::Settings,
@@ -18,7 +18,7 @@ pub struct HubContext {
     /// Bounds and intervals.
     pub settings: Settings,
     /// Bytes on their way to all sockets.
-    pub backlog: Arc<Backlog>,
+    pub backlog: Arc<BacklogBudget>,
     /// Bytes of all logs.
     pub budget: Arc<LogBudget>,
     /// Pages of streams for clients that catch up.
@@ -35,7 +35,7 @@ impl HubContext {
         Self {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
-            backlog: Backlog::new(settings.backlog_bytes, &metrics),
+            backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
             pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),
             metrics,
             settings,

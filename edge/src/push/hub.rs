@@ -19,6 +19,7 @@ use wirepost_core::{
 };
 
 use super::{
+    backlog::Backlog,
     context::HubContext,
     entry::{self, Entry},
     gap::Gap,
@@ -28,7 +29,13 @@ use super::{
     reading::Reading,
     registry::Registry,
 };
-use crate::{broker::Position, business::Business, clock, compression, metrics::label};
+use crate::{
+    broker::Position,
+    business::{Business, share::Share},
+    clock, compression,
+    identity::grant::Grant,
+    metrics::label,
+};
 
 /// See the module.
 pub struct Hub {
@@ -36,6 +43,10 @@ pub struct Hub {
     pub name: Arc<str>,
     /// What all hubs share.
     pub context: Arc<HubContext>,
+    /// What the business uses of this edge.
+    pub share: Arc<Share>,
+    /// Its bytes on their way to sockets.
+    pub backlog: Arc<Backlog>,
     /// One read of the stream at a time for clients that catch up; the others then find it in the cache.
     pub(super) reads: ReadQueue,
     business: ArcSwap<Business>,
@@ -87,7 +98,11 @@ impl Hub {
     /// A hub without a reader yet.
     pub fn new(business: Arc<Business>, context: Arc<HubContext>) -> Self {
         let log = Log::new(Arc::clone(&context.budget));
+        let backlog = context.backlog.of_business();
+        backlog.limit(business.config.limits.per_edge.memory_bytes);
         Self {
+            share: Arc::new(Share::new(&context.metrics)),
+            backlog,
             name: business.name().into(),
             reads: ReadQueue::default(),
             business: ArcSwap::new(business),
@@ -118,11 +133,18 @@ impl Hub {
     /// that need it read the stream again.
     pub fn update(&self, business: Arc<Business>) {
         let mut state = self.lock();
-        if !self.business.load().judges_as(&business) {
+        let before = self.business.load_full();
+        if !before.judges_as(&business) {
             state.log.keep_position();
         }
+        self.backlog.limit(business.config.limits.per_edge.memory_bytes);
+        let judged: Vec<_> =
+            if before.lets_in_as(&business) { Vec::new() } else { state.registry.iter().cloned().collect() };
         self.business.store(business);
         drop(state);
+        for mailbox in judged {
+            self.hold_to_declaration(&mailbox);
+        }
         self.moved.send_modify(|n| *n += 1);
     }
 
@@ -159,6 +181,11 @@ impl Hub {
         for old in replaced {
             old.outbound.close(CloseCode::Replaced);
         }
+    }
+
+    /// Holds a connection to the declaration as it is now.
+    pub fn hold_to_declaration(&self, mailbox: &Mailbox) {
+        mailbox.hold_to(&self.business.load());
     }
 
     /// Removes a connection; no other one is affected.
@@ -263,6 +290,27 @@ impl Hub {
         }
     }
 
+    /// Closes the connections, of one identity or of all, whose session is to end; how many.
+    pub fn close_where(
+        &self,
+        unique_id: Option<&str>,
+        code: CloseCode,
+        mut ends: impl FnMut(&str, &Grant) -> bool,
+    ) -> usize {
+        let mailboxes: Vec<_> = {
+            let state = self.lock();
+            let mut ends = |mailbox: &&Arc<Mailbox>| ends(&mailbox.unique_id, &mailbox.grant());
+            match unique_id {
+                Some(unique_id) => state.registry.of_identity(unique_id).filter(&mut ends).cloned().collect(),
+                None => state.registry.iter().filter(&mut ends).cloned().collect(),
+            }
+        };
+        for mailbox in &mailboxes {
+            mailbox.outbound.close(code);
+        }
+        mailboxes.len()
+    }
+
     /// Whether [`Self::close_all`] was called.
     pub fn is_closed(&self) -> bool {
         self.lock().closed.is_some()
@@ -351,7 +399,7 @@ impl Hub {
             }
         }
         drop(state);
-        self.context.backlog.shed();
+        self.backlog.shed();
         self.context.metrics.deliveries.inc_by(delivered);
         self.context.metrics.late_pushes.inc_by(late);
         self.moved.send_modify(|n| *n += 1);

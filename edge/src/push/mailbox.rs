@@ -3,7 +3,7 @@
 pub mod outbound;
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
 };
 
@@ -15,8 +15,15 @@ use super::{
     entry::{Entry, Push},
     receipts::Receipts,
 };
-use crate::{compression::Compression, ids};
+use crate::{business::Business, compression::Compression, identity::grant::Grant, ids};
 use outbound::{Item, Outbound};
+
+#[derive(Clone, Copy, Debug)]
+struct SessionFacts {
+    grant: Grant,
+    /// Ms since the epoch.
+    ends_at: i64,
+}
 
 /// One local connection.
 #[derive(Debug)]
@@ -37,6 +44,9 @@ pub struct Mailbox {
     pub outbound: Outbound,
     /// Messages that the client may report as received.
     pub receipts: Receipts,
+    /// Origin of its page, if the business declares it.
+    pub origin: Option<Box<str>>,
+    session: Mutex<SessionFacts>,
     /// Whether the reader delivers pushes to it; set in the step in which its catch-up reads the end of the log.
     live: AtomicBool,
     greeted: AtomicBool,
@@ -58,10 +68,49 @@ impl Mailbox {
             compression: Compression::default(),
             outbound,
             receipts: Receipts::default(),
+            origin: None,
+            session: Mutex::new(SessionFacts { grant: Grant::default(), ends_at: i64::MAX }),
             live: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
             told: AtomicU64::new(0),
             tags: AtomicU16::new(0),
+        }
+    }
+
+    fn session(&self) -> MutexGuard<'_, SessionFacts> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its session rests on.
+    pub fn grant(&self) -> Grant {
+        self.session().grant
+    }
+
+    /// When its session ends, ms since the epoch.
+    pub fn session_ends_at(&self) -> i64 {
+        self.session().ends_at
+    }
+
+    /// Its session rests on this, and ends then.
+    pub fn set_session(&self, grant: Grant, ends_at: i64) {
+        *self.session() = SessionFacts { grant, ends_at };
+    }
+
+    /// Holds it to a declaration that may have changed: what that does not allow any more ends, or ends earlier.
+    pub fn hold_to(&self, business: &Business) {
+        let SessionFacts { grant, ends_at } = *self.session();
+        let page = self.origin.as_deref();
+        if page.is_some_and(|page| !business.allows_origin(page)) {
+            return self.outbound.close(CloseCode::Revoked);
+        }
+        let declared = business.config.client_types.iter().any(|declared| **declared == *self.client_type);
+        if !declared || !business.admits(&grant) {
+            return self.outbound.close(CloseCode::SessionOver);
+        }
+        let end = business.session_end(&grant, ends_at);
+        if end < ends_at {
+            self.session().ends_at = end;
+            self.outbound.shorten();
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::{contract::marker, edge_config::Delivery, frames::CloseCode, names};
 
@@ -151,12 +151,27 @@ struct Reader<'h> {
 }
 
 impl Reader<'_> {
+    /// At the pace that the business may have: what waits stays with the broker.
     async fn take(&mut self, records: &[Record]) {
+        let mut rest = records;
+        while !rest.is_empty() {
+            let limits = self.hub.business().config.limits.per_edge;
+            let most = limits.pushes_per_second.map_or(usize::MAX, |most| most as usize);
+            let (now, later) = rest.split_at(rest.len().min(most));
+            self.take_now(now).await;
+            if let Some(until) = self.hub.share.reads(now.len(), &limits, Instant::now()) {
+                sleep_until(until).await;
+            }
+            rest = later;
+        }
+    }
+
+    async fn take_now(&mut self, records: &[Record]) {
         let (business, rejections) = loop {
             let business = self.hub.business();
             let (mut entries, mut rejections) = (Vec::with_capacity(records.len()), Vec::new());
             for record in records {
-                let (entry, rejected) = Entry::read(&business, record, &self.hub.context.backlog);
+                let (entry, rejected) = Entry::read(&business, record, &self.hub.backlog);
                 rejections.extend(rejected.map(|rejected| (record, rejected)));
                 entries.push(Arc::new(entry));
             }

@@ -159,6 +159,11 @@ impl Registry {
         }
     }
 
+    /// The connections of an identity, oldest first.
+    pub fn of_identity(&self, unique_id: &str) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.by_identity.get(unique_id).into_iter().flatten()
+    }
+
     /// Every connection.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
         self.all.values()

@@ -108,11 +108,8 @@ impl Edge {
 
 /// A connection of alice with the task that lets it catch up.
 fn open(edge: &Edge, number: u64, from: StartAt, bounds: Bounds) -> (Arc<Mailbox>, JoinHandle<()>) {
-    let outbound = Outbound::new(
-        bounds,
-        prometheus_client::metrics::gauge::Gauge::default(),
-        Arc::clone(&edge.hub.context.backlog),
-    );
+    let outbound =
+        Outbound::new(bounds, prometheus_client::metrics::gauge::Gauge::default(), Arc::clone(&edge.hub.backlog));
     let mailbox = Arc::new(Mailbox::new(number, "alice", "app", true, outbound));
     edge.hub.enter(&mailbox, &[]);
     let (hub, of_task) = (Arc::clone(&edge.hub), Arc::clone(&mailbox));
@@ -157,7 +154,7 @@ impl Client {
             let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| mailbox.outbound.poll_next(cx))).await;
             match next {
                 Err(_) => return done,
-                Ok(Next::Close(_)) => self.cut(),
+                Ok(Next::Close(_) | Next::Shortened) => self.cut(),
                 Ok(Next::Item(item)) => {
                     self.see(&serde_json::from_slice(item.payload()).unwrap());
                 }

@@ -51,6 +51,8 @@ pub enum SocketEvent {
     Goodbye(CloseCode),
     /// The peer has stopped reading: [`Driver::stalled_since`] is set now.
     Stalled,
+    /// Its session ends earlier than it did.
+    Shortened,
 }
 
 /// One socket with its outbound queue.
@@ -204,6 +206,7 @@ impl Driver {
                         self.wire.outgoing().push(item);
                         self.metrics.frames_out.inc();
                     }
+                    Poll::Ready(Next::Shortened) => return Poll::Ready(SocketEvent::Shortened),
                     // Frames that were taken from the queue go first.
                     Poll::Ready(Next::Close(code)) if code.flushes() && !self.wire.outgoing().is_empty() => break,
                     Poll::Ready(Next::Close(code)) => return Poll::Ready(SocketEvent::Goodbye(code)),

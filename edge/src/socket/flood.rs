@@ -1,9 +1,10 @@
-//! Limits what brings a business nothing: refused messages, control frames, pings, fragments, and connecting.
+//! Limits what an identity sends: its messages, what brings a business nothing (refused messages, control frames, pings,
+//! fragments), and connecting.
 //!
 //! Each connection has a [`Bucket`] for its frames. When it overflows, the socket is not read until it has room,
 //! [`MAX_WAIT`] at most: nothing is refused, and TCP makes the client wait. What is in the bucket when the connection
 //! ends is kept here for the next connection of the same identity, so that a reconnect gains nothing. Connecting has a
-//! bucket of its own for each identity.
+//! bucket of its own for each identity; so have messages, which all its connections fill.
 
 use std::{
     collections::HashMap,
@@ -14,7 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Rate};
+use crate::bucket::{Bucket, Rate};
 
 /// Identities whose buckets are kept at most. Beyond it a new one begins with an empty bucket at each connection.
 const MAX_IDENTITIES: usize = 65_536;
@@ -52,12 +53,33 @@ pub struct ConnectionBucket {
     bucket: Bucket,
     /// Added since it was kept.
     unkept: u32,
+    /// Of the identity's messages; `None` until it sends one here.
+    messages: Option<Arc<MessageBucket>>,
+}
+
+/// Filled by the messages of all connections of an identity. The lock is of that identity alone.
+#[derive(Debug, Default)]
+struct MessageBucket(Mutex<Bucket>);
+
+impl MessageBucket {
+    fn lock(&self) -> MutexGuard<'_, Bucket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ConnectionBucket {
     /// Begins with what the identity's last connection left.
     pub fn open(limiter: &Arc<FloodLimiter>, key: IdentityKey) -> Self {
-        Self { limiter: Arc::clone(limiter), key, bucket: limiter.kept(key), unkept: 0 }
+        Self { limiter: Arc::clone(limiter), key, bucket: limiter.kept(key), unkept: 0, messages: None }
+    }
+
+    /// Charges the identity for a message.
+    ///
+    /// # Errors
+    /// How long to wait: it sends too fast, and is not charged.
+    pub fn message(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let Self { limiter, key, messages, .. } = self;
+        messages.get_or_insert_with(|| limiter.messages(*key)).lock().try_add(rate, now)
     }
 
     /// Charges a frame of this size. Some: nothing more is read from the client until then.
@@ -87,10 +109,19 @@ impl Drop for ConnectionBucket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IdentityKey(u64);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct IdentityBuckets {
     frames: Bucket,
     connecting: Bucket,
+    messages: Option<Arc<MessageBucket>>,
+}
+
+impl IdentityBuckets {
+    /// Whether a new one would be the same.
+    fn is_empty(&self, now: Instant) -> bool {
+        let used = |messages: &Arc<MessageBucket>| Arc::strong_count(messages) > 1 || !messages.lock().is_empty(now);
+        self.frames.is_empty(now) && self.connecting.is_empty(now) && !self.messages.as_ref().is_some_and(used)
+    }
 }
 
 /// The buckets of identities, between and beside their connections. Bounded; empty ones are not kept.
@@ -139,6 +170,14 @@ impl FloodLimiter {
         }
     }
 
+    /// The bucket of an identity's messages.
+    fn messages(&self, key: IdentityKey) -> Arc<MessageBucket> {
+        match self.lock().entry(key, Instant::now()) {
+            Some(identity) => Arc::clone(identity.messages.get_or_insert_default()),
+            None => Arc::default(),
+        }
+    }
+
     /// What a new connection of an identity begins with.
     fn kept(&self, key: IdentityKey) -> Bucket {
         self.lock().by_key.get(&key).map_or_else(Bucket::default, |identity| identity.frames)
@@ -159,7 +198,7 @@ impl FloodLimiter {
 impl Buckets {
     fn entry(&mut self, key: IdentityKey, now: Instant) -> Option<&mut IdentityBuckets> {
         if self.by_key.len() >= self.sweep_at && now >= self.next_sweep {
-            self.by_key.retain(|_, identity| !(identity.frames.is_empty(now) && identity.connecting.is_empty(now)));
+            self.by_key.retain(|_, identity| !identity.is_empty(now));
             self.by_key.shrink_to(FIRST_SWEEP);
             self.next_sweep = now + SWEEP_INTERVAL;
             self.sweep_at = (self.by_key.len() * 2).clamp(FIRST_SWEEP, MAX_IDENTITIES);
@@ -204,6 +243,23 @@ mod tests {
         assert!(open("other", "alice").charge(0, now()).is_none(), "another business");
         tokio::time::advance(FRAMES.full() * 2).await;
         assert!(open("pay", "alice").charge(0, now()).is_none(), "empty again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_connections_of_an_identity_share_the_rate_of_its_messages() {
+        let limiter = Arc::new(FloodLimiter::default());
+        let open = |unique_id| ConnectionBucket::open(&limiter, limiter.key("pay", unique_id));
+        let rate = Rate::per_second(10, 20);
+        let mut sent = 0;
+        for _ in 0..10 {
+            let (mut first, mut second) = (open("alice"), open("alice"));
+            sent += (0..10).filter(|_| first.message(rate, now()).is_ok()).count();
+            sent += (0..10).filter(|_| second.message(rate, now()).is_ok()).count();
+        }
+        assert_eq!(sent, 20);
+        assert!(open("bob").message(rate, now()).is_ok());
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert!(open("alice").message(rate, now()).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

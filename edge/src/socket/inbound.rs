@@ -2,8 +2,8 @@
 //!
 //! *Flow*: a small message needs no permit. A larger one gets a permit for its largest possible size before its payload
 //! is read; until then its socket is not read, and TCP makes the sender wait. One permit for the whole message: two
-//! messages can't each keep a part and wait for the other's. *Fairness*: a business has at most half of the budget;
-//! first come, first served. *At the limit*: while a message waits, messages that after [`GRACE`] are slower than
+//! messages can't each keep a part and wait for the other's. *Fairness*: a business has at most half of the budget, or
+//! what it declares; first come, first served. *At the limit*: while a message waits, messages that after [`GRACE`] are slower than
 //! [`FAIR`], or have not grown for that long, are dropped, the slowest first: 1013, and their clients send them again.
 //! A message that keeps up is never dropped; otherwise clients could interrupt each other forever, each shortly before
 //! its end. A message that waits longer than [`LONGEST_WAIT`] gets 1013 too.
@@ -49,9 +49,17 @@ pub struct Inbound {
 pub struct BusinessShare {
     inbound: Arc<Inbound>,
     room: Arc<Semaphore>,
-    units: usize,
+    size: Mutex<Size>,
     /// Messages with a permit, by their connection's number.
     admitted: Mutex<BTreeMap<u64, Arc<InFlight>>>,
+}
+
+/// How much room a business has.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    units: usize,
+    /// Units that are in use and too many: they are not returned.
+    owed: usize,
 }
 
 /// A message with a permit.
@@ -85,7 +93,7 @@ pub struct InboundPermit {
     share: Arc<BusinessShare>,
     message: Arc<InFlight>,
     bytes: usize,
-    _of_business: OwnedSemaphorePermit,
+    of_business: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
@@ -107,7 +115,7 @@ impl Inbound {
         let share = Arc::new(BusinessShare {
             inbound: Arc::clone(self),
             room: Arc::new(Semaphore::new(units)),
-            units,
+            size: Mutex::new(Size { units, owed: 0 }),
             admitted: Mutex::default(),
         });
         shares.insert(Arc::clone(business), Arc::downgrade(&share));
@@ -117,17 +125,39 @@ impl Inbound {
     /// The business that uses most drops a message.
     fn make_room(&self) {
         let shares: Vec<_> = lock(&self.shares).values().filter_map(Weak::upgrade).collect();
-        if let Some(share) = shares.iter().max_by_key(|share| share.units - share.room.available_permits()) {
+        if let Some(share) = shares.iter().max_by_key(|share| share.in_use()) {
             share.make_room();
         }
     }
 }
 
 impl BusinessShare {
+    /// Limits it to so many bytes. What is in use beyond that may end.
+    pub fn limit(&self, bytes: Option<usize>) {
+        let most = self.inbound.units / 2;
+        let units = bytes.map_or(most, |bytes| (bytes / UNIT).clamp(1, most));
+        let mut size = lock(&self.size);
+        if units >= size.units {
+            let more = units - size.units;
+            let paid = more.min(size.owed);
+            size.owed -= paid;
+            self.room.add_permits(more - paid);
+        } else {
+            let less = size.units - units;
+            size.owed += less - self.room.forget_permits(less);
+        }
+        size.units = units;
+    }
+
+    fn in_use(&self) -> usize {
+        let Size { units, owed } = *lock(&self.size);
+        (units + owed).saturating_sub(self.room.available_permits())
+    }
+
     /// Waits for a permit for a message of `mailbox` of up to `bytes`. One that is larger than the whole budget gets
     /// all of it. Cancel safe.
     pub async fn admit(self: Arc<Self>, mailbox: Arc<Mailbox>, bytes: usize) -> InboundPermit {
-        let units = bytes.div_ceil(UNIT).clamp(1, self.units) as u32;
+        let units = bytes.div_ceil(UNIT).clamp(1, lock(&self.size).units) as u32;
         let of_business = acquire(&self.room, units, || self.make_room()).await;
         let of_all = acquire(&self.inbound.room, units, || self.inbound.make_room()).await;
         let since = Instant::now();
@@ -135,7 +165,7 @@ impl BusinessShare {
         let message = Arc::new(InFlight { since, progress, mailbox });
         lock(&self.admitted).insert(message.mailbox.number, Arc::clone(&message));
         self.inbound.gauge.inc_by(bytes as i64);
-        InboundPermit { share: self, message, bytes, _of_business: of_business, _of_all: of_all }
+        InboundPermit { share: self, message, bytes, of_business, _of_all: of_all }
     }
 
     /// Drops the slowest message, unless it keeps up.
@@ -160,6 +190,12 @@ impl InboundPermit {
 impl Drop for InboundPermit {
     fn drop(&mut self) {
         lock(&self.share.admitted).remove(&self.message.mailbox.number);
+        let mut size = lock(&self.share.size);
+        if let Some(owed) = self.of_business.split(size.owed.min(self.of_business.num_permits())) {
+            size.owed -= owed.num_permits();
+            owed.forget();
+        }
+        drop(size);
         self.share.inbound.gauge.dec_by(self.bytes as i64);
     }
 }
@@ -222,6 +258,23 @@ mod tests {
         assert_eq!(inbound.gauge.get(), 0);
         assert_eq!(inbound.room.available_permits(), 16);
         assert!(lock(&shop.admitted).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_business_gets_what_it_declares_also_when_that_changes() {
+        let (_inbound, shop, _) = inbound();
+        let first = admit(&shop, 1, 6 << 10).1.await;
+        shop.limit(Some(3 << 10));
+        let (_, second) = admit(&shop, 2, 3 << 10);
+        let mut second = second;
+        assert!((&mut second).now_or_never().is_none(), "more than that is in use");
+        drop(first);
+        let second = second.await;
+        assert_eq!((shop.room.available_permits(), shop.in_use()), (0, 3));
+        shop.limit(None);
+        assert_eq!((shop.room.available_permits(), shop.in_use()), (5, 3));
+        drop(second);
+        assert_eq!((shop.room.available_permits(), shop.in_use()), (8, 0));
     }
 
     #[tokio::test(start_paused = true)]

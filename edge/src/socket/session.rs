@@ -31,6 +31,7 @@ use crate::{
     compression::Compression,
     drain::{DrainShare, Draining},
     identity::ticket::Ticket,
+    ids,
     metrics::label,
     push::{
         catch_up::{self, StartAt},
@@ -57,6 +58,8 @@ pub struct Session {
     pub hub: Arc<Hub>,
     /// Whose connection it is, and until when.
     pub ticket: Ticket,
+    /// The page's origin, if the business declares it.
+    pub origin: Option<Box<str>>,
     /// Where to start.
     pub start: StartAt,
     /// Whether control frames are on.
@@ -76,11 +79,10 @@ impl Session {
     pub fn run(self, wire: Wire) -> impl Future<Output = ()> + Send {
         let written = self.written.clone();
         self.start(|hub, shared, mailbox| {
-            let limits = Limits {
-                backlog: Arc::clone(&hub.context.backlog),
-                share: shared.inbound.share(&hub.name),
-                read_timeout: hub.context.settings.read_timeout,
-            };
+            let share = shared.inbound.share(&hub.name);
+            share.limit(hub.business().config.limits.per_edge.memory_bytes);
+            let limits =
+                Limits { backlog: Arc::clone(&hub.backlog), share, read_timeout: hub.context.settings.read_timeout };
             Driver::new(wire, Arc::clone(mailbox), Arc::clone(&hub.context.metrics), written, limits)
         })
         .run()
@@ -88,24 +90,39 @@ impl Session {
 
     /// Registers the connection, with any peer: a test has one without a socket.
     fn start<P: Peer>(self, connect: impl FnOnce(&Hub, &Shared, &Arc<Mailbox>) -> P) -> Running<P> {
-        let Self { shared, hub, ticket, start, control, compression, number, key, written: _ } = self;
+        let Self { shared, hub, ticket, origin, start, control, compression, number, key, written: _ } = self;
         let (metrics, settings) = (&hub.context.metrics, &hub.context.settings);
         metrics.connections.inc();
         metrics.connections_total.inc();
         metrics.compressing.inc_by(i64::from(compression.is_on()));
         let bounds = Bounds { messages: settings.outbound_messages, bytes: settings.outbound_bytes };
-        let backlog = Arc::clone(&hub.context.backlog);
+        let backlog = Arc::clone(&hub.backlog);
         let outbound = Outbound::new(bounds, metrics.outbound_bytes.clone(), backlog);
         let mut mailbox = Mailbox::new(number, &ticket.unique_id, &ticket.client_type, control, outbound);
+        mailbox.id = ids::of_session(ticket.grant.session);
+        mailbox.origin = origin;
+        mailbox.set_session(ticket.grant, ticket.session_ends_at);
         mailbox.compression = compression;
         mailbox.receipts = Receipts::new(metrics.receipts.get_or_create_owned(&label("forgotten")));
         let mailbox = Arc::new(mailbox);
         let registered = LeaveGuard { hub: Arc::clone(&hub), mailbox: Arc::clone(&mailbox) };
         hub.enter(&mailbox, &ticket.tags);
+        // Whatever has ended it since it was admitted: what ends it from now on finds it in the registry.
+        hub.hold_to_declaration(&mailbox);
+        if shared.gate.revocations.end(&hub.name, &ticket.unique_id, &ticket.grant) {
+            mailbox.outbound.close(CloseCode::Revoked);
+        }
         let rules =
             Rules { window: settings.window, heartbeat: settings.heartbeat, write_timeout: settings.write_timeout };
         let flood = ConnectionBucket::open(&shared.limiter, key);
-        let machine = Machine::new(rules, control, ticket, Arc::clone(&shared.keys), flood, Now::read());
+        let machine = Machine::new(
+            rules,
+            control,
+            ticket,
+            Arc::clone(&shared.gate),
+            (flood, Arc::clone(&hub.share)),
+            Now::read(),
+        );
         let (resume_token, ends_at) = (machine.resume_token(), machine.session_ends_at());
         let (of_hub, to) = (Arc::clone(&hub), Arc::clone(&mailbox));
         let catch_up = async move {
@@ -251,6 +268,10 @@ impl<P: Peer> Running<P> {
             Event::Socket(SocketEvent::Progress(bytes)) => Input::Progress(bytes),
             // Only the deadline has changed.
             Event::Socket(SocketEvent::Stalled) => return None,
+            Event::Socket(SocketEvent::Shortened) => {
+                machine.shorten(effects.mailbox.session_ends_at(), now);
+                return None;
+            }
             Event::Socket(SocketEvent::Binary(_)) => Input::Broken(CloseCode::Binary),
             Event::Socket(SocketEvent::Broken(code)) => Input::Broken(code),
             Event::Socket(SocketEvent::Goodbye(code)) => Input::Flushed(code),

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use super::{flood::FloodLimiter, inbound::Inbound};
-use crate::{business::check_pool::CheckPool, drain::Drain, identity::keys::KeyRing};
+use crate::{business::check_pool::CheckPool, drain::Drain, revocation::gate::Gate};
 
 /// See the module.
 pub struct Shared {
-    /// Signs and verifies tickets.
-    pub keys: Arc<KeyRing>,
+    /// Judges tickets.
+    pub gate: Arc<Gate>,
     /// Checks large content.
     pub checks: Arc<CheckPool>,
     /// Limits input that brings nothing.

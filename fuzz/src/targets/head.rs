@@ -23,7 +23,14 @@ pub(crate) fn run(input: &[u8]) {
     let head = bounded(Bound { peak: 40, sum: 80, base: 64 << 10 }, input, || Head::parse(input));
     let Head::Socket(request) = head else { return };
     let (method, uri, headers) = by_library(input).expect("the edge accepts what the library refuses");
-    assert_eq!((method, uri.path()), (Method::GET, format!("/socket/{}", request.token()).as_str()));
+    assert_eq!(method, Method::GET);
+    if ["/socket", "/socket/"].contains(&uri.path()) {
+        let offered = headers.get_all("sec-websocket-protocol").iter().filter_map(|line| line.to_str().ok());
+        let offer = format!("wirepost.token.{}", request.token());
+        assert!(offered.flat_map(|line| line.split(',')).any(|protocol| protocol.trim() == offer));
+    } else {
+        assert_eq!(uri.path(), format!("/socket/{}", request.token()));
+    }
     assert_eq!(&headers, request.headers(), "two readers of one header");
     assert!(request.length() <= input.len() && input[..request.length()].ends_with(b"\n"));
     assert!(request.cursor().is_none() || uri.query().is_some());

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use wirepost_edge::identity::{
+    grant::Grant,
     keys::KeyRing,
     ticket::{Purpose, Ticket, TicketError, open, seal},
 };
@@ -24,10 +25,18 @@ pub(crate) fn run(input: &[u8]) {
         business: text(input.text()),
         unique_id: text(input.text()),
         client_type: text(input.text()),
-        tags: (0..input.byte() % 80).map(|_| text(input.text())).collect(),
+        // Tags have no control characters: one stands before what the session rests on.
+        tags: (0..input.byte() % 80).map(|_| text(input.text())).filter(|tag| !tag.starts_with('\u{1}')).collect(),
         session_ends_at: NOW + 1000,
         expires_at: NOW + i64::from(input.number()) - 100,
         id: [input.byte(); 16],
+        grant: Grant {
+            session: u64::from(input.number()),
+            issued_at: NOW - i64::from(input.number()),
+            generation: u32::from(input.number()),
+            credential: u64::from(input.number()),
+            origin: u64::from(input.number()),
+        },
     };
     let sealed = seal(&KEYS, &ticket);
     match open(&KEYS, &sealed, NOW) {

@@ -1,7 +1,7 @@
 //! What an edge runs, by long polls of its admin port.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, PoisonError},
     time::Duration,
@@ -47,9 +47,9 @@ impl Edges {
                 () = cancel.cancelled() => return,
             };
             let pause = match answer {
-                Ok(Some((hashes, tag))) => {
+                Ok(Some((loaded, tag))) => {
                     etag = tag;
-                    self.polled(address, Some(hashes));
+                    self.polled(address, Some(loaded));
                     POLL_INTERVAL
                 }
                 Ok(None) => {
@@ -75,7 +75,7 @@ impl Edges {
         &self,
         address: SocketAddr,
         etag: Option<&str>,
-    ) -> Result<Option<(BTreeMap<String, String>, Option<String>)>, PollError> {
+    ) -> Result<Option<(Loaded, Option<String>)>, PollError> {
         let request = match etag {
             Some(etag) => {
                 self.http.get(format!("http://{address}{PATH}?wait={WAIT_SECONDS}")).header(header::IF_NONE_MATCH, etag)
@@ -97,11 +97,10 @@ impl Edges {
                 return Err(PollError::TooLong);
             }
         }
-        let loaded: Loaded = serde_json::from_slice(&body)?;
-        Ok(Some((loaded.businesses, etag)))
+        Ok(Some((serde_json::from_slice(&body)?, etag)))
     }
 
-    fn polled(&self, address: SocketAddr, hashes: Option<BTreeMap<String, String>>) {
+    fn polled(&self, address: SocketAddr, loaded: Option<Loaded>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(edge) = known.get_mut(&address) else { return };
         let back = edge.failure.take().is_some() && edge.ready;
@@ -109,7 +108,8 @@ impl Edges {
             tracing::info!(edge = edge.name, "the edge answers again");
         }
         let mut changed = HashSet::new();
-        if let Some(hashes) = hashes {
+        if let Some(Loaded { businesses: hashes, keys, .. }) = loaded {
+            edge.keys = keys;
             let now = Instant::now();
             let first = edge.hashes.is_none();
             if first {
@@ -144,6 +144,7 @@ impl Edges {
         }
         // What it runs is not known now.
         edge.failure = Some(reason);
+        edge.keys = None;
         if let Some(hashes) = edge.hashes.take() {
             edge.last = Some(hashes);
         }

@@ -31,7 +31,8 @@ impl PrivateBroker {
         Ok(Self { broker: TestBroker::from_variables(|name| variables.get(name).cloned())?, private })
     }
 
-    pub(super) fn name(&self) -> &str {
+    /// As `tests/services/rabbitmq list` shows it.
+    pub fn name(&self) -> &str {
         &self.private.name
     }
 

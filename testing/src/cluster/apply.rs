@@ -53,8 +53,11 @@ pub(super) async fn yaml(client: &Client, namespace: Option<&str>, yaml: &str) -
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::default()
     };
-    for document in serde_yaml::Deserializer::from_str(yaml) {
-        let Some(mut object) = Option::<DynamicObject>::deserialize(document).map_err(|e| Refusal::local(&e))? else {
+    // Collected first: the reader can't be moved to another thread while a call waits.
+    let documents: Vec<_> =
+        serde_yaml::Deserializer::from_str(yaml).map(Option::<DynamicObject>::deserialize).collect();
+    for document in documents {
+        let Some(mut object) = document.map_err(|e| Refusal::local(&e))? else {
             continue; // only comments
         };
         let types = object.types.clone().unwrap_or_default();

@@ -6,6 +6,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use wirepost_core::frames::TOKEN_PROTOCOL;
+
 use super::{Shared, What, lock};
 
 const HEAD_LIMIT: usize = 64 << 10;
@@ -91,10 +93,19 @@ fn asked(head: &str) -> What {
     let target = head.split_whitespace().nth(1).unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let cursor = query.split('&').find_map(|pair| pair.strip_prefix("cursor=")).filter(|cursor| !cursor.is_empty());
+    let offered: Option<Vec<&str>> =
+        header(head, "sec-websocket-protocol").map(|list| list.split(',').map(str::trim).collect());
+    let by_path = path.rsplit('/').next().unwrap_or_default();
+    let by_protocol = offered.iter().flatten().find_map(|protocol| protocol.strip_prefix(TOKEN_PROTOCOL));
+    let others = |offered: &Vec<&str>| {
+        let others = offered.iter().filter(|protocol| !protocol.starts_with(TOKEN_PROTOCOL));
+        others.copied().collect::<Vec<_>>().join(", ")
+    };
     What::Asked {
-        token: path.rsplit('/').next().unwrap_or_default().to_owned(),
+        token: by_protocol.unwrap_or(by_path).to_owned(),
+        by_path: by_protocol.is_none(),
         cursor: cursor.map(str::to_owned),
-        protocol: header(head, "sec-websocket-protocol").map(str::to_owned),
+        protocol: offered.as_ref().map(others),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::Instant;
@@ -11,7 +11,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use wirepost_testing::client::Refused;
 use wirepost_testing::edge::Edge;
+use wirepost_testing::floods::{self, Flood, Neighbour};
 use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::usage;
 
 /// Frames at once, those a second, and how many a new connection may be ahead of what is remembered of the last one.
 const BURST: u64 = 200;
@@ -83,6 +85,35 @@ async fn a_flood_of_anything_is_slowed() -> Result<()> {
         slowed = edge.count(SLOWED).await? as u32;
     }
     edge.client("neighbour", "app").connect().await?.send_acked(&order).await?;
+    Ok(())
+}
+
+/// Memory that a flood may make an edge take.
+const FLOOD_MEMORY: u64 = 192 << 20;
+
+#[tokio::test]
+async fn whatever_floods_an_edge_the_clients_of_others_are_served_and_its_probes_answer() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS, &floods::declaration()]).await?;
+    let edge = setup.edge("e1").log_filter("info").start().await?;
+    let mut neighbour = Neighbour::connect(&edge, "order.placed").await?;
+    neighbour.served(&edge, "till.notice").await?;
+    let before = usage::resident(edge.pid)?.now;
+    for flood in Flood::ALL {
+        let prepared = flood.prepare(&edge).await?;
+        let flooding = join_all((0..4).map(|number| prepared.run(&edge, number)));
+        let served = async {
+            for _ in 0..3 {
+                neighbour.served(&edge, "till.notice").await.with_context(|| format!("beside a flood of {flood:?}"))?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            served = served => served?,
+            _ = flooding => anyhow::bail!("a flood ended"),
+        }
+        let grown = usage::resident(edge.pid)?.most.saturating_sub(before);
+        ensure!(grown < FLOOD_MEMORY, "{flood:?} takes {grown} bytes");
+    }
     Ok(())
 }
 

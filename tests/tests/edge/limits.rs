@@ -143,6 +143,37 @@ async fn who_sends_too_fast_is_told_how_long_to_wait_and_others_notice_nothing()
 }
 
 #[tokio::test]
+async fn the_rate_is_of_an_identity_however_many_connections_it_opens() -> Result<()> {
+    let setup = Setup::new(&[&payments("{messagesPerSecond: 2, burst: 5}")]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let began = Instant::now();
+    let mut acked = 0_u32;
+    // Side by side and one after the other.
+    for round in 0..3 {
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(edge.client("alice", "app").connect().await?);
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
+            for order in 0..5 {
+                client.send(&json!({"id": format!("{round}-{n}-{order}"), "messageType": "order.placed"})).await?;
+            }
+        }
+        for client in &mut clients {
+            for _ in 0..5 {
+                acked += u32::from(client.answer().await?["op"] == "ack");
+            }
+        }
+        for client in clients {
+            client.leave().await?;
+        }
+    }
+    let allowed = 5 + (began.elapsed().as_secs_f64() * 2.0).ceil() as u32;
+    assert!((5..=allowed).contains(&acked), "{acked} of at most {allowed}");
+    edge.client("bob", "app").connect().await?.send_acked(&json!({"id": "b", "messageType": "order.placed"})).await
+}
+
+#[tokio::test]
 async fn at_the_connection_limit_the_edge_says_503_before_the_upgrade() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let edge = setup.edge("e1").flag("max-connections", 2).start().await?;

@@ -60,7 +60,7 @@ async fn delete_takes_everything_away() -> Result<()> {
     eventually("nothing of it is left on the broker", wirepost_testing::broker::PATIENCE, || async {
         let left = wirepost_topology::Actual::read(&world.setup.management()?).await?;
         Ok(left.exchanges.iter().all(|e| wirepost_core::names::owner(&e.name).is_none())
-            && left.queues.is_empty()
+            && left.queues.iter().all(|queue| wirepost_core::names::owner(&queue.name).is_none())
             && left.policies.iter().all(|policy| wirepost_core::names::owner(&policy.name).is_none()))
     })
     .await

@@ -250,6 +250,8 @@ async fn the_largest_declaration_is_accepted_and_a_larger_one_is_not() -> Result
         ("/spec/push/retention/seconds", json!(0)),
         ("/spec/push/retention/seconds", json!(31_536_001)),
         ("/spec/limits/messageBytes", json!(1_048_577)),
+        ("/spec/limits/perEdge/connections", json!(1_000_001)),
+        ("/spec/limits/perEdge/memoryBytes", json!(17_179_869_185_i64)),
         ("/spec/session/maxSeconds", json!(4)),
     ] {
         let mut beyond = largest.clone();
@@ -287,7 +289,13 @@ fn largest() -> Value {
                 "clientTypes": types,
             },
         },
-        "limits": {"messageBytes": 1_048_576},
+        "limits": {
+            "messageBytes": 1_048_576,
+            "perEdge": {
+                "connections": 1_000_000, "messagesPerSecond": 1_000_000, "pushesPerSecond": 1_000_000,
+                "memoryBytes": 17_179_869_184_i64,
+            },
+        },
         "session": {"maxSeconds": 2_592_000},
         "access": {"secretName": "s".repeat(253)},
         "acceptFrom": (0..64).map(|n| format!("{n:0>40}")).collect::<Vec<_>>(),

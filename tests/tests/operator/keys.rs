@@ -6,10 +6,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
+use wirepost_core::contract::key_file::KeyFile;
 use wirepost_edge::identity::keys::KeyRing;
 use wirepost_testing::broker::{PATIENCE, eventually};
 use wirepost_testing::cluster::wait;
 use wirepost_testing::operator::World;
+use wirepost_testing::operator::edges::client;
 use wirepost_testing::setup::PAYMENTS;
 
 const NAME: &str = "wirepost-edge-keys";
@@ -41,6 +43,36 @@ async fn the_operator_makes_a_key_set_that_edges_take() -> Result<()> {
     let operator = world.operator("two").start().await?;
     operator.leads().await?;
     ensure!(key_set(&secrets).await? == b"a person's own", "a key set that was there is changed");
+    operator.had_every_right()
+}
+
+/// A key that signs before every edge has it would end sessions at those that have not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_signs_once_every_edge_has_it_and_no_client_notices() -> Result<()> {
+    let world = World::new().await?;
+    let secrets: Api<Secret> = world.cluster.api(&world.system.name);
+    let operator = world.operator("one").start().await?;
+    let file = async || -> Result<KeyFile> { Ok(serde_json::from_slice(&key_set(&secrets).await?)?) };
+    let before = file().await?;
+    std::fs::write(world.setup.keys_file(), key_set(&secrets).await?)?;
+    let edge = world.edge("e1").await?;
+    world.apply(&format!("{PAYMENTS}  access: {{secretName: payments-wirepost}}\n")).await?;
+    world.condition("payments", "Ready", "True").await?;
+    let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
+    let alice = client(&edge, &secret, "alice", "app").await?;
+
+    let ask = json!({"metadata": {"annotations": {"wirepost.dev/rotate": "2026-12"}}});
+    secrets.patch(NAME, &PatchParams::default(), &Patch::Merge(&ask)).await?;
+    eventually("the new key is there", PATIENCE, || async { Ok(file().await?.keys.len() == 2) }).await?;
+    let added = file().await?;
+    ensure!(added.current == before.current, "it signs, and the edge does not have it");
+    // As the kubelet does, a while later.
+    std::fs::write(world.setup.keys_file(), key_set(&secrets).await?)?;
+    eventually("the new key signs", PATIENCE, || async { Ok(file().await?.current != before.current) }).await?;
+    let rotated = file().await?;
+    ensure!(rotated.current == added.keys[1].id && rotated.keys == added.keys, "{rotated:?}");
+    std::fs::write(world.setup.keys_file(), key_set(&secrets).await?)?;
+    edge.client("alice", "app").token(alice.resume_token()).connect().await.context("her session goes on")?;
     operator.had_every_right()
 }
 

@@ -441,9 +441,10 @@ async fn nothing_is_left(world: &World) -> Result<()> {
     let left = async || -> Result<Vec<String>> {
         let there = wirepost_topology::Actual::read(&world.setup.management()?).await?;
         let exchanges = there.exchanges.iter().map(|exchange| exchange.name.clone());
-        // The installation's marker belongs to no business.
+        // The installation's marker and its control stream belong to no business.
         let exchanges = exchanges.filter(|name| name.starts_with("wirepost.") && name != names::INSTALLATION);
-        Ok(exchanges.chain(there.queues.iter().map(|queue| queue.name.clone())).collect())
+        let queues = there.queues.iter().map(|queue| queue.name.clone()).filter(|name| name != names::CONTROL);
+        Ok(exchanges.chain(queues).collect())
     };
     let gone = eventually("nothing of any business is left on the broker", PATIENCE, || async {
         Ok(left().await?.is_empty())

@@ -302,8 +302,8 @@ impl Actor {
         };
         // Objects of these were written while they were read.
         let unsettled = taken.unsettled;
-        self.set_shared_policies(&snapshot);
         self.count_nodes(snapshot.nodes().len());
+        self.set_shared_policies(&snapshot);
         self.check_replicas(snapshot.nodes());
         if std::mem::take(&mut self.sweep_due) {
             if self.snapshots.policy_sweep() {

@@ -14,7 +14,7 @@ use super::{
     actor::{Actor, Context, Finished},
     job::{Job, JobResult, Kind, Needs},
 };
-use crate::{ApplyOptions, Error, Plan, Report, Snapshot, apply_plan, room::default_bytes};
+use crate::{ApplyOptions, Error, Plan, Report, Snapshot, Step, apply_plan, room::default_bytes};
 
 /// Jobs without policies that run at the same time; each has a few calls in flight.
 const PARALLEL: usize = 8;
@@ -252,9 +252,13 @@ impl Actor {
         Ok(Ensured { repaired, waits_for_edges, report: self.replicas.complete(&job.business, &report) })
     }
 
-    /// Begins to set the policies that all businesses share, where a snapshot shows that they are not as declared.
+    /// Begins to set the policies that all businesses share, where a snapshot shows that they are not as declared, and to create the control
+    /// stream. Without enough nodes that one waits: it would have too few replicas.
     pub(super) fn set_shared_policies(&mut self, snapshot: &Arc<Snapshot>) {
-        let plan = snapshot.plan_shared();
+        let mut plan = snapshot.plan_shared();
+        if self.waits_for_nodes().is_some() {
+            plan.steps.retain(|step| !matches!(step, Step::PutQueue(_)));
+        }
         // One that would cut streams is left alone, and each of their businesses says so.
         if !self.work.shared_seen(plan.steps.is_empty()) || !self.context.may_write() {
             return;
@@ -300,7 +304,7 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Problem, Step, keeper::Phase};
+    use crate::{Problem, keeper::Phase};
 
     const QUEUES: Needs = Needs { policies: false, shared_policies: true };
 

@@ -49,7 +49,7 @@ fn policy(queue: &str) -> Policy {
     }
 }
 
-/// A vhost that has exactly this, and the shared policies.
+/// A vhost that has exactly this, and what all businesses share.
 pub(crate) fn has(topology: &Topology) -> Actual {
     Actual {
         exchanges: topology
@@ -66,6 +66,7 @@ pub(crate) fn has(topology: &Topology) -> Actual {
         queues: topology
             .queues
             .iter()
+            .chain([&Queue { name: names::CONTROL.to_owned(), kind: QueueKind::Stream, dead_letter: None }])
             .map(|q| actual::Queue {
                 name: q.name.clone(),
                 durable: true,
@@ -121,9 +122,11 @@ fn an_exchange_is_created_after_its_alternate_is_bound_and_a_queue_after_its_pol
             "set policy wirepost.streams",
             "set policy wirepost.events",
             "set policy wirepost.events-quorum",
+            "set policy wirepost.control",
             "create queue wirepost.pay.dead",
             "create queue wirepost.pay.q.orders",
             "create queue wirepost.pay.unrouted",
+            "create queue wirepost.control",
             "create exchange wirepost.pay.dlx",
             "create exchange wirepost.pay.unrouted",
             "bind queue wirepost.pay.dead to exchange wirepost.pay.dlx with ''",

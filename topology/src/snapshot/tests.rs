@@ -77,6 +77,8 @@ fn shared_policies_are_planned_once_and_belong_to_no_business() {
             "set policy wirepost.streams",
             "set policy wirepost.events",
             "set policy wirepost.events-quorum",
+            "set policy wirepost.control",
+            "create queue wirepost.control",
         ]
     );
     let there = snapshot(has(&Topology::default()), vec![]);

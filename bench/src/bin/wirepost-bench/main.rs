@@ -3,13 +3,14 @@
 //! asserts nothing. Numbers of different runs differ with the machine's load: compare within one.
 //!
 //! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
-//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|storm|backlog|churn=SECONDS|fanout|compression|large|unicast|http|receive|overload|latency …]`
+//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|storm|backlog|churn=SECONDS|fanout|floods|compression|large|unicast|http|receive|overload|latency …]`
 
 mod backlog;
 mod churn;
 mod clients;
 mod compression;
 mod fanout;
+mod floods;
 mod idle;
 mod large;
 mod overload;
@@ -76,6 +77,9 @@ async fn main() -> Result<()> {
     }
     if wants("http") {
         receive::http(&Setup::new(&[DECLARATION]).await?).await?;
+    }
+    if wants("floods") {
+        floods::run(&Setup::new(&[DECLARATION, &wirepost_testing::floods::declaration()]).await?).await?;
     }
     if wants("overload") {
         overload::run(async || Setup::new(&[DECLARATION]).await).await?;

@@ -19,10 +19,11 @@ pub(super) async fn first(world: &World) -> Result<()> {
     ensure!(client.gaps() == 0, "a fresh start is no gap");
     let log = world.proxy.log();
     let asked = log.iter().find_map(|record| match &record.what {
-        What::Asked { protocol, cursor, .. } => Some((protocol.clone(), cursor.clone())),
+        What::Asked { protocol, cursor, by_path, .. } => Some((protocol.clone(), cursor.clone(), *by_path)),
         _ => None,
     });
-    let (protocol, cursor) = asked.context("no upgrade")?;
+    let (protocol, cursor, by_path) = asked.context("no upgrade")?;
+    ensure!(!by_path, "its token stands in the URL, where proxies log it: offer it as a subprotocol");
     ensure!(protocol.as_deref() == Some("wirepost.v1"), "subprotocol: {protocol:?}");
     ensure!(cursor.is_none(), "a cursor from nowhere: {cursor:?}");
     let welcome = log.iter().position(|record| is_op(record, From::Edge, "welcome"));

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::compile;
+use crate::{compile, contract::edge_config::EdgeShare};
 
 fn class(spec: &Value) -> WsBusinessClass {
     let value = json!({
@@ -27,7 +27,10 @@ fn business(spec: &Value) -> WsBusiness {
 fn strict() -> Value {
     json!({"limits": {
         "retention": {"seconds": 600, "bytes": "200M"}, "queues": 1, "queue": {"maxLength": 1000},
-        "edge": {"messageBytes": 1024, "pushBytes": 2048, "messagesPerSecond": 3, "burst": 4, "connectionsPerId": 2},
+        "edge": {
+            "messageBytes": 1024, "pushBytes": 2048, "messagesPerSecond": 3, "burst": 4, "connectionsPerId": 2,
+            "perEdge": {"connections": 100, "messagesPerSecond": 200, "pushesPerSecond": 300, "memoryBytes": 4_194_304},
+        },
         "sessionSeconds": 3600,
     }})
 }
@@ -45,6 +48,13 @@ fn what_a_declaration_leaves_out_is_filled_in_within_the_class() {
     let compiled = compile::compile_one(&filled).unwrap();
     assert_eq!((compiled.config.retention.seconds, compiled.config.retention.bytes), (600, 200_000_000));
     assert_eq!((compiled.config.limits.burst, compiled.config.limits.message_bytes), (1, 1024));
+    let share = EdgeShare {
+        connections: Some(100),
+        messages_per_second: Some(200),
+        pushes_per_second: Some(300),
+        memory_bytes: Some(4 << 20),
+    };
+    assert_eq!(compiled.config.limits.per_edge, share);
     assert_eq!(compiled.config.session_max_seconds, 3600);
     assert!(compiled.topology.policies.iter().any(|policy| policy.definition["max-length"] == 1000), "{compiled:?}");
 }
@@ -113,6 +123,10 @@ fn each_limit_is_named_and_what_is_left_out_counts_as_the_own_default() {
         "spec.limits.messagesPerSecond",
         "spec.limits.burst",
         "spec.limits.connectionsPerId",
+        "spec.limits.perEdge.connections",
+        "spec.limits.perEdge.messagesPerSecond",
+        "spec.limits.perEdge.pushesPerSecond",
+        "spec.limits.perEdge.memoryBytes",
         "spec.session.maxSeconds",
     ];
     // As one that was accepted before there was a class.

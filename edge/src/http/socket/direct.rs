@@ -5,7 +5,7 @@
 //! gets the same bytes: refusals, unusual requests and malformed ones are answered in one place. So it may be stricter
 //! than HTTP asks, and must not be laxer: the same functions judge here and there.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use axum::{
     extract::Query,
@@ -20,12 +20,11 @@ use httparse::{EMPTY_HEADER, Status};
 use tokio::time::Instant;
 use wirepost_core::frames::SUBPROTOCOL;
 
-use super::{Admitted, PATH, PREFIX, Params, handshake::Offer};
+use super::{Admitted, BARE_PATHS, PATH, PREFIX, Params, Permits, handshake::Offer, offered_token};
 use crate::{
     compression::Compression,
     http::{log, state::State},
     socket::{
-        connection_limit::ConnectionPermit,
         session::Session,
         wire::{Io, Wire},
         write_progress::WriteProgress,
@@ -94,9 +93,9 @@ impl Request {
     fn of(request: &httparse::Request<'_, '_>, length: usize) -> Option<Self> {
         let (Some("GET"), Some(1), Some(target)) = (request.method, request.version, request.path) else { return None };
         let path = target.split_once('?').map_or(target, |(path, _)| path);
-        let token = path.strip_prefix(PREFIX)?;
+        let token = if BARE_PATHS.contains(&path) { None } else { Some(path.strip_prefix(PREFIX)?) };
         // As in every ticket; a path with other characters may have to be decoded.
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+        if token.is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))) {
             return None;
         }
         let params = if path.len() == target.len() {
@@ -112,7 +111,8 @@ impl Request {
         if OF_A_BODY.iter().any(|name| headers.contains_key(name)) {
             return None;
         }
-        Some(Self { token: token.to_owned(), params, headers, length })
+        let token = token.map(str::to_owned).or_else(|| offered_token(&headers))?;
+        Some(Self { token, params, headers, length })
     }
 }
 
@@ -133,21 +133,22 @@ impl Direct {
         Self(state)
     }
 
-    /// Opens a socket. `None`: the answer is not 101, or not to be given here; nothing has changed.
-    pub fn open(&self, request: &Request, written: WriteProgress) -> Option<Opening> {
+    /// Opens a socket on a connection of `peer`. `None`: the answer is not 101, or not to be given here; nothing has changed.
+    pub fn open(&self, request: &Request, peer: IpAddr, written: WriteProgress) -> Option<Opening> {
         let (Self(state), started) = (self, Instant::now());
         let mut offer = Offer::of(&Method::GET, Version::HTTP_11, &request.headers, SUBPROTOCOL).ok()?;
         let admitted = Admitted::by(state, &request.token, &request.headers).ok()?;
+        let permits = admitted.permits(state, state.addresses.client(peer, &request.headers)).ok()?;
         // Last what is charged: it is not charged for an attempt that is left to the HTTP library.
-        let permit = state.connection_limit.permit()?;
         admitted.charge(state).ok()?;
+        admitted.spend(state).ok()?;
         let compression =
             if admitted.may_compress(state) { offer.compress(&request.headers) } else { Compression::default() };
         let (limit, control) = (admitted.largest_message(), offer.protocol().is_some());
-        let session = admitted.session(state, &permit, &request.params, control, compression, written);
+        let session = admitted.session(state, &permits, &request.params, control, compression, written);
         log::line(&Method::GET, PATH, StatusCode::SWITCHING_PROTOCOLS, None, started);
         let state = Arc::clone(state);
-        Some(Opening { state, session, permit, limit, answer: offer.into_bytes(), request: request.length })
+        Some(Opening { state, session, permits, limit, answer: offer.into_bytes(), request: request.length })
     }
 }
 
@@ -161,7 +162,7 @@ impl fmt::Debug for Direct {
 pub struct Opening {
     state: Arc<State>,
     session: Session,
-    permit: ConnectionPermit,
+    permits: Permits,
     /// Of a message, in bytes.
     limit: usize,
     answer: Bytes,
@@ -173,10 +174,10 @@ impl Opening {
     /// Opens it on its connection, of which `read` has been read: the request and what came behind it. The answer and
     /// the first frames go into one write.
     pub fn begin(self, io: impl Io + 'static, read: &[u8]) {
-        let Self { state, session, permit, limit, answer, request } = self;
+        let Self { state, session, permits, limit, answer, request } = self;
         let wire = Wire::new(io, limit, session.compression).answering(answer, &read[request..]);
         // A combinator: an `async` block would store the session twice.
-        state.connections.contained("connection", session.run(wire).map(move |()| drop(permit)));
+        state.connections.contained("connection", session.run(wire).map(move |()| drop(permits)));
     }
 }
 
@@ -207,6 +208,18 @@ mod tests {
         assert_eq!(request.headers["connection"], "keep-alive, Upgrade");
         assert_eq!(socket(&GOOD.replace("?cursor=pay.0.1.2", "")).unwrap().params.cursor, None);
         assert_eq!(socket(&GOOD.replace("pay.0.1.2", "a%2Fb+c")).unwrap().params.cursor.as_deref(), Some("a/b c"));
+    }
+
+    #[test]
+    fn a_token_may_be_offered_as_a_subprotocol_instead() {
+        for path in ["/socket", "/socket/"] {
+            let head = GOOD.replace("/socket/abc-_9", path).replace(
+                "host: edge",
+                "host: edge\r\nsec-websocket-protocol: wirepost.v1\r\nSec-WebSocket-Protocol: a, wirepost.token.abc-_9",
+            );
+            let request = socket(&head).unwrap();
+            assert_eq!((request.token.as_str(), request.params.cursor.as_deref()), ("abc-_9", Some("pay.0.1.2")));
+        }
     }
 
     #[rstest]

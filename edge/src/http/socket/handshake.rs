@@ -150,14 +150,14 @@ impl Handshake {
     }
 }
 
-/// Whether a header that is a list (RFC 9110, section 5.6.1) has this member.
+/// The members of a header that is a list (RFC 9110, section 5.6.1).
+pub(super) fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(|member| member.trim_matches([' ', '\t']))
+}
+
 fn lists(headers: &HeaderMap, name: HeaderName, member: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .any(|listed| listed.trim_matches([' ', '\t']).eq_ignore_ascii_case(member))
+    members(headers, name).any(|listed| listed.eq_ignore_ascii_case(member))
 }
 
 #[cfg(test)]

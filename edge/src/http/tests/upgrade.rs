@@ -14,7 +14,10 @@ use crate::{
     broker::memory::MemoryBroker,
     clock,
     config::settings::TlsFiles,
-    identity::ticket::{self, Purpose, Ticket},
+    identity::{
+        grant::Grant,
+        ticket::{self, Purpose, Ticket},
+    },
     metrics::label,
     socket::wire::Io,
 };
@@ -57,7 +60,8 @@ fn ticket(app: &App, unique_id: &str) -> String {
         tags: vec![],
         session_ends_at: ends,
         expires_at: ends,
-        id: [0; 16],
+        id: rand::random(),
+        grant: Grant::new(clock::now_ms(), 0, 0),
     };
     ticket::seal(&app.state.keys, &ticket)
 }
@@ -174,7 +178,7 @@ async fn a_refusal_is_the_same_for_the_first_request_of_a_connection_and_for_a_l
     let mut there = Raw::connect(&app).await;
     there.send(request(&format!("/socket/{good}"), "")).await;
     there.until("101").await;
-    let (path, forged) = (format!("/socket/{good}"), "/socket/forged".to_owned());
+    let (path, forged) = (format!("/socket/{}", ticket(&app, "alice")), "/socket/forged".to_owned());
     let refused = |kind: &'static str| app.state.metrics.refused.get_or_create(&label(kind)).get();
     for (request, status, kind) in [
         (request(&path, ""), 503, "connection_limit"),

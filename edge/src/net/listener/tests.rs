@@ -9,13 +9,17 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Notify,
     task::JoinHandle,
 };
 
 use super::*;
-use crate::config::settings::TlsFiles;
+use crate::{
+    address::{ForwardedHeader, Proxies, limits::Limits},
+    config::settings::TlsFiles,
+    http::addresses::Peer,
+};
 
 struct Running {
     address: SocketAddr,
@@ -29,7 +33,12 @@ fn settings() -> Settings {
 }
 
 async fn serve(settings: &Settings, router: Router) -> Running {
-    start(Listener::bind(settings, Arc::default()).await.unwrap(), router)
+    start(bind(settings).await.unwrap(), router)
+}
+
+async fn bind(settings: &Settings) -> Result<Listener, StartError> {
+    let metrics = Arc::default();
+    Listener::bind(settings, Doors::new(settings, &metrics), metrics).await
 }
 
 fn start(listener: Listener, router: Router) -> Running {
@@ -62,7 +71,8 @@ async fn read_all(mut stream: impl AsyncRead + Unpin) -> String {
 }
 
 async fn request(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    // It may have been closed already.
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     read_all(stream).await
 }
 
@@ -78,7 +88,7 @@ struct Exhausted {
 }
 
 impl Accept for Exhausted {
-    async fn accept(&self) -> io::Result<TcpStream> {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.tries.fetch_add(1, Ordering::Relaxed);
         if self.recovered.load(Ordering::Relaxed) {
             return Accept::accept(&self.socket).await;
@@ -96,7 +106,8 @@ async fn failed_accepts_pause_instead_of_spinning_and_accepting_goes_on() {
     let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
     let task = tokio::spawn({
         let (from, metrics, cancel) = (Arc::clone(&from), Arc::clone(&metrics), cancel.clone());
-        async move { accept(from, 10, &metrics, &cancel, |stream, _| sender.send(stream).unwrap()).await }
+        let doors = Doors::new(&settings(), &metrics);
+        async move { accept(from, &doors, &metrics, &cancel, |stream, _, _| sender.send(stream).unwrap()).await }
     });
     tokio::time::pause();
     tokio::time::sleep(Duration::from_mins(1)).await;
@@ -116,7 +127,7 @@ async fn failed_accepts_pause_instead_of_spinning_and_accepting_goes_on() {
 async fn a_taken_port_is_an_error_at_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
     let settings = Settings { listen: taken.local_addr().unwrap(), ..settings() };
-    let error = Listener::bind(&settings, Arc::default()).await.unwrap_err();
+    let error = bind(&settings).await.unwrap_err();
     assert!(error.to_string().contains(&settings.listen.to_string()), "{error}");
 }
 
@@ -146,7 +157,7 @@ async fn a_huge_header_is_refused() {
 }
 
 #[tokio::test]
-async fn a_permit_is_kept_until_the_socket_ends_even_after_an_upgrade() {
+async fn a_place_is_kept_until_the_connection_ends_even_after_an_upgrade() {
     let release = Arc::new(Notify::new());
     let until = Arc::clone(&release);
     let upgrade = move |request: Request| {
@@ -159,18 +170,68 @@ async fn a_permit_is_kept_until_the_socket_ends_even_after_an_upgrade() {
             (StatusCode::SWITCHING_PROTOCOLS, [("upgrade", "x"), ("connection", "upgrade")]).into_response()
         }
     };
-    let limits = Limits { connections: 1, header_timeout: Duration::from_secs(20) };
-    let listener = Listener::new(settings().listen, None, limits, Arc::default()).unwrap();
-    let running = start(listener, hello().route("/up", get(upgrade)));
+    let running = serve(&one_place(), hello().route("/up", get(upgrade))).await;
     let mut first = connect(running.address).await;
     first.write_all(b"GET /up HTTP/1.1\r\nhost: x\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await.unwrap();
     let mut answer = [0; 12];
     within(first.read_exact(&mut answer)).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 101");
     let mut second = Box::pin(request(connect(running.address).await));
-    assert!(timeout(Duration::from_millis(200), &mut second).await.is_err(), "waits for the permit");
+    assert!(timeout(Duration::from_millis(200), &mut second).await.is_err(), "waits for the place");
     release.notify_one();
     assert!(within(second).await.contains("hello"));
+    running.stop().await;
+}
+
+/// One connection that has not been let in.
+fn one_place() -> Settings {
+    Settings { max_connections: 1, max_tcp_connections: Some(2), ..settings() }
+}
+
+#[tokio::test]
+async fn who_makes_the_edge_wait_gives_way_to_who_needs_its_place() {
+    let running = serve(&one_place(), hello()).await;
+    let mut half = connect(running.address).await;
+    half.write_all(b"GET / HTTP/1.1\r\nhost:").await.unwrap();
+    assert!(request(connect(running.address).await).await.contains("hello"));
+    assert!(read_all(half).await.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_says_whose_connection_it_is_and_nobody_else_does() {
+    let whose = Router::new().route("/", get(async |peer: axum::Extension<Peer>| peer.address.to_string()));
+    let of = async |trusted: &str, header: &str| {
+        let proxies = Proxies::new(&[trusted.to_owned()], ForwardedHeader::default(), true).unwrap();
+        let running = serve(&Settings { proxies, ..settings() }, whose.clone()).await;
+        let mut client = connect(running.address).await;
+        client.write_all(header.as_bytes()).await.unwrap();
+        let answer = request(client).await;
+        running.stop().await;
+        answer
+    };
+    let header = "PROXY TCP4 192.0.2.7 10.0.0.1 4711 443\r\n";
+    assert!(of("127.0.0.0/8", header).await.ends_with("192.0.2.7"));
+    assert!(of("127.0.0.0/8", "").await.is_empty(), "a proxy must say it");
+    assert!(of("10.0.0.0/8", header).await.starts_with("HTTP/1.1 400"), "anybody could");
+    assert!(of("10.0.0.0/8", "").await.ends_with("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn an_address_with_too_many_handshakes_gets_no_further_one_before_tls() {
+    let proxies = Proxies::new(&["none".to_owned()], ForwardedHeader::default(), false).unwrap();
+    let address_limits = Limits { handshakes: 2, ..Limits::default() };
+    let running = serve(&Settings { proxies, address_limits, ..settings() }, hello()).await;
+    let mut silent = Vec::new();
+    within(async {
+        while silent.len() < 2 {
+            silent.push(connect(running.address).await);
+        }
+        while request(connect(running.address).await).await.contains("hello") {}
+    })
+    .await;
+    drop(silent);
+    within(async { while !request(connect(running.address).await).await.contains("hello") {} }).await;
     running.stop().await;
 }
 
@@ -267,7 +328,7 @@ async fn without_a_valid_certificate_it_does_not_start() {
     let (_, files) = certify(dir.path());
     let other = rcgen::KeyPair::generate().unwrap();
     std::fs::write(&files.key, other.serialize_pem()).unwrap();
-    let bind = async || Listener::bind(&Settings { tls: Some(files.clone()), ..settings() }, Arc::default()).await;
+    let bind = async || bind(&Settings { tls: Some(files.clone()), ..settings() }).await;
     let error = bind().await.unwrap_err().to_string();
     assert!(error.contains("certificate and key"), "{error}");
     std::fs::remove_file(&files.key).unwrap();

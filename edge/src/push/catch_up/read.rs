@@ -78,11 +78,11 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let read = read?;
     let business = hub.business();
     // Rejected pushes are counted where they are read first, by the live reader.
-    let entry = |record| Arc::new(Entry::read(&business, record, &context.backlog).0);
+    let entry = |record| Arc::new(Entry::read(&business, record, &hub.backlog).0);
     let mut entries: Vec<_> = read.records.iter().map(entry).collect();
     hub.compress(&mut entries).await;
     let page = Arc::new(CachedPage::new(business, entries, read.first_offset, read.lost));
     context.pages.keep(Arc::clone(&page));
-    context.backlog.shed();
+    hub.backlog.shed();
     Ok(page)
 }

@@ -143,6 +143,7 @@ struct Inner {
     /// Pushes were dropped from it: their cursors did not reach the client.
     passed_over: bool,
     closing: Option<CloseCode>,
+    shortened: bool,
     writer: Option<Waker>,
     refill: Option<Waker>,
 }
@@ -154,6 +155,8 @@ pub enum Next {
     Item(Item),
     /// Nothing is left: send a close frame with this code.
     Close(CloseCode),
+    /// The session ends earlier than the writer knows.
+    Shortened,
 }
 
 impl Outbound {
@@ -235,6 +238,9 @@ impl Outbound {
     /// only.
     pub fn poll_next(&self, cx: &mut std::task::Context<'_>) -> Poll<Next> {
         let mut inner = self.lock();
+        if std::mem::take(&mut inner.shortened) {
+            return Poll::Ready(Next::Shortened);
+        }
         while let Some(item) = inner.queue.pop_front() {
             let (bytes, own) = (item.len(), item.own());
             inner.bytes -= bytes;
@@ -274,6 +280,13 @@ impl Outbound {
     /// Why the connection is closing, if it is.
     pub fn closing(&self) -> Option<CloseCode> {
         self.lock().closing
+    }
+
+    /// Lets the writer know that the session ends earlier.
+    pub fn shorten(&self) {
+        let mut inner = self.lock();
+        inner.shortened = true;
+        wake(inner.writer.take());
     }
 
     /// Wakes the writer.

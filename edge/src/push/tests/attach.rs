@@ -151,11 +151,8 @@ async fn joins_as_the_reader_ends(delivery: Delivery) {
     assert_eq!(frame(&first).await["resumed"], false);
     task.await.unwrap();
     edge.hub.leave(&first);
-    let outbound = Outbound::new(
-        BOUNDS,
-        prometheus_client::metrics::gauge::Gauge::default(),
-        Arc::clone(&edge.hub.context.backlog),
-    );
+    let outbound =
+        Outbound::new(BOUNDS, prometheus_client::metrics::gauge::Gauge::default(), Arc::clone(&edge.hub.backlog));
     let second = Arc::new(Mailbox::new(2, "alice", "app", true, outbound));
     let (hub, of_hook, of_broker) = (Arc::clone(&edge.hub), Arc::clone(&second), broker.clone());
     *broker.at_end.lock().unwrap() = Some(Box::new(move || {
@@ -210,7 +207,7 @@ async fn a_gap_that_reading_has_shown_waits_for_a_reader_that_is_attached() {
 
 /// A connection that nothing lets catch up.
 fn idle(edge: &Edge) -> Mailbox {
-    let backlog = Arc::clone(&edge.hub.context.backlog);
+    let backlog = Arc::clone(&edge.hub.backlog);
     let outbound = Outbound::new(BOUNDS, prometheus_client::metrics::gauge::Gauge::default(), backlog);
     Mailbox::new(1, "alice", "app", true, outbound)
 }

@@ -17,8 +17,7 @@ fn compression(offer: &'static str) -> Compression {
 }
 
 fn enter(edge: &Edge, number: u64, offer: &'static str) -> Arc<Mailbox> {
-    let outbound =
-        Outbound::new(BOUNDS, edge.hub.context.metrics.outbound_bytes.clone(), edge.hub.context.backlog.clone());
+    let outbound = Outbound::new(BOUNDS, edge.hub.context.metrics.outbound_bytes.clone(), edge.hub.backlog.clone());
     let mut mailbox = Mailbox::new(number, "alice", "app", true, outbound);
     mailbox.compression = compression(offer);
     let mailbox = Arc::new(mailbox);
@@ -38,6 +37,7 @@ async fn next(mailbox: &Mailbox) -> Item {
     match std::future::poll_fn(|cx| mailbox.outbound.poll_next(cx)).await {
         Next::Item(item) => item,
         Next::Close(code) => panic!("closed: {code:?}"),
+        Next::Shortened => panic!("its session became shorter"),
     }
 }
 

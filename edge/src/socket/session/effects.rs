@@ -67,6 +67,7 @@ impl Effects {
             }
             Action::Check(business, text) => self.checking = Some(self.check(business, text)),
             Action::SetTags(tags) => self.hub.set_tags(mailbox, &tags),
+            Action::SetSession(grant, ends_at) => mailbox.set_session(grant, ends_at),
             Action::Delivered(ids) => {
                 metrics.receipts.get_or_create(&label("delivered")).inc_by(ids.len() as u64);
                 self.emit(&Event::Delivered {

@@ -19,16 +19,16 @@ use wirepost_core::frames::CloseCode;
 use super::end::End;
 use crate::{
     broker::PublishError,
-    business::Business,
+    business::{Business, share::Share},
     clock,
     drain::DrainShare,
     identity::{
-        keys::KeyRing,
-        ticket::{self, Ticket},
+        grant::Grant,
+        ticket::{self, Purpose, Ticket},
     },
     push::receipts::Receipts,
+    revocation::gate::Gate,
     socket::{
-        bucket::Bucket,
         flood::ConnectionBucket,
         receive::{Nack, Prepared},
     },
@@ -128,6 +128,8 @@ pub(super) enum Action {
     Check(Arc<Business>, Utf8Bytes),
     /// Replace the connection's tags.
     SetTags(Vec<String>),
+    /// The session rests on this and ends then, ms since the epoch.
+    SetSession(Grant, i64),
     /// Report to the business that the client received these messages.
     Delivered(Vec<String>),
     /// Count receipts that name no message.
@@ -149,13 +151,14 @@ pub(super) struct Machine {
     rules: Rules,
     /// Whether control frames are on.
     control: bool,
-    keys: Arc<KeyRing>,
+    gate: Arc<Gate>,
+    opened_by: OpenedBy,
     /// Who the client is, and until when. A refresh replaces the tags and the end.
     ticket: Ticket,
-    /// Limits its messages: `messagesPerSecond` and `burst`.
-    messages: Bucket,
-    /// Limits its input that brings the business nothing.
+    /// Limits its messages (`messagesPerSecond` and `burst`) and its input that brings the business nothing.
     flood: ConnectionBucket,
+    /// Limits the messages of all clients of the business.
+    share: Arc<Share>,
     /// The socket is not read before this time.
     paused_until: Option<Instant>,
     unconfirmed: usize,
@@ -168,6 +171,15 @@ pub(super) struct Machine {
     pinged: bool,
     drain: Option<DrainShare>,
     phase: Phase,
+}
+
+/// What the client connected with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OpenedBy {
+    /// A resume token, which is good until the client shows that it has the next one.
+    Resume,
+    /// A token that is good no more.
+    Spent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,18 +195,19 @@ impl Machine {
         rules: Rules,
         control: bool,
         ticket: Ticket,
-        keys: Arc<KeyRing>,
-        flood: ConnectionBucket,
+        gate: Arc<Gate>,
+        (flood, share): (ConnectionBucket, Arc<Share>),
         now: Now,
     ) -> Self {
         Self {
             rules,
             control,
-            keys,
+            opened_by: if control && ticket.purpose == Purpose::Resume { OpenedBy::Resume } else { OpenedBy::Spent },
+            gate,
             expiring_at: Some(expiring_at(ticket.session_ends_at, now)),
             ticket,
-            messages: Bucket::default(),
             flood,
+            share,
             paused_until: None,
             unconfirmed: 0,
             checking: false,
@@ -270,6 +283,10 @@ impl Machine {
     fn alive(&mut self, now: Now) {
         self.heard = now.instant;
         self.pinged = false;
+        // Nothing is read before `welcome` is on its way: whoever answers lives on this connection.
+        if std::mem::replace(&mut self.opened_by, OpenedBy::Spent) == OpenedBy::Resume {
+            self.gate.replace(&self.ticket.grant.next(), self.ticket.session_ends_at, now.ms);
+        }
     }
 
     /// Something without content: it is charged like a frame.
@@ -342,9 +359,17 @@ impl Machine {
         }
     }
 
+    /// The session ends then, if that is earlier.
+    pub(super) fn shorten(&mut self, ends_at: i64, now: Now) {
+        if ends_at < self.ticket.session_ends_at {
+            self.ticket.session_ends_at = ends_at;
+            self.expiring_at = Some(expiring_at(ends_at, now));
+        }
+    }
+
     /// The token with which the client resumes this session.
     pub(super) fn resume_token(&self) -> String {
-        ticket::seal(&self.keys, &self.ticket.to_resume())
+        ticket::seal(&self.gate.keys, &self.ticket.to_resume())
     }
 
     /// End of the session, ms since the epoch.

@@ -166,6 +166,7 @@ impl Member {
                         notice = Some(Notice { told, within, go: told + within.mul_f64(rand::random()) });
                     }
                     Ok(Event::Control(frame)) => self.control(&frame),
+                    Ok(Event::Position(_)) => {}
                     Ok(Event::End(end)) => {
                         if let (Some(notice), End::Closed(DRAIN, _)) = (notice, &end) {
                             self.sent_away(notice);

@@ -303,10 +303,10 @@ class WirepostClient:
 
     async def _open(self) -> Link:
         """A new link, which is from now on the one that counts; raises NotOpened."""
-        url = await self._session.url()
+        url, token = await self._session.target()
         given = self._cursor
         try:
-            link = await Link.open(url, given, self._timing, self._options)
+            link = await Link.open(url, token, given, self._timing, self._options)
         except NotOpened as error:
             if error.forget_token:
                 self._session.forget()

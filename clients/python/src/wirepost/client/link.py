@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .outbox import Pending
 
 SUBPROTOCOL = Subprotocol("wirepost.v1")
+TOKEN_PROTOCOL = "wirepost.token."
 MESSAGE_MAX = 8 * 1024 * 1024
 """Above the largest `pushBytes` that a business may declare. A larger frame ends the connection."""
 WINDOW = 64
@@ -89,12 +90,12 @@ class Link:
     # ---- opening ----
 
     @staticmethod
-    async def open(url: str, cursor: str | None, timing: Timing, options: dict[str, Any]) -> Link:
+    async def open(url: str, token: str, cursor: str | None, timing: Timing, options: dict[str, Any]) -> Link:
         """Connects and waits for `welcome`; raises NotOpened."""
         if cursor:
             url += ("&" if "?" in url else "?") + "cursor=" + quote(cursor, safe="")
         try:
-            socket = await asyncio.wait_for(_connect(url, options), timing.connect_within)
+            socket = await asyncio.wait_for(_connect(url, token, options), timing.connect_within)
         except InvalidStatus as error:
             status = error.response.status_code
             raise NotOpened(
@@ -216,10 +217,11 @@ class Link:
         self.abandon()
 
 
-async def _connect(url: str, options: dict[str, Any]) -> Socket:
+async def _connect(url: str, token: str, options: dict[str, Any]) -> Socket:
     socket = await connect(
         url,
-        subprotocols=[SUBPROTOCOL],
+        # Not in the URL, which proxies log.
+        subprotocols=[SUBPROTOCOL, Subprotocol(TOKEN_PROTOCOL + token)],
         create_connection=Socket,
         open_timeout=None,  # the caller's
         ping_interval=None,  # see `watch`

@@ -23,13 +23,12 @@ class Session:
         self._base: str | None = None
         self._resume: str | None = None
 
-    async def url(self) -> str:
-        """Where to connect now; raises NotOpened."""
+    async def target(self) -> tuple[str, str]:
+        """Where to connect now, and with which token; raises NotOpened."""
         if self._resume is not None and self._base is not None:
-            return self._base + self._resume
-        url = await self._call()
-        self._base, _ = split(url)
-        return url
+            return self._base, self._resume
+        self._base, ticket = split(await self._call())
+        return self._base, ticket
 
     async def ticket(self) -> str:
         """A fresh one, to extend a session; raises NotOpened."""

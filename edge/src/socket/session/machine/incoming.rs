@@ -9,16 +9,17 @@ use wirepost_core::{
     frames::{ClientFrame, NackCode},
 };
 
-use super::{Action, Machine, Now, Perform, Reply, expiring_at};
+use super::{Action, Machine, Now, OpenedBy, Perform, Reply, expiring_at};
 use crate::{
     broker::PublishError,
+    bucket::Rate,
     business::Business,
-    identity::ticket::{self, Purpose},
-    push::receipts::Receipts,
-    socket::{
-        bucket::Rate,
-        receive::{self, Nack, Prepared, Sender},
+    identity::{
+        grant::Grant,
+        ticket::{self, Purpose},
     },
+    push::receipts::Receipts,
+    socket::receive::{self, Nack, Prepared, Sender},
 };
 
 impl Machine {
@@ -65,6 +66,11 @@ impl Machine {
             let nack = Nack::new(id, NackCode::RateLimited, reason);
             return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack }));
         }
+        if let Err(wait) = self.share.message(&limits.per_edge, now.instant) {
+            let reason = "all clients of this business together send more messages a second than it may";
+            let nack = Nack::new(id, NackCode::RateLimited, reason);
+            return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack }));
+        }
         if business.is_heavy(envelope.message_type.as_deref(), envelope.content) {
             return Message::Heavy;
         }
@@ -72,9 +78,9 @@ impl Machine {
         Message::Ready(receive::prepare(business, sender, envelope, now.ms))
     }
 
-    /// Takes one message from the connection's rate; otherwise how long to wait.
+    /// Takes one message from the identity's rate; otherwise how long to wait.
     fn admit(&mut self, limits: &Limits, now: Now) -> Result<(), Duration> {
-        self.messages.try_add(Rate::per_second(limits.messages_per_second, limits.burst), now.instant)
+        self.flood.message(Rate::per_second(limits.messages_per_second, limits.burst), now.instant)
     }
 
     /// Publishes a message, or refuses it.
@@ -128,7 +134,7 @@ impl Machine {
                 Ok(()) => return self.received(op, ids, receipts, perform),
                 Err(reason) => reason,
             },
-            Ok(ClientFrame::Refresh { token }) => match self.refresh(&token, now, perform) {
+            Ok(ClientFrame::Refresh { token }) => match self.refresh(&token, business, now, perform) {
                 Ok(()) => {
                     let (session_ends_at, resume_token) = (self.ticket.session_ends_at, self.resume_token());
                     return self.reply(Reply::Refreshed { session_ends_at, resume_token }, perform);
@@ -162,24 +168,44 @@ impl Machine {
     }
 
     /// Prolongs the session with a ticket of the same identity. Tags of the new ticket replace the old ones
-    /// immediately.
-    fn refresh(&mut self, token: &str, now: Now, perform: &mut Perform<'_>) -> Result<(), String> {
-        let new = ticket::open(&self.keys, token, now.ms).map_err(|error| error.to_string())?;
+    /// immediately, and older tokens of the session are good no more.
+    fn refresh(&mut self, token: &str, business: &Business, now: Now, perform: &mut Perform<'_>) -> Result<(), String> {
+        let new = ticket::open(&self.gate.keys, token, now.ms).map_err(|error| error.to_string())?;
         if new.purpose != Purpose::Connect {
             return Err("a resume token does not prolong a session; get a new token".into());
         }
-        let same = |new: &ticket::Ticket, old: &ticket::Ticket| {
-            new.business == old.business && new.unique_id == old.unique_id && new.client_type == old.client_type
-        };
-        if !same(&new, &self.ticket) {
+        let old = &self.ticket;
+        if (&new.business, &new.unique_id, &new.client_type) != (&old.business, &old.unique_id, &old.client_type) {
             return Err("the token is of another identity; the session goes on as it was".into());
         }
+        if new.grant.origin != 0 && new.grant.origin != old.grant.origin {
+            return Err("the token was made for pages of another origin".into());
+        }
+        if !business.admits(&new.grant) {
+            return Err("what the token was made by is not declared any more; get a new token".into());
+        }
+        self.gate.judge(&new).map_err(|spent| spent.to_string())?;
+        // The connection goes on, and with it the session that its id names. Two further: the token that the client has
+        // is one ahead of its connection.
+        let (session, origin) = (old.grant.session, old.grant.origin);
+        let grant = Grant { session, origin, generation: old.grant.next().next().generation, ..new.grant };
+        let ends_at = business.session_end(&new.grant, new.session_ends_at);
+        let loses_tags = old.tags.iter().any(|tag| !new.tags.contains(tag));
+        let until = ends_at.max(old.session_ends_at);
+        if loses_tags && !self.gate.outdate(&old.business, &grant, until, now.instant) {
+            return Err("too many sessions lose tags at the moment; try again".into());
+        }
+        self.gate.spend(&new, now.ms).map_err(|spent| spent.to_string())?;
+        self.gate.replace(&grant, until, now.ms);
+        self.opened_by = OpenedBy::Spent;
         if new.tags != self.ticket.tags {
             perform(Action::SetTags(new.tags.clone()));
             self.ticket.tags = new.tags;
         }
-        self.ticket.session_ends_at = new.session_ends_at;
-        self.expiring_at = Some(expiring_at(new.session_ends_at, now));
+        self.ticket.grant = grant;
+        self.ticket.session_ends_at = ends_at;
+        self.expiring_at = Some(expiring_at(ends_at, now));
+        perform(Action::SetSession(grant, ends_at));
         Ok(())
     }
 }

@@ -6,7 +6,10 @@ use serde_json::json;
 use wirepost_core::frames::NackCode;
 
 use super::*;
-use crate::{drain::Drain, identity::ticket::Purpose, push::receipts::MessageHash, socket::flood::FloodLimiter};
+use crate::{
+    business::share::Share, drain::Drain, identity::keys::KeyRing, metrics::Metrics, push::receipts::MessageHash,
+    revocation::gate::Spent, socket::flood::FloodLimiter,
+};
 
 const RULES: Rules = Rules { window: 4, heartbeat: Duration::from_secs(25), write_timeout: Duration::from_secs(30) };
 /// Start of every test, ms since the epoch.
@@ -43,7 +46,8 @@ fn ticket() -> Ticket {
         tags: vec![],
         session_ends_at: START + SESSION,
         expires_at: START + 30_000,
-        id: [7; 16],
+        id: rand::random(),
+        grant: Grant::new(START, 0, 0),
     }
 }
 
@@ -51,7 +55,7 @@ fn ticket() -> Ticket {
 struct Fixture {
     machine: Machine,
     business: Arc<Business>,
-    keys: Arc<KeyRing>,
+    gate: Arc<Gate>,
     receipts: Receipts,
     now: Now,
     /// Actions since they were last taken.
@@ -65,11 +69,12 @@ impl Fixture {
 
     fn with(rules: Rules, ticket: Ticket) -> Self {
         let now = Now { instant: Instant::now(), ms: START };
-        let keys = Arc::new(KeyRing::random());
+        let gate = Arc::new(Gate::new(Arc::new(KeyRing::random()), &Metrics::default()));
         let limiter = Arc::new(FloodLimiter::default());
         let flood = ConnectionBucket::open(&limiter, limiter.key("payments", "alice"));
-        let machine = Machine::new(rules, true, ticket, Arc::clone(&keys), flood, now);
-        Self { machine, business: business(), keys, receipts: Receipts::default(), now, actions: Vec::new() }
+        let share = Arc::new(Share::new(&Metrics::default()));
+        let machine = Machine::new(rules, true, ticket, Arc::clone(&gate), (flood, share), now);
+        Self { machine, business: business(), gate, receipts: Receipts::default(), now, actions: Vec::new() }
     }
 
     fn pass(&mut self, time: Duration) {
@@ -149,6 +154,7 @@ fn name(action: &Action) -> String {
         Action::Publish(prepared) => format!("publish {}", prepared.id),
         Action::Check(..) => "check".into(),
         Action::SetTags(tags) => format!("tags {}", tags.join(",")),
+        Action::SetSession(grant, _) => format!("session {}", grant.generation),
         Action::Delivered(ids) => format!("delivered {}", ids.join(",")),
         Action::CountRefusedReceipts(count) => format!("refused receipts {count}"),
         Action::CountSlowed => "slowed".into(),
@@ -281,29 +287,68 @@ fn each_receipt_is_reported_once() {
     assert_eq!(session.take(), ["delivered b"]);
 }
 
+fn refresh(session: &mut Fixture, ticket: &Ticket) -> Vec<String> {
+    let token = ticket::seal(&session.gate.keys, ticket);
+    session.text(&json!({"op": "refresh", "token": token}).to_string());
+    session.take()
+}
+
+fn resume(session: &Fixture) -> Ticket {
+    ticket::open(&session.gate.keys, &session.machine.resume_token(), session.now.ms).unwrap()
+}
+
+/// A new ticket with a session that begins and ends later.
+fn later(tags: &[&str]) -> Ticket {
+    let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+    Ticket { session_ends_at: START + 2 * SESSION, grant: Grant::new(START + SESSION, 0, 0), tags, ..ticket() }
+}
+
 #[test]
-fn a_refresh_prolongs_the_session_and_replaces_tags() {
+fn a_refresh_prolongs_the_session_and_replaces_tags_and_tokens() {
     let mut session = Fixture::new();
-    let refresh = |session: &mut Fixture, ticket: &Ticket| {
-        let token = ticket::seal(&session.keys, ticket);
-        session.text(&json!({"op": "refresh", "token": token}).to_string());
-        session.take()
-    };
-    let later = Ticket { session_ends_at: START + 2 * SESSION, tags: vec!["vip".into()], ..ticket() };
+    let before = resume(&session);
     for other in [
-        Ticket { unique_id: "bob".into(), ..later.clone() },
-        Ticket { business: "orders".into(), ..later.clone() },
-        Ticket { purpose: Purpose::Resume, ..later.clone() },
+        Ticket { unique_id: "bob".into(), ..later(&["vip"]) },
+        Ticket { business: "orders".into(), ..later(&["vip"]) },
+        Ticket { purpose: Purpose::Resume, ..later(&["vip"]) },
+        Ticket { grant: Grant { origin: 1, ..later(&[]).grant }, ..later(&["vip"]) },
+        Ticket { grant: Grant { credential: 1, ..later(&[]).grant }, ..later(&["vip"]) },
     ] {
         assert_eq!(refresh(&mut session, &other), ["error refresh"]);
     }
-    assert_eq!(refresh(&mut session, &later), ["tags vip", "refreshed"]);
-    assert_eq!(refresh(&mut session, &later), ["refreshed"], "the tags are the same");
+    let good = later(&["vip"]);
+    assert_eq!(refresh(&mut session, &good), ["tags vip", "session 2", "refreshed"]);
+    assert_eq!(refresh(&mut session, &good), ["error refresh"], "a ticket is good once");
+    assert_eq!(session.gate.judge(&before), Err(Spent::Replaced));
+    assert_eq!(refresh(&mut session, &later(&["vip"])), ["session 4", "refreshed"], "the tags are the same");
     session.pass(Duration::from_millis(SESSION as u64));
     session.time();
     assert!(!session.take().contains(&"close session_over".to_owned()));
-    let resumed = ticket::open(&session.keys, &session.machine.resume_token(), session.now.ms).unwrap();
-    assert_eq!((resumed.tags, resumed.session_ends_at), (later.tags, later.session_ends_at));
+    let resumed = resume(&session);
+    assert_eq!(session.gate.judge(&resumed), Ok(()));
+    assert_eq!((resumed.tags, resumed.session_ends_at), (vec!["vip".to_owned()], START + 2 * SESSION));
+    assert_eq!(resumed.grant.session, before.grant.session, "its connections' ids name it");
+}
+
+#[test]
+fn a_session_that_becomes_shorter_ends_then_and_its_client_is_told_before() {
+    let mut session = Fixture::with(Rules { heartbeat: Duration::from_hours(24), ..RULES }, ticket());
+    session.machine.shorten(START + 600_000, session.now);
+    session.machine.shorten(START + 700_000, session.now);
+    session.live(Duration::from_secs(541));
+    assert_eq!(session.take(), ["expiring 60"]);
+    session.live(Duration::from_mins(1));
+    assert_eq!(session.take(), ["close session_over"]);
+}
+
+#[test]
+fn a_resume_token_is_good_until_its_connection_lives() {
+    let opened_by = resume(&Fixture::new());
+    let mut session = Fixture::with(RULES, opened_by.clone());
+    assert_eq!(session.gate.judge(&opened_by), Ok(()), "the client may never have got the answer");
+    session.give(Input::Frame);
+    assert_eq!(session.gate.judge(&opened_by), Err(Spent::Replaced));
+    assert_eq!(session.gate.judge(&resume(&session)), Ok(()));
 }
 
 #[test]

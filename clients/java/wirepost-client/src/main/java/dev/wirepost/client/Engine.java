@@ -153,10 +153,10 @@ final class Engine implements Link.Owner {
         }
         Attempt made = new Attempt();
         attempt = made;
-        session.url(made.call, url -> {
+        session.target(made.call, (url, token) -> {
             made.given = cursor;
             made.link = new Link(loop, this, timing, () -> patience);
-            made.link.open(http, url, made.given);
+            made.link.open(http, url, token, made.given);
         }, why -> failed(null, why));
     }
 

@@ -26,6 +26,7 @@ import tools.jackson.databind.JsonNode;
 final class Link {
     private static final System.Logger LOG = System.getLogger("wirepost");
     private static final String SUBPROTOCOL = "wirepost.v1";
+    private static final String TOKEN_PROTOCOL = "wirepost.token.";
     /** Above the largest {@code pushBytes} that a business may declare. A larger frame ends the connection. */
     private static final int MESSAGE_MAX = 8 * 1024 * 1024;
     /** Control frames that wait for the socket; further ones are dropped. */
@@ -96,13 +97,14 @@ final class Link {
     // ---- opening ----
 
     /** Connects and waits for {@code welcome}. */
-    void open(HttpClient http, String url, String cursor) {
+    void open(HttpClient http, String url, String token, String cursor) {
         timer = loop.after(timing.connectWithin(),
                 () -> fail(NotOpened.broken("not open within " + timing.connectWithin())));
         try {
             String query = cursor == null ? "" : "?cursor=" + URLEncoder.encode(cursor, StandardCharsets.UTF_8);
             http.newWebSocketBuilder()
-                    .subprotocols(SUBPROTOCOL)
+                    // Not in the URL, which proxies log.
+                    .subprotocols(SUBPROTOCOL, TOKEN_PROTOCOL + token)
                     .connectTimeout(timing.connectWithin())
                     .buildAsync(URI.create(url + query), new Listener())
                     .whenComplete((socket, error) -> {

@@ -7,6 +7,7 @@ import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeoutException;
+import java.util.function.BiConsumer;
 import java.util.function.Consumer;
 import tools.jackson.databind.JsonNode;
 
@@ -29,10 +30,13 @@ final class Session {
         this.loop = loop;
     }
 
-    /** Where to connect now. One of the two is called, on the loop, unless {@code call} is ended before. */
-    void url(Call call, Consumer<String> found, Consumer<NotOpened> failed) {
+    /**
+     * Where to connect now, and with which token. One of the two is called, on the loop, unless {@code call} is ended
+     * before.
+     */
+    void target(Call call, BiConsumer<String, String> found, Consumer<NotOpened> failed) {
         if (resume != null && base != null) {
-            found.accept(base + resume);
+            found.accept(base, resume);
             return;
         }
         ask(call, url -> {
@@ -42,7 +46,7 @@ final class Session {
                 return;
             }
             base = parts[0];
-            found.accept(url);
+            found.accept(base, parts[1]);
         }, failed);
     }
 

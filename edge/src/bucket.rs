@@ -58,6 +58,11 @@ impl Bucket {
         }
     }
 
+    /// Whether more is in it than fits.
+    pub fn overflows(self, rate: Rate, now: Instant) -> bool {
+        self.empty_at.is_some_and(|at| at > now + rate.full())
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(self, now: Instant) -> bool {
         self.empty_at.is_none_or(|at| at <= now)

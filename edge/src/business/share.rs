@@ -1,0 +1,205 @@
+//! What one business uses of an edge, and its limits: so many connections, messages and pushes a second. Its memory is
+//! counted where it is used: on the way out in [`backlog`](crate::push::backlog), on the way in in
+//! [`inbound`](crate::socket::inbound) and by the messages call.
+//!
+//! Counters of all its connections, so without locks.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
+use wirepost_core::edge_config::EdgeShare;
+
+use crate::{
+    bucket::Rate,
+    metrics::{Metrics, label},
+};
+
+/// One for each business, whatever becomes of its configuration.
+#[derive(Debug)]
+pub struct Share {
+    connections: Arc<AtomicUsize>,
+    messages: SharedBucket,
+    /// Pushes by HTTP.
+    calls: SharedBucket,
+    /// Pushes that are read.
+    reads: SharedBucket,
+    limited: Limited,
+}
+
+/// How often businesses were at their limits.
+#[derive(Debug)]
+struct Limited {
+    messages: Counter,
+    calls: Counter,
+    reads: Counter,
+}
+
+/// One connection of a business; returned when dropped.
+#[derive(Debug)]
+pub struct ShareOfConnection(Arc<AtomicUsize>);
+
+impl Share {
+    /// Nothing is in use.
+    pub fn new(metrics: &Metrics) -> Self {
+        let now = Instant::now();
+        let limited = |kind| metrics.business_limited.get_or_create_owned(&label(kind));
+        Self {
+            connections: Arc::default(),
+            messages: SharedBucket::new(now),
+            calls: SharedBucket::new(now),
+            reads: SharedBucket::new(now),
+            limited: Limited { messages: limited("messages"), calls: limited("pushes"), reads: limited("reads") },
+        }
+    }
+
+    /// Connections that it has.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection; `None` if it has as many as it may.
+    pub fn connection(&self, limits: &EdgeShare) -> Option<ShareOfConnection> {
+        let max = limits.connections.map_or(usize::MAX, |max| max as usize);
+        let more = |taken| (taken < max).then_some(taken + 1);
+        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(ShareOfConnection(Arc::clone(&self.connections)))
+    }
+
+    /// Charges it for a message of a client.
+    ///
+    /// # Errors
+    /// How long to wait: all its clients together send too fast, and it is not charged.
+    pub fn message(&self, limits: &EdgeShare, now: Instant) -> Result<(), Duration> {
+        charge(&self.messages, 1, limits.messages_per_second, now).inspect_err(|_| {
+            self.limited.messages.inc();
+        })
+    }
+
+    /// Charges it for pushes of one call.
+    ///
+    /// # Errors
+    /// How long to wait, as above.
+    pub fn pushes(&self, count: usize, limits: &EdgeShare, now: Instant) -> Result<(), Duration> {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        charge(&self.calls, count, limits.pushes_per_second, now).inspect_err(|_| {
+            self.limited.calls.inc();
+        })
+    }
+
+    /// Charges it for pushes that were read. Some: no more are to be read until then.
+    pub fn reads(&self, count: usize, limits: &EdgeShare, now: Instant) -> Option<Instant> {
+        let rate = per_second(limits.pushes_per_second?);
+        let until = self.reads.add(u32::try_from(count).unwrap_or(u32::MAX), rate, now)?;
+        self.limited.reads.inc();
+        Some(until)
+    }
+}
+
+impl Drop for ShareOfConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A limit for a second holds within each second: that much at once, too.
+fn per_second(limit: u32) -> Rate {
+    Rate::per_second(limit, limit)
+}
+
+fn charge(bucket: &SharedBucket, units: u32, limit: Option<u32>, now: Instant) -> Result<(), Duration> {
+    limit.map_or(Ok(()), |limit| bucket.try_add(units, per_second(limit), now))
+}
+
+/// A [`Bucket`](crate::bucket::Bucket) that many fill.
+#[derive(Debug)]
+struct SharedBucket {
+    begun: Instant,
+    /// Nanoseconds after `begun`.
+    empty_at: AtomicU64,
+}
+
+impl SharedBucket {
+    fn new(begun: Instant) -> Self {
+        Self { begun, empty_at: AtomicU64::new(0) }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.begun))
+    }
+
+    /// Adds units if one more fits; what is more than fits has to be waited for by the next.
+    fn try_add(&self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let (now, one, full) = (self.nanos(now), nanos(rate.per_unit), nanos(rate.full()));
+        let added = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |empty_at| {
+            let empty_at = empty_at.max(now);
+            (empty_at + one <= now + full).then(|| empty_at.saturating_add(one.saturating_mul(units.into())))
+        });
+        added.map(drop).map_err(|empty_at| Duration::from_nanos((empty_at + one).saturating_sub(now + full)))
+    }
+
+    /// Adds units, whether they fit or not. Some: it overflows until then.
+    fn add(&self, units: u32, rate: Rate, now: Instant) -> Option<Instant> {
+        let (begun, one, full) = (self.nanos(now), nanos(rate.per_unit), nanos(rate.full()));
+        let after = |empty_at: u64| empty_at.max(begun).saturating_add(one.saturating_mul(units.into()));
+        let before = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(after(at)));
+        let over = after(before.unwrap_or_default()).saturating_sub(begun + full);
+        (over > 0).then(|| now + Duration::from_nanos(over))
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> EdgeShare {
+        EdgeShare {
+            connections: Some(2),
+            messages_per_second: Some(10),
+            pushes_per_second: Some(10),
+            memory_bytes: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_declared_is_what_it_gets() {
+        let (share, limits) = (Share::new(&Metrics::default()), limits());
+        let taken = [share.connection(&limits), share.connection(&limits)];
+        assert!(taken.iter().all(Option::is_some) && share.connection(&limits).is_none());
+        drop(taken);
+        assert_eq!(share.connections(), 0);
+
+        let now = Instant::now();
+        let sent = |at| (0..100).filter(|_| share.message(&limits, at).is_ok()).count();
+        assert_eq!(sent(now), 10);
+        assert_eq!(share.message(&limits, now), Err(Duration::from_millis(100)));
+        assert_eq!(sent(now + Duration::from_millis(500)), 5);
+        assert_eq!(sent(now + Duration::from_mins(1)), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_call_is_taken_and_the_next_one_waits_for_it() {
+        let (share, limits, now) = (Share::new(&Metrics::default()), limits(), Instant::now());
+        assert_eq!(share.pushes(30, &limits, now), Ok(()));
+        assert_eq!(share.pushes(1, &limits, now), Err(Duration::from_millis(2100)));
+        assert_eq!(share.pushes(1, &limits, now + Duration::from_millis(2100)), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_pauses_until_the_rate_is_kept() {
+        let (share, limits, now) = (Share::new(&Metrics::default()), limits(), Instant::now());
+        assert_eq!(share.reads(10, &limits, now), None);
+        assert_eq!(share.reads(10, &limits, now), Some(now + Duration::from_secs(1)));
+        assert_eq!(share.reads(1000, &EdgeShare::default(), now), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! Tells every edge of a revocation: by a message of the control stream, which is safe once the broker has confirmed it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use wirepost_core::{
+    contract::control::{Control, Revocation},
+    names,
+};
+
+use crate::{
+    broker::{Broker, Confirm, Publication},
+    clock, ids,
+};
+
+/// Lane key; connections count from 1.
+const LANE: u64 = 0;
+/// Time that one revocation of a business costs it at this edge: 5 a second. The stream holds 200,000.
+const COST: Duration = Duration::from_millis(200);
+/// Those at the same time.
+const BURST: u32 = 500;
+/// Revocations that wait for the broker at most.
+const WAITING: usize = 1024;
+/// Before one that the broker did not take is published again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Publishes a revocation.
+pub fn publish(broker: &dyn Broker, revocation: &Revocation) -> Confirm {
+    // Plain data with string keys: it always serializes.
+    let body = serde_json::to_vec(&Control::Revocation(revocation.clone())).unwrap_or_default();
+    broker.publish(
+        LANE,
+        Publication {
+            exchange: "".into(),
+            routing_key: names::CONTROL.to_owned(),
+            queue: None,
+            message_id: ids::new(),
+            body: body.into(),
+            timestamp: clock::now_ms(),
+            headers: Vec::new(),
+        },
+    )
+}
+
+/// Limits what a business may revoke, and keeps what nobody waits for until the broker has it.
+#[derive(Debug)]
+pub struct Outbox {
+    sender: mpsc::Sender<Revocation>,
+    waiting: Mutex<Option<mpsc::Receiver<Revocation>>>,
+    /// Until when each business has paid for what it revoked; only those that this edge serves.
+    paid: Mutex<HashMap<String, Instant>>,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        let (sender, waiting) = mpsc::channel(WAITING);
+        Self { sender, waiting: Mutex::new(Some(waiting)), paid: Mutex::default() }
+    }
+}
+
+impl Outbox {
+    /// Charges a business for one revocation. False: it revokes too much, and is not charged.
+    pub fn may_send(&self, business: &str, now: Instant) -> bool {
+        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = paid.entry(business.to_owned()).or_insert(now);
+        let next = (*until).max(now) + COST;
+        let may = next <= now + COST * BURST;
+        if may {
+            *until = next;
+        }
+        may
+    }
+
+    /// Sends one for which nobody waits. False: too many wait for the broker.
+    pub fn send(&self, revocation: Revocation) -> bool {
+        self.sender.try_send(revocation).is_ok()
+    }
+
+    /// Publishes what is sent, each until the broker has confirmed it. Never ends; only the first call does anything.
+    pub async fn run(&self, broker: Arc<dyn Broker>) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut waiting) = waiting else { return std::future::pending().await };
+        while let Some(revocation) = waiting.recv().await {
+            while !matches!(publish(&*broker, &revocation).await, Ok(Ok(()))) {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}

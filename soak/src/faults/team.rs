@@ -1,0 +1,80 @@
+//! What a business's people do: another limit, another route, a binding deleted by hand, and its repair. And what happens to the operator
+//! meanwhile.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::time::{Instant, sleep};
+use wirepost_core::names;
+
+use super::{calm, fault};
+use crate::chance::Chance;
+use crate::plan::{CHANGED_KIND, CHANGED_TYPE, PLANS};
+use crate::record::{Class, What};
+use crate::world::World;
+use crate::world::control::repaired;
+
+pub(super) async fn lane(world: Arc<World>, mut chance: Chance, until: Instant) -> Result<()> {
+    let mut allowed = true;
+    while calm(&world, chance.seconds(5.0, 15.0), until).await {
+        let deadly = world.control.has_operator() && chance.once_in(2);
+        let (first, away) = (chance.seconds(0.0, 2.0), chance.seconds(0.2, 5.0));
+        let operator = async {
+            if !deadly {
+                return Ok(());
+            }
+            // Amid what the lane does otherwise.
+            sleep(first).await;
+            fault(&world, Class::Team, format!("operator killed, for {away:.1?}"), world.control.kill_operator(away))
+                .await
+        };
+        if chance.once_in(2) {
+            if chance.once_in(2) {
+                allowed = !allowed;
+            }
+            let rate = 15 + chance.below(20) as u32;
+            let (changed, killed) = tokio::join!(change(&world, rate, allowed), operator);
+            changed.and(killed)?;
+        } else {
+            let (changed, killed) = tokio::join!(unbind(&world, &mut chance), operator);
+            changed.and(killed)?;
+        }
+    }
+    if !allowed {
+        change(&world, 20, true).await?;
+    }
+    Ok(())
+}
+
+async fn unbind(world: &World, chance: &mut Chance) -> Result<()> {
+    let (business, away) = (chance.below(PLANS.len()), chance.seconds(0.3, 4.0));
+    let of_stream = PLANS[business].is_durable() && chance.once_in(2);
+    let name = PLANS[business].name;
+    let (exchange, queue, key) = if of_stream {
+        (names::push_exchange(name), names::stream(name), String::new())
+    } else {
+        let queue = names::route_queue(name, "orders");
+        (names::receive_exchange(name), queue.clone(), names::queue_key(&queue))
+    };
+    world.journal.note(What::Unbound { business });
+    fault(world, Class::Team, format!("{queue} is bound no more, for {away:.1?}"), async {
+        repaired(|| world.setup.unbind(&exchange, &queue, &key)).await?;
+        sleep(away).await;
+        world.control.repair(&world.setup, PLANS[business], &exchange, &queue).await
+    })
+    .await?;
+    world.journal.note(What::Rebound { business });
+    Ok(())
+}
+
+async fn change(world: &World, rate: u32, allowed: bool) -> Result<()> {
+    let business = PLANS.iter().position(|plan| plan.changes).context("a business that changes")?;
+    let plan = PLANS[business];
+    let (kind, client_type) = (CHANGED_KIND.to_owned(), CHANGED_TYPE.to_owned());
+    world.journal.note(What::RouteChanging { business, kind: kind.clone(), client_type: client_type.clone(), allowed });
+    let what = format!("{}: {rate} messages a second, {kind} for {client_type}: {allowed}", plan.name);
+    let changed = world.control.change(&world.setup, &world.fleet, plan, rate, allowed);
+    fault(world, Class::Team, what, changed).await?;
+    world.journal.note(What::RouteSettled { business, kind, client_type, allowed });
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Connections that show nothing: they keep nobody out and cost little. And the limits of a client's address.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use wirepost_testing::edge::Edge;
+use wirepost_testing::raw::{Raw, upgrade};
+use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::usage;
+
+const SUBPROTOCOL: &str = "sec-websocket-protocol: wirepost.v1\r\n";
+
+async fn path(edge: &Edge, unique_id: &str) -> Result<String> {
+    let url = edge.token("payments", unique_id, "app", &[]).await?;
+    let (_, ticket) = url.split_once("/socket/").context("a URL")?;
+    Ok(format!("/socket/{ticket}"))
+}
+
+/// A request of alice for a socket that a proxy passes on for this client.
+async fn from(edge: &Edge, forwarded: &str) -> Result<(Raw, String)> {
+    with(edge, &path(edge, "alice").await?, forwarded).await
+}
+
+async fn with(edge: &Edge, path: &str, forwarded: &str) -> Result<(Raw, String)> {
+    let mut raw = Raw::connect(edge.public).await?;
+    raw.send(upgrade(path, &format!("{SUBPROTOCOL}x-forwarded-for: {forwarded}\r\n"))).await?;
+    let head = raw.head().await?;
+    Ok((raw, head))
+}
+
+#[tokio::test]
+async fn silent_connections_and_headers_without_end_keep_nobody_out() -> Result<()> {
+    // Places for 266 of them.
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").flag("max-connections", 100).flag("handshake-bytes", 4 << 20).start().await?;
+    let mut early = edge.client("early", "app").connect().await?;
+    let public = edge.public;
+    let mut attack = JoinSet::new();
+    for n in 0..400 {
+        attack.spawn(async move {
+            // Whoever is closed comes back.
+            loop {
+                let Ok(mut raw) = Raw::connect(public).await else { continue };
+                if n % 2 == 0 {
+                    let _ = raw.send(format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(31 << 10))).await;
+                }
+                let _ = raw.end(Duration::from_mins(10)).await;
+            }
+        });
+    }
+    edge.await_metric("wirepost_edge_strangers_gone_total{kind=\"places\"}", 1.0).await?;
+    for n in 0..3 {
+        let mut late = edge.client(&format!("late-{n}"), "app").connect().await?;
+        late.send_acked(&json!({"id": "o", "messageType": "order.placed"})).await?;
+    }
+    early.send_acked(&json!({"id": "o", "messageType": "order.placed"})).await?;
+    let (strangers, held) =
+        (edge.count("wirepost_edge_strangers").await?, edge.count("wirepost_edge_stranger_bytes").await?);
+    ensure!(strangers <= 266, "{strangers} places");
+    // Beyond the budget is only what came within the patience of the edge.
+    ensure!(held <= 266 * (36 << 10), "{held} bytes");
+    assert_eq!(edge.readyz().await?.0, 200);
+    attack.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_that_shows_nothing_takes_four_kilobytes_at_most() -> Result<()> {
+    // The first ones fill what the allocator takes at once.
+    const BEFORE: usize = 300;
+    const SILENT: usize = 1200;
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").flag("max-connections", 20_000).flag("header-timeout-seconds", 60).start().await?;
+    edge.client("alice", "app").connect().await?.leave().await?;
+    let mut silent = Vec::new();
+    let mut before = 0;
+    for n in 0..BEFORE + SILENT {
+        if n == BEFORE {
+            edge.await_metric("wirepost_edge_strangers", BEFORE as f64).await?;
+            before = usage::resident(edge.pid)?.now;
+        }
+        silent.push(TcpStream::connect(edge.public).await?);
+    }
+    edge.await_metric("wirepost_edge_strangers", (BEFORE + SILENT) as f64).await?;
+    let each = usage::resident(edge.pid)?.now.saturating_sub(before) / SILENT as u64;
+    ensure!(each <= 4 << 10, "{each} bytes for each");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_a_proxy_names_has_no_more_connections_than_it_may() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup
+        .edge("e1")
+        .flag("trusted-proxies", "127.0.0.0/8,10.0.0.0/8")
+        .flag("connections-per-address", 2)
+        .flag("failures-per-address", 5)
+        .start()
+        .await?;
+    let mut open = Vec::new();
+    // What a client writes itself stands in front, and counts for nothing.
+    for forwarded in ["192.0.2.1", "198.51.100.7, 192.0.2.1, 10.1.1.1"] {
+        let (raw, head) = from(&edge, forwarded).await?;
+        ensure!(head.starts_with("http/1.1 101"), "{head}");
+        open.push(raw);
+    }
+    let (_, head) = from(&edge, "203.0.113.9, 192.0.2.1").await?;
+    ensure!(head.starts_with("http/1.1 503") && head.contains("\r\nretry-after: "), "{head}");
+    let (_, head) = from(&edge, "192.0.2.2").await?;
+    ensure!(head.starts_with("http/1.1 101"), "another address: {head}");
+    assert_eq!(edge.count("wirepost_edge_refused_total{kind=\"address_connections\"}").await?, 1);
+    // It fails until its refusals come late; who has a token still gets in.
+    drop(open);
+    for _ in 0..8 {
+        let (mut raw, head) = with(&edge, "/socket/forged", "192.0.2.1").await?;
+        ensure!(head.starts_with("http/1.1 101"), "refused with a close code: {head}");
+        ensure!(raw.end(Duration::from_secs(20)).await.is_ok());
+    }
+    ensure!(edge.count("wirepost_edge_slowed_total{kind=\"failures\"}").await? >= 1);
+    wirepost_testing::broker::eventually("it gets in", Duration::from_secs(20), || async {
+        Ok(from(&edge, "192.0.2.1").await?.1.starts_with("http/1.1 101"))
+    })
+    .await
+}
