@@ -44,6 +44,7 @@ mod publish;
 mod transient;
 
 pub use config::{CONNECTIONS, Config, SettingsError};
+pub use wirepost_rabbitmq::ClientFiles;
 
 use config::Checked;
 use counters::Counters;
@@ -131,7 +132,7 @@ impl RabbitBroker {
         let dialer = Arc::new(Dialer {
             addresses: checked.addresses,
             files: checked.files,
-            ca: checked.ca,
+            tls: checked.tls,
             edge: config.edge.clone(),
             network: config.network.clone(),
             counters: counters.clone(),

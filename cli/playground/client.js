@@ -205,6 +205,9 @@ function utf8Length(text) {
 // src/inbox.ts
 var FIRST_PAUSE = 500;
 var LONGEST_PAUSE = 5e3;
+function keyOf({ id, sendType, fromUniqueId }) {
+  return JSON.stringify([sendType === "ClientToClient" ? fromUniqueId : null, id]);
+}
 var Inbox = class {
   constructor(store, remembered, attempts, take, onError, onEmpty) {
     this.store = store;
@@ -240,13 +243,13 @@ var Inbox = class {
     this.#gapHandlers.add(handler);
     return () => this.#gapHandlers.delete(handler);
   }
-  /** A message is handed over unless its id was seen before; its cursor counts in any case. */
+  /** A message is handed over unless its sender's id was seen before; its cursor counts in any case. */
   add(item) {
-    const id = item.message?.id;
-    if (id) {
-      if (this.#seen.has(id)) delete item.message;
-      this.#seen.delete(id);
-      this.#seen.add(id);
+    if (item.message?.id) {
+      const key = keyOf(item.message);
+      if (this.#seen.has(key)) delete item.message;
+      this.#seen.delete(key);
+      this.#seen.add(key);
       if (this.#seen.size > this.remembered) this.#seen.delete(this.#seen.values().next().value);
     }
     if (item.message && this.take(item.message)) delete item.message;

@@ -7,6 +7,7 @@ mod local;
 mod playground;
 mod project;
 mod rabbit;
+mod tls;
 mod watch;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// API key of every business's services. Default: dev-<business>, which is easy to guess.
     #[arg(long, env = edge::API_KEY, hide_env_values = true)]
     api_key: Option<String>,
+    /// Serve https and wss, with a certificate that is generated for this machine and kept in ~/.cache/wirepost/dev-tls.
+    #[arg(long)]
+    tls: bool,
     #[command(flatten)]
     rabbit: rabbit::Args,
 }
@@ -93,7 +97,7 @@ impl Backend {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Args { paths, listen, admin, api_key, rabbit } = args;
+    let Args { paths, listen, admin, api_key, tls, rabbit } = args;
     let mut signals = Signals::register()?;
     let supervisor = Supervisor::default();
     let console = Console::start();
@@ -118,7 +122,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             (Arc::new(broker), Backend::Rabbit(rabbit))
         }
     };
+    let tls = tls.then(|| tls::certificate(listen.ip())).transpose()?;
+    let certificate = tls.as_ref().map(|files| files.certificate.clone());
     let settings = Settings {
+        tls,
         edge: name,
         listen,
         admin,
@@ -146,7 +153,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         readiness,
         supervisor.clone(),
         |app, closing| {
-            let cards = card::Cards { public: app.public, api_key };
+            let cards = card::Cards { public: app.public, api_key, certificate };
             let playground = Playground::new(app, &cards, view, desk);
             let router = playground.as_ref().map(|playground| playground.router(closing)).unwrap_or_default();
             parts = Some(playground.map(|playground| (cards, playground)));
@@ -238,6 +245,13 @@ async fn apply_change(
 fn greeting(app: &App, backend: &Backend, cards: &card::Cards, playground: &Playground) -> String {
     let mut lines = vec![format!("wirepost dev listens on {} (admin: http://{})", cards.url(), app.admin)];
     lines.extend(playground.url().map(|url| format!("playground: {url}   (open it in a browser)")));
+    if let Some(file) = &cards.certificate {
+        let file = file.display();
+        lines.push(format!(
+            "certificate: {file}   (for other terminals: export SSL_CERT_FILE={file}; for Node.js: NODE_EXTRA_CA_CERTS; in a browser open {} once and accept it)",
+            cards.url()
+        ));
+    }
     lines.push(format!("broker: {}", backend.describe()));
     if !app.public.ip().is_loopback() && cards.api_key.is_none() {
         lines.push(format!(

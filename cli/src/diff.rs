@@ -11,7 +11,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
-use wirepost_rabbitmq::ManagementSettings;
+use wirepost_rabbitmq::{ManagementSettings, TlsFiles};
 use wirepost_topology::OpenQueues;
 
 use self::{cluster::Stored, kubectl::Kubectl};
@@ -120,7 +120,13 @@ async fn compare(args: Args) -> anyhow::Result<Extent> {
     let Some(url) = management else {
         anyhow::bail!("nothing to compare with: give --cluster, --from FILE or --management URL");
     };
-    let broker = ManagementSettings { url, vhost, credentials: None, ca_file, timeout: None };
+    let broker = ManagementSettings {
+        url,
+        vhost,
+        credentials: None,
+        tls: TlsFiles { ca: ca_file, client: None },
+        timeout: None,
+    };
     broker::compare(&paths, &classes, broker, &existing_queues).await
 }
 

@@ -82,6 +82,14 @@ impl Edge {
     /// # Errors
     /// Not an `http(s)` URL.
     pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
+        Self::trusting(url, None)
+    }
+
+    /// The same, trusting this certificate (PEM) as well.
+    ///
+    /// # Errors
+    /// Not an `http(s)` URL, or no certificate.
+    pub(crate) fn trusting(url: &str, certificate: Option<&[u8]>) -> anyhow::Result<Self> {
         let base: Url = url.parse().with_context(|| format!("--url {url:?} is not a URL; write {DEFAULT_URL}"))?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
             bail!("--url {url:?} must begin with http:// or https://");
@@ -90,6 +98,9 @@ impl Edge {
         if base.host_str().is_some_and(is_loopback) {
             // The environment's proxy is for other machines.
             http = http.no_proxy();
+        }
+        if let Some(pem) = certificate {
+            http = http.tls_certs_merge([reqwest::Certificate::from_pem(pem).context("not a certificate")?]);
         }
         let http = http.build().context("cannot set up HTTP")?;
         Ok(Self { http, base })

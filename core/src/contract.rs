@@ -4,6 +4,7 @@
 //! - [`edge_config`]: what an edge knows of a business. [`config_map`]: the ConfigMap that carries it.
 //! - [`control`]: what edges tell each other by the control stream.
 //! - [`configz`]: what an edge answers when it is asked what it runs.
+//! - [`edge_user`]: who the edges are on the broker.
 //! - [`key_file`]: the keys that sign tickets.
 //! - [`headers`]: headers and properties of AMQP messages.
 //! - [`marker`]: a message that says nothing to clients.
@@ -14,6 +15,7 @@ pub mod config_map;
 pub mod configz;
 pub mod control;
 pub mod edge_config;
+pub mod edge_user;
 pub mod headers;
 pub mod key_file;
 pub mod marker;

@@ -11,6 +11,9 @@ const MAX_SHORT: usize = 255;
 /// The prefix of every broker object of ours. Objects without it are never touched.
 pub const PREFIX: &str = "wirepost.";
 
+/// Begins the names of the edges' users.
+const EDGE_USER: &str = "wirepost-edge-";
+
 /// Topic exchange for client → server messages; routing key = message type.
 pub fn receive_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.receive")
@@ -34,6 +37,16 @@ pub fn events_queue(business: &str, queue: &str) -> String {
 /// Broker user of the business's own services; each rotation has another `suffix`.
 pub fn user(business: &str, suffix: &str) -> String {
     format!("{PREFIX}{business}.{suffix}")
+}
+
+/// Broker user of the edges, which belongs to the installation; each seed has another `suffix`. Not an object of ours by [`owner`].
+pub fn edge_user(suffix: &str) -> String {
+    format!("{EDGE_USER}{suffix}")
+}
+
+/// Whether a user of this name is an [`edge_user`] of this or another installation.
+pub fn is_edge_user(user: &str) -> bool {
+    user.starts_with(EDGE_USER)
 }
 
 /// Stream that keeps what was pushed (delivery `Durable`).
@@ -157,6 +170,8 @@ mod tests {
         assert!(is_room_policy(&room) && !is_room_policy("wirepost.pay.q.room"));
         assert_eq!(room_policy("wirepost.pay.dead"), None);
         assert_eq!(owner("amq.topic"), None);
+        assert_eq!(owner(&edge_user("0a1b")), None);
+        assert!(is_edge_user(&edge_user("0a1b")) && !is_edge_user("wirepost.edge.0a1b"));
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl App {
         });
         let admin_router = admin::router(&app.state, app.serving.clone()).merge(more(&app, app.serving.clone()));
         app.spawn("admin port", |stop| private.serve(admin_router, stop, supervisor));
+        app.spawn("audit", |stop| Arc::clone(&app.state.sockets.audit).run(stop));
         app.spawn("key file", |stop| Arc::clone(&app.state.keys).watch(stop));
         Ok(app)
     }

@@ -3,15 +3,12 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Router,
-    middleware::from_fn_with_state,
-    routing::{delete, get, post},
-};
+use axum::{Extension, Router, middleware::from_fn_with_state};
 
 pub mod addresses;
 pub mod answer;
 pub mod log_throttle;
+pub mod operation;
 pub mod origin;
 pub mod socket;
 pub mod state;
@@ -27,23 +24,24 @@ mod sessions;
 mod token;
 
 use answer::{Code, Refusal};
+use operation::Operation;
 use state::State;
 
 /// The public routes.
 pub fn router(state: Arc<State>) -> Router {
-    let calls = Router::new()
-        .route("/{business}/websocket/token", get(token::token))
-        .route("/{business}/websocket/messages", post(messages::messages))
-        .route("/{business}/websocket/sessions", delete(sessions::revoke))
+    let serving = |checks_origin| {
+        let operations = Operation::ALL.into_iter().filter(|one| one.checks_origin() == checks_origin);
+        operations.fold(Router::new(), |router, one| {
+            let paths = std::iter::once(one.path()).chain(one.other_paths().iter().copied());
+            paths.fold(router, |router, path| router.route(path, one.handler()))
+        })
+    };
+    let calls = serving(true)
         // Inside the layer, which also answers the method OPTIONS.
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(from_fn_with_state(Arc::clone(&state), origin::layer));
-    Router::new()
+    serving(false)
         .merge(calls)
-        .route("/{business}/asyncapi.json", get(description::asyncapi))
-        .route(socket::PATH, get(socket::socket))
-        .route(socket::BARE_PATHS[0], get(socket::socket))
-        .route(socket::BARE_PATHS[1], get(socket::socket))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(async || {
             Refusal::new(

@@ -3,7 +3,7 @@
 //!
 //! Each layer knows only those above it in this list:
 //!
-//! - `wirepost_runtime`, [`metrics`], [`drain`], [`ids`], [`bucket`]: what everything may use
+//! - `wirepost_runtime`, [`metrics`], [`audit`], [`drain`], [`ids`], [`bucket`]: what everything may use
 //! - [`address`]: where a client is, and the limits of its address; [`strangers`]: who has not been let in
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`config`]: flags, settings, files that are read again
@@ -22,6 +22,7 @@ use wirepost_runtime::clock;
 pub mod address;
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod bucket;
 pub mod business;
 pub mod catalog;

@@ -68,6 +68,12 @@ pub struct Metrics {
     pub business_limited: Family<Label, Counter>,
     /// Requests refused, by reason (`connection_limit`, `unauthorized`, `bad_request`, `origin`, …).
     pub refused: Family<Label, Counter>,
+    /// TLS handshakes, by outcome.
+    pub tls_handshakes: Family<Label, Counter>,
+    /// Refusals of the audit, by reason.
+    pub audited: Family<Label, Counter>,
+    /// Those of them that have no line of their own.
+    pub audit_summed: Counter,
     /// Token calls by outcome (`ok`, `refused`).
     pub tokens: Family<Label, Counter>,
     /// Token calls whose JWT lacks the declared tags claim.
@@ -184,6 +190,12 @@ impl Default for Metrics {
             inbound_bytes: metric!("inbound_bytes", "Taken by messages of clients that have begun, in bytes"),
             business_limited: metric!("business_limited", "Times that a business was at a limit of its own, by kind"),
             refused: metric!("refused", "Requests refused, by reason"),
+            tls_handshakes: metric!("tls_handshakes", "TLS handshakes by outcome"),
+            audited: metric!("audited", "Refused tokens, sockets and calls, by reason"),
+            audit_summed: metric!(
+                "audit_summed",
+                "Refusals that are counted in a line with others, since there were too many"
+            ),
             tokens: metric!("tokens", "Token calls by outcome"),
             tokens_without_tags: metric!("tokens_without_tags", "Sessions whose JWT lacks the claim declared for tags"),
             gaps: metric!("gaps", "Gaps reported to clients: messages may be missing, by reason"),

@@ -20,7 +20,7 @@ use wirepost_core::{
     topology::Topology,
 };
 use wirepost_runtime::clock::now_ms;
-use wirepost_topology::{DesiredUser, business_user};
+use wirepost_topology::{DesiredUser, business_user, edge_user};
 
 use crate::stored::StoredBusiness;
 
@@ -58,6 +58,12 @@ impl Seed {
     pub(crate) fn rotated_edge_key(&self, rotation: &str) -> Vec<u8> {
         let input = format!("wirepost 1|edge key|{}|{rotation}", rotation.len());
         hmac::sign(&self.0, input.as_bytes()).as_ref().to_vec()
+    }
+
+    /// The user of the edges on the broker.
+    pub(crate) fn edge_user(&self, vhost: &str) -> DesiredUser {
+        let suffix = hex(Sha256::digest(self.derive("edge user", vhost, "")))[..8].to_owned();
+        edge_user(vhost, &suffix, &self.derive("edge password", vhost, ""))
     }
 
     /// The credentials of a resource in one rotation.

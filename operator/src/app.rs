@@ -27,6 +27,7 @@ use crate::{
     conditions::Share,
     config_watch,
     crd_check::{self, CrdGuard},
+    edge_user::EdgeUser,
     edges::{self, Edges},
     events::Events,
     fresh::{Fresh, Listed},
@@ -210,6 +211,16 @@ impl App {
             edges: Arc::clone(&edges),
         };
         work.tasks.run("edge keys", &work.stop, keys.run(Arc::clone(&triggers), work.stop.clone()));
+        let edge_user = EdgeUser {
+            client: client.clone(),
+            writing: writing.clone(),
+            namespace: namespace.clone(),
+            vhost: options.endpoints.vhost.clone(),
+            seeds: Arc::clone(&seeds),
+            broker: broker.clone(),
+            fresh: fresh.clone(),
+        };
+        work.tasks.run("edge user", &work.stop, edge_user.run(work.stop.clone()));
         let crd = Arc::new(CrdGuard::new(client.clone(), fresh.clone(), Arc::clone(&triggers), Arc::clone(&metrics)));
         let check = Arc::clone(&crd).run(Some(readiness.wait_for(crd_check::PART)), work.stop.clone());
         work.tasks.run("crd check", &work.stop, check);

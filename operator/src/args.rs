@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::Context;
 use clap::Parser;
 use wirepost_core::{PublicUrl, issuer_address::is_trusted_entry};
-use wirepost_rabbitmq::{Address, Credentials};
+use wirepost_rabbitmq::{Address, ClientFiles, Credentials, TlsFiles};
 use wirepost_runtime::logs::LogArgs;
 use wirepost_topology::{OpenQueues, UserLimits, ownership::UNMARKED};
 
@@ -36,6 +36,12 @@ pub struct Args {
     /// CA certificates (PEM) that the broker's certificates are checked against; without it the operating system's.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
     pub amqp_ca_file: Option<PathBuf>,
+    /// Certificate (PEM, chain) that is shown to a broker which asks for one; read at each connect, like its key.
+    #[arg(long, env = "WIREPOST_AMQP_CERTIFICATE_FILE", requires = "amqp_key_file")]
+    pub amqp_certificate_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "WIREPOST_AMQP_KEY_FILE", requires = "amqp_certificate_file")]
+    pub amqp_key_file: Option<PathBuf>,
     /// Nodes of the RabbitMQ cluster. Queues and streams get copies on three of them, or as many as there are if it has fewer than three;
     /// what has fewer is reported and repaired, and nothing is created while nodes are missing, for 5 min at most. 0 = as many as it has.
     #[arg(long, env = "WIREPOST_BROKER_NODES", default_value = "0")]
@@ -145,6 +151,8 @@ impl Args {
             amqp_username_file,
             amqp_password_file,
             amqp_ca_file,
+            amqp_certificate_file,
+            amqp_key_file,
             broker_nodes,
             advertised_amqp,
             public_url,
@@ -173,6 +181,8 @@ impl Args {
         } = self;
         let amqp: Address = amqp.split(',').next().unwrap_or_default().parse()?;
         let files = amqp_username_file.zip(amqp_password_file);
+        let client = amqp_certificate_file.zip(amqp_key_file);
+        let client = client.map(|(certificate, key)| ClientFiles { certificate, key });
         let adopt = adopt_vhost.filter(|id| !id.is_empty());
         // Also where the management address names no user.
         let fixed = || Credentials { login: amqp.login(), ..Credentials::default() };
@@ -209,7 +219,7 @@ impl Args {
                 amqp,
                 management,
                 credentials,
-                ca_file: amqp_ca_file,
+                tls: TlsFiles { ca: amqp_ca_file, client },
                 nodes: Some(usize::from(broker_nodes)).filter(|nodes| *nodes > 0),
                 sweep: Duration::from_secs(sweep_seconds),
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),

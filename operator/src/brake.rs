@@ -18,7 +18,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{events::Events, metrics::Metrics, triggers::Triggers};
+use crate::{AUDIT, events::Events, metrics::Metrics, triggers::Triggers};
 
 /// Annotation of the Lease: until when any number of businesses may end (RFC 3339).
 pub const ALLOW: &str = "wirepost.dev/allow-deletions-until";
@@ -183,7 +183,7 @@ impl Brake {
                 news
             };
             if news && allowed.is_some_and(|until| Timestamp::now() < until) {
-                tracing::warn!("an administrator has confirmed that most businesses may end");
+                tracing::warn!(target: AUDIT, action = "allow_mass_deletion", outcome = "done", "an administrator has confirmed that most businesses may end");
                 triggers.trigger_all();
             }
         }

@@ -4,16 +4,15 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
-use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings};
+use wirepost_rabbitmq::{Address, Credentials, ManagementClient, ManagementError, ManagementSettings, TlsFiles};
 use wirepost_topology::{
-    BusinessOwner, Report,
+    BusinessOwner, DesiredUser, Report,
     keeper::{Businesses, Event, Keeper, LazyConnection, Mode, Owner, Phase, Settings as KeeperSettings},
     ownership::Installation,
 };
@@ -43,8 +42,8 @@ pub struct Settings {
     pub management: String,
     /// Instead of those in the addresses; read at each use.
     pub credentials: Option<Credentials>,
-    /// PEM file with the only CA certificates that are trusted.
-    pub ca_file: Option<PathBuf>,
+    /// Certificates, where the addresses say TLS.
+    pub tls: TlsFiles,
     /// Nodes that it should have; `None` = as many as it has.
     pub nodes: Option<usize>,
     /// Between two comparisons of everything.
@@ -73,11 +72,11 @@ pub struct Replica {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { amqp, management: _, credentials, ca_file, nodes, sweep, orphan_grace, adopt } = self;
+        let Self { amqp, management: _, credentials, tls, nodes, sweep, orphan_grace, adopt } = self;
         f.debug_struct("Settings")
             .field("amqp", amqp)
             .field("credentials", credentials)
-            .field("ca_file", ca_file)
+            .field("tls", tls)
             .field("nodes", nodes)
             .field("sweep", sweep)
             .field("orphan_grace", orphan_grace)
@@ -107,15 +106,15 @@ impl Broker {
         replica: Replica,
         cancel: CancellationToken,
     ) -> Result<(Self, impl Future<Output = ()> + Send), ManagementError> {
-        let Settings { amqp, management, credentials, ca_file, nodes, sweep, orphan_grace, adopt } = settings;
+        let Settings { amqp, management, credentials, tls, nodes, sweep, orphan_grace, adopt } = settings;
         let management = ManagementClient::new(ManagementSettings {
             url: management,
             vhost: amqp.vhost().to_owned(),
             credentials: credentials.clone(),
-            ca_file: ca_file.clone(),
+            tls: tls.clone(),
             timeout: Some(CALL_TIMEOUT),
         })?;
-        let amqp = LazyConnection::new(amqp, credentials, ca_file, NAME);
+        let amqp = LazyConnection::new(amqp, credentials, tls, NAME);
         let settings = KeeperSettings { management, amqp, mode: Mode::Cluster, nodes, sweep, orphan_grace };
         let metrics = Arc::clone(&replica.metrics);
         let present = Present::default();
@@ -145,6 +144,14 @@ impl Broker {
     ) -> Result<Arc<Report>, BrokerFailure> {
         let _waiting = self.metrics.waiting_for_broker();
         self.keeper.remove(business, Some(owner), delete_messages).await
+    }
+
+    /// See [`Keeper::keep_edge_users`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn keep_edge_users(&self, users: Vec<DesiredUser>) -> Result<(), BrokerFailure> {
+        self.keeper.keep_edge_users(users).await
     }
 
     /// See [`Keeper::close`].

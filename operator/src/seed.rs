@@ -13,12 +13,13 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, Notify},
     time::{sleep, timeout},
 };
 use wirepost_core::contract::key_file;
 
 use crate::{
+    AUDIT,
     access::{Seed, SeedPair},
     writer,
 };
@@ -39,6 +40,7 @@ pub struct Seeds {
     secrets: Api<Secret>,
     namespace: String,
     known: Mutex<Option<Bytes>>,
+    changed: Notify,
 }
 
 /// What the Secret contains.
@@ -51,7 +53,12 @@ struct Bytes {
 impl Seeds {
     /// Nothing is read yet.
     pub fn new(client: Client, namespace: &str) -> Self {
-        Self { secrets: Api::namespaced(client, namespace), namespace: namespace.to_owned(), known: Mutex::default() }
+        Self {
+            secrets: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            known: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// The seed and the one before it, read once and created where there is none.
@@ -81,13 +88,22 @@ impl Seeds {
         let another = known.as_ref().is_some_and(|known| *known != now);
         if another {
             tracing::warn!(
+                target: AUDIT,
+                action = "replace_seed",
+                outcome = "done",
                 secret = SECRET,
                 former_stays_valid = now.former.is_some(),
                 "the seed has changed: the credentials of all businesses change with it"
             );
+            self.changed.notify_one();
         }
         *known = Some(now);
         Ok(another)
+    }
+
+    /// Returns when a check has found another seed since the last time. For one caller.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// What the Secret contains. Where it is missing: `known`, or else a new one. Of several processes that create one, the first wins.

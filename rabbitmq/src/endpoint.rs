@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use rustls::ClientConfig;
 use wirepost_runtime::network::{Network, Tcp};
 
-use crate::{Address, CaCertificates, CaError};
+use crate::{Address, BrokerTls, TlsError, TlsFiles};
 
 /// An address with the login that is valid now, whom to trust there, and the name of the connection.
 #[derive(Clone)]
@@ -17,16 +17,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `ca`: the CA certificates for `amqps`, as they are now; without it those of the operating system are trusted. `name` appears in the
+    /// `tls`: the certificates for `amqps`, as they are now; without it those of the operating system are trusted. `name` appears in the
     /// broker's list of connections.
     ///
     /// # Errors
-    /// There are no usable CA certificates.
-    pub fn new(address: Address, ca: Option<&CaCertificates>, name: impl Into<String>) -> Result<Self, CaError> {
-        let tls = match (address.is_tls(), ca) {
+    /// There are no usable certificates.
+    pub fn new(address: Address, tls: Option<&BrokerTls>, name: impl Into<String>) -> Result<Self, TlsError> {
+        let tls = match (address.is_tls(), tls) {
             (false, _) => None,
-            (true, Some(ca)) => Some(ca.client_tls()?),
-            (true, None) => Some(CaCertificates::new(None).client_tls()?),
+            (true, Some(tls)) => Some(tls.client_tls()?),
+            (true, None) => Some(BrokerTls::new(TlsFiles::default()).client_tls()?),
         };
         Ok(Self { address, tls, name: name.into(), network: Arc::new(Tcp) })
     }

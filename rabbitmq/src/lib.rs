@@ -2,7 +2,7 @@
 //! CA file mean the same to each of them.
 //!
 //! - [`Address`]: an AMQP URI; [`Credentials`]: the user, with files that a rotation replaces; [`Secret`]: what no log may show
-//! - [`CaCertificates`]: which CA certificates are trusted, with a file that a renewal replaces
+//! - [`BrokerTls`]: which certificates are trusted and which one is shown, with [files](TlsFiles) that a renewal replaces
 //! - [`Endpoint`]: all of these, resolved for one connection; [`Connection`]: that connection, by lapin
 //! - [`ManagementClient`]: the management API of one vhost
 //!
@@ -24,4 +24,4 @@ pub use credentials::{CredentialFiles, Credentials, CredentialsError, Login};
 pub use endpoint::Endpoint;
 pub use management::{CallError, ManagementClient, ManagementError, ManagementSettings};
 pub use secret::Secret;
-pub use tls::{CaCertificates, CaError};
+pub use tls::{BrokerTls, ClientFiles, TlsError, TlsFiles};

@@ -1,7 +1,6 @@
 //! The management API of one vhost: four verbs, each with a time limit, and the broker's reason in every error.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
-use crate::{CaCertificates, Credentials};
+use crate::{BrokerTls, Credentials, TlsFiles};
 
 mod answer;
 mod error;
@@ -41,8 +40,8 @@ pub struct ManagementSettings {
     pub vhost: String,
     /// Needed where the URL names no user; else they take precedence over it.
     pub credentials: Option<Credentials>,
-    /// PEM file with the CA certificates to trust for `https`, and no others; read again when it changes. Default: the operating system's.
-    pub ca_file: Option<PathBuf>,
+    /// Certificates for `https`; read again when they change.
+    pub tls: TlsFiles,
     /// Longest time for one call, except that one which sets or deletes a policy has at least 30 s. Default: 15 s.
     pub timeout: Option<Duration>,
 }
@@ -73,7 +72,7 @@ impl ManagementClient {
     /// # Errors
     /// A setting can't be used. The text contains no password.
     pub fn new(settings: ManagementSettings) -> Result<Self, ManagementError> {
-        let ManagementSettings { url, vhost, credentials, ca_file, timeout } = settings;
+        let ManagementSettings { url, vhost, credentials, tls, timeout } = settings;
         let refused = |reason: String, remedy: &str| ManagementError::Refused {
             doing: "setting up the management API".to_owned(),
             reason,
@@ -97,12 +96,12 @@ impl ManagementClient {
         api.set_query(None);
         let path = api.path().trim_end_matches('/').trim_end_matches("/api").to_owned();
         api.set_path(&format!("{path}/api"));
-        let ca = (ca_file.is_some() || api.scheme() == "https").then(|| CaCertificates::new(ca_file));
-        let tls = ca.as_ref().map(CaCertificates::client_tls).transpose();
-        let tls = tls.map_err(|e| refused(e.to_string(), "give a PEM file with the CA's certificate"))?;
+        let files = (tls != TlsFiles::default() || api.scheme() == "https").then(|| BrokerTls::new(tls));
+        let tls = files.as_ref().map(BrokerTls::client_tls).transpose();
+        let tls = tls.map_err(|e| refused(e.to_string(), "give PEM files with certificates that can be used"))?;
         let client =
             http_client(tls.as_ref()).map_err(|e| refused(chain(&e), "check the certificates of this machine"))?;
-        let http = Http { ca, current: std::sync::Mutex::new((tls, client)) };
+        let http = Http { tls: files, current: std::sync::Mutex::new((tls, client)) };
         let timeout = timeout.unwrap_or(REQUEST_TIMEOUT);
         Ok(Self { http, api, vhost, credentials, timeout, policies: Mutex::new(()), calls: AtomicU64::new(0) })
     }
@@ -315,7 +314,7 @@ mod tests {
             url: url.to_owned(),
             vhost: "/".to_owned(),
             credentials: None,
-            ca_file: None,
+            tls: TlsFiles::default(),
             timeout: None,
         }
     }

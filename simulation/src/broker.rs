@@ -60,6 +60,7 @@ struct Node {
 
 /// How the cluster takes publishes.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a trouble of its own, and they come together")]
 pub(crate) struct Mood {
     /// `connection.blocked`.
     pub(crate) blocked: bool,

@@ -18,7 +18,7 @@ use crate::{Args, mutations, scenario};
 
 const WORLD: &str = include_str!("world.c");
 /// A seed that takes longer does not end.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// Every so many seeds one is run twice, and must be the same twice.
 const AGAIN: u64 = 100;
 const SEED: &str = "WIREPOST_SIMULATION_SEED";

@@ -52,8 +52,8 @@ pub(crate) const ALL: &[Mutation] = &[
     Mutation {
         name: "a changed declaration leaves the log as it was",
         file: "edge/src/push/hub.rs",
-        from: "if !self.business.load().judges_as(&business) {\n            state.log.keep_position();",
-        to: "if !self.business.load().judges_as(&business) && state.log.position().is_none() {\n            state.log.keep_position();",
+        from: "if !before.judges_as(&business) {\n            state.log.keep_position();",
+        to: "if !before.judges_as(&business) && state.log.position().is_none() {\n            state.log.keep_position();",
     },
     Mutation {
         name: "a connection goes live before the end of the log",

@@ -202,7 +202,7 @@ impl Oracle {
         let mut problems = Vec::new();
         let acked: Vec<(&String, &Sent)> =
             facts.sent.iter().filter(|(_, sent)| sent.outcome == Some(Answer::Ok)).collect();
-        let mut by_key: BTreeMap<(u64, &str, bool), BTreeMap<u64, (&String, usize)>> = BTreeMap::new();
+        let mut by_key: BTreeMap<_, BTreeMap<u64, (&String, usize)>> = BTreeMap::new();
         for (name, of) in &facts.businesses {
             for (id, sent) in &acked {
                 if let Some(place) = of.stored_at.get(*id) {

@@ -116,9 +116,7 @@ pub(crate) async fn run() -> Result<Report> {
     sleep(CALM).await;
     phase_sender.send_replace(Phase::End);
     tracing::info!("end");
-    if tokio::time::timeout(Duration::from_secs(60), async { while tasks.join_next().await.is_some() {} })
-        .await
-        .is_err()
+    if tokio::time::timeout(Duration::from_mins(1), async { while tasks.join_next().await.is_some() {} }).await.is_err()
     {
         oracle.violation("a client does not end".to_owned());
     }

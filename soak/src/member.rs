@@ -65,6 +65,8 @@ pub struct Member {
     unique_id: String,
     client_type: String,
     token: Option<String>,
+    /// Whether it connects by its resume token, until it is welcomed.
+    resuming: bool,
     cursor: Option<String>,
     tags: Tags,
     sends: Sends,
@@ -127,6 +129,7 @@ impl Member {
             unique_id: unique_id.to_owned(),
             client_type: client_type.to_owned(),
             token: None,
+            resuming: false,
             cursor: None,
             tags: Tags::new(),
             sends: Sends::new(world, business, name),
@@ -231,6 +234,7 @@ impl Member {
         if self.token.is_none() && self.plan.tags {
             self.tags = self.some_tags();
         }
+        self.resuming = self.token.is_some();
         let token = match &self.token {
             Some(token) => token.clone(),
             None => self.ticket(&place, &self.tags).await?,

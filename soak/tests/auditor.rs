@@ -12,7 +12,7 @@ use wirepost_soak::run::{Found, Options, run};
 #[tokio::test(flavor = "multi_thread")]
 async fn the_auditor_finds_each_lie_at_its_victim_and_nothing_else() -> Result<()> {
     let options = Options {
-        time: Duration::from_secs(12),
+        time: Duration::from_secs(9),
         seed: 1,
         edges: 2,
         pace: Duration::from_millis(150),

@@ -7,12 +7,11 @@ use crate::{
     codec::{Cut, FrameCutter, Malformed},
 };
 
-/// Key, version and payload of each frame that arrives in these pieces, and whether it was too large; the first error
-/// ends it.
-pub fn frames<'p>(
-    pieces: impl Iterator<Item = &'p [u8]>,
-    max_bytes: usize,
-) -> (Vec<(u16, u16, Bytes, bool)>, Option<Malformed>) {
+/// Key, version and payload of a frame, and whether it was too large.
+pub type CutFrame = (u16, u16, Bytes, bool);
+
+/// Each frame that arrives in these pieces; the first error ends it.
+pub fn frames<'p>(pieces: impl Iterator<Item = &'p [u8]>, max_bytes: usize) -> (Vec<CutFrame>, Option<Malformed>) {
     let (mut cutter, mut buffer, mut found) = (FrameCutter::new(max_bytes), BytesMut::new(), Vec::new());
     for piece in pieces {
         buffer.extend_from_slice(piece);

@@ -85,6 +85,17 @@ impl TestBroker {
         tokio::task::spawn_blocking(move || broker.call_blocking(&method, &path, &body)).await?
     }
 
+    /// Deletes a user of a test that ends. One that is left is a nuisance, not a failure.
+    pub(crate) fn delete_user(&self, name: &str) {
+        let _ = self.call_blocking("DELETE", &format!("/api/users/{name}"), "");
+    }
+
+    /// The address of the management API without a user.
+    pub(crate) fn management_of_anybody(&self) -> String {
+        let rest = self.management.rsplit_once('@').map_or(self.management.as_str(), |(_, rest)| rest);
+        format!("http://{}", rest.trim_start_matches("http://"))
+    }
+
     // Over a plain socket, so that dropping a vhost needs neither a runtime nor a client.
     fn call_blocking(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let rest = self.management.strip_prefix("http://").context("WIREPOST_TEST_MANAGEMENT must be http://…")?;

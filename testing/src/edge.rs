@@ -40,9 +40,9 @@ impl EdgeBuilder {
             ("admin-listen", "127.0.0.1:0".to_owned()),
             ("config-dir", setup.config_dir().display().to_string()),
             ("keys-file", setup.keys_file().display().to_string()),
-            ("amqp", vhost.amqp()),
             ("stream", vhost.broker.stream.clone()),
-            ("management", vhost.broker.management.clone()),
+            // With the user of --amqp.
+            ("management", vhost.broker.management_of_anybody()),
             // Nobody waits in a test.
             ("endpoint-lag-seconds", "0.1".to_owned()),
             ("drain-window-seconds", "1".to_owned()),
@@ -125,7 +125,12 @@ impl EdgeBuilder {
     }
 
     /// Starts it and waits until it listens, ready or not.
-    pub async fn start_unready(self) -> Result<Edge> {
+    pub async fn start_unready(mut self) -> Result<Edge> {
+        if !self.flags.contains_key("amqp") {
+            // A user can't be made on a broker that is away: then the edge has the administrator's.
+            let amqp = self.setup.edge_amqp().await.unwrap_or_else(|_| self.setup.vhost().amqp());
+            self.flags.insert("amqp".to_owned(), amqp);
+        }
         let mut edge = self.spawn()?;
         edge.await_addresses().await?;
         Ok(edge)
@@ -189,7 +194,7 @@ impl Edge {
         let mut found = None;
         eventually("the edge listens", PATIENCE, || {
             let log = self.log();
-            found = address(&log, "public=").zip(address(&log, "admin="));
+            found = address(&log, "public").zip(address(&log, "admin"));
             let (listens, ended) = (found.is_some(), self.exit_status());
             async move {
                 match ended {
@@ -292,5 +297,8 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, Value)> {
 
 fn address(log: &str, field: &str) -> Option<SocketAddr> {
     let line = log.lines().find(|line| line.contains("listening"))?;
-    line.split_whitespace().find_map(|word| word.strip_prefix(field)?.parse().ok())
+    if let Ok(line) = serde_json::from_str::<Value>(line) {
+        return line["fields"][field].as_str()?.parse().ok();
+    }
+    line.split_whitespace().find_map(|word| word.strip_prefix(field)?.strip_prefix('=')?.parse().ok())
 }

@@ -41,6 +41,10 @@ impl Setup {
         let users = self.ask(&["users"]).await?;
         for permission in self.ask(&["vhosts", vhost, "permissions"]).await?.as_array().into_iter().flatten() {
             let name = text(&permission["user"]);
+            // The operator makes it at a time of its own: it belongs to no business.
+            if names::is_edge_user(&name) {
+                continue;
+            }
             picture.insert(format!("permission {name}"), permission.clone());
             let user = users.as_array().into_iter().flatten().find(|user| user["name"] == permission["user"]);
             let mut user = user.cloned().unwrap_or_default();

@@ -17,6 +17,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use wirepost_core::business::WsBusiness;
+use wirepost_core::names;
 
 use crate::broker::{PrivateBroker, Vhost};
 use crate::cluster::{Cluster, Namespace, Refusal, ServiceAccount, chart_rules};
@@ -154,7 +155,8 @@ impl World {
         Ok(())
     }
 
-    /// Everything that the vhost has: objects, permissions, and users with their passwords' hashes, which change with each writing.
+    /// Everything that the vhost has but for the edges' user: objects, permissions, and users with their passwords' hashes, which change with
+    /// each writing.
     pub async fn broker_objects(&self) -> Result<Value> {
         let (broker, vhost) = (&self.setup.vhost().broker, &self.setup.vhost().name);
         let get = async |path: String| -> Result<Value> {
@@ -168,6 +170,7 @@ impl World {
         let mut permissions = get(format!("vhosts/{vhost}/permissions")).await?;
         let mut users = Vec::new();
         if let Some(permissions) = permissions.as_array_mut() {
+            permissions.retain(|permission| !permission["user"].as_str().is_some_and(names::is_edge_user));
             permissions.sort_by_key(ToString::to_string);
             for name in permissions.iter().filter_map(|p| p["user"].as_str()) {
                 users.push(get(format!("users/{name}")).await?);

@@ -16,7 +16,9 @@ use wirepost_core::edge_config::{ApiKey, BusinessConfig};
 use wirepost_core::{hex, validate};
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
 use wirepost_topology::unrouted::{self, Moved};
-use wirepost_topology::{Options, Report, Scope, apply, merge};
+use wirepost_topology::{
+    DesiredUser, EDGE_RIGHTS, EdgeRight, Options, Report, Scope, apply, business_user, edge_user_with, merge,
+};
 
 use crate::broker::Vhost;
 use crate::edge::EdgeBuilder;
@@ -60,6 +62,17 @@ struct Shared {
     dir: TempDir,
     api_key: String,
     declared: Mutex<Vec<Compiled>>,
+    /// The user of the edges, once there is an edge; then others of a test.
+    users: tokio::sync::Mutex<Vec<DesiredUser>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Users are of the whole broker, so they do not go with the vhost.
+        for user in self.users.get_mut() {
+            self.vhost.broker.delete_user(&user.name);
+        }
+    }
 }
 
 impl Setup {
@@ -76,7 +89,13 @@ impl Setup {
         let keys = format!(r#"{{"current":"test","keys":[{{"id":"test","secret":"{secret}"}}]}}"#);
         std::fs::write(dir.path().join("keys.json"), keys)?;
         let api_key = STANDARD.encode(rand::random::<[u8; 32]>());
-        let setup = Self(Arc::new(Shared { vhost, dir, api_key, declared: Mutex::default() }));
+        let setup = Self(Arc::new(Shared {
+            vhost,
+            dir,
+            api_key,
+            declared: Mutex::default(),
+            users: tokio::sync::Mutex::default(),
+        }));
         setup.declare(declarations).await?;
         Ok(setup)
     }
@@ -104,10 +123,63 @@ impl Setup {
 
     /// What `wirepost dev` and the operator do every now and then: makes the vhost have the declared topology again.
     pub async fn repair(&self) -> Result<Report> {
+        for user in &*self.0.users.lock().await {
+            self.put_user(user).await?;
+        }
         let topologies: Vec<_> = self.declared().into_iter().map(|one| one.topology).collect();
         let connection = self.vhost().connect().await?;
         let options = Options { scope: Scope::Everything, amqp: Some(&connection), delete_messages: false };
         Ok(apply(&self.management()?, &merge(&topologies), options).await?)
+    }
+
+    /// AMQP URI of the vhost with a user who has the rights of an edge and no others, as the operator makes one.
+    pub async fn edge_amqp(&self) -> Result<String> {
+        let mut users = self.0.users.lock().await;
+        if users.is_empty() {
+            let user = edge_user_with(&self.vhost().name, "", "edge", &EDGE_RIGHTS);
+            users.push(self.make_user("edge", user).await?);
+        }
+        Ok(self.amqp_as(&users[0]))
+    }
+
+    /// AMQP URI of the vhost with a user of a business's services, as the operator makes one.
+    pub async fn service_amqp(&self, business: &str) -> Result<String> {
+        self.other_amqp("service", business_user(&self.vhost().name, business, "", "service")).await
+    }
+
+    /// The same with other rights, for tests of what each one is for.
+    pub async fn edge_amqp_with(&self, rights: &[EdgeRight]) -> Result<String> {
+        self.other_amqp("edge", edge_user_with(&self.vhost().name, "", "edge", rights)).await
+    }
+
+    async fn other_amqp(&self, whose: &str, user: DesiredUser) -> Result<String> {
+        self.edge_amqp().await?;
+        let user = self.make_user(whose, user).await?;
+        let uri = self.amqp_as(&user);
+        self.0.users.lock().await.push(user);
+        Ok(uri)
+    }
+
+    async fn make_user(&self, whose: &str, user: DesiredUser) -> Result<DesiredUser> {
+        // Not a name that an operator of this vhost would take for one of its own.
+        let name = format!("{whose}-of-{}-{:08x}", self.vhost().name, rand::random::<u32>());
+        let user = DesiredUser { name, ..user };
+        self.put_user(&user).await?;
+        Ok(user)
+    }
+
+    async fn put_user(&self, user: &DesiredUser) -> Result<()> {
+        let DesiredUser { name, password, tags, configure, write, read, limits: _ } = user;
+        let tags = tags.join(",");
+        self.call("PUT", &["users", name], &json!({"password": password, "tags": tags})).await?;
+        let permissions = json!({"configure": configure, "write": write, "read": read});
+        self.call("PUT", &["permissions", &self.vhost().name, name], &permissions).await
+    }
+
+    fn amqp_as(&self, user: &DesiredUser) -> String {
+        let uri = self.vhost().amqp();
+        let rest = uri.rsplit_once('@').map_or(uri.as_str(), |(_, rest)| rest);
+        format!("amqp://{}:{}@{rest}", user.name, user.password)
     }
 
     /// Moves back what a lost binding had put aside.
@@ -208,7 +280,13 @@ impl Setup {
     /// The management API of the vhost, as the operator uses it.
     pub fn management(&self) -> Result<ManagementClient> {
         let (url, vhost) = (self.vhost().broker.management.clone(), self.vhost().name.clone());
-        Ok(ManagementClient::new(ManagementSettings { url, vhost, credentials: None, ca_file: None, timeout: None })?)
+        Ok(ManagementClient::new(ManagementSettings {
+            url,
+            vhost,
+            credentials: None,
+            tls: wirepost_rabbitmq::TlsFiles::default(),
+            timeout: None,
+        })?)
     }
 
     fn declared(&self) -> Vec<Compiled> {

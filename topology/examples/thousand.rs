@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
         url,
         vhost: vhost.to_owned(),
         credentials: None,
-        ca_file: None,
+        tls: wirepost_rabbitmq::TlsFiles::default(),
         timeout,
     })?;
     management.create_vhost().await?;

@@ -123,7 +123,7 @@ pub struct Policy {
 pub struct User {
     /// Its name.
     pub name: String,
-    /// Such as `administrator`; ours have [`user_tag`](crate::user_tag) alone.
+    /// Such as `administrator`; a user of a business has [`user_tag`](crate::user_tag) alone.
     #[serde(default)]
     pub tags: Vec<String>,
     /// Base64; empty for a user who has no password.
@@ -172,6 +172,17 @@ pub struct UserLimits {
     /// By RabbitMQ's names, such as `max-connections`; -1 = any number.
     #[serde(default)]
     pub value: BTreeMap<String, i64>,
+}
+
+/// Users whose names are of one business, or of the edges.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts {
+    /// All of that name, even without our tag.
+    pub(crate) users: Vec<User>,
+    /// What they may do in this vhost.
+    pub(crate) permissions: Vec<Permission>,
+    /// What they may have open.
+    pub(crate) limits: Vec<UserLimits>,
 }
 
 /// What a user may do in a vhost.

@@ -302,7 +302,7 @@ mod tests {
             url: "http://guest:guest@localhost".to_owned(),
             vhost: "/".to_owned(),
             credentials: None,
-            ca_file: None,
+            tls: wirepost_rabbitmq::TlsFiles::default(),
             timeout: None,
         })
         .unwrap();

@@ -7,9 +7,10 @@
 use serde_json::{Map, Value};
 use wirepost_core::destruction::{Destruction, cuts};
 use wirepost_core::names;
-use wirepost_core::topology::{Policy, Queue, QueueKind, Topology, shared_policies, shared_policy_of};
+use wirepost_core::topology::{Policy, Topology, shared_policies, shared_policy_of};
 
 use crate::actual;
+use crate::control::Control;
 use crate::plan::{Objects, Plan, is_as_declared, queue_kind};
 use crate::report::Problem;
 use crate::step::Step;
@@ -103,12 +104,12 @@ fn covers(is: &actual::Policy, declared: &Policy) -> bool {
 }
 
 /// Corrects the shared policies, except for one that would shorten a stream: it affects every business, so no single business can allow it;
-/// and creates the control stream. `there`: the policies of the vhost, including foreign ones; `streams`: the streams without a policy of
-/// their own; `control`: whether there is a control stream.
+/// and creates what edges tell each other by. `there`: the policies of the vhost, including foreign ones; `streams`: the streams without a
+/// policy of their own; `control`: what exists of the latter.
 pub(crate) fn plan_shared<'a>(
     there: &[actual::Policy],
     mut streams: impl Iterator<Item = &'a str>,
-    control: bool,
+    control: Control,
 ) -> Plan {
     let mut plan = Plan::default();
     let stream = streams.next();
@@ -126,9 +127,6 @@ pub(crate) fn plan_shared<'a>(
             None => plan.steps.push(Step::PutPolicy(policy.clone())),
         }
     }
-    if !control {
-        let name = names::CONTROL.to_owned();
-        plan.steps.push(Step::PutQueue(Queue { name, kind: QueueKind::Stream, dead_letter: None }));
-    }
+    plan.steps.extend(control.missing());
     plan
 }

@@ -18,6 +18,7 @@ mod actor;
 mod connection;
 mod depths;
 mod drift;
+mod edge_users;
 mod job;
 mod orphans;
 mod phase;
@@ -42,6 +43,8 @@ use wirepost_rabbitmq::ManagementClient;
 use crate::{
     BusinessOwner, DesiredUser, Error, Problem, Report, depths::Depths, ownership::Installation, unrouted::Moved,
 };
+
+use edge_users::EdgeUsersReply;
 
 pub use connection::LazyConnection;
 pub use phase::Phase;
@@ -228,6 +231,15 @@ impl BrokerFailure {
         Some(Self { text, kind, stopped: false })
     }
 
+    /// Why the edges' users are not as they should be; `None` = they are.
+    fn edge_users(report: &Report) -> Option<Self> {
+        report.problems.first()?;
+        let kind =
+            if report.problems.iter().any(Problem::may_pass) { FailureKind::Unavailable } else { FailureKind::Refused };
+        let problems: Vec<String> = report.problems.iter().map(Problem::to_string).collect();
+        Some(Self { text: problems.join("; "), kind, stopped: false })
+    }
+
     fn stopped() -> Self {
         Self { text: "this process is ending".to_owned(), kind: FailureKind::Unavailable, stopped: true }
     }
@@ -272,6 +284,7 @@ type Reply = Result<Ensured, BrokerFailure>;
 enum Request {
     Ensure { business: String, desired: Arc<Desired>, phase: Phase, reply: oneshot::Sender<Reply> },
     Remove { business: String, owner: Option<BusinessOwner>, delete_messages: bool, reply: oneshot::Sender<Reply> },
+    EdgeUsers { users: Vec<DesiredUser>, reply: oneshot::Sender<EdgeUsersReply> },
 }
 
 /// A handle to the actor. Cheap to clone.
@@ -334,6 +347,17 @@ impl Keeper {
     ) -> Result<Arc<Report>, BrokerFailure> {
         let request = |reply| Request::Remove { business: business.to_owned(), owner, delete_messages, reply };
         self.request(request).await.map(|done| done.report)
+    }
+
+    /// Makes these the users of the edges, and keeps them so from now on: others of this vhost's edges are deleted. Returns once they exist with
+    /// all their rights; cheap when nothing has changed since the last time.
+    ///
+    /// # Errors
+    /// The broker is away or refuses; it is tried again with each sweep.
+    pub async fn keep_edge_users(&self, users: Vec<DesiredUser>) -> Result<(), BrokerFailure> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::EdgeUsers { users, reply }).await.map_err(|_| BrokerFailure::stopped())?;
+        answer.await.map_err(|_| BrokerFailure::stopped())?
     }
 
     /// What the last sweep found changed by others, until it is repaired.

@@ -18,6 +18,7 @@
 pub mod actual;
 mod apply;
 mod bindings;
+mod control;
 pub mod depth;
 pub mod depths;
 mod destroys;
@@ -47,4 +48,6 @@ pub use report::{Affected, Problem, ReplicaRepair, Report};
 pub use reserved::{BusinessOwner, Evidence};
 pub use snapshot::Snapshot;
 pub use step::Step;
-pub use users::{DesiredUser, UserLimits, business_user, user_tag};
+pub use users::{
+    Access, DesiredUser, EDGE_RIGHTS, EdgeRight, UserLimits, business_user, edge_user, edge_user_with, user_tag,
+};

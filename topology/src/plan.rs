@@ -9,8 +9,9 @@ use wirepost_core::topology::{
     Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology, shared_policies, shared_policy_of,
 };
 
-use crate::actual::{self, Actual};
+use crate::actual::{self, Accounts, Actual};
 use crate::bindings::{is_declared_elsewhere, plan_bindings};
+use crate::control::Control;
 use crate::destroys::{Streams, plan_shared};
 use crate::open;
 use crate::report::Problem;
@@ -113,7 +114,7 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     let mut plan = plan_objects(desired, &objects, |queue| queues.get(queue).copied(), &actual.policies, highest);
     if !desired.queues.is_empty() {
         // Streams that a shared policy would cut have their problems already.
-        let control = queues.contains_key(names::CONTROL);
+        let control = Control::of(actual);
         plan.steps.extend(plan_shared(&actual.policies, streams_without_policy(actual), control).steps);
     }
     Step::sort(&mut plan.steps);
@@ -266,15 +267,9 @@ fn plan_policies(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
     plan.steps.extend(gone.map(|p| Step::DeletePolicy(p.name.clone())));
 }
 
-/// `there`: all users whose names belong to the business. `permissions`: what they may do in this vhost. `limits`: what they may have open.
-pub(crate) fn plan_users(
-    plan: &mut Plan,
-    desired: &[DesiredUser],
-    there: &[actual::User],
-    permissions: &[actual::Permission],
-    limits: &[actual::UserLimits],
-    tag: &str,
-) {
+/// `accounts`: all users whose names belong to the business, or to the edges.
+pub(crate) fn plan_users(plan: &mut Plan, desired: &[DesiredUser], accounts: &Accounts, tag: &str) {
+    let Accounts { users: there, permissions, limits } = accounts;
     for user in desired {
         match there.iter().find(|is| is.name == user.name) {
             Some(is) if !is.tags.iter().any(|t| t == tag) => {

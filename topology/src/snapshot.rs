@@ -7,8 +7,11 @@ use wirepost_core::names;
 use wirepost_core::topology::{Topology, shared_policy_of};
 use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
-use crate::actual::{Actual, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users};
+use crate::actual::{
+    Accounts, Actual, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users,
+};
 use crate::bindings::is_declared_elsewhere;
+use crate::control::Control;
 use crate::destroys::plan_shared;
 use crate::ownership::Marker;
 use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_users, streams_without_policy};
@@ -25,6 +28,8 @@ pub struct Snapshot {
     marker: Option<Marker>,
     /// By business type.
     parts: BTreeMap<String, BusinessObjects>,
+    /// Users of edges, of this vhost or another one.
+    edges: Accounts,
     /// The shared policies that exist.
     shared_policies: Vec<Policy>,
     /// Queues that belong to no business, with their arguments.
@@ -34,6 +39,8 @@ pub struct Snapshot {
     /// The highest priority of a foreign policy that could win over ours. An operator policy is merged with ours, so it always could.
     highest_foreign_priority: Option<i32>,
     nodes: Vec<Node>,
+    /// What there is of that by which edges tell each other.
+    control: Control,
 }
 
 /// What one business has.
@@ -42,10 +49,7 @@ struct BusinessObjects {
     objects: Actual,
     /// The namespace that the mark of its owner names.
     owner: Option<String>,
-    /// Every user with a name of this business, even without our tag.
-    users: Vec<User>,
-    permissions: Vec<Permission>,
-    limits: Vec<UserLimits>,
+    accounts: Accounts,
 }
 
 impl Snapshot {
@@ -76,6 +80,7 @@ impl Snapshot {
         users: Vec<User>,
         (permissions, limits): (Vec<Permission>, Vec<UserLimits>),
     ) -> Self {
+        let control = Control::of(&actual);
         let mut parts = ByBusiness::default();
         let mut foreign_queues = HashMap::new();
         let (mut shared, mut foreign_policies) = (Vec::new(), Vec::new());
@@ -110,19 +115,20 @@ impl Snapshot {
                 None => foreign_policies.push(policy),
             }
         }
+        let mut edges = Accounts::default();
         for user in users {
-            if let Some(part) = parts.of(&user.name) {
-                part.users.push(user);
+            if let Some(accounts) = parts.accounts(&mut edges, &user.name) {
+                accounts.users.push(user);
             }
         }
         for permission in permissions {
-            if let Some(part) = parts.of(&permission.user) {
-                part.permissions.push(permission);
+            if let Some(accounts) = parts.accounts(&mut edges, &permission.user) {
+                accounts.permissions.push(permission);
             }
         }
         for limit in limits {
-            if let Some(part) = parts.of(&limit.user) {
-                part.limits.push(limit);
+            if let Some(accounts) = parts.accounts(&mut edges, &limit.user) {
+                accounts.limits.push(limit);
             }
         }
         let highest = foreign_policies.iter().map(|p| p.priority).max();
@@ -132,11 +138,13 @@ impl Snapshot {
             tag: user_tag(vhost),
             marker,
             parts: parts.0,
+            edges,
             shared_policies: shared,
             foreign_queues,
             foreign_policies,
             highest_foreign_priority,
             nodes: Vec::new(),
+            control,
         }
     }
 
@@ -239,7 +247,7 @@ impl Snapshot {
     /// should find its limits when it is created. All of it stays when the last business is removed.
     pub fn plan_shared(&self) -> Plan {
         let streams = self.parts.values().flat_map(|part| streams_without_policy(&part.objects));
-        plan_shared(&self.shared_policies, streams, self.foreign_queues.contains_key(names::CONTROL))
+        plan_shared(&self.shared_policies, streams, self.control)
     }
 
     /// The difference for this business; with an empty topology and no users, what removes it. `users: None` leaves users alone.
@@ -256,8 +264,15 @@ impl Snapshot {
         let (objects, shared) = (Objects::of(&part.objects, |_| true), &self.shared_policies);
         let mut plan = plan_objects(topology, &objects, find, shared, self.highest_foreign_priority);
         if let Some(users) = users {
-            plan_users(&mut plan, users, &part.users, &part.permissions, &part.limits, &self.tag);
+            plan_users(&mut plan, users, &part.accounts, &self.tag);
         }
+        plan
+    }
+
+    /// The difference for the users of the edges: one with our tag that is not among them is deleted.
+    pub fn plan_edge_users(&self, users: &[DesiredUser]) -> Plan {
+        let mut plan = Plan::default();
+        plan_users(&mut plan, users, &self.edges, &self.tag);
         plan
     }
 
@@ -270,7 +285,7 @@ impl Snapshot {
 
 impl BusinessObjects {
     fn has_any(&self, tag: &str) -> bool {
-        self.has_objects() || self.users.iter().any(|user| user.tags.iter().any(|t| t == tag))
+        self.has_objects() || self.accounts.users.iter().any(|user| user.tags.iter().any(|t| t == tag))
     }
 
     fn listeners<'a>(&'a self, business: &str) -> impl Iterator<Item = &'a str> + use<'a> {
@@ -290,6 +305,11 @@ impl BusinessObjects {
 struct ByBusiness(BTreeMap<String, BusinessObjects>);
 
 impl ByBusiness {
+    /// Where a user of this name belongs; `None` for a foreign one.
+    fn accounts<'a>(&'a mut self, edges: &'a mut Accounts, user: &str) -> Option<&'a mut Accounts> {
+        if names::is_edge_user(user) { Some(edges) } else { self.of(user).map(|part| &mut part.accounts) }
+    }
+
     /// The entry of the object's owner; `None` for a foreign object.
     fn of(&mut self, object: &str) -> Option<&mut BusinessObjects> {
         let owner = names::owner(object)?;

@@ -1,5 +1,7 @@
-//! Broker users of businesses. Users are global on a broker, and another wirepost may use another vhost of it; so each of our users has a
+//! Broker users of businesses and edges. Users are global on a broker, and another wirepost may use another vhost of it; so each of our users has a
 //! tag that identifies the vhost. A user without our tag is never touched.
+
+mod edge_rights;
 
 use std::fmt;
 
@@ -10,20 +12,25 @@ use subtle::ConstantTimeEq;
 use wirepost_core::{hex, names};
 
 use crate::actual::{self, Permission, User};
+use edge_rights::pattern;
+
+pub use edge_rights::{Access, EDGE_RIGHTS, EdgeRight};
 
 /// What the broker calls `base64(salt ++ sha256(salt ++ password))` with four bytes of salt (rabbitmq.com/docs/passwords).
 pub(crate) const HASHING: &str = "rabbit_password_hashing_sha256";
 const SALT_BYTES: usize = 4;
+/// RabbitMQ's tag of users that may log in to the management API. What they see there is what their permissions cover.
+const MANAGEMENT: &str = "management";
 
 /// A user as it should be.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DesiredUser {
-    /// `wirepost.B.…`
+    /// `wirepost.B.…` or `wirepost-edge-…`.
     pub name: String,
     /// Never shown, and sent to the broker as a salted hash only.
     pub password: String,
-    /// The only tag: [`user_tag`] of the vhost.
-    pub tag: String,
+    /// Its tags, and no others: [`user_tag`] of the vhost, and what RabbitMQ gives a meaning to.
+    pub tags: Vec<String>,
     /// Regular expression of what it may declare and delete.
     pub configure: String,
     /// Regular expression of what it may publish to, and of the queues that it may bind.
@@ -52,7 +59,7 @@ impl UserLimits {
 
 impl fmt::Debug for DesiredUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DesiredUser({}, {})", self.name, self.tag)
+        write!(f, "DesiredUser({}, {})", self.name, self.tags.join(","))
     }
 }
 
@@ -70,10 +77,29 @@ pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) 
     DesiredUser {
         name: names::user(business, suffix),
         password: password.to_owned(),
-        tag: user_tag(vhost),
+        tags: vec![user_tag(vhost)],
         configure: format!(r"^{own}events\..+$"),
         write: format!(r"^{own}(push|replay|events\..+)$"),
         read: format!(r"^{own}(q\..+|dead|events|events\..+)$"),
+        limits: UserLimits::default(),
+    }
+}
+
+/// The user of the edges, `wirepost-edge-{suffix}`, with [`EDGE_RIGHTS`] and nothing else. With the tag `management` it may ask the
+/// management API for alarms.
+pub fn edge_user(vhost: &str, suffix: &str, password: &str) -> DesiredUser {
+    edge_user_with(vhost, suffix, password, &EDGE_RIGHTS)
+}
+
+/// The same with other rights, for tests of what each one is for.
+pub fn edge_user_with(vhost: &str, suffix: &str, password: &str, rights: &[EdgeRight]) -> DesiredUser {
+    DesiredUser {
+        name: names::edge_user(suffix),
+        password: password.to_owned(),
+        tags: vec![user_tag(vhost), MANAGEMENT.to_owned()],
+        configure: pattern(rights, Access::Configure),
+        write: pattern(rights, Access::Write),
+        read: pattern(rights, Access::Read),
         limits: UserLimits::default(),
     }
 }
@@ -94,7 +120,8 @@ impl DesiredUser {
     /// Whether the broker's user matches, apart from its permissions.
     pub(crate) fn matches(&self, user: &User) -> bool {
         user.name == self.name
-            && user.tags == [self.tag.as_str()]
+            && user.tags.len() == self.tags.len()
+            && self.tags.iter().all(|tag| user.tags.contains(tag))
             && user.hashing_algorithm == HASHING
             && verifies(&user.password_hash, &self.password)
     }

@@ -78,7 +78,7 @@ impl Writer<'_> {
             Step::PutUser(user) => {
                 // A hash computed here: the broker might use another algorithm, and the user would look changed forever.
                 let body = json!({
-                    "password_hash": user.password_hash(), "hashing_algorithm": HASHING, "tags": user.tag,
+                    "password_hash": user.password_hash(), "hashing_algorithm": HASHING, "tags": user.tags.join(","),
                 });
                 self.put(doing, &["users", &user.name], &body).await
             }

@@ -34,6 +34,11 @@ impl World {
             }
             return Ok(());
         }
+        if exchange == names::CONTROL {
+            // It belongs to no topology, and leads to the stream of its name.
+            targets.objects.extend(self.streams.contains_key(exchange).then(|| exchange.to_owned()));
+            return Ok(());
+        }
         let mut name = exchange;
         // An alternate exchange may have one itself; a circle ends at the first one seen again.
         let mut seen = BTreeSet::new();

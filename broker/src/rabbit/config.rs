@@ -2,7 +2,9 @@
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use wirepost_rabbitmq::{Address, CaCertificates, CredentialFiles, Credentials, ManagementClient, ManagementSettings};
+use wirepost_rabbitmq::{
+    Address, BrokerTls, ClientFiles, CredentialFiles, Credentials, ManagementClient, ManagementSettings, TlsFiles,
+};
 
 use wirepost_runtime::network::{Network, Tcp};
 
@@ -38,6 +40,8 @@ pub struct Config {
     /// CA certificates (PEM) that the broker's certificates are checked against, read at each connect; `None` = those of the operating
     /// system.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that we show to a broker which asks for one, read at each connect.
+    pub client_files: Option<ClientFiles>,
     /// Connections that publish and do nothing else.
     pub connections: usize,
     /// Messages waiting for one of them at most; beyond it they are refused as unavailable.
@@ -64,6 +68,7 @@ impl Config {
             username_file: None,
             password_file: None,
             ca_file: None,
+            client_files: None,
             connections: CONNECTIONS,
             lane_messages: 32_768,
             waiting_bytes: 64 << 20,
@@ -142,10 +147,12 @@ impl Config {
             bad.push("stream: no address; give host:port or leave it out".to_owned());
         }
         let https = self.management.as_deref().is_some_and(|url| url.starts_with("https://"));
-        let needed = self.ca_file.is_some() || self.stream_tls || https || addresses.iter().any(Address::is_tls);
-        let ca = Arc::new(CaCertificates::new(self.ca_file.clone()));
-        if needed && let Err(error) = ca.client_tls() {
-            bad.push(format!("ca_file: {error}"));
+        let tls_files = TlsFiles { ca: self.ca_file.clone(), client: self.client_files.clone() };
+        let needed =
+            tls_files != TlsFiles::default() || self.stream_tls || https || addresses.iter().any(Address::is_tls);
+        let tls = Arc::new(BrokerTls::new(tls_files.clone()));
+        if needed && let Err(error) = tls.client_tls() {
+            bad.push(format!("TLS: {error}"));
         }
         let files = CredentialFiles { user: self.username_file.clone(), password: self.password_file.clone() };
         for (name, files) in [
@@ -161,7 +168,7 @@ impl Config {
                 url: with_default_port(url),
                 vhost: address.vhost().to_owned(),
                 credentials: (!names_a_user(url)).then(|| Credentials { login: address.login(), files: files.clone() }),
-                ca_file: self.ca_file.clone(),
+                tls: tls_files.clone(),
                 timeout: Some(alarm::TIMEOUT),
             })
         });
@@ -180,7 +187,7 @@ impl Config {
                 bad.push(format!("{name}: {value} is not within 1 to {max}"));
             }
         }
-        if bad.is_empty() { Ok(Checked { addresses, ca, management, files }) } else { Err(SettingsError(bad)) }
+        if bad.is_empty() { Ok(Checked { addresses, tls, management, files }) } else { Err(SettingsError(bad)) }
     }
 }
 
@@ -201,6 +208,7 @@ impl fmt::Debug for Config {
             .field("username_file", &self.username_file)
             .field("password_file", &self.password_file)
             .field("ca_file", &self.ca_file)
+            .field("client_files", &self.client_files)
             .field("connections", &self.connections)
             .finish_non_exhaustive()
     }
@@ -214,7 +222,7 @@ pub struct SettingsError(pub Vec<String>);
 /// What [`Config::check`] made.
 pub(super) struct Checked {
     pub(super) addresses: Vec<Address>,
-    pub(super) ca: Arc<CaCertificates>,
+    pub(super) tls: Arc<BrokerTls>,
     pub(super) management: Option<ManagementClient>,
     pub(super) files: CredentialFiles,
 }
@@ -257,8 +265,7 @@ mod tests {
         config.password_file = Some("/nowhere/password".into());
         config.connections = 0;
         let Err(SettingsError(bad)) = config.check() else { panic!("accepted") };
-        for name in
-            ["amqp: URI 2", "amqp: the URIs", "edge:", "ca_file:", "management:", "password_file:", "connections:"]
+        for name in ["amqp: URI 2", "amqp: the URIs", "edge:", "TLS:", "management:", "password_file:", "connections:"]
         {
             assert!(bad.iter().any(|line| line.starts_with(name)), "{name} is missing in {bad:#?}");
         }
@@ -285,7 +292,7 @@ mod tests {
     fn without_a_ca_file_the_cas_of_the_operating_system_are_trusted() {
         let streams = Some("rabbitmq-stream+tls://one:5551");
         let config = Config::parse("e1", "amqps://a:b@one/v", streams, Some("https://one")).unwrap();
-        assert!(config.check().is_ok_and(|checked| checked.ca.client_tls().is_ok()));
+        assert!(config.check().is_ok_and(|checked| checked.tls.client_tls().is_ok()));
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub(super) fn client(config: &Config, checked: &Checked, supervisor: &Supervisor
     address.vhost().clone_into(&mut settings.vhost);
     settings.connection_name = format!("wirepost-edge {} streams", config.edge);
     if config.stream_tls {
-        let ca = Arc::clone(&checked.ca);
-        settings.tls = Some(Arc::new(move || ca.client_tls().map_err(|error| error.to_string())));
+        let tls = Arc::clone(&checked.tls);
+        settings.tls = Some(Arc::new(move || tls.client_tls().map_err(|error| error.to_string())));
     }
     settings.supervisor = supervisor.clone();
     settings.network = Arc::clone(&config.network);

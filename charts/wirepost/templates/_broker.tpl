@@ -1,5 +1,5 @@
-{{- /* Address and credentials of the broker, for both programs. Argument: root, secret. Host and port come from the Secret by way of variables;
-user and password as files, which are read at each connect, so that a rotation needs no restart. */ -}}
+{{- /* Address and credentials of the broker, for both programs. Argument: root, secret, user. Host and port come from the Secret by way of
+variables; user and password as files of the Secret `user`, which are read at each connect, so that a rotation needs no restart. */ -}}
 {{- define "wirepost.broker.env" -}}
 {{- $broker := .root.Values.broker -}}
 {{- $tls := $broker.tls.enabled -}}
@@ -29,6 +29,12 @@ user and password as files, which are read at each connect, so that a rotation n
 - name: WIREPOST_AMQP_CA_FILE
   value: /etc/wirepost/broker-ca/ca.crt
 {{- end }}
+{{- if $broker.tls.clientSecretName }}
+- name: WIREPOST_AMQP_CERTIFICATE_FILE
+  value: /etc/wirepost/broker-client/tls.crt
+- name: WIREPOST_AMQP_KEY_FILE
+  value: /etc/wirepost/broker-client/tls.key
+{{- end }}
 {{- end -}}
 
 {{- define "wirepost.broker.mounts" -}}
@@ -36,13 +42,21 @@ user and password as files, which are read at each connect, so that a rotation n
 {{- if .Values.broker.tls.caSecretName }}
 - {name: broker-ca, mountPath: /etc/wirepost/broker-ca, readOnly: true}
 {{- end }}
+{{- if .Values.broker.tls.clientSecretName }}
+- {name: broker-client, mountPath: /etc/wirepost/broker-client, readOnly: true}
+{{- end }}
 {{- end -}}
 
-{{- /* Argument: root, secret. */ -}}
+{{- /* The Secret with the edges' user. Never the operator's, who is an administrator. */ -}}
+{{- define "wirepost.broker.edgeUserSecret" -}}
+{{- .Values.broker.edgeSecretName | default "wirepost-edge-user" -}}
+{{- end -}}
+
+{{- /* Argument: root, user. */ -}}
 {{- define "wirepost.broker.volumes" -}}
 - name: broker
   secret:
-    secretName: {{ .secret | quote }}
+    secretName: {{ .user | quote }}
     defaultMode: 288 # 0440, in the way that every parser reads
     items: [{key: username, path: username}, {key: password, path: password}]
 {{- with .root.Values.broker.tls }}
@@ -51,6 +65,13 @@ user and password as files, which are read at each connect, so that a rotation n
   secret:
     secretName: {{ .caSecretName | quote }}
     items: [{key: {{ .caKey | quote }}, path: ca.crt}]
+{{- end }}
+{{- if .clientSecretName }}
+- name: broker-client
+  secret:
+    secretName: {{ .clientSecretName | quote }}
+    defaultMode: 288 # 0440, in the way that every parser reads
+    items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
 {{- end }}
 {{- end }}
 {{- end -}}

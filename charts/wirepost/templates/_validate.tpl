@@ -34,6 +34,9 @@
 {{- $wrong = append $wrong "bundledBroker.password is set and broker.bundled is not: an existing broker's password belongs in the Secret broker.secretName" -}}
 {{- end -}}
 {{- with .Values.tls -}}
+{{- if and .clients.caSecretName (not .enabled) -}}
+{{- $wrong = append $wrong "tls.clients.caSecretName means nothing without TLS at the edges: set tls.enabled, or let the ingress ask for certificates" -}}
+{{- end -}}
 {{- if and .certificate.create (not .enabled) -}}
 {{- $wrong = append $wrong "tls.certificate.create makes a certificate that nobody uses: set tls.enabled" -}}
 {{- end -}}

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use wirepost_rabbitmq::{Address, CaCertificates, Endpoint};
+use wirepost_rabbitmq::{Address, BrokerTls, Endpoint, TlsFiles};
 
 /// Above the size of any Secret.
 const MAX_BYTES: u64 = 2 << 20;
@@ -66,7 +66,8 @@ impl Args {
             let port = port.parse().with_context(|| format!("--at {at}: {port:?} is not a port"))?;
             address = address.at(host.trim_matches(['[', ']']), port);
         }
-        let endpoint = Endpoint::new(address, Some(&CaCertificates::new(ca_file)), "wirepost dead")?;
+        let endpoint =
+            Endpoint::new(address, Some(&BrokerTls::new(TlsFiles { ca: ca_file, client: None })), "wirepost dead")?;
         let queues =
             secret.iter().filter(|(key, _)| key.starts_with("queue.")).map(|(_, queue)| queue.clone()).collect();
         Ok(Access { target: Target { business, endpoint }, queues })

@@ -4,7 +4,7 @@ use std::{
     env,
     fmt::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -28,6 +28,8 @@ pub(super) struct Cards {
     pub public: SocketAddr,
     /// `None` = each business has the key that its name implies.
     pub api_key: Option<String>,
+    /// What it shows, if it speaks TLS.
+    pub certificate: Option<PathBuf>,
 }
 
 impl Cards {
@@ -38,7 +40,8 @@ impl Cards {
             IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
             ip => ip,
         };
-        format!("http://{}", SocketAddr::new(ip, self.public.port()))
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", SocketAddr::new(ip, self.public.port()))
     }
 
     /// Commands for one business. `shown`: messages on its queues are printed.

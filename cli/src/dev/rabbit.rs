@@ -16,7 +16,7 @@ use wirepost_edge::broker::{
     Broker,
     rabbit::{Config, RabbitBroker},
 };
-use wirepost_rabbitmq::{Connection, Endpoint, ManagementClient, ManagementSettings};
+use wirepost_rabbitmq::{Connection, Endpoint, ManagementClient, ManagementSettings, TlsFiles};
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 use wirepost_topology::{
     OpenQueues,
@@ -150,7 +150,8 @@ impl Rabbit {
         let config = Config::parse(edge, &amqp, Some(&stream), Some(&management))?;
         let place = uri.to_string();
         let vhost = uri.vhost().to_owned();
-        let settings = ManagementSettings { url: management, vhost, credentials: None, ca_file: None, timeout: None };
+        let settings =
+            ManagementSettings { url: management, vhost, credentials: None, tls: TlsFiles::default(), timeout: None };
         let management = ManagementClient::new(settings)?;
         let (desired, desired_changes) = watch::channel(Desired::default());
         let (done, rounds) = watch::channel(0);
@@ -168,7 +169,7 @@ impl Rabbit {
         // It ends with the edge's broker client, which is closed before these tasks.
         let health = health::run(broker.health(), console.clone());
         tasks.once("broker health", stop.clone().run_until_cancelled_owned(health));
-        let amqp = LazyConnection::new(uri, None, None, "wirepost dev: topology");
+        let amqp = LazyConnection::new(uri, None, TlsFiles::default(), "wirepost dev: topology");
         let settings = KeeperSettings {
             management,
             amqp,

@@ -1,10 +1,10 @@
 //! `wirepost dev` with its built-in broker, used through `listen` and `push`.
 
-use std::{fs, io::Write};
+use std::{fs, io::Write, os::unix::fs::PermissionsExt};
 
 use serde_json::Value;
 
-use crate::support::{Running, edit, folder_with, run, run_with};
+use crate::support::{Running, edit, folder_with, run, run_with, wirepost};
 
 fn push(url: &str, business: &str, message: &str) -> (i32, String, String) {
     run(&["push", business, message, "--url", url])
@@ -45,6 +45,38 @@ fn all_three_kinds_of_message_flow() {
     // What is not allowed is refused.
     alice.type_line(r#"{"id":"c2","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
     alice.line(r#"{"op":"nack","id":"c2","code":"not_allowed""#);
+}
+
+#[test]
+fn with_tls_clients_connect_by_wss_and_the_certificate_is_kept() {
+    let (folder, cache) = (folder_with("payments.yaml"), tempfile::tempdir().unwrap());
+    let start = || Running::dev_tls(&[folder.path().to_str().unwrap()], cache.path());
+    let certificate = cache.path().join("wirepost/dev-tls/localhost.crt");
+    let trusting = |arguments: &[&str]| {
+        let mut command = wirepost(arguments);
+        command.env("SSL_CERT_FILE", &certificate);
+        command
+    };
+    let (mut dev, url) = start();
+    assert!(url.starts_with("https://"), "{url}");
+    assert!(dev.line("certificate: ").contains(certificate.to_str().unwrap()));
+    dev.line("  queues ");
+    let who = ["listen", "--url", &url, "--business", "payments", "--id", "alice", "--client-type", "app"];
+    let mut alice = Running::of(trusting(&who));
+    assert!(alice.line("wirepost: connected").contains("wss://"));
+    alice.line(r#"{"op":"welcome""#);
+    let pushed = trusting(&["push", "payments", &numbered(1), "--url", &url]).output().unwrap();
+    assert!(pushed.status.success(), "{pushed:?}");
+    alice.line(r#""n":1"#);
+    // Who does not trust it is told so.
+    let (status, _, err) = run(&["push", "payments", &numbered(2), "--url", &url]);
+    assert!(status == 1 && err.to_lowercase().contains("certificate"), "{err}");
+    let key = cache.path().join("wirepost/dev-tls/localhost.key");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let before = fs::read(&certificate).unwrap();
+    drop(dev);
+    let (_dev, _) = start();
+    assert_eq!(fs::read(&certificate).unwrap(), before, "another certificate, which nobody trusts yet");
 }
 
 #[test]

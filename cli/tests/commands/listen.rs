@@ -15,7 +15,8 @@ use std::{
 use crate::support::{Running, folder_with, run, wirepost};
 
 const TOKEN: &str = "/payments/websocket/token";
-const SOCKET: &str = "/socket/the-ticket";
+/// Without the ticket, which is offered as a subprotocol.
+const SOCKET: &str = "/socket/";
 /// Long enough for the first slow wait.
 const SLOWLY: Duration = Duration::from_mins(1);
 
@@ -65,6 +66,7 @@ fn temporary_refusals_are_retried_and_no_token_is_shown() {
     for expected in [TOKEN, TOKEN, TOKEN, SOCKET, TOKEN, TOKEN, SOCKET, TOKEN] {
         let path = paths.recv_timeout(SLOWLY).unwrap_or_else(|_| panic!("it gave up: {:?}", listen.lines()));
         assert!(path.contains(expected), "{path} instead of {expected}: {:?}", listen.lines());
+        assert!(!path.contains("the-ticket"), "{path}");
     }
     listen.line("HTTP 429");
     listen.signal("INT");
@@ -103,6 +105,19 @@ fn clients_return_to_a_business_that_was_removed_by_mistake() {
     let push = r#"{"messageType":"payment.completed","toUniqueId":"alice","content":{"n":1}}"#;
     assert_eq!(run(&["push", "payments", push, "--url", &url]).0, 0);
     alice.line(r#""n":1"#);
+}
+
+#[test]
+fn a_revoked_client_is_out_and_whoever_may_log_in_comes_back() {
+    let folder = folder_with("payments.yaml");
+    let (_dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    let (status, out, err) = run(&["revoke", "payments", "--unique-id", "alice", "--url", &url]);
+    assert!(status == 0 && out.starts_with("revoked: "), "{out}{err}");
+    alice.line("3003");
+    let (status, _, err) = run(&["revoke", "payments", "--url", &url]);
+    assert!(status != 0 && err.contains("--unique-id"), "{err}");
+    alice.line_within(r#"{"op":"welcome""#, SLOWLY);
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Running {
         Self::of(wirepost(arguments))
     }
 
-    fn of(mut command: Command) -> Self {
+    pub(crate) fn of(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         collect(child.stdout.take().unwrap(), Arc::clone(&lines));
@@ -82,6 +82,13 @@ impl Running {
     /// `wirepost dev` on free ports, and its URL.
     pub(crate) fn dev(arguments: &[&str]) -> (Self, String) {
         Self::greeted(Self::of(dev(arguments)))
+    }
+
+    /// The same with https and wss; its certificate is kept in this folder.
+    pub(crate) fn dev_tls(arguments: &[&str], cache: &Path) -> (Self, String) {
+        let mut command = dev(&[&["--tls"], arguments].concat());
+        command.env("XDG_CACHE_HOME", cache);
+        Self::greeted(Self::of(command))
     }
 
     /// Starts `wirepost dev`, makes the task of this name panic, and checks that the process ends and says so.
@@ -98,7 +105,7 @@ impl Running {
 
     fn greeted(mut dev: Self) -> (Self, String) {
         let greeting = dev.line("wirepost dev listens on ");
-        let url = greeting.split(' ').find(|word| word.starts_with("http://")).unwrap().to_owned();
+        let url = greeting.split(' ').find(|word| word.starts_with("http")).unwrap().to_owned();
         (dev, url)
     }
 

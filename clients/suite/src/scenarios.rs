@@ -93,6 +93,7 @@ pub(crate) static SCENARIOS: &[Scenario] = scenarios![
     "handlers: a cursor is written after the handler" ["timing"] handlers::cursor;
     "handlers: a failed one is called again" [] handlers::failing;
     "handlers: a message that was pushed twice is handed over once" ["timing"] handlers::twice;
+    "handlers: the id of another sender is no repeat" [] handlers::same_id;
     "strange: unknown frames and fields" [] strange::unknown;
     "strange: jumps of the clock" ["timing", "clock"] strange::clock, alone: true;
 ];

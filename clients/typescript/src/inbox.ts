@@ -13,6 +13,11 @@ interface Item {
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 5_000;
 
+/** Ids belong to their sender: another client could use the id of a message that the services are going to send. */
+function keyOf({ id, sendType, fromUniqueId }: Message): string {
+  return JSON.stringify([sendType === 'ClientToClient' ? fromUniqueId : null, id]);
+}
+
 /** Hands messages over one after another, and writes each cursor after that. */
 export class Inbox {
   readonly #handlers = new Set<readonly [pattern: string, handler: Handler<Message>]>();
@@ -50,13 +55,13 @@ export class Inbox {
     return () => this.#gapHandlers.delete(handler);
   }
 
-  /** A message is handed over unless its id was seen before; its cursor counts in any case. */
+  /** A message is handed over unless its sender's id was seen before; its cursor counts in any case. */
   add(item: Item): void {
-    const id = item.message?.id;
-    if (id) {
-      if (this.#seen.has(id)) delete item.message;
-      this.#seen.delete(id);
-      this.#seen.add(id);
+    if (item.message?.id) {
+      const key = keyOf(item.message);
+      if (this.#seen.has(key)) delete item.message;
+      this.#seen.delete(key);
+      this.#seen.add(key);
       if (this.#seen.size > this.remembered) this.#seen.delete(this.#seen.values().next().value!);
     }
     // An answer goes to its request at once: a handler that runs may wait for it.

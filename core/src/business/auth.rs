@@ -20,6 +20,9 @@ pub struct Auth {
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     #[x_kube(validation = rules::ORIGIN_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
     pub allowed_origins: Vec<String>,
+    /// Whether anybody may read the AsyncAPI description of the business's messages at the edges. Default: only its services, by API key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_description: Option<bool>,
 }
 
 /// How tokens of clients are checked.

@@ -56,6 +56,7 @@ fn auth(auth: &Auth, client_types: &[String]) -> AuthConfig {
     AuthConfig {
         jwt: auth.jwt.as_ref().and_then(|declared| jwt(declared, client_types)),
         allowed_origins: auth.allowed_origins.clone(),
+        public_description: auth.public_description.unwrap_or_default(),
         api_keys: Vec::new(),
     }
 }

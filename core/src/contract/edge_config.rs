@@ -124,6 +124,9 @@ pub struct AuthConfig {
     /// Keys of the business's services.
     #[serde(default)]
     pub api_keys: Vec<ApiKey>,
+    /// Whether anybody may read the description; else only the business's services.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public_description: bool,
 }
 
 /// A key of a business's service; only its digest is known.

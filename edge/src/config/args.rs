@@ -6,10 +6,10 @@ use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use wirepost_core::public_url::{PublicUrl, PublicUrlError};
 use wirepost_runtime::logs::LogArgs;
 
-use super::settings::{Settings, TlsFiles};
+use super::settings::{ClientCertificates, Settings, TlsFiles};
 use crate::{
     address::{ForwardedHeader, Proxies, ProxiesError, limits::Limits},
-    broker::rabbit::{Config, SettingsError},
+    broker::rabbit::{ClientFiles, Config, SettingsError},
 };
 
 /// The edge of wirepost: terminates WebSockets and carries messages between clients and RabbitMQ.
@@ -40,6 +40,13 @@ pub struct Args {
     /// PEM private key.
     #[arg(long, env = "WIREPOST_TLS_KEY", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
+    /// CA certificates (PEM): clients are asked for a certificate, and whoever shows none that such a CA has signed can't
+    /// open a connection. Read again when it changes.
+    #[arg(long, env = "WIREPOST_TLS_CLIENT_CA", requires = "tls_certificate")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Whether a client must show one, or may do without: a certificate that is shown must be good in any case.
+    #[arg(long, env = "WIREPOST_TLS_CLIENT_REQUIRED", default_value = "true", action = clap::ArgAction::Set)]
+    pub tls_client_required: bool,
     /// What clients reach the edges by, such as wss://ws.example.com or wss://example.com:8443/ws; without it the Host
     /// header is used.
     #[arg(long, env = "WIREPOST_PUBLIC_URL")]
@@ -214,6 +221,12 @@ pub struct RabbitArgs {
     /// system.
     #[arg(long, env = "WIREPOST_AMQP_CA_FILE")]
     pub amqp_ca_file: Option<PathBuf>,
+    /// Certificate (PEM, chain) that is shown to a broker which asks for one; read at each connect, like its key.
+    #[arg(long, env = "WIREPOST_AMQP_CERTIFICATE_FILE", requires = "amqp_key_file")]
+    pub amqp_certificate_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "WIREPOST_AMQP_KEY_FILE", requires = "amqp_certificate_file")]
+    pub amqp_key_file: Option<PathBuf>,
 }
 
 impl RabbitArgs {
@@ -222,12 +235,23 @@ impl RabbitArgs {
     /// # Errors
     /// All invalid settings together.
     pub fn into_config(self, edge: &str) -> Result<Config, SettingsError> {
-        let Self { amqp, stream, management, amqp_username_file, amqp_password_file, amqp_ca_file } = self;
+        let Self {
+            amqp,
+            stream,
+            management,
+            amqp_username_file,
+            amqp_password_file,
+            amqp_ca_file,
+            amqp_certificate_file,
+            amqp_key_file,
+        } = self;
+        let client = amqp_certificate_file.zip(amqp_key_file);
         let config = Config::parse(edge, &amqp, stream.as_deref(), management.as_deref())?;
         Ok(Config {
             username_file: amqp_username_file,
             password_file: amqp_password_file,
             ca_file: amqp_ca_file,
+            client_files: client.map(|(certificate, key)| ClientFiles { certificate, key }),
             ..config
         })
     }
@@ -248,6 +272,8 @@ impl Args {
             keys_file,
             tls_certificate,
             tls_key,
+            tls_client_ca,
+            tls_client_required,
             public_url,
             rabbit,
             max_connections,
@@ -275,11 +301,12 @@ impl Args {
             drain_deadline_seconds,
             log: _,
         } = self;
+        let clients = tls_client_ca.map(|ca| ClientCertificates { ca, required: tls_client_required });
         let settings = Settings {
             edge: name,
             listen,
             admin: admin_listen,
-            tls: tls_certificate.zip(tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
+            tls: tls_certificate.zip(tls_key).map(|(certificate, key)| TlsFiles { certificate, key, clients }),
             // Not by clap: it would print the address, and with it a password.
             public_url: public_url.map(|url| url.parse::<PublicUrl>()).transpose()?,
             max_connections,

@@ -107,6 +107,17 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Private key.
     pub key: PathBuf,
+    /// Whether clients are asked for a certificate.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// Certificates of clients. They let a connection in and say nothing about who the client is: that is in its ticket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// CA certificates that may have signed them.
+    pub ca: PathBuf,
+    /// Whether a client without one is refused.
+    pub required: bool,
 }
 
 impl Default for Settings {

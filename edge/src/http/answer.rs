@@ -246,6 +246,12 @@ impl Refusal {
         )
     }
 
+    /// For the layers that count refusals and write them down, also where the answer is another one.
+    pub(super) fn note(self, response: &mut Response) {
+        response.extensions_mut().insert(self.code);
+        response.extensions_mut().insert(self);
+    }
+
     /// The page's origin is not allowed.
     pub fn origin() -> Self {
         Self::new(
@@ -272,8 +278,7 @@ impl IntoResponse for Refusal {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
-        // For the layer that counts refusals.
-        response.extensions_mut().insert(self.code);
+        self.note(&mut response);
         response
     }
 }

@@ -27,6 +27,7 @@ use self::handshake::Handshake;
 use super::{
     addresses::{self, Peer},
     answer::{Code, Refusal},
+    log::OfBusiness,
     origin::{self, Page},
     state::State,
 };
@@ -96,24 +97,28 @@ pub(super) async fn socket(
     let tasks = state.connections.clone();
     let admitted = match Admitted::by(&state, &token, &request.headers) {
         Ok(admitted) => admitted,
-        Err(Rejected { code, refusal, foreign_to }) => {
+        Err(Rejected { code, refusal, foreign_to, business }) => {
             if let Some(business) = foreign_to {
                 origin::tell(&state, &business, &request.headers);
             }
             let kind = if refusal.code == Code::Origin { Code::Origin.label() } else { "socket" };
             state.metrics.refused.get_or_create(&label(kind)).inc();
-            if !control {
-                return refusal.into_response();
+            let mut response = if control {
+                let mut response = handshake.complete(&tasks, move |upgraded| async move {
+                    let closing = Wire::new(TokioIo::new(upgraded), 0, Compression::default()).close(code);
+                    match place {
+                        Some(place) => tokio::select! { () = closing => {} () = place.gives_way() => {} },
+                        None => closing.await,
+                    }
+                });
+                refusal.note(&mut response);
+                response
+            } else {
+                refusal.into_response()
+            };
+            if let Some(business) = business {
+                response.extensions_mut().insert(OfBusiness(business));
             }
-            let reason = refusal.code;
-            let mut response = handshake.complete(&tasks, move |upgraded| async move {
-                let closing = Wire::new(TokioIo::new(upgraded), 0, Compression::default()).close(code);
-                match place {
-                    Some(place) => tokio::select! { () = closing => {} () = place.gives_way() => {} },
-                    None => closing.await,
-                }
-            });
-            response.extensions_mut().insert(reason);
             return response;
         }
     };
@@ -122,12 +127,12 @@ pub(super) async fn socket(
         Ok(permits) => permits,
         Err((kind, refusal)) => {
             state.metrics.refused.get_or_create(&label(kind)).inc();
-            return refusal.into_response();
+            return admitted.refused(refusal);
         }
     };
     if let Err(spent) = admitted.spend(&state) {
         state.metrics.refused.get_or_create(&label("socket")).inc();
-        return Refusal::unauthorized(spent.to_string()).into_response();
+        return admitted.refused(Refusal::unauthorized(spent.to_string()));
     }
     if let Some(place) = &place {
         place.leave();
@@ -171,11 +176,13 @@ struct Rejected {
     refusal: Refusal,
     /// The origin is none of this business.
     foreign_to: Option<Arc<Business>>,
+    /// The business of the ticket, if that was good.
+    business: Option<String>,
 }
 
 impl From<(CloseCode, Refusal)> for Rejected {
     fn from((code, refusal): (CloseCode, Refusal)) -> Self {
-        Self { code, refusal, foreign_to: None }
+        Self { code, refusal, foreign_to: None, business: None }
     }
 }
 
@@ -188,7 +195,14 @@ impl Admitted {
         }
         let now = clock::now_ms();
         let over = |reason: &str| (CloseCode::SessionOver, Refusal::unauthorized(format!("{reason}; get a new token")));
-        let mut ticket = ticket::open(&state.keys, token, now).map_err(|error| over(&error.to_string()))?;
+        let ticket = ticket::open(&state.keys, token, now).map_err(|error| over(&error.to_string()))?;
+        let business = ticket.business.clone();
+        Self::with(state, ticket, headers, now).map_err(|rejected| Rejected { business: Some(business), ..rejected })
+    }
+
+    /// Judges a ticket that an edge has signed.
+    fn with(state: &State, mut ticket: Ticket, headers: &HeaderMap, now: i64) -> Result<Self, Rejected> {
+        let over = |reason: &str| (CloseCode::SessionOver, Refusal::unauthorized(format!("{reason}; get a new token")));
         let Some(hub) = state.catalog.hub(&ticket.business) else {
             // An edge of this installation signed the ticket, so it knew the business: if this edge never did, it lags
             // behind.
@@ -205,7 +219,7 @@ impl Admitted {
         }
         let Some(page) = origin::judge(state, &business, headers) else {
             let foreign_to = Some(business);
-            return Err(Rejected { code: CloseCode::Revoked, refusal: Refusal::origin(), foreign_to });
+            return Err(Rejected { code: CloseCode::Revoked, refusal: Refusal::origin(), foreign_to, business: None });
         };
         let grant = &mut ticket.grant;
         if grant.origin != 0 && grant.origin != page.digest() {
@@ -270,6 +284,13 @@ impl Admitted {
         })?;
         let address = state.addresses.connection(address).map_err(|many| (many.label(), addresses::too_many(many)))?;
         Ok(Permits { connection, _address: address, _of_business: of_business })
+    }
+
+    /// The answer to one that is refused all the same.
+    fn refused(&self, refusal: Refusal) -> Response {
+        let mut response = refusal.into_response();
+        response.extensions_mut().insert(OfBusiness(self.business.name().to_owned()));
+        response
     }
 
     fn may_compress(&self, state: &State) -> bool {

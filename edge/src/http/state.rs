@@ -10,6 +10,7 @@ use wirepost_runtime::{
 use super::{answer::Refusal, log_throttle::LogThrottle};
 use crate::{
     address::limits::AddressLimits,
+    audit::Audit,
     broker::Broker,
     business::{Business, check_pool::CheckPool},
     catalog::Catalog,
@@ -72,6 +73,7 @@ impl State {
                 checks: Arc::clone(&checks),
                 limiter: Arc::new(FloodLimiter::default()),
                 inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
+                audit: Arc::new(Audit::new(Arc::clone(&metrics))),
                 drain: Drain::default(),
             }),
             keys,

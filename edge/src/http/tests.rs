@@ -182,7 +182,7 @@ impl Edge {
         let config = |value| serde_json::from_value::<BusinessConfig>(value).unwrap();
         let mut bare = payments();
         bare["businessType"] = "bare".into();
-        bare["auth"] = json!({"allowedOrigins": []});
+        bare["auth"] = json!({"allowedOrigins": [], "publicDescription": true});
         let bad = app.state.catalog.replace(vec![config(payments()), config(bare)], &[]);
         assert!(bad.is_empty(), "{bad:?}");
         let state = Arc::clone(&app.state);

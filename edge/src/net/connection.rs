@@ -24,12 +24,13 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 use wirepost_runtime::http1::{self, Ends};
 
 use super::{
     head,
     refusals::{ExchangeState, RefusalStream},
+    tls::Certificate,
 };
 use crate::{
     address::{ClientAddress, limits::AddressLimits, proxy_protocol},
@@ -56,7 +57,7 @@ const HTTP_BYTES: usize = 16 << 10;
 pub(super) struct Server {
     pub(super) service: TowerToHyperService<Router>,
     pub(super) direct: Option<Direct>,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<Certificate>>,
     pub(super) header_timeout: Duration,
     pub(super) addresses: Arc<AddressLimits>,
     pub(super) metrics: Arc<Metrics>,
@@ -135,19 +136,31 @@ impl Server {
         }
     }
 
-    async fn encrypted(&self, tls: &TlsAcceptor, caller: Caller<CountedConnection<TcpStream>>, deadline: Instant) {
+    async fn encrypted(&self, tls: &Certificate, caller: Caller<CountedConnection<TcpStream>>, deadline: Instant) {
         let Caller { io, peer, place, written } = caller;
         place.holds(TLS_BYTES);
-        match timeout_at(deadline, tls.accept(io)).await {
+        match timeout_at(deadline, tls.acceptor().accept(io)).await {
             Ok(Ok(mut io)) => {
+                let shown = io.get_ref().1.peer_certificates().is_some();
+                self.count_handshake(if shown { "certificate" } else { "no_certificate" });
                 io.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
                 let caller = Caller { io, peer, place, written };
                 return self.first_request(caller, Instant::now() + self.header_timeout).await;
             }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+            Ok(Err(error)) => {
+                self.count_handshake("failed");
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+            }
+            Err(_) => {
+                self.count_handshake("timeout");
+                tracing::debug!(%peer, "TLS handshake took too long");
+            }
         }
         self.addresses.failed(ClientAddress(peer));
+    }
+
+    fn count_handshake(&self, kind: &'static str) {
+        self.metrics.tls_handshakes.get_or_create(&label(kind)).inc();
     }
 
     async fn first_request(&self, mut caller: Caller<impl Stranger>, deadline: Instant) {

@@ -150,15 +150,14 @@ impl Listener {
         interval: Duration,
     ) -> Result<(), TlsError> {
         let Self { socket, address, certificate, header_timeout, doors, metrics, direct } = self;
-        let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
         let tasks = supervisor.tasks();
-        if let Some(certificate) = certificate {
-            tasks.run("certificate", &closing, certificate.watch(interval, closing.clone()));
+        if let Some(certificate) = &certificate {
+            tasks.run("certificate", &closing, Arc::clone(certificate).watch(interval, closing.clone()));
         }
         let server = Arc::new(Server {
             service: TowerToHyperService::new(router),
             direct,
-            tls,
+            tls: certificate,
             header_timeout,
             addresses: Arc::clone(&doors.addresses),
             metrics: Arc::clone(&metrics),

@@ -196,14 +196,15 @@ impl Reader<'_> {
     }
 
     /// Writes a marker into an empty stream: with it, a message exists whose fingerprint proves the first position. Its
-    /// confirm does not matter: the reader sees the marker, or tries again.
+    /// confirm does not matter: the reader sees the marker, or tries again. By way of `push`: an edge has no right to the
+    /// default exchange, which leads into every queue.
     fn mark(&self) {
         let id = uuid::Uuid::now_v7().to_string();
         drop(self.hub.context.broker.publish(
             MARKER_LANE,
             Publication {
-                exchange: "".into(),
-                routing_key: names::stream(&self.hub.name),
+                exchange: names::push_exchange(&self.hub.name).into(),
+                routing_key: String::new(),
                 queue: None,
                 body: marker::body(&id).into(),
                 message_id: id,

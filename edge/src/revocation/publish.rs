@@ -38,8 +38,8 @@ pub fn publish(broker: &dyn Broker, revocation: &Revocation) -> Confirm {
     broker.publish(
         LANE,
         Publication {
-            exchange: "".into(),
-            routing_key: names::CONTROL.to_owned(),
+            exchange: names::CONTROL.into(),
+            routing_key: String::new(),
             queue: None,
             message_id: ids::new(),
             body: body.into(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{flood::FloodLimiter, inbound::Inbound};
-use crate::{business::check_pool::CheckPool, drain::Drain, revocation::gate::Gate};
+use crate::{audit::Audit, business::check_pool::CheckPool, drain::Drain, revocation::gate::Gate};
 
 /// See the module.
 pub struct Shared {
@@ -16,6 +16,8 @@ pub struct Shared {
     pub limiter: Arc<FloodLimiter>,
     /// Room for clients' messages that have begun.
     pub inbound: Arc<Inbound>,
+    /// Writes down who was refused.
+    pub audit: Arc<Audit>,
     /// Where shutdown stands.
     pub drain: Drain,
 }

@@ -13,6 +13,7 @@ use wirepost_topology::{Problem, Report, depth::LOOKS_APART};
 
 use super::{Done, Error, Reconcile, provision};
 use crate::{
+    AUDIT,
     brake::{self, Verdict},
     conditions::{ConditionState, Findings, summarize},
     config_map,
@@ -178,7 +179,7 @@ impl Reconcile<'_> {
         context.writer.finalizers(stored, None, &own.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         self.forget();
         context.brake.ended(business, stored.uid());
-        tracing::info!(business, resource = stored.owner(), "the business is removed");
+        tracing::info!(target: AUDIT, action = "remove_business", outcome = "done", business, resource = stored.owner(), "the business is removed");
         Ok((Outcome::Ready, Action::await_change()))
     }
 

@@ -23,6 +23,7 @@ use super::{
     state::{ResourceState, SecretCheck},
 };
 use crate::{
+    AUDIT,
     access::{self, AccessCredentials, Rotation},
     conditions::ConditionState,
     config_map,
@@ -63,7 +64,7 @@ impl Reconcile<'_> {
             Ok(()) => {
                 // Not before: until then each run tries it again.
                 context.states.of(stored, |state| state.rotation = Some(revoked));
-                tracing::info!(business, "the former credentials are revoked");
+                tracing::info!(target: AUDIT, action = "revoke_credentials", outcome = "done", business, resource = stored.owner(), "the former credentials are revoked");
                 context.events.revoked(stored).await;
             }
             Err(Error::Write(writer::Error::Api { cause, doing })) if writer::is_conflict(&cause) => {

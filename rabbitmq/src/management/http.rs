@@ -6,23 +6,23 @@ use std::time::Duration;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
 use rustls::ClientConfig;
 
-use crate::CaCertificates;
+use crate::BrokerTls;
 
 /// A management node of the same cluster answers a handshake in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An HTTP client with the CA certificates that are trusted now.
+/// An HTTP client with the certificates of now.
 pub(super) struct Http {
     /// `None`: no TLS.
-    pub(super) ca: Option<CaCertificates>,
-    /// The CA certificates of the present client, and the client.
+    pub(super) tls: Option<BrokerTls>,
+    /// The certificates of the present client, and the client.
     pub(super) current: Mutex<(Option<Arc<ClientConfig>>, Client)>,
 }
 
 impl Http {
-    /// A new one after a change of the CA certificates, so that no connection of the former one is used again.
+    /// A new one after a change of the certificates, so that no connection of the former one is used again.
     pub(super) fn client(&self) -> Result<Client, String> {
-        let tls = self.ca.as_ref().map(CaCertificates::client_tls).transpose().map_err(|error| error.to_string())?;
+        let tls = self.tls.as_ref().map(BrokerTls::client_tls).transpose().map_err(|error| error.to_string())?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let same = match (&current.0, &tls) {
             (Some(current), Some(tls)) => Arc::ptr_eq(current, tls),

@@ -319,13 +319,11 @@ impl Peer {
             }
             (false, true) => {
                 let stream = names::stream(&business);
-                match self.cluster.append(&stream, &message.body) {
-                    Some(committed) => Some(committed),
-                    None => {
-                        self.give_back(number, &message);
-                        None
-                    }
+                let committed = self.cluster.append(&stream, &message.body);
+                if committed.is_none() {
+                    self.give_back(number, &message);
                 }
+                committed
             }
             (false, false) => {
                 self.cluster.oracle.queued(&business, &message.body);

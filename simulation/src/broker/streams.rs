@@ -232,12 +232,12 @@ impl Peer {
         let offset = if kind == 4 { body.try_get_u64().ok()? } else { 0 };
         let credit = body.try_get_u16().ok()?;
         let found = self.cluster.at(&stream, self.node, |state, known, _| {
-            let visible = state.chunks.iter().filter(|chunk| chunk.end() <= known);
+            let mut visible = state.chunks.iter().filter(|chunk| chunk.end() <= known);
             let at = match kind {
                 1 => 0,
-                2 => visible.last().map_or(0, |chunk| chunk.first),
+                2 => visible.next_back().map_or(0, |chunk| chunk.first),
                 // Beyond the end: from the next chunk on.
-                _ => offset.min(visible.last().map_or(0, Chunk::end)),
+                _ => offset.min(visible.next_back().map_or(0, Chunk::end)),
             };
             (state.life, at)
         });

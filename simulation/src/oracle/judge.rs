@@ -91,10 +91,8 @@ impl Oracle {
 
     fn welcomes(&self, view: &mut View, resumed: Option<bool>, cursor: Option<&str>) {
         match resumed {
-            Some(true) => {
-                if cursor != view.cursor.as_deref() {
-                    self.violation(format!("{}: resumed from {cursor:?} instead of its cursor", view.name));
-                }
+            Some(true) if cursor != view.cursor.as_deref() => {
+                self.violation(format!("{}: resumed from {cursor:?} instead of its cursor", view.name));
             }
             Some(false) if view.asked => {
                 (view.gap, view.owed) = (true, true);
@@ -174,9 +172,9 @@ impl Oracle {
                 problems.push(format!("from {at} of life {before} to {offset} of life {life} without a gap"));
             } else if before == life && !view.gap {
                 let now = clock::now_ms();
-                let passed = of.lives[&life].messages.range(at + 1..offset.max(at + 1));
+                let skipped = of.lives[&life].messages.range(at + 1..offset.max(at + 1));
                 problems.extend(
-                    passed
+                    skipped
                         .filter(|(_, message)| of.must_get(view, message, now))
                         .map(|(missed, message)| format!("{offset} passes {} at {missed}, after {at}", message.id)),
                 );

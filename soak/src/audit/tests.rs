@@ -171,6 +171,7 @@ fn a_push_for_a_tag_is_owed_while_the_tag_is_held_and_leaked_when_it_is_not() {
     draft.note(What::Refreshing { connection, tags: Tags::from(["vip".to_owned()]) });
     let meanwhile = tagged(&mut draft, 11);
     draft.note(What::Refreshed { connection, done: true });
+    draft.note(What::Position { connection, cursor: 9 });
     tagged(&mut draft, 12);
     draft.note(What::Position { connection, cursor: 12 });
     assert_eq!(draft.kinds(), [Kind::SilentGap], "only the last was owed");

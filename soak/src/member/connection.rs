@@ -25,6 +25,9 @@ const PARTING: Duration = Duration::from_secs(15);
 /// identity. None of them is the client's fault.
 const EXPECTED_CODES: [u16; 6] = [1000, 1005, 1012, 1013, 4008, 4009];
 
+/// The token is good no more.
+const REFUSED: u16 = 3000;
+
 /// Why a connection is left.
 pub(super) enum Left {
     /// The client has had enough.
@@ -124,6 +127,7 @@ impl Member {
                     let resumed = frame["resumed"].as_bool();
                     journal.note(What::Welcome { connection, resumed, cursor: offset_in(&frame) });
                     self.token = frame["resumeToken"].as_str().map(str::to_owned);
+                    self.resuming = false;
                     if let Some(cursor) = frame["cursor"].as_str() {
                         self.cursor = Some(cursor.to_owned());
                     } else if resumed == Some(false) {
@@ -156,8 +160,14 @@ impl Member {
                 _ => journal.broken(format!("{}: a frame that it did not expect: {frame}", self.unique_id)),
             },
             Event::End(end) => {
+                // A newer token of this session, which was lost on its way, replaced this one: a new ticket.
+                let replaced = self.resuming && matches!(end, End::Closed(REFUSED, _));
+                if replaced {
+                    self.token = None;
+                }
                 if let End::Closed(code, reason) = &end
                     && !EXPECTED_CODES.contains(code)
+                    && !replaced
                 {
                     journal.broken(format!("{}: closed with {code}: {reason}", self.unique_id));
                 }
@@ -186,7 +196,8 @@ impl Member {
                 _ => Left::Goodbye,
             }));
         }
-        if self.manner == Manner::Plain {
+        // Before its welcome a client says nothing: an edge that hears from a connection takes the former token for replaced.
+        if self.manner == Manner::Plain || self.resuming {
             return Ok(None);
         }
         if due.ping < now {

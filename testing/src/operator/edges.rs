@@ -12,14 +12,18 @@ use crate::edge::Edge;
 impl World {
     /// A ready edge, with exactly the chart's rights, that the operator knows.
     pub async fn edge(&self, name: &str) -> Result<Edge> {
+        self.edge_with(name, &[]).await
+    }
+
+    /// The same with further flags.
+    pub async fn edge_with(&self, name: &str, flags: &[(&str, &str)]) -> Result<Edge> {
         let address = self.cluster.address.context("WIREPOST_TEST_ADDRESS is not set")?;
-        let edge = self
+        let builder = self
             .setup
             .edge(name)
             .config_namespace(&self.system.name, &self.edge_account.kubeconfig)
-            .flag("admin-listen", format!("{address}:0"))
-            .start()
-            .await?;
+            .flag("admin-listen", format!("{address}:0"));
+        let edge = flags.iter().fold(builder, |builder, (name, value)| builder.flag(name, value)).start().await?;
         self.endpoint(name, edge.admin).await?;
         Ok(edge)
     }

@@ -15,7 +15,7 @@ publicUrl: https://ws.example.com
 broker: {bundled: true}
 bundledBroker: {password: secret}
 edge: {autoscaling: {connections: {average: 10000}}, service: {type: LoadBalancer}}
-tls: {enabled: true, certificate: {create: true, issuerRef: {name: issuer}}}
+tls: {enabled: true, clients: {caSecretName: clients}, certificate: {create: true, issuerRef: {name: issuer}}}
 ingress: {enabled: true, host: ws.example.com}
 gateway: {enabled: true, parentRefs: [{name: public}], hostnames: [ws.example.com]}
 networkPolicy: {egress: {enabled: true}}
@@ -242,7 +242,7 @@ fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Resul
     let external = render(
         "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], trustedIssuers: [id.corp], secretsWatch: {namespaces: [shop]}, \
          adoptVhost: unmarked, allowMassDeletion: true, requireClass: true}, edge: {compression: [shop]}, \
-         broker: {advertised: \"a:1\", nodes: 3, tls: {enabled: true, caSecretName: ca}}, tls: {enabled: true, secretName: t}}",
+         broker: {advertised: \"a:1\", nodes: 3, tls: {enabled: true, caSecretName: ca, clientSecretName: c}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [
         ("Deployment/wirepost-edge", include_str!("../../../edge/src/config/args.rs"), vec!["WIREPOST_CONFIG_DIR"]),
@@ -302,13 +302,13 @@ fn numbers(at: &str, value: &Value, found: &mut Vec<String>) {
 #[test]
 fn what_is_called_by_a_number_stays_a_text() -> Result<()> {
     let values = r#"
-broker: {secretName: "424242", edgeSecretName: "424242", tls: {enabled: true, caSecretName: "424242", caKey: "424242"}}
+broker: {secretName: "424242", edgeSecretName: "424242", tls: {enabled: true, caSecretName: "424242", caKey: "424242", clientSecretName: "424242"}}
 edge:
   keys: {existingSecret: "424242"}
   priorityClassName: "424242"
   service: {type: LoadBalancer, loadBalancerClass: "424242", appProtocol: "424242"}
 operator: {priorityClassName: "424242"}
-tls: {enabled: true, secretName: "424242", certificate: {create: true, dnsNames: [a], issuerRef: {name: "424242"}}}
+tls: {enabled: true, secretName: "424242", clients: {caSecretName: "424242", caKey: "424242"}, certificate: {create: true, dnsNames: [a], issuerRef: {name: "424242"}}}
 ingress: {enabled: true, host: a, className: "424242", tls: {secretName: "424242"}}
 "#;
     let bundled = r#"
@@ -354,8 +354,13 @@ fn the_brokers_secret_may_have_either_form() -> Result<()> {
             .chain(items)
             .filter_map(|entry| entry["key"].as_str())
             .collect();
-        ensure!(keys == BTreeSet::from(["host", "password", "port", "username"]), "{id}: {keys:?}");
+        // Edges reach the broker at the same place, and never as the operator's user.
+        let expected: &[&str] =
+            if id.ends_with("edge") { &["host", "port"] } else { &["host", "password", "port", "username"] };
+        ensure!(keys.iter().eq(expected), "{id}: {keys:?}");
     }
+    let volumes = rendered.at("Deployment/wirepost-edge", "$pod/volumes").context("no volumes")?.to_string();
+    ensure!(volumes.contains("wirepost-edge-user"), "edges do not mount their own user: {volumes}");
     Ok(())
 }
 

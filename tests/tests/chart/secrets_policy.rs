@@ -92,9 +92,11 @@ async fn the_operator_stores_access_secrets_and_no_others() -> Result<()> {
     changed["data"]["password"] = json!("bmV3");
     apply(&secrets, "access", changed, false).await.context("an access Secret is not changed")?;
     apply(&secrets, "access", json!({}), true).await.context("an access Secret is not probed")?;
-    for name in ["wirepost-seed", "wirepost-edge-keys"] {
+    for name in ["wirepost-seed", "wirepost-edge-keys", "wirepost-edge-user"] {
         create(&own, name, "Opaque", &json!({})).await?.with_context(|| name)?;
     }
+    let another = json!({"data": {"password": "bmV3"}});
+    apply(&own, "wirepost-edge-user", another, false).await.context("the edges' user does not follow the seed")?;
 
     // What it does not.
     let label = json!({"wirepost.dev/owner-uid": "u"});
@@ -104,6 +106,8 @@ async fn the_operator_stores_access_secrets_and_no_others() -> Result<()> {
     refused("a token of its own", create(&own, "token", "kubernetes.io/service-account-token", &label).await?)?;
     refused("a Secret without an owner", create(&secrets, "bare", OURS, &json!({})).await?)?;
     refused("a seed elsewhere", create(&secrets, "wirepost-seed", "Opaque", &json!({})).await?)?;
+    refused("an edge user elsewhere", create(&secrets, "wirepost-edge-user", "Opaque", &json!({})).await?)?;
+    refused("the end of the edges' user", own.delete("wirepost-edge-user", &DeleteParams::default()).await)?;
     refused("a change of a foreign Secret", apply(&secrets, "foreign", json!({"data": {"a": "YQ=="}}), false).await)?;
     refused("adoption", apply(&secrets, "foreign", json!({"metadata": {"labels": label}}), false).await)?;
     refused("a change of the seed", apply(&own, "wirepost-seed", json!({"data": {"a": "YQ=="}}), false).await)?;

@@ -79,7 +79,11 @@ async fn sigterm_tells_everyone_answers_everything_and_refuses_nobody() -> Resul
     assert_eq!(e1.admin("/livez").await?.0, 200, "a draining process is alive");
     // The load balancer does not know of it yet: new clients are served, and calls on kept connections are sent elsewhere.
     let http = reqwest::Client::builder().no_proxy().build()?;
-    let answer = http.get(format!("http://{}/payments/asyncapi.json", e1.public)).send().await?;
+    let answer = http
+        .get(format!("http://{}/payments/asyncapi.json", e1.public))
+        .header("x-api-key", setup.api_key())
+        .send()
+        .await?;
     ensure!(answer.headers().get("connection").is_some_and(|value| value == "close"), "{answer:?}");
     let mut late = Vec::new();
     while began.elapsed() < LAG / 2 {

@@ -137,6 +137,56 @@ async fn a_handshake_that_does_not_end_is_cut_in_time() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_client_that_also_speaks_http_2_gets_http_1_1() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let authority = Authority::new()?;
+    write(&authority, setup.dir())?;
+    let edge = start(&setup).await?;
+    for (offered, chosen) in
+        [(&["h2", "http/1.1"][..], Some("http/1.1")), (&["http/1.1"], Some("http/1.1")), (&[], None)]
+    {
+        let (status, is) = authority.request(edge.public, None, offered).await?.context("not let in")?;
+        assert_eq!((status, is.as_deref()), (404, chosen), "{offered:?}");
+    }
+    // Nothing is served to one that can't do without HTTP/2.
+    assert_eq!(authority.request(edge.public, None, &["h2"]).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_clients_must_show_a_certificate_nobody_gets_in_without_a_good_one() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let (authority, clients, others) = (Authority::new()?, Authority::new()?, Authority::new()?);
+    write(&authority, setup.dir())?;
+    let ca = setup.dir().join("clients.crt");
+    replace(&ca, &clients.pem())?;
+    let start = async |name: &str, required: bool| {
+        let file = |name: &str| setup.dir().join(name).display().to_string();
+        let edge = setup.edge(name).flag("tls-certificate", file("tls.crt")).flag("tls-key", file("tls.key"));
+        edge.flag("tls-client-ca", ca.display()).flag("tls-client-required", required).start().await
+    };
+    let (strict, lenient) = (start("strict", true).await?, start("lenient", false).await?);
+    let (good, foreign) = (clients.sign_client()?, others.sign_client()?);
+    let let_in = async |edge: &Edge, client: Option<&(String, String)>| {
+        anyhow::Ok(authority.request(edge.public, client, &["http/1.1"]).await?.is_some())
+    };
+    for (client, by_strict, by_lenient) in
+        [(Some(&good), true, true), (None, false, true), (Some(&foreign), false, false)]
+    {
+        assert_eq!(let_in(&strict, client).await?, by_strict, "{}", client.is_some());
+        assert_eq!(let_in(&lenient, client).await?, by_lenient, "{}", client.is_some());
+    }
+    let handshakes =
+        async |kind: &str| strict.metric(&format!("wirepost_edge_tls_handshakes_total{{kind=\"{kind}\"}}")).await;
+    assert!(handshakes("certificate").await? >= 1.0 && handshakes("failed").await? >= 2.0);
+    // Another CA is taken into use, for whoever comes from now on.
+    replace(&ca, &others.pem())?;
+    eventually("the new CA counts", PATIENCE, || let_in(&strict, Some(&foreign))).await?;
+    assert!(!let_in(&strict, Some(&good)).await?, "a CA that is not trusted any more lets clients in");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_drain_over_wss_ends_with_a_close_frame() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let authority = Authority::new()?;

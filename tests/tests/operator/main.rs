@@ -15,6 +15,7 @@ mod default_class;
 mod deletion;
 mod doubt;
 mod drift;
+mod edge_user;
 mod edges;
 mod events_loop;
 mod existing_queues;

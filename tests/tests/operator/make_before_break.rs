@@ -280,18 +280,31 @@ async fn a_queue_that_cannot_be_deleted_holds_back_no_credentials() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewed_authority_of_the_broker_is_taken_into_use_while_clients_talk() -> Result<()> {
-    let broker = PrivateBroker::start("renewed", &[]).await?;
+async fn renewed_certificates_of_broker_and_clients_are_taken_into_use_while_clients_talk() -> Result<()> {
+    // It lets nobody in without a certificate.
+    let options = ["ssl_options", "management.ssl"]
+        .map(|which| [format!("{which}.verify = verify_peer"), format!("{which}.fail_if_no_peer_cert = true")]);
+    let options: Vec<&str> = options.iter().flatten().flat_map(|line| ["--conf", line]).collect();
+    let broker = PrivateBroker::start("renewed", &options).await?;
     let world = World::on_broker(&broker).await?;
-    let (theirs, ours) = (broker.tls_ca.clone().context("the broker has no TLS")?, world.setup.dir().join("ca.pem"));
-    std::fs::copy(&theirs, &ours)?;
+    let theirs = broker.tls_ca.clone().context("the broker has no TLS")?;
+    let ours = |name: &str| world.setup.dir().join(name);
+    let renew = || -> Result<()> {
+        for name in ["ca.crt", "client.crt", "client.key"] {
+            std::fs::copy(theirs.with_file_name(name), ours(name))?;
+        }
+        Ok(())
+    };
+    renew()?;
     let management = broker.tls_management.clone().context("its management API has no TLS")?;
     let file = |path: &Path| path.display().to_string();
     let operator = world
         .operator("one")
         .flag("amqp", world.setup.vhost().tls_amqp()?)
         .flag("management", &management)
-        .flag("amqp-ca-file", file(&ours))
+        .flag("amqp-ca-file", file(&ours("ca.crt")))
+        .flag("amqp-certificate-file", file(&ours("client.crt")))
+        .flag("amqp-key-file", file(&ours("client.key")))
         .start()
         .await?;
     let address = world.cluster.address.context("WIREPOST_TEST_ADDRESS is not set")?;
@@ -303,7 +316,9 @@ async fn a_renewed_authority_of_the_broker_is_taken_into_use_while_clients_talk(
         .flag("amqp", world.setup.vhost().tls_amqp()?)
         .flag("stream", world.setup.vhost().tls_stream()?)
         .flag("management", &management)
-        .flag("amqp-ca-file", file(&ours))
+        .flag("amqp-ca-file", file(&ours("ca.crt")))
+        .flag("amqp-certificate-file", file(&ours("client.crt")))
+        .flag("amqp-key-file", file(&ours("client.key")))
         .start()
         .await?;
     world.endpoint("edge-1", edge.admin).await?;
@@ -322,7 +337,7 @@ async fn a_renewed_authority_of_the_broker_is_taken_into_use_while_clients_talk(
         Ok(operator.metric("wirepost_operator_broker_failures_total").await? > 0.0)
     })
     .await?;
-    std::fs::copy(&theirs, &ours)?;
+    renew()?;
     sender.next_ack(PATIENCE).await?;
     eventually("alarms are known again", PATIENCE, || async { Ok(unknown().await? < 0.5) }).await?;
     world.apply(&payments(&[("order.#", "orders"), ("refund", "refunds")], "")).await?;
@@ -333,5 +348,18 @@ async fn a_renewed_authority_of_the_broker_is_taken_into_use_while_clients_talk(
     // The stream is read: every confirmed push reaches the client, whose socket was open all the time.
     all_pushed(&mut client, count).await?;
     ensure!(operator.running() && edge.running(), "one of them needed a restart");
+    // Nobody gets in without a certificate.
+    let stranger = world
+        .setup
+        .edge("stranger")
+        .flag("amqp", world.setup.vhost().tls_amqp()?)
+        .flag("amqp-ca-file", file(&ours("ca.crt")))
+        .start()
+        .await?;
+    stranger.await_metric("wirepost_broker_connect_failures", 1.0).await?;
+    ensure!(
+        stranger.metric("wirepost_edge_broker_up").await? < 0.5,
+        "a broker that wants certificates takes an edge without one"
+    );
     Ok(())
 }

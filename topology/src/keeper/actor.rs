@@ -20,6 +20,7 @@ use wirepost_rabbitmq::ManagementClient;
 use super::{
     BrokerFailure, Businesses, Drifts, Ensured, Event, LazyConnection, Mode, Owner, Reply, Request, Settings, depths,
     drift::BusinessStates,
+    edge_users::EdgeUsers,
     job::{Job, JobResult},
     orphans::Orphans,
     replicas::{Checked, Replicas, wanted},
@@ -28,7 +29,7 @@ use super::{
     unrouted::{self, FinishedMove, Unrouted},
     work::Work,
 };
-use crate::{Error, Looks, Report, Snapshot, depths::Depths};
+use crate::{DesiredUser, Error, Looks, Report, Snapshot, depths::Depths};
 
 /// Requests that are received together.
 const BATCH: usize = 64;
@@ -56,6 +57,7 @@ pub(super) struct Actor {
     /// A count of depths is under way.
     pub(super) counting_depths: bool,
     pub(super) room: RoomChecks,
+    pub(super) edge_users: EdgeUsers,
     pub(super) tasks: JoinSet<Finished>,
     /// Calls of the management API that were reported.
     calls: u64,
@@ -146,6 +148,8 @@ pub(super) enum Finished {
     Moved(FinishedMove),
     /// Depths were counted; `None` = they can't be.
     Depths(Option<Vec<(String, Depths)>>),
+    /// These users of the edges were made.
+    EdgeUsers(Arc<[DesiredUser]>, Result<Report, Error>),
 }
 
 impl Actor {
@@ -176,6 +180,7 @@ impl Actor {
             sweep_due: false,
             counting_depths: false,
             room: RoomChecks::default(),
+            edge_users: EdgeUsers::default(),
             tasks: JoinSet::new(),
             calls: 0,
         }
@@ -249,6 +254,7 @@ impl Actor {
             Finished::Counted(counted) => self.unrouted_counted(counted),
             Finished::Moved(finished) => self.moved(finished),
             Finished::Depths(counted) => self.depths_counted(counted),
+            Finished::EdgeUsers(users, result) => self.edge_users_made(&users, result),
         }
     }
 
@@ -268,6 +274,10 @@ impl Actor {
                 }
                 Request::Remove { business, owner, delete_messages, reply } => {
                     (Job::remove(business, owner, delete_messages), reply)
+                }
+                Request::EdgeUsers { users, reply } => {
+                    self.want_edge_users(users, reply);
+                    continue;
                 }
             };
             self.work.add(job, Some(reply));
@@ -302,6 +312,7 @@ impl Actor {
         };
         // Objects of these were written while they were read.
         let unsettled = taken.unsettled;
+        self.make_edge_users(&snapshot);
         self.count_nodes(snapshot.nodes().len());
         self.set_shared_policies(&snapshot);
         self.check_replicas(snapshot.nodes());
@@ -343,6 +354,7 @@ impl Actor {
         self.sweep_due = false;
         self.unrouted.nothing_is_known();
         self.work.fail(failure, false);
+        self.edge_users.answer(&Err(failure.clone()));
     }
 
     fn recheck_all(&mut self) {

@@ -4,13 +4,12 @@
 //! AMQP is postponed, and nothing else waits for it: attempts to connect become rare, and callers in between get the last failure.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
-use wirepost_rabbitmq::{Address, CaCertificates, Connection, Credentials, Endpoint};
+use wirepost_rabbitmq::{Address, BrokerTls, Connection, Credentials, Endpoint, TlsFiles};
 
 use super::{Event, actor::Context};
 use crate::Error;
@@ -25,7 +24,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub struct LazyConnection {
     address: Address,
     credentials: Option<Credentials>,
-    ca: CaCertificates,
+    tls: BrokerTls,
     /// In the broker's list of connections.
     name: &'static str,
     connection: Mutex<Option<Arc<Connection>>>,
@@ -46,16 +45,11 @@ struct Attempt {
 
 impl LazyConnection {
     /// Does not connect yet. `credentials` take precedence over the login of the address.
-    pub fn new(
-        address: Address,
-        credentials: Option<Credentials>,
-        ca_file: Option<PathBuf>,
-        name: &'static str,
-    ) -> Self {
+    pub fn new(address: Address, credentials: Option<Credentials>, tls: TlsFiles, name: &'static str) -> Self {
         Self {
             address,
             credentials,
-            ca: CaCertificates::new(ca_file),
+            tls: BrokerTls::new(tls),
             name,
             connection: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -110,7 +104,7 @@ impl LazyConnection {
         if let Some(credentials) = &self.credentials {
             address = address.with_login(credentials.read().map_err(|error| self.failed(error.to_string()))?);
         }
-        Endpoint::new(address, Some(&self.ca), self.name).map_err(|error| self.failed(error.to_string()))
+        Endpoint::new(address, Some(&self.tls), self.name).map_err(|error| self.failed(error.to_string()))
     }
 
     fn failed(&self, cause: String) -> Error {

@@ -218,7 +218,7 @@ impl Context {
                 let gate = || self.may_write();
                 let former = snapshot.marker().map(|marker| marker.id.as_str());
                 mark(&self.management, &installation, former.filter(|_| instead), &gate).await?;
-                tracing::info!(vhost, installation = installation.id, former, "the vhost is this installation's now");
+                tracing::info!(target: "wirepost_topology::audit", action = "take_vhost", outcome = "done", vhost, installation = installation.id, former, "the vhost is this installation's now");
             }
         }
         self.was_ours.store(true, Ordering::Relaxed);

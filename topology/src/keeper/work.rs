@@ -257,7 +257,7 @@ impl Actor {
     pub(super) fn set_shared_policies(&mut self, snapshot: &Arc<Snapshot>) {
         let mut plan = snapshot.plan_shared();
         if self.waits_for_nodes().is_some() {
-            plan.steps.retain(|step| !matches!(step, Step::PutQueue(_)));
+            plan.steps.retain(|step| matches!(step, Step::PutPolicy(_)));
         }
         // One that would cut streams is left alone, and each of their businesses says so.
         if !self.work.shared_seen(plan.steps.is_empty()) || !self.context.may_write() {

@@ -62,6 +62,13 @@ pub(crate) fn has(topology: &Topology) -> Actual {
                 auto_delete: false,
                 arguments: exchange_arguments(e),
             })
+            .chain([actual::Exchange {
+                name: names::CONTROL.to_owned(),
+                kind: "fanout".to_owned(),
+                durable: true,
+                auto_delete: false,
+                arguments: Map::new(),
+            }])
             .collect(),
         queues: topology
             .queues
@@ -84,6 +91,13 @@ pub(crate) fn has(topology: &Topology) -> Actual {
                 routing_key: b.routing_key.clone(),
                 arguments: Map::new(),
             })
+            .chain([actual::Binding {
+                source: names::CONTROL.to_owned(),
+                destination: names::CONTROL.to_owned(),
+                destination_type: "queue".to_owned(),
+                routing_key: String::new(),
+                arguments: Map::new(),
+            }])
             .collect(),
         policies: topology
             .policies

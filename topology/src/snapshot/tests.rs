@@ -6,7 +6,7 @@ use crate::actual::{self, Binding, Queue};
 use crate::plan::merge;
 use crate::plan::tests::{business, has};
 use crate::report::Problem;
-use crate::users::{HASHING, business_user};
+use crate::users::{HASHING, business_user, edge_user};
 
 const VHOST: &str = "v";
 
@@ -14,7 +14,7 @@ fn is(user: &DesiredUser) -> (User, Permission) {
     (
         User {
             name: user.name.clone(),
-            tags: vec![user.tag.clone()],
+            tags: user.tags.clone(),
             password_hash: user.password_hash(),
             hashing_algorithm: HASHING.to_owned(),
         },
@@ -45,6 +45,18 @@ fn foreign(name: &str, pattern: &str) -> Policy {
         priority: 1,
         definition: Map::new(),
     }
+}
+
+#[test]
+fn the_edges_users_are_those_with_our_tag_and_belong_to_no_business() {
+    let (ours, former) = (edge_user(VHOST, "01", "secret"), edge_user(VHOST, "00", "secret"));
+    let another = edge_user("another vhost", "02", "secret");
+    let there = snapshot(has(&business("pay")), vec![is(&ours), is(&former), is(&another)]);
+    assert!(there.plan_edge_users(&[ours.clone(), former]).is_empty());
+    assert_eq!(steps(&there.plan_edge_users(&[ours])), ["delete user wirepost-edge-00"]);
+    assert!(there.plan("pay", &business("pay"), Some(&[])).is_empty() && there.businesses().eq(["pay"]));
+    let missing = snapshot(has(&business("pay")), Vec::new()).plan_edge_users(&[edge_user(VHOST, "01", "secret")]);
+    assert_eq!(steps(&missing), ["set user wirepost-edge-01", "set permissions of user wirepost-edge-01"]);
 }
 
 #[test]
@@ -79,6 +91,8 @@ fn shared_policies_are_planned_once_and_belong_to_no_business() {
             "set policy wirepost.events-quorum",
             "set policy wirepost.control",
             "create queue wirepost.control",
+            "create exchange wirepost.control",
+            "bind queue wirepost.control to exchange wirepost.control with ''",
         ]
     );
     let there = snapshot(has(&Topology::default()), vec![]);

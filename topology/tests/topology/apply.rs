@@ -237,8 +237,13 @@ async fn a_refused_user_a_missing_vhost_and_an_unreachable_broker_are_told_apart
     let vhost = Vhost::create().await.unwrap();
     let host = vhost.broker.management.rsplit_once('@').unwrap().1.to_owned();
     let try_with = async |url: String, name: &str| {
-        let settings =
-            ManagementSettings { url, vhost: name.to_owned(), credentials: None, ca_file: None, timeout: None };
+        let settings = ManagementSettings {
+            url,
+            vhost: name.to_owned(),
+            credentials: None,
+            tls: wirepost_rabbitmq::TlsFiles::default(),
+            timeout: None,
+        };
         let options = Options { scope: Scope::Everything, amqp: None, delete_messages: false };
         apply(&ManagementClient::new(settings).unwrap(), &Topology::default(), options).await.unwrap_err()
     };
@@ -267,7 +272,7 @@ async fn credentials_in_files_are_read_again_for_every_call() {
         url: format!("http://{}", vhost.broker.management.rsplit_once('@').unwrap().1),
         vhost: vhost.name.clone(),
         credentials: Some(Credentials::from_files(user, password.clone())),
-        ca_file: None,
+        tls: wirepost_rabbitmq::TlsFiles::default(),
         timeout: None,
     };
     let management = ManagementClient::new(settings).unwrap();

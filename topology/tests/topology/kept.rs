@@ -40,10 +40,16 @@ impl Kept {
         let (management, url) = Proxy::of_uri(&vhost.broker.management).await?;
         let (amqp, uri) = Proxy::of_uri(&vhost.amqp()).await?;
         let (name, stop) = (vhost.name.clone(), CancellationToken::new());
-        let settings = ManagementSettings { url, vhost: name, credentials: None, ca_file: None, timeout: None };
+        let settings = ManagementSettings {
+            url,
+            vhost: name,
+            credentials: None,
+            tls: wirepost_rabbitmq::TlsFiles::default(),
+            timeout: None,
+        };
         let settings = Settings {
             management: ManagementClient::new(settings)?,
-            amqp: LazyConnection::new(uri.parse()?, None, None, "test"),
+            amqp: LazyConnection::new(uri.parse()?, None, wirepost_rabbitmq::TlsFiles::default(), "test"),
             mode: Mode::Cluster,
             nodes,
             sweep: Duration::from_secs(1),

@@ -115,7 +115,7 @@ async fn a_missing_vhost_is_reported_and_created() {
         url: broker.management.clone(),
         vhost: name.clone(),
         credentials: None,
-        ca_file: None,
+        tls: wirepost_rabbitmq::TlsFiles::default(),
         timeout: Some(Duration::from_secs(5)),
     };
     let management = ManagementClient::new(settings).unwrap();
@@ -146,7 +146,7 @@ async fn a_call_without_an_answer_ends_in_time() {
         url: format!("http://guest:guest@{}", silent.local_addr().unwrap()),
         vhost: "/".to_owned(),
         credentials: None,
-        ca_file: None,
+        tls: wirepost_rabbitmq::TlsFiles::default(),
         timeout: Some(Duration::from_millis(100)),
     };
     let error = Snapshot::read(&ManagementClient::new(settings).unwrap()).await.unwrap_err();
@@ -225,7 +225,7 @@ async fn a_connection_that_closes_as_it_is_used_again_fails_no_call() {
         url: format!("http://guest:guest@{address}"),
         vhost: "/".to_owned(),
         credentials: None,
-        ca_file: None,
+        tls: wirepost_rabbitmq::TlsFiles::default(),
         timeout: None,
     };
     let management = ManagementClient::new(settings).unwrap();

@@ -26,9 +26,14 @@ async fn a_business_is_created_is_stable_and_carries_messages_on_rabbitmq_4_0() 
     .unwrap();
     let topology = compile_one(&resource).unwrap().topology;
     let (url, name) = (broker.management.clone(), vhost.name.clone());
-    let management =
-        ManagementClient::new(ManagementSettings { url, vhost: name, credentials: None, ca_file: None, timeout: None })
-            .unwrap();
+    let management = ManagementClient::new(ManagementSettings {
+        url,
+        vhost: name,
+        credentials: None,
+        tls: wirepost_rabbitmq::TlsFiles::default(),
+        timeout: None,
+    })
+    .unwrap();
     let options = Options { scope: Scope::Everything, amqp: None, delete_messages: false };
     let made = apply(&management, &topology, options).await.unwrap();
     assert!(made.is_clean() && !made.changes.is_empty(), "{made:?}");

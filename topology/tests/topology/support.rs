@@ -36,7 +36,14 @@ pub(crate) fn route(message_type: &str, queue: &str) -> Value {
 
 pub(crate) fn management(vhost: &Vhost) -> ManagementClient {
     let (url, vhost) = (vhost.broker.management.clone(), vhost.name.clone());
-    ManagementClient::new(ManagementSettings { url, vhost, credentials: None, ca_file: None, timeout: None }).unwrap()
+    ManagementClient::new(ManagementSettings {
+        url,
+        vhost,
+        credentials: None,
+        tls: wirepost_rabbitmq::TlsFiles::default(),
+        timeout: None,
+    })
+    .unwrap()
 }
 
 /// One round of the operator for one business: snapshot, plan, apply.

@@ -63,3 +63,19 @@ pub(super) async fn twice(world: &World) -> Result<()> {
     world.push(&client, [6]).await?;
     client.all_in_order(6).await
 }
+
+/// Otherwise whoever guesses the id of a message that a service is going to send could suppress it.
+pub(super) async fn same_id(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    let mut stranger = world.edge.client(&format!("{}-stranger", client.name), "app").connect().await?;
+    let id = push(&client.name, 0)["id"].clone();
+    let content = json!({"n": 0});
+    let message = json!({"id": id, "messageType": "chat.hello", "toUniqueId": client.name, "content": content});
+    stranger.send_acked(&message).await?;
+    client.until("gets the client's message", |_| (client.numbers() == [0]).then_some(())).await?;
+    // The service's, with the same id, and twice.
+    world.push(&client, [0, 0, 1]).await?;
+    client.until("gets message 1", |_| client.numbers().contains(&1).then_some(())).await?;
+    ensure!(client.numbers() == [0, 0, 1], "{:?}, not [0, 0, 1]", client.numbers());
+    Ok(())
+}

@@ -117,11 +117,17 @@ async fn the_admin_port_shows_the_state_of_the_edge() {
 }
 
 #[tokio::test]
-async fn the_description_is_public() {
+async fn the_description_is_for_services_unless_it_is_declared_public() {
     let edge = Edge::start().await;
-    let reply = edge.get("/payments/asyncapi.json", &[("origin", "https://docs.example")]).await;
+    let page = ("origin", "https://docs.example");
+    assert_eq!(edge.get("/payments/asyncapi.json", &[page]).await.body["result"], 40_101);
+    assert_eq!(edge.get("/payments/asyncapi.json", &[("x-api-key", "old-key")]).await.body["result"], 40_103);
+    let public = edge.get("/bare/asyncapi.json", &[page]).await;
+    assert_eq!((public.status, &public.body["asyncapi"]), (StatusCode::OK, &json!("3.0.0")));
+    assert_eq!(public.headers["access-control-allow-origin"], "*");
+    let reply = edge.get("/payments/asyncapi.json", &[page, ("x-api-key", API_KEY)]).await;
     assert_eq!((reply.status, &reply.body["asyncapi"]), (StatusCode::OK, &json!("3.0.0")));
-    assert_eq!(reply.headers["access-control-allow-origin"], "*");
+    assert!(!reply.headers.contains_key("access-control-allow-origin"));
     assert_eq!(reply.body["servers"]["edge"]["host"], "edge.example");
     let text = reply.body.to_string();
     assert!(!text.contains(&digest(API_KEY)), "nothing of auth is in it");

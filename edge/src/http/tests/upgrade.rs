@@ -146,7 +146,7 @@ async fn a_request_may_come_in_any_pieces_with_frames_behind_it_and_after_anothe
 async fn over_tls_it_is_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let files = TlsFiles { certificate: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
+    let files = TlsFiles { certificate: dir.path().join("tls.crt"), key: dir.path().join("tls.key"), clients: None };
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     let app = start(Settings { tls: Some(files), ..Settings::default() }).await;

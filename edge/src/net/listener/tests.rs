@@ -278,7 +278,7 @@ async fn an_endless_request_is_aborted() {
 /// Writes a fresh self-signed certificate; its DER.
 fn certify(dir: &Path) -> (CertificateDer<'static>, TlsFiles) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let files = TlsFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key") };
+    let files = TlsFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key"), clients: None };
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     (made.cert.der().clone(), files)

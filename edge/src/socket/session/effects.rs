@@ -11,6 +11,7 @@ use super::{
     machine::{Action, Reply},
 };
 use crate::{
+    audit::{self, Refused},
     business::{
         Business,
         events::{self, Event},
@@ -80,6 +81,13 @@ impl Effects {
             Action::CountRefusedReceipts(ids) => {
                 metrics.receipts.get_or_create(&label("refused")).inc_by(ids as u64);
             }
+            Action::RefreshRefused(reason) => self.shared.audit.refused(&Refused {
+                action: audit::Action::Refresh,
+                business: Some(&self.hub.name),
+                address: None,
+                reason: "invalid_token",
+                detail: Some(&reason),
+            }),
             Action::CountSlowed => drop(metrics.slowed.get_or_create(&label("frames")).inc()),
             Action::Close(code) => mailbox.outbound.close(code),
             Action::End(_) => {}

@@ -134,6 +134,8 @@ pub(super) enum Action {
     Delivered(Vec<String>),
     /// Count receipts that name no message.
     CountRefusedReceipts(usize),
+    /// A token that should prolong the session was refused.
+    RefreshRefused(String),
     /// Count that the socket is not read for a while.
     CountSlowed,
     /// Close the queue: nothing more is accepted, and [`Input::Flushed`] follows.

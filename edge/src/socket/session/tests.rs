@@ -14,6 +14,7 @@ use wirepost_core::{Cursor, compile::compile_one};
 
 use super::{machine::SocketState, *};
 use crate::{
+    audit::Audit,
     broker::{Broker, Position, Publication, memory::MemoryBroker},
     business::{Business, check_pool::CheckPool},
     clock,
@@ -116,6 +117,7 @@ impl Edge {
             checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),
             limiter: Arc::new(FloodLimiter::default()),
             inbound: Inbound::new(1 << 20, metrics.inbound_bytes.clone()),
+            audit: Arc::new(Audit::new(Arc::clone(&metrics))),
             drain: Drain::default(),
         });
         let reader = CancellationToken::new();

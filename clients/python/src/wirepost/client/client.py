@@ -435,7 +435,7 @@ class WirepostClient:
         item = Item(cursor=message.cursor)
         if message.cursor is not None:
             self._cursor = message.cursor
-        if self._inbox.first_time(message.id):
+        if self._inbox.first_time(message):
             answer = self._requests.get(message.correlation_id or "")
             if answer is not None and not answer.done():
                 answer.set_result(message)

@@ -57,7 +57,7 @@ class Inbox:
         self._waits = waits
         self._remembered = remembered
         self._attempts = attempts
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str | None, str], None] = OrderedDict()
         self._items: deque[Item] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
@@ -68,12 +68,16 @@ class Inbox:
         """The handler that runs is the last one."""
         self._stopped = True
 
-    def first_time(self, message_id: str) -> bool:
-        """Whether this id is new; remembers it."""
-        if message_id in self._seen:
-            self._seen.move_to_end(message_id)
+    def first_time(self, message: Message) -> bool:
+        """Whether this id of its sender is new; remembers it.
+
+        Ids belong to their sender: another client could use the id of a message that the services are going to send.
+        """
+        key = (message.from_unique_id if message.send_type == "ClientToClient" else None, message.id)
+        if key in self._seen:
+            self._seen.move_to_end(key)
             return False
-        self._seen[message_id] = None
+        self._seen[key] = None
         if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
         return True

@@ -139,7 +139,10 @@ impl Machine {
                     let (session_ends_at, resume_token) = (self.ticket.session_ends_at, self.resume_token());
                     return self.reply(Reply::Refreshed { session_ends_at, resume_token }, perform);
                 }
-                Err(reason) => reason,
+                Err(reason) => {
+                    perform(Action::RefreshRefused(reason.clone()));
+                    reason
+                }
             },
             Err(error) => format!("not a control frame of this protocol: {error}"),
         };

@@ -157,6 +157,7 @@ fn name(action: &Action) -> String {
         Action::SetSession(grant, _) => format!("session {}", grant.generation),
         Action::Delivered(ids) => format!("delivered {}", ids.join(",")),
         Action::CountRefusedReceipts(count) => format!("refused receipts {count}"),
+        Action::RefreshRefused(_) => "refused refresh".to_owned(),
         Action::CountSlowed => "slowed".into(),
         Action::Close(code) => format!("close {}", code.label()),
         Action::End(end) => format!("end {}", end.label()),
@@ -258,11 +259,12 @@ fn control_frames_are_answered() {
         (r#"{"op":"ping"}"#, "pong"),
         (r#"{"op":"dance"}"#, "error dance"),
         (r#"{"op":"received","ids":[]}"#, "error received"),
-        (r#"{"op":"refresh","token":"x"}"#, "error refresh"),
     ] {
         session.text(text);
         assert_eq!(session.take(), [expected], "{text}");
     }
+    session.text(r#"{"op":"refresh","token":"x"}"#);
+    assert_eq!(session.take(), ["refused refresh", "error refresh"]);
 }
 
 #[test]
@@ -314,7 +316,7 @@ fn a_refresh_prolongs_the_session_and_replaces_tags_and_tokens() {
         Ticket { grant: Grant { origin: 1, ..later(&[]).grant }, ..later(&["vip"]) },
         Ticket { grant: Grant { credential: 1, ..later(&[]).grant }, ..later(&["vip"]) },
     ] {
-        assert_eq!(refresh(&mut session, &other), ["error refresh"]);
+        assert_eq!(refresh(&mut session, &other), ["refused refresh", "error refresh"]);
     }
     let good = later(&["vip"]);
     assert_eq!(refresh(&mut session, &good), ["tags vip", "session 2", "refreshed"]);

@@ -328,7 +328,7 @@ final class Engine implements Link.Owner {
             return;
         }
         cursor = message.cursor() != null ? message.cursor() : cursor;
-        boolean handled = inbox.firstTime(message.id()) && !requests.answer(message);
+        boolean handled = inbox.firstTime(message) && !requests.answer(message);
         if (handled) {
             inbox.put(message, null, message.cursor(), text.length());
         } else if (message.cursor() != null) {

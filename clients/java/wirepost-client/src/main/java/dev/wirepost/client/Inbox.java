@@ -23,6 +23,18 @@ final class Inbox implements Runnable {
     /** A handler, and the message types that it wants. */
     record Entry(String pattern, Handler<Message<JsonNode>> handler) {}
 
+    /**
+     * Ids belong to their sender: another client could use the id of a message that the services are going to send.
+     *
+     * @param client null for the services
+     */
+    private record Key(String client, String id) {
+        static Key of(Message<?> message) {
+            boolean byClient = "ClientToClient".equals(message.sendType());
+            return new Key(byClient ? message.fromUniqueId() : null, message.id());
+        }
+    }
+
     private static final class Item {
         final Message<JsonNode> message;
         final Gap gap;
@@ -45,7 +57,7 @@ final class Inbox implements Runnable {
     private final BiConsumer<Throwable, Message<?>> onError;
     private final Runnable onRoom;
     private final Thread thread;
-    private final Map<String, Boolean> seen;
+    private final Map<Key, Boolean> seen;
 
     private final ArrayDeque<Item> items = new ArrayDeque<>();
     private long chars;
@@ -63,7 +75,7 @@ final class Inbox implements Runnable {
             private static final long serialVersionUID = 1;
 
             @Override
-            protected boolean removeEldestEntry(Map.Entry<String, Boolean> eldest) {
+            protected boolean removeEldestEntry(Map.Entry<Key, Boolean> eldest) {
                 return size() > remembered;
             }
         };
@@ -73,9 +85,9 @@ final class Inbox implements Runnable {
         thread.start();
     }
 
-    /** Whether this id is new; remembers it. On the loop. */
-    boolean firstTime(String id) {
-        return seen.put(id, true) == null;
+    /** Whether this id of its sender is new; remembers it. On the loop. */
+    boolean firstTime(Message<?> message) {
+        return seen.put(Key.of(message), true) == null;
     }
 
     void put(Message<JsonNode> message, Gap gap, String cursor, int size) {
