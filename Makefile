@@ -17,7 +17,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
 # The cluster's tests wait for most of their time. Beside them, with what they leave of the processors, the examples of the documentation are
-# compiled, and then the soak runs. Nothing else does: with more than that to do, the cluster's broker confirms too late for promises of two
+# compiled, inputs are changed for a minute (fuzzing), and then the soak runs. Nothing else does: with more than that to do, the cluster's broker confirms too late for promises of two
 # seconds.
 .PHONY: test
 test: setup check unit conformance simulate-some integration clients ## everything that CI runs (on two cores about 25 minutes, 45 where nothing is cached)

@@ -121,7 +121,8 @@ impl App {
         if let Some(feed) = state.broker.follow(names::CONTROL, Start::First) {
             self.tasks.until("revocations", &self.serving, follower.run(feed, unread));
         } else {
-            tracing::warn!("without a stream address this edge hears of no revocation");
+            state.sockets.gate.is_told_nothing();
+            tracing::warn!("without a stream address this edge hears of no revocation, and refuses to revoke");
         }
         read
     }

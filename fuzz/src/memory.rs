@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn memory_is_counted_at_its_peak_and_in_all() {
-        let (_, used) = used(|| {
+        let ((), used) = used(|| {
             drop(vec![0_u8; 1000]);
             drop(vec![0_u8; 2000]);
         });

@@ -37,6 +37,8 @@ pub(crate) struct Pool {
     tasks: Tasks,
     open: Mutex<Connections>,
     dialing: AsyncMutex<Dialing>,
+    /// Held while a node is reached for its own sake: hundreds of subscriptions cause one attempt.
+    reaching: AsyncMutex<()>,
     /// Nodes that were not reached, and when. The broker names no more than it has.
     unreached: Mutex<HashMap<Address, Instant>>,
 }
@@ -74,6 +76,7 @@ impl Pool {
             tasks,
             open: Mutex::default(),
             dialing: AsyncMutex::new(dialing),
+            reaching: AsyncMutex::default(),
             unreached: Mutex::default(),
         }
     }
@@ -122,6 +125,11 @@ impl Pool {
     /// [`REACH_TIMEOUT`]. Not tried again then for [`OUT_OF_REACH`]: nodes may be reachable through a load balancer only.
     pub(crate) async fn reach(&self, node: &Address) -> Option<Reservation> {
         let is_out_of_reach = || lock(&self.unreached).get(node).is_some_and(|since| since.elapsed() < OUT_OF_REACH);
+        if let Ok(Some(reservation)) = self.reserve_open(std::slice::from_ref(node)) {
+            return Some(reservation);
+        }
+        // Not `dialing`, which may wait for a pause. Whoever had it before may have opened one, or found out.
+        let _one = self.reaching.lock().await;
         if let Ok(Some(reservation)) = self.reserve_open(std::slice::from_ref(node)) {
             return Some(reservation);
         }

@@ -68,11 +68,11 @@ pub(crate) async fn read(
     };
     match timeout(limit, work).await {
         Ok(Ok(())) => Ok(result),
-        // Return what was read; the caller continues from `next`.
-        Ok(Err(_)) if !result.batches.is_empty() => Ok(result),
-        Err(_) if !result.batches.is_empty() => {
+        // Return what was read; the caller continues from `next`. The message at `from` alone is what it had before.
+        Ok(Err(_)) if result.batches.last().is_some_and(|last| last.end_offset() > from + 1) => Ok(result),
+        Err(_) if result.next > from => {
             // In the middle of unreadable messages: from the last readable one, the next read would take as long.
-            result.lost |= result.batches.last().is_some_and(|last| last.end_offset() < result.next);
+            result.lost |= result.batches.last().is_none_or(|last| last.end_offset() < result.next);
             Ok(result)
         }
         Ok(Err(error)) => Err(error),

@@ -41,7 +41,7 @@ use wirepost_core::topology::Topology;
 use wirepost_rabbitmq::ManagementClient;
 
 use crate::{
-    BusinessOwner, DesiredUser, Error, Problem, Report, depths::Depths, ownership::Installation, unrouted::Moved,
+    BusinessOwner, DesiredUser, Error, Problem, Report, Step, depths::Depths, ownership::Installation, unrouted::Moved,
 };
 
 use edge_users::EdgeUsersReply;
@@ -220,7 +220,8 @@ impl BrokerFailure {
 
     /// Why the policies that all businesses share are not all set; `None` = they are.
     fn shared_policies(report: &Report) -> Option<Self> {
-        report.left.first()?;
+        // What edges tell each other by is for no queue to wait for.
+        report.left.iter().find(|step| matches!(step, Step::PutPolicy(_)))?;
         let passes = report.problems.iter().any(Problem::may_pass);
         let problems: Vec<String> = report.problems.iter().map(Problem::to_string).collect();
         let text = format!(

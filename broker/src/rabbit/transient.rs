@@ -280,7 +280,7 @@ impl Reader {
         if let Err(error) = claim(&mut connection, &queue, left_behind, &mut progress.made).await {
             // Or it can't be declared either.
             progress.down |= match error {
-                Error::Timeout { .. } => is_down(endpoint, &queue).await,
+                Error::Timeout { .. } => is_down(endpoint, &self.business).await,
                 _ => error.is_not_found(),
             };
             return Err(error);

@@ -28,6 +28,11 @@ async fn messages_flow_on_a_real_broker_and_its_topology_is_repaired() {
     ]);
     dev.line("broker: payments: topology applied");
     let mut page = Playground::of(&dev).notices();
+    let bound = || async {
+        let path = format!("/api/exchanges/{}/wirepost.payments.events/bindings/source", vhost.name);
+        Ok(vhost.broker.call("GET", &path, "").await?.contains("wirepost.payments.events."))
+    };
+    eventually("the page hears of events", Duration::from_secs(30), bound).await.unwrap();
     let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
     page.until(&["event", "connected", "alice"]);
     let mut bob = Running::listen(&url, "payments", "bob", "h5", &[]);

@@ -10,7 +10,10 @@ use axum::{
 };
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
-use wirepost_core::{contract::control::Revocation, identity};
+use wirepost_core::{
+    contract::{control::Revocation, edge_config::MAX_SESSION_SECONDS},
+    identity,
+};
 
 use super::{
     answer::{self, Code, Refusal},
@@ -18,8 +21,13 @@ use super::{
     state::State,
 };
 use crate::{
-    broker::PublishError, business::Business, clock, config::settings::CONFIRM_TIMEOUT, identity::grant,
-    push::time_unit::TimeUnit, revocation::publish::publish,
+    address::ClientAddress,
+    broker::PublishError,
+    clock,
+    config::settings::CONFIRM_TIMEOUT,
+    identity::grant,
+    push::time_unit::TimeUnit,
+    revocation::publish::{By, publish},
 };
 
 /// How far the clocks of edges may differ: a session that another edge let in just before counts as before.
@@ -30,9 +38,10 @@ pub(super) async fn revoke(
     Shared(state): Shared<Arc<State>>,
     Path(business): Path<String>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    address: ClientAddress,
     headers: HeaderMap,
 ) -> Response {
-    match end(&state, &business, query, &headers).await {
+    match end(&state, &business, query, address, &headers).await {
         Ok(revoked) => answer::ok(revoked),
         Err(refusal) => refusal.into_response(),
     }
@@ -49,6 +58,7 @@ async fn end(
     state: &State,
     business: &str,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    address: ClientAddress,
     headers: &HeaderMap,
 ) -> Result<Revoked, Refusal> {
     let business = state.business(business)?;
@@ -56,9 +66,14 @@ async fn end(
         return Err(caller::unknown_api_key());
     }
     let Query(query) = query.map_err(|_| bad("the query can't be read; percent-encode its values".into()))?;
-    let revocation = asked(&business, query, clock::now_ms())?;
+    let revocation = asked(business.name(), query, clock::now_ms())?;
     let gate = &state.sockets.gate;
-    if !gate.outbox.may_send(business.name(), Instant::now()) {
+    if !gate.hears() {
+        let description =
+            "the edges of this installation read no streams, so no edge would hear of it: nothing was revoked";
+        return Err(Refusal::new(Code::BrokerUnavailable, description));
+    }
+    if !gate.outbox.may_send(business.name(), By::Service, Instant::now()) {
         return Err(Refusal::overloaded(
             "this business revokes too much one by one; wait, or end all its sessions at once by issuedBefore",
         ));
@@ -75,6 +90,7 @@ async fn end(
                 action = "revoke",
                 outcome = "done",
                 business = business.name(),
+                address = %address.0,
                 unique_id = revocation.unique_id,
                 session = revocation.session,
                 issued_before = revocation.issued_before,
@@ -98,7 +114,7 @@ fn bad(description: String) -> Refusal {
 }
 
 /// What a query asks for: an identity, a connection's session, or all sessions; issued until now, or before.
-fn asked(business: &Business, query: Vec<(String, String)>, now: i64) -> Result<Revocation, Refusal> {
+fn asked(business: &str, query: Vec<(String, String)>, now: i64) -> Result<Revocation, Refusal> {
     let (mut unique_id, mut connection_id, mut issued_before) = (None, None, None);
     for (name, value) in query {
         let parameter = match name.as_str() {
@@ -133,9 +149,10 @@ fn asked(business: &Business, query: Vec<(String, String)>, now: i64) -> Result<
         Some(text) => time(&text, now)?,
         None => now + CLOCKS_APART_MS,
     };
-    let longest = i64::try_from(business.config.session_max_seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+    // Not what is declared today: a session may be of a time when more was.
+    let longest = i64::try_from(MAX_SESSION_SECONDS).unwrap_or(i64::MAX).saturating_mul(1000);
     Ok(Revocation {
-        business: business.name().to_owned(),
+        business: business.to_owned(),
         unique_id,
         session: session.map(grant::session_text),
         generation: None,

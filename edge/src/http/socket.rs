@@ -49,6 +49,7 @@ use crate::{
         wire::Wire,
         write_progress::WriteProgress,
     },
+    strangers::Place,
 };
 
 /// Path of the socket, with a token.
@@ -94,32 +95,14 @@ pub(super) async fn socket(
             "a token is missing: offer it as subprotocol wirepost.token.<token>, or connect to /socket/<token>";
         return Refusal::new(Code::BadRequest, description).into_response();
     };
-    let tasks = state.connections.clone();
+
     let admitted = match Admitted::by(&state, &token, &request.headers) {
         Ok(admitted) => admitted,
-        Err(Rejected { code, refusal, foreign_to, business }) => {
-            if let Some(business) = foreign_to {
-                origin::tell(&state, &business, &request.headers);
+        Err(rejected) => {
+            if let Some(business) = &rejected.foreign_to {
+                origin::tell(&state, business, &request.headers);
             }
-            let kind = if refusal.code == Code::Origin { Code::Origin.label() } else { "socket" };
-            state.metrics.refused.get_or_create(&label(kind)).inc();
-            let mut response = if control {
-                let mut response = handshake.complete(&tasks, move |upgraded| async move {
-                    let closing = Wire::new(TokioIo::new(upgraded), 0, Compression::default()).close(code);
-                    match place {
-                        Some(place) => tokio::select! { () = closing => {} () = place.gives_way() => {} },
-                        None => closing.await,
-                    }
-                });
-                refusal.note(&mut response);
-                response
-            } else {
-                refusal.into_response()
-            };
-            if let Some(business) = business {
-                response.extensions_mut().insert(OfBusiness(business));
-            }
-            return response;
+            return rejected.answer(&state, handshake, place);
         }
     };
     // Charged also where nothing is free for it.
@@ -131,8 +114,9 @@ pub(super) async fn socket(
         }
     };
     if let Err(spent) = admitted.spend(&state) {
-        state.metrics.refused.get_or_create(&label("socket")).inc();
-        return admitted.refused(Refusal::unauthorized(spent.to_string()));
+        let rejected = (CloseCode::SessionOver, Refusal::unauthorized(format!("{spent}; get a new token")));
+        let business = Some(admitted.business.name().to_owned());
+        return Rejected { business, ..rejected.into() }.answer(&state, handshake, place);
     }
     if let Some(place) = &place {
         place.leave();
@@ -141,7 +125,7 @@ pub(super) async fn socket(
         if admitted.may_compress(&state) { handshake.compress(&request.headers) } else { Compression::default() };
     let limit = admitted.largest_message();
     let session = admitted.session(&state, &permits, &params, control, compression, written);
-    handshake.complete(&tasks, move |upgraded| async move {
+    handshake.complete(&state.connections, move |upgraded| async move {
         session.run(Wire::new(TokioIo::new(upgraded), limit, compression)).await;
         drop(permits);
     })
@@ -183,6 +167,32 @@ struct Rejected {
 impl From<(CloseCode, Refusal)> for Rejected {
     fn from((code, refusal): (CloseCode, Refusal)) -> Self {
         Self { code, refusal, foreign_to: None, business: None }
+    }
+}
+
+impl Rejected {
+    /// A close frame under the subprotocol, else an HTTP answer.
+    fn answer(self, state: &State, handshake: Handshake, place: Option<Arc<Place>>) -> Response {
+        let Self { code, refusal, foreign_to: _, business } = self;
+        let kind = if refusal.code == Code::Origin { Code::Origin.label() } else { "socket" };
+        state.metrics.refused.get_or_create(&label(kind)).inc();
+        let mut response = if handshake.protocol().is_some() {
+            let mut response = handshake.complete(&state.connections, move |upgraded| async move {
+                let closing = Wire::new(TokioIo::new(upgraded), 0, Compression::default()).close(code);
+                match place {
+                    Some(place) => tokio::select! { () = closing => {} () = place.gives_way() => {} },
+                    None => closing.await,
+                }
+            });
+            refusal.note(&mut response);
+            response
+        } else {
+            refusal.into_response()
+        };
+        if let Some(business) = business {
+            response.extensions_mut().insert(OfBusiness(business));
+        }
+        response
     }
 }
 

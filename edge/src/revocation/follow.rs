@@ -53,7 +53,7 @@ impl Follower {
                     if std::mem::take(&mut begins) {
                         self.judge_begin(&batch.records);
                     }
-                    self.take(&batch.records);
+                    self.take(&batch.records).await;
                     if let Some(done) = batch.done {
                         done();
                     }
@@ -89,7 +89,7 @@ impl Follower {
         }
     }
 
-    fn take(&self, records: &[Record]) {
+    async fn take(&self, records: &[Record]) {
         for record in records {
             match serde_json::from_slice(&record.body) {
                 Ok(Control::Revocation(revocation)) => {
@@ -105,6 +105,8 @@ impl Follower {
                 Ok(Control::Unknown) => {}
                 Err(error) => tracing::warn!(%error, "a message of the control stream is not understood"),
             }
+            // Each may look at all connections of a business.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -1,11 +1,17 @@
 //! Whether a ticket is still good: everything about it that its text alone does not say.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::time::Instant;
 use wirepost_core::contract::control::Revocation;
 
-use super::{known::Revocations, publish::Outbox};
+use super::{
+    known::Revocations,
+    publish::{By, Outbox},
+};
 use crate::{
     identity::{
         grant::{self, Grant},
@@ -26,6 +32,8 @@ pub struct Gate {
     pub revocations: Revocations,
     /// What other edges are to hear of.
     pub outbox: Outbox,
+    /// Nothing tells this edge of revocations: it reads no streams.
+    deaf: AtomicBool,
     tickets: UsedTickets,
     sessions: Successions,
 }
@@ -52,9 +60,20 @@ impl Gate {
             keys,
             revocations: Revocations::new(metrics.revocations.clone(), metrics.revocations_widened.clone()),
             outbox: Outbox::default(),
+            deaf: AtomicBool::new(false),
             tickets: UsedTickets::new(forgotten("tickets")),
             sessions: Successions::new(forgotten("sessions")),
         }
+    }
+
+    /// From now on nothing tells this edge of revocations.
+    pub fn is_told_nothing(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether revocations come here, and to edges with the same settings.
+    pub fn hears(&self) -> bool {
+        !self.deaf.load(Ordering::Relaxed)
     }
 
     /// Judges a ticket. Changes nothing.
@@ -87,16 +106,17 @@ impl Gate {
     }
 
     /// Lets every edge know that a session's tokens before this generation are good no more: they hold tags that were
-    /// taken away. False: too many wait for the broker.
-    pub fn outdate(&self, business: &str, grant: &Grant, ends_at: i64, now: Instant) -> bool {
+    /// taken away. False: too many wait for the broker. Where no edge reads streams, there is nobody to tell.
+    pub fn outdate(&self, business: &str, unique_id: &str, grant: &Grant, ends_at: i64, now: Instant) -> bool {
         let revocation = Revocation {
             business: business.to_owned(),
-            unique_id: None,
+            // The session says whose it is; with the identity other edges look at its connections alone.
+            unique_id: Some(unique_id.to_owned()),
             session: Some(grant::session_text(grant.session)),
             generation: Some(grant.generation),
             issued_before: grant.issued_at,
             until: ends_at,
         };
-        self.outbox.may_send(business, now) && self.outbox.send(revocation)
+        !self.hears() || (self.outbox.may_send(business, By::Refresh, now) && self.outbox.send(revocation))
     }
 }

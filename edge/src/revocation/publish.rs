@@ -22,10 +22,25 @@ use crate::{
 
 /// Lane key; connections count from 1.
 const LANE: u64 = 0;
-/// Time that one revocation of a business costs it at this edge: 5 a second. The stream holds 200,000.
-const COST: Duration = Duration::from_millis(200);
-/// Those at the same time.
-const BURST: u32 = 500;
+/// Who causes a revocation: clients can't use up what services may revoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum By {
+    /// A call of a service: 5 a second for each business at this edge, 500 at the same time. The stream holds 200,000.
+    Service,
+    /// A client's `refresh` that takes tags away: one a second, 50 at the same time.
+    Refresh,
+}
+
+impl By {
+    /// What one costs, and how many may come at the same time.
+    fn limit(self) -> (Duration, u32) {
+        match self {
+            Self::Service => (Duration::from_millis(200), 500),
+            Self::Refresh => (Duration::from_secs(1), 50),
+        }
+    }
+}
+
 /// Revocations that wait for the broker at most.
 const WAITING: usize = 1024;
 /// Before one that the broker did not take is published again.
@@ -55,7 +70,7 @@ pub struct Outbox {
     sender: mpsc::Sender<Revocation>,
     waiting: Mutex<Option<mpsc::Receiver<Revocation>>>,
     /// Until when each business has paid for what it revoked; only those that this edge serves.
-    paid: Mutex<HashMap<String, Instant>>,
+    paid: Mutex<HashMap<(String, By), Instant>>,
 }
 
 impl Default for Outbox {
@@ -67,11 +82,12 @@ impl Default for Outbox {
 
 impl Outbox {
     /// Charges a business for one revocation. False: it revokes too much, and is not charged.
-    pub fn may_send(&self, business: &str, now: Instant) -> bool {
+    pub fn may_send(&self, business: &str, by: By, now: Instant) -> bool {
+        let (cost, burst) = by.limit();
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = paid.entry(business.to_owned()).or_insert(now);
-        let next = (*until).max(now) + COST;
-        let may = next <= now + COST * BURST;
+        let until = paid.entry((business.to_owned(), by)).or_insert(now);
+        let next = (*until).max(now) + cost;
+        let may = next <= now + cost * burst;
         if may {
             *until = next;
         }

@@ -50,8 +50,7 @@ fn by_library(input: &[u8]) -> Option<(Method, Uri, HeaderMap)> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     // The end of the input ends it, with or without an error.
     let _ = runtime.block_on(connection);
-    let seen = seen.lock().expect("no panic").take();
-    seen
+    seen.lock().expect("no panic").take()
 }
 
 /// A connection on which the input comes, and then the end.

@@ -23,6 +23,8 @@ mod consuming;
 use consuming::Consumer;
 
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A client that sends nothing for so long is gone, unless it is blocked.
+const SILENCE: Duration = Duration::from_secs(10);
 type Method = (u16, u16);
 
 /// A channel.
@@ -99,6 +101,7 @@ pub(super) async fn serve(cluster: Cluster, node: usize, socket: End) {
     }
     peer.send(0, (10, 10), &start);
     let mut beat = Instant::now() + HEARTBEAT;
+    let mut last_byte = Instant::now();
     while peer.cluster.is_up(node) {
         changed.mark_unchanged();
         let mood = peer.cluster.mood();
@@ -121,7 +124,12 @@ pub(super) async fn serve(cluster: Cluster, node: usize, socket: End) {
             return;
         }
         tokio::select! {
-            read = peer.socket.read_buf(&mut peer.input) => if !matches!(read, Ok(1..)) { return },
+            read = peer.socket.read_buf(&mut peer.input) => {
+                if !matches!(read, Ok(1..)) {
+                    return;
+                }
+                last_byte = Instant::now();
+            }
             Some(outcome) = settled.recv() => {
                 // Several go together at times.
                 let mut all = vec![outcome];
@@ -133,6 +141,9 @@ pub(super) async fn serve(cluster: Cluster, node: usize, socket: End) {
             _ = changed.changed() => {}
             () = sleep_until(beat) => {
                 beat = Instant::now() + HEARTBEAT;
+                if last_byte.elapsed() >= SILENCE && !peer.blocked {
+                    return;
+                }
                 peer.output.put_slice(&[8, 0, 0, 0, 0, 0, 0, 0xce]);
             }
         }
@@ -216,7 +227,6 @@ impl Peer {
         match method {
             // start-ok
             (10, 11) => self.send(0, (10, 30), &[0x07, 0xff, 0, 2, 0, 0, 0, 4]),
-            (10, 31) => {}
             (10, 40) => {
                 self.send(0, (10, 41), &[0]);
             }
@@ -326,7 +336,10 @@ impl Peer {
                 committed
             }
             (false, false) => {
-                self.cluster.oracle.queued(&business, &message.body);
+                // What else there is are events, which are not followed here.
+                if message.exchange == names::receive_exchange(&business) {
+                    self.cluster.oracle.queued(&business, &message.body);
+                }
                 None
             }
         };

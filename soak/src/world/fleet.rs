@@ -68,7 +68,11 @@ pub struct Fleet {
 impl Fleet {
     pub(super) async fn start(setup: &Setup, control: &Control, nodes: &[TestBroker], edges: usize) -> Result<Self> {
         let vhost = &setup.vhost().name;
-        let amqp: Vec<String> = nodes.iter().map(|node| format!("{}/{vhost}", node.amqp)).collect();
+        // As in production: nobody but the operator is an administrator.
+        let edges_user = setup.edge_amqp().await?;
+        let user = edges_user.split(['/', '@']).nth(2).context("an address without a user")?;
+        let host = |node: &TestBroker| node.amqp.rsplit('@').next().unwrap_or_default().to_owned();
+        let amqp: Vec<String> = nodes.iter().map(|node| format!("amqp://{user}@{}/{vhost}", host(node))).collect();
         let streams: Vec<String> = nodes.iter().map(|node| node.stream.clone()).collect();
         let mut slots = Vec::new();
         for _ in 0..edges {

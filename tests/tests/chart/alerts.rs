@@ -176,7 +176,7 @@ fn no_critical_alert_asks_for_what_one_client_or_one_business_can_raise() -> Res
         critical += 1;
         let expr = text(&alert, "/expr")?;
         let full =
-            expr.contains("kind=\"connection_limit\"") && expr.contains("> 0.9 * max by (pod) (wirepost_edge_max_");
+            expr.contains("kind=\"connection_limit\"") && expr.contains(">= 0.9 * max by (pod) (wirepost_edge_max_");
         ensure!(full || theirs.iter().all(|metric| !expr.contains(metric)), "{expr}");
     }
     ensure!(critical > 4, "where are they?");

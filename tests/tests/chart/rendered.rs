@@ -241,7 +241,7 @@ fn the_programs_know_every_variable_and_the_chart_knows_every_setting() -> Resul
     let rendered = render(&format!("{EVERYTHING}\nselector: a=b"))?;
     let external = render(
         "{publicUrl: \"https://a\", operator: {existingQueues: [a=b], trustedIssuers: [id.corp], secretsWatch: {namespaces: [shop]}, \
-         adoptVhost: unmarked, allowMassDeletion: true, requireClass: true}, edge: {compression: [shop]}, \
+         adoptVhost: unmarked, allowMassDeletion: true, requireClass: true}, edge: {compression: [shop], trustedProxies: [10.0.0.0/8]}, \
          broker: {advertised: \"a:1\", nodes: 3, tls: {enabled: true, caSecretName: ca, clientSecretName: c}}, tls: {enabled: true, secretName: t}}",
     )?;
     for (id, args, unset) in [

@@ -169,9 +169,11 @@ async fn a_reconnect_does_not_clear_what_a_client_owes() -> Result<()> {
 async fn an_identity_that_connects_in_a_loop_is_told_to_wait_and_others_get_in() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
     let edge = setup.edge("e1").start().await?;
-    let url = edge.token("payments", "alice", "app", &[]).await?;
-    let ticket = url.rsplit('/').next().unwrap_or_default();
-    let attempts = join_all((0..300).map(|_| edge.client("alice", "app").token(ticket).upgrade())).await;
+    let attempts = join_all((0..300).map(async |_| {
+        let url = edge.token("payments", "alice", "app", &[]).await?;
+        edge.client("alice", "app").token(url.rsplit('/').next().unwrap_or_default()).upgrade().await
+    }))
+    .await;
     let refused: Vec<_> = attempts.iter().filter_map(|attempt| attempt.as_ref().err()).collect();
     assert!(!refused.is_empty(), "all of 300 got in");
     for error in refused {

@@ -172,6 +172,10 @@ async fn a_resource_that_was_created_again_and_cannot_run_yet_takes_nothing_from
 
     world.apply(&payments()).await?;
     world.condition("payments", "Ready", "True").await?;
+    // Another resource has other credentials: what the former ones let in ends, and comes back by the new ones.
+    ensure!(alice.close_code().await? == 3000);
+    let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
+    let mut alice = client(&edge, &secret, "alice", "app").await?;
     alice.send_acked(&json!({"messageType": "chat.line", "toUniqueId": "bob", "id": "m-2", "content": {}})).await?;
     operator.had_every_right()
 }

@@ -45,7 +45,7 @@ async fn a_private_broker_can_be_killed_frozen_and_comes_back_with_its_data() {
     assert_eq!(depth(&channel, "q").await.unwrap(), 1);
     broker.pause().await.unwrap();
     let frozen = tokio::time::timeout(std::time::Duration::from_secs(1), depth(&channel, "q")).await;
-    assert!(frozen.is_err(), "a frozen broker answered");
+    assert!(!matches!(frozen, Ok(Ok(_))), "a frozen broker answered");
     broker.resume().await.unwrap();
     eventually("the thawed broker answers", broker::PATIENCE, || async {
         let (_connection, channel) = vhost.channel().await?;

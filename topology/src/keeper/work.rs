@@ -30,6 +30,8 @@ pub(super) struct Work {
     shared: Shared,
     /// When the last attempt to set them failed, and why, until they are set.
     shared_failure: Option<(Instant, BrokerFailure)>,
+    /// When something was last missing of what edges tell each other by, and was to be created.
+    control_tried: Option<Instant>,
 }
 
 struct Waiting {
@@ -105,6 +107,11 @@ impl Work {
         }
         self.shared = Shared::Wrong;
         self.shared_failure.as_ref().is_none_or(|(since, _)| since.elapsed() >= SHARED_RETRY)
+    }
+
+    /// Whether what edges tell each other by may be created again: a broker that refuses it is not asked all the time.
+    fn control_due(&self) -> bool {
+        self.control_tried.is_none_or(|since| since.elapsed() >= SHARED_RETRY)
     }
 
     /// An attempt to set the shared policies ended. If they are not all set, the requests that wait for them fail.
@@ -259,11 +266,18 @@ impl Actor {
         if self.waits_for_nodes().is_some() {
             plan.steps.retain(|step| matches!(step, Step::PutPolicy(_)));
         }
+        let is_policy = |step: &Step| matches!(step, Step::PutPolicy(_));
+        if plan.steps.iter().all(|step| !is_policy(step)) && !self.work.control_due() {
+            plan.steps.clear();
+        }
         // One that would cut streams is left alone, and each of their businesses says so.
         if !self.work.shared_seen(plan.steps.is_empty()) || !self.context.may_write() {
             return;
         }
         self.work.shared = Shared::Setting;
+        if !plan.steps.iter().all(is_policy) {
+            self.work.control_tried = Some(Instant::now());
+        }
         let (context, snapshot) = (Arc::clone(&self.context), Arc::clone(snapshot));
         self.tasks.spawn(async move { Finished::Shared(context.apply_shared(plan, &snapshot).await) });
     }
@@ -304,7 +318,7 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Problem, keeper::Phase};
+    use crate::{Problem, control::Control, keeper::Phase};
 
     const QUEUES: Needs = Needs { policies: false, shared_policies: true };
 
@@ -348,5 +362,16 @@ mod tests {
         assert!(work.shared_failure().is_none(), "what comes now waits for it");
         work.shared_attempted(&Ok(Report::default()));
         assert!(work.may_start(QUEUES) && !work.shared_seen(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_stream_that_is_refused_keeps_no_business_from_its_queues() {
+        let mut work = Work { shared: Shared::Setting, ..Work::default() };
+        let mut answer = waiting(&mut work, "pay");
+        let step = Control::default().missing().next().unwrap();
+        let refused = Problem::Refused { step: Box::new(step.clone()), reason: "no streams here".to_owned() };
+        let report = Report { problems: vec![refused], left: vec![step], ..Report::default() };
+        work.shared_attempted(&Ok(report));
+        assert!(answer.try_recv().is_err() && work.may_start(QUEUES) && work.shared_failure().is_none());
     }
 }

@@ -143,8 +143,10 @@ fn an_exchange_is_created_after_its_alternate_is_bound_and_a_queue_after_its_pol
             "create queue wirepost.control",
             "create exchange wirepost.pay.dlx",
             "create exchange wirepost.pay.unrouted",
+            "create exchange wirepost.control",
             "bind queue wirepost.pay.dead to exchange wirepost.pay.dlx with ''",
             "bind queue wirepost.pay.unrouted to exchange wirepost.pay.unrouted with ''",
+            "bind queue wirepost.control to exchange wirepost.control with ''",
             "create exchange wirepost.pay.receive",
             "bind queue wirepost.pay.q.orders to exchange wirepost.pay.receive with 'order.*'",
         ]

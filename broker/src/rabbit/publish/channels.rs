@@ -208,10 +208,12 @@ impl Channels {
         self.open.insert(number, Channel::Closing);
     }
 
-    /// Exchanges with events that the broker has not answered.
-    pub(super) fn unanswered_events(&self) -> Vec<Arc<str>> {
+    /// Exchanges with events that the broker has not answered, and how many.
+    pub(super) fn unanswered_events(&self) -> Vec<(Arc<str>, usize)> {
         let unanswered = |channel: &Channel| match channel {
-            Channel::Events(events) if !events.window.is_empty() => Some(events.exchange.clone()),
+            Channel::Events(events) if !events.window.is_empty() => {
+                Some((events.exchange.clone(), events.window.len()))
+            }
             _ => None,
         };
         self.open.values().filter_map(unanswered).collect()

@@ -61,7 +61,7 @@ impl<T: HasDeadline> FairQueue<T> {
 
     /// Takes out everything whose deadline has passed.
     pub(super) fn expired(&mut self, now: Instant) -> Vec<T> {
-        let mut expired = Vec::new();
+        let (mut expired, first) = (Vec::new(), self.turns.front().copied());
         self.waiting.retain(|_, items| {
             while items.front().is_some_and(|item| item.deadline() <= now) {
                 expired.extend(items.pop_front());
@@ -72,7 +72,9 @@ impl<T: HasDeadline> FairQueue<T> {
             self.len -= expired.len();
             let waiting = &self.waiting;
             self.turns.retain(|key| waiting.contains_key(key));
-            self.taken = 0;
+            if self.turns.front() != first.as_ref() {
+                self.taken = 0;
+            }
         }
         expired
     }

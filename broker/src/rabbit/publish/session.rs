@@ -42,6 +42,8 @@ pub(super) struct Session<'a> {
     answered: Vec<u16>,
     tick_due: Instant,
     events_due: Option<Instant>,
+    /// Events were put back: they are tried again when they are due, not with every write.
+    events_put_back: bool,
     batch: Vec<Job>,
     timer: Pin<Box<Sleep>>,
 }
@@ -61,6 +63,7 @@ impl<'a> Session<'a> {
             answered: Vec::new(),
             tick_due: now + SWEEP,
             events_due: None,
+            events_put_back: false,
             batch: Vec::new(),
             timer: Box::pin(sleep_until(now + SWEEP)),
         }
@@ -77,7 +80,9 @@ impl<'a> Session<'a> {
             Ok(()) => pipe.close(CLOSE_TIMEOUT).await,
             Err(error) => {
                 let unknown = PublishError::Unknown(error.to_string());
-                lane.breakers.ended_events(channels.unanswered_events(), &error);
+                let (exchanges, events): (Vec<_>, Vec<_>) = channels.unanswered_events().into_iter().unzip();
+                lane.counters.dropped_events.add(events.iter().sum::<usize>() as u64);
+                lane.breakers.ended_events(exchanges, &error);
                 let mut hit = Vec::new();
                 for channel in channels.into_all() {
                     if !channel.window.is_empty() {

@@ -51,14 +51,16 @@ pub(super) async fn claim(connection: &mut Connection, queue: &str, empty: bool,
     }
 }
 
-/// Whether the broker refuses what is published to a queue, because its node is down. A queue that is merely slow takes the message, which
-/// no client gets, or the broker answers nothing. Only for a queue that does not answer: one may also refuse because it is full.
-pub(super) async fn is_down(endpoint: &Endpoint, queue: &str) -> bool {
+/// Whether the broker refuses the pushes of a business, because the node of a queue is down. Queues that are merely slow take the marker,
+/// which no client gets, or the broker answers nothing. Only where the own queue does not answer: the push exchange leads into every
+/// edge's. Not straight to the queue: an edge has no right to the default exchange.
+pub(super) async fn is_down(endpoint: &Endpoint, business: &str) -> bool {
     let asking = async {
         let mut connection = Connection::open(endpoint, HEARTBEAT).await?;
         connection.confirm().await?;
         let body = marker::body("is-down");
-        connection.publish(b"", queue.as_bytes(), &Properties::default().persistent(), body.as_bytes()).await
+        let push = names::push_exchange(business);
+        connection.publish(push.as_bytes(), b"", &Properties::default().persistent(), body.as_bytes()).await
     };
     matches!(timeout(REFUSED_WITHIN, asking).await, Ok(Ok::<_, Error>(Published::Refused)))
 }

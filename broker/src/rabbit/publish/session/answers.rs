@@ -77,7 +77,12 @@ impl Session<'_> {
                 self.in_flight -= answered as usize;
                 self.lane.breakers.passed(&publishing.target);
             }
-            Some(Channel::Events(events)) => drop(events.window.settle(tag, multiple, taken)?),
+            Some(Channel::Events(events)) => {
+                let answered = events.window.settle(tag, multiple, taken)?;
+                if !taken {
+                    self.lane.counters.dropped_events.add(u64::from(answered));
+                }
+            }
             // Late answers of a channel that is closed already.
             Some(Channel::Closing) | None => return Ok(()),
         }
@@ -103,7 +108,10 @@ impl Session<'_> {
                 }
                 (target, PAUSE)
             }
-            Some(Channel::Events(events)) => (events.exchange, EVENT_PAUSE),
+            Some(Channel::Events(events)) => {
+                self.lane.counters.dropped_events.add(events.window.len() as u64);
+                (events.exchange, EVENT_PAUSE)
+            }
             // Our own close was on its way: the broker answers it too, and only then is the number free.
             Some(Channel::Closing) => return self.channels.still_closing(number),
             None => return,

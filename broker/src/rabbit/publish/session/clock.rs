@@ -49,6 +49,7 @@ impl Session<'_> {
                 }
                 Some(Channel::Events(channel)) => {
                     self.lane.counters.channels_discarded.add(1);
+                    self.lane.counters.dropped_events.add(channel.window.len() as u64);
                     channel.exchange
                 }
                 Some(Channel::Closing) | None => continue,

@@ -1,6 +1,10 @@
 //! How a session sends messages and events.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -107,11 +111,12 @@ impl Session<'_> {
         }
         let due = *self.events_due.get_or_insert(now + EVENT_DELAY);
         let closing = self.lane.closing.is_cancelled();
-        if (now < due && self.pipe.queued() == 0 && !closing) || self.pipe.queued() >= MAX_QUEUED {
+        let waits = self.events_put_back || (self.pipe.queued() == 0 && !closing);
+        if (now < due && waits) || self.pipe.queued() >= MAX_QUEUED {
             return;
         }
         let Self { lane, pipe, channels, paused, .. } = self;
-        let mut later = VecDeque::new();
+        let (mut later, mut of_exchange) = (VecDeque::new(), HashMap::<Arc<str>, usize>::new());
         for event in lane.queues.take_events() {
             let is_paused = paused.get(&event.exchange).is_some_and(|until| now < *until)
                 || !lane.breakers.takes_events(&event.exchange, now);
@@ -126,12 +131,18 @@ impl Session<'_> {
             if channel.window.len() < MAX_WINDOW && encode::publish(pipe, number, None, &event).is_ok() {
                 channel.window.push_event(now, position);
                 lane.counters.events.add(1);
-            } else if channel.window.len() >= MAX_WINDOW && channel.window.oldest().is_some_and(waits) {
+                continue;
+            }
+            // One exchange may not take the places of the others.
+            let kept = of_exchange.entry(event.exchange.clone()).or_default();
+            if channel.window.len() >= MAX_WINDOW && channel.window.oldest().is_some_and(waits) && *kept < MAX_WINDOW {
+                *kept += 1;
                 later.push_back(event);
             } else {
                 lane.counters.dropped_events.add(1);
             }
         }
+        self.events_put_back = !later.is_empty();
         self.events_due = (!later.is_empty()).then(|| now + EVENT_DELAY);
         lane.queues.put_back_events(later);
     }

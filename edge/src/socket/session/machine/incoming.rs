@@ -195,7 +195,7 @@ impl Machine {
         let ends_at = business.session_end(&new.grant, new.session_ends_at);
         let loses_tags = old.tags.iter().any(|tag| !new.tags.contains(tag));
         let until = ends_at.max(old.session_ends_at);
-        if loses_tags && !self.gate.outdate(&old.business, &grant, until, now.instant) {
+        if loses_tags && !self.gate.outdate(&old.business, &old.unique_id, &grant, until, now.instant) {
             return Err("too many sessions lose tags at the moment; try again".into());
         }
         self.gate.spend(&new, now.ms).map_err(|spent| spent.to_string())?;

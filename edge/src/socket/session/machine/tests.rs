@@ -320,7 +320,7 @@ fn a_refresh_prolongs_the_session_and_replaces_tags_and_tokens() {
     }
     let good = later(&["vip"]);
     assert_eq!(refresh(&mut session, &good), ["tags vip", "session 2", "refreshed"]);
-    assert_eq!(refresh(&mut session, &good), ["error refresh"], "a ticket is good once");
+    assert_eq!(refresh(&mut session, &good), ["refused refresh", "error refresh"], "a ticket is good once");
     assert_eq!(session.gate.judge(&before), Err(Spent::Replaced));
     assert_eq!(refresh(&mut session, &later(&["vip"])), ["session 4", "refreshed"], "the tags are the same");
     session.pass(Duration::from_millis(SESSION as u64));
