@@ -267,7 +267,7 @@ async fn a_transient_queue_is_replaced_while_its_node_is_down_and_not_while_it_i
     let failures = counter(&broker, "connect_failures");
     close_connections(&there, "consuming").await?;
     drop(held);
-    eventually("it is asked in vain twice", FROZEN * 2, || async {
+    eventually("it is asked in vain twice", FROZEN * 4, || async {
         Ok(counter(&broker, "connect_failures") >= failures + 2)
     })
     .await?;
