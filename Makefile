@@ -16,18 +16,19 @@ help: ## this list
 dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed (ARGS="--listen 127.0.0.1:8081 --admin 127.0.0.1:9091": other ports)
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
-# The cluster's tests wait for most of their time. Beside them, with what they leave of the processors, the examples of the documentation are
-# compiled, inputs are changed for a minute (fuzzing), and then the soak runs. Nothing else does: with more than that to do, the cluster's broker confirms too late for promises of two
-# seconds.
+# The soak runs beside the conformance cases, which keep one processor busy. The cluster's tests wait for most of their time: beside them, with
+# what they leave of the processors, the examples of the documentation are compiled and inputs are changed for a minute (fuzzing). Nothing else
+# does: with more than that to do, the cluster's broker confirms too late for promises of two seconds.
 .PHONY: test
-test: setup check unit conformance simulate-some integration clients ## everything that CI runs (on two cores about 25 minutes, 45 where nothing is cached)
+test: setup check unit programs ## everything that CI runs (on two cores about 35 minutes, an hour where nothing is cached)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target conformance soak
+	$(MAKE) --no-print-directory simulate-some integration clients
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible beside-it
 
 .PHONY: beside-it
 beside-it:
 	nice -n 19 $(MAKE) --no-print-directory doc
 	WIREPOST_FUZZ_SECONDS=3 nice -n 19 $(CARGO) test $(LOCKED) --lib -- changed_inputs_hold
-	nice -n 19 $(MAKE) --no-print-directory soak
 
 .PHONY: setup
 setup: ## installs what is missing: Rust toolchain, C compiler, openssl, iproute2, Chromium, JDK, Maven
