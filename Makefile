@@ -21,7 +21,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 # does: with more than that to do, the cluster's broker confirms too late for promises of two seconds.
 .PHONY: test
 test: setup check unit programs ## everything that CI runs (on two cores about 35 minutes, an hour where nothing is cached)
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target conformance soak
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target conformance soak SECONDS=60 SEED=31
 	$(MAKE) --no-print-directory simulate-some integration clients
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible beside-it
 

@@ -395,6 +395,8 @@ impl Hub {
                 });
             }
             if delivery == Delivery::Durable {
+                // A gap inside a subscription is followed by what comes behind it, not by another attachment.
+                state.attached = true;
                 state.log.append(entry);
             }
         }

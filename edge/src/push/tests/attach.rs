@@ -11,7 +11,7 @@ use super::{
     *,
 };
 use crate::broker::{Confirm, Feed, FeedEvent, Health, Page, ReadError, Start};
-use crate::push::gap::Gap;
+use crate::push::{entry::Entry, gap::Gap};
 
 type Hook = Box<dyn FnOnce() + Send>;
 
@@ -201,7 +201,13 @@ async fn a_gap_that_reading_has_shown_waits_for_a_reader_that_is_attached() {
     edge.hub.forget(Some(Gap::Incarnation));
     edge.hub.attach(at(1));
     join(Some(Gap::Incarnation));
-    assert_eq!(joined, [at(7), at(1)]);
+    // Retention passes the reader, which goes on reading behind it.
+    edge.hub.forget(Some(Gap::Retention));
+    join(Some(Gap::Retention));
+    let behind = Arc::new(Entry::mark(Position { offset: 20, fingerprint: 20 }));
+    assert!(edge.hub.append(&edge.hub.business(), vec![behind], Delivery::Durable));
+    join(Some(Gap::Retention));
+    assert_eq!(joined, [at(7), at(1), at(20)]);
     edge.stop().await;
 }
 
