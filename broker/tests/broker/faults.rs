@@ -265,7 +265,11 @@ async fn a_transient_queue_is_replaced_while_its_node_is_down_and_not_while_it_i
     );
     cluster.node(0).ctl(&["eval", &format!("sys:suspend(begin {process} end).")]).await?;
     let failures = counter(&broker, "connect_failures");
-    close_connections(&there, "consuming").await?;
+    // The management's list knows a connection some seconds after it was opened.
+    eventually("the consuming connection is closed", PATIENCE, || async {
+        Ok(close_connections(&there, "consuming").await? == 1)
+    })
+    .await?;
     drop(held);
     eventually("it is asked in vain twice", FROZEN * 4, || async {
         Ok(counter(&broker, "connect_failures") >= failures + 2)
