@@ -16,6 +16,7 @@ use super::{
     fair::HasDeadline,
     gate::HeldTurn,
     job::{Job, unavailable},
+    pace::WINDOW_BYTES,
 };
 use crate::{Publication, PublishError, rabbit::counters::Counters};
 
@@ -76,8 +77,9 @@ pub(super) struct Progress {
     pub(super) target: Arc<str>,
     /// Messages that the broker has answered since the last report.
     pub(super) answered: u32,
-    /// Messages that it has not answered.
+    /// Messages that it has not answered, and bytes of their bodies.
     pub(super) in_flight: usize,
+    pub(super) bytes_in_flight: u64,
 }
 
 /// What may be sent to an exchange now.
@@ -193,10 +195,11 @@ impl Queues {
     /// Records what has happened on channels.
     pub(super) fn report(&self, now: Instant, progress: impl Iterator<Item = Progress>) {
         let mut state = self.lock();
-        for Progress { target, answered, in_flight } in progress {
+        for Progress { target, answered, in_flight, bytes_in_flight } in progress {
             let Some(exchange) = state.exchanges.get_mut(&target) else { continue };
             let saturated = !exchange.jobs.is_empty() || in_flight + answered as usize >= exchange.pace.window(now);
             exchange.in_flight = in_flight;
+            exchange.bytes_in_flight = bytes_in_flight;
             exchange.pace.note(now, answered, in_flight, saturated);
             exchange.used = now;
             exchange.regulate(now, &self.congested);
@@ -228,6 +231,7 @@ impl Queues {
                     let room = most.saturating_sub(exchange.in_flight).min(QUANTUM);
                     while taken < room
                         && bytes < max_bytes
+                        && (exchange.in_flight + taken == 0 || exchange.bytes_in_flight < WINDOW_BYTES)
                         && let Some(job) = exchange.jobs.pop(turn)
                     {
                         *waiting -= 1;
@@ -236,6 +240,7 @@ impl Queues {
                             continue;
                         }
                         taken += 1;
+                        exchange.bytes_in_flight += job.bytes();
                         bytes += job.bytes() as usize + AROUND;
                         batch.push(job);
                     }
@@ -298,7 +303,7 @@ impl Queues {
     pub(super) fn nothing_in_flight(&self) {
         let now = Instant::now();
         for exchange in self.lock().exchanges.values_mut() {
-            exchange.in_flight = 0;
+            (exchange.in_flight, exchange.bytes_in_flight) = (0, 0);
             exchange.pace.note(now, 0, 0, false);
         }
     }

@@ -22,6 +22,8 @@ struct Slot {
     sent: Instant,
     /// Where its bytes begin on the connection.
     position: u64,
+    /// Of its body.
+    bytes: u64,
 }
 
 /// See the module.
@@ -31,6 +33,7 @@ pub(super) struct Window {
     before: u64,
     slots: VecDeque<Slot>,
     open: usize,
+    open_bytes: u64,
 }
 
 /// The broker violated the protocol: it answered a message that was not sent, or answered one twice.
@@ -41,6 +44,11 @@ impl Window {
     /// Messages that the broker has not answered.
     pub(super) fn len(&self) -> usize {
         self.open
+    }
+
+    /// Bytes of their bodies, without events.
+    pub(super) fn bytes(&self) -> u64 {
+        self.open_bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -64,8 +72,10 @@ impl Window {
     }
 
     fn add(&mut self, job: Option<Job>, now: Instant, position: u64) {
-        self.slots.push_back(Slot { job, open: true, returned: None, sent: now, position });
+        let bytes = job.as_ref().map_or(0, Job::bytes);
+        self.slots.push_back(Slot { job, open: true, returned: None, sent: now, position, bytes });
         self.open += 1;
+        self.open_bytes += bytes;
     }
 
     fn slot(&mut self, tag: u64) -> Result<&mut Slot, Unasked> {
@@ -89,6 +99,7 @@ impl Window {
         let mut answered = 0;
         for slot in self.slots.range_mut(first..=last).filter(|slot| slot.open) {
             slot.open = false;
+            self.open_bytes -= slot.bytes;
             answered += 1;
             if let Some(job) = slot.job.take() {
                 job.answer(match slot.returned.take() {

@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Waiting {
     pub(super) jobs: FairQueue<Job>,
     pub(super) in_flight: usize,
+    pub(super) bytes_in_flight: u64,
     pub(super) pace: Pace,
     pub(super) gate: Arc<Gate>,
     pub(super) congested: bool,
@@ -28,6 +29,7 @@ impl Waiting {
         Self {
             jobs: FairQueue::new(capacity),
             in_flight: 0,
+            bytes_in_flight: 0,
             pace: Pace::new(),
             gate: Arc::default(),
             congested: false,

@@ -17,12 +17,16 @@ fn push(queues: &Queues, sender: u64, exchange: &str) -> Confirm {
 }
 
 fn message(sender: u64, exchange: &str) -> Publication {
+    sized(sender, exchange, 1)
+}
+
+fn sized(sender: u64, exchange: &str, bytes: usize) -> Publication {
     Publication {
         exchange: exchange.into(),
         routing_key: "k".into(),
         queue: None,
         message_id: sender.to_string(),
-        body: bytes::Bytes::from_static(b"x"),
+        body: vec![b'x'; bytes].into(),
         timestamp: 0,
         headers: vec![],
     }
@@ -35,7 +39,7 @@ fn serve(queues: &Queues, now: Instant, up_to: usize) -> Vec<Job> {
 }
 
 fn report(queues: &Queues, now: Instant, answered: u32, in_flight: usize) {
-    queues.report(now, std::iter::once(Progress { target: EXCHANGE.into(), answered, in_flight }));
+    queues.report(now, std::iter::once(Progress { target: EXCHANGE.into(), answered, in_flight, bytes_in_flight: 0 }));
 }
 
 fn turn(queues: &Queues) -> Option<HeldTurn> {
@@ -141,4 +145,35 @@ async fn a_message_of_a_batch_waits_as_long_as_its_caller() {
     tokio::time::advance(Duration::from_secs(5)).await;
     queues.sweep(Instant::now(), "slow");
     assert!(of_batch.try_recv().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_messages_are_in_flight_up_to_a_number_of_bytes_and_one_always() {
+    let queues = Queues::new(Bounds { messages: 100, bytes: 64 << 20, events: 2 }, Arc::default());
+    let push = |bytes| {
+        let (reply, confirm) = oneshot::channel();
+        queues.push(1, Job::new(sized(1, EXCHANGE, bytes), reply, queues.counters.clone()));
+        confirm
+    };
+    let now = Instant::now();
+    let huge = 2 * WINDOW_BYTES as usize;
+    let _confirms: Vec<Confirm> =
+        [vec![huge, huge], vec![WINDOW_BYTES as usize / 4; 10]].concat().into_iter().map(push).collect();
+    let progress = |answered, in_flight, bytes_in_flight| {
+        queues.report(now, std::iter::once(Progress { target: EXCHANGE.into(), answered, in_flight, bytes_in_flight }));
+    };
+    let mut sent = serve(&queues, now, 200);
+    assert_eq!(sent.len(), 1, "alone, however large");
+    assert!(serve(&queues, now, 200).is_empty());
+    progress(1, 0, 0);
+    sent.extend(serve(&queues, now, 200));
+    assert_eq!(sent.len(), 2);
+    progress(1, 0, 0);
+    sent.extend(serve(&queues, now, 200));
+    assert_eq!(sent.len(), 6, "four of a quarter");
+    progress(1, 3, 3 * WINDOW_BYTES / 4);
+    assert_eq!(serve(&queues, now, 200).len(), 1);
+    for job in sent {
+        job.answer(Ok(()));
+    }
 }

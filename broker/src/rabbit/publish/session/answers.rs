@@ -127,7 +127,8 @@ impl Session<'_> {
         self.lane.counters.channels_discarded.add(1);
         self.in_flight -= channel.window.len();
         channel.window.lost(written, error);
-        let progress = Progress { target: channel.target, answered: channel.answered, in_flight: 0 };
+        let progress =
+            Progress { target: channel.target, answered: channel.answered, in_flight: 0, bytes_in_flight: 0 };
         self.lane.queues.report(now, std::iter::once(progress));
     }
 }

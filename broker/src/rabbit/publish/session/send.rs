@@ -33,7 +33,8 @@ impl Session<'_> {
             let reports = self.answered.drain(..).filter_map(|number| {
                 let channel = channels.publishing(number)?;
                 let answered = std::mem::take(&mut channel.answered);
-                Some(Progress { target: channel.target.clone(), answered, in_flight: channel.window.len() })
+                let (in_flight, bytes_in_flight) = (channel.window.len(), channel.window.bytes());
+                Some(Progress { target: channel.target.clone(), answered, in_flight, bytes_in_flight })
             });
             self.lane.queues.report(now, reports);
         }
@@ -79,7 +80,7 @@ impl Session<'_> {
             let target = job.target().clone();
             let Some((number, channel, fresh)) = channels.of(&target, pipe, now) else {
                 job.answer(Err(unavailable("too many exchanges are published to at the same time")));
-                unsent.push(Progress { target, answered: 0, in_flight: 0 });
+                unsent.push(Progress { target, answered: 0, in_flight: 0, bytes_in_flight: 0 });
                 continue;
             };
             if fresh {
@@ -93,7 +94,8 @@ impl Session<'_> {
                 }
                 Err(error) => {
                     job.answer(Err(PublishError::Refused(error.to_string())));
-                    unsent.push(Progress { target, answered: 0, in_flight: channel.window.len() });
+                    let (in_flight, bytes_in_flight) = (channel.window.len(), channel.window.bytes());
+                    unsent.push(Progress { target, answered: 0, in_flight, bytes_in_flight });
                 }
             }
         }
