@@ -16,14 +16,19 @@ help: ## this list
 dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed (ARGS="--listen 127.0.0.1:8081 --admin 127.0.0.1:9091": other ports)
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
-# The soak runs beside the conformance cases, which keep one processor busy. The cluster's tests wait for most of their time: beside them, with
+# The soak runs beside the conformance cases and the simulation, which keep one processor busy each. The cluster's tests wait for most of their time: beside them, with
 # what they leave of the processors, the examples of the documentation are compiled and inputs are changed for a minute (fuzzing). Nothing else
 # does: with more than that to do, the cluster's broker confirms too late for promises of two seconds.
 .PHONY: test
 test: setup check unit programs ## everything that CI runs (on two cores about 35 minutes, an hour where nothing is cached)
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target conformance soak SECONDS=60 SEED=31
-	$(MAKE) --no-print-directory simulate-some integration clients
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target soak conformance-and-simulation SECONDS=180 SEED=31
+	$(MAKE) --no-print-directory integration clients
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible beside-it
+
+.PHONY: conformance-and-simulation
+conformance-and-simulation:
+	$(MAKE) --no-print-directory conformance
+	$(MAKE) --no-print-directory simulate-some
 
 .PHONY: beside-it
 beside-it:
