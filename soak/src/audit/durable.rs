@@ -270,9 +270,7 @@ impl<'f, 'r> Walk<'f, 'r> {
         else {
             return;
         };
-        // A plain client can't be told of a gap, so one that the retention passed hears nothing.
-        let deaf = self.client.plain && self.facts.record.businesses[self.client.business].short_retention;
-        if deaf || self.facts.right(message, self.client, &self.tags, since, at) != Right::Must {
+        if self.is_deaf() || self.facts.right(message, self.client, &self.tags, since, at) != Right::Must {
             return;
         }
         let what = format!("cursor {cursor} came, and {} at {offset} did not", self.facts.name(message));
@@ -280,8 +278,16 @@ impl<'f, 'r> Walk<'f, 'r> {
         self.missing.insert(offset, violation);
     }
 
+    /// A plain client can't be told of a gap, so one that the retention passed goes on from now and hears nothing.
+    fn is_deaf(&self) -> bool {
+        self.client.plain && self.facts.record.businesses[self.client.business].short_retention
+    }
+
     /// Nothing more comes.
     fn ends(&mut self) {
+        if self.is_deaf() {
+            return;
+        }
         let (here, offered) = match self.at {
             At::Offset(here) | At::Untold(Some(here)) => (here, Duration::ZERO),
             // Nothing came after the gap: then nothing was to come.

@@ -104,6 +104,18 @@ fn what_never_came_is_lost() {
 }
 
 #[test]
+fn a_plain_client_that_retention_may_have_passed_is_owed_nothing() {
+    for (short_retention, expected) in [(false, vec![Kind::Lost]), (true, vec![])] {
+        let (mut draft, connection, messages) = three();
+        draft.0.clients[DURABLE].plain = true;
+        draft.0.businesses[DURABLE].short_retention = short_retention;
+        draft.got(connection, messages[0], Some(10));
+        draft.got(connection, messages[1], Some(11));
+        assert_eq!(draft.kinds(), expected);
+    }
+}
+
+#[test]
 fn a_cursor_that_passes_a_message_is_a_silent_gap() {
     let (mut draft, connection, messages) = three();
     draft.got(connection, messages[0], Some(10));
