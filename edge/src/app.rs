@@ -20,7 +20,10 @@ use crate::{
     identity::{jwks, keys::KeyRing},
     metrics::Metrics,
     net::listener::{self, Doors, Listener},
-    revocation::follow::{self, Follower},
+    revocation::{
+        follow::{self, Follower},
+        restore,
+    },
 };
 
 /// A running edge.
@@ -116,6 +119,9 @@ impl App {
         };
         let (gate, of_outbox) = (Arc::clone(&state.sockets.gate), Arc::clone(&state.broker));
         self.tasks.until("revocations to send", &self.serving, async move { gate.outbox.run(of_outbox).await });
+        let (gate, broker, metrics) =
+            (Arc::clone(&state.sockets.gate), Arc::clone(&state.broker), Arc::clone(&state.metrics));
+        self.tasks.until("revocations to restore", &self.serving, restore::run(gate, broker, metrics));
         let read = CancellationToken::new();
         let unread = (state.readiness.wait_for(follow::PART), read.clone().drop_guard());
         if let Some(feed) = state.broker.follow(names::CONTROL, Start::First) {

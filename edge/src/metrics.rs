@@ -106,12 +106,14 @@ pub struct Metrics {
     pub strangers: Gauge,
     /// Bytes that these hold.
     pub stranger_bytes: Gauge,
-    /// Those that were closed for others, by what was short (`places`, `bytes`).
+    /// Those that were closed for others, by what was short (`places`, `bytes`, `address`).
     pub strangers_gone: Family<Label, Counter>,
     /// Revocations in force.
     pub revocations: Gauge,
     /// Times that the bound of revocations made one of many.
     pub revocations_widened: Counter,
+    /// Revocations published to a control stream that had replaced another one.
+    pub revocations_restored: Counter,
     /// Used tickets and replaced resume tokens that the bound made this edge forget.
     pub spent_forgotten: Family<Label, Counter>,
     /// 1 while the control stream is read.
@@ -221,6 +223,10 @@ impl Default for Metrics {
                 "revocations_widened",
                 "Times that a business had too many revocations, and the older half became one for all its older sessions"
             ),
+            revocations_restored: metric!(
+                "revocations_restored",
+                "Revocations that this edge published to a control stream that had replaced another one"
+            ),
             spent_forgotten: metric!(
                 "spent_tokens_forgotten",
                 "Used tickets and replaced resume tokens that had to be forgotten early, since there were too many"
@@ -242,6 +248,7 @@ impl Default for Metrics {
             (&metrics.refused, "address_handshakes"),
             (&metrics.strangers_gone, "places"),
             (&metrics.strangers_gone, "bytes"),
+            (&metrics.strangers_gone, "address"),
             (&metrics.closes, "too_slow"),
             (&metrics.slowed, "frames"),
             (&metrics.slowed, "failures"),

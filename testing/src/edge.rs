@@ -71,6 +71,13 @@ impl EdgeBuilder {
         self
     }
 
+    /// Leaves a flag out that every edge of a test has.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.flags.remove(name);
+        self
+    }
+
     /// Lets it take its configurations from the ConfigMaps of a namespace, as the account of this kubeconfig, instead of the setup's files.
     #[must_use]
     pub fn config_namespace(mut self, namespace: &str, kubeconfig: &Path) -> Self {

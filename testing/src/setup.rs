@@ -52,6 +52,19 @@ spec:
   routes: [{messageType: price, sendType: ServerToClient, to: [app]}]
 ";
 
+/// The same with delivery `Transient`, and with messages between clients.
+pub const TRANSIENT: &str = r"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: ticker, namespace: shop}
+spec:
+  clientTypes: [app]
+  routes:
+    - {messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}
+    - {messageType: wave, sendType: ClientToClient, from: [app], to: [app]}
+  push: {delivery: Transient}
+";
+
 /// Everything that several edges share. Cheap to clone; the vhost goes with the last clone and the last edge.
 #[derive(Clone, Debug)]
 pub struct Setup(Arc<Shared>);

@@ -69,7 +69,7 @@ impl State {
             addresses,
             connection_limit: ConnectionLimit::new(settings.max_connections),
             sockets: Arc::new(Shared {
-                gate: Arc::new(Gate::new(Arc::clone(&keys), &metrics)),
+                gate: Arc::new(Gate::new(Arc::clone(&keys), settings.ticket_ttl, &metrics)),
                 checks: Arc::clone(&checks),
                 limiter: Arc::new(FloodLimiter::default()),
                 inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),

@@ -28,6 +28,7 @@ use super::{
     write_progress::WriteProgress,
 };
 use crate::{
+    address::ClientAddress,
     compression::Compression,
     drain::{DrainShare, Draining},
     identity::ticket::Ticket,
@@ -60,6 +61,8 @@ pub struct Session {
     pub ticket: Ticket,
     /// The page's origin, if the business declares it.
     pub origin: Option<Box<str>>,
+    /// Where the client is, for whoever audits.
+    pub address: ClientAddress,
     /// Where to start.
     pub start: StartAt,
     /// Whether control frames are on.
@@ -90,7 +93,7 @@ impl Session {
 
     /// Registers the connection, with any peer: a test has one without a socket.
     fn start<P: Peer>(self, connect: impl FnOnce(&Hub, &Shared, &Arc<Mailbox>) -> P) -> Running<P> {
-        let Self { shared, hub, ticket, origin, start, control, compression, number, key, written: _ } = self;
+        let Self { shared, hub, ticket, origin, address, start, control, compression, number, key, written: _ } = self;
         let (metrics, settings) = (&hub.context.metrics, &hub.context.settings);
         metrics.connections.inc();
         metrics.connections_total.inc();
@@ -135,7 +138,7 @@ impl Session {
             catch_up: Some(catch_up.boxed()),
             draining: shared.drain.subscribe(),
             line: Line::default(),
-            effects: Effects::new(hub, shared, mailbox),
+            effects: Effects::new(hub, shared, mailbox, address),
             registered,
         }
     }

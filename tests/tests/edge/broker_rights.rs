@@ -12,20 +12,10 @@ use wirepost_testing::broker::{PATIENCE, eventually, publish};
 use wirepost_testing::client::{Client, Event};
 use wirepost_testing::edge::Edge;
 use wirepost_testing::service::{Service, payment};
-use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::setup::{PAYMENTS, Setup, TRANSIENT};
 use wirepost_topology::{Access, EDGE_RIGHTS, EdgeRight};
 
 use crate::sweep::{Object, objects, tried};
-
-const TICKER: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: ticker, namespace: shop}
-spec:
-  clientTypes: [app]
-  routes: [{messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}]
-  push: {delivery: Transient}
-";
 
 /// What an edge does on the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +102,7 @@ async fn revoke(edge: &Edge, unique_id: &str) -> Result<bool> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_right_of_an_edge_is_needed_for_one_thing_and_nothing_else_fails_without_it() -> Result<()> {
-    let setup = Setup::new(&[PAYMENTS, TICKER]).await?;
+    let setup = Setup::new(&[PAYMENTS, TRANSIENT]).await?;
     let (payments, ticker) = (Service::connect(&setup).await?, Service::of(&setup, "ticker").await?);
     let mut connected = payments.events("connected").await?;
     let mut expected = BTreeSet::from_iter(ALL.map(|work| ("whole".to_owned(), work)));
@@ -200,7 +190,7 @@ fn meant(rights: &[EdgeRight], objects: &BTreeSet<Object>) -> BTreeSet<(Access, 
 
 #[tokio::test]
 async fn an_edge_can_do_nothing_else_and_a_right_more_would_show() -> Result<()> {
-    let setup = Setup::new(&[PAYMENTS, TICKER]).await?;
+    let setup = Setup::new(&[PAYMENTS, TRANSIENT]).await?;
     let edge = setup.edge("e1").start().await?;
     let _client = edge.client("bob", "app").business("ticker").connect().await?;
     let objects = objects(&setup).await?;

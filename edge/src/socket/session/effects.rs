@@ -11,6 +11,7 @@ use super::{
     machine::{Action, Reply},
 };
 use crate::{
+    address::ClientAddress,
     audit::{self, Refused},
     business::{
         Business,
@@ -38,6 +39,7 @@ pub(super) struct Effects {
     pub(super) hub: Arc<Hub>,
     shared: Arc<Shared>,
     pub(super) mailbox: Arc<Mailbox>,
+    address: ClientAddress,
     /// Messages that wait for the broker's confirm.
     pub(super) confirms: Window,
     /// The message whose content is being checked, at most one.
@@ -45,8 +47,8 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mailbox: Arc<Mailbox>) -> Self {
-        Self { hub, shared, mailbox, confirms: Window::default(), checking: None }
+    pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mailbox: Arc<Mailbox>, address: ClientAddress) -> Self {
+        Self { hub, shared, mailbox, address, confirms: Window::default(), checking: None }
     }
 
     /// Performs any action except the end, which is up to the task.
@@ -84,7 +86,7 @@ impl Effects {
             Action::RefreshRefused(reason) => self.shared.audit.refused(&Refused {
                 action: audit::Action::Refresh,
                 business: Some(&self.hub.name),
-                address: None,
+                address: Some(self.address.0),
                 reason: "invalid_token",
                 detail: Some(&reason),
             }),

@@ -69,7 +69,7 @@ impl Fixture {
 
     fn with(rules: Rules, ticket: Ticket) -> Self {
         let now = Now { instant: Instant::now(), ms: START };
-        let gate = Arc::new(Gate::new(Arc::new(KeyRing::random()), &Metrics::default()));
+        let gate = Arc::new(Gate::new(Arc::new(KeyRing::random()), Duration::from_secs(30), &Metrics::default()));
         let limiter = Arc::new(FloodLimiter::default());
         let flood = ConnectionBucket::open(&limiter, limiter.key("payments", "alice"));
         let share = Arc::new(Share::new(&Metrics::default()));
