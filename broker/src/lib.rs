@@ -60,6 +60,9 @@ pub enum PublishError {
     /// The broker returned or refused it: it did not arrive and may pass later (just after a restart this happens to healthy routes).
     #[error("not taken by the broker: {0}")]
     Refused(String),
+    /// The broker returned it: nothing is bound to the exchange that takes it. It did not arrive, and may pass later as well.
+    #[error("not taken by the broker: {0}")]
+    Unrouted(String),
     /// Sent, but no confirm came in time or the connection broke: it may have arrived.
     #[error("no confirm: {0}")]
     Unknown(String),

@@ -85,6 +85,17 @@ pub enum ServerFrame<'a> {
         about: &'a str,
         /// Why.
         reason: &'a str,
+        /// Of `received`: the ids that it is about.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        ids: &'a [String],
+        /// Of `received`: whether the same ids may pass later.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retryable: Option<bool>,
+    },
+    /// The business is told, or does not want to be, that the client has these messages.
+    Receipt {
+        /// Ids of the messages.
+        ids: &'a [String],
     },
     /// This edge shuts down.
     Drain {
@@ -350,6 +361,10 @@ mod tests {
             r#"{"op":"nack","id":"x1","code":"timeout","reason":"no confirm within 2 s","retryable":true,"mayHaveArrived":true}"#
         );
         assert_eq!(ServerFrame::Pong.to_text(), r#"{"op":"pong"}"#);
+        let error = ServerFrame::Error { about: "refresh", reason: "token expired", ids: &[], retryable: None };
+        assert_eq!(error.to_text(), r#"{"op":"error","about":"refresh","reason":"token expired"}"#);
+        let receipt = ServerFrame::Receipt { ids: &["p-7".to_owned()] };
+        assert_eq!(receipt.to_text(), r#"{"op":"receipt","ids":["p-7"]}"#);
         assert_eq!(serde_json::from_str::<ClientFrame>(r#"{"op":"ping","x":1}"#).unwrap(), ClientFrame::Ping);
     }
 

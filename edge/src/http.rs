@@ -52,7 +52,7 @@ pub fn router(state: Arc<State>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&state), log::layer))
         .layer(from_fn_with_state(Arc::clone(&state), addresses::layer))
         .layer(from_fn_with_state(Arc::clone(&state), closing::layer))
-        .layer(Extension(bodies::Budget::default()))
+        .layer(Extension(bodies::budget()))
         .with_state(state)
 }
 

@@ -24,6 +24,7 @@ pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod bucket;
+pub mod budget;
 pub mod business;
 pub mod catalog;
 pub mod compression;

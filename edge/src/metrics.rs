@@ -84,6 +84,8 @@ pub struct Metrics {
     pub catch_up_reads: Counter,
     /// Bytes of cached pages.
     pub page_bytes: Gauge,
+    /// Bytes of receipts that wait for the broker.
+    pub receipt_bytes: Gauge,
     /// Businesses that are read, since they have clients here.
     pub readers: Gauge,
     /// Businesses whose clients wait for pushes while none are read.
@@ -204,6 +206,7 @@ impl Default for Metrics {
             catch_up_reads: metric!("catch_up_reads", "Pages of streams read for clients that catch up"),
             page_bytes: metric!("page_bytes", "Pages of streams kept for further clients that catch up, in bytes"),
             readers: metric!("readers", "Businesses that are to be read, since clients of theirs are here"),
+            receipt_bytes: metric!("receipt_bytes", "Held for receipts that wait for the broker, in bytes"),
             readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),
             reader_lag: metric!(
                 "reader_lag",
@@ -253,6 +256,7 @@ impl Default for Metrics {
             (&metrics.slowed, "frames"),
             (&metrics.slowed, "failures"),
             (&metrics.receipts, "forgotten"),
+            (&metrics.receipts, "unsent"),
             (&metrics.closes, "overloaded"),
             (&metrics.closes, "refused"),
         ] {

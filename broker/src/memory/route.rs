@@ -95,7 +95,7 @@ impl Inner {
         if targets.is_empty() {
             if mandatory {
                 let reason = format!("no queue takes {} from {}", publication.routing_key, publication.exchange);
-                return Err(PublishError::Refused(reason));
+                return Err(PublishError::Unrouted(reason));
             }
             return Ok(());
         }

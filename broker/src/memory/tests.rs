@@ -140,7 +140,8 @@ async fn a_missing_exchange_or_queue_is_refused_and_a_full_queue_too() {
     let broker = broker();
     let refused = |result| assert!(matches!(result, Ok(Err(PublishError::Refused(_)))), "{result:?}");
     refused(broker.publish(0, message("nowhere", "a", "a")).await);
-    refused(broker.publish(0, message("", "nowhere", "a")).await);
+    let unrouted = broker.publish(0, message("", "nowhere", "a")).await;
+    assert!(matches!(unrouted, Ok(Err(PublishError::Unrouted(_)))), "{unrouted:?}");
     for body in ["1", "2", "3"] {
         broker.publish(0, message("", ORDERS, body)).await.unwrap().unwrap();
     }

@@ -1,5 +1,6 @@
 //! What a business can learn about its clients: published to its events exchange, routing key = the event. Best effort:
 //! bounded, never repeated, dropped and counted while the broker is unreachable or a listener's queue does not answer.
+//! Only `delivered` is published with a confirm, by [the connection](crate::socket::session) that reports it.
 
 use std::borrow::Cow;
 
@@ -45,6 +46,8 @@ pub enum Event<'a> {
         unique_id: &'a str,
         /// Of which type.
         client_type: &'a str,
+        /// What all connections of the session share: with an id it names one receipt, also where that comes again.
+        session: &'a str,
         /// Ids of the messages.
         ids: &'a [String],
     },
@@ -110,20 +113,25 @@ struct Body<'a> {
     timestamp: i64,
 }
 
-/// Publishes an event.
+/// Publishes an event, if that can be done soon.
 pub fn emit(broker: &dyn Broker, business: &Business, edge: &str, event: &Event<'_>) {
+    broker.emit(publication(business, edge, event));
+}
+
+/// An event as a message to publish.
+pub fn publication(business: &Business, edge: &str, event: &Event<'_>) -> Publication {
     let timestamp = clock::now_ms();
     let body = Body { event, business_type: business.name(), edge, timestamp };
-    let Ok(body) = serde_json::to_vec(&body) else { return };
-    broker.emit(Publication {
+    Publication {
         exchange: business.events_exchange.clone(),
         routing_key: event.key().to_owned(),
         queue: None,
         message_id: ids::new(),
-        body: body.into(),
+        // Plain data with string keys: it always serializes.
+        body: serde_json::to_vec(&body).unwrap_or_default().into(),
         timestamp,
         headers: Vec::new(),
-    });
+    }
 }
 
 #[cfg(test)]

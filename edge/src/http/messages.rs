@@ -24,12 +24,13 @@ use wirepost_core::{Envelope, contract::headers, envelope::unmarked};
 use super::{
     addresses::Judging,
     answer::{self, Code, Refusal},
-    bodies::{Budget, Full},
+    bodies,
     caller::{self, Credential},
     state::State,
 };
 use crate::{
     broker::{Confirm, PublishError},
+    budget::{Budget, Full},
     business::{Business, check_pool::Busy},
     clock,
     config::settings::CONFIRM_TIMEOUT,
@@ -94,7 +95,7 @@ async fn push(
         if full == Full::Business {
             state.metrics.business_limited.get_or_create(&label("bodies")).inc();
         }
-        full.refusal()
+        bodies::refusal(full)
     })?;
     let body = tokio::time::timeout(state.settings.header_timeout, read(body, announced.unwrap_or(0), limit))
         .await
@@ -261,7 +262,8 @@ impl Pending {
                     Err(
                         error @ (PublishError::Unavailable(_)
                         | PublishError::Overloaded { .. }
-                        | PublishError::Refused(_)),
+                        | PublishError::Refused(_)
+                        | PublishError::Unrouted(_)),
                     ) => (Some(Code::BrokerUnavailable), error.to_string(), None),
                     Err(error @ PublishError::Unknown(_)) => (Some(Code::ConfirmTimeout), error.to_string(), None),
                 }

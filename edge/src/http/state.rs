@@ -12,6 +12,7 @@ use crate::{
     address::limits::AddressLimits,
     audit::Audit,
     broker::Broker,
+    budget::Budget,
     business::{Business, check_pool::CheckPool},
     catalog::Catalog,
     config::settings::Settings,
@@ -20,7 +21,12 @@ use crate::{
     metrics::Metrics,
     push::context::HubContext,
     revocation::gate::Gate,
-    socket::{connection_limit::ConnectionLimit, flood::FloodLimiter, inbound::Inbound, shared::Shared},
+    socket::{
+        connection_limit::ConnectionLimit,
+        flood::FloodLimiter,
+        inbound::Inbound,
+        shared::{RECEIPT_BYTES, Shared},
+    },
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -73,6 +79,7 @@ impl State {
                 checks: Arc::clone(&checks),
                 limiter: Arc::new(FloodLimiter::default()),
                 inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
+                receipts: Budget::new(RECEIPT_BYTES, metrics.receipt_bytes.clone()),
                 audit: Arc::new(Audit::new(Arc::clone(&metrics))),
                 drain: Drain::default(),
             }),

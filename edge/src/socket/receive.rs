@@ -50,7 +50,7 @@ impl Nack {
     pub fn of_publish(id: &str, error: &PublishError) -> Self {
         let (code, may_have_arrived, retry_after) = match error {
             PublishError::Overloaded { retry_after } => (NackCode::BrokerUnavailable, false, *retry_after),
-            PublishError::Unavailable(_) | PublishError::Refused(_) => {
+            PublishError::Unavailable(_) | PublishError::Refused(_) | PublishError::Unrouted(_) => {
                 (NackCode::BrokerUnavailable, false, RETRY_AFTER)
             }
             PublishError::Unknown(_) => (NackCode::Timeout, true, RETRY_AFTER),

@@ -9,6 +9,7 @@ mod end;
 mod line;
 mod machine;
 mod peer;
+mod reports;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +51,7 @@ use end::End;
 use line::Line;
 use machine::{Action, Input, Machine, Now, Rules, SocketState};
 use peer::Peer;
+use reports::Reported;
 
 /// What a connection starts with.
 pub struct Session {
@@ -176,6 +178,7 @@ enum Event {
     Socket(SocketEvent),
     Checked(Result<Prepared, Nack>, usize),
     Confirmed(Outcome),
+    Reported(Reported),
     Drain(DrainShare),
     Time,
 }
@@ -243,6 +246,7 @@ impl<P: Peer> Running<P> {
                     }
                     continue;
                 }
+                reported = self.effects.reports.next() => Event::Reported(reported),
                 share = self.draining.share() => Event::Drain(share),
                 () = &mut timer => Event::Time,
                 event = self.peer.next(may_read) => Event::Socket(event),
@@ -286,6 +290,10 @@ impl<P: Peer> Running<P> {
                     effects.hub.context.metrics.acks.inc();
                 }
                 Input::Confirmed(id, outcome)
+            }
+            Event::Reported(reported) => {
+                effects.reported(&reported);
+                Input::Reported(reported)
             }
             Event::Drain(share) => Input::Drain(share),
             Event::Time => {

@@ -106,7 +106,7 @@ impl Job {
         let counter = match &outcome {
             Ok(()) => &self.counters.confirmed,
             Err(PublishError::Unavailable(_) | PublishError::Overloaded { .. }) => &self.counters.unavailable,
-            Err(PublishError::Refused(_)) => &self.counters.refused,
+            Err(PublishError::Refused(_) | PublishError::Unrouted(_)) => &self.counters.refused,
             Err(PublishError::Unknown(_)) => &self.counters.unknown,
         };
         counter.add(1);

@@ -9,6 +9,7 @@ use wirepost_core::Envelope;
 use super::{
     end::End,
     machine::{Action, Reply},
+    reports::{self, Reported, Reports},
 };
 use crate::{
     address::ClientAddress,
@@ -18,6 +19,7 @@ use crate::{
         events::{self, Event},
     },
     clock,
+    identity::grant,
     metrics::label,
     push::{
         context::HubContext,
@@ -39,16 +41,27 @@ pub(super) struct Effects {
     pub(super) hub: Arc<Hub>,
     shared: Arc<Shared>,
     pub(super) mailbox: Arc<Mailbox>,
-    address: ClientAddress,
+    /// Boxed: it is large, and hardly ever needed.
+    address: Box<ClientAddress>,
     /// Messages that wait for the broker's confirm.
     pub(super) confirms: Window,
     /// The message whose content is being checked, at most one.
     pub(super) checking: Option<Checking>,
+    /// Receipts that wait for the broker.
+    pub(super) reports: Reports,
 }
 
 impl Effects {
     pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mailbox: Arc<Mailbox>, address: ClientAddress) -> Self {
-        Self { hub, shared, mailbox, address, confirms: Window::default(), checking: None }
+        Self {
+            hub,
+            shared,
+            mailbox,
+            address: Box::new(address),
+            confirms: Window::default(),
+            checking: None,
+            reports: Reports::default(),
+        }
     }
 
     /// Performs any action except the end, which is up to the task.
@@ -71,15 +84,7 @@ impl Effects {
             Action::Check(business, text) => self.checking = Some(self.check(business, text)),
             Action::SetTags(tags) => self.hub.set_tags(mailbox, &tags),
             Action::SetSession(grant, ends_at) => mailbox.set_session(grant, ends_at),
-            Action::Delivered(ids) => {
-                metrics.receipts.get_or_create(&label("delivered")).inc_by(ids.len() as u64);
-                self.emit(&Event::Delivered {
-                    connection_id: &mailbox.id,
-                    unique_id: &mailbox.unique_id,
-                    client_type: &mailbox.client_type,
-                    ids: &ids,
-                });
-            }
+            Action::Report(ids) => self.report(ids),
             Action::CountRefusedReceipts(ids) => {
                 metrics.receipts.get_or_create(&label("refused")).inc_by(ids as u64);
             }
@@ -94,6 +99,43 @@ impl Effects {
             Action::Close(code) => mailbox.outbound.close(code),
             Action::End(_) => {}
         }
+    }
+
+    /// Reports receipts to the business, behind those that wait.
+    fn report(&mut self, ids: Vec<String>) {
+        let limit = self.hub.business().config.limits.per_edge.memory_bytes;
+        match self.shared.receipts.take(&self.hub.name, reports::bytes(&ids), limit) {
+            Ok(room) => self.reports.add(ids, room),
+            Err(_) => self.reports.fail(ids, "this edge holds as many receipts as it may; try again later".into()),
+        }
+        self.send_reports();
+    }
+
+    fn send_reports(&mut self) {
+        let Self { hub, mailbox, reports, .. } = self;
+        let HubContext { broker, settings, .. } = &*hub.context;
+        reports.send(broker, mailbox.number, |ids| {
+            let session = grant::session_text(mailbox.grant().session);
+            let event = Event::Delivered {
+                connection_id: &mailbox.id,
+                unique_id: &mailbox.unique_id,
+                client_type: &mailbox.client_type,
+                session: &session,
+                ids,
+            };
+            events::publication(&hub.business(), &settings.edge, &event)
+        });
+    }
+
+    /// Some receipts are with the business, or may be given again. The next ones are sent.
+    pub(super) fn reported(&mut self, reported: &Reported) {
+        let Reported { ids, outcome } = reported;
+        if outcome.is_err() {
+            self.mailbox.receipts.give_back(ids);
+        }
+        let kind = if outcome.is_ok() { "delivered" } else { "unsent" };
+        self.hub.context.metrics.receipts.get_or_create(&label(kind)).inc_by(ids.len() as u64);
+        self.send_reports();
     }
 
     /// Reports the connection to the business.

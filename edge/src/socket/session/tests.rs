@@ -16,6 +16,7 @@ use super::{machine::SocketState, *};
 use crate::{
     audit::Audit,
     broker::{Broker, Position, Publication, memory::MemoryBroker},
+    budget::Budget,
     business::{Business, check_pool::CheckPool},
     clock,
     config::settings::Settings,
@@ -24,7 +25,7 @@ use crate::{
     metrics::Metrics,
     push::{context::HubContext, mailbox::outbound::Next, reader},
     revocation::gate::Gate,
-    socket::{flood::FloodLimiter, inbound::Inbound},
+    socket::{flood::FloodLimiter, inbound::Inbound, shared::RECEIPT_BYTES},
 };
 
 const QUEUE: &str = "wirepost.payments.q.order";
@@ -117,6 +118,7 @@ impl Edge {
             checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),
             limiter: Arc::new(FloodLimiter::default()),
             inbound: Inbound::new(1 << 20, metrics.inbound_bytes.clone()),
+            receipts: Budget::new(RECEIPT_BYTES, metrics.receipt_bytes.clone()),
             audit: Arc::new(Audit::new(Arc::clone(&metrics))),
             drain: Drain::default(),
         });
