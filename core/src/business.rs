@@ -72,6 +72,13 @@ pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
+        name = "Clients",
+        type_ = "integer",
+        priority = 1,
+        description = "Connections of clients on all edges, as of about a minute ago.",
+        json_path = ".status.clients"
+    ),
+    printcolumn(
         name = "Reason",
         type_ = "string",
         priority = 1,

@@ -47,6 +47,8 @@ pub enum Action {
     Revoke,
     /// Reading the description.
     Describe,
+    /// Asking which clients are connected.
+    Presence,
 }
 
 impl Action {
@@ -58,6 +60,7 @@ impl Action {
             Self::Push => "push",
             Self::Revoke => "revoke",
             Self::Describe => "describe",
+            Self::Presence => "presence",
         }
     }
 }

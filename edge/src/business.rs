@@ -1,6 +1,7 @@
 //! A business as this edge runs it: its configuration, prepared for the hot path. Immutable; a change creates a new
 //! one.
 
+pub mod census;
 pub mod check_pool;
 pub mod events;
 pub mod share;

@@ -124,6 +124,13 @@ impl Catalog {
         self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.reading())).collect()
     }
 
+    /// Businesses with connections here, and how many they have.
+    pub fn connections(&self) -> BTreeMap<String, u64> {
+        let hubs = self.hubs.load();
+        let counts = hubs.iter().map(|(name, hub)| (name.to_string(), *hub.clients().borrow() as u64));
+        counts.filter(|(_, connections)| *connections > 0).collect()
+    }
+
     /// Changes with every change of the loaded configurations.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.version.subscribe()

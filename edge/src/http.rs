@@ -19,6 +19,7 @@ mod closing;
 mod description;
 mod log;
 mod messages;
+mod presence;
 mod public_url;
 mod sessions;
 mod token;

@@ -116,6 +116,20 @@ pub struct Metrics {
     pub spent_forgotten: Family<Label, Counter>,
     /// 1 while the control stream is read.
     pub control_up: Gauge,
+    /// The other edges that this one knows, by how they are (`answers`, `refuses`, `silent`).
+    pub peers: Family<Label, Gauge>,
+    /// Questions who is here, by outcome (`complete`, `incomplete`, `busy`), and those of other edges (`of_a_peer`).
+    pub presence: Family<Label, Counter>,
+    /// Questions on the admin port that no edge of this installation signed.
+    pub forged_questions: Counter,
+    /// Clients that were let go for an even load.
+    pub let_go: Counter,
+    /// Those that have not left yet.
+    pub leaving: Gauge,
+    /// Seconds in which this edge held more than its share and let nobody go, by the reason.
+    pub balance_holds: Family<Label, Counter>,
+    /// Censuses published.
+    pub censuses: Counter,
 }
 
 /// One label from a closed set.
@@ -226,6 +240,19 @@ impl Default for Metrics {
                 "Used tickets and replaced resume tokens that had to be forgotten early, since there were too many"
             ),
             control_up: metric!("control_up", "1 while the control stream is read, and with it revocations"),
+            peers: metric!("peers", "Other edges that this one knows, by how they are"),
+            presence: metric!("presence_questions", "Questions who is here, by outcome"),
+            forged_questions: metric!(
+                "forged_questions",
+                "Questions on the admin port that no edge of this installation has signed"
+            ),
+            let_go: metric!("let_go", "Clients asked to connect elsewhere for an even load"),
+            leaving: metric!("leaving", "Clients that were asked so and have not left yet"),
+            balance_holds: metric!(
+                "balance_holds",
+                "Seconds in which this edge held more than its share and let nobody go, by reason"
+            ),
+            censuses: metric!("censuses", "Censuses published"),
             registry,
         };
         // Alerts watch their growth, and Prometheus sees no growth in a series that begins with its first event.

@@ -19,6 +19,7 @@ pub mod hub;
 pub mod log;
 pub mod mailbox;
 mod pages;
+pub mod present;
 mod read_queue;
 pub mod reader;
 pub mod reading;

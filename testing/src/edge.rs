@@ -47,6 +47,8 @@ impl EdgeBuilder {
             ("endpoint-lag-seconds", "0.1".to_owned()),
             ("drain-window-seconds", "1".to_owned()),
             ("drain-deadline-seconds", "10".to_owned()),
+            // An event that nobody in a test has caused.
+            ("census-seconds", "3600".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let log = "info,wirepost_edge=debug,wirepost_stream=debug".to_owned();

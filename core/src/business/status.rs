@@ -50,6 +50,9 @@ pub struct WsBusinessStatus {
     /// How many edges run this generation, with a short delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edges: Option<EdgesStatus>,
+    /// How many connections clients have on all edges, in two significant digits, as of about a minute ago. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<i64>,
 }
 
 /// Exchanges for the business's services, by full name.

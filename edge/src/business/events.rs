@@ -48,6 +48,15 @@ pub enum Event<'a> {
         /// Ids of the messages.
         ids: &'a [String],
     },
+    /// How many connections the events before it tell of: what was connected and not disconnected.
+    Census {
+        /// How many.
+        connections: u64,
+        /// The ids of these connections, combined by XOR as numbers of 128 bits; 32 hexadecimal digits.
+        digest: &'a str,
+        /// When the next one comes.
+        every_seconds: f64,
+    },
     /// A push had no valid recipient. Every edge that reads the business reports it.
     Rejected {
         /// Its id, where it could be read.
@@ -70,7 +79,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// The names of all events.
-const KEYS: [&str; 4] = ["connected", "disconnected", "delivered", "rejected"];
+const KEYS: [&str; 5] = ["connected", "disconnected", "delivered", "rejected", "census"];
 
 impl Event<'_> {
     fn key(&self) -> &'static str {
@@ -79,25 +88,32 @@ impl Event<'_> {
             Self::Disconnected { .. } => KEYS[1],
             Self::Delivered { .. } => KEYS[2],
             Self::Rejected { .. } => KEYS[3],
+            Self::Census { .. } => KEYS[4],
         }
     }
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Looks<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(rename = "edge")]
+    _edge: IgnoredAny,
+    #[serde(rename = "businessType")]
+    _business_type: IgnoredAny,
+    message_type: Option<IgnoredAny>,
+}
+
 /// Whether this is the body of an event, as any edge writes it.
 pub fn is_event(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Looks<'a> {
-        #[serde(borrow)]
-        event: Cow<'a, str>,
-        #[serde(rename = "edge")]
-        _edge: IgnoredAny,
-        #[serde(rename = "businessType")]
-        _business_type: IgnoredAny,
-        message_type: Option<IgnoredAny>,
-    }
     serde_json::from_slice::<Looks<'_>>(body)
         .is_ok_and(|looks| looks.message_type.is_none() && KEYS.contains(&looks.event.as_ref()))
+}
+
+/// Whether an event is a census: one that comes though nothing has happened.
+pub fn is_census(event: &[u8]) -> bool {
+    serde_json::from_slice::<Looks<'_>>(event).is_ok_and(|looks| looks.event == KEYS[4])
 }
 
 #[derive(Serialize)]
@@ -107,13 +123,24 @@ struct Body<'a> {
     event: &'a Event<'a>,
     business_type: &'a str,
     edge: &'a str,
+    instance: &'a str,
     timestamp: i64,
 }
 
+/// Who tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Teller<'a> {
+    /// The edge's name.
+    pub edge: &'a str,
+    /// Its process: another one each time that it starts.
+    pub instance: &'a str,
+}
+
 /// Publishes an event.
-pub fn emit(broker: &dyn Broker, business: &Business, edge: &str, event: &Event<'_>) {
+pub fn emit(broker: &dyn Broker, business: &Business, teller: Teller<'_>, event: &Event<'_>) {
+    let Teller { edge, instance } = teller;
     let timestamp = clock::now_ms();
-    let body = Body { event, business_type: business.name(), edge, timestamp };
+    let body = Body { event, business_type: business.name(), edge, instance, timestamp };
     let Ok(body) = serde_json::to_vec(&body) else { return };
     broker.emit(Publication {
         exchange: business.events_exchange.clone(),
@@ -133,7 +160,7 @@ mod tests {
     #[test]
     fn an_event_is_recognized_by_its_body() {
         let event = Event::Rejected { id: None, reason: "nobody", description: "", offset: 4, suppressed: 0 };
-        let body = Body { event: &event, business_type: "pay", edge: "e", timestamp: 1 };
+        let body = Body { event: &event, business_type: "pay", edge: "e", instance: "i", timestamp: 1 };
         let body = serde_json::to_string(&body).unwrap();
         assert!(is_event(body.as_bytes()) && !body.contains("suppressed"), "{body}");
         for no in [

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use wirepost_runtime::{
-    readiness::Readiness,
+    readiness::{DRAINING, Readiness},
     tasks::{Supervisor, Tasks},
 };
 
@@ -11,13 +12,14 @@ use super::{answer::Refusal, log_throttle::LogThrottle};
 use crate::{
     address::limits::AddressLimits,
     audit::Audit,
-    broker::Broker,
+    broker::{Broker, Health},
     business::{Business, check_pool::CheckPool},
     catalog::Catalog,
     config::settings::Settings,
     drain::Drain,
     identity::keys::KeyRing,
     metrics::Metrics,
+    peers::{Load, Peers},
     push::context::HubContext,
     revocation::gate::Gate,
     socket::{connection_limit::ConnectionLimit, flood::FloodLimiter, inbound::Inbound, shared::Shared},
@@ -49,6 +51,12 @@ pub struct State {
     pub sockets: Arc<Shared>,
     /// Tasks of connections.
     pub connections: Tasks,
+    /// The other edges.
+    pub peers: Arc<Peers>,
+    /// This process: another one each time that an edge starts.
+    pub instance: String,
+    /// When it began.
+    begun: Instant,
 }
 
 impl State {
@@ -64,6 +72,8 @@ impl State {
     ) -> Self {
         let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
         let checks = Arc::new(CheckPool::new(metrics.checks_waiting.clone()));
+        let instance = context.instance.clone();
+        let peers = Arc::new(Peers::new(&settings, &instance, Arc::clone(&keys), Arc::clone(&metrics)));
         Self {
             catalog: Arc::new(Catalog::new(context, supervisor)),
             addresses,
@@ -83,7 +93,26 @@ impl State {
             readiness,
             log_throttle: LogThrottle::new(settings.log_pause),
             connections: supervisor.tasks(),
+            peers,
+            instance,
+            begun: Instant::now(),
             settings,
+        }
+    }
+
+    /// How this edge is, for the others.
+    pub fn load(&self) -> Load {
+        let count = |number: i64| u64::try_from(number).unwrap_or_default();
+        Load {
+            edge: self.settings.edge.clone(),
+            instance: self.instance.clone(),
+            connections: count(self.metrics.connections.get()),
+            leaving: count(self.metrics.leaving.get()),
+            max_connections: self.settings.max_connections as u64,
+            seconds: self.begun.elapsed().as_secs(),
+            draining: self.sockets.drain.has_begun() || self.readiness.waits_for(DRAINING),
+            broker: *self.broker.health().borrow() == Health::Up,
+            peers: self.peers.addresses(),
         }
     }
 

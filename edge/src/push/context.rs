@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
+    business::{census::Tallies, events::Teller},
     config::settings::Settings,
+    ids,
     metrics::{Metrics, label},
 };
 
@@ -23,6 +25,10 @@ pub struct HubContext {
     pub budget: Arc<LogBudget>,
     /// Pages of streams for clients that catch up.
     pub pages: PageCache,
+    /// What the events of each business have told.
+    pub tallies: Tallies,
+    /// This process: another one each time that an edge starts.
+    pub instance: String,
 }
 
 impl HubContext {
@@ -37,8 +43,15 @@ impl HubContext {
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
             pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),
+            tallies: Tallies::default(),
+            instance: ids::new(),
             metrics,
             settings,
         }
+    }
+
+    /// Who tells the events.
+    pub fn teller(&self) -> Teller<'_> {
+        Teller { edge: &self.settings.edge, instance: &self.instance }
     }
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Duration, Instant};
 
-use super::{context::HubContext, entry::Rejected, hub::Hub, rejection::Rejection};
+use super::{entry::Rejected, hub::Hub, rejection::Rejection};
 use crate::{
     broker::Record,
     business::events::{self, Event},
@@ -89,8 +89,8 @@ impl RejectionReports {
             suppressed: std::mem::take(&mut self.suppressed),
         };
         self.held = None;
-        let HubContext { broker, settings, .. } = &*hub.context;
-        events::emit(broker.as_ref(), &hub.business(), &settings.edge, &event);
+        let context = &*hub.context;
+        events::emit(context.broker.as_ref(), &hub.business(), context.teller(), &event);
     }
 
     fn log(&mut self, pause: Duration, business: &str, report: &Suppressed) {

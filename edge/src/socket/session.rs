@@ -153,6 +153,7 @@ impl Drop for LeaveGuard {
         let metrics = &self.hub.context.metrics;
         metrics.connections.dec();
         metrics.compressing.dec_by(i64::from(self.mailbox.compression.is_on()));
+        metrics.leaving.dec_by(i64::from(self.mailbox.outbound.is_leaving()));
     }
 }
 
@@ -271,6 +272,11 @@ impl<P: Peer> Running<P> {
             Event::Socket(SocketEvent::Shortened) => {
                 machine.shorten(effects.mailbox.session_ends_at(), now);
                 return None;
+            }
+            Event::Socket(SocketEvent::LetGo) => {
+                let settings = &effects.hub.context.settings;
+                let deadline = now.instant + settings.drain_deadline;
+                Input::Drain(DrainShare::alone(settings.drain_window, deadline))
             }
             Event::Socket(SocketEvent::Binary(_)) => Input::Broken(CloseCode::Binary),
             Event::Socket(SocketEvent::Broken(code)) => Input::Broken(code),

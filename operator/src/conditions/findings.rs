@@ -28,6 +28,8 @@ pub struct Findings {
     pub facts: Option<Facts>,
     /// Edges that run this generation, and all ready ones.
     pub edges: Option<(usize, usize)>,
+    /// How many connections its clients have, about; `None` keeps what was reported.
+    pub clients: Option<i64>,
     /// What the class of the business says; `None`: no class applies.
     pub policy: Option<Policy>,
 }
@@ -67,6 +69,7 @@ impl Findings {
             programmed: ConditionState::not_accepted(),
             facts: None,
             edges: None,
+            clients: None,
             policy: None,
         }
     }
@@ -79,6 +82,7 @@ impl Findings {
             programmed: ConditionState::pending("the broker"),
             facts: Some(facts),
             edges: None,
+            clients: None,
             policy: None,
         }
     }
@@ -144,6 +148,7 @@ impl Findings {
                 summary: Some(format!("{programmed}/{total}")),
             });
         }
+        status.clients = self.clients.or(old.clients);
         status
     }
 

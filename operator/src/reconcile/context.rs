@@ -67,6 +67,8 @@ pub struct Options {
     pub secret_check: Duration,
     /// How long a status waits before it reports what often passes.
     pub status_delay: Duration,
+    /// Between two reports of how many clients a business has.
+    pub count_clients: Duration,
     /// How long what is no longer declared waits for edges that do not report the present configuration.
     pub edges_timeout: Duration,
     /// For the broker user of each business.

@@ -126,6 +126,7 @@ impl Reconcile<'_> {
             programmed: ConditionState::not_met(Reason::Deleting, "the edges accept no more clients of it"),
             facts: None,
             edges: None,
+            clients: None,
             policy: None,
         };
         self.report(&findings).await?;
@@ -145,6 +146,7 @@ impl Reconcile<'_> {
             programmed: ConditionState::pending("an administrator"),
             facts: None,
             edges: None,
+            clients: None,
             policy: None,
         };
         findings.set_progress(&self.progress(stored.business_type()));

@@ -65,7 +65,16 @@ impl Reconcile<'_> {
 
 /// Whether the difference is of the kind that often passes.
 fn may_wait(old: &WsBusinessStatus, new: &WsBusinessStatus) -> bool {
-    let rest = |status: &WsBusinessStatus| WsBusinessStatus { conditions: Vec::new(), edges: None, ..status.clone() };
+    let rest = |status: &WsBusinessStatus| WsBusinessStatus {
+        conditions: Vec::new(),
+        edges: None,
+        clients: None,
+        ..status.clone()
+    };
+    // The number of clients is counted seldom enough.
+    if (WsBusinessStatus { clients: old.clients, ..new.clone() }) == *old {
+        return false;
+    }
     // All edges run it: an improvement, like a condition that becomes True.
     let all_run_it =
         |status: &WsBusinessStatus| status.edges.as_ref().is_none_or(|edges| edges.programmed == edges.total);
@@ -102,6 +111,7 @@ mod tests {
             programmed: ConditionState::met(Reason::Programmed, "c"),
             facts: None,
             edges: Some((2, 2)),
+            clients: None,
             policy: None,
         };
         change(&mut findings);
@@ -120,6 +130,7 @@ mod tests {
             (good(), silent()),
             (silent(), behind()),
             (good(), status(1, |f| f.edges = Some((2, 3)))),
+            (good(), status(1, |f| (f.edges, f.clients) = (Some((2, 3)), Some(7)))),
             (good(), status(1, |f| f.programmed = ConditionState::met(Reason::Programmed, "9 of 10"))),
         ] {
             assert!(may_wait(&old, &new), "{old:?}\n{new:?}");
@@ -132,6 +143,8 @@ mod tests {
             // A first report, and one of another generation.
             (WsBusinessStatus::default(), behind()),
             (good(), status(2, |f| f.programmed = ConditionState::not_met(Reason::EdgesBehind, "x"))),
+            // Counted once a minute.
+            (good(), status(1, |f| f.clients = Some(7))),
             // Of this business alone.
             (good(), status(1, |f| f.provisioned = ConditionState::not_met(Reason::NotAsDeclared, "x"))),
             (good(), status(1, |f| f.provisioned = ConditionState::not_met(Reason::Drifted, "x"))),

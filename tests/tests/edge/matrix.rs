@@ -99,8 +99,12 @@ impl World {
         // What a revocation names is nobody's here.
         let query = if method == Method::DELETE { "uniqueId=nobody" } else { "uniqueId=alice&clientType=app" };
         let url = format!("http://{}{path}?{query}", self.edge.public);
-        let request = self.http.request(method, url);
-        request.body(json!({"messageType": LAST, "toUniqueId": "*", "content": {}}).to_string())
+        let body = if path.ends_with("/presence") {
+            json!({"uniqueIds": ["alice"]})
+        } else {
+            json!({"messageType": LAST, "toUniqueId": "*", "content": {}})
+        };
+        self.http.request(method, url).body(body.to_string())
     }
 
     fn jwt(&self) -> Result<String> {

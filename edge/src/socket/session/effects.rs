@@ -19,7 +19,6 @@ use crate::{
     clock,
     metrics::label,
     push::{
-        context::HubContext,
         hub::Hub,
         mailbox::{Mailbox, outbound::Item},
     },
@@ -97,30 +96,34 @@ impl Effects {
     /// Reports the connection to the business.
     pub(super) fn emit_connected(&self) {
         let mailbox = &self.mailbox;
-        self.emit(&Event::Connected {
-            connection_id: &mailbox.id,
-            unique_id: &mailbox.unique_id,
-            client_type: &mailbox.client_type,
+        self.hub.tally.connected(&mailbox.id, || {
+            self.emit(&Event::Connected {
+                connection_id: &mailbox.id,
+                unique_id: &mailbox.unique_id,
+                client_type: &mailbox.client_type,
+            });
         });
     }
 
     /// Counts and logs the end of the connection, and reports it to the business.
     pub(super) fn ended(&self, end: End) {
         let (metrics, mailbox) = (&self.hub.context.metrics, &self.mailbox);
-        self.emit(&Event::Disconnected {
-            connection_id: &mailbox.id,
-            unique_id: &mailbox.unique_id,
-            client_type: &mailbox.client_type,
-            code: end.code(),
-            reason: end.reason(),
+        self.hub.tally.disconnected(&mailbox.id, || {
+            self.emit(&Event::Disconnected {
+                connection_id: &mailbox.id,
+                unique_id: &mailbox.unique_id,
+                client_type: &mailbox.client_type,
+                code: end.code(),
+                reason: end.reason(),
+            });
         });
         metrics.closes.get_or_create(&label(end.label())).inc();
         tracing::debug!(business = %self.hub.name, connection = mailbox.id, code = end.code(), reason = end.reason(), "connection ended");
     }
 
     fn emit(&self, event: &Event<'_>) {
-        let HubContext { broker, settings, .. } = &*self.hub.context;
-        events::emit(broker.as_ref(), &self.hub.business(), &settings.edge, event);
+        let context = &*self.hub.context;
+        events::emit(context.broker.as_ref(), &self.hub.business(), context.teller(), event);
     }
 
     /// Prepares a message off this thread.

@@ -269,7 +269,8 @@ impl Machine {
                 }
             }
             Input::Confirmed(id, outcome) => self.confirmed(id, outcome, perform),
-            Input::Drain(share) => self.drain = Some(share),
+            // One that has been told to leave is leaving.
+            Input::Drain(share) => self.drain = self.drain.filter(DrainShare::is_announced).or(Some(share)),
             Input::Time(socket) => self.time(socket, now, perform),
             Input::Broken(code) => {
                 self.close(code, perform);

@@ -67,6 +67,7 @@ impl Peer for TestPeer {
                         self.frames.try_send(serde_json::from_slice(item.payload()).unwrap()).unwrap();
                     }
                     Poll::Ready(Next::Shortened) => return Poll::Ready(SocketEvent::Shortened),
+                    Poll::Ready(Next::LetGo) => return Poll::Ready(SocketEvent::LetGo),
                     Poll::Ready(Next::Close(code)) => return Poll::Ready(SocketEvent::Goodbye(code)),
                     Poll::Pending => break,
                 }
@@ -300,6 +301,25 @@ async fn a_drain_waits_for_the_answer_and_then_closes() {
     edge.broker.set_frozen(false);
     assert_eq!(client.frame().await, json!({"op": "ack", "id": "1"}));
     assert_eq!(client.frame().await, json!({"closed": 1012}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_client_that_is_here_longest_is_let_go_as_in_a_drain_and_others_notice_nothing() {
+    let mut edge = Edge::start();
+    let mut clients = [edge.connect(StartAt::Now), edge.connect(StartAt::Now)];
+    for client in &mut clients {
+        client.frame().await;
+    }
+    let leaving = edge.hub.context.metrics.leaving.clone();
+    assert_eq!((edge.hub.let_go(1), leaving.get()), (1, 1));
+    let drain = clients[0].frame().await;
+    assert_eq!((&drain["op"], &drain["reconnectWithinMs"]), (&json!("drain"), &json!(5000)));
+    edge.push(0);
+    assert_eq!(clients[0].frame().await["content"], 0, "it is served until it leaves");
+    assert_eq!(clients[0].frame().await, json!({"closed": 1012}));
+    assert_eq!(clients[1].frame().await["content"], 0);
+    clients[1].nothing_comes().await;
+    assert_eq!(leaving.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
