@@ -140,12 +140,12 @@ impl App {
         let (state, stop) = (&self.state, &self.serving);
         let backoff = || Backoff::new(BACKOFF.0, BACKOFF.1);
         if state.peers.are_expected() {
-            let (peers, port, serving) = (Arc::clone(&state.peers), self.admin.port(), stop.clone());
+            let (peers, at, serving) = (Arc::clone(&state.peers), self.admin, stop.clone());
             // Whoever is ready can say who is on the other edges.
             let mut pending = Some(state.readiness.wait_for(peers::PART));
             self.tasks.restarted("peers", stop, backoff(), move || {
                 let (peers, pending, serving) = (Arc::clone(&peers), pending.take(), serving.clone());
-                async move { peers.run(port, pending, serving).await }
+                async move { peers.run(at, pending, serving).await }
             });
         }
         let (of_census, serving) = (Arc::clone(state), stop.clone());

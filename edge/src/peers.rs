@@ -58,12 +58,12 @@ const ANSWERING: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Asked {
-    /// How it is. The asker answers at this port itself.
+    /// How it is.
     Load {
         /// Its process.
         instance: String,
-        /// Its admin port.
-        port: u16,
+        /// Where the asker answers itself; without an address: at the one that it asks from.
+        at: SocketAddr,
     },
     /// Who is here.
     Presence(Question),
@@ -168,9 +168,9 @@ impl Peers {
         !self.names.is_empty()
     }
 
-    /// Finds and asks them until `cancel`. `port`: this edge's admin port. `pending` is dropped once they were asked.
-    pub async fn run(&self, port: u16, mut pending: Option<Pending>, cancel: CancellationToken) {
-        let hello = Asked::Load { instance: self.instance.clone(), port };
+    /// Finds and asks them until `cancel`. `at`: this edge's admin port. `pending` is dropped once they were asked.
+    pub async fn run(&self, at: SocketAddr, mut pending: Option<Pending>, cancel: CancellationToken) {
+        let hello = Asked::Load { instance: self.instance.clone(), at };
         let begun = Instant::now();
         let rounds = async {
             loop {

@@ -42,9 +42,11 @@ async fn answer(
     // Of a newer version, else.
     let Ok(asked) = serde_json::from_slice::<Asked>(&body) else { return StatusCode::BAD_REQUEST.into_response() };
     let answer = match asked {
-        Asked::Load { instance, port } => {
-            if let Some(Extension(ConnectInfo(from))) = from {
-                state.peers.heard_of(SocketAddr::new(from.ip().to_canonical(), port), &instance);
+        Asked::Load { instance, at } => {
+            let seen = from.map(|Extension(ConnectInfo(from))| SocketAddr::new(from.ip().to_canonical(), at.port()));
+            let at = if at.ip().is_unspecified() { seen } else { Some(at) };
+            if let Some(at) = at {
+                state.peers.heard_of(at, &instance);
             }
             serde_json::to_vec(&state.load())
         }

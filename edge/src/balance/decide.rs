@@ -115,8 +115,7 @@ impl Balancer {
     /// What to do, once a second. `others`: how all other edges are; `None`: not all are known to be well.
     pub fn step(&mut self, now: Instant, me: &Load, others: Option<&[Load]>) -> Step {
         let Some(others) = others else {
-            // Whoever was away has to be there for a while again.
-            self.edges.1 = None;
+            // Once all answer again it shows whether they are the same ones.
             self.totals.clear();
             return Step::Hold(Hold::Peers);
         };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::io::copy_bidirectional;
@@ -56,7 +56,7 @@ impl Balancer {
 /// Reads until `stop`, and goes on elsewhere when it is told to. Every number from 0 to the last one has come once, in
 /// order. How many it has got.
 async fn member(mut client: Client, balancer: SocketAddr, stop: Arc<AtomicUsize>) -> Result<usize> {
-    let mut got = 0;
+    let (mut got, mut cursor) = (0, client.newest());
     while got < stop.load(Ordering::Relaxed) {
         match client.event(PATIENCE).await? {
             Event::Push(push) => {
@@ -67,8 +67,8 @@ async fn member(mut client: Client, balancer: SocketAddr, stop: Arc<AtomicUsize>
             Event::Control(control) => ensure!(control["op"] != "gap", "{control}"),
             Event::Position(_) => {}
             Event::End(_) => {
-                let (token, cursor) = (client.resume_token(), client.newest());
-                client = again(balancer, &token, cursor).await?;
+                cursor = client.newest().or(cursor);
+                client = again(balancer, &client.resume_token(), cursor.clone()).await?;
             }
         }
     }
@@ -103,9 +103,16 @@ async fn new_edges_get_their_share_and_no_client_loses_anything() -> Result<()> 
     let balancer = Balancer::start(&[&e1, &e2]).await?;
     let stop = Arc::new(AtomicUsize::new(usize::MAX));
     let mut members = JoinSet::new();
+    let failures: Arc<Mutex<Vec<String>>> = Arc::default();
     for n in 0..CLIENTS {
         let client = e1.client(&format!("client-{n}"), "app").via(balancer.address).connect().await?;
-        members.spawn(member(client, balancer.address, Arc::clone(&stop)));
+        let (stop, failures) = (Arc::clone(&stop), Arc::clone(&failures));
+        members.spawn(async move {
+            let got = member(client, balancer.address, stop).await;
+            let failure = got.as_ref().err().map(|error| format!("client {n}: {error:#}"));
+            failures.lock().unwrap_or_else(PoisonError::into_inner).extend(failure);
+            got
+        });
     }
     ensure!(sizes(&[&e1, &e2]).await?.iter().all(|size| (*size - 100.0).abs() < 20.0), "they begin even");
 
@@ -129,16 +136,24 @@ async fn new_edges_get_their_share_and_no_client_loses_anything() -> Result<()> 
     });
     let begun = Instant::now();
     let mean = CLIENTS as f64 / edges.len() as f64;
-    eventually("no edge holds more than 1.3 times the mean", Duration::from_mins(3), || async {
+    let even = eventually("no edge holds more than 1.3 times the mean", Duration::from_mins(3), || async {
         let sizes = sizes(&edges).await?;
-        if let Some(done) = members.try_join_next() {
-            bail!("a client ended: {done:?}");
-        }
+        let failures = failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ensure!(failures.is_empty(), "{failures:?}");
         let all: f64 = sizes.iter().sum();
         Ok(all >= CLIENTS as f64 * 0.98 && sizes.iter().all(|size| *size <= mean * 1.3))
     })
-    .await
-    .with_context(|| format!("after {:?}", begun.elapsed()))?;
+    .await;
+    if even.is_err() {
+        let mut holds = Vec::new();
+        for edge in edges {
+            let (_, text) = edge.admin("/metrics").await?;
+            let told =
+                |line: &&str| line.contains("edge_balance") || line.contains("edge_peers") || line.contains("let_go");
+            holds.push(text.lines().filter(told).filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join(" "));
+        }
+        even.with_context(|| format!("after {:?}: {:?}, {holds:#?}", begun.elapsed(), failures))?;
+    }
 
     // It comes to rest.
     let (mut before, mut quiet) = (let_go(&edges).await?, Instant::now());
