@@ -110,7 +110,8 @@ async fn echo(upgraded: Upgraded, compression: Compression) {
             | SocketEvent::Fragment
             | SocketEvent::Progress(_)
             | SocketEvent::Stalled
-            | SocketEvent::Shortened => {}
+            | SocketEvent::Shortened
+            | SocketEvent::LetGo => {}
             SocketEvent::Closed(_) => return driver.finish().await,
             SocketEvent::Gone => return,
             SocketEvent::Broken(code) | SocketEvent::Goodbye(code) => return driver.close(code).await,

@@ -208,6 +208,7 @@ mod tests {
             programmed: ConditionState::met(Reason::Programmed, ""),
             facts: None,
             edges: Some((2, 2)),
+            clients: None,
             policy: None,
         }
     }
