@@ -15,7 +15,7 @@ use wirepost_core::{
 
 use super::{Error, Reconcile, state::ResourceState};
 use crate::{
-    conditions::{Findings, same_but_time},
+    conditions::{Findings, same_but_time, same_but_times},
     metrics::Object,
 };
 
@@ -72,7 +72,7 @@ fn may_wait(old: &WsBusinessStatus, new: &WsBusinessStatus) -> bool {
         ..status.clone()
     };
     // The number of clients is counted seldom enough.
-    if (WsBusinessStatus { clients: old.clients, ..new.clone() }) == *old {
+    if same_but_times(&WsBusinessStatus { clients: old.clients, ..new.clone() }, old) {
         return false;
     }
     // All edges run it: an improvement, like a condition that becomes True.
