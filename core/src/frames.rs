@@ -148,6 +148,11 @@ pub enum GapReason {
     Unread,
 }
 
+impl GapReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Retention, Self::Incarnation, Self::Unread];
+}
+
 /// Why a message was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -265,6 +270,25 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Every cause.
+    pub const ALL: [Self; 15] = [
+        Self::Normal,
+        Self::Drain,
+        Self::Protocol,
+        Self::Binary,
+        Self::BadUtf8,
+        Self::TooBig,
+        Self::Overloaded,
+        Self::NotHere,
+        Self::SessionOver,
+        Self::Revoked,
+        Self::TooSlow,
+        Self::Replaced,
+        Self::BusinessRemoved,
+        Self::DeliveryChanged,
+        Self::Interrupted,
+    ];
+
     /// The number on the wire.
     pub fn code(self) -> u16 {
         match self {
@@ -355,13 +379,7 @@ mod tests {
 
     #[test]
     fn every_close_reason_fits_its_frame() {
-        for code in [
-            CloseCode::Drain,
-            CloseCode::Replaced,
-            CloseCode::Binary,
-            CloseCode::DeliveryChanged,
-            CloseCode::Interrupted,
-        ] {
+        for code in CloseCode::ALL {
             assert!(code.reason().len() <= 123);
         }
     }

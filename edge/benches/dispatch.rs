@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 use futures_util::FutureExt;
 use wirepost_core::edge_config::{
-    Audience, AuthConfig, BusinessConfig, Delivery, FORMAT, Limits, Retention, RouteConfig,
+    Audience, AuthConfig, BusinessConfig, Delivery, FORMAT, Limits, Retention, RouteConfig, Validate,
 };
 use wirepost_edge::{
     broker::{Position, Record, memory::MemoryBroker},
@@ -48,6 +48,7 @@ fn config() -> BusinessConfig {
             ttl_seconds: None,
             audience: Audience::Everyone,
             receipts: false,
+            validate: Validate::default(),
             schema: None,
         }],
         delivery: Delivery::Durable,

@@ -200,6 +200,13 @@ impl Business {
             && one.routes == other.routes
     }
 
+    /// The number of one of its routes, if the content of a push that is read must fit its schema. There are at most 100.
+    pub fn judge(&self, route: &Route) -> Option<u8> {
+        let judges = route.config.judges_pushes();
+        let number = judges.then(|| self.routes.iter().position(|one| std::ptr::eq(one, route)))??;
+        u8::try_from(number).ok()
+    }
+
     /// Whether any route asks for receipts.
     pub fn wants_receipts(&self) -> bool {
         self.routes.iter().any(|route| route.config.receipts)
@@ -209,10 +216,9 @@ impl Business {
     /// it belongs in the [`CheckPool`](crate::business::check_pool::CheckPool).
     pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
         let (Some(message_type), Some(content)) = (message_type, content) else { return false };
-        self.routes.iter().any(|route| {
-            route.schema.as_ref().is_some_and(|schema| !schema.is_light(content))
-                && pattern::matches(&route.config.message_type, message_type)
-        })
+        self.routes
+            .iter()
+            .any(|route| route.is_heavy(Some(content)) && pattern::matches(&route.config.message_type, message_type))
     }
 
     /// The first route that takes `message_type` in that direction.
@@ -246,6 +252,11 @@ fn credentials(auth: &AuthConfig) -> Vec<u64> {
 }
 
 impl Route {
+    /// Whether checking `content` may take long.
+    pub fn is_heavy(&self, content: Option<&str>) -> bool {
+        self.schema.as_ref().zip(content).is_some_and(|(schema, content)| !schema.is_light(content))
+    }
+
     /// Whether `content` matches the route's schema; absent content counts as null. Takes up to about a fifth of a
     /// second, see [`Business::is_heavy`].
     ///

@@ -16,6 +16,7 @@ pub mod expiry;
 pub mod gap;
 pub mod greeting;
 pub mod hub;
+mod judge;
 pub mod log;
 pub mod mailbox;
 mod pages;

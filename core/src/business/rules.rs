@@ -216,6 +216,18 @@ rules! {
         remedy: "remove receipts",
         field: ".receipts",
     }
+    VALIDATE_IS_FOR_SERVER_TO_CLIENT {
+        rule: "self.sendType == 'ServerToClient' || !has(self.validate) || self.validate == 'Http'",
+        problem: "validate is for ServerToClient only, what clients send is always judged by the schema",
+        remedy: "remove validate",
+        field: ".validate",
+    }
+    VALIDATE_NEEDS_SCHEMA {
+        rule: "!has(self.validate) || self.validate == 'Http' || has(self.schema)",
+        problem: "validate: Always needs a schema to judge by",
+        remedy: "add schema, or remove validate",
+        field: ".validate",
+    }
 
     // A queue.
     QUEUE_NAME_SYNTAX {

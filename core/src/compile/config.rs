@@ -49,6 +49,7 @@ fn route(business: &str, route: &Route, client_types: &[String]) -> RouteConfig 
         audience: route.audience,
         receipts: route.receipts,
         schema: route.schema.clone(),
+        validate: route.validate,
     }
 }
 

@@ -100,6 +100,33 @@ pub struct RouteConfig {
     /// JSON Schema of `content`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,
+    /// Which pushes the schema judges. An edge that does not know it judges those by HTTP only.
+    #[serde(default, skip_serializing_if = "Validate::is_default")]
+    pub validate: Validate,
+}
+
+impl RouteConfig {
+    /// Whether edges judge the content of pushes that they read from the broker.
+    pub fn judges_pushes(&self) -> bool {
+        self.send_type == SendType::ServerToClient && self.validate == Validate::Always && self.schema.is_some()
+    }
+}
+
+/// Which pushes of services are judged by their route's schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Validate {
+    /// Those by the HTTP call, before they are published.
+    #[default]
+    Http,
+    /// Those by AMQP as well: each edge judges what it reads.
+    Always,
+}
+
+impl Validate {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Whom a push of a route may address.

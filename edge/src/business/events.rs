@@ -128,7 +128,11 @@ pub fn emit(broker: &dyn Broker, business: &Business, edge: &str, event: &Event<
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use wirepost_core::asyncapi::{Part, asyncapi};
+
     use super::*;
+    use crate::push::rejection::Rejection;
 
     #[test]
     fn an_event_is_recognized_by_its_body() {
@@ -143,6 +147,45 @@ mod tests {
             "[]",
         ] {
             assert!(!is_event(no.as_bytes()), "{no}");
+        }
+    }
+
+    /// The AsyncAPI document describes each event as it is; the match makes sure that none is forgotten.
+    #[test]
+    fn each_event_is_as_described() {
+        let ids = ["a".to_owned()];
+        let connected = Event::Connected { connection_id: "c", unique_id: "alice", client_type: "app" };
+        let disconnected = Event::Disconnected {
+            connection_id: "c",
+            unique_id: "alice",
+            client_type: "app",
+            code: 1000,
+            reason: "closed by the client",
+        };
+        let delivered = Event::Delivered { connection_id: "c", unique_id: "alice", client_type: "app", ids: &ids };
+        let rejected = |reason| Event::Rejected { id: None, reason, description: "no", offset: 4, suppressed: 1 };
+        let reasons = Rejection::LABELS.into_iter().filter(|reason| *reason != Rejection::EVENT);
+        let events = [connected, disconnected, delivered].into_iter().chain(reasons.map(rejected));
+        let config = json!({
+            "format": 1, "businessType": "pay", "owner": "o", "generation": 1, "clientTypes": ["app"], "delivery": "Durable",
+            "retention": {"seconds": 1, "bytes": 1}, "auth": {"allowedOrigins": []}, "limits": {}, "sessionMaxSeconds": 60,
+            "routes": [{"messageType": "m", "sendType": "ServerToClient", "from": [], "to": ["app"], "audience": "Addressed", "receipts": true}],
+        });
+        let document = asyncapi(&serde_json::from_value(config).unwrap(), "wss://ws.example", Part::All);
+        for event in events {
+            match event {
+                Event::Connected { .. }
+                | Event::Disconnected { .. }
+                | Event::Delivered { .. }
+                | Event::Rejected { .. } => {}
+            }
+            let body = Body { event: &event, business_type: "pay", edge: "e", timestamp: 1 };
+            let body = serde_json::to_value(&body).unwrap();
+            let schema = &document["components"]["messages"][format!("event.{}", event.key())]["payload"];
+            let fits = jsonschema::draft7::new(schema).unwrap();
+            assert!(fits.is_valid(&body), "{schema}: {body}");
+            let known = |field: &String| schema["properties"].get(field).is_some();
+            assert!(body.as_object().unwrap().keys().all(known), "{body}");
         }
     }
 }

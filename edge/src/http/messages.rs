@@ -19,7 +19,11 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
-use wirepost_core::{Envelope, contract::headers, envelope::unmarked};
+use wirepost_core::{
+    Envelope,
+    contract::headers,
+    envelope::{MAX_BATCH, unmarked},
+};
 
 use super::{
     addresses::Judging,
@@ -40,8 +44,6 @@ use crate::{
     },
 };
 
-/// Most items of one call.
-const MAX_ITEMS: usize = 256;
 /// Largest body, unless one `pushBytes` is larger.
 const MAX_BODY: usize = 8 << 20;
 /// Bytes of a larger one that are read before it is refused.
@@ -114,9 +116,9 @@ async fn push(
     if items.is_empty() {
         return Err(Refusal::new(Code::BadRequest, "the array is empty"));
     }
-    if items.len() > MAX_ITEMS {
+    if items.len() > MAX_BATCH {
         let description =
-            format!("{} messages in one call, at most {MAX_ITEMS} are taken; send several calls", items.len());
+            format!("{} messages in one call, at most {MAX_BATCH} are taken; send several calls", items.len());
         return Err(Refusal::new(Code::TooLarge, description));
     }
     charge(state, &business, items.len())?;
@@ -295,8 +297,8 @@ fn code(refusal: &PushRefusal) -> Code {
             Code::NotAllowed
         }
         PushRefusal::Rejected(Rejection::Expired { .. }) => Code::Expired,
-        PushRefusal::Schema(_) => Code::SchemaMismatch,
-        PushRefusal::TooComplex => Code::TooComplex,
+        PushRefusal::Rejected(Rejection::SchemaMismatch(_)) => Code::SchemaMismatch,
+        PushRefusal::Rejected(Rejection::TooComplex) => Code::TooComplex,
         PushRefusal::Busy(_) => Code::Overloaded,
     }
 }

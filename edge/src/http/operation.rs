@@ -77,7 +77,7 @@ impl Operation {
             Self::Token => get(token::token),
             Self::Push => post(messages::messages),
             Self::Revoke => delete(sessions::revoke),
-            Self::Describe => get(description::asyncapi),
+            Self::Describe => get(description::describe),
             Self::Connect => get(socket::socket),
         }
     }

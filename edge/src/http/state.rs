@@ -63,7 +63,7 @@ impl State {
         supervisor: &Supervisor,
     ) -> Self {
         let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
-        let checks = Arc::new(CheckPool::new(metrics.checks_waiting.clone()));
+        let checks = Arc::clone(&context.checks);
         Self {
             catalog: Arc::new(Catalog::new(context, supervisor)),
             addresses,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wirepost_core::{Envelope, EnvelopeError, SendType, content::ContentError, contract::headers};
+use wirepost_core::{Envelope, EnvelopeError, SendType, contract::headers};
 
 use super::{audience, expiry, rejection::Rejection};
 use crate::{
@@ -37,12 +37,6 @@ pub enum PushRefusal {
     /// It breaks a rule for all pushes, by HTTP or AMQP.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// `content` does not match the schema.
-    #[error("does not fit the route's schema: {0}")]
-    Schema(String),
-    /// `content` is too large to be checked.
-    #[error("{}", ContentError::TooComplex)]
-    TooComplex,
     /// The check did not run. A retry helps.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -58,7 +52,6 @@ impl PushRefusal {
             Self::Direction => Some("sendType"),
             Self::Businesses => Some("businesses"),
             Self::Rejected(rejection) => rejection.field(),
-            Self::Schema(_) | Self::TooComplex => Some("content"),
         }
     }
 }
@@ -82,10 +75,7 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
     audience::audience(route, &envelope)?;
     expiry::check_timestamp(&envelope)?;
     let expires_at = expiry::end(&envelope, route.config.ttl_seconds, now)?;
-    route.check_content(envelope.content).map_err(|unfit| match unfit {
-        ContentError::Mismatch(reason) => PushRefusal::Schema(reason),
-        ContentError::TooComplex => PushRefusal::TooComplex,
-    })?;
+    route.check_content(envelope.content).map_err(Rejection::from)?;
     let id = envelope.id.as_deref().map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let timestamp = envelope.timestamp.unwrap_or(now);
     let completed = Envelope {

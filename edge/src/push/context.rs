@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
+    business::check_pool::CheckPool,
     config::settings::Settings,
     metrics::{Metrics, label},
 };
@@ -21,6 +22,8 @@ pub struct HubContext {
     pub backlog: Arc<BacklogBudget>,
     /// Bytes of all logs.
     pub budget: Arc<LogBudget>,
+    /// Checks large content.
+    pub checks: Arc<CheckPool>,
     /// Pages of streams for clients that catch up.
     pub pages: PageCache,
 }
@@ -36,6 +39,7 @@ impl HubContext {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
+            checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),
             pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),
             metrics,
             settings,

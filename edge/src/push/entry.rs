@@ -42,6 +42,8 @@ pub struct Push {
     pub compressed: Option<Box<[u8]>>,
     /// From this time (ms since the epoch) on it is not delivered.
     pub expires_at: Option<i64>,
+    /// Number of the route whose schema has still to judge its content, see [`super::judge`].
+    pub judge: Option<u8>,
     /// Identifies its receipt; `None`: its route asks for none.
     pub receipt: Option<MessageHash>,
     /// Counts its bytes.
@@ -146,7 +148,8 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
     let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
         .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
     let share = BacklogShare::new(frame.len(), backlog);
-    Ok(Some(Push { audience, frame, compressed: None, expires_at, receipt, share }))
+    let judge = business.judge(route);
+    Ok(Some(Push { audience, frame, compressed: None, expires_at, judge, receipt, share }))
 }
 
 /// Whether it is a marker: the type and nothing to deliver. A push with that message type is not a marker.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::{contract::marker, edge_config::Delivery, frames::CloseCode, names};
 
-use super::{entry::Entry, gap::Gap, hub::Hub, reading::Reading, rejections::RejectionReports};
+use super::{gap::Gap, hub::Hub, judge, reading::Reading, rejections::RejectionReports};
 use crate::{
     broker::{FeedEvent, Publication, Record, Start},
     clock,
@@ -170,8 +170,7 @@ impl Reader<'_> {
         let (business, rejections) = loop {
             let business = self.hub.business();
             let (mut entries, mut rejections) = (Vec::with_capacity(records.len()), Vec::new());
-            for record in records {
-                let (entry, rejected) = Entry::read(&business, record, &self.hub.backlog);
+            for (record, (entry, rejected)) in records.iter().zip(judge::read(self.hub, &business, records).await) {
                 rejections.extend(rejected.map(|rejected| (record, rejected)));
                 entries.push(Arc::new(entry));
             }

@@ -1,5 +1,7 @@
 //! Why a push is not delivered.
 
+use wirepost_core::content::ContentError;
+
 use super::time_unit;
 
 /// See the module.
@@ -39,6 +41,12 @@ pub enum Rejection {
         /// When the broker or the edge accepted it.
         taken: i64,
     },
+    /// `content` does not match the route's schema.
+    #[error("does not fit the route's schema: {0}")]
+    SchemaMismatch(String),
+    /// `content` is too large to be checked.
+    #[error("{}", ContentError::TooComplex)]
+    TooComplex,
     /// A message type that is reserved for wirepost.
     #[error("messageType {0:?} begins with \"wirepost.\", which is reserved; give it another name")]
     Reserved(String),
@@ -49,7 +57,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All labels in metrics.
-    pub const LABELS: [&str; 9] = [
+    pub const LABELS: [&str; 11] = [
         "invalid",
         "unreadable",
         "too_large",
@@ -58,6 +66,8 @@ impl Rejection {
         "not_allowed",
         "other_business",
         "expired",
+        "schema_mismatch",
+        "too_complex",
         Self::EVENT,
     ];
 
@@ -74,6 +84,8 @@ impl Rejection {
             Self::Nobody => "nobody",
             Self::EveryoneNotAllowed | Self::ClientType(_) | Self::Reserved(_) => "not_allowed",
             Self::Expired { .. } => "expired",
+            Self::SchemaMismatch(_) => "schema_mismatch",
+            Self::TooComplex => "too_complex",
             Self::OtherBusiness(_) => "other_business",
         }
     }
@@ -84,9 +96,19 @@ impl Rejection {
             Self::Invalid(_) | Self::Unreadable(_) | Self::TooLarge { .. } => None,
             Self::UnknownRoute(_) | Self::Reserved(_) => Some("messageType"),
             Self::Expired { .. } => Some("expiresAt"),
+            Self::SchemaMismatch(_) | Self::TooComplex => Some("content"),
             Self::Nobody | Self::EveryoneNotAllowed => Some("toUniqueId"),
             Self::ClientType(_) => Some("toClientType"),
             Self::OtherBusiness(_) => Some("businessType"),
+        }
+    }
+}
+
+impl From<ContentError> for Rejection {
+    fn from(unfit: ContentError) -> Self {
+        match unfit {
+            ContentError::Mismatch(reason) => Self::SchemaMismatch(reason),
+            ContentError::TooComplex => Self::TooComplex,
         }
     }
 }

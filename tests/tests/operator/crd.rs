@@ -272,7 +272,7 @@ fn client_type(number: usize) -> String {
 fn largest() -> Value {
     let types: Vec<_> = (0..16).map(client_type).collect();
     let routes: Vec<_> = (0..100)
-        .map(|n| json!({"messageType": format!("{n:0>200}"), "sendType": "ClientToClient", "from": types, "to": types}))
+        .map(|n| json!({"messageType": format!("{n:0>200}"), "sendType": "ClientToClient", "from": types, "to": types, "validate": "Http"}))
         .collect();
     let host = "o".repeat(230);
     json!({
