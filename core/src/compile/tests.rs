@@ -67,7 +67,10 @@ fn a_small_retention_has_small_segments() {
     let policy = compiled.topology.policy_of(&crate::names::stream("tiny")).unwrap();
     assert_eq!(
         Value::from(policy.definition.clone()),
-        json!({"max-age": "86400s", "max-length-bytes": 200_000, "stream-max-segment-size-bytes": 50_000})
+        json!({
+            "initial-cluster-size": 3, "max-age": "86400s", "max-length-bytes": 200_000, "queue-leader-locator": "balanced",
+            "stream-max-segment-size-bytes": 50_000,
+        })
     );
     assert_eq!(compiled.config.retention.bytes, 200_000);
 }
