@@ -205,8 +205,8 @@ function utf8Length(text) {
 // src/inbox.ts
 var FIRST_PAUSE = 500;
 var LONGEST_PAUSE = 5e3;
-function keyOf({ id, sendType, fromUniqueId }) {
-  return JSON.stringify([sendType === "ClientToClient" ? fromUniqueId : null, id]);
+function keyOf({ id, sendType, businessType, fromUniqueId }) {
+  return JSON.stringify([businessType, sendType === "ClientToClient" ? fromUniqueId : null, id]);
 }
 var Inbox = class {
   constructor(store, remembered, attempts, take, onError, onEmpty) {

@@ -158,6 +158,8 @@ pub enum NackCode {
     UnknownRoute,
     /// The route is not for this client, or it addresses clients that it may not.
     NotAllowed,
+    /// A business that it names does not accept it.
+    NotAccepted,
     /// The message had expired before it was sent.
     Expired,
     /// `content` does not match the route's schema.
@@ -180,10 +182,11 @@ pub enum NackCode {
 
 impl NackCode {
     /// Every code, for closed label sets.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidEnvelope,
         Self::UnknownRoute,
         Self::NotAllowed,
+        Self::NotAccepted,
         Self::Expired,
         Self::SchemaMismatch,
         Self::TooComplex,
@@ -201,6 +204,7 @@ impl NackCode {
             Self::InvalidEnvelope => "invalid_envelope",
             Self::UnknownRoute => "unknown_route",
             Self::NotAllowed => "not_allowed",
+            Self::NotAccepted => "not_accepted",
             Self::Expired => "expired",
             Self::SchemaMismatch => "schema_mismatch",
             Self::TooComplex => "too_complex",
@@ -224,7 +228,8 @@ impl NackCode {
             | Self::SchemaMismatch
             | Self::TooComplex
             | Self::IdentityMismatch
-            | Self::TooLarge => false,
+            | Self::TooLarge
+            | Self::NotAccepted => false,
         }
     }
 }

@@ -9,7 +9,7 @@ use wirepost_core::edge_config::{
     Audience, AuthConfig, BusinessConfig, Delivery, FORMAT, Limits, Retention, RouteConfig,
 };
 use wirepost_edge::{
-    broker::{Position, Record, memory::MemoryBroker},
+    broker::{Origin, Position, Record, memory::MemoryBroker},
     business::Business,
     compression::{self, Compression},
     config::settings::Settings,
@@ -55,7 +55,8 @@ fn config() -> BusinessConfig {
         auth: AuthConfig::default(),
         limits: Limits::default(),
         session_max_seconds: 86_400,
-        accept_from: vec![],
+        accepts: vec![],
+        accepted_by: vec![],
     }
 }
 
@@ -103,9 +104,10 @@ fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str, compression: Compre
             timestamp: 1,
             body: format!(r#"{{"messageType":"n",{audience},"content":"{content}"}}"#).into(),
             defect: None,
+            origin: Origin::default(),
         };
         let (entry, rejected) = Entry::read(&fixture.business, &record, &fixture.hub.backlog);
-        assert!(rejected.is_none());
+        assert!(rejected.is_empty());
         let mut entries = vec![Arc::new(entry)];
         // One push is too little for a pause.
         assert!(fixture.hub.compress(&mut entries).now_or_never().is_some());

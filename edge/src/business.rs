@@ -3,6 +3,7 @@
 
 pub mod check_pool;
 pub mod events;
+pub mod peers;
 pub mod share;
 
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use wirepost_core::{
 };
 
 use wirepost_runtime::tasks;
+
+use peers::Peers;
 
 use crate::identity::{
     api_key,
@@ -42,8 +45,12 @@ pub struct Business {
     pub receive_exchange: Arc<str>,
     /// Fanout exchange for pushes.
     pub push_exchange: Arc<str>,
+    /// Headers exchange for pushes to the clients of several businesses; exists only if one accepts any.
+    pub share_exchange: Arc<str>,
     /// Topic exchange for events.
     pub events_exchange: Arc<str>,
+    /// The other businesses of this edge.
+    pub peers: Arc<Peers>,
 }
 
 /// A route with its schema compiled.
@@ -150,12 +157,31 @@ impl Business {
             hash: config.hash(),
             receive_exchange: names::receive_exchange(name).into(),
             push_exchange: names::push_exchange(name).into(),
+            share_exchange: names::share_exchange(name).into(),
             events_exchange: names::events_exchange(name).into(),
+            peers: Arc::default(),
             credentials: credentials(&config.auth),
             routes,
             jwt,
             config,
         })
+    }
+
+    /// The same among these businesses.
+    #[must_use]
+    pub fn among(self, peers: &Arc<Peers>) -> Self {
+        Self { peers: Arc::clone(peers), ..self }
+    }
+
+    /// Whether its clients may get such a message of another business.
+    pub fn accepts(&self, from: &str, message_type: &str) -> bool {
+        let accepts = self.config.accepts.iter().filter(|accepts| accepts.business_type == from);
+        accepts.flat_map(|accepts| &accepts.message_types).any(|accepted| pattern::matches(accepted, message_type))
+    }
+
+    /// Whether another business accepts any message of this one, and the broker copies it there.
+    pub fn is_accepted_by(&self, other: &str) -> bool {
+        self.config.accepted_by.iter().any(|accepting| accepting == other)
     }
 
     /// The business type.
@@ -198,6 +224,7 @@ impl Business {
             && one.delivery == other.delivery
             && one.limits.push_bytes == other.limits.push_bytes
             && one.routes == other.routes
+            && one.accepts == other.accepts
     }
 
     /// Whether any route asks for receipts.

@@ -161,6 +161,7 @@ impl Catalog {
             match change {
                 Change::Remove(name) => {
                     update.remove(&name);
+                    self.context.peers.remove(&name);
                     absences.removed(&name);
                 }
                 Change::Unreadable(name) => {
@@ -257,7 +258,8 @@ impl CatalogUpdate {
         if present.is_some_and(|hub| hub.business().config == config) {
             return Ok(());
         }
-        let business = Arc::new(Business::try_new(config)?);
+        let business = Arc::new(Business::try_new(config)?.among(&context.peers));
+        context.peers.set(&business);
         self.changed = true;
         match present {
             Some(hub) if hub.delivery() == business.config.delivery => hub.update(business),

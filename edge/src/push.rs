@@ -5,6 +5,7 @@
 //! they address. A client that reconnects *catches up* from the log or, beyond it, from the stream, and goes live in
 //! the same step in which it reads the end of the log.
 
+pub mod across;
 pub mod audience;
 pub mod backlog;
 mod basis;

@@ -40,12 +40,30 @@ pub struct BusinessConfig {
     pub limits: Limits,
     /// Longest session in seconds; a token of the issuer may end it earlier.
     pub session_max_seconds: u64,
-    /// Businesses whose senders may address this one's clients by `businesses`.
+    /// What other businesses may send to this one's clients. (`acceptFrom` was a list of names, without effect.)
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub accept_from: Vec<String>,
+    pub accepts: Vec<Accepts>,
+    /// Businesses that accept messages of this one, and that the broker copies them to, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_by: Vec<String>,
+}
+
+/// What a business accepts from another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Accepts {
+    /// The other one.
+    pub business_type: String,
+    /// Patterns of message types.
+    pub message_types: Vec<String>,
 }
 
 impl BusinessConfig {
+    /// Whether it accepts anything from another business.
+    pub fn accepts_from(&self, business: &str) -> bool {
+        self.accepts.iter().any(|accepts| accepts.business_type == business)
+    }
+
     /// Hex SHA-256 of the JSON: what `/configz` reports and what `Programmed` compares.
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();

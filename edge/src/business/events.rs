@@ -48,7 +48,7 @@ pub enum Event<'a> {
         /// Ids of the messages.
         ids: &'a [String],
     },
-    /// A push had no valid recipient. Every edge that reads the business reports it.
+    /// A push had no valid recipient, or one of the businesses that it names does not take it. Every edge that reads the business reports it.
     Rejected {
         /// Its id, where it could be read.
         id: Option<&'a str>,
@@ -56,6 +56,9 @@ pub enum Event<'a> {
         reason: &'a str,
         /// What is wrong and how to correct it.
         description: &'a str,
+        /// The other business, of those that it names, which does not take it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refused_by: Option<&'a str>,
         /// Its offset in the stream.
         offset: u64,
         /// Rejected pushes before it that were too many to get an event each.
@@ -132,7 +135,8 @@ mod tests {
 
     #[test]
     fn an_event_is_recognized_by_its_body() {
-        let event = Event::Rejected { id: None, reason: "nobody", description: "", offset: 4, suppressed: 0 };
+        let event =
+            Event::Rejected { id: None, reason: "nobody", description: "", refused_by: None, offset: 4, suppressed: 0 };
         let body = Body { event: &event, business_type: "pay", edge: "e", timestamp: 1 };
         let body = serde_json::to_string(&body).unwrap();
         assert!(is_event(body.as_bytes()) && !body.contains("suppressed"), "{body}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
+    business::peers::Peers,
     config::settings::Settings,
     metrics::{Metrics, label},
 };
@@ -23,6 +24,8 @@ pub struct HubContext {
     pub budget: Arc<LogBudget>,
     /// Pages of streams for clients that catch up.
     pub pages: PageCache,
+    /// All businesses, as each of them sees the others.
+    pub peers: Arc<Peers>,
 }
 
 impl HubContext {
@@ -37,6 +40,7 @@ impl HubContext {
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
             pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),
+            peers: Arc::default(),
             metrics,
             settings,
         }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use wirepost_core::{Cursor, Envelope, SendType, contract::marker::BEGIN, edge_config::Delivery};
+use wirepost_core::{Cursor, Envelope, contract::marker::BEGIN, edge_config::Delivery};
 
 use super::{
+    across,
     audience::{self, Audience},
     backlog::{Backlog, BacklogShare},
     expiry,
@@ -54,12 +55,17 @@ impl Entry {
         Self { position, push: None }
     }
 
-    /// Reads a record. A record without valid recipients becomes an entry without a push, with the reason.
-    pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Option<Rejected>) {
-        match push(business, record, backlog) {
-            Ok(push) => (Self { position: record.position, push }, None),
-            Err(rejected) => (Self::mark(record.position), Some(rejected)),
-        }
+    /// Reads a record. A record without valid recipients becomes an entry without a push, with the reason; other businesses that it names may
+    /// have reasons of their own.
+    pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Vec<Rejected>) {
+        let mut rejections = Vec::new();
+        let push = push(business, record, backlog, &mut rejections).unwrap_or_else(|rejected| {
+            let foreign = record.origin.business.as_ref().map(|of| (of.to_string(), business.name().to_owned()));
+            let (of, refused_by) = foreign.unzip();
+            rejections.push(Rejected { of, refused_by, ..rejected });
+            None
+        });
+        (Self { position: record.position, push }, rejections)
     }
 
     /// Sets whether a log or cache (only one of them) keeps it from now on.
@@ -102,40 +108,60 @@ pub struct Rejected {
     pub id: Option<String>,
     /// Why.
     pub why: Rejection,
+    /// Another business that does not take it.
+    pub refused_by: Option<String>,
+    /// The other business that it belongs to, if it does.
+    pub of: Option<String>,
 }
 
-fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<Option<Push>, Rejected> {
+impl Rejected {
+    fn new(id: Option<String>, why: Rejection) -> Self {
+        Self { id, why, refused_by: None, of: None }
+    }
+}
+
+fn push(
+    business: &Business,
+    record: &Record,
+    backlog: &Arc<Backlog>,
+    rejections: &mut Vec<Rejected>,
+) -> Result<Option<Push>, Rejected> {
     let max = business.config.limits.push_bytes;
     if record.body.len() > max {
-        return Err(Rejected { id: None, why: Rejection::TooLarge { bytes: record.body.len(), max } });
+        return Err(Rejected::new(None, Rejection::TooLarge { bytes: record.body.len(), max }));
     }
     if let Some(defect @ MessageDefect::Unreadable(_)) = &record.defect {
-        return Err(Rejected { id: None, why: Rejection::Unreadable(defect.to_string()) });
+        return Err(Rejected::new(None, Rejection::Unreadable(defect.to_string())));
     }
-    let mut envelope = Envelope::parse(&record.body).map_err(|error| Rejected {
-        id: Envelope::readable_id(&record.body).map(Into::into),
-        why: Rejection::Invalid(record.defect.as_ref().map_or_else(|| error.to_string(), ToString::to_string)),
+    let mut envelope = Envelope::parse(&record.body).map_err(|error| {
+        let why = record.defect.as_ref().map_or_else(|| error.to_string(), ToString::to_string);
+        Rejected::new(Envelope::readable_id(&record.body).map(Into::into), Rejection::Invalid(why))
     })?;
     if is_marker(&envelope) {
         return Ok(None);
     }
-    let rejected = |why| Rejected { id: envelope.id.as_deref().map(str::to_owned), why };
-    let route = audience::route(business, &envelope).map_err(rejected)?;
-    let audience = audience::audience(route, &envelope).map_err(rejected)?;
-    let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
-    let expires_at = match expiry::end(&envelope, route.config.ttl_seconds, record.timestamp) {
-        // An edge accepted it from the client in time; that it has expired since is what the client asked for.
-        Err(Rejection::Expired { at, .. })
-            if route.config.send_type == SendType::ClientToClient && expiry::was_taken_from_client(&envelope, at) =>
-        {
-            Some(at)
+    let rejected = |why| Rejected::new(envelope.id.as_deref().map(str::to_owned), why);
+    let owner = record.origin.business.as_deref().unwrap_or(business.name());
+    if let Some(other) = envelope.business_type.as_deref().filter(|other| *other != owner) {
+        return Err(rejected(Rejection::OtherBusiness(other.to_owned())));
+    }
+    let (route, audience) = if record.origin.business.is_some() {
+        across::judge(business, owner, &envelope).map_err(rejected)?
+    } else {
+        let others = across::refused(business, record, &envelope);
+        rejections.extend(others.into_iter().map(|(by, why)| Rejected { refused_by: Some(by), ..rejected(why) }));
+        if !across::is_for(business.name(), &envelope) {
+            return Ok(None);
         }
-        end => end.map_err(rejected)?,
+        let route = audience::route(business, &envelope).map_err(rejected)?;
+        (route, audience::audience(route, &envelope).map_err(rejected)?)
     };
+    let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
+    let expires_at = expiry::of_record(&envelope, &route.config, record.timestamp).map_err(rejected)?;
     envelope.send_type = Some(route.config.send_type);
     envelope.timestamp = Some(timestamp);
     envelope.expires_at = expires_at;
-    envelope.business_type.get_or_insert_with(|| business.name().into());
+    envelope.business_type = Some(owner.into());
     envelope.id.get_or_insert_with(|| id_of(record).into());
     let receipt = route.config.receipts.then(|| envelope.id.as_deref().map(MessageHash::of)).flatten();
     let mut frame = Vec::with_capacity(record.body.len() + 192);
@@ -144,7 +170,7 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
         Delivery::Transient => envelope.write(&mut frame),
     }
     let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
-        .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
+        .map_err(|_| Rejected::new(None, Rejection::Invalid("not UTF-8".into())))?;
     let share = BacklogShare::new(frame.len(), backlog);
     Ok(Some(Push { audience, frame, compressed: None, expires_at, receipt, share }))
 }

@@ -51,6 +51,7 @@ struct ReadingTime<'h>(&'h Hub);
 impl<'h> ReadingTime<'h> {
     fn begin(hub: &'h Hub) -> Self {
         hub.context.metrics.readers.inc();
+        hub.context.peers.set_read(&hub.name, true);
         Self(hub)
     }
 }
@@ -59,6 +60,7 @@ impl Drop for ReadingTime<'_> {
     fn drop(&mut self) {
         let Self(hub) = self;
         hub.context.metrics.readers.dec();
+        hub.context.peers.set_read(&hub.name, false);
         let panicked = std::thread::panicking();
         // It counts as down until it is restarted: its clients still want pushes.
         hub.set_reading(if panicked { Reading::Down } else { Reading::Idle });
@@ -172,7 +174,7 @@ impl Reader<'_> {
             let (mut entries, mut rejections) = (Vec::with_capacity(records.len()), Vec::new());
             for record in records {
                 let (entry, rejected) = Entry::read(&business, record, &self.hub.backlog);
-                rejections.extend(rejected.map(|rejected| (record, rejected)));
+                rejections.extend(rejected.into_iter().map(|rejected| (record, rejected)));
                 entries.push(Arc::new(entry));
             }
             self.hub.compress(&mut entries).await;

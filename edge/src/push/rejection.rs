@@ -1,5 +1,7 @@
 //! Why a push is not delivered.
 
+use wirepost_core::contract::headers;
+
 use super::time_unit;
 
 /// See the module.
@@ -42,6 +44,32 @@ pub enum Rejection {
     /// A message type that is reserved for wirepost.
     #[error("messageType {0:?} begins with \"wirepost.\", which is reserved; give it another name")]
     Reserved(String),
+    /// Another business does not accept it.
+    #[error(
+        "business {by:?} does not accept messageType {message_type:?} from this one; its team lists both in acceptFrom of its WsBusiness"
+    )]
+    NotAccepted {
+        /// Which business.
+        by: String,
+        /// Its message type.
+        message_type: String,
+    },
+    /// Another business accepts it and has no route for it.
+    #[error("business {by:?} has no route that takes messageType {message_type:?} to clients")]
+    NoRouteThere {
+        /// Which business.
+        by: String,
+        /// Its message type.
+        message_type: String,
+    },
+    /// Another business would take it, and the broker was not asked to copy it there.
+    #[error(
+        "business {business:?} would take it, but the broker was not asked to copy it there: publish to the exchange for several businesses, wirepost.….share, with the header {header}{business}: {value} for each of `businesses`, or push by HTTP", header = headers::TO_BUSINESS, value = headers::TO_BUSINESS_VALUE
+    )]
+    NotCopied {
+        /// Which business.
+        business: String,
+    },
     /// Names another business.
     #[error("businessType {0:?} is not the business of this exchange")]
     OtherBusiness(String),
@@ -49,7 +77,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All labels in metrics.
-    pub const LABELS: [&str; 9] = [
+    pub const LABELS: [&str; 12] = [
         "invalid",
         "unreadable",
         "too_large",
@@ -58,8 +86,14 @@ impl Rejection {
         "not_allowed",
         "other_business",
         "expired",
+        "not_accepted",
+        "not_copied",
+        Self::FOREIGN,
         Self::EVENT,
     ];
+
+    /// The label of any message of another business: the reasons that count are those of its own edges.
+    pub const FOREIGN: &str = "foreign";
 
     /// The label of an event that came in as a push.
     pub const EVENT: &str = "event";
@@ -75,6 +109,8 @@ impl Rejection {
             Self::EveryoneNotAllowed | Self::ClientType(_) | Self::Reserved(_) => "not_allowed",
             Self::Expired { .. } => "expired",
             Self::OtherBusiness(_) => "other_business",
+            Self::NotAccepted { .. } | Self::NoRouteThere { .. } => "not_accepted",
+            Self::NotCopied { .. } => "not_copied",
         }
     }
 
@@ -87,6 +123,7 @@ impl Rejection {
             Self::Nobody | Self::EveryoneNotAllowed => Some("toUniqueId"),
             Self::ClientType(_) => Some("toClientType"),
             Self::OtherBusiness(_) => Some("businessType"),
+            Self::NotAccepted { .. } | Self::NoRouteThere { .. } | Self::NotCopied { .. } => Some("businesses"),
         }
     }
 }

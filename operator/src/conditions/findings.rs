@@ -30,6 +30,8 @@ pub struct Findings {
     pub edges: Option<(usize, usize)>,
     /// What the class of the business says; `None`: no class applies.
     pub policy: Option<Policy>,
+    /// See [`ConditionType::Linked`]; `None`: it has nothing to do with other businesses.
+    pub linked: Option<ConditionState>,
 }
 
 /// What a class allows and forbids of a declaration.
@@ -68,6 +70,7 @@ impl Findings {
             facts: None,
             edges: None,
             policy: None,
+            linked: None,
         }
     }
 
@@ -80,6 +83,7 @@ impl Findings {
             facts: Some(facts),
             edges: None,
             policy: None,
+            linked: None,
         }
     }
 
@@ -118,6 +122,7 @@ impl Findings {
         ]
         .into_iter()
         .chain(self.policy.as_ref().map(|policy| (ConditionType::Permitted, &policy.permitted)))
+        .chain(self.linked.as_ref().map(|linked| (ConditionType::Linked, linked)))
         .chain(abnormal.as_ref().map(|(kind, state)| (*kind, state)))
         .map(|(kind, state)| condition(kind, state, generation, &old.conditions))
         .collect();
@@ -204,6 +209,7 @@ mod tests {
             facts: None,
             edges: Some((2, 2)),
             policy: None,
+            linked: None,
         }
     }
 

@@ -193,6 +193,21 @@ impl Context {
         class.resource.spec.defaults.as_ref()?.deletion_policy
     }
 
+    /// Other businesses that accept messages of this one. Each has its exchanges on the broker: its edge configuration is written after them.
+    pub(super) fn acceptors(&self, business: &str) -> BTreeSet<String> {
+        let accepts = |map: &ConfigMap| {
+            !config_map::is_tombstone(map) && config_map::accepts_from(map).any(|accepted| accepted == business)
+        };
+        let maps = self.config_maps.state_filter(accepts);
+        let names = maps.iter().filter_map(|map| config_map::business(map)).filter(|other| *other != business);
+        names.map(str::to_owned).collect()
+    }
+
+    /// Whether a business runs.
+    pub(super) fn runs(&self, business: &str) -> bool {
+        self.config_map(business).is_some_and(|map| !config_map::is_tombstone(&map))
+    }
+
     /// The edge configuration of a business.
     pub(super) fn config_map(&self, business: &str) -> Option<Arc<ConfigMap>> {
         self.config_maps.get(&ObjectRef::new(&config_map::name(business)).within(&self.options.namespace))

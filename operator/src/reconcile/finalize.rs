@@ -127,6 +127,7 @@ impl Reconcile<'_> {
             facts: None,
             edges: None,
             policy: None,
+            linked: None,
         };
         self.report(&findings).await?;
         Ok((Outcome::Waiting, Action::requeue(interval)))
@@ -146,6 +147,7 @@ impl Reconcile<'_> {
             facts: None,
             edges: None,
             policy: None,
+            linked: None,
         };
         findings.set_progress(&self.progress(stored.business_type()));
         self.report(&findings).await?;

@@ -15,7 +15,7 @@ use wirepost_core::{
 
 use super::{Error, Reconcile, state::ResourceState};
 use crate::{
-    conditions::{Findings, same_but_time},
+    conditions::{ConditionState, Findings, same_but_time, summarize},
     metrics::Object,
 };
 
@@ -25,7 +25,7 @@ impl Reconcile<'_> {
         let Self { stored, context } = *self;
         let policy = context.states.of(stored, |state| state.policy.clone());
         let old = stored.status();
-        let new = Findings { policy, ..findings.clone() }.status(stored.generation(), &old);
+        let new = Findings { policy, linked: self.linked(), ..findings.clone() }.status(stored.generation(), &old);
         let ready = new.conditions.iter().any(|c| c.type_ == ConditionType::Ready.as_str() && c.status == "True");
         if new == old || !context.states.of(stored, |state| state.is_news(&new)) {
             context.states.of(stored, ResourceState::release_status);
@@ -55,6 +55,35 @@ impl Reconcile<'_> {
             context.metrics.wrote(Object::Event);
         }
         Ok(ready)
+    }
+
+    /// What leads to this business from others, and to others from it.
+    fn linked(&self) -> Option<ConditionState> {
+        let Self { stored, context } = *self;
+        if stored.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let accepts = stored.accepts_from();
+        let accepted_by: Vec<String> = context.acceptors(stored.business_type()).into_iter().collect();
+        if accepts.is_empty() && accepted_by.is_empty() {
+            return None;
+        }
+        let (known, missing): (Vec<String>, Vec<String>) = accepts.into_iter().partition(|from| context.runs(from));
+        let both: Vec<String> = known.iter().filter(|from| accepted_by.contains(from)).cloned().collect();
+        let part = |text: &str, names: &[String]| (!names.is_empty()).then(|| format!("{text} {}", summarize(names)));
+        let parts = [
+            part("no business is called", &missing),
+            part("accepts messages of", &known),
+            part("its messages are accepted by", &accepted_by),
+            part("both ways with", &both),
+        ];
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        Some(if missing.is_empty() {
+            ConditionState::met(Reason::Linked, text)
+        } else {
+            let text = format!("{text}; acceptFrom begins to work for a name as soon as that business is there");
+            ConditionState::not_met(Reason::SenderNotFound, text)
+        })
     }
 
     /// When a status that was not written must be checked again, if there is one; after `pause` at the latest.
@@ -93,7 +122,6 @@ fn is_passing(kind: ConditionType, condition: &Condition) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conditions::ConditionState;
 
     fn status(generation: i64, change: impl FnOnce(&mut Findings)) -> WsBusinessStatus {
         let mut findings = Findings {
@@ -103,6 +131,7 @@ mod tests {
             facts: None,
             edges: Some((2, 2)),
             policy: None,
+            linked: None,
         };
         change(&mut findings);
         findings.status(generation, &WsBusinessStatus::default())

@@ -25,6 +25,7 @@ spec:
   clientTypes: [app]
   routes: [{messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}]
   push: {delivery: Transient}
+  acceptFrom: [{businessType: payments, messageTypes: [price]}]
 ";
 
 /// What an edge does on the broker.
@@ -34,6 +35,8 @@ enum Work {
     Send,
     /// A push by HTTP is taken.
     Push,
+    /// A push by HTTP to the clients of two businesses is taken.
+    Share,
     /// A `Durable` push gets to a client.
     Durable,
     /// A `Transient` one.
@@ -46,7 +49,8 @@ enum Work {
     Hear,
 }
 
-const ALL: [Work; 7] = [Work::Send, Work::Push, Work::Durable, Work::Transient, Work::Event, Work::Revoke, Work::Hear];
+const ALL: [Work; 8] =
+    [Work::Send, Work::Push, Work::Share, Work::Durable, Work::Transient, Work::Event, Work::Revoke, Work::Hear];
 
 /// What fails without a right.
 fn fails_without(right: &EdgeRight) -> Result<Work> {
@@ -54,6 +58,7 @@ fn fails_without(right: &EdgeRight) -> Result<Work> {
         (_, "wirepost.B.edge.*") | (Access::Read, "wirepost.B.push") => Work::Transient,
         (Access::Write, "wirepost.B.receive") => Work::Send,
         (Access::Write, "wirepost.B.push") => Work::Push,
+        (Access::Write, "wirepost.B.share") => Work::Share,
         (Access::Write, "wirepost.B.events") => Work::Event,
         (Access::Read, "wirepost.B.stream") => Work::Durable,
         (Access::Write, "wirepost.control") => Work::Revoke,
@@ -95,6 +100,10 @@ async fn use_it(edge: &Edge, name: &str, seen: &Seen) -> Result<[Client; 3]> {
     let bob = edge.client("bob", "app").business("ticker").greeted().await?;
     if edge.post(&payment("nobody", 1)).await?.0 == 200 {
         seen.works(name, Work::Push);
+    }
+    let shared = json!({"messageType": "price", "toUniqueId": "nobody", "businesses": ["ticker"], "content": {}});
+    if edge.post(&shared).await?.0 == 200 {
+        seen.works(name, Work::Share);
     }
     if revoke(edge, &format!("nobody-{name}")).await? {
         seen.works(name, Work::Revoke);

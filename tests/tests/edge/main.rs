@@ -1,5 +1,6 @@
 //! Edges as processes, on a real RabbitMQ.
 
+mod across;
 mod admin;
 mod another_life;
 mod audience;

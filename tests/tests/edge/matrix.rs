@@ -138,7 +138,9 @@ fn issuer() -> Result<(EncodingKey, Value)> {
     Ok((key, json!({"keys": [jwk]})))
 }
 
+/// Each accepts something from the other, so that there is an exchange for both.
 fn declaration(name: &str, keys: &Value) -> String {
+    let other = if name == OWN { FOREIGN } else { OWN };
     json!({
         "apiVersion": "wirepost.dev/v1alpha1",
         "kind": "WsBusiness",
@@ -151,6 +153,7 @@ fn declaration(name: &str, keys: &Value) -> String {
                 {"messageType": "chat.said", "sendType": "ClientToClient", "from": ["app"], "to": ["h5"], "audience": "Everyone"},
                 {"messageType": LAST, "sendType": "ServerToClient", "to": TYPES, "audience": "Everyone"},
             ],
+            "acceptFrom": [{"businessType": other, "messageTypes": ["said.elsewhere"]}],
             "auth": {"jwt": {
                 "issuer": "https://id.example", "audiences": ["shop"], "jwks": {"inline": keys},
                 "claims": {"uniqueId": "sub", "clientType": "type"},

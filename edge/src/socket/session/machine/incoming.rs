@@ -18,7 +18,7 @@ use crate::{
         grant::Grant,
         ticket::{self, Purpose},
     },
-    push::receipts::Receipts,
+    push::{across, receipts::Receipts},
     socket::receive::{self, Nack, Prepared, Sender},
 };
 
@@ -71,7 +71,7 @@ impl Machine {
             let nack = Nack::new(id, NackCode::RateLimited, reason);
             return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack }));
         }
-        if business.is_heavy(envelope.message_type.as_deref(), envelope.content) {
+        if across::is_heavy(business, &envelope) {
             return Message::Heavy;
         }
         let sender = Sender { unique_id: &self.ticket.unique_id, client_type: &self.ticket.client_type };
