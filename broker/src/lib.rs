@@ -43,7 +43,8 @@ pub struct Publication {
     pub body: Bytes,
     /// Ms since the epoch; AMQP keeps whole seconds.
     pub timestamp: i64,
-    /// Headers (`message-type`, `from-client-type`, `from-unique-id`, `traceparent`, `to-business-…`); never client input in a property.
+    /// Headers (`message-type`, `from-client-type`, `from-unique-id`, `traceparent`, `to-business-…`); never client
+    /// input in a property.
     pub headers: Vec<Header>,
 }
 

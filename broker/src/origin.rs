@@ -2,7 +2,8 @@
 
 use wirepost_core::{contract::headers, names};
 
-/// See the module. The exchange is the broker's own note on a message, which no publisher can write; headers are the publisher's.
+/// See the module. The exchange is the broker's own note on a message, which no publisher can write; headers are the
+/// publisher's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The business that it was published by, where that is not the one that reads it.
@@ -14,8 +15,9 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of a message that `reader` reads and that was published to `exchange`. An exchange that is not ours is one that an administrator
-    /// bound to the business's own. `headers`: names and values of those that are texts; asked for only if they count.
+    /// Of a message that `reader` reads and that was published to `exchange`. An exchange that is not ours is one that
+    /// an administrator bound to the business's own. `headers`: names and values of those that are texts; asked for
+    /// only if they count.
     pub fn new<'h, H: IntoIterator<Item = (&'h str, &'h str)>>(
         reader: &str,
         exchange: &str,

@@ -131,8 +131,8 @@ pub struct WsBusinessSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
 
-    /// Businesses whose messages may reach this business's clients, where they name it in the envelope's `businesses` and a route here
-    /// takes them.
+    /// Businesses whose messages may reach this business's clients, where they name it in the envelope's `businesses`
+    /// and a route here takes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["businessType".to_owned()]))]

@@ -52,8 +52,9 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Leads this business's messages to these others, which accept them, and to no one else, and tells its edges. Whoever compiles a
-    /// declaration alone knows of the others and calls this; they must have their push exchanges already.
+    /// Leads this business's messages to these others, which accept them, and to no one else, and tells its edges.
+    /// Whoever compiles a declaration alone knows of the others and calls this; they must have their push exchanges
+    /// already.
     pub fn share_with(&mut self, acceptors: &BTreeSet<String>) {
         topology::share(&mut self.topology, &self.business, acceptors);
         self.config.accepted_by = acceptors.iter().cloned().collect();

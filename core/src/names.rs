@@ -24,8 +24,8 @@ pub fn push_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.push")
 }
 
-/// Headers exchange for messages to the clients of several businesses: leads to the [`push_exchange`] of each that accepts them and that a
-/// header of the message names. Exists while another business accepts any.
+/// Headers exchange for messages to the clients of several businesses: leads to the [`push_exchange`] of each that
+/// accepts them and that a header of the message names. Exists while another business accepts any.
 pub fn share_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.share")
 }

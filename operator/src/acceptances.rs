@@ -1,5 +1,5 @@
-//! Which businesses accept messages of which others, as the edges know it: by the annotation of every edge configuration. A change of one
-//! business concerns others: what leads to it stands in their topologies.
+//! Which businesses accept messages of which others, as the edges know it: by the annotation of every edge
+//! configuration. A change of one business concerns others: what leads to it stands in their topologies.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,8 +17,8 @@ impl Acceptances {
         self.0.clear();
     }
 
-    /// Notes an edge configuration; the other businesses that the change concerns: those whose messages it accepts now or did before, and,
-    /// if it is new, those that wait for it.
+    /// Notes an edge configuration; the other businesses that the change concerns: those whose messages it accepts now
+    /// or did before, and, if it is new, those that wait for it.
     pub fn applied(&mut self, map: &ConfigMap) -> HashSet<String> {
         let Some(business) = config_map::business(map) else { return HashSet::new() };
         if config_map::is_tombstone(map) {

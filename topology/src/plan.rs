@@ -72,7 +72,8 @@ pub(crate) struct Objects<'a> {
 }
 
 impl<'a> Objects<'a> {
-    /// The objects in `actual` whose owner passes; for a binding, the owner of its source, or of its destination where the source is foreign.
+    /// The objects in `actual` whose owner passes; for a binding, the owner of its source, or of its destination where
+    /// the source is foreign.
     pub(crate) fn of(actual: &'a Actual, passes: impl Fn(&str) -> bool) -> Self {
         let end = |b: &&actual::Binding| passes(b.belongs_to());
         Self {
@@ -140,7 +141,8 @@ pub(crate) struct Others<'f, 'a> {
     pub(crate) has_exchange: &'f dyn Fn(&str) -> bool,
 }
 
-/// `policies`: the shared ones that exist, others may be among them. `highest_foreign_priority`: of the policies that are not ours.
+/// `policies`: the shared ones that exist, others may be among them. `highest_foreign_priority`: of the policies that
+/// are not ours.
 pub(crate) fn plan_objects(
     desired: &Topology,
     actual: &Objects<'_>,

@@ -52,7 +52,8 @@ pub enum Problem {
         /// Its name.
         queue: String,
     },
-    /// Another business accepts messages of this one, and its exchange for pushes does not exist: they are not copied to it.
+    /// Another business accepts messages of this one, and its exchange for pushes does not exist: they are not copied
+    /// to it.
     NoTarget {
         /// What would lead there.
         link: Link,

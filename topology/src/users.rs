@@ -68,9 +68,10 @@ pub fn user_tag(vhost: &str) -> String {
     format!("wirepost-{}", &hex(Sha256::digest(vhost))[..8])
 }
 
-/// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push` and `share`, consumes the queues of routes, `dead`, and
-/// queues `wirepost.B.events.…` that it declares and binds to `events` itself. Through `replay` it sends dead letters back to the queues of
-/// routes: that exchange leads to these alone. No object of another business, whatever its name begins with.
+/// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push` and `share`, consumes the
+/// queues of routes, `dead`, and queues `wirepost.B.events.…` that it declares and binds to `events` itself. Through
+/// `replay` it sends dead letters back to the queues of routes: that exchange leads to these alone. No object of
+/// another business, whatever its name begins with.
 pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) -> DesiredUser {
     // `wirepost\.B\.`: escaped, so that the patterns are right for any name.
     let own = names::escape(&format!("{}{business}.", names::PREFIX));

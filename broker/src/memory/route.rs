@@ -23,8 +23,8 @@ impl Targets {
 }
 
 impl World {
-    /// Collects where the exchange routes a message, by its routing key, that of the queue it is for, and its headers; by its alternate
-    /// exchange if nowhere else.
+    /// Collects where the exchange routes a message, by its routing key, that of the queue it is for, and its headers;
+    /// by its alternate exchange if nowhere else.
     fn targets(&self, publication: &Publication, targets: &mut Targets) -> Result<(), PublishError> {
         let (exchange, key) = (&*publication.exchange, publication.routing_key.as_str());
         if exchange.is_empty() {

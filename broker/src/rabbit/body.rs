@@ -5,7 +5,8 @@ use wirepost_stream::{BodyKind, Sections, Value};
 
 use crate::{MessageDefect, Origin};
 
-/// The annotation in which RabbitMQ notes where a message was published. It comes first, in place of one that the publisher wrote.
+/// The annotation in which RabbitMQ notes where a message was published. It comes first, in place of one that the
+/// publisher wrote.
 const EXCHANGE: &str = "x-exchange";
 
 /// Index of `content-encoding` among the properties (AMQP 1.0, 3.2.4).

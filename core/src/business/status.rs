@@ -28,8 +28,9 @@ pub struct WsBusinessStatus {
     /// How long the broker keeps pushes. Absent: there is no stream, or it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionStatus>,
-    /// Accepted, Provisioned, Programmed, and Ready, which sums them up. Permitted: where a class applies. Linked: where it accepts messages
-    /// of other businesses, or they accept its own. Reconciling or Stalled: while it is not ready.
+    /// Accepted, Provisioned, Programmed, and Ready, which sums them up. Permitted: where a class applies. Linked:
+    /// where it accepts messages of other businesses, or they accept its own. Reconciling or Stalled: while it is not
+    /// ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".to_owned()]))]

@@ -101,9 +101,9 @@ fn stream(topology: &mut Topology, business: &str, retention: Retention) {
     bind(topology, names::push_unrouted(business), names::unrouted(business));
 }
 
-/// The exchange for messages to the clients of several businesses. It stands beside `push`, not behind it: `push` leads to no other exchange,
-/// so that its alternate exchange keeps what its stream does not get, and so that nothing goes on from one business to the next. What names
-/// no target falls to the business's own pushes, whose edges report it.
+/// The exchange for messages to the clients of several businesses. It stands beside `push`, not behind it: `push` leads
+/// to no other exchange, so that its alternate exchange keeps what its stream does not get, and so that nothing goes on
+/// from one business to the next. What names no target falls to the business's own pushes, whose edges report it.
 pub(super) fn share(topology: &mut Topology, business: &str, acceptors: &BTreeSet<String>) {
     let (from, own) = (names::share_exchange(business), names::push_exchange(business));
     topology.exchanges.retain(|exchange| exchange.name != from);

@@ -13,7 +13,8 @@
 //! |---|---|---|---|
 //! | Permitted | `ClassAllows` | `ClassForbids`, `ClassNotFound` | |
 //!
-//! Another one exists where a declaration accepts messages of other businesses, or others accept its own. It does not affect readiness.
+//! Another one exists where a declaration accepts messages of other businesses, or others accept its own. It does not
+//! affect readiness.
 //!
 //! | condition | True | False | Unknown |
 //! |---|---|---|---|

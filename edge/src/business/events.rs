@@ -48,7 +48,8 @@ pub enum Event<'a> {
         /// Ids of the messages.
         ids: &'a [String],
     },
-    /// A push had no valid recipient, or one of the businesses that it names does not take it. Every edge that reads the business reports it.
+    /// A push had no valid recipient, or one of the businesses that it names does not take it. Every edge that reads
+    /// the business reports it.
     Rejected {
         /// Its id, where it could be read.
         id: Option<&'a str>,

@@ -7,8 +7,8 @@ use std::{
 
 use super::Business;
 
-/// See the module. Written by the catalog and the readers, read for messages that name several businesses. Bounded by the number of
-/// businesses.
+/// See the module. Written by the catalog and the readers, read for messages that name several businesses. Bounded by
+/// the number of businesses.
 #[derive(Debug, Default)]
 pub struct Peers(RwLock<HashMap<String, Peer>>);
 

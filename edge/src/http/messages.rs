@@ -390,7 +390,8 @@ struct Shown {
 }
 
 impl Outcome {
-    /// `verdict`: of a message that names no business. The result of one that does is that of each, where they are the same.
+    /// `verdict`: of a message that names no business. The result of one that does is that of each, where they are the
+    /// same.
     fn new(id: Option<String>, verdict: Verdict, businesses: Vec<BusinessOutcome>) -> Self {
         let Some(first) = businesses.first() else {
             return Self { id, verdict: verdict.shown(), businesses, code: verdict.code };

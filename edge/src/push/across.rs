@@ -1,8 +1,8 @@
-//! Messages from one business to the clients of another. The one place of this rule: pushes by HTTP, by AMQP and from clients pass it at
-//! the edge that publishes them, and again at each edge that reads them for the other business.
+//! Messages from one business to the clients of another. The one place of this rule: pushes by HTTP, by AMQP and from
+//! clients pass it at the edge that publishes them, and again at each edge that reads them for the other business.
 //!
-//! The broker says whose a message is ([`Origin`](crate::broker::Origin)), so none can pretend to be another business's own, and what comes
-//! from another business goes to no third one.
+//! The broker says whose a message is ([`Origin`](crate::broker::Origin)), so none can pretend to be another business's
+//! own, and what comes from another business goes to no third one.
 
 use wirepost_core::Envelope;
 
@@ -57,7 +57,8 @@ pub fn not_accepted(by: &str, envelope: &Envelope<'_>) -> Rejection {
     Rejection::NotAccepted { by: by.to_owned(), message_type }
 }
 
-/// The other businesses that a message of `business` names and that do not get it, with the reason: as far as this edge knows them.
+/// The other businesses that a message of `business` names and that do not get it, with the reason: as far as this edge
+/// knows them.
 pub fn refused(business: &Business, record: &Record, envelope: &Envelope<'_>) -> Vec<(String, Rejection)> {
     let others = named(envelope).filter(|other| *other != business.name());
     let refused = others.filter_map(|other| {
@@ -81,7 +82,8 @@ fn judge_copy(business: &Business, other: &str, record: &Record, envelope: &Enve
     check::fits(&other, record.body.len())
 }
 
-/// Whether checking the content of a message may take long, by the routes of any business that it is for: see [`Business::is_heavy`].
+/// Whether checking the content of a message may take long, by the routes of any business that it is for: see
+/// [`Business::is_heavy`].
 pub fn is_heavy(business: &Business, envelope: &Envelope<'_>) -> bool {
     let of = |business: &Business| business.is_heavy(envelope.message_type.as_deref(), envelope.content);
     of(business)

@@ -78,7 +78,8 @@ impl From<ContentError> for PushRefusal {
 }
 
 /// Checks a push of a service and adds what is missing: `id` (UUIDv7), `sendType`, `businessType`, `timestamp` (the
-/// edge's clock) and `expiresAt` (from the route's `ttlSeconds`, where it is for one business). `businesses` becomes those that take it.
+/// edge's clock) and `expiresAt` (from the route's `ttlSeconds`, where it is for one business). `businesses` becomes
+/// those that take it.
 ///
 /// # Errors
 /// See [`PushRefusal`].
@@ -138,7 +139,8 @@ pub fn check_push(business: &Business, envelope: Envelope<'_>, now: i64) -> Resu
     Ok(Prepared { id, publication, businesses: verdicts })
 }
 
-/// The exchange for a message to the clients of these businesses, and the headers that lead it there. None: of the sender's own.
+/// The exchange for a message to the clients of these businesses, and the headers that lead it there. None: of the
+/// sender's own.
 pub fn route_to(business: &Business, businesses: &[&str]) -> (Arc<str>, Vec<Header>) {
     if businesses.iter().all(|to| *to == business.name()) {
         return (Arc::clone(&business.push_exchange), Vec::new());

@@ -55,8 +55,8 @@ impl Entry {
         Self { position, push: None }
     }
 
-    /// Reads a record. A record without valid recipients becomes an entry without a push, with the reason; other businesses that it names may
-    /// have reasons of their own.
+    /// Reads a record. A record without valid recipients becomes an entry without a push, with the reason; other
+    /// businesses that it names may have reasons of their own.
     pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Vec<Rejected>) {
         let mut rejections = Vec::new();
         let push = push(business, record, backlog, &mut rejections).unwrap_or_else(|rejected| {

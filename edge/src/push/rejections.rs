@@ -75,7 +75,8 @@ impl RejectionReports {
         }
     }
 
-    /// Reports a message of another business to that one, unless its own reader here does. (An edge that has clients of both reads it twice.)
+    /// Reports a message of another business to that one, unless its own reader here does. (An edge that has clients of
+    /// both reads it twice.)
     fn note_foreign(&self, hub: &Hub, record: &Record, of: &str, report: &Report) {
         let HubContext { metrics, peers, broker, settings, .. } = &*hub.context;
         metrics.rejected_pushes.get_or_create(&label(Rejection::FOREIGN)).inc();

@@ -193,7 +193,8 @@ impl Context {
         class.resource.spec.defaults.as_ref()?.deletion_policy
     }
 
-    /// Other businesses that accept messages of this one. Each has its exchanges on the broker: its edge configuration is written after them.
+    /// Other businesses that accept messages of this one. Each has its exchanges on the broker: its edge configuration
+    /// is written after them.
     pub(super) fn acceptors(&self, business: &str) -> BTreeSet<String> {
         let accepts = |map: &ConfigMap| {
             !config_map::is_tombstone(map) && config_map::accepts_from(map).any(|accepted| accepted == business)

@@ -1,4 +1,5 @@
-//! One message to the clients of several businesses: only of those that accept it, once for each connection, and never in silence.
+//! One message to the clients of several businesses: only of those that accept it, once for each connection, and never
+//! in silence.
 
 use anyhow::{Context, Result, ensure};
 use lapin::BasicProperties;
@@ -108,7 +109,8 @@ async fn a_push_by_http_reaches_the_businesses_that_accept_it_and_has_a_result_f
     assert_eq!((status, &answer["result"]), (200, &json!(0)), "{answer}");
     let (status, answer) = e1.post(&shared("nowhere", &["crm"])).await?;
     assert_eq!((status, &answer["result"]), (403, &json!(40_302)), "{answer}");
-    // Accepted, and of a type for which chat has no route; then one that it does not accept; then a client type that only chat has.
+    // Accepted, and of a type for which chat has no route; then one that it does not accept; then a client type that
+    // only chat has.
     for (message_type, client_type, here, there) in [
         ("till.notice", "app", 0, 40_302),
         ("internal", "app", 40_004, 40_302),

@@ -5,7 +5,8 @@
 //! everything is created ([`Phase::Grow`]), then the edges get their configuration, and at last the rest is removed ([`Phase::Shrink`]).
 //!
 //! Such objects are recognized by their shape and not by memory, so that a process that starts in the middle of a change knows them too:
-//! queues and the exchange to which an edge may publish, and the stream that it may read. Anything else that should not exist is removed immediately.
+//! queues and the exchange to which an edge may publish, and the stream that it may read. Anything else that should not
+//! exist is removed immediately.
 
 use std::collections::BTreeSet;
 

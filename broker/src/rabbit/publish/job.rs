@@ -52,8 +52,8 @@ impl Job {
         self
     }
 
-    /// The target, which works or fails as a whole: an exchange, all exchanges for pushes of a business, or a queue by way of the default
-    /// exchange.
+    /// The target, which works or fails as a whole: an exchange, all exchanges for pushes of a business, or a queue by
+    /// way of the default exchange.
     pub(super) fn target(&self) -> &Arc<str> {
         &self.target
     }
