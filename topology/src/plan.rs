@@ -72,10 +72,12 @@ pub(crate) struct Objects<'a> {
 }
 
 impl<'a> Objects<'a> {
-    /// The objects in `actual` whose owner passes; for a binding, the owner of its source, or of its destination where
-    /// the source is foreign.
+    /// The objects in `actual` whose owner (for a binding: the owner of either end) passes. What comes out of a `share`
+    /// is its owner's alone.
     pub(crate) fn of(actual: &'a Actual, passes: impl Fn(&str) -> bool) -> Self {
-        let end = |b: &&actual::Binding| passes(b.belongs_to());
+        let end = |b: &&actual::Binding| {
+            passes(&b.source) || (passes(&b.destination) && !names::is_share_exchange(&b.source))
+        };
         Self {
             exchanges: actual.exchanges.iter().filter(|e| passes(&e.name)).collect(),
             queues: actual.queues.iter().filter(|q| passes(&q.name)).collect(),
