@@ -274,7 +274,7 @@ impl Pending {
             BusinessOutcome { business, verdict: verdict.shown(), code: verdict.code }
         });
         let businesses = of_each.collect();
-        Outcome::new(id, published, businesses)
+        Outcome::new(id, &published, businesses)
     }
 }
 
@@ -392,7 +392,7 @@ struct Shown {
 impl Outcome {
     /// `verdict`: of a message that names no business. The result of one that does is that of each, where they are the
     /// same.
-    fn new(id: Option<String>, verdict: Verdict, businesses: Vec<BusinessOutcome>) -> Self {
+    fn new(id: Option<String>, verdict: &Verdict, businesses: Vec<BusinessOutcome>) -> Self {
         let Some(first) = businesses.first() else {
             return Self { id, verdict: verdict.shown(), businesses, code: verdict.code };
         };

@@ -60,9 +60,9 @@ impl Entry {
     pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Vec<Rejected>) {
         let mut rejections = Vec::new();
         let push = push(business, record, backlog, &mut rejections).unwrap_or_else(|rejected| {
-            let foreign = record.origin.business.as_ref().map(|of| (of.to_string(), business.name().to_owned()));
-            let (of, refused_by) = foreign.unzip();
-            rejections.push(Rejected { of, refused_by, ..rejected });
+            let of = record.origin.business.clone();
+            let refused_by = of.is_some().then(|| business.name().into());
+            rejections.push(Rejected { refused_by, of, ..rejected });
             None
         });
         (Self { position: record.position, push }, rejections)
@@ -109,9 +109,9 @@ pub struct Rejected {
     /// Why.
     pub why: Rejection,
     /// Another business that does not take it.
-    pub refused_by: Option<String>,
+    pub refused_by: Option<Box<str>>,
     /// The other business that it belongs to, if it does.
-    pub of: Option<String>,
+    pub of: Option<Box<str>>,
 }
 
 impl Rejected {
@@ -149,7 +149,8 @@ fn push(
         across::judge(business, owner, &envelope).map_err(rejected)?
     } else {
         let others = across::refused(business, record, &envelope);
-        rejections.extend(others.into_iter().map(|(by, why)| Rejected { refused_by: Some(by), ..rejected(why) }));
+        rejections
+            .extend(others.into_iter().map(|(by, why)| Rejected { refused_by: Some(by.into()), ..rejected(why) }));
         if !across::is_for(business.name(), &envelope) {
             return Ok(None);
         }

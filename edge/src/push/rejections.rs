@@ -35,7 +35,7 @@ struct Report {
     id: Option<String>,
     reason: &'static str,
     description: String,
-    refused_by: Option<String>,
+    refused_by: Option<Box<str>>,
     offset: u64,
 }
 
@@ -126,7 +126,7 @@ impl Report {
         id: Option<String>,
         reason: &'static str,
         why: &Rejection,
-        refused_by: Option<String>,
+        refused_by: Option<Box<str>>,
         record: &Record,
     ) -> Self {
         Self { id, reason, description: why.to_string(), refused_by, offset: record.position.offset }
