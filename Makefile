@@ -22,7 +22,7 @@ dev: ## the whole layer on this machine: edge, in-process broker, the examples; 
 .PHONY: test
 test: setup check unit programs ## everything that CI runs (on two cores about 35 minutes, an hour where nothing is cached)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target soak conformance-and-simulation SECONDS=180 SEED=31
-	$(MAKE) --no-print-directory integration clients
+	$(MAKE) --no-print-directory integration clients description
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible beside-it
 
 .PHONY: conformance-and-simulation
@@ -129,6 +129,11 @@ DRIVERS := --driver "typescript/node=$(NODE) --expose-gc $(TYPESCRIPT)/test/driv
 clients: typescript clients-python clients-java programs ## every client library: unit tests, then the scenarios that judge it, on a real edge and broker (ONLY="drain gaps": those with one of these words)
 	cd $(TYPESCRIPT); WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost ../../$(NODE) --test test/browser/*.test.mjs test/edge/*.test.mjs
 	WIREPOST_TEST_NO_FSYNC=yes scripts/with-broker $(CARGO_TARGET_DIR)/debug/client-suite $(DRIVERS) $(ONLY)
+
+.PHONY: description
+description: programs ## AsyncAPI's own parser reads the descriptions of the examples and of declarations with every feature
+	cd tests/description; [[ node_modules/.package-lock.json -nt package-lock.json ]] || ../../scripts/npm ci --ignore-scripts
+	cd tests/description; WIREPOST=$(CARGO_TARGET_DIR)/debug/wirepost ../../scripts/npm test -s
 
 .PHONY: client-suite
 client-suite: programs ## judges a client library of yours (DRIVER="python3 my_driver.py")

@@ -140,7 +140,7 @@ async fn lanes(edge: &Arc<RabbitBroker>, clients: u64, seconds: Duration, count:
                     message_id: "id".into(),
                     body: body.clone(),
                     timestamp: 0,
-                    headers: vec![("message-type", "a.b".into())],
+                    headers: vec![("message-type".into(), "a.b".into())],
                 };
                 edge.publish(client, publication).await??;
                 count.fetch_add(1, Ordering::Relaxed);

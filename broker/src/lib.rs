@@ -4,10 +4,11 @@
 //! through the returned receiver: confirmed, or why not. [`Broker::turn`] holds back senders that can wait. *Reading*: [`Broker::tail`] follows what is pushed to a business;
 //! [`Broker::read`] fetches older records for clients that come back.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+pub use origin::Origin;
 use prometheus_client::registry::Registry;
 use tokio::{
     sync::{oneshot, watch},
@@ -18,6 +19,7 @@ pub use wirepost_stream::Position;
 
 pub mod memory;
 mod metrics;
+mod origin;
 pub mod rabbit;
 
 /// Longest wait for a broker's confirm. After that the client gets a nack.
@@ -41,9 +43,13 @@ pub struct Publication {
     pub body: Bytes,
     /// Ms since the epoch; AMQP keeps whole seconds.
     pub timestamp: i64,
-    /// Headers (`message-type`, `from-client-type`, `from-unique-id`, `traceparent`); never client input in a property.
-    pub headers: Vec<(&'static str, String)>,
+    /// Headers (`message-type`, `from-client-type`, `from-unique-id`, `traceparent`, `to-business-…`); never client
+    /// input in a property.
+    pub headers: Vec<Header>,
 }
+
+/// Name and value of a header.
+pub type Header = (Cow<'static, str>, String);
 
 /// Why a publish was not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +66,9 @@ pub enum PublishError {
     /// The broker returned or refused it: it did not arrive and may pass later (just after a restart this happens to healthy routes).
     #[error("not taken by the broker: {0}")]
     Refused(String),
+    /// The broker returned it: nothing is bound to the exchange that takes it. It did not arrive, and may pass later as well.
+    #[error("not taken by the broker: {0}")]
+    Unrouted(String),
     /// Sent, but no confirm came in time or the connection broke: it may have arrived.
     #[error("no confirm: {0}")]
     Unknown(String),
@@ -82,6 +91,8 @@ pub struct Record {
     pub body: Bytes,
     /// Why the message can't be used as it is, if so.
     pub defect: Option<MessageDefect>,
+    /// Where it was published.
+    pub origin: Origin,
 }
 
 /// What is wrong with a message.

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use wirepost_core::{
     edge_config::Delivery,
     names,
-    topology::{Exchange, Policy, QueueKind, Topology},
+    topology::{Exchange, Link, Policy, QueueKind, Topology},
 };
 use wirepost_runtime::tasks::{Supervisor, Tasks};
 
@@ -83,6 +83,8 @@ struct World {
     exchanges: BTreeMap<String, Exchange>,
     /// exchange -> (routing key, queue), in the order declared.
     bindings: HashMap<String, Vec<(String, String)>>,
+    /// exchange -> the exchanges behind it.
+    links: HashMap<String, Vec<Link>>,
     queues: HashMap<String, queue::Queue>,
     streams: HashMap<String, log::Log>,
     /// Limits by stream name, kept for streams that are made again.
@@ -140,6 +142,10 @@ impl MemoryBroker {
         for binding in topologies.iter().flat_map(|t| &t.bindings) {
             let bindings = world.bindings.entry(binding.exchange.clone()).or_default();
             bindings.push((binding.routing_key.clone(), binding.queue.clone()));
+        }
+        world.links.clear();
+        for link in topologies.iter().flat_map(|t| &t.links) {
+            world.links.entry(link.from.clone()).or_default().push(link.clone());
         }
         let policies: HashMap<&str, &Policy> = topologies
             .iter()
@@ -253,6 +259,7 @@ impl MemoryBroker {
         let mut world = self.inner.world();
         world.exchanges.remove(name);
         world.bindings.remove(name);
+        world.links.remove(name);
     }
 }
 

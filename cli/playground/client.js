@@ -89,6 +89,8 @@ var Connection = class {
   welcome;
   /** A `gap` that follows a `welcome` with `resumed: false` is the same gap. */
   gapReported = false;
+  /** It began before the newest position, so that messages come again whose receipts have no answer. */
+  again = false;
   /** A drain told it to leave. */
   leaving = false;
   /** Ids of messages without an answer. */
@@ -205,8 +207,8 @@ function utf8Length(text) {
 // src/inbox.ts
 var FIRST_PAUSE = 500;
 var LONGEST_PAUSE = 5e3;
-function keyOf({ id, sendType, fromUniqueId }) {
-  return JSON.stringify([sendType === "ClientToClient" ? fromUniqueId : null, id]);
+function keyOf({ id, sendType, businessType, fromUniqueId }) {
+  return JSON.stringify([businessType, sendType === "ClientToClient" ? fromUniqueId : null, id]);
 }
 var Inbox = class {
   constructor(store, remembered, attempts, take, onError, onEmpty) {
@@ -488,6 +490,106 @@ function watchPage(pass) {
   return () => ends.forEach((end) => end());
 }
 
+// src/receipts.ts
+var IN_A_FRAME = 256;
+var TOGETHER = 20;
+var Receipts = class {
+  constructor(remembered, timing) {
+    this.remembered = remembered;
+    this.timing = timing;
+  }
+  remembered;
+  timing;
+  /** The last messages, the oldest first. */
+  #messages = /* @__PURE__ */ new Map();
+  /** Receipts without an answer, and where they were given; nowhere: their messages are to come again. */
+  #open = /* @__PURE__ */ new Map();
+  /** Those that are about to be given again. */
+  #soon = /* @__PURE__ */ new Map();
+  #refusals = 0;
+  /** Where to continue so that messages come again whose receipts are open; `undefined`: nothing has to come again. */
+  get cursor() {
+    for (const [id, { before }] of this.#messages) if (before && this.#waits(id)) return before;
+    return void 0;
+  }
+  /** A message has come. Returns whether it came before. */
+  delivered(id, before, on) {
+    const known = this.#messages.get(id);
+    if (known) known.on = on;
+    else this.#messages.set(id, { before, on });
+    if (this.#messages.size > this.remembered) {
+      const [oldest] = this.#messages.keys();
+      this.#messages.delete(oldest);
+      if (this.#waits(oldest)) this.#open.delete(oldest);
+    }
+    if (this.#waits(id)) this.#giveSoon([id], on, TOGETHER);
+    return !!known;
+  }
+  /** Gives receipts; `current` is for messages that are not remembered any more. */
+  give(ids, current) {
+    const by = /* @__PURE__ */ new Map();
+    for (const id of new Set(ids)) {
+      const known = this.#messages.get(id);
+      const on = known ? known.on : current;
+      if (!known && !on) continue;
+      this.#open.set(id, on);
+      if (this.#open.size > this.remembered) this.#open.delete(this.#open.keys().next().value);
+      if (on) by.set(on, [...by.get(on) ?? [], id]);
+    }
+    for (const [on, some] of by) this.#send(some, on);
+  }
+  /** An answer: a `receipt`, or an `error` about `received`. */
+  answer(on, { op, ids, retryable }) {
+    const answered = (ids ?? []).filter((id) => this.#open.get(id) === on);
+    if (op === "receipt") this.#refusals = 0;
+    if (op === "error" && retryable) return this.#giveSoon(answered, on, halfRandom(this.timing.nackFirst, this.timing.nackMax, this.#refusals++));
+    for (const id of answered) this.#open.delete(id);
+  }
+  /** Whether a connection owes answers. */
+  owes(on) {
+    for (const one of this.#open.values()) if (one === on) return true;
+    return false;
+  }
+  /** A position can't be continued: what is to come again does not. */
+  gap() {
+    for (const [id, on] of this.#open) if (!on) this.#open.delete(id);
+  }
+  /** A connection ended, or was left. */
+  lost(on) {
+    clearTimeout(this.#soon.get(on)?.timer);
+    this.#soon.delete(on);
+    for (const known of this.#messages.values()) if (known.on === on) known.on = void 0;
+    for (const [id, one] of this.#open) {
+      if (one !== on) continue;
+      if (this.#messages.has(id)) this.#open.set(id, void 0);
+      else this.#open.delete(id);
+    }
+  }
+  /** Whether a receipt waits for its message to come again. */
+  #waits(id) {
+    return this.#open.has(id) && !this.#open.get(id);
+  }
+  #giveSoon(ids, on, ms) {
+    if (!ids.length) return;
+    for (const id of ids) this.#open.set(id, on);
+    const waiting = this.#soon.get(on);
+    if (waiting) return void waiting.ids.push(...ids);
+    const due = [...ids];
+    this.#soon.set(on, {
+      ids: due,
+      timer: timer(ms, () => {
+        this.#soon.delete(on);
+        this.#send(due, on);
+      })
+    });
+  }
+  #send(ids, on) {
+    for (let from = 0; from < ids.length; from += IN_A_FRAME) {
+      on.send(JSON.stringify({ op: "received", ids: ids.slice(from, from + IN_A_FRAME) }));
+    }
+  }
+};
+
 // src/requests.ts
 var Requests = class {
   #waiting = /* @__PURE__ */ new Map();
@@ -588,6 +690,7 @@ var Wirepost = class {
   #waits;
   #inbox;
   #outbox;
+  #receipts;
   #listeners;
   #requests = new Requests();
   #unwatch;
@@ -622,9 +725,11 @@ var Wirepost = class {
     this.#waits = new Waits(this.#timing);
     this.#listeners = new Listeners(options.onError);
     this.#outbox = new Outbox(options.queueLimit ?? 1e3, this.#timing);
+    const remembered = options.remembered ?? 1e3;
+    this.#receipts = new Receipts(remembered, this.#timing);
     this.#inbox = new Inbox(
       this.#store,
-      options.remembered ?? 1e3,
+      remembered,
       options.attempts ?? 4,
       (message) => this.#requests.take(message),
       (error, message) => this.#listeners.report(error, message),
@@ -671,14 +776,13 @@ var Wirepost = class {
     return this.#requests.request(id, timeoutMs, signal, (signal2) => this.send(messageType, content, { ...rest, id, signal: signal2 }));
   }
   /**
-   * Tells the business that these messages were stored or shown, on a route with `receipts`. It counts on the connection
-   * that delivered them; without one it has no effect.
+   * Tells the business that these messages were stored or shown, on a route with `receipts`, and again until the edge has
+   * answered, also by the next connection. The last messages can be told of, as many as `remembered`.
    */
   received(...messages) {
+    if (this.#listeners.state === "closed") return;
     const ids = messages.map((message) => typeof message === "string" ? message : message.id);
-    while (ids.length && this.#listeners.state === "open") {
-      this.#current.send(JSON.stringify({ op: "received", ids: ids.splice(0, 256) }));
-    }
+    this.#receipts.give(ids, this.#current?.welcome && this.#current);
   }
   /** Connects now, if there is no connection. After `stopped` it is the only way back: call it when the user does something. */
   connect() {
@@ -716,6 +820,10 @@ var Wirepost = class {
         this.#outbox.answer(connection, frame);
         if (frame.op === "nack" && !frame.id) this.#listeners.report(new WirepostError(frame.code, frame.reason));
         return this.#leaveOld(connection);
+      case "receipt":
+      case "error":
+        this.#receipts.answer(connection, frame);
+        return this.#leaveOld(connection);
       case "drain":
         connection.leaving = true;
         if (counts && !this.#next) this.#moveIn(Math.random() * (frame.reconnectWithinMs ?? 0));
@@ -724,7 +832,7 @@ var Wirepost = class {
     if (!counts || !connection.welcome) return;
     switch (frame.op) {
       case "position":
-        connection.gapReported = false;
+        connection.gapReported = connection.again = false;
         this.#resumeToken = frame.resumeToken ?? this.#resumeToken;
         return this.#receive({ cursor: frame.cursor });
       case "gap":
@@ -739,10 +847,12 @@ var Wirepost = class {
     }
     if (typeof frame.op === "string" || typeof frame.messageType !== "string") return;
     connection.gapReported = false;
-    this.#receive({ message: frame, cursor: frame.cursor });
+    connection.again = this.#receipts.delivered(frame.id, this.#cursor, connection) && connection.again;
+    this.#receive({ message: frame, cursor: connection.again ? void 0 : frame.cursor });
   }
   #onEnd(connection, code) {
     this.#outbox.lost(connection, code === 1009);
+    this.#receipts.lost(connection);
     if (this.#old.delete(connection)) return;
     if (connection.welcome && now() - connection.began >= this.#timing.stableAfter) this.#waits.reset();
     if (code === 3e3) this.#resumeToken = void 0;
@@ -797,7 +907,10 @@ var Wirepost = class {
     const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
     if (!Socket) throw new Error("there is no WebSocket here: pass one in the options");
     const patience = Math.min(MOST_PATIENCE, 2 ** Math.max(0, this.#silentDeaths - 1));
-    return new Connection(Socket, this.#base, token, this.#cursor, this.#timing, patience, this.#owner);
+    const before = this.#receipts.cursor;
+    const connection = new Connection(Socket, this.#base, token, before ?? this.#cursor, this.#timing, patience, this.#owner);
+    connection.again = !!before;
+    return connection;
   }
   /** What to connect with, at `#base`: the resume token, else a new ticket. */
   async #credential() {
@@ -852,10 +965,12 @@ var Wirepost = class {
     } else if (resumed === false) {
       gap = { reason: "resume" };
       connection.gapReported = true;
+      connection.again = false;
+      this.#receipts.gap();
       this.#cursor = void 0;
     }
     this.#greeted = true;
-    this.#receive(gap ? { gap, cursor } : { cursor });
+    this.#receive(gap ? { gap, cursor } : connection.again ? {} : { cursor });
     if (connection !== this.#current) return;
     this.#listeners.set("open");
     this.#outbox.use(connection);
@@ -863,7 +978,9 @@ var Wirepost = class {
   }
   /** An old connection is left when it owes no answers. */
   #leaveOld(connection) {
-    if (!connection.unanswered.size && this.#old.delete(connection)) connection.leave();
+    if (connection.unanswered.size || this.#receipts.owes(connection) || !this.#old.delete(connection)) return;
+    connection.leave();
+    this.#receipts.lost(connection);
   }
   #receive(item) {
     if (item.cursor) this.#cursor = item.cursor;
@@ -876,6 +993,7 @@ var Wirepost = class {
     for (const one of [connection, this.#next]) {
       one?.leave();
       if (one) this.#outbox.lost(one);
+      if (one) this.#receipts.lost(one);
     }
     this.#next = void 0;
     clearTimeout(this.#timer);

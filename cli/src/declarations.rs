@@ -119,12 +119,30 @@ pub(crate) struct Loaded {
 /// Something can't be read, or there is nothing to read.
 pub(crate) fn load(paths: &[PathBuf], classes: &ClassArgs) -> anyhow::Result<Loaded> {
     let files = some_files(paths)?;
-    let Contents { valid, classes: _, mut findings, notes } = contents(&files)?;
+    let Contents { valid, classes: _, mut findings, mut notes } = contents(&files)?;
     let (permitted, forbidden) = classes.read()?.permit(valid);
     findings.extend(forbidden);
+    notes.extend(unknown_senders(&permitted));
     let (accepted, between) = compile_all(permitted);
     findings.extend(between);
     Ok(Loaded { files, accepted, findings, notes })
+}
+
+/// Businesses whose messages are accepted and that these files do not declare: they may be in others.
+fn unknown_senders(declarations: &[Declaration]) -> Vec<Finding> {
+    let declared = |name: &str| declarations.iter().any(|other| other.business.business_type() == name);
+    let of = |declaration: &Declaration| {
+        let accepted = declaration.business.spec.accept_from.iter().enumerate();
+        let unknown = accepted.filter(|(_, accepted)| !declared(&accepted.business_type)).map(|(i, accepted)| {
+            declaration.finding(Problem::at(
+                format!("spec.acceptFrom[{i}].businessType"),
+                format!("these files declare no business {}", accepted.business_type),
+                "check its spelling; it works once that business exists",
+            ))
+        });
+        unknown.collect::<Vec<_>>()
+    };
+    declarations.iter().flat_map(of).collect()
 }
 
 fn some_files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {

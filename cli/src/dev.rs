@@ -2,7 +2,6 @@
 //! from files, which are watched for changes.
 
 mod card;
-mod example;
 mod local;
 mod playground;
 mod project;

@@ -1,10 +1,11 @@
 //! `wirepost`, the tool of business teams: the whole layer on one machine (`dev`), the cluster's checks without a
-//! cluster (`check`), types for clients (`generate`), what would change on the broker (`diff`), dead letters (`dead`),
+//! cluster (`check`), types for clients (`generate`), descriptions (`describe`), what would change on the broker (`diff`), dead letters (`dead`),
 //! and a service and a client to try it with (`push`, `listen`, `revoke`).
 
 mod check;
 mod dead;
 mod declarations;
+mod describe;
 mod dev;
 mod diff;
 mod edge;
@@ -43,6 +44,7 @@ enum Command {
     Revoke(revoke::Args),
     Dead(dead::Args),
     Generate(generate::Args),
+    Describe(describe::Args),
 }
 
 /// For `fuzz/`: what a file of declarations declares, and the lines of its problems and notes.
@@ -74,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(args) => check::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Describe(args) => describe::run(&args),
         Command::Diff(args) => runtime()?.block_on(diff::run(args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(args)),
         Command::Dead(args) => runtime()?.block_on(dead::run(args)),

@@ -69,17 +69,34 @@ fn read_file(path: &Path) -> anyhow::Result<String> {
 fn report(answer: &Answer) -> anyhow::Result<ExitCode> {
     match &answer.data {
         Value::Array(outcomes) => {
-            for outcome in outcomes {
-                output::line(&line_of(outcome))?;
+            for line in outcomes.iter().flat_map(lines_of) {
+                output::line(&line)?;
             }
         }
-        outcome @ Value::Object(_) => output::line(&line_of(outcome))?,
+        outcome @ Value::Object(_) => {
+            for line in lines_of(outcome) {
+                output::line(&line)?;
+            }
+        }
         _ => output::error_line(&format!("wirepost: {} (result {})", answer.description, answer.result)),
     }
     Ok(if answer.result == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The result of one message as a line.
+/// The result of one message as a line, or as one for each business that it names.
+fn lines_of(outcome: &Value) -> Vec<String> {
+    let businesses = outcome["businesses"].as_array().into_iter().flatten();
+    let lines: Vec<String> = businesses
+        .map(|business| {
+            let mut of_business = business.clone();
+            of_business["id"] = outcome["id"].clone();
+            format!("{}: {}", business["business"].as_str().unwrap_or_default(), line_of(&of_business))
+        })
+        .collect();
+    if lines.is_empty() { vec![line_of(outcome)] } else { lines }
+}
+
+/// One result as a line.
 fn line_of(outcome: &Value) -> String {
     let text = |field: &str| outcome[field].as_str().unwrap_or_default();
     let id = outcome["id"].as_str().unwrap_or("(no id)");
@@ -120,5 +137,10 @@ mod tests {
         assert_eq!(outcome(40_003, false, false), "refused x: d (result 40003)");
         assert!(outcome(50_301, true, false).ends_with("it did not arrive: repeat it"));
         assert!(outcome(50_401, true, true).contains("may have arrived"));
+        let businesses = json!([
+            {"business": "a", "result": 0}, {"business": "b", "result": 40_302, "description": "d", "field": "businesses"},
+        ]);
+        let lines = lines_of(&json!({"result": 20_700, "id": "x", "businesses": businesses}));
+        assert_eq!(lines, ["a: confirmed x", "b: refused x [businesses]: d (result 40302)"]);
     }
 }

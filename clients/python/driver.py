@@ -15,7 +15,7 @@ import httpx
 
 from wirepost import Gap, HttpToken, MemoryCursorStore, Message, Pending, Rejected, State, Timing, WirepostClient
 
-SUPPORTS = ["timing", "request", "abort", "hints", "clock", "stats", "queue"]
+SUPPORTS = ["timing", "request", "abort", "hints", "clock", "stats", "queue", "receipts"]
 TIMING = {
     "pingAfter": "ping_after",
     "pongWithin": "pong_within",
@@ -180,6 +180,10 @@ async def main() -> None:
                 clients[name].abort(command["as"])
             elif action == "handler":
                 clients[name].handler(command)
+            elif action == "received":
+                task = loop.create_task(clients[name].client.received(*command["ids"]))
+                closing.add(task)
+                task.add_done_callback(closing.discard)
             elif action == "hint":
                 clients[name].hint(command["hint"])
             elif action == "cursor":

@@ -53,6 +53,7 @@ pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
     validation = rules::BUSINESS_TYPE_FROM_NAME.to_kube(),
     validation = rules::RESERVED_NAME.to_kube(),
     validation = rules::BUSINESS_TYPE_IMMUTABLE.to_kube(),
+    validation = rules::ACCEPTS_OTHERS.to_kube(),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -71,6 +72,13 @@ pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
         json_path = ".status.edges.summary"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Clients",
+        type_ = "integer",
+        priority = 1,
+        description = "Connections of clients on all edges, as of about a minute ago.",
+        json_path = ".status.clients"
+    ),
     printcolumn(
         name = "Reason",
         type_ = "string",
@@ -130,11 +138,12 @@ pub struct WsBusinessSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
 
-    /// Business types whose senders may address this business's clients by the envelope's `businesses`.
+    /// Businesses whose messages may reach this business's clients, where they name it in the envelope's `businesses`
+    /// and a route here takes them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 40)))]
-    #[x_kube(validation = rules::ACCEPT_FROM_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
-    pub accept_from: Vec<String>,
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["businessType".to_owned()]))]
+    pub accept_from: Vec<AcceptFrom>,
 
     /// Whether messages are kept when this resource is deleted. Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -231,6 +240,20 @@ pub struct EdgeShareSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1_048_576, max = 17_179_869_184_i64))]
     pub memory_bytes: Option<i64>,
+}
+
+/// What is accepted from another business.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AcceptFrom {
+    /// The business type. It need not exist yet.
+    #[schemars(length(min = 1, max = 40))]
+    #[x_kube(validation = rules::ACCEPT_FROM_SYNTAX.to_kube())]
+    pub business_type: String,
+    /// Its messages that are accepted; patterns as in routes.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 200)))]
+    #[x_kube(validation = rules::ACCEPTED_TYPE_SYNTAX.to_kube(), merge_strategy = kube::core::ListMerge::Set)]
+    pub message_types: Vec<String>,
 }
 
 /// How long a client may stay without a new token.

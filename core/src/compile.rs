@@ -17,7 +17,7 @@ pub(crate) use retention::{quantity, quantity_text};
 
 pub use crate::business::seniority;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -49,6 +49,16 @@ pub struct Compiled {
     pub topology: Topology,
     /// What the edges run. `auth.apiKeys` is empty: the operator adds them.
     pub config: BusinessConfig,
+}
+
+impl Compiled {
+    /// Leads this business's messages to these others, which accept them, and to no one else, and tells its edges.
+    /// Whoever compiles a declaration alone knows of the others and calls this; they must have their push exchanges
+    /// already.
+    pub fn share_with(&mut self, acceptors: &BTreeSet<String>) {
+        topology::share(&mut self.topology, &self.business, acceptors);
+        self.config.accepted_by = acceptors.iter().cloned().collect();
+    }
 }
 
 /// A rejected business.
@@ -88,7 +98,23 @@ pub fn compile(businesses: &[WsBusiness]) -> Compilation {
         }
     }
     out.rejected.sort_by(|a, b| a.owner.cmp(&b.owner));
+    share_all(&mut out.accepted);
     out
+}
+
+/// Leads the messages of each to those of the others that accept them.
+fn share_all(accepted: &mut [Compiled]) {
+    let mut acceptors: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for compiled in &*accepted {
+        for accepts in &compiled.config.accepts {
+            acceptors.entry(accepts.business_type.clone()).or_default().insert(compiled.business.clone());
+        }
+    }
+    for compiled in accepted {
+        if let Some(acceptors) = acceptors.get(&compiled.business) {
+            compiled.share_with(acceptors);
+        }
+    }
 }
 
 /// Business type → its claimants, the owner first. Deterministic: oldest `creationTimestamp` (a resource without one is newest), then

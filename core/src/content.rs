@@ -2,6 +2,7 @@
 //! accepted schema is one that every edge can run, at a bounded cost for each message.
 
 mod cost;
+pub mod example;
 mod unique;
 
 use jsonschema::{PatternOptions, Validator};

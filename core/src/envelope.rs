@@ -21,6 +21,8 @@ pub const MAX_MESSAGE_TYPE: usize = 200;
 pub const MAX_IDENTITY: usize = 256;
 /// Most `tags` and most `businesses` of one envelope.
 pub const MAX_LIST: usize = 64;
+/// Most envelopes in one call that pushes several.
+pub const MAX_BATCH: usize = 256;
 /// Deepest nesting of the whole object. Deeper JSON is valid, but overflows the stack of many recursive parsers.
 pub const MAX_DEPTH: usize = 64;
 

@@ -85,6 +85,17 @@ pub enum ServerFrame<'a> {
         about: &'a str,
         /// Why.
         reason: &'a str,
+        /// Of `received`: the ids that it is about.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        ids: &'a [String],
+        /// Of `received`: whether the same ids may pass later.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retryable: Option<bool>,
+    },
+    /// The business is told, or does not want to be, that the client has these messages.
+    Receipt {
+        /// Ids of the messages.
+        ids: &'a [String],
     },
     /// This edge shuts down.
     Drain {
@@ -148,6 +159,11 @@ pub enum GapReason {
     Unread,
 }
 
+impl GapReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Retention, Self::Incarnation, Self::Unread];
+}
+
 /// Why a message was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -158,6 +174,8 @@ pub enum NackCode {
     UnknownRoute,
     /// The route is not for this client, or it addresses clients that it may not.
     NotAllowed,
+    /// A business that it names does not accept it.
+    NotAccepted,
     /// The message had expired before it was sent.
     Expired,
     /// `content` does not match the route's schema.
@@ -180,10 +198,11 @@ pub enum NackCode {
 
 impl NackCode {
     /// Every code, for closed label sets.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidEnvelope,
         Self::UnknownRoute,
         Self::NotAllowed,
+        Self::NotAccepted,
         Self::Expired,
         Self::SchemaMismatch,
         Self::TooComplex,
@@ -201,6 +220,7 @@ impl NackCode {
             Self::InvalidEnvelope => "invalid_envelope",
             Self::UnknownRoute => "unknown_route",
             Self::NotAllowed => "not_allowed",
+            Self::NotAccepted => "not_accepted",
             Self::Expired => "expired",
             Self::SchemaMismatch => "schema_mismatch",
             Self::TooComplex => "too_complex",
@@ -224,7 +244,8 @@ impl NackCode {
             | Self::SchemaMismatch
             | Self::TooComplex
             | Self::IdentityMismatch
-            | Self::TooLarge => false,
+            | Self::TooLarge
+            | Self::NotAccepted => false,
         }
     }
 }
@@ -265,6 +286,25 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Every cause.
+    pub const ALL: [Self; 15] = [
+        Self::Normal,
+        Self::Drain,
+        Self::Protocol,
+        Self::Binary,
+        Self::BadUtf8,
+        Self::TooBig,
+        Self::Overloaded,
+        Self::NotHere,
+        Self::SessionOver,
+        Self::Revoked,
+        Self::TooSlow,
+        Self::Replaced,
+        Self::BusinessRemoved,
+        Self::DeliveryChanged,
+        Self::Interrupted,
+    ];
+
     /// The number on the wire.
     pub fn code(self) -> u16 {
         match self {
@@ -350,18 +390,16 @@ mod tests {
             r#"{"op":"nack","id":"x1","code":"timeout","reason":"no confirm within 2 s","retryable":true,"mayHaveArrived":true}"#
         );
         assert_eq!(ServerFrame::Pong.to_text(), r#"{"op":"pong"}"#);
+        let error = ServerFrame::Error { about: "refresh", reason: "token expired", ids: &[], retryable: None };
+        assert_eq!(error.to_text(), r#"{"op":"error","about":"refresh","reason":"token expired"}"#);
+        let receipt = ServerFrame::Receipt { ids: &["p-7".to_owned()] };
+        assert_eq!(receipt.to_text(), r#"{"op":"receipt","ids":["p-7"]}"#);
         assert_eq!(serde_json::from_str::<ClientFrame>(r#"{"op":"ping","x":1}"#).unwrap(), ClientFrame::Ping);
     }
 
     #[test]
     fn every_close_reason_fits_its_frame() {
-        for code in [
-            CloseCode::Drain,
-            CloseCode::Replaced,
-            CloseCode::Binary,
-            CloseCode::DeliveryChanged,
-            CloseCode::Interrupted,
-        ] {
+        for code in CloseCode::ALL {
             assert!(code.reason().len() <= 123);
         }
     }

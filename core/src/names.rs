@@ -24,6 +24,17 @@ pub fn push_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.push")
 }
 
+/// Headers exchange for messages to the clients of several businesses: leads to the [`push_exchange`] of each that
+/// accepts them and that a header of the message names. Exists while another business accepts any.
+pub fn share_exchange(business: &str) -> String {
+    format!("{PREFIX}{business}.share")
+}
+
+/// Whether this is the [`share_exchange`] of any business.
+pub fn is_share_exchange(exchange: &str) -> bool {
+    owner(exchange).is_some_and(|business| exchange[PREFIX.len() + business.len()..] == *".share")
+}
+
 /// Topic exchange for connected, disconnected, delivered and rejected; routing key = the event.
 pub fn events_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.events")
@@ -172,6 +183,8 @@ mod tests {
         assert_eq!(owner("amq.topic"), None);
         assert_eq!(owner(&edge_user("0a1b")), None);
         assert!(is_edge_user(&edge_user("0a1b")) && !is_edge_user("wirepost.edge.0a1b"));
+        assert!(is_share_exchange(&share_exchange("pay")));
+        assert!(["wirepost.pay.push", "wirepost.share", "share"].iter().all(|other| !is_share_exchange(other)));
     }
 
     #[test]

@@ -28,6 +28,12 @@ pub fn matches(pattern: &str, key: &str) -> bool {
     reachable[key.len()]
 }
 
+/// A message type that a pattern matches, for examples.
+pub fn example(pattern: &str) -> String {
+    let words = pattern.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
+    words.collect::<Vec<_>>().join(".")
+}
+
 #[cfg(test)]
 mod tests {
     use super::matches;

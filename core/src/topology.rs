@@ -29,8 +29,11 @@ pub struct Topology {
     pub bounded: Vec<String>,
     /// Which messages of clients each queue accepts, in the order of the routes.
     pub intake: Vec<Intake>,
-    /// Bindings, all from exchanges of ours.
+    /// Bindings of queues, all to exchanges of ours.
     pub bindings: Vec<Binding>,
+    /// Bindings of exchanges to exchanges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
     /// Policies of single queues and streams: where the declaration asks for other limits or another retention than
     /// [`shared_policies`] give. Each is called as its queue and stands alone.
     pub policies: Vec<Policy>,
@@ -70,6 +73,8 @@ pub enum ExchangeKind {
     Fanout,
     /// To the bindings with exactly its routing key.
     Direct,
+    /// To the bindings with a header of the message.
+    Headers,
 }
 
 /// A durable queue or stream. Only what can never change is an argument; everything else is in policies.
@@ -104,6 +109,20 @@ pub struct Binding {
     pub queue: String,
     /// [`queue_key`](crate::names::queue_key) for `receive`, the key itself for direct; empty for fanout.
     pub routing_key: String,
+}
+
+/// A binding of an exchange to a headers exchange.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// The exchange that messages come from; of this business.
+    pub from: String,
+    /// The exchange that they go to; of this or another business.
+    pub to: String,
+    /// The header that a message must have.
+    pub header: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// A policy. Of all policies that match an object the broker applies only the one with the highest priority.

@@ -91,6 +91,7 @@ fn read(
 /// Everything that is wrong with it.
 pub fn parse_stored(value: &Value) -> Result<WsBusiness, Vec<Problem>> {
     let mut value = value.clone();
+    structure::drop_former(&mut value);
     structure::drop_repeated(&SCHEMA.json, &mut value);
     parse(&value, None)
 }
@@ -99,11 +100,13 @@ pub fn parse_stored(value: &Value) -> Result<WsBusiness, Vec<Problem>> {
 /// fields of a newer schema, without which it would mean something else.
 pub fn parse_accepted(value: &Value) -> Option<WsBusiness> {
     let mut problems = Vec::new();
-    structure::check(&SCHEMA.json, value, &mut problems);
+    let mut value = value.clone();
+    structure::drop_former(&mut value);
+    structure::check(&SCHEMA.json, &value, &mut problems);
     if problems.iter().any(|problem| problem.found_by == FoundBy::UnknownField) {
         return None;
     }
-    let mut stored = structure::store(&SCHEMA.json, value);
+    let mut stored = structure::store(&SCHEMA.json, &value);
     structure::drop_repeated(&SCHEMA.json, &mut stored);
     serde_json::from_value(stored).ok()
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 use futures_util::FutureExt;
 use wirepost_core::edge_config::{
-    Audience, AuthConfig, BusinessConfig, Delivery, FORMAT, Limits, Retention, RouteConfig,
+    Audience, AuthConfig, BusinessConfig, Delivery, FORMAT, Limits, Retention, RouteConfig, Validate,
 };
 use wirepost_edge::{
-    broker::{Position, Record, memory::MemoryBroker},
+    broker::{Origin, Position, Record, memory::MemoryBroker},
     business::Business,
     compression::{self, Compression},
     config::settings::Settings,
@@ -48,6 +48,7 @@ fn config() -> BusinessConfig {
             ttl_seconds: None,
             audience: Audience::Everyone,
             receipts: false,
+            validate: Validate::default(),
             schema: None,
         }],
         delivery: Delivery::Durable,
@@ -55,7 +56,8 @@ fn config() -> BusinessConfig {
         auth: AuthConfig::default(),
         limits: Limits::default(),
         session_max_seconds: 86_400,
-        accept_from: vec![],
+        accepts: vec![],
+        accepted_by: vec![],
     }
 }
 
@@ -103,9 +105,10 @@ fn dispatch(bencher: divan::Bencher<'_, '_>, audience: &str, compression: Compre
             timestamp: 1,
             body: format!(r#"{{"messageType":"n",{audience},"content":"{content}"}}"#).into(),
             defect: None,
+            origin: Origin::default(),
         };
         let (entry, rejected) = Entry::read(&fixture.business, &record, &fixture.hub.backlog);
-        assert!(rejected.is_none());
+        assert!(rejected.is_empty());
         let mut entries = vec![Arc::new(entry)];
         // One push is too little for a pause.
         assert!(fixture.hub.compress(&mut entries).now_or_never().is_some());

@@ -78,6 +78,7 @@ fn push(frame: Utf8Bytes, compression: Compression, backlog: &Arc<Backlog>) -> E
         frame,
         compressed: None,
         expires_at: None,
+        judge: None,
         receipt: None,
     };
     if compression.takes(push.frame.len()) && is_worth_it(push.frame.len()) {
@@ -110,6 +111,7 @@ async fn echo(upgraded: Upgraded, compression: Compression) {
             | SocketEvent::Fragment
             | SocketEvent::Progress(_)
             | SocketEvent::Stalled
+            | SocketEvent::LetGo
             | SocketEvent::Shortened => {}
             SocketEvent::Closed(_) => return driver.finish().await,
             SocketEvent::Gone => return,

@@ -9,6 +9,7 @@ use wirepost_runtime::admin;
 use crate::{broker::Health, http::state::State, push::reading};
 
 mod configz;
+mod peers;
 
 /// The admin routes. At `closing` requests that wait for a change are answered.
 pub fn router(state: &Arc<State>, closing: CancellationToken) -> Router {
@@ -16,7 +17,9 @@ pub fn router(state: &Arc<State>, closing: CancellationToken) -> Router {
         let state = Arc::clone(state);
         move || metrics(&state)
     };
-    admin::routes(state.readiness.clone(), metrics).merge(configz::router(Arc::clone(state), closing))
+    admin::routes(state.readiness.clone(), metrics)
+        .merge(configz::router(Arc::clone(state), closing))
+        .merge(peers::router(Arc::clone(state)))
 }
 
 fn metrics(state: &State) -> String {

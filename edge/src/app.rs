@@ -1,6 +1,6 @@
 //! Wires an edge, runs it, and ends it in order. `main`, `wirepost dev` and tests call the same two functions.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::time::Instant;
@@ -8,20 +8,29 @@ use tokio_util::sync::CancellationToken;
 use wirepost_core::names;
 use wirepost_runtime::{
     admin::AdminPort,
+    backoff::Backoff,
     readiness::{DRAINING, Readiness},
     tasks::{Supervisor, Tasks},
 };
 
 use crate::{
-    admin,
+    admin, balance,
     broker::{Broker, Start},
+    census,
     config::settings::Settings,
     http::{self, socket::direct::Direct, state::State},
     identity::{jwks, keys::KeyRing},
     metrics::Metrics,
     net::listener::{self, Doors, Listener},
-    revocation::follow::{self, Follower},
+    peers,
+    revocation::{
+        follow::{self, Follower},
+        restore,
+    },
 };
+
+/// First and longest pause before a task that failed begins again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// A running edge.
 pub struct App {
@@ -103,6 +112,7 @@ impl App {
         app.spawn("admin port", |stop| private.serve(admin_router, stop, supervisor));
         app.spawn("audit", |stop| Arc::clone(&app.state.sockets.audit).run(stop));
         app.spawn("key file", |stop| Arc::clone(&app.state.keys).watch(stop));
+        app.follow_edges();
         Ok(app)
     }
 
@@ -116,6 +126,9 @@ impl App {
         };
         let (gate, of_outbox) = (Arc::clone(&state.sockets.gate), Arc::clone(&state.broker));
         self.tasks.until("revocations to send", &self.serving, async move { gate.outbox.run(of_outbox).await });
+        let (gate, broker, metrics) =
+            (Arc::clone(&state.sockets.gate), Arc::clone(&state.broker), Arc::clone(&state.metrics));
+        self.tasks.until("revocations to restore", &self.serving, restore::run(gate, broker, metrics));
         let read = CancellationToken::new();
         let unread = (state.readiness.wait_for(follow::PART), read.clone().drop_guard());
         if let Some(feed) = state.broker.follow(names::CONTROL, Start::First) {
@@ -125,6 +138,34 @@ impl App {
             tracing::warn!("without a stream address this edge hears of no revocation, and refuses to revoke");
         }
         read
+    }
+
+    /// Follows the other edges, and tells businesses how many clients they have here. What fails of it begins again: one
+    /// edge's word must not end all others.
+    fn follow_edges(&self) {
+        let (state, stop) = (&self.state, &self.serving);
+        let backoff = || Backoff::new(BACKOFF.0, BACKOFF.1);
+        if state.peers.are_expected() {
+            let (peers, at, serving) = (Arc::clone(&state.peers), self.admin, stop.clone());
+            // Whoever is ready can say who is on the other edges.
+            let mut pending = Some(state.readiness.wait_for(peers::PART));
+            self.tasks.restarted("peers", stop, backoff(), move || {
+                let (peers, pending, serving) = (Arc::clone(&peers), pending.take(), serving.clone());
+                async move { peers.run(at, pending, serving).await }
+            });
+        }
+        let (of_census, serving) = (Arc::clone(state), stop.clone());
+        self.tasks.restarted("census", stop, backoff(), move || {
+            let State { catalog, peers, settings, .. } = &*of_census;
+            let work = census::run(Arc::clone(catalog), Arc::clone(peers), settings.census_interval);
+            serving.clone().run_until_cancelled_owned(work)
+        });
+        if balance::is_on(&state.settings) {
+            let (of_balance, serving) = (Arc::clone(state), stop.clone());
+            self.tasks.restarted("balance", stop, backoff(), move || {
+                serving.clone().run_until_cancelled_owned(balance::run(Arc::clone(&of_balance)))
+            });
+        }
     }
 
     /// Spawns a task that runs until the end of the shutdown.

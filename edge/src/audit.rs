@@ -15,14 +15,17 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Metrics, label};
+use crate::{
+    bucket::{Bucket, Rate},
+    metrics::{Metrics, label},
+};
 
 /// Of all audit lines.
 pub const TARGET: &str = "wirepost_edge::audit";
 /// Lines for one action of one business: in a burst, and in a second after it.
-const PER_BUSINESS: Rate = Rate { burst: 100, per_second: 10 };
+const PER_BUSINESS: Rate = Rate { per_unit: Duration::from_millis(100), burst: 100 };
 /// Lines of all.
-const IN_ALL: Rate = Rate { burst: 500, per_second: 50 };
+const IN_ALL: Rate = Rate { per_unit: Duration::from_millis(20), burst: 500 };
 /// Between two lines of sums.
 const SUM_INTERVAL: Duration = Duration::from_secs(10);
 /// Buckets and sums that are remembered; beyond it they share one.
@@ -47,6 +50,8 @@ pub enum Action {
     Revoke,
     /// Reading the description.
     Describe,
+    /// Asking which clients are connected.
+    Presence,
 }
 
 impl Action {
@@ -58,6 +63,7 @@ impl Action {
             Self::Push => "push",
             Self::Revoke => "revoke",
             Self::Describe => "describe",
+            Self::Presence => "presence",
         }
     }
 }
@@ -84,7 +90,7 @@ pub struct Audit {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     in_all: Bucket,
     buckets: HashMap<Subject, Bucket>,
@@ -101,40 +107,10 @@ struct Sum {
     more: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: u32,
-    per_second: u32,
-}
-
-#[derive(Debug)]
-struct Bucket {
-    rate: Rate,
-    left: f64,
-    since: Instant,
-}
-
-impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Self { rate, left: f64::from(rate.burst), since: now }
-    }
-
-    fn fill(&mut self, now: Instant) {
-        let grown = now.duration_since(self.since).as_secs_f64() * f64::from(self.rate.per_second);
-        self.left = (self.left + grown).min(f64::from(self.rate.burst));
-        self.since = now;
-    }
-
-    fn is_full(&self) -> bool {
-        self.left >= f64::from(self.rate.burst)
-    }
-}
-
 impl Audit {
     /// Nothing was refused yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let in_all = Bucket::full(IN_ALL, Instant::now());
-        Self { state: Mutex::new(State { in_all, buckets: HashMap::new(), sums: HashMap::new() }), metrics }
+        Self { state: Mutex::default(), metrics }
     }
 
     /// Writes it down, or adds it to a sum.
@@ -179,14 +155,13 @@ impl State {
     /// Whether it gets a line; else it is in a sum.
     fn takes(&mut self, subject: Subject, reason: &'static str, address: Option<IpAddr>) -> bool {
         let now = Instant::now();
-        self.in_all.fill(now);
         let known = self.buckets.contains_key(&subject) || self.buckets.len() < SUBJECTS;
         let key = if known { subject.clone() } else { Subject::default() };
-        let bucket = self.buckets.entry(key).or_insert_with(|| Bucket::full(PER_BUSINESS, now));
-        bucket.fill(now);
-        if bucket.left >= 1.0 && self.in_all.left >= 1.0 {
-            bucket.left -= 1.0;
-            self.in_all.left -= 1.0;
+        let bucket = self.buckets.entry(key).or_default();
+        // Charged only where both have room.
+        let mut in_all = self.in_all;
+        if in_all.try_add(IN_ALL, now).is_ok() && bucket.try_add(PER_BUSINESS, now).is_ok() {
+            self.in_all = in_all;
             return true;
         }
         let key = (subject, reason);
@@ -206,10 +181,7 @@ impl State {
     /// The sums so far, sorted.
     fn close_sums(&mut self) -> Vec<((Subject, &'static str), Sum)> {
         let now = Instant::now();
-        self.buckets.retain(|_, bucket| {
-            bucket.fill(now);
-            !bucket.is_full()
-        });
+        self.buckets.retain(|_, bucket| !bucket.is_empty(now));
         let mut sums: Vec<_> = std::mem::take(&mut self.sums).into_iter().collect();
         sums.sort_by(|(((_, a), reason_a), _), (((_, b), reason_b), _)| (a, reason_a).cmp(&(b, reason_b)));
         sums
@@ -224,13 +196,9 @@ mod tests {
         (Some(Action::Token), business.to_owned())
     }
 
-    fn state() -> State {
-        State { in_all: Bucket::full(IN_ALL, Instant::now()), buckets: HashMap::new(), sums: HashMap::new() }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_exceeds_the_rate_of_its_business_is_counted_and_others_keep_their_lines() {
-        let mut state = state();
+        let mut state = State::default();
         let address = |last: u32| Some(IpAddr::from((0x0a00_0000 + last).to_be_bytes()));
         let lines = (0..1_000).filter(|n| state.takes(subject("pay"), "invalid_token", address(*n))).count();
         assert_eq!(lines, 100);
@@ -246,7 +214,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded_and_nothing_is_left_out() {
-        let mut state = state();
+        let mut state = State::default();
         let all = 5_000_u64;
         let lines = (0..all).filter(|n| state.takes(subject(&n.to_string()), "origin", None)).count() as u64;
         assert!(state.buckets.len() <= SUBJECTS + 1 && state.sums.len() <= SUBJECTS + 1);
@@ -254,6 +222,6 @@ mod tests {
         assert_eq!(state.close_sums().iter().map(|(_, sum)| sum.count).sum::<u64>(), all - lines);
         tokio::time::advance(Duration::from_mins(1)).await;
         state.close_sums();
-        assert!(state.buckets.is_empty(), "full buckets are forgotten");
+        assert!(state.buckets.is_empty(), "empty buckets are forgotten");
     }
 }

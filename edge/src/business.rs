@@ -1,8 +1,10 @@
 //! A business as this edge runs it: its configuration, prepared for the hot path. Immutable; a change creates a new
 //! one.
 
+pub mod census;
 pub mod check_pool;
 pub mod events;
+pub mod peers;
 pub mod share;
 
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use wirepost_core::{
 };
 
 use wirepost_runtime::tasks;
+
+use peers::Peers;
 
 use crate::identity::{
     api_key,
@@ -42,8 +46,12 @@ pub struct Business {
     pub receive_exchange: Arc<str>,
     /// Fanout exchange for pushes.
     pub push_exchange: Arc<str>,
+    /// Headers exchange for pushes to the clients of several businesses; exists only if one accepts any.
+    pub share_exchange: Arc<str>,
     /// Topic exchange for events.
     pub events_exchange: Arc<str>,
+    /// The other businesses of this edge.
+    pub peers: Arc<Peers>,
 }
 
 /// A route with its schema compiled.
@@ -150,12 +158,31 @@ impl Business {
             hash: config.hash(),
             receive_exchange: names::receive_exchange(name).into(),
             push_exchange: names::push_exchange(name).into(),
+            share_exchange: names::share_exchange(name).into(),
             events_exchange: names::events_exchange(name).into(),
+            peers: Arc::default(),
             credentials: credentials(&config.auth),
             routes,
             jwt,
             config,
         })
+    }
+
+    /// The same among these businesses.
+    #[must_use]
+    pub fn among(self, peers: &Arc<Peers>) -> Self {
+        Self { peers: Arc::clone(peers), ..self }
+    }
+
+    /// Whether its clients may get such a message of another business.
+    pub fn accepts(&self, from: &str, message_type: &str) -> bool {
+        let accepts = self.config.accepts.iter().filter(|accepts| accepts.business_type == from);
+        accepts.flat_map(|accepts| &accepts.message_types).any(|accepted| pattern::matches(accepted, message_type))
+    }
+
+    /// Whether another business accepts any message of this one, and the broker copies it there.
+    pub fn is_accepted_by(&self, other: &str) -> bool {
+        self.config.accepted_by.iter().any(|accepting| accepting == other)
     }
 
     /// The business type.
@@ -198,6 +225,14 @@ impl Business {
             && one.delivery == other.delivery
             && one.limits.push_bytes == other.limits.push_bytes
             && one.routes == other.routes
+            && one.accepts == other.accepts
+    }
+
+    /// The number of one of its routes, if the content of a push that is read must fit its schema. There are at most 100.
+    pub fn judge(&self, route: &Route) -> Option<u8> {
+        let judges = route.config.judges_pushes();
+        let number = judges.then(|| self.routes.iter().position(|one| std::ptr::eq(one, route)))??;
+        u8::try_from(number).ok()
     }
 
     /// Whether any route asks for receipts.
@@ -209,10 +244,9 @@ impl Business {
     /// it belongs in the [`CheckPool`](crate::business::check_pool::CheckPool).
     pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
         let (Some(message_type), Some(content)) = (message_type, content) else { return false };
-        self.routes.iter().any(|route| {
-            route.schema.as_ref().is_some_and(|schema| !schema.is_light(content))
-                && pattern::matches(&route.config.message_type, message_type)
-        })
+        self.routes
+            .iter()
+            .any(|route| route.is_heavy(Some(content)) && pattern::matches(&route.config.message_type, message_type))
     }
 
     /// The first route that takes `message_type` in that direction.
@@ -246,6 +280,11 @@ fn credentials(auth: &AuthConfig) -> Vec<u64> {
 }
 
 impl Route {
+    /// Whether checking `content` may take long.
+    pub fn is_heavy(&self, content: Option<&str>) -> bool {
+        self.schema.as_ref().zip(content).is_some_and(|(schema, content)| !schema.is_light(content))
+    }
+
     /// Whether `content` matches the route's schema; absent content counts as null. Takes up to about a fifth of a
     /// second, see [`Business::is_heavy`].
     ///

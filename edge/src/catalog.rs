@@ -124,6 +124,13 @@ impl Catalog {
         self.hubs.load().iter().map(|(name, hub)| (name.to_string(), hub.reading())).collect()
     }
 
+    /// Businesses with connections here, and how many they have.
+    pub fn connections(&self) -> BTreeMap<String, u64> {
+        let hubs = self.hubs.load();
+        let counts = hubs.iter().map(|(name, hub)| (name.to_string(), *hub.clients().borrow() as u64));
+        counts.filter(|(_, connections)| *connections > 0).collect()
+    }
+
     /// Changes with every change of the loaded configurations.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
@@ -161,6 +168,7 @@ impl Catalog {
             match change {
                 Change::Remove(name) => {
                     update.remove(&name);
+                    self.context.peers.remove(&name);
                     absences.removed(&name);
                 }
                 Change::Unreadable(name) => {
@@ -257,7 +265,8 @@ impl CatalogUpdate {
         if present.is_some_and(|hub| hub.business().config == config) {
             return Ok(());
         }
-        let business = Arc::new(Business::try_new(config)?);
+        let business = Arc::new(Business::try_new(config)?.among(&context.peers));
+        context.peers.set(&business);
         self.changed = true;
         match present {
             Some(hub) if hub.delivery() == business.config.delivery => hub.update(business),

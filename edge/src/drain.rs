@@ -1,4 +1,5 @@
-//! Shutdown, as connections see it: not begun, or draining with a share of the window for each of them.
+//! Shutdown, as connections see it: not begun, or draining with a share of the window for each of them. A connection that
+//! leaves for an even load has a share of its own.
 
 use std::time::Duration;
 
@@ -72,6 +73,17 @@ pub struct DrainShare {
 }
 
 impl DrainShare {
+    /// Of a connection that leaves alone, now: it has as long as in a drain of that window.
+    pub fn alone(window: Duration, deadline: Instant) -> Self {
+        let leave_within = window.saturating_sub(window.mul_f64(TELL_PART));
+        Self { due: Instant::now(), leave_within, announced: false, deadline }
+    }
+
+    /// Whether the client was notified.
+    pub fn is_announced(&self) -> bool {
+        self.announced
+    }
+
     fn of(window: Window) -> Self {
         let telling = window.length.mul_f64(TELL_PART);
         Self {

@@ -19,6 +19,7 @@ mod closing;
 mod description;
 mod log;
 mod messages;
+mod presence;
 mod public_url;
 mod sessions;
 mod token;
@@ -52,7 +53,7 @@ pub fn router(state: Arc<State>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&state), log::layer))
         .layer(from_fn_with_state(Arc::clone(&state), addresses::layer))
         .layer(from_fn_with_state(Arc::clone(&state), closing::layer))
-        .layer(Extension(bodies::Budget::default()))
+        .layer(Extension(bodies::budget()))
         .with_state(state)
 }
 

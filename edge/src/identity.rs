@@ -10,6 +10,7 @@ pub mod jwks;
 pub mod jwt;
 pub mod key_set;
 pub mod keys;
+pub mod peer_seal;
 pub mod succession;
 pub mod ticket;
 pub mod used;

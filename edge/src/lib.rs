@@ -12,9 +12,11 @@
 //! - [`business`]: one business as declared, its events, checks of large content
 //! - [`push`]: from the broker to the clients: who is addressed, what was missed, what waits to be written
 //! - [`catalog`]: all businesses, each with its connections; [`source`]: where their configurations come from
+//! - [`presence`]: who is here, on one edge and on all; [`peers`]: the other edges
 //! - [`revocation`]: sessions and tokens that are good no more
 //! - [`socket`]: a client's connection
 //! - [`http`]: the calls of clients and services; [`net`]: the public port below it; [`admin`]: the other port
+//! - [`balance`]: lets clients go for an even load; [`census`]: tells businesses how many there are
 //! - [`app`]: wires and runs all of it; `program`: from flags to a running app
 
 use wirepost_runtime::clock;
@@ -23,9 +25,12 @@ pub mod address;
 pub mod admin;
 pub mod app;
 pub mod audit;
+pub mod balance;
 pub mod bucket;
+pub mod budget;
 pub mod business;
 pub mod catalog;
+pub mod census;
 pub mod compression;
 pub mod config;
 pub mod drain;
@@ -34,6 +39,8 @@ pub mod identity;
 pub mod ids;
 pub mod metrics;
 pub mod net;
+pub mod peers;
+pub mod presence;
 #[cfg(feature = "kubernetes")]
 pub mod program;
 pub mod push;

@@ -84,6 +84,8 @@ pub struct Metrics {
     pub catch_up_reads: Counter,
     /// Bytes of cached pages.
     pub page_bytes: Gauge,
+    /// Bytes of receipts that wait for the broker.
+    pub receipt_bytes: Gauge,
     /// Businesses that are read, since they have clients here.
     pub readers: Gauge,
     /// Businesses whose clients wait for pushes while none are read.
@@ -106,16 +108,32 @@ pub struct Metrics {
     pub strangers: Gauge,
     /// Bytes that these hold.
     pub stranger_bytes: Gauge,
-    /// Those that were closed for others, by what was short (`places`, `bytes`).
+    /// Those that were closed for others, by what was short (`places`, `bytes`, `address`).
     pub strangers_gone: Family<Label, Counter>,
     /// Revocations in force.
     pub revocations: Gauge,
     /// Times that the bound of revocations made one of many.
     pub revocations_widened: Counter,
+    /// Revocations published to a control stream that had replaced another one.
+    pub revocations_restored: Counter,
     /// Used tickets and replaced resume tokens that the bound made this edge forget.
     pub spent_forgotten: Family<Label, Counter>,
     /// 1 while the control stream is read.
     pub control_up: Gauge,
+    /// The other edges that this one knows, by how they are (`answers`, `refuses`, `silent`).
+    pub peers: Family<Label, Gauge>,
+    /// Questions who is here, by outcome (`complete`, `incomplete`, `busy`), and those of other edges (`of_a_peer`).
+    pub presence: Family<Label, Counter>,
+    /// Questions on the admin port that no edge of this installation signed.
+    pub forged_questions: Counter,
+    /// Clients that were let go for an even load.
+    pub let_go: Counter,
+    /// Those that have not left yet.
+    pub leaving: Gauge,
+    /// Seconds in which this edge held more than its share and let nobody go, by the reason.
+    pub balance_holds: Family<Label, Counter>,
+    /// Censuses published.
+    pub censuses: Counter,
 }
 
 /// One label from a closed set.
@@ -202,6 +220,7 @@ impl Default for Metrics {
             catch_up_reads: metric!("catch_up_reads", "Pages of streams read for clients that catch up"),
             page_bytes: metric!("page_bytes", "Pages of streams kept for further clients that catch up, in bytes"),
             readers: metric!("readers", "Businesses that are to be read, since clients of theirs are here"),
+            receipt_bytes: metric!("receipt_bytes", "Held for receipts that wait for the broker, in bytes"),
             readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),
             reader_lag: metric!(
                 "reader_lag",
@@ -221,11 +240,28 @@ impl Default for Metrics {
                 "revocations_widened",
                 "Times that a business had too many revocations, and the older half became one for all its older sessions"
             ),
+            revocations_restored: metric!(
+                "revocations_restored",
+                "Revocations that this edge published to a control stream that had replaced another one"
+            ),
             spent_forgotten: metric!(
                 "spent_tokens_forgotten",
                 "Used tickets and replaced resume tokens that had to be forgotten early, since there were too many"
             ),
             control_up: metric!("control_up", "1 while the control stream is read, and with it revocations"),
+            peers: metric!("peers", "Other edges that this one knows, by how they are"),
+            presence: metric!("presence_questions", "Questions who is here, by outcome"),
+            forged_questions: metric!(
+                "forged_questions",
+                "Questions on the admin port that no edge of this installation has signed"
+            ),
+            let_go: metric!("let_go", "Clients asked to connect elsewhere for an even load"),
+            leaving: metric!("leaving", "Clients that were asked so and have not left yet"),
+            balance_holds: metric!(
+                "balance_holds",
+                "Seconds in which this edge held more than its share and let nobody go, by reason"
+            ),
+            censuses: metric!("censuses", "Censuses published"),
             registry,
         };
         // Alerts watch their growth, and Prometheus sees no growth in a series that begins with its first event.
@@ -242,10 +278,12 @@ impl Default for Metrics {
             (&metrics.refused, "address_handshakes"),
             (&metrics.strangers_gone, "places"),
             (&metrics.strangers_gone, "bytes"),
+            (&metrics.strangers_gone, "address"),
             (&metrics.closes, "too_slow"),
             (&metrics.slowed, "frames"),
             (&metrics.slowed, "failures"),
             (&metrics.receipts, "forgotten"),
+            (&metrics.receipts, "unsent"),
             (&metrics.closes, "overloaded"),
             (&metrics.closes, "refused"),
         ] {

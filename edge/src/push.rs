@@ -5,6 +5,7 @@
 //! they address. A client that reconnects *catches up* from the log or, beyond it, from the stream, and goes live in
 //! the same step in which it reads the end of the log.
 
+pub mod across;
 pub mod audience;
 pub mod backlog;
 mod basis;
@@ -16,9 +17,11 @@ pub mod expiry;
 pub mod gap;
 pub mod greeting;
 pub mod hub;
+mod judge;
 pub mod log;
 pub mod mailbox;
 mod pages;
+pub mod present;
 mod read_queue;
 pub mod reader;
 pub mod reading;

@@ -6,3 +6,4 @@ pub mod follow;
 pub mod gate;
 pub mod known;
 pub mod publish;
+pub mod restore;

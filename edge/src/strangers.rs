@@ -4,9 +4,13 @@
 //! *At the bound* a stranger gives way whom the edge has waited for longest in all, once that is [`PATIENCE`]; first one
 //! of the address that takes most. What the edge needs for itself does not count: when thousands of honest clients come
 //! at once, those whose handshake has begun end it before others begin. Without pressure nobody gives way.
+//!
+//! *At the limit of an address* the same holds among its own: a new connection takes over the handshake of the stranger
+//! of that address whom the edge has waited for longest. So whoever keeps connections silent behind an address that many
+//! share can't keep the others there out.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,7 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    address::{Site, limits::AddressPermit},
+    address::{
+        ClientAddress, Site,
+        limits::{AddressLimits, AddressPermit, TooMany},
+    },
     metrics::{Metrics, label},
 };
 
@@ -46,6 +53,8 @@ pub struct Strangers {
 struct Table {
     next: u64,
     by_number: HashMap<u64, Entry>,
+    /// Those of addresses that are limited: their numbers.
+    by_site: HashMap<Site, BTreeSet<u64>>,
     /// Has been told to go, and has not left yet.
     leaving: Option<u64>,
     /// Nobody has to give way before.
@@ -56,6 +65,8 @@ struct Table {
 struct Entry {
     site: Site,
     patience: Arc<Patience>,
+    /// Of its address, if that is limited. Boxed: where no address is known, none has one.
+    permit: Option<Box<AddressPermit>>,
 }
 
 /// How long the edge has waited for one stranger, and what it holds.
@@ -78,14 +89,18 @@ pub struct Place {
     of: Arc<Strangers>,
     number: u64,
     patience: Arc<Patience>,
-    /// Of its address.
-    permit: Mutex<Option<AddressPermit>>,
 }
 
 impl Strangers {
     /// So many places, and so many bytes for all of them.
     pub fn new(places: usize, max_bytes: usize, metrics: Arc<Metrics>) -> Self {
-        let table = Table { next: 0, by_number: HashMap::new(), leaving: None, next_look: Instant::now() };
+        let table = Table {
+            next: 0,
+            by_number: HashMap::new(),
+            by_site: HashMap::new(),
+            leaving: None,
+            next_look: Instant::now(),
+        };
         let (table, bytes) = (Mutex::new(table), AtomicUsize::new(0));
         Self { places: places.max(1), max_bytes, metrics, table, bytes, left: Notify::new() }
     }
@@ -123,10 +138,39 @@ impl Strangers {
         let mut table = self.lock();
         let number = table.next;
         table.next += 1;
-        table.by_number.insert(number, Entry { site, patience: Arc::clone(&patience) });
+        table.by_number.insert(number, Entry { site, patience: Arc::clone(&patience), permit: None });
+        drop(table.permit(number, permit));
         drop(table);
         self.metrics.strangers.inc();
-        Arc::new(Place { of: Arc::clone(self), number, patience, permit: Mutex::new(permit) })
+        Arc::new(Place { of: Arc::clone(self), number, patience })
+    }
+
+    /// Counts a handshake of this address. Where it has as many as it may, one of its strangers that has used up its
+    /// patience gives way.
+    ///
+    /// # Errors
+    /// The address has as many as it may, and none of them has to give way.
+    pub fn handshake(
+        &self,
+        limits: &Arc<AddressLimits>,
+        address: ClientAddress,
+    ) -> Result<Option<AddressPermit>, TooMany> {
+        limits.handshake(address).or_else(|many| self.succeed(address.site()).map(Some).ok_or(many))
+    }
+
+    /// Takes the handshake from the stranger of an address that was waited for longest.
+    fn succeed(&self, site: Site) -> Option<AddressPermit> {
+        let mut table = self.lock();
+        let waited = |number: &u64| {
+            let waited = table.by_number.get(number)?.patience.waited().filter(|waited| *waited >= PATIENCE)?;
+            Some((waited, *number))
+        };
+        let (_, number) = table.by_site.get(&site)?.iter().filter_map(waited).max()?;
+        let permit = table.permit(number, None)?;
+        table.by_number.get(&number)?.patience.gives_way.notify_one();
+        drop(table);
+        self.metrics.strangers_gone.get_or_create(&label("address")).inc();
+        Some(permit)
     }
 
     /// One that has used up its patience gives way: of the site that takes most by `cost`, the one that was waited for
@@ -137,7 +181,7 @@ impl Strangers {
             return;
         }
         let mut costs: HashMap<Site, usize> = HashMap::new();
-        for Entry { site, patience } in table.by_number.values() {
+        for Entry { site, patience, .. } in table.by_number.values() {
             *costs.entry(*site).or_default() += cost(patience);
         }
         let worn = table.by_number.iter().filter_map(|(number, entry)| {
@@ -155,12 +199,23 @@ impl Strangers {
 
     fn leave(&self, number: u64) {
         let mut table = self.lock();
+        let permit = table.permit(number, None);
         let Some(entry) = table.by_number.remove(&number) else { return };
         table.leaving = table.leaving.filter(|leaving| *leaving != number);
         drop(table);
+        drop(permit);
         self.hold(&entry.patience, 0);
         self.metrics.strangers.dec();
         self.left.notify_one();
+        self.keep_to_bytes();
+    }
+
+    /// When all hold too many bytes, somebody gives way; and when that one has left, the next one.
+    fn keep_to_bytes(&self) {
+        if self.bytes.load(Ordering::Relaxed) > self.max_bytes {
+            let held = |patience: &Patience| patience.bytes.load(Ordering::Relaxed);
+            self.one_gives_way(&mut self.lock(), held, "bytes");
+        }
     }
 
     fn hold(&self, patience: &Patience, bytes: usize) {
@@ -171,6 +226,24 @@ impl Strangers {
             self.bytes.fetch_sub(before - bytes, Ordering::Relaxed) - (before - bytes)
         };
         self.metrics.stranger_bytes.set(i64::try_from(all).unwrap_or(i64::MAX));
+    }
+}
+
+impl Table {
+    /// Gives a stranger another permit of its address. Returns its former one, to be dropped without the lock.
+    fn permit(&mut self, number: u64, permit: Option<AddressPermit>) -> Option<AddressPermit> {
+        let entry = self.by_number.get_mut(&number)?;
+        let (site, limited) = (entry.site, permit.is_some());
+        let former = std::mem::replace(&mut entry.permit, permit.map(Box::new));
+        if limited {
+            self.by_site.entry(site).or_default().insert(number);
+        } else if let Some(numbers) = self.by_site.get_mut(&site) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_site.remove(&site);
+            }
+        }
+        former.map(|permit| *permit)
     }
 }
 
@@ -223,34 +296,44 @@ impl Place {
     pub fn is_known(&self) {
         self.goes_on();
         self.patience.waited.store(0, Ordering::Relaxed);
-        drop(self.permit().take());
+        let permit = self.of.lock().permit(self.number, None);
+        drop(permit);
     }
 
-    /// It holds so many bytes now. When all hold too many, somebody gives way.
+    /// It holds so many bytes now.
     pub fn holds(&self, bytes: usize) {
         self.of.hold(&self.patience, bytes);
-        if self.of.bytes.load(Ordering::Relaxed) > self.of.max_bytes {
-            let held = |patience: &Patience| patience.bytes.load(Ordering::Relaxed);
-            self.of.one_gives_way(&mut self.of.lock(), held, "bytes");
-        }
+        self.of.keep_to_bytes();
+    }
+
+    /// See [`Strangers::handshake`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn handshake(
+        &self,
+        limits: &Arc<AddressLimits>,
+        address: ClientAddress,
+    ) -> Result<Option<AddressPermit>, TooMany> {
+        self.of.handshake(limits, address)
     }
 
     /// Its true address is another one.
     pub fn is_of(&self, site: Site, permit: Option<AddressPermit>) {
-        if let Some(entry) = self.of.lock().by_number.get_mut(&self.number) {
+        let mut table = self.of.lock();
+        let former = table.permit(self.number, None);
+        if let Some(entry) = table.by_number.get_mut(&self.number) {
             entry.site = site;
         }
-        *self.permit() = permit;
+        // If it has left meanwhile, the new one is returned as well.
+        let unused = table.permit(self.number, permit);
+        drop(table);
+        drop((former, unused));
     }
 
     /// It is no stranger any more: its place is free, and what it is now is counted elsewhere.
     pub fn leave(&self) {
         self.of.leave(self.number);
-        drop(self.permit().take());
-    }
-
-    fn permit(&self) -> MutexGuard<'_, Option<AddressPermit>> {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,10 +351,14 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::address::ClientAddress;
+    use crate::address::{ForwardedHeader, Proxies, limits::Limits};
+
+    fn address(n: u32) -> ClientAddress {
+        ClientAddress(IpAddr::V4(n.into()))
+    }
 
     fn site(n: u32) -> Site {
-        ClientAddress(IpAddr::V4(n.into())).site()
+        address(n).site()
     }
 
     fn strangers(places: usize, bytes: usize) -> Arc<Strangers> {
@@ -346,10 +433,66 @@ mod tests {
         third.holds(100);
         assert!(has_given_way(&large) && !has_given_way(&small));
         drop(large);
+        assert!(!has_given_way(&small), "it is enough");
         assert_eq!(strangers.bytes.load(Ordering::Relaxed), 2100);
         third.leave();
         drop((small, third));
         assert_eq!(strangers.bytes.load(Ordering::Relaxed), 0);
         assert_eq!(strangers.metrics.strangers.get(), 0);
+    }
+
+    /// Three handshakes for each address.
+    fn limits() -> Arc<AddressLimits> {
+        let proxies = Proxies::new(&["none".to_owned()], ForwardedHeader::default(), false).unwrap();
+        let limits = Limits { connections: 0, handshakes: 3, failures: 0 };
+        Arc::new(AddressLimits::new(proxies, limits, Arc::default()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_limit_of_an_address_the_one_that_was_waited_for_longest_gives_way_to_a_new_one() {
+        let (strangers, limits) = (strangers(100, 1 << 20), limits());
+        let enter = |n| {
+            let permit = strangers.handshake(&limits, address(n))?;
+            Ok::<_, TooMany>(strangers.enter(site(n), permit))
+        };
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            let place = enter(1).unwrap();
+            place.waits(false);
+            advance(PATIENCE / 4).await;
+            silent.push(place);
+        }
+        assert_eq!(enter(1).unwrap_err(), TooMany::Handshakes, "nobody's patience is used up");
+        enter(2).unwrap();
+        advance(PATIENCE).await;
+        // It is being served: it has to wait, not the edge.
+        silent[0].is_served(true);
+        let honest = enter(1).unwrap();
+        let gone: Vec<bool> = silent.iter().map(|place| has_given_way(place)).collect();
+        assert_eq!(gone, [false, true, false]);
+        let second = enter(1).unwrap();
+        assert!(has_given_way(&silent[2]));
+        assert_eq!(enter(1).unwrap_err(), TooMany::Handshakes, "the new ones have their patience");
+        // Whoever gave way has nothing left to return.
+        silent.truncate(1);
+        assert_eq!(enter(1).unwrap_err(), TooMany::Handshakes);
+        drop((silent, honest, second));
+        let three = [enter(1), enter(1), enter(1)];
+        assert!(three.iter().all(Result::is_ok) && enter(1).is_err());
+        drop(three);
+        assert!(strangers.lock().by_site.is_empty() && strangers.lock().by_number.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_let_in_does_not_give_way_for_its_address() {
+        let (strangers, limits) = (strangers(100, 1 << 20), limits());
+        let enter = || strangers.enter(site(1), strangers.handshake(&limits, address(1)).unwrap());
+        let known = enter();
+        known.is_known();
+        known.waits(false);
+        let _others = [enter(), enter(), enter()];
+        advance(PATIENCE * 2).await;
+        assert_eq!(strangers.handshake(&limits, address(1)).unwrap_err(), TooMany::Handshakes);
+        assert!(!has_given_way(&known));
     }
 }

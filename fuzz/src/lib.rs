@@ -26,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("keys", targets::keys::run),
     ("pattern", targets::pattern::run),
     ("properties", targets::properties::run),
+    ("seal", targets::seal::run),
     ("sections", targets::sections::run),
     ("splice", targets::splice::run),
     ("stream", targets::stream::run),

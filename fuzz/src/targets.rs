@@ -11,6 +11,7 @@ pub(crate) mod inflate;
 pub(crate) mod keys;
 pub(crate) mod pattern;
 pub(crate) mod properties;
+pub(crate) mod seal;
 pub(crate) mod sections;
 pub(crate) mod splice;
 pub(crate) mod stream;

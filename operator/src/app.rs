@@ -187,6 +187,7 @@ impl App {
             edge_service,
             edge_share,
             options.edges_timeout,
+            options.count_clients,
             fresh.clone(),
             Arc::clone(&triggers),
             Arc::clone(&metrics),

@@ -103,6 +103,9 @@ pub struct Args {
     /// what is over by then is not written. Half of that more at random, so that a thousand businesses are not written together.
     #[arg(long, env = "WIREPOST_STATUS_DELAY_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(0..=600))]
     pub status_delay_seconds: u64,
+    /// Seconds between two reports of how many clients a business has, in its status.
+    #[arg(long, env = "WIREPOST_CLIENT_COUNT_SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub client_count_seconds: u64,
     /// Percent of the ready edges, rounded up to whole edges, that must run a generation before it counts as programmed.
     #[arg(long, env = "WIREPOST_READY_EDGES_PERCENT", default_value = "80", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub ready_edges_percent: u8,
@@ -171,6 +174,7 @@ impl Args {
             deletion_deadline_seconds,
             secret_check_seconds,
             status_delay_seconds,
+            client_count_seconds,
             ready_edges_percent,
             edges_timeout_seconds,
             user_max_connections,
@@ -240,6 +244,7 @@ impl Args {
                 orphan_grace: Duration::from_secs(orphan_grace_seconds),
                 secret_check: Duration::from_secs(secret_check_seconds),
                 status_delay: Duration::from_secs(status_delay_seconds),
+                count_clients: Duration::from_secs(client_count_seconds),
                 edges_timeout: Duration::from_secs(edges_timeout_seconds),
                 require_class,
                 user_limits: UserLimits {

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use wirepost_core::contract::{
     config_map::{
-        self, ALLOWED, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, RESERVED_FOR, SPEC_KEY, TERMS_KEY,
+        self, ACCEPTS_FROM, ALLOWED, CONFIG_KEY, HASH, LABEL, OWNER, OWNER_UID, REMOVED_LABEL, RESERVED_FOR, SPEC_KEY,
+        TERMS_KEY,
     },
     edge_config::BusinessConfig,
 };
@@ -39,6 +40,7 @@ pub fn build(
     annotations.insert(OWNER.to_owned(), stored.owner());
     annotations.insert(OWNER_UID.to_owned(), stored.uid().to_owned());
     annotations.insert(HASH.to_owned(), config.hash());
+    annotations.extend(accepted(config).map(|names| (ACCEPTS_FROM.to_owned(), names)));
     // Plain data with string keys: it always serializes.
     let json = serde_json::to_string(config).unwrap_or_default();
     let spec = spec.to_string();
@@ -67,6 +69,7 @@ pub fn with_config(config_map: &ConfigMap, config: &BusinessConfig, rotation: Op
         .chain(rotation.iter().flat_map(|r| r.annotations()))
         .collect();
     annotations.insert(HASH.to_owned(), config.hash());
+    annotations.extend(accepted(config).map(|names| (ACCEPTS_FROM.to_owned(), names)));
     let mut data = config_map.data.clone().unwrap_or_default();
     // Plain data with string keys: it always serializes.
     data.insert(CONFIG_KEY.to_owned(), serde_json::to_string(config).unwrap_or_default());
@@ -165,6 +168,17 @@ pub fn used_allowance(config_map: &ConfigMap) -> Option<&str> {
 pub fn with_used_allowance(mut config_map: ConfigMap, used: Option<String>) -> ConfigMap {
     config_map.annotations_mut().extend(used.map(|used| (ALLOWED.to_owned(), used)));
     config_map
+}
+
+/// The businesses whose messages it accepts.
+pub fn accepts_from(config_map: &ConfigMap) -> impl Iterator<Item = &str> {
+    let names = config_map.annotations().get(ACCEPTS_FROM).map(String::as_str).unwrap_or_default();
+    names.split(',').filter(|name| !name.is_empty())
+}
+
+fn accepted(config: &BusinessConfig) -> Option<String> {
+    let names: Vec<&str> = config.accepts.iter().map(|accepts| accepts.business_type.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 /// The configuration in it.

@@ -8,6 +8,7 @@ use kube::runtime::{WatchStreamExt, reflector, watcher};
 use wirepost_runtime::readiness::Pending;
 
 use crate::{
+    acceptances::Acceptances,
     api_client,
     config_map::business,
     fresh::{Fresh, Listed},
@@ -23,6 +24,7 @@ pub async fn follow(
     listed: Pending,
 ) {
     let mut listed = Some(listed);
+    let mut acceptances = Acceptances::default();
     let events = watch
         .backoff(api_client::watch_backoff())
         .modify(|config_map| config_map.metadata.managed_fields = None)
@@ -30,18 +32,27 @@ pub async fn follow(
     pin_mut!(events);
     while let Some(event) = events.next().await {
         match event {
-            Ok(watcher::Event::Apply(changed) | watcher::Event::Delete(changed)) => {
+            Ok(watcher::Event::Apply(changed)) => {
                 if let Some(business) = business(&changed) {
                     triggers.trigger_business(business);
                 }
+                triggers.trigger_businesses(&acceptances.applied(&changed));
             }
+            Ok(watcher::Event::Delete(gone)) => {
+                if let Some(business) = business(&gone) {
+                    triggers.trigger_business(business);
+                    triggers.trigger_businesses(&acceptances.gone(business));
+                }
+            }
+            // All are triggered at its end.
+            Ok(watcher::Event::Init) => acceptances.begin(),
+            Ok(watcher::Event::InitApply(present)) => drop(acceptances.applied(&present)),
             Ok(watcher::Event::InitDone) => {
                 triggers.listed(Listed::EdgeConfigurations);
                 fresh.listed(Listed::EdgeConfigurations);
                 listed.take();
                 triggers.trigger_all();
             }
-            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the watch of edge configurations is interrupted; trying again"),
         }
     }

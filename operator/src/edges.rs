@@ -27,10 +27,12 @@ use crate::{
     triggers::Triggers,
 };
 
+mod clients;
 mod missing;
 mod poll;
 mod slices;
 
+use clients::Clients;
 use missing::{Missing, runs};
 use poll::ANSWER_TIMEOUT;
 use slices::{Found, found};
@@ -53,6 +55,8 @@ pub struct Edges {
     missing: Mutex<Missing>,
     /// Every edge that existed at the start has answered, or failed to.
     first_poll: watch::Sender<bool>,
+    /// Numbers of clients.
+    clients: Clients,
     begun: Instant,
     triggers: Arc<Triggers>,
     metrics: Arc<Metrics>,
@@ -73,6 +77,8 @@ struct Edge {
     answers_since: Instant,
     /// Ids of the keys that it takes; `None` = not known.
     keys: Option<Vec<String>>,
+    /// Business → connections of its clients, as it said last; `None` = it never did.
+    connections: Option<BTreeMap<String, u64>>,
     /// Why it does not answer.
     failure: Option<String>,
     cancel: CancellationToken,
@@ -80,6 +86,7 @@ struct Edge {
 
 impl Edges {
     /// Nothing is known yet. `missing_for`: how long an edge that has left counts as one that may run what it had then.
+    /// `count_clients`: between two reports of how many clients there are.
     ///
     /// # Errors
     /// The HTTP client can't be created.
@@ -87,6 +94,7 @@ impl Edges {
         service: String,
         share: Share,
         missing_for: Duration,
+        count_clients: Duration,
         fresh: Fresh,
         triggers: Arc<Triggers>,
         metrics: Arc<Metrics>,
@@ -95,7 +103,20 @@ impl Edges {
         let (first_poll, _) = watch::channel(false);
         let missing = Mutex::new(Missing::new(missing_for));
         let known = Mutex::default();
-        Ok(Self { http, service, share, fresh, known, missing, first_poll, begun: Instant::now(), triggers, metrics })
+        let clients = Clients::new(count_clients);
+        Ok(Self {
+            http,
+            service,
+            share,
+            fresh,
+            known,
+            missing,
+            first_poll,
+            clients,
+            begun: Instant::now(),
+            triggers,
+            metrics,
+        })
     }
 
     /// Returns when each edge that existed at the start was polled once, or soon after the start in any case: a status that reports edges
@@ -187,6 +208,7 @@ impl Edges {
         pin_mut!(events);
         let mut synced = false;
         let mut due: Option<Instant> = None;
+        let mut counts = self.clients.ticks();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -211,6 +233,7 @@ impl Edges {
                     }
                     None => break,
                 },
+                _ = counts.tick() => self.count_clients(),
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() && synced => {
                     due = None;
                     self.update(found(&store.state()), &tasks, &cancel);
@@ -244,6 +267,7 @@ impl Edges {
                     since: HashMap::new(),
                     answers_since,
                     keys: None,
+                    connections: None,
                     failure: None,
                     cancel,
                 }

@@ -5,7 +5,7 @@
 //!   reported about it. [`triggers`]: further reasons to reconcile it.
 //! - [`classes`]: the platform team's policy, which decides what is accepted.
 //! - [`broker`]: the vhost, which all businesses share. [`edges`]: what the edges run. [`config_map`]: what they are to run;
-//!   [`config_watch`]: whether others change it.
+//!   [`config_watch`]: whether others change it; [`acceptances`]: whom a change concerns beside.
 //! - [`access`]: credentials of services. [`keys`]: keys of the edges, [`edge_user`]: their broker user. [`seed`]: what all are derived from. [`secret_watch`]: Secrets that
 //!   may be watched.
 //! - [`leader`]: one writer among replicas. [`writer`]: every write to the API server. [`events`]: Kubernetes events. [`api_client`]: how
@@ -17,6 +17,7 @@
 /// server.
 pub const AUDIT: &str = "wirepost_operator::audit";
 
+pub mod acceptances;
 pub mod access;
 pub mod api_client;
 pub mod app;

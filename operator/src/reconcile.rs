@@ -183,6 +183,7 @@ impl Reconcile<'_> {
             Err(error) => return Err(error),
         }
         findings.set_progress(&self.progress(&compiled.business));
+        findings.clients = self.context.edges.clients(&compiled.business);
         let ready = self.report(&findings).await?;
         if refused {
             return Ok(self.retry());

@@ -17,6 +17,7 @@ use std::{
 
 use axum::{
     Router,
+    extract::ConnectInfo,
     http::{Request, StatusCode, header},
     response::IntoResponse,
     routing::get,
@@ -107,11 +108,11 @@ impl AdminPort {
                 // What the reserve was spent on.
                 open.reduce_to(open.0.len().saturating_sub(1));
             };
-            let Some((stream, _)) = closing.run_until_cancelled(acceptor.next(failed)).await else { break };
+            let Some((stream, peer)) = closing.run_until_cancelled(acceptor.next(failed)).await else { break };
             reported = false;
             open.reduce_to(CONNECTIONS - 1);
             let connection = open.add(&closing);
-            connections.contained("admin connection", connection.serve(stream, service.clone()));
+            connections.contained("admin connection", connection.serve(stream, peer, service.clone()));
         }
         drop(acceptor);
         if connections.finished_by(Instant::now() + LIMITS.header_timeout).await.is_err() {
@@ -172,11 +173,12 @@ impl OpenConnections {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, service: TowerToHyperService<Router>) {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, service: TowerToHyperService<Router>) {
         let Self { busy, ends } = self;
         // However it ends, it is no longer counted.
         let _ended = ends.cut.clone().drop_guard();
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
             busy.store(true, Ordering::Relaxed);
             let (busy, answer) = (Arc::clone(&busy), service.call(request));
             async move {

@@ -70,8 +70,8 @@ pub(crate) const ALL: &[Mutation] = &[
     Mutation {
         name: "a message that the broker gave back is acknowledged",
         file: "broker/src/rabbit/publish/window.rs",
-        from: "Some(reason) => Err(PublishError::Refused(reason)),\n                    None if taken",
-        to: "Some(_) if taken => Ok(()),\n                    Some(reason) => Err(PublishError::Refused(reason)),\n                    None if taken",
+        from: "Some(reason) => Err(PublishError::Unrouted(reason)),\n                    None if taken",
+        to: "Some(_) if taken => Ok(()),\n                    Some(reason) => Err(PublishError::Unrouted(reason)),\n                    None if taken",
     },
     Mutation {
         name: "what was sent and not confirmed counts as not sent",
@@ -82,7 +82,7 @@ pub(crate) const ALL: &[Mutation] = &[
     Mutation {
         name: "messages that were lost with their connection stay in the accounts",
         file: "broker/src/rabbit/publish/queues.rs",
-        from: "exchange.in_flight = 0;\n            exchange.pace",
+        from: "(exchange.in_flight, exchange.bytes_in_flight) = (0, 0);\n            exchange.pace",
         to: "exchange.pace",
     },
     Mutation {

@@ -27,6 +27,8 @@ use crate::{
 
 /// Longest time to open a connection to a node that is asked something and not needed.
 const REACH_TIMEOUT: Duration = Duration::from_secs(1);
+/// More nodes than have a stream.
+const NODES: usize = 1 << 10;
 /// How long a node that was not reached is left alone then.
 const OUT_OF_REACH: Duration = Duration::from_mins(1);
 
@@ -67,8 +69,9 @@ impl Pool {
             backoff: Backoff::new(config.backoff.0, config.backoff.1),
             not_before: Instant::now(),
             failed: None,
-            host: 0,
-            node: 0,
+            // Clients begin at different nodes.
+            host: rand::random_range(0..config.hosts.len().max(1)),
+            node: 2 * rand::random_range(0..NODES),
         };
         Self {
             config,

@@ -57,7 +57,7 @@ pub enum Event {
 /// Created by [`crate::Client::subscribe`].
 #[derive(Debug)]
 pub struct Subscription {
-    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) events: mpsc::Receiver<Queued>,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -66,14 +66,30 @@ impl Subscription {
     ///
     /// Cancel safe: an event is either returned or kept. A reader that does not call it delays only its own stream.
     pub async fn recv(&mut self) -> Option<Event> {
-        self.events.recv().await
+        loop {
+            let Queued { event, next } = self.events.recv().await?;
+            self.progress.handed_out(next);
+            if event.is_some() {
+                return event;
+            }
+        }
     }
 
-    /// The number of committed offsets not received yet, as of the last chunk or watchdog check. An upper bound, as
-    /// offsets are not contiguous.
+    /// The number of committed offsets that [`Self::recv`] has not returned yet, as of the last attachment, chunk or
+    /// watchdog check. An upper bound, as offsets are not contiguous; 0 after an attachment means that everything that
+    /// was in the stream then was returned.
     pub fn lag(&self) -> u64 {
         self.progress.lag()
     }
+}
+
+/// What waits for [`Subscription::recv`].
+#[derive(Debug)]
+pub(crate) struct Queued {
+    /// `None`: nothing to report but that the reader has come further.
+    pub(crate) event: Option<Event>,
+    /// The offset after the last one that this and everything before it covers.
+    pub(crate) next: u64,
 }
 
 /// The reader's progress, readable by others.
@@ -84,10 +100,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `next`: the offset after the last one received. `end`: the offset after the last committed one.
-    pub(crate) fn set(&self, next: u64, end: u64) {
+    /// The offset after the last committed one.
+    pub(crate) fn committed(&self, end: u64) {
+        self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// The offset after the last one that was handed out.
+    fn handed_out(&self, next: u64) {
         self.next.store(next, Ordering::Relaxed);
-        self.end.store(end.max(next), Ordering::Relaxed);
     }
 
     fn lag(&self) -> u64 {

@@ -23,7 +23,7 @@ use crate::{
     error::Error,
     flow::ChunkPermit,
     handshake::Address,
-    subscription::{Event, Progress, Start},
+    subscription::{Event, Progress, Queued, Start},
 };
 
 /// Delay of the watchdog's second check: a message written a moment ago is not a stall.
@@ -34,7 +34,7 @@ mod attach; // attaches, and proves the position
 pub(crate) struct Supervisor {
     inner: Arc<Inner>,
     stream: Arc<str>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Queued>,
     progress: Arc<Progress>,
     /// Where to attach. `First` also means: nothing of this incarnation has been seen.
     start: Start,
@@ -62,7 +62,7 @@ impl Supervisor {
         inner: Arc<Inner>,
         stream: &str,
         start: Start,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<Queued>,
         progress: Arc<Progress>,
     ) -> Self {
         let next = match start {
@@ -205,7 +205,7 @@ impl Supervisor {
                     suspect = shrunk || unread;
                     let pause = self.watchdog_interval();
                     check_at = Instant::now() + if suspect { pause.min(WATCHDOG_GRACE) } else { pause };
-                    self.progress.set(self.next, end);
+                    self.progress.committed(end);
                 }
             }
         }
@@ -242,18 +242,24 @@ impl Supervisor {
         }
         let from = std::mem::replace(&mut self.next, end);
         let committed = chunk.committed_chunk_id.map_or(0, |id| id.saturating_add(1));
-        self.progress.set(end, committed);
+        self.progress.committed(committed.max(end));
         self.stalls = 0;
         if let Some(position) = position {
             self.start = Start::After(position);
             let counters = Arc::clone(&self.inner.counters);
             self.emit(Event::Messages(Batch { chunk, from, counters, _permit: Some(permit) })).await;
+        } else {
+            self.queue(None, end).await;
         }
         Ok(())
     }
 
-    /// Waits for room in the queue, at the reader's pace. If the subscription has been dropped, `run` ends.
     async fn emit(&self, event: Event) {
-        let _ = self.events.send(event).await;
+        self.queue(Some(event), self.next).await;
+    }
+
+    /// Waits for room in the queue, at the reader's pace. If the subscription has been dropped, `run` ends.
+    async fn queue(&self, event: Option<Event>, next: u64) {
+        let _ = self.events.send(Queued { event, next }).await;
     }
 }

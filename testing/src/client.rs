@@ -262,7 +262,13 @@ impl Client {
         self.control_within(op, PATIENCE).await
     }
 
-    /// The same with a deadline of its own.
+    /// Waits for the next control frame of one of these `op`s.
+    pub async fn control_of(&mut self, ops: &[&str]) -> Result<Value> {
+        let wanted = |frame: &Value| frame["op"].as_str().is_some_and(|op| ops.contains(&op));
+        self.find(&ops.join(" or "), PATIENCE, wanted).await
+    }
+
+    /// The same as [`Client::control`] with a deadline of its own.
     pub async fn control_within(&mut self, op: &str, limit: Duration) -> Result<Value> {
         self.find(op, limit, |frame| frame["op"] == op).await
     }

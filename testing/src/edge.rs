@@ -47,6 +47,8 @@ impl EdgeBuilder {
             ("endpoint-lag-seconds", "0.1".to_owned()),
             ("drain-window-seconds", "1".to_owned()),
             ("drain-deadline-seconds", "10".to_owned()),
+            // An event that nobody in a test has caused.
+            ("census-seconds", "3600".to_owned()),
         ];
         let flags = flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let log = "info,wirepost_edge=debug,wirepost_stream=debug".to_owned();
@@ -68,6 +70,13 @@ impl EdgeBuilder {
     #[must_use]
     pub fn flag(mut self, name: &str, value: impl ToString) -> Self {
         self.flags.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Leaves a flag out that every edge of a test has.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.flags.remove(name);
         self
     }
 

@@ -29,6 +29,7 @@ pub mod broker;
 pub mod client;
 pub mod cluster;
 pub mod edge;
+pub mod fleet;
 pub mod floods;
 pub mod frames;
 pub mod hand;

@@ -43,6 +43,18 @@ impl Raw {
         }
     }
 
+    /// Reads until one of two sequences of bytes has come; whether it is the first one.
+    pub async fn either(&mut self, one: &[u8], other: &[u8]) -> Result<bool> {
+        let deadline = Instant::now() + PATIENCE;
+        let has = |answer: &[u8], part: &[u8]| answer.windows(part.len()).any(|bytes| bytes == part);
+        loop {
+            if has(&self.answer, one) || has(&self.answer, other) {
+                return Ok(has(&self.answer, one));
+            }
+            anyhow::ensure!(self.read(deadline).await?, "the connection ended before either came");
+        }
+    }
+
     /// Everything until the peer ends the connection, which it must within `limit`.
     pub async fn end(&mut self, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;

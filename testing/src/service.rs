@@ -10,9 +10,9 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use serde_json::{Value, json};
-use wirepost_core::names;
+use wirepost_core::{contract::headers, names};
 
-use crate::broker::{consume, depth, next, publish};
+use crate::broker::{consume, depth, next, publish, publish_with};
 use crate::setup::Setup;
 
 /// Unconfirmed messages of [`Service::push_all`].
@@ -62,6 +62,18 @@ impl Service {
     /// The same with any body.
     pub async fn push_bytes(&self, body: &[u8]) -> Result<()> {
         publish(&self.channel, &names::push_exchange(&self.business), "any", body).await
+    }
+
+    /// Publishes to the clients of several businesses, each of which a header names; returns after the confirm.
+    pub async fn share(&self, envelope: &Value, to: &[&str]) -> Result<()> {
+        let mut table = FieldTable::default();
+        for business in to {
+            let value = AMQPValue::LongString(headers::TO_BUSINESS_VALUE.into());
+            table.insert(headers::to_business(business).into(), value);
+        }
+        let properties = BasicProperties::default().with_headers(table);
+        let body = envelope.to_string();
+        publish_with(&self.channel, &names::share_exchange(&self.business), "any", body.as_bytes(), properties).await
     }
 
     /// Pushes many in order; returns after the last confirm.

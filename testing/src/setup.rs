@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use wirepost_core::compile::{Compiled, compile_one};
+use wirepost_core::compile::{Compilation, Compiled};
 use wirepost_core::edge_config::{ApiKey, BusinessConfig};
 use wirepost_core::{hex, validate};
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
@@ -50,6 +50,19 @@ metadata: {name: ticker, namespace: shop}
 spec:
   clientTypes: [app]
   routes: [{messageType: price, sendType: ServerToClient, to: [app]}]
+";
+
+/// The same with delivery `Transient`, and with messages between clients.
+pub const TRANSIENT: &str = r"
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: ticker, namespace: shop}
+spec:
+  clientTypes: [app]
+  routes:
+    - {messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}
+    - {messageType: wave, sendType: ClientToClient, from: [app], to: [app]}
+  push: {delivery: Transient}
 ";
 
 /// Everything that several edges share. Cheap to clone; the vhost goes with the last clone and the last edge.
@@ -102,7 +115,7 @@ impl Setup {
 
     /// Makes these the declared businesses, and no others: compiles them, makes the broker's objects, writes what the edges read.
     pub async fn declare(&self, declarations: &[&str]) -> Result<()> {
-        let compiled = declarations.iter().map(|text| compile(text)).collect::<Result<Vec<_>>>()?.concat();
+        let compiled = compile(declarations)?;
         self.0.declared.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&compiled);
         let report = self.repair().await?;
         if !report.is_clean() {
@@ -294,12 +307,19 @@ impl Setup {
     }
 }
 
-fn compile(text: &str) -> Result<Vec<Compiled>> {
-    serde_yaml::Deserializer::from_str(text)
-        .map(|document| {
-            let business = validate::parse(&Value::deserialize(document)?, None)
-                .map_err(|problems| anyhow!("a test's declaration is refused: {problems:?}"))?;
-            compile_one(&business).map_err(|rejection| anyhow!("a test's declaration is refused: {rejection:?}"))
-        })
-        .collect()
+/// In the order of the declarations.
+fn compile(declarations: &[&str]) -> Result<Vec<Compiled>> {
+    let documents = declarations.iter().flat_map(|text| serde_yaml::Deserializer::from_str(text));
+    let businesses = documents.map(|document| {
+        validate::parse(&Value::deserialize(document)?, None)
+            .map_err(|problems| anyhow!("a test's declaration is refused: {problems:?}"))
+    });
+    let businesses = businesses.collect::<Result<Vec<_>>>()?;
+    let Compilation { mut accepted, rejected } = wirepost_core::compile::compile(&businesses);
+    if !rejected.is_empty() {
+        bail!("a test's declaration is refused: {rejected:?}");
+    }
+    let order = |one: &Compiled| businesses.iter().position(|business| business.business_type() == one.business);
+    accepted.sort_by_key(order);
+    Ok(accepted)
 }

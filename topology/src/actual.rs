@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use wirepost_core::names;
 use wirepost_rabbitmq::{CallError, ManagementClient, ManagementError};
 
 /// The objects of a vhost. Exclusive and auto-named queues, the default exchange and its bindings are not among them.
@@ -100,6 +101,13 @@ pub struct Binding {
     /// Two bindings that differ only in these are two.
     #[serde(default)]
     pub arguments: Map<String, Value>,
+}
+
+impl Binding {
+    /// The end whose owner it belongs to: what leads out of an exchange of ours is that exchange's owner's business.
+    pub(crate) fn belongs_to(&self) -> &str {
+        if names::owner(&self.source).is_some() { &self.source } else { &self.destination }
+    }
 }
 
 /// A policy as it is.

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 use wirepost_core::names;
-use wirepost_core::topology::Topology;
+use wirepost_core::topology::{Link, Topology};
 
 use crate::actual;
-use crate::plan::{Objects, Plan};
+use crate::plan::{Objects, Plan, link_arguments};
 use crate::report::Problem;
 use crate::reserved::marked;
 use crate::step::Step;
@@ -64,8 +64,15 @@ fn is_owner_made(is: &actual::Binding) -> bool {
 }
 
 /// Steps for bindings. Depends on the problems so far: a queue that does not exist, or that its owner has not opened, is not bound.
-pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Objects<'_>) {
-    // Ours lead to a queue and have no arguments; one with arguments and the same key is a different binding.
+///
+/// `has_exchange`: see [`Others`](crate::plan::Others).
+pub(crate) fn plan_bindings(
+    plan: &mut Plan,
+    desired: &Topology,
+    actual: &Objects<'_>,
+    has_exchange: &dyn Fn(&str) -> bool,
+) {
+    // Those of queues have no arguments; one with arguments and the same key is a different binding.
     let simple = |is: &actual::Binding| is.destination_type == "queue" && is.arguments.is_empty();
     let mine = actual.bindings.iter().filter(|b| simple(b));
     let there: HashSet<_> = mine.map(|b| (&*b.source, &*b.destination, &*b.routing_key)).collect();
@@ -84,9 +91,25 @@ pub(crate) fn plan_bindings(plan: &mut Plan, desired: &Topology, actual: &Object
             made.push(Step::Bind(binding.clone()));
         }
     }
+    let is_link = |is: &actual::Binding, link: &Link| {
+        is.destination_type == "exchange"
+            && is.source == link.from
+            && is.destination == link.to
+            && is.routing_key.is_empty()
+            && is.arguments == link_arguments(link)
+    };
+    for link in &desired.links {
+        let exists = has_exchange(&link.to) || desired.exchanges.iter().any(|exchange| exchange.name == link.to);
+        if !exists {
+            plan.problems.push(Problem::NoTarget { link: link.clone() });
+        } else if !actual.bindings.iter().any(|is| is_link(is, link)) {
+            made.push(Step::Link(link.clone()));
+        }
+    }
     let back = lead_back(actual);
     let gone = actual.bindings.iter().filter(|is| {
-        let wanted = simple(is) && declared.contains(&(&*is.source, &*is.destination, &*is.routing_key));
+        let wanted = (simple(is) && declared.contains(&(&*is.source, &*is.destination, &*is.routing_key)))
+            || desired.links.iter().any(|link| is_link(is, link));
         !wanted && (!is_owner_made(is) || back.contains(is.destination.as_str()))
     });
     let gone: Vec<Step> = gone.map(|&b| Step::Unbind(b.clone())).collect();

@@ -69,6 +69,7 @@ impl<'a> Streams<'a> {
             | Step::Bind(_)
             | Step::PutUser(_)
             | Step::PutPermissions(_)
+            | Step::Link(_)
             | Step::PutUserLimits(_) => Vec::new(),
         };
         all.into_iter()

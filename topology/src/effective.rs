@@ -37,6 +37,9 @@ const PROMISES: [&str; 11] = [
     "stream-max-segment-size-bytes",
 ];
 
+/// Where replicas of what is created are. How many there are is checked on the queues themselves.
+const PLACEMENT: [&str; 3] = ["initial-cluster-size", "queue-leader-locator", "target-group-size"];
+
 const DOING: &str = "reading the policies in force";
 
 /// As in a list and as a single object.
@@ -112,8 +115,7 @@ fn compare(policy: &Policy, queue: Queue) -> Option<Problem> {
     };
     let ours = &policy.definition;
     let keys: BTreeSet<&str> = ours.keys().map(String::as_str).chain(PROMISES).collect();
-    // The number of replicas is checked on the queues themselves.
-    let keys = keys.into_iter().filter(|key| *key != "target-group-size");
+    let keys = keys.into_iter().filter(|key| !PLACEMENT.contains(key));
     let changed = keys.filter(|key| effective.get(*key) != ours.get(*key));
     let keys: Vec<String> = changed.map(str::to_owned).collect();
     (!keys.is_empty()).then_some(Problem::PolicyLimited { queue: queue.name, by, keys })
@@ -185,7 +187,7 @@ mod tests {
         for (over, expected) in [
             (json!({"message-ttl": 5, "target-group-size": 3}), vec!["message-ttl"]),
             (json!({"max-length": 5, "expires": 1}), vec!["expires", "max-length"]),
-            (json!({"target-group-size": 3}), vec![]),
+            (json!({"target-group-size": 3, "queue-leader-locator": "client-local"}), vec![]),
         ] {
             let mut merged = policy.definition.clone();
             merged.extend(map(over));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use wirepost_core::destruction::Destruction;
 use wirepost_core::names;
 use wirepost_core::topology::{
-    Exchange, ExchangeKind, Policy, Queue, QueueKind, Topology, shared_policies, shared_policy_of,
+    Exchange, ExchangeKind, Link, Policy, Queue, QueueKind, Topology, shared_policies, shared_policy_of,
 };
 
 use crate::actual::{self, Accounts, Actual};
@@ -72,12 +72,16 @@ pub(crate) struct Objects<'a> {
 }
 
 impl<'a> Objects<'a> {
-    /// The objects in `actual` whose owner (for a binding: the owner of either end) passes.
+    /// The objects in `actual` whose owner (for a binding: the owner of either end) passes. What comes out of a `share`
+    /// is its owner's alone.
     pub(crate) fn of(actual: &'a Actual, passes: impl Fn(&str) -> bool) -> Self {
+        let end = |b: &&actual::Binding| {
+            passes(&b.source) || (passes(&b.destination) && !names::is_share_exchange(&b.source))
+        };
         Self {
             exchanges: actual.exchanges.iter().filter(|e| passes(&e.name)).collect(),
             queues: actual.queues.iter().filter(|q| passes(&q.name)).collect(),
-            bindings: actual.bindings.iter().filter(|b| passes(&b.source) || passes(&b.destination)).collect(),
+            bindings: actual.bindings.iter().filter(end).collect(),
             policies: actual.policies.iter().filter(|p| passes(&p.name)).collect(),
         }
     }
@@ -94,6 +98,7 @@ pub fn merge<'a>(topologies: impl IntoIterator<Item = &'a Topology>) -> Topology
         all.bounded.extend(one.bounded.iter().cloned());
         all.intake.extend(one.intake.iter().cloned());
         all.bindings.extend(one.bindings.iter().cloned());
+        all.links.extend(one.links.iter().cloned());
         all.policies.extend(one.policies.iter().cloned());
     }
     all.existing_queues.sort();
@@ -111,7 +116,9 @@ pub fn plan(desired: &Topology, actual: &Actual, scope: Scope<'_>) -> Plan {
     let queues: HashMap<&str, _> = actual.queues.iter().map(|q| (q.name.as_str(), &q.arguments)).collect();
     let foreign = actual.policies.iter().filter(|p| names::owner(&p.name).is_none() && !is_shared(&p.name));
     let highest = foreign.map(|p| p.priority).max();
-    let mut plan = plan_objects(desired, &objects, |queue| queues.get(queue).copied(), &actual.policies, highest);
+    let exchanges: HashSet<&str> = actual.exchanges.iter().map(|e| e.name.as_str()).collect();
+    let others = Others { queue: &|name| queues.get(name).copied(), has_exchange: &|name| exchanges.contains(name) };
+    let mut plan = plan_objects(desired, &objects, &others, &actual.policies, highest);
     if !desired.queues.is_empty() {
         // Streams that a shared policy would cut have their problems already.
         let control = Control::of(actual);
@@ -128,12 +135,20 @@ pub(crate) fn streams_without_policy(actual: &Actual) -> impl Iterator<Item = &s
     streams.filter(|name| !actual.policies.iter().any(|own| own.name == **name))
 }
 
-/// `find`: the arguments of the queue of that name, ours or foreign. `policies`: the shared ones that exist, others may be among them.
-/// `highest_foreign_priority`: of the policies that are not ours.
-pub(crate) fn plan_objects<'a>(
+/// What a plan for one business asks about the rest of the vhost.
+pub(crate) struct Others<'f, 'a> {
+    /// The arguments of the queue of that name, ours or foreign.
+    pub(crate) queue: &'f dyn Fn(&str) -> Option<&'a Map<String, Value>>,
+    /// Whether there is an exchange of that name, of any business.
+    pub(crate) has_exchange: &'f dyn Fn(&str) -> bool,
+}
+
+/// `policies`: the shared ones that exist, others may be among them. `highest_foreign_priority`: of the policies that
+/// are not ours.
+pub(crate) fn plan_objects(
     desired: &Topology,
     actual: &Objects<'_>,
-    find: impl Fn(&str) -> Option<&'a Map<String, Value>>,
+    others: &Others<'_, '_>,
     policies: &[actual::Policy],
     highest_foreign_priority: Option<i32>,
 ) -> Plan {
@@ -143,8 +158,8 @@ pub(crate) fn plan_objects<'a>(
     plan.problems.extend(room::problems(desired));
     plan_exchanges(&mut plan, desired, actual);
     plan_queues(&mut plan, desired, actual);
-    plan_existing(&mut plan, desired, actual, find);
-    plan_bindings(&mut plan, desired, actual);
+    plan_existing(&mut plan, desired, actual, others.queue);
+    plan_bindings(&mut plan, desired, actual, others.has_exchange);
     plan_policies(&mut plan, desired, actual);
     // At equal priority it is undefined which one wins.
     let lowest = desired.queues.iter().filter_map(|q| desired.policy_of(&q.name)).map(|p| p.priority).min();
@@ -297,11 +312,17 @@ pub(crate) fn exchange_kind(kind: ExchangeKind) -> &'static str {
         ExchangeKind::Topic => "topic",
         ExchangeKind::Fanout => "fanout",
         ExchangeKind::Direct => "direct",
+        ExchangeKind::Headers => "headers",
     }
 }
 
 pub(crate) fn exchange_arguments(exchange: &Exchange) -> Map<String, Value> {
     exchange.alternate.iter().map(|alternate| ("alternate-exchange".to_owned(), json!(alternate))).collect()
+}
+
+/// Of the binding that a link is.
+pub(crate) fn link_arguments(link: &Link) -> Map<String, Value> {
+    Map::from_iter([("x-match".to_owned(), json!("any")), (link.header.clone(), json!(link.value))])
 }
 
 pub(crate) fn queue_arguments(queue: &Queue) -> Map<String, Value> {

@@ -1,6 +1,7 @@
 //! What [`apply()`](crate::apply()) did, and what still differs.
 
 use wirepost_core::destruction::Destruction;
+use wirepost_core::{names, topology::Link};
 
 use crate::depth::KeepReason;
 use crate::step::Step;
@@ -50,6 +51,12 @@ pub enum Problem {
     MissingQueue {
         /// Its name.
         queue: String,
+    },
+    /// Another business accepts messages of this one, and its exchange for pushes does not exist: they are not copied
+    /// to it.
+    NoTarget {
+        /// What would lead there.
+        link: Link,
     },
     /// A route names a queue of another owner who has not opened it to the business. It is not bound; a binding from before stays.
     QueueNotOpen {
@@ -173,12 +180,16 @@ impl Problem {
             Self::Differs { name: object, .. }
             | Self::MissingQueue { queue: object }
             | Self::QueueNotOpen { queue: object, bound: false, .. } => Affected::Object(object),
+            Self::NoTarget { link } => Affected::Object(&link.to),
             Self::UserTaken { user, .. } => Affected::User(user),
             Self::Refused { step, .. } | Self::Failed { step, .. } => match &**step {
                 Step::PutPolicy(policy) => Affected::Object(&policy.name),
                 Step::PutQueue(queue) => Affected::Object(&queue.name),
                 Step::PutExchange(exchange) => Affected::Object(&exchange.name),
                 Step::Bind(binding) => Affected::Object(&binding.queue),
+                // Without the link to its own pushes the exchange leads nowhere.
+                Step::Link(link) if names::owner(&link.to) == names::owner(&link.from) => Affected::Object(&link.from),
+                Step::Link(link) => Affected::Object(&link.to),
                 Step::PutUser(user) | Step::PutPermissions(user) | Step::PutUserLimits(user) => {
                     Affected::User(&user.name)
                 }
@@ -217,12 +228,12 @@ impl Problem {
 
     /// Whether it is only to be known: what was declared is there, and something more.
     pub fn is_notice(&self) -> bool {
-        matches!(self, Self::Kept { .. } | Self::MoreRoom { .. })
+        matches!(self, Self::Kept { .. } | Self::MoreRoom { .. } | Self::NoTarget { .. })
     }
 
     /// Whether a retry of the same step may succeed.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Failed { .. } | Self::Unverified { .. })
+        matches!(self, Self::Failed { .. } | Self::Unverified { .. } | Self::NoTarget { .. })
     }
 }
 

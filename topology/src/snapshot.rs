@@ -14,7 +14,7 @@ use crate::bindings::is_declared_elsewhere;
 use crate::control::Control;
 use crate::destroys::plan_shared;
 use crate::ownership::Marker;
-use crate::plan::{Objects, Plan, is_shared, plan_objects, plan_users, streams_without_policy};
+use crate::plan::{Objects, Others, Plan, is_shared, plan_objects, plan_users, streams_without_policy};
 use crate::reserved::{marked, namespace};
 use crate::room::{self, WithRoom};
 use crate::users::{DesiredUser, user_tag};
@@ -103,8 +103,7 @@ impl Snapshot {
             }
         }
         for binding in actual.bindings {
-            let of = if names::owner(&binding.source).is_some() { &binding.source } else { &binding.destination };
-            if let Some(part) = parts.of(of) {
+            if let Some(part) = parts.of(binding.belongs_to()) {
                 part.objects.bindings.push(binding);
             }
         }
@@ -261,8 +260,13 @@ impl Snapshot {
             let own = || part.objects.queues.iter().find(|own| own.name == queue).map(|own| &own.arguments);
             self.foreign_queues.get(queue).or_else(own)
         };
+        let has_exchange = |name: &str| {
+            let owner = names::owner(name).and_then(|owner| self.parts.get(owner));
+            owner.is_some_and(|part| part.objects.exchanges.iter().any(|exchange| exchange.name == name))
+        };
+        let others = Others { queue: &find, has_exchange: &has_exchange };
         let (objects, shared) = (Objects::of(&part.objects, |_| true), &self.shared_policies);
-        let mut plan = plan_objects(topology, &objects, find, shared, self.highest_foreign_priority);
+        let mut plan = plan_objects(topology, &objects, &others, shared, self.highest_foreign_priority);
         if let Some(users) = users {
             plan_users(&mut plan, users, &part.accounts, &self.tag);
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use wirepost_core::names;
-use wirepost_core::topology::{Binding, Exchange, Policy, Queue};
+use wirepost_core::topology::{Binding, Exchange, Link, Policy, Queue};
 
 use crate::actual;
 use crate::users::DesiredUser;
@@ -28,6 +28,8 @@ pub enum Step {
     PutExchange(Exchange),
     /// Binds a queue to an exchange.
     Bind(Binding),
+    /// Binds an exchange to a headers exchange.
+    Link(Link),
     /// Creates a user, or sets its password and tag again.
     PutUser(DesiredUser),
     /// Sets a user's permissions.
@@ -69,6 +71,9 @@ impl fmt::Display for Step {
             Self::PutQueue(queue) => write!(f, "create queue {}", queue.name),
             Self::PutExchange(exchange) => write!(f, "create exchange {}", exchange.name),
             Self::Bind(b) => write!(f, "bind queue {} to exchange {} with '{}'", b.queue, b.exchange, b.routing_key),
+            Self::Link(link) => {
+                write!(f, "bind exchange {} to exchange {} with the header {}", link.to, link.from, link.header)
+            }
             Self::PutUser(user) => write!(f, "set user {}", user.name),
             Self::PutPermissions(user) => write!(f, "set permissions of user {}", user.name),
             Self::PutUserLimits(user) => write!(f, "set limits of user {}", user.name),
@@ -142,6 +147,7 @@ impl Step {
             Self::PutQueue(queue) => (Some(Provided::Policy(&queue.name)), None),
             Self::PutExchange(exchange) => (exchange.alternate.as_deref().map(Provided::Exchange), None),
             Self::Bind(binding) => (Some(Provided::Queue(&binding.queue)), Some(Provided::Exchange(&binding.exchange))),
+            Self::Link(link) => (Some(Provided::Exchange(&link.from)), Some(Provided::Exchange(&link.to))),
             Self::PutPermissions(user) => (Some(Provided::User(&user.name)), None),
             Self::DeleteQueue(name) | Self::DeleteStream(name) => (Some(Provided::Unbound(name)), None),
             _ => (None, None),
@@ -167,7 +173,7 @@ impl Step {
             Self::PutExchange(exchange) if !is_for_publishers(&exchange.name) => 3,
             Self::Bind(binding) if !is_for_publishers(&binding.exchange) => 4,
             Self::PutExchange(_) => 5,
-            Self::Bind(_) => 6,
+            Self::Bind(_) | Self::Link(_) => 6,
             Self::PutUser(_) => 7,
             Self::PutPermissions(_) | Self::PutUserLimits(_) => 8,
             Self::Unbind(binding) if is_alternate_of_push(&binding.source) => FIRST_REMOVAL,
@@ -196,8 +202,9 @@ pub(crate) enum Provided<'a> {
 }
 
 fn is_for_publishers(exchange: &str) -> bool {
-    names::owner(exchange)
-        .is_some_and(|b| exchange == names::receive_exchange(b) || exchange == names::push_exchange(b))
+    names::owner(exchange).is_some_and(|b| {
+        [names::receive_exchange(b), names::push_exchange(b), names::share_exchange(b)].iter().any(|it| it == exchange)
+    })
 }
 
 fn is_alternate_of_push(exchange: &str) -> bool {

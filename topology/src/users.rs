@@ -68,9 +68,10 @@ pub fn user_tag(vhost: &str) -> String {
     format!("wirepost-{}", &hex(Sha256::digest(vhost))[..8])
 }
 
-/// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push`, consumes the queues of routes, `dead`, and
-/// queues `wirepost.B.events.…` that it declares and binds to `events` itself. Through `replay` it sends dead letters back to the queues of
-/// routes: that exchange leads to these alone. No object of another business, whatever its name begins with.
+/// The user of a business's own services, `wirepost.{business}.{suffix}`: publishes to `push` and `share`, consumes the
+/// queues of routes, `dead`, and queues `wirepost.B.events.…` that it declares and binds to `events` itself. Through
+/// `replay` it sends dead letters back to the queues of routes: that exchange leads to these alone. No object of
+/// another business, whatever its name begins with.
 pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) -> DesiredUser {
     // `wirepost\.B\.`: escaped, so that the patterns are right for any name.
     let own = names::escape(&format!("{}{business}.", names::PREFIX));
@@ -79,7 +80,7 @@ pub fn business_user(vhost: &str, business: &str, suffix: &str, password: &str) 
         password: password.to_owned(),
         tags: vec![user_tag(vhost)],
         configure: format!(r"^{own}events\..+$"),
-        write: format!(r"^{own}(push|replay|events\..+)$"),
+        write: format!(r"^{own}(push|share|replay|events\..+)$"),
         read: format!(r"^{own}(q\..+|dead|events|events\..+)$"),
         limits: UserLimits::default(),
     }
@@ -186,7 +187,7 @@ mod tests {
     fn patterns_are_anchored_and_escaped() {
         let user = business_user("/", "pay", "0a1b", "x");
         assert_eq!(user.configure, r"^wirepost\.pay\.events\..+$");
-        assert_eq!(user.write, r"^wirepost\.pay\.(push|replay|events\..+)$");
+        assert_eq!(user.write, r"^wirepost\.pay\.(push|share|replay|events\..+)$");
         assert_eq!(user.read, r"^wirepost\.pay\.(q\..+|dead|events|events\..+)$");
     }
 }

@@ -7,7 +7,7 @@ use wirepost_core::names;
 use wirepost_rabbitmq::{CallError, ManagementClient};
 
 use crate::actual;
-use crate::plan::{exchange_arguments, exchange_kind, queue_arguments};
+use crate::plan::{exchange_arguments, exchange_kind, link_arguments, queue_arguments};
 use crate::reserved;
 use crate::step::Step;
 use crate::users::HASHING;
@@ -74,6 +74,11 @@ impl Writer<'_> {
                 let body = json!({ "routing_key": b.routing_key, "arguments": {} });
                 self.check_gate()?;
                 Ok(self.management.post(doing, &["bindings", vhost, "e", &b.exchange, "q", &b.queue], &body).await?)
+            }
+            Step::Link(link) => {
+                let body = json!({ "routing_key": "", "arguments": link_arguments(link) });
+                self.check_gate()?;
+                Ok(self.management.post(doing, &["bindings", vhost, "e", &link.from, "e", &link.to], &body).await?)
             }
             Step::PutUser(user) => {
                 // A hash computed here: the broker might use another algorithm, and the user would look changed forever.

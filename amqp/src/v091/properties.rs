@@ -192,6 +192,26 @@ impl Properties {
         None
     }
 
+    /// The headers whose names begin with this and that are long strings of UTF-8, found like [`Self::header`].
+    pub fn headers_from(&self, prefix: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let Some(part) = self.parts()[Property::Headers as usize].take() else { return found };
+        let mut table = part.get(4..).unwrap_or_default();
+        while let Some((length, rest)) = table.split_first() {
+            let Some((key, rest)) = rest.split_at_checked(usize::from(*length)) else { break };
+            if key.starts_with(prefix.as_bytes()) && rest.first() == Some(&b'S') {
+                let size =
+                    rest.get(1..).and_then(|size| size.first_chunk()).map(|size| u32::from_be_bytes(*size) as usize);
+                let value = size.and_then(|size| rest.get(5..)?.get(..size));
+                let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).ok();
+                found.extend(text(key).zip(value.and_then(text)));
+            }
+            let Some(next) = after_plain_value(rest, 0) else { break };
+            table = next;
+        }
+        found
+    }
+
     /// The first header of this name that is a 64-bit number, found like [`Self::header`].
     pub fn number(&self, name: &str) -> Option<i64> {
         let part = self.parts()[Property::Headers as usize].take()?;

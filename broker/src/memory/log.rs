@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Page, Position, Record};
+use crate::{Origin, Page, Position, Record};
 
 /// Bytes that a stream may keep, whatever its policy says: it lives in this process.
 const MAX_BYTES: usize = 256 << 20;
@@ -33,7 +33,7 @@ impl Log {
         self.retain();
     }
 
-    pub(super) fn append(&mut self, now_ms: i64, body: Bytes) {
+    pub(super) fn append(&mut self, now_ms: i64, body: Bytes, origin: Origin) {
         let offset = self.next;
         let mut hasher = DefaultHasher::new();
         (self.incarnation, offset, now_ms, &body[..]).hash(&mut hasher);
@@ -44,6 +44,7 @@ impl Log {
             timestamp: now_ms,
             body,
             defect: None,
+            origin,
         });
         self.retain();
     }

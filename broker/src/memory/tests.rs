@@ -62,6 +62,7 @@ fn topology() -> Topology {
             binding(RECEIVE, "legacy", "old"),
             binding(UNROUTED, UNROUTED, ""),
         ],
+        links: vec![],
         intake: vec![],
         open_queues: vec![],
         bounded: vec![],
@@ -116,6 +117,51 @@ fn position(broker: &MemoryBroker, offset: u64) -> Position {
 }
 
 #[tokio::test]
+async fn a_shared_message_goes_to_the_businesses_that_its_headers_name_and_the_reader_learns_whose_it_is() {
+    let stream = |name: &str| Topology {
+        exchanges: vec![Exchange { name: names::push_exchange(name), kind: ExchangeKind::Fanout, alternate: None }],
+        queues: vec![Queue { name: names::stream(name), kind: QueueKind::Stream, dead_letter: None }],
+        bindings: vec![Binding {
+            exchange: names::push_exchange(name),
+            queue: names::stream(name),
+            routing_key: String::new(),
+        }],
+        ..Topology::default()
+    };
+    let share = names::share_exchange("pay");
+    let mut pay = stream("pay");
+    let alternate = Some(names::push_exchange("pay"));
+    pay.exchanges.push(Exchange { name: share.clone(), kind: ExchangeKind::Headers, alternate });
+    pay.links = ["pay", "chat"]
+        .map(|to| Link {
+            from: share.clone(),
+            to: names::push_exchange(to),
+            header: format!("to-business-{to}"),
+            value: "true".into(),
+        })
+        .into();
+    let broker = MemoryBroker::new();
+    broker.apply(&[pay, stream("chat"), stream("other")]);
+    for (id, to) in [("both", &["pay", "chat"][..]), ("chat", &["chat"]), ("nobody", &["other"]), ("none", &[])] {
+        let header = |to: &&str| (format!("to-business-{to}").into(), "true".to_owned());
+        let shared = Publication { headers: to.iter().map(header).collect(), ..message(&share, "m", id) };
+        broker.publish(0, shared).await.unwrap().unwrap();
+    }
+    let read = async |business: &str| {
+        let page = broker.read(business, 0, 1 << 20).await.unwrap();
+        let origins = page.records.iter().map(|record| record.origin.clone()).collect::<Vec<_>>();
+        (bodies(&page.records).into_iter().map(str::to_owned).collect::<Vec<_>>(), origins)
+    };
+    let (own, origins) = read("pay").await;
+    assert_eq!(own, ["both", "nobody", "none"], "what is for no one else falls to the business's own pushes");
+    assert!(origins[0].business.is_none() && origins[0].shared && origins[0].names("chat"));
+    let (copied, origins) = read("chat").await;
+    assert_eq!(copied, ["both", "chat"]);
+    assert!(origins.iter().all(|origin| origin.business.as_deref() == Some("pay") && origin.names("chat")));
+    assert!(read("other").await.0.is_empty());
+}
+
+#[tokio::test]
 async fn a_topic_reaches_its_queue_once_and_what_no_binding_takes_is_kept() {
     let broker = broker();
     broker.publish(0, message(RECEIVE, "order.new", "a")).await.unwrap().unwrap();
@@ -140,7 +186,8 @@ async fn a_missing_exchange_or_queue_is_refused_and_a_full_queue_too() {
     let broker = broker();
     let refused = |result| assert!(matches!(result, Ok(Err(PublishError::Refused(_)))), "{result:?}");
     refused(broker.publish(0, message("nowhere", "a", "a")).await);
-    refused(broker.publish(0, message("", "nowhere", "a")).await);
+    let unrouted = broker.publish(0, message("", "nowhere", "a")).await;
+    assert!(matches!(unrouted, Ok(Err(PublishError::Unrouted(_)))), "{unrouted:?}");
     for body in ["1", "2", "3"] {
         broker.publish(0, message("", ORDERS, body)).await.unwrap().unwrap();
     }

@@ -7,7 +7,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use wirepost_core::names;
 
 use super::Inner;
-use crate::{Feed, FeedEvent, Health, Position, Record, RecordBatch};
+use crate::{Feed, FeedEvent, Health, Origin, Position, Record, RecordBatch};
 
 /// Records unacknowledged at most.
 const PREFETCH: usize = 200;
@@ -29,9 +29,10 @@ impl EdgeQueue {
         Self { id, ready: VecDeque::new(), bytes: 0, unacked: 0, dropped: false }
     }
 
-    pub(super) fn push(&mut self, offset: u64, timestamp: i64, body: Bytes) {
+    pub(super) fn push(&mut self, offset: u64, timestamp: i64, body: Bytes, origin: Origin) {
         self.bytes += body.len();
-        self.ready.push_back(Record { position: Position { offset, fingerprint: 0 }, timestamp, body, defect: None });
+        let position = Position { offset, fingerprint: 0 };
+        self.ready.push_back(Record { position, timestamp, body, defect: None, origin });
         while self.bytes > MAX_BYTES && self.ready.len() > 1 {
             self.bytes -= self.ready.pop_front().map_or(0, |record| record.body.len());
             self.dropped = true;

@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use wirepost_stream::{BodyKind, Sections, Value};
 
-use crate::MessageDefect;
+use crate::{MessageDefect, Origin};
+
+/// The annotation in which RabbitMQ notes where a message was published. It comes first, in place of one that the
+/// publisher wrote.
+const EXCHANGE: &str = "x-exchange";
 
 /// Index of `content-encoding` among the properties (AMQP 1.0, 3.2.4).
 const CONTENT_ENCODING: usize = 7;
@@ -30,6 +34,14 @@ pub(super) fn of(sections: &Sections) -> (Bytes, Option<MessageDefect>) {
         BodyKind::Sequence => (Bytes::new(), Some(MessageDefect::Form("an amqp-sequence section"))),
         BodyKind::None => (Bytes::new(), Some(MessageDefect::Form("no section at all"))),
     }
+}
+
+/// Where a message was published that `business` reads.
+pub(super) fn origin(business: &str, sections: &Sections) -> Origin {
+    let exchange = sections.annotation(EXCHANGE).and_then(Value::as_str).unwrap_or_default();
+    let headers =
+        || sections.application_properties().filter_map(|(name, value)| Some((name.as_str()?, value.as_str()?)));
+    Origin::new(business, exchange, headers)
 }
 
 /// A content encoding, unless it is one that changes nothing.

@@ -51,7 +51,11 @@ pub(super) fn client(config: &Config, checked: &Checked, supervisor: &Supervisor
 }
 
 /// Follows one stream.
-pub(super) struct StreamFeed(Subscription);
+pub(super) struct StreamFeed {
+    subscription: Subscription,
+    /// Whose the stream is; empty: the installation's.
+    business: String,
+}
 
 impl StreamFeed {
     pub(super) fn new(client: &Client, stream: &str, start: Start) -> Self {
@@ -60,17 +64,18 @@ impl StreamFeed {
             Start::First => wirepost_stream::Start::First,
             Start::After(position) => wirepost_stream::Start::After(position),
         };
-        Self(client.subscribe(stream, start))
+        let business = names::owner(stream).unwrap_or_default().to_owned();
+        Self { subscription: client.subscribe(stream, start), business }
     }
 }
 
 impl Feed for StreamFeed {
     fn recv(&mut self) -> BoxFuture<'_, FeedEvent> {
         async move {
-            match self.0.recv().await {
+            match self.subscription.recv().await {
                 Some(Event::Attached { position, .. }) => FeedEvent::Attached { position },
                 Some(Event::Messages(batch)) => {
-                    let records = batch.iter().map(|message| record(&message)).collect();
+                    let records = batch.iter().map(|message| record(&self.business, &message)).collect();
                     // The chunk's credit goes back when the records are with the sockets.
                     FeedEvent::Records(RecordBatch { records, done: Some(Box::new(move || drop(batch))) })
                 }
@@ -85,7 +90,7 @@ impl Feed for StreamFeed {
     }
 
     fn lag(&self) -> Option<u64> {
-        Some(self.0.lag())
+        Some(self.subscription.lag())
     }
 }
 
@@ -107,17 +112,19 @@ impl Feed for FailedFeed {
 pub(super) async fn read(client: &Client, business: &str, from: u64, max_bytes: usize) -> Result<Page, ReadError> {
     let read = client.read(&names::stream(business), from, max_bytes, READ_TIMEOUT).await;
     let read = read.map_err(|error| ReadError(error.to_string()))?;
-    let records = read.batches.iter().flat_map(|batch| batch.iter()).map(|message| record(&message)).collect();
+    let records =
+        read.batches.iter().flat_map(|batch| batch.iter()).map(|message| record(business, &message)).collect();
     Ok(Page { records, first_offset: read.first_offset, at_end: read.at_end, lost: read.lost })
 }
 
-fn record(message: &Message) -> Record {
+fn record(business: &str, message: &Message) -> Record {
     let (body, defect) = if message.is_malformed() {
         (Bytes::new(), Some(MessageDefect::Form("not AMQP 1.0")))
     } else {
         body::of(message.sections())
     };
-    Record { position: message.position(), timestamp: message.timestamp(), body, defect }
+    let origin = body::origin(business, message.sections());
+    Record { position: message.position(), timestamp: message.timestamp(), body, defect, origin }
 }
 
 /// What the stream client counts. Without the client, after the broker was closed, nothing.

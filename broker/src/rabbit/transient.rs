@@ -43,7 +43,7 @@ use super::{
     counters::Counters,
     dialer::{Dialer, HEARTBEAT},
 };
-use crate::{Feed, FeedEvent, MessageDefect, Position, Record, RecordBatch, Start};
+use crate::{Feed, FeedEvent, MessageDefect, Origin, Position, Record, RecordBatch, Start};
 
 mod batches;
 mod identity;
@@ -288,7 +288,7 @@ impl Reader {
         progress.down = false;
         connection.bind(&queue, &names::push_exchange(&self.business), "").await?;
         let prefetch = if progress.careful > 0 { 1 } else { self.prefetch };
-        Source::consume(connection, endpoint, queue, progress.protocol, prefetch).await
+        Source::consume(connection, endpoint, &self.business, queue, progress.protocol, prefetch).await
     }
 
     /// Hands on what arrives until consuming ends; `None` when the feed was dropped.
@@ -375,8 +375,8 @@ impl Reader {
 
     fn record(&self, delivery: Delivery, identities: &mut Identities) -> Record {
         let (position, timestamp) = identities.of(&delivery, &self.sequence, clock::now_ms());
-        let Delivery { body, defect, .. } = delivery;
-        Record { position, timestamp, body, defect }
+        let Delivery { body, defect, origin, .. } = delivery;
+        Record { position, timestamp, body, defect, origin }
     }
 
     /// Removes the first message of the queue without acknowledgement: it is gone whether it can be read or not. `None` when the feed was
@@ -395,12 +395,13 @@ impl Reader {
         let taking = async {
             let mut connection = Connection::open(&endpoint, HEARTBEAT).await?;
             match connection.take(&queue).await {
-                Ok(message) => Ok(message.map(source::of_amqp091)),
+                Ok(message) => Ok(message.map(|message| source::of_amqp091(&self.business, message))),
                 // The broker removes a message before it finds that it can't translate it.
                 Err(error) if error.is_internal() => {
                     self.counters.transient_unreadable.add(1);
                     let defect = Some(MessageDefect::Unreadable(error.to_string()));
-                    Ok(Some(Delivery { tag: 0, redelivered: Some(false), body: bytes::Bytes::new(), defect }))
+                    let (body, origin) = (bytes::Bytes::new(), Origin::default());
+                    Ok(Some(Delivery { tag: 0, redelivered: Some(false), body, defect, origin }))
                 }
                 Err(error) => Err(error),
             }

@@ -18,7 +18,7 @@ use wirepost_testing::broker::{PATIENCE, Vhost, eventually};
 use crate::support::*;
 
 fn refused(outcome: &Result<(), PublishError>) -> bool {
-    matches!(outcome, Err(PublishError::Refused(_)))
+    matches!(outcome, Err(PublishError::Refused(_) | PublishError::Unrouted(_)))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,7 +94,7 @@ pub(crate) fn message(exchange: &str, key: &str, body: &str) -> Publication {
         message_id: format!("id-{body}"),
         body: Bytes::copy_from_slice(body.as_bytes()),
         timestamp: 1_700_000_000_123,
-        headers: vec![("message-type", key.to_owned())],
+        headers: vec![("message-type".into(), key.to_owned())],
     }
 }
 

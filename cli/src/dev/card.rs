@@ -11,12 +11,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use wirepost_core::{
     Compiled, SendType,
+    content::example,
     edge_config::{Audience, BusinessConfig, RouteConfig},
     envelope::EVERYONE,
-    names,
+    names, pattern,
 };
 
-use super::example;
 use crate::edge;
 
 /// The identity in all commands.
@@ -146,12 +146,6 @@ struct Sample<'a> {
     content: Value,
 }
 
-/// A message type that a pattern matches.
-pub(super) fn example_type(pattern: &str) -> String {
-    let words = pattern.split('.').map(|word| if matches!(word, "*" | "#") { "example" } else { word });
-    words.collect::<Vec<_>>().join(".")
-}
-
 fn message(route: &RouteConfig, addressed: bool) -> Result<String, String> {
     let to = if route.audience == Audience::Everyone { EVERYONE } else { IDENTITY };
     let content = match &route.schema {
@@ -160,7 +154,7 @@ fn message(route: &RouteConfig, addressed: bool) -> Result<String, String> {
             .ok_or_else(|| format!("{} (no example: none was found that matches its schema)", route.message_type))?,
     };
     let sample =
-        Sample { message_type: example_type(&route.message_type), to_unique_id: addressed.then_some(to), content };
+        Sample { message_type: pattern::example(&route.message_type), to_unique_id: addressed.then_some(to), content };
     serde_json::to_string(&sample).map_err(|error| format!("{} (no example: {error})", route.message_type))
 }
 

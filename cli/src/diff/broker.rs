@@ -1,10 +1,11 @@
 //! What the operator would change on the broker.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::Map;
+use wirepost_core::Compiled;
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
-use wirepost_topology::{Actual, OpenQueues, Plan, Scope, Step, plan};
+use wirepost_topology::{Actual, OpenQueues, Plan, Problem, Scope, Step, plan};
 
 use super::{Extent, only_accepted, settings};
 use crate::{
@@ -26,10 +27,18 @@ pub(super) async fn compare(
         "these files contain classes alone, which change nothing on the broker: --cluster shows what they mean for businesses"
     );
     let actual = Actual::read(&ManagementClient::new(broker)?).await?;
+    let names: BTreeSet<String> = accepted.iter().map(|compiled| compiled.business.clone()).collect();
     let mut extent = Extent::Nothing;
     for compiled in &mut accepted {
+        compiled.share_with(&acceptors(compiled, &names, &actual));
         open.mark(&compiled.owner, &mut compiled.topology);
-        let plan = plan(&compiled.topology, &actual, Scope::Business(&compiled.business));
+        let mut plan = plan(&compiled.topology, &actual, Scope::Business(&compiled.business));
+        // The operator makes what it leads to first.
+        let comes = |business: &str| names.contains(business);
+        plan.problems.retain(|problem| match problem {
+            Problem::NoTarget { link } => !wirepost_core::names::owner(&link.to).is_some_and(comes),
+            _ => true,
+        });
         let lines = lines(&plan, &actual);
         if lines.is_empty() {
             output::line(&format!("{}: as declared", compiled.business))?;
@@ -43,6 +52,15 @@ pub(super) async fn compare(
         }
     }
     Ok(extent)
+}
+
+/// Who accepts its messages: by these files, and of the businesses that they don't declare those that do now.
+fn acceptors(compiled: &Compiled, declared: &BTreeSet<String>, actual: &Actual) -> BTreeSet<String> {
+    let share = wirepost_core::names::share_exchange(&compiled.business);
+    let now = actual.bindings.iter().filter(|binding| binding.source == share);
+    let others = now.filter_map(|binding| wirepost_core::names::owner(&binding.destination));
+    let others = others.filter(|other| *other != compiled.business && !declared.contains(*other)).map(str::to_owned);
+    compiled.config.accepted_by.iter().cloned().chain(others).collect()
 }
 
 /// The operator waits with what destroys messages for the annotation `wirepost.dev/allow-destructive`, unless the declaration says
@@ -75,6 +93,7 @@ fn line(step: &Step, actual: &Actual) -> String {
         | Step::PutQueue(_)
         | Step::PutExchange(_)
         | Step::Bind(_)
+        | Step::Link(_)
         | Step::PutUser(_)
         | Step::PutPermissions(_)
         | Step::PutUserLimits(_) => format!("+ {step}"),

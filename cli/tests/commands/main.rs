@@ -2,6 +2,7 @@
 
 mod check;
 mod dead;
+mod describe;
 mod dev;
 mod diff;
 mod diff_cluster;

@@ -314,6 +314,32 @@ async def test_receipts_go_to_the_open_connection() -> None:
         assert frames[0][1]["ids"][0] == "p1"
 
 
+async def test_a_receipt_without_an_answer_makes_its_message_come_again_and_is_given_again() -> None:
+    got: list[str] = []
+    async with fake_edge() as edge, client(edge) as wire:
+        wire.on("#")(lambda message: got.append(message.id))
+        await wire.opened()
+        for n in (1, 2, 3):
+            await edge.push(n)
+        await until("three messages", lambda: len(got) == 3)
+        await wire.received("p1", "p2", "p3")
+        await until("the receipts", lambda: edge.frames)
+        await edge.say({"op": "receipt", "ids": ["p1"]})
+        await edge.say({"op": "error", "about": "received", "ids": ["p3"], "retryable": False, "reason": "no"})
+        await edge.connections[0].close(1012)
+        await until("the next connection", lambda: len(edge.connections) == 2)
+        assert edge.cursor(1) == "c1"
+        for n in (2, 3):
+            await edge.push(n, 1)
+        again = await until("its receipt", lambda: [frame for number, frame in edge.frames if number == 1])
+        assert again == [{"op": "received", "ids": ["p2"]}]
+        await edge.say({"op": "receipt", "ids": ["p2"]}, 1)
+        await edge.connections[1].close(1012)
+        await until("the third connection", lambda: len(edge.connections) == 3)
+        assert edge.cursor(2) == "c3", "what came again did not move the position back"
+        assert got == ["p1", "p2", "p3"]
+
+
 async def test_a_slow_handler_holds_the_edge_up_without_losing_the_connection() -> None:
     """The backlog is bounded: what is above it stays in the socket. That is no silence of the edge."""
     gate = asyncio.Event()

@@ -7,6 +7,7 @@ mod handlers;
 mod leak;
 mod liveness;
 mod queue;
+mod receipts;
 mod reconnect;
 mod requests;
 mod resume;
@@ -83,6 +84,8 @@ pub(crate) static SCENARIOS: &[Scenario] = scenarios![
     "queue: is bounded while there is no connection" ["timing", "queue"] queue::bound;
     "queue: an aborted send is not sent" ["timing", "abort"] queue::abort;
     "requests: answers, also after a cut, and no answer" ["timing", "request"] requests::answers;
+    "receipts: what has no answer is given again, and nothing is handed over twice" ["timing", "receipts"] receipts::lost;
+    "receipts: what is refused for now is given again on the same connection" ["timing", "receipts"] receipts::later;
     "gaps: one signal for a cursor that can't be continued" ["timing"] gaps::unknown_cursor;
     "gaps: an edge that learns its position later" ["timing"] gaps::later;
     "gaps: delivery Transient" ["timing"] gaps::transient, more: "  push: {delivery: Transient}\n";

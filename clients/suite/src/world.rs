@@ -31,6 +31,7 @@ spec:
     - {messageType: "order.#", sendType: ClientToServer, queue: {name: orders}}
     - {messageType: payment.completed, sendType: ServerToClient, to: [app]}
     - {messageType: qr.refreshed, sendType: ServerToClient, to: [app]}
+    - {messageType: receipt.wanted, sendType: ServerToClient, to: [app], receipts: true}
     - {messageType: chat.hello, sendType: ClientToClient, from: [app], to: [app]}
   auth: {allowedOrigins: ["http://suite.example"]}
 "#;

@@ -5,6 +5,7 @@ import { Inbox } from './inbox.js';
 import { Listeners } from './listeners.js';
 import { Outbox } from './outbox.js';
 import { watchPage } from './page.js';
+import { Receipts } from './receipts.js';
 import { Requests } from './requests.js';
 import { memoryStore } from './stores.js';
 import { TIMING, Waits, now, timer } from './timing.js';
@@ -25,6 +26,7 @@ export class Wirepost<S extends Schema = AnySchema> {
   readonly #waits: Waits;
   readonly #inbox: Inbox;
   readonly #outbox: Outbox;
+  readonly #receipts: Receipts;
   readonly #listeners: Listeners;
   readonly #requests = new Requests();
   readonly #unwatch: () => void;
@@ -60,9 +62,11 @@ export class Wirepost<S extends Schema = AnySchema> {
     this.#waits = new Waits(this.#timing);
     this.#listeners = new Listeners(options.onError);
     this.#outbox = new Outbox(options.queueLimit ?? 1000, this.#timing);
+    const remembered = options.remembered ?? 1000;
+    this.#receipts = new Receipts(remembered, this.#timing);
     this.#inbox = new Inbox(
       this.#store,
-      options.remembered ?? 1000,
+      remembered,
       options.attempts ?? 4,
       (message) => this.#requests.take(message),
       (error, message) => this.#listeners.report(error, message),
@@ -127,14 +131,13 @@ export class Wirepost<S extends Schema = AnySchema> {
   }
 
   /**
-   * Tells the business that these messages were stored or shown, on a route with `receipts`. It counts on the connection
-   * that delivered them; without one it has no effect.
+   * Tells the business that these messages were stored or shown, on a route with `receipts`, and again until the edge has
+   * answered, also by the next connection. The last messages can be told of, as many as `remembered`.
    */
   received(...messages: (Message | string)[]): void {
+    if (this.#listeners.state === 'closed') return;
     const ids = messages.map((message) => (typeof message === 'string' ? message : message.id));
-    while (ids.length && this.#listeners.state === 'open') {
-      this.#current!.send(JSON.stringify({ op: 'received', ids: ids.splice(0, 256) }));
-    }
+    this.#receipts.give(ids, this.#current?.welcome && this.#current);
   }
 
   /** Connects now, if there is no connection. After `stopped` it is the only way back: call it when the user does something. */
@@ -176,6 +179,10 @@ export class Wirepost<S extends Schema = AnySchema> {
         this.#outbox.answer(connection, frame);
         if (frame.op === 'nack' && !frame.id) this.#listeners.report(new WirepostError(frame.code, frame.reason));
         return this.#leaveOld(connection);
+      case 'receipt':
+      case 'error':
+        this.#receipts.answer(connection, frame);
+        return this.#leaveOld(connection);
       case 'drain':
         connection.leaving = true;
         if (counts && !this.#next) this.#moveIn(Math.random() * (frame.reconnectWithinMs ?? 0));
@@ -185,7 +192,7 @@ export class Wirepost<S extends Schema = AnySchema> {
     if (!counts || !connection.welcome) return;
     switch (frame.op) {
       case 'position':
-        connection.gapReported = false;
+        connection.gapReported = connection.again = false;
         this.#resumeToken = frame.resumeToken ?? this.#resumeToken;
         return this.#receive({ cursor: frame.cursor });
       case 'gap':
@@ -200,11 +207,14 @@ export class Wirepost<S extends Schema = AnySchema> {
     }
     if (typeof frame.op === 'string' || typeof frame.messageType !== 'string') return;
     connection.gapReported = false;
-    this.#receive({ message: frame, cursor: frame.cursor });
+    // What comes again is behind the position already.
+    connection.again = this.#receipts.delivered(frame.id, this.#cursor, connection) && connection.again;
+    this.#receive({ message: frame, cursor: connection.again ? undefined : frame.cursor });
   }
 
   #onEnd(connection: Connection, code: number): void {
     this.#outbox.lost(connection, code === 1009);
+    this.#receipts.lost(connection);
     if (this.#old.delete(connection)) return;
     if (connection.welcome && now() - connection.began >= this.#timing.stableAfter) this.#waits.reset();
     if (code === 3000) this.#resumeToken = undefined;
@@ -264,7 +274,10 @@ export class Wirepost<S extends Schema = AnySchema> {
     const Socket = this.#options.WebSocket ?? (globalThis.WebSocket as unknown as new (url: string, protocols: string[]) => SocketLike);
     if (!Socket) throw new Error('there is no WebSocket here: pass one in the options');
     const patience = Math.min(MOST_PATIENCE, 2 ** Math.max(0, this.#silentDeaths - 1));
-    return new Connection(Socket, this.#base, token, this.#cursor, this.#timing, patience, this.#owner);
+    const before = this.#receipts.cursor;
+    const connection = new Connection(Socket, this.#base, token, before ?? this.#cursor, this.#timing, patience, this.#owner);
+    connection.again = !!before;
+    return connection;
   }
 
   /** What to connect with, at `#base`: the resume token, else a new ticket. */
@@ -327,10 +340,12 @@ export class Wirepost<S extends Schema = AnySchema> {
     } else if (resumed === false) {
       gap = { reason: 'resume' };
       connection.gapReported = true;
+      connection.again = false;
+      this.#receipts.gap();
       this.#cursor = undefined;
     }
     this.#greeted = true;
-    this.#receive(gap ? { gap, cursor } : { cursor });
+    this.#receive(gap ? { gap, cursor } : connection.again ? {} : { cursor });
     // A full inbox may have left it.
     if (connection !== this.#current) return;
     this.#listeners.set('open');
@@ -340,7 +355,9 @@ export class Wirepost<S extends Schema = AnySchema> {
 
   /** An old connection is left when it owes no answers. */
   #leaveOld(connection: Connection): void {
-    if (!connection.unanswered.size && this.#old.delete(connection)) connection.leave();
+    if (connection.unanswered.size || this.#receipts.owes(connection) || !this.#old.delete(connection)) return;
+    connection.leave();
+    this.#receipts.lost(connection);
   }
 
   #receive(item: { message?: Message; gap?: Gap; cursor?: string | undefined }): void {
@@ -354,6 +371,7 @@ export class Wirepost<S extends Schema = AnySchema> {
     for (const one of [connection, this.#next]) {
       one?.leave();
       if (one) this.#outbox.lost(one);
+      if (one) this.#receipts.lost(one);
     }
     this.#next = undefined;
     clearTimeout(this.#timer);

@@ -30,6 +30,8 @@ export class Connection {
   welcome?: Welcome;
   /** A `gap` that follows a `welcome` with `resumed: false` is the same gap. */
   gapReported = false;
+  /** It began before the newest position, so that messages come again whose receipts have no answer. */
+  again = false;
   /** A drain told it to leave. */
   leaving = false;
   /** Ids of messages without an answer. */

@@ -13,9 +13,9 @@ interface Item {
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 5_000;
 
-/** Ids belong to their sender: another client could use the id of a message that the services are going to send. */
-function keyOf({ id, sendType, fromUniqueId }: Message): string {
-  return JSON.stringify([sendType === 'ClientToClient' ? fromUniqueId : null, id]);
+/** Ids belong to their sender: another client, or another business, could use the id of a message that is yet to come. */
+function keyOf({ id, sendType, businessType, fromUniqueId }: Message): string {
+  return JSON.stringify([businessType, sendType === 'ClientToClient' ? fromUniqueId : null, id]);
 }
 
 /** Hands messages over one after another, and writes each cursor after that. */

@@ -19,7 +19,10 @@ export interface Message<Content = any, Type extends string = string> {
   messageType: Type;
   content: Content;
   sendType: 'ServerToClient' | 'ClientToClient';
+  /** Whose message it is: another one than your own where that sends to the clients of several businesses. */
   businessType: string;
+  /** The businesses that it is for, where there are several. */
+  businesses?: string[];
   /** Ms since the epoch, by its sender's clock. */
   timestamp: number;
   expiresAt?: number;

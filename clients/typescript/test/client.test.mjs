@@ -265,6 +265,29 @@ test('receipts go to the open connection, 256 in a frame', async () => {
   client.close();
 });
 
+test('a receipt without an answer makes its message come again, and is given again', async () => {
+  const { client, sockets } = await open();
+  const got = [];
+  client.on('#', ({ id }) => got.push(id));
+  for (const n of [1, 2, 3]) sockets[0].say(message(n));
+  client.received('m1', 'm2', 'm3');
+  sockets[0].say({ op: 'receipt', ids: ['m1'] });
+  sockets[0].say({ op: 'error', about: 'received', ids: ['m3'], retryable: false, reason: 'no' });
+  sockets[0].end(1006);
+  await until(() => sockets.length === 2);
+  assert.match(sockets[1].url, /cursor=c1$/);
+  sockets[1].welcome({ cursor: 'c1', resumed: true });
+  for (const n of [2, 3]) sockets[1].say(message(n));
+  await until(() => sockets[1].sent.length);
+  assert.deepEqual(sockets[1].sent, [{ op: 'received', ids: ['m2'] }]);
+  sockets[1].say({ op: 'receipt', ids: ['m2'] });
+  sockets[1].end(1006);
+  await until(() => sockets.length === 3);
+  assert.match(sockets[2].url, /cursor=c3$/, 'what came again did not move the position back');
+  assert.deepEqual(got, ['m1', 'm2', 'm3']);
+  client.close();
+});
+
 test('a message waits once', async () => {
   const { client, sockets } = await open();
   const sent = client.send('a.b', 1, { id: 'x' });

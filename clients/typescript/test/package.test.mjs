@@ -8,7 +8,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { bundle, file } from '../playground.mjs';
 
-const LIMIT = 6000;
+const LIMIT = 6500;
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'));
 
 async function bundled(code) {
@@ -23,7 +23,7 @@ async function bundled(code) {
   return gzipSync(outputFiles[0].contents, { level: 9 }).length;
 }
 
-test('a page pays at most 6 kB for the whole client', async () => {
+test('a page pays at most 6.5 kB for the whole client', async () => {
   const bytes = await bundled("export * from './dist/index.js'");
   assert.ok(bytes <= LIMIT, `${bytes} bytes, compressed`);
   console.log(`${bytes} bytes`);

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::rules;
-use crate::{SendType, edge_config::Audience};
+use crate::{
+    SendType,
+    edge_config::{Audience, Validate},
+};
 
 /// One declared message: its type, its direction, and what holds for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -22,6 +25,8 @@ use crate::{SendType, edge_config::Audience};
     validation = rules::TTL_IS_FOR_PUSHES.to_kube(),
     validation = rules::AUDIENCE_IS_FOR_PUSHES.to_kube(),
     validation = rules::RECEIPTS_ARE_FOR_SERVER_TO_CLIENT.to_kube(),
+    validation = rules::VALIDATE_IS_FOR_SERVER_TO_CLIENT.to_kube(),
+    validation = rules::VALIDATE_NEEDS_SCHEMA.to_kube(),
 )]
 pub struct Route {
     /// What happened, dotted words such as payment.completed; as an AMQP topic pattern `*` stands for one word and `#` for any number of
@@ -59,6 +64,10 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub schema: Option<Value>,
+    /// Which pushes the schema judges; for ServerToClient. Http: those by the HTTP call. Always: those by AMQP as well, by each edge that
+    /// reads them; one that does not fit is delivered to nobody and reported by the event `rejected`. Default: Http.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub validate: Validate,
 }
 
 /// A queue that a route fills. Routes that name one queue share its settings: give each setting once, or the same each time.

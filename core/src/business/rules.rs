@@ -76,6 +76,13 @@ rules! {
         field: ".spec.businessType",
     }
 
+    ACCEPTS_OTHERS {
+        rule: "!has(self.spec.acceptFrom) || self.spec.acceptFrom.all(a, a.businessType != (has(self.spec.businessType) ? self.spec.businessType : self.metadata.name))",
+        problem: "acceptFrom names the business itself",
+        remedy: "remove it: acceptFrom is for the messages of other businesses",
+        field: ".spec.acceptFrom",
+    }
+
     // The spec.
     BUSINESS_TYPE_SYNTAX {
         rule: "!has(self.businessType) || self.businessType.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$')",
@@ -119,9 +126,14 @@ rules! {
         field: ".auth.jwt.clientTypes",
     }
     ACCEPT_FROM_SYNTAX {
-        rule: "self.all(t, t.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$'))",
-        problem: "acceptFrom holds something that is not a business type",
-        remedy: "list business types: at most 40 of a-z, 0-9 and hyphens",
+        rule: "self.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$')",
+        problem: "acceptFrom names something that is not a business type",
+        remedy: "name a business type: at most 40 of a-z, 0-9 and hyphens",
+    }
+    ACCEPTED_TYPE_SYNTAX {
+        rule: "self.all(t, t.matches('^([*]|#|[^.*#\\\\x00-\\\\x20\\\\x7f]+)([.]([*]|#|[^.*#\\\\x00-\\\\x20\\\\x7f]+))*$'))",
+        problem: "acceptFrom has something that is not a message type",
+        remedy: "write words divided by single dots, without spaces; * and # stand alone as a word",
     }
     TRANSIENT_KEEPS_NOTHING {
         rule: "self.delivery != 'Transient' || !has(self.retention)",
@@ -215,6 +227,18 @@ rules! {
         problem: "receipts tell the business of its own messages, so they are for ServerToClient only",
         remedy: "remove receipts",
         field: ".receipts",
+    }
+    VALIDATE_IS_FOR_SERVER_TO_CLIENT {
+        rule: "self.sendType == 'ServerToClient' || !has(self.validate) || self.validate == 'Http'",
+        problem: "validate is for ServerToClient only, what clients send is always judged by the schema",
+        remedy: "remove validate",
+        field: ".validate",
+    }
+    VALIDATE_NEEDS_SCHEMA {
+        rule: "!has(self.validate) || self.validate == 'Http' || has(self.schema)",
+        problem: "validate: Always needs a schema to judge by",
+        remedy: "add schema, or remove validate",
+        field: ".validate",
     }
 
     // A queue.

@@ -28,8 +28,9 @@ pub struct WsBusinessStatus {
     /// How long the broker keeps pushes. Absent: there is no stream, or it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionStatus>,
-    /// Accepted, Provisioned, Programmed, and Ready, which sums them up. Permitted: where a class applies. Reconciling or Stalled: while
-    /// it is not ready.
+    /// Accepted, Provisioned, Programmed, and Ready, which sums them up. Permitted: where a class applies. Linked:
+    /// where it accepts messages of other businesses, or they accept its own. Reconciling or Stalled: while it is not
+    /// ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".to_owned()]))]
@@ -50,6 +51,9 @@ pub struct WsBusinessStatus {
     /// How many edges run this generation, with a short delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edges: Option<EdgesStatus>,
+    /// How many connections clients have on all edges, in two significant digits, as of about a minute ago. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<i64>,
 }
 
 /// Exchanges for the business's services, by full name.

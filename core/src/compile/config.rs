@@ -5,10 +5,10 @@ use super::{
     topology::{queue_of, senders},
 };
 use crate::{
-    business::{Auth, EdgeShareSpec, Jwt, KeySource, LimitsSpec, Route, WsBusiness},
+    business::{AcceptFrom, Auth, EdgeShareSpec, Jwt, KeySource, LimitsSpec, Route, WsBusiness},
     contract::edge_config::{
-        AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, EdgeShare, FORMAT, Jwks, JwtConfig,
-        Limits, RouteConfig,
+        Accepts, AuthConfig, BusinessConfig, Claims, DEFAULT_SESSION_SECONDS, Delivery, EdgeShare, FORMAT, Jwks,
+        JwtConfig, Limits, RouteConfig,
     },
 };
 
@@ -34,7 +34,8 @@ pub(crate) fn config(business: &WsBusiness) -> BusinessConfig {
             .as_ref()
             .and_then(|s| s.max_seconds)
             .map_or(DEFAULT_SESSION_SECONDS, i64::unsigned_abs),
-        accept_from: spec.accept_from.clone(),
+        accepts: spec.accept_from.iter().map(accepts).collect(),
+        accepted_by: Vec::new(),
     }
 }
 
@@ -49,7 +50,12 @@ fn route(business: &str, route: &Route, client_types: &[String]) -> RouteConfig 
         audience: route.audience,
         receipts: route.receipts,
         schema: route.schema.clone(),
+        validate: route.validate,
     }
+}
+
+fn accepts(accepted: &AcceptFrom) -> Accepts {
+    Accepts { business_type: accepted.business_type.clone(), message_types: accepted.message_types.clone() }
 }
 
 fn auth(auth: &Auth, client_types: &[String]) -> AuthConfig {

@@ -32,9 +32,12 @@ const KEEP_MAX_LENGTH: i64 = 1_000_000;
 /// Most bytes of `dead` and of `unrouted`.
 const KEEP_MAX_BYTES: i64 = 1 << 30;
 
-/// Members of a quorum queue on a broker of at least this many nodes; RabbitMQ's own default for a new queue. A broker whose membership
-/// reconciliation is switched on follows it too (rabbitmq.com/docs/quorum-queues, "Continuous Membership Reconciliation").
+/// Members of a quorum queue and replicas of a stream on a broker of at least this many nodes; RabbitMQ's own default for a new queue, while
+/// a stream would get one on every node. A broker whose membership reconciliation is switched on follows it too
+/// (rabbitmq.com/docs/quorum-queues, "Continuous Membership Reconciliation").
 pub const GROUP_SIZE: usize = 3;
+/// Where the leader of a new queue or stream is. RabbitMQ's own default is the node that declares it: one for all, since one operator does.
+const LEADER_LOCATOR: &str = "balanced";
 /// Most messages and bytes of a queue that a business declares itself for its events.
 const EVENTS_MAX_LENGTH: i64 = 1_000_000;
 const EVENTS_MAX_BYTES: i64 = 256 << 20;
@@ -131,6 +134,7 @@ fn keeper() -> Map<String, Value> {
         ("max-length", json!(KEEP_MAX_LENGTH)),
         ("max-length-bytes", json!(KEEP_MAX_BYTES)),
         ("overflow", json!("reject-publish")),
+        ("queue-leader-locator", json!(LEADER_LOCATOR)),
         ("target-group-size", json!(GROUP_SIZE)),
     ])
 }
@@ -149,6 +153,7 @@ fn queue(settings: &Queue) -> Map<String, Value> {
         ("max-length", json!(settings.max_length.unwrap_or(DEFAULT_MAX_LENGTH))),
         ("max-length-bytes", json!(bytes)),
         ("overflow", json!("reject-publish")),
+        ("queue-leader-locator", json!(LEADER_LOCATOR)),
         ("target-group-size", json!(GROUP_SIZE)),
     ]);
     if let Some(seconds) = settings.message_ttl_seconds {
@@ -169,8 +174,10 @@ fn events() -> Map<String, Value> {
 
 fn stream(retention: Retention) -> Map<String, Value> {
     definition([
+        ("initial-cluster-size", json!(GROUP_SIZE)),
         ("max-age", json!(format!("{}s", retention.seconds))),
         ("max-length-bytes", json!(retention.bytes)),
+        ("queue-leader-locator", json!(LEADER_LOCATOR)),
         ("stream-max-segment-size-bytes", json!(segment_bytes(retention))),
     ])
 }

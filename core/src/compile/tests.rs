@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::validate;
+use crate::{topology::ExchangeKind, validate};
 
 fn business(name: &str, spec: &Value) -> WsBusiness {
     serde_json::from_value(json!({
@@ -52,7 +52,7 @@ fn every_kind_of_route_and_queue() {
             "push": {"delivery": "Transient"},
             "auth": {"jwt": {"issuer": "https://id.example", "audiences": ["shop"], "jwks": {"uri": "https://id.example/keys"}, "clientTypes": ["app"]}},
             "limits": {"pushBytes": 1000},
-            "acceptFrom": ["payments"],
+            "acceptFrom": [{"businessType": "payments", "messageTypes": ["payment.*"]}],
         }),
     ))
     .unwrap();
@@ -67,12 +67,49 @@ fn a_small_retention_has_small_segments() {
     let policy = compiled.topology.policy_of(&crate::names::stream("tiny")).unwrap();
     assert_eq!(
         Value::from(policy.definition.clone()),
-        json!({"max-age": "86400s", "max-length-bytes": 200_000, "stream-max-segment-size-bytes": 50_000})
+        json!({
+            "initial-cluster-size": 3, "max-age": "86400s", "max-length-bytes": 200_000, "queue-leader-locator": "balanced",
+            "stream-max-segment-size-bytes": 50_000,
+        })
     );
     assert_eq!(compiled.config.retention.bytes, 200_000);
 }
 
 /// The broker matches every object against every policy whenever one is set.
+/// Loops, a name that nobody has, and no acceptance at all.
+#[test]
+fn messages_lead_to_those_that_accept_them_and_to_nobody_else() {
+    let accepting = |name: &str, from: &[&str]| {
+        let mut business = small(name);
+        let accepted = from.iter().map(|from| json!({"businessType": from, "messageTypes": ["#"]}));
+        business.spec.accept_from = serde_json::from_value(accepted.collect()).unwrap();
+        business
+    };
+    let all = [accepting("a", &["b", "nobody"]), accepting("b", &["a"]), accepting("c", &["a"]), small("d")];
+    let compilation = compile(&all);
+    let links = |compiled: &Compiled| -> Vec<String> {
+        compiled.topology.links.iter().map(|link| format!("{} {} {}", link.from, link.header, link.to)).collect()
+    };
+    let found: Vec<_> =
+        compilation.accepted.iter().map(|compiled| (compiled.config.accepted_by.join(" "), links(compiled))).collect();
+    let link = |from: &str, to: &str| format!("wirepost.{from}.share to-business-{to} wirepost.{to}.push");
+    assert_eq!(
+        found,
+        [
+            ("b c".to_owned(), vec![link("a", "a"), link("a", "b"), link("a", "c")]),
+            ("a".to_owned(), vec![link("b", "a"), link("b", "b")]),
+            (String::new(), vec![]),
+            (String::new(), vec![]),
+        ]
+    );
+    let share = |compiled: &Compiled| compiled.topology.exchanges.iter().any(|it| it.kind == ExchangeKind::Headers);
+    assert_eq!(compilation.accepted.iter().map(share).collect::<Vec<_>>(), [true, true, false, false]);
+    assert!(
+        crate::destruction::destructions(&compilation.accepted[0].topology, &compile(&all[..1]).accepted[0].topology)
+            .is_empty()
+    );
+}
+
 #[test]
 fn a_thousand_businesses_that_ask_for_nothing_special_have_no_policies_of_their_own() {
     let topology = compile_one(&small("pay")).unwrap().topology;

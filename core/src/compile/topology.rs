@@ -3,13 +3,18 @@
 //! Policies must be set before the streams that they match are declared: the broker reads `stream-max-segment-size-bytes` only when it
 //! creates a stream (rabbitmq-server issue 10498).
 
+use std::collections::BTreeSet;
+
 use super::{merge_queues, policies, retention::retention};
 use crate::{
     SendType,
     business::{Queue as QueueSettings, Route, WsBusinessSpec},
-    contract::edge_config::{Delivery, Retention},
+    contract::{
+        edge_config::{Delivery, Retention},
+        headers,
+    },
     names,
-    topology::{Binding, Exchange, ExchangeKind, Intake, Queue, QueueKind, Topology},
+    topology::{Binding, Exchange, ExchangeKind, Intake, Link, Queue, QueueKind, Topology},
 };
 
 pub(crate) fn topology(business: &str, spec: &WsBusinessSpec) -> Topology {
@@ -96,6 +101,28 @@ fn stream(topology: &mut Topology, business: &str, retention: Retention) {
     bind(topology, names::push_unrouted(business), names::unrouted(business));
 }
 
+/// The exchange for messages to the clients of several businesses. It stands beside `push`, not behind it: `push` leads
+/// to no other exchange, so that its alternate exchange keeps what its stream does not get, and so that nothing goes on
+/// from one business to the next. What names no target falls to the business's own pushes, whose edges report it.
+pub(super) fn share(topology: &mut Topology, business: &str, acceptors: &BTreeSet<String>) {
+    let (from, own) = (names::share_exchange(business), names::push_exchange(business));
+    topology.exchanges.retain(|exchange| exchange.name != from);
+    topology.links.clear();
+    if acceptors.is_empty() {
+        return;
+    }
+    topology.exchanges.push(Exchange { name: from.clone(), kind: ExchangeKind::Headers, alternate: Some(own) });
+    for target in acceptors.iter().map(String::as_str).chain([business]) {
+        topology.links.push(Link {
+            from: from.clone(),
+            to: names::push_exchange(target),
+            header: headers::to_business(target),
+            value: headers::TO_BUSINESS_VALUE.to_owned(),
+        });
+    }
+    sort(topology);
+}
+
 fn bind(topology: &mut Topology, exchange: String, queue: String) {
     topology.bindings.push(Binding { exchange, queue, routing_key: String::new() });
 }
@@ -121,5 +148,6 @@ fn sort(topology: &mut Topology) {
     topology.queues.sort();
     topology.existing_queues.sort();
     topology.bindings.sort();
+    topology.links.sort();
     topology.policies.sort_by(|a, b| a.name.cmp(&b.name));
 }

@@ -13,6 +13,13 @@
 //! |---|---|---|---|
 //! | Permitted | `ClassAllows` | `ClassForbids`, `ClassNotFound` | |
 //!
+//! Another one exists where a declaration accepts messages of other businesses, or others accept its own. It does not
+//! affect readiness.
+//!
+//! | condition | True | False | Unknown |
+//! |---|---|---|---|
+//! | Linked | `Linked` | `SenderNotFound` | |
+//!
 //! Two more follow the convention of kstatus, which Flux, Argo CD and Helm understand: they exist only while they are True.
 //!
 //! | condition | True |
@@ -37,6 +44,8 @@ pub enum ConditionType {
     Ready,
     /// Its class allows the declaration. Exists only where a class applies.
     Permitted,
+    /// Every business exists whose messages it accepts. Exists only where it accepts any, or others accept its own.
+    Linked,
     /// Not ready yet; nobody has to act. Exists only while it is True.
     Reconciling,
     /// Not ready until somebody acts. Exists only while it is True.
@@ -45,12 +54,13 @@ pub enum ConditionType {
 
 impl ConditionType {
     /// Every condition.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accepted,
         Self::Provisioned,
         Self::Programmed,
         Self::Ready,
         Self::Permitted,
+        Self::Linked,
         Self::Reconciling,
         Self::Stalled,
     ];
@@ -73,6 +83,7 @@ impl ConditionType {
             Self::Programmed => "Programmed",
             Self::Ready => "Ready",
             Self::Permitted => "Permitted",
+            Self::Linked => "Linked",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -143,6 +154,10 @@ reasons! {
     ClassesUnknown,
     /// The class of the business allows the declaration.
     ClassAllows,
+    /// All businesses exist whose messages it accepts.
+    Linked,
+    /// The declaration accepts messages of a business that does not exist.
+    SenderNotFound,
     /// The installed CustomResourceDefinition lacks fields that this operator knows. Only in events: to write a
     /// condition would make the API server drop newer fields of the resource.
     CustomResourceDefinitionOutdated,
@@ -211,6 +226,8 @@ impl Reason {
             | Self::Programmed
             | Self::Ready
             | Self::ClassAllows
+            | Self::Linked
+            | Self::SenderNotFound
             | Self::Drifted
             | Self::BrokerUnavailable
             | Self::Deleting

@@ -28,6 +28,9 @@ pub const FORMER_ROTATIONS: &str = "wirepost.dev/former-rotations";
 /// Annotation: the value of `wirepost.dev/allow-destructive` that was carried out last, and allows nothing more. Edges don't read it.
 pub const ALLOWED: &str = "wirepost.dev/allowed-destructive";
 
+/// Annotation: the businesses whose messages this one accepts, with commas between them. Edges don't read it.
+pub const ACCEPTS_FROM: &str = "wirepost.dev/accepts-from";
+
 /// Annotation of a tombstone: the business has ended but left something on the broker, so only resources of this namespace may claim its
 /// business type; [`ANY_NAMESPACE`]: of every namespace. An administrator may change it. Edges don't read it.
 pub const RESERVED_FOR: &str = "wirepost.dev/reserved-for";

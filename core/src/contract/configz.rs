@@ -34,9 +34,22 @@ pub struct Configz {
     pub unread: Vec<String>,
     /// Business that is read → messages that its reader is behind the broker; `null` = not known.
     pub lags: BTreeMap<String, Option<u64>>,
+    /// Business with clients here → how many connections they have.
+    pub connections: BTreeMap<String, u64>,
 }
 
-/// What an edge has loaded. The operator reads this alone: health and lags change all the time, and nobody waits for them here.
+/// The part of the body that the operator reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Reported {
+    /// What the edge has loaded.
+    #[serde(flatten)]
+    pub loaded: Loaded,
+    /// Business with clients there → how many connections they have. `None`: it does not say, as versions before it.
+    #[serde(default)]
+    pub connections: Option<BTreeMap<String, u64>>,
+}
+
+/// What an edge has loaded. Health, lags and numbers of clients change all the time, and nobody waits for them here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
     /// The edge's name.
@@ -81,15 +94,24 @@ mod tests {
             keys: Some(vec!["2026-11".to_owned()]),
         };
         let lags = BTreeMap::from([("pay".to_owned(), None)]);
-        let body = Configz { loaded: loaded.clone(), broker: Broker::Unread, unread: vec!["pay".to_owned()], lags };
+        let connections = BTreeMap::from([("pay".to_owned(), 7)]);
+        let body = Configz {
+            loaded: loaded.clone(),
+            broker: Broker::Unread,
+            unread: vec!["pay".to_owned()],
+            lags,
+            connections,
+        };
         let json = serde_json::to_value(&body).unwrap();
         assert_eq!(
             json,
             json!({"edge": "edge-1", "version": "1.0.0", "businesses": {"pay": "abc"}, "keys": ["2026-11"],
-                "broker": "unread", "unread": ["pay"], "lags": {"pay": null}})
+                "broker": "unread", "unread": ["pay"], "lags": {"pay": null}, "connections": {"pay": 7}})
         );
-        assert_eq!(serde_json::from_value::<Loaded>(json).unwrap(), loaded);
+        assert_eq!(serde_json::from_value::<Loaded>(json.clone()).unwrap(), loaded);
+        let connections = Some(BTreeMap::from([("pay".to_owned(), 7)]));
+        assert_eq!(serde_json::from_value::<Reported>(json).unwrap(), Reported { loaded, connections });
         let newer = json!({"businesses": {}, "broker": "sideways", "other": 1});
-        assert_eq!(serde_json::from_value::<Loaded>(newer).unwrap(), Loaded::default());
+        assert_eq!(serde_json::from_value::<Reported>(newer).unwrap(), Reported::default());
     }
 }

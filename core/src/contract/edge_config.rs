@@ -40,12 +40,30 @@ pub struct BusinessConfig {
     pub limits: Limits,
     /// Longest session in seconds; a token of the issuer may end it earlier.
     pub session_max_seconds: u64,
-    /// Businesses whose senders may address this one's clients by `businesses`.
+    /// What other businesses may send to this one's clients. (`acceptFrom` was a list of names, without effect.)
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub accept_from: Vec<String>,
+    pub accepts: Vec<Accepts>,
+    /// Businesses that accept messages of this one, and that the broker copies them to, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_by: Vec<String>,
+}
+
+/// What a business accepts from another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Accepts {
+    /// The other one.
+    pub business_type: String,
+    /// Patterns of message types.
+    pub message_types: Vec<String>,
 }
 
 impl BusinessConfig {
+    /// Whether it accepts anything from another business.
+    pub fn accepts_from(&self, business: &str) -> bool {
+        self.accepts.iter().any(|accepts| accepts.business_type == business)
+    }
+
     /// Hex SHA-256 of the JSON: what `/configz` reports and what `Programmed` compares.
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
@@ -100,6 +118,33 @@ pub struct RouteConfig {
     /// JSON Schema of `content`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,
+    /// Which pushes the schema judges. An edge that does not know it judges those by HTTP only.
+    #[serde(default, skip_serializing_if = "Validate::is_default")]
+    pub validate: Validate,
+}
+
+impl RouteConfig {
+    /// Whether edges judge the content of pushes that they read from the broker.
+    pub fn judges_pushes(&self) -> bool {
+        self.send_type == SendType::ServerToClient && self.validate == Validate::Always && self.schema.is_some()
+    }
+}
+
+/// Which pushes of services are judged by their route's schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Validate {
+    /// Those by the HTTP call, before they are published.
+    #[default]
+    Http,
+    /// Those by AMQP as well: each edge judges what it reads.
+    Always,
+}
+
+impl Validate {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Whom a push of a route may address.

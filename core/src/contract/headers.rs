@@ -19,6 +19,17 @@ pub const FROM_UNIQUE_ID: &str = "from-unique-id";
 /// The trace that a push belongs to (W3C Trace Context).
 pub const TRACEPARENT: &str = "traceparent";
 
+/// Begins the name of each header that says to whose clients a message goes that is published to a
+/// [`share_exchange`](crate::names::share_exchange); the rest is the business type.
+pub const TO_BUSINESS: &str = "to-business-";
+/// The value of such a header. The broker compares it.
+pub const TO_BUSINESS_VALUE: &str = "true";
+
+/// The header that names this business.
+pub fn to_business(business: &str) -> String {
+    format!("{TO_BUSINESS}{business}")
+}
+
 /// On a message in [`dead_queue`](crate::names::dead_queue) that wirepost itself put there: why, in a sentence. Those that the broker put
 /// there have `x-first-death-reason` instead.
 pub const REASON: &str = "wirepost-reason";

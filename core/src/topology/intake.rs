@@ -58,6 +58,10 @@ impl<'a> Destinations<'a> {
     /// for itself, as an edge would.
     pub fn of(&self, message: UnroutedMessage<'_>) -> Vec<Option<&'a str>> {
         let Topology { bindings, intake, .. } = self.topology;
+        if names::is_share_exchange(message.exchange) {
+            // It came on by a link that existed then.
+            return vec![None];
+        }
         let mut bindings = bindings.iter().filter(|binding| binding.exchange == message.exchange);
         let receives = names::owner(message.exchange).is_some_and(|b| message.exchange == names::receive_exchange(b));
         if !receives {

@@ -14,7 +14,7 @@ use crate::{
     compile::{DEFAULT_MAX_LENGTH, merge_queues, quantity},
     contract::{
         condition::Reason,
-        edge_config::{Audience, DEFAULT_SESSION_SECONDS, Delivery, Limits},
+        edge_config::{Audience, DEFAULT_SESSION_SECONDS, Delivery, Limits, Validate},
     },
     problem::Problem,
 };
@@ -80,6 +80,7 @@ pub fn given(class: &WsBusinessClassSpec) -> WsBusinessClassSpec {
         audience: Audience::default(),
         receipts: false,
         schema: None,
+        validate: Validate::default(),
     };
     let mut probe = WsBusiness::new("any", WsBusinessSpec { routes: vec![route], ..WsBusinessSpec::default() });
     fill(class, &mut probe);

@@ -173,6 +173,13 @@ pub(super) fn repeated(schema: &Value, value: &Value, path: &str, problems: &mut
     }
 }
 
+/// Drops what had another form and no effect when it was stored: names alone in `spec.acceptFrom`.
+pub(super) fn drop_former(value: &mut Value) {
+    if let Some(accepted) = value.pointer_mut("/spec/acceptFrom").and_then(Value::as_array_mut) {
+        accepted.retain(|item| !item.is_string());
+    }
+}
+
 /// Keeps the first of equal items in each set.
 pub(super) fn drop_repeated(schema: &Value, value: &mut Value) {
     match value {

@@ -99,7 +99,8 @@ impl Configs {
             Health::Blocked(_) => Broker::Blocked,
             Health::Away(_) => Broker::Away,
         };
-        let body = Configz { loaded, broker, unread, lags };
+        let connections = self.state.catalog.connections();
+        let body = Configz { loaded, broker, unread, lags, connections };
         ([(header::ETAG, tag)], Json(body)).into_response()
     }
 }

@@ -89,6 +89,47 @@ impl CheckPool {
         tokio::task::spawn_blocking(run).await.map_err(|_| Busy)
     }
 
+    /// The same for a reader of pushes, whose work can't be refused: it waits for its turn as long as it takes. Bounded
+    /// by the number of readers, at most two of a business. Cancel safe.
+    pub async fn run_patiently<R: Send + 'static>(
+        &self,
+        business: &Arc<str>,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> R {
+        let permit = self.permit_patiently(business).await;
+        let run = move || {
+            let result = job();
+            drop(permit);
+            result
+        };
+        match tokio::task::spawn_blocking(run).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The process ends, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn permit_patiently(&self, business: &Arc<str>) -> Permit {
+        loop {
+            let permit = {
+                let mut queue = self.shared.lock();
+                if queue.free > 0 {
+                    queue.free -= 1;
+                    return Permit(Arc::clone(&self.shared));
+                }
+                let permit = queue.enqueue(business);
+                self.shared.waiting.set(queue.len as i64);
+                permit
+            };
+            if let Ok(permit) = permit.await {
+                return permit;
+            }
+        }
+    }
+
     async fn permit(&self, business: &Arc<str>) -> Result<Permit, Busy> {
         let permit = {
             let mut queue = self.shared.lock();
@@ -123,13 +164,18 @@ impl Queue {
         if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
             return Err(Busy);
         }
+        Ok(self.enqueue(business))
+    }
+
+    /// Whatever waits already.
+    fn enqueue(&mut self, business: &Arc<str>) -> oneshot::Receiver<Permit> {
         let (sender, permit) = oneshot::channel();
-        if of_one == 0 {
+        if !self.waiting.contains_key(business) {
             self.turns.push_back(Arc::clone(business));
         }
         self.waiting.entry(Arc::clone(business)).or_default().push_back(sender);
         self.len += 1;
-        Ok(permit)
+        permit
     }
 
     fn pop(&mut self) -> Option<oneshot::Sender<Permit>> {
@@ -237,6 +283,30 @@ mod tests {
         drop(go_on);
         running.await.unwrap().unwrap();
         assert_eq!((other.await, again.await), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_reader_is_never_refused_and_waits_for_its_turn() {
+        let (pool, go_on, running) = occupied().await;
+        let enter = |business: &str| {
+            let (pool, name) = (Arc::clone(&pool), name(business));
+            let mut check = Box::pin(async move { pool.run(&name, || ()).await });
+            check.as_mut().now_or_never().map_or(Ok(check), Err)
+        };
+        let businesses: Vec<_> = (0..MAX_WAITING).map(|n| format!("b{n}")).collect();
+        let full: Vec<_> = businesses.iter().map(|business| enter(business).ok().unwrap()).collect();
+        assert_eq!(enter("other").err(), Some(Err(Busy)));
+        let reader = name("reader");
+        let mut patient = Box::pin(pool.run_patiently(&reader, || 7));
+        assert!(patient.as_mut().now_or_never().is_none());
+        tokio::time::pause();
+        tokio::time::advance(MAX_WAIT * 2).await;
+        assert!(patient.as_mut().now_or_never().is_none(), "it goes on waiting");
+        tokio::time::resume();
+        drop((full, go_on));
+        running.await.unwrap().unwrap();
+        assert_eq!(patient.await, 7);
+        assert_eq!(pool.shared.lock().free, 1);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! What a business can learn about its clients: published to its events exchange, routing key = the event. Best effort:
 //! bounded, never repeated, dropped and counted while the broker is unreachable or a listener's queue does not answer.
+//! Only `delivered` is published with a confirm, by [the connection](crate::socket::session) that reports it.
 
 use std::borrow::Cow;
 
@@ -45,10 +46,22 @@ pub enum Event<'a> {
         unique_id: &'a str,
         /// Of which type.
         client_type: &'a str,
+        /// What all connections of the session share: with an id it names one receipt, also where that comes again.
+        session: &'a str,
         /// Ids of the messages.
         ids: &'a [String],
     },
-    /// A push had no valid recipient. Every edge that reads the business reports it.
+    /// How many connections the events before it tell of: what was connected and not disconnected.
+    Census {
+        /// How many.
+        connections: u64,
+        /// The ids of these connections, combined by XOR as numbers of 128 bits; 32 hexadecimal digits.
+        digest: &'a str,
+        /// When the next one comes.
+        every_seconds: f64,
+    },
+    /// A push had no valid recipient, or one of the businesses that it names does not take it. Every edge that reads the
+    /// business reports it.
     Rejected {
         /// Its id, where it could be read.
         id: Option<&'a str>,
@@ -56,6 +69,9 @@ pub enum Event<'a> {
         reason: &'a str,
         /// What is wrong and how to correct it.
         description: &'a str,
+        /// The other business, of those that it names, which does not take it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refused_by: Option<&'a str>,
         /// Its offset in the stream.
         offset: u64,
         /// Rejected pushes before it that were too many to get an event each.
@@ -70,7 +86,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// The names of all events.
-const KEYS: [&str; 4] = ["connected", "disconnected", "delivered", "rejected"];
+const KEYS: [&str; 5] = ["connected", "disconnected", "delivered", "rejected", "census"];
 
 impl Event<'_> {
     fn key(&self) -> &'static str {
@@ -79,25 +95,32 @@ impl Event<'_> {
             Self::Disconnected { .. } => KEYS[1],
             Self::Delivered { .. } => KEYS[2],
             Self::Rejected { .. } => KEYS[3],
+            Self::Census { .. } => KEYS[4],
         }
     }
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Looks<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(rename = "edge")]
+    _edge: IgnoredAny,
+    #[serde(rename = "businessType")]
+    _business_type: IgnoredAny,
+    message_type: Option<IgnoredAny>,
+}
+
 /// Whether this is the body of an event, as any edge writes it.
 pub fn is_event(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Looks<'a> {
-        #[serde(borrow)]
-        event: Cow<'a, str>,
-        #[serde(rename = "edge")]
-        _edge: IgnoredAny,
-        #[serde(rename = "businessType")]
-        _business_type: IgnoredAny,
-        message_type: Option<IgnoredAny>,
-    }
     serde_json::from_slice::<Looks<'_>>(body)
         .is_ok_and(|looks| looks.message_type.is_none() && KEYS.contains(&looks.event.as_ref()))
+}
+
+/// Whether an event is a census: one that comes though nothing has happened.
+pub fn is_census(event: &[u8]) -> bool {
+    serde_json::from_slice::<Looks<'_>>(event).is_ok_and(|looks| looks.event == KEYS[4])
 }
 
 #[derive(Serialize)]
@@ -107,33 +130,54 @@ struct Body<'a> {
     event: &'a Event<'a>,
     business_type: &'a str,
     edge: &'a str,
+    instance: &'a str,
     timestamp: i64,
 }
 
-/// Publishes an event.
-pub fn emit(broker: &dyn Broker, business: &Business, edge: &str, event: &Event<'_>) {
+/// Who tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Teller<'a> {
+    /// The edge's name.
+    pub edge: &'a str,
+    /// Its process: another one each time that it starts.
+    pub instance: &'a str,
+}
+
+/// Publishes an event, if that can be done soon.
+pub fn emit(broker: &dyn Broker, business: &Business, teller: Teller<'_>, event: &Event<'_>) {
+    broker.emit(publication(business, teller, event));
+}
+
+/// An event as a message to publish.
+pub fn publication(business: &Business, teller: Teller<'_>, event: &Event<'_>) -> Publication {
+    let Teller { edge, instance } = teller;
     let timestamp = clock::now_ms();
-    let body = Body { event, business_type: business.name(), edge, timestamp };
-    let Ok(body) = serde_json::to_vec(&body) else { return };
-    broker.emit(Publication {
+    let body = Body { event, business_type: business.name(), edge, instance, timestamp };
+    Publication {
         exchange: business.events_exchange.clone(),
         routing_key: event.key().to_owned(),
         queue: None,
         message_id: ids::new(),
-        body: body.into(),
+        // Plain data with string keys: it always serializes.
+        body: serde_json::to_vec(&body).unwrap_or_default().into(),
         timestamp,
         headers: Vec::new(),
-    });
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use wirepost_core::asyncapi::{Part, asyncapi};
+
     use super::*;
+    use crate::push::rejection::Rejection;
 
     #[test]
     fn an_event_is_recognized_by_its_body() {
-        let event = Event::Rejected { id: None, reason: "nobody", description: "", offset: 4, suppressed: 0 };
-        let body = Body { event: &event, business_type: "pay", edge: "e", timestamp: 1 };
+        let event =
+            Event::Rejected { id: None, reason: "nobody", description: "", refused_by: None, offset: 4, suppressed: 0 };
+        let body = Body { event: &event, business_type: "pay", edge: "e", instance: "i", timestamp: 1 };
         let body = serde_json::to_string(&body).unwrap();
         assert!(is_event(body.as_bytes()) && !body.contains("suppressed"), "{body}");
         for no in [
@@ -143,6 +187,56 @@ mod tests {
             "[]",
         ] {
             assert!(!is_event(no.as_bytes()), "{no}");
+        }
+    }
+
+    /// The AsyncAPI document describes each event as it is; the match makes sure that none is forgotten.
+    #[test]
+    fn each_event_is_as_described() {
+        let ids = ["a".to_owned()];
+        let connected = Event::Connected { connection_id: "c", unique_id: "alice", client_type: "app" };
+        let disconnected = Event::Disconnected {
+            connection_id: "c",
+            unique_id: "alice",
+            client_type: "app",
+            code: 1000,
+            reason: "closed by the client",
+        };
+        let delivered =
+            Event::Delivered { connection_id: "c", unique_id: "alice", client_type: "app", session: "s", ids: &ids };
+        let rejected = |reason| Event::Rejected {
+            id: None,
+            reason,
+            description: "no",
+            refused_by: Some("chat"),
+            offset: 4,
+            suppressed: 1,
+        };
+        let reasons =
+            Rejection::LABELS.into_iter().filter(|reason| ![Rejection::EVENT, Rejection::FOREIGN].contains(reason));
+        let census = Event::Census { connections: 1, digest: "0a", every_seconds: 15.0 };
+        let events = [connected, disconnected, delivered, census].into_iter().chain(reasons.map(rejected));
+        let config = json!({
+            "format": 1, "businessType": "pay", "owner": "o", "generation": 1, "clientTypes": ["app"], "delivery": "Durable",
+            "retention": {"seconds": 1, "bytes": 1}, "auth": {"allowedOrigins": []}, "limits": {}, "sessionMaxSeconds": 60,
+            "routes": [{"messageType": "m", "sendType": "ServerToClient", "from": [], "to": ["app"], "audience": "Addressed", "receipts": true}],
+        });
+        let document = asyncapi(&serde_json::from_value(config).unwrap(), "wss://ws.example", Part::All);
+        for event in events {
+            match event {
+                Event::Connected { .. }
+                | Event::Disconnected { .. }
+                | Event::Delivered { .. }
+                | Event::Census { .. }
+                | Event::Rejected { .. } => {}
+            }
+            let body = Body { event: &event, business_type: "pay", edge: "e", instance: "i", timestamp: 1 };
+            let body = serde_json::to_value(&body).unwrap();
+            let schema = &document["components"]["messages"][format!("event.{}", event.key())]["payload"];
+            let fits = jsonschema::draft7::new(schema).unwrap();
+            assert!(fits.is_valid(&body), "{schema}: {body}");
+            let known = |field: &String| schema["properties"].get(field).is_some();
+            assert!(body.as_object().unwrap().keys().all(known), "{body}");
         }
     }
 }

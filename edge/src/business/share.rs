@@ -21,6 +21,9 @@ use crate::{
     metrics::{Metrics, label},
 };
 
+/// Questions who is here: a second, and in a burst. Each is asked at all edges.
+const QUESTIONS: (u32, u32) = (20, 100);
+
 /// One for each business, whatever becomes of its configuration.
 #[derive(Debug)]
 pub struct Share {
@@ -30,6 +33,8 @@ pub struct Share {
     calls: SharedBucket,
     /// Pushes that are read.
     reads: SharedBucket,
+    /// Questions who is here.
+    questions: SharedBucket,
     limited: Limited,
 }
 
@@ -39,6 +44,7 @@ struct Limited {
     messages: Counter,
     calls: Counter,
     reads: Counter,
+    questions: Counter,
 }
 
 /// One connection of a business; returned when dropped.
@@ -55,7 +61,13 @@ impl Share {
             messages: SharedBucket::new(now),
             calls: SharedBucket::new(now),
             reads: SharedBucket::new(now),
-            limited: Limited { messages: limited("messages"), calls: limited("pushes"), reads: limited("reads") },
+            questions: SharedBucket::new(now),
+            limited: Limited {
+                messages: limited("messages"),
+                calls: limited("pushes"),
+                reads: limited("reads"),
+                questions: limited("presence"),
+            },
         }
     }
 
@@ -90,6 +102,18 @@ impl Share {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         charge(&self.calls, count, limits.pushes_per_second, now).inspect_err(|_| {
             self.limited.calls.inc();
+        })
+    }
+
+    /// Charges it for a question who is here.
+    ///
+    /// # Errors
+    /// How long to wait, as above.
+    pub fn questions(&self, units: usize, now: Instant) -> Result<(), Duration> {
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let rate = Rate::per_second(QUESTIONS.0, QUESTIONS.1);
+        self.questions.try_add(units, rate, now).inspect_err(|_| {
+            self.limited.questions.inc();
         })
     }
 

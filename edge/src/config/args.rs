@@ -6,7 +6,7 @@ use clap::{ArgAction, Parser, builder::BoolishValueParser};
 use wirepost_core::public_url::{PublicUrl, PublicUrlError};
 use wirepost_runtime::logs::LogArgs;
 
-use super::settings::{ClientCertificates, Settings, TlsFiles};
+use super::settings::{Balance, ClientCertificates, Settings, TlsFiles};
 use crate::{
     address::{ForwardedHeader, Proxies, ProxiesError, limits::Limits},
     broker::rabbit::{ClientFiles, Config, SettingsError},
@@ -136,9 +136,31 @@ pub struct Args {
     /// Seconds from SIGTERM to the end at the latest; the chart keeps the pod's grace period above it.
     #[arg(long, env = "WIREPOST_DRAIN_DEADLINE_SECONDS", default_value = "45", value_parser = seconds)]
     pub drain_deadline_seconds: Duration,
+    /// Where the other edges' admin ports are, as name:port, separated by commas: all addresses of each name, in a cluster
+    /// those of a headless Service. This edge may be among them. Without it there are no other edges.
+    #[arg(long, env = "WIREPOST_PEERS", value_name = "NAME:PORT", value_delimiter = ',', value_parser = peer)]
+    pub peers: Vec<String>,
+    /// Seconds between two `census` events of a business.
+    #[arg(long, env = "WIREPOST_CENSUS_SECONDS", default_value = "15", value_parser = seconds)]
+    pub census_seconds: Duration,
+    /// Clients a second at most that an edge asks to connect elsewhere, if it holds clearly more than its share. 0: none.
+    #[arg(long, env = "WIREPOST_BALANCE_PER_SECOND", default_value_t = Settings::default().balance.per_second, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub balance_per_second: u32,
+    /// Percent above the mean of all edges at which that begins. It ends at a quarter of it.
+    #[arg(long, env = "WIREPOST_BALANCE_ABOVE_PERCENT", default_value_t = Settings::default().balance.above_percent, value_parser = clap::value_parser!(u32).range(5..=1000))]
+    pub balance_above_percent: u32,
+    /// Seconds for which the edges must have been the same ones, and well, before that begins.
+    #[arg(long, env = "WIREPOST_BALANCE_AFTER_SECONDS", default_value = "60", value_parser = seconds)]
+    pub balance_after_seconds: Duration,
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+fn peer(text: &str) -> Result<String, String> {
+    let (name, port) = text.rsplit_once(':').ok_or("write name:port")?;
+    let port: u16 = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+    if name.is_empty() || port == 0 { Err("write name:port".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -299,6 +321,11 @@ impl Args {
             endpoint_lag_seconds,
             drain_window_seconds,
             drain_deadline_seconds,
+            peers,
+            census_seconds,
+            balance_per_second,
+            balance_above_percent,
+            balance_after_seconds,
             log: _,
         } = self;
         let clients = tls_client_ca.map(|ca| ClientCertificates { ca, required: tls_client_required });
@@ -332,6 +359,13 @@ impl Args {
             endpoint_lag: endpoint_lag_seconds,
             drain_window: drain_window_seconds,
             drain_deadline: drain_deadline_seconds,
+            peers,
+            census_interval: census_seconds,
+            balance: Balance {
+                per_second: balance_per_second,
+                above_percent: balance_above_percent,
+                after: balance_after_seconds,
+            },
             ..Settings::default()
         };
         let source = match (config_dir, config_namespace) {

@@ -76,6 +76,23 @@ pub struct Settings {
     pub drain_window: Duration,
     /// From SIGTERM to the end at the latest.
     pub drain_deadline: Duration,
+    /// Where the other edges' admin ports are, as `name:port`; this edge may be among them.
+    pub peers: Vec<String>,
+    /// Between two censuses of a business.
+    pub census_interval: Duration,
+    /// How clients are let go for an even load.
+    pub balance: Balance,
+}
+
+/// When clients are let go, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Clients a second at most; 0: none.
+    pub per_second: u32,
+    /// An edge lets clients go that holds so many percent more than the mean of all.
+    pub above_percent: u32,
+    /// How long the edges must have been the same ones, before.
+    pub after: Duration,
 }
 
 /// Businesses whose clients may negotiate compression: none by default, since the size of a compressed message tells
@@ -154,6 +171,9 @@ impl Default for Settings {
             endpoint_lag: Duration::from_secs(5),
             drain_window: Duration::from_secs(20),
             drain_deadline: Duration::from_secs(45),
+            peers: Vec::new(),
+            census_interval: Duration::from_secs(15),
+            balance: Balance { per_second: 10, above_percent: 20, after: Duration::from_mins(1) },
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Code {
     UnknownApiKey,
     /// The browser's origin is not among `allowedOrigins`.
     Origin,
+    /// Another business does not accept the message.
+    NotAccepted,
     /// There is no such path.
     NotFound,
     /// No such business on this edge.
@@ -68,7 +70,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BadRequest,
         Self::InvalidEnvelope,
         Self::NoAudience,
@@ -81,6 +83,7 @@ impl Code {
         Self::InvalidToken,
         Self::UnknownApiKey,
         Self::Origin,
+        Self::NotAccepted,
         Self::NotFound,
         Self::UnknownBusiness,
         Self::MethodNotAllowed,
@@ -111,6 +114,7 @@ impl Code {
             Self::InvalidToken => 40_102,
             Self::UnknownApiKey => 40_103,
             Self::Origin => 40_301,
+            Self::NotAccepted => 40_302,
             Self::NotFound => 40_401,
             Self::UnknownBusiness => 40_402,
             Self::MethodNotAllowed => 40_501,
@@ -149,6 +153,7 @@ impl Code {
             Self::InvalidIdentity => "invalid_identity",
             Self::NoCredential | Self::InvalidToken | Self::UnknownApiKey => "unauthorized",
             Self::Origin => "origin",
+            Self::NotAccepted => "not_accepted",
             Self::NotFound => "not_found",
             Self::UnknownBusiness => "unknown_business",
             Self::MethodNotAllowed => "method_not_allowed",

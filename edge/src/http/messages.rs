@@ -19,29 +19,33 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
-use wirepost_core::{Envelope, contract::headers, envelope::unmarked};
+use wirepost_core::{
+    Envelope,
+    contract::headers,
+    envelope::{MAX_BATCH, unmarked},
+};
 
 use super::{
     addresses::Judging,
     answer::{self, Code, Refusal},
-    bodies::{Budget, Full},
+    bodies,
     caller::{self, Credential},
     state::State,
 };
 use crate::{
     broker::{Confirm, PublishError},
+    budget::{Budget, Full},
     business::{Business, check_pool::Busy},
     clock,
     config::settings::CONFIRM_TIMEOUT,
     metrics::label,
     push::{
+        across,
         check::{Prepared, PushRefusal, check_push},
         rejection::Rejection,
     },
 };
 
-/// Most items of one call.
-const MAX_ITEMS: usize = 256;
 /// Largest body, unless one `pushBytes` is larger.
 const MAX_BODY: usize = 8 << 20;
 /// Bytes of a larger one that are read before it is refused.
@@ -94,7 +98,7 @@ async fn push(
         if full == Full::Business {
             state.metrics.business_limited.get_or_create(&label("bodies")).inc();
         }
-        full.refusal()
+        bodies::refusal(full)
     })?;
     let body = tokio::time::timeout(state.settings.header_timeout, read(body, announced.unwrap_or(0), limit))
         .await
@@ -114,9 +118,9 @@ async fn push(
     if items.is_empty() {
         return Err(Refusal::new(Code::BadRequest, "the array is empty"));
     }
-    if items.len() > MAX_ITEMS {
+    if items.len() > MAX_BATCH {
         let description =
-            format!("{} messages in one call, at most {MAX_ITEMS} are taken; send several calls", items.len());
+            format!("{} messages in one call, at most {MAX_BATCH} are taken; send several calls", items.len());
         return Err(Refusal::new(Code::TooLarge, description));
     }
     charge(state, &business, items.len())?;
@@ -191,6 +195,14 @@ fn traceparent(headers: &HeaderMap) -> Option<&str> {
 struct Pending {
     id: Option<String>,
     confirm: Result<Confirm, PushRefusal>,
+    /// See [`Prepared::businesses`].
+    businesses: Vec<(String, Result<(), PushRefusal>)>,
+}
+
+impl Pending {
+    fn refused(id: Option<String>, refusal: PushRefusal) -> Self {
+        Self { id, confirm: Err(refusal), businesses: Vec::new() }
+    }
 }
 
 /// How long a call waits for what.
@@ -211,10 +223,10 @@ async fn start(
 ) -> Pending {
     let envelope = match Envelope::parse(item) {
         Ok(envelope) => envelope,
-        Err(error) => return Pending { id: Envelope::readable_id(item).map(Into::into), confirm: Err(error.into()) },
+        Err(error) => return Pending::refused(Envelope::readable_id(item).map(Into::into), error.into()),
     };
     let id = envelope.id.as_deref().map(str::to_owned);
-    let heavy = business.is_heavy(envelope.message_type.as_deref(), envelope.content);
+    let heavy = across::is_heavy(business, &envelope);
     let checked = if !heavy {
         check_push(business, envelope, clock::now_ms())
     } else if Instant::now() < until.checks {
@@ -224,15 +236,18 @@ async fn start(
         Err(Busy.into())
     };
     match checked {
-        Err(refusal) => Pending { id, confirm: Err(refusal) },
+        Err(refusal) => Pending::refused(id, refusal),
         Ok(mut prepared) => {
-            prepared.publication.headers.extend(traceparent.map(|value| (headers::TRACEPARENT, value.to_owned())));
+            prepared
+                .publication
+                .headers
+                .extend(traceparent.map(|value| (headers::TRACEPARENT.into(), value.to_owned())));
             let (broker, publication) = (&state.broker, prepared.publication);
             let confirm = match until.confirms {
                 None => broker.publish(lane, publication),
                 Some(deadline) => broker.publish_by(lane, publication, deadline),
             };
-            Pending { id: Some(prepared.id), confirm: Ok(confirm) }
+            Pending { id: Some(prepared.id), confirm: Ok(confirm), businesses: prepared.businesses }
         }
     }
 }
@@ -248,33 +263,65 @@ async fn check_heavy(state: &State, business: &Arc<Business>, item: &[u8]) -> Re
 
 impl Pending {
     async fn outcome(self, deadline: Instant) -> Outcome {
-        let (code, description, field) = match self.confirm {
-            Err(refusal) => (Some(code(&refusal)), refusal.to_string(), refusal.field()),
-            Ok(confirm) => {
-                let answer = match timeout_at(deadline, confirm).await {
-                    Ok(Ok(answer)) => answer,
-                    Ok(Err(_)) => Err(PublishError::Unknown("the edge is stopping".into())),
-                    Err(_) => Err(PublishError::Unknown("the broker did not answer in time".into())),
-                };
-                match answer {
-                    Ok(()) => (None, "ok".to_owned(), None),
-                    Err(
-                        error @ (PublishError::Unavailable(_)
-                        | PublishError::Overloaded { .. }
-                        | PublishError::Refused(_)),
-                    ) => (Some(Code::BrokerUnavailable), error.to_string(), None),
-                    Err(error @ PublishError::Unknown(_)) => (Some(Code::ConfirmTimeout), error.to_string(), None),
-                }
+        let Self { id, confirm, businesses } = self;
+        let (published, businesses) = match confirm {
+            Err(PushRefusal::ByAll(refusals)) => {
+                (Verdict::ok(), refusals.into_iter().map(|(business, why)| (business, Err(why))).collect())
             }
+            Err(refusal) => (Verdict::refused(&refusal), businesses),
+            Ok(confirm) => (Verdict::of_broker(confirm, deadline).await, businesses),
         };
-        Outcome {
-            result: code.map_or(0, Code::number),
-            id: self.id,
-            description,
-            field,
-            retryable: code.is_some_and(Code::retryable),
-            may_have_arrived: code == Some(Code::ConfirmTimeout),
-            code,
+        // One publish for all that take it, and one confirm.
+        let of_each = businesses.into_iter().map(|(business, verdict)| {
+            let verdict = verdict.map_or_else(|refusal| Verdict::refused(&refusal), |()| published.clone());
+            BusinessOutcome { business, verdict: verdict.shown(), code: verdict.code }
+        });
+        let businesses = of_each.collect();
+        Outcome::new(id, &published, businesses)
+    }
+}
+
+/// What became of a message, as far as one business is concerned.
+#[derive(Clone, Debug)]
+struct Verdict {
+    code: Option<Code>,
+    description: String,
+    field: Option<&'static str>,
+}
+
+impl Verdict {
+    fn ok() -> Self {
+        Self { code: None, description: "ok".to_owned(), field: None }
+    }
+
+    fn refused(refusal: &PushRefusal) -> Self {
+        Self { code: Some(code(refusal)), description: refusal.to_string(), field: refusal.field() }
+    }
+
+    async fn of_broker(confirm: Confirm, deadline: Instant) -> Self {
+        let answer = match timeout_at(deadline, confirm).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(PublishError::Unknown("the edge is stopping".into())),
+            Err(_) => Err(PublishError::Unknown("the broker did not answer in time".into())),
+        };
+        let Err(error) = answer else { return Self::ok() };
+        let code = match error {
+            PublishError::Unavailable(_)
+            | PublishError::Overloaded { .. }
+            | PublishError::Refused(_)
+            | PublishError::Unrouted(_) => Code::BrokerUnavailable,
+            PublishError::Unknown(_) => Code::ConfirmTimeout,
+        };
+        Self { code: Some(code), description: error.to_string(), field: None }
+    }
+
+    fn shown(&self) -> Shown {
+        Shown {
+            result: self.code.map_or(0, Code::number),
+            description: self.description.clone(),
+            field: self.field,
+            retryable: self.code.is_some_and(Code::retryable),
+            may_have_arrived: self.code == Some(Code::ConfirmTimeout),
         }
     }
 }
@@ -284,7 +331,6 @@ fn code(refusal: &PushRefusal) -> Code {
         PushRefusal::Envelope(_)
         | PushRefusal::NoMessageType
         | PushRefusal::Direction
-        | PushRefusal::Businesses
         | PushRefusal::Rejected(Rejection::Invalid(_) | Rejection::Unreadable(_) | Rejection::OtherBusiness(_)) => {
             Code::InvalidEnvelope
         }
@@ -295,8 +341,13 @@ fn code(refusal: &PushRefusal) -> Code {
             Code::NotAllowed
         }
         PushRefusal::Rejected(Rejection::Expired { .. }) => Code::Expired,
-        PushRefusal::Schema(_) => Code::SchemaMismatch,
-        PushRefusal::TooComplex => Code::TooComplex,
+        PushRefusal::Rejected(Rejection::SchemaMismatch(_)) => Code::SchemaMismatch,
+        PushRefusal::Rejected(Rejection::TooComplex) => Code::TooComplex,
+        PushRefusal::Rejected(
+            Rejection::NotAccepted { .. } | Rejection::NoRouteThere { .. } | Rejection::NotCopied { .. },
+        )
+        | PushRefusal::ByAll(_) => Code::NotAccepted,
+        PushRefusal::NotHere(_) => Code::BusinessNotHere,
         PushRefusal::Busy(_) => Code::Overloaded,
     }
 }
@@ -305,28 +356,78 @@ fn code(refusal: &PushRefusal) -> Code {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Outcome {
-    result: u32,
     /// Absent if it could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
+    #[serde(flatten)]
+    verdict: Shown,
+    /// Of each business that it names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    businesses: Vec<BusinessOutcome>,
+    /// The first error.
+    #[serde(skip)]
+    code: Option<Code>,
+}
+
+/// The result of an item at one of the businesses that it names.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BusinessOutcome {
+    business: String,
+    #[serde(flatten)]
+    verdict: Shown,
+    #[serde(skip)]
+    code: Option<Code>,
+}
+
+/// A [`Verdict`] for the caller.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    result: u32,
     description: String,
     /// The field at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
     retryable: bool,
     may_have_arrived: bool,
-    #[serde(skip)]
-    code: Option<Code>,
 }
 
 impl Outcome {
+    /// `verdict`: of a message that names no business. The result of one that does is that of each, where they are the
+    /// same.
+    fn new(id: Option<String>, verdict: &Verdict, businesses: Vec<BusinessOutcome>) -> Self {
+        let Some(first) = businesses.first() else {
+            return Self { id, verdict: verdict.shown(), businesses, code: verdict.code };
+        };
+        let code = businesses.iter().find_map(|business| business.code);
+        let same = businesses.iter().all(|business| business.code == first.code);
+        let not_taking = businesses.iter().filter(|business| business.code.is_some()).count();
+        let description = match not_taking {
+            0 => "ok".to_owned(),
+            _ => format!("{not_taking} of {} businesses did not take it, see businesses", businesses.len()),
+        };
+        let verdict = Shown {
+            result: if same { first.verdict.result } else { MIXED },
+            description,
+            field: if same { first.verdict.field } else { Some("businesses") },
+            retryable: businesses.iter().any(|business| business.verdict.retryable),
+            may_have_arrived: businesses.iter().any(|business| business.verdict.may_have_arrived),
+        };
+        Self { id, verdict, businesses, code }
+    }
+
     fn status(&self) -> StatusCode {
+        if self.verdict.result == MIXED {
+            return StatusCode::MULTI_STATUS;
+        }
         self.code.map_or(StatusCode::OK, Code::status)
     }
 }
 
 fn single_answer(outcome: &Outcome) -> Response {
-    let body = answer::Body { result: outcome.result, description: &outcome.description, data: Some(outcome) };
+    let Shown { result, description, .. } = &outcome.verdict;
+    let body = answer::Body { result: *result, description, data: Some(outcome) };
     finish(answer::answer(outcome.status(), &body), std::slice::from_ref(outcome))
 }
 
@@ -334,7 +435,9 @@ fn batch_answer(outcomes: &[Outcome]) -> Response {
     let failed = outcomes.iter().filter(|outcome| outcome.code.is_some()).count();
     // One comparison for both: a result begins with its status.
     let (status, result) = match outcomes {
-        [first, rest @ ..] if rest.iter().all(|other| other.result == first.result) => (first.status(), first.result),
+        [first, rest @ ..] if rest.iter().all(|other| other.verdict.result == first.verdict.result) => {
+            (first.status(), first.verdict.result)
+        }
         _ => (StatusCode::MULTI_STATUS, MIXED),
     };
     let description = match failed {
@@ -346,7 +449,7 @@ fn batch_answer(outcomes: &[Outcome]) -> Response {
 }
 
 fn finish(mut response: Response, outcomes: &[Outcome]) -> Response {
-    if outcomes.iter().any(|outcome| outcome.retryable) {
+    if outcomes.iter().any(|outcome| outcome.verdict.retryable) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
     }
     if let Some(code) = outcomes.iter().find_map(|outcome| outcome.code) {

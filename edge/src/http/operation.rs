@@ -10,7 +10,7 @@ use axum::{
 
 use crate::audit::Action;
 
-use super::{description, messages, sessions, socket, state::State, token};
+use super::{description, messages, presence, sessions, socket, state::State, token};
 
 /// An operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub enum Operation {
     Push,
     /// Ends sessions.
     Revoke,
+    /// Asks which clients are connected.
+    Presence,
+    /// Asks which of many identities are.
+    Online,
     /// Reads what clients may send and receive.
     Describe,
     /// Opens a socket.
@@ -29,13 +33,14 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Token, Self::Push, Self::Describe, Self::Connect, Self::Revoke];
+    pub const ALL: [Self; 7] =
+        [Self::Token, Self::Push, Self::Describe, Self::Connect, Self::Revoke, Self::Presence, Self::Online];
 
     /// Its method.
     pub fn method(self) -> Method {
         match self {
-            Self::Token | Self::Describe | Self::Connect => Method::GET,
-            Self::Push => Method::POST,
+            Self::Token | Self::Describe | Self::Connect | Self::Presence => Method::GET,
+            Self::Push | Self::Online => Method::POST,
             Self::Revoke => Method::DELETE,
         }
     }
@@ -46,6 +51,7 @@ impl Operation {
             Self::Token => "/{business}/websocket/token",
             Self::Push => "/{business}/websocket/messages",
             Self::Revoke => "/{business}/websocket/sessions",
+            Self::Presence | Self::Online => "/{business}/websocket/presence",
             Self::Describe => "/{business}/asyncapi.json",
             Self::Connect => socket::PATH,
         }
@@ -62,6 +68,7 @@ impl Operation {
             Self::Token => Action::Token,
             Self::Push => Action::Push,
             Self::Revoke => Action::Revoke,
+            Self::Presence | Self::Online => Action::Presence,
             Self::Describe => Action::Describe,
             Self::Connect => Action::Connect,
         }
@@ -69,7 +76,7 @@ impl Operation {
 
     /// Whether pages of the business's `allowedOrigins` may call it, and no others.
     pub(super) fn checks_origin(self) -> bool {
-        matches!(self, Self::Token | Self::Push | Self::Revoke)
+        matches!(self, Self::Token | Self::Push | Self::Revoke | Self::Presence | Self::Online)
     }
 
     pub(super) fn handler(self) -> MethodRouter<Arc<State>> {
@@ -77,7 +84,9 @@ impl Operation {
             Self::Token => get(token::token),
             Self::Push => post(messages::messages),
             Self::Revoke => delete(sessions::revoke),
-            Self::Describe => get(description::asyncapi),
+            Self::Presence => get(presence::presence),
+            Self::Online => post(presence::online),
+            Self::Describe => get(description::describe),
             Self::Connect => get(socket::socket),
         }
     }

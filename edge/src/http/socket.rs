@@ -149,6 +149,8 @@ struct Admitted {
 
 /// What a connection takes of the limits, until it ends.
 struct Permits {
+    /// Whose connection it is.
+    of: ClientAddress,
     connection: ConnectionPermit,
     _address: Option<AddressPermit>,
     _of_business: ShareOfConnection,
@@ -292,8 +294,9 @@ impl Admitted {
                 ("edge_share", Refusal::overloaded(description))
             }
         })?;
-        let address = state.addresses.connection(address).map_err(|many| (many.label(), addresses::too_many(many)))?;
-        Ok(Permits { connection, _address: address, _of_business: of_business })
+        let of_address =
+            state.addresses.connection(address).map_err(|many| (many.label(), addresses::too_many(many)))?;
+        Ok(Permits { of: address, connection, _address: of_address, _of_business: of_business })
     }
 
     /// The answer to one that is refused all the same.
@@ -322,6 +325,7 @@ impl Admitted {
     ) -> Session {
         Session {
             shared: Arc::clone(&state.sockets),
+            address: permits.of,
             number: permits.connection.number,
             key: self.key,
             start: begin(&self.business, params.cursor.as_deref()),

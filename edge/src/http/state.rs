@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use wirepost_runtime::{
-    readiness::Readiness,
+    readiness::{DRAINING, Readiness},
     tasks::{Supervisor, Tasks},
 };
 
@@ -11,16 +12,23 @@ use super::{answer::Refusal, log_throttle::LogThrottle};
 use crate::{
     address::limits::AddressLimits,
     audit::Audit,
-    broker::Broker,
+    broker::{Broker, Health},
+    budget::Budget,
     business::{Business, check_pool::CheckPool},
     catalog::Catalog,
     config::settings::Settings,
     drain::Drain,
     identity::keys::KeyRing,
     metrics::Metrics,
+    peers::{Load, Peers},
     push::context::HubContext,
     revocation::gate::Gate,
-    socket::{connection_limit::ConnectionLimit, flood::FloodLimiter, inbound::Inbound, shared::Shared},
+    socket::{
+        connection_limit::ConnectionLimit,
+        flood::FloodLimiter,
+        inbound::Inbound,
+        shared::{RECEIPT_BYTES, Shared},
+    },
 };
 
 /// One per process; handlers hold it as `Arc<State>`.
@@ -49,6 +57,12 @@ pub struct State {
     pub sockets: Arc<Shared>,
     /// Tasks of connections.
     pub connections: Tasks,
+    /// The other edges.
+    pub peers: Arc<Peers>,
+    /// This process: another one each time that an edge starts.
+    pub instance: String,
+    /// When it began.
+    begun: Instant,
 }
 
 impl State {
@@ -63,16 +77,19 @@ impl State {
         supervisor: &Supervisor,
     ) -> Self {
         let context = Arc::new(HubContext::new(Arc::clone(&broker), Arc::clone(&metrics), settings.clone()));
-        let checks = Arc::new(CheckPool::new(metrics.checks_waiting.clone()));
+        let checks = Arc::clone(&context.checks);
+        let instance = context.instance.clone();
+        let peers = Arc::new(Peers::new(&settings, &instance, Arc::clone(&keys), Arc::clone(&metrics)));
         Self {
             catalog: Arc::new(Catalog::new(context, supervisor)),
             addresses,
             connection_limit: ConnectionLimit::new(settings.max_connections),
             sockets: Arc::new(Shared {
-                gate: Arc::new(Gate::new(Arc::clone(&keys), &metrics)),
+                gate: Arc::new(Gate::new(Arc::clone(&keys), settings.ticket_ttl, &metrics)),
                 checks: Arc::clone(&checks),
                 limiter: Arc::new(FloodLimiter::default()),
                 inbound: Inbound::new(settings.inbound_bytes, metrics.inbound_bytes.clone()),
+                receipts: Budget::new(RECEIPT_BYTES, metrics.receipt_bytes.clone()),
                 audit: Arc::new(Audit::new(Arc::clone(&metrics))),
                 drain: Drain::default(),
             }),
@@ -83,7 +100,26 @@ impl State {
             readiness,
             log_throttle: LogThrottle::new(settings.log_pause),
             connections: supervisor.tasks(),
+            peers,
+            instance,
+            begun: Instant::now(),
             settings,
+        }
+    }
+
+    /// How this edge is, for the others.
+    pub fn load(&self) -> Load {
+        let count = |number: i64| u64::try_from(number).unwrap_or_default();
+        Load {
+            edge: self.settings.edge.clone(),
+            instance: self.instance.clone(),
+            connections: count(self.metrics.connections.get()),
+            leaving: count(self.metrics.leaving.get()),
+            max_connections: self.settings.max_connections as u64,
+            seconds: self.begun.elapsed().as_secs(),
+            draining: self.sockets.drain.has_begun() || self.readiness.waits_for(DRAINING),
+            broker: *self.broker.health().borrow() == Health::Up,
+            peers: self.peers.addresses(),
         }
     }
 

@@ -4,12 +4,17 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Tickets in memory at most, 12 MB: more than an edge admits in the lifetime of one.
+/// Tickets in memory at most for each [`LIFETIME`] that one lives, 12 MB: more than an edge admits in that time.
 const MAX_KEPT: usize = 262_144;
+/// Of a ticket, unless the settings say otherwise.
+const LIFETIME: Duration = Duration::from_secs(30);
+/// The bound grows with the lifetime up to this, which is 120 MB.
+const MOST_LIFETIMES: u64 = 10;
 /// Expired ones are removed when as many as this are kept, and again when their number has doubled.
 const FIRST_SWEEP: usize = 1024;
 
@@ -29,10 +34,11 @@ struct Used {
 }
 
 impl UsedTickets {
-    /// None yet. `forgotten` counts those that the bound made it forget.
-    pub fn new(forgotten: Counter) -> Self {
+    /// None yet, of tickets that live so long. `forgotten` counts those that the bound made it forget.
+    pub fn new(lifetime: Duration, forgotten: Counter) -> Self {
         let used = Mutex::new(Used { ids: HashMap::new(), sweep_at: FIRST_SWEEP });
-        Self { used, most: MAX_KEPT, forgotten }
+        let lifetimes = lifetime.as_secs().div_ceil(LIFETIME.as_secs()).clamp(1, MOST_LIFETIMES);
+        Self { used, most: MAX_KEPT * lifetimes as usize, forgotten }
     }
 
     /// Whether it was used.
@@ -66,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_ticket_is_good_once_and_memory_is_bounded() {
-        let used = UsedTickets { most: 100, ..UsedTickets::new(Counter::default()) };
+        let used = UsedTickets { most: 100, ..UsedTickets::new(LIFETIME, Counter::default()) };
         let id = |n: u32| {
             let mut id = [0; 16];
             id[..4].copy_from_slice(&n.to_be_bytes());
@@ -84,5 +90,11 @@ mod tests {
         }
         assert!(used.used.lock().unwrap().ids.len() <= 100 && used.forgotten.get() > 0);
         assert!(used.contains(&id(1999)));
+    }
+
+    #[test]
+    fn tickets_that_live_longer_are_remembered_longer() {
+        let most = |seconds| UsedTickets::new(Duration::from_secs(seconds), Counter::default()).most;
+        assert_eq!([1, 30, 31, 300, 3_600].map(most), [1, 1, 2, 10, 10].map(|times| times * MAX_KEPT));
     }
 }

@@ -118,7 +118,7 @@ impl Server {
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(source))) => {
                     let address = ClientAddress(source);
-                    let Ok(permit) = self.addresses.handshake(address) else {
+                    let Ok(permit) = caller.place.handshake(&self.addresses, address) else {
                         self.metrics.refused.get_or_create(&label("address_handshakes")).inc();
                         return;
                     };

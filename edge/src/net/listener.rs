@@ -191,7 +191,7 @@ async fn accept(
     };
     let mut enter = |(stream, peer): (TcpStream, SocketAddr)| {
         let address = ClientAddress(peer.ip());
-        match doors.addresses.handshake(address) {
+        match doors.strangers.handshake(&doors.addresses, address) {
             Ok(permit) => hand_on(stream, peer, doors.strangers.enter(address.site(), permit)),
             Err(many) => {
                 metrics.refused.get_or_create(&label(many.label())).inc();

@@ -38,18 +38,22 @@ pub fn route<'b>(business: &'b Business, envelope: &Envelope<'_>) -> Result<&'b 
     if let Some(other) = envelope.business_type.as_deref().filter(|other| *other != business.name()) {
         return Err(Rejection::OtherBusiness(other.to_owned()));
     }
-    let direction = match envelope.send_type {
-        Some(SendType::ClientToClient) => SendType::ClientToClient,
-        Some(SendType::ServerToClient) | None => SendType::ServerToClient,
-        Some(SendType::ClientToServer) => {
-            return Err(Rejection::UnknownRoute(envelope.message_type.as_deref().unwrap_or_default().to_owned()));
-        }
-    };
     let message_type = envelope.message_type.as_deref().unwrap_or_default();
+    let unknown = || Rejection::UnknownRoute(message_type.to_owned());
+    let direction = direction(envelope).ok_or_else(unknown)?;
     if is_reserved(message_type) {
         return Err(Rejection::Reserved(message_type.to_owned()));
     }
-    business.route(direction, message_type).ok_or_else(|| Rejection::UnknownRoute(message_type.to_owned()))
+    business.route(direction, message_type).ok_or_else(unknown)
+}
+
+/// The direction of a push; `None`: it is not one to clients.
+pub fn direction(envelope: &Envelope<'_>) -> Option<SendType> {
+    match envelope.send_type {
+        Some(SendType::ClientToClient) => Some(SendType::ClientToClient),
+        Some(SendType::ServerToClient) | None => Some(SendType::ServerToClient),
+        Some(SendType::ClientToServer) => None,
+    }
 }
 
 /// Whether a message type is wirepost's own: no route, however wide its pattern, takes one.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
+    business::{census::Tallies, check_pool::CheckPool, events::Teller, peers::Peers},
     config::settings::Settings,
+    ids,
     metrics::{Metrics, label},
 };
 
@@ -21,8 +23,16 @@ pub struct HubContext {
     pub backlog: Arc<BacklogBudget>,
     /// Bytes of all logs.
     pub budget: Arc<LogBudget>,
+    /// Checks large content.
+    pub checks: Arc<CheckPool>,
     /// Pages of streams for clients that catch up.
     pub pages: PageCache,
+    /// What the events of each business have told.
+    pub tallies: Tallies,
+    /// This process: another one each time that an edge starts.
+    pub instance: String,
+    /// All businesses, as each of them sees the others.
+    pub peers: Arc<Peers>,
 }
 
 impl HubContext {
@@ -36,9 +46,18 @@ impl HubContext {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
+            checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),
             pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),
+            tallies: Tallies::default(),
+            instance: ids::new(),
+            peers: Arc::default(),
             metrics,
             settings,
         }
+    }
+
+    /// Who tells the events.
+    pub fn teller(&self) -> Teller<'_> {
+        Teller { edge: &self.settings.edge, instance: &self.instance }
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use wirepost_core::{Cursor, Envelope, SendType, contract::marker::BEGIN, edge_config::Delivery};
+use wirepost_core::{Cursor, Envelope, contract::marker::BEGIN, edge_config::Delivery};
 
 use super::{
+    across,
     audience::{self, Audience},
     backlog::{Backlog, BacklogShare},
     expiry,
@@ -42,6 +43,8 @@ pub struct Push {
     pub compressed: Option<Box<[u8]>>,
     /// From this time (ms since the epoch) on it is not delivered.
     pub expires_at: Option<i64>,
+    /// Number of the route whose schema has still to judge its content, see [`super::judge`].
+    pub judge: Option<u8>,
     /// Identifies its receipt; `None`: its route asks for none.
     pub receipt: Option<MessageHash>,
     /// Counts its bytes.
@@ -54,12 +57,15 @@ impl Entry {
         Self { position, push: None }
     }
 
-    /// Reads a record. A record without valid recipients becomes an entry without a push, with the reason.
-    pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Option<Rejected>) {
-        match push(business, record, backlog) {
-            Ok(push) => (Self { position: record.position, push }, None),
-            Err(rejected) => (Self::mark(record.position), Some(rejected)),
-        }
+    /// Reads a record. A record without valid recipients becomes an entry without a push, with the reason; other
+    /// businesses that it names may have reasons of their own.
+    pub fn read(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> (Self, Vec<Rejected>) {
+        let mut rejections = Vec::new();
+        let push = push(business, record, backlog, &mut rejections).unwrap_or_else(|(id, why)| {
+            rejections.push(Rejected::by_this(business, record, id, why));
+            None
+        });
+        (Self { position: record.position, push }, rejections)
     }
 
     /// Sets whether a log or cache (only one of them) keeps it from now on.
@@ -102,40 +108,69 @@ pub struct Rejected {
     pub id: Option<String>,
     /// Why.
     pub why: Rejection,
+    /// Another business that does not take it.
+    pub refused_by: Option<String>,
+    /// The other business that it belongs to, if it does.
+    pub of: Option<String>,
 }
 
-fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<Option<Push>, Rejected> {
+impl Rejected {
+    /// The business that reads it does not take it. A message of another business is told to that one.
+    pub(super) fn by_this(business: &Business, record: &Record, id: Option<String>, why: Rejection) -> Self {
+        let foreign = record.origin.business.as_ref().map(|of| (of.to_string(), business.name().to_owned()));
+        let (of, refused_by) = foreign.unzip();
+        Self { id, why, refused_by, of }
+    }
+}
+
+fn push(
+    business: &Business,
+    record: &Record,
+    backlog: &Arc<Backlog>,
+    rejections: &mut Vec<Rejected>,
+) -> Result<Option<Push>, (Option<String>, Rejection)> {
     let max = business.config.limits.push_bytes;
     if record.body.len() > max {
-        return Err(Rejected { id: None, why: Rejection::TooLarge { bytes: record.body.len(), max } });
+        return Err((None, Rejection::TooLarge { bytes: record.body.len(), max }));
     }
     if let Some(defect @ MessageDefect::Unreadable(_)) = &record.defect {
-        return Err(Rejected { id: None, why: Rejection::Unreadable(defect.to_string()) });
+        return Err((None, Rejection::Unreadable(defect.to_string())));
     }
-    let mut envelope = Envelope::parse(&record.body).map_err(|error| Rejected {
-        id: Envelope::readable_id(&record.body).map(Into::into),
-        why: Rejection::Invalid(record.defect.as_ref().map_or_else(|| error.to_string(), ToString::to_string)),
+    let mut envelope = Envelope::parse(&record.body).map_err(|error| {
+        let why = record.defect.as_ref().map_or_else(|| error.to_string(), ToString::to_string);
+        (Envelope::readable_id(&record.body).map(Into::into), Rejection::Invalid(why))
     })?;
     if is_marker(&envelope) {
         return Ok(None);
     }
-    let rejected = |why| Rejected { id: envelope.id.as_deref().map(str::to_owned), why };
-    let route = audience::route(business, &envelope).map_err(rejected)?;
-    let audience = audience::audience(route, &envelope).map_err(rejected)?;
-    let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
-    let expires_at = match expiry::end(&envelope, route.config.ttl_seconds, record.timestamp) {
-        // An edge accepted it from the client in time; that it has expired since is what the client asked for.
-        Err(Rejection::Expired { at, .. })
-            if route.config.send_type == SendType::ClientToClient && expiry::was_taken_from_client(&envelope, at) =>
-        {
-            Some(at)
+    let id = || envelope.id.as_deref().map(str::to_owned);
+    let rejected = |why| (id(), why);
+    let owner = record.origin.business.as_deref().unwrap_or(business.name());
+    if let Some(other) = envelope.business_type.as_deref().filter(|other| *other != owner) {
+        return Err(rejected(Rejection::OtherBusiness(other.to_owned())));
+    }
+    let (route, audience) = if record.origin.business.is_some() {
+        across::judge(business, owner, &envelope).map_err(rejected)?
+    } else {
+        let others = across::refused(business, record, &envelope);
+        rejections.extend(others.into_iter().map(|(by, why)| Rejected {
+            id: id(),
+            why,
+            refused_by: Some(by),
+            of: None,
+        }));
+        if !across::is_for(business.name(), &envelope) {
+            return Ok(None);
         }
-        end => end.map_err(rejected)?,
+        let route = audience::route(business, &envelope).map_err(rejected)?;
+        (route, audience::audience(route, &envelope).map_err(rejected)?)
     };
+    let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
+    let expires_at = expiry::of_record(&envelope, &route.config, record.timestamp).map_err(rejected)?;
     envelope.send_type = Some(route.config.send_type);
     envelope.timestamp = Some(timestamp);
     envelope.expires_at = expires_at;
-    envelope.business_type.get_or_insert_with(|| business.name().into());
+    envelope.business_type = Some(owner.into());
     envelope.id.get_or_insert_with(|| id_of(record).into());
     let receipt = route.config.receipts.then(|| envelope.id.as_deref().map(MessageHash::of)).flatten();
     let mut frame = Vec::with_capacity(record.body.len() + 192);
@@ -143,10 +178,11 @@ fn push(business: &Business, record: &Record, backlog: &Arc<Backlog>) -> Result<
         Delivery::Durable => envelope.write_with_cursor(&cursor(business.name(), record.position), &mut frame),
         Delivery::Transient => envelope.write(&mut frame),
     }
-    let frame = Utf8Bytes::try_from(bytes::Bytes::from(frame))
-        .map_err(|_| Rejected { id: None, why: Rejection::Invalid("not UTF-8".into()) })?;
+    let frame =
+        Utf8Bytes::try_from(bytes::Bytes::from(frame)).map_err(|_| (None, Rejection::Invalid("not UTF-8".into())))?;
     let share = BacklogShare::new(frame.len(), backlog);
-    Ok(Some(Push { audience, frame, compressed: None, expires_at, receipt, share }))
+    let judge = business.judge(route);
+    Ok(Some(Push { audience, frame, compressed: None, expires_at, judge, receipt, share }))
 }
 
 /// Whether it is a marker: the type and nothing to deliver. A push with that message type is not a marker.

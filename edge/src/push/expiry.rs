@@ -1,7 +1,7 @@
 //! When a push expires. One rule for pushes by HTTP, by AMQP and from clients: its time to live starts when the broker
 //! (or an edge) *accepted* it, and never depends on a sender's clock.
 
-use wirepost_core::{Envelope, EnvelopeError};
+use wirepost_core::{Envelope, EnvelopeError, SendType, edge_config::RouteConfig};
 
 use super::{rejection::Rejection, time_unit::TimeUnit};
 
@@ -34,9 +34,25 @@ pub fn end(envelope: &Envelope<'_>, ttl_seconds: Option<u64>, taken: i64) -> Res
     Ok([envelope.expires_at, by_route].into_iter().flatten().min())
 }
 
+/// [`end`] for a message of this route as it is read; `taken`: when the broker stored it.
+///
+/// # Errors
+/// As [`end`].
+pub fn of_record(envelope: &Envelope<'_>, route: &RouteConfig, taken: i64) -> Result<Option<i64>, Rejection> {
+    match end(envelope, route.ttl_seconds, taken) {
+        // An edge accepted it from the client in time; that it has expired since is what the client asked for.
+        Err(Rejection::Expired { at, .. })
+            if route.send_type == SendType::ClientToClient && was_taken_from_client(envelope, at) =>
+        {
+            Ok(Some(at))
+        }
+        end => end,
+    }
+}
+
 /// Whether a ClientToClient message that expired at `at` can have come through an edge, which stamps the sender and
 /// refuses expired messages and seconds. A message that a service published as ClientToClient can't.
-pub fn was_taken_from_client(envelope: &Envelope<'_>, at: i64) -> bool {
+fn was_taken_from_client(envelope: &Envelope<'_>, at: i64) -> bool {
     envelope.from_unique_id.is_some() && envelope.from_client_type.is_some() && TimeUnit::of(at).is_none()
 }
 

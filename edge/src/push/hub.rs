@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     broker::Position,
-    business::{Business, share::Share},
+    business::{Business, census::Tally, share::Share},
     clock, compression,
     identity::grant::Grant,
     metrics::label,
@@ -45,6 +45,8 @@ pub struct Hub {
     pub context: Arc<HubContext>,
     /// What the business uses of this edge.
     pub share: Arc<Share>,
+    /// The connections that its events have told of.
+    pub tally: Arc<Tally>,
     /// Its bytes on their way to sockets.
     pub backlog: Arc<Backlog>,
     /// One read of the stream at a time for clients that catch up; the others then find it in the cache.
@@ -61,9 +63,9 @@ pub struct Hub {
     gap_said: Mutex<Option<Instant>>,
 }
 
-struct State {
+pub(super) struct State {
     log: Log,
-    registry: Registry,
+    pub(super) registry: Registry,
     /// Whether the reader is attached. While it is not, nobody goes live with `Transient`: the queue may be lost.
     attached: bool,
     /// Why this hub was closed: a connection that still enters is closed immediately.
@@ -102,6 +104,7 @@ impl Hub {
         backlog.limit(business.config.limits.per_edge.memory_bytes);
         Self {
             share: Arc::new(Share::new(&context.metrics)),
+            tally: context.tallies.of(business.name()),
             backlog,
             name: business.name().into(),
             reads: ReadQueue::default(),
@@ -115,7 +118,7 @@ impl Hub {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

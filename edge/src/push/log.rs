@@ -206,6 +206,7 @@ mod tests {
                 frame: "x".repeat(1024).into(),
                 compressed: None,
                 expires_at: None,
+                judge: None,
                 receipt: None,
                 share: BacklogShare::new(1024, &Backlog::new(0, &Metrics::default())),
             };

@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use wirepost_core::{contract::marker, edge_config::Delivery, frames::CloseCode, names};
 
-use super::{entry::Entry, gap::Gap, hub::Hub, reading::Reading, rejections::RejectionReports};
+use super::{gap::Gap, hub::Hub, judge, reading::Reading, rejections::RejectionReports};
 use crate::{
     broker::{FeedEvent, Publication, Record, Start},
     clock,
@@ -51,6 +51,7 @@ struct ReadingTime<'h>(&'h Hub);
 impl<'h> ReadingTime<'h> {
     fn begin(hub: &'h Hub) -> Self {
         hub.context.metrics.readers.inc();
+        hub.context.peers.set_read(&hub.name, true);
         Self(hub)
     }
 }
@@ -59,6 +60,7 @@ impl Drop for ReadingTime<'_> {
     fn drop(&mut self) {
         let Self(hub) = self;
         hub.context.metrics.readers.dec();
+        hub.context.peers.set_read(&hub.name, false);
         let panicked = std::thread::panicking();
         // It counts as down until it is restarted: its clients still want pushes.
         hub.set_reading(if panicked { Reading::Down } else { Reading::Idle });
@@ -170,9 +172,8 @@ impl Reader<'_> {
         let (business, rejections) = loop {
             let business = self.hub.business();
             let (mut entries, mut rejections) = (Vec::with_capacity(records.len()), Vec::new());
-            for record in records {
-                let (entry, rejected) = Entry::read(&business, record, &self.hub.backlog);
-                rejections.extend(rejected.map(|rejected| (record, rejected)));
+            for (record, (entry, rejected)) in records.iter().zip(judge::read(self.hub, &business, records).await) {
+                rejections.extend(rejected.into_iter().map(|rejected| (record, rejected)));
                 entries.push(Arc::new(entry));
             }
             self.hub.compress(&mut entries).await;

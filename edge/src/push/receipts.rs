@@ -68,6 +68,18 @@ impl Receipts {
         }
         taken
     }
+
+    /// These could not be reported: they may be asked for again.
+    pub fn give_back(&self, ids: &[String]) {
+        let mut awaited = self.lock();
+        for id in ids.iter().rev() {
+            if awaited.len() < MAX_AWAITED {
+                awaited.push_front(MessageHash::of(id));
+            } else {
+                self.forgotten.as_ref().map(Counter::inc);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +99,9 @@ mod tests {
         let mut asked = ids(&["b", "foreign", "b", "twice"]);
         assert_eq!(receipts.take(&mut asked), ids(&["b", "twice"]));
         assert_eq!(asked, ids(&["foreign", "b"]));
-        assert_eq!(receipts.take(&mut ids(&["a", "twice", "twice"])), ids(&["a", "twice"]));
+        receipts.give_back(&ids(&["b", "twice"]));
+        assert_eq!(receipts.take(&mut ids(&["b"])), ids(&["b"]));
+        assert_eq!(receipts.take(&mut ids(&["a", "twice", "twice", "twice"])), ids(&["a", "twice", "twice"]));
         assert_eq!(receipts.lock().capacity(), 0, "an empty list keeps no memory");
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::ControlFlow,
+    ops::{Bound, ControlFlow},
     sync::Arc,
 };
 
@@ -157,6 +157,18 @@ impl Registry {
                 }
             },
         }
+    }
+
+    /// The tags of a connection.
+    pub fn tags_of(&self, mailbox: &Mailbox) -> &[String] {
+        self.tags.get(&mailbox.number).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The connections with a higher number, or those of them that have a tag, by number: the oldest first.
+    pub fn after(&self, number: Option<u64>, tag: Option<&str>) -> impl Iterator<Item = &Arc<Mailbox>> {
+        let members = tag.map_or(Some(&self.all), |tag| self.by_tag.get(tag));
+        let from = (number.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        members.into_iter().flat_map(move |members| members.range(from)).map(|(_, mailbox)| mailbox)
     }
 
     /// The connections of an identity, oldest first.

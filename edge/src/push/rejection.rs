@@ -1,5 +1,7 @@
 //! Why a push is not delivered.
 
+use wirepost_core::{content::ContentError, contract::headers};
+
 use super::time_unit;
 
 /// See the module.
@@ -39,9 +41,41 @@ pub enum Rejection {
         /// When the broker or the edge accepted it.
         taken: i64,
     },
+    /// `content` does not match the route's schema.
+    #[error("does not fit the route's schema: {0}")]
+    SchemaMismatch(String),
+    /// `content` is too large to be checked.
+    #[error("{}", ContentError::TooComplex)]
+    TooComplex,
     /// A message type that is reserved for wirepost.
     #[error("messageType {0:?} begins with \"wirepost.\", which is reserved; give it another name")]
     Reserved(String),
+    /// Another business does not accept it.
+    #[error(
+        "business {by:?} does not accept messageType {message_type:?} from this one; its team lists both in acceptFrom of its WsBusiness"
+    )]
+    NotAccepted {
+        /// Which business.
+        by: String,
+        /// Its message type.
+        message_type: String,
+    },
+    /// Another business accepts it and has no route for it.
+    #[error("business {by:?} has no route that takes messageType {message_type:?} to clients")]
+    NoRouteThere {
+        /// Which business.
+        by: String,
+        /// Its message type.
+        message_type: String,
+    },
+    /// Another business would take it, and the broker was not asked to copy it there.
+    #[error(
+        "business {business:?} would take it, but the broker was not asked to copy it there: publish to the exchange for several businesses, wirepost.….share, with the header {header}{business}: {value} for each of `businesses`, or push by HTTP", header = headers::TO_BUSINESS, value = headers::TO_BUSINESS_VALUE
+    )]
+    NotCopied {
+        /// Which business.
+        business: String,
+    },
     /// Names another business.
     #[error("businessType {0:?} is not the business of this exchange")]
     OtherBusiness(String),
@@ -49,7 +83,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All labels in metrics.
-    pub const LABELS: [&str; 9] = [
+    pub const LABELS: [&str; 14] = [
         "invalid",
         "unreadable",
         "too_large",
@@ -58,8 +92,16 @@ impl Rejection {
         "not_allowed",
         "other_business",
         "expired",
+        "schema_mismatch",
+        "too_complex",
+        "not_accepted",
+        "not_copied",
+        Self::FOREIGN,
         Self::EVENT,
     ];
+
+    /// The label of any message of another business: the reasons that count are those of its own edges.
+    pub const FOREIGN: &str = "foreign";
 
     /// The label of an event that came in as a push.
     pub const EVENT: &str = "event";
@@ -74,7 +116,11 @@ impl Rejection {
             Self::Nobody => "nobody",
             Self::EveryoneNotAllowed | Self::ClientType(_) | Self::Reserved(_) => "not_allowed",
             Self::Expired { .. } => "expired",
+            Self::SchemaMismatch(_) => "schema_mismatch",
+            Self::TooComplex => "too_complex",
             Self::OtherBusiness(_) => "other_business",
+            Self::NotAccepted { .. } | Self::NoRouteThere { .. } => "not_accepted",
+            Self::NotCopied { .. } => "not_copied",
         }
     }
 
@@ -84,9 +130,20 @@ impl Rejection {
             Self::Invalid(_) | Self::Unreadable(_) | Self::TooLarge { .. } => None,
             Self::UnknownRoute(_) | Self::Reserved(_) => Some("messageType"),
             Self::Expired { .. } => Some("expiresAt"),
+            Self::SchemaMismatch(_) | Self::TooComplex => Some("content"),
             Self::Nobody | Self::EveryoneNotAllowed => Some("toUniqueId"),
             Self::ClientType(_) => Some("toClientType"),
             Self::OtherBusiness(_) => Some("businessType"),
+            Self::NotAccepted { .. } | Self::NoRouteThere { .. } | Self::NotCopied { .. } => Some("businesses"),
+        }
+    }
+}
+
+impl From<ContentError> for Rejection {
+    fn from(unfit: ContentError) -> Self {
+        match unfit {
+            ContentError::Mismatch(reason) => Self::SchemaMismatch(reason),
+            ContentError::TooComplex => Self::TooComplex,
         }
     }
 }

@@ -154,7 +154,7 @@ impl Client {
             let next = tokio::time::timeout(QUIET, std::future::poll_fn(|cx| mailbox.outbound.poll_next(cx))).await;
             match next {
                 Err(_) => return done,
-                Ok(Next::Close(_) | Next::Shortened) => self.cut(),
+                Ok(Next::Close(_) | Next::Shortened | Next::LetGo) => self.cut(),
                 Ok(Next::Item(item)) => {
                     self.see(&serde_json::from_slice(item.payload()).unwrap());
                 }

@@ -1,5 +1,7 @@
 //! Reads the control stream: from its first message when the edge starts, before anyone is admitted, then as it grows.
 //!
+//! *The start*: what the stream held when the edge began to read it, as its leader knows it, is applied first.
+//!
 //! *Bound*: after [`PATIENCE`] clients are admitted even if the stream could not be read. The broker that is away then
 //! has the messages too: nobody is sent anything, or can send, before it is back, and the first thing that this edge
 //! reads then is the control stream.
@@ -63,8 +65,9 @@ impl Follower {
                     begins = true;
                 }
                 FeedEvent::Reset => {
+                    self.gate.lose_stream();
                     tracing::warn!(
-                        "the control stream was replaced; what this edge knows from the old one is in force"
+                        "the control stream was replaced; what this edge knows from the old one is in force, and goes into the new one"
                     );
                 }
                 FeedEvent::Down { reason } => {
@@ -73,6 +76,7 @@ impl Follower {
                 }
             }
             self.metrics.control_up.set(attached.into());
+            // What is left counts until it was handed out here, so all of it has been applied.
             if attached && feed.lag().is_none_or(|lag| lag == 0) {
                 unread = None;
             }

@@ -1,11 +1,14 @@
 //! Whether a ticket is still good: everything about it that its text alone does not say.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use wirepost_core::contract::control::Revocation;
 
 use super::{
@@ -34,6 +37,8 @@ pub struct Gate {
     pub outbox: Outbox,
     /// Nothing tells this edge of revocations: it reads no streams.
     deaf: AtomicBool,
+    /// The control stream was replaced.
+    replaced: Notify,
     tickets: UsedTickets,
     sessions: Successions,
 }
@@ -53,15 +58,16 @@ pub enum Spent {
 }
 
 impl Gate {
-    /// Nothing is spent yet.
-    pub fn new(keys: Arc<KeyRing>, metrics: &Metrics) -> Self {
+    /// Nothing is spent yet. Tickets are good for `ticket_ttl`.
+    pub fn new(keys: Arc<KeyRing>, ticket_ttl: Duration, metrics: &Metrics) -> Self {
         let forgotten = |kind| metrics.spent_forgotten.get_or_create_owned(&label(kind));
         Self {
             keys,
             revocations: Revocations::new(metrics.revocations.clone(), metrics.revocations_widened.clone()),
             outbox: Outbox::default(),
             deaf: AtomicBool::new(false),
-            tickets: UsedTickets::new(forgotten("tickets")),
+            replaced: Notify::new(),
+            tickets: UsedTickets::new(ticket_ttl, forgotten("tickets")),
             sessions: Successions::new(forgotten("sessions")),
         }
     }
@@ -74,6 +80,17 @@ impl Gate {
     /// Whether revocations come here, and to edges with the same settings.
     pub fn hears(&self) -> bool {
         !self.deaf.load(Ordering::Relaxed)
+    }
+
+    /// The control stream has replaced another one, and is empty.
+    pub fn lose_stream(&self) {
+        self.revocations.stream_is_new();
+        self.replaced.notify_one();
+    }
+
+    /// Waits for [`Self::lose_stream`].
+    pub async fn stream_is_new(&self) {
+        self.replaced.notified().await;
     }
 
     /// Judges a ticket. Changes nothing.

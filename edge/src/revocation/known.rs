@@ -3,6 +3,9 @@
 //!
 //! Bounded. Beyond the bound the older half of the largest business's revocations becomes one for all its sessions that
 //! were issued before them: it ends more than was asked, and nothing that was asked is forgotten.
+//!
+//! Each also knows whether the control stream still holds it: a stream that replaced another one is empty, and edges
+//! that start later would know nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -66,6 +69,8 @@ impl SessionMark {
 struct Mark {
     before: i64,
     until: i64,
+    /// The control stream holds it, or what ends as much.
+    in_stream: bool,
 }
 
 impl Mark {
@@ -74,7 +79,22 @@ impl Mark {
     }
 
     fn with(self, other: Self) -> Self {
-        Self { before: self.before.max(other.before), until: self.until.max(other.until) }
+        let (before, until) = (self.before.max(other.before), self.until.max(other.until));
+        let holds = |mark: Self| mark.in_stream && mark.before == before && mark.until == until;
+        let in_stream = (self.in_stream && other.in_stream) || holds(self) || holds(other);
+        Self { before, until, in_stream }
+    }
+
+    /// As a revocation of a business, or of what the caller adds.
+    fn revocation(self, business: &str) -> Revocation {
+        Revocation {
+            business: business.to_owned(),
+            unique_id: None,
+            session: None,
+            generation: None,
+            issued_before: self.before,
+            until: self.until,
+        }
     }
 }
 
@@ -111,10 +131,10 @@ impl Revocations {
         })
     }
 
-    /// Takes note of one. Returns businesses of which more ends than was asked for.
+    /// Takes note of one of the control stream. Returns businesses of which more ends than was asked for.
     pub fn add(&self, revocation: &Revocation, now: i64) -> HashSet<String> {
         let Revocation { business, unique_id, session, generation, issued_before, until } = revocation;
-        let mark = Mark { before: *issued_before, until: *until };
+        let mark = Mark { before: *issued_before, until: *until, in_stream: true };
         let mut widened = HashSet::new();
         if mark.until <= now {
             return widened;
@@ -154,6 +174,23 @@ impl Revocations {
         known.floor = known.floor.max(until);
     }
 
+    /// The control stream was replaced by an empty one.
+    pub fn stream_is_new(&self) {
+        for of in self.write().businesses.values_mut() {
+            of.marks_mut().for_each(|mark| mark.in_stream = false);
+        }
+    }
+
+    /// Up to so many that are in force and that the control stream does not hold. They count as held from now on: the
+    /// caller publishes them.
+    pub fn to_publish(&self, most: usize, now: i64) -> Vec<Revocation> {
+        let mut missing = Vec::new();
+        for (business, of) in &mut self.write().businesses {
+            of.take_missing(business, now, &mut missing, most);
+        }
+        missing
+    }
+
     #[cfg(test)]
     fn at_most(most: usize) -> Self {
         Self { most, ..Self::new(Gauge::default(), Counter::default()) }
@@ -181,7 +218,7 @@ impl Known {
         let older = of.marks().filter(|mark| mark.before <= middle);
         let until = older.map(|mark| mark.until).max().unwrap_or(i64::MIN);
         let length = of.len();
-        of.end_all(Mark { before: middle, until });
+        of.end_all(Mark { before: middle, until, in_stream: false });
         self.count = (self.count + of.len()).saturating_sub(length);
         Some(name.clone())
     }
@@ -194,6 +231,35 @@ impl OfBusiness {
 
     fn marks(&self) -> impl Iterator<Item = &Mark> {
         self.identities.values().chain(self.sessions.values().map(|session| &session.mark))
+    }
+
+    fn marks_mut(&mut self) -> impl Iterator<Item = &mut Mark> {
+        let sessions = self.sessions.values_mut().map(|session| &mut session.mark);
+        self.all.iter_mut().chain(self.identities.values_mut()).chain(sessions)
+    }
+
+    fn take_missing(&mut self, business: &str, now: i64, to: &mut Vec<Revocation>, most: usize) {
+        let mut room = most.saturating_sub(to.len());
+        let mut take = |mark: &mut Mark| {
+            let taken = !mark.in_stream && mark.until > now && room > 0;
+            room -= usize::from(taken);
+            mark.in_stream |= taken;
+            taken.then(|| mark.revocation(business))
+        };
+        to.extend(self.all.as_mut().and_then(&mut take));
+        for (unique_id, mark) in &mut self.identities {
+            to.extend(take(mark).map(|of_all| Revocation { unique_id: Some(unique_id.clone()), ..of_all }));
+        }
+        for (session, SessionMark { whole, generation, mark }) in &mut self.sessions {
+            let Some(of_all) = take(mark) else { continue };
+            let of_session = Revocation { session: Some(grant::session_text(*session)), ..of_all };
+            if let Some(issued_before) = *whole {
+                to.push(Revocation { issued_before, ..of_session.clone() });
+            }
+            if *generation > 0 {
+                to.push(Revocation { generation: Some(*generation), ..of_session });
+            }
+        }
     }
 
     fn end_session(&mut self, session: u64, generation: Option<u32>, mark: Mark) {
@@ -285,6 +351,52 @@ mod tests {
         }
         assert!(known.end("pay", "other", &issued(50)) && !known.end("pay", "other", &issued(99)));
         assert!(!known.end("bank", "other", &issued(50)), "another business has its own");
+    }
+
+    #[test]
+    fn what_a_new_stream_does_not_hold_is_published_once_and_ends_as_much() {
+        let known = Revocations::at_most(100);
+        let of_session = |session, generation| Revocation {
+            unique_id: None,
+            session: Some(grant::session_text(session)),
+            generation,
+            ..of("", 50)
+        };
+        for revocation in [
+            of("alice", 50),
+            of("bob", 50),
+            Revocation { unique_id: None, ..of("", 20) },
+            of_session(5, None),
+            of_session(5, Some(3)),
+            Revocation { until: 60, ..of("over", 50) },
+        ] {
+            known.add(&revocation, 50);
+        }
+        assert!(known.to_publish(100, 60).is_empty(), "the stream has it all");
+        known.stream_is_new();
+        known.add(&of("bob", 50), 60);
+        let other = Revocations::at_most(100);
+        let mut published = 0;
+        loop {
+            let part = known.to_publish(1, 60);
+            if part.is_empty() {
+                break;
+            }
+            published += part.len();
+            for revocation in &part {
+                drop(other.add(revocation, 60));
+            }
+        }
+        assert_eq!(published, 4, "alice, all, and two of the session; another edge has published bob");
+        let grant = |issued_at, session, generation| Grant { session, generation, ..issued(issued_at) };
+        for known in [&known, &other] {
+            let end = |unique_id: &str, grant| known.end("pay", unique_id, &grant);
+            assert!(end("alice", grant(50, 6, 0)) && !end("alice", grant(51, 6, 0)));
+            assert!(end("carol", grant(20, 6, 0)) && !end("carol", grant(21, 6, 0)));
+            assert!(end("carol", grant(50, 5, 9)) && end("carol", grant(51, 5, 2)) && !end("carol", grant(51, 5, 3)));
+        }
+        known.stream_is_new();
+        assert_eq!(known.to_publish(100, 60).len(), 5, "again, if it is replaced again");
     }
 
     #[test]

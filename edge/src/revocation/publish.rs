@@ -17,6 +17,7 @@ use wirepost_core::{
 
 use crate::{
     broker::{Broker, Confirm, Publication},
+    bucket::{Bucket, Rate},
     clock, ids,
 };
 
@@ -32,11 +33,10 @@ pub enum By {
 }
 
 impl By {
-    /// What one costs, and how many may come at the same time.
-    fn limit(self) -> (Duration, u32) {
+    fn rate(self) -> Rate {
         match self {
-            Self::Service => (Duration::from_millis(200), 500),
-            Self::Refresh => (Duration::from_secs(1), 50),
+            Self::Service => Rate::per_second(5, 500),
+            Self::Refresh => Rate::per_second(1, 50),
         }
     }
 }
@@ -44,7 +44,7 @@ impl By {
 /// Revocations that wait for the broker at most.
 const WAITING: usize = 1024;
 /// Before one that the broker did not take is published again.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// Publishes a revocation.
 pub fn publish(broker: &dyn Broker, revocation: &Revocation) -> Confirm {
@@ -69,29 +69,22 @@ pub fn publish(broker: &dyn Broker, revocation: &Revocation) -> Confirm {
 pub struct Outbox {
     sender: mpsc::Sender<Revocation>,
     waiting: Mutex<Option<mpsc::Receiver<Revocation>>>,
-    /// Until when each business has paid for what it revoked; only those that this edge serves.
-    paid: Mutex<HashMap<(String, By), Instant>>,
+    /// What each business has revoked; only those that this edge serves.
+    revoked: Mutex<HashMap<(String, By), Bucket>>,
 }
 
 impl Default for Outbox {
     fn default() -> Self {
         let (sender, waiting) = mpsc::channel(WAITING);
-        Self { sender, waiting: Mutex::new(Some(waiting)), paid: Mutex::default() }
+        Self { sender, waiting: Mutex::new(Some(waiting)), revoked: Mutex::default() }
     }
 }
 
 impl Outbox {
     /// Charges a business for one revocation. False: it revokes too much, and is not charged.
     pub fn may_send(&self, business: &str, by: By, now: Instant) -> bool {
-        let (cost, burst) = by.limit();
-        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = paid.entry((business.to_owned(), by)).or_insert(now);
-        let next = (*until).max(now) + cost;
-        let may = next <= now + cost * burst;
-        if may {
-            *until = next;
-        }
-        may
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        revoked.entry((business.to_owned(), by)).or_default().try_add(by.rate(), now).is_ok()
     }
 
     /// Sends one for which nobody waits. False: too many wait for the broker.

@@ -53,6 +53,8 @@ pub enum SocketEvent {
     Stalled,
     /// Its session ends earlier than it did.
     Shortened,
+    /// The client is to connect elsewhere.
+    LetGo,
 }
 
 /// One socket with its outbound queue.
@@ -207,6 +209,7 @@ impl Driver {
                         self.metrics.frames_out.inc();
                     }
                     Poll::Ready(Next::Shortened) => return Poll::Ready(SocketEvent::Shortened),
+                    Poll::Ready(Next::LetGo) => return Poll::Ready(SocketEvent::LetGo),
                     // Frames that were taken from the queue go first.
                     Poll::Ready(Next::Close(code)) if code.flushes() && !self.wire.outgoing().is_empty() => break,
                     Poll::Ready(Next::Close(code)) => return Poll::Ready(SocketEvent::Goodbye(code)),

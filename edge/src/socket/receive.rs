@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use wirepost_core::{
     Envelope, EnvelopeError, SendType,
+    content::ContentError,
     contract::headers,
     envelope::MAX_ID,
     frames::{MAX_RECEIPTS, NackCode},
@@ -13,7 +14,12 @@ use super::admission;
 use crate::{
     broker::{Publication, PublishError},
     business::{Business, check_pool::Busy},
-    push::{audience, expiry, rejection::Rejection},
+    push::{
+        across, audience,
+        check::{self, PushRefusal},
+        expiry,
+        rejection::Rejection,
+    },
 };
 
 /// When a client is to repeat what the broker did not take: an edge needs about as long to find another connection.
@@ -50,7 +56,7 @@ impl Nack {
     pub fn of_publish(id: &str, error: &PublishError) -> Self {
         let (code, may_have_arrived, retry_after) = match error {
             PublishError::Overloaded { retry_after } => (NackCode::BrokerUnavailable, false, *retry_after),
-            PublishError::Unavailable(_) | PublishError::Refused(_) => {
+            PublishError::Unavailable(_) | PublishError::Refused(_) | PublishError::Unrouted(_) => {
                 (NackCode::BrokerUnavailable, false, RETRY_AFTER)
             }
             PublishError::Unknown(_) => (NackCode::Timeout, true, RETRY_AFTER),
@@ -104,22 +110,28 @@ pub fn prepare(business: &Business, sender: Sender<'_>, envelope: Envelope<'_>, 
             format!("no route of {} takes {message_type:?} from clients", business.name()),
         ));
     };
-    if !envelope.businesses.is_empty() {
-        return Err(nack(NackCode::NotAllowed, "clients can't address other businesses".into()));
-    }
-    let exchange = match route.config.send_type {
+    let to: Vec<String> = across::named(&envelope).map(str::to_owned).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let (exchange, to_headers) = match route.config.send_type {
         SendType::ClientToClient => {
-            audience::audience(route, &envelope).map_err(|why| nack(NackCode::NotAllowed, why.to_string()))?;
-            expiry::end(&envelope, route.config.ttl_seconds, now).map_err(|why| {
-                let code = match why {
-                    Rejection::Expired { .. } => NackCode::Expired,
-                    _ => NackCode::InvalidEnvelope,
-                };
-                nack(code, why.to_string())
-            })?;
-            &business.push_exchange
+            if across::is_for(business.name(), &envelope) {
+                audience::audience(route, &envelope).map_err(|why| nack(NackCode::NotAllowed, why.to_string()))?;
+                expiry::end(&envelope, route.config.ttl_seconds, now)
+                    .map_err(|why| nack(code_of(&why), why.to_string()))?;
+            }
+            // All or nothing: an ack means that every business that it names has it.
+            for other in to.iter().filter(|other| **other != business.name()) {
+                accepted(business, other, &envelope, now).map_err(|nacked| Nack { id: id.clone(), ..nacked })?;
+            }
+            check::route_to(business, &to)
         }
-        SendType::ClientToServer | SendType::ServerToClient => &business.receive_exchange,
+        SendType::ClientToServer | SendType::ServerToClient => {
+            if !to.is_empty() {
+                let reason = "businesses is for messages to clients; a service has queues of its own business alone";
+                return Err(nack(NackCode::NotAllowed, reason.into()));
+            }
+            (Arc::clone(&business.receive_exchange), Vec::new())
+        }
     };
     let queues = admission::queues(business, route, sender.client_type, &envelope)
         .map_err(|(code, reason)| nack(code, reason))?;
@@ -135,27 +147,67 @@ pub fn prepare(business: &Business, sender: Sender<'_>, envelope: Envelope<'_>, 
         ..envelope
     }
     .to_vec();
-    let max = business.config.limits.push_bytes;
-    if route.config.send_type == SendType::ClientToClient && body.len() > max {
+    if route.config.send_type == SendType::ClientToClient {
         // Every edge would skip it: it must not be acknowledged.
-        let reason = format!("{} bytes, more than the business's pushBytes of {max}", body.len());
-        return Err(Nack::new(Some(&id), NackCode::TooLarge, reason));
+        let others = to.iter().filter(|other| **other != business.name()).filter_map(|other| business.peers.get(other));
+        let here = to.is_empty() || to.contains(&business.name());
+        let too_large = |business: &Business| check::fits(business, body.len()).err();
+        let refusal =
+            others.map(|other| too_large(&other)).chain([here.then(|| too_large(business)).flatten()]).flatten().next();
+        if let Some(why) = refusal {
+            return Err(Nack::new(Some(&id), NackCode::TooLarge, why.to_string()));
+        }
     }
     let publication = Publication {
-        exchange: Arc::clone(exchange),
+        exchange,
         routing_key: message_type.clone(),
         queue: None,
         message_id: id.clone(),
         body: body.into(),
         timestamp,
-        headers: vec![
-            (headers::MESSAGE_TYPE, message_type),
-            (headers::FROM_CLIENT_TYPE, sender.client_type.to_owned()),
-            (headers::FROM_UNIQUE_ID, sender.unique_id.to_owned()),
-        ],
+        headers: to_headers
+            .into_iter()
+            .chain([
+                (headers::MESSAGE_TYPE.into(), message_type),
+                (headers::FROM_CLIENT_TYPE.into(), sender.client_type.to_owned()),
+                (headers::FROM_UNIQUE_ID.into(), sender.unique_id.to_owned()),
+            ])
+            .collect(),
     };
     let publications = queues.into_iter().map(|queue| Publication { queue, ..publication.clone() }).collect();
     Ok(Prepared { id, publications })
+}
+
+/// Whether the clients of another business may get a client's message.
+fn accepted(business: &Business, other: &str, envelope: &Envelope<'_>, now: i64) -> Result<(), Nack> {
+    if !business.is_accepted_by(other) {
+        return Err(Nack::new(None, NackCode::NotAccepted, across::not_accepted(other, envelope).to_string()));
+    }
+    let Some(other) = business.peers.get(other) else {
+        let nack = Nack::new(None, NackCode::Overloaded, PushRefusal::NotHere(other.to_owned()).to_string());
+        return Err(Nack { retry_after_ms: Some(RETRY_AFTER.as_millis() as u64), ..nack });
+    };
+    let rejected = |why: Rejection| Nack::new(None, code_of(&why), format!("business {:?}: {why}", other.name()));
+    // Without a direction of its own it has that of its business's route.
+    let envelope = &Envelope { send_type: Some(SendType::ClientToClient), ..envelope.clone() };
+    let (route, _) = across::judge(&other, business.name(), envelope).map_err(rejected)?;
+    expiry::end(envelope, route.config.ttl_seconds, now).map_err(rejected)?;
+    route.check_content(envelope.content).map_err(|unfit| {
+        let code = match unfit {
+            ContentError::Mismatch(_) => NackCode::SchemaMismatch,
+            ContentError::TooComplex => NackCode::TooComplex,
+        };
+        Nack::new(None, code, format!("business {:?}: {unfit}", other.name()))
+    })
+}
+
+fn code_of(why: &Rejection) -> NackCode {
+    match why {
+        Rejection::Expired { .. } => NackCode::Expired,
+        Rejection::NotAccepted { .. } | Rejection::NoRouteThere { .. } => NackCode::NotAccepted,
+        Rejection::Invalid(_) => NackCode::InvalidEnvelope,
+        _ => NackCode::NotAllowed,
+    }
 }
 
 /// Checks the ids of a receipt: impossible ids are not passed on.

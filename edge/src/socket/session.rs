@@ -9,6 +9,7 @@ mod end;
 mod line;
 mod machine;
 mod peer;
+mod reports;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use super::{
     write_progress::WriteProgress,
 };
 use crate::{
+    address::ClientAddress,
     compression::Compression,
     drain::{DrainShare, Draining},
     identity::ticket::Ticket,
@@ -49,6 +51,7 @@ use end::End;
 use line::Line;
 use machine::{Action, Input, Machine, Now, Rules, SocketState};
 use peer::Peer;
+use reports::Reported;
 
 /// What a connection starts with.
 pub struct Session {
@@ -60,6 +63,8 @@ pub struct Session {
     pub ticket: Ticket,
     /// The page's origin, if the business declares it.
     pub origin: Option<Box<str>>,
+    /// Where the client is, for whoever audits.
+    pub address: ClientAddress,
     /// Where to start.
     pub start: StartAt,
     /// Whether control frames are on.
@@ -90,7 +95,7 @@ impl Session {
 
     /// Registers the connection, with any peer: a test has one without a socket.
     fn start<P: Peer>(self, connect: impl FnOnce(&Hub, &Shared, &Arc<Mailbox>) -> P) -> Running<P> {
-        let Self { shared, hub, ticket, origin, start, control, compression, number, key, written: _ } = self;
+        let Self { shared, hub, ticket, origin, address, start, control, compression, number, key, written: _ } = self;
         let (metrics, settings) = (&hub.context.metrics, &hub.context.settings);
         metrics.connections.inc();
         metrics.connections_total.inc();
@@ -135,7 +140,7 @@ impl Session {
             catch_up: Some(catch_up.boxed()),
             draining: shared.drain.subscribe(),
             line: Line::default(),
-            effects: Effects::new(hub, shared, mailbox),
+            effects: Effects::new(hub, shared, mailbox, address),
             registered,
         }
     }
@@ -153,6 +158,7 @@ impl Drop for LeaveGuard {
         let metrics = &self.hub.context.metrics;
         metrics.connections.dec();
         metrics.compressing.dec_by(i64::from(self.mailbox.compression.is_on()));
+        metrics.leaving.dec_by(i64::from(self.mailbox.outbound.is_leaving()));
     }
 }
 
@@ -173,6 +179,7 @@ enum Event {
     Socket(SocketEvent),
     Checked(Result<Prepared, Nack>, usize),
     Confirmed(Outcome),
+    Reported(Reported),
     Drain(DrainShare),
     Time,
 }
@@ -240,6 +247,7 @@ impl<P: Peer> Running<P> {
                     }
                     continue;
                 }
+                reported = self.effects.reports.next() => Event::Reported(reported),
                 share = self.draining.share() => Event::Drain(share),
                 () = &mut timer => Event::Time,
                 event = self.peer.next(may_read) => Event::Socket(event),
@@ -272,6 +280,11 @@ impl<P: Peer> Running<P> {
                 machine.shorten(effects.mailbox.session_ends_at(), now);
                 return None;
             }
+            Event::Socket(SocketEvent::LetGo) => {
+                let settings = &effects.hub.context.settings;
+                let deadline = now.instant + settings.drain_deadline;
+                Input::Drain(DrainShare::alone(settings.drain_window, deadline))
+            }
             Event::Socket(SocketEvent::Binary(_)) => Input::Broken(CloseCode::Binary),
             Event::Socket(SocketEvent::Broken(code)) => Input::Broken(code),
             Event::Socket(SocketEvent::Goodbye(code)) => Input::Flushed(code),
@@ -283,6 +296,10 @@ impl<P: Peer> Running<P> {
                     effects.hub.context.metrics.acks.inc();
                 }
                 Input::Confirmed(id, outcome)
+            }
+            Event::Reported(reported) => {
+                effects.reported(&reported);
+                Input::Reported(reported)
             }
             Event::Drain(share) => Input::Drain(share),
             Event::Time => {

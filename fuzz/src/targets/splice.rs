@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::json;
 use wirepost_core::{Envelope, compile::compile_one};
 use wirepost_edge::{
-    broker::{Position, Record},
+    broker::{Origin, Position, Record},
     business::Business,
     metrics::Metrics,
     push::{backlog::Backlog, entry::Entry},
@@ -65,7 +65,8 @@ pub(crate) fn run(input: &[u8]) {
 fn delivered(body: &[u8]) {
     static BACKLOG: LazyLock<Arc<Backlog>> = LazyLock::new(|| Backlog::new(1 << 30, &Metrics::default()));
     let position = Position { offset: 7, fingerprint: 9 };
-    let record = Record { position, timestamp: NOW, body: body.to_vec().into(), defect: None };
+    let record =
+        Record { position, timestamp: NOW, body: body.to_vec().into(), defect: None, origin: Origin::default() };
     let (entry, _) = Entry::read(&BUSINESS, &record, &BACKLOG);
     let Some(push) = entry.push else { return };
     assert!(!push.audience.client_types.is_empty());

@@ -28,8 +28,12 @@ pub struct Findings {
     pub facts: Option<Facts>,
     /// Edges that run this generation, and all ready ones.
     pub edges: Option<(usize, usize)>,
+    /// How many connections its clients have, about; `None` keeps what was reported.
+    pub clients: Option<i64>,
     /// What the class of the business says; `None`: no class applies.
     pub policy: Option<Policy>,
+    /// See [`ConditionType::Linked`]; `None`: it has nothing to do with other businesses.
+    pub linked: Option<ConditionState>,
 }
 
 /// What a class allows and forbids of a declaration.
@@ -67,7 +71,9 @@ impl Findings {
             programmed: ConditionState::not_accepted(),
             facts: None,
             edges: None,
+            clients: None,
             policy: None,
+            linked: None,
         }
     }
 
@@ -79,7 +85,9 @@ impl Findings {
             programmed: ConditionState::pending("the broker"),
             facts: Some(facts),
             edges: None,
+            clients: None,
             policy: None,
+            linked: None,
         }
     }
 
@@ -118,6 +126,7 @@ impl Findings {
         ]
         .into_iter()
         .chain(self.policy.as_ref().map(|policy| (ConditionType::Permitted, &policy.permitted)))
+        .chain(self.linked.as_ref().map(|linked| (ConditionType::Linked, linked)))
         .chain(abnormal.as_ref().map(|(kind, state)| (*kind, state)))
         .map(|(kind, state)| condition(kind, state, generation, &old.conditions))
         .collect();
@@ -144,6 +153,7 @@ impl Findings {
                 summary: Some(format!("{programmed}/{total}")),
             });
         }
+        status.clients = self.clients.or(old.clients);
         status
     }
 
@@ -203,7 +213,9 @@ mod tests {
             programmed: ConditionState::met(Reason::Programmed, ""),
             facts: None,
             edges: Some((2, 2)),
+            clients: None,
             policy: None,
+            linked: None,
         }
     }
 

@@ -25,7 +25,7 @@ pub fn same_but_times(a: &WsBusinessStatus, b: &WsBusinessStatus) -> bool {
 }
 
 /// Every field of a status.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "observedGeneration",
     "businessType",
     "className",
@@ -37,6 +37,7 @@ const FIELDS: [&str; 11] = [
     "queues",
     "binding",
     "edges",
+    "clients",
 ];
 
 /// The status as a merge patch (RFC 7396) that leaves nothing of a former one; of the fields within fields, nothing of what is `stored`.

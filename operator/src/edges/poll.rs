@@ -10,7 +10,7 @@ use std::{
 use reqwest::{StatusCode, header};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use wirepost_core::contract::configz::{Loaded, PATH};
+use wirepost_core::contract::configz::{Loaded, PATH, Reported};
 
 use super::Edges;
 
@@ -40,16 +40,23 @@ impl Edges {
     /// Polls one edge until `cancel`.
     pub(super) async fn follow(self: Arc<Self>, address: SocketAddr, cancel: CancellationToken) {
         let mut etag: Option<String> = None;
+        let mut complete: Option<Instant> = None;
+        let (within, wait) =
+            (self.clients.heard_within(), self.clients.heard_within().as_secs().clamp(1, WAIT_SECONDS));
         loop {
             let asked = Instant::now();
+            // Numbers of clients are no change that an answer comes for.
+            if complete.is_none_or(|at| at.elapsed() >= within) {
+                etag = None;
+            }
             let answer = tokio::select! {
-                answer = self.ask(address, etag.as_deref()) => answer,
+                answer = self.ask(address, etag.as_deref(), wait) => answer,
                 () = cancel.cancelled() => return,
             };
             let pause = match answer {
-                Ok(Some((loaded, tag))) => {
-                    etag = tag;
-                    self.polled(address, Some(loaded));
+                Ok(Some((reported, tag))) => {
+                    (etag, complete) = (tag, Some(asked));
+                    self.polled(address, Some(reported));
                     POLL_INTERVAL
                 }
                 Ok(None) => {
@@ -75,10 +82,11 @@ impl Edges {
         &self,
         address: SocketAddr,
         etag: Option<&str>,
-    ) -> Result<Option<(Loaded, Option<String>)>, PollError> {
+        wait: u64,
+    ) -> Result<Option<(Reported, Option<String>)>, PollError> {
         let request = match etag {
             Some(etag) => {
-                self.http.get(format!("http://{address}{PATH}?wait={WAIT_SECONDS}")).header(header::IF_NONE_MATCH, etag)
+                self.http.get(format!("http://{address}{PATH}?wait={wait}")).header(header::IF_NONE_MATCH, etag)
             }
             None => self.http.get(format!("http://{address}{PATH}")),
         };
@@ -100,7 +108,7 @@ impl Edges {
         Ok(Some((serde_json::from_slice(&body)?, etag)))
     }
 
-    fn polled(&self, address: SocketAddr, loaded: Option<Loaded>) {
+    fn polled(&self, address: SocketAddr, reported: Option<Reported>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(edge) = known.get_mut(&address) else { return };
         let back = edge.failure.take().is_some() && edge.ready;
@@ -108,8 +116,9 @@ impl Edges {
             tracing::info!(edge = edge.name, "the edge answers again");
         }
         let mut changed = HashSet::new();
-        if let Some(Loaded { businesses: hashes, keys, .. }) = loaded {
+        if let Some(Reported { loaded: Loaded { businesses: hashes, keys, .. }, connections }) = reported {
             edge.keys = keys;
+            edge.connections = connections;
             let now = Instant::now();
             let first = edge.hashes.is_none();
             if first {

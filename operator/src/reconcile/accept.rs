@@ -1,6 +1,6 @@
 //! Whether a declaration is accepted, and what it compiles to.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 use wirepost_core::{
@@ -43,6 +43,14 @@ impl AcceptedDeclaration {
         let spec = Arc::new(stored.spec.clone());
         Self { compiled, spec, terms, secret: stored.secret_name().map(str::to_owned) }
     }
+
+    /// With what leads to the businesses that accept its messages now.
+    fn shared_with(mut self, acceptors: &BTreeSet<String>) -> Self {
+        if !self.compiled.config.accepted_by.iter().eq(acceptors) {
+            Arc::make_mut(&mut self.compiled).share_with(acceptors);
+        }
+        self
+    }
 }
 
 impl Reconcile<'_> {
@@ -81,7 +89,7 @@ impl Reconcile<'_> {
         }
         let accepted = self.permit()?;
         self.check_issuer(&accepted.compiled)?;
-        Ok(accepted)
+        Ok(accepted.shared_with(&context.acceptors(stored.business_type())))
     }
 
     /// Edges refuse to ask such an address. What was accepted before goes on; its edges log the reason.
@@ -265,7 +273,8 @@ impl Reconcile<'_> {
         if self.context.other_claimant(self.stored).is_some() || self.other_owners_config().is_some() {
             return None;
         }
-        self.remembered().or_else(|| self.accepted_generation().filter(|_| !outdated))
+        let accepted = self.remembered().or_else(|| self.accepted_generation().filter(|_| !outdated))?;
+        Some(accepted.shared_with(&self.context.acceptors(self.stored.business_type())))
     }
 
     /// What was last accepted, by this process or one before it.

@@ -67,6 +67,8 @@ pub struct Options {
     pub secret_check: Duration,
     /// How long a status waits before it reports what often passes.
     pub status_delay: Duration,
+    /// Between two reports of how many clients a business has.
+    pub count_clients: Duration,
     /// How long what is no longer declared waits for edges that do not report the present configuration.
     pub edges_timeout: Duration,
     /// For the broker user of each business.
@@ -191,6 +193,22 @@ impl Context {
     pub(super) fn deletion_default(&self, stored: &StoredBusiness) -> Option<DeletionPolicy> {
         let class = self.classes.of(stored.class_name()).ok().flatten()?;
         class.resource.spec.defaults.as_ref()?.deletion_policy
+    }
+
+    /// Other businesses that accept messages of this one. Each has its exchanges on the broker: its edge configuration
+    /// is written after them.
+    pub(super) fn acceptors(&self, business: &str) -> BTreeSet<String> {
+        let accepts = |map: &ConfigMap| {
+            !config_map::is_tombstone(map) && config_map::accepts_from(map).any(|accepted| accepted == business)
+        };
+        let maps = self.config_maps.state_filter(accepts);
+        let names = maps.iter().filter_map(|map| config_map::business(map)).filter(|other| *other != business);
+        names.map(str::to_owned).collect()
+    }
+
+    /// Whether a business runs.
+    pub(super) fn runs(&self, business: &str) -> bool {
+        self.config_map(business).is_some_and(|map| !config_map::is_tombstone(&map))
     }
 
     /// The edge configuration of a business.

@@ -126,7 +126,9 @@ impl Reconcile<'_> {
             programmed: ConditionState::not_met(Reason::Deleting, "the edges accept no more clients of it"),
             facts: None,
             edges: None,
+            clients: None,
             policy: None,
+            linked: None,
         };
         self.report(&findings).await?;
         Ok((Outcome::Waiting, Action::requeue(interval)))
@@ -145,7 +147,9 @@ impl Reconcile<'_> {
             programmed: ConditionState::pending("an administrator"),
             facts: None,
             edges: None,
+            clients: None,
             policy: None,
+            linked: None,
         };
         findings.set_progress(&self.progress(stored.business_type()));
         self.report(&findings).await?;

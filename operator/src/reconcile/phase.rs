@@ -23,7 +23,7 @@ pub(super) struct Delivered {
     /// Of the one that should be delivered; while routes wait it is another.
     declared: String,
     at: Instant,
-    /// Queues that it publishes to, and the stream if it reads one.
+    /// Queues and the exchange for several businesses that it publishes to, and the stream if it reads one.
     uses: BTreeSet<String>,
 }
 
@@ -34,7 +34,8 @@ impl Delivered {
         let at = before.as_ref().filter(|before| before.hash == hash).map_or_else(Instant::now, |before| before.at);
         let queues = config.routes.iter().filter_map(|route| route.queue.clone());
         let stream = (config.delivery == Delivery::Durable).then(|| names::stream(&config.business_type));
-        *before = Some(Self { hash, declared, at, uses: queues.chain(stream).collect() });
+        let share = (!config.accepted_by.is_empty()).then(|| names::share_exchange(&config.business_type));
+        *before = Some(Self { hash, declared, at, uses: queues.chain(stream).chain(share).collect() });
     }
 
     /// When no edge uses anything of a former configuration. `timeout`: the longest wait for edges that do not get, or do not report,

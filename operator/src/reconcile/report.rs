@@ -15,7 +15,7 @@ use wirepost_core::{
 
 use super::{Error, Reconcile, state::ResourceState};
 use crate::{
-    conditions::{Findings, same_but_time},
+    conditions::{ConditionState, Findings, same_but_time, summarize},
     metrics::Object,
 };
 
@@ -25,7 +25,7 @@ impl Reconcile<'_> {
         let Self { stored, context } = *self;
         let policy = context.states.of(stored, |state| state.policy.clone());
         let old = stored.status();
-        let new = Findings { policy, ..findings.clone() }.status(stored.generation(), &old);
+        let new = Findings { policy, linked: self.linked(), ..findings.clone() }.status(stored.generation(), &old);
         let ready = new.conditions.iter().any(|c| c.type_ == ConditionType::Ready.as_str() && c.status == "True");
         if new == old || !context.states.of(stored, |state| state.is_news(&new)) {
             context.states.of(stored, ResourceState::release_status);
@@ -57,6 +57,35 @@ impl Reconcile<'_> {
         Ok(ready)
     }
 
+    /// What leads to this business from others, and to others from it.
+    fn linked(&self) -> Option<ConditionState> {
+        let Self { stored, context } = *self;
+        if stored.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let accepts = stored.accepts_from();
+        let accepted_by: Vec<String> = context.acceptors(stored.business_type()).into_iter().collect();
+        if accepts.is_empty() && accepted_by.is_empty() {
+            return None;
+        }
+        let (known, missing): (Vec<String>, Vec<String>) = accepts.into_iter().partition(|from| context.runs(from));
+        let both: Vec<String> = known.iter().filter(|from| accepted_by.contains(from)).cloned().collect();
+        let part = |text: &str, names: &[String]| (!names.is_empty()).then(|| format!("{text} {}", summarize(names)));
+        let parts = [
+            part("no business is called", &missing),
+            part("accepts messages of", &known),
+            part("its messages are accepted by", &accepted_by),
+            part("both ways with", &both),
+        ];
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        Some(if missing.is_empty() {
+            ConditionState::met(Reason::Linked, text)
+        } else {
+            let text = format!("{text}; acceptFrom begins to work for a name as soon as that business is there");
+            ConditionState::not_met(Reason::SenderNotFound, text)
+        })
+    }
+
     /// When a status that was not written must be checked again, if there is one; after `pause` at the latest.
     pub(super) fn status_due_within(&self, pause: Duration) -> Duration {
         self.context.states.of(self.stored, ResourceState::status_due).map_or(pause, |due| due.min(pause))
@@ -65,7 +94,18 @@ impl Reconcile<'_> {
 
 /// Whether the difference is of the kind that often passes.
 fn may_wait(old: &WsBusinessStatus, new: &WsBusinessStatus) -> bool {
-    let rest = |status: &WsBusinessStatus| WsBusinessStatus { conditions: Vec::new(), edges: None, ..status.clone() };
+    let rest = |status: &WsBusinessStatus| WsBusinessStatus {
+        conditions: Vec::new(),
+        edges: None,
+        clients: None,
+        ..status.clone()
+    };
+    let same_conditions = old.conditions.len() == new.conditions.len()
+        && old.conditions.iter().zip(&new.conditions).all(|(was, is)| same_but_time(was, is));
+    // The number of clients is counted seldom enough.
+    if same_conditions && old.edges == new.edges && rest(old) == rest(new) {
+        return false;
+    }
     // All edges run it: an improvement, like a condition that becomes True.
     let all_run_it =
         |status: &WsBusinessStatus| status.edges.as_ref().is_none_or(|edges| edges.programmed == edges.total);
@@ -93,7 +133,6 @@ fn is_passing(kind: ConditionType, condition: &Condition) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conditions::ConditionState;
 
     fn status(generation: i64, change: impl FnOnce(&mut Findings)) -> WsBusinessStatus {
         let mut findings = Findings {
@@ -102,7 +141,9 @@ mod tests {
             programmed: ConditionState::met(Reason::Programmed, "c"),
             facts: None,
             edges: Some((2, 2)),
+            clients: None,
             policy: None,
+            linked: None,
         };
         change(&mut findings);
         findings.status(generation, &WsBusinessStatus::default())
@@ -120,6 +161,7 @@ mod tests {
             (good(), silent()),
             (silent(), behind()),
             (good(), status(1, |f| f.edges = Some((2, 3)))),
+            (good(), status(1, |f| (f.edges, f.clients) = (Some((2, 3)), Some(7)))),
             (good(), status(1, |f| f.programmed = ConditionState::met(Reason::Programmed, "9 of 10"))),
         ] {
             assert!(may_wait(&old, &new), "{old:?}\n{new:?}");
@@ -132,6 +174,8 @@ mod tests {
             // A first report, and one of another generation.
             (WsBusinessStatus::default(), behind()),
             (good(), status(2, |f| f.programmed = ConditionState::not_met(Reason::EdgesBehind, "x"))),
+            // Counted once a minute.
+            (good(), status(1, |f| f.clients = Some(7))),
             // Of this business alone.
             (good(), status(1, |f| f.provisioned = ConditionState::not_met(Reason::NotAsDeclared, "x"))),
             (good(), status(1, |f| f.provisioned = ConditionState::not_met(Reason::Drifted, "x"))),

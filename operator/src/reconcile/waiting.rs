@@ -18,7 +18,7 @@ use wirepost_topology::{Affected, Report};
 /// What has to wait for the broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
-    /// Queues of routes.
+    /// Queues of routes, and exchanges for the clients of several businesses.
     queues: BTreeSet<String>,
     /// Every route to a queue.
     intake: bool,
@@ -69,6 +69,10 @@ impl Waiting {
         if let Some(old) = old.filter(|_| self.pushes) {
             (config.delivery, config.retention) = (old.delivery, old.retention);
         }
+        if self.queues.contains(&names::share_exchange(&new.business_type)) {
+            config.accepted_by.clear();
+        }
+        config.accepted_by.retain(|business| !self.queues.contains(&names::push_exchange(business)));
         if !new.routes.iter().any(|route| self.concerns(route)) {
             return config;
         }

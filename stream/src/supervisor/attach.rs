@@ -61,7 +61,14 @@ impl Supervisor {
     async fn attach_on(&mut self, reservation: Reservation, doubts: &mut u32) -> Result<Option<Attachment>, Error> {
         let stats = reservation.connection().stats(&self.stream).await?;
         match self.start {
-            Start::First if self.next == 0 => self.attach_first(reservation, stats).await.map(Some),
+            Start::First if self.next == 0 => {
+                // Else what its end shows would not be the end of what was confirmed before.
+                if !self.is_abreast(reservation.connection()).await? {
+                    return Ok(None);
+                }
+                let stats = reservation.connection().stats(&self.stream).await?;
+                self.attach_first(reservation, stats).await.map(Some)
+            }
             Start::First => {
                 // Only unreadable messages were seen: there is no fingerprint to check.
                 let reader = self.subscribe(reservation, Specification::Offset(self.next)).await?;
@@ -240,8 +247,8 @@ impl Supervisor {
         self.down = false;
         self.silent_attempts = 0;
         let next = self.next.max(stats.first_offset.unwrap_or(0));
-        self.progress.set(next, stats.end().map_or(0, |end| end.saturating_add(1)));
-        self.emit(Event::Attached { position, first_offset: stats.first_offset }).await;
+        self.progress.committed(stats.end().map_or(0, |end| end.saturating_add(1)));
+        self.queue(Some(Event::Attached { position, first_offset: stats.first_offset }), next).await;
     }
 
     async fn subscribe(&self, reservation: Reservation, from: Specification) -> Result<StreamReader, Error> {

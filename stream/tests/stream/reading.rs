@@ -35,6 +35,34 @@ async fn first_reads_everything_and_goes_on_live() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_was_received_and_not_taken_counts_as_lag() -> Result<()> {
+    let vhost = Vhost::create().await?;
+    let publisher = Publisher::connect(&vhost).await?;
+    publisher.declare("s").await?;
+    // A chunk each, since each waits for its confirm.
+    for n in 0..20 {
+        publisher.numbers("s", n..n + 1).await?;
+    }
+    let client = client(&vhost);
+    let mut subscription = client.subscribe("s", Start::First);
+    attached(&mut subscription).await;
+    assert!(subscription.lag() > 0, "nothing was taken yet");
+    let mut taken = 0;
+    while taken < 20 {
+        if let Event::Messages(batch) = event(&mut subscription).await {
+            taken += batch.iter().count();
+        }
+        // The reader runs ahead.
+        eventually("the reader has received more", PATIENCE, || async {
+            Ok(client.counters().held_bytes.get() > 0 || taken == 20)
+        })
+        .await?;
+        assert_eq!(subscription.lag() == 0, taken == 20, "after {taken}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn next_tells_the_last_message_and_reads_only_what_follows() -> Result<()> {
     let vhost = Vhost::create().await?;
     let publisher = Publisher::connect(&vhost).await?;

@@ -45,6 +45,7 @@ fn the_defaults_are_operator_and_edges_with_what_guards_them() -> Result<()> {
         "RoleBinding/wirepost-operator",
         "Service/wirepost",
         "Service/wirepost-edge",
+        "Service/wirepost-edge-peers",
         "ServiceAccount/wirepost-edge",
         "ServiceAccount/wirepost-operator",
         "ValidatingAdmissionPolicy/wirepost-system.wirepost-operator-secrets",
@@ -198,6 +199,11 @@ fn the_discovery_service_is_headless_and_names_the_admin_port() -> Result<()> {
     ensure!(service["spec"]["clusterIP"] == "None" && service["spec"]["publishNotReadyAddresses"] == false);
     ensure!(service["spec"]["ports"] == json!([{"name": "admin", "port": 9090, "targetPort": "admin"}]), "{service}");
     ensure!(rendered.at("Deployment/wirepost-operator", "$env/WIREPOST_EDGE_SERVICE") == Some(json!("wirepost-edge")));
+    // An edge that shuts down has clients, too.
+    let peers = rendered.get("Service/wirepost-edge-peers")?;
+    ensure!(peers["spec"]["clusterIP"] == "None" && peers["spec"]["publishNotReadyAddresses"] == true);
+    let name = rendered.at("Deployment/wirepost-edge", "$env/WIREPOST_PEERS");
+    ensure!(name == Some(json!("wirepost-edge-peers.wirepost-system.svc:9090")), "{name:?}");
     let public = rendered.get("Service/wirepost")?;
     ensure!(!public.to_string().contains("9090") && !public.to_string().contains("admin"), "{public}");
     Ok(())

@@ -72,7 +72,7 @@ async fn each_refusal_has_a_line_with_its_reason_and_no_credential() -> Result<(
     ensure!(lines.len() == expected.len(), "{lines:#?}");
     for (line, (action, business, reason)) in lines.iter().zip(expected) {
         ensure!(line["action"] == action && line["reason"] == reason && line["outcome"] == "refused", "{line}");
-        ensure!(line["business"].as_str() == business, "{line}");
+        ensure!(line["business"].as_str() == business && line["address"] == "127.0.0.1", "{line}");
         // The answer names what the caller sent; the log does not.
         let quotes = ["unknown_business", "invalid_identity"].contains(&reason);
         ensure!(line["detail"].as_str().is_none_or(str::is_empty) == quotes, "{line}");

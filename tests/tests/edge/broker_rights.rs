@@ -12,20 +12,13 @@ use wirepost_testing::broker::{PATIENCE, eventually, publish};
 use wirepost_testing::client::{Client, Event};
 use wirepost_testing::edge::Edge;
 use wirepost_testing::service::{Service, payment};
-use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::setup::{PAYMENTS, Setup, TRANSIENT};
 use wirepost_topology::{Access, EDGE_RIGHTS, EdgeRight};
 
 use crate::sweep::{Object, objects, tried};
 
-const TICKER: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: ticker, namespace: shop}
-spec:
-  clientTypes: [app]
-  routes: [{messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}]
-  push: {delivery: Transient}
-";
+/// What the second business accepts of the first one.
+const ACCEPTS: &str = "  acceptFrom: [{businessType: payments, messageTypes: [price]}]\n";
 
 /// What an edge does on the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +27,8 @@ enum Work {
     Send,
     /// A push by HTTP is taken.
     Push,
+    /// A push by HTTP to the clients of two businesses is taken.
+    Share,
     /// A `Durable` push gets to a client.
     Durable,
     /// A `Transient` one.
@@ -46,7 +41,8 @@ enum Work {
     Hear,
 }
 
-const ALL: [Work; 7] = [Work::Send, Work::Push, Work::Durable, Work::Transient, Work::Event, Work::Revoke, Work::Hear];
+const ALL: [Work; 8] =
+    [Work::Send, Work::Push, Work::Share, Work::Durable, Work::Transient, Work::Event, Work::Revoke, Work::Hear];
 
 /// What fails without a right.
 fn fails_without(right: &EdgeRight) -> Result<Work> {
@@ -54,6 +50,7 @@ fn fails_without(right: &EdgeRight) -> Result<Work> {
         (_, "wirepost.B.edge.*") | (Access::Read, "wirepost.B.push") => Work::Transient,
         (Access::Write, "wirepost.B.receive") => Work::Send,
         (Access::Write, "wirepost.B.push") => Work::Push,
+        (Access::Write, "wirepost.B.share") => Work::Share,
         (Access::Write, "wirepost.B.events") => Work::Event,
         (Access::Read, "wirepost.B.stream") => Work::Durable,
         (Access::Write, "wirepost.control") => Work::Revoke,
@@ -96,6 +93,10 @@ async fn use_it(edge: &Edge, name: &str, seen: &Seen) -> Result<[Client; 3]> {
     if edge.post(&payment("nobody", 1)).await?.0 == 200 {
         seen.works(name, Work::Push);
     }
+    let shared = json!({"messageType": "price", "toUniqueId": "nobody", "businesses": ["ticker"], "content": {}});
+    if edge.post(&shared).await?.0 == 200 {
+        seen.works(name, Work::Share);
+    }
     if revoke(edge, &format!("nobody-{name}")).await? {
         seen.works(name, Work::Revoke);
     }
@@ -112,7 +113,7 @@ async fn revoke(edge: &Edge, unique_id: &str) -> Result<bool> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_right_of_an_edge_is_needed_for_one_thing_and_nothing_else_fails_without_it() -> Result<()> {
-    let setup = Setup::new(&[PAYMENTS, TICKER]).await?;
+    let setup = Setup::new(&[PAYMENTS, &format!("{TRANSIENT}{ACCEPTS}")]).await?;
     let (payments, ticker) = (Service::connect(&setup).await?, Service::of(&setup, "ticker").await?);
     let mut connected = payments.events("connected").await?;
     let mut expected = BTreeSet::from_iter(ALL.map(|work| ("whole".to_owned(), work)));
@@ -200,7 +201,7 @@ fn meant(rights: &[EdgeRight], objects: &BTreeSet<Object>) -> BTreeSet<(Access, 
 
 #[tokio::test]
 async fn an_edge_can_do_nothing_else_and_a_right_more_would_show() -> Result<()> {
-    let setup = Setup::new(&[PAYMENTS, TICKER]).await?;
+    let setup = Setup::new(&[PAYMENTS, &format!("{TRANSIENT}{ACCEPTS}")]).await?;
     let edge = setup.edge("e1").start().await?;
     let _client = edge.client("bob", "app").business("ticker").connect().await?;
     let objects = objects(&setup).await?;

@@ -1,11 +1,14 @@
 //! Edges as processes, on a real RabbitMQ.
 
+mod across;
 mod admin;
 mod another_life;
 mod audience;
 mod audit;
+mod balance;
 mod broker_rights;
 mod broker_trouble;
+mod census;
 mod compression;
 mod config_files;
 mod configz;
@@ -13,10 +16,12 @@ mod confirms;
 mod connection_ends;
 mod dead_network;
 mod delivery_change;
+mod description;
 mod drain;
 mod floods;
 mod heavy_content;
 mod http_messages;
+mod judged_pushes;
 mod kubernetes_source;
 mod limits;
 mod liveness;
@@ -25,6 +30,7 @@ mod matrix;
 mod messages;
 mod overlapping_routes;
 mod poison;
+mod presence;
 mod private_broker;
 mod receipts;
 mod refusals;

@@ -99,8 +99,12 @@ impl World {
         // What a revocation names is nobody's here.
         let query = if method == Method::DELETE { "uniqueId=nobody" } else { "uniqueId=alice&clientType=app" };
         let url = format!("http://{}{path}?{query}", self.edge.public);
-        let request = self.http.request(method, url);
-        request.body(json!({"messageType": LAST, "toUniqueId": "*", "content": {}}).to_string())
+        let body = if path.ends_with("/presence") {
+            json!({"uniqueIds": ["alice"]})
+        } else {
+            json!({"messageType": LAST, "toUniqueId": "*", "content": {}})
+        };
+        self.http.request(method, url).body(body.to_string())
     }
 
     fn jwt(&self) -> Result<String> {
@@ -138,7 +142,9 @@ fn issuer() -> Result<(EncodingKey, Value)> {
     Ok((key, json!({"keys": [jwk]})))
 }
 
+/// Each accepts something from the other, so that there is an exchange for both.
 fn declaration(name: &str, keys: &Value) -> String {
+    let other = if name == OWN { FOREIGN } else { OWN };
     json!({
         "apiVersion": "wirepost.dev/v1alpha1",
         "kind": "WsBusiness",
@@ -151,6 +157,7 @@ fn declaration(name: &str, keys: &Value) -> String {
                 {"messageType": "chat.said", "sendType": "ClientToClient", "from": ["app"], "to": ["h5"], "audience": "Everyone"},
                 {"messageType": LAST, "sendType": "ServerToClient", "to": TYPES, "audience": "Everyone"},
             ],
+            "acceptFrom": [{"businessType": other, "messageTypes": ["said.elsewhere"]}],
             "auth": {"jwt": {
                 "issuer": "https://id.example", "audiences": ["shop"], "jwks": {"inline": keys},
                 "claims": {"uniqueId": "sub", "clientType": "type"},

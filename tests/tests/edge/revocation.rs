@@ -116,6 +116,45 @@ async fn without_the_broker_nothing_is_revoked_and_the_caller_is_told() -> Resul
 }
 
 #[tokio::test]
+async fn an_edge_that_reads_no_streams_refuses_to_revoke() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").without("stream").start().await?;
+    let url = edge.token("payments", "alice", "app", &[]).await?;
+    let (status, body) = edge.revoke("payments", &[("uniqueId", "alice")]).await?;
+    assert_eq!((status, &body["result"]), (503, &json!(50_301)), "{body}");
+    ensure!(body["description"].as_str().is_some_and(|text| text.contains("nothing was revoked")), "{body}");
+    let unused = url.rsplit('/').next().context("a ticket")?;
+    edge.client("alice", "app").token(unused).greeted().await.context("her session goes on")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_was_replaced_holds_again_what_is_in_force() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let (one, two) = (setup.edge("e1").start().await?, setup.edge("e2").start().await?);
+    let unused = ticket(&one, "alice", "app", &[]).await?;
+    let mut resume = one.client("bob", "app").connect().await?;
+    let of_bob = resume.resume_token();
+    for unique_id in ["alice", "bob"] {
+        ensure!(one.revoke("payments", &[("uniqueId", unique_id)]).await?.0 == 200);
+    }
+    assert_eq!(resume.close_code().await?, 3003);
+    two.await_metric("wirepost_edge_revocations", 2.0).await?;
+    setup.delete_queue("wirepost.control").await?;
+    setup.repair().await?;
+    // One of the two at least; the other one may have come first with a part of it.
+    eventually("it is filled again", PATIENCE, || async {
+        let restored = "wirepost_edge_revocations_restored_total";
+        Ok(one.count(restored).await? + two.count(restored).await? >= 2)
+    })
+    .await?;
+    let later = setup.edge("e3").start().await?;
+    ensure!(later.count("wirepost_edge_revocations").await? == 2);
+    assert_eq!((refused(&later, &unused).await?, refused(&later, &of_bob).await?), (3000, 3000));
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_declaration_does_not_allow_any_more_ends() -> Result<()> {
     let setup = Setup::new(&[&format!("{PAYMENTS}  auth: {{allowedOrigins: [\"https://shop.example\"]}}\n")]).await?;
     let edge = setup.edge("e1").start().await?;
@@ -172,6 +211,44 @@ async fn a_ticket_is_good_once_and_a_resume_token_until_the_next_connection_live
     assert_eq!(refused(&edge, &resume).await?, 3000);
     let mut third = edge.client("alice", "app").token(second.resume_token()).connect().await?;
     third.sync().await
+}
+
+async fn good_in_the_path(edge: &Edge, ticket: &str) -> Result<bool> {
+    Ok(edge.client("alice", "app").token(ticket).greeted().await.is_ok())
+}
+
+async fn good_as_a_subprotocol(edge: &Edge, ticket: &str) -> Result<bool> {
+    let mut raw = Raw::connect(edge.public).await?;
+    raw.send(upgrade("/socket", &format!("sec-websocket-protocol: wirepost.v1, wirepost.token.{ticket}\r\n"))).await?;
+    ensure!(raw.head().await?.starts_with("http/1.1 101"), "refused before the upgrade");
+    raw.either(b"\"welcome\"", &3000_u16.to_be_bytes()).await
+}
+
+async fn good_for_a_refresh(session: &mut Client, ticket: &str) -> Result<bool> {
+    session.send(&json!({"op": "refresh", "token": ticket})).await?;
+    Ok(session.control_of(&["refreshed", "error"]).await?["op"] == "refreshed")
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_used_in_all_ways_at_the_same_time_is_good_once() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let mut first = edge.client("alice", "app").connect().await?;
+    let mut second = edge.client("alice", "app").connect().await?;
+    for round in 0..8 {
+        let once = ticket(&edge, "alice", "app", &[]).await?;
+        let good = tokio::try_join!(
+            good_in_the_path(&edge, &once),
+            good_as_a_subprotocol(&edge, &once),
+            good_for_a_refresh(&mut first, &once),
+            good_for_a_refresh(&mut second, &once),
+            good_as_a_subprotocol(&edge, &once),
+            good_in_the_path(&edge, &once),
+        )?;
+        let good: [bool; 6] = good.into();
+        ensure!(good.iter().filter(|good| **good).count() == 1, "round {round}: {good:?}");
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ async fn the_memory_of_a_business_is_bounded_and_another_ones_pushes_go_on() -> 
         deaf.push(client.connect().await?);
     }
     // It reads nothing either, but its business is within its share.
-    let slow = edge.client("slow", "pos").receive_buffer(16 << 10).connect().await?;
+    let mut slow = edge.client("slow", "pos").receive_buffer(16 << 10).connect().await?;
     let mut alice = edge.client("alice", "app").connect().await?;
     let (greedy, payments) = (Service::of(&setup, "greedy").await?, Service::connect(&setup).await?);
     for n in 0..60 {
@@ -117,7 +117,8 @@ async fn the_memory_of_a_business_is_bounded_and_another_ones_pushes_go_on() -> 
     }
     edge.await_metric("wirepost_edge_business_limited_total{kind=\"memory\"}", 1.0).await?;
     ensure!(edge.count("wirepost_edge_backlog_closes_total").await? >= 1);
-    drop((deaf, slow));
+    assert_eq!(slow.numbers(60).await?, (0..60).collect::<Vec<_>>(), "it lost nothing, and is still connected");
+    drop(deaf);
 
     // Bodies of its calls that do not come: those of others do.
     let mut unsent = Vec::new();

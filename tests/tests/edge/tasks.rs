@@ -9,19 +9,9 @@ use serde_json::json;
 use wirepost_testing::broker::{PATIENCE, eventually};
 use wirepost_testing::edge::{Edge, EdgeBuilder};
 use wirepost_testing::service::{Service, payment};
-use wirepost_testing::setup::{PAYMENTS, Setup};
+use wirepost_testing::setup::{PAYMENTS, Setup, TRANSIENT};
 use wirepost_testing::tls::Authority;
 
-const TICKER: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: ticker, namespace: shop}
-spec:
-  clientTypes: [app]
-  routes:
-    - {messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}
-  push: {delivery: Transient}
-";
 /// Nothing listens at the address of its issuer's key set.
 const ISSUED: &str = r"
 apiVersion: wirepost.dev/v1alpha1
@@ -64,7 +54,7 @@ fn with_tls(edge: EdgeBuilder, setup: &Setup) -> Result<EdgeBuilder> {
 
 #[tokio::test]
 async fn a_task_that_panics_ends_the_edge_with_its_name_in_the_log() -> Result<()> {
-    let setup = Setup::new(&[PAYMENTS, TICKER]).await?;
+    let setup = Setup::new(&[PAYMENTS, TRANSIENT]).await?;
     let tasks = [
         "public port",
         "admin port",
@@ -98,7 +88,7 @@ async fn a_task_that_panics_ends_the_edge_with_its_name_in_the_log() -> Result<(
 
 #[tokio::test]
 async fn what_reads_for_one_business_is_back_after_a_panic_and_counted() -> Result<()> {
-    let setup = Setup::new(&[PAYMENTS, TICKER]).await?;
+    let setup = Setup::new(&[PAYMENTS, TRANSIENT]).await?;
     let service = Service::connect(&setup).await?;
     let prices = Service::of(&setup, "ticker").await?;
     for task in ["push reader", "stream reader", "stream frames", "transient consumer"] {
@@ -183,7 +173,7 @@ async fn a_panic_in_one_connection_ends_no_other() -> Result<()> {
 
 #[tokio::test]
 async fn a_panic_in_what_serves_one_call_ends_that_call_only_and_is_counted() -> Result<()> {
-    let setup = Setup::new(&[PAYMENTS, TICKER, ISSUED]).await?;
+    let setup = Setup::new(&[PAYMENTS, TRANSIENT, ISSUED]).await?;
     for task in ["key set fetch", "admin connection", "queue deletion"] {
         let edge = setup.edge(&task.replace(' ', "-")).panics(task).start().await?;
         let mut prices = edge.client("bob", "app").business("ticker").connect().await?;
@@ -200,7 +190,7 @@ async fn a_panic_in_what_serves_one_call_ends_that_call_only_and_is_counted() ->
             }
             "queue deletion" => {
                 // As `Durable` it has no queue of this edge.
-                setup.declare(&[PAYMENTS, ISSUED, &TICKER.replace("Transient", "Durable")]).await?;
+                setup.declare(&[PAYMENTS, ISSUED, &TRANSIENT.replace("Transient", "Durable")]).await?;
                 prices.close_code().await?;
             }
             _ => {}

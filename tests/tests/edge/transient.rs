@@ -5,19 +5,7 @@ use serde_json::{Value, json};
 use wirepost_core::names;
 use wirepost_testing::broker::{PATIENCE, depth, eventually};
 use wirepost_testing::service::Service;
-use wirepost_testing::setup::Setup;
-
-const TICKER: &str = r"
-apiVersion: wirepost.dev/v1alpha1
-kind: WsBusiness
-metadata: {name: ticker, namespace: shop}
-spec:
-  clientTypes: [app]
-  routes:
-    - {messageType: price, sendType: ServerToClient, to: [app], audience: Everyone}
-    - {messageType: wave, sendType: ClientToClient, from: [app], to: [app]}
-  push: {delivery: Transient}
-";
+use wirepost_testing::setup::{Setup, TRANSIENT};
 
 fn price(to: &str, n: u64) -> Value {
     json!({"messageType": "price", "toUniqueId": to, "content": {"n": n}})
@@ -25,7 +13,7 @@ fn price(to: &str, n: u64) -> Value {
 
 #[tokio::test]
 async fn every_edge_delivers_from_a_queue_of_its_own_and_acknowledges() -> Result<()> {
-    let setup = Setup::new(&[TICKER]).await?;
+    let setup = Setup::new(&[TRANSIENT]).await?;
     let (e1, e2) = (setup.edge("e1").start().await?, setup.edge("e2").start().await?);
     let service = Service::connect(&setup).await?;
     let mut alice = e1.client("alice", "app").connect().await?;
@@ -62,7 +50,7 @@ async fn every_edge_delivers_from_a_queue_of_its_own_and_acknowledges() -> Resul
 
 #[tokio::test]
 async fn what_was_acknowledged_is_gone_and_what_was_not_comes_back_after_a_crash() -> Result<()> {
-    let setup = Setup::new(&[TICKER]).await?;
+    let setup = Setup::new(&[TRANSIENT]).await?;
     let edge = setup.edge("e1").start().await?;
     let service = Service::connect(&setup).await?;
     let queue = names::edge_queue("ticker", "e1");
@@ -85,7 +73,7 @@ async fn what_was_acknowledged_is_gone_and_what_was_not_comes_back_after_a_crash
 
 #[tokio::test]
 async fn a_client_that_comes_back_with_any_cursor_is_told_that_messages_may_be_missing() -> Result<()> {
-    let setup = Setup::new(&[TICKER]).await?;
+    let setup = Setup::new(&[TRANSIENT]).await?;
     let edge = setup.edge("e1").start().await?;
     let service = Service::connect(&setup).await?;
     let mut alice = edge.client("alice", "app").cursor("AQAAAAAAAAAAAAEAAAAAAAAAAXRpY2tlcg").connect().await?;
@@ -98,7 +86,7 @@ async fn a_client_that_comes_back_with_any_cursor_is_told_that_messages_may_be_m
 
 #[tokio::test]
 async fn an_exchange_that_was_made_again_is_heard_again() -> Result<()> {
-    let setup = Setup::new(&[TICKER]).await?;
+    let setup = Setup::new(&[TRANSIENT]).await?;
     let edge = setup.edge("e1").start().await?;
     let service = Service::connect(&setup).await?;
     let mut alice = edge.client("alice", "app").connect().await?;

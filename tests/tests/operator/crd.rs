@@ -226,7 +226,8 @@ async fn the_largest_declaration_is_accepted_and_a_larger_one_is_not() -> Result
     for (pointer, another) in [
         ("/spec/routes", json!({"messageType": "more", "sendType": "ServerToClient", "to": [client_type(0)]})),
         ("/spec/clientTypes", json!("more")),
-        ("/spec/acceptFrom", json!("more")),
+        ("/spec/acceptFrom", json!({"businessType": "more", "messageTypes": ["a"]})),
+        ("/spec/acceptFrom/0/messageTypes", json!("more")),
         ("/spec/auth/allowedOrigins", json!("https://more.example")),
         ("/spec/auth/jwt/audiences", json!("more")),
         ("/spec/auth/jwt/clientTypes", json!("more")),
@@ -272,7 +273,7 @@ fn client_type(number: usize) -> String {
 fn largest() -> Value {
     let types: Vec<_> = (0..16).map(client_type).collect();
     let routes: Vec<_> = (0..100)
-        .map(|n| json!({"messageType": format!("{n:0>200}"), "sendType": "ClientToClient", "from": types, "to": types}))
+        .map(|n| json!({"messageType": format!("{n:0>200}"), "sendType": "ClientToClient", "from": types, "to": types, "validate": "Http"}))
         .collect();
     let host = "o".repeat(230);
     json!({
@@ -298,7 +299,10 @@ fn largest() -> Value {
         },
         "session": {"maxSeconds": 2_592_000},
         "access": {"secretName": "s".repeat(253)},
-        "acceptFrom": (0..64).map(|n| format!("{n:0>40}")).collect::<Vec<_>>(),
+        "acceptFrom": (0..64).map(|n| json!({
+            "businessType": format!("{n:0>40}"),
+            "messageTypes": (0..16).map(|n| format!("{n:0>200}")).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
+use wirepost_core::business::WsBusiness;
 use wirepost_testing::broker::{PATIENCE, eventually};
 use wirepost_testing::edge::Edge;
 use wirepost_testing::operator::edges::client;
@@ -192,4 +193,36 @@ async fn a_bad_change_leaves_clients_with_the_last_good_one() -> Result<()> {
     world.condition("payments", "Ready", "True").await?;
     alice.send_acked(&json!({"id": "o2", "messageType": "order.new", "content": {}})).await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_how_many_clients_there_are_and_is_written_only_when_that_changes() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator("one").flag("client-count-seconds", 2).start().await?;
+    let (first, second) = (world.edge("edge-1").await?, world.edge("edge-2").await?);
+    world.apply(&payments()).await?;
+    world.condition("payments", "Ready", "True").await?;
+    let secret = secret(&world).await?;
+    let counted = async |clients: i64| {
+        let is = |wsb: &WsBusiness| wsb.status.as_ref().and_then(|status| status.clients) == Some(clients);
+        world.wait("payments", &format!("have {clients} clients"), is).await
+    };
+    counted(0).await?;
+    let alice = client(&first, &secret, "alice", "app").await?;
+    let _bob = client(&second, &secret, "bob", "h5").await?;
+    let _carol = client(&second, &secret, "carol", "app").await?;
+    let wsb = counted(3).await?;
+    let writes = operator.writes().await?;
+    // Not a wait for something: silence for a while is what this is about.
+    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    ensure!(operator.writes().await? - writes < 0.5, "it writes what has not changed");
+    let api: Api<WsBusiness> = world.cluster.api(&world.team.name);
+    ensure!(api.get("payments").await?.metadata.resource_version == wsb.metadata.resource_version);
+    alice.leave().await?;
+    counted(2).await?;
+    // One that does not answer counts as it was.
+    second.pause()?;
+    world.reason("payments", "Programmed", "EdgesUnreachable").await?;
+    counted(2).await?;
+    second.resume()
 }

@@ -1,6 +1,7 @@
 //! Operators as processes, on a real API server and a real RabbitMQ; and the declaration itself on that API server.
 
 mod access;
+mod across;
 mod admin;
 mod basics;
 mod blips;

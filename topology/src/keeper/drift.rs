@@ -146,6 +146,7 @@ fn shows_in_a_plan(problem: &Problem) -> bool {
         problem,
         Problem::Differs { .. }
             | Problem::MissingQueue { .. }
+            | Problem::NoTarget { .. }
             | Problem::QueueNotOpen { .. }
             | Problem::LeadsBack { .. }
             | Problem::MoreRoom { .. }

@@ -5,7 +5,8 @@
 //! everything is created ([`Phase::Grow`]), then the edges get their configuration, and at last the rest is removed ([`Phase::Shrink`]).
 //!
 //! Such objects are recognized by their shape and not by memory, so that a process that starts in the middle of a change knows them too:
-//! queues to which an edge may publish, and the stream that it may read. Anything else that should not exist is removed immediately.
+//! queues and the exchange to which an edge may publish, and the stream that it may read. Anything else that should not
+//! exist is removed immediately.
 
 use std::collections::BTreeSet;
 
@@ -45,7 +46,7 @@ impl Phases {
 
     fn with(business: &str, intake: &[Intake], steps: Vec<Step>, in_use: impl Fn(&str) -> bool) -> Self {
         let mut phases = Self::default();
-        let stream = names::stream(business);
+        let (stream, share) = (names::stream(business), names::share_exchange(business));
         for step in &steps {
             match step {
                 Step::Unbind(binding) if may_be_published_to(business, binding) && in_use(&binding.destination) => {
@@ -64,7 +65,10 @@ impl Phases {
                         && phases.kept.contains(&binding.destination))
                     || (is_behind_push(business, binding) && in_use(&stream))
                     || is_by_route(business, intake, binding)
+                    // What leads to another business goes at once: that one does not want it any more.
+                    || (binding.source == share && binding.destination == names::push_exchange(business) && in_use(&share))
             }
+            Step::DeleteExchange(name) => *name == share && in_use(&share),
             Step::DeleteQueue(name) | Step::DeleteStream(name) => phases.kept.contains(name),
             Step::DeletePolicy(name) => phases.kept.iter().any(|queue| names::is_policy_of(name, queue)),
             _ => false,
@@ -132,6 +136,8 @@ mod tests {
             unbind("wirepost.pay.push.unrouted", "wirepost.pay.unrouted", ""),
             Step::DeleteStream("wirepost.pay.stream".to_owned()),
             Step::DeletePolicy("wirepost.pay.stream".to_owned()),
+            unbind("wirepost.pay.share", "wirepost.pay.push", ""),
+            Step::DeleteExchange("wirepost.pay.share".to_owned()),
         ];
         let now = vec![
             // Unbound before: it only waits to be emptied.
@@ -140,6 +146,7 @@ mod tests {
             Step::DeletePolicy("wirepost.pay.room.older".to_owned()),
             unbind("wirepost.pay.receive", "mine", "#"),
             unbind("wirepost.pay.events", "wirepost.pay.push", "#"),
+            unbind("wirepost.pay.share", "wirepost.chat.push", ""),
             Step::DeleteStream("wirepost.pay.other".to_owned()),
             Step::DeleteUser { name: "wirepost.pay.1".to_owned(), last: false },
         ];
@@ -160,6 +167,8 @@ mod tests {
         let phases = Phases::while_in_use("pay", &in_use, [later.clone(), now].concat());
         assert_eq!(phases.later, later[..5]);
         let stream = BTreeSet::from(["wirepost.pay.stream".to_owned()]);
-        assert_eq!(Phases::while_in_use("pay", &stream, later.clone()).later, later[7..]);
+        assert_eq!(Phases::while_in_use("pay", &stream, later.clone()).later, later[7..11]);
+        let share = BTreeSet::from(["wirepost.pay.share".to_owned()]);
+        assert_eq!(Phases::while_in_use("pay", &share, later.clone()).later, later[11..]);
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn business(name: &str) -> Topology {
             bind(&names::receive_exchange(name), &names::route_queue(name, "orders"), "order.*"),
             bind(&names::unrouted(name), &names::unrouted(name), ""),
         ],
+        links: Vec::new(),
         policies: vec![policy(&names::route_queue(name, "orders"))],
     }
 }
@@ -91,6 +92,13 @@ pub(crate) fn has(topology: &Topology) -> Actual {
                 routing_key: b.routing_key.clone(),
                 arguments: Map::new(),
             })
+            .chain(topology.links.iter().map(|link| actual::Binding {
+                source: link.from.clone(),
+                destination: link.to.clone(),
+                destination_type: "exchange".to_owned(),
+                routing_key: String::new(),
+                arguments: link_arguments(link),
+            }))
             .chain([actual::Binding {
                 source: names::CONTROL.to_owned(),
                 destination: names::CONTROL.to_owned(),
@@ -116,6 +124,49 @@ pub(crate) fn has(topology: &Topology) -> Actual {
 
 fn steps(plan: &Plan) -> Vec<String> {
     plan.steps.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_link_to_another_business_belongs_to_its_source_and_waits_for_its_target() {
+    let link = |from: &str, to: &str| Link {
+        from: names::share_exchange(from),
+        to: names::push_exchange(to),
+        header: format!("to-business-{to}"),
+        value: "true".to_owned(),
+    };
+    let share = |name: &str| Exchange {
+        name: names::share_exchange(name),
+        kind: ExchangeKind::Headers,
+        alternate: Some(names::push_exchange(name)),
+    };
+    let push = |name: &str| Exchange { name: names::push_exchange(name), kind: ExchangeKind::Fanout, alternate: None };
+    let pay = Topology {
+        exchanges: vec![push("pay"), share("pay")],
+        links: vec![link("pay", "chat"), link("pay", "pay")],
+        ..Topology::default()
+    };
+    let chat = Topology { exchanges: vec![push("chat")], ..Topology::default() };
+    let alone = plan(&pay, &Actual::default(), Scope::Business("pay"));
+    assert_eq!(alone.problems, [Problem::NoTarget { link: link("pay", "chat") }]);
+    let steps: Vec<_> = alone.steps.iter().map(Step::to_string).collect();
+    assert_eq!(
+        steps,
+        [
+            "create exchange wirepost.pay.push",
+            "create exchange wirepost.pay.share",
+            "bind exchange wirepost.pay.push to exchange wirepost.pay.share with the header to-business-pay",
+        ]
+    );
+    let both = has(&merge([&pay, &chat]));
+    assert!(plan(&pay, &both, Scope::Business("pay")).is_empty());
+    assert!(plan(&chat, &both, Scope::Business("chat")).is_empty(), "what leads into its exchange is not its own");
+    let refused = Topology { links: vec![link("pay", "pay")], ..pay.clone() };
+    let steps = plan(&refused, &both, Scope::Business("pay")).steps;
+    assert!(matches!(&steps[..], [Step::Unbind(gone)] if gone.destination == "wirepost.chat.push"), "{steps:?}");
+    let mut other = both;
+    other.bindings[0].arguments.insert("to-business-chat".to_owned(), json!("yes"));
+    let steps = plan(&pay, &other, Scope::Business("pay")).steps;
+    assert!(matches!(&steps[..], [Step::Link(_), Step::Unbind(_)]), "{steps:?}");
 }
 
 #[test]

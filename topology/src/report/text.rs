@@ -17,6 +17,11 @@ impl fmt::Display for Problem {
                 f,
                 "queue {queue} does not exist; declare it, or leave out `existing: true` to get a queue made for the route"
             ),
+            Self::NoTarget { link } => write!(
+                f,
+                "exchange {} does not exist, so nothing is copied to it; it is bound as soon as that business is on the broker",
+                link.to
+            ),
             Self::QueueNotOpen { queue, business, bound: _ } => write!(
                 f,
                 "queue {queue} is not open to {business}; its owner declares it again with the argument {ACCEPT_ARGUMENT}: {business}, or the platform team opens it to the namespace by --existing-queues"

@@ -39,6 +39,17 @@ impl PublishedTo {
         destinations.of(unrouted).into_iter().map(|destination| destination.map(str::to_owned)).collect()
     }
 
+    /// For this business alone: the others that it is for have it.
+    pub(super) fn for_business(&self, properties: &Properties, business: &str) -> Properties {
+        if !names::is_share_exchange(&self.exchange) {
+            return properties.clone();
+        }
+        let to = properties.headers_from(headers::TO_BUSINESS);
+        let properties = to.iter().fold(properties.clone(), |properties, (name, _)| properties.without_header(name));
+        let (name, value) = (headers::to_business(business), headers::TO_BUSINESS_VALUE.as_bytes());
+        properties.with_more_headers([(name.as_str(), value)])
+    }
+
     pub(super) fn not_taken(self, reason: String) -> Stopped {
         let Self { exchange, routing_key } = self;
         Stopped::NotTaken { exchange, routing_key, reason }

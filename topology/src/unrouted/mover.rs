@@ -19,6 +19,8 @@ use super::{
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Why a message is set aside that is for the clients of several businesses and that AMQP 0-9-1 can't read.
+const COPIED: &str = "it is for several businesses, and can't be sent to one of them again";
 /// The broker does not answer a `nack`, and takes a few milliseconds to apply it.
 const REQUEUE_CHECKS: u32 = 50;
 const REQUEUE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -168,6 +170,7 @@ impl<'a> Mover<'a> {
         let left = self.ready().await?;
         // The broker takes a `user-id` only from that very user (rabbitmq.com/docs/validated-user-id), and we are another.
         let properties = message.properties.without(Property::UserId);
+        let properties = published_to.for_business(&properties, self.business);
         match self.publish(&message, &properties, &destinations).await {
             Ok(Published::Taken) => {
                 self.connection.ack(message.delivery_tag, false).await?;
@@ -235,7 +238,9 @@ impl<'a> Mover<'a> {
             self.amqp10 = Some(amqp10);
             return Ok(Step::Next);
         }
-        if let Some(reason) = hopeless {
+        // As it is, it would be copied to the other businesses again.
+        let shared = names::is_share_exchange(&published_to.exchange).then(|| COPIED.to_owned());
+        if let Some(reason) = hopeless.or(shared.as_ref()) {
             if let Some(reason) = self.set_aside(&message, reason).await? {
                 return Ok(Step::Stop(published_to.not_taken(reason)));
             }

@@ -30,7 +30,7 @@ const fn right(access: Access, objects: &'static str, why: &'static str) -> Edge
 }
 
 /// All rights of the edges. None of them lets an edge read what clients have sent to services, or change a topology.
-pub const EDGE_RIGHTS: [EdgeRight; 10] = [
+pub const EDGE_RIGHTS: [EdgeRight; 11] = [
     right(Access::Configure, "wirepost.B.edge.*", "declare its own queue for `Transient` pushes, and delete it"),
     right(Access::Write, "wirepost.B.edge.*", "bind that queue"),
     right(Access::Read, "wirepost.B.edge.*", "consume that queue"),
@@ -40,6 +40,7 @@ pub const EDGE_RIGHTS: [EdgeRight; 10] = [
         "wirepost.B.push",
         "publish what clients send to clients, pushes by HTTP, and the first message of a stream",
     ),
+    right(Access::Write, "wirepost.B.share", "publish what goes to the clients of several businesses"),
     right(Access::Read, "wirepost.B.push", "bind its own queue to the pushes"),
     right(Access::Write, "wirepost.B.events", "publish events: connected, rejected, …"),
     right(Access::Read, "wirepost.B.stream", "read `Durable` pushes"),

@@ -36,6 +36,6 @@ pub(super) fn publish(
         ]
     });
     let number = number.map(|number| (headers::PUBLISH_NUMBER, HeaderValue::Number(number.cast_signed())));
-    let own = publication.headers.iter().map(|(name, value)| (*name, HeaderValue::Text(value.as_bytes())));
+    let own = publication.headers.iter().map(|(name, value)| (&**name, HeaderValue::Text(value.as_bytes())));
     pipe.publish(channel, &content, number.into_iter().chain(queue.into_iter().flatten()).chain(own))
 }

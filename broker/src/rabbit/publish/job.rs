@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
+use wirepost_core::names;
 
 use super::fair::HasDeadline;
 use crate::{CONFIRM_TIMEOUT, Publication, PublishError, rabbit::counters::Counters};
@@ -51,7 +52,8 @@ impl Job {
         self
     }
 
-    /// The target, which works or fails as a whole: an exchange, or a queue by way of the default exchange.
+    /// The target, which works or fails as a whole: an exchange, all exchanges for pushes of a business, or a queue by
+    /// way of the default exchange.
     pub(super) fn target(&self) -> &Arc<str> {
         &self.target
     }
@@ -106,7 +108,7 @@ impl Job {
         let counter = match &outcome {
             Ok(()) => &self.counters.confirmed,
             Err(PublishError::Unavailable(_) | PublishError::Overloaded { .. }) => &self.counters.unavailable,
-            Err(PublishError::Refused(_)) => &self.counters.refused,
+            Err(PublishError::Refused(_) | PublishError::Unrouted(_)) => &self.counters.refused,
             Err(PublishError::Unknown(_)) => &self.counters.unknown,
         };
         counter.add(1);
@@ -134,10 +136,14 @@ impl Drop for Job {
 }
 
 fn target(publication: &Publication) -> Arc<str> {
-    if publication.exchange.is_empty() {
-        format!("queue {}, by the default exchange", publication.routing_key).into()
-    } else {
-        publication.exchange.clone()
+    let exchange = &publication.exchange;
+    if exchange.is_empty() {
+        return format!("queue {}, by the default exchange", publication.routing_key).into();
+    }
+    // What is for several businesses and what is for one keep their order: they go over one channel.
+    match names::owner(exchange).filter(|_| names::is_share_exchange(exchange)) {
+        Some(business) => names::push_exchange(business).into(),
+        None => exchange.clone(),
     }
 }
 

@@ -103,7 +103,7 @@ impl Window {
             answered += 1;
             if let Some(job) = slot.job.take() {
                 job.answer(match slot.returned.take() {
-                    Some(reason) => Err(PublishError::Refused(reason)),
+                    Some(reason) => Err(PublishError::Unrouted(reason)),
                     None if taken => Ok(()),
                     // One queue may have taken it, and another, which is full, may not.
                     None => Err(PublishError::Unknown("a queue did not take it; it may be full".to_owned())),
@@ -142,7 +142,7 @@ impl Window {
         for slot in self.slots {
             let Some(job) = slot.job else { continue };
             job.answer(Err(match slot.returned {
-                Some(reason) => PublishError::Refused(reason),
+                Some(reason) => PublishError::Unrouted(reason),
                 None if slot.position >= written => PublishError::Unavailable(error.to_string()),
                 None => error.clone(),
             }));
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(window.settle(2, false, true), Ok(1));
         assert_eq!(window.settle(5, true, true), Ok(4));
         let outcomes: Vec<_> = confirms.iter_mut().map(|confirm| confirm.try_recv().unwrap()).collect();
-        let refused = |outcome: &Result<_, _>| matches!(outcome, Err(PublishError::Refused(_)));
+        let refused = |outcome: &Result<_, _>| matches!(outcome, Err(PublishError::Unrouted(_)));
         assert_eq!(outcomes.iter().map(refused).collect::<Vec<_>>(), [false, false, true, false, false]);
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 4);
         assert_eq!((window.len(), window.next_tag(), counters.in_flight.get()), (0, 6, 0));

@@ -83,6 +83,7 @@ impl Identities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Origin;
 
     struct Queue {
         identities: Identities,
@@ -93,7 +94,8 @@ mod tests {
     impl Queue {
         fn deliver(&mut self, body: &'static str, redelivered: Option<bool>) -> (u64, i64) {
             self.tag += 1;
-            let delivery = Delivery { tag: self.tag, redelivered, body: body.into(), defect: None };
+            let delivery =
+                Delivery { tag: self.tag, redelivered, body: body.into(), defect: None, origin: Origin::default() };
             let (position, timestamp) = self.identities.of(&delivery, &self.sequence, self.tag as i64 * 1000);
             (position.offset, timestamp)
         }

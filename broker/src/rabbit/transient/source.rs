@@ -4,11 +4,12 @@ use bytes::Bytes;
 use wirepost_amqp::Error;
 use wirepost_amqp::v10::{self, Settle};
 use wirepost_amqp::v091::{self, Incoming, Property};
+use wirepost_core::{contract::headers, names};
 use wirepost_rabbitmq::Endpoint;
 use wirepost_stream::Sections;
 
 use super::super::{body, dialer::HEARTBEAT};
-use crate::MessageDefect;
+use crate::{MessageDefect, Origin};
 
 /// Which protocol delivers. RabbitMQ translates each message into it, and fails at some that were published by the other: an application
 /// property of type uuid from AMQP 1.0, a header of type decimal from 0-9-1. What was published by the same needs no translation.
@@ -40,10 +41,12 @@ pub(super) struct Delivery {
     pub(super) redelivered: Option<bool>,
     pub(super) body: Bytes,
     pub(super) defect: Option<MessageDefect>,
+    pub(super) origin: Origin,
 }
 
 /// A queue that is consumed.
 pub(super) struct Source {
+    business: String,
     queue: String,
     /// Declares and binds, whichever protocol consumes.
     connection: v091::Connection,
@@ -62,6 +65,7 @@ impl Source {
     pub(super) async fn consume(
         mut connection: v091::Connection,
         endpoint: &Endpoint,
+        business: &str,
         queue: String,
         protocol: Protocol,
         prefetch: u16,
@@ -78,14 +82,14 @@ impl Source {
                 Some(Amqp10Consumer { connection, prefetch: prefetch.into(), outstanding: 0 })
             }
         };
-        Ok(Self { queue, connection, amqp10 })
+        Ok(Self { business: business.to_owned(), queue, connection, amqp10 })
     }
 
     /// The next message; `None` if the broker ended the consumer. Cancel safe.
     pub(super) async fn recv(&mut self) -> Result<Option<Delivery>, Error> {
         let Some(amqp10) = &mut self.amqp10 else {
             return Ok(match self.connection.recv().await? {
-                Incoming::Delivery(message) => Some(of_amqp091(message)),
+                Incoming::Delivery(message) => Some(of_amqp091(&self.business, message)),
                 Incoming::Cancelled => None,
             });
         };
@@ -93,11 +97,14 @@ impl Source {
             message = amqp10.connection.recv() => {
                 let message = message?;
                 amqp10.outstanding += 1;
-                let (body, defect) = Sections::parse(&message.payload).map_or_else(
-                    |malformed| (Bytes::new(), Some(MessageDefect::Unreadable(malformed.to_string()))),
-                    |sections| body::of(&sections),
+                let ((body, defect), origin) = Sections::parse(&message.payload).map_or_else(
+                    |malformed| {
+                        let defect = MessageDefect::Unreadable(malformed.to_string());
+                        ((Bytes::new(), Some(defect)), Origin::default())
+                    },
+                    |sections| (body::of(&sections), body::origin(&self.business, &sections)),
                 );
-                Ok(Some(Delivery { tag: message.delivery_id.into(), redelivered: None, body, defect }))
+                Ok(Some(Delivery { tag: message.delivery_id.into(), redelivered: None, body, defect, origin }))
             }
             // It has no consumer: this keeps it alive and waits for its end.
             unasked = self.connection.recv() => unasked.map(|_| None),
@@ -138,16 +145,20 @@ impl Source {
     }
 }
 
-/// A message of AMQP 0-9-1. Only two of its properties matter.
-pub(super) fn of_amqp091(message: v091::Message) -> Delivery {
-    let v091::Message { delivery_tag: tag, redelivered, properties, body, .. } = message;
+/// A message of AMQP 0-9-1 that `business` reads. Few of its properties matter.
+pub(super) fn of_amqp091(business: &str, message: v091::Message) -> Delivery {
+    let v091::Message { delivery_tag: tag, redelivered, properties, body, exchange, .. } = message;
+    let exchange = String::from_utf8_lossy(&exchange);
+    let to =
+        if names::is_share_exchange(&exchange) { properties.headers_from(headers::TO_BUSINESS) } else { Vec::new() };
+    let origin = Origin::new(business, &exchange, || to.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let redelivered = Some(redelivered);
     // So RabbitMQ marks the bodies of AMQP 1.0 that are not bytes.
     let translated = properties.text(Property::Type).is_some_and(|kind| kind[..] == *b"amqp-1.0");
     if translated && let Ok(sections) = Sections::parse(&body) {
         let (body, defect) = body::of(&sections);
-        return Delivery { tag, redelivered, body, defect };
+        return Delivery { tag, redelivered, body, defect, origin };
     }
     let defect = properties.text(Property::ContentEncoding).and_then(|encoding| body::encoded(&encoding));
-    Delivery { tag, redelivered, body, defect }
+    Delivery { tag, redelivered, body, defect, origin }
 }

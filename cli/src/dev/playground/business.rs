@@ -6,14 +6,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use wirepost_core::{
     Compiled, SendType,
+    content::example,
     edge_config::{Audience, Delivery, RouteConfig},
-    names,
+    names, pattern,
 };
 
-use crate::dev::{
-    card::{example_type, shown_queues},
-    example,
-};
+use crate::dev::card::shown_queues;
 
 /// One business.
 #[derive(Debug, Serialize)]
@@ -72,7 +70,7 @@ impl RouteView {
     fn of(route: &RouteConfig) -> Self {
         Self {
             message_type: route.message_type.clone(),
-            example_type: example_type(&route.message_type),
+            example_type: pattern::example(&route.message_type),
             send_type: route.send_type,
             from: route.from.clone(),
             to: route.to.clone(),

@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot};
+use wirepost_edge::business::events;
 use wirepost_runtime::clock;
 
 /// Notices that a page still gets which opens later.
@@ -146,8 +147,11 @@ impl Desk {
         verdict
     }
 
-    /// Shows an event.
+    /// Shows an event; not one that comes though nothing has happened.
     pub(in crate::dev) fn event(&self, business: &str, body: &[u8]) {
+        if events::is_census(body) {
+            return;
+        }
         self.publish(&mut self.lock(), Notice::Event { business: business.to_owned(), body: body.into() });
     }
 

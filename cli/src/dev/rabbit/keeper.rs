@@ -142,16 +142,23 @@ impl Rounds {
         self.leaving.extend(gone.collect::<Vec<_>>());
         self.leaving.retain(|name| !names.contains(name));
         let keeper = &self.keeper;
-        let ensured = wanted.businesses.iter().map(async |compiled| {
-            let wanted = KeeperDesired {
-                topology: compiled.topology.clone(),
-                destroying: self.destroying(compiled),
-                ..KeeperDesired::default()
-            };
-            let wanted = Arc::new(wanted);
-            (&compiled.business, Arc::clone(&wanted), keeper.ensure(&compiled.business, wanted, phase).await)
-        });
-        let ensured = join_all(ensured).await;
+        let ensure = || {
+            wanted.businesses.iter().map(async |compiled| {
+                let wanted = KeeperDesired {
+                    topology: compiled.topology.clone(),
+                    destroying: self.destroying(compiled),
+                    ..KeeperDesired::default()
+                };
+                let wanted = Arc::new(wanted);
+                (&compiled.business, Arc::clone(&wanted), keeper.ensure(&compiled.business, wanted, phase).await)
+            })
+        };
+        let mut ensured = join_all(ensure()).await;
+        // What leads from one business to another is bound once both are there.
+        let waits = |problem: &Problem| matches!(problem, Problem::NoTarget { .. });
+        if ensured.iter().any(|(.., reply)| reply.as_ref().is_ok_and(|it| it.report.problems.iter().any(waits))) {
+            ensured = join_all(ensure()).await;
+        }
         let mut lines = Vec::new();
         for (name, wanted, reply) in ensured {
             let report = reply?.report;

@@ -74,12 +74,15 @@ def write(
     to_client_type: str | None = None,
     correlation_id: str | None = None,
     expires_at: int | None = None,
+    businesses: Iterable[str] | None = None,
 ) -> tuple[str, str]:
     """The id and the JSON text of an envelope; raises ValueError or TypeError for content that is not JSON."""
     if not message_type:
         raise ValueError("message_type is empty")
     if isinstance(tags, str):
         raise TypeError("tags is a list of strings, not one string")
+    if isinstance(businesses, str):
+        raise TypeError("businesses is a list of strings, not one string")
     message_id = str(uuid.uuid4()) if message_id is None else message_id
     # An edge can't return another one in its answer: the sender would wait for ever.
     if not isinstance(message_id, str) or not 1 <= len(message_id.encode()) <= ID_MAX:
@@ -91,6 +94,7 @@ def write(
         "tags": list(tags) if tags is not None else None,
         "correlationId": correlation_id,
         "expiresAt": expires_at,
+        "businesses": list(businesses) if businesses is not None else None,
     }
     envelope.update((name, value) for name, value in optional.items() if value is not None)
     envelope["content"] = content

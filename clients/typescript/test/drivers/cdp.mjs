@@ -4,17 +4,18 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** Opens a page. `close()` ends the browser. */
-export async function openBrowser() {
+/** Opens a page, in a Chromium with further flags. `close()` ends the browser. */
+export async function openBrowser(...flags) {
   const profile = mkdtempSync(join(tmpdir(), 'wirepost-chromium-'));
   const chromium = spawn(process.env.CHROMIUM || '/usr/bin/chromium', [
     '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage', '--hide-scrollbars',
-    '--remote-debugging-pipe', `--user-data-dir=${profile}`, 'about:blank',
+    '--remote-debugging-pipe', `--user-data-dir=${profile}`, ...flags, 'about:blank',
   ], { stdio: ['ignore', 'ignore', process.env.CHROMIUM_LOG ? 'inherit' : 'ignore', 'pipe', 'pipe'] });
   const [, , , commands, answers] = chromium.stdio;
   const waiting = new Map();
   const problems = [];
+  const responses = [];
   let next = 0;
   let session;
   const fail = (error) => {
@@ -31,6 +32,7 @@ export async function openBrowser() {
     for (const { id, method, params, result, error } of messages.map((message) => JSON.parse(message))) {
       if (method === 'Runtime.exceptionThrown') problems.push(params.exceptionDetails.exception?.description ?? params.exceptionDetails.text);
       if (method === 'Log.entryAdded' && params.entry.level === 'error') problems.push(`${params.entry.text} ${params.entry.url ?? ''}`);
+      if (method === 'Network.responseReceived') responses.push(params.response);
       const call = waiting.get(id);
       waiting.delete(id);
       if (error) call?.reject(new Error(error.message));
@@ -52,6 +54,8 @@ export async function openBrowser() {
     send,
     /** Errors of the page: exceptions, and what its policy forbade. */
     problems,
+    /** What it got by HTTP, once the test has sent `Network.enable`. */
+    responses,
     open: (url) => send('Page.navigate', { url }),
     /** Runs a function in the page, with arguments that JSON can carry. */
     async run(code, ...args) {

@@ -53,7 +53,7 @@ export function driver({ Wirepost, fetchToken, memoryStore }, emit, platform) {
     event: 'ready',
     protocol: 1,
     name: platform.name,
-    supports: ['timing', 'request', 'abort', 'hints', 'clock', 'stats', 'queue'],
+    supports: ['timing', 'request', 'abort', 'hints', 'clock', 'stats', 'queue', 'receipts'],
   });
   return (command) => {
     const one = clients.get(command.client);
@@ -67,6 +67,8 @@ export function driver({ Wirepost, fetchToken, memoryStore }, emit, platform) {
         return one.aborts.get(command.as)?.abort();
       case 'handler':
         return void Object.assign(one, { mode: command.mode, ms: command.ms, times: command.times });
+      case 'received':
+        return one.client.received(...command.ids);
       case 'hint':
         return one.client.hint(command.hint);
       case 'cursor':

@@ -3,9 +3,10 @@
 use rstest::rstest;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use wirepost_core::asyncapi::{Part, asyncapi};
 
 use super::*;
-use crate::admin;
+use crate::{admin, http::operation::Operation};
 
 const CALL: &str = "/payments/websocket/token?uniqueId=a&clientType=app";
 
@@ -122,14 +123,42 @@ async fn the_description_is_for_services_unless_it_is_declared_public() {
     let page = ("origin", "https://docs.example");
     assert_eq!(edge.get("/payments/asyncapi.json", &[page]).await.body["result"], 40_101);
     assert_eq!(edge.get("/payments/asyncapi.json", &[("x-api-key", "old-key")]).await.body["result"], 40_103);
-    let public = edge.get("/bare/asyncapi.json", &[page]).await;
+    let public = edge.get("/bare/asyncapi.json", &[page, ("x-api-key", "old-key")]).await;
+    assert!(public.body["servers"].get("broker").is_none(), "what services do is for services");
     assert_eq!((public.status, &public.body["asyncapi"]), (StatusCode::OK, &json!("3.0.0")));
     assert_eq!(public.headers["access-control-allow-origin"], "*");
     let reply = edge.get("/payments/asyncapi.json", &[page, ("x-api-key", API_KEY)]).await;
     assert_eq!((reply.status, &reply.body["asyncapi"]), (StatusCode::OK, &json!("3.0.0")));
     assert!(!reply.headers.contains_key("access-control-allow-origin"));
     assert_eq!(reply.body["servers"]["edge"]["host"], "edge.example");
+    assert_eq!(reply.body["channels"]["push"]["bindings"]["amqp"]["exchange"]["name"], "wirepost.payments.push");
     let text = reply.body.to_string();
     assert!(!text.contains(&digest(API_KEY)), "nothing of auth is in it");
     assert_eq!(edge.get("/nobody/asyncapi.json", &[]).await.body["result"], 40_402);
+}
+
+/// A call that is added and not described, or moved, is found here.
+#[test]
+fn every_call_is_described() {
+    let config = serde_json::from_value(payments()).unwrap();
+    let document = asyncapi(&config, "https://edge.example", Part::All);
+    let described: Vec<(String, String)> = document["operations"]
+        .as_object()
+        .unwrap()
+        .values()
+        .filter_map(|operation| {
+            let method = operation["bindings"]["http"]["method"].as_str()?;
+            let channel = operation["channel"]["$ref"].as_str()?.rsplit('/').next()?;
+            Some((method.to_owned(), document["channels"][channel]["address"].as_str()?.to_owned()))
+        })
+        .collect();
+    for operation in Operation::ALL {
+        let path = operation.path().replace("{business}", "payments");
+        match operation {
+            // The document itself, and the socket, which has no method of its own in it.
+            Operation::Describe => {}
+            Operation::Connect => assert_eq!(document["channels"]["socket"]["address"], "/socket"),
+            _ => assert!(described.contains(&(operation.method().to_string(), path.clone())), "{path}"),
+        }
+    }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     broker::{Position, ReadError},
-    push::{entry::Entry, gap::Gap, hub::Hub, mailbox::Mailbox, pages::CachedPage},
+    push::{entry::Entry, gap::Gap, hub::Hub, judge, mailbox::Mailbox, pages::CachedPage},
 };
 
 /// Longest read of a stream that was not silent the last time. After that it gives up its place to other businesses, and
@@ -78,8 +78,8 @@ async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
     let read = read?;
     let business = hub.business();
     // Rejected pushes are counted where they are read first, by the live reader.
-    let entry = |record| Arc::new(Entry::read(&business, record, &hub.backlog).0);
-    let mut entries: Vec<_> = read.records.iter().map(entry).collect();
+    let entries = judge::read(hub, &business, &read.records).await;
+    let mut entries: Vec<_> = entries.into_iter().map(|(entry, _)| Arc::new(entry)).collect();
     hub.compress(&mut entries).await;
     let page = Arc::new(CachedPage::new(business, entries, read.first_offset, read.lost));
     context.pages.keep(Arc::clone(&page));

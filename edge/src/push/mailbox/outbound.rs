@@ -144,8 +144,19 @@ struct Inner {
     passed_over: bool,
     closing: Option<CloseCode>,
     shortened: bool,
+    leaving: Leaving,
     writer: Option<Waker>,
     refill: Option<Waker>,
+}
+
+/// Whether the client is to connect elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Leaving {
+    #[default]
+    No,
+    /// It is, and the writer does not know yet.
+    Asked,
+    Told,
 }
 
 /// What the writer gets.
@@ -157,6 +168,8 @@ pub enum Next {
     Close(CloseCode),
     /// The session ends earlier than the writer knows.
     Shortened,
+    /// The client is to connect elsewhere.
+    LetGo,
 }
 
 impl Outbound {
@@ -241,6 +254,10 @@ impl Outbound {
         if std::mem::take(&mut inner.shortened) {
             return Poll::Ready(Next::Shortened);
         }
+        if inner.leaving == Leaving::Asked {
+            inner.leaving = Leaving::Told;
+            return Poll::Ready(Next::LetGo);
+        }
         while let Some(item) = inner.queue.pop_front() {
             let (bytes, own) = (item.len(), item.own());
             inner.bytes -= bytes;
@@ -303,6 +320,22 @@ impl Outbound {
     /// Whether pushes were dropped from it since this was last asked.
     pub fn take_passed_over(&self) -> bool {
         std::mem::take(&mut self.lock().passed_over)
+    }
+
+    /// The client is to connect elsewhere. False: it is asked already, or the connection ends anyway.
+    pub fn let_go(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.closing.is_some() || inner.leaving != Leaving::No {
+            return false;
+        }
+        inner.leaving = Leaving::Asked;
+        wake(inner.writer.take());
+        true
+    }
+
+    /// Whether it was let go.
+    pub fn is_leaving(&self) -> bool {
+        self.lock().leaving != Leaving::No
     }
 
     /// Its bounds.

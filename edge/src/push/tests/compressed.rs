@@ -38,6 +38,7 @@ async fn next(mailbox: &Mailbox) -> Item {
         Next::Item(item) => item,
         Next::Close(code) => panic!("closed: {code:?}"),
         Next::Shortened => panic!("its session became shorter"),
+        Next::LetGo => panic!("it was let go"),
     }
 }
 

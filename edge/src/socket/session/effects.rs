@@ -9,17 +9,19 @@ use wirepost_core::Envelope;
 use super::{
     end::End,
     machine::{Action, Reply},
+    reports::{self, Reported, Reports},
 };
 use crate::{
+    address::ClientAddress,
     audit::{self, Refused},
     business::{
         Business,
         events::{self, Event},
     },
     clock,
+    identity::grant,
     metrics::label,
     push::{
-        context::HubContext,
         hub::Hub,
         mailbox::{Mailbox, outbound::Item},
     },
@@ -38,15 +40,27 @@ pub(super) struct Effects {
     pub(super) hub: Arc<Hub>,
     shared: Arc<Shared>,
     pub(super) mailbox: Arc<Mailbox>,
+    /// Boxed: it is large, and hardly ever needed.
+    address: Box<ClientAddress>,
     /// Messages that wait for the broker's confirm.
     pub(super) confirms: Window,
     /// The message whose content is being checked, at most one.
     pub(super) checking: Option<Checking>,
+    /// Receipts that wait for the broker.
+    pub(super) reports: Reports,
 }
 
 impl Effects {
-    pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mailbox: Arc<Mailbox>) -> Self {
-        Self { hub, shared, mailbox, confirms: Window::default(), checking: None }
+    pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mailbox: Arc<Mailbox>, address: ClientAddress) -> Self {
+        Self {
+            hub,
+            shared,
+            mailbox,
+            address: Box::new(address),
+            confirms: Window::default(),
+            checking: None,
+            reports: Reports::default(),
+        }
     }
 
     /// Performs any action except the end, which is up to the task.
@@ -69,22 +83,14 @@ impl Effects {
             Action::Check(business, text) => self.checking = Some(self.check(business, text)),
             Action::SetTags(tags) => self.hub.set_tags(mailbox, &tags),
             Action::SetSession(grant, ends_at) => mailbox.set_session(grant, ends_at),
-            Action::Delivered(ids) => {
-                metrics.receipts.get_or_create(&label("delivered")).inc_by(ids.len() as u64);
-                self.emit(&Event::Delivered {
-                    connection_id: &mailbox.id,
-                    unique_id: &mailbox.unique_id,
-                    client_type: &mailbox.client_type,
-                    ids: &ids,
-                });
-            }
+            Action::Report(ids) => self.report(ids),
             Action::CountRefusedReceipts(ids) => {
                 metrics.receipts.get_or_create(&label("refused")).inc_by(ids as u64);
             }
             Action::RefreshRefused(reason) => self.shared.audit.refused(&Refused {
                 action: audit::Action::Refresh,
                 business: Some(&self.hub.name),
-                address: None,
+                address: Some(self.address.0),
                 reason: "invalid_token",
                 detail: Some(&reason),
             }),
@@ -94,33 +100,73 @@ impl Effects {
         }
     }
 
+    /// Reports receipts to the business, behind those that wait.
+    fn report(&mut self, ids: Vec<String>) {
+        let limit = self.hub.business().config.limits.per_edge.memory_bytes;
+        match self.shared.receipts.take(&self.hub.name, reports::bytes(&ids), limit) {
+            Ok(room) => self.reports.add(ids, room),
+            Err(_) => self.reports.fail(ids, "this edge holds as many receipts as it may; try again later".into()),
+        }
+        self.send_reports();
+    }
+
+    fn send_reports(&mut self) {
+        let Self { hub, mailbox, reports, .. } = self;
+        reports.send(&hub.context.broker, mailbox.number, |ids| {
+            let session = grant::session_text(mailbox.grant().session);
+            let event = Event::Delivered {
+                connection_id: &mailbox.id,
+                unique_id: &mailbox.unique_id,
+                client_type: &mailbox.client_type,
+                session: &session,
+                ids,
+            };
+            events::publication(&hub.business(), hub.context.teller(), &event)
+        });
+    }
+
+    /// Some receipts are with the business, or may be given again. The next ones are sent.
+    pub(super) fn reported(&mut self, reported: &Reported) {
+        let Reported { ids, outcome } = reported;
+        if outcome.is_err() {
+            self.mailbox.receipts.give_back(ids);
+        }
+        let kind = if outcome.is_ok() { "delivered" } else { "unsent" };
+        self.hub.context.metrics.receipts.get_or_create(&label(kind)).inc_by(ids.len() as u64);
+        self.send_reports();
+    }
+
     /// Reports the connection to the business.
     pub(super) fn emit_connected(&self) {
         let mailbox = &self.mailbox;
-        self.emit(&Event::Connected {
-            connection_id: &mailbox.id,
-            unique_id: &mailbox.unique_id,
-            client_type: &mailbox.client_type,
+        self.hub.tally.connected(&mailbox.id, || {
+            self.emit(&Event::Connected {
+                connection_id: &mailbox.id,
+                unique_id: &mailbox.unique_id,
+                client_type: &mailbox.client_type,
+            });
         });
     }
 
     /// Counts and logs the end of the connection, and reports it to the business.
     pub(super) fn ended(&self, end: End) {
         let (metrics, mailbox) = (&self.hub.context.metrics, &self.mailbox);
-        self.emit(&Event::Disconnected {
-            connection_id: &mailbox.id,
-            unique_id: &mailbox.unique_id,
-            client_type: &mailbox.client_type,
-            code: end.code(),
-            reason: end.reason(),
+        self.hub.tally.disconnected(&mailbox.id, || {
+            self.emit(&Event::Disconnected {
+                connection_id: &mailbox.id,
+                unique_id: &mailbox.unique_id,
+                client_type: &mailbox.client_type,
+                code: end.code(),
+                reason: end.reason(),
+            });
         });
         metrics.closes.get_or_create(&label(end.label())).inc();
         tracing::debug!(business = %self.hub.name, connection = mailbox.id, code = end.code(), reason = end.reason(), "connection ended");
     }
 
     fn emit(&self, event: &Event<'_>) {
-        let HubContext { broker, settings, .. } = &*self.hub.context;
-        events::emit(broker.as_ref(), &self.hub.business(), &settings.edge, event);
+        let context = &*self.hub.context;
+        events::emit(context.broker.as_ref(), &self.hub.business(), context.teller(), event);
     }
 
     /// Prepares a message off this thread.

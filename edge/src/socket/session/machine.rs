@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::frames::CloseCode;
 
-use super::end::End;
+use super::{end::End, reports::Reported};
 use crate::{
     broker::PublishError,
     business::{Business, share::Share},
@@ -88,6 +88,8 @@ pub(super) enum Input<'a> {
     Checked(Result<Prepared, Nack>, usize),
     /// The broker's answer to [`Action::Publish`].
     Confirmed(String, Result<(), PublishError>),
+    /// The outcome of [`Action::Report`].
+    Reported(Reported),
     /// The edge drains; this is the connection's part of it.
     Drain(DrainShare),
     /// The deadline has passed, or the timer fired early.
@@ -130,8 +132,8 @@ pub(super) enum Action {
     SetTags(Vec<String>),
     /// The session rests on this and ends then, ms since the epoch.
     SetSession(Grant, i64),
-    /// Report to the business that the client received these messages.
-    Delivered(Vec<String>),
+    /// Report to the business that the client received these messages; the outcome is an [`Input::Reported`].
+    Report(Vec<String>),
     /// Count receipts that name no message.
     CountRefusedReceipts(usize),
     /// A token that should prolong the session was refused.
@@ -269,7 +271,9 @@ impl Machine {
                 }
             }
             Input::Confirmed(id, outcome) => self.confirmed(id, outcome, perform),
-            Input::Drain(share) => self.drain = Some(share),
+            Input::Reported(reported) => self.reported(reported, perform),
+            // One that has been told to leave is leaving.
+            Input::Drain(share) => self.drain = self.drain.filter(DrainShare::is_announced).or(Some(share)),
             Input::Time(socket) => self.time(socket, now, perform),
             Input::Broken(code) => {
                 self.close(code, perform);

@@ -211,6 +211,7 @@ mod tests {
             frame: frame.into(),
             compressed: None,
             expires_at: None,
+            judge: None,
             receipt: None,
         };
         assert!(push.compress());

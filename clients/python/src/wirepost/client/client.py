@@ -18,6 +18,7 @@ from .cursor import CursorStore, MemoryCursorStore
 from .inbox import Gap, GapHandler, Handler, Inbox, Item
 from .link import Link, NotOpened
 from .outbox import Outbox, Pending
+from .receipts import Receipts
 from .session import Session
 from .waits import PATIENCE_MAX, Timing, Waits
 
@@ -87,6 +88,7 @@ class WirepostClient:
         if on_error is not None:
             self._inbox.on_error = on_error
         self._outbox = Outbox(self._waits, queue_limit)
+        self._receipts = Receipts(remembered_ids, self._waits, self._spawn)
         self._kick = asyncio.Event()
         self._opened = asyncio.Event()
         self._on_state = on_state
@@ -223,13 +225,11 @@ class WirepostClient:
     async def received(self, *messages: Message | str) -> None:
         """Confirms to the business that these messages were stored or shown, on a route with `receipts`.
 
-        It counts on the connection that delivered them; without one it has no effect.
+        It is told again until the edge has answered, also by the next connection. The last messages can be told of, as
+        many as `remembered_ids`.
         """
         ids = [message if isinstance(message, str) else message.id for message in messages]
-        link = self._link
-        while ids and link is not None:
-            await link.send(dump({"op": "received", "ids": ids[:256]}))
-            del ids[:256]
+        await self._receipts.give(ids, self._link)
 
     def reconnect(self) -> None:
         """Connects now: ends a wait, and the stop after 4009. Without effect on an open connection."""
@@ -304,7 +304,8 @@ class WirepostClient:
     async def _open(self) -> Link:
         """A new link, which is from now on the one that counts; raises NotOpened."""
         url, token = await self._session.target()
-        given = self._cursor
+        before = self._receipts.cursor
+        given = before or self._cursor
         try:
             link = await Link.open(url, token, given, self._timing, self._options)
         except NotOpened as error:
@@ -316,6 +317,7 @@ class WirepostClient:
                 raise asyncio.CancelledError
             self._heard = asyncio.get_running_loop().time()
             self._session.take(link.welcome)
+            link.again = before is not None
             await self._welcomed(link, given)
         except BaseException:
             link.abandon()
@@ -332,8 +334,12 @@ class WirepostClient:
         elif link.welcome.get("resumed") is False:
             gap = Gap("resume")
             link.gap_told = True
+            link.again = False
+            self._receipts.gap()
             self._cursor = None  # it is of no use any more
         self._was_open = True
+        if link.again:
+            return  # its position is behind what has come already
         self._cursor = cursor or self._cursor
         if gap is not None or cursor is not None:
             await self._inbox.put(Item(gap=gap, cursor=cursor))
@@ -403,6 +409,7 @@ class WirepostClient:
         if self._deaths >= 2:
             self._patience = min(PATIENCE_MAX, self._patience * 2)
         unanswered = self._outbox.lost(link)
+        self._receipts.lost(link)
         if code == 1009 and unanswered:
             # One of them was too large for the edge or something before it: never again.
             largest = max(unanswered, key=lambda pending: pending.size)
@@ -411,7 +418,11 @@ class WirepostClient:
     async def _retire(self, link: Link, reader: asyncio.Task[int]) -> None:
         """Leaves a link that was replaced, after the answers to what was sent on it."""
         deadline = asyncio.get_running_loop().time() + SETTLE
-        while link.unanswered and asyncio.get_running_loop().time() < deadline and not reader.done():
+        while (
+            (link.unanswered or self._receipts.owes(link))
+            and asyncio.get_running_loop().time() < deadline
+            and not reader.done()
+        ):
             await asyncio.wait({reader}, timeout=0.05)
         await link.close()
 
@@ -432,15 +443,18 @@ class WirepostClient:
             message = parse(frame)
         except ValueError:
             return  # no edge sends it
-        item = Item(cursor=message.cursor)
-        if message.cursor is not None:
-            self._cursor = message.cursor
+        # What comes again is behind the position already.
+        link.again = self._receipts.delivered(message.id, self._cursor, link) and link.again
+        cursor = None if link.again else message.cursor
+        item = Item(cursor=cursor)
+        if cursor is not None:
+            self._cursor = cursor
         if self._inbox.first_time(message):
             answer = self._requests.get(message.correlation_id or "")
             if answer is not None and not answer.done():
                 answer.set_result(message)
             else:
-                item = Item(message=message, cursor=message.cursor, size=size)
+                item = Item(message=message, cursor=cursor, size=size)
         if item.message is not None or item.cursor is not None:
             await self._inbox.put(item)
 
@@ -448,6 +462,8 @@ class WirepostClient:
         if operation in ("ack", "nack"):
             link.had_message = True
             (self._outbox.ack if operation == "ack" else self._outbox.nack)(link, frame)
+        elif operation in ("receipt", "error"):
+            self._receipts.answer(link, frame)
         elif operation == "drain":
             within = frame.get("reconnectWithinMs")
             if not link.drain.done():
@@ -460,7 +476,7 @@ class WirepostClient:
             pass
         elif operation == "position":
             self._session.take(frame)
-            link.gap_told = False
+            link.gap_told = link.again = False
             cursor = _cursor(frame)
             if cursor is not None:
                 self._cursor = cursor

@@ -57,7 +57,7 @@ class Inbox:
         self._waits = waits
         self._remembered = remembered
         self._attempts = attempts
-        self._seen: OrderedDict[tuple[str | None, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str | None, str | None, str], None] = OrderedDict()
         self._items: deque[Item] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
@@ -71,9 +71,11 @@ class Inbox:
     def first_time(self, message: Message) -> bool:
         """Whether this id of its sender is new; remembers it.
 
-        Ids belong to their sender: another client could use the id of a message that the services are going to send.
+        Ids belong to their sender: another client, or another business, could use the id of a message that is yet to
+        come.
         """
-        key = (message.from_unique_id if message.send_type == "ClientToClient" else None, message.id)
+        client = message.from_unique_id if message.send_type == "ClientToClient" else None
+        key = (message.business_type, client, message.id)
         if key in self._seen:
             self._seen.move_to_end(key)
             return False

@@ -73,6 +73,8 @@ class Link:
         """Done when the edge asks to leave: within so many seconds."""
         self.gap_told = False
         """The welcome said that something is missing; a `gap` that follows is its reason."""
+        self.again = False
+        """It began before the newest position, so that messages come again whose receipts have no answer."""
         self.had_message = False
         self.silent_death = False
         limits = welcome.get("limits")

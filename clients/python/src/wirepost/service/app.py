@@ -40,6 +40,7 @@ class Push:
     correlation_id: str | None = None
     expires_at: int | None = None
     message_id: str | None = None
+    businesses: tuple[str, ...] | None = None
 
 
 class WirepostApp:
@@ -197,26 +198,37 @@ class WirepostApp:
         expires_at: int | None = None,
         message_id: str | None = None,
         timeout: float | None = None,
+        businesses: Iterable[str] | None = None,
     ) -> str:
         """Pushes to one identity (`to`), to `tags`, or to `EVERYONE`; returns the id when the broker has confirmed.
 
+        With `businesses` it is for the clients of exactly these, of those that accept it: what one does not take is
+        reported by the event `rejected`.
+
         It repeats, with the same id, while the connection fails; clients drop the second copy. Raises a `PushFailed`.
         """
-        message_id, text = _write(
-            Push(
-                message_type,
-                content,
-                to,
-                None if tags is None else tuple(tags),
-                to_client_type,
-                correlation_id,
-                expires_at,
-                message_id,
-            )
+        push = Push(
+            message_type,
+            content,
+            to,
+            None if tags is None else tuple(tags),
+            to_client_type,
+            correlation_id,
+            expires_at,
+            message_id,
+            None if businesses is None else tuple(businesses),
         )
-        await self._publisher.publish(
-            self.binding.push_exchange, message_id, text, self._push_timeout if timeout is None else timeout
-        )
+        return await self._push(push, self._push_timeout if timeout is None else timeout)
+
+    async def _push(self, push: Push, timeout: float) -> str:
+        message_id, text = _write(push)
+        exchange = self.binding.push_exchange
+        headers: dict[str, str] = {}
+        if any(business != self.binding.business for business in push.businesses or ()):
+            # The broker copies it by these, and edges deliver by the envelope.
+            exchange = self.binding.share_exchange
+            headers = {f"to-business-{business}": "true" for business in push.businesses or ()}
+        await self._publisher.publish(exchange, message_id, text, timeout, headers)
         return message_id
 
     async def push_all(self, pushes: Iterable[Push], *, timeout: float | None = None) -> list[str | PushFailed]:
@@ -224,13 +236,10 @@ class WirepostApp:
 
         async def one(push: Push) -> str | PushFailed:
             try:
-                message_id, text = _write(push)
-                await self._publisher.publish(exchange, message_id, text, within)
+                return await self._push(push, within)
             except PushFailed as error:
                 return error
-            return message_id
 
-        exchange = self.binding.push_exchange
         within = self._push_timeout if timeout is None else timeout
         return list(await asyncio.gather(*(one(push) for push in pushes)))
 
@@ -286,6 +295,7 @@ def _write(push: Push) -> tuple[str, str]:
             to_client_type=push.to_client_type,
             correlation_id=push.correlation_id,
             expires_at=push.expires_at,
+            businesses=push.businesses,
         )
     except (TypeError, ValueError) as error:
         raise PushInvalid(push.message_id or "", f"it can't be written as an envelope: {error}") from error

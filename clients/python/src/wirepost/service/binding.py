@@ -31,6 +31,11 @@ class Binding:
     def push_exchange(self) -> str:
         return f"wirepost.{self.business}.push"
 
+    @property
+    def share_exchange(self) -> str:
+        """For pushes to the clients of several businesses."""
+        return f"wirepost.{self.business}.share"
+
     def queue(self, name: str) -> str:
         """The full name of a declared queue; a full name stays as it is."""
         if name in self.queues:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange
@@ -40,7 +41,9 @@ class Publisher:
         # aiormq finds what the broker returned by its id: of two pushes with one id it takes the first for confirmed.
         self._turns = Turns()
 
-    async def publish(self, exchange: str, message_id: str, text: str, timeout: float) -> None:
+    async def publish(
+        self, exchange: str, message_id: str, text: str, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Returns when the broker has confirmed; raises PushFailed. Repeats while the connection fails."""
         on_wire = False
         try:
@@ -51,7 +54,7 @@ class Publisher:
                     session, where = await asyncio.wait_for(self._exchange(exchange), max(0.0, left))
                     left = deadline - asyncio.get_running_loop().time()
                     on_wire = True
-                    if await self._once(session, where, message_id, text, max(0.01, left)):
+                    if await self._once(session, where, message_id, text, max(0.01, left), headers or {}):
                         return
                     await asyncio.sleep(min(PAUSE, max(0.0, deadline - asyncio.get_running_loop().time())))
         except asyncio.TimeoutError:
@@ -60,7 +63,13 @@ class Publisher:
             raise PushUnavailable(message_id, f"no connection to the broker within {timeout} s") from None
 
     async def _once(
-        self, session: Session, exchange: AbstractExchange, message_id: str, text: str, timeout: float
+        self,
+        session: Session,
+        exchange: AbstractExchange,
+        message_id: str,
+        text: str,
+        timeout: float,
+        headers: Mapping[str, str],
     ) -> bool:
         """Whether it was confirmed; false if the connection or channel ended, so that it may be repeated."""
         message = aio_pika.Message(
@@ -68,7 +77,7 @@ class Publisher:
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             message_id=message_id,
-            headers=dict(trace.current()),
+            headers={**trace.current(), **headers},
         )
         try:
             await session.during(exchange.publish(message, routing_key="", mandatory=True, timeout=timeout))

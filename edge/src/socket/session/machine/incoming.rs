@@ -9,7 +9,7 @@ use wirepost_core::{
     frames::{ClientFrame, NackCode},
 };
 
-use super::{Action, Machine, Now, OpenedBy, Perform, Reply, expiring_at};
+use super::{super::reports::Reported, Action, Machine, Now, OpenedBy, Perform, Reply, expiring_at};
 use crate::{
     broker::PublishError,
     bucket::Rate,
@@ -18,7 +18,7 @@ use crate::{
         grant::Grant,
         ticket::{self, Purpose},
     },
-    push::receipts::Receipts,
+    push::{across, receipts::Receipts},
     socket::receive::{self, Nack, Prepared, Sender},
 };
 
@@ -71,7 +71,7 @@ impl Machine {
             let nack = Nack::new(id, NackCode::RateLimited, reason);
             return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack }));
         }
-        if business.is_heavy(envelope.message_type.as_deref(), envelope.content) {
+        if across::is_heavy(business, &envelope) {
             return Message::Heavy;
         }
         let sender = Sender { unique_id: &self.ticket.unique_id, client_type: &self.ticket.client_type };
@@ -127,11 +127,12 @@ impl Machine {
     ) {
         let refusal = match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
             Ok(ClientFrame::Ping) => return self.reply(Reply::Pong, perform),
-            Ok(ClientFrame::Received { .. }) if !business.wants_receipts() => {
-                "no route of this business asks for receipts".to_owned()
-            }
             Ok(ClientFrame::Received { ids }) => match receive::receipt(&ids) {
-                Ok(()) => return self.received(op, ids, receipts, perform),
+                Ok(()) if business.wants_receipts() => return self.received(ids, receipts, perform),
+                Ok(()) => {
+                    let reason = "no route of this business asks for receipts".to_owned();
+                    return self.reply(Reply::NoReceipt { ids, reason, retryable: false }, perform);
+                }
                 Err(reason) => reason,
             },
             Ok(ClientFrame::Refresh { token }) => match self.refresh(&token, business, now, perform) {
@@ -150,7 +151,7 @@ impl Machine {
     }
 
     /// Reports to the business the messages that were sent to this connection, each once; the other ids are refused.
-    fn received(&self, op: &str, mut ids: Vec<String>, receipts: &Receipts, perform: &mut Perform<'_>) {
+    fn received(&self, mut ids: Vec<String>, receipts: &Receipts, perform: &mut Perform<'_>) {
         let delivered = receipts.take(&mut ids);
         if !ids.is_empty() {
             let reason = format!(
@@ -159,11 +160,20 @@ impl Machine {
                 ids.len() + delivered.len()
             );
             perform(Action::CountRefusedReceipts(ids.len()));
-            self.error(op, reason, perform);
+            self.reply(Reply::NoReceipt { ids, reason, retryable: false }, perform);
         }
         if !delivered.is_empty() {
-            perform(Action::Delivered(delivered));
+            perform(Action::Report(delivered));
         }
+    }
+
+    /// What has become of receipts.
+    pub(super) fn reported(&self, Reported { ids, outcome }: Reported, perform: &mut Perform<'_>) {
+        let reply = match outcome {
+            Ok(()) => Reply::Receipt { ids },
+            Err(reason) => Reply::NoReceipt { ids, reason, retryable: true },
+        };
+        self.reply(reply, perform);
     }
 
     fn error(&self, about: &str, reason: String, perform: &mut Perform<'_>) {

@@ -6,6 +6,9 @@ use wirepost_core::frames::ServerFrame;
 
 use crate::socket::receive::Nack;
 
+/// The `op` of a receipt.
+const RECEIVED: &str = "received";
+
 /// A control frame to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::socket::session) enum Reply {
@@ -19,6 +22,10 @@ pub(in crate::socket::session) enum Reply {
     Refreshed { session_ends_at: i64, resume_token: String },
     /// A control frame was refused.
     Error { about: String, reason: String },
+    /// Receipts that the business has.
+    Receipt { ids: Vec<String> },
+    /// Receipts that it does not get: never on this connection, or not now.
+    NoReceipt { ids: Vec<String>, reason: String, retryable: bool },
     /// The session ends soon.
     Expiring { in_seconds: u64 },
     /// This edge drains.
@@ -42,7 +49,11 @@ impl Reply {
             Self::Refreshed { session_ends_at, resume_token } => {
                 ServerFrame::Refreshed { session_ends_at: *session_ends_at, resume_token }
             }
-            Self::Error { about, reason } => ServerFrame::Error { about, reason },
+            Self::Error { about, reason } => ServerFrame::Error { about, reason, ids: &[], retryable: None },
+            Self::Receipt { ids } => ServerFrame::Receipt { ids },
+            Self::NoReceipt { ids, reason, retryable } => {
+                ServerFrame::Error { about: RECEIVED, reason, ids, retryable: Some(*retryable) }
+            }
             Self::Expiring { in_seconds } => ServerFrame::Expiring { in_seconds: *in_seconds },
             Self::Drain { reconnect_within } => {
                 ServerFrame::Drain { reconnect_within_ms: reconnect_within.as_millis() as u64 }

@@ -69,7 +69,7 @@ impl Fixture {
 
     fn with(rules: Rules, ticket: Ticket) -> Self {
         let now = Now { instant: Instant::now(), ms: START };
-        let gate = Arc::new(Gate::new(Arc::new(KeyRing::random()), &Metrics::default()));
+        let gate = Arc::new(Gate::new(Arc::new(KeyRing::random()), Duration::from_secs(30), &Metrics::default()));
         let limiter = Arc::new(FloodLimiter::default());
         let flood = ConnectionBucket::open(&limiter, limiter.key("payments", "alice"));
         let share = Arc::new(Share::new(&Metrics::default()));
@@ -148,6 +148,10 @@ fn name(action: &Action) -> String {
         Action::Reply(Reply::Pong) => "pong".into(),
         Action::Reply(Reply::Refreshed { .. }) => "refreshed".into(),
         Action::Reply(Reply::Error { about, .. }) => format!("error {about}"),
+        Action::Reply(Reply::Receipt { ids }) => format!("receipt {}", ids.join(",")),
+        Action::Reply(Reply::NoReceipt { ids, retryable, .. }) => {
+            format!("no receipt {}{}", ids.join(","), if *retryable { ", later" } else { "" })
+        }
         Action::Reply(Reply::Expiring { in_seconds }) => format!("expiring {in_seconds}"),
         Action::Reply(Reply::Drain { .. }) => "drain".into(),
         Action::Ping => "ping".into(),
@@ -155,7 +159,7 @@ fn name(action: &Action) -> String {
         Action::Check(..) => "check".into(),
         Action::SetTags(tags) => format!("tags {}", tags.join(",")),
         Action::SetSession(grant, _) => format!("session {}", grant.generation),
-        Action::Delivered(ids) => format!("delivered {}", ids.join(",")),
+        Action::Report(ids) => format!("report {}", ids.join(",")),
         Action::CountRefusedReceipts(count) => format!("refused receipts {count}"),
         Action::RefreshRefused(_) => "refused refresh".to_owned(),
         Action::CountSlowed => "slowed".into(),
@@ -282,11 +286,14 @@ fn each_receipt_is_reported_once() {
         session.receipts.sent(MessageHash::of(id));
     }
     session.text(r#"{"op":"received","ids":["a","other"]}"#);
-    assert_eq!(session.take(), ["refused receipts 1", "error received", "delivered a"]);
+    assert_eq!(session.take(), ["refused receipts 1", "no receipt other", "report a"]);
     session.text(r#"{"op":"received","ids":["a"]}"#);
-    assert_eq!(session.take(), ["refused receipts 1", "error received"]);
+    assert_eq!(session.take(), ["refused receipts 1", "no receipt a"]);
     session.text(r#"{"op":"received","ids":["b"]}"#);
-    assert_eq!(session.take(), ["delivered b"]);
+    assert_eq!(session.take(), ["report b"]);
+    session.give(Input::Reported(Reported { ids: vec!["a".into()], outcome: Ok(()) }));
+    session.give(Input::Reported(Reported { ids: vec!["b".into()], outcome: Err("away".into()) }));
+    assert_eq!(session.take(), ["receipt a", "no receipt b, later"]);
 }
 
 fn refresh(session: &mut Fixture, ticket: &Ticket) -> Vec<String> {

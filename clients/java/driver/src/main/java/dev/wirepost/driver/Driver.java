@@ -34,7 +34,7 @@ import tools.jackson.databind.node.ObjectNode;
 /** The driver by which clients/suite judges this library. Commands come from stdin, events go to stdout. */
 public final class Driver {
     private static final List<String> SUPPORTS =
-            List.of("timing", "request", "abort", "hints", "clock", "stats", "queue");
+            List.of("timing", "request", "abort", "hints", "clock", "stats", "queue", "receipts");
     private static final JsonMapper JSON = JsonMapper.shared();
     private static final PrintStream OUT = new PrintStream(System.out, false, StandardCharsets.UTF_8);
 
@@ -72,6 +72,7 @@ public final class Driver {
             case "request" -> driven.request(command);
             case "abort" -> driven.abort(command.path("as").asString());
             case "handler" -> driven.handler(command);
+            case "received" -> driven.received(command.path("ids"));
             case "hint" -> driven.hint(command.path("hint").asString());
             case "cursor" -> driven.cursor();
             case "reconnect" -> driven.client.reconnect();
@@ -217,6 +218,10 @@ public final class Driver {
                 case "visible", "resume" -> client.reconnect();
                 default -> { }
             }
+        }
+
+        void received(JsonNode ids) {
+            client.received(ids.valueStream().map(JsonNode::asString).toArray(String[]::new));
         }
 
         void cursor() {

@@ -29,6 +29,7 @@ final class Engine implements Link.Owner {
     private final Outbox outbox;
     private final Inbox inbox;
     private final Requests requests;
+    private final Receipts receipts;
     private final Consumer<State> onState;
 
     private State state;
@@ -63,7 +64,7 @@ final class Engine implements Link.Owner {
     }
 
     Engine(Loop loop, Timing timing, HttpClient http, Session session, Outbox outbox, Inbox inbox, Requests requests,
-            Consumer<State> onState) {
+            Receipts receipts, Consumer<State> onState) {
         this.loop = loop;
         this.timing = timing;
         this.http = http;
@@ -72,6 +73,7 @@ final class Engine implements Link.Owner {
         this.outbox = outbox;
         this.inbox = inbox;
         this.requests = requests;
+        this.receipts = receipts;
         this.onState = onState;
         this.patience = timing.pongWithin();
     }
@@ -103,11 +105,8 @@ final class Engine implements Link.Owner {
     }
 
     void received(List<String> ids) {
-        if (current != null) {
-            for (int from = 0; from < ids.size(); from += 256) {
-                List<String> some = ids.subList(from, Math.min(ids.size(), from + 256));
-                current.control(Envelopes.STANDARD.dump(Map.of("op", "received", "ids", some)));
-            }
+        if (!closing) {
+            receipts.give(ids, current);
         }
     }
 
@@ -154,8 +153,10 @@ final class Engine implements Link.Owner {
         Attempt made = new Attempt();
         attempt = made;
         session.target(made.call, (url, token) -> {
-            made.given = cursor;
+            String before = receipts.cursor();
+            made.given = before != null ? before : cursor;
             made.link = new Link(loop, this, timing, () -> patience);
+            made.link.again = before != null;
             made.link.open(http, url, token, made.given);
         }, why -> failed(null, why));
     }
@@ -187,9 +188,14 @@ final class Engine implements Link.Owner {
         } else if (link.welcome.path("resumed").isBoolean() && !link.welcome.path("resumed").booleanValue()) {
             gap = new Gap("resume");
             link.gapTold = true;
+            link.again = false;
+            receipts.gap();
             cursor = null; // it is of no use any more
         }
         wasOpen = true;
+        if (link.again) {
+            return; // its position is behind what has come already
+        }
         cursor = from != null ? from : cursor;
         if (gap != null || from != null) {
             inbox.put(null, gap, from, 0);
@@ -224,6 +230,7 @@ final class Engine implements Link.Owner {
     public void over(Link link, int code) {
         count(link);
         List<Pending> unanswered = outbox.lost(link);
+        receipts.lost(link);
         if (code == 1009 && !unanswered.isEmpty()) {
             // One of them was too large for the edge or something before it: never again.
             Pending largest = unanswered.stream().max(Comparator.comparingInt(one -> one.size)).get();
@@ -272,13 +279,14 @@ final class Engine implements Link.Owner {
     }
 
     private void settled(Link link) {
-        if (link.retired && link.unanswered.isEmpty()) {
+        if (link.retired && link.unanswered.isEmpty() && !receipts.owes(link)) {
             leave(link);
         }
     }
 
     private void leave(Link old) {
         if (leaving.contains(old)) {
+            receipts.lost(old);
             old.close(() -> leaving.remove(old));
         }
     }
@@ -327,12 +335,15 @@ final class Engine implements Link.Owner {
         } catch (IllegalArgumentException neverSent) {
             return;
         }
-        cursor = message.cursor() != null ? message.cursor() : cursor;
+        // What comes again is behind the position already.
+        link.again = receipts.delivered(message.id(), cursor, link) && link.again;
+        String at = link.again ? null : message.cursor();
+        cursor = at != null ? at : cursor;
         boolean handled = inbox.firstTime(message) && !requests.answer(message);
         if (handled) {
-            inbox.put(message, null, message.cursor(), text.length());
-        } else if (message.cursor() != null) {
-            inbox.put(null, null, message.cursor(), 0);
+            inbox.put(message, null, at, text.length());
+        } else if (at != null) {
+            inbox.put(null, null, at, 0);
         }
     }
 
@@ -346,6 +357,10 @@ final class Engine implements Link.Owner {
             case "nack" -> {
                 link.hadMessage = true;
                 outbox.nack(link, frame);
+                settled(link);
+            }
+            case "receipt", "error" -> {
+                receipts.answer(link, frame);
                 settled(link);
             }
             case "drain" -> drain(link, frame);
@@ -364,13 +379,14 @@ final class Engine implements Link.Owner {
                 }
                 link.gapTold = false;
             }
-            default -> { } // pong, error, and what later versions add
+            default -> { } // pong, and what later versions add
         }
     }
 
     private void position(Link link, JsonNode frame) {
         session.take(frame);
         link.gapTold = false;
+        link.again = false;
         String at = Envelopes.text(frame, "cursor");
         if (at != null) {
             cursor = at;

@@ -28,10 +28,10 @@ final class Inbox implements Runnable {
      *
      * @param client null for the services
      */
-    private record Key(String client, String id) {
+    private record Key(String business, String client, String id) {
         static Key of(Message<?> message) {
             boolean byClient = "ClientToClient".equals(message.sendType());
-            return new Key(byClient ? message.fromUniqueId() : null, message.id());
+            return new Key(message.businessType(), byClient ? message.fromUniqueId() : null, message.id());
         }
     }
 

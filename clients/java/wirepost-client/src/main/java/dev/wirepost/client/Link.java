@@ -64,6 +64,8 @@ final class Link {
     boolean retired;
     /** The edge asked to leave. */
     boolean draining;
+    /** It began before the newest position, so that messages come again whose receipts have no answer. */
+    boolean again;
     /** The welcome said that something is missing; a {@code gap} that follows is its reason. */
     boolean gapTold;
     boolean hadMessage;

@@ -10,7 +10,7 @@ import java.util.List;
  * @param messageType what happened, such as {@code payment.completed}
  * @param content the business's data; a {@code JsonNode} is shared by all handlers, so do not change it
  * @param sendType {@code ClientToServer}, {@code ServerToClient} or {@code ClientToClient}
- * @param businessType the business
+ * @param businessType whose message it is: another business's where that sends to the clients of several
  * @param fromUniqueId who sent it; on clients' messages from their token, and not to be forged
  * @param fromClientType the sender's client type
  * @param toUniqueId the identity that it addresses

@@ -58,7 +58,8 @@ public final class WirepostClient implements AutoCloseable {
         requests = new Requests(loop);
         Session session = new Session(settings.token, settings.timing, loop);
         HttpClient http = settings.http == null ? Threads.http() : settings.http;
-        engine = new Engine(loop, settings.timing, http, session, outbox, inbox, requests, this::changed);
+        Receipts receipts = new Receipts(loop, new Waits(settings.timing), settings.rememberedIds);
+        engine = new Engine(loop, settings.timing, http, session, outbox, inbox, requests, receipts, this::changed);
     }
 
     /** Begins to describe a client. */
@@ -95,8 +96,9 @@ public final class WirepostClient implements AutoCloseable {
     }
 
     /**
-     * Confirms to the business that messages were stored or shown, on a route with {@code receipts}. It counts on the
-     * connection that delivered them; without one it has no effect.
+     * Confirms to the business that messages were stored or shown, on a route with {@code receipts}; again until the
+     * edge has answered, also by the next connection. The last messages can be told of, as many as
+     * {@link Builder#rememberedIds}.
      */
     public void received(String... messageIds) {
         List<String> ids = List.of(messageIds);

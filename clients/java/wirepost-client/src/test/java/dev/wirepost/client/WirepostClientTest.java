@@ -232,6 +232,29 @@ class WirepostClientTest {
         assertEquals(List.of(256, 44), edge.connection(0).frames.stream().map(f -> f.path("ids").size()).toList());
     }
 
+    @Test
+    void aReceiptWithoutAnAnswerMakesItsMessageComeAgainAndIsGivenAgain() {
+        List<String> got = new CopyOnWriteArrayList<>();
+        client = builder().build();
+        client.on("#", message -> got.add(message.id()));
+        client.start();
+        IntStream.of(1, 2, 3).forEach(edge.connection(0)::push);
+        until("three messages", () -> got.size() == 3);
+        client.received("p1", "p2", "p3");
+        until("the receipts", () -> edge.connection(0).frames.size() == 1);
+        edge.connection(0).say(Map.of("op", "receipt", "ids", List.of("p1")));
+        edge.connection(0).say(Map.of("op", "error", "about", "received", "ids", List.of("p3"), "retryable", false));
+        edge.connection(0).close(1012);
+        assertTrue(edge.connection(1).path.endsWith("cursor=c1"), edge.connection(1).path);
+        IntStream.of(2, 3).forEach(edge.connection(1)::push);
+        until("its receipt", () -> edge.connection(1).frames.size() == 1);
+        assertEquals("[\"p2\"]", edge.connection(1).frames.get(0).path("ids").toString());
+        edge.connection(1).say(Map.of("op", "receipt", "ids", List.of("p2")));
+        edge.connection(1).close(1012);
+        assertTrue(edge.connection(2).path.endsWith("cursor=c3"), "what came again moved the position back");
+        assertEquals(List.of("p1", "p2", "p3"), got);
+    }
+
     /** The backlog is bounded: what is above it stays in the socket. That is no silence of the edge. */
     @Test
     void aSlowHandlerHoldsTheEdgeUpWithoutLosingTheConnection() throws Exception {

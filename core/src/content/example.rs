@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 use serde_json::{Map, Value, json};
-use wirepost_core::content::Schema;
+
+use super::Schema;
 
 /// Levels of a schema that are followed; recursion ends there.
 const MAX_DEPTH: u8 = 12;
@@ -17,7 +18,7 @@ const NUMERIC: [&str; 5] = ["minimum", "maximum", "exclusiveMinimum", "exclusive
 const MAX_BYTES: usize = 1 << 20;
 
 /// An example, or `None` if none was found.
-pub(super) fn of(schema: &Value) -> Option<Value> {
+pub fn of(schema: &Value) -> Option<Value> {
     let validator = Schema::try_new(schema).ok()?;
     let root = ExampleBuilder { root: schema, left: Cell::new(MAX_BYTES) };
     // A complex schema may still accept the simplest content.
