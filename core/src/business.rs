@@ -53,7 +53,6 @@ pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
     validation = rules::BUSINESS_TYPE_FROM_NAME.to_kube(),
     validation = rules::RESERVED_NAME.to_kube(),
     validation = rules::BUSINESS_TYPE_IMMUTABLE.to_kube(),
-    validation = rules::ACCEPTS_OTHERS.to_kube(),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -94,6 +93,7 @@ pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
     validation = rules::TOKEN_CLIENT_TYPE_IS_DECLARED.to_kube(),
     validation = rules::BUSINESS_TYPE_SYNTAX.to_kube(),
     validation = rules::RESERVED_TYPE.to_kube(),
+    validation = rules::ACCEPTS_OTHERS.to_kube(),
 )]
 pub struct WsBusinessSpec {
     /// Name of the business in URLs, envelopes and broker objects: a-z, 0-9 and hyphens, at most 40 characters, one owner in the cluster.

@@ -96,10 +96,18 @@ impl Schema {
     /// # Errors
     /// See [`ContentError`].
     pub fn check(&self, content: &str) -> Result<(), ContentError> {
+        self.check_within(content, MAX_STEPS)
+    }
+
+    /// The same in at most so many steps.
+    ///
+    /// # Errors
+    /// See [`ContentError`].
+    pub fn check_within(&self, content: &str, budget: u64) -> Result<(), ContentError> {
         let Unique(value) = serde_json::from_str(content).map_err(|error| ContentError::Mismatch(error.to_string()))?;
         let mut steps = self.plan.worst(content);
-        if steps > EXPLAINED_STEPS {
-            steps = self.plan.count(&value, MAX_STEPS).ok_or(ContentError::TooComplex)?;
+        if steps > EXPLAINED_STEPS.min(budget) {
+            steps = self.plan.count(&value, budget).ok_or(ContentError::TooComplex)?;
         }
         if self.plan.branches() && steps > EXPLAINED_STEPS {
             let fits = self.validator.is_valid(&value);

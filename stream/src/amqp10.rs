@@ -62,9 +62,11 @@ impl Sections {
             let section = start..start + size;
             at = section.end;
             match code {
-                MESSAGE_ANNOTATIONS => sections.annotations = message.slice(section),
-                PROPERTIES => sections.properties = message.slice(section),
-                APPLICATION_PROPERTIES => sections.application_properties = message.slice(section),
+                // The first of each. RabbitMQ writes its own annotations in front and keeps what a publisher writes from
+                // the body on as it is: a later section with the same annotations must not count.
+                MESSAGE_ANNOTATIONS => first(&mut sections.annotations, message.slice(section)),
+                PROPERTIES => first(&mut sections.properties, message.slice(section)),
+                APPLICATION_PROPERTIES => first(&mut sections.application_properties, message.slice(section)),
                 DATA => {
                     let Some(Value::Binary(content)) = Value::decode(&message[section]) else {
                         return Err(Malformed("message: data section without binary"));
@@ -168,6 +170,12 @@ impl Sections {
     }
 }
 
+fn first(section: &mut Bytes, found: Bytes) {
+    if section.is_empty() {
+        *section = found;
+    }
+}
+
 /// The section's descriptor code and the start of its value.
 fn section_code(message: &[u8], at: usize) -> Option<(u64, usize)> {
     match message.get(at..)? {
@@ -254,6 +262,19 @@ pub(crate) mod tests {
         assert!(Sections::parse(&Bytes::from(vec![0; 1 << 20])).is_err());
         let nested = [vec![0, 0x53, 0x75], vec![0; 1 << 20]].concat();
         assert!(Sections::parse(&Bytes::from(nested)).is_err());
+    }
+
+    #[test]
+    fn the_first_annotations_count_wherever_a_publisher_repeats_them() {
+        let annotations = |exchange: &str| {
+            let text = |constructor: u8, text: &str| [&[constructor, text.len() as u8], text.as_bytes()].concat();
+            let content = [text(0xa3, "x-exchange"), text(0xa1, exchange)].concat();
+            section(0x72, &[&[0xc1, content.len() as u8 + 1, 2][..], &content].concat())
+        };
+        let body = section(0x75, &[0xa0, 1, b'x']);
+        let message = [annotations("mine"), annotations("other"), body, annotations("other")].concat();
+        let sections = Sections::parse(&Bytes::from(message)).unwrap();
+        assert_eq!(sections.annotation("x-exchange"), Some(Value::String("mine")));
     }
 
     #[test]

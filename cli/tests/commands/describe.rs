@@ -25,7 +25,10 @@ fn a_declaration_is_described_without_an_edge() {
 #[test]
 fn one_business_is_described_and_only_a_valid_one() {
     let (status, _, err) = run(&["describe", EXAMPLES]);
-    assert!(status == 1 && err.contains("charging-port, payments, qr-login; choose one with --business"), "{err}");
+    assert!(
+        status == 1 && err.contains("charging-port, chat, payments, qr-login; choose one with --business"),
+        "{err}"
+    );
     let (status, out, _) = run(&["describe", EXAMPLES, "--business", "qr-login"]);
     assert!(status == 0 && out.contains("wirepost.qr-login.q.scans"));
     let (status, _, err) = run(&["describe", EXAMPLES, "--business", "other"]);

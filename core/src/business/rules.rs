@@ -76,13 +76,6 @@ rules! {
         field: ".spec.businessType",
     }
 
-    ACCEPTS_OTHERS {
-        rule: "!has(self.spec.acceptFrom) || self.spec.acceptFrom.all(a, a.businessType != (has(self.spec.businessType) ? self.spec.businessType : self.metadata.name))",
-        problem: "acceptFrom names the business itself",
-        remedy: "remove it: acceptFrom is for the messages of other businesses",
-        field: ".spec.acceptFrom",
-    }
-
     // The spec.
     BUSINESS_TYPE_SYNTAX {
         rule: "!has(self.businessType) || self.businessType.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$')",
@@ -95,6 +88,13 @@ rules! {
         problem: "this business type is a path of wirepost's own",
         remedy: "choose another name",
         field: ".businessType",
+    }
+    // In the spec, which the API server does not judge anew while it stays as it is: an older form may be stored.
+    ACCEPTS_OTHERS {
+        rule: "!has(self.businessType) || !has(self.acceptFrom) || self.acceptFrom.all(a, a.businessType != self.businessType)",
+        problem: "acceptFrom names the business itself",
+        remedy: "remove it: acceptFrom is for the messages of other businesses",
+        field: ".acceptFrom",
     }
     CLIENT_TYPE_SYNTAX {
         rule: "self.all(t, t.matches('^[A-Za-z0-9]([A-Za-z0-9_-]{0,38}[A-Za-z0-9])?$'))",

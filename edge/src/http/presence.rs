@@ -7,6 +7,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use axum::{
+    Extension,
     body::{Body, to_bytes},
     extract::{Path, Query, State as Shared, rejection::QueryRejection},
     http::{HeaderMap, header},
@@ -18,10 +19,12 @@ use tokio::time::{Instant, timeout};
 use super::{
     addresses::Judging,
     answer::{self, Code, Refusal},
+    bodies,
     caller::{self, Credential},
     state::State,
 };
 use crate::{
+    budget::{Budget, Full},
     business::Business,
     identity::ticket::MAX_TAGS,
     metrics::label,
@@ -123,6 +126,7 @@ pub(super) async fn presence(
 pub(super) async fn online(
     Shared(state): Shared<Arc<State>>,
     judging: Option<axum::Extension<Judging>>,
+    Extension(budget): Extension<Budget>,
     Path(business): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -134,6 +138,14 @@ pub(super) async fn online(
         if announced.is_some_and(|length: usize| length > MAX_BODY) {
             return Err(too_large());
         }
+        let share = business.config.limits.per_edge;
+        let _held =
+            budget.take(business.name(), announced.unwrap_or(MAX_BODY), share.memory_bytes).map_err(|full| {
+                if full == Full::Business {
+                    state.metrics.business_limited.get_or_create(&label("bodies")).inc();
+                }
+                bodies::refusal(full)
+            })?;
         let body = timeout(state.settings.header_timeout, to_bytes(body, MAX_BODY))
             .await
             .map_err(|_| Refusal::new(Code::RequestTimeout, "the body did not arrive in time"))?

@@ -152,7 +152,7 @@ fn route_here<'b>(business: &'b Business, envelope: &Envelope<'_>) -> Result<&'b
 fn check_for(business: &Business, to: &str, envelope: &Envelope<'_>, now: i64) -> Result<(), PushRefusal> {
     let check = |route: &Route| -> Result<(), PushRefusal> {
         expiry::end(envelope, route.config.ttl_seconds, now)?;
-        Ok(route.check_content(envelope.content).map_err(Rejection::from)?)
+        Ok(route.check_share(envelope.content, envelope.businesses.len()).map_err(Rejection::from)?)
     };
     if to == business.name() {
         return check(route_here(business, envelope)?);

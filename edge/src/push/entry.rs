@@ -14,7 +14,7 @@ use super::{
     rejection::Rejection,
 };
 use crate::{
-    broker::{MessageDefect, Position, Record},
+    broker::{MessageDefect, Origin, Position, Record},
     business::Business,
     compression::deflate,
 };
@@ -161,6 +161,11 @@ fn push(
         }));
         if !across::is_for(business.name(), &envelope) {
             return Ok(None);
+        }
+        // It came here only because the broker found nobody whom its headers name.
+        let Origin { shared, to, .. } = &record.origin;
+        if *shared && !to.is_empty() && !record.origin.names(business.name()) {
+            return Err(rejected(Rejection::NotCopied { business: business.name().to_owned() }));
         }
         let route = audience::route(business, &envelope).map_err(rejected)?;
         (route, audience::audience(route, &envelope).map_err(rejected)?)

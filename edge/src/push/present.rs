@@ -1,8 +1,6 @@
 //! Who is here: the connections of one business on this edge, looked at a few at a time, so that the hub's lock is held
 //! shortly.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use tokio::task::yield_now;
 
@@ -108,19 +106,12 @@ impl Hub {
 
     /// The oldest connections that are not leaving yet are asked to leave, at most so many. How many there were.
     pub fn let_go(&self, count: usize) -> usize {
-        let oldest: Vec<Arc<Mailbox>> = {
-            let state = self.lock();
-            let staying = state.registry.iter().filter(|mailbox| !mailbox.outbound.is_leaving());
-            staying.take(count).cloned().collect()
-        };
         let leaving = &self.context.metrics.leaving;
-        let asked = |mailbox: &&Arc<Mailbox>| {
-            // Counted before it can end.
-            leaving.inc();
-            let asked = mailbox.outbound.let_go();
-            leaving.dec_by(i64::from(!asked));
-            asked
-        };
-        oldest.iter().filter(asked).count()
+        // Under the lock: what is still registered has not looked yet whether it was asked.
+        let state = self.lock();
+        let staying = state.registry.iter().filter(|mailbox| !mailbox.outbound.is_leaving());
+        let asked = staying.take(count).filter(|mailbox| mailbox.outbound.let_go()).count();
+        leaving.inc_by(asked as i64);
+        asked
     }
 }

@@ -55,7 +55,10 @@ impl RejectionReports {
     pub(super) fn note(&mut self, hub: &Hub, record: &Record, rejected: Rejected) {
         let Rejected { id, why, refused_by, of } = rejected;
         if let Some(of) = of {
-            return self.note_foreign(hub, record, &of, &Report::new(id, why.label(), &why, refused_by, record));
+            // Its own reader judges everything but the content.
+            let told_there = !matches!(why, Rejection::SchemaMismatch(_) | Rejection::TooComplex);
+            let report = Report::new(id, why.label(), &why, refused_by, record);
+            return self.note_foreign(hub, record, &of, &report, told_there);
         }
         // An event that was routed back into the pushes: an event about it would come back as well.
         let is_event = !matches!(why, Rejection::TooLarge { .. }) && events::is_event(&record.body);
@@ -75,13 +78,13 @@ impl RejectionReports {
         }
     }
 
-    /// Reports a message of another business to that one, unless its own reader here does. (An edge that has clients of
-    /// both reads it twice.)
-    fn note_foreign(&self, hub: &Hub, record: &Record, of: &str, report: &Report) {
+    /// Reports a message of another business to that one, unless its own reader here does (`told_there`). (An edge that
+    /// has clients of both reads it twice.)
+    fn note_foreign(&self, hub: &Hub, record: &Record, of: &str, report: &Report, told_there: bool) {
         let context = &*hub.context;
         let HubContext { metrics, peers, .. } = context;
         metrics.rejected_pushes.get_or_create(&label(Rejection::FOREIGN)).inc();
-        if peers.is_read(of) || events::is_event(&record.body) {
+        if (told_there && peers.is_read(of)) || events::is_event(&record.body) {
             return;
         }
         let Some(owner) = peers.get(of) else { return };

@@ -192,7 +192,7 @@ fn accepted(business: &Business, other: &str, envelope: &Envelope<'_>, now: i64)
     let envelope = &Envelope { send_type: Some(SendType::ClientToClient), ..envelope.clone() };
     let (route, _) = across::judge(&other, business.name(), envelope).map_err(rejected)?;
     expiry::end(envelope, route.config.ttl_seconds, now).map_err(rejected)?;
-    route.check_content(envelope.content).map_err(|unfit| {
+    route.check_share(envelope.content, envelope.businesses.len()).map_err(|unfit| {
         let code = match unfit {
             ContentError::Mismatch(_) => NackCode::SchemaMismatch,
             ContentError::TooComplex => NackCode::TooComplex,

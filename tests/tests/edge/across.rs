@@ -273,10 +273,24 @@ async fn forge(setup: &Setup, delivery: &str) -> Result<()> {
     ];
     let mut connection =
         wirepost_amqp::v10::Connection::open(&endpoint(&uri)?, std::time::Duration::from_secs(10)).await?;
+    // Annotations again where the broker reads none: behind the body, and between the properties and the body.
+    let again = amqp10(&[("x-exchange", true, &theirs)], &[], b"");
+    let again = &again[7..again.len() - 20];
+    ensure!(again.starts_with(&[0x00, 0x53, 0x72, 0xd1]) && again.ends_with(theirs.as_bytes()), "{again:?}");
+    let properties = [("to-business-chat", "true"), ("to-business-crm", "true"), ("x-exchange", &*theirs)];
     for annotations in annotations {
-        for body in [&as_chat, &as_none, &as_payments] {
-            let properties = [("to-business-chat", "true"), ("to-business-crm", "true"), ("x-exchange", &*theirs)];
-            let payload = amqp10(annotations, &properties, body.as_bytes());
+        for (body, place) in
+            [&as_chat, &as_none, &as_payments].into_iter().flat_map(|body| [(body, 0), (body, 1), (body, 2)])
+        {
+            let mut payload = amqp10(annotations, &properties, body.as_bytes());
+            match place {
+                0 => {}
+                1 => payload.extend(again),
+                _ => {
+                    let before_body = payload.len() - body.len() - 8;
+                    payload.splice(before_body..before_body, again.iter().copied());
+                }
+            }
             // A broker may refuse such a message as a whole: then nothing is delivered either.
             if connection.send(share.as_bytes(), b"", &payload).await.is_err() {
                 connection =

@@ -209,9 +209,12 @@ async fn kubectl_shows_what_matters_at_a_glance() -> Result<()> {
         .filter_map(|c| Some((c["name"].as_str()?, c["priority"].as_i64()?)))
         .collect();
     // Priority 1: with `-o wide` only.
-    assert_eq!(columns, [("Name", 0), ("Ready", 0), ("Type", 0), ("Edges", 0), ("Age", 0), ("Reason", 1)]);
+    assert_eq!(
+        columns,
+        [("Name", 0), ("Ready", 0), ("Type", 0), ("Edges", 0), ("Age", 0), ("Clients", 1), ("Reason", 1)]
+    );
     let cells = &table["rows"][0]["cells"];
-    assert_eq!([&cells[0], &cells[1], &cells[2], &cells[3], &cells[5]], ["pay", "False", "pay", "1/3", "Programming"]);
+    assert_eq!([&cells[0], &cells[1], &cells[2], &cells[3], &cells[6]], ["pay", "False", "pay", "1/3", "Programming"]);
     Ok(())
 }
 
