@@ -1,6 +1,7 @@
 //! Edges of one installation know each other by the keys that sign tickets: what they ask each other and answer is
-//! signed, with the time. Whoever records a question can repeat it for a while, and learns nothing by that: the answer
-//! is signed for that very question, and nothing can be changed by one.
+//! signed, with the time, and not encrypted. Whoever records a question can repeat it to any edge for a while, and
+//! reads what that edge answers. It changes nothing there but that an address is heard of, and an answer is signed for
+//! that very question.
 //!
 //! *Form*: URL-safe base64 without padding of: time (i64 ms, big-endian), length of the key id (1), key id, HMAC-SHA256 of
 //! the context, what it is for (1), all before, and the SHA-256 of what is sealed.
