@@ -8,7 +8,8 @@ use wirepost_testing::node::Node;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 /// Where each of the examples is, and its name.
-const BUSINESSES: [(&str, &str); 3] = [("shop", "payments"), ("energy", "charging-port"), ("identity", "qr-login")];
+const BUSINESSES: [(&str, &str); 4] =
+    [("shop", "payments"), ("shop", "chat"), ("energy", "charging-port"), ("identity", "qr-login")];
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster with nodes: make cluster-test"]

@@ -140,6 +140,7 @@ async fn kubectl_get_shows_whether_and_why() -> Result<()> {
                 column("Type", 0),
                 column("Edges", 0),
                 column("Age", 0),
+                column("Clients", 1),
                 column("Reason", 1)
             ],
         "{columns:?}"
@@ -148,11 +149,11 @@ async fn kubectl_get_shows_whether_and_why() -> Result<()> {
     let cells: Vec<_> = rows.iter().map(|row| &row["cells"]).collect();
     ensure!(cells.len() == 2);
     ensure!(
-        [&cells[0][0], &cells[0][1], &cells[0][2], &cells[0][3], &cells[0][5]]
+        [&cells[0][0], &cells[0][1], &cells[0][2], &cells[0][3], &cells[0][6]]
             == ["payments", "True", "payments", "1/1", "Ready"],
         "{cells:?}"
     );
-    ensure!([&cells[1][0], &cells[1][1], &cells[1][5]] == ["shop", "False", "QueueNotFound"], "{cells:?}");
+    ensure!([&cells[1][0], &cells[1][1], &cells[1][6]] == ["shop", "False", "QueueNotFound"], "{cells:?}");
     ensure!(cells[1][2].is_null() && cells[1][3].is_null(), "nothing of it is in use yet: {cells:?}");
     ensure!(cells.iter().all(|row| row[4].as_str().is_some_and(|age| age.ends_with('s'))), "{cells:?}");
     Ok(())
