@@ -91,6 +91,8 @@ var Connection = class {
   gapReported = false;
   /** It began before the newest position, so that messages come again whose receipts have no answer. */
   again = false;
+  /** Receipts that waited for their messages when it began, if it began before those. */
+  awaited = [];
   /** A drain told it to leave. */
   leaving = false;
   /** Ids of messages without an answer. */
@@ -512,11 +514,19 @@ var Receipts = class {
     for (const [id, { before }] of this.#messages) if (before && this.#waits(id)) return before;
     return void 0;
   }
+  /** Receipts that wait for their messages to come again. */
+  get waiting() {
+    return [...this.#open.keys()].filter((id) => this.#waits(id));
+  }
   /** A message has come. Returns whether it came before. */
   delivered(id, before, on) {
     const known = this.#messages.get(id);
     if (known) known.on = on;
-    else this.#messages.set(id, { before, on });
+    else {
+      this.#messages.set(id, { before, on });
+      for (const one of on.awaited) if (this.#waits(one)) this.#open.delete(one);
+      on.awaited = [];
+    }
     if (this.#messages.size > this.remembered) {
       const [oldest] = this.#messages.keys();
       this.#messages.delete(oldest);
@@ -549,6 +559,16 @@ var Receipts = class {
   owes(on) {
     for (const one of this.#open.values()) if (one === on) return true;
     return false;
+  }
+  /**
+   * A connection has come to a position. What it has not brought again is behind that, or never comes. An edge sends
+   * positions in the middle of a repetition too, so it is not known which.
+   */
+  reached(on, cursor) {
+    for (const id of on.awaited) {
+      const known = this.#messages.get(id);
+      if (known && this.#waits(id)) known.before = cursor;
+    }
   }
   /** A position can't be continued: what is to come again does not. */
   gap() {
@@ -834,8 +854,10 @@ var Wirepost = class {
       case "position":
         connection.gapReported = connection.again = false;
         this.#resumeToken = frame.resumeToken ?? this.#resumeToken;
+        if (frame.cursor) this.#receipts.reached(connection, frame.cursor);
         return this.#receive({ cursor: frame.cursor });
       case "gap":
+        if (connection.again) return this.#fromNewest(connection);
         if (!connection.gapReported) this.#receive({ gap: { reason: frame.reason } });
         connection.gapReported = false;
         return;
@@ -909,7 +931,8 @@ var Wirepost = class {
     const patience = Math.min(MOST_PATIENCE, 2 ** Math.max(0, this.#silentDeaths - 1));
     const before = this.#receipts.cursor;
     const connection = new Connection(Socket, this.#base, token, before ?? this.#cursor, this.#timing, patience, this.#owner);
-    connection.again = !!before;
+    connection.again = !!before && before !== this.#cursor;
+    if (before) connection.awaited = this.#receipts.waiting;
     return connection;
   }
   /** What to connect with, at `#base`: the resume token, else a new ticket. */
@@ -951,6 +974,10 @@ var Wirepost = class {
     this.#listeners.set("stopped");
   }
   #welcomed(connection, { cursor, resumed, resumeToken }) {
+    if (resumed === false && connection.again) {
+      this.#resumeToken = resumeToken;
+      return this.#fromNewest(connection);
+    }
     if (connection === this.#next) {
       if (this.#current) this.#old.add(this.#current);
       this.#current = connection;
@@ -965,7 +992,6 @@ var Wirepost = class {
     } else if (resumed === false) {
       gap = { reason: "resume" };
       connection.gapReported = true;
-      connection.again = false;
       this.#receipts.gap();
       this.#cursor = void 0;
     }
@@ -975,6 +1001,24 @@ var Wirepost = class {
     this.#listeners.set("open");
     this.#outbox.use(connection);
     for (const old of [...this.#old]) this.#leaveOld(old);
+  }
+  /**
+   * The position before a message without a receipt can't be continued. The newest one perhaps can, so there is no gap
+   * yet: the next connection begins there, without the receipts that wait.
+   */
+  #fromNewest(connection) {
+    connection.leave();
+    this.#outbox.lost(connection);
+    this.#receipts.lost(connection);
+    this.#receipts.gap();
+    if (connection === this.#next) {
+      this.#next = void 0;
+      return this.#moveIn(0);
+    }
+    this.#current = this.#next;
+    this.#next = void 0;
+    if (this.#current) this.#listeners.set("connecting");
+    else void this.#connect();
   }
   /** An old connection is left when it owes no answers. */
   #leaveOld(connection) {

@@ -32,6 +32,8 @@ class FakeEdge:
             "resumeToken": "resume",
             "limits": {"messageBytes": 1000, "messagesPerSecond": 1000, "burst": 1000},
         }
+        self.welcomes: dict[int, Frame] = {}
+        """Fields of the `welcome` of a connection; None leaves one out."""
         self.answer: Callable[[Frame], Frame | None] = lambda frame: {"op": "ack", "id": frame["id"]}
         self.on_connect: Callable[[int], Awaitable[None]] | None = None
 
@@ -46,7 +48,9 @@ class FakeEdge:
         self.paths.append(connection.request.path)
         if self.on_connect is not None:
             await self.on_connect(number)
-        await self.say({**self.welcome, **({"resumed": True, "cursor": self.cursor(number)} if number else {})}, number)
+        resumed = {"resumed": True, "cursor": self.cursor(number)} if number else {}
+        welcome = {**self.welcome, **resumed, **self.welcomes.get(number, {})}
+        await self.say({name: value for name, value in welcome.items() if value is not None}, number)
         with suppress(ConnectionClosed):
             async for text in connection:
                 frame = json.loads(text)

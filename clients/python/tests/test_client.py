@@ -340,6 +340,89 @@ async def test_a_receipt_without_an_answer_makes_its_message_come_again_and_is_g
         assert got == ["p1", "p2", "p3"]
 
 
+async def lose_a_receipt(edge: FakeEdge, wire: WirepostClient) -> tuple[list[str], list[str]]:
+    """Three messages, the second with a receipt that is lost, and the next connection, which begins before it."""
+    got: list[str] = []
+    gaps: list[str] = []
+    wire.on("#")(lambda message: got.append(message.id))
+    wire.on_gap(lambda gap: gaps.append(gap.reason))
+    await wire.opened()
+    for n in (1, 2, 3):
+        await edge.push(n)
+    await until("three messages", lambda: len(got) == 3)
+    await wire.received("p2")
+    await until("the receipt", lambda: edge.frames)
+    await cut(edge, 0)
+    assert edge.cursor(1) == "c1"
+    return got, gaps
+
+
+async def cut(edge: FakeEdge, number: int) -> None:
+    await edge.connections[number].close(1012)
+    await until("the next connection", lambda: len(edge.connections) >= number + 2)
+
+
+async def test_a_message_that_does_not_come_again_takes_its_receipt_with_it() -> None:
+    async with fake_edge() as edge, client(edge) as wire:
+        got, _ = await lose_a_receipt(edge, wire)
+        await edge.push(3, 1)
+        await wire.opened()
+        await wire.received("p1")
+        await edge.push(4, 1)
+        await until("a new message", lambda: len(got) == 4)
+        await cut(edge, 1)
+        assert edge.cursor(2) == "c0", "a receipt that was given since then still waits"
+        await edge.push(5, 2)
+        await until("a new message", lambda: len(got) == 5)
+        await cut(edge, 2)
+        assert edge.cursor(3) == "c5"
+
+
+async def test_after_a_position_in_a_repetition_what_has_not_come_again_may_be_behind_it() -> None:
+    async with fake_edge() as edge, client(edge) as wire:
+        # As where the broker was away: this position is where the repetition begins.
+        edge.welcomes[1] = {"cursor": None, "resumed": None}
+        await lose_a_receipt(edge, wire)
+        await edge.say({"op": "position", "cursor": "p"}, 1)
+        await cut(edge, 1)
+        assert edge.cursor(2) == "p"
+        await edge.push(2, 2)
+        again = await until("its receipt", lambda: [frame for number, frame in edge.frames if number == 2])
+        assert again == [{"op": "received", "ids": ["p2"]}]
+
+
+@pytest.mark.parametrize("gone", ["welcome", "gap", "later"])
+async def test_an_old_position_that_is_gone_is_no_gap_while_the_newest_one_is_not(gone: str) -> None:
+    async with fake_edge() as edge, client(edge) as wire:
+        if gone == "welcome":
+            edge.welcomes[1] = {"cursor": "end", "resumed": False}
+        elif gone == "gap":
+            edge.welcomes[1] = {"cursor": None, "resumed": None}
+        got, gaps = await lose_a_receipt(edge, wire)
+        if gone == "later":
+            await edge.push(2, 1)
+        await edge.say({"op": "gap", "reason": "retention"}, 1)
+        await edge.say({"op": "position", "cursor": "end"}, 1)
+        await edge.push(9, 1)
+        await until("the next connection", lambda: len(edge.connections) == 3)
+        assert edge.cursor(2) == "c3"
+        await edge.push(4, 2)
+        await until("a new message", lambda: len(got) == 4)
+        assert (got, gaps) == (["p1", "p2", "p3", "p4"], [])
+        assert await wire.send("order.placed", {})
+        await until("the end of the old one", lambda: edge.connections[1].close_code is not None)
+
+
+async def test_an_old_and_the_newest_position_that_are_gone_are_one_gap() -> None:
+    async with fake_edge() as edge, client(edge) as wire:
+        edge.welcomes = {n: {"cursor": "end", "resumed": False} for n in (1, 2)}
+        _, gaps = await lose_a_receipt(edge, wire)
+        await until("the gap", lambda: gaps)
+        await edge.say({"op": "gap", "reason": "retention"}, 2)
+        assert await wire.send("order.placed", {})
+        assert (gaps, wire.state, len(edge.connections)) == (["resume"], State.OPEN, 3)
+
+
 async def test_a_slow_handler_holds_the_edge_up_without_losing_the_connection() -> None:
     """The backlog is bounded: what is above it stays in the socket. That is no silence of the edge."""
     gate = asyncio.Event()

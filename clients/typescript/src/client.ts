@@ -194,8 +194,10 @@ export class Wirepost<S extends Schema = AnySchema> {
       case 'position':
         connection.gapReported = connection.again = false;
         this.#resumeToken = frame.resumeToken ?? this.#resumeToken;
+        if (frame.cursor) this.#receipts.reached(connection, frame.cursor);
         return this.#receive({ cursor: frame.cursor });
       case 'gap':
+        if (connection.again) return this.#fromNewest(connection);
         if (!connection.gapReported) this.#receive({ gap: { reason: frame.reason } });
         connection.gapReported = false;
         return;
@@ -276,7 +278,8 @@ export class Wirepost<S extends Schema = AnySchema> {
     const patience = Math.min(MOST_PATIENCE, 2 ** Math.max(0, this.#silentDeaths - 1));
     const before = this.#receipts.cursor;
     const connection = new Connection(Socket, this.#base, token, before ?? this.#cursor, this.#timing, patience, this.#owner);
-    connection.again = !!before;
+    connection.again = !!before && before !== this.#cursor;
+    if (before) connection.awaited = this.#receipts.waiting;
     return connection;
   }
 
@@ -325,6 +328,10 @@ export class Wirepost<S extends Schema = AnySchema> {
   }
 
   #welcomed(connection: Connection, { cursor, resumed, resumeToken }: Welcome): void {
+    if (resumed === false && connection.again) {
+      this.#resumeToken = resumeToken;
+      return this.#fromNewest(connection);
+    }
     if (connection === this.#next) {
       if (this.#current) this.#old.add(this.#current);
       this.#current = connection;
@@ -340,7 +347,6 @@ export class Wirepost<S extends Schema = AnySchema> {
     } else if (resumed === false) {
       gap = { reason: 'resume' };
       connection.gapReported = true;
-      connection.again = false;
       this.#receipts.gap();
       this.#cursor = undefined;
     }
@@ -351,6 +357,26 @@ export class Wirepost<S extends Schema = AnySchema> {
     this.#listeners.set('open');
     this.#outbox.use(connection);
     for (const old of [...this.#old]) this.#leaveOld(old);
+  }
+
+  /**
+   * The position before a message without a receipt can't be continued. The newest one perhaps can, so there is no gap
+   * yet: the next connection begins there, without the receipts that wait.
+   */
+  #fromNewest(connection: Connection): void {
+    connection.leave();
+    this.#outbox.lost(connection);
+    this.#receipts.lost(connection);
+    this.#receipts.gap();
+    if (connection === this.#next) {
+      // The old one still lives.
+      this.#next = undefined;
+      return this.#moveIn(0);
+    }
+    this.#current = this.#next;
+    this.#next = undefined;
+    if (this.#current) this.#listeners.set('connecting');
+    else void this.#connect();
   }
 
   /** An old connection is left when it owes no answers. */

@@ -32,6 +32,8 @@ export class Connection {
   gapReported = false;
   /** It began before the newest position, so that messages come again whose receipts have no answer. */
   again = false;
+  /** Receipts that waited for their messages when it began, if it began before those. */
+  awaited: string[] = [];
   /** A drain told it to leave. */
   leaving = false;
   /** Ids of messages without an answer. */

@@ -39,11 +39,21 @@ export class Receipts {
     return undefined;
   }
 
+  /** Receipts that wait for their messages to come again. */
+  get waiting(): string[] {
+    return [...this.#open.keys()].filter((id) => this.#waits(id));
+  }
+
   /** A message has come. Returns whether it came before. */
   delivered(id: string, before: string | undefined, on: Connection): boolean {
     const known = this.#messages.get(id);
     if (known) known.on = on;
-    else this.#messages.set(id, { before, on });
+    else {
+      this.#messages.set(id, { before, on });
+      // It is behind all that could come again: what has not, as it expired or lost its tag, never will.
+      for (const one of on.awaited) if (this.#waits(one)) this.#open.delete(one);
+      on.awaited = [];
+    }
     if (this.#messages.size > this.remembered) {
       const [oldest] = this.#messages.keys();
       this.#messages.delete(oldest!);
@@ -79,6 +89,17 @@ export class Receipts {
   owes(on: Connection): boolean {
     for (const one of this.#open.values()) if (one === on) return true;
     return false;
+  }
+
+  /**
+   * A connection has come to a position. What it has not brought again is behind that, or never comes. An edge sends
+   * positions in the middle of a repetition too, so it is not known which.
+   */
+  reached(on: Connection, cursor: string): void {
+    for (const id of on.awaited) {
+      const known = this.#messages.get(id);
+      if (known && this.#waits(id)) known.before = cursor;
+    }
   }
 
   /** A position can't be continued: what is to come again does not. */

@@ -288,6 +288,111 @@ test('a receipt without an answer makes its message come again, and is given aga
   client.close();
 });
 
+/** Three messages, the second with a receipt that is lost, and the next connection, which begins before it. */
+async function withLostReceipt() {
+  const { client, sockets } = await open();
+  const [got, gaps] = [[], []];
+  client.on('#', ({ id }) => got.push(id));
+  client.onGap(({ reason }) => gaps.push(reason));
+  for (const n of [1, 2, 3]) sockets[0].say(message(n));
+  client.received('m2');
+  sockets[0].end(1006);
+  await until(() => sockets.length === 2);
+  assert.match(sockets[1].url, /cursor=c1$/);
+  return { client, sockets, got, gaps };
+}
+
+test('a message that does not come again takes its receipt with it', async () => {
+  const { client, sockets } = await withLostReceipt();
+  sockets[1].welcome({ cursor: 'c1', resumed: true });
+  sockets[1].say(message(3));
+  client.received('m1');
+  sockets[1].say(message(4));
+  sockets[1].end(1006);
+  await until(() => sockets.length === 3);
+  assert.match(sockets[2].url, /cursor=c0$/, 'a receipt that was given since then still waits');
+  sockets[2].welcome({ cursor: 'c0', resumed: true });
+  sockets[2].say(message(5));
+  sockets[2].end(1006);
+  await until(() => sockets.length === 4);
+  assert.match(sockets[3].url, /cursor=c5$/);
+  client.close();
+});
+
+test('a position in a repetition: what has not come again may be behind it', async () => {
+  const { client, sockets } = await withLostReceipt();
+  // As where the broker was away: this position is where the repetition begins.
+  sockets[1].welcome({ cursor: undefined, resumed: undefined });
+  sockets[1].say({ op: 'position', cursor: 'p' });
+  sockets[1].end(1006);
+  await until(() => sockets.length === 3);
+  assert.match(sockets[2].url, /cursor=p$/);
+  sockets[2].welcome({ cursor: 'p', resumed: true });
+  sockets[2].say(message(2));
+  await until(() => sockets[2].sent.length);
+  assert.deepEqual(sockets[2].sent, [{ op: 'received', ids: ['m2'] }]);
+  client.close();
+});
+
+test('an old position that is gone is no gap while the newest one is not', async () => {
+  for (const gone of [
+    (socket) => socket.welcome({ cursor: 'end' }),
+    (socket) => {
+      socket.welcome({ cursor: undefined, resumed: undefined });
+      socket.say({ op: 'gap', reason: 'retention' });
+    },
+    (socket) => {
+      socket.welcome({ cursor: 'c1', resumed: true });
+      socket.say(message(2));
+      socket.say({ op: 'gap', reason: 'retention' });
+    },
+  ]) {
+    const { client, sockets, got, gaps } = await withLostReceipt();
+    gone(sockets[1]);
+    sockets[1].say({ op: 'position', cursor: 'end' });
+    sockets[1].say(message(9));
+    await until(() => sockets.length === 3);
+    assert.equal(sockets[1].closed, 1000);
+    assert.match(sockets[2].url, /cursor=c3$/);
+    sockets[2].welcome({ cursor: 'c3', resumed: true });
+    sockets[2].say(message(4));
+    await until(() => got.length === 4);
+    assert.deepEqual([got, gaps], [['m1', 'm2', 'm3', 'm4'], []]);
+    client.close();
+  }
+});
+
+test('an old and the newest position that are gone are one gap', async () => {
+  const { client, sockets, gaps } = await withLostReceipt();
+  sockets[1].welcome({ cursor: 'end' });
+  await until(() => sockets.length === 3);
+  sockets[2].welcome({ cursor: 'end' });
+  sockets[2].say({ op: 'gap', reason: 'retention' });
+  await until(() => gaps.length);
+  assert.deepEqual([gaps, client.state, sockets.length], [['resume'], 'open', 3]);
+  client.close();
+});
+
+test('while a drain lets a connection live, it serves until the newest position was tried', async () => {
+  const { client, sockets, got, gaps } = await withLostReceipt();
+  sockets[1].welcome({ cursor: 'c1', resumed: true });
+  sockets[1].say(message(3));
+  sockets[1].say({ op: 'drain', reconnectWithinMs: 1 });
+  await until(() => sockets.length === 3);
+  assert.match(sockets[2].url, /cursor=c1$/);
+  sockets[2].welcome({ cursor: 'end' });
+  await until(() => sockets.length === 4);
+  assert.equal(sockets[1].closed, undefined);
+  assert.match(sockets[3].url, /cursor=c3$/);
+  sockets[1].say(message(4));
+  sockets[3].welcome({ cursor: 'c3', resumed: true });
+  assert.equal(sockets[1].closed, 1000);
+  for (const n of [4, 5]) sockets[3].say(message(n));
+  await until(() => got.length === 5);
+  assert.deepEqual([got, gaps], [['m1', 'm2', 'm3', 'm4', 'm5'], []]);
+  client.close();
+});
+
 test('a message waits once', async () => {
   const { client, sockets } = await open();
   const sent = client.send('a.b', 1, { id: 'x' });

@@ -303,26 +303,41 @@ class WirepostClient:
 
     async def _open(self) -> Link:
         """A new link, which is from now on the one that counts; raises NotOpened."""
+        while True:
+            link, given = await self._begin()
+            if not (link.again and link.welcome.get("resumed") is False):
+                break
+            # The position before a message without a receipt can't be continued. The newest one perhaps can, so there
+            # is no gap yet: the next link begins there, without the receipts that wait.
+            self._receipts.gap()
+            self._spawn(link.close(), "wirepost goodbye")
+        try:
+            await self._welcomed(link, given)
+        except BaseException:
+            link.abandon()
+            raise
+        return link
+
+    async def _begin(self) -> tuple[Link, str | None]:
+        """A new link, and the position with which it began; raises NotOpened."""
         url, token = await self._session.target()
         before = self._receipts.cursor
         given = before or self._cursor
+        again = before is not None and before != self._cursor
+        awaited = self._receipts.waiting if before is not None else []
         try:
             link = await Link.open(url, token, given, self._timing, self._options)
         except NotOpened as error:
             if error.forget_token:
                 self._session.forget()
             raise
-        try:
-            if self._closing:
-                raise asyncio.CancelledError
-            self._heard = asyncio.get_running_loop().time()
-            self._session.take(link.welcome)
-            link.again = before is not None
-            await self._welcomed(link, given)
-        except BaseException:
+        if self._closing:
             link.abandon()
-            raise
-        return link
+            raise asyncio.CancelledError
+        self._heard = asyncio.get_running_loop().time()
+        self._session.take(link.welcome)
+        link.again, link.awaited = again, awaited
+        return link, given
 
     async def _welcomed(self, link: Link, given: str | None) -> None:
         """What the welcome says about messages that were missed."""
@@ -334,7 +349,6 @@ class WirepostClient:
         elif link.welcome.get("resumed") is False:
             gap = Gap("resume")
             link.gap_told = True
-            link.again = False
             self._receipts.gap()
             self._cursor = None  # it is of no use any more
         self._was_open = True
@@ -479,8 +493,16 @@ class WirepostClient:
             link.gap_told = link.again = False
             cursor = _cursor(frame)
             if cursor is not None:
+                self._receipts.reached(link, cursor)
                 self._cursor = cursor
                 await self._inbox.put(Item(cursor=cursor))
+        elif operation == "gap" and link.again:
+            # As in `_open`. Nothing more that it brings counts: that would be behind what may be missing.
+            self._receipts.gap()
+            link.retired = True
+            self._outbox.wake()
+            if not link.drain.done():
+                link.drain.set_result(0.0)
         elif operation == "gap":
             told, link.gap_told = link.gap_told, False
             if not told:  # else it is the reason for what the welcome said

@@ -75,6 +75,8 @@ class Link:
         """The welcome said that something is missing; a `gap` that follows is its reason."""
         self.again = False
         """It began before the newest position, so that messages come again whose receipts have no answer."""
+        self.awaited: list[str] = []
+        """Receipts that waited for their messages when it began, if it began before those."""
         self.had_message = False
         self.silent_death = False
         limits = welcome.get("limits")

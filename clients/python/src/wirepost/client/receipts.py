@@ -52,6 +52,11 @@ class Receipts:
                 return message.before
         return None
 
+    @property
+    def waiting(self) -> list[str]:
+        """Receipts that wait for their messages to come again."""
+        return [message_id for message_id, link in self._open.items() if link is None]
+
     def delivered(self, message_id: str, before: str | None, link: Link) -> bool:
         """A message has come. Returns whether it came before."""
         known = self._messages.get(message_id)
@@ -59,6 +64,11 @@ class Receipts:
             known.link = link
         else:
             self._messages[message_id] = _Delivered(before, link)
+            # It is behind all that could come again: what has not, as it expired or lost its tag, never will.
+            for one in link.awaited:
+                if self._waits_for(one):
+                    del self._open[one]
+            link.awaited = []
         if len(self._messages) > self._remembered:
             oldest, _ = self._messages.popitem(last=False)
             if self._waits_for(oldest):
@@ -100,6 +110,14 @@ class Receipts:
     def owes(self, link: Link) -> bool:
         """Whether a link owes answers."""
         return any(one is link for one in self._open.values())
+
+    def reached(self, link: Link, cursor: str) -> None:
+        """A link has come to a position. What it has not brought again is behind that, or never comes. An edge sends
+        positions in the middle of a repetition too, so it is not known which.
+        """
+        for message_id in link.awaited:
+            if self._waits_for(message_id) and message_id in self._messages:
+                self._messages[message_id].before = cursor
 
     def gap(self) -> None:
         """A position can't be continued: what is to come again does not."""

@@ -156,7 +156,8 @@ final class Engine implements Link.Owner {
             String before = receipts.cursor();
             made.given = before != null ? before : cursor;
             made.link = new Link(loop, this, timing, () -> patience);
-            made.link.again = before != null;
+            made.link.again = before != null && !before.equals(cursor);
+            made.link.awaited = before != null ? receipts.waiting() : List.of();
             made.link.open(http, url, token, made.given);
         }, why -> failed(null, why));
     }
@@ -165,17 +166,40 @@ final class Engine implements Link.Owner {
     public void opened(Link link) {
         Attempt made = attempt;
         attempt = null;
-        Link old = current;
-        current = link;
         heard = loop.now();
         everHeard = true;
         session.take(link.welcome);
+        if (link.again && notResumed(link)) {
+            fromNewest(link);
+            retire(link);
+            return;
+        }
+        Link old = current;
+        current = link;
         welcomed(link, made.given);
         if (old != null) {
             retire(old);
         }
         to(State.OPEN);
         outbox.attach(link);
+    }
+
+    private static boolean notResumed(Link link) {
+        return link.welcome.path("resumed").isBoolean() && !link.welcome.path("resumed").booleanValue();
+    }
+
+    /**
+     * The position before a message without a receipt can't be continued. The newest one perhaps can, so there is no
+     * gap yet: the next link begins there, without the receipts that wait. Nothing more that this one brings counts:
+     * that would be behind what may be missing.
+     */
+    private void fromNewest(Link link) {
+        link.retired = true;
+        link.draining = true; // so its end with 4009 does not mean "stay away"
+        receipts.gap();
+        if (attempt == null) {
+            connect();
+        }
     }
 
     /** What the welcome says about messages that were missed. */
@@ -185,10 +209,9 @@ final class Engine implements Link.Owner {
         if (given == null) {
             // Without a cursor nothing tells what came between two connections.
             gap = wasOpen ? new Gap("restart") : null;
-        } else if (link.welcome.path("resumed").isBoolean() && !link.welcome.path("resumed").booleanValue()) {
+        } else if (notResumed(link)) {
             gap = new Gap("resume");
             link.gapTold = true;
-            link.again = false;
             receipts.gap();
             cursor = null; // it is of no use any more
         }
@@ -372,6 +395,9 @@ final class Engine implements Link.Owner {
                 }
             }
             case "gap" -> {
+                if (!link.retired && link.again) {
+                    fromNewest(link);
+                }
                 // If the welcome told it, this is the reason for it.
                 if (!link.retired && !link.gapTold) {
                     String reason = Envelopes.text(frame, "reason");
@@ -389,6 +415,7 @@ final class Engine implements Link.Owner {
         link.again = false;
         String at = Envelopes.text(frame, "cursor");
         if (at != null) {
+            receipts.reached(link, at);
             cursor = at;
             inbox.put(null, null, at, 0);
         }

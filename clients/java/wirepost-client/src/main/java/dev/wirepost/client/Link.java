@@ -12,6 +12,7 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Future;
@@ -66,6 +67,8 @@ final class Link {
     boolean draining;
     /** It began before the newest position, so that messages come again whose receipts have no answer. */
     boolean again;
+    /** Receipts that waited for their messages when it began, if it began before those. */
+    List<String> awaited = List.of();
     /** The welcome said that something is missing; a {@code gap} that follows is its reason. */
     boolean gapTold;
     boolean hadMessage;

@@ -36,7 +36,7 @@ final class Receipts {
 
     private static final class Delivered {
         /** The position before it. */
-        final String before;
+        String before;
         /** The link that brought it last, if it lives. */
         Link link;
 
@@ -68,6 +68,11 @@ final class Receipts {
         return null;
     }
 
+    /** Receipts that wait for their messages to come again. */
+    List<String> waiting() {
+        return open.keySet().stream().filter(this::waitsForItsMessage).toList();
+    }
+
     private boolean waitsForItsMessage(String id) {
         return open.containsKey(id) && open.get(id) == null;
     }
@@ -79,6 +84,9 @@ final class Receipts {
             known.link = link;
         } else {
             messages.put(id, new Delivered(before, link));
+            // It is behind all that could come again: what has not, as it expired or lost its tag, never will.
+            link.awaited.stream().filter(this::waitsForItsMessage).forEach(open::remove);
+            link.awaited = List.of();
         }
         if (messages.size() > remembered) {
             String oldest = messages.keySet().iterator().next();
@@ -135,6 +143,19 @@ final class Receipts {
     /** Whether a link owes answers. */
     boolean owes(Link link) {
         return open.containsValue(link);
+    }
+
+    /**
+     * A link has come to a position. What it has not brought again is behind that, or never comes. An edge sends
+     * positions in the middle of a repetition too, so it is not known which.
+     */
+    void reached(Link link, String cursor) {
+        for (String id : link.awaited) {
+            Delivered known = messages.get(id);
+            if (known != null && waitsForItsMessage(id)) {
+                known.before = cursor;
+            }
+        }
     }
 
     /** A position can't be continued: what is to come again does not. */

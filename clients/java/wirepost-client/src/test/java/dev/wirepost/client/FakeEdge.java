@@ -17,6 +17,7 @@ import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.BiConsumer;
 import java.util.function.Function;
 import tools.jackson.databind.JsonNode;
 import tools.jackson.databind.json.JsonMapper;
@@ -149,6 +150,8 @@ final class FakeEdge implements AutoCloseable {
     final List<Connection> connections = new CopyOnWriteArrayList<>();
     final AtomicInteger tokenCalls = new AtomicInteger();
     volatile Function<JsonNode, JsonNode> answer = FakeEdge::ack;
+    /** Changes the {@code welcome} of the connection with this number. */
+    volatile BiConsumer<Integer, ObjectNode> welcoming = (number, welcome) -> { };
     private final ServerSocket server = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
 
     FakeEdge() throws IOException {
@@ -185,6 +188,7 @@ final class FakeEdge implements AutoCloseable {
             ObjectNode welcome = JSON.createObjectNode().put("op", "welcome").put("resumeToken", "resume");
             welcome.put("resumed", number > 0).put("cursor", number == 0 ? "c0" : "c" + number * 1000);
             welcome.putObject("limits").put("messageBytes", 1000).put("messagesPerSecond", 1000).put("burst", 1000);
+            welcoming.accept(number, welcome);
             connection.say(welcome);
             connections.add(connection);
             connection.read();

@@ -22,6 +22,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import tools.jackson.databind.node.ObjectNode;
 
 /** What the suite does not judge, since it is this library's own: its calls, its handlers, its ends. */
 @Timeout(60)
@@ -253,6 +254,132 @@ class WirepostClientTest {
         edge.connection(1).close(1012);
         assertTrue(edge.connection(2).path.endsWith("cursor=c3"), "what came again moved the position back");
         assertEquals(List.of("p1", "p2", "p3"), got);
+    }
+
+    private final List<String> got = new CopyOnWriteArrayList<>();
+    private final List<String> gaps = new CopyOnWriteArrayList<>();
+
+    /** Three messages, the second with a receipt that is lost, and the next connection, which begins before it. */
+    private void loseAReceipt() {
+        client = builder().build();
+        client.on("#", message -> got.add(message.id()));
+        client.onGap(gap -> gaps.add(gap.reason()));
+        client.start();
+        IntStream.of(1, 2, 3).forEach(edge.connection(0)::push);
+        until("three messages", () -> got.size() == 3);
+        client.received("p2");
+        until("the receipt", () -> edge.connection(0).frames.size() == 1);
+        cut(0, "c1");
+    }
+
+    private void cut(int number, String next) {
+        edge.connection(number).close(1012);
+        beginsAt(number + 1, next);
+    }
+
+    private void beginsAt(int number, String cursor) {
+        String path = edge.connection(number).path;
+        assertTrue(path.endsWith("cursor=" + cursor), path);
+    }
+
+    private static void end(ObjectNode welcome) {
+        welcome.put("resumed", false).put("cursor", "end");
+    }
+
+    private static void unknown(ObjectNode welcome) {
+        welcome.remove(List.of("resumed", "cursor"));
+    }
+
+    private void tellEnd(int number) {
+        edge.connection(number).say(Map.of("op", "gap", "reason", "retention"));
+        edge.connection(number).say(Map.of("op", "position", "cursor", "end"));
+        edge.connection(number).push(9);
+    }
+
+    @Test
+    void aMessageThatDoesNotComeAgainTakesItsReceiptWithIt() {
+        loseAReceipt();
+        edge.connection(1).push(3);
+        until("open", () -> client.state() == State.OPEN);
+        client.received("p1");
+        edge.connection(1).push(4);
+        until("a new message", () -> got.size() == 4);
+        cut(1, "c0"); // a receipt that was given since then still waits
+        edge.connection(2).push(5);
+        until("a new message", () -> got.size() == 5);
+        cut(2, "c5");
+    }
+
+    @Test
+    void afterAPositionInARepetitionWhatHasNotComeAgainMayBeBehindIt() {
+        // As where the broker was away: this position is where the repetition begins.
+        edge.welcoming = (number, welcome) -> {
+            if (number == 1) {
+                unknown(welcome);
+            }
+        };
+        loseAReceipt();
+        edge.connection(1).say(Map.of("op", "position", "cursor", "p"));
+        cut(1, "p");
+        edge.connection(2).push(2);
+        until("its receipt", () -> edge.connection(2).frames.size() == 1);
+        assertEquals("[\"p2\"]", edge.connection(2).frames.get(0).path("ids").toString());
+    }
+
+    private void continuesAtTheNewest() {
+        beginsAt(2, "c3");
+        edge.connection(2).push(4);
+        until("a new message", () -> got.size() == 4);
+        assertEquals(List.of("p1", "p2", "p3", "p4"), got);
+        assertEquals(List.of(), gaps);
+        client.send("order.placed", Map.of()).join();
+    }
+
+    @Test
+    void anOldPositionThatIsGoneIsNoGapWhileTheNewestOneIsNot() {
+        edge.welcoming = (number, welcome) -> {
+            if (number == 1) {
+                end(welcome);
+            }
+        };
+        loseAReceipt();
+        tellEnd(1);
+        continuesAtTheNewest();
+    }
+
+    @Test
+    void norIsItWhereAGapTellsIt() {
+        edge.welcoming = (number, welcome) -> {
+            if (number == 1) {
+                unknown(welcome);
+            }
+        };
+        loseAReceipt();
+        tellEnd(1);
+        continuesAtTheNewest();
+    }
+
+    @Test
+    void norIsItInTheMiddleOfARepetition() {
+        loseAReceipt();
+        edge.connection(1).push(2);
+        tellEnd(1);
+        continuesAtTheNewest();
+    }
+
+    @Test
+    void anOldAndTheNewestPositionThatAreGoneAreOneGap() {
+        edge.welcoming = (number, welcome) -> {
+            if (number > 0) {
+                end(welcome);
+            }
+        };
+        loseAReceipt();
+        until("the gap", () -> !gaps.isEmpty());
+        edge.connection(2).say(Map.of("op", "gap", "reason", "retention"));
+        client.send("order.placed", Map.of()).join();
+        assertEquals(List.of("resume"), gaps);
+        assertEquals(3, edge.connections.size());
     }
 
     /** The backlog is bounded: what is above it stays in the socket. That is no silence of the edge. */
