@@ -379,6 +379,8 @@ async fn a_client_resumes_over_messages_of_another_business_also_after_the_broke
         let (status, answer) = e1.post(&shared(&format!("m-{n}"), &["payments", "chat"])).await?;
         assert_eq!(status, 200, "{answer}");
     }
+    // RabbitMQ 4.3.6 forgets the insides of its first stream when it is killed within the next second or so.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     broker.kill9().await?;
     broker.start_again().await?;
     let takes = || async { Ok(e2.post(&shared("m-21", &["payments", "chat"])).await?.0 == 200) };

@@ -242,10 +242,10 @@ async fn credentials_are_read_again_from_their_files() -> Result<()> {
         std::fs::rename(new, &path)?;
         Ok(path.display().to_string())
     };
-    set_password("first").await?;
+    set_password("pass-8d41").await?;
     let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
     setup.call("PUT", &["permissions", &vhost, &user], &everything).await?;
-    let (username_file, password_file) = (write("username", &user)?, write("password", "first\n")?);
+    let (username_file, password_file) = (write("username", &user)?, write("password", "pass-8d41\n")?);
     let edge = setup
         .edge("e1")
         .flag("amqp-username-file", username_file)
@@ -258,7 +258,7 @@ async fn credentials_are_read_again_from_their_files() -> Result<()> {
     sender.next_ack(PATIENCE).await?;
 
     // The password changes, the file follows later, as a mounted Secret does.
-    set_password("second").await?;
+    set_password("pass-c07e").await?;
     let lost = edge.metric("wirepost_broker_connections_lost").await?;
     eventually("the edge's connections are closed", PATIENCE, || async {
         setup.call("DELETE", &["connections", "username", &user], &Value::Null).await?;
@@ -268,7 +268,7 @@ async fn credentials_are_read_again_from_their_files() -> Result<()> {
     .await?;
     let mut late = edge.client("late", "app").greeted().await?;
     refused(&mut late, "old-password").await?;
-    write("password", "second\n")?;
+    write("password", "pass-c07e\n")?;
     sender.next_ack(RECOVERY).await?;
     pusher.next_confirm(RECOVERY).await?;
     placed(&mut late).await?;
@@ -277,7 +277,7 @@ async fn credentials_are_read_again_from_their_files() -> Result<()> {
     let (_, outcomes) = sender.stop().await?;
     check_answers(&outcomes)?;
     all_queued(&setup, "payments", &outcomes).await?;
-    for password in ["first", "second"] {
+    for password in ["pass-8d41", "pass-c07e"] {
         assert!(!edge.log().contains(password), "the log holds a password");
     }
     setup.call("DELETE", &["users", &user], &Value::Null).await

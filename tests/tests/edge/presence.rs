@@ -126,6 +126,8 @@ async fn an_edge_that_is_frozen_is_unknown_and_one_that_was_killed_is_gone() -> 
         clients.push(edge.client("alice", "app").connect().await?);
     }
     ensure!(count(&e1, &[("uniqueId", "alice")]).await? == 3);
+    // Names come with the answers to its regular questions.
+    e1.await_metric("wirepost_edge_peers{kind=\"answers\"}", 2.0).await?;
 
     e2.pause()?;
     let asked = Instant::now();
