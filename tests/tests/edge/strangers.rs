@@ -139,7 +139,7 @@ async fn a_connection_that_shows_nothing_takes_four_kilobytes_at_most() -> Resul
     // The first ones fill what the allocator takes at once. Of the others there are many, since it takes 6 MiB at a time;
     // all of them have places where a process may open 20,000 files.
     const BEFORE: usize = 200;
-    const SILENT: usize = 1700;
+    const SILENT: usize = 1550;
     let setup = Setup::new(&[PAYMENTS]).await?;
     let edge = setup.edge("e1").flag("max-connections", 20_000).flag("header-timeout-seconds", 60).start().await?;
     edge.client("alice", "app").connect().await?.leave().await?;
