@@ -52,45 +52,6 @@ async fn scaled_from_2_to_4_to_1_clients_see_drains_only() -> Result<()> {
     node.roll_out(SYSTEM, &format!("deployment/{EDGE}")).await
 }
 
-/// The share of the edge that holds most, as a part of the mean.
-async fn largest_share(node: &Node) -> Result<f64> {
-    let connections = node.connections().await?;
-    let all: u64 = connections.values().sum();
-    let largest = connections.values().max().copied().unwrap_or_default();
-    Ok(largest as f64 * connections.len() as f64 / all.max(1) as f64)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster with nodes: make cluster-test"]
-async fn new_edges_get_their_share_within_five_minutes_and_clients_see_drains_only() -> Result<()> {
-    let node = Node::connect().await?;
-    node.install(&["edge.balance.perSecond=10"]).await?;
-    let mut crowd = Crowd::gather(&node, "balance", size(2_000)).await?;
-    crowd.talks().await?;
-    node.scale(4).await?;
-    crowd.programmed("4/4").await?;
-    let within = Duration::from_mins(5);
-    let begun = std::time::Instant::now();
-    let even = || async { Ok(node.connections().await?.len() == 4 && largest_share(&node).await? <= 1.3) };
-    eventually("no edge holds more than 1.3 times the mean", within, even)
-        .await
-        .with_context(|| "the edges did not become even")?;
-    let took = begun.elapsed();
-    crowd.talks().await?;
-    let summary = crowd.settle().await?;
-    crowd.saw_only(&[])?;
-    ensure!(summary.repeated == 0, "{summary:?}");
-    let connections = crowd.connected().await?;
-    eprintln!(
-        "{summary:?}; even after {took:?}, {} moves of {} clients: {connections:?}",
-        crowd.moves().len(),
-        size(2_000)
-    );
-    crowd.leave().await?;
-    node.scale(2).await?;
-    node.roll_out(SYSTEM, &format!("deployment/{EDGE}")).await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster with nodes: make cluster-test"]
 async fn a_pod_deleted_by_force_costs_its_clients_a_reconnect_and_others_nothing() -> Result<()> {
