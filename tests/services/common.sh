@@ -19,6 +19,15 @@ pid_of() { # pid_of PROGRAM|owner: its pid if that very process still lives
   [[ -n $start && $(started_at "$pid") == "$start" ]] && ! gone "$pid" && echo "$pid"
 }
 gone() { local stat; stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0; stat=${stat##*) }; [[ $stat == [ZX]* ]]; }
+# Returns when all its threads stand still: on a busy machine a broker answered a second after `kill -STOP` had returned.
+freeze() { # freeze PID
+  local end=$((SECONDS + 10))
+  kill -STOP "$1" || return 1
+  while grep -qs '^State:[[:space:]]*[RSD]' "/proc/$1"/task/*/status; do
+    ((SECONDS < end)) || die "pid $1 does not stand still after SIGSTOP"
+    sleep 0.05
+  done
+}
 wait_gone() { # wait_gone PID SECONDS
   local end=$((SECONDS + $2))
   until gone "$1"; do ((SECONDS < end)) || return 1; sleep 0.1; done
