@@ -29,9 +29,10 @@ test: setup check unit programs ## everything that CI runs (on two cores about h
 clients-and-description:
 	$(MAKE) --no-print-directory clients description
 
+# The simulation first: its profile has a lock of its own, so that the cluster's programs don't wait for cargo.
 .PHONY: beside-it
 beside-it:
-	chrt --idle 0 $(MAKE) --no-print-directory doc conformance simulate-some
+	chrt --idle 0 $(MAKE) --no-print-directory simulate-some doc conformance
 	WIREPOST_FUZZ_SECONDS=3 chrt --idle 0 $(CARGO) test $(LOCKED) --lib -- changed_inputs_hold
 
 .PHONY: setup
