@@ -187,15 +187,13 @@ impl Supervisor {
                     drop(reader);
                     return if near_end { Ok(None) } else { self.reset().await.map(Some) };
                 }
-                let expected = self.next;
-                if first > expected && chunk.first_offset > expected {
-                    self.gap(chunk.first_offset).await;
-                    self.start = Start::First;
-                    self.next = 0;
-                    self.attached(None, stats).await;
-                    return Ok(Some(Attachment { reader, chunk: Some((chunk, permit)) }));
-                }
-                // The position was the last message that retention deleted: nothing is missing after it.
+                // Also if it begins right behind our position: numbers don't tell whether the message that was deleted
+                // there is the one that we have seen, or that of another incarnation.
+                self.gap(chunk.first_offset).await;
+                self.start = Start::First;
+                self.next = 0;
+                self.attached(None, stats).await;
+                return Ok(Some(Attachment { reader, chunk: Some((chunk, permit)) }));
             }
         }
         self.attached(Some(position), stats).await;

@@ -44,6 +44,32 @@ async fn retention_that_passes_a_chunk_on_its_way_as_well_is_a_gap() -> Result<(
     Ok(())
 }
 
+/// It may be the same stream, of which retention has deleted what was seen, or another one: nothing is there to tell.
+#[tokio::test]
+async fn a_stream_that_begins_right_behind_what_was_seen_is_a_gap() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = Client::new(config(broker.address.clone(), "/"));
+    let mut subscription = client.subscribe("s", Start::First);
+    let mut peer = timeout(PATIENCE, broker.accept()).await??;
+    let first = peer.subscribed(&stats(0, 1)).await?;
+    peer.deliver(first.id, 0, &["0", "1"]).await?;
+    attached(&mut subscription).await;
+    assert_eq!(numbers(&take(&mut subscription, 2).await), [0, 1]);
+    peer.send(0x10, 1, &[0, 6, 0, 1, b's']).await?;
+    let again = peer.subscribed(&stats(2, 1200)).await?;
+    skip(&mut peer, again.id, 2, 2).await?;
+    let gap = loop {
+        match event(&mut subscription).await {
+            Event::Down { .. } => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(gap, Event::Gap { first_offset: 2 }), "{gap:?}");
+    assert_eq!(attached(&mut subscription).await, None);
+    assert_eq!(numbers(&take(&mut subscription, 1).await), [2]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_page_goes_over_unused_offsets_and_ends_before_deleted_ones() -> Result<()> {
     let broker = FakeBroker::bind("4.3.6").await?;
