@@ -18,6 +18,7 @@ pub mod gap;
 pub mod greeting;
 pub mod hub;
 mod judge;
+mod lock;
 pub mod log;
 pub mod mailbox;
 mod pages;

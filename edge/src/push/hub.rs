@@ -4,7 +4,7 @@
 //! they join, catch up and leave. Going live happens under the same lock as appending, so a connection gets each entry
 //! either from the log or live: never both, never neither.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -23,6 +23,7 @@ use super::{
     context::HubContext,
     entry::{self, Entry},
     gap::Gap,
+    lock::{Lock, Locked},
     log::{Log, Lookup},
     mailbox::Mailbox,
     read_queue::ReadQueue,
@@ -52,7 +53,7 @@ pub struct Hub {
     /// One read of the stream at a time for clients that catch up; the others then find it in the cache.
     pub(super) reads: ReadQueue,
     business: ArcSwap<Business>,
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Counts attachments and batches, for connections that wait for the log to change.
     moved: watch::Sender<u64>,
     /// Number of connections, for the reader.
@@ -66,8 +67,9 @@ pub struct Hub {
 pub(super) struct State {
     log: Log,
     pub(super) registry: Registry,
-    /// Whether the reader is attached. While it is not, nobody goes live with `Transient`: the queue may be lost.
-    attached: bool,
+    /// Only for `Transient`: the reader's queue is consumed. While it is not, nobody goes live: the queue may be lost.
+    /// What a `Durable` reader has read, and whether it is still there, the log knows.
+    consumed: bool,
     /// Why this hub was closed: a connection that still enters is closed immediately.
     closed: Option<CloseCode>,
 }
@@ -109,7 +111,7 @@ impl Hub {
             name: business.name().into(),
             reads: ReadQueue::default(),
             business: ArcSwap::new(business),
-            state: Mutex::new(State { log, registry: Registry::default(), attached: false, closed: None }),
+            state: Lock::new(State { log, registry: Registry::default(), consumed: false, closed: None }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
             reading: Mutex::default(),
@@ -118,8 +120,8 @@ impl Hub {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Locked<'_, State> {
+        self.state.lock()
     }
 
     /// The business as configured now.
@@ -212,12 +214,13 @@ impl Hub {
         let delivery = self.delivery();
         let state = self.lock();
         let position = match delivery {
-            Delivery::Durable if !state.attached && gap.is_some_and(Gap::was_read) => return false,
-            Delivery::Durable => match state.log.position() {
-                Some(position) => Some(position),
-                None => return false,
-            },
-            Delivery::Transient if state.attached => None,
+            Delivery::Durable => {
+                let read = gap.is_some_and(Gap::was_read);
+                let end = if read { state.log.end_of_reading() } else { state.log.position() };
+                let Some(position) = end else { return false };
+                Some(position)
+            }
+            Delivery::Transient if state.consumed => None,
             Delivery::Transient => return false,
         };
         greet(position);
@@ -333,7 +336,7 @@ impl Hub {
     /// The reader is attached after `position`. False: the log ends elsewhere, so continuity is not proven.
     pub fn attach(&self, position: Option<Position>) -> bool {
         let mut state = self.lock();
-        state.attached = true;
+        state.consumed = self.delivery() == Delivery::Transient;
         let continues = match (position, state.log.position()) {
             (Some(position), None) => {
                 state.log.append(Arc::new(Entry::mark(position)));
@@ -343,6 +346,9 @@ impl Hub {
             // An empty stream: nothing is known until its first message (the marker) arrives.
             (None, last) => last.is_none(),
         };
+        if continues {
+            state.log.goes_on();
+        }
         drop(state);
         self.moved.send_modify(|n| *n += 1);
         continues
@@ -350,7 +356,9 @@ impl Hub {
 
     /// The reader is not attached at the moment. What a log has stays, since reading continues behind it.
     pub(super) fn interrupted(&self) {
-        self.lock().attached = false;
+        let mut state = self.lock();
+        state.consumed = false;
+        state.log.interrupted();
     }
 
     /// Compresses those of them that a connection here is to get compressed. They are new: nobody else has them yet.
@@ -398,8 +406,6 @@ impl Hub {
                 });
             }
             if delivery == Delivery::Durable {
-                // A gap inside a subscription is followed by what comes behind it, not by another attachment.
-                state.attached = true;
                 state.log.append(entry);
             }
         }
@@ -425,7 +431,7 @@ impl Hub {
     /// Nothing is known any more of what the reader has read.
     fn unread(&self, state: &mut State) {
         state.log.clear();
-        state.attached = false;
+        state.consumed = false;
         self.context.pages.forget(&self.name);
     }
 

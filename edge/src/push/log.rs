@@ -65,6 +65,8 @@ pub struct Log {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     budget: Arc<LogBudget>,
+    /// The reader has lost its connection behind the last entry: the stream may have ended there.
+    interrupted: bool,
 }
 
 /// What the log knows about a position.
@@ -85,11 +87,17 @@ pub enum Lookup {
 impl Log {
     /// An unattached log.
     pub fn new(budget: Arc<LogBudget>) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, budget }
+        Self { entries: VecDeque::new(), bytes: 0, budget, interrupted: false }
     }
 
-    /// Drops all entries.
+    /// Drops all entries. What is read next is read by a reader that is there, whether it attaches or has met a gap inside
+    /// its subscription.
     pub fn clear(&mut self) {
+        self.interrupted = false;
+        self.drop_all();
+    }
+
+    fn drop_all(&mut self) {
         if self.entries.is_empty() {
             return;
         }
@@ -125,7 +133,7 @@ impl Log {
     /// Drops all entries, and keeps the newest position: from now on the log begins behind it.
     pub fn keep_position(&mut self) {
         if let Some(position) = self.position() {
-            self.clear();
+            self.drop_all();
             self.append(Arc::new(Entry::mark(position)));
         }
     }
@@ -157,6 +165,22 @@ impl Log {
         self.entries.back().map(|entry| entry.position)
     }
 
+    /// The newest position, if the reader is there. While it is interrupted, the stream may have been replaced, or may have
+    /// gone on far beyond that position.
+    pub fn end_of_reading(&self) -> Option<Position> {
+        self.position().filter(|_| !self.interrupted)
+    }
+
+    /// The reader has lost its connection.
+    pub fn interrupted(&mut self) {
+        self.interrupted = true;
+    }
+
+    /// The reader goes on behind the last entry.
+    pub fn goes_on(&mut self) {
+        self.interrupted = false;
+    }
+
     /// Looks for a client's position.
     pub fn lookup(&self, at: Position) -> Lookup {
         let (Some(first), Some(last)) = (self.entries.front(), self.entries.back()) else { return Lookup::Unattached };
@@ -180,7 +204,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.clear();
+        self.drop_all();
     }
 }
 
@@ -249,6 +273,38 @@ mod tests {
         }
         let share = (1 << 20) / 16;
         assert!(logs.iter().all(|log| (share - 2048..=share).contains(&log.bytes)));
+    }
+
+    #[test]
+    fn the_end_of_reading_is_known_while_the_reader_is_there() {
+        let mut log = Log::new(Arc::new(LogBudget::new(1 << 20, Gauge::default())));
+        assert_eq!(log.end_of_reading(), None);
+        fill(&mut log, 0..3);
+        assert_eq!(log.end_of_reading(), Some(at(2)));
+        log.interrupted();
+        log.keep_position();
+        assert_eq!(
+            (log.end_of_reading(), log.position()),
+            (None, Some(at(2))),
+            "a changed declaration tells nothing of it"
+        );
+        log.goes_on();
+        assert_eq!(log.end_of_reading(), Some(at(2)));
+    }
+
+    #[test]
+    fn what_is_read_behind_a_gap_is_the_end_of_reading() {
+        for interrupted in [false, true] {
+            let mut log = Log::new(Arc::new(LogBudget::new(1 << 20, Gauge::default())));
+            fill(&mut log, 0..3);
+            if interrupted {
+                log.interrupted();
+            }
+            log.clear();
+            assert_eq!(log.end_of_reading(), None, "nothing is known");
+            fill(&mut log, 20..21);
+            assert_eq!(log.end_of_reading(), Some(at(20)));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod attach;
 mod compressed;
 mod judged;
+mod orders;
 mod waits;
 
 use std::sync::Arc;
