@@ -88,9 +88,9 @@ simulate-some:
 	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate --seeds 840 --of-the-day 0
 
 .PHONY: mutations
-mutations: ## does the simulation find seeded bugs? (builds the product with each; SEEDS=10000)
+mutations: ## does the simulation find seeded bugs? (SEEDS=10000, BUG="silent": those with this text in their names)
 	$(CARGO) build --profile simulation $(LOCKED) --bin wirepost-simulate
-	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate --mutations --seeds $(or $(SEEDS),10000)
+	$(CARGO_TARGET_DIR)/simulation/wirepost-simulate --mutations --seeds $(or $(SEEDS),10000) $(if $(BUG),--bug "$(BUG)")
 
 .PHONY: cluster-test
 cluster-test: programs ## tests of the chart on a whole Kubernetes of one node (needs root; programs are built when cold: ten minutes)

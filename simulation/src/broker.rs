@@ -17,6 +17,7 @@ use wirepost_core::names;
 
 use crate::{network::World, oracle::Oracle};
 use queues::Queues;
+pub(crate) use storage::Flow;
 use storage::StreamState;
 
 mod amqp;
@@ -72,6 +73,15 @@ pub(crate) struct Mood {
     pub(crate) unbound: bool,
     /// Exchanges are gone.
     pub(crate) missing: bool,
+    /// Of this business only.
+    pub(crate) only: Option<String>,
+}
+
+impl Mood {
+    /// What it is for a business.
+    fn of(&self, business: &str) -> Self {
+        if self.only.as_ref().is_none_or(|only| only == business) { self.clone() } else { Self::default() }
+    }
 }
 
 pub(crate) fn node_name(node: usize) -> String {
@@ -145,6 +155,11 @@ impl Cluster {
         self.oracle.transient(business);
     }
 
+    /// The queues of a `Transient` business are on a node that is down, or back.
+    pub(crate) fn lose_queues(&self, business: &str, lost: bool) {
+        self.queues(|queues, _| queues.lose(business, lost));
+    }
+
     /// Calls about queues.
     fn queues<T>(&self, act: impl FnOnce(&mut Queues, &[bool]) -> T) -> T {
         let mut state = self.lock();
@@ -202,7 +217,9 @@ impl Cluster {
                 name.clone()
             })
             .collect();
-        if !up {
+        if up {
+            state.queues.node_up(node);
+        } else {
             state.queues.node_down(node);
         }
         drop(state);

@@ -19,7 +19,10 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, protocol::Role},
+    tungstenite::{
+        Message,
+        protocol::{Role, WebSocketConfig},
+    },
 };
 use wirepost_edge::identity::{
     grant::Grant,
@@ -66,11 +69,23 @@ pub(crate) struct Clients {
 
 /// One client.
 pub(crate) struct Client {
-    pub(crate) shared: Arc<Clients>,
-    pub(crate) view: View,
+    shared: Arc<Clients>,
+    view: View,
+    resume: Option<Resume>,
+}
+
+/// The newest resume token.
+struct Resume {
+    token: String,
+    tags: Vec<String>,
+    ends_at: i64,
 }
 
 impl Client {
+    pub(crate) fn new(shared: Arc<Clients>, view: View) -> Self {
+        Self { shared, view, resume: None }
+    }
+
     /// Lives until the end.
     pub(crate) async fn live(mut self) {
         let mut host = self.shared.world.host(&format!("of {}", self.view.name));
@@ -120,10 +135,17 @@ impl Client {
 
     async fn connection(&mut self, host: &Host) -> Result<()> {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
-        let tags = self.some_tags();
         let edge = self.shared.edges[random_range(0..self.shared.edges.len())].clone();
         let deadline = Instant::now() + Duration::from_secs(10);
-        let token = self.token(&tags);
+        // A token that is refused is not tried again: a refresh whose answer was lost may have replaced it.
+        let resume = self.resume.take().filter(|resume| resume.ends_at > clock::now_ms() && random_bool(0.6));
+        let (token, tags) = match resume {
+            Some(resume) => (resume.token, resume.tags),
+            None => {
+                let tags = self.some_tags();
+                (self.token(&tags), tags)
+            }
+        };
         self.view.begins(number, &edge, tags);
         let socket = match timeout_at(deadline, self.open(host, &edge, &token)).await {
             Ok(opened) => opened?,
@@ -153,7 +175,9 @@ impl Client {
         if !answer.starts_with(b"HTTP/1.1 101 ") {
             bail!("{}", String::from_utf8_lossy(&answer[..end]));
         }
-        Ok(WebSocketStream::from_partially_read(socket, answer.split_off(end), Role::Client, None).await)
+        // Each read would fill 128 KiB with zeros.
+        let config = Some(WebSocketConfig::default().read_buffer_size(2048));
+        Ok(WebSocketStream::from_partially_read(socket, answer.split_off(end), Role::Client, config).await)
     }
 
     /// Reads and sends until one of the two has had enough.
@@ -164,7 +188,9 @@ impl Client {
             Duration::from_millis(if random_bool(0.3) { random_range(0..500) } else { random_range(0..40_000) });
         let leaves = Instant::now() + stays;
         let spared = self.shared.oracle.is_spared(&self.view.business);
-        let slow = if trouble && !spared && random_bool(0.2) { random_range(1..3000) } else { 0 };
+        let slow = if trouble && !spared && random_bool(0.3) { random_range(1..3000) } else { 0 };
+        // Who is slow has much before it that was chosen for its tags.
+        let refreshes = if slow > 0 { 0.6 } else { 0.2 };
         let (mut next_send, mut count) = (Instant::now() + Duration::from_millis(random_range(50..3000)), 0);
         let mut calm_since = None;
         loop {
@@ -198,6 +224,7 @@ impl Client {
                         Some(Ok(Message::Text(text))) => {
                             let frame: Value = serde_json::from_str(&text)?;
                             self.shared.oracle.sees(&mut self.view, &frame);
+                            self.keep_token(&frame);
                         }
                         Some(Ok(Message::Close(close))) => {
                             tracing::info!(client = self.view.name, ?close, "closed by the edge");
@@ -217,7 +244,7 @@ impl Client {
                         next_send = Instant::now() + Duration::from_mins(10);
                     } else if Instant::now() >= next_send {
                         next_send = Instant::now() + Duration::from_millis(random_range(100..6000));
-                        if self.view.asks.is_none() && random_bool(0.2) {
+                        if self.view.asks.is_none() && random_bool(refreshes) {
                             let tags = self.some_tags();
                             let token = self.token(&tags);
                             self.view.asks(tags);
@@ -231,6 +258,13 @@ impl Client {
                     }
                 }
             }
+        }
+    }
+
+    fn keep_token(&mut self, frame: &Value) {
+        let (token, ends_at) = (frame["resumeToken"].as_str(), frame["sessionEndsAt"].as_i64());
+        if let (Some(token), Some(ends_at)) = (token, ends_at) {
+            self.resume = Some(Resume { token: token.to_owned(), tags: self.view.tags.clone(), ends_at });
         }
     }
 

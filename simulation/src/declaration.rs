@@ -1,7 +1,15 @@
 //! What businesses declare.
 
 use serde_json::json;
-use wirepost_core::{compile::compile_one, edge_config::BusinessConfig};
+use wirepost_core::{
+    compile::compile_one,
+    edge_config::{ApiKey, BusinessConfig},
+    hex::hex,
+};
+use wirepost_edge::identity::api_key;
+
+/// The key of the services.
+pub(crate) const API_KEY: &str = "simulated";
 
 /// One of the declarations between which a business changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +59,8 @@ impl Variant {
                 "push": {"delivery": if transient { "Transient" } else { "Durable" }},
             },
         }))?;
-        Ok(compile_one(&declared).map_err(|rejection| anyhow::anyhow!("{rejection:?}"))?.config)
+        let mut config = compile_one(&declared).map_err(|rejection| anyhow::anyhow!("{rejection:?}"))?.config;
+        config.auth.api_keys.push(ApiKey { sha256: hex(api_key::digest(API_KEY)), expires_at: None });
+        Ok(config)
     }
 }

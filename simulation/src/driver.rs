@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -22,6 +23,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// Every so many seeds one is run twice, and must be the same twice.
 const AGAIN: u64 = 100;
 const SEED: &str = "WIREPOST_SIMULATION_SEED";
+/// Seeds that are run without a seeded bug before one is looked for.
+const CONTROL: u64 = 40;
 const DAY: u64 = 24 * 3600;
 
 /// A range of seeds.
@@ -55,8 +58,10 @@ struct Runner {
     /// The simulated clock and chance.
     world: PathBuf,
     program: PathBuf,
+    /// Which seeded bug is on.
+    bug: Option<usize>,
     jobs: usize,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// Runs seeds, and reports those that fail.
@@ -73,7 +78,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let of_the_day = (0..args.of_the_day).map(|number| today * 1_000_000_000 + number);
     let seeds: VecDeque<u64> = (args.seeds.first..=args.seeds.last).chain(of_the_day).collect();
     let (count, began) = (seeds.len(), Instant::now());
-    let failed = runner.search(seeds, usize::MAX);
+    let told = |seed, problem: &str| println!("{problem}\n  replay: make simulate SEED={seed}\n");
+    let failed = runner.search(seeds, usize::MAX, told);
     let minutes = began.elapsed().as_secs_f64() / 60.0;
     println!(
         "{count} seeds in {:.0} s, {:.0} a minute on each of {} cores; failed: {failed:?}",
@@ -87,20 +93,41 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Looks for each seeded bug.
 pub(crate) fn mutations(args: &Args) -> Result<ExitCode> {
     let repository = std::env::current_dir()?;
-    let copy = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
-    let copy = copy.join("mutations");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from);
+    let copy = target.join("mutations");
     let mut runner = Runner::new(args)?;
+    mutations::apply(&repository, &copy)?;
+    // The next build of the simulation replaces it.
+    let program = runner.folder.path().join("wirepost-simulate");
+    fs::copy(mutations::build(&copy, &target)?, &program)?;
+    runner.program = program;
+    // None of them is on: what is found then is no seeded bug.
+    let control = runner.search((1..=CONTROL).collect(), 1, |_, problem| println!("{problem}\n"));
+    ensure!(control.is_empty(), "without a seeded bug seed {control:?} fails");
     let mut missed = Vec::new();
-    for mutation in mutations::ALL {
-        mutation.apply(&repository, &copy)?;
-        runner.program = mutations::build(&copy)?;
-        let failed = runner.search((args.seeds.first..=args.seeds.last).collect(), 1);
-        match failed.first() {
-            Some(seed) => println!("found by seed {seed}: {}", mutation.name),
-            None => missed.push(mutation.name),
+    println!("| seeded bug | seed | what gave it away |\n|---|---|---|");
+    for (number, mutation) in mutations::ALL.iter().enumerate() {
+        if !mutation.name.contains(args.bug.as_deref().unwrap_or_default()) {
+            continue;
+        }
+        runner.bug = Some(number);
+        let first = Mutex::new(None);
+        let keep = |seed, problem: &str| {
+            let mut first = lock(&first);
+            if first.as_ref().is_none_or(|(before, _)| seed < *before) {
+                *first = Some((seed, problem.lines().nth(1).unwrap_or(problem).trim().to_owned()));
+            }
+        };
+        runner.search((args.seeds.first..=args.seeds.last).collect(), 1, keep);
+        match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((seed, why)) => println!("| {} | {seed} | {why} |", mutation.name),
+            None => {
+                println!("| {} | not found | |", mutation.name);
+                missed.push(mutation.name);
+            }
         }
     }
-    println!("{} seeded bugs, not found: {missed:#?}", mutations::ALL.len());
+    println!("\nnot found: {missed:#?}");
     Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -110,13 +137,14 @@ impl Runner {
         Ok(Self {
             world: compile(folder.path())?,
             program: std::env::current_exe()?,
+            bug: None,
             jobs: args.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into)),
-            _folder: folder,
+            folder,
         })
     }
 
-    /// Runs these seeds, until so many have failed; those that did.
-    fn search(&self, seeds: VecDeque<u64>, most: usize) -> Vec<u64> {
+    /// Runs these seeds, until so many have failed; those that did. `told`: what was wrong with one.
+    fn search(&self, seeds: VecDeque<u64>, most: usize, told: impl Fn(u64, &str) + Sync) -> Vec<u64> {
         let (seeds, failed) = (Mutex::new(seeds), Mutex::new(Vec::new()));
         thread::scope(|scope| {
             for _ in 0..self.jobs {
@@ -124,7 +152,7 @@ impl Runner {
                     while lock(&failed).len() < most {
                         let Some(seed) = lock(&seeds).pop_front() else { return };
                         if let Some(problem) = self.problem(seed) {
-                            println!("{problem}\n  replay: make simulate SEED={seed}\n");
+                            told(seed, &problem);
                             lock(&failed).push(seed);
                         }
                     }
@@ -179,6 +207,9 @@ impl Runner {
     fn command(&self, seed: u64) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--inside").env("LD_PRELOAD", &self.world).env(SEED, seed.to_string());
+        if let Some(bug) = self.bug {
+            command.env(mutations::SEEDED, bug.to_string());
+        }
         command
     }
 }

@@ -4,6 +4,7 @@
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use axum::Router;
 use bytes::BytesMut;
 use tokio::{io::AsyncReadExt, runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use wirepost_edge::{
     catalog::Change,
     config::settings::Settings,
     http::{
+        router,
         socket::direct::{Direct, Head},
         state::State,
     },
@@ -30,11 +32,15 @@ use crate::{
     oracle::Oracle,
 };
 
+mod calls;
+
 pub(crate) const PORT: u16 = 8080;
 
 /// See the module.
 pub(crate) struct Edge {
     pub(crate) name: String,
+    /// The name of its pod, which its queues have.
+    pub(crate) pod: String,
     /// The name under which it connects, of this edge and no later one.
     life: String,
     state: Arc<State>,
@@ -73,7 +79,7 @@ impl Edge {
     ) -> Result<Self> {
         let supervisor = Supervisor::default();
         let uri = |node| format!("amqp://guest:guest@{}:{AMQP_PORT}/%2f", node_name(node));
-        let mut config = Config::new(name, uri(0));
+        let (pod, mut config) = (settings.edge.clone(), Config::new(&*settings.edge, uri(0)));
         config.amqp = (0..nodes).map(uri).collect();
         config.stream = Some((0..nodes).map(|node| (node_name(node), STREAM_PORT)).collect());
         let life = format!("{name}#{}", rand::random::<u32>());
@@ -85,6 +91,7 @@ impl Edge {
         let state = State::new(settings, keys, broker, metrics, Readiness::default(), addresses, &supervisor);
         let edge = Self {
             name: name.to_owned(),
+            pod,
             life,
             state: Arc::new(state),
             supervisor,
@@ -97,11 +104,12 @@ impl Edge {
         }
         let (mut sockets, accepting) = (world.listen(name, PORT), edge.accepting.clone());
         let state = Arc::clone(&edge.state);
+        let router = router(Arc::clone(&state));
         tokio::spawn(async move {
             while let Some(Some(socket)) = accepting.run_until_cancelled(sockets.recv()).await {
-                let state = Arc::clone(&state);
+                let (state, router) = (Arc::clone(&state), router.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = open(state, socket).await {
+                    if let Err(error) = open(state, router, socket).await {
                         tracing::info!(%error, "no socket");
                     }
                 });
@@ -175,13 +183,13 @@ impl Edge {
     }
 }
 
-/// Opens a socket from the bytes of its request, as the listener does.
-async fn open(state: Arc<State>, mut socket: End) -> Result<()> {
+/// Opens a socket from the bytes of its request, as the listener does, or answers a call.
+async fn open(state: Arc<State>, router: Router, mut socket: End) -> Result<()> {
     let mut read = BytesMut::new();
     let request = loop {
         match Head::parse(&read) {
             Head::Socket(request) => break request,
-            Head::Other => bail!("not a request for a socket"),
+            Head::Other => return calls::answer(router, socket, read).await,
             Head::Partial => {}
         }
         if socket.read_buf(&mut read).await? == 0 {

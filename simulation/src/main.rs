@@ -9,6 +9,7 @@ mod mutations;
 mod network;
 mod oracle;
 mod scenario;
+mod service;
 
 use std::process::ExitCode;
 
@@ -30,9 +31,12 @@ struct Args {
     /// Processes at the same time; by default as many as there are processors.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Checks the simulation itself: builds the product with one seeded bug after the other, and looks for each.
+    /// Checks the simulation itself: builds the product with seeded bugs, and looks for each.
     #[arg(long)]
     mutations: bool,
+    /// Only for seeded bugs with this text in their names.
+    #[arg(long)]
+    bug: Option<String>,
     /// Inside the simulation: runs what the preloaded chance makes of it.
     #[arg(long, hide = true)]
     inside: bool,

@@ -19,7 +19,9 @@ mod facts;
 mod judge;
 mod view;
 
-use facts::{Answer, Life, OfBusiness, Sent, Stored};
+pub(crate) use facts::Answer;
+use facts::{Life, OfBusiness, Sent, Stored};
+pub(crate) use judge::{RECOVERY, Sender};
 pub(crate) use view::View;
 
 /// A message's bytes begin behind these of its AMQP section.
@@ -37,7 +39,7 @@ struct Facts {
     sent: HashMap<String, Sent>,
     violations: Vec<String>,
     /// A business that nothing happens to: its pushes arrive in time, whatever happens to others.
-    spared: Option<String>,
+    spared: Option<(String, Instant)>,
     /// Of everything that clients saw, and when.
     trace: DefaultHasher,
     frames: u64,
@@ -45,6 +47,13 @@ struct Facts {
     gaps: u64,
     acks: u64,
     nacks: u64,
+}
+
+impl Facts {
+    /// Since when nothing happens to this business, if it is the one that is spared.
+    fn spared_since(&self, business: &str) -> Option<Instant> {
+        self.spared.as_ref().filter(|(spared, _)| spared == business).map(|(_, since)| *since)
+    }
 }
 
 impl Oracle {
@@ -75,11 +84,11 @@ impl Oracle {
 
     /// Nothing happens to this business.
     pub(crate) fn spare(&self, business: &str) {
-        self.lock().spared = Some(business.to_owned());
+        self.lock().spared = Some((business.to_owned(), Instant::now()));
     }
 
     pub(crate) fn is_spared(&self, business: &str) -> bool {
-        self.lock().spared.as_deref() == Some(business)
+        self.lock().spared_since(business).is_some()
     }
 
     // --- the broker
@@ -155,7 +164,9 @@ impl Oracle {
     pub(crate) fn pushed(&self, business: &str, body: &Bytes) {
         let stored = Stored::of(body, clock::now_ms());
         tracing::info!(business, ?stored, "pushed");
-        self.note(business, &stored.id);
+        if stored.kind.is_some() {
+            self.note(business, &stored.id);
+        }
         let mut facts = self.lock();
         if let Some(life) = facts.businesses.entry(business.to_owned()).or_default().lives.get_mut(&0) {
             let number = life.messages.len() as u64;
@@ -222,7 +233,7 @@ impl Oracle {
         facts.violations.extend(problems);
     }
 
-    /// Messages of this connection that have no answer.
+    /// Messages of this connection, or call, that have no answer.
     pub(crate) fn unanswered(&self, connection: u64) -> Vec<String> {
         let facts = self.lock();
         let mut open: Vec<String> = facts

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -52,10 +53,31 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     return 0;
 }
 
+/* What the process waits for is its timers and what wakes it by an eventfd, both of which are known here: asking the
+   kernel each time costs a part of each run. */
+static unsigned char wakes[64];
+static int woken;
+
+int eventfd(unsigned count, int flags) {
+    int fd = (int)syscall(SYS_eventfd2, count, flags);
+    if (fd >= 0 && fd < (int)sizeof wakes) wakes[fd] = 1;
+    return fd;
+}
+
+ssize_t write(int fd, const void *buffer, size_t length) {
+    if (fd < 0 || fd >= (int)sizeof wakes || !wakes[fd] || length != 8) return syscall(SYS_write, fd, buffer, length);
+    woken = 1;
+    return 8;
+}
+
 int epoll_wait(int fd, struct epoll_event *events, int most, int timeout) {
-    long ready = syscall(SYS_epoll_pwait, fd, events, most, 0, NULL, 8);
-    if (ready != 0 || timeout == 0) return (int)ready;
+    if (woken || timeout == 0) {
+        woken = 0;
+        return 0;
+    }
     if (timeout < 0) {
+        long ready = syscall(SYS_epoll_pwait, fd, events, most, 0, NULL, 8);
+        if (ready != 0) return (int)ready;
         static const char text[] = "stuck: everything waits, and no timer is set\n";
         if (write(2, text, sizeof text - 1)) {}
         _exit(70);

@@ -26,6 +26,12 @@ struct Queue {
     /// The connection that consumes.
     consumer: Option<u64>,
     unused_since: Instant,
+    /// Its node is down, of all queues for this one alone.
+    lost: bool,
+    /// Delivered and not settled.
+    open: usize,
+    /// What was open is lost with its node: it does not come back.
+    spoiled: bool,
 }
 
 /// All of them, by name.
@@ -51,7 +57,7 @@ impl Queues {
         self.expire();
         match self.0.get_mut(name) {
             None => Answer::Missing,
-            Some(queue) if !up[queue.node] => Answer::None,
+            Some(queue) if !queue.answers(up) => Answer::None,
             Some(queue) => Answer::Done(act(queue)),
         }
     }
@@ -63,7 +69,16 @@ impl Queues {
 
     pub(super) fn declare(&mut self, name: &str, node: usize) {
         let unused_since = Instant::now();
-        let queue = Queue { node, business: None, ready: VecDeque::new(), consumer: None, unused_since };
+        let queue = Queue {
+            node,
+            business: None,
+            ready: VecDeque::new(),
+            consumer: None,
+            unused_since,
+            lost: false,
+            open: 0,
+            spoiled: false,
+        };
         self.0.entry(name.to_owned()).or_insert(queue);
     }
 
@@ -102,28 +117,57 @@ impl Queues {
     }
 
     pub(super) fn next(&mut self, name: &str, up: &[bool]) -> Option<Waiting> {
-        match self.with(name, up, |queue| queue.ready.pop_front()) {
+        let next = self.with(name, up, |queue| {
+            let next = queue.ready.pop_front();
+            queue.open += usize::from(next.is_some());
+            next
+        });
+        match next {
             Answer::Done(next) => next,
             _ => None,
         }
     }
 
+    /// A connection has settled so many.
+    pub(super) fn settled(&mut self, name: &str, connection: u64, count: usize) {
+        if let Some(queue) = self.0.get_mut(name).filter(|queue| queue.consumer == Some(connection)) {
+            queue.open = queue.open.saturating_sub(count);
+        }
+    }
+
     /// A connection gives back what it has not acknowledged, in order; with `leaves` its consumer ends.
     pub(super) fn give_back(&mut self, name: &str, connection: u64, messages: Vec<Waiting>, leaves: bool) {
-        let Some(queue) = self.0.get_mut(name) else { return };
+        // What was delivered to a consumer that the queue does not know any more was lost with its node.
+        let known = |queue: &&mut Queue| queue.consumer == Some(connection);
+        let Some(queue) = self.0.get_mut(name).filter(known) else { return };
+        queue.open = queue.open.saturating_sub(messages.len());
         for message in messages.into_iter().rev() {
             queue.ready.push_front(Waiting { redelivered: true, ..message });
         }
-        if leaves && queue.consumer == Some(connection) {
+        if leaves {
             (queue.consumer, queue.unused_since) = (None, Instant::now());
         }
     }
 
     /// A node goes down: consumers of its queues are cancelled.
     pub(super) fn node_down(&mut self, node: usize) {
-        for queue in self.0.values_mut().filter(|queue| queue.node == node) {
-            (queue.consumer, queue.unused_since) = (None, Instant::now());
+        self.0.values_mut().filter(|queue| queue.node == node).for_each(Queue::goes_down);
+    }
+
+    /// It comes back.
+    pub(super) fn node_up(&mut self, node: usize) {
+        self.0.retain(|_, queue| queue.node != node || !queue.spoiled);
+    }
+
+    /// The node of this business's queues goes down, or comes back.
+    pub(super) fn lose(&mut self, business: &str, lost: bool) {
+        for queue in self.0.values_mut().filter(|queue| queue.business.as_deref() == Some(business)) {
+            queue.lost = lost;
+            if lost {
+                queue.goes_down();
+            }
         }
+        self.0.retain(|_, queue| lost || !queue.spoiled || queue.business.as_deref() != Some(business));
     }
 
     /// A message for this queue alone.
@@ -136,7 +180,7 @@ impl Queues {
         self.expire();
         let bound = |queue: &&mut Queue| queue.business.as_deref() == Some(business);
         let queues: Vec<_> = self.0.values_mut().filter(bound).collect();
-        if queues.iter().any(|queue| !up[queue.node]) {
+        if queues.iter().any(|queue| !queue.answers(up)) {
             return None;
         }
         let count = queues.len();
@@ -144,6 +188,18 @@ impl Queues {
             queue.ready.push_back(Waiting { body: body.clone(), redelivered: false });
         }
         Some(count)
+    }
+}
+
+impl Queue {
+    /// Its node goes down: its consumer is cancelled.
+    fn goes_down(&mut self) {
+        (self.consumer, self.unused_since) = (None, Instant::now());
+        self.spoiled |= self.open > 0;
+    }
+
+    fn answers(&self, up: &[bool]) -> bool {
+        up[self.node] && !self.lost
     }
 }
 

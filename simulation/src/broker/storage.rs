@@ -24,6 +24,17 @@ pub(super) struct StreamState {
     /// By node, the end of what it knows; `None`: it has no replica.
     pub(super) known: Vec<Option<u64>>,
     pub(super) pending: Vec<(Bytes, oneshot::Sender<bool>)>,
+    /// What its readers are sent.
+    pub(super) flow: Flow,
+}
+
+/// How much of a stream its readers are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Free,
+    /// A chunk whenever anything changes.
+    Trickle,
+    Nothing,
 }
 
 /// A stored chunk.
@@ -79,6 +90,7 @@ impl Cluster {
             leader,
             known,
             pending: Vec::new(),
+            flow: Flow::Free,
         };
         state.streams.insert(names::stream(business), stream);
         drop(state);
@@ -92,8 +104,26 @@ impl Cluster {
         self.change();
     }
 
+    /// Readers of a stream are sent so much.
+    pub(crate) fn set_flow(&self, business: &str, flow: Flow) {
+        if let Some(stream) = self.lock().streams.get_mut(&names::stream(business)) {
+            stream.flow = flow;
+        }
+        self.change();
+    }
+
     /// Retention deletes the oldest segments, but never the newest.
     pub(crate) fn truncate(&self, business: &str) {
+        self.keep_segments(business, |segments| random_range(0..segments));
+    }
+
+    /// Retention deletes all segments but the newest.
+    pub(crate) fn truncate_all(&self, business: &str) {
+        self.keep_segments(business, |segments| segments - 1);
+    }
+
+    /// Deletes what is before one of the segments.
+    fn keep_segments(&self, business: &str, first: impl FnOnce(usize) -> usize) {
         let mut state = self.lock();
         // A replica deletes its own segments, and keeps its last one.
         if state.nodes.iter().any(|node| node.lags) {
@@ -105,7 +135,7 @@ impl Cluster {
         let Some(newest) = stream.chunks.back().map(|chunk| chunk.segment) else { return };
         let mut segments: Vec<u64> = stream.chunks.iter().map(|chunk| chunk.segment).collect();
         segments.dedup();
-        let keep = segments[random_range(0..segments.len())].min(newest);
+        let keep = segments[first(segments.len())].min(newest);
         stream.chunks.retain(|chunk| chunk.segment >= keep);
         let first = stream.chunks.front().map_or(stream.next, |chunk| chunk.first);
         let life = stream.life;

@@ -10,9 +10,13 @@ use tokio::{
 
 use super::{
     Cluster, STREAM_PORT, node_name,
-    storage::{Chunk, Found, Stats},
+    storage::{Chunk, Flow, Found, Stats},
 };
 use crate::network::End;
+
+mod wire;
+
+use wire::{put_chunk, put_map, put_text, text};
 
 const OK: u16 = 1;
 const NO_STREAM: u16 = 2;
@@ -71,24 +75,6 @@ pub(super) async fn serve(cluster: Cluster, node: usize, socket: End) {
                 peer.send(0x17, 1, &[]);
             }
         }
-    }
-}
-
-fn text(body: &mut Bytes) -> Option<String> {
-    let length = usize::from(body.try_get_u16().ok()?);
-    (body.len() >= length).then(|| String::from_utf8_lossy(&body.split_to(length)).into_owned())
-}
-
-fn put_text(out: &mut BytesMut, text: &str) {
-    out.put_u16(text.len() as u16);
-    out.put_slice(text.as_bytes());
-}
-
-fn put_map(out: &mut BytesMut, map: &[(&str, &str)]) {
-    out.put_u32(map.len() as u32);
-    for (name, value) in map {
-        put_text(out, name);
-        put_text(out, value);
     }
 }
 
@@ -263,12 +249,13 @@ impl Peer {
                 if state.life != *life {
                     return false;
                 }
-                if *credit <= *limit {
+                if state.flow == Flow::Nothing || *credit <= *limit {
                     return true;
                 }
                 let from = *at;
                 let new = state.chunks.iter().filter(|chunk| chunk.end() <= known && chunk.end() > from);
-                for chunk in new.take(usize::from(*credit)) {
+                let most = if state.flow == Flow::Trickle { 1 } else { *credit };
+                for chunk in new.take(most.into()) {
                     *credit -= 1;
                     *at = chunk.end();
                     put_chunk(&mut out, *id, version, chunk);
@@ -287,30 +274,5 @@ impl Peer {
             put_text(&mut body, &stream);
             self.send(0x10, 1, &body);
         }
-    }
-}
-
-fn put_chunk(out: &mut BytesMut, id: u8, version: u16, chunk: &Chunk) {
-    let data: usize = chunk.messages.iter().map(|message| message.len() + 4).sum();
-    let head = if version >= 2 { 8 } else { 0 } + 48;
-    out.put_u32((4 + 1 + head + data) as u32);
-    out.put_u16(0x08);
-    out.put_u16(version);
-    out.put_u8(id);
-    if version >= 2 {
-        out.put_u64(chunk.first);
-    }
-    out.put_slice(&[0x50, 0]);
-    out.put_u16(chunk.messages.len() as u16);
-    out.put_u32(chunk.messages.len() as u32);
-    out.put_i64(chunk.timestamp);
-    out.put_u64(1);
-    out.put_u64(chunk.first);
-    out.put_u32(0);
-    out.put_u32(data as u32);
-    out.put_u64(0);
-    for message in &chunk.messages {
-        out.put_u32(message.len() as u32);
-        out.put_slice(message);
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Stored {
     pub(super) expires_at: Option<i64>,
 }
 
-/// A message that a client sent.
+/// A message that a client or a service sent.
 pub(super) struct Sent {
     pub(super) connection: u64,
     pub(super) number: u64,
@@ -53,9 +53,9 @@ pub(super) struct Sent {
     pub(super) outcome: Option<Answer>,
 }
 
-/// What a client was told about a message of its own.
+/// What a sender was told about a message of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Ok,
     /// It never appears.
     Refused,

@@ -9,16 +9,28 @@ use wirepost_runtime::clock;
 
 use super::{
     Oracle,
-    facts::{Answer, Sent},
+    facts::{Answer, Sent, Stored},
     view::View,
 };
 
 /// Everything works again after a calm this long.
-const RECOVERY: Duration = Duration::from_secs(5);
+pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
 
-/// The longest way of a push, in ms, to a client that reads and has been connected for some time.
+/// How long the client of a business that nothing happens to may wait, in ms: for a push, or the answer to what it sent,
+/// once it and the edges have been there for some time; and for what it missed, from its connection on.
 const PROMPT: i64 = 500;
 const SETTLED: i64 = 5000;
+const CAUGHT_UP: i64 = 3000;
+
+/// Who sent what is answered.
+pub(crate) struct Sender<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) business: &'a str,
+    /// Of the client, or the number of a call.
+    pub(crate) connection: u64,
+    /// Since when nothing is wrong any more.
+    pub(crate) calm: Option<Instant>,
+}
 
 impl Oracle {
     pub(crate) fn sends(&self, connection: u64, number: u64, id: &str) {
@@ -54,7 +66,9 @@ impl Oracle {
                     _ => Answer::Refused,
                 };
                 let limited = frame["code"] == "rate_limited";
-                self.answered(view, frame["id"].as_str().unwrap_or_default(), answer, limited);
+                let View { name, business, connection, calm, .. } = &*view;
+                let sender = Sender { name, business, connection: *connection, calm: *calm };
+                self.answered(&sender, frame["id"].as_str().unwrap_or_default(), answer, limited);
             }
             Some(_) => {}
             None if cursor.is_none() && self.is_transient(&view.business) => self.arrives(view, frame),
@@ -62,29 +76,40 @@ impl Oracle {
         }
     }
 
-    fn answered(&self, view: &View, id: &str, answer: Answer, limited: bool) {
+    /// A message has its answer. `excused`: a refusal is right whatever happens.
+    pub(crate) fn answered(&self, sender: &Sender<'_>, id: &str, answer: Answer, excused: bool) {
+        let &Sender { name, business, connection, calm } = sender;
         let mut facts = self.lock();
+        let spared = facts.spared_since(business);
         match answer {
             Answer::Ok => facts.acks += 1,
             _ => facts.nacks += 1,
         }
         let Some(sent) = facts.sent.get_mut(id) else {
             drop(facts);
-            return self.violation(format!("{}: an answer to {id}, which nobody sent", view.name));
+            return self.violation(format!("{name}: an answer to {id}, which nobody sent"));
         };
-        let recovered = view.calm.is_some_and(|calm| sent.at >= calm + RECOVERY);
-        let (before, same) = (sent.outcome.replace(answer), sent.connection == view.connection);
-        let appeared = facts.businesses.get(&view.business).is_some_and(|of| of.stored_at.contains_key(id));
+        let at = sent.at;
+        let recovered = calm.is_some_and(|calm| at >= calm + RECOVERY);
+        let spared = spared.is_some_and(|since| at >= since + Duration::from_millis(SETTLED as u64));
+        let (before, same) = (sent.outcome.replace(answer), sent.connection == connection);
+        let appeared = facts.businesses.get(business).is_some_and(|of| of.stored_at.contains_key(id));
         drop(facts);
         if before.is_some() || !same {
-            self.violation(format!("{}: a second answer to {id}, {answer:?} after {before:?}", view.name));
+            self.violation(format!("{name}: a second answer to {id}, {answer:?} after {before:?}"));
         }
-        if recovered && answer != Answer::Ok && !limited {
-            self.violation(format!("{}: {id} is {answer:?} though nothing is wrong", view.name));
+        if recovered && answer != Answer::Ok && !excused {
+            self.violation(format!("{name}: {id} is {answer:?} though nothing is wrong"));
+        }
+        let late = at.elapsed().as_millis() as i64;
+        if spared && (late > PROMPT || (answer != Answer::Ok && !excused)) {
+            self.violation(format!(
+                "{name}: {id} is {answer:?} after {late} ms, and only another business is in trouble"
+            ));
         }
         match answer {
-            Answer::Ok if !appeared => self.violation(format!("{}: {id} is acknowledged and not stored", view.name)),
-            Answer::Refused if appeared => self.violation(format!("{}: {id} is refused and stored", view.name)),
+            Answer::Ok if !appeared => self.violation(format!("{name}: {id} is acknowledged and not stored")),
+            Answer::Refused if appeared => self.violation(format!("{name}: {id} is refused and stored")),
             _ => {}
         }
     }
@@ -106,6 +131,7 @@ impl Oracle {
     fn gap(&self, view: &mut View, reason: &str) {
         let mut facts = self.lock();
         facts.gaps += 1;
+        let spared = facts.spared_since(&view.business).is_some();
         let of = facts.businesses.entry(view.business.clone()).or_default();
         let problem = match (reason, view.at) {
             ("incarnation", Some((life, _))) if of.life == Some(life) && !view.owed => {
@@ -117,6 +143,7 @@ impl Oracle {
                 Some("a gap for retention, and nothing after its cursor was deleted")
             }
             ("unread", _) if view.asked => Some("it had a cursor"),
+            ("retention" | "incarnation", _) if spared => Some("a gap, and only another business is in trouble"),
             _ => None,
         };
         drop(facts);
@@ -140,7 +167,7 @@ impl Oracle {
     fn problems(&self, view: &mut View, cursor: Option<&str>, push: Option<&Value>) -> Vec<String> {
         let mut facts = self.lock();
         facts.pushes += u64::from(push.is_some());
-        let spared = facts.spared.as_ref() == Some(&view.business);
+        let spared = facts.spared_since(&view.business).is_some();
         let of = facts.businesses.entry(view.business.clone()).or_default();
         let mut problems = Vec::new();
         let Some(text) = cursor else { return vec![format!("no cursor in {push:?}")] };
@@ -157,16 +184,15 @@ impl Oracle {
             if frame["id"].as_str() != Some(&message.id) {
                 problems.push(format!("{} with the cursor of {}", frame["id"], message.id));
             }
-            let late = clock::now_ms() - message.timestamp;
-            if spared && late > PROMPT && message.timestamp > view.connected_ms + SETTLED {
-                problems.push(format!("{} came after {late} ms, and only another business is in trouble", message.id));
-            }
+            problems.extend(too_late(view, message).filter(|_| spared));
             if !of.may_get(view, message) {
                 problems.push(format!("{} at {offset} is not for it: tags {:?}", message.id, view.tags));
             }
         }
         if let Some((before, at)) = view.at {
-            if before == life && (offset < at || (offset == at && push.is_some())) {
+            // In a stream that is gone an edge may stand further back, until it notices: after a gap that is no harm.
+            let gone = view.gap && of.life != Some(life);
+            if before == life && !gone && (offset < at || (offset == at && push.is_some())) {
                 problems.push(format!("back from {at} to {offset}"));
             } else if before != life && !view.gap {
                 problems.push(format!("from {at} of life {before} to {offset} of life {life} without a gap"));
@@ -193,6 +219,7 @@ impl Oracle {
     fn arrives(&self, view: &mut View, frame: &Value) {
         let mut facts = self.lock();
         facts.pushes += 1;
+        let spared = facts.spared_since(&view.business).is_some();
         let of = facts.businesses.entry(view.business.clone()).or_default();
         let id = frame["id"].as_str().unwrap_or_default();
         let found = of.lives[&0].messages.iter().rev().find(|(_, message)| message.id == id);
@@ -203,6 +230,7 @@ impl Oracle {
                 if !of.may_get(view, message) {
                     problems.push(format!("{id} is not for it: tags {:?}", view.tags));
                 }
+                problems.extend(too_late(view, message).filter(|_| spared));
                 let number = *number;
                 if let Some((_, at)) = view.at.filter(|_| !view.gap) {
                     problems
@@ -218,4 +246,12 @@ impl Oracle {
             self.violation(format!("{}: {problem}", view.name));
         }
     }
+}
+
+/// That a push took too long, for a business that nothing happens to.
+fn too_late(view: &View, message: &Stored) -> Option<String> {
+    let settled = message.timestamp > view.connected_ms + SETTLED;
+    let late = clock::now_ms() - message.timestamp.max(view.connected_ms);
+    (late > if settled { PROMPT } else { CAUGHT_UP })
+        .then(|| format!("{} came after {late} ms, and only another business is in trouble", message.id))
 }

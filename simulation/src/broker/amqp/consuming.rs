@@ -76,6 +76,8 @@ impl Peer {
                 if method == (60, 120) && bits & 2 != 0 {
                     let back = settled.into_values().collect();
                     self.cluster.queues(|queues, _| queues.give_back(&queue, number, back, false));
+                } else {
+                    self.cluster.lock().queues.settled(&queue, number, settled.len());
                 }
                 return Some(());
             }
