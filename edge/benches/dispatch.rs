@@ -86,7 +86,7 @@ fn fixture(compression: Compression) -> Fixture {
             mailbox.compression = compression;
             let mailbox = Arc::new(mailbox);
             hub.enter(&mailbox, &tags);
-            assert!(hub.join_at_end(&mailbox, None, |_| {}));
+            assert!(hub.join_at_end(&mailbox, None, 0, |_| {}));
             mailbox
         })
         .collect();

@@ -42,14 +42,14 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
         }
         let input = match action {
             Action::End => return,
-            Action::Advance(_) | Action::Join(_) if mailbox.outbound.closing().is_some() => return,
+            Action::Advance(_) | Action::Join(..) if mailbox.outbound.closing().is_some() => return,
             Action::Advance(at) => {
                 moved.mark_unchanged();
                 Input::Advanced(hub.advance(mailbox, at, || greeting.resumed(at)))
             }
-            Action::Join(gap) => {
+            Action::Join(gap, not_before) => {
                 moved.mark_unchanged();
-                Input::Joined(hub.join_at_end(mailbox, gap, |position| match gap {
+                Input::Joined(hub.join_at_end(mailbox, gap, not_before, |position| match gap {
                     Some(gap) => greeting.gap(position, gap),
                     None => greeting.fresh(position),
                 }))

@@ -208,16 +208,23 @@ impl Hub {
     }
 
     /// Lets a connection go live at the log's end. `greet` gets that position and runs before the first push can come.
-    /// `gap`: why it does not go on from its own position. False: the reader is not attached. A gap that reading has
-    /// shown waits for it: until then the log may end in a stream that is gone, or before the connection's own position.
-    pub fn join_at_end(&self, mailbox: &Mailbox, gap: Option<Gap>, greet: impl FnOnce(Option<Position>)) -> bool {
+    /// `gap`: why it does not go on from its own position. False: the reader is not attached, or the log ends before the
+    /// offset `not_before`. A gap that reading has shown waits for the reader: until then the log may end in a stream that
+    /// is gone.
+    pub fn join_at_end(
+        &self,
+        mailbox: &Mailbox,
+        gap: Option<Gap>,
+        not_before: u64,
+        greet: impl FnOnce(Option<Position>),
+    ) -> bool {
         let delivery = self.delivery();
         let state = self.lock();
         let position = match delivery {
             Delivery::Durable => {
                 let read = gap.is_some_and(Gap::was_read);
                 let end = if read { state.log.end_of_reading() } else { state.log.position() };
-                let Some(position) = end else { return false };
+                let Some(position) = end.filter(|end| end.offset >= not_before) else { return false };
                 Some(position)
             }
             Delivery::Transient if state.consumed => None,

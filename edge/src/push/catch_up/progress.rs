@@ -32,7 +32,7 @@ pub enum StartAt {
 pub(super) enum Input {
     /// The hub's answer to [`Action::Advance`].
     Advanced(Advance),
-    /// Whether [`Action::Join`] made the connection live; otherwise the reader is not attached.
+    /// Whether [`Action::Join`] made the connection live; otherwise the reader is not attached, or not as far.
     Joined(bool),
     /// What [`Action::Read`] brought.
     Read(Result<StreamRead, ReadError>),
@@ -47,8 +47,8 @@ pub(super) enum Input {
 pub(super) enum Action {
     /// Ask the hub for what follows this position; the connection goes live if that is everything.
     Advance(Position),
-    /// Go live at the log's end, and report the gap.
-    Join(Option<Gap>),
+    /// Go live at the log's end, if that is not before this offset, and report the gap.
+    Join(Option<Gap>, u64),
     /// Read the stream from this position on.
     Read(Position),
     /// Queue these, and then this position.
@@ -90,7 +90,7 @@ impl Progress {
     pub(super) fn attempt(&self) -> Action {
         match self {
             Self::Resuming { at, .. } => Action::Advance(*at),
-            Self::Joining(gap) => Action::Join(*gap),
+            Self::Joining(gap) => Action::Join(*gap, 0),
         }
     }
 
@@ -108,10 +108,10 @@ impl Progress {
                 *at = reached;
                 self.attempt()
             }
-            Input::Joined(_) | Input::Delivered(None) | Input::Done => self.attempt(),
-            Input::Advanced(Advance::Live) => Action::End,
+            Input::Delivered(None) | Input::Done => self.attempt(),
+            Input::Advanced(Advance::Live) | Input::Joined(true) => Action::End,
             Input::Advanced(Advance::More(entries, reached)) => Action::Deliver(entries, reached),
-            Input::Advanced(Advance::Unattached) => Action::AwaitLog,
+            Input::Advanced(Advance::Unattached) | Input::Joined(false) => Action::AwaitLog,
             Input::Advanced(Advance::Older) => {
                 *ahead_of_log = false;
                 Action::Read(*at)
@@ -136,15 +136,15 @@ impl Progress {
                 *beyond_end += 1;
                 Action::Wait(BEYOND_END_WAIT)
             }
-            Input::Read(Ok(StreamRead::BeyondEnd)) => self.join_with(Gap::Incarnation),
-            Input::Read(Ok(StreamRead::Gap(gap))) => self.join_with(gap),
+            Input::Read(Ok(StreamRead::BeyondEnd)) => {
+                *self = Self::Joining(Some(Gap::Incarnation));
+                self.attempt()
+            }
+            // The stream has the client's offset, or has had it. A log that ends before it has a reader that is slow, and
+            // may lose the same soon: whoever joined there would be back before its own position.
+            Input::Read(Ok(StreamRead::Gap(gap))) => Action::Join(Some(gap), at.offset),
             Input::Read(Err(_)) => Action::Wait(RETRY),
         }
-    }
-
-    fn join_with(&mut self, gap: Gap) -> Action {
-        *self = Self::Joining(Some(gap));
-        self.attempt()
     }
 }
 
@@ -170,7 +170,8 @@ mod tests {
             .into_iter()
             .map(|input| match progress.next(input) {
                 Action::Advance(at) => format!("advance {}", at.offset),
-                Action::Join(gap) => format!("join {}", gap.map_or("", Gap::label)),
+                Action::Join(gap, 0) => format!("join {}", gap.map_or("", Gap::label)),
+                Action::Join(gap, offset) => format!("join {} from {offset}", gap.map_or("", Gap::label)),
                 Action::Read(at) => format!("read {}", at.offset),
                 Action::Deliver(_, at) => format!("deliver {}", at.offset),
                 Action::AwaitLog => "await log".into(),
@@ -183,14 +184,14 @@ mod tests {
     #[test]
     fn a_client_without_a_cursor_goes_live_when_the_reader_is_attached() {
         let mut progress = Progress::new(StartAt::Now);
-        assert!(matches!(progress.attempt(), Action::Join(None)));
+        assert!(matches!(progress.attempt(), Action::Join(None, 0)));
         let inputs = vec![Input::Joined(false), Input::Done, Input::Joined(true)];
         assert_eq!(actions(&mut progress, inputs), ["await log", "join ", "end"]);
     }
 
     #[test]
     fn an_unknown_cursor_is_a_gap() {
-        assert!(matches!(Progress::new(StartAt::UnknownCursor).attempt(), Action::Join(Some(Gap::Cursor))));
+        assert!(matches!(Progress::new(StartAt::UnknownCursor).attempt(), Action::Join(Some(Gap::Cursor), 0)));
     }
 
     #[test]
@@ -249,11 +250,26 @@ mod tests {
     #[test]
     fn unproven_continuity_is_a_gap_and_an_unreachable_broker_is_not() {
         for (input, expected) in [
-            (Input::Read(Ok(StreamRead::Gap(Gap::Incarnation))), "join incarnation"),
-            (Input::Read(Ok(StreamRead::Gap(Gap::Retention))), "join retention"),
+            (Input::Read(Ok(StreamRead::Gap(Gap::Incarnation))), "join incarnation from 7"),
+            (Input::Read(Ok(StreamRead::Gap(Gap::Retention))), "join retention from 7"),
             (Input::Read(Err(ReadError("away".into()))), "wait 500"),
         ] {
             assert_eq!(actions(&mut resuming(), vec![input]), [expected]);
         }
+    }
+
+    #[test]
+    fn a_gap_is_read_again_when_the_log_was_not_as_far() {
+        let lost = || Input::Read(Ok(StreamRead::Gap(Gap::Retention)));
+        let inputs = vec![
+            lost(),
+            Input::Joined(false),
+            Input::Done,
+            Input::Advanced(Advance::Newer),
+            lost(),
+            Input::Joined(true),
+        ];
+        let expected = ["join retention from 7", "await log", "advance 7", "read 7", "join retention from 7", "end"];
+        assert_eq!(actions(&mut resuming(), inputs), expected);
     }
 }

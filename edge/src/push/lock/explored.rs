@@ -1,7 +1,7 @@
 //! Every order in which threads can take locks, by `loom`.
 //!
 //! Loom runs the threads of a test one at a time and decides at each of its own mutexes who goes on; it repeats the
-//! test until it has seen every order. So each lock is preceded by a mutex of loom while a test explores, and in other
+//! test until it has seen every order with few interruptions ([`INTERRUPTIONS`]). So each lock is preceded by a mutex of loom while a test explores, and in other
 //! tests by nothing. What threads do between two locks is one step.
 
 use std::{
@@ -22,6 +22,10 @@ thread_local! {
     static EXPLORING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// How often a thread that could go on has to wait for another one. With three, the tests take minutes; the orders that
+/// once lost something need one.
+const INTERRUPTIONS: usize = 2;
+
 /// Words; loom's own 32 KiB are too few for an unoptimized build.
 const STACK: usize = 512 << 10;
 
@@ -39,8 +43,8 @@ impl Order {
     }
 }
 
-/// Runs `test` again and again, until its threads, three beside its own, have taken their locks in every order. The error
-/// is that of the first order in which it panics.
+/// Runs `test` again and again, until its threads, three beside its own, have taken their locks in every order with
+/// [`INTERRUPTIONS`]. The error is that of the first order in which it panics.
 pub(in crate::push) fn every_order(test: impl Fn() + Send + Sync + 'static) -> Result<()> {
     let test = Arc::new(test);
     let run = move || {
@@ -50,8 +54,10 @@ pub(in crate::push) fn every_order(test: impl Fn() + Send + Sync + 'static) -> R
             resume_unwind(panic);
         }
     };
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(INTERRUPTIONS);
     EXPLORING.set(true);
-    let explored = catch_unwind(AssertUnwindSafe(|| Builder::new().check(run)));
+    let explored = catch_unwind(AssertUnwindSafe(|| builder.check(run)));
     EXPLORING.set(false);
     explored
 }

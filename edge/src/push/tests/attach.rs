@@ -157,7 +157,7 @@ async fn joins_as_the_reader_ends(delivery: Delivery) {
     let (hub, of_hook, of_broker) = (Arc::clone(&edge.hub), Arc::clone(&second), broker.clone());
     *broker.at_end.lock().unwrap() = Some(Box::new(move || {
         hub.enter(&of_hook, &[]);
-        if hub.join_at_end(&of_hook, None, |_| ()) {
+        if hub.join_at_end(&of_hook, None, 0, |_| ()) {
             of_broker.push(0);
         }
     }));
@@ -165,7 +165,7 @@ async fn joins_as_the_reader_ends(delivery: Delivery) {
     if second.is_live() {
         assert_eq!(number(&second).await, 0, "it was live when this was pushed");
     } else {
-        assert!(edge.hub.join_at_end(&second, None, |_| ()), "a new reader is attached");
+        assert!(edge.hub.join_at_end(&second, None, 0, |_| ()), "a new reader is attached");
         broker.push(0);
         assert_eq!(number(&second).await, 0);
     }
@@ -190,7 +190,7 @@ async fn a_gap_that_reading_has_shown_waits_for_a_reader_that_is_attached() {
     let mut joined = Vec::new();
     let mut join = |gap| {
         let mut place = None;
-        edge.hub.join_at_end(&mailbox, gap, |position| place = position).then(|| joined.push(place));
+        edge.hub.join_at_end(&mailbox, gap, 0, |position| place = position).then(|| joined.push(place));
     };
     edge.hub.attach(at(7));
     // The stream is declared anew, and the reader has not seen it yet.
@@ -208,6 +208,9 @@ async fn a_gap_that_reading_has_shown_waits_for_a_reader_that_is_attached() {
     assert!(edge.hub.append(&edge.hub.business(), vec![behind], Delivery::Durable));
     join(Some(Gap::Retention));
     assert_eq!(joined, [at(7), at(1), at(20)]);
+    // A slow reader has not come to where the client was.
+    assert!(!edge.hub.join_at_end(&mailbox, Some(Gap::Retention), 21, |_| panic!("greeted")));
+    assert!(edge.hub.join_at_end(&mailbox, Some(Gap::Retention), 20, |_| ()));
     edge.stop().await;
 }
 

@@ -27,7 +27,7 @@ fn enter(edge: &Edge, number: u64, offer: &'static str) -> Arc<Mailbox> {
 
 async fn live(edge: &Edge, number: u64, offer: &'static str) -> Arc<Mailbox> {
     let mailbox = enter(edge, number, offer);
-    while !edge.hub.join_at_end(&mailbox, None, |_| {}) {
+    while !edge.hub.join_at_end(&mailbox, None, 0, |_| {}) {
         sleep(Duration::from_millis(1)).await;
     }
     mailbox

@@ -31,7 +31,7 @@ fn read_hub(context: &Arc<HubContext>, delivery: Delivery) -> (Arc<Hub>, Arc<Mai
     hub.attach((delivery == Delivery::Durable).then_some(at(7)));
     let first = mailbox(&hub, 1);
     hub.enter(&first, &[]);
-    assert!(hub.join_at_end(&first, None, |_| ()));
+    assert!(hub.join_at_end(&first, None, 0, |_| ()));
     (hub, first)
 }
 
@@ -45,7 +45,8 @@ fn mailbox(hub: &Hub, number: u64) -> Arc<Mailbox> {
 fn reads(hub: &Hub, offset: u64) {
     let business = hub.business();
     let body = format!(r#"{{"messageType":"n","toUniqueId":"alice","content":{offset}}}"#);
-    let record = Record { position: at(offset), timestamp: 0, body: body.into(), defect: None, origin: Origin::default() };
+    let record =
+        Record { position: at(offset), timestamp: 0, body: body.into(), defect: None, origin: Origin::default() };
     let (entry, rejected) = Entry::read(&business, &record, &hub.backlog);
     assert!(rejected.is_empty());
     assert!(hub.append(&business, vec![Arc::new(entry)], hub.delivery()), "the declaration is as it was");
@@ -76,7 +77,7 @@ fn leaves_as_another_joins(context: &Arc<HubContext>, delivery: Delivery, ends: 
             let mailbox = mailbox(&hub, 2);
             hub.enter(&mailbox, &[]);
             let mut place = None;
-            let live = hub.join_at_end(&mailbox, None, |position| place = position);
+            let live = hub.join_at_end(&mailbox, None, 0, |position| place = position);
             let expects = place == Some(at(7)) || (live && !pushed.load(Ordering::Relaxed));
             (mailbox, expects)
         }
