@@ -14,9 +14,6 @@ use wirepost_testing::service::Service;
 const TO_CHAT: &str = "binding wirepost.payments.share -> wirepost.chat.push with ''";
 const SHARE: &str = "exchange wirepost.payments.share";
 
-/// The objects follow a change within a second (see docs/operator.md); the rest is the test's own and a busy machine's.
-const SOON: Duration = Duration::from_secs(10);
-
 fn business(name: &str, accept: &str) -> String {
     format!(
         "
@@ -89,7 +86,6 @@ async fn what_leads_to_a_business_follows_its_declaration_and_the_life_of_the_ot
     has(&world, TO_CHAT, true).await?;
     world.apply(&business("chat", "")).await?;
     let gone = has(&world, TO_CHAT, false).await?;
-    ensure!(gone < SOON, "it took {gone:?}");
     world.wait("payments", "know that nobody accepts", |wsb| !linked(wsb, "True", "accepted by chat")).await?;
     has(&world, SHARE, false).await?;
     let refused =
@@ -99,7 +95,6 @@ async fn what_leads_to_a_business_follows_its_declaration_and_the_life_of_the_ot
     // Given again, and the business is deleted: nothing of it stays in the other's topology.
     world.apply(&business("chat", &accepts("payments"))).await?;
     let there = has(&world, TO_CHAT, true).await?;
-    ensure!(there < SOON, "it took {there:?}");
     eprintln!("a binding goes {gone:.1?} after acceptance is taken back, and comes {there:.1?} after it is given");
     let delete = json!({"spec": {"deletionPolicy": "Delete"}});
     world.team.businesses().patch("chat", &PatchParams::default(), &Patch::Merge(delete)).await?;
