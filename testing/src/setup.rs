@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use wirepost_core::compile::{Compilation, Compiled};
 use wirepost_core::edge_config::{ApiKey, BusinessConfig};
-use wirepost_core::{hex, validate};
+use wirepost_core::{hex, names, validate};
 use wirepost_rabbitmq::{ManagementClient, ManagementSettings};
-use wirepost_topology::unrouted::{self, Moved};
+use wirepost_topology::unrouted::{self, Links, Moved};
 use wirepost_topology::{
-    DesiredUser, EDGE_RIGHTS, EdgeRight, Options, Report, Scope, apply, business_user, edge_user_with, merge,
+    DesiredUser, EDGE_RIGHTS, EdgeRight, Options, Report, Scope, Snapshot, apply, business_user, edge_user_with, merge,
 };
 
 use crate::broker::Vhost;
@@ -198,7 +198,14 @@ impl Setup {
     /// Moves back what a lost binding had put aside.
     pub async fn move_back(&self, business: &str) -> Result<Moved> {
         let declared = self.declared().into_iter().find(|one| one.business == business).context("no such business")?;
-        Ok(unrouted::move_back(&endpoint(&self.vhost().amqp())?, business, &declared.topology, &|| true).await?)
+        let to = names::push_exchange(business);
+        let all = self.declared().into_iter().flat_map(|one| one.topology.links);
+        let links = Links {
+            present: Snapshot::read(&self.management()?).await?.links_to(business),
+            declared: all.filter(|link| link.to == to).map(|link| link.from).collect(),
+        };
+        let endpoint = endpoint(&self.vhost().amqp())?;
+        Ok(unrouted::move_back(&endpoint, business, &declared.topology, &links, &|| true).await?)
     }
 
     /// Deletes a queue or stream by hand.
@@ -215,6 +222,16 @@ impl Setup {
     pub async fn unbind(&self, exchange: &str, queue: &str, routing_key: &str) -> Result<()> {
         let channel = self.vhost().connect().await?.create_channel().await?;
         Ok(channel.queue_unbind(queue.into(), exchange.into(), routing_key.into(), FieldTable::default()).await?)
+    }
+
+    /// Deletes by hand what leads the messages of one business to the clients of another.
+    pub async fn unlink(&self, from: &str, to: &str) -> Result<()> {
+        let (vhost, from, push) = (&self.vhost().name, names::share_exchange(from), names::push_exchange(to));
+        let path = format!("/api/bindings/{vhost}/e/{from}/e/{push}");
+        let broker = &self.vhost().broker;
+        let listed: Value = serde_json::from_str(&broker.call("GET", &path, "").await?)?;
+        let key = listed[0]["properties_key"].as_str().context("no binding")?;
+        broker.call("DELETE", &format!("{path}/{key}"), "").await.map(drop)
     }
 
     /// Declares a stream and binds it to an exchange by hand, as a person would while no operator runs.

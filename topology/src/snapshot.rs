@@ -1,14 +1,15 @@
 //! Everything that a vhost has at one moment, sorted by business, so that comparing one of a thousand costs only what that one has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
+use wirepost_core::contract::headers;
 use wirepost_core::names;
 use wirepost_core::topology::{Topology, shared_policy_of};
 use wirepost_rabbitmq::{ManagementClient, ManagementError};
 
 use crate::actual::{
-    Accounts, Actual, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users,
+    Accounts, Actual, Binding, Node, Permission, Policy, User, UserLimits, nodes, of_vhost, user_limits, users,
 };
 use crate::bindings::is_declared_elsewhere;
 use crate::control::Control;
@@ -271,6 +272,16 @@ impl Snapshot {
             plan_users(&mut plan, users, &part.accounts, &self.tag);
         }
         plan
+    }
+
+    /// Exchanges for several businesses, its own among them, from which a binding leads to this business's pushes.
+    pub fn links_to(&self, business: &str) -> BTreeSet<String> {
+        let (to, header) = (names::push_exchange(business), headers::to_business(business));
+        let bindings = self.parts.values().flat_map(|part| &part.objects.bindings);
+        let leads = |is: &&Binding| {
+            is.destination == to && is.arguments.contains_key(&header) && names::is_share_exchange(&is.source)
+        };
+        bindings.filter(leads).map(|is| is.source.clone()).collect()
     }
 
     /// The difference for the users of the edges: one with our tag that is not among them is deleted.

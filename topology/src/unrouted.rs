@@ -4,6 +4,8 @@ mod message;
 mod mover;
 mod set_aside;
 
+use std::collections::BTreeSet;
+
 use lapin::Connection;
 use wirepost_core::{names, topology::Topology};
 use wirepost_rabbitmq::Endpoint;
@@ -22,10 +24,21 @@ pub struct Moved {
     pub moved: u32,
     /// Messages that stay, because no declared route takes them. They keep their positions in the queue.
     pub strays: u32,
+    /// Those of the strays that can be moved as soon as what is declared leads here again: see [`Links::declared`].
+    pub waiting: u32,
     /// Messages that can never be moved. They are in `dead` now.
     pub set_aside: u32,
     /// Why it stopped before the last message that was there at its start; the rest is untouched.
     pub stopped: Option<Stopped>,
+}
+
+/// What leads to the pushes of one business from the exchanges for several businesses, its own and those of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// Exchanges from which a binding leads here: what is published to them for this business comes here.
+    pub present: BTreeSet<String>,
+    /// Exchanges from which one should lead here.
+    pub declared: BTreeSet<String>,
 }
 
 /// Why [`move_back`] stopped early.
@@ -71,6 +84,9 @@ pub enum Stopped {
 ///
 /// **Flow.** As many as are there at the start, one at a time: order matters more than speed here (about 1,000 a second).
 /// **Guarantees.** None is lost. One may exist twice if this stops between confirm and removal, with the same `message_id`.
+/// **Copies.** A message that another business published for several goes back by that business's exchange, to this business alone, while
+/// `links` says that one leads here. Otherwise the broker would give it to the clients of its sender, or refuse it. It waits where one is
+/// declared; where acceptance was taken back, it is set aside. The business's own goes to its pushes.
 /// **Messages that can't be moved.** Properties are not interpreted, so malformed ones do no harm. A message that the broker can't deliver by
 /// AMQP 0-9-1 is moved by AMQP 1.0. One that its exchange can't take (the broker fails at it twice, or blames it) is *set aside*:
 /// published to the business's `dead` with a reason ([`headers::REASON`](wirepost_core::contract::headers::REASON)), and reported as a `rejected` event.
@@ -82,13 +98,14 @@ pub async fn move_back(
     endpoint: &Endpoint,
     business: &str,
     topology: &Topology,
+    links: &Links,
     gate: &(dyn Fn() -> bool + Sync),
 ) -> Result<Moved, Error> {
     let failed = |e: wirepost_amqp::Error| Error::Amqp {
         doing: format!("moving the messages of {} back", names::unrouted(business)),
         cause: e.to_string(),
     };
-    Mover::begin(endpoint, business, topology).await.map_err(failed)?.run(gate).await.map_err(failed)
+    Mover::begin(endpoint, business, topology, links).await.map_err(failed)?.run(gate).await.map_err(failed)
 }
 
 /// Which of these businesses have messages in `wirepost.B.unrouted`, and how many. A business without that queue has none. About 1,000

@@ -145,7 +145,7 @@ async fn play(scenario: &'static Scenario, driver: &Arc<Driver>, command: &str, 
 
 async fn play_on(scenario: &'static Scenario, driver: &Arc<Driver>, command: &str) -> Result<()> {
     let own = if scenario.alone { Some(Driver::start(command).await?) } else { None };
-    let world = World::new(own.as_ref().unwrap_or(driver), scenario.limits, scenario.more).await?;
+    let world = World::new(own.as_ref().unwrap_or(driver), scenario.limits, scenario.more, scenario.others).await?;
     let result = (scenario.run)(&world).await;
     let result = result.with_context(|| format!("on the wire:\n{}\nwhat went wrong", world.proxy.tail()));
     if result.is_ok() {

@@ -32,12 +32,14 @@ pub(crate) struct Scenario {
     pub(crate) limits: &'static str,
     /// Further lines of the declaration.
     pub(crate) more: &'static str,
+    /// Declarations of other businesses.
+    pub(crate) others: &'static [&'static str],
     pub(crate) run: for<'w> fn(&'w World) -> BoxFuture<'w, Result<()>>,
 }
 
 macro_rules! scenarios {
     ($($name:literal $needs:tt $run:path $(, $field:ident: $value:expr)*;)*) => {
-        &[$(Scenario { $($field: $value,)* ..Scenario { name: $name, needs: &$needs, alone: false, limits: "", more: "", run: |world| Box::pin($run(world)) } }),*]
+        &[$(Scenario { $($field: $value,)* ..Scenario { name: $name, needs: &$needs, alone: false, limits: "", more: "", others: &[], run: |world| Box::pin($run(world)) } }),*]
     };
 }
 
@@ -97,6 +99,7 @@ pub(crate) static SCENARIOS: &[Scenario] = scenarios![
     "handlers: a failed one is called again" [] handlers::failing;
     "handlers: a message that was pushed twice is handed over once" ["timing"] handlers::twice;
     "handlers: the id of another sender is no repeat" [] handlers::same_id;
+    "handlers: the id of another business is no repeat" [] handlers::other_business, more: handlers::ACCEPTS, others: &[handlers::PARTNER];
     "strange: unknown frames and fields" [] strange::unknown;
     "strange: jumps of the clock" ["timing", "clock"] strange::clock, alone: true;
 ];

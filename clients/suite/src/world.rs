@@ -48,14 +48,16 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// With these lines under `spec` of the declaration beside the usual ones; `limits` are the fields of `limits`.
-    pub(crate) async fn new(driver: &Arc<Driver>, limits: &str, more: &str) -> Result<Self> {
+    /// With these lines under `spec` of the declaration beside the usual ones; `limits` are the fields of `limits`, `others` the declarations
+    /// of other businesses.
+    pub(crate) async fn new(driver: &Arc<Driver>, limits: &str, more: &str, others: &[&str]) -> Result<Self> {
         let limits = if limits.is_empty() {
             "messagesPerSecond: 10000, burst: 20000, messageBytes: 1048576, pushBytes: 2097152, connectionsPerId: 1000"
         } else {
             limits
         };
-        let setup = Setup::new(&[&format!("{DECLARATION}  limits: {{{limits}}}\n{more}")]).await?;
+        let own = format!("{DECLARATION}  limits: {{{limits}}}\n{more}");
+        let setup = Setup::new(&[&[own.as_str()], others].concat()).await?;
         let edge =
             Arc::new(setup.edge("e1").flag("removal-grace-seconds", 1).flag("drain-window-seconds", 4).start().await?);
         let proxy = WsProxy::start(edge.public, ORIGIN).await?;

@@ -59,7 +59,7 @@ impl<'a> Destinations<'a> {
     pub fn of(&self, message: UnroutedMessage<'_>) -> Vec<Option<&'a str>> {
         let Topology { bindings, intake, .. } = self.topology;
         if names::is_share_exchange(message.exchange) {
-            // It came on by a link that existed then.
+            // It came on by a link that existed then: whether one exists now is the broker's word, not this topology's.
             return vec![None];
         }
         let mut bindings = bindings.iter().filter(|binding| binding.exchange == message.exchange);

@@ -40,11 +40,16 @@ impl Missing {
         }
     }
 
+    /// Whether the slices could not be read a moment ago.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.unreadable.is_some_and(|failed| failed.elapsed() < UNREADABLE_FOR)
+    }
+
     /// Whether an edge that is not known may run something else of this business. `ready`: how many are ready.
     pub(super) fn may_run_another(&self, ready: usize, business: &str, hash: &str) -> bool {
         let recent = |(_, left): &&(_, Instant)| left.elapsed() < self.counts_for;
         (ready == 0 && self.any)
-            || self.unreadable.is_some_and(|failed| failed.elapsed() < UNREADABLE_FOR)
+            || self.is_unreadable()
             || self.left.iter().filter(recent).any(|(ran, _)| !runs(ran.as_ref(), business, hash))
     }
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lapin::BasicProperties;
+use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use wirepost_core::names;
@@ -411,5 +412,49 @@ async fn a_copy_whose_stream_was_unbound_is_moved_back_to_that_business_alone() 
     push_last(&setup, &["payments", "chat"]).await?;
     assert_eq!(ids_until(&mut there, "last").await?, ["kept"]);
     assert_eq!(ids_until(&mut here, "last").await?, ["kept"], "not twice");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_copy_that_is_not_accepted_any_more_is_set_aside_and_stops_no_other() -> Result<()> {
+    let setup = all().await?;
+    let edge = setup.edge("e1").start().await?;
+    let (service, other) = (Service::of(&setup, "payments").await?, Service::of(&setup, "chat").await?);
+    let mut theirs = Service::of(&setup, "chat").await?.events("rejected").await?;
+    let mut rejected = Service::of(&setup, "payments").await?.events("rejected").await?;
+    let mut there = edge.client("alice", "app").business("chat").connect().await?;
+    let mut here = edge.client("alice", "app").connect().await?;
+    for business in ["payments", "chat"] {
+        setup.unbind(&names::push_exchange(business), &names::stream(business), "").await?;
+    }
+    let own = json!({"id": "own", "messageType": "payment.done", "toUniqueId": "alice"});
+    service.share(&shared("copy", &["payments", "chat"]), &["payments", "chat"]).await?;
+    other.push(&own).await?;
+    // The binding from payments is lost, and put back soon: the copy waits, what is behind it does not.
+    setup.unlink("payments", "chat").await?;
+    let stream = names::stream("chat");
+    setup.declare_stream(&stream, &names::push_exchange("chat")).await?;
+    let moved = setup.move_back("chat").await?;
+    assert_eq!((moved.moved, moved.strays, moved.waiting, moved.stopped), (1, 1, 1, None));
+    // Nobody accepts anything of payments any more.
+    let closed = CHAT.split("  acceptFrom:").next().context("no acceptFrom")?;
+    setup.declare(&[&payments(), closed, CRM]).await?;
+    other.push(&json!({"id": "more", "messageType": "payment.done", "toUniqueId": "alice"})).await?;
+    let moved = setup.move_back("chat").await?;
+    assert_eq!((moved.moved, moved.strays, moved.set_aside, moved.stopped), (0, 0, 1, None));
+    let moved = setup.move_back("payments").await?;
+    assert_eq!((moved.moved, moved.strays, moved.set_aside, moved.stopped), (1, 0, 0, None));
+    push_last(&setup, &["payments", "chat"]).await?;
+    assert_eq!(ids_until(&mut there, "last").await?, ["own", "more"]);
+    assert_eq!(ids_until(&mut here, "last").await?, ["copy"], "payments' own, once");
+    let channel = setup.vhost().connect().await?.create_channel().await?;
+    let dead = channel.basic_get(names::dead_queue("chat").into(), BasicGetOptions::default()).await?;
+    let dead: Value = serde_json::from_slice(&dead.context("it is not in dead")?.delivery.data)?;
+    assert_eq!(dead["id"], "copy");
+    let event = next_json(&mut theirs).await?;
+    assert_eq!((&event["id"], &event["reason"]), (&json!("copy"), &json!("unmovable")), "{event}");
+    let event = next_json(&mut rejected).await?;
+    let found = (&event["id"], &event["reason"], &event["refusedBy"], &event["businessType"]);
+    assert_eq!(found, (&json!("copy"), &json!("not_accepted"), &json!("chat"), &json!("payments")), "{event}");
     Ok(())
 }

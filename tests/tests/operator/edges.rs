@@ -224,5 +224,12 @@ async fn the_status_says_how_many_clients_there_are_and_is_written_only_when_tha
     second.pause()?;
     world.reason("payments", "Programmed", "EdgesUnreachable").await?;
     counted(2).await?;
-    second.resume()
+    second.resume()?;
+    // Without edges there are no clients.
+    for name in ["edge-1", "edge-2"] {
+        world.leave(name).await?;
+    }
+    counted(0).await?;
+    world.endpoint("edge-2", second.admin).await?;
+    counted(2).await.map(drop)
 }

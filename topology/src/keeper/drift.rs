@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use wirepost_core::names;
+
 use super::{Desired, Ensured, Phase, actor::Context, unrouted::Strays};
 use crate::{Problem, Report, Snapshot, Step};
 
@@ -100,6 +102,13 @@ impl BusinessStates {
     /// Business types, in no order.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
+    }
+
+    /// Exchanges from which something is declared to lead to this business's pushes.
+    pub(super) fn links_to(&self, business: &str) -> BTreeSet<String> {
+        let to = names::push_exchange(business);
+        let links = self.0.values().flat_map(|state| &state.desired.topology.links);
+        links.filter(|link| link.to == to).map(|link| link.from.clone()).collect()
     }
 
     /// Messages in `unrouted` that no route takes, of all businesses.

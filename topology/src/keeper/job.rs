@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use wirepost_core::{
     destruction::{Destruction, digest},
+    names,
     topology::Policy,
 };
 
@@ -65,6 +66,12 @@ impl Job {
 
     pub(super) fn orphan(business: String) -> Self {
         Self { business, desired: Arc::default(), kind: Kind::Orphan }
+    }
+
+    /// Other businesses that messages are led to: the plan depends on whether they are there.
+    pub(super) fn leads_to(&self) -> impl Iterator<Item = &str> {
+        let to = self.desired.topology.links.iter().filter_map(|link| names::owner(&link.to));
+        to.filter(|business| *business != self.business)
     }
 
     /// The permitted part of the plan, and what it needs.

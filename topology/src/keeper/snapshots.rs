@@ -35,19 +35,27 @@ const VHOST_ATTEMPTS: u32 = 2;
 #[derive(Default)]
 pub(super) struct Snapshots {
     cached: Option<CachedSnapshot>,
-    /// One is being read: businesses of which a job ran meanwhile.
-    reading: Option<HashSet<String>>,
+    /// One is being read.
+    reading: Option<Reading>,
     down: Option<(Instant, BrokerFailure)>,
     /// As last seen: one may win over ours without any object of ours having changed.
     foreign_policies: Vec<Policy>,
     policy_sweeps: u32,
 }
 
+/// What happened since a snapshot was begun.
+#[derive(Default)]
+struct Reading {
+    /// Businesses of which a job ran.
+    unsettled: HashSet<String>,
+    /// Those that a job has changed that has ended.
+    changed: HashSet<String>,
+}
+
 struct CachedSnapshot {
     snapshot: Arc<Snapshot>,
     usable_until: Instant,
-    /// Businesses that we have changed since it was begun.
-    changed: HashSet<String>,
+    since: Reading,
 }
 
 /// The result of [`Context::read`].
@@ -68,17 +76,25 @@ pub(super) struct Taken {
 }
 
 impl Snapshots {
-    /// The last snapshot, if it is recent and no job of this business has run since.
-    pub(super) fn usable(&self, business: &str) -> Option<Arc<Snapshot>> {
-        let cached = self.cached.as_ref().filter(|cached| Instant::now() < cached.usable_until)?;
-        (!cached.changed.contains(business)).then(|| Arc::clone(&cached.snapshot))
+    /// The last snapshot, if it is recent, no job of this business has run since, and none has changed a business that it leads messages to.
+    pub(super) fn usable<'b>(
+        &self,
+        business: &str,
+        mut leads_to: impl Iterator<Item = &'b str>,
+    ) -> Option<Arc<Snapshot>> {
+        let CachedSnapshot { snapshot, usable_until, since } = self.cached.as_ref()?;
+        let usable = Instant::now() < *usable_until
+            && !since.unsettled.contains(business)
+            // Not `unsettled`: a slow job of another business holds up nobody.
+            && !leads_to.any(|other| since.changed.contains(other));
+        usable.then(|| Arc::clone(snapshot))
     }
 
     /// Whether a snapshot has to be read now: `false` while one is. `running`: businesses of which a job runs.
     pub(super) fn begin<'a>(&mut self, running: impl Iterator<Item = &'a String>) -> bool {
         let begins = self.reading.is_none();
         if begins {
-            self.reading = Some(running.cloned().collect());
+            self.reading = Some(Reading { unsettled: running.cloned().collect(), ..Reading::default() });
         }
         begins
     }
@@ -86,7 +102,8 @@ impl Snapshots {
     /// A snapshot was read, or could not be.
     pub(super) fn arrived(&mut self, read: Read, context: &Context) -> Taken {
         let Read { begun, result } = read;
-        let unsettled = self.reading.take().unwrap_or_default();
+        let since = self.reading.take().unwrap_or_default();
+        let unsettled = since.unsettled.clone();
         match result {
             Ok(snapshot) => {
                 context.owner.report(Event::Snapshot(begun.elapsed()));
@@ -101,8 +118,7 @@ impl Snapshots {
                 }
                 let snapshot = Arc::new(snapshot);
                 let usable_until = (begun + MAX_AGE).max(Instant::now() + MIN_USE);
-                let changed = unsettled.clone();
-                self.cached = Some(CachedSnapshot { snapshot: Arc::clone(&snapshot), usable_until, changed });
+                self.cached = Some(CachedSnapshot { snapshot: Arc::clone(&snapshot), usable_until, since });
                 Taken { snapshot: Ok(snapshot), begun, unsettled, recheck }
             }
             Err(error) => {
@@ -133,15 +149,17 @@ impl Snapshots {
 
     /// A job of this business begins.
     pub(super) fn started(&mut self, business: &str) {
-        if let Some(unsettled) = &mut self.reading {
-            unsettled.insert(business.to_owned());
+        if let Some(reading) = &mut self.reading {
+            reading.unsettled.insert(business.to_owned());
         }
     }
 
-    /// Something of this business was changed.
+    /// Something of this business was changed, or may have been, by a job that has ended.
     pub(super) fn changed(&mut self, business: &str) {
-        if let Some(cached) = &mut self.cached {
-            cached.changed.insert(business.to_owned());
+        let cached = self.cached.as_mut().map(|cached| &mut cached.since);
+        for since in cached.into_iter().chain(&mut self.reading) {
+            since.unsettled.insert(business.to_owned());
+            since.changed.insert(business.to_owned());
         }
     }
 
@@ -233,5 +251,34 @@ impl Context {
                 Ok(Snapshot::new(self.management.vhost(), actual, Vec::new(), Vec::new(), (Vec::new(), Vec::new())))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cached(since: Reading) -> CachedSnapshot {
+        let snapshot = Snapshot::new("v", Actual::default(), Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
+        CachedSnapshot { snapshot: Arc::new(snapshot), usable_until: Instant::now() + MAX_AGE, since }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_from_before_another_business_was_made_does_not_serve_for_what_leads_there() {
+        let mut snapshots = Snapshots { cached: Some(cached(Reading::default())), ..Snapshots::default() };
+        let usable = |snapshots: &Snapshots, business: &str, leads_to: &[&str]| {
+            snapshots.usable(business, leads_to.iter().copied()).is_some()
+        };
+        assert!(usable(&snapshots, "pay", &["chat"]));
+        snapshots.changed("chat");
+        assert!(!usable(&snapshots, "pay", &["crm", "chat"]) && !usable(&snapshots, "chat", &[]));
+        assert!(usable(&snapshots, "pay", &[]) && usable(&snapshots, "pay", &["crm"]));
+        // While one is read: a job that runs holds up its own business only, one that has ended changed something.
+        assert!(snapshots.begin([&"slow".to_owned()].into_iter()));
+        snapshots.started("chat");
+        snapshots.changed("chat");
+        snapshots.cached = snapshots.reading.take().map(cached);
+        assert!(!usable(&snapshots, "pay", &["chat"]) && !usable(&snapshots, "slow", &[]));
+        assert!(usable(&snapshots, "pay", &["slow"]));
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Error, Snapshot,
-    unrouted::{self, Moved, Stopped},
+    unrouted::{self, Links, Moved, Stopped},
 };
 
 /// Between two checks of what `unrouted` contains.
@@ -158,12 +158,14 @@ impl Actor {
         for (business, messages) in std::mem::take(&mut self.unrouted.waiting) {
             let ready = intact.contains(&business) && !self.unrouted.moving.contains(&business);
             if self.unrouted.moving.len() < MOVES && ready {
-                self.move_back(business, messages);
+                let links =
+                    Links { present: snapshot.links_to(&business), declared: self.businesses.links_to(&business) };
+                self.move_back(business, messages, links);
             }
         }
     }
 
-    fn move_back(&mut self, business: String, messages: u32) {
+    fn move_back(&mut self, business: String, messages: u32, links: Links) {
         tracing::debug!(business, messages, "moving unrouted messages back");
         self.unrouted.due.remove(&business);
         self.unrouted.moving.insert(business.clone());
@@ -173,7 +175,7 @@ impl Actor {
             let moved = async {
                 let endpoint = context.amqp.endpoint()?;
                 let gate = || context.may_write();
-                unrouted::move_back(&endpoint, &business, &desired.topology, &gate).await
+                unrouted::move_back(&endpoint, &business, &desired.topology, &links, &gate).await
             };
             let moved = context.unless_stopped(moved).await;
             Finished::Moved(FinishedMove { business, desired, messages, moved })
@@ -206,7 +208,8 @@ impl Actor {
                     );
                 }
                 let checked = match &moved.stopped {
-                    None => Some(moved.strays),
+                    // What some wait for may be there with the next sweep.
+                    None => (moved.waiting == 0).then_some(moved.strays),
                     // An administrator has to remove those before any behind them is reached.
                     Some(Stopped::Strays { .. }) => Some(messages),
                     Some(_) => None,

@@ -166,7 +166,7 @@ impl Actor {
                 self.work.waiting.push_back(Waiting { job, reply, needs });
                 continue;
             }
-            let Some(snapshot) = self.snapshots.usable(&business) else {
+            let Some(snapshot) = self.snapshots.usable(&business, job.leads_to()) else {
                 needs_snapshot = true;
                 kept.insert(business);
                 self.work.waiting.push_back(Waiting { job, reply, needs });
@@ -238,6 +238,7 @@ impl Actor {
         let report = match result {
             Ok(report) => Arc::new(report),
             Err(error) => {
+                self.snapshots.changed(&job.business);
                 self.snapshots.discard();
                 self.businesses.failed(&job.business);
                 // The next snapshot shows whether the broker is away: one unresponsive object concerns one business.

@@ -9,7 +9,18 @@ use wirepost_core::{
 };
 use wirepost_stream::{Sections, Value};
 
-use super::Stopped;
+use super::{Links, Stopped};
+
+/// Whether a message can be published where it was published before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As far as is known.
+    Open,
+    /// Soon: what leads here is declared, and not made yet.
+    Waits,
+    /// The business takes nothing more from its sender.
+    Gone,
+}
 
 /// Exchange and routing key of a message, as text.
 pub(super) struct PublishedTo {
@@ -21,6 +32,21 @@ impl PublishedTo {
     pub(super) fn new(exchange: &[u8], routing_key: &[u8]) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Self { exchange: text(exchange), routing_key: text(routing_key) }
+    }
+
+    /// Whether it can go back by the exchange for several businesses that it came by, if it came by one. The business's own goes to its
+    /// pushes where that exchange leads nowhere any more.
+    pub(super) fn way(&mut self, business: &str, links: &Links) -> Way {
+        if !names::is_share_exchange(&self.exchange) || links.present.contains(&self.exchange) {
+            Way::Open
+        } else if links.declared.contains(&self.exchange) {
+            Way::Waits
+        } else if names::owner(&self.exchange) == Some(business) {
+            self.exchange = names::push_exchange(business);
+            Way::Open
+        } else {
+            Way::Gone
+        }
     }
 
     /// See [`Destinations::of`].

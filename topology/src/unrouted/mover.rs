@@ -13,14 +13,12 @@ use wirepost_core::{
 use wirepost_rabbitmq::Endpoint;
 
 use super::{
-    MAX_STRAYS, Moved, Stopped,
-    message::{PublishedTo, for_queue, readable},
-    set_aside,
+    Links, MAX_STRAYS, Moved, Stopped,
+    message::{PublishedTo, Way, for_queue, readable},
+    set_aside::{self, Why},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Why a message is set aside that is for the clients of several businesses and that AMQP 0-9-1 can't read.
-const COPIED: &str = "it is for several businesses, and can't be sent to one of them again";
 /// The broker does not answer a `nack`, and takes a few milliseconds to apply it.
 const REQUEUE_CHECKS: u32 = 50;
 const REQUEUE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -33,6 +31,7 @@ pub(super) struct Mover<'a> {
     endpoint: &'a Endpoint,
     business: &'a str,
     destinations: Destinations<'a>,
+    links: &'a Links,
     queue: String,
     connection: v091::Connection,
     /// The AMQP 1.0 connection, once it is needed.
@@ -79,11 +78,13 @@ impl<'a> Mover<'a> {
         endpoint: &'a Endpoint,
         business: &'a str,
         topology: &'a Topology,
+        links: &'a Links,
     ) -> Result<Self, Error> {
         Ok(Self {
             endpoint,
             business,
             destinations: Destinations::new(topology),
+            links,
             queue: names::unrouted(business),
             connection: connect(endpoint).await?,
             amqp10: None,
@@ -121,6 +122,7 @@ impl<'a> Mover<'a> {
                 Step::Reconnect(at, error) => {
                     let times = known.filter(|known| known.0 == at).map_or(1, |known| known.1 + 1);
                     let behind = self.strays();
+                    self.moved.waiting = 0;
                     tracing::debug!(business = self.business, behind, %error, "a message ended the connection");
                     self.failed = Some(FailedMessage { behind, at, reason: error.to_string(), times });
                     // The strays are passed over once more.
@@ -143,7 +145,7 @@ impl<'a> Mover<'a> {
     async fn step(&mut self, failed: Option<FailedMessage>) -> Result<Step, Error> {
         if let Some(failed) = failed.as_ref().filter(|failed| failed.at != FailedStage::Publish) {
             let hopeless = failed.at == FailedStage::Send && failed.times >= MAX_ATTEMPTS;
-            return self.by_amqp10(hopeless.then_some(&failed.reason)).await;
+            return self.by_amqp10(hopeless.then(|| Why::Broker(failed.reason.clone()))).await;
         }
         let message = match self.connection.get(&self.queue).await {
             Ok(Some(message)) => message,
@@ -152,14 +154,18 @@ impl<'a> Mover<'a> {
             Err(e) if e.is_internal() => return Ok(Step::Reconnect(FailedStage::Get, e)),
             Err(e) => return Err(e),
         };
-        let published_to = PublishedTo::new(&message.exchange, &message.routing_key);
+        let mut published_to = PublishedTo::new(&message.exchange, &message.routing_key);
+        let way = published_to.way(self.business, self.links);
         let destinations = published_to.destinations(&message, &self.destinations);
-        if destinations.is_empty() {
+        if way == Way::Waits || destinations.is_empty() {
+            self.moved.waiting += u32::from(way == Way::Waits);
             self.unacked.push(message.delivery_tag);
             return Ok(Step::Next);
         }
-        if let Some(failed) = failed.filter(|failed| failed.times >= MAX_ATTEMPTS) {
-            return match self.set_aside(&message, &failed.reason).await? {
+        let gone = (way == Way::Gone).then_some(Why::NotAccepted);
+        let failed = failed.filter(|failed| failed.times >= MAX_ATTEMPTS).map(|failed| Why::Broker(failed.reason));
+        if let Some(why) = gone.or(failed) {
+            return match self.set_aside(&message, &why).await? {
                 None => {
                     self.connection.ack(message.delivery_tag, false).await?;
                     Ok(Step::Next)
@@ -171,7 +177,7 @@ impl<'a> Mover<'a> {
         // The broker takes a `user-id` only from that very user (rabbitmq.com/docs/validated-user-id), and we are another.
         let properties = message.properties.without(Property::UserId);
         let properties = published_to.for_business(&properties, self.business);
-        match self.publish(&message, &properties, &destinations).await {
+        match self.publish(&message, &published_to, &properties, &destinations).await {
             Ok(Published::Taken) => {
                 self.connection.ack(message.delivery_tag, false).await?;
                 self.is_gone(left, published_to).await
@@ -196,13 +202,15 @@ impl<'a> Mover<'a> {
     async fn publish(
         &mut self,
         message: &Message,
+        published_to: &PublishedTo,
         properties: &Properties,
         destinations: &[Option<String>],
     ) -> Result<Published, Error> {
         for destination in destinations {
             let properties =
                 destination.as_ref().map_or_else(|| properties.clone(), |queue| for_queue(properties, queue));
-            let sent = self.connection.publish(&message.exchange, &message.routing_key, &properties, &message.body);
+            let exchange = published_to.exchange.as_bytes();
+            let sent = self.connection.publish(exchange, &message.routing_key, &properties, &message.body);
             match sent.await? {
                 Published::Taken => {}
                 other => return Ok(other),
@@ -218,7 +226,7 @@ impl<'a> Mover<'a> {
     }
 
     /// By AMQP 1.0: the broker has the message as it was published, so nothing needs to be translated. `hopeless`: it can't be sent on.
-    async fn by_amqp10(&mut self, hopeless: Option<&String>) -> Result<Step, Error> {
+    async fn by_amqp10(&mut self, hopeless: Option<Why>) -> Result<Step, Error> {
         let mut amqp10 = if let Some(mut amqp10) = self.amqp10.take() {
             amqp10.more(1).await?;
             amqp10
@@ -232,16 +240,19 @@ impl<'a> Mover<'a> {
         let received = received?;
         let id = received.delivery_id;
         let message = readable(&received.payload);
-        let published_to = PublishedTo::new(&message.exchange, &message.routing_key);
-        if published_to.destinations(&message, &self.destinations).is_empty() {
+        let mut published_to = PublishedTo::new(&message.exchange, &message.routing_key);
+        let way = published_to.way(self.business, self.links);
+        if way == Way::Waits || published_to.destinations(&message, &self.destinations).is_empty() {
+            self.moved.waiting += u32::from(way == Way::Waits);
             self.unsettled.push(id);
             self.amqp10 = Some(amqp10);
             return Ok(Step::Next);
         }
+        let gone = (way == Way::Gone).then_some(Why::NotAccepted);
         // As it is, it would be copied to the other businesses again.
-        let shared = names::is_share_exchange(&published_to.exchange).then(|| COPIED.to_owned());
-        if let Some(reason) = hopeless.or(shared.as_ref()) {
-            if let Some(reason) = self.set_aside(&message, reason).await? {
+        let copied = names::is_share_exchange(&published_to.exchange).then_some(Why::Copied);
+        if let Some(why) = gone.or(hopeless).or(copied) {
+            if let Some(reason) = self.set_aside(&message, &why).await? {
                 return Ok(Step::Stop(published_to.not_taken(reason)));
             }
             amqp10.settle(id, id, Settle::Accept).await?;
@@ -249,7 +260,7 @@ impl<'a> Mover<'a> {
             return Ok(Step::Next);
         }
         let left = self.ready().await?;
-        let sent = amqp10.send(&message.exchange, &message.routing_key, &received.payload).await;
+        let sent = amqp10.send(published_to.exchange.as_bytes(), &message.routing_key, &received.payload).await;
         let reason = match sent {
             Ok(Sent::Taken) => {
                 amqp10.settle(id, id, Settle::Accept).await?;
@@ -277,8 +288,9 @@ impl<'a> Mover<'a> {
     }
 
     /// Publishes it to `dead` and reports that. Returns why `dead` did not accept it, if so.
-    async fn set_aside(&mut self, message: &Message, reason: &str) -> Result<Option<String>, Error> {
-        let not_taken = set_aside::publish_to_dead(&mut self.connection, self.business, message, reason).await?;
+    async fn set_aside(&mut self, message: &Message, why: &Why) -> Result<Option<String>, Error> {
+        let reason = why.to_string();
+        let not_taken = set_aside::publish_to_dead(&mut self.connection, self.business, message, &reason).await?;
         if not_taken.is_none() {
             self.moved.set_aside += 1;
             tracing::warn!(
@@ -288,7 +300,7 @@ impl<'a> Mover<'a> {
             );
             // Over a connection of its own: a failing event must not end the connection that is at work here.
             if let Err(error) =
-                set_aside::report(connect(self.endpoint).await?, self.business, self.endpoint, message, reason).await
+                set_aside::report(connect(self.endpoint).await?, self.business, self.endpoint, message, why).await
             {
                 tracing::warn!(business = self.business, %error, "the event about it was not published");
             }

@@ -8,6 +8,20 @@ use wirepost_amqp::v091::{Connection, Message, Properties, Property, Published};
 use wirepost_core::{Envelope, contract::headers, names};
 use wirepost_rabbitmq::Endpoint;
 
+/// Why a message is set aside.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Why {
+    /// It is another business's, and acceptance was taken back.
+    #[error("its business is not accepted any more")]
+    NotAccepted,
+    /// It is for the clients of several businesses, and AMQP 0-9-1 can't read it.
+    #[error("it is for several businesses, and can't be sent to one of them again")]
+    Copied,
+    /// The broker failed at it, in its words.
+    #[error("{0}")]
+    Broker(String),
+}
+
 /// Publishes it to the dead-letter exchange with its body, the properties and headers that every client can read, and the reason in a
 /// header. Returns why the exchange did not accept it, if so.
 pub(super) async fn publish_to_dead(
@@ -36,23 +50,23 @@ pub(super) async fn publish_to_dead(
     })
 }
 
-/// Publishes a `rejected` event. It may be unrouted.
+/// Publishes a `rejected` event, one of another business's message also to that business. They may be unrouted.
 pub(super) async fn report(
     mut connection: Connection,
     business: &str,
     endpoint: &Endpoint,
     message: &Message,
-    reason: &str,
+    why: &Why,
 ) -> Result<(), Error> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let event = json!({
+    let published_to = String::from_utf8_lossy(&message.exchange);
+    let mut event = json!({
         "event": "rejected",
         "id": Envelope::readable_id(&message.body),
         "reason": "unmovable",
         "description": format!(
-            "waited in {} for a binding of {}, and can't be published there: {reason}; it is in {} now",
+            "waited in {} for a binding of {published_to}, and can't be published there: {why}; it is in {} now",
             names::unrouted(business),
-            String::from_utf8_lossy(&message.exchange),
             names::dead_queue(business),
         ),
         "offset": null,
@@ -62,5 +76,12 @@ pub(super) async fn report(
     });
     let properties = Properties::default().with_text(Property::ContentType, b"application/json").persistent();
     let exchange = names::events_exchange(business);
+    connection.publish(exchange.as_bytes(), b"rejected", &properties, event.to_string().as_bytes()).await?;
+    let Some(sender) = names::owner(&published_to).filter(|owner| *owner != business) else { return Ok(()) };
+    (event["businessType"], event["refusedBy"]) = (json!(sender), json!(business));
+    if matches!(why, Why::NotAccepted) {
+        event["reason"] = json!("not_accepted");
+    }
+    let exchange = names::events_exchange(sender);
     connection.publish(exchange.as_bytes(), b"rejected", &properties, event.to_string().as_bytes()).await.map(drop)
 }

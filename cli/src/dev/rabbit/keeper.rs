@@ -239,7 +239,7 @@ impl Rounds {
 
     /// Prints what was moved; returns a line for each reason why messages stay.
     async fn print_moved(&self, name: &str, moved: Moved) -> Vec<String> {
-        let Moved { moved, strays, set_aside, stopped } = moved;
+        let Moved { moved, strays, set_aside, stopped, waiting: _ } = moved;
         if moved > 0 {
             self.console.say(format!("broker: {name}: {moved} unrouted messages moved back")).await;
         }

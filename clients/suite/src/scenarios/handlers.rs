@@ -3,8 +3,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::time::sleep;
+use wirepost_testing::service::Service;
 
-use crate::world::{World, push};
+use crate::world::{BUSINESS, World, push};
+
+/// A business of which the suite's accepts messages.
+pub(super) const PARTNER: &str = "
+apiVersion: wirepost.dev/v1alpha1
+kind: WsBusiness
+metadata: {name: partner, namespace: suite}
+spec:
+  clientTypes: [app]
+  routes: [{messageType: payment.completed, sendType: ServerToClient, to: [app]}]
+";
+pub(super) const ACCEPTS: &str = "  acceptFrom: [{businessType: partner, messageTypes: [payment.completed]}]\n";
 
 pub(super) async fn slow(world: &World) -> Result<()> {
     const MESSAGES: u64 = 300;
@@ -76,6 +88,24 @@ pub(super) async fn same_id(world: &World) -> Result<()> {
     // The service's, with the same id, and twice.
     world.push(&client, [0, 0, 1]).await?;
     client.until("gets message 1", |_| client.numbers().contains(&1).then_some(())).await?;
+    ensure!(client.numbers() == [0, 0, 1], "{:?}, not [0, 0, 1]", client.numbers());
+    Ok(())
+}
+
+/// Each business makes its own ids.
+pub(super) async fn other_business(world: &World) -> Result<()> {
+    let client = world.connected(json!({})).await?;
+    let partner = Service::of(&world.setup, "partner").await?;
+    let mut theirs = push(&client.name, 0);
+    theirs["businesses"] = json!([BUSINESS]);
+    world.push(&client, [0]).await?;
+    // The second one of each is a repeat.
+    partner.share(&theirs, &[BUSINESS]).await?;
+    partner.share(&theirs, &[BUSINESS]).await?;
+    world.push(&client, [0, 1]).await?;
+    client.until("gets message 1", |_| client.numbers().contains(&1).then_some(())).await?;
+    let whose: Vec<_> = client.messages().iter().map(|message| message["businessType"].clone()).collect();
+    ensure!(whose == ["suite", "partner", "suite"], "it handed over messages of {whose:?}");
     ensure!(client.numbers() == [0, 0, 1], "{:?}, not [0, 0, 1]", client.numbers());
     Ok(())
 }

@@ -94,6 +94,9 @@ public final class Envelopes {
         if (!message.tags().isEmpty()) {
             envelope.put("tags", message.tags());
         }
+        if (!message.businesses().isEmpty()) {
+            envelope.put("businesses", message.businesses());
+        }
         optional(envelope, "correlationId", message.correlationId());
         if (message.expiresAt() != null) {
             envelope.put("expiresAt", message.expiresAt().toEpochMilli());

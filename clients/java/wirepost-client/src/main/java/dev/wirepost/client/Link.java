@@ -307,7 +307,10 @@ final class Link {
 
         @Override
         public void onOpen(WebSocket socket) {
-            loop.execute(() -> connected(socket));
+            if (!loop.execute(() -> connected(socket))) {
+                socket.abort(); // the client was closed meanwhile, and nobody else knows of this socket
+                return;
+            }
             socket.request(1);
         }
 

@@ -19,6 +19,7 @@ import java.util.UUID;
  * @param tags addresses the connections that have one of them
  * @param correlationId the id of the message that this one answers
  * @param expiresAt when it is no longer delivered
+ * @param businesses whose clients it is for, of those businesses that accept it; empty: the sender's own
  */
 public record Outgoing(
         String messageType,
@@ -28,12 +29,13 @@ public record Outgoing(
         String toClientType,
         List<String> tags,
         String correlationId,
-        Instant expiresAt) {
+        Instant expiresAt,
+        List<String> businesses) {
 
     /** As {@code to}: every connection, on a route with {@code audience: Everyone}. */
     public static final String EVERYONE = "*";
 
-    /** Copies the tags. */
+    /** Copies the lists. */
     public Outgoing {
         if (messageType == null || messageType.isEmpty()) {
             throw new IllegalArgumentException("a message needs a messageType");
@@ -42,22 +44,23 @@ public record Outgoing(
             throw new IllegalArgumentException("a message needs an id");
         }
         tags = tags == null ? List.of() : tags.stream().filter(tag -> tag != null && !tag.isEmpty()).toList();
+        businesses = businesses == null ? List.of() : List.copyOf(businesses);
     }
 
     /** With an id of its own, and without an audience. */
     public static Outgoing of(String messageType, Object content) {
         String id = UUID.randomUUID().toString();
-        return new Outgoing(messageType, content, id, null, null, List.of(), null, null);
+        return new Outgoing(messageType, content, id, null, null, List.of(), null, null, List.of());
     }
 
     /** With this id, for a repeat or one that is made from your data. */
     public Outgoing withId(String other) {
-        return new Outgoing(messageType, content, other, to, toClientType, tags, correlationId, expiresAt);
+        return new Outgoing(messageType, content, other, to, toClientType, tags, correlationId, expiresAt, businesses);
     }
 
     /** To one identity, on all its devices. */
     public Outgoing to(String uniqueId) {
-        return new Outgoing(messageType, content, id, uniqueId, toClientType, tags, correlationId, expiresAt);
+        return new Outgoing(messageType, content, id, uniqueId, toClientType, tags, correlationId, expiresAt, businesses);
     }
 
     /** To every connection. */
@@ -67,22 +70,31 @@ public record Outgoing(
 
     /** To the connections that have one of these tags; with {@link #to(String)}, to those of the identity. */
     public Outgoing toTags(String... these) {
-        return new Outgoing(messageType, content, id, to, toClientType, List.of(these), correlationId, expiresAt);
+        return new Outgoing(messageType, content, id, to, toClientType, List.of(these), correlationId, expiresAt, businesses);
     }
 
     /** Only to clients of this type. */
     public Outgoing toClientType(String clientType) {
-        return new Outgoing(messageType, content, id, to, clientType, tags, correlationId, expiresAt);
+        return new Outgoing(messageType, content, id, to, clientType, tags, correlationId, expiresAt, businesses);
+    }
+
+    /**
+     * To the clients of exactly these businesses, of those that accept it. What one does not take is reported by the
+     * event {@code rejected} to a service, and by a {@link RejectedException} to a client.
+     */
+    public Outgoing toBusinesses(String... these) {
+        return new Outgoing(messageType, content, id, to, toClientType, tags, correlationId, expiresAt,
+                List.of(these));
     }
 
     /** As the answer to the message with this id. */
     public Outgoing answering(String messageId) {
-        return new Outgoing(messageType, content, id, to, toClientType, tags, messageId, expiresAt);
+        return new Outgoing(messageType, content, id, to, toClientType, tags, messageId, expiresAt, businesses);
     }
 
     /** Not delivered from then on. */
     public Outgoing expiresAt(Instant end) {
-        return new Outgoing(messageType, content, id, to, toClientType, tags, correlationId, end);
+        return new Outgoing(messageType, content, id, to, toClientType, tags, correlationId, end, businesses);
     }
 
     /** For logs: without the content. */

@@ -49,6 +49,12 @@ final class FakeEdge implements AutoCloseable {
                     key = header.substring(18).trim();
                 }
             }
+            upgrades.incrementAndGet();
+            try {
+                upgrading.run();
+            } catch (Exception error) {
+                throw new IllegalStateException(error);
+            }
             byte[] digest = MessageDigest.getInstance("SHA-1")
                     .digest((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").getBytes(StandardCharsets.US_ASCII));
             out.write(("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -149,6 +155,11 @@ final class FakeEdge implements AutoCloseable {
 
     final List<Connection> connections = new CopyOnWriteArrayList<>();
     final AtomicInteger tokenCalls = new AtomicInteger();
+    /** Runs before the answer to a request for a connection. */
+    volatile Work upgrading = () -> { };
+    /** Requests for a connection, and connections that have ended. */
+    final AtomicInteger upgrades = new AtomicInteger();
+    final AtomicInteger ended = new AtomicInteger();
     volatile Function<JsonNode, JsonNode> answer = FakeEdge::ack;
     /** Changes the {@code welcome} of the connection with this number. */
     volatile BiConsumer<Integer, ObjectNode> welcoming = (number, welcome) -> { };
@@ -163,7 +174,7 @@ final class FakeEdge implements AutoCloseable {
         });
     }
 
-    private interface Work {
+    interface Work {
         void run() throws Exception;
     }
 
@@ -194,6 +205,8 @@ final class FakeEdge implements AutoCloseable {
             connection.read();
         } catch (EOFException gone) {
             // without a close frame
+        } finally {
+            ended.incrementAndGet();
         }
     }
 

@@ -95,6 +95,17 @@ class WirepostClientTest {
     }
 
     @Test
+    void aConnectionThatOpensAfterTheEndIsNotLeftOpen() {
+        CountDownLatch open = new CountDownLatch(1);
+        edge.upgrading = open::await;
+        client = builder().build().start();
+        until("a request for a connection", () -> edge.upgrades.get() == 1);
+        client.close();
+        open.countDown();
+        until("its end", () -> edge.ended.get() == 1);
+    }
+
+    @Test
     void aCancelledSendIsTakenBack() {
         edge.answer = frame -> null;
         client = builder().build().start();

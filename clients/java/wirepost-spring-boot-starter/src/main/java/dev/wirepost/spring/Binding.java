@@ -37,6 +37,11 @@ record Binding(String business, String amqp, Map<String, String> queues, String 
         return "wirepost." + business + ".push";
     }
 
+    /** For pushes to the clients of several businesses. */
+    String shareExchange() {
+        return "wirepost." + business + ".share";
+    }
+
     /** The full name of a declared queue; a full name stays as it is. */
     String queue(String name) {
         if (queues.containsKey(name)) {

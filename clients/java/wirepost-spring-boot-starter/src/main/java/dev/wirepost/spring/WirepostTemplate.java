@@ -25,6 +25,9 @@ import java.util.concurrent.ExecutionException;
  *
  * <p>A push is persistent, mandatory, and safe when the broker has confirmed it. While the connection fails it is
  * repeated, with the same id, for {@code wirepost.push-timeout}; clients drop the second copy.
+ *
+ * <p>One {@link Outgoing#toBusinesses(String...) to the clients of several businesses} reaches those that accept it; the
+ * event {@code rejected} names the others.
  */
 public final class WirepostTemplate {
     private final Bindings bindings;
@@ -79,7 +82,13 @@ public final class WirepostTemplate {
                 .start(); // writes the span's `traceparent`, where there is one
         CompletableFuture<String> result;
         try {
-            String exchange = bindings.get().pushExchange();
+            Binding binding = bindings.get();
+            String exchange = binding.pushExchange();
+            if (message.businesses().stream().anyMatch(business -> !business.equals(binding.business()))) {
+                // The broker copies it by these, and edges deliver by the envelope.
+                exchange = binding.shareExchange();
+                message.businesses().forEach(business -> headers.put("to-business-" + business, "true"));
+            }
             result = publisher.publish(message.id(), exchange, body(message), headers, timeout);
         } catch (PushException | BindingException error) {
             result = CompletableFuture.failedFuture(error);

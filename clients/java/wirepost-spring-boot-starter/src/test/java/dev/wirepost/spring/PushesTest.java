@@ -13,6 +13,7 @@ import com.rabbitmq.client.GetResponse;
 import dev.wirepost.client.Message;
 import dev.wirepost.client.Outgoing;
 import dev.wirepost.client.RejectedException;
+import dev.wirepost.client.State;
 import dev.wirepost.client.TokenRefusedException;
 import dev.wirepost.client.WirepostClient;
 import io.micrometer.core.instrument.binder.MeterBinder;
@@ -95,6 +96,27 @@ class PushesTest extends ServiceSetup {
         WirepostClient tess = WirepostClient.builder(DEV.token("board", "tess", "app")).build().start();
         opened.add(tess);
         until("taken", () -> board.pushAll(List.of(price)).get(0).confirmed());
+    }
+
+    @Test
+    void aPushReachesTheClientsOfSeveralBusinesses() throws Exception {
+        WirepostTemplate shop = pusher(Map.of());
+        List<String> got = new CopyOnWriteArrayList<>();
+        for (String business : List.of("shop", "desk")) {
+            WirepostClient lena = WirepostClient.builder(DEV.token(business, "lena", "app")).build();
+            opened.add(lena);
+            lena.on("payment.completed", message -> got.add(business + " " + message.id() + " " + message.businessType()));
+            lena.start();
+            until("a connection", () -> lena.state() == State.OPEN);
+        }
+        Outgoing push = Outgoing.of("payment.completed", Map.of()).to("lena");
+        shop.push(push.withId("both").toBusinesses("shop", "desk"));
+        shop.push(push.withId("there").toBusinesses("desk"));
+        shop.push(push.withId("here").toBusinesses("shop"));
+        shop.push(push.withId("last"));
+        until("its end", () -> got.contains("shop last shop") && got.contains("desk there shop"));
+        assertEquals(List.of("desk both shop", "desk there shop", "shop both shop", "shop here shop", "shop last shop"),
+                got.stream().sorted().toList());
     }
 
     @Test
