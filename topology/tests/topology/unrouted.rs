@@ -12,7 +12,7 @@ use serde_json::json;
 use wirepost_core::topology::Topology;
 use wirepost_testing::broker::{PATIENCE, Vhost, consume, depth, eventually, key_of, next, publish_for, publish_with};
 use wirepost_testing::strange::{self, Publisher, endpoint};
-use wirepost_topology::unrouted::{self, Moved, Stopped};
+use wirepost_topology::unrouted::{self, Links, Moved, Stopped};
 
 use crate::support::{apply_all, business, route};
 
@@ -21,7 +21,7 @@ const UNROUTED: &str = "wirepost.pay.unrouted";
 const ORDER_KEY: &str = "queue wirepost.pay.q.orders";
 
 async fn move_back(vhost: &Vhost, topology: &Topology) -> Moved {
-    unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "pay", topology, &|| true).await.unwrap()
+    unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "pay", topology, &Links::default(), &|| true).await.unwrap()
 }
 
 async fn unbind(channel: &Channel, queue: &str, exchange: &str, key: &str) {
@@ -257,7 +257,9 @@ async fn it_stops_at_a_closed_gate() {
     apply_all(&vhost, &topology).await;
     let asked = AtomicU32::new(0);
     let gate = || asked.fetch_add(1, Ordering::Relaxed) < 2;
-    let moved = unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "pay", &topology, &gate).await.unwrap();
+    let moved = unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "pay", &topology, &Links::default(), &gate)
+        .await
+        .unwrap();
     assert_eq!(moved, Moved { moved: 2, stopped: Some(Stopped::Gate), ..Moved::default() });
     assert_eq!(depth(&channel, UNROUTED).await.unwrap(), 3);
 }
@@ -273,11 +275,17 @@ async fn a_missing_exchange_stops_it_and_the_message_stays() {
     channel.exchange_delete(RECEIVE.into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
     let moved = move_back(&vhost, &topology).await;
     assert!(
-        matches!(moved, Moved { moved: 0, strays: 0, set_aside: 0, stopped: Some(Stopped::NotTaken { .. }) }),
+        matches!(
+            moved,
+            Moved { moved: 0, strays: 0, set_aside: 0, waiting: 0, stopped: Some(Stopped::NotTaken { .. }) }
+        ),
         "{moved:?}"
     );
     eventually("the message is back", PATIENCE, || async { Ok(depth(&channel, UNROUTED).await? == 1) }).await.unwrap();
-    let nobody = unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "nobody", &topology, &|| true).await.unwrap();
+    let nobody =
+        unrouted::move_back(&endpoint(&vhost.amqp()).unwrap(), "nobody", &topology, &Links::default(), &|| true)
+            .await
+            .unwrap();
     assert_eq!(nobody, Moved::default());
 }
 
@@ -300,7 +308,8 @@ async fn a_message_that_names_its_user_comes_back_too() {
     vhost.broker.call("PUT", &permissions, all).await.unwrap();
     drop((connection, channel));
     let uri = vhost.amqp().replace("guest:guest@", "mover:mover@");
-    let moved = unrouted::move_back(&endpoint(&uri).unwrap(), "pay", &topology, &|| true).await.unwrap();
+    let moved =
+        unrouted::move_back(&endpoint(&uri).unwrap(), "pay", &topology, &Links::default(), &|| true).await.unwrap();
     assert_eq!(moved, Moved { moved: 1, ..Moved::default() });
     let afterwards = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await.unwrap();
     let channel = afterwards.create_channel().await.unwrap();
