@@ -8,6 +8,7 @@
 mod ask;
 mod known;
 mod names;
+mod spent;
 
 use std::{
     collections::HashSet,
@@ -27,7 +28,7 @@ use wirepost_runtime::readiness::Pending;
 
 use crate::{
     config::settings::Settings,
-    identity::keys::KeyRing,
+    identity::{keys::KeyRing, peer_seal::Seal},
     metrics::{Metrics, label},
     presence::{Part, Question},
 };
@@ -36,6 +37,7 @@ use ask::Asker;
 pub use ask::{SEAL, Silence};
 use known::Known;
 pub use names::NameError;
+use spent::Spent;
 
 /// What `/readyz` waits for.
 pub const PART: &str = "peers";
@@ -46,13 +48,16 @@ pub const MAX_PEERS: usize = 256;
 /// Between two rounds of questions how the others are.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time for one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time until an edge that has just begun is ready though not all others have answered.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 /// Questions who is here that this edge asks the others at the same time.
 const ASKING: usize = 4;
 /// Those that it answers.
 const ANSWERING: usize = 16;
+/// Bytes of one page that all others send together, and at least of each.
+const PAGES: usize = 8 << 20;
+const SMALLEST_PAGE: usize = 64 << 10;
 
 /// What an edge asks another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +138,7 @@ pub struct Peers {
     known: Mutex<Known>,
     /// One was heard of that has to be asked.
     news: Notify,
+    spent: Mutex<Spent>,
     asking: Semaphore,
     answering: Semaphore,
     metrics: Arc<Metrics>,
@@ -153,6 +159,7 @@ impl Peers {
             names: settings.peers.clone(),
             known: Mutex::default(),
             news: Notify::new(),
+            spent: Mutex::default(),
             asking: Semaphore::new(ASKING),
             answering: Semaphore::new(ANSWERING),
             metrics,
@@ -170,7 +177,7 @@ impl Peers {
 
     /// Finds and asks them until `cancel`. `at`: this edge's admin port. `pending` is dropped once they were asked.
     pub async fn run(&self, at: SocketAddr, mut pending: Option<Pending>, cancel: CancellationToken) {
-        let hello = Asked::Load { instance: self.instance.clone(), at };
+        let Ok(hello) = ask::Question::new(&Asked::Load { instance: self.instance.clone(), at }) else { return };
         let begun = Instant::now();
         let rounds = async {
             loop {
@@ -197,10 +204,10 @@ impl Peers {
     }
 
     /// Asks each of them once how it is.
-    async fn round(&self, hello: &Asked) {
+    async fn round(&self, hello: &ask::Question) {
         let asked = self.known().addresses();
         join_all(asked.into_iter().map(async |address| {
-            let load = timeout(ANSWER_TIMEOUT, self.asker.ask::<Load>(address, hello)).await;
+            let load = timeout(ANSWER_TIMEOUT, self.asker.ask::<Load>(address, None, hello)).await;
             let load = load.unwrap_or(Err(Silence::Timeout));
             self.known().heard(address, &self.instance, load);
         }))
@@ -211,9 +218,14 @@ impl Peers {
         }
     }
 
+    /// Takes the seal of a question. Whether it is the first time.
+    pub fn spend(&self, seal: &Seal, now: i64) -> bool {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner).spend(seal, now)
+    }
+
     /// Another edge has asked how this one is, so it is one; to be asked at this address.
-    pub fn heard_of(&self, address: SocketAddr, instance: &str) {
-        if instance != self.instance && self.known().heard_of(address) {
+    pub fn has_asked(&self, address: SocketAddr, instance: &str) {
+        if instance != self.instance && self.known().has_asked(address, instance) {
             self.news.notify_one();
         }
     }
@@ -260,12 +272,20 @@ impl Peers {
             Busy
         };
         let place = timeout(ANSWER_TIMEOUT, self.asking.acquire()).await.map_err(busy)?;
-        let asked = Asked::Presence(question.clone());
+        let mut question = question.clone();
+        if let Some(page) = &mut question.page {
+            page.bytes = Some((PAGES / places.len()).max(SMALLEST_PAGE));
+        }
+        let question = &ask::Question::new(&Asked::Presence(question));
         let told = join_all(places.into_iter().map(async |place| {
             if let Some(reason) = place.silent {
                 return Answer::Unknown(place.name, reason);
             }
-            match timeout(ANSWER_TIMEOUT, self.asker.ask::<Told>(place.address, &asked)).await {
+            let told = async {
+                let process = Some(place.instance.as_str());
+                self.asker.ask::<Told>(place.address, process, question.as_ref().map_err(Clone::clone)?).await
+            };
+            match timeout(ANSWER_TIMEOUT, told).await {
                 Ok(Ok(told)) => Answer::Told(told),
                 Ok(Err(Silence::Refused)) => Answer::Gone(place.name),
                 Ok(Err(silence)) => Answer::Unknown(place.name, silence.to_string()),

@@ -40,6 +40,9 @@ pub struct PageOf {
     /// The id after which it begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// Bytes at most, where less than a page of one edge is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<usize>,
 }
 
 /// A connection in a list.
@@ -139,7 +142,7 @@ impl<'a> Page<'a> {
 
     fn finish(self) -> (Vec<Connection>, bool) {
         let (mut page, mut more) = (self.found.into_values().collect(), self.more);
-        more |= cut(&mut page);
+        more |= cut(&mut page, self.of.bytes.map_or(PAGE_BYTES, |bytes| bytes.min(PAGE_BYTES)));
         (page, more)
     }
 }
@@ -154,12 +157,12 @@ fn began(id: &str) -> i64 {
 }
 
 /// Cuts a page at its bytes. Whether anything was cut off.
-fn cut(page: &mut Vec<Connection>) -> bool {
+fn cut(page: &mut Vec<Connection>, most: usize) -> bool {
     let mut bytes = 0;
     let fits = |one: &Connection| {
         let texts = one.tags.iter().chain([&one.unique_id, &one.client_type, &one.edge]);
         bytes += AROUND + texts.map(|text| text.len() + 3).sum::<usize>();
-        bytes <= PAGE_BYTES
+        bytes <= most
     };
     let kept = page.iter().map(fits).take_while(|fits| *fits).count().max(1);
     let cut = kept < page.len();
@@ -201,7 +204,7 @@ pub fn whole(question: &Question, parts: Vec<Part>) -> Whole {
     let found = page.len();
     page.retain(|one| horizon.as_ref().is_none_or(|horizon| one.connection_id <= *horizon));
     page.truncate(of.limit);
-    cut(&mut page);
+    cut(&mut page, PAGE_BYTES);
     let more = horizon.is_some() || page.len() < found;
     whole.next = page.last().filter(|_| more).map(|one| one.connection_id.clone());
     whole.page = page;
@@ -249,7 +252,7 @@ mod tests {
         for limit in [1, 2, 7, 30, 500] {
             let (mut seen, mut after) = (Vec::new(), None);
             loop {
-                let page = Some(PageOf { limit, after });
+                let page = Some(PageOf { limit, after, bytes: None });
                 let question = Question { business: "pay".into(), filter: Filter::default(), page };
                 let of = question.page.as_ref().unwrap();
                 let whole = whole(&question, edges.iter().map(|ids| part(ids, of)).collect());
@@ -269,8 +272,15 @@ mod tests {
     fn a_page_is_cut_at_its_bytes_and_says_so() {
         let large = |id| Connection { tags: vec!["x".repeat(256); 64], ..connection(id) };
         let mut page: Vec<_> = (0..100).map(large).collect();
-        assert!(cut(&mut page) && (50..80).contains(&page.len()), "{}", page.len());
+        assert!(cut(&mut page, PAGE_BYTES) && (50..80).contains(&page.len()), "{}", page.len());
         let mut one = vec![Connection { tags: vec!["x".repeat(2 << 20)], ..connection(0) }];
-        assert!(!cut(&mut one) && one.len() == 1);
+        assert!(!cut(&mut one, PAGE_BYTES) && one.len() == 1);
+
+        // One of many edges sends less.
+        let of = PageOf { limit: 500, after: None, bytes: Some(64 << 10) };
+        let mut part = Page::new(&of);
+        part.found = (0..100).map(|id| (connection(id).connection_id, large(id))).collect();
+        let (page, more) = part.finish();
+        assert!(more && (2..5).contains(&page.len()), "{}", page.len());
     }
 }

@@ -236,8 +236,9 @@ fn events(business: &BusinessConfig, document: &mut Document) {
             "address": "{event}",
             "title": "What happens to clients and pushes",
             "description": format!(
-                "A topic exchange; the routing key is the name of the event. Declare a queue `{}` and bind it. Events are persistent, and are \
-                 dropped while the broker does not take them.",
+                "A topic exchange; the routing key is the name of the event. Declare a queue `{}` and bind it. Events are persistent. They \
+                 are dropped while the broker does not take them; all but `delivered`: a client's receipt is answered once its event is with \
+                 the broker, and else given again.",
                 names::events_queue(name, "…")
             ),
             "parameters": {"event": {"enum": events.iter().map(|(event, _)| *event).collect::<Vec<_>>()}},

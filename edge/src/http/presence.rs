@@ -227,7 +227,7 @@ fn asked(business: &str, query: Vec<(String, String)>) -> Result<Question, Refus
         let id = uuid::Uuid::try_parse(&after).map(|id| id.to_string());
         id.map_err(|_| bad("after must be the next of an earlier answer".to_owned()))
     });
-    let page = list.then_some(PageOf { limit, after: after.transpose()? });
+    let page = list.then_some(PageOf { limit, after: after.transpose()?, bytes: None });
     check(&mut filter)?;
     Ok(Question { business: business.to_owned(), filter, page })
 }

@@ -2,7 +2,8 @@
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use reqwest::{StatusCode, header};
+use bytes::Bytes;
+use reqwest::{Request, Response, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::{Asked, PATH};
@@ -10,7 +11,7 @@ use crate::{
     clock,
     identity::{
         keys::KeyRing,
-        peer_seal::{self, Sealed},
+        peer_seal::{self, Purpose},
     },
 };
 
@@ -47,6 +48,20 @@ pub enum Silence {
     Unreadable,
 }
 
+/// A question, ready to be put to any number of edges: they share its bytes.
+#[derive(Clone)]
+pub(super) struct Question {
+    body: Bytes,
+    digest: [u8; 32],
+}
+
+impl Question {
+    pub(super) fn new(asked: &Asked) -> Result<Self, Silence> {
+        let body: Bytes = serde_json::to_vec(asked).map_err(|_| Silence::Unreadable)?.into();
+        Ok(Self { digest: peer_seal::digest(&body), body })
+    }
+}
+
 pub(super) struct Asker {
     keys: Arc<KeyRing>,
     /// `None`: no TLS backend, which it needs for nothing.
@@ -64,25 +79,42 @@ impl Asker {
         Self { keys, http: http.ok() }
     }
 
-    pub(super) async fn ask<T: DeserializeOwned>(&self, address: SocketAddr, asked: &Asked) -> Result<T, Silence> {
-        let body = serde_json::to_vec(asked).map_err(|_| Silence::Unreadable)?;
-        match self.once(address, body.clone()).await {
+    /// Asks the edge at an address, whichever it is (`None`) or only this process.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        address: SocketAddr,
+        process: Option<&str>,
+        question: &Question,
+    ) -> Result<T, Silence> {
+        match self.once(address, process, question).await {
             // A connection of before, which the other edge has closed.
-            Err(Silence::Unreachable) => self.once(address, body).await,
+            Err(Silence::Unreachable) => self.once(address, process, question).await,
             answer => answer,
         }
     }
 
-    async fn once<T: DeserializeOwned>(&self, address: SocketAddr, body: Vec<u8>) -> Result<T, Silence> {
+    async fn once<T: DeserializeOwned>(
+        &self,
+        address: SocketAddr,
+        process: Option<&str>,
+        question: &Question,
+    ) -> Result<T, Silence> {
         let http = self.http.as_ref().ok_or(Silence::Unreachable)?;
-        let seal = peer_seal::seal(&self.keys, Sealed::Question(&body), clock::now_ms());
-        let request = http.post(format!("http://{address}{PATH}")).header(SEAL, &seal).body(body);
-        let request = request.header(header::CONTENT_TYPE, "application/json");
-        let mut answer = request.send().await.map_err(|error| silence(&error))?;
+        let purpose = process.map_or(Purpose::Anyone, Purpose::Process);
+        let seal = peer_seal::seal(&self.keys, purpose, question.digest, clock::now_ms());
+        let request = request(http, address, &seal, question)?;
+        let answer = http.execute(request).await.map_err(|error| silence(&error))?;
+        self.read(answer, &seal).await
+    }
+
+    /// An answer is judged before it is read.
+    async fn read<T: DeserializeOwned>(&self, mut answer: Response, question: &str) -> Result<T, Silence> {
         if answer.status() != StatusCode::OK {
             return Err(Silence::Status(answer.status().as_u16()));
         }
-        let sealed = answer.headers().get(SEAL).and_then(|seal| seal.to_str().ok()).map(str::to_owned);
+        let seal = answer.headers().get(SEAL).and_then(|seal| seal.to_str().ok());
+        let open = |text| peer_seal::open(&self.keys, Purpose::AnswerTo(question), text, clock::now_ms());
+        let seal = seal.and_then(open).ok_or(Silence::Stranger)?;
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| silence(&error))? {
             body.extend_from_slice(&chunk);
@@ -90,13 +122,16 @@ impl Asker {
                 return Err(Silence::TooLarge);
             }
         }
-        let is_good =
-            |text: String| peer_seal::is_good(&self.keys, Sealed::Answer(&seal, &body), &text, clock::now_ms());
-        if !sealed.is_some_and(is_good) {
+        if !seal.is_for(&body) {
             return Err(Silence::Stranger);
         }
         serde_json::from_slice(&body).map_err(|_| Silence::Unreadable)
     }
+}
+
+fn request(http: &reqwest::Client, address: SocketAddr, seal: &str, question: &Question) -> Result<Request, Silence> {
+    let request = http.post(format!("http://{address}{PATH}")).header(SEAL, seal).body(question.body.clone());
+    request.header(header::CONTENT_TYPE, "application/json").build().map_err(|_| Silence::Unreachable)
 }
 
 fn silence(error: &reqwest::Error) -> Silence {
@@ -109,4 +144,22 @@ fn silence(error: &reqwest::Error) -> Silence {
         cause = error.source();
     }
     Silence::Unreachable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{presence, push::present::Filter};
+
+    #[test]
+    fn a_question_to_many_edges_is_in_memory_once() {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let filter = Filter { unique_ids: (0..10_000).map(|n| format!("customer-{n}")).collect(), ..Filter::default() };
+        let asked = Asked::Presence(presence::Question { business: "pay".to_owned(), filter, page: None });
+        let question = Question::new(&asked).unwrap();
+        let to = |last| request(&http, SocketAddr::from(([10, 0, 0, last], 9090)), "seal", &question).unwrap();
+        let requests: Vec<_> = (0..200).map(to).collect();
+        let places = requests.iter().map(|request| request.body().unwrap().as_bytes().unwrap().as_ptr());
+        assert!(places.clone().all(|place| place == question.body.as_ptr()), "{:?}", places.collect::<Vec<_>>());
+    }
 }

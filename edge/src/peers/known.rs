@@ -31,6 +31,8 @@ pub(super) struct Known {
     looked_at: Option<Instant>,
     /// The name that can't be resolved, and why.
     trouble: Option<(String, String)>,
+    /// When an edge has asked for which there was no room.
+    left_out: Option<Instant>,
 }
 
 struct Peer {
@@ -41,6 +43,10 @@ struct Peer {
     load: Option<Load>,
     /// When it came; at first, when it was heard of.
     heard: Instant,
+    /// Its process, by its last answer or question.
+    instance: Option<String>,
+    /// When it has asked last how this edge is: then it is one of ours, whether it answers or not.
+    asked: Option<Instant>,
 }
 
 enum State {
@@ -60,6 +66,8 @@ pub(super) struct Place {
     pub(super) address: SocketAddr,
     /// Its name, or its address where that is not known.
     pub(super) name: String,
+    /// Its process; empty: not known yet.
+    pub(super) instance: String,
     /// Why it is not asked.
     pub(super) silent: Option<String>,
 }
@@ -97,6 +105,16 @@ impl Known {
         new
     }
 
+    /// An edge has asked how this one is, and is to be asked at this address. Whether it is new.
+    pub(super) fn has_asked(&mut self, address: SocketAddr, instance: &str) -> bool {
+        let new = self.heard_of(address);
+        match self.edges.get_mut(&address) {
+            Some(peer) => (peer.instance, peer.asked) = (Some(instance.to_owned()), Some(Instant::now())),
+            None => self.left_out = Some(Instant::now()),
+        }
+        new
+    }
+
     /// What to ask: all but this edge itself.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.others().map(|(address, _)| *address).collect()
@@ -113,6 +131,7 @@ impl Known {
             Ok(load) if load.instance == me => peer.state = State::Me,
             Ok(load) => {
                 (peer.state, peer.heard) = (State::Answers, Instant::now());
+                peer.instance = Some(load.instance.clone());
                 let named = load.peers.iter().take(MAX_PEERS).copied().collect::<Vec<_>>();
                 peer.load = Some(load);
                 for other in named {
@@ -130,7 +149,9 @@ impl Known {
     /// Forgets what no name leads to and what does not answer. How many are in each of the [`STATES`].
     pub(super) fn settle(&mut self) -> [usize; 3] {
         self.edges.retain(|_, peer| {
+            let asks = peer.asked.is_some_and(|at| at.elapsed() < FORGOTTEN_AFTER);
             peer.listed
+                || asks
                 || match peer.state {
                     State::Me => false,
                     State::Refuses => peer.load.is_none() && peer.heard.elapsed() < FORGOTTEN_AFTER,
@@ -188,12 +209,17 @@ impl Known {
         Some(loads)
     }
 
-    /// Whom to ask who is here. One that others have named, and that has never answered, may be none of our edges.
+    /// Whom to ask who is here. One that others have named, and that has never answered or asked, may be none of our edges.
     pub(super) fn places(&self) -> Vec<Place> {
-        let counts = |peer: &Peer| peer.listed || peer.load.is_some();
+        let answering: HashSet<&str> =
+            self.others().filter_map(|(_, peer)| Some(peer.load.as_ref()?.instance.as_str())).collect();
+        // One that asks from an address where it can't be asked, and answers at another one, is known.
+        let asks = |peer: &Peer| peer.instance.as_deref().is_some_and(|instance| !answering.contains(instance));
+        let counts = |peer: &Peer| peer.listed || peer.load.is_some() || asks(peer);
         let place = |(address, peer): (&SocketAddr, &Peer)| Place {
             address: *address,
             name: peer.load.as_ref().map_or_else(|| address.to_string(), |load| load.edge.clone()),
+            instance: peer.instance.clone().unwrap_or_default(),
             silent: match &peer.state {
                 State::Silent { times, why } if *times >= SILENT_AFTER => Some(why.to_string()),
                 _ => None,
@@ -205,13 +231,18 @@ impl Known {
     /// Edges may be missing that nobody has heard of.
     pub(super) fn doubts(&self) -> Vec<Answer> {
         let held = self.found_at.is_some_and(|at| at.elapsed() < NAMES_HOLD);
-        self.trouble.clone().filter(|_| !held).map(|(name, why)| Answer::Unknown(name, why)).into_iter().collect()
+        let lost = self.trouble.clone().filter(|_| !held).map(|(name, why)| Answer::Unknown(name, why));
+        let left_out = self.left_out.filter(|at| at.elapsed() < FORGOTTEN_AFTER).map(|_| {
+            let why = format!("there are more than {MAX_PEERS} other edges");
+            Answer::Unknown("others".to_owned(), why)
+        });
+        lost.into_iter().chain(left_out).collect()
     }
 }
 
 impl Peer {
     fn new(listed: bool) -> Self {
-        Self { listed, state: State::New, load: None, heard: Instant::now() }
+        Self { listed, state: State::New, load: None, heard: Instant::now(), instance: None, asked: None }
     }
 }
 
@@ -285,6 +316,46 @@ mod tests {
         known.heard(at(3), "i-me", Err(Silence::Refused));
         known.settle();
         assert_eq!(names(&known), [("two".to_owned(), false)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edge_that_asks_counts_though_it_never_answers() {
+        let mut known = Known::default();
+        known.found(Ok(vec![at(2)]));
+        known.heard(at(2), "i-me", Ok(load("two", vec![at(3)])));
+        assert_eq!(names(&known).len(), 1, "one that is only named");
+        known.has_asked(at(3), "i-three");
+        let three = at(3).to_string();
+        assert_eq!(names(&known), [(three.clone(), false), ("two".to_owned(), false)]);
+        // As long as it asks.
+        for _ in 0..20 {
+            known.heard(at(3), "i-me", Err(Silence::Timeout));
+            tokio::time::advance(FORGOTTEN_AFTER / 10).await;
+            known.has_asked(at(3), "i-three");
+            known.settle();
+            assert!(names(&known).iter().any(|(name, _)| *name == three));
+        }
+        // It can be asked, at another address.
+        known.heard(at(2), "i-me", Ok(load("two", vec![at(4)])));
+        known.heard(at(4), "i-me", Ok(load("three", Vec::new())));
+        assert_eq!(names(&known), [("three".to_owned(), false), ("two".to_owned(), false)]);
+        tokio::time::advance(FORGOTTEN_AFTER).await;
+        known.settle();
+        assert_eq!(names(&known).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_edge_that_asks_and_finds_no_room_is_a_doubt() {
+        let mut known = Known::default();
+        known.found(Ok(vec![at(1)]));
+        known.heard(at(1), "i-me", Ok(load("me", Vec::new())));
+        let address = |n: usize| SocketAddr::from(([10, 0, 1, 0], 1000 + u16::try_from(n).unwrap()));
+        for n in 0..MAX_PEERS {
+            known.has_asked(address(n), &n.to_string());
+        }
+        assert_eq!(known.doubts(), []);
+        known.has_asked(address(MAX_PEERS), "one more");
+        assert_eq!((known.doubts().len(), known.addresses().len()), (1, MAX_PEERS));
     }
 
     #[tokio::test(start_paused = true)]

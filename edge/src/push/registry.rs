@@ -21,7 +21,8 @@ pub struct Registry {
     /// Oldest first.
     by_identity: HashMap<Arc<str>, Vec<Arc<Mailbox>>>,
     by_tag: HashMap<String, Members>,
-    tags: HashMap<u64, Vec<String>>,
+    /// Shared, so that whoever looks at many connections takes them along instead of keeping the lock.
+    tags: HashMap<u64, Arc<[String]>>,
     /// Connections that get pushes compressed.
     compressing: usize,
 }
@@ -57,11 +58,15 @@ impl Registry {
         if self.all.remove(&number).is_some_and(|mailbox| mailbox.compression.is_on()) {
             self.compressing -= 1;
         }
-        for tag in self.tags.remove(&number).unwrap_or_default() {
-            if let Some(members) = self.by_tag.get_mut(&tag) {
+        self.forget_tags(number);
+    }
+
+    fn forget_tags(&mut self, number: u64) {
+        for tag in self.tags.remove(&number).iter().flat_map(|tags| tags.iter()) {
+            if let Some(members) = self.by_tag.get_mut(tag) {
                 members.remove(&number);
                 if members.is_empty() {
-                    self.by_tag.remove(&tag);
+                    self.by_tag.remove(tag);
                 }
             }
         }
@@ -73,21 +78,14 @@ impl Registry {
         if !self.all.contains_key(&number) {
             return;
         }
-        for tag in self.tags.remove(&number).unwrap_or_default() {
-            if let Some(members) = self.by_tag.get_mut(&tag) {
-                members.remove(&number);
-                if members.is_empty() {
-                    self.by_tag.remove(&tag);
-                }
-            }
-        }
+        self.forget_tags(number);
         if tags.is_empty() {
             return;
         }
         for tag in tags {
             self.by_tag.entry(tag.clone()).or_default().insert(number, Arc::clone(mailbox));
         }
-        self.tags.insert(number, tags.to_vec());
+        self.tags.insert(number, tags.into());
     }
 
     /// Whether a push addresses this connection.
@@ -159,9 +157,9 @@ impl Registry {
         }
     }
 
-    /// The tags of a connection.
-    pub fn tags_of(&self, mailbox: &Mailbox) -> &[String] {
-        self.tags.get(&mailbox.number).map(Vec::as_slice).unwrap_or_default()
+    /// The tags of a connection, if it has any.
+    pub fn tags_of(&self, mailbox: &Mailbox) -> Option<Arc<[String]>> {
+        self.tags.get(&mailbox.number).map(Arc::clone)
     }
 
     /// The connections with a higher number, or those of them that have a tag, by number: the oldest first.

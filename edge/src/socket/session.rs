@@ -6,6 +6,7 @@
 
 mod effects;
 mod end;
+mod life;
 mod line;
 mod machine;
 mod peer;
@@ -110,7 +111,8 @@ impl Session {
         mailbox.compression = compression;
         mailbox.receipts = Receipts::new(metrics.receipts.get_or_create_owned(&label("forgotten")));
         let mailbox = Arc::new(mailbox);
-        let registered = LeaveGuard { hub: Arc::clone(&hub), mailbox: Arc::clone(&mailbox) };
+        let effects = Effects::new(Arc::clone(&hub), shared, Arc::clone(&mailbox), address);
+        let shared = &*effects.shared;
         hub.enter(&mailbox, &ticket.tags);
         // Whatever has ended it since it was admitted: what ends it from now on finds it in the registry.
         hub.hold_to_declaration(&mailbox);
@@ -136,29 +138,12 @@ impl Session {
         };
         Running {
             machine,
-            peer: connect(&hub, &shared, &mailbox),
+            peer: connect(&hub, shared, &mailbox),
             catch_up: Some(catch_up.boxed()),
             draining: shared.drain.subscribe(),
             line: Line::default(),
-            effects: Effects::new(hub, shared, mailbox, address),
-            registered,
+            effects,
         }
-    }
-}
-
-/// Removes the connection from the registry, however its task ends.
-struct LeaveGuard {
-    hub: Arc<Hub>,
-    mailbox: Arc<Mailbox>,
-}
-
-impl Drop for LeaveGuard {
-    fn drop(&mut self) {
-        self.hub.leave(&self.mailbox);
-        let metrics = &self.hub.context.metrics;
-        metrics.connections.dec();
-        metrics.compressing.dec_by(i64::from(self.mailbox.compression.is_on()));
-        metrics.leaving.dec_by(i64::from(self.mailbox.outbound.is_leaving()));
     }
 }
 
@@ -171,7 +156,6 @@ struct Running<P> {
     catch_up: Option<BoxFuture<'static, ()>>,
     draining: Draining,
     line: Line,
-    registered: LeaveGuard,
 }
 
 /// What the task waited for.
@@ -189,9 +173,9 @@ impl<P: Peer> Running<P> {
     fn run(self) -> impl Future<Output = ()> + Send {
         let mut running = self;
         async move {
-            running.effects.emit_connected();
+            running.effects.begin();
             let end = running.live().await;
-            let Self { effects, peer, registered, .. } = running;
+            let Self { mut effects, peer, .. } = running;
             match end {
                 End::Close(code) => {
                     effects.mailbox.outbound.close(code);
@@ -200,8 +184,7 @@ impl<P: Peer> Running<P> {
                 End::Answer(_) => peer.finish().boxed().await,
                 End::Vanished(_) => drop(peer),
             }
-            drop(registered);
-            effects.ended(end);
+            effects.end(end);
         }
     }
 

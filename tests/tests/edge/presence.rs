@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    time::{Instant, timeout},
+};
 use wirepost_testing::broker::{PATIENCE, eventually};
 use wirepost_testing::client::Client;
 use wirepost_testing::edge::Edge;
@@ -192,6 +196,106 @@ async fn only_edges_with_the_same_keys_are_asked_and_answered() -> Result<()> {
         ensure!(request.body(question.clone()).send().await?.status() == status, "{address}");
     }
     Ok(())
+}
+
+/// Sends a request to the admin port that never ends its body. The answer's first line, and how long it took.
+async fn unfinished(edge: &Edge, seal: &str, announced: usize) -> Result<(String, Duration)> {
+    let mut stream = TcpStream::connect(edge.admin).await?;
+    let head =
+        format!("POST /peers HTTP/1.1\r\nhost: e\r\nx-wirepost-seal: {seal}\r\ncontent-length: {announced}\r\n\r\n{{");
+    let asked = Instant::now();
+    stream.write_all(head.as_bytes()).await?;
+    let mut line = String::new();
+    timeout(PATIENCE, BufReader::new(&mut stream).read_line(&mut line)).await.context("no answer")??;
+    Ok((line.trim().to_owned(), asked.elapsed()))
+}
+
+/// Takes a question that an edge puts to this address: its seal and its body.
+async fn recorded(listener: &TcpListener) -> Result<(String, String)> {
+    let (stream, _) = timeout(PATIENCE, listener.accept()).await.context("nobody asks")??;
+    let (mut reader, mut seal, mut length) = (BufReader::new(stream), String::new(), 0);
+    loop {
+        let mut line = String::new();
+        timeout(PATIENCE, reader.read_line(&mut line)).await.context("half a question")??;
+        let Some((name, value)) = line.trim().split_once(": ") else {
+            if line.trim().is_empty() {
+                break;
+            }
+            continue;
+        };
+        match name {
+            "x-wirepost-seal" => value.clone_into(&mut seal),
+            "content-length" => length = value.parse()?,
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    timeout(PATIENCE, reader.read_exact(&mut body)).await.context("half a body")??;
+    Ok((seal, String::from_utf8(body)?))
+}
+
+#[tokio::test]
+async fn a_question_is_judged_before_it_is_read_and_answered_once() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let fleet = Fleet::new(3);
+    let (asks, edge) = tokio::try_join!(fleet.edge(&setup, 0).start(), fleet.edge(&setup, 1).start())?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let put = async |edge: &Edge, seal: &str, body: &str| -> Result<u16> {
+        let request = http.post(format!("http://{}/peers", edge.admin)).header("x-wirepost-seal", seal);
+        Ok(request.body(body.to_owned()).send().await?.status().as_u16())
+    };
+    // Who takes the place of an edge records what it is asked.
+    let thief = TcpListener::bind(fleet.address(2)).await?;
+
+    // Who is here is asked of one process, as long as it has not been silent for too long.
+    let next = async |kind: &str| loop {
+        let asked = recorded(&thief).await?;
+        if asked.1.contains(kind) {
+            return anyhow::Ok(asked);
+        }
+    };
+    let asking = async { tokio::join!(next("presence"), ask(&asks, &[("uniqueId", "alice")])) };
+    let (question, data) = timeout(PATIENCE, asking).await.context("nobody is asked")?;
+    let ((seal, body), _) = (question?, data?);
+    for to in [&edge, &asks] {
+        let status = put(to, &seal, &body).await?;
+        ensure!(status == 403, "{status}: {seal} {body}");
+    }
+
+    // Any edge may be asked how it is, with each question once.
+    let (seal, body) = next("load").await?;
+    ensure!(put(&edge, &seal, &body).await? == 200, "as its clock and its keys are ours");
+    ensure!(put(&edge, &seal, &body).await? == 403, "a second time");
+    let (seal, body) = next("load").await?;
+    ensure!(put(&edge, &seal, &body.replace("load", "Load")).await? == 403, "another body");
+
+    // Nothing of a stranger's body is awaited, little of a short question's, and nothing longer than for a moment.
+    let (line, took) = unfinished(&edge, "AAAA", 4 << 20).await?;
+    ensure!(line.contains(" 403 ") && took < Duration::from_secs(1), "{line} after {took:?}");
+    let (line, took) = unfinished(&edge, &next("load").await?.0, 4 << 20).await?;
+    ensure!(line.contains(" 413 ") && took < Duration::from_secs(1), "{line} after {took:?}");
+    let (line, took) = unfinished(&edge, &next("load").await?.0, 100).await?;
+    ensure!(line.contains(" 408 ") && took < Duration::from_secs(5), "{line} after {took:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_edge_that_has_asked_and_never_answered_is_unknown() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let fleet = Fleet::new(3);
+    let between = TcpListener::bind(fleet.address(2)).await?;
+    // The second one knows nobody; the first one asks by way of the test, and freezes.
+    let e1 = fleet.edge_that_knows(&setup, 0, &[fleet.address(2)]).start().await?;
+    let e2 = fleet.edge_that_knows(&setup, 1, &[fleet.address(1)]).start().await?;
+    ensure!(ask(&e2, &[]).await?["complete"] == true, "it is alone");
+    let (seal, body) = recorded(&between).await?;
+    e1.pause()?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let put = http.post(format!("http://{}/peers", e2.admin)).header("x-wirepost-seal", seal).body(body);
+    ensure!(put.send().await?.status() == 200);
+    let data = ask(&e2, &[]).await?;
+    ensure!(data["complete"] == false && state(&data, fleet.address(0)) == Some("unknown"), "{data}");
+    e1.resume()
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Performs a session's actions.
+//! Performs a session's actions, from its registration to its removal, however its task ends.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use wirepost_core::Envelope;
 
 use super::{
     end::End,
+    life,
     machine::{Action, Reply},
     reports::{self, Reported, Reports},
 };
@@ -38,7 +39,7 @@ type Checking = BoxFuture<'static, (Result<Prepared, Nack>, usize)>;
 /// See the module.
 pub(super) struct Effects {
     pub(super) hub: Arc<Hub>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) mailbox: Arc<Mailbox>,
     /// Boxed: it is large, and hardly ever needed.
     address: Box<ClientAddress>,
@@ -48,9 +49,25 @@ pub(super) struct Effects {
     pub(super) checking: Option<Checking>,
     /// Receipts that wait for the broker.
     pub(super) reports: Reports,
+    stage: Stage,
 }
 
+/// What others know of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The edge counts it, and the hub may have it.
+    Entered,
+    /// The business was told of it.
+    Told,
+    /// All of that is taken back.
+    Over,
+}
+
+/// Of a connection whose task did not come to its end: it panicked, or was given up when the process ended.
+const BROKEN_OFF: End = End::Vanished("this edge broke it off");
+
 impl Effects {
+    /// Of a connection that is about to be registered.
     pub(super) fn new(hub: Arc<Hub>, shared: Arc<Shared>, mailbox: Arc<Mailbox>, address: ClientAddress) -> Self {
         Self {
             hub,
@@ -60,6 +77,30 @@ impl Effects {
             confirms: Window::default(),
             checking: None,
             reports: Reports::default(),
+            stage: Stage::Entered,
+        }
+    }
+
+    /// Tells the business of the connection.
+    pub(super) fn begin(&mut self) {
+        life::connected(&self.hub, &self.mailbox);
+        self.stage = Stage::Told;
+    }
+
+    /// Removes the connection from the registry, and tells the business so.
+    pub(super) fn end(&mut self, end: End) {
+        let Self { hub, mailbox, .. } = self;
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        if stage == Stage::Over {
+            return;
+        }
+        hub.leave(mailbox);
+        let metrics = &hub.context.metrics;
+        metrics.connections.dec();
+        metrics.compressing.dec_by(i64::from(mailbox.compression.is_on()));
+        metrics.leaving.dec_by(i64::from(mailbox.outbound.is_leaving()));
+        if stage == Stage::Told {
+            life::ended(hub, mailbox, end);
         }
     }
 
@@ -136,39 +177,6 @@ impl Effects {
         self.send_reports();
     }
 
-    /// Reports the connection to the business.
-    pub(super) fn emit_connected(&self) {
-        let mailbox = &self.mailbox;
-        self.hub.tally.connected(&mailbox.id, || {
-            self.emit(&Event::Connected {
-                connection_id: &mailbox.id,
-                unique_id: &mailbox.unique_id,
-                client_type: &mailbox.client_type,
-            });
-        });
-    }
-
-    /// Counts and logs the end of the connection, and reports it to the business.
-    pub(super) fn ended(&self, end: End) {
-        let (metrics, mailbox) = (&self.hub.context.metrics, &self.mailbox);
-        self.hub.tally.disconnected(&mailbox.id, || {
-            self.emit(&Event::Disconnected {
-                connection_id: &mailbox.id,
-                unique_id: &mailbox.unique_id,
-                client_type: &mailbox.client_type,
-                code: end.code(),
-                reason: end.reason(),
-            });
-        });
-        metrics.closes.get_or_create(&label(end.label())).inc();
-        tracing::debug!(business = %self.hub.name, connection = mailbox.id, code = end.code(), reason = end.reason(), "connection ended");
-    }
-
-    fn emit(&self, event: &Event<'_>) {
-        let context = &*self.hub.context;
-        events::emit(context.broker.as_ref(), &self.hub.business(), context.teller(), event);
-    }
-
     /// Prepares a message off this thread.
     fn check(&self, business: Arc<Business>, text: Utf8Bytes) -> Checking {
         let (checks, name) = (Arc::clone(&self.shared.checks), Arc::clone(&business.push_exchange));
@@ -185,5 +193,11 @@ impl Effects {
             (prepared.unwrap_or_else(busy), bytes)
         }
         .boxed()
+    }
+}
+
+impl Drop for Effects {
+    fn drop(&mut self) {
+        self.end(BROKEN_OFF);
     }
 }

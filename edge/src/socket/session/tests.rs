@@ -326,6 +326,27 @@ async fn the_client_that_is_here_longest_is_let_go_as_in_a_drain_and_others_noti
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_panics_is_counted_no_more() {
+    let mut edge = Edge::start();
+    let Client { frames, task, input: _input, slow } = edge.connect(StartAt::Now);
+    slow.store(true, Ordering::Relaxed);
+    tokio::time::sleep(QUIET).await;
+    let census = |edge: &Edge| {
+        let mut said = None;
+        edge.hub.tally.census(|census| said = Some((census.connections, census.digest.clone())));
+        said.unwrap()
+    };
+    assert_eq!(census(&edge).0, 1);
+    // The test's peer panics where nobody takes its frames.
+    drop(frames);
+    slow.store(false, Ordering::Relaxed);
+    edge.push(1);
+    assert!(task.await.unwrap_err().is_panic());
+    assert_eq!(census(&edge), (0, "0".repeat(32)));
+    assert_eq!(*edge.hub.clients().borrow(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_slow_client_sends_while_it_is_closed_is_not_published() {
     let mut edge = Edge::start();
     let mut client = edge.connect(StartAt::Now);
