@@ -201,7 +201,7 @@ impl Setup {
         let to = names::push_exchange(business);
         let all = self.declared().into_iter().flat_map(|one| one.topology.links);
         let links = Links {
-            present: Snapshot::read(&self.management()?).await?.links_to(business),
+            present: Box::pin(Snapshot::read(&self.management()?)).await?.links_to(business),
             declared: all.filter(|link| link.to == to).map(|link| link.from).collect(),
         };
         let endpoint = endpoint(&self.vhost().amqp())?;
