@@ -1,6 +1,6 @@
 //! Edges come and go while clients talk: scaled, killed with their pod, killed for their memory, drained with their node.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -47,6 +47,40 @@ async fn scaled_from_2_to_4_to_1_clients_see_drains_only() -> Result<()> {
     let connections = crowd.connected().await?;
     ensure!(connections.len() == 1, "{connections:?}");
     eprintln!("{summary:?}; {} of {} clients moved", crowd.moves().len(), size(CLIENTS));
+    crowd.leave().await?;
+    node.scale(2).await?;
+    node.roll_out(SYSTEM, &format!("deployment/{EDGE}")).await
+}
+
+/// What the edge that holds most holds, as a multiple of the mean.
+async fn largest(node: &Node) -> Result<f64> {
+    let connections = node.connections().await?;
+    let all: u64 = connections.values().sum();
+    let largest = connections.values().max().copied().unwrap_or_default();
+    Ok(largest as f64 * connections.len() as f64 / all.max(1) as f64)
+}
+
+/// At a higher pace than the default, so that it takes about a minute.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster with nodes: make cluster-test"]
+async fn new_edges_get_their_share_of_2000_clients_who_see_drains_only() -> Result<()> {
+    const CLIENTS: usize = 2_000;
+    let node = Node::connect().await?;
+    node.install(&["edge.balance.perSecond=30", "edge.balance.afterSeconds=10"]).await?;
+    let mut crowd = Crowd::gather(&node, "even", size(CLIENTS)).await?;
+    crowd.talks().await?;
+    node.scale(4).await?;
+    crowd.programmed("4/4").await?;
+    let begun = Instant::now();
+    let even = || async { Ok(node.connections().await?.len() == 4 && largest(&node).await? <= 1.3) };
+    eventually("no edge holds more than 1.3 times the mean", Duration::from_mins(5), even).await?;
+    let took = begun.elapsed();
+    crowd.talks().await?;
+    let summary = crowd.settle().await?;
+    crowd.saw_only(&[])?;
+    ensure!(summary.repeated == 0, "{summary:?}");
+    let (connections, moves) = (crowd.connected().await?, crowd.moves().len());
+    eprintln!("{summary:?}; even after {took:.0?}, {moves} moves of {} clients: {connections:?}", size(CLIENTS));
     crowd.leave().await?;
     node.scale(2).await?;
     node.roll_out(SYSTEM, &format!("deployment/{EDGE}")).await
