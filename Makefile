@@ -16,14 +16,18 @@ help: ## this list
 dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed (ARGS="--listen 127.0.0.1:8081 --admin 127.0.0.1:9091": other ports)
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
-# The soak waits for half of its time, and the client libraries' scenarios do too: one beside the other. The cluster's tests wait for most of
-# theirs: beside them runs what is judged by no clock, and only on what they leave of the processors (SCHED_IDLE). With anything else to do, the
-# cluster's broker confirms too late for promises of two seconds.
+# The soak waits for half of its time, and the client libraries' scenarios do too: one beside the other, and the lints on what they leave. The
+# cluster's tests wait for most of theirs: beside them runs what is judged by no clock, and only on what they leave of the processors (SCHED_IDLE).
+# With anything else to do, the cluster's broker confirms too late for promises of two seconds.
 .PHONY: test
-test: setup check unit programs ## everything that CI runs (on two cores about half an hour, an hour where nothing is cached)
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target soak clients-and-description SECONDS=180 SEED=31
+test: setup fmt licences advisories unit programs ## everything that CI runs (on two cores about half an hour, an hour where nothing is cached)
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target soak clients-and-description lints SECONDS=180 SEED=31
 	$(MAKE) --no-print-directory integration
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target cluster-test-if-possible beside-it
+
+.PHONY: lints
+lints:
+	chrt --idle 0 $(MAKE) --no-print-directory clippy
 
 .PHONY: clients-and-description
 clients-and-description:
@@ -46,9 +50,10 @@ check: fmt clippy licences advisories ## formatting, lints, licences, known vuln
 fmt: ## is everything formatted? (`cargo fmt` does it)
 	$(CARGO) fmt --all --check
 
+# In a target folder of its own: who builds or tests meanwhile does not wait for cargo's lock.
 .PHONY: clippy
 clippy: ## lints, warnings are errors
-	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/lints $(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 
 .PHONY: unit
 unit: ## tests that need nothing but themselves

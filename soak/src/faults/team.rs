@@ -57,12 +57,12 @@ async fn unbind(world: &World, chance: &mut Chance) -> Result<()> {
         (names::receive_exchange(name), queue.clone(), names::queue_key(&queue))
     };
     world.journal.note(What::Unbound { business });
-    fault(world, Class::Team, format!("{queue} is bound no more, for {away:.1?}"), async {
+    let unbound = Box::pin(async {
         repaired(|| world.setup.unbind(&exchange, &queue, &key)).await?;
         sleep(away).await;
         world.control.repair(&world.setup, PLANS[business], &exchange, &queue).await
-    })
-    .await?;
+    });
+    fault(world, Class::Team, format!("{queue} is bound no more, for {away:.1?}"), unbound).await?;
     world.journal.note(What::Rebound { business });
     Ok(())
 }
