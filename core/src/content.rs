@@ -26,8 +26,8 @@ const PATTERN_BYTES: usize = 1 << 20;
 
 /// Most steps (one keyword evaluated for one value) for one message; about a fifth of a second at worst.
 pub const MAX_STEPS: u64 = 4_000_000;
-/// Steps up to which a check is *light*: about a millisecond, short enough to block the caller.
-pub const LIGHT_STEPS: u64 = 50_000;
+/// Steps up to which a check is *light*: half a millisecond at worst, short enough to block the caller.
+pub const LIGHT_STEPS: u64 = 10_000;
 /// Steps up to which a mismatch among branches (`anyOf`, `oneOf`) is explained: that takes time and memory for each of their errors.
 const EXPLAINED_STEPS: u64 = 65_536;
 /// Longest explanation of a mismatch, in characters; a message may repeat a large value.

@@ -3,7 +3,7 @@
 //!
 //! Each layer knows only those above it in this list:
 //!
-//! - `wirepost_runtime`, [`metrics`], [`audit`], [`drain`], [`ids`], [`bucket`]: what everything may use
+//! - `wirepost_runtime`, [`metrics`], [`audit`], [`drain`], [`ids`], [`bucket`], [`turn`]: what everything may use
 //! - [`address`]: where a client is, and the limits of its address; [`strangers`]: who has not been let in
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`config`]: flags, settings, files that are read again
@@ -48,5 +48,6 @@ pub mod revocation;
 pub mod socket;
 pub mod source;
 pub mod strangers;
+pub mod turn;
 
 pub use wirepost_broker as broker;

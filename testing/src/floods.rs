@@ -44,6 +44,8 @@ pub fn declaration() -> String {
 pub enum Flood {
     /// Content that is as expensive to check as any that is checked.
     Content,
+    /// Small content that costs much for its size, in many messages.
+    Light,
     /// Envelopes of the largest size, nested as deeply as they may be.
     Envelopes,
     /// What is refused for its size, depth or form.
@@ -62,8 +64,9 @@ pub enum Flood {
 
 impl Flood {
     /// Each of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Content,
+        Self::Light,
         Self::Envelopes,
         Self::Refused,
         Self::Headers,
@@ -110,6 +113,10 @@ impl Prepared {
         match self.flood {
             Flood::Content => {
                 let message = json!({"id": "c", "messageType": "costly", "content": vec![-1; 480]}).to_string();
+                send(client().connect().await?, |_| message.clone()).await
+            }
+            Flood::Light => {
+                let message = json!({"id": "c", "messageType": "costly", "content": vec![-1; 4]}).to_string();
                 send(client().connect().await?, |_| message.clone()).await
             }
             Flood::Envelopes => {
@@ -191,6 +198,7 @@ pub struct Served {
 pub struct Neighbour {
     client: Client,
     service: Service,
+    name: &'static str,
     message: &'static str,
     rounds: u64,
 }
@@ -198,9 +206,13 @@ pub struct Neighbour {
 impl Neighbour {
     /// Connects; it sends messages of this type, and is pushed those of type `down` or `till.notice`.
     pub async fn connect(edge: &Edge, message: &'static str) -> Result<Self> {
-        let (client, service) =
-            (edge.client("neighbour", "app").connect().await?, Service::connect(&edge.setup).await?);
-        Ok(Self { client, service, message, rounds: 0 })
+        Self::named("neighbour", edge, message).await
+    }
+
+    /// One of several.
+    pub async fn named(name: &'static str, edge: &Edge, message: &'static str) -> Result<Self> {
+        let (client, service) = (edge.client(name, "app").connect().await?, Service::connect(&edge.setup).await?);
+        Ok(Self { client, service, name, message, rounds: 0 })
     }
 
     /// Is served once; every probe answers.
@@ -211,7 +223,7 @@ impl Neighbour {
         self.client.send_acked(&json!({"id": id, "messageType": self.message})).await?;
         let ack = begun.elapsed();
         let begun = Instant::now();
-        let push: Value = json!({"messageType": pushed, "toUniqueId": "neighbour", "content": {"n": self.rounds}});
+        let push: Value = json!({"messageType": pushed, "toUniqueId": self.name, "content": {"n": self.rounds}});
         self.service.push(&push).await?;
         anyhow::ensure!(self.client.numbers(1).await? == [self.rounds]);
         let push = begun.elapsed();

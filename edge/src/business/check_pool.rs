@@ -12,9 +12,12 @@ use std::{
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::oneshot, time::timeout};
 
-/// Checks that wait at most, and of one business.
+/// Checks that wait at most, and of one business: more of them only as long as they are small.
 const MAX_WAITING: usize = 256;
 const MAX_WAITING_OF_ONE: usize = 32;
+/// Bytes of those that wait, above which there are too many of them.
+const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES_OF_ONE: usize = 2 << 20;
 /// Longest wait for a permit. With the check itself (see `content::MAX_STEPS`, 0.2 s) and the broker's confirm (1.8 s)
 /// a sender of large content is answered within three seconds.
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -48,10 +51,18 @@ struct Queue {
     /// Threads without work.
     free: usize,
     /// Never empty lists: a business is here exactly while something of it waits.
-    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Permit>>>,
+    waiting: HashMap<Arc<str>, Waiting>,
     /// The same businesses, each once; the first is served next.
     turns: VecDeque<Arc<str>>,
     len: usize,
+    bytes: usize,
+}
+
+/// The checks of one business that wait, with what each has to check.
+#[derive(Debug, Default)]
+struct Waiting {
+    senders: VecDeque<(oneshot::Sender<Permit>, usize)>,
+    bytes: usize,
 }
 
 /// The right to run one check; passed on when dropped.
@@ -66,11 +77,11 @@ impl CheckPool {
     }
 
     fn with(threads: usize, waiting: Gauge) -> Self {
-        let queue = Queue { free: threads, waiting: HashMap::new(), turns: VecDeque::new(), len: 0 };
+        let queue = Queue { free: threads, waiting: HashMap::new(), turns: VecDeque::new(), len: 0, bytes: 0 };
         Self { shared: Arc::new(Shared { queue: Mutex::new(queue), waiting }) }
     }
 
-    /// Runs `job` when the business gets a permit. Cancel safe: a job that has begun runs to its end, and keeps its
+    /// Runs `job`, which checks so many bytes, when the business gets a permit. Cancel safe: a job that has begun runs to its end, and keeps its
     /// permit until then.
     ///
     /// # Errors
@@ -78,9 +89,10 @@ impl CheckPool {
     pub async fn run<R: Send + 'static>(
         &self,
         business: &Arc<str>,
+        bytes: usize,
         job: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, Busy> {
-        let permit = self.permit(business).await?;
+        let permit = self.permit(business, bytes).await?;
         let run = move || {
             let result = job();
             drop(permit);
@@ -120,7 +132,7 @@ impl CheckPool {
                     queue.free -= 1;
                     return Permit(Arc::clone(&self.shared));
                 }
-                let permit = queue.enqueue(business);
+                let permit = queue.enqueue(business, 0);
                 self.shared.waiting.set(queue.len as i64);
                 permit
             };
@@ -130,14 +142,14 @@ impl CheckPool {
         }
     }
 
-    async fn permit(&self, business: &Arc<str>) -> Result<Permit, Busy> {
+    async fn permit(&self, business: &Arc<str>, bytes: usize) -> Result<Permit, Busy> {
         let permit = {
             let mut queue = self.shared.lock();
             if queue.free > 0 {
                 queue.free -= 1;
                 return Ok(Permit(Arc::clone(&self.shared)));
             }
-            let permit = queue.push(business)?;
+            let permit = queue.push(business, bytes)?;
             self.shared.waiting.set(queue.len as i64);
             permit
         };
@@ -155,49 +167,60 @@ impl Shared {
 }
 
 impl Queue {
-    fn push(&mut self, business: &Arc<str>) -> Result<oneshot::Receiver<Permit>, Busy> {
-        let of_one = self.waiting.get(business).map_or(0, VecDeque::len);
-        if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
+    fn push(&mut self, business: &Arc<str>, bytes: usize) -> Result<oneshot::Receiver<Permit>, Busy> {
+        if self.is_full(business, bytes) {
             self.drop_cancelled();
         }
-        let of_one = self.waiting.get(business).map_or(0, VecDeque::len);
-        if of_one >= MAX_WAITING_OF_ONE || self.len >= MAX_WAITING {
+        if self.is_full(business, bytes) {
             return Err(Busy);
         }
-        Ok(self.enqueue(business))
+        Ok(self.enqueue(business, bytes))
+    }
+
+    fn is_full(&self, business: &Arc<str>, bytes: usize) -> bool {
+        let (of_one, bytes_of_one) = self.waiting.get(business).map_or((0, 0), |it| (it.senders.len(), it.bytes));
+        of_one >= MAX_WAITING_OF_ONE && bytes_of_one + bytes > MAX_BYTES_OF_ONE
+            || self.len >= MAX_WAITING && self.bytes + bytes > MAX_BYTES
     }
 
     /// Whatever waits already.
-    fn enqueue(&mut self, business: &Arc<str>) -> oneshot::Receiver<Permit> {
+    fn enqueue(&mut self, business: &Arc<str>, bytes: usize) -> oneshot::Receiver<Permit> {
         let (sender, permit) = oneshot::channel();
         if !self.waiting.contains_key(business) {
             self.turns.push_back(Arc::clone(business));
         }
-        self.waiting.entry(Arc::clone(business)).or_default().push_back(sender);
+        let of_one = self.waiting.entry(Arc::clone(business)).or_default();
+        of_one.senders.push_back((sender, bytes));
+        of_one.bytes += bytes;
         self.len += 1;
+        self.bytes += bytes;
         permit
     }
 
     fn pop(&mut self) -> Option<oneshot::Sender<Permit>> {
         let business = self.turns.pop_front()?;
-        let senders = self.waiting.get_mut(&business)?;
-        let sender = senders.pop_front();
-        if senders.is_empty() {
+        let of_one = self.waiting.get_mut(&business)?;
+        let (sender, bytes) = of_one.senders.pop_front()?;
+        of_one.bytes -= bytes;
+        if of_one.senders.is_empty() {
             self.waiting.remove(&business);
         } else {
             self.turns.push_back(business);
         }
-        self.len -= usize::from(sender.is_some());
-        sender
+        self.len -= 1;
+        self.bytes -= bytes;
+        Some(sender)
     }
 
     fn drop_cancelled(&mut self) {
-        self.waiting.retain(|_, senders| {
-            senders.retain(|sender| !sender.is_closed());
-            !senders.is_empty()
+        self.waiting.retain(|_, of_one| {
+            of_one.senders.retain(|(sender, _)| !sender.is_closed());
+            of_one.bytes = of_one.senders.iter().map(|(_, bytes)| bytes).sum();
+            !of_one.senders.is_empty()
         });
         self.turns.retain(|business| self.waiting.contains_key(business));
-        self.len = self.waiting.values().map(VecDeque::len).sum();
+        self.len = self.waiting.values().map(|of_one| of_one.senders.len()).sum();
+        self.bytes = self.waiting.values().map(|of_one| of_one.bytes).sum();
     }
 }
 
@@ -241,7 +264,7 @@ mod tests {
                     let _ = begun.send(());
                     let _ = wait.recv();
                 };
-                pool.run(&name("first"), job).await
+                pool.run(&name("first"), 0, job).await
             }
         });
         has_begun.await.unwrap();
@@ -256,7 +279,7 @@ mod tests {
         for business in ["crowd"; 10].into_iter().chain(["other"]) {
             let (pool, name, order) = (Arc::clone(&pool), name(business), Arc::clone(&order));
             let mut check =
-                Box::pin(async move { pool.run(&name, move || order.lock().unwrap().push(business)).await });
+                Box::pin(async move { pool.run(&name, 0, move || order.lock().unwrap().push(business)).await });
             assert!(check.as_mut().now_or_never().is_none(), "it waits");
             checks.push(check);
         }
@@ -272,7 +295,7 @@ mod tests {
         let (pool, go_on, running) = occupied().await;
         let enter = |business: &str| {
             let (pool, name) = (Arc::clone(&pool), name(business));
-            let mut check = Box::pin(async move { pool.run(&name, || ()).await });
+            let mut check = Box::pin(async move { pool.run(&name, MAX_BYTES_OF_ONE, || ()).await });
             check.as_mut().now_or_never().map_or(Ok(check), Err)
         };
         let waiting: Vec<_> = (0..MAX_WAITING_OF_ONE).map(|_| enter("crowd").ok().unwrap()).collect();
@@ -286,11 +309,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn many_small_checks_wait_and_few_large_ones() {
+        let (pool, go_on, running) = occupied().await;
+        let enter = |bytes: usize| {
+            let (pool, name) = (Arc::clone(&pool), name("crowd"));
+            let mut check = Box::pin(async move { pool.run(&name, bytes, || ()).await });
+            check.as_mut().now_or_never().map_or(Ok(check), Err)
+        };
+        let small: Vec<_> = (0..MAX_BYTES_OF_ONE >> 10).map(|_| enter(1 << 10).ok().unwrap()).collect();
+        assert!(small.len() > MAX_WAITING_OF_ONE);
+        assert_eq!(enter(1 << 10).err(), Some(Err(Busy)));
+        drop(go_on);
+        running.await.unwrap().unwrap();
+        assert!(futures_util::future::join_all(small).await.iter().all(Result::is_ok));
+        let queue = pool.shared.lock();
+        assert_eq!((queue.len, queue.bytes, queue.free), (0, 0, 1));
+    }
+
+    #[tokio::test]
     async fn a_reader_is_never_refused_and_waits_for_its_turn() {
         let (pool, go_on, running) = occupied().await;
         let enter = |business: &str| {
             let (pool, name) = (Arc::clone(&pool), name(business));
-            let mut check = Box::pin(async move { pool.run(&name, || ()).await });
+            let mut check = Box::pin(async move { pool.run(&name, MAX_BYTES_OF_ONE, || ()).await });
             check.as_mut().now_or_never().map_or(Ok(check), Err)
         };
         let businesses: Vec<_> = (0..MAX_WAITING).map(|n| format!("b{n}")).collect();
@@ -313,13 +354,13 @@ mod tests {
     async fn a_check_that_waits_too_long_is_refused() {
         let late_business = name("late");
         let (pool, go_on, running) = occupied().await;
-        let mut late = Box::pin(pool.run(&late_business, || ()));
+        let mut late = Box::pin(pool.run(&late_business, 0, || ()));
         assert!(late.as_mut().now_or_never().is_none());
         tokio::time::pause();
         tokio::time::advance(MAX_WAIT * 2).await;
         assert_eq!(late.await, Err(Busy));
         drop(go_on);
         running.await.unwrap().unwrap();
-        assert_eq!(pool.run(&late_business, || ()).await, Ok(()));
+        assert_eq!(pool.run(&late_business, 0, || ()).await, Ok(()));
     }
 }

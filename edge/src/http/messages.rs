@@ -257,8 +257,9 @@ async fn check_heavy(state: &State, business: &Arc<Business>, item: &[u8]) -> Re
     let item = Bytes::copy_from_slice(item);
     let name = Arc::clone(&business.push_exchange);
     let business = Arc::clone(business);
+    let bytes = item.len();
     let check = move || check_push(&business, Envelope::parse(&item)?, clock::now_ms());
-    state.checks.run(&name, check).await?
+    state.checks.run(&name, bytes, check).await?
 }
 
 impl Pending {

@@ -14,7 +14,7 @@ pub struct Audience {
     pub client_types: Vec<String>,
 }
 
-/// The identities or tags that a push names.
+/// The identities or tags that a push names. Tags are sorted: each connection of a business looks its own up in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recipients {
     /// All connections of the business.
@@ -71,7 +71,12 @@ pub fn audience(route: &Route, envelope: &Envelope<'_>) -> Result<Audience, Reje
         Some(one) if route.config.to.iter().any(|allowed| allowed == one) => vec![one.to_owned()],
         Some(other) => return Err(Rejection::ClientType(other.to_owned())),
     };
-    let tags = || envelope.tags.iter().map(|tag| tag.as_ref().to_owned()).collect::<Vec<_>>();
+    let tags = || {
+        let mut tags: Vec<_> = envelope.tags.iter().map(|tag| tag.as_ref().to_owned()).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        tags
+    };
     let recipients = match envelope.to_unique_id.as_deref() {
         _ if !envelope.has_audience() => return Err(Rejection::Nobody),
         Some(_) if envelope.for_everyone() => {

@@ -21,7 +21,7 @@ use super::{
     hub::{Hub, position_frame},
     mailbox::Mailbox,
 };
-use crate::{broker::Position, clock};
+use crate::{broker::Position, clock, turn};
 pub use progress::StartAt;
 use progress::{Action, Input, Progress};
 use read::{StreamRead, read};
@@ -37,6 +37,7 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
     let mut action = progress.attempt();
     let mut basis = Basis::now(hub, mailbox);
     loop {
+        let begun = Instant::now();
         if let Action::Advance(_) | Action::Read(_) = action {
             basis = Basis::now(hub, mailbox);
         }
@@ -79,6 +80,8 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
             }
         };
         action = progress.next(input);
+        // Where nothing has to be awaited, a long log would be scanned in one go.
+        turn::charge(begun).await;
     }
 }
 

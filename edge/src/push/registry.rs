@@ -90,7 +90,7 @@ impl Registry {
 
     /// Whether a push addresses this connection.
     pub fn addresses(&self, push: &Push, mailbox: &Mailbox) -> bool {
-        push.audience.client_types.iter().any(|allowed| **allowed == *mailbox.client_type)
+        is_for_type(push, mailbox)
             && match &push.audience.recipients {
                 Recipients::Everyone => true,
                 Recipients::Identity { id, tags } => {
@@ -100,8 +100,9 @@ impl Registry {
             }
     }
 
+    /// `tags`: those of a push, see [`Recipients`].
     fn holds(&self, mailbox: &Mailbox, tags: &[String]) -> bool {
-        self.tags.get(&mailbox.number).is_some_and(|held| held.iter().any(|tag| tags.contains(tag)))
+        self.tags.get(&mailbox.number).is_some_and(|held| held.iter().any(|tag| tags.binary_search(tag).is_ok()))
     }
 
     /// Calls `f` once for each connection that a push addresses.
@@ -139,7 +140,7 @@ impl Registry {
     }
 
     fn visit_addressed<B>(&self, push: &Push, mut f: impl FnMut(&Arc<Mailbox>) -> ControlFlow<B>) -> ControlFlow<B> {
-        let mut check = |mailbox: &Arc<Mailbox>| {
+        let check = |mailbox: &Arc<Mailbox>| {
             if self.addresses(push, mailbox) { f(mailbox) } else { ControlFlow::Continue(()) }
         };
         match &push.audience.recipients {
@@ -147,13 +148,20 @@ impl Registry {
             Recipients::Identity { id, .. } => {
                 self.by_identity.get(id.as_str()).into_iter().flatten().try_for_each(check)
             }
-            Recipients::Tags(tags) => match tags.as_slice() {
-                [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).try_for_each(check),
-                tags => {
-                    let union: BTreeMap<_, _> = tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
-                    union.into_values().try_for_each(&mut check)
+            // Who is found by a tag has it.
+            Recipients::Tags(tags) => {
+                let mut of_type = |mailbox: &Arc<Mailbox>| {
+                    if is_for_type(push, mailbox) { f(mailbox) } else { ControlFlow::Continue(()) }
+                };
+                match tags.as_slice() {
+                    [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).try_for_each(of_type),
+                    tags => {
+                        let union: BTreeMap<_, _> =
+                            tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
+                        union.into_values().try_for_each(&mut of_type)
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -188,4 +196,8 @@ impl Registry {
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
+}
+
+fn is_for_type(push: &Push, mailbox: &Mailbox) -> bool {
+    push.audience.client_types.iter().any(|allowed| **allowed == *mailbox.client_type)
 }

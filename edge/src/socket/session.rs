@@ -46,6 +46,7 @@ use crate::{
         },
         receipts::Receipts,
     },
+    turn,
 };
 use effects::Effects;
 use end::End;
@@ -235,9 +236,11 @@ impl<P: Peer> Running<P> {
                 () = &mut timer => Event::Time,
                 event = self.peer.next(may_read) => Event::Socket(event),
             };
+            let begun = Instant::now();
             if let Some(end) = self.handle(event) {
                 return end;
             }
+            turn::charge(begun).await;
         }
     }
 

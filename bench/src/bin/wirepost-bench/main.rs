@@ -3,7 +3,7 @@
 //! asserts nothing. Numbers of different runs differ with the machine's load: compare within one.
 //!
 //! `make bench-edge`, or by hand with a broker's addresses in the environment (`tests/services/rabbitmq start`):
-//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|storm|backlog|churn=SECONDS|fanout|floods|compression|large|unicast|http|receive|overload|latency …]`
+//! `cargo run --release -p wirepost-bench --bin wirepost-bench -- [idle|tls|storm|backlog|churn=SECONDS|fanout|floods[=PART-OF-A-NAME]|compression|large|unicast|http|receive|overload|latency …]`
 
 mod backlog;
 mod churn;
@@ -79,7 +79,8 @@ async fn main() -> Result<()> {
         receive::http(&Setup::new(&[DECLARATION]).await?).await?;
     }
     if wants("floods") {
-        floods::run(&Setup::new(&[DECLARATION, &wirepost_testing::floods::declaration()]).await?).await?;
+        let only = asked.iter().find(|(one, _)| *one == "floods").map_or("", |(_, only)| only);
+        floods::run(&Setup::new(&[DECLARATION, &wirepost_testing::floods::declaration()]).await?, only).await?;
     }
     if wants("overload") {
         overload::run(async || Setup::new(&[DECLARATION]).await).await?;

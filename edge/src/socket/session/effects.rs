@@ -188,7 +188,7 @@ impl Effects {
             receive::prepare(&business, sender, envelope, clock::now_ms())
         };
         async move {
-            let prepared = checks.run(&name, prepare).await;
+            let prepared = checks.run(&name, bytes, prepare).await;
             let busy = |busy| Err(Nack::busy(Envelope::readable_id(again.as_bytes()).as_deref(), busy));
             (prepared.unwrap_or_else(busy), bytes)
         }
