@@ -18,10 +18,13 @@ use tempfile::TempDir;
 use crate::{Args, mutations, scenario};
 
 const WORLD: &str = include_str!("world.c");
+/// What a run trusts, by `SSL_CERT_FILE`: it reads one certificate, and not the hundred of the machine.
+const CA: &str = include_str!("../../testing/ca.pem");
 /// A seed that takes longer does not end.
 const LONGEST: Duration = Duration::from_mins(1);
 /// Every so many seeds one is run twice, and must be the same twice.
 const AGAIN: u64 = 100;
+const CA_FILE: &str = "ca.pem";
 const SEED: &str = "WIREPOST_SIMULATION_SEED";
 /// Seeds that are run without a seeded bug before one is looked for.
 const CONTROL: u64 = 40;
@@ -134,6 +137,7 @@ pub(crate) fn mutations(args: &Args) -> Result<ExitCode> {
 impl Runner {
     fn new(args: &Args) -> Result<Self> {
         let folder = tempfile::tempdir()?;
+        fs::write(folder.path().join(CA_FILE), CA)?;
         Ok(Self {
             world: compile(folder.path())?,
             program: std::env::current_exe()?,
@@ -207,6 +211,7 @@ impl Runner {
     fn command(&self, seed: u64) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--inside").env("LD_PRELOAD", &self.world).env(SEED, seed.to_string());
+        command.env("SSL_CERT_FILE", self.folder.path().join(CA_FILE));
         if let Some(bug) = self.bug {
             command.env(mutations::SEEDED, bug.to_string());
         }
