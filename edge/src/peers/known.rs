@@ -197,7 +197,7 @@ impl Known {
             return None;
         }
         let mut loads: Vec<Load> = Vec::new();
-        for (_, peer) in self.others() {
+        for (_, peer) in self.edges_of_ours() {
             let load = peer.load.as_ref().filter(|_| peer.heard.elapsed() < FRESH)?;
             if !matches!(peer.state, State::Answers) {
                 return None;
@@ -209,13 +209,17 @@ impl Known {
         Some(loads)
     }
 
-    /// Whom to ask who is here. One that others have named, and that has never answered or asked, may be none of our edges.
-    pub(super) fn places(&self) -> Vec<Place> {
+    /// The others, without those that others have named and that have never answered or asked: they may be none of our edges.
+    fn edges_of_ours(&self) -> impl Iterator<Item = (&SocketAddr, &Peer)> {
         let answering: HashSet<&str> =
             self.others().filter_map(|(_, peer)| Some(peer.load.as_ref()?.instance.as_str())).collect();
         // One that asks from an address where it can't be asked, and answers at another one, is known.
-        let asks = |peer: &Peer| peer.instance.as_deref().is_some_and(|instance| !answering.contains(instance));
-        let counts = |peer: &Peer| peer.listed || peer.load.is_some() || asks(peer);
+        let asks = move |peer: &Peer| peer.instance.as_deref().is_some_and(|instance| !answering.contains(instance));
+        self.others().filter(move |(_, peer)| peer.listed || peer.load.is_some() || asks(peer))
+    }
+
+    /// Whom to ask who is here.
+    pub(super) fn places(&self) -> Vec<Place> {
         let place = |(address, peer): (&SocketAddr, &Peer)| Place {
             address: *address,
             name: peer.load.as_ref().map_or_else(|| address.to_string(), |load| load.edge.clone()),
@@ -225,7 +229,7 @@ impl Known {
                 _ => None,
             },
         };
-        self.others().filter(|(_, peer)| counts(peer)).map(place).collect()
+        self.edges_of_ours().map(place).collect()
     }
 
     /// Edges may be missing that nobody has heard of.
@@ -337,8 +341,10 @@ mod tests {
         }
         // It can be asked, at another address.
         known.heard(at(2), "i-me", Ok(load("two", vec![at(4)])));
+        assert_eq!(known.loads(), None, "it is not known how the one that asks is");
         known.heard(at(4), "i-me", Ok(load("three", Vec::new())));
         assert_eq!(names(&known), [("three".to_owned(), false), ("two".to_owned(), false)]);
+        assert_eq!(known.loads().map(|loads| loads.len()), Some(2), "the address that only asks holds up no balance");
         tokio::time::advance(FORGOTTEN_AFTER).await;
         known.settle();
         assert_eq!(names(&known).len(), 1);

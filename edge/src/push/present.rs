@@ -84,20 +84,21 @@ impl Hub {
         }
         // Without a tag: everyone, in one walk.
         let tags = filter.tags.iter().map(|tag| Some(tag.as_str()));
-        let mut visited = HashSet::new();
+        // A connection may have several of the tags, and change them between two walks.
+        let (several, mut visited) = (filter.tags.len() > 1, HashSet::new());
         for tag in tags.chain(filter.tags.is_empty().then_some(None)) {
             let mut after = None;
             loop {
                 let taken = self.take_after(after, tag);
-                let fits = |one: &&Taken| filter.takes_type(&one.mailbox) && !one.has_one_of(&visited);
-                taken.iter().filter(fits).for_each(|one| visit(one.present()));
+                let mut fits =
+                    |one: &&Taken| filter.takes_type(&one.mailbox) && (!several || visited.insert(one.mailbox.number));
+                taken.iter().filter(|one| fits(one)).for_each(|one| visit(one.present()));
                 after = taken.last().filter(|_| taken.len() == STEP).map(|last| last.mailbox.number);
                 if after.is_none() {
                     break;
                 }
                 yield_now().await;
             }
-            visited.extend(tag);
         }
     }
 
