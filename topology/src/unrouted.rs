@@ -62,6 +62,16 @@ pub enum Stopped {
         /// The queue of unrouted messages.
         queue: String,
     },
+    /// The queue begins with as many, and some of them go on as soon as what is declared leads here again: see [`Links::declared`].
+    #[error(
+        "{queue} begins with {MAX_STRAYS} messages, of which {waiting} wait until another business's exchange leads here again"
+    )]
+    Waits {
+        /// The queue of unrouted messages.
+        queue: String,
+        /// How many wait.
+        waiting: u32,
+    },
     /// The exchange does not accept a message now.
     #[error("exchange {exchange} did not take a message with '{routing_key}': {reason}; move again later")]
     NotTaken {

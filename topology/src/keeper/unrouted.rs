@@ -1,12 +1,13 @@
 //! Messages in `unrouted`: which businesses have some, and moving them back once their bindings are right.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::time::Instant;
+use wirepost_core::names;
 use wirepost_rabbitmq::Connection;
 
 use super::{
@@ -40,6 +41,8 @@ pub(super) struct Unrouted {
     counted: Option<Instant>,
     /// Businesses whose messages are being moved.
     moving: HashSet<String>,
+    /// Businesses with messages that wait for a link: how many messages there were, what led there, and when that was.
+    without_link: HashMap<String, (u32, Links, Instant)>,
     sweeps: usize,
 }
 
@@ -63,6 +66,7 @@ pub(super) struct Counted {
 pub(super) struct FinishedMove {
     business: String,
     desired: Arc<Desired>,
+    links: Links,
     /// Messages that were there before.
     messages: u32,
     moved: Result<Moved, Error>,
@@ -76,6 +80,13 @@ impl Unrouted {
 
     pub(super) fn forget(&mut self, business: &str) {
         self.due.remove(business);
+        self.without_link.remove(business);
+    }
+
+    /// Whether a run would find what the last one has found: the same messages wait, for the same link.
+    fn waits_as_before(&self, business: &str, messages: u32, links: &Links) -> bool {
+        let before = self.without_link.get(business);
+        before.is_some_and(|(count, led, at)| *count == messages && led == links && at.elapsed() < STRAYS_INTERVAL)
     }
 
     /// The broker is away: what was counted is counted again.
@@ -155,11 +166,21 @@ impl Actor {
             return;
         }
         let intact = self.find_drift(snapshot, unsettled);
+        // What those declare that were not ensured yet is not known: their messages wait.
+        let claimed = self.context.owner.claimed();
+        let unknown = claimed.iter().flatten().filter(|business| !self.businesses.contains(business));
+        let unknown: BTreeSet<String> = unknown.map(|business| names::share_exchange(business)).collect();
         for (business, messages) in std::mem::take(&mut self.unrouted.waiting) {
             let ready = intact.contains(&business) && !self.unrouted.moving.contains(&business);
-            if self.unrouted.moving.len() < MOVES && ready {
-                let links =
-                    Links { present: snapshot.links_to(&business), declared: self.businesses.links_to(&business) };
+            if self.unrouted.moving.len() == MOVES || !ready {
+                continue;
+            }
+            let mut declared = self.businesses.links_to(&business);
+            declared.extend(unknown.iter().cloned());
+            let links = Links { present: snapshot.links_to(&business), declared };
+            if self.unrouted.waits_as_before(&business, messages, &links) {
+                self.unrouted.due.remove(&business);
+            } else {
                 self.move_back(business, messages, links);
             }
         }
@@ -178,12 +199,12 @@ impl Actor {
                 unrouted::move_back(&endpoint, &business, &desired.topology, &links, &gate).await
             };
             let moved = context.unless_stopped(moved).await;
-            Finished::Moved(FinishedMove { business, desired, messages, moved })
+            Finished::Moved(FinishedMove { business, desired, links, messages, moved })
         });
     }
 
     pub(super) fn moved(&mut self, finished: FinishedMove) {
-        let FinishedMove { business, desired, messages, moved } = finished;
+        let FinishedMove { business, desired, links, messages, moved } = finished;
         self.unrouted.moving.remove(&business);
         let moved = match moved {
             Ok(moved) => moved,
@@ -196,6 +217,12 @@ impl Actor {
         if moved.moved > 0 {
             tracing::info!(business, moved = moved.moved, "unrouted messages are back where they belong");
         }
+        if moved.waiting == 0 {
+            self.unrouted.without_link.remove(&business);
+        } else {
+            let left = messages.saturating_sub(moved.moved + moved.set_aside);
+            self.unrouted.without_link.insert(business.clone(), (left, links, Instant::now()));
+        }
         let mut again = moved.stopped.is_none() && moved.moved > 0;
         if let Some(state) = self.businesses.get_mut(&business) {
             if state.desired == desired {
@@ -203,12 +230,12 @@ impl Actor {
                 if moved.strays > before {
                     tracing::warn!(
                         business,
-                        messages = moved.strays,
-                        "unrouted messages that match no route stay there"
+                        messages = moved.strays - moved.waiting.min(moved.strays),
+                        waiting = moved.waiting,
+                        "unrouted messages stay there: no route takes them, or they wait for another business's exchange to lead here"
                     );
                 }
                 let checked = match &moved.stopped {
-                    // What some wait for may be there with the next sweep.
                     None => (moved.waiting == 0).then_some(moved.strays),
                     // An administrator has to remove those before any behind them is reached.
                     Some(Stopped::Strays { .. }) => Some(messages),

@@ -108,7 +108,9 @@ impl<'a> Mover<'a> {
                 break;
             }
             if self.strays() == MAX_STRAYS {
-                self.moved.stopped = Some(Stopped::Strays { queue: self.queue.clone() });
+                let (queue, waiting) = (self.queue.clone(), self.moved.waiting);
+                self.moved.stopped =
+                    Some(if waiting == 0 { Stopped::Strays { queue } } else { Stopped::Waits { queue, waiting } });
                 break;
             }
             let failed = self.failed.take_if(|failed| failed.behind == self.unacked.len() + self.unsettled.len());
