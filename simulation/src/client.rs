@@ -139,12 +139,11 @@ impl Client {
         let deadline = Instant::now() + Duration::from_secs(10);
         // A token that is refused is not tried again: a refresh whose answer was lost may have replaced it.
         let resume = self.resume.take().filter(|resume| resume.ends_at > clock::now_ms() && random_bool(0.6));
-        let (token, tags) = match resume {
-            Some(resume) => (resume.token, resume.tags),
-            None => {
-                let tags = self.some_tags();
-                (self.token(&tags), tags)
-            }
+        let (token, tags) = if let Some(resume) = resume {
+            (resume.token, resume.tags)
+        } else {
+            let tags = self.some_tags();
+            (self.token(&tags), tags)
         };
         self.view.begins(number, &edge, tags);
         let socket = match timeout_at(deadline, self.open(host, &edge, &token)).await {

@@ -122,12 +122,11 @@ pub(crate) fn mutations(args: &Args) -> Result<ExitCode> {
             }
         };
         runner.search((args.seeds.first..=args.seeds.last).collect(), 1, keep);
-        match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some((seed, why)) => println!("| {} | {seed} | {why} |", mutation.name),
-            None => {
-                println!("| {} | not found | |", mutation.name);
-                missed.push(mutation.name);
-            }
+        if let Some((seed, why)) = first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            println!("| {} | {seed} | {why} |", mutation.name);
+        } else {
+            println!("| {} | not found | |", mutation.name);
+            missed.push(mutation.name);
         }
     }
     println!("\nnot found: {missed:#?}");

@@ -102,8 +102,8 @@ pub(crate) async fn run() -> Result<Report> {
             tasks.spawn(Client::new(Arc::clone(&clients), view).live());
         }
         for number in 0..2 {
-            let (shared, business) = (Arc::clone(&clients), business.clone());
-            tasks.spawn(Service { shared, business, number }.live());
+            let business = business.clone();
+            tasks.spawn(Service { shared: Arc::clone(&clients), business, number }.live());
         }
     }
     run.trouble(random_range(3..25)).await?;

@@ -65,7 +65,7 @@ impl Service {
     }
 
     /// Pushes by one call.
-    async fn call(&self, host: &Host, several: u64, calm: Option<Instant>) {
+    async fn call(&self, host: &Host, several: u64, calm_since: Option<Instant>) {
         let call = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let pushes: Vec<Value> = (0..several).map(|number| push(&format!("h{call}:push:{number}"))).collect();
         for (number, push) in (0..).zip(&pushes) {
@@ -74,7 +74,7 @@ impl Service {
         let edge = &self.shared.edges[random_range(0..self.shared.edges.len())];
         let (name, began) = (format!("{} of {}", self.number, self.business), Instant::now());
         tracing::info!(name, call, several, edge, "calls");
-        let sender = Sender { name: &name, business: &self.business, connection: call, calm };
+        let sender = Sender { name: &name, business: &self.business, connection: call, calm: calm_since };
         match timeout(PATIENCE, self.answers(host, edge, &pushes)).await {
             Ok(Ok(answers)) => {
                 for (push, answer) in pushes.iter().zip(answers) {
@@ -85,7 +85,7 @@ impl Service {
             }
             failed => {
                 tracing::info!(name, call, ?failed, "no answer to a call");
-                if calm.is_some_and(|calm| began >= calm + RECOVERY) {
+                if calm_since.is_some_and(|calm| began >= calm + RECOVERY) {
                     self.shared.oracle.violation(format!("{name}: no answer to call {call} though nothing is wrong"));
                 }
             }
