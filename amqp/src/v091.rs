@@ -9,6 +9,8 @@ mod codec;
 mod incoming;
 mod pipe;
 mod properties;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -67,6 +67,8 @@ pub struct Member {
     token: Option<String>,
     /// Whether it connects by its resume token, until it is welcomed.
     resuming: bool,
+    /// Whether this connection began by its resume token.
+    by_token: bool,
     cursor: Option<String>,
     tags: Tags,
     sends: Sends,
@@ -130,6 +132,7 @@ impl Member {
             client_type: client_type.to_owned(),
             token: None,
             resuming: false,
+            by_token: false,
             cursor: None,
             tags: Tags::new(),
             sends: Sends::new(world, business, name),
@@ -234,7 +237,8 @@ impl Member {
         if self.token.is_none() && self.plan.tags {
             self.tags = self.some_tags();
         }
-        self.resuming = self.token.is_some();
+        self.by_token = self.token.is_some();
+        self.resuming = self.by_token;
         let token = match &self.token {
             Some(token) => token.clone(),
             None => self.ticket(&place, &self.tags).await?,

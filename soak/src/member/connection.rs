@@ -160,8 +160,9 @@ impl Member {
                 _ => journal.broken(format!("{}: a frame that it did not expect: {frame}", self.unique_id)),
             },
             Event::End(end) => {
-                // A newer token of this session, which was lost on its way, replaced this one: a new ticket.
-                let replaced = self.resuming && matches!(end, End::Closed(REFUSED, _));
+                // A newer token of this session, which was lost on its way, replaced this one: a new ticket. Another edge
+                // hears of that by the broker, so it may have welcomed this client before.
+                let replaced = self.by_token && matches!(end, End::Closed(REFUSED, _));
                 if replaced {
                     self.token = None;
                 }
