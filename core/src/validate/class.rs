@@ -79,6 +79,7 @@ pub fn given(class: &WsBusinessClassSpec) -> WsBusinessClassSpec {
         ttl_seconds: None,
         audience: Audience::default(),
         receipts: false,
+        receipts_within_seconds: None,
         schema: None,
         validate: Validate::default(),
     };
