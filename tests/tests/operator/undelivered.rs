@@ -1,7 +1,9 @@
 //! `receiptsWithinSeconds`: what it needs on the broker comes and goes with the declaration, and is put right.
 
 use anyhow::{Context, Result, ensure};
-use wirepost_testing::broker::{PATIENCE, eventually};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use wirepost_testing::broker::{PATIENCE, consume, eventually};
 use wirepost_testing::operator::World;
 use wirepost_testing::service::{Service, next_json, payment};
 
@@ -46,7 +48,15 @@ async fn what_judging_needs_comes_and_goes_with_the_declaration() -> Result<()> 
     there(&world, true).await?;
     let secret = world.secret("payments-wirepost").await?.context("no Secret")?;
     let service = Service::with(&secret).await?;
-    let mut events = service.events("undelivered").await?;
+    let (queue, durable) =
+        ("wirepost.payments.events.test", QueueDeclareOptions { durable: true, ..Default::default() });
+    service.channel.queue_declare(queue.into(), durable, FieldTable::default()).await?;
+    let (exchange, options) = ("wirepost.payments.events", QueueBindOptions::default());
+    service
+        .channel
+        .queue_bind(queue.into(), exchange.into(), "undelivered".into(), options, FieldTable::default())
+        .await?;
+    let mut events = consume(&service.channel, queue, 100).await?;
     let judges = || async { Ok(edge.count("wirepost_edge_judging").await? == 1) };
     eventually("the edge judges", PATIENCE, judges).await?;
     let told = || async {
