@@ -181,6 +181,16 @@ mod tests {
     }
 
     #[test]
+    fn receipts_may_go_without_a_persons_word() {
+        let of = |kept: &str| Topology {
+            queues: vec![Queue { name: kept.to_owned(), kind: QueueKind::Stream, dead_letter: None }],
+            ..Topology::default()
+        };
+        assert_eq!(destructions(&of("wirepost.pay.receipts"), &Topology::default()), []);
+        assert_eq!(destructions(&of("wirepost.pay.stream"), &Topology::default()).len(), 1);
+    }
+
+    #[test]
     fn only_what_drops_messages_is_a_destruction() {
         let said = |before: (Value, Value), after: (Value, Value)| {
             let all = destructions(&topology(&before.0, &before.1), &topology(&after.0, &after.1));
