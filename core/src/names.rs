@@ -38,7 +38,7 @@ pub fn is_share_exchange(exchange: &str) -> bool {
 /// The event, and so its routing key, that tells of a receipt.
 pub const DELIVERED: &str = "delivered";
 
-/// Topic exchange for connected, disconnected, delivered and rejected; routing key = the event.
+/// Topic exchange for connected, disconnected, census, delivered, undelivered and rejected; routing key = the event.
 pub fn events_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.events")
 }

@@ -16,10 +16,15 @@ mod standby;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
 
 use crate::push::hub::Hub;
 use checkpoint::Terms;
+
+/// How long an edge stands back that could not read, so that another one begins.
+const REST: Duration = Duration::from_secs(30);
 
 /// Judges for a business, or waits until it is this edge's turn; never ends.
 pub async fn run(hub: Arc<Hub>) {
@@ -45,6 +50,9 @@ async fn take_turns(hub: &Hub) {
         let judging = Judging::begin(hub);
         let why = judge::run(hub, &mut terms, begin).await;
         drop(judging);
+        if matches!(why, judge::End::CantRead) {
+            sleep(REST).await;
+        }
         tracing::info!(business = %hub.name, %why, "this edge judges no longer who gave no receipt");
     }
 }

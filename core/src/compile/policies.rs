@@ -47,7 +47,9 @@ const CONTROL_RETENTION: Retention = Retention { seconds: MAX_SESSION_SECONDS + 
 
 /// Receipts are judged at most an hour after their push, and a while later if all edges were away. Larger than many of
 /// them need: only what was written takes room.
-const RECEIPTS_RETENTION: Retention = Retention { seconds: 4 * 3_600, bytes: 256 << 20 };
+const RECEIPTS_RETENTION: Retention = Retention { seconds: 4 * 3_600, bytes: RECEIPTS_BYTES };
+/// See [`RECEIPTS_RETENTION`].
+pub(crate) const RECEIPTS_BYTES: u64 = 256 << 20;
 
 /// Indices into [`SHARED`].
 const KEEPERS: usize = 0;

@@ -30,8 +30,9 @@ pub(super) struct From {
     /// The last push; `None`: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pushes: Option<Place>,
-    /// No receipt of a later push stands before it.
-    pub(super) receipts: Place,
+    /// No receipt of a later push stands before it; `None`: before the first message of the stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) receipts: Option<Place>,
 }
 
 /// A [`Position`], as JSON.
@@ -80,11 +81,6 @@ impl Terms {
     /// The last checkpoint that counts.
     pub(super) fn last(&self) -> Option<&Checkpoint> {
         self.0.as_ref()
-    }
-
-    /// Forgets: the stream is another one.
-    pub(super) fn forget(&mut self) {
-        self.0 = None;
     }
 
     /// Takes the next checkpoint of the stream. False: it does not count.

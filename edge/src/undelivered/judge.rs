@@ -2,8 +2,9 @@
 //! that checkpoint; report what is due and has none.
 //!
 //! *Why in this order*: a receipt comes after its push. Each that stands before the checkpoint belongs to a push that was
-//! read after the checkpoint was written, so none has to be remembered for a push to come. And what is not there before the
-//! checkpoint was not given in time, whatever the clocks of brokers and edges say of each other.
+//! read after the checkpoint was written, so none has to be remembered for a push to come. The checkpoint is also the
+//! clock: what was due when the broker stored it, by the time of the broker, and has no receipt before it, was not
+//! received in time.
 //!
 //! *At the bound* no more pushes are read until those that wait are judged; then reading begins again where it stopped,
 //! also that of the receipts. So a business with more of them hears later, and nothing is left out.
@@ -19,7 +20,8 @@ use tokio::{
 use super::{
     checkpoint::{Checkpoint, From, Terms, Written},
     ledger::{self, Ledger},
-    publish, pushes,
+    publish,
+    pushes::{self, Stream},
     receipts::{Next, Receipts},
 };
 use crate::{
@@ -35,7 +37,13 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Before what the broker did not take is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Reported in one round, and so repeated if this edge dies in it.
+/// An edge that makes no progress for so long leaves the judging to another one.
+const STUCK: Duration = Duration::from_secs(30);
+/// Reads that must find the stream of pushes to end before what was read of it, until it counts as another one.
+const SHORTER: u32 = 5;
+/// After a change of the stream: what is longer overdue than this, in ms, has been judged, or is told to nobody.
+const OVERDUE: i64 = 60_000;
+/// Looked at in one round.
 const AT_A_TIME: usize = 1_000;
 /// Of these without a confirm.
 const UNCONFIRMED: usize = 64;
@@ -58,12 +66,14 @@ pub(super) enum End {
     Superseded,
     #[error("it reads no streams")]
     NoStreams,
+    #[error("it could not read for too long")]
+    CantRead,
 }
 
 /// Judges until another edge does.
 pub(super) async fn run(hub: &Hub, terms: &mut Terms, begin: Begin) -> End {
-    let receipts = begin.from.map_or(begin.at, |from| from.receipts.into());
-    let Some(reading) = Receipts::read(hub, Start::After(receipts)) else { return End::NoStreams };
+    let receipts = begin.from.map_or(Some(begin.at), |from| from.receipts.map(Position::from));
+    let Some(reading) = Receipts::read(hub, start(receipts)) else { return End::NoStreams };
     let mut judge = Judge {
         hub,
         terms,
@@ -75,10 +85,17 @@ pub(super) async fn run(hub: &Hub, terms: &mut Terms, begin: Begin) -> End {
         held: None,
         from: begin.from,
         written: Instant::now(),
+        progress: Instant::now(),
+        shorter: 0,
+        another: false,
     };
     match begin.from {
         Some(from) => judge.pushes = from.pushes.map(Position::from),
-        None => judge.skip_to_end().await,
+        None => {
+            if let Err(end) = judge.skip_to_end().await {
+                return end;
+            }
+        }
     }
     loop {
         let next = Instant::now() + INTERVAL;
@@ -91,6 +108,10 @@ pub(super) async fn run(hub: &Hub, terms: &mut Terms, begin: Begin) -> End {
     }
 }
 
+fn start(after: Option<Position>) -> Start {
+    after.map_or(Start::First, Start::After)
+}
+
 struct Judge<'h> {
     hub: &'h Hub,
     terms: &'h mut Terms,
@@ -98,8 +119,8 @@ struct Judge<'h> {
     /// The last one that was read.
     pushes: Option<Position>,
     receipts: Receipts,
-    /// The last checkpoint of this edge that was read.
-    read_to: Position,
+    /// The last checkpoint of this edge that was read; `None`: none in this stream.
+    read_to: Option<Position>,
     ledger: Ledger,
     /// Where to begin again once those that wait are judged.
     held: Option<From>,
@@ -107,6 +128,12 @@ struct Judge<'h> {
     from: Option<From>,
     /// When that was.
     written: Instant,
+    /// When something was last read.
+    progress: Instant,
+    /// Reads in a row that found the stream of pushes to end before what was read of it.
+    shorter: u32,
+    /// The stream of pushes is another one, and its end was not reached yet.
+    another: bool,
 }
 
 impl Judge<'_> {
@@ -118,34 +145,46 @@ impl Judge<'_> {
             self.begin_again(from)?;
         }
         if self.held.is_none() {
-            self.ledger.begin(From { pushes: self.pushes.map(Into::into), receipts: self.read_to.into() });
+            self.ledger.begin(self.here());
         }
         self.from = self.ledger.from().or(self.from);
-        let (now, checkpoint) = self.write_surely().await;
+        let checkpoint = self.write_surely().await?;
         if self.held.is_none() {
-            self.read_pushes().await;
+            self.read_pushes().await?;
         }
-        if !self.read_receipts(&checkpoint).await? {
-            return Ok(true);
-        }
+        let Some(now) = self.read_receipts(&checkpoint).await? else { return Ok(true) };
         let waited = !self.ledger.is_empty();
-        let missing = self.ledger.take_due(now, AT_A_TIME);
-        let more = missing.len() == AT_A_TIME || (waited && self.held.is_some() && self.ledger.is_empty());
+        let (missing, more) = self.ledger.take_due(now, AT_A_TIME);
         self.report(missing).await;
-        Ok(more)
+        Ok(more || (waited && self.held.is_some() && self.ledger.is_empty()))
     }
 
-    /// A checkpoint that the broker has confirmed, and when it was not written yet. One without a confirm is not looked
-    /// for: it may come behind receipts of pushes that are still to be read.
-    async fn write_surely(&mut self) -> (i64, Checkpoint) {
+    /// Where another edge would begin that has read the same.
+    fn here(&self) -> From {
+        From { pushes: self.pushes.map(Into::into), receipts: self.read_to.map(Into::into) }
+    }
+
+    /// A checkpoint that the broker has confirmed. One without a confirm is not looked for: it may come behind receipts of
+    /// pushes that are still to be read.
+    async fn write_surely(&mut self) -> Result<Checkpoint, End> {
+        self.progress = Instant::now();
         loop {
-            let now = clock::now_ms();
             let checkpoint = self.checkpoint();
             if self.write(&checkpoint).await {
-                return (now, checkpoint);
+                self.progress = Instant::now();
+                return Ok(checkpoint);
             }
-            sleep_until(Instant::now() + PAUSE).await;
+            self.pause().await?;
         }
+    }
+
+    /// Before a next attempt, if there is still hope.
+    async fn pause(&mut self) -> Result<(), End> {
+        if self.progress.elapsed() > STUCK {
+            return Err(End::CantRead);
+        }
+        sleep_until(Instant::now() + PAUSE).await;
+        Ok(())
     }
 
     fn checkpoint(&self) -> Checkpoint {
@@ -168,32 +207,44 @@ impl Judge<'_> {
 
     fn begin_again(&mut self, from: From) -> Result<(), End> {
         self.pushes = from.pushes.map(Into::into);
-        self.read_to = from.receipts.into();
-        self.receipts = Receipts::read(self.hub, Start::After(self.read_to)).ok_or(End::NoStreams)?;
+        self.read_to = from.receipts.map(Into::into);
+        self.receipts = Receipts::read(self.hub, start(self.read_to)).ok_or(End::NoStreams)?;
         Ok(())
     }
 
     /// To the end of the stream, or to the bound.
-    async fn read_pushes(&mut self) {
+    async fn read_pushes(&mut self) -> Result<(), End> {
         let hub = self.hub;
         loop {
             self.speak_up().await;
             let Ok(part) = pushes::read(hub, self.pushes).await else {
-                sleep_until(Instant::now() + PAUSE).await;
+                self.pause().await?;
                 continue;
             };
-            if part.reset {
-                self.pushes = None;
+            self.progress = Instant::now();
+            self.shorter = if part.stream == Stream::Shorter { self.shorter + 1 } else { 0 };
+            match part.stream {
+                Stream::Same => {}
+                Stream::Shorter if self.shorter < SHORTER => {
+                    self.pause().await?;
+                    continue;
+                }
+                Stream::Shorter | Stream::Other => {
+                    (self.pushes, self.another, self.shorter) = (None, true, 0);
+                    self.count_gap("the stream of pushes was replaced");
+                    continue;
+                }
             }
             if part.gap {
                 self.count_gap("pushes were gone before they were judged");
             }
             let business = hub.business();
+            let overdue = clock::now_ms().saturating_sub(OVERDUE);
             for (n, record) in part.records.iter().enumerate() {
-                if let Some(push) = followed(&business, record)
+                if let Some(push) = followed(&business, record).filter(|push| !self.another || push.due > overdue)
                     && !self.follow(push)
                 {
-                    return;
+                    return Ok(());
                 }
                 self.pushes = Some(record.position);
                 if n % TURN == TURN - 1 {
@@ -201,10 +252,15 @@ impl Judge<'_> {
                 }
             }
             if part.at_end {
-                return;
+                self.another = false;
+                return Ok(());
+            }
+            if part.records.is_empty() && part.lost {
+                self.count_gap("pushes can't be read, and are not judged");
+                return self.skip_to_end().await;
             }
             if part.records.is_empty() {
-                return self.skip_to_end().await;
+                self.pause().await?;
             }
         }
     }
@@ -221,59 +277,75 @@ impl Judge<'_> {
             return true;
         }
         context.metrics.judge_held_back.inc();
-        self.held = Some(From { pushes: self.pushes.map(Into::into), receipts: self.read_to.into() });
+        self.held = Some(self.here());
         false
     }
 
     /// Goes on with what is pushed from now on.
-    async fn skip_to_end(&mut self) {
+    async fn skip_to_end(&mut self) -> Result<(), End> {
         loop {
             self.speak_up().await;
             if let Ok(end) = pushes::end(self.hub).await {
                 self.pushes = end;
-                return;
+                return Ok(());
             }
+            self.pause().await?;
         }
     }
 
-    /// Up to this checkpoint. False: it may be gone, with receipts before it.
-    async fn read_receipts(&mut self, until: &Checkpoint) -> Result<bool, End> {
+    /// Up to this checkpoint, and when the broker stored it. `None`: it may be gone, with receipts before it.
+    async fn read_receipts(&mut self, until: &Checkpoint) -> Result<Option<i64>, End> {
         loop {
             let next = tokio::select! {
                 next = self.receipts.next() => next,
                 () = sleep_until(self.written + INTERVAL) => {
+                    if self.progress.elapsed() > STUCK {
+                        return Err(End::CantRead);
+                    }
                     self.speak_up().await;
                     continue;
                 }
             };
             match next {
-                Next::Message(_, Written::Receipts { unique_id, ids }) => {
+                Next::Message(_, _, Written::Receipts { unique_id, ids }) => {
+                    self.progress = Instant::now();
                     for id in ids {
                         self.ledger.receive(&unique_id, &id);
                     }
                 }
-                Next::Message(at, Written::Checkpoint(checkpoint)) => {
+                Next::Message(at, stored, Written::Checkpoint(checkpoint)) => {
+                    self.progress = Instant::now();
                     let found = checkpoint == *until;
                     let judge = checkpoint.judge.clone();
                     if self.terms.take(checkpoint) && judge != self.hub.context.instance {
                         return Err(End::Superseded);
                     }
                     if found {
-                        self.read_to = at;
-                        return Ok(true);
+                        self.read_to = Some(at);
+                        return Ok(Some(stored));
                     }
                 }
                 Next::Gap => {
                     self.count_gap("receipts were gone before they were read");
-                    return Ok(false);
+                    return Ok(None);
                 }
                 Next::Reset => {
-                    self.terms.forget();
-                    self.count_gap("the stream of receipts was replaced");
-                    return Ok(false);
+                    self.forget_receipts();
+                    return Ok(None);
                 }
                 Next::Attached(_) | Next::Down => {}
             }
+        }
+    }
+
+    /// The stream of receipts is another one, which is read from its first message on. This term goes on in it: a lower
+    /// one that another edge has begun there does not count, and no place of the former stream goes on.
+    fn forget_receipts(&mut self) {
+        self.count_gap("the stream of receipts was replaced");
+        self.read_to = None;
+        self.ledger.forget_receipts();
+        for from in [&mut self.held, &mut self.from].into_iter().flatten() {
+            from.receipts = None;
         }
     }
 

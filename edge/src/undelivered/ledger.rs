@@ -97,14 +97,26 @@ impl Ledger {
         }
     }
 
-    /// Takes out what was not received until `now`, at most so many.
-    pub(super) fn take_due(&mut self, now: i64, max: usize) -> Vec<Followed> {
+    /// The stream of receipts is another one: no place of the former one is of use.
+    pub(super) fn forget_receipts(&mut self) {
+        for begin in &mut self.begins {
+            begin.from.receipts = None;
+        }
+    }
+
+    /// Takes out what was not received until `now`, looking at so many at most. True: there is more.
+    pub(super) fn take_due(&mut self, now: i64, max: usize) -> (Vec<Followed>, bool) {
         let mut missing = Vec::new();
-        while missing.len() < max
+        let mut looked_at = 0;
+        while looked_at < max
             && let Some(first) = self.due.first_entry().filter(|first| first.key().0 <= now)
         {
+            looked_at += 1;
             let Some(open) = self.open.remove(&first.remove()) else { continue };
-            if let Some(begin) = self.begins.iter_mut().find(|begin| begin.number == open.begin) {
+            // Their numbers follow each other.
+            let index = self.begins.front().map(|first| open.begin.saturating_sub(first.number));
+            let index = index.and_then(|index| usize::try_from(index).ok());
+            if let Some(begin) = index.and_then(|index| self.begins.get_mut(index)) {
                 begin.open -= 1;
             }
             missing.extend(open.awaited);
@@ -113,6 +125,6 @@ impl Ledger {
         while self.begins.len() > 1 && self.begins.front().is_some_and(|first| first.open == 0) {
             self.begins.pop_front();
         }
-        missing
+        (missing, looked_at == max)
     }
 }

@@ -20,8 +20,8 @@ pub(super) struct Receipts {
 
 /// What comes next.
 pub(super) enum Next {
-    /// A message that is understood.
-    Message(Position, Written),
+    /// A message that is understood: where it stands, and when the broker stored it.
+    Message(Position, i64, Written),
     /// Reading (again). True: the stream is empty.
     Attached(bool),
     /// Not reading at the moment.
@@ -49,7 +49,7 @@ impl Receipts {
         loop {
             while let Some(record) = self.unread.pop_front() {
                 if let Some(written) = Written::read(&record.body) {
-                    return Next::Message(record.position, written);
+                    return Next::Message(record.position, record.timestamp, written);
                 }
             }
             match self.feed.recv().await {

@@ -24,8 +24,9 @@ pub(super) async fn until_turn(hub: &Hub, terms: &mut Terms) -> Option<Begin> {
     let mut receipts = Receipts::read(hub, Start::Next)?;
     loop {
         silence(&mut receipts, terms).await;
-        if terms.last().is_none() {
-            learn(hub, terms).await;
+        if terms.last().is_none() && !learn(hub, terms).await {
+            sleep(SPREAD).await;
+            continue;
         }
         if let Some(begin) = claim(hub, &mut receipts, terms).await {
             return Some(begin);
@@ -47,41 +48,39 @@ async fn silence(receipts: &mut Receipts, terms: &mut Terms) {
             },
         };
         match next {
-            Next::Message(_, Written::Checkpoint(checkpoint)) => {
+            Next::Message(_, _, Written::Checkpoint(checkpoint)) => {
                 if terms.take(checkpoint) {
                     wait = Some(Instant::now() + SILENCE + spread);
                 }
             }
-            Next::Message(_, Written::Receipts { .. }) | Next::Gap => {}
+            // What is known of the stream before this one holds: whoever judges goes on, in its term.
+            Next::Message(_, _, Written::Receipts { .. }) | Next::Gap | Next::Reset => {}
             // Nobody has judged yet.
-            Next::Attached(true) => wait = Some(Instant::now() + spread),
-            Next::Attached(false) => wait = Some(Instant::now() + SILENCE + spread),
+            Next::Attached(true) if terms.last().is_none() => wait = Some(Instant::now() + spread),
+            Next::Attached(_) => wait = Some(Instant::now() + SILENCE + spread),
             Next::Down => wait = None,
-            Next::Reset => terms.forget(),
         }
     }
 }
 
-/// Reads what the stream holds from its beginning, for the last checkpoint. Where that fails, a new term begins with what
-/// is known.
-async fn learn(hub: &Hub, terms: &mut Terms) {
+/// Reads what the stream holds from its beginning, for the last checkpoint. False: it could not be read. Then nobody may
+/// begin: what was not judged yet would be left out.
+async fn learn(hub: &Hub, terms: &mut Terms) -> bool {
     let end = Checkpoint { term: 0, judge: hub.context.instance.clone(), checkpoint: ids::new(), from: None };
     if !publish::checkpoint(hub, &end).await {
-        return;
+        return false;
     }
-    let Some(mut receipts) = Receipts::read(hub, Start::First) else { return };
-    let reading = async {
-        loop {
-            match receipts.next().await {
-                Next::Message(_, Written::Checkpoint(next)) if next == end => return,
-                Next::Message(_, Written::Checkpoint(next)) => _ = terms.take(next),
-                Next::Reset => return terms.forget(),
-                _ => {}
+    let Some(mut receipts) = Receipts::read(hub, Start::First) else { return false };
+    loop {
+        match timeout(ECHO, receipts.next()).await {
+            Ok(Next::Message(_, _, Written::Checkpoint(next))) if next == end => return true,
+            Ok(Next::Message(_, _, Written::Checkpoint(next))) => _ = terms.take(next),
+            Ok(Next::Down) | Err(_) => {
+                tracing::warn!(business = %hub.name, "the stream of receipts can't be read to its end");
+                return false;
             }
+            Ok(_) => {}
         }
-    };
-    if timeout(ECHO, reading).await.is_err() {
-        tracing::warn!(business = %hub.name, "the stream of receipts can't be read to its end in time");
     }
 }
 
@@ -97,17 +96,14 @@ async fn claim(hub: &Hub, receipts: &mut Receipts, terms: &mut Terms) -> Option<
     let echo = async {
         loop {
             match receipts.next().await {
-                Next::Message(at, Written::Checkpoint(next)) => {
+                Next::Message(at, _, Written::Checkpoint(next)) => {
                     let is_mine = next == mine;
                     let counts = terms.take(next);
                     if is_mine {
                         return counts.then_some(Begin { term: mine.term, at, from });
                     }
                 }
-                Next::Reset => {
-                    terms.forget();
-                    return None;
-                }
+                Next::Reset => return None,
                 _ => {}
             }
         }

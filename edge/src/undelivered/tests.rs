@@ -50,7 +50,7 @@ fn the_first_of_a_higher_term_judges_and_nobody_else_in_it() {
 #[test]
 fn a_checkpoint_has_the_form_that_other_versions_read() {
     let place = Position { offset: 7, fingerprint: u64::MAX }.into();
-    let from = Some(From { pushes: Some(place), receipts: place });
+    let from = Some(From { pushes: Some(place), receipts: Some(place) });
     let text = json!({
         "term": 3, "judge": "i", "checkpoint": "c",
         "from": {"pushes": {"offset": 7, "fingerprint": u64::MAX}, "receipts": {"offset": 7, "fingerprint": u64::MAX}},
@@ -66,7 +66,7 @@ fn a_checkpoint_has_the_form_that_other_versions_read() {
 
 fn at(offset: u64) -> From {
     let place = Position { offset, fingerprint: 0 }.into();
-    From { pushes: Some(place), receipts: place }
+    From { pushes: Some(place), receipts: Some(place) }
 }
 
 fn push(id: &str, due: i64) -> Followed {
@@ -94,10 +94,10 @@ fn a_place_is_kept_until_all_that_was_read_from_it_is_judged() {
     ledger.receive("alice", "received");
     ledger.receive("bob", "soon");
     ledger.receive("alice", "of no push");
-    assert!(ledger.knows(&push("received", 0)) && ledger.take_due(49, 9).is_empty());
-    assert_eq!(ledger.take_due(50, 9), [push("soon", 50)]);
+    assert!(ledger.knows(&push("received", 0)) && ledger.take_due(49, 9) == (vec![], false));
+    assert_eq!(ledger.take_due(50, 9), (vec![push("soon", 50)], false));
     assert_eq!(ledger.from(), Some(at(2)));
-    assert_eq!(ledger.take_due(99, 9), [push("late", 90)]);
+    assert_eq!(ledger.take_due(99, 1), (vec![push("late", 90)], true));
     assert!(ledger.is_empty());
     assert_eq!(ledger.from(), Some(at(4)));
 }
@@ -290,6 +290,29 @@ async fn lost_streams_and_outages_end_no_judging() {
     world.push("paid", "into a new stream", "alice").await;
     assert_eq!(world.reported(60).await, ["into a new stream alice"]);
     assert!(edge.metrics.judge_gaps.get() >= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_stream_of_receipts_was_replaced_edges_still_take_turns() {
+    let mut world = World::new();
+    let (first, second) = (world.edge(), world.edge());
+    sleep(Duration::from_secs(20)).await;
+    let judging = |edge: &Edge| edge.metrics.judging.get();
+    // What waits keeps a place in the stream that goes.
+    world.push("later", "open", "alice").await;
+    sleep(Duration::from_secs(5)).await;
+    let receipts = names::receipts_stream("pay");
+    world.broker.delete_stream(&receipts);
+    world.broker.create_stream(&receipts);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(judging(&first) + judging(&second), 1, "one of them");
+    let (dies, lives) = if judging(&first) == 1 { (first, second) } else { (second, first) };
+    drop(dies);
+    world.push("paid", "never", "bob").await;
+    assert_eq!(world.reported(60).await, ["never bob"]);
+    assert_eq!(judging(&lives), 1);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(judging(&lives), 1, "and stays it");
 }
 
 #[tokio::test(start_paused = true)]
