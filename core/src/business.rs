@@ -94,6 +94,8 @@ pub const DEFAULT_QUEUE_BYTES: &str = "1Gi";
     validation = rules::BUSINESS_TYPE_SYNTAX.to_kube(),
     validation = rules::RESERVED_TYPE.to_kube(),
     validation = rules::ACCEPTS_OTHERS.to_kube(),
+    validation = rules::RECEIPTS_WITHIN_NEEDS_DURABLE.to_kube(),
+    validation = rules::RECEIPTS_WITHIN_RETENTION.to_kube(),
 )]
 pub struct WsBusinessSpec {
     /// Name of the business in URLs, envelopes and broker objects: a-z, 0-9 and hyphens, at most 40 characters, one owner in the cluster.

@@ -10,7 +10,7 @@ mod retention;
 mod topology;
 
 pub use config::MAX_CONFIG_BYTES;
-pub(crate) use policies::DEFAULT_MAX_LENGTH;
+pub(crate) use policies::{DEFAULT_MAX_LENGTH, RECEIPTS_BYTES};
 pub use policies::{GROUP_SIZE, shared_policies, shared_policy_of};
 pub(crate) use queues::merge as merge_queues;
 pub(crate) use retention::{quantity, quantity_text};

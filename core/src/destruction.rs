@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     business::RetentionStatus,
     compile::{quantity, quantity_text},
-    hex,
-    topology::{QueueKind, Topology},
+    hex, names,
+    topology::{Queue, QueueKind, Topology},
 };
 
 /// Annotation of a resource; what a person allows it to destroy, as [`allowance`] gives it.
@@ -91,7 +91,9 @@ pub fn digest(destructions: &[Destruction], used: Option<&str>) -> String {
 /// What is destroyed when `after` replaces `before`.
 pub fn destructions(before: &Topology, after: &Topology) -> Vec<Destruction> {
     let mut all = Vec::new();
-    for stream in before.queues.iter().filter(|queue| queue.kind == QueueKind::Stream) {
+    // Receipts are copies of events, which the business has had.
+    let keeps = |queue: &&Queue| queue.kind == QueueKind::Stream && !names::is_receipts_stream(&queue.name);
+    for stream in before.queues.iter().filter(keeps) {
         if !after.queues.contains(stream) {
             all.push(Destruction::Stream { stream: stream.name.clone() });
             continue;
@@ -176,6 +178,16 @@ mod tests {
         }))
         .unwrap();
         compile_one(&business).unwrap().topology
+    }
+
+    #[test]
+    fn receipts_may_go_without_a_persons_word() {
+        let of = |kept: &str| Topology {
+            queues: vec![Queue { name: kept.to_owned(), kind: QueueKind::Stream, dead_letter: None }],
+            ..Topology::default()
+        };
+        assert_eq!(destructions(&of("wirepost.pay.receipts"), &Topology::default()), []);
+        assert_eq!(destructions(&of("wirepost.pay.stream"), &Topology::default()).len(), 1);
     }
 
     #[test]

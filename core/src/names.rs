@@ -35,9 +35,28 @@ pub fn is_share_exchange(exchange: &str) -> bool {
     owner(exchange).is_some_and(|business| exchange[PREFIX.len() + business.len()..] == *".share")
 }
 
-/// Topic exchange for connected, disconnected, delivered and rejected; routing key = the event.
+/// The event, and so its routing key, that tells of a receipt.
+pub const DELIVERED: &str = "delivered";
+
+/// Topic exchange for connected, disconnected, census, delivered, undelivered and rejected; routing key = the event.
 pub fn events_exchange(business: &str) -> String {
     format!("{PREFIX}{business}.events")
+}
+
+/// Stream that keeps a business's receipts for a while, where a route says `receiptsWithinSeconds`: by it edges find out
+/// who gave none.
+pub fn receipts_stream(business: &str) -> String {
+    format!("{PREFIX}{business}.receipts")
+}
+
+/// Whether this is the [`receipts_stream`] of any business.
+pub fn is_receipts_stream(stream: &str) -> bool {
+    owner(stream).is_some_and(|business| stream[PREFIX.len() + business.len()..] == *".receipts")
+}
+
+/// Fanout exchange in front of [`receipts_stream`], for what the edge that judges writes there between the receipts.
+pub fn judge_exchange(business: &str) -> String {
+    format!("{PREFIX}{business}.judge")
 }
 
 /// Queue that the business declares itself, to consume its events.
@@ -185,6 +204,7 @@ mod tests {
         assert!(is_edge_user(&edge_user("0a1b")) && !is_edge_user("wirepost.edge.0a1b"));
         assert!(is_share_exchange(&share_exchange("pay")));
         assert!(["wirepost.pay.push", "wirepost.share", "share"].iter().all(|other| !is_share_exchange(other)));
+        assert!(is_receipts_stream(&receipts_stream("pay")) && !is_receipts_stream("wirepost.pay.q.receipts"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use wirepost_core::{
     SendType,
     content::{ContentError, MAX_STEPS, Schema},
-    edge_config::{AuthConfig, BusinessConfig, FORMAT, RouteConfig},
+    edge_config::{AuthConfig, BusinessConfig, Delivery, FORMAT, RouteConfig},
     names, origin, pattern,
 };
 
@@ -50,6 +50,8 @@ pub struct Business {
     pub share_exchange: Arc<str>,
     /// Topic exchange for events.
     pub events_exchange: Arc<str>,
+    /// Fanout exchange for what the edge that judges receipts writes; exists only if a route waits for them.
+    pub judge_exchange: Arc<str>,
     /// The other businesses of this edge.
     pub peers: Arc<Peers>,
 }
@@ -160,6 +162,7 @@ impl Business {
             push_exchange: names::push_exchange(name).into(),
             share_exchange: names::share_exchange(name).into(),
             events_exchange: names::events_exchange(name).into(),
+            judge_exchange: names::judge_exchange(name).into(),
             peers: Arc::default(),
             credentials: credentials(&config.auth),
             routes,
@@ -238,6 +241,12 @@ impl Business {
     /// Whether any route asks for receipts.
     pub fn wants_receipts(&self) -> bool {
         self.routes.iter().any(|route| route.config.receipts)
+    }
+
+    /// Whether any route waits for them, and reports who gave none.
+    pub fn follows_receipts(&self) -> bool {
+        let waits = |route: &Route| route.config.receipts && route.config.receipts_within_seconds.is_some();
+        self.config.delivery == Delivery::Durable && self.routes.iter().any(waits)
     }
 
     /// Whether checking `content` against the schemas of a message's routes, of either direction, may take long: then

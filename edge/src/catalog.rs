@@ -22,6 +22,7 @@ use wirepost_runtime::{
 use crate::{
     business::{Business, ConfigError},
     push::{context::HubContext, hub::Hub, reader, reading::Reading},
+    undelivered,
 };
 
 /// Longest wait of a business's new reader for the end of its old one: the time to leave the broker, see
@@ -209,6 +210,10 @@ impl Catalog {
             let (cancel, ended) = (reader.cancel.clone(), reader.ended.clone().drop_guard());
             let before = readers.insert(Arc::clone(&hub.name), reader).map(|before| before.ended);
             let stopping = self.stopping.clone();
+            let (judged, until) = (Arc::clone(&hub), cancel.clone());
+            self.tasks.restarted("judge of receipts", &cancel, Backoff::new(BACKOFF.0, BACKOFF.1), move || {
+                until.clone().run_until_cancelled_owned(undelivered::run(Arc::clone(&judged)))
+            });
             // A message that makes one business's reader panic must not end the edge for all.
             self.tasks.restarted("push reader", &cancel.clone(), Backoff::new(BACKOFF.0, BACKOFF.1), move || {
                 let _until_the_end = &ended;

@@ -11,6 +11,7 @@
 //! - [`compression`]: what is compressed of a socket, and how
 //! - [`business`]: one business as declared, its events, checks of large content
 //! - [`push`]: from the broker to the clients: who is addressed, what was missed, what waits to be written
+//! - [`undelivered`]: who gave no receipt in time
 //! - [`catalog`]: all businesses, each with its connections; [`source`]: where their configurations come from
 //! - [`presence`]: who is here, on one edge and on all; [`peers`]: the other edges
 //! - [`revocation`]: sessions and tokens that are good no more
@@ -49,5 +50,6 @@ pub mod socket;
 pub mod source;
 pub mod strangers;
 pub mod turn;
+pub mod undelivered;
 
 pub use wirepost_broker as broker;

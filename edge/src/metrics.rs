@@ -86,6 +86,16 @@ pub struct Metrics {
     pub page_bytes: Gauge,
     /// Bytes of receipts that wait for the broker.
     pub receipt_bytes: Gauge,
+    /// Bytes of pushes whose receipts are awaited.
+    pub followed_bytes: Gauge,
+    /// Businesses for which this edge judges who gave no receipt in time.
+    pub judging: Gauge,
+    /// Events that somebody gave none.
+    pub undelivered: Counter,
+    /// Times that no more pushes were read until those were judged that wait.
+    pub judge_held_back: Counter,
+    /// Times that receipts or pushes were gone before they were judged.
+    pub judge_gaps: Counter,
     /// Businesses that are read, since they have clients here.
     pub readers: Gauge,
     /// Businesses whose clients wait for pushes while none are read.
@@ -220,6 +230,14 @@ impl Default for Metrics {
             catch_up_reads: metric!("catch_up_reads", "Pages of streams read for clients that catch up"),
             page_bytes: metric!("page_bytes", "Pages of streams kept for further clients that catch up, in bytes"),
             readers: metric!("readers", "Businesses that are to be read, since clients of theirs are here"),
+            followed_bytes: metric!("followed_bytes", "Held for pushes whose receipts are awaited, in bytes"),
+            judging: metric!("judging", "Businesses for which this edge judges who gave no receipt in time"),
+            undelivered: metric!("undelivered", "Events that an identity gave no receipt of a push in time"),
+            judge_held_back: metric!(
+                "judge_held_back",
+                "Times that no more pushes were followed until those that wait for receipts are judged"
+            ),
+            judge_gaps: metric!("judge_gaps", "Times that receipts or pushes were gone before they were judged"),
             receipt_bytes: metric!("receipt_bytes", "Held for receipts that wait for the broker, in bytes"),
             readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),
             reader_lag: metric!(

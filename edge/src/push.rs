@@ -6,6 +6,7 @@
 //! the same step in which it reads the end of the log.
 
 pub mod across;
+mod admit;
 pub mod audience;
 pub mod backlog;
 mod basis;
@@ -14,6 +15,7 @@ pub mod check;
 pub mod context;
 pub mod entry;
 pub mod expiry;
+pub mod followed;
 pub mod gap;
 pub mod greeting;
 pub mod hub;

@@ -54,6 +54,8 @@ impl<'a> Streams<'a> {
             Step::DeletePolicy(name) if desired.queues.iter().any(|queue| queue.name == *name) => {
                 shared_policy_of(name).map(|shared| self.cut(name, &shared.definition)).unwrap_or_default()
             }
+            // Copies of events, which the business has had.
+            Step::DeleteStream(stream) if names::is_receipts_stream(stream) => Vec::new(),
             Step::DeleteStream(stream) => vec![Destruction::Stream { stream: stream.clone() }],
             // Deleted only if it is empty by its own count and by statistics.
             Step::DeleteQueue(_)

@@ -127,6 +127,9 @@ impl<'a> Message<'a> {
                 if self.route.receipts {
                     text.push_str("; answer with received");
                 }
+                if let Some(seconds) = self.route.receipts_within_seconds {
+                    text = format!("{text} within {seconds} s");
+                }
                 text
             }
         }

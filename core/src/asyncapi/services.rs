@@ -351,6 +351,21 @@ fn event_messages(business: &BusinessConfig) -> Vec<(&'static str, Value)> {
             with(&of_connection, json!({"session": "2f6b8c1d", "ids": [EXAMPLE_ID]})),
         ));
     }
+    if let Some(within) = business.routes.iter().find_map(|route| route.receipts_within_seconds) {
+        events.push(event(
+            "undelivered",
+            "An identity that a push names has not reported it in time; comes at least once for each id and uniqueId",
+            json!({
+                "id": {"type": "string", "description": "The push."},
+                "uniqueId": {"type": "string"},
+                "messageType": {"type": "string"},
+                "withinSeconds": {"type": "integer", "description": "What the route allows."},
+                "offset": {"type": "integer", "description": "Position in the stream."},
+            }),
+            &[],
+            json!({"id": EXAMPLE_ID, "uniqueId": "alice", "messageType": "payment.completed", "withinSeconds": within, "offset": 412}),
+        ));
+    }
     events
 }
 

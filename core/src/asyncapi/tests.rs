@@ -186,7 +186,7 @@ fn everything_that_services_use_is_described() {
     };
     let business = compiled.business.as_str();
     let own = compiled.topology.queues.iter().map(|queue| queue.name.as_str());
-    let unused = [names::stream(business), names::unrouted(business)];
+    let unused = [names::stream(business), names::unrouted(business), names::receipts_stream(business)];
     let expected: BTreeSet<&str> = own
         .filter(|name| !unused.iter().any(|unused| unused == name))
         .chain(compiled.topology.existing_queues.iter().map(String::as_str))

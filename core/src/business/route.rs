@@ -25,6 +25,7 @@ use crate::{
     validation = rules::TTL_IS_FOR_PUSHES.to_kube(),
     validation = rules::AUDIENCE_IS_FOR_PUSHES.to_kube(),
     validation = rules::RECEIPTS_ARE_FOR_SERVER_TO_CLIENT.to_kube(),
+    validation = rules::RECEIPTS_WITHIN_NEEDS_RECEIPTS.to_kube(),
     validation = rules::VALIDATE_IS_FOR_SERVER_TO_CLIENT.to_kube(),
     validation = rules::VALIDATE_NEEDS_SCHEMA.to_kube(),
 )]
@@ -60,6 +61,11 @@ pub struct Route {
     /// Whether the business gets an event when a client has received it; for ServerToClient. Default: false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub receipts: bool,
+    /// Seconds within which an identity that a push names must have reported it; else the business gets the event `undelivered`. For
+    /// routes with receipts, and pushes that are Durable. Absent: nobody waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 5, max = 3_600))]
+    pub receipts_within_seconds: Option<i64>,
     /// JSON Schema that `content` must fulfil, at most 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]

@@ -125,6 +125,18 @@ rules! {
         remedy: "add the client type to clientTypes, or correct auth.jwt.clientTypes",
         field: ".auth.jwt.clientTypes",
     }
+    RECEIPTS_WITHIN_NEEDS_DURABLE {
+        rule: "!has(self.push) || !has(self.push.delivery) || self.push.delivery != 'Transient' || self.routes.all(r, !has(r.receiptsWithinSeconds))",
+        problem: "a route has receiptsWithinSeconds, and nothing keeps Transient pushes until then",
+        remedy: "remove receiptsWithinSeconds, or use push.delivery: Durable",
+        field: ".routes",
+    }
+    RECEIPTS_WITHIN_RETENTION {
+        rule: "!has(self.push) || !has(self.push.retention) || !has(self.push.retention.seconds) || self.routes.all(r, !has(r.receiptsWithinSeconds) || r.receiptsWithinSeconds < self.push.retention.seconds)",
+        problem: "a route's receiptsWithinSeconds is not shorter than push.retention.seconds, so its pushes may be gone before they are judged",
+        remedy: "shorten receiptsWithinSeconds, or keep pushes longer",
+        field: ".routes",
+    }
     ACCEPT_FROM_SYNTAX {
         rule: "self.matches('^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$')",
         problem: "acceptFrom names something that is not a business type",
@@ -227,6 +239,12 @@ rules! {
         problem: "receipts tell the business of its own messages, so they are for ServerToClient only",
         remedy: "remove receipts",
         field: ".receipts",
+    }
+    RECEIPTS_WITHIN_NEEDS_RECEIPTS {
+        rule: "!has(self.receiptsWithinSeconds) || (has(self.receipts) && self.receipts)",
+        problem: "receiptsWithinSeconds waits for receipts, and the route asks for none",
+        remedy: "set receipts: true, or remove receiptsWithinSeconds",
+        field: ".receiptsWithinSeconds",
     }
     VALIDATE_IS_FOR_SERVER_TO_CLIENT {
         rule: "self.sendType == 'ServerToClient' || !has(self.validate) || self.validate == 'Http'",

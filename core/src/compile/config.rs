@@ -49,6 +49,7 @@ fn route(business: &str, route: &Route, client_types: &[String]) -> RouteConfig 
         ttl_seconds: route.ttl_seconds.map(i64::unsigned_abs),
         audience: route.audience,
         receipts: route.receipts,
+        receipts_within_seconds: route.receipts_within_seconds.map(i64::unsigned_abs),
         schema: route.schema.clone(),
         validate: route.validate,
     }

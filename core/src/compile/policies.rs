@@ -45,12 +45,19 @@ const EVENTS_MAX_BYTES: i64 = 256 << 20;
 /// segments, since the broker reclaims whole ones.
 const CONTROL_RETENTION: Retention = Retention { seconds: MAX_SESSION_SECONDS + 86_400, bytes: 64 << 20 };
 
+/// Receipts are judged at most an hour after their push, and a while later if all edges were away. Larger than many of
+/// them need: only what was written takes room.
+const RECEIPTS_RETENTION: Retention = Retention { seconds: 4 * 3_600, bytes: RECEIPTS_BYTES };
+/// See [`RECEIPTS_RETENTION`].
+pub(crate) const RECEIPTS_BYTES: u64 = 256 << 20;
+
 /// Indices into [`SHARED`].
 const KEEPERS: usize = 0;
 const QUEUES: usize = 1;
 const STREAMS: usize = 2;
+const RECEIPTS: usize = 3;
 
-static SHARED: LazyLock<[Policy; 6]> = LazyLock::new(|| {
+static SHARED: LazyLock<[Policy; 7]> = LazyLock::new(|| {
     let shared = |name: &str, rest: &str, apply_to, definition| Policy {
         name: format!("{}{name}", names::PREFIX),
         // Only the business varies, which contains no dot.
@@ -63,6 +70,7 @@ static SHARED: LazyLock<[Policy; 6]> = LazyLock::new(|| {
         shared("keepers", "(dead|unrouted)", applies_to(QueueKind::Quorum), keeper()),
         shared("queues", r"q\..+", applies_to(QueueKind::Quorum), queue(&Queue::default())),
         shared("streams", "stream", applies_to(QueueKind::Stream), stream(retention(None))),
+        shared("receipts", "receipts", applies_to(QueueKind::Stream), stream(RECEIPTS_RETENTION)),
         // Of either type: their owners choose it. Not streams: those would drop their oldest messages.
         shared("events", r"events\..+", "classic_queues", events()),
         shared("events-quorum", r"events\..+", applies_to(QueueKind::Quorum), events()),
@@ -91,6 +99,8 @@ pub fn shared_policy_of(queue: &str) -> Option<&'static Policy> {
         QUEUES
     } else if queue == names::stream(business) {
         STREAMS
+    } else if queue == names::receipts_stream(business) {
+        RECEIPTS
     } else {
         return None;
     };

@@ -37,6 +37,9 @@ pub(crate) fn topology(business: &str, spec: &WsBusinessSpec) -> Topology {
     if spec.push.as_ref().map_or(Delivery::default(), |p| p.delivery) == Delivery::Durable {
         let declared = spec.push.as_ref().and_then(|p| p.retention.as_ref());
         stream(&mut topology, business, retention(declared));
+        if spec.routes.iter().any(|route| route.receipts_within_seconds.is_some()) {
+            receipts(&mut topology, business);
+        }
     }
     sort(&mut topology);
     topology
@@ -99,6 +102,21 @@ fn stream(topology: &mut Topology, business: &str, retention: Retention) {
     topology.queues.push(Queue { name: name.clone(), kind: QueueKind::Stream, dead_letter: None });
     bind(topology, names::push_exchange(business), name);
     bind(topology, names::push_unrouted(business), names::unrouted(business));
+}
+
+/// What edges find out with who gave no receipt in time: the receipts, and what the edge that judges writes between them.
+/// That has an exchange of its own: listeners of all events must not get it, and an edge that could write to the stream by
+/// its name could bind it as well.
+fn receipts(topology: &mut Topology, business: &str) {
+    let (name, judge) = (names::receipts_stream(business), names::judge_exchange(business));
+    topology.queues.push(Queue { name: name.clone(), kind: QueueKind::Stream, dead_letter: None });
+    topology.exchanges.push(Exchange { name: judge.clone(), kind: ExchangeKind::Fanout, alternate: None });
+    topology.bindings.push(Binding {
+        exchange: names::events_exchange(business),
+        queue: name.clone(),
+        routing_key: names::DELIVERED.to_owned(),
+    });
+    bind(topology, judge, name);
 }
 
 /// The exchange for messages to the clients of several businesses. It stands beside `push`, not behind it: `push` leads

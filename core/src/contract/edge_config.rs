@@ -115,6 +115,9 @@ pub struct RouteConfig {
     /// Whether the business hears of receipts.
     #[serde(default)]
     pub receipts: bool,
+    /// Seconds within which an identity that a push names gives a receipt, else the business hears that it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts_within_seconds: Option<u64>,
     /// JSON Schema of `content`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,

@@ -11,7 +11,7 @@ use crate::{
         Route, Session, WsBusiness, WsBusinessSpec,
     },
     class::{ClassDefaults, ClassLimits, KIND, Owners, QueueLimits, WsBusinessClass, WsBusinessClassSpec},
-    compile::{DEFAULT_MAX_LENGTH, merge_queues, quantity},
+    compile::{DEFAULT_MAX_LENGTH, RECEIPTS_BYTES, merge_queues, quantity},
     contract::{
         condition::Reason,
         edge_config::{Audience, DEFAULT_SESSION_SECONDS, Delivery, Limits, Validate},
@@ -79,6 +79,7 @@ pub fn given(class: &WsBusinessClassSpec) -> WsBusinessClassSpec {
         ttl_seconds: None,
         audience: Audience::default(),
         receipts: false,
+        receipts_within_seconds: None,
         schema: None,
         validate: Validate::default(),
     };
@@ -255,7 +256,7 @@ pub fn check(class: &WsBusinessClass, business: &WsBusiness) -> Vec<Problem> {
     found.problems
 }
 
-/// What its own queues and its stream may hold together.
+/// What its own queues, its stream and that of its receipts may hold together.
 fn total_bytes(business: &WsBusiness, queues: &[(String, Queue)]) -> u64 {
     let of_queue =
         |(_, queue): &(String, Queue)| size(queue.max_length_bytes.as_deref().unwrap_or(DEFAULT_QUEUE_BYTES));
@@ -265,7 +266,9 @@ fn total_bytes(business: &WsBusiness, queues: &[(String, Queue)]) -> u64 {
         return queues;
     }
     let stream = push.and_then(|push| push.retention.as_ref()?.bytes.as_deref());
-    queues.saturating_add(size(stream.unwrap_or(DEFAULT_RETENTION_BYTES)))
+    let waits = business.spec.routes.iter().any(|route| route.receipts_within_seconds.is_some());
+    let receipts = if waits { RECEIPTS_BYTES } else { 0 };
+    queues.saturating_add(size(stream.unwrap_or(DEFAULT_RETENTION_BYTES))).saturating_add(receipts)
 }
 
 /// Whether these owners let a namespace own a business type; without any owners every namespace may.

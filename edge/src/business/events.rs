@@ -1,10 +1,12 @@
 //! What a business can learn about its clients: published to its events exchange, routing key = the event. Best effort:
 //! bounded, never repeated, dropped and counted while the broker is unreachable or a listener's queue does not answer.
-//! Only `delivered` is published with a confirm, by [the connection](crate::socket::session) that reports it.
+//! Only these are published with a confirm: `delivered`, by [the connection](crate::socket::session) that reports it, and
+//! `undelivered`, by the edge that [judges](crate::undelivered).
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
+use wirepost_core::names;
 
 use super::Business;
 use crate::{
@@ -51,6 +53,19 @@ pub enum Event<'a> {
         /// Ids of the messages.
         ids: &'a [String],
     },
+    /// An identity has not reported a push in time.
+    Undelivered {
+        /// The push.
+        id: &'a str,
+        /// Who was to report it.
+        unique_id: &'a str,
+        /// Its type.
+        message_type: &'a str,
+        /// What its route allows.
+        within_seconds: u64,
+        /// Its offset in the stream.
+        offset: u64,
+    },
     /// How many connections the events before it tell of: what was connected and not disconnected.
     Census {
         /// How many.
@@ -86,7 +101,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// The names of all events.
-const KEYS: [&str; 5] = ["connected", "disconnected", "delivered", "rejected", "census"];
+const KEYS: [&str; 6] = ["connected", "disconnected", names::DELIVERED, "rejected", "census", "undelivered"];
 
 impl Event<'_> {
     fn key(&self) -> &'static str {
@@ -96,6 +111,7 @@ impl Event<'_> {
             Self::Delivered { .. } => KEYS[2],
             Self::Rejected { .. } => KEYS[3],
             Self::Census { .. } => KEYS[4],
+            Self::Undelivered { .. } => KEYS[5],
         }
     }
 }
@@ -215,11 +231,14 @@ mod tests {
         let reasons =
             Rejection::LABELS.into_iter().filter(|reason| ![Rejection::EVENT, Rejection::FOREIGN].contains(reason));
         let census = Event::Census { connections: 1, digest: "0a", every_seconds: 15.0 };
-        let events = [connected, disconnected, delivered, census].into_iter().chain(reasons.map(rejected));
+        let undelivered =
+            Event::Undelivered { id: "p", unique_id: "alice", message_type: "m", within_seconds: 60, offset: 4 };
+        let events = [connected, disconnected, delivered, census, undelivered].into_iter().chain(reasons.map(rejected));
         let config = json!({
             "format": 1, "businessType": "pay", "owner": "o", "generation": 1, "clientTypes": ["app"], "delivery": "Durable",
             "retention": {"seconds": 1, "bytes": 1}, "auth": {"allowedOrigins": []}, "limits": {}, "sessionMaxSeconds": 60,
-            "routes": [{"messageType": "m", "sendType": "ServerToClient", "from": [], "to": ["app"], "audience": "Addressed", "receipts": true}],
+            "routes": [{"messageType": "m", "sendType": "ServerToClient", "from": [], "to": ["app"], "audience": "Addressed", "receipts": true,
+                        "receiptsWithinSeconds": 60}],
         });
         let document = asyncapi(&serde_json::from_value(config).unwrap(), "wss://ws.example", Part::All);
         for event in events {
@@ -228,6 +247,7 @@ mod tests {
                 | Event::Disconnected { .. }
                 | Event::Delivered { .. }
                 | Event::Census { .. }
+                | Event::Undelivered { .. }
                 | Event::Rejected { .. } => {}
             }
             let body = Body { event: &event, business_type: "pay", edge: "e", instance: "i", timestamp: 1 };

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
+    budget::Budget,
     business::{census::Tallies, check_pool::CheckPool, events::Teller, peers::Peers},
     config::settings::Settings,
     ids,
     metrics::{Metrics, label},
 };
+
+/// Bytes of pushes whose receipts are awaited, of all businesses.
+const FOLLOWED_BYTES: usize = 64 << 20;
 
 /// See the module.
 pub struct HubContext {
@@ -23,6 +27,8 @@ pub struct HubContext {
     pub backlog: Arc<BacklogBudget>,
     /// Bytes of all logs.
     pub budget: Arc<LogBudget>,
+    /// Pushes whose receipts are awaited.
+    pub followed: Budget,
     /// Checks large content.
     pub checks: Arc<CheckPool>,
     /// Pages of streams for clients that catch up.
@@ -45,6 +51,7 @@ impl HubContext {
         Self {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
+            followed: Budget::new(FOLLOWED_BYTES, metrics.followed_bytes.clone()),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
             checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),
             pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),

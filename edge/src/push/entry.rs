@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use wirepost_core::{Cursor, Envelope, contract::marker::BEGIN, edge_config::Delivery};
+use wirepost_core::{Cursor, edge_config::Delivery};
 
 use super::{
-    across,
-    audience::{self, Audience},
+    admit::{Admitted, admit},
+    audience::Audience,
     backlog::{Backlog, BacklogShare},
     expiry,
     receipts::MessageHash,
     rejection::Rejection,
 };
 use crate::{
-    broker::{MessageDefect, Origin, Position, Record},
+    broker::{Position, Record},
     business::Business,
     compression::deflate,
 };
@@ -129,49 +129,11 @@ fn push(
     backlog: &Arc<Backlog>,
     rejections: &mut Vec<Rejected>,
 ) -> Result<Option<Push>, (Option<String>, Rejection)> {
-    let max = business.config.limits.push_bytes;
-    if record.body.len() > max {
-        return Err((None, Rejection::TooLarge { bytes: record.body.len(), max }));
-    }
-    if let Some(defect @ MessageDefect::Unreadable(_)) = &record.defect {
-        return Err((None, Rejection::Unreadable(defect.to_string())));
-    }
-    let mut envelope = Envelope::parse(&record.body).map_err(|error| {
-        let why = record.defect.as_ref().map_or_else(|| error.to_string(), ToString::to_string);
-        (Envelope::readable_id(&record.body).map(Into::into), Rejection::Invalid(why))
-    })?;
-    if is_marker(&envelope) {
-        return Ok(None);
-    }
-    let id = || envelope.id.as_deref().map(str::to_owned);
-    let rejected = |why| (id(), why);
-    let owner = record.origin.business.as_deref().unwrap_or(business.name());
-    if let Some(other) = envelope.business_type.as_deref().filter(|other| *other != owner) {
-        return Err(rejected(Rejection::OtherBusiness(other.to_owned())));
-    }
-    let (route, audience) = if record.origin.business.is_some() {
-        across::judge(business, owner, &envelope).map_err(rejected)?
-    } else {
-        let others = across::refused(business, record, &envelope);
-        rejections.extend(others.into_iter().map(|(by, why)| Rejected {
-            id: id(),
-            why,
-            refused_by: Some(by),
-            of: None,
-        }));
-        if !across::is_for(business.name(), &envelope) {
-            return Ok(None);
-        }
-        // It came here only because the broker found nobody whom its headers name.
-        let Origin { shared, to, .. } = &record.origin;
-        if *shared && !to.is_empty() && !record.origin.names(business.name()) {
-            return Err(rejected(Rejection::NotCopied { business: business.name().to_owned() }));
-        }
-        let route = audience::route(business, &envelope).map_err(rejected)?;
-        (route, audience::audience(route, &envelope).map_err(rejected)?)
-    };
+    let Some(admitted) = admit(business, record, rejections)? else { return Ok(None) };
+    let Admitted { mut envelope, owner, route, audience } = admitted;
     let timestamp = envelope.timestamp.unwrap_or(record.timestamp);
-    let expires_at = expiry::of_record(&envelope, &route.config, record.timestamp).map_err(rejected)?;
+    let expires_at = expiry::of_record(&envelope, &route.config, record.timestamp);
+    let expires_at = expires_at.map_err(|why| (envelope.id.as_deref().map(str::to_owned), why))?;
     envelope.send_type = Some(route.config.send_type);
     envelope.timestamp = Some(timestamp);
     envelope.expires_at = expires_at;
@@ -190,11 +152,6 @@ fn push(
     Ok(Some(Push { audience, frame, compressed: None, expires_at, judge, receipt, share }))
 }
 
-/// Whether it is a marker: the type and nothing to deliver. A push with that message type is not a marker.
-fn is_marker(envelope: &Envelope<'_>) -> bool {
-    envelope.message_type.as_deref() == Some(BEGIN) && !envelope.has_audience() && envelope.content.is_none()
-}
-
 /// The cursor of a position.
 pub fn cursor(business: &str, position: Position) -> String {
     Cursor { business: business.to_owned(), partition: 0, offset: position.offset, fingerprint: position.fingerprint }
@@ -203,7 +160,7 @@ pub fn cursor(business: &str, position: Position) -> String {
 
 /// The id of a push that came without one: a UUIDv7 derived from what the stream stores, so that every edge and every
 /// replay gives it the same id.
-fn id_of(record: &Record) -> String {
+pub(super) fn id_of(record: &Record) -> String {
     let mut random = [0_u8; 10];
     random[..8].copy_from_slice(&record.position.fingerprint.to_be_bytes());
     random[8..].copy_from_slice(&(record.position.offset as u16).to_be_bytes());

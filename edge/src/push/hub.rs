@@ -54,6 +54,8 @@ pub struct Hub {
     pub(super) reads: ReadQueue,
     business: ArcSwap<Business>,
     state: Lock<State>,
+    /// Whether a route waits for receipts.
+    follows: watch::Sender<bool>,
     /// Counts attachments and batches, for connections that wait for the log to change.
     moved: watch::Sender<u64>,
     /// Number of connections, for the reader.
@@ -109,6 +111,7 @@ impl Hub {
             tally: context.tallies.of(business.name()),
             backlog,
             name: business.name().into(),
+            follows: watch::Sender::new(business.follows_receipts()),
             reads: ReadQueue::default(),
             business: ArcSwap::new(business),
             state: Lock::new(State { log, registry: Registry::default(), consumed: false, closed: None }),
@@ -145,6 +148,7 @@ impl Hub {
         self.backlog.limit(business.config.limits.per_edge.memory_bytes);
         let judged: Vec<_> =
             if before.lets_in_as(&business) { Vec::new() } else { state.registry.iter().cloned().collect() };
+        self.follows.send_replace(business.follows_receipts());
         self.business.store(business);
         drop(state);
         for mailbox in judged {
@@ -157,6 +161,11 @@ impl Hub {
     pub fn judges_as(&self, judge: &Arc<Business>) -> bool {
         let business = self.business.load();
         Arc::ptr_eq(&business, judge) || business.judges_as(judge)
+    }
+
+    /// Whether a route waits for receipts now.
+    pub fn follows(&self) -> watch::Receiver<bool> {
+        self.follows.subscribe()
     }
 
     /// Changes whenever the reader attaches or the log grows.

@@ -35,7 +35,9 @@ impl Delivered {
         let queues = config.routes.iter().filter_map(|route| route.queue.clone());
         let stream = (config.delivery == Delivery::Durable).then(|| names::stream(&config.business_type));
         let share = (!config.accepted_by.is_empty()).then(|| names::share_exchange(&config.business_type));
-        *before = Some(Self { hash, declared, at, uses: queues.chain(stream).chain(share).collect() });
+        let waits = config.routes.iter().any(|route| route.receipts_within_seconds.is_some());
+        let receipts = waits.then(|| names::receipts_stream(&config.business_type));
+        *before = Some(Self { hash, declared, at, uses: queues.chain(stream).chain(share).chain(receipts).collect() });
     }
 
     /// When no edge uses anything of a former configuration. `timeout`: the longest wait for edges that do not get, or do not report,

@@ -50,5 +50,6 @@ mod time_to_live;
 mod tls;
 mod tokens;
 mod transient;
+mod undelivered;
 mod unknown;
 mod uploads;

@@ -153,7 +153,8 @@ fn declaration(name: &str, keys: &Value) -> String {
             "clientTypes": TYPES,
             "routes": [
                 {"messageType": "order.placed", "sendType": "ClientToServer", "from": ["app"], "queue": {"name": "orders"}},
-                {"messageType": "bill.paid", "sendType": "ServerToClient", "to": ["h5"], "audience": "Everyone"},
+                {"messageType": "bill.paid", "sendType": "ServerToClient", "to": ["h5"], "audience": "Everyone",
+                 "receipts": true, "receiptsWithinSeconds": 60},
                 {"messageType": "chat.said", "sendType": "ClientToClient", "from": ["app"], "to": ["h5"], "audience": "Everyone"},
                 {"messageType": LAST, "sendType": "ServerToClient", "to": TYPES, "audience": "Everyone"},
             ],

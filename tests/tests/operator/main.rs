@@ -30,5 +30,6 @@ mod others;
 mod ownership;
 mod retention;
 mod tasks;
+mod undelivered;
 mod upgrade;
 mod verdict;

@@ -47,6 +47,7 @@ impl Phases {
     fn with(business: &str, intake: &[Intake], steps: Vec<Step>, in_use: impl Fn(&str) -> bool) -> Self {
         let mut phases = Self::default();
         let (stream, share) = (names::stream(business), names::share_exchange(business));
+        let (receipts, judge) = (names::receipts_stream(business), names::judge_exchange(business));
         for step in &steps {
             match step {
                 Step::Unbind(binding) if may_be_published_to(business, binding) && in_use(&binding.destination) => {
@@ -54,6 +55,9 @@ impl Phases {
                 }
                 Step::DeleteStream(name) if *name == stream && in_use(name) => {
                     phases.kept.insert(stream.clone());
+                }
+                Step::DeleteStream(name) if *name == receipts && in_use(name) => {
+                    phases.kept.insert(receipts.clone());
                 }
                 _ => {}
             }
@@ -65,10 +69,11 @@ impl Phases {
                         && phases.kept.contains(&binding.destination))
                     || (is_behind_push(business, binding) && in_use(&stream))
                     || is_by_route(business, intake, binding)
+                    || (binding.destination == receipts && in_use(&receipts))
                     // What leads to another business goes at once: that one does not want it any more.
                     || (binding.source == share && binding.destination == names::push_exchange(business) && in_use(&share))
             }
-            Step::DeleteExchange(name) => *name == share && in_use(&share),
+            Step::DeleteExchange(name) => (*name == share && in_use(&share)) || (*name == judge && in_use(&receipts)),
             Step::DeleteQueue(name) | Step::DeleteStream(name) => phases.kept.contains(name),
             Step::DeletePolicy(name) => phases.kept.iter().any(|queue| names::is_policy_of(name, queue)),
             _ => false,

@@ -185,6 +185,7 @@ fn an_exchange_is_created_after_its_alternate_is_bound_and_a_queue_after_its_pol
             "set policy wirepost.keepers",
             "set policy wirepost.queues",
             "set policy wirepost.streams",
+            "set policy wirepost.receipts",
             "set policy wirepost.events",
             "set policy wirepost.events-quorum",
             "set policy wirepost.control",

@@ -87,6 +87,7 @@ fn shared_policies_are_planned_once_and_belong_to_no_business() {
             "set policy wirepost.keepers",
             "set policy wirepost.queues",
             "set policy wirepost.streams",
+            "set policy wirepost.receipts",
             "set policy wirepost.events",
             "set policy wirepost.events-quorum",
             "set policy wirepost.control",

@@ -30,7 +30,7 @@ const fn right(access: Access, objects: &'static str, why: &'static str) -> Edge
 }
 
 /// All rights of the edges. None of them lets an edge read what clients have sent to services, or change a topology.
-pub const EDGE_RIGHTS: [EdgeRight; 11] = [
+pub const EDGE_RIGHTS: [EdgeRight; 13] = [
     right(Access::Configure, "wirepost.B.edge.*", "declare its own queue for `Transient` pushes, and delete it"),
     right(Access::Write, "wirepost.B.edge.*", "bind that queue"),
     right(Access::Read, "wirepost.B.edge.*", "consume that queue"),
@@ -44,6 +44,8 @@ pub const EDGE_RIGHTS: [EdgeRight; 11] = [
     right(Access::Read, "wirepost.B.push", "bind its own queue to the pushes"),
     right(Access::Write, "wirepost.B.events", "publish events: connected, rejected, …"),
     right(Access::Read, "wirepost.B.stream", "read `Durable` pushes"),
+    right(Access::Write, "wirepost.B.judge", "say that it judges who gave no receipt, and how far it is"),
+    right(Access::Read, "wirepost.B.receipts", "read the receipts, and what another edge has judged"),
     right(Access::Write, "wirepost.control", "tell all edges that sessions are revoked"),
     right(Access::Read, "wirepost.control", "hear of it"),
 ];
@@ -69,7 +71,7 @@ mod tests {
         assert_eq!(pattern(&EDGE_RIGHTS, Access::Configure), r"^(wirepost\.[^.]+\.edge\..+)$");
         assert_eq!(
             pattern(&EDGE_RIGHTS, Access::Read),
-            r"^(wirepost\.[^.]+\.edge\..+|wirepost\.[^.]+\.push|wirepost\.[^.]+\.stream|wirepost\.control)$"
+            r"^(wirepost\.[^.]+\.edge\..+|wirepost\.[^.]+\.push|wirepost\.[^.]+\.stream|wirepost\.[^.]+\.receipts|wirepost\.control)$"
         );
         assert_eq!(pattern(&[], Access::Read), "^$");
     }
