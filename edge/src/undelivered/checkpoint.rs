@@ -18,7 +18,8 @@ pub(super) struct Checkpoint {
     /// The process that wrote it.
     pub(super) judge: String,
     /// Its own name.
-    pub(super) checkpoint: String,
+    #[serde(rename = "checkpoint")]
+    pub(super) id: String,
     /// Where the next edge begins. `None`: nothing has been judged yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) from: Option<From>,

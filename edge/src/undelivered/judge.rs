@@ -189,7 +189,7 @@ impl Judge<'_> {
 
     fn checkpoint(&self) -> Checkpoint {
         let judge = self.hub.context.instance.clone();
-        Checkpoint { term: self.term, judge, checkpoint: ids::new(), from: self.from }
+        Checkpoint { term: self.term, judge, id: ids::new(), from: self.from }
     }
 
     async fn write(&mut self, checkpoint: &Checkpoint) -> bool {

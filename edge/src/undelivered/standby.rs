@@ -66,7 +66,7 @@ async fn silence(receipts: &mut Receipts, terms: &mut Terms) {
 /// Reads what the stream holds from its beginning, for the last checkpoint. False: it could not be read. Then nobody may
 /// begin: what was not judged yet would be left out.
 async fn learn(hub: &Hub, terms: &mut Terms) -> bool {
-    let end = Checkpoint { term: 0, judge: hub.context.instance.clone(), checkpoint: ids::new(), from: None };
+    let end = Checkpoint { term: 0, judge: hub.context.instance.clone(), id: ids::new(), from: None };
     if !publish::checkpoint(hub, &end).await {
         return false;
     }
@@ -87,7 +87,7 @@ async fn learn(hub: &Hub, terms: &mut Terms) -> bool {
 /// Begins a term, unless another edge is quicker.
 async fn claim(hub: &Hub, receipts: &mut Receipts, terms: &mut Terms) -> Option<Begin> {
     let (term, from): (u64, Option<From>) = terms.last().map_or((0, None), |last| (last.term, last.from));
-    let mine = Checkpoint { term: term + 1, judge: hub.context.instance.clone(), checkpoint: ids::new(), from };
+    let mine = Checkpoint { term: term + 1, judge: hub.context.instance.clone(), id: ids::new(), from };
     if !publish::checkpoint(hub, &mine).await {
         // It may be there all the same, and is found by whoever comes next.
         sleep(SPREAD).await;
