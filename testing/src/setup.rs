@@ -201,11 +201,12 @@ impl Setup {
         let to = names::push_exchange(business);
         let all = self.declared().into_iter().flat_map(|one| one.topology.links);
         let links = Links {
-            present: Box::pin(Snapshot::read(&self.management()?)).await?.links_to(business),
+            present: Snapshot::read(&self.management()?).await?.links_to(business),
             declared: all.filter(|link| link.to == to).map(|link| link.from).collect(),
         };
         let endpoint = endpoint(&self.vhost().amqp())?;
-        Ok(unrouted::move_back(&endpoint, business, &declared.topology, &links, &|| true).await?)
+        // It is large, and part of many others.
+        Ok(Box::pin(unrouted::move_back(&endpoint, business, &declared.topology, &links, &|| true)).await?)
     }
 
     /// Deletes a queue or stream by hand.

@@ -1,6 +1,6 @@
 //! Where the broker is, as which user to connect, and all bounds; checked as a whole before anything connects.
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use wirepost_rabbitmq::{
     Address, BrokerTls, ClientFiles, CredentialFiles, Credentials, ManagementClient, ManagementSettings, TlsFiles,
@@ -12,6 +12,8 @@ use super::alarm;
 
 /// Default of [`Config::connections`].
 pub const CONNECTIONS: usize = 2;
+/// Default of [`Config::return_after`]: a node that has just started has enough to do.
+const RETURN_AFTER: Duration = Duration::from_secs(10);
 /// More would only cost the broker memory.
 const MAX_CONNECTIONS: usize = 64;
 /// A queue's name has at most 255 bytes and holds the business type as well.
@@ -52,6 +54,8 @@ pub struct Config {
     pub event_capacity: usize,
     /// Unacknowledged messages of one `Transient` business at most (`basic.qos`).
     pub prefetch: u16,
+    /// After how long, at least, a publishing connection that an outage has led to another node returns to its own; twice as long at most.
+    pub return_after: Duration,
     /// How AMQP and streams are reached.
     pub network: Arc<dyn Network>,
 }
@@ -74,6 +78,7 @@ impl Config {
             waiting_bytes: 64 << 20,
             event_capacity: 1024,
             prefetch: 200,
+            return_after: RETURN_AFTER,
             network: Arc::new(Tcp),
         }
     }

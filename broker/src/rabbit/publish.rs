@@ -82,12 +82,16 @@ impl Publisher {
             events: config.event_capacity,
         };
         let mut statuses = Vec::new();
+        // Edges begin at different nodes, and so do the lanes of each.
+        let first = rand::random_range(0..dialer.addresses.len());
         let lanes = (1..=config.connections).map(|number| {
             let (status, receiver) = watch::channel(Status::Down("not connected yet".to_owned()));
             statuses.push(receiver);
             let lane = Arc::new(Lane {
                 name: format!("publishing {number}/{}", config.connections),
                 dialer: dialer.clone(),
+                home: first + number,
+                return_after: config.return_after,
                 queues: Arc::new(Queues::new(bounds, counters.clone())),
                 status,
                 alarm: alarm.clone(),

@@ -21,13 +21,40 @@ enum Outage {
     Frozen,
     OutOfMemory,
     OutOfDisk,
+    /// From the other nodes, not from clients.
+    Parted,
+    /// Each node after the other restarts, this one first, as in an upgrade.
+    Rotated,
+    /// What this node leads is led by others.
+    Led,
 }
 
 impl Outage {
+    /// Of any broker.
     const ALL: [Self; 5] = [Self::Restarted, Self::Killed, Self::Frozen, Self::OutOfMemory, Self::OutOfDisk];
+    /// Of one of several nodes, beside those.
+    const OF_NODES: [Self; 3] = [Self::Parted, Self::Rotated, Self::Led];
 
-    async fn happens(self, broker: &PrivateBroker, pause: Duration) -> Result<()> {
+    async fn happens(self, broker: &PrivateBroker, others: &[&PrivateBroker], pause: Duration) -> Result<()> {
         match self {
+            Self::Rotated => {
+                for node in [broker].iter().chain(others) {
+                    node.stop().await?;
+                    repaired(|| node.start_again()).await?;
+                }
+                return Ok(());
+            }
+            Self::Led => {
+                // Of quorum queues and streams alike.
+                let away = "Other = hd(nodes()), \
+                    [rabbit_quorum_queue:transfer_leadership(Q, Other) || Q <- rabbit_amqqueue:list_local_quorum_queues()] ++ \
+                    [begin {resource, V, queue, Name} = amqqueue:get_name(Q), \
+                        rabbit_stream_queue:restart_stream(V, Name, #{preferred_leader_node => Other}) end \
+                     || Q <- rabbit_amqqueue:list_local_stream_queues()].";
+                broker.ctl(&["eval", away]).await?;
+                return Ok(());
+            }
+            Self::Parted => broker.part().await?,
             Self::Restarted => broker.stop().await?,
             Self::Killed => broker.kill9().await?,
             Self::Frozen => broker.pause().await?,
@@ -36,6 +63,8 @@ impl Outage {
         }
         sleep(pause).await;
         match self {
+            Self::Rotated | Self::Led => Ok(()),
+            Self::Parted => repaired(|| broker.rejoin()).await,
             Self::Restarted | Self::Killed => repaired(|| broker.start_again()).await,
             Self::Frozen => broker.resume().await,
             Self::OutOfMemory => broker.ctl(&["set_vm_memory_high_watermark", "0.6"]).await.map(drop),
@@ -50,12 +79,16 @@ pub(super) async fn lane(world: Arc<World>, mut chance: Chance, until: Instant) 
         if let Some(broker) = chance.pick(&nodes)
             && chance.once_in(2)
         {
-            let (outage, pause) = (Outage::ALL[chance.below(Outage::ALL.len())], chance.seconds(0.5, 8.0));
+            let others: Vec<_> = nodes.iter().copied().filter(|node| node.name() != broker.name()).collect();
+            let of_nodes: &[Outage] = if others.is_empty() { &[] } else { &Outage::OF_NODES };
+            let number = chance.below(Outage::ALL.len() + of_nodes.len());
+            let outage = Outage::ALL.get(number).or_else(|| of_nodes.get(number - Outage::ALL.len()));
+            let (outage, pause) = (outage.copied().unwrap_or(Outage::Restarted), chance.seconds(0.5, 8.0));
             fault(
                 &world,
                 Class::Broker,
                 format!("{} {outage:?}, {pause:.1?}", broker.name()),
-                outage.happens(broker, pause),
+                outage.happens(broker, &others, pause),
             )
             .await?;
             continue;

@@ -55,6 +55,11 @@ impl BrokerCluster {
         &self.nodes[i]
     }
 
+    /// Its nodes.
+    pub fn nodes(&self) -> &[PrivateBroker] {
+        &self.nodes
+    }
+
     /// The number of the node that leads a quorum queue or stream, as the node `asked` knows it.
     pub async fn leader(&self, asked: usize, vhost: &str, queue: &str) -> Result<usize> {
         let queue = self.queue(asked, vhost, queue).await?;

@@ -61,6 +61,16 @@ impl PrivateBroker {
         self.private.command("resume").await
     }
 
+    /// Cuts it off from the other nodes of its cluster; clients reach it as before.
+    pub async fn part(&self) -> Result<()> {
+        self.private.command("part").await
+    }
+
+    /// Ends that.
+    pub async fn rejoin(&self) -> Result<()> {
+        self.private.command("rejoin").await
+    }
+
     /// Restarts it with a certificate of a new CA, which `tls_ca` names from now on. Returns when it serves.
     pub async fn renew_ca(&self) -> Result<()> {
         self.private.command("renew-ca").await

@@ -6,6 +6,7 @@ mod another_life;
 mod audience;
 mod audit;
 mod balance;
+mod broker_nodes;
 mod broker_rights;
 mod broker_trouble;
 mod census;

@@ -7,10 +7,14 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use wirepost_amqp::v091::Pipe;
+use wirepost_amqp::{Error, v091::Pipe};
 use wirepost_runtime::backoff::Backoff;
 
-use super::{breaker::Breakers, queues::Queues, session::Session};
+use super::{
+    breaker::Breakers,
+    queues::Queues,
+    session::{End, Moved, Session},
+};
 use crate::rabbit::{
     counters::Counters,
     dialer::{Dialer, HEARTBEAT},
@@ -29,6 +33,10 @@ pub(super) struct Lane {
     /// In the broker's list of connections and in the log.
     pub(super) name: String,
     pub(super) dialer: Arc<Dialer>,
+    /// The number of its own node among the addresses: lanes have different ones, so that each node has as many.
+    pub(super) home: usize,
+    /// See [`Config::return_after`](crate::rabbit::Config::return_after).
+    pub(super) return_after: Duration,
     pub(super) queues: Arc<Queues>,
     pub(super) status: watch::Sender<Status>,
     /// The alarm that the management API reports.
@@ -50,8 +58,7 @@ impl Lane {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut pause = Duration::ZERO;
         let mut failures = 0;
-        // Lanes start at different nodes.
-        let mut attempt = rand::random_range(0..self.dialer.addresses.len());
+        let mut attempt = self.home;
         loop {
             let reason = match self.connect(pause, attempt).await {
                 None => break,
@@ -62,10 +69,14 @@ impl Lane {
                     }
                     failures = 0;
                     let since = Instant::now();
-                    let Err(error) = Session::new(&self, pipe).run().await else { break };
+                    let Some(error) = self.serve(pipe, &mut attempt).await else { break };
                     let reason = error.to_string();
                     self.counters.connections_lost.add(1);
                     backoff.lasted(since.elapsed());
+                    // A node that takes connections and answers nothing, such as one that is cut off from the others: the next one may.
+                    if matches!(error, Error::Timeout { .. }) {
+                        attempt += 1;
+                    }
                     tracing::warn!(link = self.name, reason, "lost the connection to the broker");
                     reason
                 }
@@ -89,6 +100,41 @@ impl Lane {
             pause = backoff.next_pause();
         }
         self.set_status(Status::Down("closed".to_owned()));
+    }
+
+    /// Serves on a connection, and on those that take its place, until one is lost. `None`: the lane is closed, and nothing waits.
+    async fn serve(&self, mut pipe: Pipe, attempt: &mut usize) -> Option<Error> {
+        let mut former = None;
+        loop {
+            let away = *attempt % self.dialer.addresses.len() != self.home % self.dialer.addresses.len();
+            match Session::new(self, pipe, former.take(), away).run().await {
+                Ok(End::Closed) => return None,
+                Ok(End::Moved(moved)) => {
+                    let Moved { to, from } = *moved;
+                    tracing::info!(link = self.name, "this connection has returned to its own node");
+                    self.counters.connects.add(1);
+                    *attempt = self.home;
+                    (pipe, former) = (to, Some(from));
+                }
+                Err(error) => return Some(error),
+            }
+        }
+    }
+
+    /// A connection to the lane's own node, as soon as there is one. One that was away has queues to catch up with first, and all connections
+    /// of all edges would come at the same moment.
+    pub(super) async fn homeward(&self) -> Pipe {
+        loop {
+            sleep(self.return_after + self.return_after.mul_f64(rand::random())).await;
+            // Broker in trouble: nothing is moved.
+            if self.alarm.borrow().is_some() {
+                continue;
+            }
+            let Ok(endpoint) = self.dialer.endpoint(self.home, &self.name) else { continue };
+            if let Ok(Ok(pipe)) = timeout(CONNECT_TIMEOUT, Pipe::open(&endpoint, HEARTBEAT)).await {
+                return pipe;
+            }
+        }
     }
 
     /// Connects after a pause. Meanwhile waiting messages are answered in time. `None`: the lane is closed, and nothing waits.

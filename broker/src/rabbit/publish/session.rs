@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::{Instant, Sleep, sleep_until};
 use wirepost_amqp::{Error, v091::Pipe};
 
@@ -20,6 +21,9 @@ mod send;
 const MAX_QUEUED: usize = 256 << 10;
 /// How often callers are admitted while some are held back, whatever the broker does.
 const ADMIT: Duration = Duration::from_millis(5);
+/// Longest time for answers on a connection that is to be replaced; then it stays, and is tried to be replaced later. What waits meanwhile
+/// must still be answered in time.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longest time for the broker's answer to our close.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -46,12 +50,36 @@ pub(super) struct Session<'a> {
     events_put_back: bool,
     batch: Vec<Job>,
     timer: Pin<Box<Sleep>>,
+    /// Looks for a connection to the lane's own node.
+    homeward: Option<BoxFuture<'a, Pipe>>,
+    /// That connection, and since when nothing is sent any more on this one, so that everything on it is answered.
+    next: Option<(Pipe, Instant)>,
+    /// Closes the connection that this one has replaced.
+    farewell: Option<BoxFuture<'static, ()>>,
+}
+
+/// The connection that takes the place of another one.
+pub(super) struct Moved {
+    pub(super) to: Pipe,
+    pub(super) from: Pipe,
+}
+
+/// How a session ended that did not lose its connection.
+pub(super) enum End {
+    /// The lane is closed, and no caller waits for an answer.
+    Closed,
+    /// It goes on by another connection. Nothing is unanswered on the former one.
+    Moved(Box<Moved>),
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(lane: &'a Lane, pipe: Pipe) -> Self {
+    /// `former`: the connection that this one replaces. `away`: it is not to the lane's own node.
+    pub(super) fn new(lane: &'a Lane, pipe: Pipe, former: Option<Pipe>, away: bool) -> Self {
         let now = Instant::now();
         Self {
+            homeward: away.then(|| lane.homeward().boxed()),
+            next: None,
+            farewell: former.map(|former| former.close(CLOSE_TIMEOUT).boxed()),
             lane,
             channels: Channels::new(pipe.channel_max()),
             pipe,
@@ -69,13 +97,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Runs until the connection is lost (an error), or the lane is closed and no caller waits for an answer.
-    pub(super) async fn run(mut self) -> Result<(), Error> {
+    /// Runs until the connection is lost (an error), replaced, or the lane is closed and no caller waits for an answer.
+    pub(super) async fn run(mut self) -> Result<End, Error> {
         self.lane.set_status(Status::Up);
         self.lane.queues.set_connected(true);
         let served = self.serve().await;
-        self.lane.queues.set_connected(false);
-        let Self { lane, pipe, channels, .. } = self;
+        let Self { lane, pipe, channels, next, .. } = self;
+        if let (Ok(()), Some((to, _))) = (&served, next) {
+            lane.queues.nothing_in_flight();
+            return Ok(End::Moved(Box::new(Moved { to, from: pipe })));
+        }
+        lane.queues.set_connected(false);
         match served {
             Ok(()) => pipe.close(CLOSE_TIMEOUT).await,
             Err(error) => {
@@ -95,7 +127,7 @@ impl<'a> Session<'a> {
                 return Err(error);
             }
         }
-        Ok(())
+        Ok(End::Closed)
     }
 
     async fn serve(&mut self) -> Result<(), Error> {
@@ -114,7 +146,17 @@ impl<'a> Session<'a> {
                 self.lane.queues.admit(now);
             }
             if self.lane.closing.is_cancelled() && self.is_done() {
+                self.next = None;
                 return Ok(());
+            }
+            if let Some((_, since)) = &self.next {
+                if self.is_answered() {
+                    return Ok(());
+                }
+                if now.saturating_duration_since(*since) >= LEAVE_TIMEOUT {
+                    self.next = None;
+                    self.homeward = Some(self.lane.homeward().boxed());
+                }
             }
             self.schedule(now);
             tokio::select! {
@@ -123,8 +165,23 @@ impl<'a> Session<'a> {
                 () = &mut self.timer => {}
                 Ok(()) = alarm.changed() => {}
                 () = self.lane.closing.cancelled(), if !self.lane.closing.is_cancelled() => {}
+                pipe = of(&mut self.homeward) => {
+                    self.homeward = None;
+                    self.next = Some((pipe, Instant::now()));
+                }
+                () = of(&mut self.farewell) => self.farewell = None,
             }
         }
+    }
+
+    /// Whether nothing is sent, since the connection is about to be replaced.
+    fn is_leaving(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Whether the broker owes no answer on this connection, and nothing waits to be written.
+    fn is_answered(&self) -> bool {
+        self.in_flight == 0 && self.pipe.queued() == 0 && self.channels.unanswered_events().is_empty()
     }
 
     /// Whether a closing lane is done: no message waits, and no caller.
@@ -137,7 +194,7 @@ impl<'a> Session<'a> {
     /// Sets the timer: the next tick comes soon while messages wait or are in flight.
     fn schedule(&mut self, now: Instant) {
         let queues = &self.lane.queues;
-        let busy = self.in_flight > 0 || queues.is_waiting() || queues.is_congested();
+        let busy = self.is_leaving() || self.in_flight > 0 || queues.is_waiting() || queues.is_congested();
         let next = now + if busy { SWEEP } else { SWEEP * 20 };
         self.tick_due = if self.tick_due <= now { next } else { self.tick_due.min(next) };
         let congested = self.lane.queues.is_congested().then(|| now + ADMIT);
@@ -151,5 +208,13 @@ impl<'a> Session<'a> {
 
     fn blocked(&self) -> Option<String> {
         self.lane.alarm.borrow().clone().or_else(|| self.blocked.clone())
+    }
+}
+
+/// The result of a future that may not be there: then it never comes.
+async fn of<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }

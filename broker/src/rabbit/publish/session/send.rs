@@ -42,6 +42,7 @@ impl Session<'_> {
             self.lane.queues.refuse_all(&unavailable(&format!("the broker accepts no messages: {reason}")));
             return;
         }
+        let leaving = self.is_leaving();
         let Self { lane, pipe, channels, paused, batch, in_flight, .. } = self;
         let breakers = &lane.breakers;
         // One suspect at a time gets one message.
@@ -52,7 +53,7 @@ impl Session<'_> {
                 .map(|(_, channel)| channel.target.clone())
         });
         let room = |target: &Arc<str>, window: usize| {
-            if paused.get(target).is_some_and(|until| now < *until) {
+            if leaving || paused.get(target).is_some_and(|until| now < *until) {
                 return Room::UpTo(0);
             }
             if let Some(trying) = &mut suspect
@@ -107,7 +108,7 @@ impl Session<'_> {
 
     /// Queues events: with the next write of messages, or a little after the first event.
     pub(super) fn send_events(&mut self, now: Instant) {
-        if !self.lane.queues.has_events() {
+        if self.is_leaving() || !self.lane.queues.has_events() {
             self.events_due = None;
             return;
         }
