@@ -48,6 +48,7 @@ fn config() -> BusinessConfig {
             ttl_seconds: None,
             audience: Audience::Everyone,
             receipts: false,
+            receipts_within_seconds: None,
             validate: Validate::default(),
             schema: None,
         }],

@@ -28,7 +28,11 @@
 //! answers in a third of a second. Callers that can't wait are refused with [`Overloaded`](crate::PublishError::Overloaded) as soon as they
 //! could not be answered in time.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 use tokio::sync::watch;
@@ -92,6 +96,7 @@ impl Publisher {
                 dialer: dialer.clone(),
                 home: first + number,
                 return_after: config.return_after,
+                failed_returns: AtomicU32::new(0),
                 queues: Arc::new(Queues::new(bounds, counters.clone())),
                 status,
                 alarm: alarm.clone(),

@@ -139,7 +139,7 @@ async fn an_edge_that_dies_between_push_and_time_is_replaced_and_knows_who_repor
     let service = Service::connect(&setup).await?;
     let mut events = service.events("undelivered").await?;
     let dies = judge(&[&e1, &e2]).await?;
-    let lives = if std::ptr::eq(dies, &e1) { &e2 } else { &e1 };
+    let lives = if std::ptr::eq(dies, &raw const e1) { &e2 } else { &e1 };
     follows(&service, &mut events).await?;
     let mut alice = lives.client("alice", "app").connect().await?;
     service.push(&payment("missing", "bob")).await?;

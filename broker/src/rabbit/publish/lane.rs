@@ -1,6 +1,12 @@
 //! A lane: one supervised AMQP connection, which reconnects forever, and the messages that wait for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -27,6 +33,10 @@ pub(super) const SWEEP: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest bound of the pauses between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// A connection that has returned to its node and is lost before this time has returned to a node that is not well.
+const LASTING: Duration = Duration::from_mins(1);
+/// The time to the next return grows to 32 times the first.
+const MOST_DOUBLINGS: u32 = 5;
 
 /// See the module.
 pub(super) struct Lane {
@@ -37,6 +47,8 @@ pub(super) struct Lane {
     pub(super) home: usize,
     /// See [`Config::return_after`](crate::rabbit::Config::return_after).
     pub(super) return_after: Duration,
+    /// Returns to the own node that failed since the last one that lasted: each doubles the time to the next.
+    pub(super) failed_returns: AtomicU32,
     pub(super) queues: Arc<Queues>,
     pub(super) status: watch::Sender<Status>,
     /// The alarm that the management API reports.
@@ -104,7 +116,7 @@ impl Lane {
 
     /// Serves on a connection, and on those that take its place, until one is lost. `None`: the lane is closed, and nothing waits.
     async fn serve(&self, mut pipe: Pipe, attempt: &mut usize) -> Option<Error> {
-        let mut former = None;
+        let (mut former, mut returned) = (None, None::<Instant>);
         loop {
             let away = *attempt % self.dialer.addresses.len() != self.home % self.dialer.addresses.len();
             match Session::new(self, pipe, former.take(), away).run().await {
@@ -114,18 +126,31 @@ impl Lane {
                     tracing::info!(link = self.name, "this connection has returned to its own node");
                     self.counters.connects.add(1);
                     *attempt = self.home;
-                    (pipe, former) = (to, Some(from));
+                    (pipe, former, returned) = (to, Some(from), Some(Instant::now()));
                 }
-                Err(error) => return Some(error),
+                Err(error) => {
+                    match returned.map(|at| at.elapsed() < LASTING) {
+                        Some(true) => self.return_failed(),
+                        Some(false) => self.failed_returns.store(0, Ordering::Relaxed),
+                        None => {}
+                    }
+                    return Some(error);
+                }
             }
         }
+    }
+
+    /// The next return is tried later.
+    pub(super) fn return_failed(&self) {
+        self.failed_returns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection to the lane's own node, as soon as there is one. One that was away has queues to catch up with first, and all connections
     /// of all edges would come at the same moment.
     pub(super) async fn homeward(&self) -> Pipe {
         loop {
-            sleep(self.return_after + self.return_after.mul_f64(rand::random())).await;
+            let after = self.return_after * (1 << self.failed_returns.load(Ordering::Relaxed).min(MOST_DOUBLINGS));
+            sleep(after + after.mul_f64(rand::random())).await;
             // Broker in trouble: nothing is moved.
             if self.alarm.borrow().is_some() {
                 continue;

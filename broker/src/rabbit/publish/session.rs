@@ -154,8 +154,8 @@ impl<'a> Session<'a> {
                     return Ok(());
                 }
                 if now.saturating_duration_since(*since) >= LEAVE_TIMEOUT {
-                    self.next = None;
-                    self.homeward = Some(self.lane.homeward().boxed());
+                    self.lane.return_failed();
+                    self.stay();
                 }
             }
             self.schedule(now);
@@ -168,10 +168,30 @@ impl<'a> Session<'a> {
                 pipe = of(&mut self.homeward) => {
                     self.homeward = None;
                     self.next = Some((pipe, Instant::now()));
+                    // One exchange that is not answered would hold up all others until the time for leaving is over.
+                    if self.is_stuck() {
+                        self.stay();
+                    }
                 }
                 () = of(&mut self.farewell) => self.farewell = None,
             }
         }
+    }
+
+    /// Goes on by this connection, and tries to leave it later.
+    fn stay(&mut self) {
+        let unused = self.next.take().map(|(pipe, _)| pipe);
+        if self.farewell.is_none() {
+            self.farewell = unused.map(|pipe| pipe.close(CLOSE_TIMEOUT).boxed());
+        }
+        self.homeward = Some(self.lane.homeward().boxed());
+    }
+
+    /// Whether something has been unanswered for longer than leaving may take.
+    fn is_stuck(&mut self) -> bool {
+        let now = Instant::now();
+        let late = |at: Instant| now.saturating_duration_since(at) >= LEAVE_TIMEOUT / 2;
+        self.channels.windows().any(|(_, window)| window.oldest().is_some_and(late))
     }
 
     /// Whether nothing is sent, since the connection is about to be replaced.
