@@ -16,7 +16,7 @@ help: ## this list
 dev: ## the whole layer on this machine: edge, in-process broker, the examples; no other software needed (ARGS="--listen 127.0.0.1:8081 --admin 127.0.0.1:9091": other ports)
 	$(CARGO) run --locked -p wirepost --bin wirepost -- dev $(or $(ARGS),examples/)
 
-# The soak waits for half of its time, and the client libraries' scenarios do too: one beside the other, and the lints on what they leave. The
+# The soak waits for half of its time, and the client libraries' scenarios do too: one beside the other, and the lints after them. The
 # cluster's tests wait for most of theirs: beside them runs what is judged by no clock, and only on what they leave of the processors (SCHED_IDLE).
 # With anything else to do, the cluster's broker confirms too late for promises of two seconds.
 .PHONY: test
@@ -27,7 +27,7 @@ test: setup fmt licences advisories unit programs ## everything that CI runs (on
 
 .PHONY: lints
 lints:
-	chrt --idle 0 $(MAKE) --no-print-directory clippy
+	nice -n 19 $(MAKE) --no-print-directory clippy
 
 .PHONY: clients-and-description
 clients-and-description:

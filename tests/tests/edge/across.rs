@@ -388,7 +388,8 @@ async fn a_client_resumes_over_messages_of_another_business_also_after_the_broke
     eventually("pushes are taken again", PATIENCE, takes).await?;
     for (business, cursor) in [("payments", own), ("chat", theirs)] {
         let mut back = e2.client("alice", "app").business(business).cursor(cursor).connect().await?;
-        assert!(back.resumed(), "{}", back.welcome);
+        // Absent while the edge can't reach the stream: it is not welcomed later for that.
+        assert_ne!(back.welcome["resumed"], json!(false), "{}", back.welcome);
         let mut ids = Vec::new();
         while ids.last().is_none_or(|id| id != "m-21") {
             ids.push(back.push().await?["id"].as_str().context("no id")?.to_owned());
