@@ -76,6 +76,12 @@ impl StreamStats {
     pub fn end(&self) -> Option<u64> {
         self.committed_offset.or(self.committed_chunk_id)
     }
+
+    /// Whether they can be of the stream that this chunk came from by the same connection. Otherwise another one has its
+    /// name now.
+    pub(crate) fn reaches(&self, chunk: &Chunk) -> bool {
+        self.end().is_some_and(|end| end >= chunk.first_offset)
+    }
 }
 
 /// Who has a stream.

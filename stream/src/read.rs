@@ -121,11 +121,15 @@ async fn attempt(
         }
         if skips {
             // Unused offsets, or deleted messages. A page ends before these: whoever continues behind it finds the gap.
-            let first = connection.stats(stream).await?.first_offset;
+            let stats = connection.stats(stream).await?;
+            let first = stats.first_offset;
+            if !stats.reaches(&chunk) && result.batches.is_empty() {
+                return Ok(false); // of another stream by now
+            }
             if result.batches.is_empty() {
                 // Deleted since the stats above: with their first offset the hole would look like another stream.
                 result.first_offset = first;
-            } else if first.is_none_or(|first| first > result.next) {
+            } else if !stats.reaches(&chunk) || first.is_none_or(|first| first > result.next) {
                 result.lost = true;
                 return Ok(true);
             }

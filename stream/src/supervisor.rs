@@ -224,9 +224,10 @@ impl Supervisor {
         }
         if self.next > 0 && chunk.first_offset > self.next && !self.lost {
             // Either unused offsets, which each new segment has, or deleted messages: then the stream begins above
-            // them. It may begin above this chunk as well, since retention has gone on.
-            let first = connection.stats(&self.stream).await?.first_offset;
-            self.lost = first.is_none_or(|first| first > self.next);
+            // them. It may begin above this chunk as well, since retention has gone on. And it may be another stream by
+            // now, whose beginning says nothing.
+            let stats = connection.stats(&self.stream).await?;
+            self.lost = !stats.reaches(&chunk) || stats.first_offset.is_none_or(|first| first > self.next);
         }
         if self.lost {
             self.gap(chunk.first_offset).await;

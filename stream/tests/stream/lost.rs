@@ -44,6 +44,25 @@ async fn retention_that_passes_a_chunk_on_its_way_as_well_is_a_gap() -> Result<(
     Ok(())
 }
 
+/// Retention deletes what comes next; then the stream is declared anew, while what was left of it is on its way.
+#[tokio::test]
+async fn what_another_stream_of_that_name_has_says_nothing_of_missing_offsets() -> Result<()> {
+    let broker = FakeBroker::bind("4.3.6").await?;
+    let client = Client::new(config(broker.address.clone(), "/"));
+    let mut subscription = client.subscribe("s", Start::First);
+    let mut peer = timeout(PATIENCE, broker.accept()).await??;
+    let first = peer.subscribed(&stats(0, 1200)).await?;
+    peer.deliver(first.id, 0, &["0", "1"]).await?;
+    attached(&mut subscription).await;
+    assert_eq!(numbers(&take(&mut subscription, 2).await), [0, 1]);
+    peer.deliver(first.id, 500, &["2"]).await?;
+    let asked = peer.expect(0x1c).await?;
+    peer.answer_stats(&asked, 0, 6).await?;
+    let Event::Gap { first_offset: 500 } = event(&mut subscription).await else { panic!("expected a gap") };
+    assert_eq!(numbers(&take(&mut subscription, 1).await), [2]);
+    Ok(())
+}
+
 /// It may be the same stream, of which retention has deleted what was seen, or another one: nothing is there to tell.
 #[tokio::test]
 async fn a_stream_that_begins_right_behind_what_was_seen_is_a_gap() -> Result<()> {
