@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
 use tokio::time::timeout;
-use wirepost_stream::{Client, Event, ReadBatch, Start};
+use wirepost_stream::{Client, Event, ReadBatch, Start, Subscription};
 use wirepost_testing::broker::PATIENCE;
 
 use crate::fake::{FakeBroker, OK, Peer};
@@ -20,25 +20,32 @@ fn read(batch: &ReadBatch) -> Vec<u64> {
     numbers(&batch.batches.iter().flat_map(|batch| batch.iter()).collect::<Vec<_>>())
 }
 
-/// Sends a message behind missing offsets, and answers what the client asks then: where the stream begins now.
-async fn skip(peer: &mut Peer, id: u8, next: u64, first: i64) -> Result<()> {
-    peer.deliver(id, next, &["2"]).await?;
-    let asked = peer.expect(0x1c).await?;
-    peer.answer_stats(&asked, first, 1200).await
-}
-
-#[tokio::test]
-async fn retention_that_passes_a_chunk_on_its_way_as_well_is_a_gap() -> Result<()> {
+/// A reader that has got the first two messages of a stream with this end: the broker, its side of the connection, the subscription's
+/// number there, and the subscription.
+async fn read_two(end: i64) -> Result<(FakeBroker, Peer, u8, Subscription)> {
     let broker = FakeBroker::bind("4.3.6").await?;
     let client = Client::new(config(broker.address.clone(), "/"));
     let mut subscription = client.subscribe("s", Start::First);
     let mut peer = timeout(PATIENCE, broker.accept()).await??;
-    let first = peer.subscribed(&stats(0, 1200)).await?;
+    let first = peer.subscribed(&stats(0, end)).await?;
     peer.deliver(first.id, 0, &["0", "1"]).await?;
     attached(&mut subscription).await;
     assert_eq!(numbers(&take(&mut subscription, 2).await), [0, 1]);
+    Ok((broker, peer, first.id, subscription))
+}
+
+/// Sends a message behind missing offsets, and answers what the client asks then: where the stream begins now, and its end.
+async fn skip(peer: &mut Peer, id: u8, next: u64, (first, end): (i64, i64)) -> Result<()> {
+    peer.deliver(id, next, &["2"]).await?;
+    let asked = peer.expect(0x1c).await?;
+    peer.answer_stats(&asked, first, end).await
+}
+
+#[tokio::test]
+async fn retention_that_passes_a_chunk_on_its_way_as_well_is_a_gap() -> Result<()> {
+    let (_broker, mut peer, first, mut subscription) = read_two(1200).await?;
     // 2 to 499 are deleted before they are sent, and 500 before it is read.
-    skip(&mut peer, first.id, 500, 1000).await?;
+    skip(&mut peer, first, 500, (1000, 1200)).await?;
     let Event::Gap { first_offset: 500 } = event(&mut subscription).await else { panic!("expected a gap") };
     assert_eq!(numbers(&take(&mut subscription, 1).await), [2]);
     Ok(())
@@ -47,17 +54,8 @@ async fn retention_that_passes_a_chunk_on_its_way_as_well_is_a_gap() -> Result<(
 /// Retention deletes what comes next; then the stream is declared anew, while what was left of it is on its way.
 #[tokio::test]
 async fn what_another_stream_of_that_name_has_says_nothing_of_missing_offsets() -> Result<()> {
-    let broker = FakeBroker::bind("4.3.6").await?;
-    let client = Client::new(config(broker.address.clone(), "/"));
-    let mut subscription = client.subscribe("s", Start::First);
-    let mut peer = timeout(PATIENCE, broker.accept()).await??;
-    let first = peer.subscribed(&stats(0, 1200)).await?;
-    peer.deliver(first.id, 0, &["0", "1"]).await?;
-    attached(&mut subscription).await;
-    assert_eq!(numbers(&take(&mut subscription, 2).await), [0, 1]);
-    peer.deliver(first.id, 500, &["2"]).await?;
-    let asked = peer.expect(0x1c).await?;
-    peer.answer_stats(&asked, 0, 6).await?;
+    let (_broker, mut peer, first, mut subscription) = read_two(1200).await?;
+    skip(&mut peer, first, 500, (0, 6)).await?;
     let Event::Gap { first_offset: 500 } = event(&mut subscription).await else { panic!("expected a gap") };
     assert_eq!(numbers(&take(&mut subscription, 1).await), [2]);
     Ok(())
@@ -66,17 +64,10 @@ async fn what_another_stream_of_that_name_has_says_nothing_of_missing_offsets() 
 /// It may be the same stream, of which retention has deleted what was seen, or another one: nothing is there to tell.
 #[tokio::test]
 async fn a_stream_that_begins_right_behind_what_was_seen_is_a_gap() -> Result<()> {
-    let broker = FakeBroker::bind("4.3.6").await?;
-    let client = Client::new(config(broker.address.clone(), "/"));
-    let mut subscription = client.subscribe("s", Start::First);
-    let mut peer = timeout(PATIENCE, broker.accept()).await??;
-    let first = peer.subscribed(&stats(0, 1)).await?;
-    peer.deliver(first.id, 0, &["0", "1"]).await?;
-    attached(&mut subscription).await;
-    assert_eq!(numbers(&take(&mut subscription, 2).await), [0, 1]);
+    let (_broker, mut peer, _, mut subscription) = read_two(1).await?;
     peer.send(0x10, 1, &[0, 6, 0, 1, b's']).await?;
     let again = peer.subscribed(&stats(2, 1200)).await?;
-    skip(&mut peer, again.id, 2, 2).await?;
+    skip(&mut peer, again.id, 2, (2, 1200)).await?;
     let gap = loop {
         match event(&mut subscription).await {
             Event::Down { .. } => {}
@@ -98,12 +89,12 @@ async fn a_page_goes_over_unused_offsets_and_ends_before_deleted_ones() -> Resul
         let page = peer.subscribed(&stats(0, 1200)).await?;
         peer.deliver(page.id, 0, &["0", "1"]).await?;
         // The first offset of a new segment.
-        skip(&mut peer, page.id, 3, 0).await?;
-        skip(&mut peer, page.id, 500, 400).await?;
+        skip(&mut peer, page.id, 3, (0, 1200)).await?;
+        skip(&mut peer, page.id, 500, (400, 1200)).await?;
         // And of the next page the first message is there, and nothing after it.
         let page = peer.subscribed(&stats(0, 1200)).await?;
         peer.deliver(page.id, 3, &["2"]).await?;
-        skip(&mut peer, page.id, 500, 400).await?;
+        skip(&mut peer, page.id, 500, (400, 1200)).await?;
         anyhow::Ok(peer)
     });
     let page = client.read("s", 1, 1 << 20, PATIENCE).await?;

@@ -187,7 +187,7 @@ impl<'a> Session<'a> {
         self.homeward = Some(self.lane.homeward().boxed());
     }
 
-    /// Whether something has been unanswered for longer than leaving may take.
+    /// Whether something has been unanswered for half the time that leaving may take.
     fn is_stuck(&mut self) -> bool {
         let now = Instant::now();
         let late = |at: Instant| now.saturating_duration_since(at) >= LEAVE_TIMEOUT / 2;
