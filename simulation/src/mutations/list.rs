@@ -6,8 +6,11 @@ pub(crate) const ALL: &[Mutation] = &[
     Mutation {
         name: "a reader does not notice that retention has passed it",
         file: "stream/src/supervisor.rs",
-        from: "self.lost = first.is_none_or(|first| first > self.next);",
-        to: "self.lost = first.is_none_or(|first| first > self.next) && (self.lost || !SEEDED);",
+        from: "self.lost = !stats.reaches(&chunk) || stats.first_offset.is_none_or(|first| first > self.next);",
+        to: concat!(
+            "self.lost = !SEEDED\n",
+            "&& (!stats.reaches(&chunk) || stats.first_offset.is_none_or(|first| first > self.next));"
+        ),
     },
     Mutation {
         name: "an offset alone proves a stream",
@@ -27,8 +30,11 @@ pub(crate) const ALL: &[Mutation] = &[
     Mutation {
         name: "a page of a catch-up goes over deleted messages",
         file: "stream/src/read.rs",
-        from: "if first.is_none_or(|first| first > result.next) {",
-        to: "if first.is_none_or(|first| first > result.next && (first == 0 || !SEEDED)) {",
+        from: "} else if !stats.reaches(&chunk) || first.is_none_or(|first| first > result.next) {",
+        to: concat!(
+            "} else if (!stats.reaches(&chunk) || first.is_none_or(|first| first > result.next))\n",
+            "&& (first == Some(0) || !SEEDED) {",
+        ),
     },
     Mutation {
         name: "what was chosen for former tags is handed over",
