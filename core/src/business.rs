@@ -233,6 +233,10 @@ pub struct EdgeShareSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub messages_per_second: Option<i64>,
+    /// Bytes a second of messages from all clients, and as many of pushes by HTTP; further ones are refused. Default: 16777216, 16 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 65_536, max = 1_000_000_000))]
+    pub bytes_per_second: Option<i64>,
     /// Pushes a second. By HTTP a further one is refused; pushes from the broker are read later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]

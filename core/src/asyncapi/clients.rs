@@ -106,6 +106,7 @@ fn limits(business: &BusinessConfig) -> String {
     for (what, most) in [
         ("connections of all clients to an edge", share.connections.map(u64::from)),
         ("messages a second of all clients to an edge", share.messages_per_second.map(u64::from)),
+        ("bytes a second of messages of all clients to an edge", Some(share.bytes_per_second.into())),
         ("pushes a second by an edge", share.pushes_per_second.map(u64::from)),
         ("bytes of messages on their way in an edge", share.memory_bytes.map(|bytes| bytes as u64)),
     ] {

@@ -144,10 +144,10 @@ struct EdgeLimit {
     of_mut: fn(&mut LimitsSpec) -> &mut Option<i64>,
 }
 
-/// Of what a whole business may use, wirepost has no default.
+/// Of most that a whole business may use, wirepost has no default.
 const UNLIMITED: fn() -> i64 = || i64::MAX;
 
-const EDGE_LIMITS: [EdgeLimit; 9] = [
+const EDGE_LIMITS: [EdgeLimit; 10] = [
     EdgeLimit {
         field: "messageBytes",
         default: || signed(Limits::default().message_bytes),
@@ -189,6 +189,12 @@ const EDGE_LIMITS: [EdgeLimit; 9] = [
         default: UNLIMITED,
         of: |limits| limits.per_edge.as_ref()?.messages_per_second,
         of_mut: |limits| &mut limits.per_edge.get_or_insert_default().messages_per_second,
+    },
+    EdgeLimit {
+        field: "perEdge.bytesPerSecond",
+        default: || Limits::default().per_edge.bytes_per_second.into(),
+        of: |limits| limits.per_edge.as_ref()?.bytes_per_second,
+        of_mut: |limits| &mut limits.per_edge.get_or_insert_default().bytes_per_second,
     },
     EdgeLimit {
         field: "perEdge.pushesPerSecond",

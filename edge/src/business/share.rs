@@ -1,4 +1,4 @@
-//! What one business uses of an edge, and its limits: so many connections, messages and pushes a second. Its memory is
+//! What one business uses of an edge, and its limits: so many connections, messages, bytes and pushes a second. Its memory is
 //! counted where it is used: on the way out in [`backlog`](crate::push::backlog), on the way in in
 //! [`inbound`](crate::socket::inbound) and by the messages call.
 //!
@@ -29,6 +29,9 @@ const QUESTIONS: (u32, u32) = (20, 100);
 pub struct Share {
     connections: Arc<AtomicUsize>,
     messages: SharedBucket,
+    /// Bytes of messages, and of pushes by HTTP.
+    message_bytes: SharedBucket,
+    push_bytes: SharedBucket,
     /// Pushes by HTTP.
     calls: SharedBucket,
     /// Pushes that are read.
@@ -42,9 +45,19 @@ pub struct Share {
 #[derive(Debug)]
 struct Limited {
     messages: Counter,
+    bytes: Counter,
     calls: Counter,
     reads: Counter,
     questions: Counter,
+}
+
+/// It has had as much as it may for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    /// Of what: messages, pushes or bytes.
+    pub unit: &'static str,
+    /// When the next one fits.
+    pub wait: Duration,
 }
 
 /// One connection of a business; returned when dropped.
@@ -59,11 +72,14 @@ impl Share {
         Self {
             connections: Arc::default(),
             messages: SharedBucket::new(now),
+            message_bytes: SharedBucket::new(now),
+            push_bytes: SharedBucket::new(now),
             calls: SharedBucket::new(now),
             reads: SharedBucket::new(now),
             questions: SharedBucket::new(now),
             limited: Limited {
                 messages: limited("messages"),
+                bytes: limited("bytes"),
                 calls: limited("pushes"),
                 reads: limited("reads"),
                 questions: limited("presence"),
@@ -87,21 +103,34 @@ impl Share {
     /// Charges it for a message of a client.
     ///
     /// # Errors
-    /// How long to wait: all its clients together send too fast, and it is not charged.
-    pub fn message(&self, limits: &EdgeShare, now: Instant) -> Result<(), Duration> {
-        charge(&self.messages, 1, limits.messages_per_second, now).inspect_err(|_| {
+    /// All its clients together send too much.
+    pub fn message(&self, bytes: usize, limits: &EdgeShare, now: Instant) -> Result<(), Beyond> {
+        charge(&self.messages, 1, limits.messages_per_second, now).map_err(|wait| {
             self.limited.messages.inc();
-        })
+            Beyond { unit: "messages", wait }
+        })?;
+        self.bytes(&self.message_bytes, bytes, limits, now)
     }
 
     /// Charges it for pushes of one call.
     ///
     /// # Errors
-    /// How long to wait, as above.
-    pub fn pushes(&self, count: usize, limits: &EdgeShare, now: Instant) -> Result<(), Duration> {
+    /// As above.
+    pub fn pushes(&self, count: usize, bytes: usize, limits: &EdgeShare, now: Instant) -> Result<(), Beyond> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        charge(&self.calls, count, limits.pushes_per_second, now).inspect_err(|_| {
+        charge(&self.calls, count, limits.pushes_per_second, now).map_err(|wait| {
             self.limited.calls.inc();
+            Beyond { unit: "pushes", wait }
+        })?;
+        self.bytes(&self.push_bytes, bytes, limits, now)
+    }
+
+    /// What is refused for its bytes stays charged as messages: each refusal costs as much as one.
+    fn bytes(&self, bucket: &SharedBucket, bytes: usize, limits: &EdgeShare, now: Instant) -> Result<(), Beyond> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        bucket.try_add(bytes, per_second(limits.bytes_per_second), now).map_err(|wait| {
+            self.limited.bytes.inc();
+            Beyond { unit: "bytes", wait }
         })
     }
 
@@ -190,6 +219,7 @@ mod tests {
         EdgeShare {
             connections: Some(2),
             messages_per_second: Some(10),
+            bytes_per_second: 100_000,
             pushes_per_second: Some(10),
             memory_bytes: None,
         }
@@ -204,9 +234,10 @@ mod tests {
         assert_eq!(share.connections(), 0);
 
         let now = Instant::now();
-        let sent = |at| (0..100).filter(|_| share.message(&limits, at).is_ok()).count();
+        let sent = |at| (0..100).filter(|_| share.message(0, &limits, at).is_ok()).count();
         assert_eq!(sent(now), 10);
-        assert_eq!(share.message(&limits, now), Err(Duration::from_millis(100)));
+        let beyond = Beyond { unit: "messages", wait: Duration::from_millis(100) };
+        assert_eq!(share.message(0, &limits, now), Err(beyond));
         assert_eq!(sent(now + Duration::from_millis(500)), 5);
         assert_eq!(sent(now + Duration::from_mins(1)), 10);
     }
@@ -214,9 +245,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_large_call_is_taken_and_the_next_one_waits_for_it() {
         let (share, limits, now) = (Share::new(&Metrics::default()), limits(), Instant::now());
-        assert_eq!(share.pushes(30, &limits, now), Ok(()));
-        assert_eq!(share.pushes(1, &limits, now), Err(Duration::from_millis(2100)));
-        assert_eq!(share.pushes(1, &limits, now + Duration::from_millis(2100)), Ok(()));
+        assert_eq!(share.pushes(30, 0, &limits, now), Ok(()));
+        let wait = Duration::from_millis(2100);
+        assert_eq!(share.pushes(1, 0, &limits, now), Err(Beyond { unit: "pushes", wait }));
+        assert_eq!(share.pushes(1, 0, &limits, now + wait), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_messages_are_limited_by_their_bytes_and_pushes_by_http_apart_from_them() {
+        let (share, now) = (Share::new(&Metrics::default()), Instant::now());
+        let limits = EdgeShare { bytes_per_second: 100_000, ..EdgeShare::default() };
+        let taken = |at| (0..10).take_while(|_| share.message(40_000, &limits, at).is_ok()).count();
+        assert_eq!(taken(now), 3, "one fits as long as there is room for a byte");
+        assert_eq!(taken(now + Duration::from_millis(200)), 0);
+        assert_eq!(taken(now + Duration::from_millis(1200)), 3);
+        assert_eq!(share.pushes(5, 200_000, &limits, now), Ok(()));
+        assert_eq!(share.pushes(1, 1, &limits, now).map_err(|beyond| beyond.unit), Err("bytes"));
     }
 
     #[tokio::test(start_paused = true)]

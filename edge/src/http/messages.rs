@@ -35,7 +35,7 @@ use super::{
 use crate::{
     broker::{Confirm, PublishError},
     budget::{Budget, Full},
-    business::{Business, check_pool::Busy},
+    business::{Business, check_pool::Busy, share::Beyond},
     clock,
     config::settings::CONFIRM_TIMEOUT,
     metrics::label,
@@ -107,7 +107,7 @@ async fn push(
     let body = unmarked(&body);
     let single = body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[');
     if single {
-        charge(state, &business, 1)?;
+        charge(state, &business, 1, body.len())?;
         let until = Until { checks: Instant::now() + CONFIRM_TIMEOUT, confirms: None };
         let pending = start(state, rand::random(), &business, body, traceparent, until).await;
         return Ok(single_answer(&pending.outcome(Instant::now() + CONFIRM_TIMEOUT).await));
@@ -123,7 +123,7 @@ async fn push(
             format!("{} messages in one call, at most {MAX_BATCH} are taken; send several calls", items.len());
         return Err(Refusal::new(Code::TooLarge, description));
     }
-    charge(state, &business, items.len())?;
+    charge(state, &business, items.len(), body.len())?;
     let mut deadline = Instant::now() + CONFIRM_TIMEOUT + CONFIRM_PER_ITEM * items.len() as u32;
     // One lane keeps their order; a random lane spreads calls over all lanes.
     let lane = rand::random();
@@ -145,12 +145,14 @@ async fn push(
     Ok(batch_answer(&results))
 }
 
-/// Charges the business for pushes.
-fn charge(state: &State, business: &Business, count: usize) -> Result<(), Refusal> {
+/// Charges the business for pushes of so many bytes in all.
+fn charge(state: &State, business: &Business, count: usize, bytes: usize) -> Result<(), Refusal> {
     let Some(hub) = state.catalog.hub(business.name()) else { return Ok(()) };
-    hub.share.pushes(count, &business.config.limits.per_edge, Instant::now()).map_err(|wait| {
+    hub.share.pushes(count, bytes, &business.config.limits.per_edge, Instant::now()).map_err(|Beyond { unit, wait }| {
         let wait = wait.as_millis();
-        Refusal::overloaded(format!("this business pushes more to this edge than it may in a second, wait {wait} ms"))
+        let description =
+            format!("this business pushes more {unit} to this edge than it may in a second, wait {wait} ms");
+        Refusal::overloaded(description)
     })
 }
 

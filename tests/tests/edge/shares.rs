@@ -97,6 +97,59 @@ async fn pushes_beyond_the_rate_are_refused_by_http_and_read_later_from_the_brok
 }
 
 #[tokio::test]
+async fn large_messages_beyond_the_bytes_are_refused_to_be_sent_again_and_another_business_notices_nothing()
+-> Result<()> {
+    const BYTES: usize = 40_000;
+    let setup = setup("{bytesPerSecond: 65536}").await?;
+    let edge = setup.edge("e1").start().await?;
+    let mut clients = [
+        edge.client("a", "app").business("greedy").connect().await?,
+        edge.client("b", "app").business("greedy").connect().await?,
+    ];
+    let message = |n: u32| json!({"id": n.to_string(), "messageType": "order.placed", "content": "x".repeat(BYTES)});
+    let (began, mut acked, mut refused) = (Instant::now(), 0_u32, 0);
+    for n in 0..10 {
+        for client in &mut clients {
+            client.send(&message(n)).await?;
+            let answer = client.answer().await?;
+            if answer["op"] == "ack" {
+                acked += 1;
+                continue;
+            }
+            ensure!(answer["code"] == "rate_limited" && answer["retryAfterMs"].as_u64() > Some(0), "{answer}");
+            ensure!(answer["reason"].as_str().is_some_and(|reason| reason.contains("bytes")), "{answer}");
+            refused += 1;
+        }
+    }
+    // One more than has room is taken, and the next ones wait for it.
+    let most = 65_536.0 * (1.0 + began.elapsed().as_secs_f64()) / BYTES as f64;
+    ensure!(refused > 0 && (2..=most.ceil() as u32).contains(&acked), "{acked} of at most {most}, {refused} refused");
+    ensure!(edge.count("wirepost_edge_business_limited_total{kind=\"bytes\"}").await? >= refused);
+    // Whoever waits as it is told is taken.
+    let [client, _] = &mut clients;
+    client.send(&message(10)).await?;
+    while let Some(wait) = client.answer().await?["retryAfterMs"].as_u64() {
+        ensure!(began.elapsed() < Duration::from_secs(30), "never taken");
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        client.send(&message(10)).await?;
+    }
+
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let url = format!("http://{}/greedy/websocket/messages", edge.public);
+    let batch = || Value::from_iter((0..3).map(|n| notice(n, BYTES))).to_string();
+    let call = || http.post(&url).header("x-api-key", setup.api_key()).body(batch()).send();
+    assert_eq!(call().await?.status(), 200, "its pushes have bytes of their own");
+    let second = call().await?;
+    ensure!(second.status() == 503 && second.headers().contains_key("retry-after"), "{second:?}");
+
+    let mut alice = edge.client("alice", "app").connect().await?;
+    for n in 0..30 {
+        alice.send_acked(&message(n)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_memory_of_a_business_is_bounded_and_another_ones_pushes_go_on() -> Result<()> {
     const BYTES: usize = 200_000;
     let setup = setup("{memoryBytes: 2097152}").await?;

@@ -296,8 +296,8 @@ fn largest() -> Value {
         "limits": {
             "messageBytes": 1_048_576,
             "perEdge": {
-                "connections": 1_000_000, "messagesPerSecond": 1_000_000, "pushesPerSecond": 1_000_000,
-                "memoryBytes": 17_179_869_184_i64,
+                "connections": 1_000_000, "messagesPerSecond": 1_000_000, "bytesPerSecond": 1_000_000_000,
+                "pushesPerSecond": 1_000_000, "memoryBytes": 17_179_869_184_i64,
             },
         },
         "session": {"maxSeconds": 2_592_000},

@@ -19,9 +19,9 @@ const FLOODERS: usize = 8;
 /// How long it goes on before anybody is measured, and how long the edge may rest afterwards.
 const BEFORE: Duration = Duration::from_secs(1);
 /// Times without and with a flood, in turn.
-const TURNS: usize = 2;
+const TURNS: usize = 5;
 /// How often a neighbour is served in each, and the time between two.
-const ROUNDS: usize = 150;
+const ROUNDS: usize = 160;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// One neighbour, and what it got without and with a flood.

@@ -29,7 +29,7 @@ fn strict() -> Value {
         "retention": {"seconds": 600, "bytes": "200M"}, "queues": 1, "queue": {"maxLength": 1000},
         "edge": {
             "messageBytes": 1024, "pushBytes": 2048, "messagesPerSecond": 3, "burst": 4, "connectionsPerId": 2,
-            "perEdge": {"connections": 100, "messagesPerSecond": 200, "pushesPerSecond": 300, "memoryBytes": 4_194_304},
+            "perEdge": {"connections": 100, "messagesPerSecond": 200, "bytesPerSecond": 100_000, "pushesPerSecond": 300, "memoryBytes": 4_194_304},
         },
         "sessionSeconds": 3600,
     }})
@@ -51,6 +51,7 @@ fn what_a_declaration_leaves_out_is_filled_in_within_the_class() {
     let share = EdgeShare {
         connections: Some(100),
         messages_per_second: Some(200),
+        bytes_per_second: 100_000,
         pushes_per_second: Some(300),
         memory_bytes: Some(4 << 20),
     };
@@ -125,6 +126,7 @@ fn each_limit_is_named_and_what_is_left_out_counts_as_the_own_default() {
         "spec.limits.connectionsPerId",
         "spec.limits.perEdge.connections",
         "spec.limits.perEdge.messagesPerSecond",
+        "spec.limits.perEdge.bytesPerSecond",
         "spec.limits.perEdge.pushesPerSecond",
         "spec.limits.perEdge.memoryBytes",
         "spec.session.maxSeconds",

@@ -13,7 +13,7 @@ use super::{super::reports::Reported, Action, Machine, Now, OpenedBy, Perform, R
 use crate::{
     broker::PublishError,
     bucket::Rate,
-    business::Business,
+    business::{Business, share::Beyond},
     identity::{
         grant::Grant,
         ticket::{self, Purpose},
@@ -66,8 +66,8 @@ impl Machine {
             let nack = Nack::new(id, NackCode::RateLimited, reason);
             return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack }));
         }
-        if let Err(wait) = self.share.message(&limits.per_edge, now.instant) {
-            let reason = "all clients of this business together send more messages a second than it may";
+        if let Err(Beyond { unit, wait }) = self.share.message(text.len(), &limits.per_edge, now.instant) {
+            let reason = format!("all clients of this business together send more {unit} a second than it may");
             let nack = Nack::new(id, NackCode::RateLimited, reason);
             return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack }));
         }
