@@ -3,6 +3,8 @@
 //! A client presents a [`jwt`] of its issuer, or its business's service presents an [`api_key`]; either gets a
 //! [`ticket`] that every edge with the same [`keys`] verifies on its own.
 
+mod expiring;
+
 pub mod api_key;
 pub mod claims;
 pub mod grant;

@@ -274,6 +274,12 @@ impl Snapshot {
         plan
     }
 
+    /// Whether a business has the exchange that messages of others are led to.
+    pub(crate) fn takes_pushes(&self, business: &str) -> bool {
+        let name = names::push_exchange(business);
+        self.parts.get(business).is_some_and(|part| part.objects.exchanges.iter().any(|exchange| exchange.name == name))
+    }
+
     /// Exchanges for several businesses, its own among them, from which a binding leads to this business's pushes.
     pub fn links_to(&self, business: &str) -> BTreeSet<String> {
         let (to, header) = (names::push_exchange(business), headers::to_business(business));

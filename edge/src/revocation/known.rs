@@ -19,6 +19,8 @@ use crate::identity::grant::{self, Grant};
 
 /// Revocations in memory at most: about 30 MB.
 const MAX_KEPT: usize = 200_000;
+/// The part of the room that is free after all of them were looked at at the bound: the next one must not look at all again.
+const FREED: usize = 8;
 /// Those that are over are removed when as many as this are kept, and again when their number has doubled.
 const FIRST_SWEEP: usize = 1024;
 
@@ -155,10 +157,12 @@ impl Revocations {
             (None, None) => of.end_all(mark),
         }
         known.count = (known.count + of.len()).saturating_sub(before);
+        let full = known.count >= self.most;
         if known.count >= known.sweep_at.min(self.most) {
             known.sweep(now);
         }
-        while known.count >= self.most
+        while full
+            && known.count > self.most - self.most.div_ceil(FREED)
             && let Some(business) = known.widen()
         {
             self.widened.inc();

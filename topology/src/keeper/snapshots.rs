@@ -85,8 +85,8 @@ impl Snapshots {
         let CachedSnapshot { snapshot, usable_until, since } = self.cached.as_ref()?;
         let usable = Instant::now() < *usable_until
             && !since.unsettled.contains(business)
-            // Not `unsettled`: a slow job of another business holds up nobody.
-            && !leads_to.any(|other| since.changed.contains(other));
+            // Not `unsettled`: a slow job of another business holds up nobody. Nor does a change of one that was there already.
+            && !leads_to.any(|other| since.changed.contains(other) && !snapshot.takes_pushes(other));
         usable.then(|| Arc::clone(snapshot))
     }
 
@@ -256,7 +256,10 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
+    use wirepost_core::names;
+
     use super::*;
+    use crate::actual::Exchange;
 
     fn cached(since: Reading) -> CachedSnapshot {
         let snapshot = Snapshot::new("v", Actual::default(), Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
@@ -280,5 +283,25 @@ mod tests {
         snapshots.cached = snapshots.reading.take().map(cached);
         assert!(!usable(&snapshots, "pay", &["chat"]) && !usable(&snapshots, "slow", &[]));
         assert!(usable(&snapshots, "pay", &["slow"]));
+    }
+
+    /// Else a business that is changed again and again would hold up all that lead messages to it.
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_a_business_that_was_there_already_holds_up_nobody() {
+        let exchange = Exchange {
+            name: names::push_exchange("chat"),
+            kind: "fanout".to_owned(),
+            durable: true,
+            auto_delete: false,
+            arguments: serde_json::Map::new(),
+        };
+        let chat = Actual { exchanges: vec![exchange], ..Actual::default() };
+        let snapshot = Snapshot::new("v", chat, Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
+        let cached = CachedSnapshot { snapshot: Arc::new(snapshot), ..cached(Reading::default()) };
+        let mut snapshots = Snapshots { cached: Some(cached), ..Snapshots::default() };
+        snapshots.changed("chat");
+        snapshots.changed("crm");
+        let usable = |business: &str, leads_to: &[&str]| snapshots.usable(business, leads_to.iter().copied()).is_some();
+        assert!(usable("pay", &["chat"]) && !usable("pay", &["chat", "crm"]) && !usable("chat", &[]));
     }
 }

@@ -18,6 +18,9 @@ use crate::{ApplyOptions, Error, Plan, Report, Snapshot, Step, apply_plan, room:
 
 /// Jobs without policies that run at the same time; each has a few calls in flight.
 const PARALLEL: usize = 8;
+/// How long a job waits for a snapshot that shows all businesses to which messages are led as they are now. Some may come and
+/// go all the time: then it is planned with those that are there, and the next sweep finds the others.
+const LEADS_WAIT: Duration = Duration::from_secs(10);
 /// Before another attempt to set the shared policies.
 const SHARED_RETRY: Duration = Duration::from_secs(10);
 
@@ -40,6 +43,15 @@ struct Waiting {
     reply: Option<oneshot::Sender<Reply>>,
     /// As far as it was planned.
     needs: Option<Needs>,
+    /// Since when it can wait for others that it leads messages to.
+    since: Instant,
+}
+
+impl Waiting {
+    /// The businesses whose last change a snapshot must show.
+    fn leads_to(&self) -> impl Iterator<Item = &str> {
+        self.job.leads_to().take_while(|_| self.since.elapsed() < LEADS_WAIT)
+    }
 }
 
 /// The policies that all businesses share.
@@ -73,7 +85,7 @@ impl Work {
             self.waiting.retain(|waiting| !is_orphan(waiting) || waiting.job.business != job.business);
         }
         let place = self.waiting.iter().position(is_orphan).filter(|_| requested).unwrap_or(self.waiting.len());
-        self.waiting.insert(place, Waiting { job, reply, needs: None });
+        self.waiting.insert(place, Waiting { job, reply, needs: None, since: Instant::now() });
     }
 
     /// Whether a job of this business waits or runs.
@@ -155,23 +167,23 @@ impl Actor {
         let mut needs_snapshot = false;
         let mut kept: HashSet<String> = HashSet::new();
         for waiting in std::mem::take(&mut self.work.waiting) {
-            let Waiting { job, reply, needs } = waiting;
-            let business = job.business.clone();
+            let business = waiting.job.business.clone();
             // Those of one business keep their order.
             let must_wait = kept.contains(&business)
                 || self.work.running.contains_key(&business)
-                || needs.is_some_and(|needs| !self.work.may_start(needs));
+                || waiting.needs.is_some_and(|needs| !self.work.may_start(needs));
             if must_wait {
                 kept.insert(business);
-                self.work.waiting.push_back(Waiting { job, reply, needs });
+                self.work.waiting.push_back(waiting);
                 continue;
             }
-            let Some(snapshot) = self.snapshots.usable(&business, job.leads_to()) else {
+            let Some(snapshot) = self.snapshots.usable(&business, waiting.leads_to()) else {
                 needs_snapshot = true;
                 kept.insert(business);
-                self.work.waiting.push_back(Waiting { job, reply, needs });
+                self.work.waiting.push_back(waiting);
                 continue;
             };
+            let Waiting { job, reply, since, .. } = waiting;
             let planned =
                 self.context.caught("comparing a business with the broker", || job.plan(&snapshot, self.context.mode));
             let (permitted, needs) = match planned {
@@ -194,7 +206,7 @@ impl Actor {
             }
             if !self.work.may_start(needs) {
                 kept.insert(business);
-                self.work.waiting.push_back(Waiting { job, reply, needs: Some(needs) });
+                self.work.waiting.push_back(Waiting { job, reply, needs: Some(needs), since });
                 continue;
             }
             if needs.shared_policies
@@ -318,15 +330,24 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
+    use wirepost_core::{
+        names,
+        topology::{Link, Topology},
+    };
+
     use super::*;
-    use crate::{Problem, control::Control, keeper::Phase};
+    use crate::{
+        Problem,
+        control::Control,
+        keeper::{Desired, Phase},
+    };
 
     const QUEUES: Needs = Needs { policies: false, shared_policies: true };
 
     fn waiting(work: &mut Work, business: &str) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
         let job = Job::remove(business.to_owned(), None, false);
-        work.waiting.push_back(Waiting { job, reply: Some(reply), needs: Some(QUEUES) });
+        work.waiting.push_back(Waiting { job, reply: Some(reply), needs: Some(QUEUES), since: Instant::now() });
         answer
     }
 
@@ -341,6 +362,24 @@ mod tests {
         work.add(Job::ensure("b7".to_owned(), Arc::default(), Phase::Grow), Some(reply));
         assert_eq!(work.orphans(), CAPACITY - 1);
         assert!(work.waiting.front().is_some_and(|first| first.job.business == "b7" && first.reply.is_some()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_waits_a_while_for_those_that_it_leads_messages_to() {
+        let link = |to: &str| Link {
+            from: names::share_exchange("pay"),
+            to: names::push_exchange(to),
+            header: "to".to_owned(),
+            value: to.to_owned(),
+        };
+        let topology = Topology { links: vec![link("chat"), link("pay"), link("crm")], ..Topology::default() };
+        let desired = Arc::new(Desired { topology, ..Desired::default() });
+        let mut work = Work::default();
+        work.add(Job::ensure("pay".to_owned(), desired, Phase::Grow), None);
+        let waiting = work.waiting.front().unwrap();
+        assert_eq!(waiting.leads_to().collect::<Vec<_>>(), ["chat", "crm"]);
+        tokio::time::advance(LEADS_WAIT).await;
+        assert_eq!(waiting.leads_to().count(), 0, "however often they change");
     }
 
     #[tokio::test(start_paused = true)]
