@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     SendType,
-    edge_config::{BusinessConfig, Delivery},
+    edge_config::{BusinessConfig, DEFAULT_BYTES_PER_SECOND, Delivery},
     frames::{CloseCode, SUBPROTOCOL, TOKEN_PROTOCOL},
 };
 
@@ -106,7 +106,10 @@ fn limits(business: &BusinessConfig) -> String {
     for (what, most) in [
         ("connections of all clients to an edge", share.connections.map(u64::from)),
         ("messages a second of all clients to an edge", share.messages_per_second.map(u64::from)),
-        ("bytes a second of messages of all clients to an edge", Some(share.bytes_per_second.into())),
+        (
+            "bytes a second of messages of all clients to an edge",
+            Some(share.bytes_per_second.unwrap_or(DEFAULT_BYTES_PER_SECOND).into()),
+        ),
         ("pushes a second by an edge", share.pushes_per_second.map(u64::from)),
         ("bytes of messages on their way in an edge", share.memory_bytes.map(|bytes| bytes as u64)),
     ] {

@@ -117,7 +117,7 @@ fn share(declared: &EdgeShareSpec) -> EdgeShare {
     EdgeShare {
         connections: number(declared.connections),
         messages_per_second: number(declared.messages_per_second),
-        bytes_per_second: number(declared.bytes_per_second).unwrap_or(EdgeShare::default().bytes_per_second),
+        bytes_per_second: number(declared.bytes_per_second),
         pushes_per_second: number(declared.pushes_per_second),
         memory_bytes: declared.memory_bytes.and_then(|n| usize::try_from(n).ok()),
     }

@@ -59,6 +59,16 @@ fn every_kind_of_route_and_queue() {
     insta::assert_yaml_snapshot!(compiled);
 }
 
+/// An edge of an earlier version leaves out what it does not know, and reports the hash of the rest.
+#[test]
+fn what_is_not_declared_is_not_in_the_configuration_of_edges() {
+    let mut declared = small("pay");
+    declared.spec.limits = Some(serde_json::from_value(json!({"perEdge": {"connections": 5}})).unwrap());
+    let compiled = compile_one(&declared).unwrap();
+    let limits = serde_json::to_value(&compiled.config.limits).unwrap();
+    assert_eq!(limits["perEdge"], json!({"connections": 5}), "{limits}");
+}
+
 #[test]
 fn a_small_retention_has_small_segments() {
     let mut small = small("tiny");

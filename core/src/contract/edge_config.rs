@@ -261,12 +261,12 @@ pub struct Limits {
     /// Connections of one identity; the oldest is replaced.
     pub connections_per_id: u32,
     /// What the whole business may use.
-    #[serde(skip_serializing_if = "EdgeShare::is_default")]
+    #[serde(skip_serializing_if = "EdgeShare::is_unlimited")]
     pub per_edge: EdgeShare,
 }
 
 /// What a whole business may use of one edge; absent = as much as the edge has, but for bytes a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EdgeShare {
     /// Connections of all its clients.
@@ -275,8 +275,10 @@ pub struct EdgeShare {
     /// Messages a second from all its clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_per_second: Option<u32>,
-    /// Bytes a second of messages from all its clients; as many of pushes that it sends by HTTP.
-    pub bytes_per_second: u32,
+    /// Bytes a second of messages from all its clients, for each copy that is stored; as many of pushes that it sends by HTTP. Absent:
+    /// [`DEFAULT_BYTES_PER_SECOND`], so that edges of an earlier version come to the same hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u32>,
     /// Pushes a second: those that it sends by HTTP, and those that are read for its clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushes_per_second: Option<u32>,
@@ -286,21 +288,8 @@ pub struct EdgeShare {
 }
 
 impl EdgeShare {
-    fn is_default(&self) -> bool {
+    fn is_unlimited(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-impl Default for EdgeShare {
-    fn default() -> Self {
-        Self {
-            connections: None,
-            messages_per_second: None,
-            // More small messages than a broker takes from one edge; large ones would keep its disk from everybody.
-            bytes_per_second: 16 << 20,
-            pushes_per_second: None,
-            memory_bytes: None,
-        }
     }
 }
 
@@ -321,3 +310,7 @@ impl Default for Limits {
 pub const MAX_SESSION_SECONDS: u64 = 2_592_000;
 /// Longest session by default, in seconds: a day.
 pub const DEFAULT_SESSION_SECONDS: u64 = 86_400;
+
+/// [`EdgeShare::bytes_per_second`] where none is declared: more small messages than a broker takes from one edge. Large ones would keep its
+/// disk from everybody.
+pub const DEFAULT_BYTES_PER_SECOND: u32 = 16 << 20;

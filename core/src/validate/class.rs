@@ -14,7 +14,7 @@ use crate::{
     compile::{DEFAULT_MAX_LENGTH, RECEIPTS_BYTES, merge_queues, quantity},
     contract::{
         condition::Reason,
-        edge_config::{Audience, DEFAULT_SESSION_SECONDS, Delivery, Limits, Validate},
+        edge_config::{Audience, DEFAULT_BYTES_PER_SECOND, DEFAULT_SESSION_SECONDS, Delivery, Limits, Validate},
     },
     problem::Problem,
 };
@@ -192,7 +192,7 @@ const EDGE_LIMITS: [EdgeLimit; 10] = [
     },
     EdgeLimit {
         field: "perEdge.bytesPerSecond",
-        default: || Limits::default().per_edge.bytes_per_second.into(),
+        default: || DEFAULT_BYTES_PER_SECOND.into(),
         of: |limits| limits.per_edge.as_ref()?.bytes_per_second,
         of_mut: |limits| &mut limits.per_edge.get_or_insert_default().bytes_per_second,
     },

@@ -14,7 +14,7 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
-use wirepost_core::edge_config::EdgeShare;
+use wirepost_core::edge_config::{DEFAULT_BYTES_PER_SECOND, EdgeShare};
 
 use crate::{
     bucket::Rate,
@@ -100,7 +100,7 @@ impl Share {
         Some(ShareOfConnection(Arc::clone(&self.connections)))
     }
 
-    /// Charges it for a message of a client.
+    /// Charges it for a message of a client, stored once.
     ///
     /// # Errors
     /// All its clients together send too much.
@@ -112,7 +112,17 @@ impl Share {
         self.bytes(&self.message_bytes, bytes, limits, now)
     }
 
-    /// Charges it for pushes of one call.
+    /// Charges it for what a message of a client is stored besides: the next ones wait for it.
+    pub fn message_copies(&self, bytes: usize, limits: &EdgeShare, now: Instant) {
+        self.message_bytes.add(kibibytes(bytes), byte_rate(limits), now);
+    }
+
+    /// Charges it for what a push is stored besides.
+    pub fn push_copies(&self, bytes: usize, limits: &EdgeShare, now: Instant) {
+        self.push_bytes.add(kibibytes(bytes), byte_rate(limits), now);
+    }
+
+    /// Charges it for pushes of one call, each stored once.
     ///
     /// # Errors
     /// As above.
@@ -127,8 +137,7 @@ impl Share {
 
     /// What is refused for its bytes stays charged as messages: each refusal costs as much as one.
     fn bytes(&self, bucket: &SharedBucket, bytes: usize, limits: &EdgeShare, now: Instant) -> Result<(), Beyond> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        bucket.try_add(bytes, per_second(limits.bytes_per_second), now).map_err(|wait| {
+        bucket.try_add_all(kibibytes(bytes), byte_rate(limits), now).map_err(|wait| {
             self.limited.bytes.inc();
             Beyond { unit: "bytes", wait }
         })
@@ -166,6 +175,15 @@ fn per_second(limit: u32) -> Rate {
     Rate::per_second(limit, limit)
 }
 
+/// The unit of bytes: a nanosecond for each would be too coarse.
+fn kibibytes(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+fn byte_rate(limits: &EdgeShare) -> Rate {
+    per_second(limits.bytes_per_second.unwrap_or(DEFAULT_BYTES_PER_SECOND) / 1024)
+}
+
 fn charge(bucket: &SharedBucket, units: u32, limit: Option<u32>, now: Instant) -> Result<(), Duration> {
     limit.map_or(Ok(()), |limit| bucket.try_add(units, per_second(limit), now))
 }
@@ -197,6 +215,17 @@ impl SharedBucket {
         added.map(drop).map_err(|empty_at| Duration::from_nanos((empty_at + one).saturating_sub(now + full)))
     }
 
+    /// Adds units if all fit, or if it is empty; more than fit have to be waited for by the next.
+    fn try_add_all(&self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let (now, one, full) = (self.nanos(now), nanos(rate.per_unit), nanos(rate.full()));
+        let room = one.saturating_mul(units.into()).min(full);
+        let added = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |empty_at| {
+            let empty_at = empty_at.max(now);
+            (empty_at + room <= now + full).then(|| empty_at.saturating_add(one.saturating_mul(units.into())))
+        });
+        added.map(drop).map_err(|empty_at| Duration::from_nanos((empty_at + room).saturating_sub(now + full)))
+    }
+
     /// Adds units, whether they fit or not. Some: it overflows until then.
     fn add(&self, units: u32, rate: Rate, now: Instant) -> Option<Instant> {
         let (begun, one, full) = (self.nanos(now), nanos(rate.per_unit), nanos(rate.full()));
@@ -219,7 +248,7 @@ mod tests {
         EdgeShare {
             connections: Some(2),
             messages_per_second: Some(10),
-            bytes_per_second: 100_000,
+            bytes_per_second: None,
             pushes_per_second: Some(10),
             memory_bytes: None,
         }
@@ -254,13 +283,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn large_messages_are_limited_by_their_bytes_and_pushes_by_http_apart_from_them() {
         let (share, now) = (Share::new(&Metrics::default()), Instant::now());
-        let limits = EdgeShare { bytes_per_second: 100_000, ..EdgeShare::default() };
-        let taken = |at| (0..10).take_while(|_| share.message(40_000, &limits, at).is_ok()).count();
-        assert_eq!(taken(now), 3, "one fits as long as there is room for a byte");
-        assert_eq!(taken(now + Duration::from_millis(200)), 0);
-        assert_eq!(taken(now + Duration::from_millis(1200)), 3);
-        assert_eq!(share.pushes(5, 200_000, &limits, now), Ok(()));
+        let limits = EdgeShare { bytes_per_second: Some(100 << 10), ..EdgeShare::default() };
+        let taken = |at| (0..10).take_while(|_| share.message(40 << 10, &limits, at).is_ok()).count();
+        assert_eq!(taken(now), 2);
+        let beyond = share.message(40 << 10, &limits, now).unwrap_err();
+        assert_eq!(beyond.unit, "bytes");
+        assert!(beyond.wait.abs_diff(Duration::from_millis(200)) < Duration::from_millis(1), "{beyond:?}");
+        assert_eq!(taken(now + beyond.wait), 1);
+        // Where it is stored five times.
+        let later = now + Duration::from_secs(60);
+        assert_eq!(share.message(40 << 10, &limits, later), Ok(()));
+        share.message_copies(4 * (40 << 10), &limits, later);
+        assert_eq!(taken(later + Duration::from_secs(1)), 0);
+        assert_eq!(taken(later + Duration::from_secs(2)), 2);
+
+        assert_eq!(share.pushes(5, 200 << 10, &limits, now), Ok(()), "one call may be larger than all that fits");
         assert_eq!(share.pushes(1, 1, &limits, now).map_err(|beyond| beyond.unit), Err("bytes"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_largest_rate_that_may_be_declared_is_not_rounded() {
+        let (share, now) = (Share::new(&Metrics::default()), Instant::now());
+        let limits = EdgeShare { bytes_per_second: Some(600_000_000), ..EdgeShare::default() };
+        let taken = |at| (0..10_000).take_while(|_| share.message(1_000_000, &limits, at).is_ok()).count();
+        assert!((590..=600).contains(&taken(now)));
+        assert!((590..=601).contains(&taken(now + Duration::from_secs(1))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The form of every answer: `{"result": 0, "description": "ok", "data": …}`, and the closed table of errors.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     Json,
@@ -200,12 +200,14 @@ pub struct Refusal {
     pub code: Code,
     /// What failed and what to do.
     pub description: Cow<'static, str>,
+    /// Seconds in `Retry-After`, if the same request may pass later.
+    pub retry_after: u32,
 }
 
 impl Refusal {
     /// A refusal.
     pub fn new(code: Code, description: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, description: description.into() }
+        Self { code, description: description.into(), retry_after: RETRY_AFTER }
     }
 
     /// A token or ticket was refused.
@@ -216,6 +218,13 @@ impl Refusal {
     /// This edge has reached a limit of its own.
     pub fn overloaded(description: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::Overloaded, description)
+    }
+
+    /// With the time after which the same request may pass, if it is longer than the usual one.
+    #[must_use]
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX).max(RETRY_AFTER);
+        self
     }
 
     /// The request's header is larger than any legitimate one.
@@ -271,7 +280,7 @@ impl IntoResponse for Refusal {
         let body = Body::<()> { result: self.code.number(), description: &self.description, data: None };
         let mut response = answer(self.code.status(), &body);
         if self.code.retryable() {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.into());
+            response.headers_mut().insert(header::RETRY_AFTER, self.retry_after.into());
         }
         if self.code.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -62,7 +62,7 @@ fn audit(state: &State, route: &str, refusal: &Refusal, business: Option<&str>, 
     else {
         return;
     };
-    let Refusal { code, description } = refusal;
+    let Refusal { code, description, .. } = refusal;
     let quotes_caller = [Code::BadRequest, Code::InvalidIdentity, Code::UnknownBusiness, Code::BusinessNotHere];
     let detail = Some(&**description).filter(|_| !quotes_caller.contains(code));
     let of_credentials = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&code.status());

@@ -149,11 +149,22 @@ async fn push(
 fn charge(state: &State, business: &Business, count: usize, bytes: usize) -> Result<(), Refusal> {
     let Some(hub) = state.catalog.hub(business.name()) else { return Ok(()) };
     hub.share.pushes(count, bytes, &business.config.limits.per_edge, Instant::now()).map_err(|Beyond { unit, wait }| {
-        let wait = wait.as_millis();
+        let ms = wait.as_millis();
         let description =
-            format!("this business pushes more {unit} to this edge than it may in a second, wait {wait} ms");
-        Refusal::overloaded(description)
+            format!("this business pushes more {unit} to this edge than it may in a second, wait {ms} ms");
+        Refusal::overloaded(description).after(wait)
     })
+}
+
+/// Charges it for a push that the broker stores once for each business that takes it.
+fn charge_copies(state: &State, business: &Business, prepared: &Prepared) {
+    let copies = prepared.businesses.iter().filter(|(_, verdict)| verdict.is_ok()).count();
+    if copies > 1
+        && let Some(hub) = state.catalog.hub(business.name())
+    {
+        let besides = (copies - 1) * prepared.publication.body.len();
+        hub.share.push_copies(besides, &business.config.limits.per_edge, Instant::now());
+    }
 }
 
 fn too_large(limit: usize) -> Refusal {
@@ -244,6 +255,7 @@ async fn start(
                 .publication
                 .headers
                 .extend(traceparent.map(|value| (headers::TRACEPARENT.into(), value.to_owned())));
+            charge_copies(state, business, &prepared);
             let (broker, publication) = (&state.broker, prepared.publication);
             let confirm = match until.confirms {
                 None => broker.publish(lane, publication),

@@ -78,6 +78,8 @@ pub struct Prepared {
     pub id: String,
     /// What to publish: one message for each queue, each with its own confirm, so that a lost binding is noticed.
     pub publications: Vec<Publication>,
+    /// How often the broker stores it: for each queue, or for each business whose clients get it.
+    pub copies: usize,
 }
 
 /// Who sends.
@@ -174,8 +176,9 @@ pub fn prepare(business: &Business, sender: Sender<'_>, envelope: Envelope<'_>, 
             ])
             .collect(),
     };
-    let publications = queues.into_iter().map(|queue| Publication { queue, ..publication.clone() }).collect();
-    Ok(Prepared { id, publications })
+    let publications: Vec<_> = queues.into_iter().map(|queue| Publication { queue, ..publication.clone() }).collect();
+    let copies = publications.len().max(to.len());
+    Ok(Prepared { id, publications, copies })
 }
 
 /// Whether the clients of another business may get a client's message.

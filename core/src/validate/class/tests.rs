@@ -51,7 +51,7 @@ fn what_a_declaration_leaves_out_is_filled_in_within_the_class() {
     let share = EdgeShare {
         connections: Some(100),
         messages_per_second: Some(200),
-        bytes_per_second: 100_000,
+        bytes_per_second: Some(100_000),
         pushes_per_second: Some(300),
         memory_bytes: Some(4 << 20),
     };

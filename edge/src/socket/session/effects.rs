@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wirepost_core::Envelope;
 
@@ -117,7 +118,10 @@ impl Effects {
                 }
             }
             Action::Ping => drop(mailbox.outbound.push(Item::ping())),
-            Action::Publish(Prepared { id, publications }) => {
+            Action::Publish(Prepared { id, publications, copies }) => {
+                let bytes = publications.first().map_or(0, |publication| publication.body.len());
+                let besides = copies.saturating_sub(1) * bytes;
+                self.hub.share.message_copies(besides, &self.hub.business().config.limits.per_edge, Instant::now());
                 let publish = |publication| self.hub.context.broker.publish(mailbox.number, publication);
                 self.confirms.add(id, publications.into_iter().map(publish).collect());
             }

@@ -22,6 +22,9 @@ use crate::{
     socket::receive::{self, Nack, Prepared, Sender},
 };
 
+/// Longer where the time until something fits is shorter: all clients of a business are told the same time.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+
 impl Machine {
     /// A text message: a control frame or a message.
     pub(super) fn text(
@@ -69,7 +72,8 @@ impl Machine {
         if let Err(Beyond { unit, wait }) = self.share.message(text.len(), &limits.per_edge, now.instant) {
             let reason = format!("all clients of this business together send more {unit} a second than it may");
             let nack = Nack::new(id, NackCode::RateLimited, reason);
-            return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis().max(1) as u64), ..nack }));
+            let wait = wait.max(SHORTEST_WAIT).mul_f64(rand::random_range(1.0..1.5));
+            return Message::Ready(Err(Nack { retry_after_ms: Some(wait.as_millis() as u64), ..nack }));
         }
         if across::is_heavy(business, &envelope) {
             return Message::Heavy;

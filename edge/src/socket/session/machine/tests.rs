@@ -232,7 +232,7 @@ fn heavy_content_is_checked_off_the_thread_and_nothing_is_read_meanwhile() {
     session.text(&heavy("h"));
     assert_eq!(session.take(), ["check"]);
     assert!(!session.machine.may_read());
-    session.give(Input::Checked(Ok(Prepared { id: "h".into(), publications: vec![] }), 100));
+    session.give(Input::Checked(Ok(Prepared { id: "h".into(), publications: vec![], copies: 0 }), 100));
     assert!(session.machine.may_read());
     session.text(&heavy("i"));
     session.give(Input::Checked(Err(Nack::new(Some("i"), NackCode::SchemaMismatch, "")), 100));

@@ -140,7 +140,7 @@ fn run(steps: Vec<Step>) {
             Step::Checked(good) => {
                 if let Some(id) = world.checking.take() {
                     let checked = if good {
-                        Ok(Prepared { id, publications: vec![] })
+                        Ok(Prepared { id, publications: vec![], copies: 0 })
                     } else {
                         Err(Nack::new(Some(&id), NackCode::SchemaMismatch, ""))
                     };
