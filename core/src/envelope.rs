@@ -4,9 +4,11 @@
 //! twice, also in escaped form, is rejected, since parsers differ in which copy they use. *Writing* puts our fields first, each once, then
 //! the unknown ones, then `content` byte for byte.
 
+mod at_most;
 mod parse;
 mod write;
 
+pub use at_most::AtMost;
 pub use parse::unmarked;
 
 use std::borrow::Cow;

@@ -26,6 +26,9 @@ use crate::identity::{
     jwt::JwtVerifier,
 };
 
+/// Routes whose schemas a message is checked against at once, where each check is light.
+const LIGHT_ROUTES: usize = 4;
+
 /// Abilities that this edge has and a configuration may require (`requires`).
 pub const ABILITIES: &[&str] = &[];
 
@@ -253,9 +256,14 @@ impl Business {
     /// it belongs in the [`CheckPool`](crate::business::check_pool::CheckPool).
     pub fn is_heavy(&self, message_type: Option<&str>, content: Option<&str>) -> bool {
         let (Some(message_type), Some(content)) = (message_type, content) else { return false };
-        self.routes
-            .iter()
-            .any(|route| route.is_heavy(Some(content)) && pattern::matches(&route.config.message_type, message_type))
+        let checks =
+            |route: &&Route| route.schema.is_some() && pattern::matches(&route.config.message_type, message_type);
+        let mut count = 0;
+        // Many light checks take as long as a heavy one.
+        self.routes.iter().filter(checks).any(|route| {
+            count += 1;
+            count > LIGHT_ROUTES || route.is_heavy(Some(content))
+        })
     }
 
     /// The first route that takes `message_type` in that direction.
@@ -303,12 +311,13 @@ impl Route {
         self.check_share(content, 1)
     }
 
-    /// The same for one of the businesses that a message names: all of its checks together take no longer than one.
+    /// The same for one of several routes, or businesses, that a message is checked for: all of its checks together take no
+    /// longer than one.
     ///
     /// # Errors
     /// See [`Self::check_content`].
-    pub fn check_share(&self, content: Option<&str>, businesses: usize) -> Result<(), ContentError> {
-        let budget = MAX_STEPS / businesses.max(1) as u64;
+    pub fn check_share(&self, content: Option<&str>, checks: usize) -> Result<(), ContentError> {
+        let budget = MAX_STEPS / checks.max(1) as u64;
         self.schema.as_ref().map_or(Ok(()), |schema| schema.check_within(content.unwrap_or("null"), budget))
     }
 }

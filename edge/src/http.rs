@@ -7,6 +7,7 @@ use axum::{Extension, Router, middleware::from_fn_with_state};
 
 pub mod addresses;
 pub mod answer;
+pub mod description;
 pub mod log_throttle;
 pub mod operation;
 pub mod origin;
@@ -16,7 +17,6 @@ pub mod state;
 mod bodies;
 mod caller;
 mod closing;
-mod description;
 mod log;
 mod messages;
 mod presence;

@@ -136,6 +136,8 @@ pub struct Metrics {
     pub presence: Family<Label, Counter>,
     /// Questions on the admin port that no edge of this installation signed.
     pub forged_questions: Counter,
+    /// Those that one has signed for another process: the one that was here before this one.
+    pub misdirected_questions: Counter,
     /// Clients that were let go for an even load.
     pub let_go: Counter,
     /// Those that have not left yet.
@@ -272,6 +274,10 @@ impl Default for Metrics {
             forged_questions: metric!(
                 "forged_questions",
                 "Questions on the admin port that no edge of this installation has signed"
+            ),
+            misdirected_questions: metric!(
+                "misdirected_questions",
+                "Questions on the admin port for the process that was here before this one"
             ),
             let_go: metric!("let_go", "Clients asked to connect elsewhere for an even load"),
             leaving: metric!("leaving", "Clients that were asked so and have not left yet"),

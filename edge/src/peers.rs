@@ -11,7 +11,7 @@ mod names;
 mod spent;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +20,7 @@ use std::{
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{AcquireError, Notify, Semaphore},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ use crate::{
 };
 
 use ask::Asker;
-pub use ask::{SEAL, Silence};
+pub use ask::{SEAL, Silence, TO};
 use known::Known;
 pub use names::NameError;
 use spent::Spent;
@@ -53,6 +53,8 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 /// Questions who is here that this edge asks the others at the same time.
 const ASKING: usize = 4;
+/// Those of one business: the others keep places, however slowly its questions are answered.
+const ASKING_OF_ONE: usize = 2;
 /// Those that it answers.
 const ANSWERING: usize = 16;
 /// Bytes of one page that all others send together, and at least of each.
@@ -140,6 +142,8 @@ pub struct Peers {
     news: Notify,
     spent: Mutex<Spent>,
     asking: Semaphore,
+    /// The places of each business that asks.
+    asking_of_one: Mutex<HashMap<String, Arc<Semaphore>>>,
     answering: Semaphore,
     metrics: Arc<Metrics>,
 }
@@ -161,6 +165,7 @@ impl Peers {
             news: Notify::new(),
             spent: Mutex::default(),
             asking: Semaphore::new(ASKING),
+            asking_of_one: Mutex::default(),
             answering: Semaphore::new(ANSWERING),
             metrics,
         }
@@ -255,6 +260,13 @@ impl Peers {
         Some(place)
     }
 
+    /// Where the questions of a business take turns.
+    fn places_of(&self, business: &str) -> Arc<Semaphore> {
+        let mut all = self.asking_of_one.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|name, places| name == business || Arc::strong_count(places) > 1);
+        Arc::clone(all.entry(business.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(ASKING_OF_ONE))))
+    }
+
     /// Asks all others who is here. Bounded in time; each of them is in the answer.
     ///
     /// # Errors
@@ -271,7 +283,9 @@ impl Peers {
             self.metrics.presence.get_or_create(&label("busy")).inc();
             Busy
         };
-        let place = timeout(ANSWER_TIMEOUT, self.asking.acquire()).await.map_err(busy)?;
+        let of_one = self.places_of(&question.business);
+        let place = async { Ok::<_, AcquireError>((of_one.acquire().await?, self.asking.acquire().await?)) };
+        let place = timeout(ANSWER_TIMEOUT, place).await.map_err(busy)?;
         let mut question = question.clone();
         if let Some(page) = &mut question.page {
             page.bytes = Some((PAGES / places.len()).max(SMALLEST_PAGE));

@@ -23,6 +23,7 @@ pub fn declaration() -> String {
     let constants: Vec<_> = (0..90).map(|n| json!({"const": n})).collect();
     let references: Vec<_> = (0..90).map(|_| json!({"$ref": "#/$defs/one"})).collect();
     let costly = json!({"type": "array", "items": {"anyOf": references}, "$defs": {"one": {"anyOf": constants}}});
+    let large = json!({"type": "object", "description": "x".repeat(60_000)});
     json!({
         "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness",
         "metadata": {"name": FLOODED, "namespace": "shop"},
@@ -32,7 +33,11 @@ pub fn declaration() -> String {
                 {"messageType": "costly", "sendType": "ClientToServer", "queue": {"name": "costly"}, "schema": costly},
                 {"messageType": "order", "sendType": "ClientToServer", "queue": {"name": "orders"}},
                 {"messageType": "down", "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone"},
+                {"messageType": "large.1", "sendType": "ClientToServer", "queue": {"name": "orders"}, "schema": large},
+                {"messageType": "large.2", "sendType": "ClientToServer", "queue": {"name": "orders"}, "schema": large},
+                {"messageType": "large.3", "sendType": "ClientToServer", "queue": {"name": "orders"}, "schema": large},
             ],
+            "auth": {"publicDescription": true},
             "limits": {"messagesPerSecond": 10_000, "burst": 20_000},
         },
     })
@@ -60,11 +65,19 @@ pub enum Flood {
     Cursors,
     /// Sets of as many tags as there may be, changed again and again.
     Tags,
+    /// Receipts of as many messages as one frame may name, of which none was sent.
+    Receipts,
+    /// Questions of the business's service who of thousands is here.
+    Presence,
+    /// Calls of the business's service with as many messages as there may be, for a client that does not exist.
+    Batches,
+    /// The description of the business, for strangers that call the edge by another name each time and read nothing.
+    Descriptions,
 }
 
 impl Flood {
     /// Each of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Content,
         Self::Light,
         Self::Envelopes,
@@ -74,6 +87,10 @@ impl Flood {
         Self::Tokens,
         Self::Cursors,
         Self::Tags,
+        Self::Receipts,
+        Self::Presence,
+        Self::Batches,
+        Self::Descriptions,
     ];
 
     /// Prepares what it needs, once.
@@ -161,8 +178,39 @@ impl Prepared {
                 }
                 Ok(())
             }
+            Flood::Receipts => {
+                let ids: Vec<_> = (0..256).map(|n| format!("{number}-{n}")).collect();
+                let frame = json!({"op": "received", "ids": ids}).to_string();
+                let mut client = client().connect().await?;
+                loop {
+                    client.send_text(frame.clone()).await?;
+                    client.control_within("error", LIMIT).await?;
+                }
+            }
+            Flood::Presence => {
+                let ids: Vec<_> = (0..10_000).map(|n| format!("client-{number}-{n}")).collect();
+                call(edge, "presence", &json!({"uniqueIds": ids})).await
+            }
+            Flood::Batches => {
+                let message = json!({"messageType": "down", "toUniqueId": "nobody", "content": "x".repeat(1000)});
+                call(edge, "messages", &json!(vec![message; 256])).await
+            }
+            Flood::Descriptions => {
+                let mut raw = Raw::connect(edge.public).await?;
+                raw.send(format!("GET /{FLOODED}/asyncapi.json HTTP/1.1\r\nhost: {name}.example\r\n\r\n")).await?;
+                raw.end(Duration::from_secs(1)).await.map(drop)
+            }
         }
     }
+}
+
+/// One call of the business's service, whatever is answered.
+async fn call(edge: &Edge, path: &str, body: &Value) -> Result<()> {
+    let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).build()?;
+    let call = http.post(format!("http://{}/{FLOODED}/websocket/{path}", edge.public));
+    let status = call.header("x-api-key", edge.setup.api_key()).body(body.to_string()).send().await?.status();
+    anyhow::ensure!(status.is_success(), "{status}");
+    Ok(())
 }
 
 /// Sends messages until the connection ends; up to 32 wait for their answers.

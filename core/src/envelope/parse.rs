@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Envelope, EnvelopeError, MAX_DEPTH, MAX_ID, MAX_IDENTITY, MAX_LIST, MAX_MESSAGE_TYPE};
+use super::{AtMost, Envelope, EnvelopeError, MAX_DEPTH, MAX_ID, MAX_IDENTITY, MAX_LIST, MAX_MESSAGE_TYPE};
 use crate::SendType;
 
 /// Our names in the order of their bits in the set of seen ones.
@@ -169,8 +169,9 @@ fn list<'a>(field: &'static str, raw: &'a str) -> Result<Vec<Cow<'a, str>>, Enve
     if raw == "null" {
         return Ok(Vec::new());
     }
-    let items: Vec<Text<'a>> = serde_json::from_str(raw).map_err(|_| bad(field, "must be a list of strings"))?;
-    if items.len() > MAX_LIST {
+    let AtMost { items, more } =
+        AtMost::<Text<'a>, MAX_LIST>::of(raw.as_bytes()).map_err(|_| bad(field, "must be a list of strings"))?;
+    if more > 0 {
         return Err(bad(field, format!("has more than {MAX_LIST} items")));
     }
     if items.iter().any(|Text(item)| item.len() > MAX_IDENTITY) {

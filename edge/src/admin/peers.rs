@@ -20,7 +20,7 @@ use crate::{
     clock,
     http::state::State,
     identity::peer_seal::{self, Purpose, Seal},
-    peers::{ANSWER_TIMEOUT, Asked, PATH, SEAL, Told},
+    peers::{ANSWER_TIMEOUT, Asked, PATH, SEAL, TO, Told},
     presence,
 };
 
@@ -28,6 +28,9 @@ use crate::{
 const MAX_QUESTION: usize = 4 << 20;
 /// Largest question how this edge is.
 const MAX_HELLO: usize = 1 << 10;
+
+/// Longest name of a process.
+const MAX_PROCESS: usize = 64;
 
 /// The route.
 pub(super) fn router(state: Arc<State>) -> Router {
@@ -46,7 +49,9 @@ async fn answer(
         let opened = |purpose| peer_seal::open(&state.keys, purpose, text, now);
         let hello = opened(Purpose::Anyone);
         let seal = hello.or_else(|| opened(Purpose::Process(&state.instance)));
-        let seal = seal.filter(|seal| state.peers.spend(seal, now)).ok_or_else(|| forged(&state))?;
+        let seal = seal.filter(|seal| state.peers.spend(seal, now)).ok_or_else(|| {
+            if is_for_another_process(&state, text, &headers, now) { misdirected(&state) } else { forged(&state) }
+        })?;
         let answer = if hello.is_some() {
             let body = read(&state, &seal, &headers, body, MAX_HELLO).await?;
             load(&state, from, &body)?
@@ -66,6 +71,19 @@ async fn answer(
         }
         Err(status) => status.into_response(),
     }
+}
+
+/// Whether an edge of ours has put this question to another process. That was here before this one, if nobody plays with
+/// it: edges know of each other within a second that they have begun anew.
+fn is_for_another_process(state: &State, seal: &str, headers: &HeaderMap, now: i64) -> bool {
+    let process = headers.get(TO).and_then(|process| process.to_str().ok());
+    let process = process.filter(|process| process.len() <= MAX_PROCESS && **process != *state.instance);
+    process.is_some_and(|process| peer_seal::open(&state.keys, Purpose::Process(process), seal, now).is_some())
+}
+
+fn misdirected(state: &State) -> StatusCode {
+    state.metrics.misdirected_questions.inc();
+    StatusCode::MISDIRECTED_REQUEST
 }
 
 fn forged(state: &State) -> StatusCode {

@@ -23,6 +23,8 @@ use crate::{
 
 /// Questions who is here: a second, and in a burst. Each is asked at all edges.
 const QUESTIONS: (u32, u32) = (20, 100);
+/// Descriptions that are made: a second, and in a burst.
+const DESCRIPTIONS: (u32, u32) = (5, 20);
 
 /// One for each business, whatever becomes of its configuration.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Share {
     reads: SharedBucket,
     /// Questions who is here.
     questions: SharedBucket,
+    /// Descriptions that are made.
+    descriptions: SharedBucket,
     limited: Limited,
 }
 
@@ -49,6 +53,7 @@ struct Limited {
     calls: Counter,
     reads: Counter,
     questions: Counter,
+    descriptions: Counter,
 }
 
 /// It has had as much as it may for now.
@@ -77,12 +82,14 @@ impl Share {
             calls: SharedBucket::new(now),
             reads: SharedBucket::new(now),
             questions: SharedBucket::new(now),
+            descriptions: SharedBucket::new(now),
             limited: Limited {
                 messages: limited("messages"),
                 bytes: limited("bytes"),
                 calls: limited("pushes"),
                 reads: limited("reads"),
                 questions: limited("presence"),
+                descriptions: limited("descriptions"),
             },
         }
     }
@@ -152,6 +159,17 @@ impl Share {
         let rate = Rate::per_second(QUESTIONS.0, QUESTIONS.1);
         self.questions.try_add(units, rate, now).inspect_err(|_| {
             self.limited.questions.inc();
+        })
+    }
+
+    /// Charges it for a description that is made.
+    ///
+    /// # Errors
+    /// How long to wait, as above.
+    pub fn description(&self, now: Instant) -> Result<(), Duration> {
+        let rate = Rate::per_second(DESCRIPTIONS.0, DESCRIPTIONS.1);
+        self.descriptions.try_add(1, rate, now).inspect_err(|_| {
+            self.limited.descriptions.inc();
         })
     }
 

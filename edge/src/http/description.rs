@@ -1,15 +1,22 @@
 //! `GET /{business}/asyncapi.json`: what clients and services exchange with the business, generated from the current
 //! declaration. For the business's services; where its declaration allows that, everybody and pages of any origin get what
 //! clients need.
+//!
+//! A description may have a megabyte, and who asks for it need not be known. So it is made once for each form that it is
+//! asked for in, off the threads that serve sockets; all answers share its bytes; and a business has so many made a second.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{
-    Json,
     extract::{Path, State as Shared},
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
+use tokio::time::Instant;
 use wirepost_core::asyncapi::{Part, asyncapi};
 
 use super::{
@@ -18,6 +25,47 @@ use super::{
     public_url::public_url,
     state::State,
 };
+use crate::business::Business;
+
+/// Descriptions that are kept: of one business (it has two parts, and edges may have several names), and bytes of all.
+const KEPT_OF_ONE: usize = 4;
+const KEPT_BYTES: usize = 16 << 20;
+
+/// Descriptions that were made, the oldest first.
+#[derive(Debug, Default)]
+pub struct Descriptions(Mutex<VecDeque<Made>>);
+
+#[derive(Debug)]
+struct Made {
+    business: Arc<Business>,
+    base: String,
+    part: Part,
+    text: Bytes,
+}
+
+impl Descriptions {
+    fn find(&self, business: &Arc<Business>, base: &str, part: Part) -> Option<Bytes> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |made: &&Made| Arc::ptr_eq(&made.business, business) && made.base == base && made.part == part;
+        kept.iter().find(is_it).map(|made| made.text.clone())
+    }
+
+    fn keep(&self, new: Made) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What its former declarations said is of no use.
+        kept.retain(|made| made.business.name() != new.business.name() || Arc::ptr_eq(&made.business, &new.business));
+        let of_it = |made: &Made| made.business.name() == new.business.name();
+        if kept.iter().filter(|made| of_it(made)).count() >= KEPT_OF_ONE
+            && let Some(oldest) = kept.iter().position(of_it)
+        {
+            kept.remove(oldest);
+        }
+        kept.push_back(new);
+        while kept.iter().map(|made| made.text.len()).sum::<usize>() > KEPT_BYTES {
+            kept.pop_front();
+        }
+    }
+}
 
 /// The handler. It returns the bare document, not in the form of other answers: tools read it by its URL.
 pub(super) async fn describe(
@@ -36,13 +84,34 @@ pub(super) async fn describe(
         None => return Err(not_public()),
     };
     let base = public_url(&state.settings, &headers)?;
-    let document = asyncapi(&business.config, &base, part);
-    let answer = [(header::CACHE_CONTROL, "no-cache"), (header::VARY, "x-api-key, authorization")];
-    let mut response = (answer, Json(document)).into_response();
+    let text = match state.descriptions.find(&business, &base, part) {
+        Some(text) => text,
+        None => make(&state, business, base, part).await?,
+    };
+    let answer = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::VARY, "x-api-key, authorization"),
+    ];
+    let mut response = (answer, text).into_response();
     if public {
         response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     }
     Ok(response)
+}
+
+async fn make(state: &State, business: Arc<Business>, base: String, part: Part) -> Result<Bytes, Refusal> {
+    let hub = state.catalog.hub(business.name());
+    if hub.is_some_and(|hub| hub.share.description(Instant::now()).is_err()) {
+        return Err(Refusal::overloaded("this business is described in too many forms at once; wait"));
+    }
+    let (of_job, of_base) = (Arc::clone(&business), base.clone());
+    let job = move || serde_json::to_vec(&asyncapi(&of_job.config, &of_base, part)).unwrap_or_default();
+    let made = state.checks.run(&business.push_exchange, 0, job).await;
+    let text: Bytes =
+        made.map_err(|_| Refusal::overloaded("this edge has too much to check and to describe; wait"))?.into();
+    state.descriptions.keep(Made { business, base, part, text: text.clone() });
+    Ok(text)
 }
 
 fn not_public() -> Refusal {
@@ -50,4 +119,42 @@ fn not_public() -> Refusal {
         Code::NoCredential,
         "the description of this business is for its services: send an API key, or set auth.publicDescription in its WsBusiness",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use wirepost_core::compile::compile_one;
+
+    use super::*;
+
+    fn business(name: &str) -> Arc<Business> {
+        let declared = serde_json::json!({
+            "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"clientTypes": ["app"], "routes": [{"messageType": "n", "sendType": "ServerToClient", "to": ["app"]}]},
+        });
+        let compiled = compile_one(&serde_json::from_value(declared).unwrap()).unwrap();
+        Arc::new(Business::try_new(compiled.config).unwrap())
+    }
+
+    #[test]
+    fn few_forms_of_a_business_are_kept_and_none_of_a_former_declaration() {
+        let (descriptions, pay, chat) = (Descriptions::default(), business("pay"), business("chat"));
+        let keep = |business: &Arc<Business>, base: &str, bytes: usize| {
+            let (business, base) = (Arc::clone(business), base.to_owned());
+            descriptions.keep(Made { business, base, part: Part::All, text: vec![0; bytes].into() });
+        };
+        let has = |business: &Arc<Business>, base: &str| descriptions.find(business, base, Part::All).is_some();
+        keep(&chat, "ws://a", 1);
+        for n in 0..10 {
+            keep(&pay, &format!("ws://{n}"), 1);
+        }
+        assert!(has(&chat, "ws://a") && has(&pay, "ws://9") && has(&pay, "ws://6") && !has(&pay, "ws://5"));
+        assert_eq!(descriptions.find(&pay, "ws://9", Part::Clients), None);
+        let changed = business("pay");
+        assert!(!has(&changed, "ws://9"));
+        keep(&changed, "ws://9", 1);
+        assert!(has(&changed, "ws://9") && !has(&pay, "ws://8"));
+        keep(&pay, "ws://large", KEPT_BYTES);
+        assert!(has(&pay, "ws://large") && !has(&chat, "ws://a"), "the oldest make room");
+    }
 }

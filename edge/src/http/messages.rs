@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use wirepost_core::{
     Envelope,
     contract::headers,
-    envelope::{MAX_BATCH, unmarked},
+    envelope::{AtMost, MAX_BATCH, unmarked},
 };
 
 use super::{
@@ -112,15 +112,15 @@ async fn push(
         let pending = start(state, rand::random(), &business, body, traceparent, until).await;
         return Ok(single_answer(&pending.outcome(Instant::now() + CONFIRM_TIMEOUT).await));
     }
-    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| {
+    let AtMost { items, more } = AtMost::<&RawValue, MAX_BATCH>::of(body).map_err(|error| {
         Refusal::new(Code::InvalidEnvelope, format!("the body is not a JSON array of envelopes: {error}"))
     })?;
     if items.is_empty() {
         return Err(Refusal::new(Code::BadRequest, "the array is empty"));
     }
-    if items.len() > MAX_BATCH {
-        let description =
-            format!("{} messages in one call, at most {MAX_BATCH} are taken; send several calls", items.len());
+    if more > 0 {
+        let count = items.len() + more;
+        let description = format!("{count} messages in one call, at most {MAX_BATCH} are taken; send several calls");
         return Err(Refusal::new(Code::TooLarge, description));
     }
     charge(state, &business, items.len(), body.len())?;

@@ -15,6 +15,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
+use wirepost_core::envelope::MAX_IDENTITY;
 
 use super::{
     addresses::Judging,
@@ -259,8 +260,14 @@ fn check(filter: &mut Filter) -> Result<(), Refusal> {
         return Err(bad(format!("at most {MAX_TAGS} tags and {MAX_TAGS} client types are taken")));
     }
     let texts = [&filter.unique_ids, &filter.tags, &filter.client_types].into_iter().flatten();
-    if texts.into_iter().any(String::is_empty) {
-        return Err(bad("an identity, a tag or a client type is empty".to_owned()));
+    for text in texts {
+        if text.is_empty() {
+            return Err(bad("an identity, a tag or a client type is empty".to_owned()));
+        }
+        // Nobody can be called so, and every edge would be asked for it.
+        if text.len() > MAX_IDENTITY {
+            return Err(bad(format!("an identity, a tag or a client type has more than {MAX_IDENTITY} bytes")));
+        }
     }
     let mut seen = HashSet::new();
     filter.unique_ids.retain(|id| seen.insert(id.clone()));
@@ -369,6 +376,7 @@ mod tests {
             (r#"["a"]"#.to_owned(), Code::BadRequest),
             (r#"{"uniqueIds":["a"],"tag":["vip"]}"#.to_owned(), Code::BadRequest),
             (r#"{"uniqueIds":[""]}"#.to_owned(), Code::BadRequest),
+            (serde_json::json!({"uniqueIds": ["x".repeat(MAX_IDENTITY + 1)]}).to_string(), Code::BadRequest),
             (serde_json::json!({"uniqueIds": vec!["a"; MAX_IDENTITIES + 1]}).to_string(), Code::TooLarge),
         ] {
             assert_eq!(named(body.as_bytes()).unwrap_err().code, code, "{}", &body[..body.len().min(60)]);

@@ -8,7 +8,7 @@ use wirepost_runtime::{
     tasks::{Supervisor, Tasks},
 };
 
-use super::{answer::Refusal, log_throttle::LogThrottle};
+use super::{answer::Refusal, description::Descriptions, log_throttle::LogThrottle};
 use crate::{
     address::limits::AddressLimits,
     audit::Audit,
@@ -47,6 +47,8 @@ pub struct State {
     pub readiness: Readiness,
     /// Checks large content.
     pub checks: Arc<CheckPool>,
+    /// Descriptions of businesses.
+    pub descriptions: Descriptions,
     /// Throttles log lines that callers cause.
     pub log_throttle: LogThrottle,
     /// Limits of each client address.
@@ -98,6 +100,7 @@ impl State {
             broker,
             metrics,
             readiness,
+            descriptions: Descriptions::default(),
             log_throttle: LogThrottle::new(settings.log_pause),
             connections: supervisor.tasks(),
             peers,

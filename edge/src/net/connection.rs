@@ -190,8 +190,8 @@ impl Server {
 
     async fn http(&self, caller: Caller<impl Stranger>, ahead: Bytes, kept: usize) {
         let Caller { io, peer, place, written } = caller;
-        let exchange = ExchangeState::of(&place);
-        let stream = RefusalStream::new(io, ahead, exchange.clone(), kept, Arc::clone(&self.metrics));
+        let exchange = ExchangeState::of(&place, kept);
+        let stream = RefusalStream::new(io, ahead, exchange.clone(), Arc::clone(&self.metrics));
         let of_connection = exchange.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let extensions = request.extensions_mut();

@@ -58,12 +58,14 @@ pub(super) struct ExchangeState(Arc<Exchange>);
 struct Exchange {
     phase: AtomicU8,
     place: Arc<Place>,
+    /// Bytes that the connection holds between two requests.
+    kept: usize,
 }
 
 impl ExchangeState {
-    /// No request has arrived on the connection with this place.
-    pub(super) fn of(place: &Arc<Place>) -> Self {
-        Self(Arc::new(Exchange { phase: AtomicU8::new(IDLE), place: Arc::clone(place) }))
+    /// No request has arrived on the connection with this place. `kept`: bytes that it holds between two requests.
+    pub(super) fn of(place: &Arc<Place>, kept: usize) -> Self {
+        Self(Arc::new(Exchange { phase: AtomicU8::new(IDLE), place: Arc::clone(place), kept }))
     }
 
     fn set(&self, phase: u8) {
@@ -85,10 +87,13 @@ impl ExchangeState {
         self.set(OURS);
     }
 
-    /// Its answer.
+    /// Its answer, which is held until the caller has taken it.
     pub(super) fn answer(&self, response: Response) -> Response<Answer> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.set(UPGRADED);
+        } else {
+            let bytes = HttpBody::size_hint(response.body()).lower();
+            self.0.place.holds(self.0.kept.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX)));
         }
         response.map(|body| Answer { body, exchange: self.clone() })
     }
@@ -136,8 +141,6 @@ pub(super) struct RefusalStream<IO> {
     metrics: Arc<Metrics>,
     // Boxed: hardly any connection has one.
     refusal: Option<Box<Refusal>>,
-    /// Bytes that the connection holds between two requests.
-    kept: usize,
     /// Bytes of a header that is not complete, which hyper keeps.
     header: usize,
 }
@@ -151,9 +154,9 @@ struct Refusal {
 }
 
 impl<IO> RefusalStream<IO> {
-    /// `ahead` has been read from `io`, and is read again. `kept`: bytes that the connection holds between two requests.
-    pub(super) fn new(io: IO, ahead: Bytes, exchange: ExchangeState, kept: usize, metrics: Arc<Metrics>) -> Self {
-        Self { io, ahead, exchange, metrics, refusal: None, kept, header: 0 }
+    /// `ahead` has been read from `io`, and is read again.
+    pub(super) fn new(io: IO, ahead: Bytes, exchange: ExchangeState, metrics: Arc<Metrics>) -> Self {
+        Self { io, ahead, exchange, metrics, refusal: None, header: 0 }
     }
 
     /// Whether what hyper writes must not be sent; its first bytes are the status line.
@@ -236,7 +239,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for RefusalStream<IO> {
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if self.exchange.is(IDLE) {
             self.header += buf.filled().len() - before;
-            self.exchange.0.place.holds(self.kept + self.header);
+            self.exchange.0.place.holds(self.exchange.0.kept + self.header);
         } else {
             self.header = 0;
         }
@@ -257,6 +260,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for RefusalStream<IO> {
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
         if self.exchange.is(ENDING) {
             self.exchange.set(IDLE);
+            self.exchange.0.place.holds(self.exchange.0.kept);
         }
         Poll::Ready(Ok(()))
     }

@@ -17,6 +17,9 @@ use crate::{
 
 /// Header of a question and of its answer with the seal.
 pub const SEAL: &str = "x-wirepost-seal";
+/// Header of a question with the process that it is for. The seal says so too, and can't be read: it tells an edge that has
+/// begun anew what it was.
+pub const TO: &str = "x-wirepost-to";
 /// Largest answer: a page of a list with all its JSON.
 const MAX_ANSWER: usize = 4 << 20;
 /// Idle connections are closed by then.
@@ -34,6 +37,9 @@ pub enum Silence {
     /// The way to it.
     #[error("it can't be asked")]
     Unreachable,
+    /// The process that was asked is gone, and another one has begun there.
+    #[error("it has just begun anew")]
+    Restarted,
     /// It does not answer such questions: another program, or an older version.
     #[error("it answered with status {0}")]
     Status(u16),
@@ -102,13 +108,16 @@ impl Asker {
         let http = self.http.as_ref().ok_or(Silence::Unreachable)?;
         let purpose = process.map_or(Purpose::Anyone, Purpose::Process);
         let seal = peer_seal::seal(&self.keys, purpose, question.digest, clock::now_ms());
-        let request = request(http, address, &seal, question)?;
+        let request = request(http, address, process, &seal, question)?;
         let answer = http.execute(request).await.map_err(|error| silence(&error))?;
         self.read(answer, &seal).await
     }
 
     /// An answer is judged before it is read.
     async fn read<T: DeserializeOwned>(&self, mut answer: Response, question: &str) -> Result<T, Silence> {
+        if answer.status() == StatusCode::MISDIRECTED_REQUEST {
+            return Err(Silence::Restarted);
+        }
         if answer.status() != StatusCode::OK {
             return Err(Silence::Status(answer.status().as_u16()));
         }
@@ -129,8 +138,15 @@ impl Asker {
     }
 }
 
-fn request(http: &reqwest::Client, address: SocketAddr, seal: &str, question: &Question) -> Result<Request, Silence> {
+fn request(
+    http: &reqwest::Client,
+    address: SocketAddr,
+    process: Option<&str>,
+    seal: &str,
+    question: &Question,
+) -> Result<Request, Silence> {
     let request = http.post(format!("http://{address}{PATH}")).header(SEAL, seal).body(question.body.clone());
+    let request = process.into_iter().fold(request, |request, process| request.header(TO, process));
     request.header(header::CONTENT_TYPE, "application/json").build().map_err(|_| Silence::Unreachable)
 }
 
@@ -157,7 +173,7 @@ mod tests {
         let filter = Filter { unique_ids: (0..10_000).map(|n| format!("customer-{n}")).collect(), ..Filter::default() };
         let asked = Asked::Presence(presence::Question { business: "pay".to_owned(), filter, page: None });
         let question = Question::new(&asked).unwrap();
-        let to = |last| request(&http, SocketAddr::from(([10, 0, 0, last], 9090)), "seal", &question).unwrap();
+        let to = |last| request(&http, SocketAddr::from(([10, 0, 0, last], 9090)), None, "seal", &question).unwrap();
         let requests: Vec<_> = (0..200).map(to).collect();
         let places = requests.iter().map(|request| request.body().unwrap().as_bytes().unwrap().as_ptr());
         assert!(places.clone().all(|place| place == question.body.as_ptr()), "{:?}", places.collect::<Vec<_>>());

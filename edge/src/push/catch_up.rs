@@ -12,7 +12,7 @@ mod read;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     basis::Basis,
@@ -38,7 +38,7 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
     let mut basis = Basis::now(hub, mailbox);
     loop {
         let begun = Instant::now();
-        if let Action::Advance(_) | Action::Read(_) = action {
+        if let Action::Advance(_) | Action::Read { .. } = action {
             basis = Basis::now(hub, mailbox);
         }
         let input = match action {
@@ -55,8 +55,8 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
                     None => greeting.fresh(position),
                 }))
             }
-            Action::Read(at) => {
-                let found = in_time(read(hub, mailbox, at), greet_by, greeting).await;
+            Action::Read { at, ahead } => {
+                let found = in_time(read(hub, mailbox, at, ahead), greet_by, greeting).await;
                 match &found {
                     Ok(StreamRead::Continues { .. }) => greeting.resumed(at),
                     Ok(_) => {}
@@ -72,6 +72,19 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
             }
             Action::AwaitLog => {
                 let _ = in_time(moved.changed(), greet_by, greeting).await;
+                Input::Done
+            }
+            Action::AwaitReader(offset, longest) => {
+                let before = hub.end_of_log();
+                let near = async {
+                    while moved.changed().await.is_ok() {
+                        let end = hub.end_of_log();
+                        if end >= Some(offset) || end < before {
+                            break;
+                        }
+                    }
+                };
+                let _ = in_time(timeout(longest, near), greet_by, greeting).await;
                 Input::Done
             }
             Action::Wait(time) => {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
@@ -12,6 +14,8 @@ use crate::{
     metrics::{Metrics, label},
 };
 
+/// Pages of pushes that are read at the same time to judge who gave no receipt, of all businesses.
+const JUDGED_PAGES: usize = 16;
 /// Bytes of pushes whose receipts are awaited, of all businesses.
 const FOLLOWED_BYTES: usize = 64 << 20;
 
@@ -29,6 +33,8 @@ pub struct HubContext {
     pub budget: Arc<LogBudget>,
     /// Pushes whose receipts are awaited.
     pub followed: Budget,
+    /// Pages that are read for them: after an outage each business has many.
+    pub judged_pages: Semaphore,
     /// Checks large content.
     pub checks: Arc<CheckPool>,
     /// Pages of streams for clients that catch up.
@@ -51,6 +57,7 @@ impl HubContext {
         Self {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
+            judged_pages: Semaphore::new(JUDGED_PAGES),
             followed: Budget::new(FOLLOWED_BYTES, metrics.followed_bytes.clone()),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
             checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),

@@ -286,6 +286,11 @@ impl Hub {
         Advance::Live
     }
 
+    /// The offset of the log's last entry.
+    pub(super) fn end_of_log(&self) -> Option<u64> {
+        self.lock().log.position().map(|position| position.offset)
+    }
+
     /// The entries that address this connection now.
     pub fn select(&self, mailbox: &Mailbox, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         let now = clock::now_ms();

@@ -17,6 +17,8 @@ use crate::business::Business;
 
 /// Bytes of all cached pages.
 const CACHE_BYTES: usize = 32 << 20;
+/// How long a page says that nothing follows it, for those who would only wait then.
+const END_TIME: Duration = Duration::from_millis(500);
 /// How long a page is kept.
 const CACHE_TIME: Duration = Duration::from_secs(10);
 /// Streams read at the same time that were silent the last time: a read of one that still is takes its whole time, and
@@ -64,12 +66,14 @@ impl CachedPage {
         Self { judge, read_at: Instant::now(), entries, first_offset, lost, bytes }
     }
 
-    /// Whether it has the record at `offset` and one after it, judged as this business judges.
-    fn serves(&self, business: &Arc<Business>, offset: u64) -> bool {
+    /// Whether it has the record at `offset` and one after it, judged as this business judges. `end`: or has ended there a
+    /// moment ago.
+    fn serves(&self, business: &Arc<Business>, offset: u64, end: bool) -> bool {
+        let is_last = |last: u64| last == offset && end && self.read_at.elapsed() < END_TIME;
         (Arc::ptr_eq(&self.judge, business) || self.judge.judges_as(business))
             && self.read_at.elapsed() < CACHE_TIME
             && self.entries.first().is_some_and(|first| first.position.offset <= offset)
-            && self.entries.last().is_some_and(|last| last.position.offset > offset)
+            && self.entries.last().is_some_and(|last| last.position.offset > offset || is_last(last.position.offset))
     }
 }
 
@@ -98,9 +102,10 @@ impl PageCache {
         self.lock().retain(|page| page.judge.name() != business);
     }
 
-    /// A page that has the record at `offset` and one after it, judged as this business judges.
-    pub(super) fn find(&self, business: &Arc<Business>, offset: u64) -> Option<Arc<CachedPage>> {
-        self.lock().pages.iter().find(|page| page.serves(business, offset)).cloned()
+    /// A page that has the record at `offset` and one after it, judged as this business judges. `end`: or has ended there a
+    /// moment ago.
+    pub(super) fn find(&self, business: &Arc<Business>, offset: u64, end: bool) -> Option<Arc<CachedPage>> {
+        self.lock().pages.iter().find(|page| page.serves(business, offset, end)).cloned()
     }
 
     /// Keeps a page for other clients.

@@ -1,7 +1,7 @@
 //! Local connections of one business by number, identity and tag. Protected by the hub's lock.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::{Bound, ControlFlow},
     sync::Arc,
 };
@@ -149,19 +149,23 @@ impl Registry {
                 self.by_identity.get(id.as_str()).into_iter().flatten().try_for_each(check)
             }
             // Who is found by a tag has it.
-            Recipients::Tags(tags) => {
-                let mut of_type = |mailbox: &Arc<Mailbox>| {
+            Recipients::Tags(tags) => match tags.as_slice() {
+                [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).try_for_each(|mailbox| {
                     if is_for_type(push, mailbox) { f(mailbox) } else { ControlFlow::Continue(()) }
-                };
-                match tags.as_slice() {
-                    [tag] => self.by_tag.get(tag).into_iter().flat_map(BTreeMap::values).try_for_each(of_type),
-                    tags => {
-                        let union: BTreeMap<_, _> =
-                            tags.iter().filter_map(|tag| self.by_tag.get(tag)).flatten().collect();
-                        union.into_values().try_for_each(&mut of_type)
-                    }
+                }),
+                tags => {
+                    let mut visited = HashSet::new();
+                    let once = |mailbox: &Arc<Mailbox>| {
+                        // By its type first: a push may name many that it is not for, and the hub is locked.
+                        if is_for_type(push, mailbox) && visited.insert(mailbox.number) {
+                            f(mailbox)
+                        } else {
+                            ControlFlow::Continue(())
+                        }
+                    };
+                    tags.iter().filter_map(|tag| self.by_tag.get(tag)).flat_map(BTreeMap::values).try_for_each(once)
                 }
-            }
+            },
         }
     }
 

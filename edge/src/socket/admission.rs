@@ -25,14 +25,16 @@ pub fn queues(
     let message_type = envelope.message_type.as_deref().unwrap_or_default();
     if first.config.send_type == SendType::ClientToClient {
         // Each edge that delivers it uses the first route too, so no other route counts.
-        return admits(first, client_type, message_type, envelope).map(|()| vec![None]);
+        return admits(first, client_type, message_type, envelope, 1).map(|()| vec![None]);
     }
+    let checks = |route: &&Route| route.schema.is_some() && is_from(route, client_type);
+    let checks = business.intake(message_type).filter(checks).count();
     let mut queues = Vec::new();
     let mut refusal: Option<Refusal> = None;
     // With an older operator's bindings it reaches the queue of every route, so each must admit it.
     let by_pattern = business.intake(message_type).any(|route| route.queue.is_none());
     for route in business.intake(message_type) {
-        match admits(route, client_type, message_type, envelope) {
+        match admits(route, client_type, message_type, envelope, checks) {
             Ok(()) if queues.contains(&route.queue) => {}
             Ok(()) => queues.push(route.queue.clone()),
             // It is not known whether it is for that queue too: to omit the queue could lose the message there.
@@ -52,12 +54,23 @@ pub fn queues(
     }
 }
 
-fn admits(route: &Route, client_type: &str, message_type: &str, envelope: &Envelope<'_>) -> Result<(), Refusal> {
-    if !route.config.from.iter().any(|allowed| allowed == client_type) {
+fn is_from(route: &Route, client_type: &str) -> bool {
+    route.config.from.iter().any(|allowed| allowed == client_type)
+}
+
+/// `checks`: how many routes check its content.
+fn admits(
+    route: &Route,
+    client_type: &str,
+    message_type: &str,
+    envelope: &Envelope<'_>,
+    checks: usize,
+) -> Result<(), Refusal> {
+    if !is_from(route, client_type) {
         let reason = format!("clients of type {client_type:?} may not send {message_type:?}");
         return Err((NackCode::NotAllowed, reason));
     }
-    route.check_content(envelope.content).map_err(|unfit| {
+    route.check_share(envelope.content, checks).map_err(|unfit| {
         let code = match unfit {
             ContentError::Mismatch(_) => NackCode::SchemaMismatch,
             ContentError::TooComplex => NackCode::TooComplex,

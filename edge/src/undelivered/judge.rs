@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::{
     task::yield_now,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -217,6 +217,7 @@ impl Judge<'_> {
         let hub = self.hub;
         loop {
             self.speak_up().await;
+            let Ok(_page) = timeout(INTERVAL, hub.context.judged_pages.acquire()).await else { continue };
             let Ok(part) = pushes::read(hub, self.pushes).await else {
                 self.pause().await?;
                 continue;

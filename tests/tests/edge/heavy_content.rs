@@ -17,6 +17,8 @@ fn costly() -> Value {
 }
 
 fn business() -> String {
+    // Each text, also an empty one, makes it look at thousands of states.
+    let texts = json!({"type": "array", "items": {"type": "string", "pattern": "^(?:(a?|b?)){3000}$"}});
     let lines = json!({"type": "array", "items": {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}});
     json!({
         "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness", "metadata": {"name": "shop", "namespace": "shop"},
@@ -25,6 +27,7 @@ fn business() -> String {
             "routes": [
                 {"messageType": "costly.up", "sendType": "ClientToServer", "queue": {"name": "costly"}, "schema": costly()},
                 {"messageType": "costly.down", "sendType": "ServerToClient", "to": ["app"], "schema": costly()},
+                {"messageType": "texts", "sendType": "ClientToServer", "queue": {"name": "texts"}, "schema": texts},
                 {"messageType": "lines", "sendType": "ClientToServer", "queue": {"name": "lines"}, "schema": lines},
                 {"messageType": "order.placed", "sendType": "ClientToServer", "queue": {"name": "orders"}},
             ],
@@ -89,6 +92,50 @@ async fn one_clients_message_does_not_freeze_an_edge() -> Result<()> {
     let (status, answer) = edge.post(&push(20_000)).await?;
     assert_eq!((status, &answer["result"]), (413, &json!(41_302)), "{answer}");
     assert_eq!(edge.post(&push(100)).await?.1["result"], 40_006);
+    Ok(())
+}
+
+#[tokio::test]
+async fn texts_without_a_letter_freeze_no_edge() -> Result<()> {
+    let setup = Setup::new(&[&business()]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let (mut mallory, mut bob) =
+        tokio::try_join!(edge.client("mallory", "app").connect(), edge.client("bob", "app").connect())?;
+    let texts = |count: usize| json!({"id": "t", "messageType": "texts", "content": vec![""; count]});
+    for _ in 0..3 {
+        let nack = answer(&mut mallory, &texts(300_000)).await?;
+        assert_eq!((&nack["code"], &nack["retryable"]), (&json!("too_complex"), &json!(false)), "{nack}");
+        // Large content of others is checked beside it.
+        let numbers = json!({"id": "n", "messageType": "costly.up", "content": vec![7; 100]});
+        assert_eq!(answer(&mut bob, &numbers).await?["op"], "ack");
+    }
+    assert_eq!(answer(&mut mallory, &texts(10)).await?["op"], "ack", "few of them are no burden");
+    Ok(())
+}
+
+/// One message is checked against the schema of each route that matches it, and there may be a hundred.
+#[tokio::test]
+async fn all_routes_that_match_a_message_check_it_no_longer_than_one() -> Result<()> {
+    // Each word of the type as it is, or as any.
+    let pattern = |n: usize| {
+        let word = |(i, word): (usize, &'static str)| if n >> i & 1 == 1 { "*" } else { word };
+        ["a", "b", "c", "d", "e"].into_iter().enumerate().map(word).collect::<Vec<_>>().join(".")
+    };
+    let mut declared: Value = serde_json::from_str(&business())?;
+    let routes = (0..32).map(|n| {
+        json!({"messageType": pattern(n), "sendType": "ClientToServer", "queue": {"name": "many"}, "schema": costly()})
+    });
+    declared["spec"]["routes"].as_array_mut().into_iter().for_each(|all| all.extend(routes.clone()));
+    let setup = Setup::new(&[&declared.to_string()]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let mut mallory = edge.client("mallory", "app").connect().await?;
+    let message =
+        |message_type: &str, count: usize| json!({"id": "m", "messageType": message_type, "content": vec![7; count]});
+    // A route that nothing overlaps takes as much alone.
+    assert_eq!(answer(&mut mallory, &message("costly.up", 100)).await?["op"], "ack");
+    let nack = answer(&mut mallory, &message("a.b.c.d.e", 100)).await?;
+    assert_eq!(nack["code"], "too_complex", "{nack}");
+    assert_eq!(answer(&mut mallory, &message("a.b.c.d.e", 3)).await?["op"], "ack");
     Ok(())
 }
 

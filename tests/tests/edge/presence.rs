@@ -16,6 +16,7 @@ use wirepost_testing::edge::Edge;
 use wirepost_testing::fleet::Fleet;
 use wirepost_testing::setup::{PAYMENTS, Setup, TICKER};
 
+const FORGED: &str = "wirepost_edge_forged_questions_total";
 const PATH: &str = "/payments/websocket/presence";
 
 async fn ask(edge: &Edge, query: &[(&str, &str)]) -> Result<Value> {
@@ -186,7 +187,7 @@ async fn only_edges_with_the_same_keys_are_asked_and_answered() -> Result<()> {
     let data = ask(&e1, &[]).await?;
     ensure!(data["complete"] == false && data["connections"] == 0, "{data}");
     ensure!(state(&data, fleet.address(1)) == Some("unknown"), "{data}");
-    e1.await_metric("wirepost_edge_forged_questions_total", 1.0).await?;
+    e1.await_metric(FORGED, 1.0).await?;
 
     // Nor anybody else who reaches the admin port, and clients never do.
     let http = reqwest::Client::builder().no_proxy().build()?;
@@ -261,6 +262,19 @@ async fn a_question_is_judged_before_it_is_read_and_answered_once() -> Result<()
         let status = put(to, &seal, &body).await?;
         ensure!(status == 403, "{status}: {seal} {body}");
     }
+    ensure!(edge.count(FORGED).await? == 1);
+
+    // An edge that has begun anew is told for which process a question was: it is not forged, and is not answered either.
+    let to_process = async |seal: &str, process: &str| {
+        let request = http.post(format!("http://{}/peers", edge.admin)).header("x-wirepost-seal", seal);
+        anyhow::Ok(request.header("x-wirepost-to", process).body(body.clone()).send().await?.status().as_u16())
+    };
+    // The thief's process is not known to whoever asks: the question is for one without a name.
+    ensure!(to_process(&seal, "").await? == 421);
+    ensure!(to_process(&seal, "another").await? == 403, "for whom it is can't be made up");
+    ensure!(to_process("AAAA", "").await? == 403);
+    ensure!(edge.count(FORGED).await? == 3);
+    ensure!(edge.count("wirepost_edge_misdirected_questions_total").await? == 1);
 
     // Any edge may be asked how it is, with each question once.
     let (seal, body) = next("load").await?;
@@ -276,6 +290,41 @@ async fn a_question_is_judged_before_it_is_read_and_answered_once() -> Result<()
     ensure!(line.contains(" 413 ") && took < Duration::from_secs(1), "{line} after {took:?}");
     let (line, took) = unfinished(&edge, &next("load").await?.0, 100).await?;
     ensure!(line.contains(" 408 ") && took < Duration::from_secs(5), "{line} after {took:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_edge_that_begins_anew_is_taken_for_no_forger_and_takes_none_for_one() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let fleet = Fleet::new(2);
+    let (e1, e2) = tokio::try_join!(fleet.edge(&setup, 0).start(), fleet.edge(&setup, 1).start())?;
+    eventually("they know each other", PATIENCE, || async { Ok(ask(&e1, &[]).await?["complete"] == true) }).await?;
+    e2.kill9()?;
+    drop(e2);
+    let again = fleet.edge(&setup, 1).start().await?;
+    let _alice = again.client("alice", "app").connect().await?;
+    eventually("the new one is known", PATIENCE, || async {
+        let data = ask(&e1, &[]).await?;
+        Ok(data["complete"] == true && data["connections"] == 1)
+    })
+    .await?;
+    ensure!(again.count(FORGED).await? == 0 && e1.count(FORGED).await? == 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_can_have_is_asked_of_no_edge() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let edge = setup.edge("e1").start().await?;
+    for body in [
+        json!({"uniqueIds": ["x".repeat(257)]}),
+        json!({"uniqueIds": ["alice"], "tags": ["x".repeat(257)]}),
+        json!({"uniqueIds": ["alice"], "clientTypes": ["x".repeat(100_000)]}),
+    ] {
+        let (status, answer) = post(&edge, &body).await?;
+        ensure!(status == 400 && answer["result"] == 40_001, "{status}: {answer}");
+    }
+    ensure!(post(&edge, &json!({"uniqueIds": ["x".repeat(256)]})).await?.0 == 200);
     Ok(())
 }
 

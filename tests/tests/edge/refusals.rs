@@ -144,6 +144,30 @@ async fn a_page_of_another_origin_is_refused_and_a_program_is_not() -> Result<()
 }
 
 #[tokio::test]
+async fn what_one_page_was_given_is_good_for_no_other_page() -> Result<()> {
+    let (shop, other) = ("https://shop.example", "https://other.example");
+    let setup =
+        Setup::new(&[&BROWSERS.replace(r#"["https://shop.example"]"#, &format!(r#"["{shop}", "{other}"]"#))]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let ticket = async || {
+        let url = format!("http://{}/{}/websocket/token?uniqueId=alice&clientType=app", edge.public, setup.business());
+        let answer = client.get(url).header("x-api-key", setup.api_key()).header("origin", shop).send().await?;
+        let body: serde_json::Value = answer.json().await?;
+        let url = body["data"].as_str().context("no ticket")?;
+        Ok::<_, anyhow::Error>(url.rsplit('/').next().unwrap_or_default().to_owned())
+    };
+    // Both pages may connect.
+    edge.client("bob", "app").origin(other).connect().await?;
+    let alice = edge.client("alice", "app").origin(shop).token(&ticket().await?).connect().await?;
+    for stolen in [ticket().await?, alice.resume_token()] {
+        let code = edge.client("alice", "app").origin(other).token(&stolen).upgrade().await?.close_code().await?;
+        assert_eq!(code, 3003);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_app_connects_by_its_own_origin_and_by_the_edges_and_a_refusal_leaves_a_trace() -> Result<()> {
     let apps = BROWSERS.replace(
         r#"["https://shop.example"]"#,

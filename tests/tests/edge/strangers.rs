@@ -106,6 +106,61 @@ async fn unfinished_headers_hold_no_more_than_their_budget_once_they_had_their_t
     early.sync().await
 }
 
+/// Descriptions of a megabyte that strangers ask for and do not read, each by another name of the edge, so that none is like
+/// another one.
+#[tokio::test]
+async fn descriptions_that_nobody_reads_hold_no_more_than_their_budget() -> Result<()> {
+    const BUDGET: u64 = 8 << 20;
+    const ROUNDS: usize = 20;
+    const EACH: usize = 12;
+    let large = serde_json::json!({"type": "object", "description": "x".repeat(60_000)});
+    let route = |n: usize| json!({"messageType": format!("m.{n}"), "sendType": "ClientToServer", "queue": {"name": "q"}, "schema": large});
+    let open = json!({
+        "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness", "metadata": {"name": "open", "namespace": "shop"},
+        "spec": {
+            "clientTypes": ["app"], "auth": {"publicDescription": true},
+            "routes": (0..12).map(route).collect::<Vec<_>>(),
+        },
+    });
+    let setup = Setup::new(&[PAYMENTS, &open.to_string()]).await?;
+    let edge = setup
+        .edge("e1")
+        .flag("max-connections", 5_000)
+        .flag("handshake-bytes", BUDGET)
+        .flag("header-timeout-seconds", 600)
+        .start()
+        .await?;
+    let get = async |host: &str, more: &str| {
+        let mut raw = Raw::connect(edge.public).await?;
+        raw.send(format!("GET /open/asyncapi.json HTTP/1.1\r\nhost: {host}\r\n{more}\r\n")).await?;
+        Ok::<_, anyhow::Error>(raw)
+    };
+    let whole = get("edge", "connection: close\r\n").await?.end(PATIENCE).await?;
+    ensure!(whole.starts_with("HTTP/1.1 200") && whole.len() > 700_000, "{} bytes", whole.len());
+    let before = usage::resident(edge.pid)?.now;
+    let mut unread = Vec::new();
+    for round in 0..ROUNDS {
+        for n in 0..EACH {
+            // One name is made once for all; the others are made up to a rate.
+            let host = if n % 2 == 0 { "edge".to_owned() } else { format!("e-{round}-{n}.example") };
+            unread.push(get(&host, "").await?);
+        }
+        edge.client(&format!("client-{round}"), "app").connect().await?.sync().await?;
+        ensure!(edge.readyz().await?.0 == 200);
+    }
+    edge.await_metric("wirepost_edge_business_limited_total{kind=\"descriptions\"}", 1.0).await?;
+    eventually("those that are too many are gone", PATIENCE, || async {
+        drop(get("edge", "connection: close\r\n").await?.end(PATIENCE).await?);
+        Ok(edge.count("wirepost_edge_stranger_bytes").await? <= BUDGET + (2 << 20))
+    })
+    .await?;
+    ensure!(edge.count("wirepost_edge_strangers_gone_total{kind=\"bytes\"}").await? >= 50);
+    let grown = usage::resident(edge.pid)?.most.saturating_sub(before);
+    ensure!(grown < 96 << 20, "{grown} bytes for {} unread descriptions", ROUNDS * EACH);
+    drop(unread);
+    Ok(())
+}
+
 #[tokio::test]
 async fn silent_connections_of_an_address_give_way_to_others_of_it() -> Result<()> {
     let setup = Setup::new(&[PAYMENTS]).await?;
@@ -192,4 +247,45 @@ async fn an_address_that_a_proxy_names_has_no_more_connections_than_it_may() -> 
         Ok(from(&edge, "192.0.2.1").await?.1.starts_with("http/1.1 101"))
     })
     .await
+}
+
+/// The header of the PROXY protocol, version 2, for a connection of this IPv4 address.
+fn proxy_v2(client: [u8; 4]) -> Vec<u8> {
+    let fields = [&client[..], &[10, 0, 0, 1], &4711_u16.to_be_bytes(), &443_u16.to_be_bytes()].concat();
+    [b"\r\n\r\n\0\r\nQUIT\n", &[0x21, 0x11, 0, 12][..], &fields].concat()
+}
+
+#[tokio::test]
+async fn who_a_client_is_says_the_proxy_in_its_own_way_alone() -> Result<()> {
+    let setup = Setup::new(&[PAYMENTS]).await?;
+    let limited =
+        |edge: &str| setup.edge(edge).flag("trusted-proxies", "127.0.0.0/8").flag("connections-per-address", 1);
+    let by_protocol = limited("e1").flag("proxy-protocol", true).start().await?;
+    let by_header = limited("e2").flag("forwarded-header", "forwarded").start().await?;
+    let open = async |edge: &Edge, before: &[u8], fields: &str| {
+        let mut raw = Raw::connect(edge.public).await?;
+        // Whoever calls it without the protocol is not served, and a ticket is good at each.
+        let request = upgrade(&path(&by_header, "alice").await?, &format!("{SUBPROTOCOL}{fields}"));
+        raw.send([before, request.as_bytes()].concat()).await?;
+        let head = raw.head().await?;
+        Ok::<_, anyhow::Error>((head.starts_with("http/1.1 101"), raw))
+    };
+    let (v1, v2) = (b"PROXY TCP4 192.0.2.1 10.0.0.1 4711 443\r\n".as_slice(), proxy_v2([192, 0, 2, 1]));
+    let (first, _kept) = open(&by_protocol, v1, "").await?;
+    ensure!(first, "the first one of an address");
+    // Neither the other version nor what the client writes makes another one of it.
+    for (before, fields) in
+        [(v1, ""), (&v2, ""), (&v2, "x-forwarded-for: 203.0.113.1\r\nforwarded: for=203.0.113.1\r\n")]
+    {
+        ensure!(!open(&by_protocol, before, fields).await?.0, "a second one of the same address: {fields}");
+    }
+    ensure!(open(&by_protocol, &proxy_v2([192, 0, 2, 2]), "").await?.0, "another address");
+
+    let (first, _kept) = open(&by_header, b"", "forwarded: for=198.51.100.9, for=\"192.0.2.1:4711\"\r\n").await?;
+    ensure!(first, "the first one of an address");
+    // The header that this proxy passes on as the client wrote it counts for nothing.
+    let again = open(&by_header, b"", "x-forwarded-for: 203.0.113.1\r\nforwarded: for=192.0.2.1\r\n").await?;
+    ensure!(!again.0, "a second one of the same address");
+    ensure!(open(&by_header, b"", "forwarded: for=\"[2001:db8::1]:443\"\r\n").await?.0, "another address");
+    Ok(())
 }

@@ -1,10 +1,16 @@
 //! Token checks where a library's defaults are not enough (CASES 16), through the HTTP call as clients make it.
 
-use anyhow::{Context, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use wirepost_core::edge_config::Jwks;
 use wirepost_testing::edge::Edge;
 use wirepost_testing::setup::Setup;
 
@@ -197,4 +203,114 @@ async fn only_a_token_that_passes_every_check_becomes_a_session_and_no_log_holds
     }
     assert!(!log.contains(setup.api_key()), "the log holds the API key");
     Ok(())
+}
+
+/// Serves a key set, and counts who asks for it.
+struct KeyServer {
+    address: String,
+    asked: Arc<AtomicUsize>,
+}
+
+impl KeyServer {
+    async fn start(set: &Value) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (address, asked, set) = (listener.local_addr()?.to_string(), Arc::default(), set.to_string());
+        let count: Arc<AtomicUsize> = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", set.len());
+                let _ = stream.write_all(format!("{head}{set}").as_bytes()).await;
+            }
+        });
+        Ok(Self { address, asked })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn unknown_keys_without_end_reach_the_issuer_a_few_times() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let server = KeyServer::start(&issuer.set).await?;
+    let setup = Setup::new(&[&declaration("payments", "https://id.example", &issuer.set)]).await?;
+    setup.reconfigure("payments", |config| {
+        let jwt = config.auth.jwt.as_mut();
+        jwt.into_iter().for_each(|jwt| {
+            jwt.jwks = Jwks::Uri(format!("http://{}/keys", server.address));
+            jwt.trusted_issuers = vec![server.address.clone()];
+        });
+    })?;
+    let edge = setup.edge("e1").start().await?;
+    ensure!(call(&edge, "payments", &issuer.sign("sig", &claims())?).await?.0 == 200);
+    ensure!(server.asked() == 1);
+    let began = std::time::Instant::now();
+    for n in 0..300 {
+        let (status, body) = call(&edge, "payments", &issuer.sign(&format!("none-{n}"), &claims())?).await?;
+        ensure!(status == 401, "{status}: {body}");
+    }
+    // Two in ten seconds, and the first one before.
+    let allowed = 1 + 2 * (1 + began.elapsed().as_secs() as usize / 10);
+    ensure!(server.asked() <= allowed, "{} fetches in {:?}", server.asked(), began.elapsed());
+    ensure!(
+        call(&edge, "payments", &issuer.sign("sig", &claims())?).await?.0 == 200,
+        "a good token passes all the while"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_inside_the_network_are_not_asked_for_and_callers_learn_nothing() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let server = KeyServer::start(&issuer.set).await?;
+    let (_, port) = server.address.split_once(':').context("a port")?;
+    let addresses = [
+        format!("http://127.0.0.1:{port}/keys"),
+        format!("https://127.0.0.1:{port}/keys"),
+        format!("https://localhost:{port}/keys"),
+        format!("https://[::ffff:127.0.0.1]:{port}/keys"),
+        format!("https://2130706433:{port}/keys"),
+        "https://169.254.169.254/latest/meta-data".to_owned(),
+        "https://kubernetes.default.svc/api".to_owned(),
+    ];
+    let names: Vec<_> = (0..addresses.len()).map(|n| format!("of-{n}")).collect();
+    let declared: Vec<_> = names.iter().map(|name| declaration(name, "https://id.example", &issuer.set)).collect();
+    let setup = Setup::new(&declared.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    for (name, address) in names.iter().zip(&addresses) {
+        setup.reconfigure(name, |config| {
+            config.auth.jwt.iter_mut().for_each(|jwt| jwt.jwks = Jwks::Uri(address.clone()));
+        })?;
+    }
+    let edge = setup.edge("e1").start().await?;
+    let token = issuer.sign("sig", &claims())?;
+    let mut said = Vec::new();
+    for (name, address) in names.iter().zip(&addresses) {
+        let (status, body) = call(&edge, name, &token).await?;
+        ensure!(status == 503 && body["result"] == 50_303, "{address}: {status}: {body}");
+        said.push(body["description"].as_str().context("no description")?.to_owned());
+    }
+    ensure!(server.asked() == 0, "{} connections came", server.asked());
+    said.dedup();
+    ensure!(said.len() == 1 && !said[0].contains("127"), "callers can tell addresses apart: {said:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_of_an_issuer_that_is_not_declared_any_more_ends() -> Result<()> {
+    let issuer = Issuer::new()?;
+    let setup = Setup::new(&[&declaration("payments", "https://id.example", &issuer.set)]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let (_, body) = call(&edge, "payments", &issuer.sign("sig", &claims())?).await?;
+    let ticket = body["data"].as_str().and_then(|url| url.rsplit('/').next()).context("a ticket")?;
+    let mut alice = edge.client("alice", "app").token(ticket).connect().await?;
+    // Whom a service has let in is none of the issuer's.
+    let mut bob = edge.client("bob", "app").connect().await?;
+    setup.reconfigure("payments", |config| config.auth.jwt = None)?;
+    assert_eq!(alice.close_code().await?, 3000);
+    let again = edge.client("alice", "app").token(alice.resume_token()).upgrade().await?.close_code().await?;
+    assert_eq!(again, 3000);
+    bob.sync().await
 }

@@ -10,6 +10,9 @@ use crate::{
 
 /// Delay between attempts to read while the broker is unreachable.
 const RETRY: Duration = Duration::from_millis(500);
+/// The longest of them for a connection that is ahead of the edge's reader, and has seen that nothing follows: the reader
+/// comes nearer with each push, and none of them is a reason to read again.
+const LONGEST_RETRY: Duration = Duration::from_secs(8);
 /// A replica may lag behind the edge that the client comes from: only after these attempts does a position beyond the
 /// end belong to another stream.
 const BEYOND_END_ATTEMPTS: u32 = 4;
@@ -38,7 +41,7 @@ pub(super) enum Input {
     Read(Result<StreamRead, ReadError>),
     /// The position up to which [`Action::Deliver`] is done; what follows is to be chosen anew. `None`: it had not begun.
     Delivered(Option<Position>),
-    /// [`Action::AwaitLog`] or [`Action::Wait`] is done.
+    /// [`Action::AwaitLog`], [`Action::AwaitReader`] or [`Action::Wait`] is done.
     Done,
 }
 
@@ -50,11 +53,18 @@ pub(super) enum Action {
     /// Go live at the log's end, if that is not before this offset, and report the gap.
     Join(Option<Gap>, u64),
     /// Read the stream from this position on.
-    Read(Position),
+    Read {
+        /// The position.
+        at: Position,
+        /// Whether a page will do that ended there a moment ago.
+        ahead: bool,
+    },
     /// Queue these, and then this position.
     Deliver(Vec<Arc<Entry>>, Position),
     /// Wait until the log changes.
     AwaitLog,
+    /// Wait until the log has changed and has this offset, or is another one; not longer than this.
+    AwaitReader(u64, Duration),
     /// Wait for this time.
     Wait(Duration),
     /// The connection is live.
@@ -71,6 +81,8 @@ pub(super) enum Progress {
         beyond_end: u32,
         /// The log has not reached it, or is of another stream; otherwise the log has what is missing, or had it.
         ahead_of_log: bool,
+        /// Reads in a row that brought nothing while it was ahead of the log.
+        in_vain: u32,
     },
     /// It starts from now.
     Joining(Option<Gap>),
@@ -82,7 +94,7 @@ impl Progress {
         match start {
             StartAt::Now => Self::Joining(None),
             StartAt::UnknownCursor => Self::Joining(Some(Gap::Cursor)),
-            StartAt::After(at) => Self::Resuming { at, beyond_end: 0, ahead_of_log: false },
+            StartAt::After(at) => Self::Resuming { at, beyond_end: 0, ahead_of_log: false, in_vain: 0 },
         }
     }
 
@@ -96,7 +108,7 @@ impl Progress {
 
     /// The next action after what was found.
     pub(super) fn next(&mut self, input: Input) -> Action {
-        let Self::Resuming { at, beyond_end, ahead_of_log } = self else {
+        let Self::Resuming { at, beyond_end, ahead_of_log, in_vain } = self else {
             return match input {
                 Input::Joined(true) => Action::End,
                 Input::Joined(false) => Action::AwaitLog,
@@ -106,21 +118,23 @@ impl Progress {
         match input {
             Input::Delivered(Some(reached)) => {
                 *at = reached;
+                *in_vain = 0;
                 self.attempt()
             }
             Input::Delivered(None) | Input::Done => self.attempt(),
             Input::Advanced(Advance::Live) | Input::Joined(true) => Action::End,
             Input::Advanced(Advance::More(entries, reached)) => Action::Deliver(entries, reached),
-            Input::Advanced(Advance::Unattached) | Input::Joined(false) => Action::AwaitLog,
+            Input::Advanced(Advance::Unattached) => Action::AwaitLog,
+            Input::Joined(false) => await_reader(*at, in_vain),
             Input::Advanced(Advance::Older) => {
                 *ahead_of_log = false;
-                Action::Read(*at)
+                Action::Read { at: *at, ahead: false }
             }
             // Which of the two streams is the one that is there now, only reading shows: the reader may not have noticed
             // yet that its own is gone.
             Input::Advanced(Advance::Newer | Advance::OtherStream) => {
                 *ahead_of_log = true;
-                Action::Read(*at)
+                Action::Read { at: *at, ahead: true }
             }
             Input::Read(Ok(StreamRead::Continues { entries, reached: Some(reached) })) => {
                 *beyond_end = 0;
@@ -130,7 +144,7 @@ impl Progress {
                 *beyond_end = 0;
                 // A replica that is behind the log may have answered: the log has what is missing, and may not change
                 // for a long time.
-                if *ahead_of_log { Action::AwaitLog } else { Action::Wait(RETRY) }
+                if *ahead_of_log { await_reader(*at, in_vain) } else { Action::Wait(RETRY) }
             }
             Input::Read(Ok(StreamRead::BeyondEnd)) if *beyond_end < BEYOND_END_ATTEMPTS => {
                 *beyond_end += 1;
@@ -146,6 +160,13 @@ impl Progress {
             Input::Read(Err(_)) => Action::Wait(RETRY),
         }
     }
+}
+
+/// The wait of a connection that knows its stream, and is ahead of the edge's reader.
+fn await_reader(at: Position, in_vain: &mut u32) -> Action {
+    let longest = RETRY.saturating_mul(2_u32.saturating_pow(*in_vain)).min(LONGEST_RETRY);
+    *in_vain = in_vain.saturating_add(1);
+    Action::AwaitReader(at.offset, longest)
 }
 
 #[cfg(test)]
@@ -172,9 +193,10 @@ mod tests {
                 Action::Advance(at) => format!("advance {}", at.offset),
                 Action::Join(gap, 0) => format!("join {}", gap.map_or("", Gap::label)),
                 Action::Join(gap, offset) => format!("join {} from {offset}", gap.map_or("", Gap::label)),
-                Action::Read(at) => format!("read {}", at.offset),
+                Action::Read { at, .. } => format!("read {}", at.offset),
                 Action::Deliver(_, at) => format!("deliver {}", at.offset),
                 Action::AwaitLog => "await log".into(),
+                Action::AwaitReader(offset, longest) => format!("await {offset} for {}", longest.as_millis()),
                 Action::Wait(time) => format!("wait {}", time.as_millis()),
                 Action::End => "end".into(),
             })
@@ -239,9 +261,11 @@ mod tests {
 
     #[test]
     fn a_lagging_replica_is_asked_again_and_a_log_that_is_behind_is_awaited() {
-        for (step, expected) in
-            [(Advance::Older, "wait 500"), (Advance::Newer, "await log"), (Advance::OtherStream, "await log")]
-        {
+        for (step, expected) in [
+            (Advance::Older, "wait 500"),
+            (Advance::Newer, "await 7 for 500"),
+            (Advance::OtherStream, "await 7 for 500"),
+        ] {
             let inputs = vec![Input::Advanced(step), read(None), Input::Done];
             assert_eq!(actions(&mut resuming(), inputs), ["read 7", expected, "advance 7"]);
         }
@@ -259,6 +283,19 @@ mod tests {
     }
 
     #[test]
+    fn who_is_ahead_of_the_reader_waits_longer_each_time_and_begins_anew_after_progress() {
+        let mut progress = resuming();
+        let waits = |progress: &mut Progress| {
+            let mut wait =
+                || actions(progress, vec![Input::Advanced(Advance::Newer), read(None), Input::Done])[1].clone();
+            [wait(), wait(), wait(), wait(), wait(), wait()].map(|wait| wait.rsplit(' ').next().unwrap().to_owned())
+        };
+        assert_eq!(waits(&mut progress), ["500", "1000", "2000", "4000", "8000", "8000"]);
+        actions(&mut progress, vec![read(Some(9)), Input::Delivered(Some(at(9)))]);
+        assert_eq!(waits(&mut progress)[..2], ["500", "1000"]);
+    }
+
+    #[test]
     fn a_gap_is_read_again_when_the_log_was_not_as_far() {
         let lost = || Input::Read(Ok(StreamRead::Gap(Gap::Retention)));
         let inputs = vec![
@@ -269,7 +306,8 @@ mod tests {
             lost(),
             Input::Joined(true),
         ];
-        let expected = ["join retention from 7", "await log", "advance 7", "read 7", "join retention from 7", "end"];
+        let expected =
+            ["join retention from 7", "await 7 for 500", "advance 7", "read 7", "join retention from 7", "end"];
         assert_eq!(actions(&mut resuming(), inputs), expected);
     }
 }

@@ -29,9 +29,9 @@ pub(super) enum StreamRead {
     Gap(Gap),
 }
 
-/// Reads from the message at `at` on and compares it.
-pub(super) async fn read(hub: &Hub, mailbox: &Mailbox, at: Position) -> Result<StreamRead, ReadError> {
-    let page = page(hub, at.offset).await?;
+/// Reads from the message at `at` on and compares it. `ahead`: see [`Action::Read`](super::progress::Action::Read).
+pub(super) async fn read(hub: &Hub, mailbox: &Mailbox, at: Position, ahead: bool) -> Result<StreamRead, ReadError> {
+    let page = page(hub, at.offset, ahead).await?;
     let Some(start) = page.entries.iter().position(|entry| entry.position.offset >= at.offset) else {
         return Ok(if page.lost { StreamRead::Gap(Gap::Retention) } else { StreamRead::BeyondEnd });
     };
@@ -53,13 +53,13 @@ pub(super) async fn read(hub: &Hub, mailbox: &Mailbox, at: Position) -> Result<S
 }
 
 /// A page that begins at `offset` or before it, from the cache or the broker.
-async fn page(hub: &Hub, offset: u64) -> Result<Arc<CachedPage>, ReadError> {
+async fn page(hub: &Hub, offset: u64, ahead: bool) -> Result<Arc<CachedPage>, ReadError> {
     let context = &hub.context;
-    if let Some(page) = context.pages.find(&hub.business(), offset) {
+    if let Some(page) = context.pages.find(&hub.business(), offset, ahead) {
         return Ok(page);
     }
     let _first = hub.reads.permit(offset).await;
-    if let Some(page) = context.pages.find(&hub.business(), offset) {
+    if let Some(page) = context.pages.find(&hub.business(), offset, ahead) {
         return Ok(page);
     }
     let silent = hub.reads.is_silent();

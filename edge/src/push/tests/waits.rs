@@ -271,3 +271,43 @@ async fn a_page_that_nobody_asks_for_again_does_not_stay() {
     assert_eq!(metrics.page_bytes.get(), 0);
     edge.stop().await;
 }
+
+/// Whoever is ahead of an edge's reader does not read the stream again with each push that the reader takes.
+#[tokio::test(start_paused = true)]
+async fn clients_ahead_of_a_slow_reader_read_the_stream_a_few_times_and_get_what_comes_next() {
+    const PUSHES: u64 = 200;
+    let broker = Odd::new();
+    let quick = Edge::start(&broker, 0);
+    let mut config = declared().0;
+    config.limits.per_edge.pushes_per_second = Some(5);
+    config.limits.connections_per_id = 100;
+    let slow = Edge::start_with(&broker, 0, config);
+    let (at_quick, _) = open(&quick, 1, StartAt::Now, BOUNDS);
+    let (at_slow, _) = open(&slow, 2, StartAt::Now, BOUNDS);
+    for mailbox in [&at_quick, &at_slow] {
+        assert_eq!(frame(mailbox).await["op"], "welcome");
+    }
+    for n in 0..PUSHES {
+        broker.push(n);
+    }
+    let last = loop {
+        let frame = frame(&at_quick).await;
+        if frame["content"] == PUSHES - 1 {
+            break place(&frame);
+        }
+    };
+    let reads = || slow.hub.context.metrics.catch_up_reads.get();
+    let ahead: Vec<_> = (10..30).map(|number| open(&slow, number, StartAt::After(last), BOUNDS)).collect();
+    for (mailbox, _) in &ahead {
+        assert_eq!(frame(mailbox).await["resumed"], true);
+    }
+    // The reader takes 40 s for what they have seen.
+    for n in 0..PUSHES {
+        assert_eq!(number(&at_slow).await, n);
+    }
+    broker.push(PUSHES);
+    for (mailbox, _) in &ahead {
+        assert_eq!(number(mailbox).await, PUSHES);
+    }
+    assert!(reads() <= 20, "{} reads for {} clients", reads(), ahead.len());
+}
