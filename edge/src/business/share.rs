@@ -309,7 +309,7 @@ mod tests {
         assert!(beyond.wait.abs_diff(Duration::from_millis(200)) < Duration::from_millis(1), "{beyond:?}");
         assert_eq!(taken(now + beyond.wait), 1);
         // Where it is stored five times.
-        let later = now + Duration::from_secs(60);
+        let later = now + Duration::from_mins(1);
         assert_eq!(share.message(40 << 10, &limits, later), Ok(()));
         share.message_copies(4 * (40 << 10), &limits, later);
         assert_eq!(taken(later + Duration::from_secs(1)), 0);

@@ -1,6 +1,6 @@
 //! What one business may use of an edge: at its limits, others notice nothing.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -140,7 +140,7 @@ async fn large_messages_beyond_the_bytes_are_refused_to_be_sent_again_and_anothe
     let http = reqwest::Client::builder().no_proxy().build()?;
     let url = format!("http://{}/greedy/websocket/messages", edge.public);
     // Larger than all that fits: the next call has to wait for ten seconds.
-    let batch = || Value::from_iter((0..20).map(|n| notice(n, BYTES))).to_string();
+    let batch = || Value::Array((0..20).map(|n| notice(n, BYTES)).collect()).to_string();
     let call = || http.post(&url).header("x-api-key", setup.api_key()).body(batch()).send();
     assert_eq!(call().await?.status(), 200, "its pushes have bytes of their own");
     let second = call().await?;
@@ -157,16 +157,13 @@ async fn large_messages_beyond_the_bytes_are_refused_to_be_sent_again_and_anothe
 #[tokio::test]
 async fn a_message_counts_once_for_each_queue_that_gets_it() -> Result<()> {
     const BYTES: usize = 40_000;
-    let more: String = ["order.*", "*.placed", "#.placed", "*.*"]
-        .iter()
-        .enumerate()
-        .map(|(n, pattern)| {
-            format!("    - {{messageType: \"{pattern}\", sendType: ClientToServer, queue: {{name: more-{n}}}}}\n")
-        })
-        .collect();
+    let mut routes = String::new();
+    for (n, pattern) in ["order.*", "*.placed", "#.placed", "*.*"].iter().enumerate() {
+        writeln!(routes, "    - {{messageType: \"{pattern}\", sendType: ClientToServer, queue: {{name: more-{n}}}}}")?;
+    }
     let declared = PAYMENTS.replace(
         "  limits: {messagesPerSecond: 10000, burst: 20000}",
-        &format!("{more}  limits: {{messagesPerSecond: 10000, burst: 20000, perEdge: {{bytesPerSecond: 1048576}}}}"),
+        &format!("{routes}  limits: {{messagesPerSecond: 10000, burst: 20000, perEdge: {{bytesPerSecond: 1048576}}}}"),
     );
     let setup = Setup::new(&[&declared]).await?;
     let edge = setup.edge("e1").start().await?;
