@@ -141,20 +141,19 @@ async fn descriptions_that_nobody_reads_hold_no_more_than_their_budget() -> Resu
     let mut unread = Vec::new();
     for round in 0..ROUNDS {
         for n in 0..EACH {
-            // One name is made once for all; the others are made up to a rate.
+            // That of one name is made once for all.
             let host = if n % 2 == 0 { "edge".to_owned() } else { format!("e-{round}-{n}.example") };
             unread.push(get(&host, "").await?);
         }
         edge.client(&format!("client-{round}"), "app").connect().await?.sync().await?;
         ensure!(edge.readyz().await?.0 == 200);
     }
-    edge.await_metric("wirepost_edge_business_limited_total{kind=\"descriptions\"}", 1.0).await?;
     eventually("those that are too many are gone", PATIENCE, || async {
         drop(get("edge", "connection: close\r\n").await?.end(PATIENCE).await?);
         Ok(edge.count("wirepost_edge_stranger_bytes").await? <= BUDGET + (2 << 20))
     })
     .await?;
-    ensure!(edge.count("wirepost_edge_strangers_gone_total{kind=\"bytes\"}").await? >= 50);
+    ensure!(edge.count("wirepost_edge_strangers_gone_total{kind=\"bytes\"}").await? >= 20);
     let grown = usage::resident(edge.pid)?.most.saturating_sub(before);
     ensure!(grown < 96 << 20, "{grown} bytes for {} unread descriptions", ROUNDS * EACH);
     drop(unread);
