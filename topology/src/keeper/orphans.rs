@@ -109,6 +109,7 @@ impl Actor {
         let business = done.job.business;
         self.orphans.looked_at(&business, &done.result);
         if !done.result.as_ref().is_ok_and(|report| report.changes.is_empty()) {
+            self.snapshots.changed(&business, true);
             self.snapshots.discard();
         }
         match done.result {

@@ -50,6 +50,8 @@ struct Reading {
     unsettled: HashSet<String>,
     /// Those that a job has changed that has ended.
     changed: HashSet<String>,
+    /// Those of them that it has removed, or may have.
+    removed: HashSet<String>,
 }
 
 struct CachedSnapshot {
@@ -86,7 +88,9 @@ impl Snapshots {
         let usable = Instant::now() < *usable_until
             && !since.unsettled.contains(business)
             // Not `unsettled`: a slow job of another business holds up nobody. Nor does a change of one that was there already.
-            && !leads_to.any(|other| since.changed.contains(other) && !snapshot.takes_pushes(other));
+            && !leads_to.any(|other| {
+                since.removed.contains(other) || (since.changed.contains(other) && !snapshot.takes_pushes(other))
+            });
         usable.then(|| Arc::clone(snapshot))
     }
 
@@ -155,11 +159,14 @@ impl Snapshots {
     }
 
     /// Something of this business was changed, or may have been, by a job that has ended.
-    pub(super) fn changed(&mut self, business: &str) {
+    pub(super) fn changed(&mut self, business: &str, removed: bool) {
         let cached = self.cached.as_mut().map(|cached| &mut cached.since);
         for since in cached.into_iter().chain(&mut self.reading) {
             since.unsettled.insert(business.to_owned());
             since.changed.insert(business.to_owned());
+            if removed {
+                since.removed.insert(business.to_owned());
+            }
         }
     }
 
@@ -273,13 +280,13 @@ mod tests {
             snapshots.usable(business, leads_to.iter().copied()).is_some()
         };
         assert!(usable(&snapshots, "pay", &["chat"]));
-        snapshots.changed("chat");
+        snapshots.changed("chat", false);
         assert!(!usable(&snapshots, "pay", &["crm", "chat"]) && !usable(&snapshots, "chat", &[]));
         assert!(usable(&snapshots, "pay", &[]) && usable(&snapshots, "pay", &["crm"]));
         // While one is read: a job that runs holds up its own business only, one that has ended changed something.
         assert!(snapshots.begin([&"slow".to_owned()].into_iter()));
         snapshots.started("chat");
-        snapshots.changed("chat");
+        snapshots.changed("chat", false);
         snapshots.cached = snapshots.reading.take().map(cached);
         assert!(!usable(&snapshots, "pay", &["chat"]) && !usable(&snapshots, "slow", &[]));
         assert!(usable(&snapshots, "pay", &["slow"]));
@@ -299,9 +306,13 @@ mod tests {
         let snapshot = Snapshot::new("v", chat, Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
         let cached = CachedSnapshot { snapshot: Arc::new(snapshot), ..cached(Reading::default()) };
         let mut snapshots = Snapshots { cached: Some(cached), ..Snapshots::default() };
-        snapshots.changed("chat");
-        snapshots.changed("crm");
+        snapshots.changed("chat", false);
+        snapshots.changed("crm", false);
         let usable = |business: &str, leads_to: &[&str]| snapshots.usable(business, leads_to.iter().copied()).is_some();
         assert!(usable("pay", &["chat"]) && !usable("pay", &["chat", "crm"]) && !usable("chat", &[]));
+        // What it shows of one that was removed is gone, with what led there.
+        snapshots.changed("chat", true);
+        assert!(snapshots.usable("pay", ["chat"].into_iter()).is_none());
+        assert!(snapshots.usable("pay", ["bank"].into_iter()).is_some());
     }
 }

@@ -43,14 +43,14 @@ struct Waiting {
     reply: Option<oneshot::Sender<Reply>>,
     /// As far as it was planned.
     needs: Option<Needs>,
-    /// Since when it can wait for others that it leads messages to.
-    since: Instant,
+    /// Since when nothing but others that it leads messages to keeps it.
+    since: Option<Instant>,
 }
 
 impl Waiting {
     /// The businesses whose last change a snapshot must show.
     fn leads_to(&self) -> impl Iterator<Item = &str> {
-        self.job.leads_to().take_while(|_| self.since.elapsed() < LEADS_WAIT)
+        self.job.leads_to().take_while(|_| self.since.is_none_or(|since| since.elapsed() < LEADS_WAIT))
     }
 }
 
@@ -85,7 +85,7 @@ impl Work {
             self.waiting.retain(|waiting| !is_orphan(waiting) || waiting.job.business != job.business);
         }
         let place = self.waiting.iter().position(is_orphan).filter(|_| requested).unwrap_or(self.waiting.len());
-        self.waiting.insert(place, Waiting { job, reply, needs: None, since: Instant::now() });
+        self.waiting.insert(place, Waiting { job, reply, needs: None, since: None });
     }
 
     /// Whether a job of this business waits or runs.
@@ -166,7 +166,7 @@ impl Actor {
     pub(super) fn start_jobs(&mut self) {
         let mut needs_snapshot = false;
         let mut kept: HashSet<String> = HashSet::new();
-        for waiting in std::mem::take(&mut self.work.waiting) {
+        for mut waiting in std::mem::take(&mut self.work.waiting) {
             let business = waiting.job.business.clone();
             // Those of one business keep their order.
             let must_wait = kept.contains(&business)
@@ -178,6 +178,9 @@ impl Actor {
                 continue;
             }
             let Some(snapshot) = self.snapshots.usable(&business, waiting.leads_to()) else {
+                if self.snapshots.usable(&business, std::iter::empty()).is_some() {
+                    waiting.since.get_or_insert_with(Instant::now);
+                }
                 needs_snapshot = true;
                 kept.insert(business);
                 self.work.waiting.push_back(waiting);
@@ -247,10 +250,11 @@ impl Actor {
 
     fn record(&mut self, done: JobResult) -> Reply {
         let JobResult { job, differed, left, waits_for_edges, result } = done;
+        let removes = !matches!(job.kind, Kind::Ensure { .. });
         let report = match result {
             Ok(report) => Arc::new(report),
             Err(error) => {
-                self.snapshots.changed(&job.business);
+                self.snapshots.changed(&job.business, removes);
                 self.snapshots.discard();
                 self.businesses.failed(&job.business);
                 // The next snapshot shows whether the broker is away: one unresponsive object concerns one business.
@@ -258,11 +262,11 @@ impl Actor {
             }
         };
         if differed {
-            self.snapshots.changed(&job.business);
+            self.snapshots.changed(&job.business, removes);
         }
         let repaired = self.context.drifts.lock().remove(&job.business).is_some();
         self.context.owner.report(Event::Changed { count: report.changes.len(), repair: repaired });
-        if !matches!(job.kind, Kind::Ensure { .. }) {
+        if removes {
             self.businesses.remove(&job.business);
             self.unrouted.forget(&job.business);
         } else if self.businesses.ensured(job.business.clone(), job.desired, &report, left, waits_for_edges) {
@@ -347,7 +351,7 @@ mod tests {
     fn waiting(work: &mut Work, business: &str) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
         let job = Job::remove(business.to_owned(), None, false);
-        work.waiting.push_back(Waiting { job, reply: Some(reply), needs: Some(QUEUES), since: Instant::now() });
+        work.waiting.push_back(Waiting { job, reply: Some(reply), needs: Some(QUEUES), since: None });
         answer
     }
 
@@ -376,8 +380,11 @@ mod tests {
         let desired = Arc::new(Desired { topology, ..Desired::default() });
         let mut work = Work::default();
         work.add(Job::ensure("pay".to_owned(), desired, Phase::Grow), None);
-        let waiting = work.waiting.front().unwrap();
-        assert_eq!(waiting.leads_to().collect::<Vec<_>>(), ["chat", "crm"]);
+        tokio::time::advance(LEADS_WAIT).await;
+        let waiting = work.waiting.front_mut().unwrap();
+        assert_eq!(waiting.leads_to().collect::<Vec<_>>(), ["chat", "crm"], "it has waited for other things");
+        waiting.since = Some(Instant::now());
+        assert_eq!(waiting.leads_to().count(), 2);
         tokio::time::advance(LEADS_WAIT).await;
         assert_eq!(waiting.leads_to().count(), 0, "however often they change");
     }
