@@ -23,6 +23,12 @@ pub const MAX_WEIGHT: usize = 20_000;
 pub const MAX_VALUE_STEPS: u64 = 100_000;
 /// Compiled size of one `pattern`, in bytes.
 const PATTERN_BYTES: usize = 1 << 20;
+/// Of all patterns of a schema, each counted as large as the next of the sizes in [`cost`].
+const ALL_PATTERN_BYTES: usize = 4 << 20;
+/// Of all schemas of a declaration.
+pub const DECLARED_PATTERN_BYTES: usize = 16 << 20;
+/// What the automata of one pattern may take for each thread that matches: a part of what all of a schema may, but no less than this.
+const LEAST_CACHE_BYTES: usize = 64 << 10;
 
 /// Most steps (one keyword evaluated for one value) for one message; a fifth of a second, or three times that with a pattern that is made
 /// for it.
@@ -69,8 +75,17 @@ impl Schema {
         }
         let mut weight = 0;
         weigh(schema, schema, &mut Vec::new(), 0, &mut weight)?;
+        // Before it is built: that is what takes memory and time.
+        let plan = CostModel::new(schema);
+        if plan.pattern_bytes > ALL_PATTERN_BYTES {
+            return Err(format!(
+                "has patterns that take more than {ALL_PATTERN_BYTES} bytes together once they are compiled; use fewer of them, smaller \
+                 repetitions, or enum for a list of words"
+            ));
+        }
+        let cache = (ALL_PATTERN_BYTES / plan.patterns.max(1)).clamp(LEAST_CACHE_BYTES, PATTERN_BYTES);
         let validator = jsonschema::options()
-            .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES))
+            .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(cache))
             .offline()
             .build(schema)
             .map_err(|error| {
@@ -78,7 +93,6 @@ impl Schema {
                 let place = if place.is_empty() { place } else { format!(", at {place}") };
                 format!("is not valid: {error}{place}")
             })?;
-        let plan = CostModel::new(schema);
         if plan.worst_of_one_value() > MAX_VALUE_STEPS {
             return Err(format!(
                 "takes up to {} steps to check a single value, the limit is {MAX_VALUE_STEPS}",
@@ -86,6 +100,11 @@ impl Schema {
             ));
         }
         Ok(Self { validator, plan })
+    }
+
+    /// Compiled bytes of its patterns, at most.
+    pub fn pattern_bytes(&self) -> usize {
+        self.plan.pattern_bytes
     }
 
     /// Whether validating this content is cheap enough for the caller's own task. Does not parse it.
@@ -160,6 +179,10 @@ fn weigh<'a>(
                         weigh(root, next, open, depth + 1, weight)?;
                         open.pop();
                     }
+                    // Its check compares each group's name with all others. Newer drafts assert no formats.
+                    ("format", Value::String(format)) if format == "regex" && asserts_formats(root) => {
+                        return Err("asserts the format regex, which is not supported here; leave it out".to_owned());
+                    }
                     ("$dynamicRef" | "$recursiveRef" | "$id" | "id", Value::String(_)) => {
                         return Err(format!("uses {key}, which is not supported here"));
                     }
@@ -171,6 +194,11 @@ fn weigh<'a>(
         Value::Array(list) => list.iter().try_for_each(|value| weigh(root, value, open, depth + 1, weight)),
         _ => Ok(()),
     }
+}
+
+/// Whether a schema is of a draft in which `format` is more than a note: 4, 6 or 7.
+fn asserts_formats(root: &Value) -> bool {
+    root.get("$schema").and_then(Value::as_str).is_some_and(|draft| draft.contains("draft-0"))
 }
 
 /// A pointer in a URI fragment may be percent-encoded.
@@ -290,6 +318,18 @@ mod tests {
             (json!({"pattern": "(((a{100}){100}){100}){100}"}), "regex"),
             (again_and_again, "a single value"),
             (json!({"description": "x".repeat(MAX_BYTES)}), "bytes long"),
+            (
+                json!({"$schema": "http://json-schema.org/draft-07/schema#", "items": {"format": "regex"}}),
+                "format regex",
+            ),
+            (
+                json!({"allOf": (2000..2005).map(|n| json!({"pattern": format!("^(?:(a?|b?)){{{n}}}$")})).collect::<Vec<_>>()}),
+                "together",
+            ),
+            (
+                json!({"patternProperties": (0..1800).map(|n| (format!("^(?:(a?|b?)){{{n}}}$"), json!({}))).collect::<serde_json::Map<_, _>>()}),
+                "together",
+            ),
         ] {
             let error = compile(&schema).expect_err(&schema.to_string());
             assert!(error.contains(part), "{error} has no {part}");

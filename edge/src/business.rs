@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use wirepost_core::{
     SendType,
-    content::{ContentError, MAX_STEPS, Schema},
+    content::{ContentError, DECLARED_PATTERN_BYTES, MAX_STEPS, Schema},
     edge_config::{AuthConfig, BusinessConfig, Delivery, FORMAT, RouteConfig},
     names, origin, pattern,
 };
@@ -138,6 +138,7 @@ impl Business {
             );
         }
         let name = config.business_type.as_str();
+        let mut pattern_bytes = 0;
         let routes = config
             .routes
             .iter()
@@ -148,6 +149,15 @@ impl Business {
                         message_type: route.message_type.clone(),
                         reason: error,
                     })?;
+                // The operator has refused that; an older one has not.
+                pattern_bytes += schema.as_ref().map_or(0, Schema::pattern_bytes);
+                if pattern_bytes > DECLARED_PATTERN_BYTES {
+                    return Err(ConfigError::Schema {
+                        business: name.to_owned(),
+                        message_type: route.message_type.clone(),
+                        reason: "the patterns of this and the former routes are too large together".to_owned(),
+                    });
+                }
                 let queue = route.queue.as_deref().map(Arc::from);
                 Ok(Route { config: route.clone(), schema, queue })
             })
@@ -303,7 +313,7 @@ impl Route {
     }
 
     /// Whether `content` matches the route's schema; absent content counts as null. Takes up to about a fifth of a
-    /// second, see [`Business::is_heavy`].
+    /// second, three times that at worst, see [`Business::is_heavy`].
     ///
     /// # Errors
     /// Where it does not match and why, or that it can't be checked.

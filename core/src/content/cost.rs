@@ -28,6 +28,9 @@ pub(super) struct CostModel {
     nodes: Vec<Node>,
     /// Of the root, see [`Cost`].
     total: Cost,
+    /// Different patterns, and their compiled bytes: those of the size that each is counted as.
+    pub(super) patterns: usize,
+    pub(super) pattern_bytes: usize,
 }
 
 /// One subschema.
@@ -71,10 +74,21 @@ struct Cost {
 impl CostModel {
     /// The model of a schema whose references are known to exist and to have no cycle.
     pub(super) fn new(schema: &Value) -> Self {
-        let mut builder =
-            CostModelBuilder { root: schema, nodes: Vec::new(), totals: Vec::new(), known: HashMap::new() };
+        let mut builder = CostModelBuilder {
+            root: schema,
+            nodes: Vec::new(),
+            totals: Vec::new(),
+            known: HashMap::new(),
+            patterns: HashMap::new(),
+            pattern_bytes: 0,
+        };
         let root = builder.node(schema);
-        Self { total: builder.totals[root], nodes: builder.nodes }
+        Self {
+            total: builder.totals[root],
+            nodes: builder.nodes,
+            patterns: builder.patterns.len(),
+            pattern_bytes: builder.pattern_bytes,
+        }
     }
 
     /// Whether explaining a mismatch may take much longer than finding it.
@@ -169,6 +183,9 @@ struct CostModelBuilder<'a> {
     totals: Vec<Cost>,
     /// By address: a subschema that is referenced twice is one node.
     known: HashMap<*const Value, usize>,
+    /// Steps of those that were tried.
+    patterns: HashMap<&'a str, u64>,
+    pattern_bytes: usize,
 }
 
 impl<'a> CostModelBuilder<'a> {
@@ -207,11 +224,11 @@ impl<'a> CostModelBuilder<'a> {
                 }
                 "patternProperties" => {
                     let patterns = value.as_object().into_iter().flat_map(Map::keys);
-                    node.name += patterns.map(|pattern| pattern_cost(pattern)).sum::<u64>();
+                    node.name += patterns.map(|pattern| self.pattern(pattern)).sum::<u64>();
                     node.members.extend(self.map(value).into_values());
                 }
                 "propertyNames" => node.names.push(self.node(value)),
-                "pattern" => node.text += value.as_str().map_or(0, pattern_cost),
+                "pattern" => node.text += value.as_str().map_or(0, |pattern| self.pattern(pattern)),
                 // Formats that are grammars, and what is decoded.
                 "format" | "contentMediaType" | "contentEncoding" => node.text += 4 * PARTS,
                 "minLength" | "maxLength" => node.text += 1,
@@ -265,16 +282,25 @@ impl<'a> CostModelBuilder<'a> {
         let schemas = schemas.as_object().into_iter().flatten();
         schemas.map(|(name, schema)| (name.clone(), self.node(schema))).collect()
     }
-}
 
-/// Steps for each byte of text that a pattern is matched with, in sixteenths; from its compiled size, which is found by trying.
-fn pattern_cost(pattern: &str) -> u64 {
-    let schema = json!({"pattern": pattern});
-    let fits = |(size, _): &&(usize, u64)| {
-        let options = PatternOptions::regex().size_limit(*size).dfa_size_limit(super::PATTERN_BYTES);
-        jsonschema::options().with_pattern_options(options).offline().build(&schema).is_ok()
-    };
-    let [.., largest] = &PATTERN_COSTS;
-    let (_, steps) = PATTERN_COSTS.iter().find(fits).unwrap_or(largest);
-    PARTS * steps
+    /// Steps for each byte of text that a pattern is matched with, in sixteenths; from its compiled size, which is found by trying. Beyond what
+    /// all patterns of a schema may have together no further one is tried.
+    fn pattern(&mut self, pattern: &'a str) -> u64 {
+        if let Some(known) = self.patterns.get(pattern) {
+            return *known;
+        }
+        if self.pattern_bytes > super::ALL_PATTERN_BYTES {
+            return 0;
+        }
+        let schema = json!({"pattern": pattern});
+        let fits = |(size, _): &&(usize, u64)| {
+            let options = PatternOptions::regex().size_limit(*size).dfa_size_limit(super::PATTERN_BYTES);
+            jsonschema::options().with_pattern_options(options).offline().build(&schema).is_ok()
+        };
+        let [.., largest] = &PATTERN_COSTS;
+        let (size, steps) = PATTERN_COSTS.iter().find(fits).unwrap_or(largest);
+        self.pattern_bytes += size;
+        self.patterns.insert(pattern, PARTS * steps);
+        PARTS * steps
+    }
 }

@@ -15,15 +15,16 @@ const MAX_AMQP_NAME: usize = 255;
 pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
     let spec = &business.spec;
     let mut problems = Vec::new();
+    let mut pattern_bytes = 0;
     for (i, route) in spec.routes.iter().enumerate() {
-        if let Some(schema) = &route.schema
-            && let Err(error) = content::Schema::try_new(schema)
-        {
-            problems.push(Problem::at(
+        let schema = route.schema.as_ref().map(content::Schema::try_new).transpose();
+        match schema.map(|schema| schema.map_or(0, |schema| schema.pattern_bytes())) {
+            Ok(bytes) => pattern_bytes += bytes,
+            Err(error) => problems.push(Problem::at(
                 format!("spec.routes[{i}].schema"),
                 format!("the JSON Schema {error}"),
                 "correct the schema, or remove it to accept any content",
-            ));
+            )),
         }
         if let Some(queue) = &route.queue
             && queue.name.len() > MAX_AMQP_NAME
@@ -34,6 +35,17 @@ pub(super) fn check(business: &WsBusiness) -> Vec<Problem> {
                 format!("use at most {MAX_AMQP_NAME}, the broker accepts no longer name"),
             ));
         }
+    }
+    if pattern_bytes > content::DECLARED_PATTERN_BYTES {
+        problems.push(Problem::new(
+            "spec.routes",
+            Reason::InvalidSchema,
+            format!(
+                "the patterns of the schemas take {pattern_bytes} bytes once they are compiled, all together may take {}",
+                content::DECLARED_PATTERN_BYTES
+            ),
+            "use fewer patterns or smaller repetitions, enum for lists of words, or split the business in two",
+        ));
     }
     problems.extend(merge_queues(&spec.routes).err().unwrap_or_default());
     if let Some(keys) =

@@ -18,8 +18,8 @@ const MAX_WAITING_OF_ONE: usize = 32;
 /// Bytes of those that wait, above which there are too many of them.
 const MAX_BYTES: usize = 16 << 20;
 const MAX_BYTES_OF_ONE: usize = 2 << 20;
-/// Longest wait for a permit. With the check itself (see `content::MAX_STEPS`, 0.2 s) and the broker's confirm (1.8 s)
-/// a sender of large content is answered within three seconds.
+/// Longest wait for a permit. With the check itself (see `content::MAX_STEPS`, 0.6 s at worst) and the broker's confirm
+/// (1.8 s) a sender of large content is answered within three seconds and a half.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Threads at most, whatever the machine has.
 const MAX_THREADS: usize = 4;
