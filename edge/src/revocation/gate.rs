@@ -67,8 +67,8 @@ impl Gate {
             outbox: Outbox::default(),
             deaf: AtomicBool::new(false),
             replaced: Notify::new(),
-            tickets: UsedTickets::new(ticket_ttl, forgotten("tickets")),
-            sessions: Successions::new(forgotten("sessions")),
+            tickets: UsedTickets::new(ticket_ttl, &forgotten("tickets")),
+            sessions: Successions::new(&forgotten("sessions")),
         }
     }
 
@@ -102,8 +102,8 @@ impl Gate {
             return Err(Spent::Revoked);
         }
         match ticket.purpose {
-            Purpose::Connect if self.tickets.contains(&ticket.id) => Err(Spent::Used),
-            Purpose::Resume if self.sessions.replaced(&ticket.grant) => Err(Spent::Replaced),
+            Purpose::Connect if self.tickets.contains(&ticket.business, &ticket.id) => Err(Spent::Used),
+            Purpose::Resume if self.sessions.replaced(&ticket.business, &ticket.grant) => Err(Spent::Replaced),
             Purpose::Connect | Purpose::Resume => Ok(()),
         }
     }
@@ -113,13 +113,14 @@ impl Gate {
     /// # Errors
     /// Another has just used it.
     pub fn spend(&self, ticket: &Ticket, now: i64) -> Result<(), Spent> {
-        let first = ticket.purpose != Purpose::Connect || self.tickets.insert(ticket.id, ticket.expires_at, now);
+        let first = ticket.purpose != Purpose::Connect
+            || self.tickets.insert(&ticket.business, ticket.id, ticket.expires_at, now);
         if first { Ok(()) } else { Err(Spent::Used) }
     }
 
     /// A session's tokens before this generation are good no more.
-    pub fn replace(&self, grant: &Grant, ends_at: i64, now: i64) {
-        self.sessions.begin(grant.session, grant.generation, ends_at, now);
+    pub fn replace(&self, business: &str, grant: &Grant, ends_at: i64, now: i64) {
+        self.sessions.begin(business, grant.session, grant.generation, ends_at, now);
     }
 
     /// Lets every edge know that a session's tokens before this generation are good no more: they hold tags that were

@@ -19,7 +19,9 @@ use crate::identity::grant::{self, Grant};
 
 /// Revocations in memory at most: about 30 MB.
 const MAX_KEPT: usize = 200_000;
-/// The part of the room that is free after all of them were looked at at the bound: the next one must not look at all again.
+/// Where a look at all of them at the bound leaves less than this part of the room free, a larger part is made free: the
+/// next one must not look at all again.
+const SCARCE: usize = 64;
 const FREED: usize = 8;
 /// Those that are over are removed when as many as this are kept, and again when their number has doubled.
 const FIRST_SWEEP: usize = 1024;
@@ -157,11 +159,12 @@ impl Revocations {
             (None, None) => of.end_all(mark),
         }
         known.count = (known.count + of.len()).saturating_sub(before);
-        let full = known.count >= self.most;
-        if known.count >= known.sweep_at.min(self.most) {
+        let looked = known.count >= known.sweep_at.min(self.most);
+        if looked {
             known.sweep(now);
         }
-        while full
+        let scarce = looked && known.count > self.most - self.most.div_ceil(SCARCE);
+        while scarce
             && known.count > self.most - self.most.div_ceil(FREED)
             && let Some(business) = known.widen()
         {
@@ -355,6 +358,15 @@ mod tests {
         }
         assert!(known.end("pay", "other", &issued(50)) && !known.end("pay", "other", &issued(99)));
         assert!(!known.end("bank", "other", &issued(50)), "another business has its own");
+    }
+
+    #[test]
+    fn where_as_many_end_as_come_nothing_is_widened() {
+        let known = Revocations::at_most(1000);
+        for at in 0..20_000 {
+            let revocation = Revocation { until: at + 900, ..of(&format!("user-{at}"), at) };
+            assert!(known.add(&revocation, at).is_empty(), "900 in force, and room for 1,000: {at}");
+        }
     }
 
     #[test]

@@ -291,7 +291,8 @@ impl Machine {
         self.pinged = false;
         // Nothing is read before `welcome` is on its way: whoever answers lives on this connection.
         if std::mem::replace(&mut self.opened_by, OpenedBy::Spent) == OpenedBy::Resume {
-            self.gate.replace(&self.ticket.grant.next(), self.ticket.session_ends_at, now.ms);
+            let Ticket { business, grant, session_ends_at, .. } = &self.ticket;
+            self.gate.replace(business, &grant.next(), *session_ends_at, now.ms);
         }
     }
 

@@ -213,7 +213,7 @@ impl Machine {
             return Err("too many sessions lose tags at the moment; try again".into());
         }
         self.gate.spend(&new, now.ms).map_err(|spent| spent.to_string())?;
-        self.gate.replace(&grant, until, now.ms);
+        self.gate.replace(&old.business, &grant, until, now.ms);
         self.opened_by = OpenedBy::Spent;
         if new.tags != self.ticket.tags {
             perform(Action::SetTags(new.tags.clone()));
