@@ -53,7 +53,7 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 /// Questions who is here that this edge asks the others at the same time.
 const ASKING: usize = 4;
-/// Those of one business: the others keep places, however slowly its questions are answered.
+/// Those of one business, so that one alone can't hold all places, however slowly its questions are answered.
 const ASKING_OF_ONE: usize = 2;
 /// Those that it answers.
 const ANSWERING: usize = 16;

@@ -6,7 +6,7 @@
 //! asked for in, off the threads that serve sockets; all answers share its bytes; and a business has so many made a second.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -25,13 +25,13 @@ use super::{
     public_url::public_url,
     state::State,
 };
-use crate::business::Business;
+use crate::business::{Business, check_pool::Busy};
 
-/// Descriptions that are kept: of one business (it has two parts, and edges may have several names), and bytes of all.
+/// Descriptions that are kept: of each part of one business, by the names that edges have, and bytes of all.
 const KEPT_OF_ONE: usize = 4;
 const KEPT_BYTES: usize = 16 << 20;
 
-/// Descriptions that were made, the oldest first.
+/// Descriptions that were made, the one last used last.
 #[derive(Debug, Default)]
 pub struct Descriptions(Mutex<VecDeque<Made>>);
 
@@ -45,16 +45,21 @@ struct Made {
 
 impl Descriptions {
     fn find(&self, business: &Arc<Business>, base: &str, part: Part) -> Option<Bytes> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |made: &&Made| Arc::ptr_eq(&made.business, business) && made.base == base && made.part == part;
-        kept.iter().find(is_it).map(|made| made.text.clone())
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |made: &Made| Arc::ptr_eq(&made.business, business) && made.base == base && made.part == part;
+        // Forms that nobody asks for again make room before one that is in use.
+        let found = kept.iter().position(is_it)?;
+        let found = kept.remove(found)?;
+        let text = found.text.clone();
+        kept.push_back(found);
+        Some(text)
     }
 
     fn keep(&self, new: Made) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // What its former declarations said is of no use.
         kept.retain(|made| made.business.name() != new.business.name() || Arc::ptr_eq(&made.business, &new.business));
-        let of_it = |made: &Made| made.business.name() == new.business.name();
+        let of_it = |made: &Made| made.part == new.part && Arc::ptr_eq(&made.business, &new.business);
         if kept.iter().filter(|made| of_it(made)).count() >= KEPT_OF_ONE
             && let Some(oldest) = kept.iter().position(of_it)
         {
@@ -62,7 +67,16 @@ impl Descriptions {
         }
         kept.push_back(new);
         while kept.iter().map(|made| made.text.len()).sum::<usize>() > KEPT_BYTES {
-            kept.pop_front();
+            // The business that has most makes room, and not the others for it.
+            let mut sizes: HashMap<&str, usize> = HashMap::new();
+            for made in &*kept {
+                *sizes.entry(made.business.name()).or_default() += made.text.len();
+            }
+            let most = sizes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(name, _)| name.to_owned());
+            let Some(oldest) = kept.iter().position(|made| most.as_deref() == Some(made.business.name())) else {
+                return;
+            };
+            kept.remove(oldest);
         }
     }
 }
@@ -100,18 +114,27 @@ pub(super) async fn describe(
     Ok(response)
 }
 
-async fn make(state: &State, business: Arc<Business>, base: String, part: Part) -> Result<Bytes, Refusal> {
-    let hub = state.catalog.hub(business.name());
-    if hub.is_some_and(|hub| hub.share.description(Instant::now()).is_err()) {
-        return Err(Refusal::overloaded("this business is described in too many forms at once; wait"));
+async fn make(state: &Arc<State>, business: Arc<Business>, base: String, part: Part) -> Result<Bytes, Refusal> {
+    let (of_job, name) = (Arc::clone(state), Arc::clone(&business.push_exchange));
+    let job = move || {
+        // Others have waited for the same.
+        if let Some(made) = of_job.descriptions.find(&business, &base, part) {
+            return Some(made);
+        }
+        // A team's own calls are not kept from it by strangers.
+        let hub = of_job.catalog.hub(business.name()).filter(|_| part == Part::Clients);
+        if hub.is_some_and(|hub| hub.share.description(Instant::now()).is_err()) {
+            return None;
+        }
+        let text: Bytes = serde_json::to_vec(&asyncapi(&business.config, &base, part)).unwrap_or_default().into();
+        of_job.descriptions.keep(Made { business, base, part, text: text.clone() });
+        Some(text)
+    };
+    match state.checks.run(&name, 0, job).await {
+        Ok(Some(text)) => Ok(text),
+        Ok(None) => Err(Refusal::overloaded("this business is described in too many forms at once; wait")),
+        Err(Busy) => Err(Refusal::overloaded("this edge has too much to check and to describe; wait")),
     }
-    let (of_job, of_base) = (Arc::clone(&business), base.clone());
-    let job = move || serde_json::to_vec(&asyncapi(&of_job.config, &of_base, part)).unwrap_or_default();
-    let made = state.checks.run(&business.push_exchange, 0, job).await;
-    let text: Bytes =
-        made.map_err(|_| Refusal::overloaded("this edge has too much to check and to describe; wait"))?.into();
-    state.descriptions.keep(Made { business, base, part, text: text.clone() });
-    Ok(text)
 }
 
 fn not_public() -> Refusal {
@@ -148,13 +171,22 @@ mod tests {
         for n in 0..10 {
             keep(&pay, &format!("ws://{n}"), 1);
         }
-        assert!(has(&chat, "ws://a") && has(&pay, "ws://9") && has(&pay, "ws://6") && !has(&pay, "ws://5"));
+        assert!(has(&chat, "ws://a") && has(&pay, "ws://9") && !has(&pay, "ws://5") && has(&pay, "ws://6"));
+        // The one that was used last stays, whatever names strangers make up.
+        for n in 10..40 {
+            assert!(has(&pay, "ws://6"));
+            keep(&pay, &format!("ws://{n}"), 1);
+        }
+        keep(&pay, "ws://9", 1);
         assert_eq!(descriptions.find(&pay, "ws://9", Part::Clients), None);
         let changed = business("pay");
         assert!(!has(&changed, "ws://9"));
         keep(&changed, "ws://9", 1);
         assert!(has(&changed, "ws://9") && !has(&pay, "ws://8"));
-        keep(&pay, "ws://large", KEPT_BYTES);
-        assert!(has(&pay, "ws://large") && !has(&chat, "ws://a"), "the oldest make room");
+        for n in 0..4 {
+            keep(&changed, &format!("ws://large-{n}"), KEPT_BYTES / 3);
+        }
+        assert!(has(&changed, "ws://large-3") && !has(&changed, "ws://large-0"), "it makes room for itself");
+        assert!(has(&chat, "ws://a"));
     }
 }
