@@ -75,11 +75,11 @@ pub async fn run(hub: &Hub, mailbox: &Arc<Mailbox>, start: StartAt, greeting: &m
                 Input::Done
             }
             Action::AwaitReader(offset, longest) => {
-                let before = hub.end_of_log();
+                let (life, _) = hub.end_of_log();
                 let near = async {
                     while moved.changed().await.is_ok() {
-                        let end = hub.end_of_log();
-                        if end >= Some(offset) || end < before {
+                        let (is, end) = hub.end_of_log();
+                        if end >= Some(offset) || is != life {
                             break;
                         }
                     }

@@ -14,7 +14,8 @@ use crate::{
     metrics::{Metrics, label},
 };
 
-/// Pages of pushes that are read at the same time to judge who gave no receipt, of all businesses.
+/// Pages of pushes that are read at the same time to judge who gave no receipt, of all businesses; and as many beside them
+/// of those whose last read brought nothing.
 const JUDGED_PAGES: usize = 16;
 /// Bytes of pushes whose receipts are awaited, of all businesses.
 const FOLLOWED_BYTES: usize = 64 << 20;
@@ -35,6 +36,8 @@ pub struct HubContext {
     pub followed: Budget,
     /// Pages that are read for them: after an outage each business has many.
     pub judged_pages: Semaphore,
+    /// Those of streams that could not be read the last time: they wait for others like them alone.
+    pub judged_silent: Semaphore,
     /// Checks large content.
     pub checks: Arc<CheckPool>,
     /// Pages of streams for clients that catch up.
@@ -58,6 +61,7 @@ impl HubContext {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
             judged_pages: Semaphore::new(JUDGED_PAGES),
+            judged_silent: Semaphore::new(JUDGED_PAGES),
             followed: Budget::new(FOLLOWED_BYTES, metrics.followed_bytes.clone()),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
             checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),

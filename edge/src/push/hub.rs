@@ -68,6 +68,8 @@ pub struct Hub {
 
 pub(super) struct State {
     log: Log,
+    /// How often nothing was known any more of what had been read.
+    lives: u64,
     pub(super) registry: Registry,
     /// Only for `Transient`: the reader's queue is consumed. While it is not, nobody goes live: the queue may be lost.
     /// What a `Durable` reader has read, and whether it is still there, the log knows.
@@ -114,7 +116,7 @@ impl Hub {
             follows: watch::Sender::new(business.follows_receipts()),
             reads: ReadQueue::default(),
             business: ArcSwap::new(business),
-            state: Lock::new(State { log, registry: Registry::default(), consumed: false, closed: None }),
+            state: Lock::new(State { log, lives: 0, registry: Registry::default(), consumed: false, closed: None }),
             moved: watch::Sender::new(0),
             clients: watch::Sender::new(0),
             reading: Mutex::default(),
@@ -286,9 +288,10 @@ impl Hub {
         Advance::Live
     }
 
-    /// The offset of the log's last entry.
-    pub(super) fn end_of_log(&self) -> Option<u64> {
-        self.lock().log.position().map(|position| position.offset)
+    /// The life of the log, and the offset of its last entry.
+    pub(super) fn end_of_log(&self) -> (u64, Option<u64>) {
+        let state = self.lock();
+        (state.lives, state.log.position().map(|position| position.offset))
     }
 
     /// The entries that address this connection now.
@@ -456,6 +459,7 @@ impl Hub {
     /// Nothing is known any more of what the reader has read.
     fn unread(&self, state: &mut State) {
         state.log.clear();
+        state.lives += 1;
         state.consumed = false;
         self.context.pages.forget(&self.name);
     }

@@ -9,12 +9,13 @@
 //! *At the bound* no more pushes are read until those that wait are judged; then reading begins again where it stopped,
 //! also that of the receipts. So a business with more of them hears later, and nothing is left out.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::{
+    sync::SemaphorePermit,
     task::yield_now,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -88,6 +89,7 @@ pub(super) async fn run(hub: &Hub, terms: &mut Terms, begin: Begin) -> End {
         progress: Instant::now(),
         shorter: 0,
         another: false,
+        silent: false,
     };
     match begin.from {
         Some(from) => judge.pushes = from.pushes.map(Position::from),
@@ -134,9 +136,11 @@ struct Judge<'h> {
     shorter: u32,
     /// The stream of pushes is another one, and its end was not reached yet.
     another: bool,
+    /// The last read of pushes failed.
+    silent: bool,
 }
 
-impl Judge<'_> {
+impl<'h> Judge<'h> {
     /// True: more is due already.
     async fn round(&mut self) -> Result<bool, End> {
         if self.ledger.is_empty()
@@ -212,13 +216,33 @@ impl Judge<'_> {
         Ok(())
     }
 
+    /// A place to read a page, in turn. Waiting for it is no standstill of this edge.
+    async fn place(&mut self) -> SemaphorePermit<'h> {
+        let context = &self.hub.context;
+        let places = if self.silent { &context.judged_silent } else { &context.judged_pages };
+        let mut acquire = pin!(places.acquire());
+        loop {
+            tokio::select! {
+                place = &mut acquire => {
+                    self.progress = Instant::now();
+                    #[expect(clippy::expect_used)]
+                    return place.expect("this semaphore is never closed");
+                }
+                () = sleep_until(self.written + INTERVAL) => self.speak_up().await,
+            }
+        }
+    }
+
     /// To the end of the stream, or to the bound.
     async fn read_pushes(&mut self) -> Result<(), End> {
         let hub = self.hub;
         loop {
             self.speak_up().await;
-            let Ok(_page) = timeout(INTERVAL, hub.context.judged_pages.acquire()).await else { continue };
-            let Ok(part) = pushes::read(hub, self.pushes).await else {
+            let place = self.place().await;
+            let read = pushes::read(hub, self.pushes).await;
+            self.silent = read.is_err();
+            let Ok(part) = read else {
+                drop(place);
                 self.pause().await?;
                 continue;
             };
@@ -227,6 +251,7 @@ impl Judge<'_> {
             match part.stream {
                 Stream::Same => {}
                 Stream::Shorter if self.shorter < SHORTER => {
+                    drop(place);
                     self.pause().await?;
                     continue;
                 }
@@ -256,6 +281,7 @@ impl Judge<'_> {
                 self.another = false;
                 return Ok(());
             }
+            drop(place);
             if part.records.is_empty() && part.lost {
                 self.count_gap("pushes can't be read, and are not judged");
                 return self.skip_to_end().await;
@@ -354,7 +380,7 @@ impl Judge<'_> {
     async fn report(&mut self, missing: Vec<Followed>) {
         let hub = self.hub;
         let reports = stream::iter(missing).map(|push| publish::undelivered(hub, push));
-        let mut reports = std::pin::pin!(reports.buffer_unordered(UNCONFIRMED));
+        let mut reports = pin!(reports.buffer_unordered(UNCONFIRMED));
         loop {
             tokio::select! {
                 reported = reports.next() => if reported.is_none() { return },
