@@ -329,7 +329,7 @@ mod tests {
             .collect();
         let known = "connects connect_failures connections_lost channels_opened channels_discarded confirmed refused unavailable unknown \
                      waiting waiting_bytes in_flight events dropped_events transient_restarts alarms_unknown transient_records transient_requeued \
-                     transient_switches transient_unreadable service_rate wait_milliseconds held_back stream_connections stream_connects stream_connect_failures \
+                     transient_switches transient_unreadable service_rate wait_milliseconds held_back lanes_away stream_connections stream_connects stream_connect_failures \
                      stream_connections_lost stream_subscriptions stream_attachments stream_restarts stream_watchdog_restarts \
                      stream_resets stream_gaps stream_messages stream_bytes stream_skipped_messages stream_held_bytes";
         assert_eq!(names, known.split_whitespace().collect::<Vec<_>>());

@@ -3,7 +3,8 @@
 //!
 //! Each layer knows only those above it in this list:
 //!
-//! - `wirepost_runtime`, [`metrics`], [`audit`], [`drain`], [`ids`], [`bucket`], [`turn`]: what everything may use
+//! - `wirepost_runtime`, [`metrics`], [`audit`], [`drain`], [`ids`], [`bucket`], [`budget`], [`turn`],
+//!   [`reads`], [`lateness`]: what everything may use
 //! - [`address`]: where a client is, and the limits of its address; [`strangers`]: who has not been let in
 //! - [`broker`]: RabbitMQ, or a broker inside the process
 //! - [`config`]: flags, settings, files that are read again
@@ -38,6 +39,7 @@ pub mod drain;
 pub mod http;
 pub mod identity;
 pub mod ids;
+pub mod lateness;
 pub mod metrics;
 pub mod net;
 pub mod peers;
@@ -45,6 +47,7 @@ pub mod presence;
 #[cfg(feature = "kubernetes")]
 pub mod program;
 pub mod push;
+pub mod reads;
 pub mod revocation;
 pub mod socket;
 pub mod source;

@@ -10,6 +10,8 @@ use prometheus_client::{
 use wirepost_broker::Broker;
 use wirepost_runtime::tasks::Supervisor;
 
+use crate::lateness::Lateness;
+
 /// Before the names of the edge's own.
 const PREFIX: &str = "wirepost_edge";
 
@@ -96,6 +98,10 @@ pub struct Metrics {
     pub judge_held_back: Counter,
     /// Times that receipts or pushes were gone before they were judged.
     pub judge_gaps: Counter,
+    /// Reads of judges that wait for a place.
+    pub judge_reads_waiting: Gauge,
+    /// How long ago it was known of each business, here or by another edge's word, that somebody judges.
+    pub judge_late: Lateness,
     /// Businesses that are read, since they have clients here.
     pub readers: Gauge,
     /// Businesses whose clients wait for pushes while none are read.
@@ -181,6 +187,11 @@ impl Default for Metrics {
                 metric
             }};
         }
+        let judge_late = Lateness::new(
+            "judge_late_seconds",
+            "The longest time for which nobody judged who gave no receipt in time, as far as this edge knows",
+        );
+        edge.register_collector(Box::new(judge_late.clone()));
         // Resolved once: a lookup by label would be a lock for each frame.
         let frames: Family<Label, Counter> = metric!("frames", "WebSocket frames by direction");
         let compressed: Family<Label, Counter> =
@@ -240,6 +251,11 @@ impl Default for Metrics {
                 "Times that no more pushes were followed until those that wait for receipts are judged"
             ),
             judge_gaps: metric!("judge_gaps", "Times that receipts or pushes were gone before they were judged"),
+            judge_reads_waiting: metric!(
+                "judge_reads_waiting",
+                "Reads for judging who gave no receipt that wait for others to end"
+            ),
+            judge_late,
             receipt_bytes: metric!("receipt_bytes", "Held for receipts that wait for the broker, in bytes"),
             readers_down: metric!("readers_down", "Businesses whose clients wait for pushes while none are read"),
             reader_lag: metric!(

@@ -41,14 +41,17 @@ pub async fn run(hub: Arc<Hub>) {
 }
 
 async fn take_turns(hub: &Hub) {
+    let late = hub.context.metrics.judge_late.begin();
     let mut terms = Terms::default();
     loop {
-        let Some(begin) = standby::until_turn(hub, &mut terms).await else {
+        let Some(begin) = standby::until_turn(hub, &mut terms, &late).await else {
             tracing::warn!(business = %hub.name, "without a stream address this edge judges no receipts");
+            // It can't know how others are.
+            drop(late);
             return std::future::pending().await;
         };
         let judging = Judging::begin(hub);
-        let why = judge::run(hub, &mut terms, begin).await;
+        let why = judge::run(hub, &mut terms, begin, &late).await;
         drop(judging);
         if matches!(why, judge::End::CantRead) {
             sleep(REST).await;

@@ -30,7 +30,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -97,6 +100,7 @@ impl Publisher {
                 home: first + number,
                 return_after: config.return_after,
                 failed_returns: AtomicU32::new(0),
+                away: AtomicBool::new(false),
                 queues: Arc::new(Queues::new(bounds, counters.clone())),
                 status,
                 alarm: alarm.clone(),
@@ -171,6 +175,11 @@ impl Collector for Publisher {
                 "held_back",
                 "Sockets that are not read because the broker is too slow for them (gauge).",
                 all.held as u64,
+            ),
+            (
+                "lanes_away",
+                "Connections for publishing that an outage has led to another node than their own (gauge).",
+                self.lanes.iter().filter(|lane| lane.away.load(Ordering::Relaxed)).count() as u64,
             ),
         ] {
             metrics::encode(&mut encoder, name, help, value)?;

@@ -16,6 +16,23 @@ fn the_examples_are_valid() {
 }
 
 #[test]
+fn a_time_for_receipts_needs_receipts_and_what_keeps_the_pushes() {
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    let check = || run(&["check", file.to_str().unwrap()]);
+    edit(&file, "receipts: true", "receipts: true\n      receiptsWithinSeconds: 60");
+    let (status, out, err) = check();
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    edit(&file, "      receipts: true\n", "");
+    let (status, out, _) = check();
+    assert!(status == 1 && out.contains("receiptsWithinSeconds: ") && out.contains("asks for none"), "{out}");
+    edit(&file, "      receiptsWithinSeconds: 60\n", "      receipts: true\n      receiptsWithinSeconds: 60\n");
+    edit(&file, "    delivery: Durable\n    retention: {seconds: 86400, bytes: 1Gi}\n", "    delivery: Transient\n");
+    let (status, out, _) = check();
+    assert!(status == 1 && out.contains("Transient"), "{out}");
+}
+
+#[test]
 fn every_problem_has_its_line_and_a_remedy_and_the_status_is_1() {
     let folder = folder_with("payments.yaml");
     let file = folder.path().join("payments.yaml");

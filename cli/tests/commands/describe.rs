@@ -23,6 +23,23 @@ fn a_declaration_is_described_without_an_edge() {
 }
 
 #[test]
+fn a_time_for_receipts_is_described_with_its_event() {
+    let folder = folder_with("payments.yaml");
+    let file = folder.path().join("payments.yaml");
+    let path = file.to_str().unwrap();
+    let described = |form: &str| run(&["describe", path, "--format", form]).1;
+    assert!(!described("json").contains("undelivered"), "nobody waits for receipts");
+    edit(&file, "receipts: true", "receipts: true\n      receiptsWithinSeconds: 60");
+    let (json, text) = (described("json"), described("markdown"));
+    let document: Value = serde_json::from_str(&json).unwrap();
+    assert!(document.to_string().contains(r#""withinSeconds":60"#), "the event's example: {json}");
+    assert!(text.contains("undelivered") && text.contains("answer with received within 60 s"), "{text}");
+    let (status, clients, _) = run(&["describe", path, "--for", "clients"]);
+    assert!(status == 0 && !clients.contains("undelivered"), "clients get no events");
+    assert!(clients.contains("answer with received within 60 s"), "{clients}");
+}
+
+#[test]
 fn one_business_is_described_and_only_a_valid_one() {
     let (status, _, err) = run(&["describe", EXAMPLES]);
     assert!(

@@ -1,9 +1,17 @@
 //! `wirepost dev` with its built-in broker, used through `listen` and `push`.
 
-use std::{fs, io::Write, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
+use crate::playground::Playground;
 use crate::support::{Running, edit, folder_with, run, run_with, wirepost};
 
 fn push(url: &str, business: &str, message: &str) -> (i32, String, String) {
@@ -45,6 +53,65 @@ fn all_three_kinds_of_message_flow() {
     // What is not allowed is refused.
     alice.type_line(r#"{"id":"c2","messageType":"qr.refresh","content":{"qrId":"q-1"}}"#);
     alice.line(r#"{"op":"nack","id":"c2","code":"not_allowed""#);
+}
+
+/// Sets it when it is dropped.
+struct Sets<'a>(&'a AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_gives_no_receipt_in_time_is_told_and_whoever_does_is_not() {
+    let folder = folder_with("payments.yaml");
+    edit(&folder.path().join("payments.yaml"), "receipts: true", "receipts: true\n      receiptsWithinSeconds: 5");
+    let (dev, url) = Running::dev(&[folder.path().to_str().unwrap()]);
+    let mut page = Playground::of(&dev).notices();
+    let mut alice = Running::listen(&url, "payments", "alice", "app", &[]);
+    page.until(&["event", "connected", "alice"]);
+    let to = |id: &str, to: &str| {
+        let message =
+            format!(r#"{{"id":"{id}","messageType":"payment.completed","toUniqueId":"{to}","content":{{}}}}"#);
+        let (status, out, err) = push(&url, "payments", &message);
+        assert!(status == 0 && out.starts_with("confirmed "), "{out}{err}");
+    };
+    // The edge takes a few seconds to begin, and follows what is pushed from then on.
+    let told = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if told.load(Ordering::Relaxed) {
+                    return;
+                }
+                to(&format!("early-{n}"), "nobody");
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+        // Also if the event does not come.
+        let _end = Sets(&told);
+        page.until(&["undelivered", "early-", "nobody"]);
+    });
+    to("received", "alice");
+    to("missing", "bob");
+    alice.line(r#""id":"received""#);
+    alice.type_line(r#"{"op":"received","ids":["received"]}"#);
+    alice.line(r#"{"op":"receipt","ids":["received"]}"#);
+    let notice = page.until(&["undelivered", "bob"]);
+    assert!(notice.to_string().contains("missing"), "{notice}");
+    to("last", "carol");
+    let mut between = Vec::new();
+    loop {
+        let notice = page.until(&["undelivered"]).to_string();
+        let last = notice.contains("carol");
+        between.push(notice);
+        if last {
+            break;
+        }
+    }
+    assert!(between.iter().all(|notice| !notice.contains("alice")), "{between:?}");
 }
 
 #[test]

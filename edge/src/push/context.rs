@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use super::{backlog::BacklogBudget, log::LogBudget, pages::PageCache, rejection::Rejection};
 use crate::{
     broker::Broker,
@@ -12,11 +10,9 @@ use crate::{
     config::settings::Settings,
     ids,
     metrics::{Metrics, label},
+    reads::Reads,
 };
 
-/// Pages of pushes that are read at the same time to judge who gave no receipt, of all businesses; and as many beside them
-/// of those whose last read brought nothing.
-const JUDGED_PAGES: usize = 16;
 /// Bytes of pushes whose receipts are awaited, of all businesses.
 const FOLLOWED_BYTES: usize = 64 << 20;
 
@@ -34,10 +30,8 @@ pub struct HubContext {
     pub budget: Arc<LogBudget>,
     /// Pushes whose receipts are awaited.
     pub followed: Budget,
-    /// Pages that are read for them: after an outage each business has many.
-    pub judged_pages: Semaphore,
-    /// Those of streams that could not be read the last time: they wait for others like them alone.
-    pub judged_silent: Semaphore,
+    /// Reads of those who judge them.
+    pub judge_reads: Reads,
     /// Checks large content.
     pub checks: Arc<CheckPool>,
     /// Pages of streams for clients that catch up.
@@ -60,9 +54,8 @@ impl HubContext {
         Self {
             broker,
             budget: Arc::new(LogBudget::new(settings.log_bytes, metrics.log_bytes.clone())),
-            judged_pages: Semaphore::new(JUDGED_PAGES),
-            judged_silent: Semaphore::new(JUDGED_PAGES),
             followed: Budget::new(FOLLOWED_BYTES, metrics.followed_bytes.clone()),
+            judge_reads: Reads::new(metrics.judge_reads_waiting.clone()),
             backlog: BacklogBudget::new(settings.backlog_bytes, &metrics),
             checks: Arc::new(CheckPool::new(metrics.checks_waiting.clone())),
             pages: PageCache::new(settings.catch_up_readers, metrics.page_bytes.clone()),

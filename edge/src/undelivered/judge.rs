@@ -28,10 +28,12 @@ use super::{
 use crate::{
     broker::{Position, Start},
     clock, ids,
+    lateness::Recurring,
     push::{
         followed::{Followed, followed},
         hub::Hub,
     },
+    reads::timed,
 };
 
 /// From one round to the next, and how often an edge that judges writes a checkpoint at least.
@@ -71,13 +73,14 @@ pub(super) enum End {
     CantRead,
 }
 
-/// Judges until another edge does.
-pub(super) async fn run(hub: &Hub, terms: &mut Terms, begin: Begin) -> End {
+/// Judges until another edge does. `late` is told of each round that has judged all that was due.
+pub(super) async fn run(hub: &Hub, terms: &mut Terms, begin: Begin, late: &Recurring) -> End {
     let receipts = begin.from.map_or(Some(begin.at), |from| from.receipts.map(Position::from));
     let Some(reading) = Receipts::read(hub, start(receipts)) else { return End::NoStreams };
     let mut judge = Judge {
         hub,
         terms,
+        late,
         term: begin.term,
         pushes: None,
         receipts: reading,
@@ -89,7 +92,7 @@ pub(super) async fn run(hub: &Hub, terms: &mut Terms, begin: Begin) -> End {
         progress: Instant::now(),
         shorter: 0,
         another: false,
-        silent: false,
+        slow: false,
     };
     match begin.from {
         Some(from) => judge.pushes = from.pushes.map(Position::from),
@@ -117,6 +120,7 @@ fn start(after: Option<Position>) -> Start {
 struct Judge<'h> {
     hub: &'h Hub,
     terms: &'h mut Terms,
+    late: &'h Recurring,
     term: u64,
     /// The last one that was read.
     pushes: Option<Position>,
@@ -124,8 +128,8 @@ struct Judge<'h> {
     /// The last checkpoint of this edge that was read; `None`: none in this stream.
     read_to: Option<Position>,
     ledger: Ledger,
-    /// Where to begin again once those that wait are judged.
-    held: Option<From>,
+    /// There was no room for a push.
+    held: Option<HeldBack>,
     /// What the last checkpoint says.
     from: Option<From>,
     /// When that was.
@@ -136,23 +140,31 @@ struct Judge<'h> {
     shorter: u32,
     /// The stream of pushes is another one, and its end was not reached yet.
     another: bool,
-    /// The last read of pushes failed.
-    silent: bool,
+    /// The last read of pushes took long.
+    slow: bool,
+}
+
+/// No more pushes are read until those that wait are judged.
+struct HeldBack {
+    /// Where to begin again.
+    from: From,
+    /// When the time of the first push is up that was not read.
+    due: i64,
 }
 
 impl<'h> Judge<'h> {
     /// True: more is due already.
     async fn round(&mut self) -> Result<bool, End> {
         if self.ledger.is_empty()
-            && let Some(from) = self.held.take()
+            && let Some(held) = self.held.take()
         {
-            self.begin_again(from)?;
+            self.begin_again(held.from)?;
         }
         if self.held.is_none() {
             self.ledger.begin(self.here());
         }
         self.from = self.ledger.from().or(self.from);
-        let checkpoint = self.write_surely().await?;
+        let (checkpoint, written) = self.write_surely().await?;
         if self.held.is_none() {
             self.read_pushes().await?;
         }
@@ -160,6 +172,9 @@ impl<'h> Judge<'h> {
         let waited = !self.ledger.is_empty();
         let (missing, more) = self.ledger.take_due(now, AT_A_TIME);
         self.report(missing).await;
+        if !more && self.held.as_ref().is_none_or(|held| held.due > now) {
+            self.late.done(written);
+        }
         Ok(more || (waited && self.held.is_some() && self.ledger.is_empty()))
     }
 
@@ -168,15 +183,15 @@ impl<'h> Judge<'h> {
         From { pushes: self.pushes.map(Into::into), receipts: self.read_to.map(Into::into) }
     }
 
-    /// A checkpoint that the broker has confirmed. One without a confirm is not looked for: it may come behind receipts of
+    /// A checkpoint that the broker has confirmed, and when it was sent. One without a confirm is not looked for: it may come behind receipts of
     /// pushes that are still to be read.
-    async fn write_surely(&mut self) -> Result<Checkpoint, End> {
+    async fn write_surely(&mut self) -> Result<(Checkpoint, Instant), End> {
         self.progress = Instant::now();
         loop {
             let checkpoint = self.checkpoint();
             if self.write(&checkpoint).await {
                 self.progress = Instant::now();
-                return Ok(checkpoint);
+                return Ok((checkpoint, self.written));
             }
             self.pause().await?;
         }
@@ -209,6 +224,39 @@ impl<'h> Judge<'h> {
         }
     }
 
+    /// A read of pushes, once there is a place for it, which is to be kept as long as what was read. `None`: it takes long,
+    /// and is to be tried again.
+    async fn in_turn<T>(&mut self, read: impl Future<Output = T>) -> Result<Option<(T, SemaphorePermit<'h>)>, End> {
+        let reads = &self.hub.context.judge_reads;
+        let mut slow = self.slow;
+        let place = self.meanwhile(reads.turn(slow), None).await?;
+        self.progress = Instant::now();
+        let done = self.meanwhile(timed(&mut slow, read), Some(STUCK)).await?;
+        self.slow = slow;
+        Ok(done.map(|done| (done, place)))
+    }
+
+    /// While something goes on, this edge says that it still judges. `most`: without progress for so long it ends.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>, most: Option<Duration>) -> Result<T, End> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = sleep_until(self.written + INTERVAL) => {}
+            }
+            if most.is_some_and(|most| self.progress.elapsed() > most) {
+                return Err(End::CantRead);
+            }
+            let checkpoint = self.checkpoint();
+            self.written = Instant::now();
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                _ = publish::checkpoint(self.hub, &checkpoint) => {}
+            }
+        }
+    }
+
     fn begin_again(&mut self, from: From) -> Result<(), End> {
         self.pushes = from.pushes.map(Into::into);
         self.read_to = from.receipts.map(Into::into);
@@ -216,33 +264,12 @@ impl<'h> Judge<'h> {
         Ok(())
     }
 
-    /// A place to read a page, in turn. Waiting for it is no standstill of this edge.
-    async fn place(&mut self) -> SemaphorePermit<'h> {
-        let context = &self.hub.context;
-        let places = if self.silent { &context.judged_silent } else { &context.judged_pages };
-        let mut acquire = pin!(places.acquire());
-        loop {
-            tokio::select! {
-                place = &mut acquire => {
-                    self.progress = Instant::now();
-                    #[expect(clippy::expect_used)]
-                    return place.expect("this semaphore is never closed");
-                }
-                () = sleep_until(self.written + INTERVAL) => self.speak_up().await,
-            }
-        }
-    }
-
     /// To the end of the stream, or to the bound.
     async fn read_pushes(&mut self) -> Result<(), End> {
         let hub = self.hub;
         loop {
             self.speak_up().await;
-            let place = self.place().await;
-            let read = pushes::read(hub, self.pushes).await;
-            self.silent = read.is_err();
-            let Ok(part) = read else {
-                drop(place);
+            let Some((Ok(part), place)) = self.in_turn(pushes::read(hub, self.pushes)).await? else {
                 self.pause().await?;
                 continue;
             };
@@ -277,11 +304,11 @@ impl<'h> Judge<'h> {
                     yield_now().await;
                 }
             }
+            drop(place);
             if part.at_end {
                 self.another = false;
                 return Ok(());
             }
-            drop(place);
             if part.records.is_empty() && part.lost {
                 self.count_gap("pushes can't be read, and are not judged");
                 return self.skip_to_end().await;
@@ -298,13 +325,14 @@ impl<'h> Judge<'h> {
             return true;
         }
         let context = &*self.hub.context;
+        let due = push.due;
         let limit = self.hub.business().config.limits.per_edge.memory_bytes;
         if let Ok(room) = context.followed.take(&self.hub.name, ledger::bytes(&push), limit) {
             self.ledger.follow(push, room);
             return true;
         }
         context.metrics.judge_held_back.inc();
-        self.held = Some(self.here());
+        self.held = Some(HeldBack { from: self.here(), due });
         false
     }
 
@@ -312,7 +340,7 @@ impl<'h> Judge<'h> {
     async fn skip_to_end(&mut self) -> Result<(), End> {
         loop {
             self.speak_up().await;
-            if let Ok(end) = pushes::end(self.hub).await {
+            if let Some((Ok(end), _)) = self.in_turn(pushes::end(self.hub)).await? {
                 self.pushes = end;
                 return Ok(());
             }
@@ -371,7 +399,8 @@ impl<'h> Judge<'h> {
         self.count_gap("the stream of receipts was replaced");
         self.read_to = None;
         self.ledger.forget_receipts();
-        for from in [&mut self.held, &mut self.from].into_iter().flatten() {
+        let held = self.held.as_mut().map(|held| &mut held.from);
+        for from in [held, self.from.as_mut()].into_iter().flatten() {
             from.receipts = None;
         }
     }
@@ -380,7 +409,7 @@ impl<'h> Judge<'h> {
     async fn report(&mut self, missing: Vec<Followed>) {
         let hub = self.hub;
         let reports = stream::iter(missing).map(|push| publish::undelivered(hub, push));
-        let mut reports = pin!(reports.buffer_unordered(UNCONFIRMED));
+        let mut reports = std::pin::pin!(reports.buffer_unordered(UNCONFIRMED));
         loop {
             tokio::select! {
                 reported = reports.next() => if reported.is_none() { return },

@@ -10,7 +10,7 @@ use super::{
     publish,
     receipts::{Next, Receipts},
 };
-use crate::{broker::Start, ids, push::hub::Hub};
+use crate::{broker::Start, ids, lateness::Recurring, push::hub::Hub};
 
 /// An edge that judges writes more often than this. Without a word from it for so long, another one begins.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -19,14 +19,20 @@ const SPREAD: Duration = Duration::from_secs(2);
 /// Longest wait for what this edge has just written.
 const ECHO: Duration = Duration::from_secs(30);
 
-/// Waits, and begins a term. `None`: this edge reads no streams.
-pub(super) async fn until_turn(hub: &Hub, terms: &mut Terms) -> Option<Begin> {
+/// Waits, and begins a term. `None`: this edge reads no streams. `late` is told of each word of the one that judges.
+pub(super) async fn until_turn(hub: &Hub, terms: &mut Terms, late: &Recurring) -> Option<Begin> {
     let mut receipts = Receipts::read(hub, Start::Next)?;
     loop {
-        silence(&mut receipts, terms).await;
-        if terms.last().is_none() && !learn(hub, terms).await {
-            sleep(SPREAD).await;
-            continue;
+        silence(&mut receipts, terms, late).await;
+        if terms.last().is_none() {
+            let learned = {
+                let _place = hub.context.judge_reads.whole().await;
+                learn(hub, terms).await
+            };
+            if !learned {
+                sleep(SPREAD).await;
+                continue;
+            }
         }
         if let Some(begin) = claim(hub, &mut receipts, terms).await {
             return Some(begin);
@@ -35,7 +41,7 @@ pub(super) async fn until_turn(hub: &Hub, terms: &mut Terms) -> Option<Begin> {
 }
 
 /// Waits until no checkpoint has come for a while, in which the stream was read.
-async fn silence(receipts: &mut Receipts, terms: &mut Terms) {
+async fn silence(receipts: &mut Receipts, terms: &mut Terms, late: &Recurring) {
     let spread = SPREAD.mul_f64(rand::random_range(0.0..1.0));
     // While the stream is not read, nothing says that nobody judges.
     let mut wait = receipts.is_up().then(|| Instant::now() + SILENCE + spread);
@@ -50,6 +56,7 @@ async fn silence(receipts: &mut Receipts, terms: &mut Terms) {
         match next {
             Next::Message(_, _, Written::Checkpoint(checkpoint)) => {
                 if terms.take(checkpoint) {
+                    late.done(Instant::now());
                     wait = Some(Instant::now() + SILENCE + spread);
                 }
             }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wirepost_core::{
     business::WsBusiness,
-    compile::compile_one,
+    compile::{Compiled, compile_one},
     names,
     topology::{Binding, Queue, QueueKind},
 };
@@ -30,6 +30,8 @@ use crate::{
     metrics::Metrics,
     push::{context::HubContext, followed::Followed, hub::Hub},
 };
+
+mod load;
 
 fn checkpoint(term: u64, judge: &str) -> Checkpoint {
     Checkpoint { term, judge: judge.into(), id: format!("{judge} {term}"), from: None }
@@ -110,7 +112,32 @@ struct World {
     listener: MemoryConsumer,
 }
 
-const LISTENER: &str = "wirepost.pay.events.test";
+fn listener(business: &str) -> String {
+    format!("wirepost.{business}.events.test")
+}
+
+fn compiled(business: &str, limits: &Value) -> Compiled {
+    let route = |message_type: &str| {
+        json!({
+            "messageType": message_type, "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone",
+            "receipts": true, "receiptsWithinSeconds": 3600,
+        })
+    };
+    let mut plain = route("plain");
+    plain.as_object_mut().unwrap().remove("receiptsWithinSeconds");
+    let declared: WsBusiness = serde_json::from_value(json!({
+        "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness", "metadata": {"name": business},
+        "spec": {"clientTypes": ["app"], "limits": limits, "routes": [route("paid"), route("later"), plain]},
+    }))
+    .unwrap();
+    let mut compiled = compile_one(&declared).unwrap();
+    compiled.config.routes[0].receipts_within_seconds = Some(0);
+    let queue = listener(business);
+    compiled.topology.queues.push(Queue { name: queue.clone(), kind: QueueKind::Quorum, dead_letter: None });
+    let exchange = names::events_exchange(business);
+    compiled.topology.bindings.push(Binding { exchange, queue, routing_key: "undelivered".into() });
+    compiled
+}
 
 impl World {
     fn new() -> Self {
@@ -118,31 +145,11 @@ impl World {
     }
 
     fn with(limits: &Value) -> Self {
-        let route = |message_type: &str| {
-            json!({
-                "messageType": message_type, "sendType": "ServerToClient", "to": ["app"], "audience": "Everyone",
-                "receipts": true, "receiptsWithinSeconds": 3600,
-            })
-        };
-        let mut plain = route("plain");
-        plain.as_object_mut().unwrap().remove("receiptsWithinSeconds");
-        let declared: WsBusiness = serde_json::from_value(json!({
-            "apiVersion": "wirepost.dev/v1alpha1", "kind": "WsBusiness", "metadata": {"name": "pay"},
-            "spec": {"clientTypes": ["app"], "limits": limits, "routes": [route("paid"), route("later"), plain]},
-        }))
-        .unwrap();
-        let mut compiled = compile_one(&declared).unwrap();
-        compiled.config.routes[0].receipts_within_seconds = Some(0);
-        compiled.topology.queues.push(Queue { name: LISTENER.into(), kind: QueueKind::Quorum, dead_letter: None });
-        compiled.topology.bindings.push(Binding {
-            exchange: names::events_exchange("pay"),
-            queue: LISTENER.into(),
-            routing_key: "undelivered".into(),
-        });
+        let compiled = compiled("pay", limits);
         let broker = MemoryBroker::new();
         broker.apply(&[compiled.topology]);
         let business = Arc::new(Business::try_new(compiled.config).unwrap());
-        Self { listener: broker.consume(LISTENER, 1000), broker, business }
+        Self { listener: broker.consume(&listener("pay"), 1000), broker, business }
     }
 
     fn edge(&self) -> Edge {

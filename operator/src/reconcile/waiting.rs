@@ -24,6 +24,8 @@ pub(super) struct Waiting {
     intake: bool,
     /// Every route to clients, and how pushes travel.
     pushes: bool,
+    /// Every route whose receipts are judged.
+    receipts: bool,
     /// The Secret, because its user does not work.
     pub(super) secret: bool,
     /// Queues that are no longer declared but still exist.
@@ -41,13 +43,16 @@ impl Waiting {
             names::dead_queue(business),
         ];
         let push = [names::push_exchange(business), names::push_unrouted(business), names::stream(business)];
+        let receipts =
+            [names::receipts_stream(business), names::judge_exchange(business), names::events_exchange(business)];
         for problem in &report.problems {
             match problem.affected() {
                 Affected::Nothing => {}
                 Affected::User(_) => waiting.secret = true,
                 Affected::Object(name) if receive.iter().any(|object| object == name) => waiting.intake = true,
                 Affected::Object(name) if push.iter().any(|object| object == name) => waiting.pushes = true,
-                // No route needs events or `replay`, and nothing waits for a name that is not a queue's.
+                Affected::Object(name) if receipts.iter().any(|object| object == name) => waiting.receipts = true,
+                // No other route needs events or `replay`, and nothing waits for a name that is not a queue's.
                 Affected::Object(name) => drop(waiting.queues.insert(name.to_owned())),
             }
         }
@@ -59,7 +64,9 @@ impl Waiting {
             SendType::ClientToServer => {
                 self.intake || route.queue.as_ref().is_some_and(|queue| self.queues.contains(queue))
             }
-            SendType::ServerToClient | SendType::ClientToClient => self.pushes,
+            SendType::ServerToClient | SendType::ClientToClient => {
+                self.pushes || (self.receipts && route.receipts_within_seconds.is_some())
+            }
         }
     }
 
@@ -191,6 +198,28 @@ mod tests {
         assert_eq!((permitted.delivery, permitted.routes.len()), (old.delivery, 2));
         let receive = Waiting::new("pay", &reported(Problem::MissingQueue { queue: names::receive_exchange("pay") }));
         assert_eq!(shown(&receive.permitted(&new, None)), [("done", "")]);
+    }
+
+    #[test]
+    fn a_route_waits_for_what_its_receipts_are_judged_with_and_no_other_does() {
+        let push = |within: Option<u32>| {
+            let mut route =
+                json!({"messageType": "done", "sendType": "ServerToClient", "to": ["app"], "receipts": true});
+            if let Some(seconds) = within {
+                route["receiptsWithinSeconds"] = seconds.into();
+            }
+            route
+        };
+        let news = json!({"messageType": "news", "sendType": "ServerToClient", "to": ["app"], "receipts": true});
+        let (old, new) = (config(&json!([push(None), news])), config(&json!([push(Some(60)), news])));
+        for object in [names::receipts_stream("pay"), names::judge_exchange("pay"), names::events_exchange("pay")] {
+            let waiting = Waiting::new("pay", &reported(Problem::MissingQueue { queue: object }));
+            let permitted = waiting.permitted(&new, Some(&old));
+            assert_eq!(permitted.routes, old.routes, "as the edges have it");
+            assert_eq!(waiting.held_back(&new, &permitted), ["done"]);
+            assert_eq!(shown(&waiting.permitted(&new, None)), [("news", "")], "left out until it can be judged");
+            assert_eq!(waiting.permitted(&old, None), old);
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod messages;
 mod overlapping_routes;
 mod poison;
 mod presence;
+mod presence_times;
 mod private_broker;
 mod receipts;
 mod refusals;

@@ -212,9 +212,38 @@ async fn without_one_of_its_two_rights_an_edge_judges_nothing() -> Result<()> {
     let mut events = service.events("undelivered").await?;
     judge(&[&whole]).await?;
     follows(&service, &mut events).await?;
+    // One reads that another edge judges, the other can't know.
+    let late = "wirepost_edge_judge_late_seconds";
+    without[1].await_metric(late, 20.0).await?;
+    for edge in [&whole, &without[0]] {
+        let late = edge.metric(late).await?;
+        ensure!(late < 15.0, "{late}");
+    }
     for edge in &without {
         assert_eq!(edge.count("wirepost_edge_judging").await?, 0);
         assert_eq!(edge.count("wirepost_edge_undelivered_total").await?, 0);
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_of_receipts_that_is_gone_is_noticed_and_what_was_due_meanwhile_is_reported_when_it_is_back()
+-> Result<()> {
+    let setup = Setup::new(&[&waiting(8)]).await?;
+    let edge = setup.edge("e1").start().await?;
+    let service = Service::connect(&setup).await?;
+    let mut events = service.events("undelivered").await?;
+    judge(&[&edge]).await?;
+    follows(&service, &mut events).await?;
+    let late = "wirepost_edge_judge_late_seconds";
+    ensure!(edge.metric(late).await? < 10.0);
+    setup.delete_queue("wirepost.payments.receipts").await?;
+    service.push(&payment("missing", "bob")).await?;
+    edge.await_metric(late, 12.0).await?;
+    setup.repair().await?;
+    service.push(&payment("end", "end")).await?;
+    let all = timeout(PATIENCE * 2, reported(&mut events, "end")).await.context("not judged in time")??;
+    ensure!(all.keys().collect::<Vec<_>>() == ["end end", "missing bob"], "{all:?}");
+    let in_time = || async { Ok(edge.metric(late).await? < 10.0) };
+    eventually("it judges in time", PATIENCE, in_time).await
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +49,8 @@ pub(super) struct Lane {
     pub(super) return_after: Duration,
     /// Returns to the own node that failed since the last one that lasted: each doubles the time to the next.
     pub(super) failed_returns: AtomicU32,
+    /// Connected to another node than its own.
+    pub(super) away: AtomicBool,
     pub(super) queues: Arc<Queues>,
     pub(super) status: watch::Sender<Status>,
     /// The alarm that the management API reports.
@@ -111,6 +113,7 @@ impl Lane {
             self.set_status(Status::Down(reason));
             pause = backoff.next_pause();
         }
+        self.away.store(false, Ordering::Relaxed);
         self.set_status(Status::Down("closed".to_owned()));
     }
 
@@ -119,6 +122,7 @@ impl Lane {
         let (mut former, mut returned) = (None, None::<Instant>);
         loop {
             let away = *attempt % self.dialer.addresses.len() != self.home % self.dialer.addresses.len();
+            self.away.store(away, Ordering::Relaxed);
             match Session::new(self, pipe, former.take(), away).run().await {
                 Ok(End::Closed) => return None,
                 Ok(End::Moved(moved)) => {

@@ -231,6 +231,25 @@ fn bytes_of_queues_are_given_limited_and_summed_up() {
     let text = problems[0].to_string();
     assert!(text.contains("5368709120 bytes of queues and stream is more than class standard allows"), "{text}");
     assert!(total("5Gi", json!({})).is_empty() && total("4Gi", json!({"delivery": "Transient"})).is_empty());
+
+    // And 256 MiB for the receipts that a route waits for, once, however many do.
+    let mut waits = more.clone();
+    for message_type in ["paid", "refunded"] {
+        waits["routes"].as_array_mut().unwrap().push(json!({
+            "messageType": message_type, "sendType": "ServerToClient", "to": ["app"],
+            "receipts": true, "receiptsWithinSeconds": 60,
+        }));
+    }
+    let total = |most: &str| check(&class(&json!({"limits": {"totalBytes": most}})), &business(&waits));
+    let problems = total("5Gi");
+    assert_eq!(fields(&problems), ["spec"]);
+    let text = problems[0].to_string();
+    assert!(text.contains("5637144576 bytes"), "{text}");
+    assert!(total("5376Mi").is_empty());
+    waits["routes"][2].as_object_mut().unwrap().remove("receiptsWithinSeconds");
+    waits["routes"][3].as_object_mut().unwrap().remove("receiptsWithinSeconds");
+    let asks = check(&class(&json!({"limits": {"totalBytes": "5Gi"}})), &business(&waits));
+    assert!(asks.is_empty(), "receipts alone take nothing");
 }
 
 #[test]
