@@ -16,6 +16,7 @@ use wirepost_core::{
 use wirepost_topology::{Affected, Report};
 
 /// What has to wait for the broker.
+#[expect(clippy::struct_excessive_bools, reason = "independent parts, any of which may wait")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
     /// Queues of routes, and exchanges for the clients of several businesses.
