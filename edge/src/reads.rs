@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(waiting.get(), 36);
         let begun = Instant::now();
         all.join_all().await;
-        assert!(begun.elapsed() < Duration::from_millis(1_000), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!((count.most.load(Ordering::Relaxed), waiting.get()), (AT_A_TIME, 0));
     }
 
