@@ -1,6 +1,7 @@
 //! Files of `WsBusiness` declarations, YAML or JSON: found, read as kubectl reads them, and checked by the cluster's
 //! rules. Every problem has its file and line.
 
+mod caught;
 pub(crate) mod classes;
 mod documents;
 mod lines;

@@ -13,7 +13,10 @@ use std::{
 use libyaml_safer::{Encoding, EventData, Mark, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
-use super::lines::{LineMap, YamlNote, join};
+use super::{
+    caught::caught,
+    lines::{LineMap, YamlNote, join},
+};
 use scalar::{Scalar, reads_unexpectedly, resolve};
 
 /// Maximum nesting that is read; the rules allow far less.
@@ -112,13 +115,18 @@ fn tree(text: &str, syntax: Syntax) -> Result<Option<Tree>, YamlError> {
     let mut nodes: Vec<Node> = Vec::new();
     let mut anchors: HashMap<String, usize> = HashMap::new();
     let mut open: Vec<usize> = Vec::new();
+    let mut before = 0;
     loop {
-        let event = parser.parse().map_err(|error| {
+        let Some(parsed) = caught(|| parser.parse()) else {
+            return Err(YamlError::at(before, "what follows can't be read; a text that begins with ! needs quotes"));
+        };
+        let event = parsed.map_err(|error| {
             let line = error.problem_mark().map(|mark| mark.line as usize);
             let context = error.context().map(|context| format!(" {context}")).unwrap_or_default();
             YamlError { line, message: format!("{}{context}", error.problem()) }
         })?;
         let line = event.start_mark.line as usize;
+        before = line;
         let (content, anchor) = match event.data {
             EventData::StreamEnd => return Ok(None),
             EventData::DocumentEnd { .. } => break,

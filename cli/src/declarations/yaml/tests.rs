@@ -38,6 +38,7 @@ fn what_kubectl_cannot_read_is_refused_with_its_line() {
         ("a: [1\n", "flow sequence"),
         ("a:\n\t- b\n", "token"),
         ("a: *x\n", "no anchor &x"),
+        ("a: 1\nb: [!app, pos]\n", "begins with !"),
         ("a: &x [*x]\n", "contains itself"),
         ("? [a]\n: b\n", "a key is not text"),
         ("~: b\n", "a key is empty"),
