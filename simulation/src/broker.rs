@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use rand::random_range;
 use tokio::{
     sync::watch,
@@ -17,11 +16,14 @@ use wirepost_core::names;
 
 use crate::{network::World, oracle::Oracle};
 use queues::Queues;
+pub(crate) use share::Message;
+use share::{Links, Unrouted};
 pub(crate) use storage::Flow;
 use storage::StreamState;
 
 mod amqp;
 mod queues;
+mod share;
 mod storage;
 mod streams;
 
@@ -46,6 +48,8 @@ struct State {
     nodes: Vec<Node>,
     streams: BTreeMap<String, StreamState>,
     queues: Queues,
+    links: Links,
+    unrouted: Unrouted,
     /// Businesses without a stream.
     transient: BTreeSet<String>,
     /// What happens to publishes at the moment.
@@ -96,6 +100,8 @@ impl Cluster {
             nodes: (0..nodes).map(node).collect(),
             streams: BTreeMap::new(),
             queues: Queues::default(),
+            links: Links::default(),
+            unrouted: Unrouted::default(),
             transient: BTreeSet::new(),
             mood: Mood::default(),
         };
@@ -142,6 +148,7 @@ impl Cluster {
 
     pub(crate) fn set_mood(&self, mood: Mood) {
         self.lock().mood = mood;
+        self.move_back();
         self.change();
     }
 
@@ -171,10 +178,10 @@ impl Cluster {
     }
 
     /// Puts a push into the queues of a `Transient` business: whether there are any. `None`: one can't take it.
-    fn push(&self, business: &str, body: &Bytes) -> Option<bool> {
-        let count = self.queues(|queues, up| queues.push(business, body, up))?;
+    fn push(&self, business: &str, message: &Message) -> Option<bool> {
+        let count = self.queues(|queues, up| queues.push(business, message, up))?;
         if count > 0 {
-            self.oracle.pushed(business, body);
+            self.oracle.pushed(business, message);
         }
         Some(count > 0)
     }
@@ -240,13 +247,24 @@ impl Cluster {
         });
     }
 
-    /// Publishes as a service would, by AMQP: whether it is stored.
-    pub(crate) async fn publish(&self, business: &str, body: String) -> bool {
+    /// Publishes as a service would, by AMQP: whether it is stored. `to`: the businesses that its headers name, where it is
+    /// for several.
+    pub(crate) async fn publish(&self, business: &str, body: String, to: Option<Vec<String>>) -> bool {
+        if let Some(to) = to {
+            sleep(Duration::from_millis(random_range(0..15))).await;
+            let Some(copies) = self.share(business, to, &body.into()) else { return false };
+            let mut stored = copies.taken && copies.routed;
+            for committed in copies.committed {
+                stored &= committed.await.unwrap_or(false);
+            }
+            return stored;
+        }
+        let message = Message::own(body);
         if self.is_transient(business) {
             sleep(Duration::from_millis(random_range(0..15))).await;
-            return self.push(business, &body.into()) == Some(true);
+            return self.push(business, &message) == Some(true);
         }
-        match self.append(&names::stream(business), body.as_bytes()) {
+        match self.append(&names::stream(business), &message) {
             Some(committed) => committed.await.unwrap_or(false),
             None => false,
         }

@@ -35,7 +35,8 @@ use crate::{
     broker::Cluster,
     edge::PORT,
     network::{End, Host, World},
-    oracle::{Oracle, View},
+    oracle::{Oracle, Sends, View},
+    several,
 };
 
 /// In the calm, clients send for this long.
@@ -65,6 +66,8 @@ pub(crate) struct Clients {
     pub(crate) numbers: AtomicU64,
     pub(crate) tags: Vec<String>,
     pub(crate) others: Vec<String>,
+    /// Businesses whose messages are for clients of the other one too, at times.
+    pub(crate) sharing: Vec<String>,
 }
 
 /// One client.
@@ -222,7 +225,7 @@ impl Client {
                     match frame {
                         Some(Ok(Message::Text(text))) => {
                             let frame: Value = serde_json::from_str(&text)?;
-                            self.shared.oracle.sees(&mut self.view, &frame);
+                            self.shared.oracle.sees(&mut self.view, &text, &frame);
                             self.keep_token(&frame);
                         }
                         Some(Ok(Message::Close(close))) => {
@@ -242,7 +245,8 @@ impl Client {
                     if late {
                         next_send = Instant::now() + Duration::from_mins(10);
                     } else if Instant::now() >= next_send {
-                        next_send = Instant::now() + Duration::from_millis(random_range(100..6000));
+                        let pause = if slow > 0 { 2000 } else { 6000 };
+                        next_send = Instant::now() + Duration::from_millis(random_range(100..pause));
                         if self.view.asks.is_none() && random_bool(refreshes) {
                             let tags = self.some_tags();
                             let token = self.token(&tags);
@@ -270,13 +274,19 @@ impl Client {
     fn message(&self, connection: u64, count: u64) -> String {
         let push = random_bool(0.5);
         let id = format!("c{connection}:{}:{count}", if push { "push" } else { "order" });
-        self.shared.oracle.sends(connection, count, &id);
-        let other = &self.shared.others[random_range(0..self.shared.others.len())];
+        let to = if push { several::businesses(&self.shared.sharing, &self.view.business) } else { Vec::new() };
+        let View { business, edge, connected, .. } = &self.view;
+        let kind = if push { "chat" } else { "order" };
+        let sends = Sends { business, edge, connection, number: count, kind, to: &to, since: *connected };
+        self.shared.oracle.sends(&id, &sends);
+        let mut message = json!({"id": id, "messageType": kind, "content": count});
         if push {
-            json!({"id": id, "messageType": "chat", "toUniqueId": other, "content": count}).to_string()
-        } else {
-            json!({"id": id, "messageType": "order", "content": count}).to_string()
+            message["toUniqueId"] = json!(self.shared.others[random_range(0..self.shared.others.len())]);
         }
+        if !to.is_empty() {
+            message["businesses"] = json!(to);
+        }
+        message.to_string()
     }
 
     fn at_the_end(&self, number: u64, calm_since: Option<Instant>) {

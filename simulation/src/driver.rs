@@ -5,9 +5,9 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
     str::FromStr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,10 +15,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::{Args, mutations, scenario};
+use crate::{Args, declaration, mutations, scenario};
 
 const WORLD: &str = include_str!("world.c");
-/// What a run trusts, by `SSL_CERT_FILE`: it reads one certificate, and not the hundred of the machine.
+/// What a run trusts: it reads one certificate, and not the hundreds of the machine.
 const CA: &str = include_str!("../../testing/ca.pem");
 /// A seed that takes longer does not end.
 const LONGEST: Duration = Duration::from_mins(1);
@@ -137,6 +137,7 @@ impl Runner {
     fn new(args: &Args) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join(CA_FILE), CA)?;
+        declaration::write_all(folder.path())?;
         Ok(Self {
             world: compile(folder.path())?,
             program: std::env::current_exe()?,
@@ -196,13 +197,24 @@ impl Runner {
             let from = from.map(BufReader::new);
             move || from.into_iter().flat_map(|from| from.lines().map_while(Result::ok)).collect::<Vec<_>>()
         };
-        let out = thread::spawn(lines(out.map(|out| Box::new(out) as _)));
+        let (ended, end) = mpsc::channel();
+        let read = lines(out.map(|out| Box::new(out) as _));
+        let out = thread::spawn(move || {
+            let lines = read();
+            // Nobody waits any more if it took too long.
+            let _ = ended.send(());
+            lines
+        });
         let err = thread::spawn(lines(err.map(|err| Box::new(err) as _)));
-        let status = wait(&mut child)?;
+        if end.recv_timeout(LONGEST).is_err() {
+            child.kill()?;
+            child.wait()?;
+            bail!("did not end within {LONGEST:?}");
+        }
+        let failed = !child.wait()?.success();
         let mut told = out.join().unwrap_or_default();
         let trace = told.last().cloned().filter(|line| line.starts_with("trace "));
         told.extend(err.join().unwrap_or_default());
-        let failed = !status;
         ensure!(failed || trace.is_some(), "it said nothing: {told:?}");
         Ok(Told { trace, lines: told, failed })
     }
@@ -210,7 +222,8 @@ impl Runner {
     fn command(&self, seed: u64) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--inside").env("LD_PRELOAD", &self.world).env(SEED, seed.to_string());
-        command.env("SSL_CERT_FILE", self.folder.path().join(CA_FILE));
+        command.env("SSL_CERT_FILE", self.folder.path().join(CA_FILE)).env("SSL_CERT_DIR", self.folder.path());
+        command.env(declaration::FOLDER, self.folder.path());
         if let Some(bug) = self.bug {
             command.env(mutations::SEEDED, bug.to_string());
         }
@@ -220,21 +233,6 @@ impl Runner {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn wait(child: &mut Child) -> Result<bool> {
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status.success());
-        }
-        if began.elapsed() > LONGEST {
-            child.kill()?;
-            child.wait()?;
-            bail!("did not end within {LONGEST:?}");
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Compiles the simulated clock and chance.

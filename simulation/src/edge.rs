@@ -6,6 +6,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use bytes::BytesMut;
+use rand::random_range;
 use tokio::{io::AsyncReadExt, runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use wirepost_broker::rabbit::{Config, RabbitBroker};
@@ -27,7 +28,7 @@ use wirepost_runtime::{readiness::Readiness, tasks::Supervisor};
 
 use crate::{
     broker::{AMQP_PORT, STREAM_PORT, node_name},
-    declaration::Variant,
+    declaration::Declared,
     network::{End, Fault, World},
     oracle::Oracle,
 };
@@ -75,7 +76,7 @@ impl Edge {
         name: &str,
         nodes: usize,
         settings: Settings,
-        declared: &[(String, Variant)],
+        declared: &[(String, Declared)],
     ) -> Result<Self> {
         let supervisor = Supervisor::default();
         let uri = |node| format!("amqp://guest:guest@{}:{AMQP_PORT}/%2f", node_name(node));
@@ -84,6 +85,8 @@ impl Edge {
         config.stream = Some((0..nodes).map(|node| (node_name(node), STREAM_PORT)).collect());
         let life = format!("{name}#{}", rand::random::<u32>());
         config.network = Arc::new(world.host(&life));
+        // Few lanes, so that businesses share them.
+        config.connections = random_range(1..=2);
         let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::start_on(Handle::current(), config, &supervisor)?);
         let metrics = Arc::new(Metrics::with_broker(&*broker));
         let addresses = Doors::new(&settings, &metrics).addresses;
@@ -99,8 +102,8 @@ impl Edge {
             oracle: oracle.clone(),
         };
         edge.state.catalog.set_current(true);
-        for (business, variant) in declared {
-            edge.declare(business, *variant)?;
+        for (business, declared) in declared {
+            edge.declare(business, *declared)?;
         }
         let (mut sockets, accepting) = (world.listen(name, PORT), edge.accepting.clone());
         let state = Arc::clone(&edge.state);
@@ -119,10 +122,10 @@ impl Edge {
     }
 
     /// Changes the declaration of a business.
-    pub(crate) fn declare(&self, business: &str, variant: Variant) -> Result<()> {
-        let config = Box::new(variant.config(business, self.oracle.is_transient(business))?);
+    pub(crate) fn declare(&self, business: &str, declared: Declared) -> Result<()> {
+        let config = Box::new(declared.config(business, self.oracle.is_transient(business))?);
         // Before it: what is judged from now on may be judged by either.
-        self.oracle.declared(business, &self.name, variant);
+        self.oracle.declared(business, &self.name, declared);
         match self.state.catalog.apply([Change::Set(config)]).pop() {
             None => Ok(()),
             Some(error) => bail!("{error}"),

@@ -10,6 +10,7 @@ mod network;
 mod oracle;
 mod scenario;
 mod service;
+mod several;
 
 use std::process::ExitCode;
 

@@ -13,19 +13,17 @@ use tokio::time::Instant;
 use wirepost_runtime::clock;
 use wirepost_stream::fingerprint;
 
-use crate::declaration::Variant;
+use crate::{broker::Message, declaration::Declared};
 
+mod answers;
 mod facts;
 mod judge;
 mod view;
 
-pub(crate) use facts::Answer;
-use facts::{Life, OfBusiness, Sent, Stored};
-pub(crate) use judge::{RECOVERY, Sender};
+use answers::Sent;
+pub(crate) use answers::{Answer, RECOVERY, Sender, Sends};
+use facts::{Life, OfBusiness, Stored};
 pub(crate) use view::View;
-
-/// A message's bytes begin behind these of its AMQP section.
-const SECTION: usize = 8;
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Default)]
@@ -87,6 +85,11 @@ impl Oracle {
         self.lock().spared = Some((business.to_owned(), Instant::now()));
     }
 
+    /// Whether there is such a business.
+    pub(crate) fn spares(&self) -> bool {
+        self.lock().spared.is_some()
+    }
+
     pub(crate) fn is_spared(&self, business: &str) -> bool {
         self.lock().spared_since(business).is_some()
     }
@@ -116,10 +119,16 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn stored(&self, business: &str, life: u64, offset: u64, timestamp: i64, message: &Bytes) {
-        let print = fingerprint(offset, timestamp, message);
-        let body = &message[SECTION..];
-        let stored = Stored::of(body, timestamp);
+    /// A message came into the stream of a business, as these bytes.
+    pub(crate) fn stored(
+        &self,
+        business: &str,
+        (life, offset, timestamp): (u64, u64, i64),
+        bytes: &Bytes,
+        message: &Message,
+    ) {
+        let print = fingerprint(offset, timestamp, bytes);
+        let stored = Stored::of(business, message, timestamp);
         tracing::info!(business, life, offset, ?stored, "stored");
         self.note(business, &stored.id);
         let mut facts = self.lock();
@@ -137,7 +146,9 @@ impl Oracle {
 
     fn note(&self, business: &str, id: &str) {
         let mut facts = self.lock();
-        let refused = facts.sent.get(id).is_some_and(|sent| sent.outcome == Some(Answer::Refused));
+        let refused = facts.sent.get(id).is_some_and(|sent| {
+            sent.outcome == Some(Answer::Refused) || sent.refused.iter().any(|refused| refused == business)
+        });
         let of = facts.businesses.entry(business.to_owned()).or_default();
         let place = of.stored.len();
         of.stored.push(id.to_owned());
@@ -161,8 +172,8 @@ impl Oracle {
     }
 
     /// A push came into the queues of a `Transient` business.
-    pub(crate) fn pushed(&self, business: &str, body: &Bytes) {
-        let stored = Stored::of(body, clock::now_ms());
+    pub(crate) fn pushed(&self, business: &str, message: &Message) {
+        let stored = Stored::of(business, message, clock::now_ms());
         tracing::info!(business, ?stored, "pushed");
         if stored.kind.is_some() {
             self.note(business, &stored.id);
@@ -174,15 +185,23 @@ impl Oracle {
         }
     }
 
+    /// The broker does not copy a message to a business that it names, or only later.
+    pub(crate) fn not_copied(&self, business: &str, body: &[u8]) {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let id = body["id"].as_str().unwrap_or_default().to_owned();
+        tracing::info!(business, id, "not copied");
+        self.lock().businesses.entry(business.to_owned()).or_default().not_copied.insert(id);
+    }
+
     // --- declarations
 
-    pub(crate) fn declared(&self, business: &str, edge: &str, variant: Variant) {
-        tracing::info!(business, edge, ?variant, "declared");
+    pub(crate) fn declared(&self, business: &str, edge: &str, declared: Declared) {
+        tracing::info!(business, edge, ?declared, "declared");
         let mut facts = self.lock();
         facts.businesses.entry(business.to_owned()).or_default().declared.push((
             Instant::now(),
             edge.to_owned(),
-            variant,
+            declared,
         ));
     }
 

@@ -13,7 +13,7 @@ use wirepost_edge::{config::settings::Settings, identity::keys::KeyRing};
 use crate::{
     broker::Cluster,
     client::{Client, Clients, Phase},
-    declaration::Variant,
+    declaration::{Accepts, BUSINESSES, Declared, other_than},
     edge::Edge,
     network::World,
     oracle::{Oracle, View},
@@ -24,7 +24,6 @@ mod trouble;
 
 /// After it, everything that can come has come: clients know the end of their stream.
 const CALM: Duration = Duration::from_secs(75);
-const BUSINESSES: [&str; 2] = ["alpha", "beta"];
 
 /// What came of a run.
 pub(crate) struct Report {
@@ -42,7 +41,7 @@ struct Run {
     settings: Settings,
     /// `None`: gone, and not back yet.
     edges: Vec<Option<Edge>>,
-    declared: Vec<(String, Variant)>,
+    declared: Vec<(String, Declared)>,
     /// Trouble is for the first business only.
     spares: bool,
 }
@@ -53,7 +52,8 @@ pub(crate) async fn run() -> Result<Report> {
     let nodes = random_range(1..=3);
     let cluster = Cluster::start(&world, &oracle, nodes, random_bool(0.8));
     let businesses = random_range(1..=BUSINESSES.len());
-    let declared: Vec<_> = BUSINESSES[..businesses].iter().map(|name| ((*name).to_owned(), Variant::Full)).collect();
+    let mut declared: Vec<_> =
+        BUSINESSES[..businesses].iter().map(|name| ((*name).to_owned(), Declared::new())).collect();
     for (number, (business, _)) in declared.iter().enumerate() {
         if random_bool(if number == 1 { 0.4 } else { 0.1 }) {
             cluster.make_transient(business);
@@ -66,12 +66,13 @@ pub(crate) async fn run() -> Result<Report> {
     if let Some(business) = spared {
         oracle.spare(business);
     }
+    let sharing = sharing(&cluster, &mut declared, spared.is_some());
     let mut run = Run {
         world: world.clone(),
         oracle: oracle.clone(),
         cluster: cluster.clone(),
         keys: Arc::new(KeyRing::random()),
-        settings: settings(),
+        settings: settings(spared.is_some()),
         edges: Vec::new(),
         declared,
         spares: spared.is_some(),
@@ -92,6 +93,7 @@ pub(crate) async fn run() -> Result<Report> {
         phase,
         numbers: AtomicU64::new(1),
         tags: ["red", "blue"].map(str::to_owned).to_vec(),
+        sharing,
         others: ["alice", "bob", "carol"].map(str::to_owned).to_vec(),
     });
     for (business, _) in &run.declared {
@@ -130,16 +132,37 @@ pub(crate) async fn run() -> Result<Report> {
     Ok(Report { violations: oracle.violations(), trace, summary })
 }
 
-/// Small bounds, so that they are met.
-fn settings() -> Settings {
+/// Lets businesses accept messages from each other, at times; those whose clients and services send to both. What one
+/// sends to both may wait for the other: the one that is spared doesn't.
+fn sharing(cluster: &Cluster, declared: &mut [(String, Declared)], spares: bool) -> Vec<String> {
+    let [(first, of_first), (second, of_second)] = declared else { return Vec::new() };
+    if !random_bool(0.6) {
+        return Vec::new();
+    }
+    let accepts = || Accepts::ALL[random_range(0..3)];
+    (of_first.accepts, of_second.accepts) =
+        if spares { (Accepts::Nothing, Accepts::All) } else { (accepts(), accepts()) };
+    (of_first.accepted, of_second.accepted) =
+        (of_second.accepts != Accepts::Nothing, of_first.accepts != Accepts::Nothing);
+    for (business, declared) in [(&*first, of_first), (&*second, of_second)] {
+        if declared.accepted {
+            drop(cluster.link(business, other_than(business)));
+        }
+    }
+    if spares { vec![first.clone()] } else { vec![first.clone(), second.clone()] }
+}
+
+/// Small bounds, so that they are met. `spares`: what businesses share is scarce, so that one would notice another's
+/// trouble.
+fn settings(spares: bool) -> Settings {
     Settings {
-        outbound_bytes: random_range(4_000..200_000),
-        outbound_messages: random_range(8..200),
+        outbound_bytes: random_range(4_000..random_range(5_000..200_000)),
+        outbound_messages: random_range(8..random_range(9..200)),
         backlog_bytes: random_range(50_000..2_000_000),
-        log_bytes: if random_bool(0.5) { random_range(0..20_000) } else { 1 << 20 },
+        log_bytes: if spares || random_bool(0.5) { random_range(0..20_000) } else { 1 << 20 },
         linger: Duration::from_secs(random_range(1..10)),
         catch_up_bytes: random_range(500..20_000),
-        catch_up_readers: random_range(1..3),
+        catch_up_readers: if spares { 1 } else { random_range(1..3) },
         position_interval: Duration::from_secs(5),
         write_timeout: Duration::from_secs(random_range(3..30)),
         heartbeat: Duration::from_secs(random_range(5..25)),

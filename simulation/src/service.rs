@@ -19,7 +19,8 @@ use crate::{
     declaration::API_KEY,
     edge::PORT,
     network::Host,
-    oracle::{Answer, RECOVERY, Sender},
+    oracle::{Answer, RECOVERY, Sender, Sends},
+    several,
 };
 
 /// How long services push in the calm: only for a while, so that everybody can reach the end.
@@ -49,38 +50,53 @@ impl Service {
                     return;
                 }
             }
-            let several = random_range(1..random_range(2..9));
-            if random_bool(0.3) {
+            let (call, several) = (random_bool(0.3), self.several());
+            if call {
                 host.delay = Duration::from_millis(random_range(1..20));
                 self.call(&host, several, calm_since).await;
                 continue;
             }
             for _ in 0..several {
                 count += 1;
-                let publishing =
-                    shared.cluster.publish(business, push(&format!("{business}{number}-{count}")).to_string());
+                let (push, named) = self.push(&format!("{business}{number}-{count}"));
+                let headers = (!named.is_empty()).then(|| several::headers(&named));
+                let publishing = shared.cluster.publish(business, push.to_string(), headers);
                 let _ = timeout(PATIENCE, publishing).await;
             }
         }
     }
 
+    /// How many messages at once: at times more than a client's queue has room for; of the business in trouble, while another
+    /// one is to have none, more than a lane sends before it waits for confirms.
+    fn several(&self) -> u64 {
+        let oracle = &self.shared.oracle;
+        let (often, many) = if oracle.spares() && !oracle.is_spared(&self.business) { (0.08, 250) } else { (0.02, 40) };
+        random_range(1..if random_bool(often) { many } else { random_range(2..9) })
+    }
+
     /// Pushes by one call.
     async fn call(&self, host: &Host, several: u64, calm_since: Option<Instant>) {
         let call = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
-        let pushes: Vec<Value> = (0..several).map(|number| push(&format!("h{call}:push:{number}"))).collect();
-        for (number, push) in (0..).zip(&pushes) {
-            self.shared.oracle.sends(call, number, push["id"].as_str().unwrap_or_default());
-        }
         let edge = &self.shared.edges[random_range(0..self.shared.edges.len())];
         let (name, began) = (format!("{} of {}", self.number, self.business), Instant::now());
+        let mut pushes = Vec::new();
+        for number in 0..several {
+            let id = format!("h{call}:push:{number}");
+            let (push, to) = self.push(&id);
+            let (kind, business) = (push["messageType"].as_str().unwrap_or_default(), &self.business);
+            let sends = Sends { business, edge, connection: call, number, kind, to: &to, since: began };
+            self.shared.oracle.sends(&id, &sends);
+            pushes.push(push);
+        }
         tracing::info!(name, call, several, edge, "calls");
         let sender = Sender { name: &name, business: &self.business, connection: call, calm: calm_since };
         match timeout(PATIENCE, self.answers(host, edge, &pushes)).await {
             Ok(Ok(answers)) => {
-                for (push, answer) in pushes.iter().zip(answers) {
+                for (push, (answer, refused)) in pushes.iter().zip(answers) {
                     // There may be no route for it, or it may have expired.
                     let excused = push["messageType"] != "note" || push["expiresAt"].is_i64();
-                    self.shared.oracle.answered(&sender, push["id"].as_str().unwrap_or_default(), answer, excused);
+                    let id = push["id"].as_str().unwrap_or_default();
+                    self.shared.oracle.answered(&sender, id, answer, &refused, excused);
                 }
             }
             failed => {
@@ -92,7 +108,7 @@ impl Service {
         }
     }
 
-    async fn answers(&self, host: &Host, edge: &str, pushes: &[Value]) -> Result<Vec<Answer>> {
+    async fn answers(&self, host: &Host, edge: &str, pushes: &[Value]) -> Result<Vec<(Answer, Vec<String>)>> {
         let alone = pushes.len() == 1 && random_bool(0.5);
         let body = if alone { pushes[0].to_string() } else { json!(pushes).to_string() };
         let mut socket = host.connect_to(edge, PORT).await?;
@@ -116,12 +132,16 @@ impl Service {
             result => vec![result.clone()],
         };
         ensure!(results.len() == pushes.len(), "{} results of {} pushes", results.len(), pushes.len());
-        let answer = |result: &Value| match (result["result"].as_u64(), result["mayHaveArrived"].as_bool()) {
-            (Some(0), _) => Answer::Ok,
-            (_, Some(true)) => Answer::Unknown,
-            _ => Answer::Refused,
-        };
-        Ok(results.iter().map(answer).collect())
+        Ok(results.iter().map(several::answer).collect())
+    }
+
+    /// Any push, and the businesses that it names.
+    fn push(&self, id: &str) -> (Value, Vec<String>) {
+        let (mut push, named) = (push(id), several::businesses(&self.shared.sharing, &self.business));
+        if !named.is_empty() {
+            push["businesses"] = json!(named);
+        }
+        (push, named)
     }
 }
 

@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::time::Instant;
+
+use super::Message;
 
 /// A queue without a consumer lives this long.
 const EXPIRES: Duration = Duration::from_mins(1);
@@ -14,7 +15,7 @@ const EXPIRES: Duration = Duration::from_mins(1);
 /// A message in a queue.
 #[derive(Clone)]
 pub(super) struct Waiting {
-    pub(super) body: Bytes,
+    pub(super) message: Message,
     pub(super) redelivered: bool,
 }
 
@@ -141,8 +142,8 @@ impl Queues {
         let known = |queue: &&mut Queue| queue.consumer == Some(connection);
         let Some(queue) = self.0.get_mut(name).filter(known) else { return };
         queue.open = queue.open.saturating_sub(messages.len());
-        for message in messages.into_iter().rev() {
-            queue.ready.push_front(Waiting { redelivered: true, ..message });
+        for waiting in messages.into_iter().rev() {
+            queue.ready.push_front(Waiting { redelivered: true, ..waiting });
         }
         if leaves {
             (queue.consumer, queue.unused_since) = (None, Instant::now());
@@ -171,12 +172,12 @@ impl Queues {
     }
 
     /// A message for this queue alone.
-    pub(super) fn put(&mut self, name: &str, body: Bytes, up: &[bool]) -> Answer<()> {
-        self.with(name, up, |queue| queue.ready.push_back(Waiting { body, redelivered: false }))
+    pub(super) fn put(&mut self, name: &str, message: Message, up: &[bool]) -> Answer<()> {
+        self.with(name, up, |queue| queue.ready.push_back(Waiting { message, redelivered: false }))
     }
 
     /// A push goes into every queue of the business: how many. `None`: one of them can't take it.
-    pub(super) fn push(&mut self, business: &str, body: &Bytes, up: &[bool]) -> Option<usize> {
+    pub(super) fn push(&mut self, business: &str, message: &Message, up: &[bool]) -> Option<usize> {
         self.expire();
         let bound = |queue: &&mut Queue| queue.business.as_deref() == Some(business);
         let queues: Vec<_> = self.0.values_mut().filter(bound).collect();
@@ -185,7 +186,7 @@ impl Queues {
         }
         let count = queues.len();
         for queue in queues {
-            queue.ready.push_back(Waiting { body: body.clone(), redelivered: false });
+            queue.ready.push_back(Waiting { message: message.clone(), redelivered: false });
         }
         Some(count)
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use rand::{random_bool, random_range};
 use tokio::{
     sync::oneshot,
@@ -10,7 +10,7 @@ use tokio::{
 };
 use wirepost_core::names;
 
-use super::{Cluster, State};
+use super::{Cluster, Message, State};
 
 /// A stream.
 pub(super) struct StreamState {
@@ -23,9 +23,17 @@ pub(super) struct StreamState {
     pub(super) leader: Option<usize>,
     /// By node, the end of what it knows; `None`: it has no replica.
     pub(super) known: Vec<Option<u64>>,
-    pub(super) pending: Vec<(Bytes, oneshot::Sender<bool>)>,
+    pub(super) pending: Vec<Pending>,
     /// What its readers are sent.
     pub(super) flow: Flow,
+}
+
+/// A message that is not committed yet.
+pub(super) struct Pending {
+    message: Message,
+    /// As it is stored.
+    stored: Bytes,
+    committed: oneshot::Sender<bool>,
 }
 
 /// How much of a stream its readers are sent.
@@ -94,6 +102,7 @@ impl Cluster {
         };
         state.streams.insert(names::stream(business), stream);
         drop(state);
+        self.move_back();
         self.change();
     }
 
@@ -161,11 +170,12 @@ impl Cluster {
     }
 
     /// Puts a message into a stream; `true` once it is committed. Dropped: nobody knows.
-    pub(super) fn append(&self, stream: &str, body: &[u8]) -> Option<oneshot::Receiver<bool>> {
+    pub(super) fn append(&self, stream: &str, message: &Message) -> Option<oneshot::Receiver<bool>> {
         let mut state = self.lock();
         let pending = &mut state.streams.get_mut(stream)?.pending;
         let (sender, committed) = oneshot::channel();
-        pending.push((encode(body), sender));
+        let (message, stored) = (message.clone(), message.encode());
+        pending.push(Pending { message, stored, committed: sender });
         let first = pending.len() == 1;
         drop(state);
         if first {
@@ -198,13 +208,14 @@ impl Cluster {
         }
         stream.left_in_segment -= 1;
         let most = stream.pending.len().min(random_range(1..=6));
-        let (messages, waiting): (Vec<_>, Vec<_>) = stream.pending.drain(..most).unzip();
+        let committed: Vec<Pending> = stream.pending.drain(..most).collect();
         let rest = !stream.pending.is_empty();
         let timestamp = wirepost_runtime::clock::now_ms();
+        let messages = committed.iter().map(|pending| pending.stored.clone()).collect();
         let chunk = Chunk { segment: stream.segment, first: stream.next, timestamp, messages };
         if let Some(business) = names::owner(name) {
-            for (offset, message) in (chunk.first..).zip(&chunk.messages) {
-                self.oracle.stored(business, stream.life, offset, timestamp, message);
+            for (offset, Pending { message, stored, .. }) in (chunk.first..).zip(&committed) {
+                self.oracle.stored(business, (stream.life, offset, timestamp), stored, message);
             }
         }
         stream.next = chunk.end();
@@ -212,8 +223,8 @@ impl Cluster {
         stream.known[leader] = Some(stream.next);
         let (life, end) = (stream.life, stream.next);
         drop(state);
-        for waiting in waiting {
-            let _ = waiting.send(true);
+        for pending in committed {
+            let _ = pending.committed.send(true);
         }
         self.change();
         if rest {
@@ -279,13 +290,4 @@ impl Cluster {
         let stream = state.streams.get(&names::stream(business))?;
         stream.chunks.back().map(|chunk| (stream.life, chunk.end() - 1))
     }
-}
-
-/// A message as a stream stores it: AMQP 1.0 with one data section.
-fn encode(body: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(body.len() + 8);
-    out.put_slice(&[0, 0x53, 0x75, 0xb0]);
-    out.put_u32(body.len() as u32);
-    out.put_slice(body);
-    out.freeze()
 }

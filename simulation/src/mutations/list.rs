@@ -141,4 +141,59 @@ pub(crate) const ALL: &[Mutation] = &[
         from: "let read = if silent {\n",
         to: "let read = if silent || SEEDED {\n",
     },
+    Mutation {
+        name: "a client of a stream that was replaced by a shorter one waits for its old offset",
+        file: "edge/src/push/catch_up/progress.rs",
+        from: "*self = Self::Joining(Some(Gap::Incarnation));",
+        to: concat!(
+            "if SEEDED { return Action::Join(Some(Gap::Incarnation), at.offset); }\n",
+            "*self = Self::Joining(Some(Gap::Incarnation));",
+        ),
+    },
+    Mutation {
+        name: "who joins after a gap does not wait for the reader",
+        file: "edge/src/push/hub.rs",
+        from: "let end = if read { state.log.end_of_reading()",
+        to: "let end = if read && !SEEDED { state.log.end_of_reading()",
+    },
+    // Several businesses.
+    Mutation {
+        name: "clients get what their business does not accept",
+        file: "edge/src/push/across.rs",
+        from: "|| !business.accepts(from, message_type) {",
+        to: "|| !(business.accepts(from, message_type) || SEEDED) {",
+    },
+    Mutation {
+        name: "a message is taken though one of the businesses does not accept it",
+        file: "edge/src/socket/receive.rs",
+        from: "for other in to.iter().filter(|other| **other != business.name()) {",
+        to: "for other in to.iter().filter(|other| **other != business.name() && !SEEDED) {",
+    },
+    Mutation {
+        name: "what is for several businesses goes another way than what is for one",
+        file: "broker/src/rabbit/publish/job.rs",
+        from: "names::owner(exchange).filter(|_| names::is_share_exchange(exchange)) {",
+        to: "names::owner(exchange).filter(|_| names::is_share_exchange(exchange) && !SEEDED) {",
+    },
+    Mutation {
+        name: "what is for another business alone reaches the sender's own clients",
+        file: "edge/src/push/across.rs",
+        from: "envelope.businesses.is_empty() || envelope",
+        to: "SEEDED || envelope.businesses.is_empty() || envelope",
+    },
+    Mutation {
+        name: "a message of another business passes for the own",
+        file: "edge/src/push/entry.rs",
+        from: "envelope.business_type = Some(owner.into());",
+        to: "envelope.business_type = Some(if SEEDED { business.name() } else { owner }.into());",
+    },
+    Mutation {
+        name: "a business that was named last gets no copy",
+        file: "edge/src/push/check.rs",
+        from: "businesses.iter().map(header).collect())",
+        to: concat!(
+            "businesses[..businesses.len() - usize::from(SEEDED && businesses.len() > 1)]\n",
+            ".iter().map(header).collect())",
+        ),
+    },
 ];

@@ -1,13 +1,13 @@
 //! What was stored, sent and declared of one business.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::time::Instant;
 use wirepost_runtime::clock;
 
 use super::view::View;
-use crate::declaration::Variant;
+use crate::{broker::Message, declaration::Declared};
 
 /// Everything about one business.
 #[derive(Default)]
@@ -18,12 +18,14 @@ pub(super) struct OfBusiness {
     /// By fingerprint.
     pub(super) positions: HashMap<(u64, u64), u64>,
     /// What was declared, by edge, and from when on.
-    pub(super) declared: Vec<(Instant, String, Variant)>,
+    pub(super) declared: Vec<(Instant, String, Declared)>,
     /// It has no stream: its pushes are numbered here, as a life 0.
     pub(super) transient: bool,
     /// Ids in its queue and stream, in their order.
     pub(super) stored: Vec<String>,
     pub(super) stored_at: HashMap<String, usize>,
+    /// Ids of messages that name it and that the broker could not copy to it, or only later.
+    pub(super) not_copied: HashSet<String>,
 }
 
 /// A stream from its declaration to its deletion.
@@ -37,6 +39,10 @@ pub(super) struct Life {
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) id: String,
+    /// The business that sent it, if it is another one.
+    pub(super) from: Option<String>,
+    /// It names this business, or none.
+    pub(super) named: bool,
     pub(super) timestamp: i64,
     /// `None`: a marker.
     pub(super) kind: Option<String>,
@@ -45,29 +51,17 @@ pub(super) struct Stored {
     pub(super) expires_at: Option<i64>,
 }
 
-/// A message that a client or a service sent.
-pub(super) struct Sent {
-    pub(super) connection: u64,
-    pub(super) number: u64,
-    pub(super) at: Instant,
-    pub(super) outcome: Option<Answer>,
-}
-
-/// What a sender was told about a message of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Ok,
-    /// It never appears.
-    Refused,
-    Unknown,
-}
-
 impl OfBusiness {
+    /// What was declared at an edge since then.
+    pub(super) fn declared(&self, at_edge: &str, since: Instant) -> impl Iterator<Item = Declared> {
+        let of_edge = move |(_, edge, _): &&(Instant, String, Declared)| edge == at_edge;
+        let first = self.declared.iter().rposition(|of| of.0 < since && of_edge(&of)).unwrap_or(0);
+        self.declared[first..].iter().filter(of_edge).map(|(.., declared)| *declared)
+    }
+
     /// What was declared at the client's edge since it connected.
-    pub(super) fn variants(&self, view: &View) -> Vec<Variant> {
-        let of_edge: Vec<_> = self.declared.iter().filter(|(_, edge, _)| *edge == view.edge).collect();
-        let first = of_edge.iter().rposition(|(at, ..)| *at < view.connected).unwrap_or(0);
-        of_edge[first..].iter().map(|(.., variant)| *variant).collect()
+    fn of_view(&self, view: &View) -> impl Iterator<Item = Declared> {
+        self.declared(&view.edge, view.connected)
     }
 
     /// Pushes between two numbers that the client should have got.
@@ -80,28 +74,54 @@ impl OfBusiness {
     pub(super) fn must_get(&self, view: &View, message: &Stored, now: i64) -> bool {
         let Some(kind) = &message.kind else { return false };
         message.expires_at.is_none_or(|at| at > now)
-            && self.variants(view).iter().all(|variant| variant.gives(kind, &view.client_type))
+            && message.named
+            && self.of_view(view).all(|declared| declared.gives(kind, &view.client_type, message.from.is_some()))
             && view.held.iter().all(|tags| message.is_for(&view.unique_id, tags))
     }
 
     pub(super) fn may_get(&self, view: &View, message: &Stored) -> bool {
         let Some(kind) = &message.kind else { return false };
-        self.variants(view).iter().any(|variant| variant.gives(kind, &view.client_type))
+        message.named
+            && self.of_view(view).any(|declared| declared.gives(kind, &view.client_type, message.from.is_some()))
             && message.is_for(&view.unique_id, &view.tags)
     }
 }
 
+/// What counts of a message.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Body {
+    id: String,
+    message_type: Option<String>,
+    to_unique_id: Option<String>,
+    tags: Vec<String>,
+    expires_at: Option<i64>,
+    businesses: Vec<String>,
+}
+
 impl Stored {
-    pub(super) fn of(body: &[u8], timestamp: i64) -> Self {
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        let text = |field: &str| body[field].as_str().map(str::to_owned);
+    /// A message that is in the stream of `business`, or in its queues.
+    pub(super) fn of(business: &str, message: &Message, timestamp: i64) -> Self {
+        let body: Body = serde_json::from_slice(&message.body).unwrap_or_default();
+        let names = &body.businesses;
+        let mut named = names.is_empty() || names.iter().any(|name| name == business);
+        let shared = message.shared.as_deref();
+        let from = shared.filter(|shared| shared.from != business).map(|shared| shared.from.clone());
+        if from.is_some() {
+            named &= !names.is_empty();
+        } else if let Some(shared) = shared {
+            // Otherwise it came here because nothing else would take it.
+            named &= shared.to.is_empty() || shared.to.iter().any(|to| to == business);
+        }
         Self {
-            id: text("id").unwrap_or_default(),
+            id: body.id,
+            from,
+            named,
             timestamp,
-            kind: text("messageType").filter(|kind| kind != "wirepost.begin"),
-            to: text("toUniqueId"),
-            tags: body["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect(),
-            expires_at: body["expiresAt"].as_i64(),
+            kind: body.message_type.filter(|kind| kind != "wirepost.begin"),
+            to: body.to_unique_id,
+            tags: body.tags,
+            expires_at: body.expires_at,
         }
     }
 

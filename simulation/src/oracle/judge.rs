@@ -1,49 +1,31 @@
 //! Judges every frame that a client gets.
 
-use std::{hash::Hash, time::Duration};
+use std::hash::Hash;
 
 use serde_json::Value;
-use tokio::time::Instant;
 use wirepost_core::Cursor;
 use wirepost_runtime::clock;
 
 use super::{
     Oracle,
-    facts::{Answer, Sent, Stored},
+    answers::{Answer, Sender},
+    facts::Stored,
     view::View,
 };
 
-/// Everything works again after a calm this long.
-pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
-
 /// How long the client of a business that nothing happens to may wait, in ms: for a push, or the answer to what it sent,
 /// once it and the edges have been there for some time; and for what it missed, from its connection on.
-const PROMPT: i64 = 500;
-const SETTLED: i64 = 5000;
+pub(super) const PROMPT: i64 = 500;
+pub(super) const SETTLED: i64 = 5000;
 const CAUGHT_UP: i64 = 3000;
 
-/// Who sent what is answered.
-pub(crate) struct Sender<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) business: &'a str,
-    /// Of the client, or the number of a call.
-    pub(crate) connection: u64,
-    /// Since when nothing is wrong any more.
-    pub(crate) calm: Option<Instant>,
-}
-
 impl Oracle {
-    pub(crate) fn sends(&self, connection: u64, number: u64, id: &str) {
-        self.lock().sent.insert(id.to_owned(), Sent { connection, number, at: Instant::now(), outcome: None });
-    }
-
-    /// A client got this frame.
-    pub(crate) fn sees(&self, view: &mut View, frame: &Value) {
-        let text = frame.to_string();
+    /// A client got this frame, which is the text.
+    pub(crate) fn sees(&self, view: &mut View, text: &str, frame: &Value) {
         {
             let mut facts = self.lock();
             facts.frames += 1;
-            (view.name.as_str(), clock::now_ms(), &text).hash(&mut facts.trace);
+            (view.name.as_str(), clock::now_ms(), text).hash(&mut facts.trace);
         }
         let cursor = frame["cursor"].as_str();
         let offset = cursor.and_then(|cursor| cursor.parse::<Cursor>().ok()).map(|cursor| cursor.offset);
@@ -68,49 +50,11 @@ impl Oracle {
                 let limited = frame["code"] == "rate_limited";
                 let View { name, business, connection, calm, .. } = &*view;
                 let sender = Sender { name, business, connection: *connection, calm: *calm };
-                self.answered(&sender, frame["id"].as_str().unwrap_or_default(), answer, limited);
+                self.answered(&sender, frame["id"].as_str().unwrap_or_default(), answer, &[], limited);
             }
             Some(_) => {}
             None if cursor.is_none() && self.is_transient(&view.business) => self.arrives(view, frame),
             None => self.advances(view, cursor, Some(frame)),
-        }
-    }
-
-    /// A message has its answer. `excused`: a refusal is right whatever happens.
-    pub(crate) fn answered(&self, sender: &Sender<'_>, id: &str, answer: Answer, excused: bool) {
-        let &Sender { name, business, connection, calm } = sender;
-        let mut facts = self.lock();
-        let spared = facts.spared_since(business);
-        match answer {
-            Answer::Ok => facts.acks += 1,
-            _ => facts.nacks += 1,
-        }
-        let Some(sent) = facts.sent.get_mut(id) else {
-            drop(facts);
-            return self.violation(format!("{name}: an answer to {id}, which nobody sent"));
-        };
-        let at = sent.at;
-        let recovered = calm.is_some_and(|calm| at >= calm + RECOVERY);
-        let spared = spared.is_some_and(|since| at >= since + Duration::from_millis(SETTLED as u64));
-        let (before, same) = (sent.outcome.replace(answer), sent.connection == connection);
-        let appeared = facts.businesses.get(business).is_some_and(|of| of.stored_at.contains_key(id));
-        drop(facts);
-        if before.is_some() || !same {
-            self.violation(format!("{name}: a second answer to {id}, {answer:?} after {before:?}"));
-        }
-        if recovered && answer != Answer::Ok && !excused {
-            self.violation(format!("{name}: {id} is {answer:?} though nothing is wrong"));
-        }
-        let late = at.elapsed().as_millis() as i64;
-        if spared && (late > PROMPT || (answer != Answer::Ok && !excused)) {
-            self.violation(format!(
-                "{name}: {id} is {answer:?} after {late} ms, and only another business is in trouble"
-            ));
-        }
-        match answer {
-            Answer::Ok if !appeared => self.violation(format!("{name}: {id} is acknowledged and not stored")),
-            Answer::Refused if appeared => self.violation(format!("{name}: {id} is refused and stored")),
-            _ => {}
         }
     }
 
@@ -184,6 +128,7 @@ impl Oracle {
             if frame["id"].as_str() != Some(&message.id) {
                 problems.push(format!("{} with the cursor of {}", frame["id"], message.id));
             }
+            problems.extend(not_whose(view, message, frame));
             problems.extend(too_late(view, message).filter(|_| spared));
             if !of.may_get(view, message) {
                 problems.push(format!("{} at {offset} is not for it: tags {:?}", message.id, view.tags));
@@ -230,6 +175,7 @@ impl Oracle {
                 if !of.may_get(view, message) {
                     problems.push(format!("{id} is not for it: tags {:?}", view.tags));
                 }
+                problems.extend(not_whose(view, message, frame));
                 problems.extend(too_late(view, message).filter(|_| spared));
                 let number = *number;
                 if let Some((_, at)) = view.at.filter(|_| !view.gap) {
@@ -246,6 +192,12 @@ impl Oracle {
             self.violation(format!("{}: {problem}", view.name));
         }
     }
+}
+
+/// That a push does not say whose it is.
+fn not_whose(view: &View, message: &Stored, frame: &Value) -> Option<String> {
+    let whose = message.from.as_ref().unwrap_or(&view.business);
+    (frame["businessType"] != **whose).then(|| format!("{} of {whose} says {}", message.id, frame["businessType"]))
 }
 
 /// That a push took too long, for a business that nothing happens to.

@@ -23,12 +23,12 @@ pub(crate) struct View {
     /// A gap was implied, and its reason is to follow.
     pub(super) owed: bool,
     pub(super) asked: bool,
-    pub(super) connected: Instant,
+    pub(crate) connected: Instant,
     pub(super) connected_ms: i64,
     /// Since when nothing is wrong any more.
     pub(crate) calm: Option<Instant>,
-    pub(super) edge: String,
-    pub(super) connection: u64,
+    pub(crate) edge: String,
+    pub(crate) connection: u64,
 }
 
 impl View {

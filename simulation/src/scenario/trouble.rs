@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::Run;
 use crate::{
     broker::{Cluster, Flow, Mood, node_name},
-    declaration::Variant,
+    declaration::{Accepts, Variant, other_than},
     network::{Fault, World},
 };
 
@@ -40,14 +40,16 @@ enum Trouble {
     Mood,
     /// The declaration changes.
     Declare,
+    /// A business accepts other messages of the other one, or none.
+    Accept,
     KillEdge,
     DrainEdge,
     FreezeEdge,
 }
 
 use Trouble::{
-    Cut, Declare, DrainEdge, Elect, FreezeEdge, FreezeNode, KillEdge, Lag, LoseQueues, NoLeader, NodeDown, Recreate,
-    Stall, Swallow, Truncate,
+    Accept, Cut, Declare, DrainEdge, Elect, FreezeEdge, FreezeNode, KillEdge, Lag, LoseQueues, NoLeader, NodeDown,
+    Recreate, Stall, Swallow, Truncate,
 };
 
 /// What can happen; what stands twice happens more often.
@@ -70,6 +72,8 @@ const ANY: &[Trouble] = &[
     Trouble::Mood,
     Trouble::Mood,
     Declare,
+    Accept,
+    Accept,
     KillEdge,
     DrainEdge,
     FreezeEdge,
@@ -156,6 +160,8 @@ impl Run {
                 self.later(random_range(100..10_000), |(_, cluster)| cluster.set_mood(Mood::default()));
             }
             Declare => self.redeclare(&business).await?,
+            Accept if self.declared.len() < 2 => {}
+            Accept => self.accept(&business).await?,
             KillEdge => self.gone(edge, true).await?,
             DrainEdge => self.gone(edge, false).await?,
             FreezeEdge => {
@@ -171,12 +177,39 @@ impl Run {
         let variant = Variant::ALL[random_range(0..3)];
         for (name, declared) in &mut self.declared {
             if name == business {
-                *declared = variant;
+                declared.variant = variant;
             }
         }
+        self.tell_edges(&[business]).await
+    }
+
+    /// As the operator does it: the broker copies before an edge may take a message for that, and as long as one may.
+    async fn accept(&mut self, business: &str) -> Result<()> {
+        let (from, accepts) = (other_than(business), Accepts::ALL[random_range(0..3)]);
+        let linked = self.cluster.link(from, business);
+        for (name, declared) in &mut self.declared {
+            if name == business {
+                declared.accepts = accepts;
+            } else {
+                declared.accepted = accepts != Accepts::Nothing;
+            }
+        }
+        let told = if random_bool(0.5) { [business, from] } else { [from, business] };
+        self.tell_edges(&told).await?;
+        if accepts == Accepts::Nothing {
+            self.later(random_range(1000..30_000), move |(_, cluster)| linked(&cluster));
+        }
+        Ok(())
+    }
+
+    /// What is declared of these businesses, one edge after the other.
+    async fn tell_edges(&self, businesses: &[&str]) -> Result<()> {
         for edge in self.edges.iter().flatten() {
-            edge.declare(business, variant)?;
-            sleep(Duration::from_millis(random_range(0..500))).await;
+            for business in businesses {
+                let Some((_, declared)) = self.declared.iter().find(|(name, _)| name == business) else { continue };
+                edge.declare(business, *declared)?;
+                sleep(Duration::from_millis(random_range(0..500))).await;
+            }
         }
         Ok(())
     }

@@ -150,6 +150,9 @@ impl Progress {
                 *beyond_end += 1;
                 Action::Wait(BEYOND_END_WAIT)
             }
+            // The leader has said where the stream ends: it is another one, and shorter. Whoever waited for its own offset
+            // would wait until this one is as long. Where the reader has not noticed yet, the log may end in the former
+            // stream, even before the client's position: then another gap follows, and nothing is missing unsaid.
             Input::Read(Ok(StreamRead::BeyondEnd)) => {
                 *self = Self::Joining(Some(Gap::Incarnation));
                 self.attempt()

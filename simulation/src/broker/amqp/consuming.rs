@@ -111,19 +111,21 @@ impl Peer {
                     let up: Vec<bool> = state.nodes.iter().map(|node| node.up).collect();
                     state.queues.next(&consumer.queue, &up)
                 };
-                let Some(message) = next else { break };
+                let Some(waiting) = next else { break };
                 consumer.delivered += 1;
                 let mut args = BytesMut::new();
                 put_shortstr(&mut args, &consumer.tag);
                 args.put_u64(consumer.delivered);
-                args.put_u8(message.redelivered.into());
-                put_shortstr(&mut args, "");
+                args.put_u8(waiting.redelivered.into());
+                let (exchange, properties) = waiting.message.delivered();
+                put_shortstr(&mut args, &exchange);
                 put_shortstr(&mut args, "");
                 self.send(*number, (60, 60), &args);
-                let size = (message.body.len() as u64).to_be_bytes();
-                self.put(2, *number, &[&[0, 60, 0, 0], &size, &[0, 0]]);
-                self.put(3, *number, &[&message.body]);
-                consumer.unacknowledged.insert(consumer.delivered, message);
+                let body = &waiting.message.body;
+                let size = (body.len() as u64).to_be_bytes();
+                self.put(2, *number, &[&[0, 60, 0, 0], &size, &properties]);
+                self.put(3, *number, &[body]);
+                consumer.unacknowledged.insert(consumer.delivered, waiting);
             }
         }
         self.channels = channels;

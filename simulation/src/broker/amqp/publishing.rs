@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rand::{random_bool, random_range};
-use tokio::time::sleep;
-use wirepost_core::names;
+use tokio::{sync::oneshot, time::sleep};
+use wirepost_amqp::v091::Properties;
+use wirepost_core::{contract::headers, names};
 
 use super::{Mood, Peer, put_shortstr};
-use crate::broker::queues::Answer;
+use crate::broker::{Message, queues::Answer};
 
 /// A message that is being read.
 pub(super) struct Partial {
@@ -54,6 +55,10 @@ impl Peer {
         }
         channel.open.insert(tag);
         let Some(business) = business else { return };
+        let body = message.body.clone().freeze();
+        if names::is_share_exchange(&message.exchange) {
+            return self.share(number, &business, &message, body, outcome, mood.silent);
+        }
         let unroutable = mood.unbound && !message.exchange.is_empty();
         if unroutable {
             self.give_back(number, &message);
@@ -65,8 +70,7 @@ impl Peer {
         let committed = match (unroutable || full, is_push) {
             (true, _) => None,
             (false, true) if message.exchange.is_empty() && message.routing_key != names::stream(&business) => {
-                let body = message.body.clone().freeze();
-                match self.cluster.queues(|queues, up| queues.put(&message.routing_key, body, up)) {
+                match self.cluster.queues(|queues, up| queues.put(&message.routing_key, Message::own(body), up)) {
                     Answer::Done(()) => {}
                     Answer::None => taken = false,
                     Answer::Missing | Answer::Taken => self.give_back(number, &message),
@@ -74,7 +78,7 @@ impl Peer {
                 None
             }
             (false, true) if self.cluster.is_transient(&business) => {
-                match self.cluster.push(&business, &message.body.clone().freeze()) {
+                match self.cluster.push(&business, &Message::own(body)) {
                     Some(true) => {}
                     Some(false) => self.give_back(number, &message),
                     None => taken = false,
@@ -83,7 +87,7 @@ impl Peer {
             }
             (false, true) => {
                 let stream = names::stream(&business);
-                let committed = self.cluster.append(&stream, &message.body);
+                let committed = self.cluster.append(&stream, &Message::own(body));
                 if committed.is_none() {
                     self.give_back(number, &message);
                 }
@@ -97,17 +101,52 @@ impl Peer {
                 None
             }
         };
-        let silent = mood.silent && random_bool(0.8);
+        self.answer_later(committed.into_iter().collect(), mood.silent, taken, outcome);
+    }
+
+    /// A message to the clients of several businesses.
+    fn share(
+        &mut self,
+        number: u16,
+        business: &str,
+        message: &Partial,
+        body: Bytes,
+        outcome: impl Fn(bool) -> Outcome + Send + 'static,
+        silent: bool,
+    ) {
+        let headers = Properties::from_bytes(message.properties.clone()).headers_from(headers::TO_BUSINESS);
+        let named = |(name, value): (String, String)| {
+            let to = name.strip_prefix(headers::TO_BUSINESS).filter(|_| value == headers::TO_BUSINESS_VALUE);
+            to.map(str::to_owned)
+        };
+        let Some(copies) = self.cluster.share(business, headers.into_iter().filter_map(named).collect(), &body) else {
+            return self.refuse(number, 404, "NOT_FOUND - no exchange");
+        };
+        if !copies.routed {
+            self.give_back(number, message);
+        }
+        self.answer_later(copies.committed, silent, copies.taken, outcome);
+    }
+
+    /// Once all streams have it, or at another time.
+    fn answer_later(
+        &self,
+        committed: Vec<oneshot::Receiver<bool>>,
+        silent: bool,
+        taken: bool,
+        outcome: impl Fn(bool) -> Outcome + Send + 'static,
+    ) {
+        let silent = silent && random_bool(0.8);
         let outcomes = self.outcomes.clone();
         tokio::spawn(async move {
-            if let Some(committed) = committed
-                && committed.await.is_err()
-            {
-                // Lost before it was committed: never answered, or refused.
-                if random_bool(0.5) {
-                    let _ = outcomes.send(outcome(false));
+            for committed in committed {
+                if committed.await.is_err() {
+                    // Lost before it was committed: never answered, or refused.
+                    if random_bool(0.5) {
+                        let _ = outcomes.send(outcome(false));
+                    }
+                    return;
                 }
-                return;
             }
             sleep(Duration::from_millis(if silent { random_range(1000..9000) } else { random_range(0..25) })).await;
             let _ = outcomes.send(outcome(taken));
