@@ -150,12 +150,6 @@ pub(crate) const ALL: &[Mutation] = &[
             "*self = Self::Joining(Some(Gap::Incarnation));",
         ),
     },
-    Mutation {
-        name: "who joins after a gap does not wait for the reader",
-        file: "edge/src/push/hub.rs",
-        from: "let end = if read { state.log.end_of_reading()",
-        to: "let end = if read && !SEEDED { state.log.end_of_reading()",
-    },
     // Several businesses.
     Mutation {
         name: "clients get what their business does not accept",

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     Facts, Oracle,
     facts::OfBusiness,
-    judge::{PROMPT, SETTLED},
+    judge::{CAUGHT_UP, PROMPT, SETTLED},
 };
 
 /// Everything works again after a calm this long.
@@ -133,7 +133,9 @@ impl Facts {
             problems.push(format!("{id} is {answer:?} though nothing is wrong"));
         }
         let late = sent.at.elapsed().as_millis() as i64;
-        if spared && (late > PROMPT || (answer != Answer::Ok && !right)) {
+        // Nothing is read from a client before it is greeted.
+        let is_new = sent.since < sent.at && sent.at < sent.since + Duration::from_millis(SETTLED as u64);
+        if spared && (late > if is_new { CAUGHT_UP } else { PROMPT } || (answer != Answer::Ok && !right)) {
             problems.push(format!("{id} is {answer:?} after {late} ms, and only another business is in trouble"));
         }
         problems

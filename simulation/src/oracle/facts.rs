@@ -103,12 +103,12 @@ impl Stored {
     /// A message that is in the stream of `business`, or in its queues.
     pub(super) fn of(business: &str, message: &Message, timestamp: i64) -> Self {
         let body: Body = serde_json::from_slice(&message.body).unwrap_or_default();
-        let names = &body.businesses;
-        let mut named = names.is_empty() || names.iter().any(|name| name == business);
+        let businesses = &body.businesses;
+        let mut named = businesses.is_empty() || businesses.iter().any(|name| name == business);
         let shared = message.shared.as_deref();
         let from = shared.filter(|shared| shared.from != business).map(|shared| shared.from.clone());
         if from.is_some() {
-            named &= !names.is_empty();
+            named &= !businesses.is_empty();
         } else if let Some(shared) = shared {
             // Otherwise it came here because nothing else would take it.
             named &= shared.to.is_empty() || shared.to.iter().any(|to| to == business);

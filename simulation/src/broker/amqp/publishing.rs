@@ -57,7 +57,7 @@ impl Peer {
         let Some(business) = business else { return };
         let body = message.body.clone().freeze();
         if names::is_share_exchange(&message.exchange) {
-            return self.share(number, &business, &message, body, outcome, mood.silent);
+            return self.share(number, &business, &message, &body, outcome, mood.silent);
         }
         let unroutable = mood.unbound && !message.exchange.is_empty();
         if unroutable {
@@ -110,7 +110,7 @@ impl Peer {
         number: u16,
         business: &str,
         message: &Partial,
-        body: Bytes,
+        body: &Bytes,
         outcome: impl Fn(bool) -> Outcome + Send + 'static,
         silent: bool,
     ) {
@@ -119,7 +119,7 @@ impl Peer {
             let to = name.strip_prefix(headers::TO_BUSINESS).filter(|_| value == headers::TO_BUSINESS_VALUE);
             to.map(str::to_owned)
         };
-        let Some(copies) = self.cluster.share(business, headers.into_iter().filter_map(named).collect(), &body) else {
+        let Some(copies) = self.cluster.share(business, headers.into_iter().filter_map(named).collect(), body) else {
             return self.refuse(number, 404, "NOT_FOUND - no exchange");
         };
         if !copies.routed {
