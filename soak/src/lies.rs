@@ -1,6 +1,7 @@
 //! Proxies that break promises, each on the way of one client, so that the whole way of the auditor is tested: it has to find every lie, the
 //! right one at the right client, and nothing else.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::{Context, Result};
@@ -8,7 +9,8 @@ use serde_json::{Value, json};
 use wirepost_testing::ws_proxy::{Fate, From, WsProxy};
 
 use crate::audit::Kind;
-use crate::member::Member;
+use crate::member::{Member, VICTIMS};
+use crate::plan::PLANS;
 use crate::world::World;
 
 /// Frames of its kind that pass before a proxy lies.
@@ -27,12 +29,15 @@ pub enum Lie {
     Swap,
     /// One that is for another identity.
     Leak,
+    /// One of another business does not pass.
+    NoCopy,
     /// A message is acknowledged, and does not pass.
     Ack,
 }
 
 impl Lie {
-    pub const ALL: [Self; 6] = [Self::Loss, Self::SilentGap, Self::Double, Self::Swap, Self::Leak, Self::Ack];
+    pub const ALL: [Self; 7] =
+        [Self::Loss, Self::SilentGap, Self::Double, Self::Swap, Self::Leak, Self::NoCopy, Self::Ack];
 
     /// The client that is lied to.
     pub fn victim(self) -> String {
@@ -43,7 +48,7 @@ impl Lie {
     pub fn kind(self) -> Kind {
         match self {
             Self::Loss | Self::Ack => Kind::Lost,
-            Self::SilentGap => Kind::SilentGap,
+            Self::SilentGap | Self::NoCopy => Kind::SilentGap,
             Self::Double => Kind::Doubled,
             Self::Swap => Kind::Swapped,
             Self::Leak => Kind::Leaked,
@@ -54,26 +59,49 @@ impl Lie {
 /// The last push to another identity that some proxy saw.
 type Others = Arc<Mutex<Option<Value>>>;
 
-/// Clients that are lied to, and the proxies that do it: they live as long as they are kept.
-pub async fn victims(world: &Arc<World>, seed: u64) -> Result<(Vec<Member>, Vec<Arc<WsProxy>>)> {
+/// The proxies that lie, which live as long as this is kept.
+#[derive(Default)]
+pub struct Liars {
+    proxies: Vec<Arc<WsProxy>>,
+    told: Arc<AtomicUsize>,
+}
+
+impl Liars {
+    /// Whether each has lied.
+    pub fn have_lied(&self) -> bool {
+        self.told.load(Ordering::Relaxed) == self.proxies.len()
+    }
+}
+
+/// Clients that are lied to, and who does it.
+pub async fn victims(world: &Arc<World>, seed: u64) -> Result<(Vec<Member>, Liars)> {
     let place = world.fleet.place(0).context("no edge")?;
-    let (mut members, mut proxies, others) = (Vec::new(), Vec::new(), Others::default());
+    let (mut members, mut liars, others) = (Vec::new(), Liars::default(), Others::default());
     for lie in Lie::ALL {
         let proxy = Arc::new(WsProxy::start(place.edge.public, &format!("http://{}", place.edge.public)).await?);
-        let mut liar =
-            Liar { lie, proxy: Arc::downgrade(&proxy), others: Arc::clone(&others), seen: 0, told: false, kept: None };
+        let mut liar = Liar {
+            lie,
+            proxy: Arc::downgrade(&proxy),
+            others: Arc::clone(&others),
+            all: Arc::clone(&liars.told),
+            seen: 0,
+            told: false,
+            kept: None,
+        };
         proxy.judge(move |from, _, frame| liar.judge(from, frame));
         let victim = lie.victim();
         members.push(Member::by_way_of(world, (&victim, "app"), &victim, place.clone(), proxy.address, seed));
-        proxies.push(proxy);
+        liars.proxies.push(proxy);
     }
-    Ok((members, proxies))
+    Ok((members, liars))
 }
 
 struct Liar {
     lie: Lie,
     proxy: Weak<WsProxy>,
     others: Others,
+    /// How many lies have been told by all.
+    all: Arc<AtomicUsize>,
     seen: usize,
     told: bool,
     kept: Option<Value>,
@@ -97,32 +125,38 @@ impl Liar {
             return Fate::Pass;
         }
         match self.lie {
-            Lie::Loss | Lie::SilentGap => {
-                self.told = true;
+            Lie::NoCopy if frame["businessType"] == PLANS[VICTIMS].name => Fate::Pass,
+            Lie::Loss | Lie::SilentGap | Lie::NoCopy => {
+                self.tells();
                 Fate::Lost
             }
             Lie::Double => {
-                self.told = true;
+                self.tells();
                 self.say(frame.clone());
                 Fate::Pass
             }
             Lie::Swap => {
-                self.told = true;
+                self.tells();
                 self.kept = Some(frame.clone());
                 Fate::Lost
             }
             Lie::Leak => {
                 if let Some(other) = other {
-                    self.told = true;
+                    self.tells();
                     self.say(other);
                 }
                 Fate::Pass
             }
             Lie::Ack => {
-                self.told = true;
+                self.tells();
                 Fate::Answered(json!({"op": "ack", "id": frame["id"]}))
             }
         }
+    }
+
+    fn tells(&mut self) {
+        self.told = true;
+        self.all.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Remembers a push to this client, for the one that leaks; what that one may leak.

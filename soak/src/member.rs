@@ -24,6 +24,9 @@ use sends::Sends;
 /// Identities of each business; the first has two connections.
 pub const IDENTITIES: [&str; 7] = ["ada", "bea", "cid", "dan", "eve", "fay", "gus"];
 
+/// The business of the clients that proxies lie to.
+pub const VICTIMS: usize = 0;
+
 /// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
@@ -100,7 +103,7 @@ impl Member {
         proxy: SocketAddr,
         seed: u64,
     ) -> Self {
-        let mut member = Self::named(world, 0, Manner::Steady, unique_id, client_type, name, seed);
+        let mut member = Self::named(world, VICTIMS, Manner::Steady, unique_id, client_type, name, seed);
         member.by = Some((place, proxy));
         member
     }

@@ -1,4 +1,4 @@
-//! Five businesses, and what is sent in each.
+//! Five businesses, what is sent in each, and what is for the clients of several.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,22 @@ pub const CHANGED_TYPE: &str = "web";
 pub const CHANGED_KIND: &str = "news";
 /// Tags of clients and pushes.
 pub const TAGS: [&str; 3] = ["blue", "green", "red"];
+
+/// What changes of a declaration during a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed {
+    /// Messages a second.
+    pub rate: u32,
+    /// Whether [`CHANGED_TYPE`] gets [`CHANGED_KIND`].
+    pub allowed: bool,
+    /// Whether it accepts anything from other businesses.
+    pub accepts: bool,
+}
+
+impl Changed {
+    /// As it is at first.
+    pub const NOT: Self = Self { rate: 20, allowed: true, accepts: true };
+}
 
 /// For how long its pushes are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +51,14 @@ pub struct Plan {
     pub tags: bool,
     /// Whether its edge configuration changes.
     pub changes: bool,
+    /// The businesses whose messages are for its clients too, where they name it.
+    accepts: &'static [&'static str],
 }
 
 /// All of them.
 pub const PLANS: [Plan; 5] = [
-    Plan { name: "shop", push: "{}", kept: Kept::Long, content: 40, tags: false, changes: false },
-    Plan { name: "club", push: "{}", kept: Kept::Long, content: 400, tags: true, changes: false },
+    Plan { name: "shop", push: "{}", kept: Kept::Long, content: 40, tags: false, changes: false, accepts: &["club"] },
+    Plan { name: "club", push: "{}", kept: Kept::Long, content: 400, tags: true, changes: false, accepts: &["shop"] },
     // The smallest retention, in segments of 25 kB: some seconds of its pushes.
     Plan {
         name: "feed",
@@ -49,6 +67,7 @@ pub const PLANS: [Plan; 5] = [
         content: 6000,
         tags: false,
         changes: false,
+        accepts: &[],
     },
     Plan {
         name: "live",
@@ -57,8 +76,9 @@ pub const PLANS: [Plan; 5] = [
         content: 40,
         tags: false,
         changes: false,
+        accepts: &["shop"],
     },
-    Plan { name: "shift", push: "{}", kept: Kept::Long, content: 40, tags: false, changes: true },
+    Plan { name: "shift", push: "{}", kept: Kept::Long, content: 40, tags: false, changes: true, accepts: &["shop"] },
 ];
 
 /// Message types to clients, with the client types that may get them.
@@ -66,12 +86,15 @@ const TO_CLIENTS: [(&str, &[&str]); 4] =
     [("note", &["app", "web"]), ("bill", &["app"]), (CHANGED_KIND, &["app", "web"]), ("chat", &["app", "web"])];
 
 impl Plan {
-    /// The declaration; changed, with this many messages a second, and with or without one client type on the route that changes.
-    pub fn declaration(&self, changed: Option<(u32, bool)>) -> String {
+    /// The declaration; changed, if anything is.
+    pub fn declaration(&self, changed: Changed) -> String {
         let Self { name, push, .. } = self;
-        let (rate, allowed) = changed.unwrap_or((20, true));
+        let Changed { rate, allowed, accepts } = changed;
         let to = if allowed { "app, web" } else { "app" };
         let secret = self.secret();
+        let accepted = |from: &&str| format!("{{businessType: {from}, messageTypes: [note, {CHANGED_KIND}, chat]}}");
+        let accepted: Vec<String> = self.accepts.iter().filter(|_| accepts).map(accepted).collect();
+        let accepted = accepted.join(", ");
         format!(
             r#"
 apiVersion: wirepost.dev/v1alpha1
@@ -87,6 +110,7 @@ spec:
     - {{messageType: bill, sendType: ServerToClient, to: [app]}}
     - {{messageType: {CHANGED_KIND}, sendType: ServerToClient, to: [{to}], audience: Everyone}}
     - {{messageType: chat, sendType: ClientToClient, from: [app, web], to: [app, web]}}
+  acceptFrom: [{accepted}]
   push: {push}
   limits: {{messagesPerSecond: {rate}, burst: 40}}
   access: {{secretName: {secret}}}
@@ -97,6 +121,16 @@ spec:
     /// Whether its pushes go through a stream.
     pub fn is_durable(&self) -> bool {
         self.kept != Kept::NotAtAll
+    }
+
+    /// Whether its clients get messages of another business that name it.
+    pub fn accepts(&self, other: &Self) -> bool {
+        self.accepts.contains(&other.name)
+    }
+
+    /// The businesses whose clients get its messages that name them, by number.
+    pub fn accepted_by(&self) -> Vec<usize> {
+        (0..PLANS.len()).filter(|other| PLANS[*other].accepts(self)).collect()
     }
 
     /// The Secret of its services, where an operator makes one.
@@ -114,6 +148,7 @@ spec:
             durable: self.is_durable(),
             short_retention: self.kept == Kept::Short,
             to: to.collect::<BTreeMap<_, _>>(),
+            accepts: (0..PLANS.len()).filter(|other| self.accepts(&PLANS[*other])).collect(),
         }
     }
 }

@@ -25,6 +25,12 @@ const EXPIRES_MS: u64 = 4000;
 const EXPIRED: u64 = 40_007;
 /// The result of a call whose body came too late.
 const TOO_LATE: u64 = 40_801;
+/// The result for a business that does not accept a push.
+const NOT_ACCEPTED: u64 = 40_302;
+/// One push in this many that could be for several businesses is.
+const SHARED: usize = 3;
+/// One of these in this many names a business that never accepts it.
+const STRANGER: usize = 6;
 /// Messages of one HTTP call at most.
 const BATCH: usize = 3;
 
@@ -39,6 +45,17 @@ pub enum By {
 struct Push {
     message: MessageNo,
     envelope: Value,
+    /// The businesses that it names.
+    shared: Vec<&'static str>,
+}
+
+/// An answer, and the businesses that got nothing of the push, whatever the others did: those that do not accept it, and those
+/// of which the edge could not say.
+#[derive(Default)]
+struct Answer {
+    outcome: Option<Outcome>,
+    refused: Vec<usize>,
+    unknown: Vec<usize>,
 }
 
 /// A service of one business.
@@ -100,6 +117,7 @@ impl Publisher {
             3 => (CHANGED_KIND, To::Everyone),
             _ => ("note", self.identity()),
         };
+        let shared = if kind == "bill" { Vec::new() } else { self.shared() };
         let expires_at = self.chance.once_in(EXPIRING).then(|| now_ms() + EXPIRES_MS);
         let id = format!("{}-{}", self.name, self.seq);
         let mut envelope = json!({"id": id, "messageType": kind, "content": {"pad": "x".repeat(self.plan.content)}});
@@ -109,12 +127,17 @@ impl Publisher {
             To::Everyone => envelope["toUniqueId"] = json!("*"),
             To::Queues(_) => {}
         }
+        let named: Vec<&str> = shared.iter().map(|business| PLANS[*business].name).collect();
+        if !named.is_empty() {
+            envelope["businesses"] = json!(named);
+        }
         if let Some(expires_at) = expires_at {
             envelope["expiresAt"] = json!(expires_at);
         }
         let message = Message {
             id,
             business: self.business,
+            shared,
             sender: self.name.clone(),
             seq: self.seq,
             in_order,
@@ -124,7 +147,26 @@ impl Publisher {
         };
         self.seq += 1;
         self.world.opens();
-        Push { message: self.world.journal.message(message), envelope }
+        Push { message: self.world.journal.message(message), envelope, shared: named }
+    }
+
+    /// The businesses that a push names; none: for its own clients alone. At least one of them accepts it at any time.
+    fn shared(&mut self) -> Vec<usize> {
+        let others = self.plan.accepted_by();
+        if others.is_empty() || !self.chance.once_in(SHARED) {
+            return Vec::new();
+        }
+        let mut named: Vec<usize> = others.into_iter().filter(|_| !self.chance.once_in(3)).collect();
+        if named.iter().all(|other| PLANS[*other].changes) || !self.chance.once_in(4) {
+            named.push(self.business);
+        }
+        let strangers: Vec<usize> = (0..PLANS.len()).filter(|other| !PLANS[*other].accepts(&self.plan)).collect();
+        if self.chance.once_in(STRANGER)
+            && let Some(stranger) = self.chance.pick(&strangers).filter(|stranger| !named.contains(stranger))
+        {
+            named.push(*stranger);
+        }
+        named
     }
 
     fn identity(&mut self) -> To {
@@ -138,12 +180,17 @@ impl Publisher {
                 self.world.journal.note(What::Offered { message: push.message });
             }
             let outcomes = match self.by {
-                By::Amqp => vec![self.by_amqp(&pushes[0].envelope).await],
+                By::Amqp => vec![Answer { outcome: self.by_amqp(&pushes[0]).await, ..Answer::default() }],
                 By::Http => self.by_http(&pushes).await,
             };
             let mut rest = Vec::new();
-            for (push, outcome) in pushes.into_iter().zip(outcomes) {
-                let outcome = outcome.unwrap_or(Outcome::Unknown);
+            for (push, answer) in pushes.into_iter().zip(outcomes) {
+                let outcome = answer.outcome.unwrap_or(Outcome::Unknown);
+                for (businesses, refused) in [(answer.refused, true), (answer.unknown, false)] {
+                    for business in businesses {
+                        self.world.journal.note(What::Declined { message: push.message, business, refused });
+                    }
+                }
                 self.world.answered(push.message, outcome);
                 // What has expired is refused for good.
                 let over = push.envelope["expiresAt"].as_u64().is_some_and(|at| at < now_ms());
@@ -160,7 +207,7 @@ impl Publisher {
         }
     }
 
-    async fn by_amqp(&mut self, envelope: &Value) -> Option<Outcome> {
+    async fn by_amqp(&mut self, push: &Push) -> Option<Outcome> {
         let service = match self.service.take() {
             Some(service) => service,
             None => match timeout(STEP, Service::of(&self.world.setup, self.plan.name)).await {
@@ -169,7 +216,11 @@ impl Publisher {
                 _ => return Some(Outcome::NotArrived),
             },
         };
-        match timeout(STEP, service.push(envelope)).await {
+        let publish = async {
+            let Push { envelope, shared, .. } = push;
+            if shared.is_empty() { service.push(envelope).await } else { service.share(envelope, shared).await }
+        };
+        match timeout(STEP, publish).await {
             Ok(Ok(())) => {
                 self.service = Some(service);
                 Some(Outcome::Confirmed)
@@ -180,17 +231,21 @@ impl Publisher {
     }
 
     /// An answer for each, `None` where there was none.
-    async fn by_http(&mut self, pushes: &[Push]) -> Vec<Option<Outcome>> {
+    async fn by_http(&mut self, pushes: &[Push]) -> Vec<Answer> {
         let envelopes: Vec<&Value> = pushes.iter().map(|push| &push.envelope).collect();
         let Ok(place) = self.world.fleet.pick(&mut self.chance) else {
-            return vec![Some(Outcome::NotArrived); pushes.len()];
+            let none = |_| Answer { outcome: Some(Outcome::NotArrived), ..Answer::default() };
+            return pushes.iter().map(none).collect();
         };
         match self.call(place.address(), &json!(envelopes)).await {
             Ok(results) => {
-                let find = |push: &Push| results.iter().find(|result| result["id"] == push.envelope["id"]).map(outcome);
-                pushes.iter().map(|push| find(push).or_else(|| results.first().map(outcome))).collect()
+                let find = |push: &Push| results.iter().find(|result| result["id"] == push.envelope["id"]).map(answer);
+                pushes
+                    .iter()
+                    .map(|push| find(push).or_else(|| results.first().map(answer)).unwrap_or_default())
+                    .collect()
             }
-            Err(_) => vec![None; pushes.len()],
+            Err(_) => pushes.iter().map(|_| Answer::default()).collect(),
         }
     }
 
@@ -205,10 +260,13 @@ impl Publisher {
             // The whole call was refused: the result is that of each.
             _ => vec![json!({"result": body["result"].as_u64().context("an answer without a result")?})],
         };
-        let wrong = |result: &&Value| {
-            result["result"]
-                .as_u64()
-                .is_some_and(|number| (40_000..50_000).contains(&number) && ![EXPIRED, TOO_LATE].contains(&number))
+        let wrong = |result: &Value, right: &[u64]| {
+            let number = result["result"].as_u64().unwrap_or_default();
+            (40_000..50_000).contains(&number) && !right.contains(&number)
+        };
+        let wrong = |result: &&Value| match result["businesses"].as_array() {
+            Some(each) => each.iter().any(|one| wrong(one, &[EXPIRED, TOO_LATE, NOT_ACCEPTED])),
+            None => wrong(result, &[EXPIRED, TOO_LATE]),
         };
         if let Some(result) = results.iter().find(wrong) {
             self.world.journal.broken(format!("a push by HTTP was refused: {result}"));
@@ -223,6 +281,24 @@ fn outcome(result: &Value) -> Outcome {
         (Some(50_401), _) | (_, Some(true)) => Outcome::Unknown,
         _ => Outcome::NotArrived,
     }
+}
+
+/// Those that take a push have one answer.
+fn answer(result: &Value) -> Answer {
+    let Some(each) = result["businesses"].as_array() else {
+        return Answer { outcome: Some(outcome(result)), ..Answer::default() };
+    };
+    let taken = each.iter().map(outcome).find(|outcome| *outcome != Outcome::NotArrived);
+    let mut answer = Answer { outcome: Some(taken.unwrap_or(Outcome::NotArrived)), ..Answer::default() };
+    for one in each.iter().filter(|one| outcome(one) == Outcome::NotArrived) {
+        let business = PLANS.iter().position(|plan| one["business"] == plan.name);
+        if one["result"] == NOT_ACCEPTED {
+            answer.refused.extend(business);
+        } else if taken.is_some() {
+            answer.unknown.extend(business);
+        }
+    }
+    answer
 }
 
 pub(crate) fn now_ms() -> u64 {

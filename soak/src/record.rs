@@ -26,6 +26,8 @@ pub struct Business {
     pub short_retention: bool,
     /// Message types to clients, and the client types that may get them.
     pub to: BTreeMap<String, Vec<String>>,
+    /// Numbers of the businesses whose messages it accepts at first.
+    pub accepts: BTreeSet<usize>,
 }
 
 /// Whom a message is for.
@@ -46,8 +48,10 @@ pub enum To {
 pub struct Message {
     /// As in the envelope.
     pub id: String,
-    /// Number of its business.
+    /// Number of its sender's business.
     pub business: usize,
+    /// Numbers of the businesses that it names. None: its sender's alone.
+    pub shared: Vec<usize>,
     /// Who sends it. Within one sender, messages are in order.
     pub sender: String,
     /// Grows with each message of the sender.
@@ -60,6 +64,13 @@ pub struct Message {
     pub to: To,
     /// Milliseconds since the epoch.
     pub expires_at: Option<u64>,
+}
+
+impl Message {
+    /// Whether it is for clients of this business.
+    pub fn is_for(&self, business: usize) -> bool {
+        if self.shared.is_empty() { self.business == business } else { self.shared.contains(&business) }
+    }
 }
 
 /// A client.
@@ -106,6 +117,9 @@ pub enum What {
     Offered { message: MessageNo },
     /// It has ended.
     Answered { message: MessageNo, outcome: Outcome },
+    /// Of an attempt that was answered, this business got nothing: it does not accept it, or (not `refused`) the edge could
+    /// not say.
+    Declined { message: MessageNo, business: usize, refused: bool },
     /// The witness read a message in a stream. `None`: one that nobody here sent.
     Stored { business: usize, offset: u64, message: Option<MessageNo> },
     /// The witness could not read up to this offset: the retention was faster.
@@ -134,6 +148,10 @@ pub enum What {
     RouteChanging { business: usize, kind: String, client_type: String, allowed: bool },
     /// Every edge has it.
     RouteSettled { business: usize, kind: String, client_type: String, allowed: bool },
+    /// A business accepts the messages of another one, or does so no longer; until it is settled, either may hold.
+    AcceptChanging { business: usize, from: usize, accepts: bool },
+    /// Every edge has it.
+    AcceptSettled { business: usize, from: usize, accepts: bool },
     /// A binding of the business was deleted: from here on what is confirmed may be moved back later, out of order.
     Unbound { business: usize },
     /// It is repaired, and everything was moved back.
@@ -249,6 +267,11 @@ impl Journal {
     /// The message with this id.
     pub fn find(&self, id: &str) -> Option<MessageNo> {
         self.lock().by_id.get(id).copied()
+    }
+
+    /// The business whose message it is.
+    pub fn business_of(&self, message: MessageNo) -> usize {
+        self.lock().record.messages[message].business
     }
 
     /// A copy for the auditor.

@@ -19,6 +19,10 @@ const AROUND: usize = 6;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     pub messages: usize,
+    /// Of these, those that name businesses.
+    pub shared: usize,
+    /// Answers that say of one of these that it gets nothing.
+    pub declined: usize,
     pub confirmed: usize,
     pub refused: usize,
     pub unknown: usize,
@@ -35,13 +39,15 @@ pub struct Figures {
 impl Figures {
     /// Of a record.
     pub fn of(record: &Record) -> Self {
-        let mut figures =
-            Self { messages: record.messages.len(), connections: record.connections.len(), ..Self::default() };
+        let shared = record.messages.iter().filter(|message| !message.shared.is_empty()).count();
+        let (messages, connections) = (record.messages.len(), record.connections.len());
+        let mut figures = Self { messages, shared, connections, ..Self::default() };
         for entry in &record.entries {
             let counted = match &entry.what {
                 What::Answered { outcome: Outcome::Confirmed, .. } => &mut figures.confirmed,
                 What::Answered { outcome: Outcome::NotArrived, .. } => &mut figures.refused,
                 What::Answered { outcome: Outcome::Unknown, .. } => &mut figures.unknown,
+                What::Declined { .. } => &mut figures.declined,
                 What::Stored { .. } => &mut figures.stored,
                 What::Got { .. } => &mut figures.deliveries,
                 What::Consumed { .. } => &mut figures.consumed,

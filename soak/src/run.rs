@@ -12,7 +12,7 @@ use wirepost_testing::usage;
 
 use crate::audit::{Extent, Kind, Violation, audit};
 use crate::chance::Chance;
-use crate::member::{CREW, Member};
+use crate::member::{CREW, Member, VICTIMS};
 use crate::plan::PLANS;
 use crate::publisher::{By, Publisher};
 use crate::record::{Journal, Record};
@@ -47,7 +47,7 @@ const BUGS: [&str; 2] = ["wirepost_edge_task_restarts_total", "wirepost_edge_tas
 /// What is to be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// For how long faults happen.
+    /// For how long faults happen; lies, until each has been told.
     pub time: Duration,
     pub seed: u64,
     /// Edges at the same time.
@@ -84,18 +84,21 @@ pub async fn run(options: Options) -> Result<Found> {
             others.spawn(consumer::serve(Arc::clone(&world), business, queue, chance));
         }
         for by in [By::Amqp, By::Http] {
-            let extra =
-                if options.lies && business == 0 { lies::Lie::ALL.map(lies::Lie::victim).to_vec() } else { vec![] };
+            let extra = if options.lies && (business == VICTIMS || PLANS[VICTIMS].accepts(&plan)) {
+                lies::Lie::ALL.map(lies::Lie::victim).to_vec()
+            } else {
+                vec![]
+            };
             publishers.spawn(Publisher::new(&world, business, by, options.pace, options.seed).also_to(extra).publish());
         }
         for crew in CREW {
             others.spawn(Member::new(&world, business, crew, options.seed).live());
         }
     }
-    let mut proxies = Vec::new();
+    let mut liars = lies::Liars::default();
     if options.lies {
-        let (victims, kept) = lies::victims(&world, options.seed).await?;
-        proxies = kept;
+        let (victims, who) = lies::victims(&world, options.seed).await?;
+        liars = who;
         for victim in victims {
             others.spawn(victim.live());
         }
@@ -104,6 +107,14 @@ pub async fn run(options: Options) -> Result<Found> {
     let lanes = if options.nodes > 0 { faults::begin(&world, options.seed, until) } else { Vec::new() };
     let watching = tokio::spawn(watch_edges(Arc::clone(&world)));
     let early = talk(&world, until, options.lies).await;
+    let late = Instant::now() + SETTLED;
+    while !liars.have_lied() && Instant::now() < late {
+        sleep(LOOK).await;
+    }
+    if options.lies {
+        // What shows that a push did not come is the next one.
+        sleep(LOOK * 3).await;
+    }
     if !early.is_empty() {
         // No further fault.
         world.stage.send_replace(Stage::Listening);
@@ -120,7 +131,7 @@ pub async fn run(options: Options) -> Result<Found> {
     let left = timeout(SETTLED, async { while others.join_next().await.is_some() {} }).await;
     ensure!(left.is_ok(), "not all clients and services end");
     watching.await?;
-    drop(proxies);
+    drop(liars);
     if violations.is_empty() || options.lies {
         violations.extend(at_rest(&world).await?);
     }

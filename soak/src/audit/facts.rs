@@ -42,13 +42,19 @@ pub(super) struct Stored {
     pub(super) at: Duration,
 }
 
-/// See [`crate::record::What::RouteChanging`].
+/// What a business's declaration allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule<'a> {
+    Route { kind: &'a str, client_type: &'a str },
+    Accept { from: usize },
+}
+
+/// See [`crate::record::What::RouteChanging`] and [`crate::record::What::AcceptChanging`].
 #[derive(Clone, Debug)]
-struct RouteState {
+struct Change<'a> {
     at: Duration,
     business: usize,
-    kind: String,
-    client_type: String,
+    rule: Rule<'a>,
     allowed: bool,
     settled: bool,
 }
@@ -62,7 +68,9 @@ pub(super) struct Facts<'a> {
     pub(super) by_connection: Vec<Vec<usize>>,
     /// The last connection of each client that was upgraded.
     pub(super) last: BTreeMap<ClientNo, ConnectionNo>,
-    routes: Vec<RouteState>,
+    changes: Vec<Change<'a>>,
+    /// By message and business, when an attempt brought that one nothing, and whether it was refused.
+    pub(super) declined: BTreeMap<(MessageNo, usize), Vec<(Duration, bool)>>,
     unbound: Vec<(usize, Duration, Duration)>,
     holes: Vec<(usize, Duration, Duration)>,
     broker: Vec<(Duration, Duration)>,
@@ -77,7 +85,8 @@ impl<'a> Facts<'a> {
             stored: vec![BTreeMap::new(); businesses],
             by_connection: vec![Vec::new(); record.connections.len()],
             last: BTreeMap::new(),
-            routes: Vec::new(),
+            changes: Vec::new(),
+            declined: BTreeMap::new(),
             unbound: Vec::new(),
             holes: Vec::new(),
             broker: Vec::new(),
@@ -88,7 +97,7 @@ impl<'a> Facts<'a> {
         facts
     }
 
-    fn take(&mut self, index: usize, at: Duration, what: &What) {
+    fn take(&mut self, index: usize, at: Duration, what: &'a What) {
         match what {
             What::Offered { message } => self.fates[*message].offered.push(at),
             What::Answered { message, outcome } => {
@@ -118,14 +127,25 @@ impl<'a> Facts<'a> {
                 self.last.insert(self.record.connections[*connection], *connection);
             }
             What::RouteChanging { business, kind, client_type, allowed }
-            | What::RouteSettled { business, kind, client_type, allowed } => self.routes.push(RouteState {
+            | What::RouteSettled { business, kind, client_type, allowed } => self.changes.push(Change {
                 at,
                 business: *business,
-                kind: kind.clone(),
-                client_type: client_type.clone(),
+                rule: Rule::Route { kind, client_type },
                 allowed: *allowed,
                 settled: matches!(what, What::RouteSettled { .. }),
             }),
+            What::AcceptChanging { business, from, accepts } | What::AcceptSettled { business, from, accepts } => {
+                self.changes.push(Change {
+                    at,
+                    business: *business,
+                    rule: Rule::Accept { from: *from },
+                    allowed: *accepts,
+                    settled: matches!(what, What::AcceptSettled { .. }),
+                });
+            }
+            What::Declined { message, business, refused } => {
+                self.declined.entry((*message, *business)).or_default().push((at, *refused));
+            }
             What::Unbound { business } => self.unbound.push((*business, at, Duration::MAX)),
             What::Rebound { business } => {
                 if let Some(window) = self.unbound.iter_mut().rev().find(|window| window.0 == *business) {
@@ -168,11 +188,27 @@ impl<'a> Facts<'a> {
         to: Duration,
     ) -> BTreeSet<bool> {
         let Some(declared) = self.record.businesses[business].to.get(kind) else { return BTreeSet::from([false]) };
-        let mut now = BTreeSet::from([declared.iter().any(|declared| declared == client_type)]);
+        let at_first = declared.iter().any(|declared| declared == client_type);
+        self.said(business, Rule::Route { kind, client_type }, at_first, (from, to))
+    }
+
+    /// Whether a business accepted the messages of another one, between two times.
+    pub(super) fn accepted(&self, business: usize, of: usize, from: Duration, to: Duration) -> BTreeSet<bool> {
+        let at_first = business == of || self.record.businesses[business].accepts.contains(&of);
+        self.said(business, Rule::Accept { from: of }, at_first, (from, to))
+    }
+
+    fn said(
+        &self,
+        business: usize,
+        rule: Rule<'_>,
+        at_first: bool,
+        (from, to): (Duration, Duration),
+    ) -> BTreeSet<bool> {
+        let mut now = BTreeSet::from([at_first]);
         let mut said = now.clone();
-        let changes = self.routes.iter().filter(|change| {
-            change.business == business && change.kind == kind && change.client_type == client_type && change.at <= to
-        });
+        let changes =
+            self.changes.iter().filter(|change| change.business == business && change.rule == rule && change.at <= to);
         for change in changes {
             if change.settled {
                 now = BTreeSet::from([change.allowed]);

@@ -1,6 +1,7 @@
-//! The answer to a publisher, and what is in the stream: confirmed is stored, refused never appears, and each sender's messages are in order.
+//! The answer to a publisher, and what is in the stream, in that of each business that the message names and that takes it: confirmed is
+//! stored, refused never appears, and each sender's messages are in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::facts::Facts;
 use super::{Extent, Kind, Violation};
@@ -9,7 +10,8 @@ use crate::record::{MessageNo, To};
 pub(super) fn check(facts: &Facts<'_>, extent: Extent) -> Vec<Violation> {
     let mut found = Vec::new();
     for (business, stored) in facts.stored.iter().enumerate() {
-        if !facts.record.businesses[business].durable {
+        let of = &facts.record.businesses[business];
+        if !of.durable {
             continue;
         }
         let mut copies: HashMap<MessageNo, Vec<u64>> = HashMap::new();
@@ -20,29 +22,40 @@ pub(super) fn check(facts: &Facts<'_>, extent: Extent) -> Vec<Violation> {
         }
         let mut senders: BTreeMap<&str, Vec<MessageNo>> = BTreeMap::new();
         for (number, message) in facts.record.messages.iter().enumerate() {
-            if message.business != business || matches!(message.to, To::Queues(_)) {
+            if !message.is_for(business) || matches!(message.to, To::Queues(_)) {
                 continue;
             }
             let fate = &facts.fates[number];
             let there = copies.get(&number).map_or(0, Vec::len);
             let violation = |kind, at, what| Violation { kind, at, message: Some(number), client: None, what };
+            let declined = facts.declined.get(&(number, business)).map_or(&[][..], Vec::as_slice);
+            let accepted = |from, to| facts.accepted(business, message.business, from, to) == BTreeSet::from([true]);
+            for (at, _) in declined.iter().filter(|(at, refused)| *refused && accepted(fate.begun(), *at)) {
+                let what = format!("{} was refused for {}, which accepts it", facts.name(number), of.name);
+                found.push(violation(Kind::Broken, *at, what));
+            }
+            let possible = fate.possible().saturating_sub(declined.len());
             if let Some(confirmed) = fate.confirmed
                 && there == 0
+                && declined.is_empty()
+                && accepted(fate.begun(), confirmed)
                 && extent == Extent::Complete
                 && !facts.was_unwitnessed(business, fate.begun(), confirmed)
             {
-                let what = format!("{} was confirmed, and is not in the stream", facts.name(number));
+                let what = format!("{} was confirmed, and is not in the stream of {}", facts.name(number), of.name);
                 found.push(violation(Kind::Lost, confirmed, what));
             }
-            if there > fate.possible() {
+            if there > possible {
                 let at = copies[&number].last().map_or(fate.begun(), |last| stored[last].at);
-                let kind = if fate.possible() == 0 { Kind::Refused } else { Kind::Doubled };
+                let kind = if possible == 0 { Kind::Refused } else { Kind::Doubled };
                 let what = format!(
-                    "{} is {there} times in the stream, at {:?}; of {} attempts {} did not arrive",
+                    "{} is {there} times in the stream of {}, at {:?}; of {} attempts {} did not arrive, and {} not there",
                     facts.name(number),
+                    of.name,
                     copies[&number],
                     fate.offered.len(),
-                    fate.not_arrived
+                    fate.not_arrived,
+                    declined.len()
                 );
                 found.push(violation(kind, at, what));
             }

@@ -76,17 +76,23 @@ impl Facts<'_> {
         to: Duration,
     ) -> Right {
         let push = &self.record.messages[message];
-        if push.business != client.business {
+        if !push.is_for(client.business) {
             return Right::MustNot;
         }
         let offered = self.fates[message].begun();
         // It is decided at the hand-over, which may be long before a slow client reads it.
         let decided = from.min(offered);
-        let by_route = match self.route(push.business, &push.kind, &client.client_type, decided, to) {
-            said if said == BTreeSet::from([true]) => Right::Must,
-            said if said == BTreeSet::from([false]) => return Right::MustNot,
-            _ => Right::May,
-        };
+        let mut by_declaration = Right::Must;
+        for said in [
+            self.route(client.business, &push.kind, &client.client_type, decided, to),
+            self.accepted(client.business, push.business, decided, to),
+        ] {
+            match said {
+                said if said == BTreeSet::from([true]) => {}
+                said if said == BTreeSet::from([false]) => return Right::MustNot,
+                _ => by_declaration = Right::May,
+            }
+        }
         let by_audience = match &push.to {
             To::Identity(id) if *id == client.unique_id => Right::Must,
             To::Everyone => Right::Must,
@@ -97,7 +103,7 @@ impl Facts<'_> {
         };
         let now_ms = self.record.began_ms + to.as_millis() as u64;
         let expires = push.expires_at.is_some_and(|at| at < now_ms + EXPIRY_SLACK_MS);
-        if by_route == Right::May || by_audience == Right::May || expires { Right::May } else { Right::Must }
+        if by_declaration == Right::May || by_audience == Right::May || expires { Right::May } else { Right::Must }
     }
 
     /// Whether a push had certainly expired when something began.

@@ -1,6 +1,6 @@
 //! Records written by hand: each promise once kept and once broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
@@ -19,6 +19,7 @@ impl Draft {
             durable,
             short_retention: false,
             to: BTreeMap::from([("note".to_owned(), vec!["app".to_owned()])]),
+            accepts: BTreeSet::new(),
         };
         let mut record = Record::new(vec![business("durable", true), business("transient", false)]);
         for business in [DURABLE, TRANSIENT] {
@@ -42,7 +43,8 @@ impl Draft {
         let number = self.0.messages.len();
         let id = format!("m{number}");
         let (sender, seq, kind) = ("service".to_owned(), number as u64, "note".to_owned());
-        self.0.messages.push(Message { id, business, sender, seq, in_order: true, kind, to, expires_at: None });
+        let (shared, in_order, expires_at) = (Vec::new(), true, None);
+        self.0.messages.push(Message { id, business, shared, sender, seq, in_order, kind, to, expires_at });
         number
     }
 
@@ -266,4 +268,61 @@ fn without_cursors_the_numbers_of_a_sender_tell() {
     let (mut draft, connection, _) = live();
     draft.note(What::Ended { connection, how: String::new() });
     assert_eq!(draft.kinds(), [], "what is pushed while nobody is there is nobody's");
+}
+
+/// Of the business with cursors, which accepts what the other one sends to both; alice's connection there, and the message.
+fn shared(accepts: bool) -> (Draft, usize, usize) {
+    let mut draft = Draft::new();
+    draft.0.businesses[DURABLE].accepts.extend(accepts.then_some(TRANSIENT));
+    draft.note(What::Stored { business: DURABLE, offset: 9, message: None });
+    let connection = draft.welcomed(DURABLE, None, Some(9));
+    let message = draft.message(TRANSIENT, To::Identity("alice".to_owned()));
+    draft.0.messages[message].shared = vec![DURABLE, TRANSIENT];
+    draft.note(What::Offered { message });
+    (draft, connection, message)
+}
+
+#[test]
+fn a_message_to_several_businesses_is_in_the_stream_of_each_that_accepts_it_and_comes_to_its_clients() {
+    let confirmed = |accepts| {
+        let (mut draft, connection, message) = shared(accepts);
+        draft.note(What::Answered { message, outcome: Outcome::Confirmed });
+        (draft, connection, message)
+    };
+    let (mut draft, connection, message) = confirmed(true);
+    assert_eq!(draft.kinds(), [Kind::Lost], "no copy");
+    draft.note(What::Stored { business: DURABLE, offset: 10, message: Some(message) });
+    assert_eq!(draft.kinds(), [Kind::Lost], "it never came to alice");
+    draft.got(connection, message, Some(10));
+    assert_eq!(draft.kinds(), []);
+    draft.note(What::Stored { business: DURABLE, offset: 11, message: Some(message) });
+    assert!(draft.kinds().contains(&Kind::Doubled), "{:?}", draft.kinds());
+    let (mut draft, connection, message) = confirmed(false);
+    assert_eq!(draft.kinds(), [], "nobody accepts it");
+    draft.note(What::Stored { business: DURABLE, offset: 10, message: Some(message) });
+    assert_eq!(draft.kinds(), [], "a copy is no delivery");
+    draft.got(connection, message, Some(10));
+    assert_eq!(draft.kinds(), [Kind::Leaked]);
+}
+
+#[test]
+fn while_acceptance_changes_either_may_hold_and_a_refusal_is_true() {
+    let (mut draft, connection, message) = shared(true);
+    draft.note(What::Declined { message, business: DURABLE, refused: true });
+    assert_eq!(draft.kinds(), [Kind::Broken], "it accepts it");
+    let (business, from, accepts) = (DURABLE, TRANSIENT, false);
+    draft.0.entries.insert(2, Entry { at: Duration::ZERO, what: What::AcceptChanging { business, from, accepts } });
+    draft.note(What::Answered { message, outcome: Outcome::Confirmed });
+    assert_eq!(draft.kinds(), []);
+    draft.note(What::Stored { business: DURABLE, offset: 10, message: Some(message) });
+    assert_eq!(draft.kinds(), [Kind::Refused], "it was refused");
+    let (mut draft, again, message) = shared(true);
+    assert_eq!(again, connection);
+    draft.note(What::AcceptChanging { business, from, accepts });
+    draft.note(What::AcceptSettled { business, from, accepts });
+    draft.note(What::Answered { message, outcome: Outcome::Confirmed });
+    draft.note(What::Stored { business: DURABLE, offset: 10, message: Some(message) });
+    assert_eq!(draft.kinds(), [], "taken back meanwhile");
+    draft.got(connection, message, Some(10));
+    assert_eq!(draft.kinds(), [], "it may have been on its way");
 }

@@ -12,8 +12,9 @@ use crate::record::{Client, ClientNo, ConnectionNo, MessageNo, To, What};
 pub(super) fn check(facts: &Facts<'_>, extent: Extent) -> Vec<Violation> {
     let mut senders: BTreeMap<(usize, &str), Vec<MessageNo>> = BTreeMap::new();
     for (number, message) in facts.record.messages.iter().enumerate() {
-        if !facts.record.businesses[message.business].durable && !matches!(message.to, To::Queues(_)) {
-            senders.entry((message.business, &message.sender)).or_default().push(number);
+        let transient = (0..facts.record.businesses.len()).filter(|of| !facts.record.businesses[*of].durable);
+        for business in transient.filter(|business| message.is_for(*business) && !matches!(message.to, To::Queues(_))) {
+            senders.entry((business, &message.sender)).or_default().push(number);
         }
     }
     let mut found = Vec::new();
@@ -143,8 +144,7 @@ impl<'f, 'r> Listener<'f, 'r> {
 
     fn unbound(&self, message: MessageNo) -> bool {
         let fate = &self.facts.fates[message];
-        let business = self.facts.record.messages[message].business;
-        self.facts.was_unbound(business, fate.begun(), fate.confirmed.unwrap_or(fate.begun()))
+        self.facts.was_unbound(self.client.business, fate.begun(), fate.confirmed.unwrap_or(fate.begun()))
     }
 
     /// Messages of a sender that had to come before something.
@@ -160,7 +160,10 @@ impl<'f, 'r> Listener<'f, 'r> {
             .filter(|message| !self.got.contains(message) && !self.missing.contains_key(message))
             .filter(|&message| {
                 let fate = &self.facts.fates[message];
-                fate.begun() > live && fate.confirmed.is_some() && !self.unbound(message)
+                fate.begun() > live
+                    && fate.confirmed.is_some()
+                    && !self.unbound(message)
+                    && !self.facts.declined.contains_key(&(message, self.client.business))
             })
             .filter(|&message| {
                 self.facts.right(message, self.client, &self.tags, self.facts.fates[message].begun(), at) == Right::Must

@@ -1,4 +1,4 @@
-//! What a business's people do: another limit, another route, a binding deleted by hand, and its repair. And what happens to the operator
+//! What a business's people do: another limit, another route, other businesses that are accepted, a binding deleted by hand, and its repair. And what happens to the operator
 //! meanwhile.
 
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use wirepost_core::names;
 
 use super::{calm, fault};
 use crate::chance::Chance;
-use crate::plan::{CHANGED_KIND, CHANGED_TYPE, PLANS};
+use crate::plan::{CHANGED_KIND, CHANGED_TYPE, Changed, PLANS};
 use crate::record::{Class, What};
 use crate::world::World;
 use crate::world::control::repaired;
 
 pub(super) async fn lane(world: Arc<World>, mut chance: Chance, until: Instant) -> Result<()> {
-    let mut allowed = true;
+    let (mut allowed, mut accepts) = (true, true);
     while calm(&world, chance.seconds(5.0, 15.0), until).await {
         let deadly = world.control.has_operator() && chance.once_in(2);
         let (first, away) = (chance.seconds(0.0, 2.0), chance.seconds(0.2, 5.0));
@@ -32,16 +32,19 @@ pub(super) async fn lane(world: Arc<World>, mut chance: Chance, until: Instant) 
             if chance.once_in(2) {
                 allowed = !allowed;
             }
+            if chance.once_in(2) {
+                accepts = !accepts;
+            }
             let rate = 15 + chance.below(20) as u32;
-            let (changed, killed) = tokio::join!(change(&world, rate, allowed), operator);
+            let (changed, killed) = tokio::join!(change(&world, Changed { rate, allowed, accepts }), operator);
             changed.and(killed)?;
         } else {
             let (changed, killed) = tokio::join!(unbind(&world, &mut chance), operator);
             changed.and(killed)?;
         }
     }
-    if !allowed {
-        change(&world, 20, true).await?;
+    if !allowed || !accepts {
+        change(&world, Changed::NOT).await?;
     }
     Ok(())
 }
@@ -67,14 +70,25 @@ async fn unbind(world: &World, chance: &mut Chance) -> Result<()> {
     Ok(())
 }
 
-async fn change(world: &World, rate: u32, allowed: bool) -> Result<()> {
+async fn change(world: &World, changed: Changed) -> Result<()> {
+    let Changed { rate, allowed, accepts } = changed;
     let business = PLANS.iter().position(|plan| plan.changes).context("a business that changes")?;
     let plan = PLANS[business];
     let (kind, client_type) = (CHANGED_KIND.to_owned(), CHANGED_TYPE.to_owned());
     world.journal.note(What::RouteChanging { business, kind: kind.clone(), client_type: client_type.clone(), allowed });
-    let what = format!("{}: {rate} messages a second, {kind} for {client_type}: {allowed}", plan.name);
-    let changed = world.control.change(&world.setup, &world.fleet, plan, rate, allowed);
+    let senders: Vec<usize> = (0..PLANS.len()).filter(|other| plan.accepts(&PLANS[*other])).collect();
+    for from in senders.iter().copied() {
+        world.journal.note(What::AcceptChanging { business, from, accepts });
+    }
+    let what = format!(
+        "{}: {rate} messages a second, {kind} for {client_type}: {allowed}, accepts from others: {accepts}",
+        plan.name
+    );
+    let changed = world.control.change(&world.setup, &world.fleet, plan, changed);
     fault(world, Class::Team, what, changed).await?;
     world.journal.note(What::RouteSettled { business, kind, client_type, allowed });
+    for from in senders {
+        world.journal.note(What::AcceptSettled { business, from, accepts });
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use wirepost_testing::client::{Client, End, Event};
 
 use super::{Manner, Member, offset, offset_in};
+use crate::plan::PLANS;
 use crate::record::{ConnectionNo, Journal, Tags, What};
 use crate::world::{STEP, Stage};
 
@@ -227,6 +228,11 @@ impl Member {
 
 fn write_push(journal: &Journal, connection: ConnectionNo, push: &Value) {
     let message = push["id"].as_str().and_then(|id| journal.find(id));
+    if let Some(whose) = message.map(|message| PLANS[journal.business_of(message)].name)
+        && push["businessType"] != whose
+    {
+        journal.broken(format!("a message of {whose} came as one of {}: {}", push["businessType"], push["id"]));
+    }
     journal.note(What::Got { connection, message, cursor: offset_in(push) });
 }
 

@@ -12,6 +12,7 @@ use wirepost_testing::client::Client;
 
 use super::IDENTITIES;
 use crate::chance::Chance;
+use crate::plan::PLANS;
 use crate::record::{Message, MessageNo, Outcome, Tags, To, What};
 use crate::world::World;
 
@@ -19,6 +20,8 @@ use crate::world::World;
 const FLOOD: usize = 90;
 /// Between two floods.
 const FLOODS: (f64, f64) = (8.0, 25.0);
+/// One message in this many to another client names all businesses that it can be for.
+const SHARED: usize = 3;
 /// Before a repeat, where the answer names no time.
 const RETRY: Duration = Duration::from_millis(700);
 
@@ -142,9 +145,17 @@ impl Sends {
 
     fn message(&mut self, chance: &mut Chance, in_order: bool) -> (MessageNo, String, Value) {
         let queues = |short: &[&str]| To::Queues(short.iter().map(|queue| (*queue).to_owned()).collect());
+        let mut shared = Vec::new();
         let (kind, to) = match chance.below(4) {
             0 => ("visit", queues(&["orders", "visits"])),
             1 if in_order => {
+                // Businesses that accept it at any time: all or nothing.
+                let others = PLANS[self.business].accepted_by();
+                let others: Vec<usize> = others.into_iter().filter(|other| !PLANS[*other].changes).collect();
+                if !others.is_empty() && chance.once_in(SHARED) {
+                    shared.push(self.business);
+                    shared.extend(others);
+                }
                 let to = chance.pick(&IDENTITIES).map_or_else(String::new, |id| (*id).to_owned());
                 ("chat", To::Identity(to))
             }
@@ -155,9 +166,13 @@ impl Sends {
         if let To::Identity(identity) = &to {
             frame["toUniqueId"] = json!(identity);
         }
+        if !shared.is_empty() {
+            frame["businesses"] = shared.iter().map(|business| PLANS[*business].name).collect();
+        }
         let message = self.world.journal.message(Message {
             id: id.clone(),
             business: self.business,
+            shared,
             sender: self.name.clone(),
             seq: self.seq,
             in_order,

@@ -15,7 +15,7 @@ use wirepost_testing::operator::{Operator, World as Installation};
 use wirepost_testing::setup::Setup;
 
 use super::Fleet;
-use crate::plan::{CHANGED_KIND, CHANGED_TYPE, PLANS, Plan};
+use crate::plan::{CHANGED_KIND, CHANGED_TYPE, Changed, PLANS, Plan};
 
 /// What must be over before everybody listens is tried again for so long.
 const REPAIR: Duration = Duration::from_mins(3);
@@ -42,7 +42,7 @@ pub struct Operators {
 impl Control {
     /// Declares all businesses in this vhost; what is in force then.
     pub(super) async fn start(vhost: Vhost, operator: bool) -> Result<(Self, Setup)> {
-        let declarations = PLANS.map(|plan| plan.declaration(None));
+        let declarations = PLANS.map(|plan| plan.declaration(Changed::NOT));
         if !operator {
             let setup = Setup::on(vhost, &declarations.each_ref().map(String::as_str)).await?;
             return Ok((Self::Files, setup));
@@ -97,13 +97,23 @@ impl Control {
         }
     }
 
-    /// Changes the limits of the business that changes, and whether a client type gets a message type; returns when every edge has it.
-    pub async fn change(&self, setup: &Setup, fleet: &Fleet, plan: Plan, rate: u32, allowed: bool) -> Result<()> {
+    /// Changes a declaration; returns when every edge has it.
+    pub async fn change(&self, setup: &Setup, fleet: &Fleet, plan: Plan, changed: Changed) -> Result<()> {
+        let Changed { rate, allowed, accepts } = changed;
         match self {
             Self::Files => {
+                for other in PLANS.into_iter().filter(|other| plan.accepts(other)) {
+                    let mut hash = String::new();
+                    setup.reconfigure(other.name, |config| {
+                        config.accepted_by.retain(|by| accepts || by != plan.name);
+                        hash = config.hash();
+                    })?;
+                    repaired(|| all_have(fleet, other.name, &hash)).await?;
+                }
                 let mut hash = String::new();
                 setup.reconfigure(plan.name, |config| {
                     config.limits.messages_per_second = rate;
+                    config.accepts.retain(|_| accepts);
                     let changed = |message_type: &str| message_type == CHANGED_KIND && !allowed;
                     if let Some(route) = config.routes.iter_mut().find(|route| changed(&route.message_type)) {
                         route.to.retain(|to| to != CHANGED_TYPE);
@@ -113,10 +123,13 @@ impl Control {
                 repaired(|| all_have(fleet, plan.name, &hash)).await?;
             }
             Self::Operator(operators) => {
-                let declaration = plan.declaration(Some((rate, allowed)));
+                let declaration = plan.declaration(changed);
                 operators.installation.apply(&declaration).await?;
-                let ready = || async { operators.installation.condition(plan.name, "Ready", "True").await.map(drop) };
-                repaired(ready).await?;
+                let senders = PLANS.into_iter().filter(|other| plan.accepts(other));
+                for of in [plan].into_iter().chain(senders) {
+                    let ready = || async { operators.installation.condition(of.name, "Ready", "True").await.map(drop) };
+                    repaired(ready).await?;
+                }
             }
         }
         sleep(READ_AGAIN).await;
