@@ -67,7 +67,7 @@ pub struct Liars {
 }
 
 impl Liars {
-    /// Whether each has lied.
+    /// Whether each has lied, and it shows.
     pub fn have_lied(&self) -> bool {
         self.told.load(Ordering::Relaxed) == self.proxies.len()
     }
@@ -86,6 +86,7 @@ pub async fn victims(world: &Arc<World>, seed: u64) -> Result<(Vec<Member>, Liar
             all: Arc::clone(&liars.told),
             seen: 0,
             told: false,
+            counted: false,
             kept: None,
         };
         proxy.judge(move |from, _, frame| liar.judge(from, frame));
@@ -100,16 +101,21 @@ struct Liar {
     lie: Lie,
     proxy: Weak<WsProxy>,
     others: Others,
-    /// How many lies have been told by all.
+    /// How many have lied, and a message has passed behind that.
     all: Arc<AtomicUsize>,
     seen: usize,
     told: bool,
+    counted: bool,
     kept: Option<Value>,
 }
 
 impl Liar {
     fn judge(&mut self, from: From, frame: &Value) -> Fate {
         let (is_message, by_edge) = (frame["op"].is_null(), from == From::Edge);
+        if self.told && is_message && by_edge != (self.lie == Lie::Ack) && !std::mem::replace(&mut self.counted, true) {
+            // What shows it has come behind it.
+            self.all.fetch_add(1, Ordering::Relaxed);
+        }
         if self.lie == Lie::Loss && self.told && by_edge && (is_message || frame["op"] == "position") {
             return Fate::Lost;
         }
@@ -127,36 +133,31 @@ impl Liar {
         match self.lie {
             Lie::NoCopy if frame["businessType"] == PLANS[VICTIMS].name => Fate::Pass,
             Lie::Loss | Lie::SilentGap | Lie::NoCopy => {
-                self.tells();
+                self.told = true;
                 Fate::Lost
             }
             Lie::Double => {
-                self.tells();
+                self.told = true;
                 self.say(frame.clone());
                 Fate::Pass
             }
             Lie::Swap => {
-                self.tells();
+                self.told = true;
                 self.kept = Some(frame.clone());
                 Fate::Lost
             }
             Lie::Leak => {
                 if let Some(other) = other {
-                    self.tells();
+                    self.told = true;
                     self.say(other);
                 }
                 Fate::Pass
             }
             Lie::Ack => {
-                self.tells();
+                self.told = true;
                 Fate::Answered(json!({"op": "ack", "id": frame["id"]}))
             }
         }
-    }
-
-    fn tells(&mut self) {
-        self.told = true;
-        self.all.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Remembers a push to this client, for the one that leaks; what that one may leak.

@@ -56,6 +56,8 @@ struct Answer {
     outcome: Option<Outcome>,
     refused: Vec<usize>,
     unknown: Vec<usize>,
+    /// What an answer can't say.
+    wrong: Option<String>,
 }
 
 /// A service of one business.
@@ -160,7 +162,8 @@ impl Publisher {
         if named.iter().all(|other| PLANS[*other].changes) || !self.chance.once_in(4) {
             named.push(self.business);
         }
-        let strangers: Vec<usize> = (0..PLANS.len()).filter(|other| !PLANS[*other].accepts(&self.plan)).collect();
+        let is_stranger = |other: &usize| *other != self.business && !PLANS[*other].accepts(&self.plan);
+        let strangers: Vec<usize> = (0..PLANS.len()).filter(is_stranger).collect();
         if self.chance.once_in(STRANGER)
             && let Some(stranger) = self.chance.pick(&strangers).filter(|stranger| !named.contains(stranger))
         {
@@ -186,10 +189,14 @@ impl Publisher {
             let mut rest = Vec::new();
             for (push, answer) in pushes.into_iter().zip(outcomes) {
                 let outcome = answer.outcome.unwrap_or(Outcome::Unknown);
+                let alone = outcome != Outcome::NotArrived;
                 for (businesses, refused) in [(answer.refused, true), (answer.unknown, false)] {
                     for business in businesses {
-                        self.world.journal.note(What::Declined { message: push.message, business, refused });
+                        self.world.journal.note(What::Declined { message: push.message, business, refused, alone });
                     }
+                }
+                if let Some(wrong) = answer.wrong {
+                    self.world.journal.broken(format!("{}: {wrong}", push.envelope["id"]));
                 }
                 self.world.answered(push.message, outcome);
                 // What has expired is refused for good.
@@ -239,11 +246,9 @@ impl Publisher {
         };
         match self.call(place.address(), &json!(envelopes)).await {
             Ok(results) => {
-                let find = |push: &Push| results.iter().find(|result| result["id"] == push.envelope["id"]).map(answer);
-                pushes
-                    .iter()
-                    .map(|push| find(push).or_else(|| results.first().map(answer)).unwrap_or_default())
-                    .collect()
+                let find = |push: &Push| results.iter().find(|result| result["id"] == push.envelope["id"]);
+                let answer = |push| find(push).or(results.first()).map(|result| answer(result, &push.shared));
+                pushes.iter().map(|push| answer(push).unwrap_or_default()).collect()
             }
             Err(_) => pushes.iter().map(|_| Answer::default()).collect(),
         }
@@ -283,13 +288,18 @@ fn outcome(result: &Value) -> Outcome {
     }
 }
 
-/// Those that take a push have one answer.
-fn answer(result: &Value) -> Answer {
+/// Those that take a push have one answer; each that it names has one.
+fn answer(result: &Value, named: &[&str]) -> Answer {
     let Some(each) = result["businesses"].as_array() else {
         return Answer { outcome: Some(outcome(result)), ..Answer::default() };
     };
-    let taken = each.iter().map(outcome).find(|outcome| *outcome != Outcome::NotArrived);
-    let mut answer = Answer { outcome: Some(taken.unwrap_or(Outcome::NotArrived)), ..Answer::default() };
+    let mut taking = each.iter().map(outcome).filter(|outcome| *outcome != Outcome::NotArrived);
+    let first = taking.next();
+    let whole = each.iter().map(|one| one["business"].as_str().unwrap_or_default()).eq(named.iter().copied());
+    let wrong =
+        (!whole || taking.any(|outcome| Some(outcome) != first)).then(|| format!("answers for {named:?}: {result}"));
+    let taken = first;
+    let mut answer = Answer { outcome: Some(taken.unwrap_or(Outcome::NotArrived)), wrong, ..Answer::default() };
     for one in each.iter().filter(|one| outcome(one) == Outcome::NotArrived) {
         let business = PLANS.iter().position(|plan| one["business"] == plan.name);
         if one["result"] == NOT_ACCEPTED {

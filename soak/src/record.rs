@@ -117,9 +117,9 @@ pub enum What {
     Offered { message: MessageNo },
     /// It has ended.
     Answered { message: MessageNo, outcome: Outcome },
-    /// Of an attempt that was answered, this business got nothing: it does not accept it, or (not `refused`) the edge could
-    /// not say.
-    Declined { message: MessageNo, business: usize, refused: bool },
+    /// Of an attempt, this business got nothing: it does not accept it, or (not `refused`) the edge could not say. Written
+    /// before the answer. `alone`: others did get it; otherwise the whole attempt did not arrive.
+    Declined { message: MessageNo, business: usize, refused: bool, alone: bool },
     /// The witness read a message in a stream. `None`: one that nobody here sent.
     Stored { business: usize, offset: u64, message: Option<MessageNo> },
     /// The witness could not read up to this offset: the retention was faster.

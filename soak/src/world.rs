@@ -84,6 +84,7 @@ impl World {
         let (control, setup) = Control::start(nodes[0].vhost().await?, operator).await?;
         let journal = Journal::new(PLANS.iter().map(crate::plan::Plan::business).collect());
         let fleet = Fleet::start(&setup, &control, &nodes, edges).await?;
+        control.settled(&fleet).await?;
         let http = reqwest::Client::builder().no_proxy().timeout(STEP).pool_max_idle_per_host(0).build()?;
         let stage = watch::Sender::new(Stage::Talking);
         Ok(Arc::new(Self { setup, control, journal, fleet, broker, http, stage, open: AtomicUsize::new(0) }))

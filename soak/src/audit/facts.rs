@@ -33,6 +33,14 @@ impl Fate {
     }
 }
 
+/// See [`crate::record::What::Declined`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Declined {
+    pub(super) at: Duration,
+    pub(super) refused: bool,
+    pub(super) alone: bool,
+}
+
 /// A message in a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stored {
@@ -69,8 +77,8 @@ pub(super) struct Facts<'a> {
     /// The last connection of each client that was upgraded.
     pub(super) last: BTreeMap<ClientNo, ConnectionNo>,
     changes: Vec<Change<'a>>,
-    /// By message and business, when an attempt brought that one nothing, and whether it was refused.
-    pub(super) declined: BTreeMap<(MessageNo, usize), Vec<(Duration, bool)>>,
+    /// By message and business, the attempts that brought that one nothing.
+    declined: BTreeMap<(MessageNo, usize), Vec<Declined>>,
     unbound: Vec<(usize, Duration, Duration)>,
     holes: Vec<(usize, Duration, Duration)>,
     broker: Vec<(Duration, Duration)>,
@@ -143,8 +151,9 @@ impl<'a> Facts<'a> {
                     settled: matches!(what, What::AcceptSettled { .. }),
                 });
             }
-            What::Declined { message, business, refused } => {
-                self.declined.entry((*message, *business)).or_default().push((at, *refused));
+            What::Declined { message, business, refused, alone } => {
+                let declined = Declined { at, refused: *refused, alone: *alone };
+                self.declined.entry((*message, *business)).or_default().push(declined);
             }
             What::Unbound { business } => self.unbound.push((*business, at, Duration::MAX)),
             What::Rebound { business } => {
@@ -190,6 +199,19 @@ impl<'a> Facts<'a> {
         let Some(declared) = self.record.businesses[business].to.get(kind) else { return BTreeSet::from([false]) };
         let at_first = declared.iter().any(|declared| declared == client_type);
         self.said(business, Rule::Route { kind, client_type }, at_first, (from, to))
+    }
+
+    /// The attempts of a message that brought a business nothing.
+    pub(super) fn declined(&self, message: MessageNo, business: usize) -> &[Declined] {
+        self.declined.get(&(message, business)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the attempt that was confirmed brought a business nothing.
+    pub(super) fn got_nothing(&self, message: MessageNo, business: usize) -> bool {
+        let fate = &self.fates[message];
+        let Some(confirmed) = fate.confirmed else { return false };
+        let offered = fate.offered.iter().rev().find(|at| **at <= confirmed).copied().unwrap_or_default();
+        self.declined(message, business).iter().any(|declined| (offered..=confirmed).contains(&declined.at))
     }
 
     /// Whether a business accepted the messages of another one, between two times.

@@ -2,13 +2,14 @@
 //! stored, refused never appears, and each sender's messages are in order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use super::facts::Facts;
 use super::{Extent, Kind, Violation};
 use crate::record::{MessageNo, To};
 
 pub(super) fn check(facts: &Facts<'_>, extent: Extent) -> Vec<Violation> {
-    let mut found = Vec::new();
+    let mut found = refusals(facts);
     for (business, stored) in facts.stored.iter().enumerate() {
         let of = &facts.record.businesses[business];
         if !of.durable {
@@ -28,17 +29,20 @@ pub(super) fn check(facts: &Facts<'_>, extent: Extent) -> Vec<Violation> {
             let fate = &facts.fates[number];
             let there = copies.get(&number).map_or(0, Vec::len);
             let violation = |kind, at, what| Violation { kind, at, message: Some(number), client: None, what };
-            let declined = facts.declined.get(&(number, business)).map_or(&[][..], Vec::as_slice);
-            let accepted = |from, to| facts.accepted(business, message.business, from, to) == BTreeSet::from([true]);
-            for (at, _) in declined.iter().filter(|(at, refused)| *refused && accepted(fate.begun(), *at)) {
-                let what = format!("{} was refused for {}, which accepts it", facts.name(number), of.name);
-                found.push(violation(Kind::Broken, *at, what));
+            let accepted = |from, to| facts.accepted(business, message.business, from, to);
+            let declined = facts.declined(number, business).iter().filter(|declined| declined.alone).count();
+            let possible = fate.possible().saturating_sub(declined);
+            if let Some(first) = copies.get(&number).and_then(|offsets| offsets.first()).map(|first| stored[first].at)
+                && accepted(Duration::ZERO, first) == BTreeSet::from([false])
+            {
+                let what =
+                    format!("{} is in the stream of {}, which has never accepted it", facts.name(number), of.name);
+                found.push(violation(Kind::Leaked, first, what));
             }
-            let possible = fate.possible().saturating_sub(declined.len());
             if let Some(confirmed) = fate.confirmed
                 && there == 0
-                && declined.is_empty()
-                && accepted(fate.begun(), confirmed)
+                && !facts.got_nothing(number, business)
+                && accepted(fate.begun(), confirmed) == BTreeSet::from([true])
                 && extent == Extent::Complete
                 && !facts.was_unwitnessed(business, fate.begun(), confirmed)
             {
@@ -55,7 +59,7 @@ pub(super) fn check(facts: &Facts<'_>, extent: Extent) -> Vec<Violation> {
                     copies[&number],
                     fate.offered.len(),
                     fate.not_arrived,
-                    declined.len()
+                    declined
                 );
                 found.push(violation(kind, at, what));
             }
@@ -65,6 +69,25 @@ pub(super) fn check(facts: &Facts<'_>, extent: Extent) -> Vec<Violation> {
         }
         for messages in senders.values() {
             found.extend(order(facts, business, messages, &copies));
+        }
+    }
+    found
+}
+
+/// Whoever accepts a message is not said to refuse it.
+fn refusals(facts: &Facts<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (number, message) in facts.record.messages.iter().enumerate() {
+        for &business in &message.shared {
+            for declined in facts.declined(number, business).iter().filter(|declined| declined.refused) {
+                let accepted = facts.accepted(business, message.business, facts.fates[number].begun(), declined.at);
+                if accepted == BTreeSet::from([true]) {
+                    let by = &facts.record.businesses[business].name;
+                    let what = format!("{} was refused for {by}, which accepts it", facts.name(number));
+                    let (kind, at, message) = (Kind::Broken, declined.at, Some(number));
+                    found.push(Violation { kind, at, message, client: None, what });
+                }
+            }
         }
     }
     found

@@ -300,15 +300,46 @@ fn a_message_to_several_businesses_is_in_the_stream_of_each_that_accepts_it_and_
     let (mut draft, connection, message) = confirmed(false);
     assert_eq!(draft.kinds(), [], "nobody accepts it");
     draft.note(What::Stored { business: DURABLE, offset: 10, message: Some(message) });
-    assert_eq!(draft.kinds(), [], "a copy is no delivery");
+    assert_eq!(draft.kinds(), [Kind::Leaked], "nobody has bound that");
     draft.got(connection, message, Some(10));
-    assert_eq!(draft.kinds(), [Kind::Leaked]);
+    assert_eq!(draft.kinds(), [Kind::Leaked; 2]);
+}
+
+#[test]
+fn only_the_attempt_that_was_confirmed_may_have_brought_a_business_nothing() {
+    for (again, expected) in [(false, vec![Kind::Lost]), (true, vec![])] {
+        let (mut draft, _, message) = shared(true);
+        let declined = What::Declined { message, business: DURABLE, refused: false, alone: true };
+        draft.note(declined.clone());
+        draft.note(What::Answered { message, outcome: Outcome::Unknown });
+        draft.note(What::Offered { message });
+        if again {
+            draft.note(declined);
+        }
+        draft.note(What::Answered { message, outcome: Outcome::Confirmed });
+        assert_eq!(draft.kinds(), expected, "again: {again}");
+    }
+}
+
+#[test]
+fn an_attempt_that_did_not_arrive_counts_once_whoever_refused_it() {
+    let (mut draft, connection, message) = shared(false);
+    draft.note(What::Declined { message, business: DURABLE, refused: true, alone: false });
+    draft.note(What::Answered { message, outcome: Outcome::NotArrived });
+    draft.note(What::AcceptChanging { business: DURABLE, from: TRANSIENT, accepts: true });
+    draft.note(What::Offered { message });
+    draft.note(What::Answered { message, outcome: Outcome::Confirmed });
+    draft.note(What::Stored { business: DURABLE, offset: 10, message: Some(message) });
+    draft.got(connection, message, Some(10));
+    assert_eq!(draft.kinds(), []);
+    draft.note(What::Stored { business: DURABLE, offset: 11, message: Some(message) });
+    assert!(draft.kinds().contains(&Kind::Doubled), "{:?}", draft.kinds());
 }
 
 #[test]
 fn while_acceptance_changes_either_may_hold_and_a_refusal_is_true() {
     let (mut draft, connection, message) = shared(true);
-    draft.note(What::Declined { message, business: DURABLE, refused: true });
+    draft.note(What::Declined { message, business: DURABLE, refused: true, alone: true });
     assert_eq!(draft.kinds(), [Kind::Broken], "it accepts it");
     let (business, from, accepts) = (DURABLE, TRANSIENT, false);
     draft.0.entries.insert(2, Entry { at: Duration::ZERO, what: What::AcceptChanging { business, from, accepts } });

@@ -163,7 +163,7 @@ impl<'f, 'r> Listener<'f, 'r> {
                 fate.begun() > live
                     && fate.confirmed.is_some()
                     && !self.unbound(message)
-                    && !self.facts.declined.contains_key(&(message, self.client.business))
+                    && !self.facts.got_nothing(message, self.client.business)
             })
             .filter(|&message| {
                 self.facts.right(message, self.client, &self.tags, self.facts.fates[message].begun(), at) == Right::Must

@@ -1,5 +1,5 @@
-//! What a business's people do: another limit, another route, other businesses that are accepted, a binding deleted by hand, and its repair. And what happens to the operator
-//! meanwhile.
+//! What a business's people do: another limit, another route, whether other businesses are accepted, a binding deleted by
+//! hand, and its repair. And what happens to the operator meanwhile.
 
 use std::sync::Arc;
 

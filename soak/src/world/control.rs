@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
+use wirepost_core::contract::config_map::CONFIG_KEY;
+use wirepost_core::edge_config::BusinessConfig;
 use wirepost_core::names;
 use wirepost_testing::broker::{Vhost, depth};
 use wirepost_testing::cluster::Cluster;
@@ -125,14 +127,25 @@ impl Control {
             Self::Operator(operators) => {
                 let declaration = plan.declaration(changed);
                 operators.installation.apply(&declaration).await?;
-                let senders = PLANS.into_iter().filter(|other| plan.accepts(other));
-                for of in [plan].into_iter().chain(senders) {
-                    let ready = || async { operators.installation.condition(of.name, "Ready", "True").await.map(drop) };
-                    repaired(ready).await?;
+                let ready = || async { operators.installation.condition(plan.name, "Ready", "True").await.map(drop) };
+                repaired(ready).await?;
+                for sender in PLANS.into_iter().filter(|other| plan.accepts(other)) {
+                    repaired(|| operators.told(fleet, sender, plan, accepts)).await?;
                 }
             }
         }
         sleep(READ_AGAIN).await;
+        Ok(())
+    }
+
+    /// Returns when every edge knows whose messages are for whose clients.
+    pub(super) async fn settled(&self, fleet: &Fleet) -> Result<()> {
+        let Self::Operator(operators) = self else { return Ok(()) };
+        for (sender, to) in PLANS.into_iter().flat_map(|sender| PLANS.map(|to| (sender, to))) {
+            if to.accepts(&sender) {
+                repaired(|| operators.told(fleet, sender, to, true)).await?;
+            }
+        }
         Ok(())
     }
 
@@ -182,6 +195,20 @@ impl Control {
     /// Whether there is an operator.
     pub fn has_operator(&self) -> bool {
         matches!(self, Self::Operator(_))
+    }
+}
+
+impl Operators {
+    /// Errors while an edge does not know that messages of `sender` are for clients of `to`, or are no longer. Nothing of
+    /// the sender's own was changed, so its conditions tell nothing.
+    async fn told(&self, fleet: &Fleet, sender: Plan, to: Plan, accepted: bool) -> Result<()> {
+        let (sender, to) = (sender.name, to.name);
+        let data = self.installation.config_map(sender).await?.and_then(|map| map.data);
+        let text = data.as_ref().and_then(|data| data.get(CONFIG_KEY)).with_context(|| format!("{sender} has none"))?;
+        let config: BusinessConfig = serde_json::from_str(text)?;
+        let is = config.accepted_by.iter().any(|by| by == to);
+        ensure!(is == accepted, "that {to} accepts messages of {sender} is {is} in its configuration");
+        all_have(fleet, sender, &config.hash()).await
     }
 }
 
