@@ -219,7 +219,9 @@ impl Cluster {
                 if !up {
                     stream.leader = None;
                     // What was not committed is lost.
-                    stream.pending.clear();
+                    for pending in stream.pending.drain(..) {
+                        self.oracle.lost(names::owner(name).unwrap_or_default(), &pending.message.body);
+                    }
                 }
                 name.clone()
             })

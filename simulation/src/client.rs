@@ -148,17 +148,20 @@ impl Client {
             let tags = self.some_tags();
             (self.token(&tags), tags)
         };
-        self.view.begins(number, &edge, tags);
-        let socket = match timeout_at(deadline, self.open(host, &edge, &token)).await {
-            Ok(opened) => opened?,
-            Err(_) => bail!("no answer"),
+        self.view.begins(number, tags);
+        let opening = async {
+            let socket = host.connect_to(&edge, PORT).await?;
+            let life = self.shared.oracle.edge(&edge);
+            anyhow::Ok((life, self.open(socket, &edge, &token).await?))
         };
+        let Ok(opened) = timeout_at(deadline, opening).await else { bail!("no answer") };
+        let (life, socket) = opened?;
+        self.view.edge = life;
         tracing::info!(client = self.view.name, connection = number, edge, "connected");
         self.converse(socket, number).await
     }
 
-    async fn open(&self, host: &Host, edge: &str, token: &str) -> Result<WebSocketStream<End>> {
-        let mut socket = host.connect_to(edge, PORT).await?;
+    async fn open(&self, mut socket: End, edge: &str, token: &str) -> Result<WebSocketStream<End>> {
         let query = self.view.cursor.as_ref().map(|cursor| format!("?cursor={cursor}")).unwrap_or_default();
         let request = format!(
             "GET /socket/{token}{query} HTTP/1.1\r\nhost: {edge}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -275,9 +278,9 @@ impl Client {
         let push = random_bool(0.5);
         let id = format!("c{connection}:{}:{count}", if push { "push" } else { "order" });
         let to = if push { several::businesses(&self.shared.sharing, &self.view.business) } else { Vec::new() };
-        let View { business, edge, connected, .. } = &self.view;
+        let View { business, edge, .. } = &self.view;
         let kind = if push { "chat" } else { "order" };
-        let sends = Sends { business, edge, connection, number: count, kind, to: &to, since: *connected };
+        let sends = Sends { business, edge, connection, number: count, kind, to: &to, since: Instant::now() };
         self.shared.oracle.sends(&id, &sends);
         let mut message = json!({"id": id, "messageType": kind, "content": count});
         if push {

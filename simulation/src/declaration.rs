@@ -39,18 +39,17 @@ pub(crate) struct Declared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accepts {
     Nothing,
-    /// No news.
-    Some,
+    AllButNews,
     All,
 }
 
 impl Accepts {
-    pub(crate) const ALL: [Self; 3] = [Self::Nothing, Self::Some, Self::All];
+    pub(crate) const ALL: [Self; 3] = [Self::Nothing, Self::AllButNews, Self::All];
 
     fn takes(self, kind: &str) -> bool {
         match self {
             Self::Nothing => false,
-            Self::Some => kind != "news",
+            Self::AllButNews => kind != "news",
             Self::All => true,
         }
     }
@@ -131,7 +130,7 @@ impl Declared {
         });
         match self.accepts {
             Accepts::Nothing => {}
-            Accepts::Some => {
+            Accepts::AllButNews => {
                 spec["acceptFrom"] = json!([{"businessType": other, "messageTypes": ["note", "chat"]}]);
             }
             Accepts::All => spec["acceptFrom"] = json!([{"businessType": other, "messageTypes": ["#"]}]),

@@ -101,6 +101,7 @@ impl Edge {
             accepting: CancellationToken::new(),
             oracle: oracle.clone(),
         };
+        edge.oracle.edge_begins(name, &edge.life);
         edge.state.catalog.set_current(true);
         for (business, declared) in declared {
             edge.declare(business, *declared)?;
@@ -125,7 +126,7 @@ impl Edge {
     pub(crate) fn declare(&self, business: &str, declared: Declared) -> Result<()> {
         let config = Box::new(declared.config(business, self.oracle.is_transient(business))?);
         // Before it: what is judged from now on may be judged by either.
-        self.oracle.declared(business, &self.name, declared);
+        self.oracle.declared(business, &self.life, declared);
         match self.state.catalog.apply([Change::Set(config)]).pop() {
             None => Ok(()),
             Some(error) => bail!("{error}"),

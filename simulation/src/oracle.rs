@@ -36,6 +36,8 @@ struct Facts {
     /// By id.
     sent: HashMap<String, Sent>,
     violations: Vec<String>,
+    /// By name, the one that is there now.
+    edges: HashMap<String, String>,
     /// A business that nothing happens to: its pushes arrive in time, whatever happens to others.
     spared: Option<(String, Instant)>,
     /// Of everything that clients saw, and when.
@@ -185,15 +187,41 @@ impl Oracle {
         }
     }
 
-    /// The broker does not copy a message to a business that it names, or only later.
+    /// The broker does not copy a message to a business that it names.
     pub(crate) fn not_copied(&self, business: &str, body: &[u8]) {
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        let id = body["id"].as_str().unwrap_or_default().to_owned();
+        let id = id_of(body);
         tracing::info!(business, id, "not copied");
         self.lock().businesses.entry(business.to_owned()).or_default().not_copied.insert(id);
     }
 
-    // --- declarations
+    /// It copies it later.
+    pub(crate) fn copied_later(&self, business: &str, body: &[u8]) {
+        let id = id_of(body);
+        tracing::info!(business, id, "kept");
+        self.lock().businesses.entry(business.to_owned()).or_default().later.insert(id);
+    }
+
+    /// A message was lost with a stream, or with its leader, before it was committed.
+    pub(crate) fn lost(&self, business: &str, body: &[u8]) {
+        let id = id_of(body);
+        if let Some(of) = self.lock().businesses.get_mut(business)
+            && of.later.remove(&id)
+        {
+            of.not_copied.insert(id);
+        }
+    }
+
+    // --- edges, and what they are told
+
+    /// An edge of this name begins: whoever connects to the name from now on reaches it.
+    pub(crate) fn edge_begins(&self, name: &str, life: &str) {
+        self.lock().edges.insert(name.to_owned(), life.to_owned());
+    }
+
+    /// The edge that whoever connects to this name reaches.
+    pub(crate) fn edge(&self, name: &str) -> String {
+        self.lock().edges.get(name).cloned().unwrap_or_default()
+    }
 
     pub(crate) fn declared(&self, business: &str, edge: &str, declared: Declared) {
         tracing::info!(business, edge, ?declared, "declared");
@@ -224,6 +252,19 @@ impl Oracle {
         }
         if view.at != newest {
             self.violation(format!("{}: at {:?} in the end, and the stream ends at {newest:?}", view.name, view.at));
+        }
+    }
+
+    /// What was acknowledged and kept for a stream has come into it.
+    pub(crate) fn check_kept(&self) {
+        let mut facts = self.lock();
+        let Facts { businesses, sent, violations, .. } = &mut *facts;
+        for (name, of) in businesses {
+            for id in of.later.iter().filter(|id| !of.stored_at.contains_key(*id)) {
+                if sent.get(id).is_some_and(|sent| sent.outcome == Some(Answer::Ok)) {
+                    violations.push(format!("{id} is acknowledged and never came into the stream of {name}"));
+                }
+            }
         }
     }
 
@@ -264,4 +305,9 @@ impl Oracle {
         open.sort();
         open
     }
+}
+
+fn id_of(body: &[u8]) -> String {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    body["id"].as_str().unwrap_or_default().to_owned()
 }

@@ -66,7 +66,7 @@ pub(crate) async fn run() -> Result<Report> {
     if let Some(business) = spared {
         oracle.spare(business);
     }
-    let sharing = sharing(&cluster, &mut declared, spared.is_some());
+    let sharing = let_accept(&cluster, &mut declared, spared.is_some());
     let mut run = Run {
         world: world.clone(),
         oracle: oracle.clone(),
@@ -128,13 +128,14 @@ pub(crate) async fn run() -> Result<Report> {
         }
     }
     oracle.check_order();
+    oracle.check_kept();
     let (trace, summary) = oracle.summary();
     Ok(Report { violations: oracle.violations(), trace, summary })
 }
 
 /// Lets businesses accept messages from each other, at times; those whose clients and services send to both. What one
 /// sends to both may wait for the other: the one that is spared doesn't.
-fn sharing(cluster: &Cluster, declared: &mut [(String, Declared)], spares: bool) -> Vec<String> {
+fn let_accept(cluster: &Cluster, declared: &mut [(String, Declared)], spares: bool) -> Vec<String> {
     let [(first, of_first), (second, of_second)] = declared else { return Vec::new() };
     if !random_bool(0.6) {
         return Vec::new();

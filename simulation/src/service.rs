@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::{random_bool, random_range};
 use serde_json::{Value, json};
 use tokio::{
@@ -79,20 +79,13 @@ impl Service {
         let call = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let edge = &self.shared.edges[random_range(0..self.shared.edges.len())];
         let (name, began) = (format!("{} of {}", self.number, self.business), Instant::now());
-        let mut pushes = Vec::new();
-        for number in 0..several {
-            let id = format!("h{call}:push:{number}");
-            let (push, to) = self.push(&id);
-            let (kind, business) = (push["messageType"].as_str().unwrap_or_default(), &self.business);
-            let sends = Sends { business, edge, connection: call, number, kind, to: &to, since: began };
-            self.shared.oracle.sends(&id, &sends);
-            pushes.push(push);
-        }
+        let pushes: Vec<_> = (0..several).map(|number| self.push(&format!("h{call}:push:{number}"))).collect();
         tracing::info!(name, call, several, edge, "calls");
-        let sender = Sender { name: &name, business: &self.business, connection: call, calm: calm_since };
-        match timeout(PATIENCE, self.answers(host, edge, &pushes)).await {
+        let sender =
+            Sender { name: &name, business: &self.business, connection: call, calm: calm_since, greeted: None };
+        match timeout(PATIENCE, self.answers(host, edge, call, &pushes)).await {
             Ok(Ok(answers)) => {
-                for (push, (answer, refused)) in pushes.iter().zip(answers) {
+                for ((push, _), (answer, refused)) in pushes.iter().zip(answers) {
                     // There may be no route for it, or it may have expired.
                     let excused = push["messageType"] != "note" || push["expiresAt"].is_i64();
                     let id = push["id"].as_str().unwrap_or_default();
@@ -108,10 +101,23 @@ impl Service {
         }
     }
 
-    async fn answers(&self, host: &Host, edge: &str, pushes: &[Value]) -> Result<Vec<(Answer, Vec<String>)>> {
+    async fn answers(
+        &self,
+        host: &Host,
+        edge: &str,
+        call: u64,
+        pushes: &[(Value, Vec<String>)],
+    ) -> Result<Vec<(Answer, Vec<String>)>> {
         let alone = pushes.len() == 1 && random_bool(0.5);
-        let body = if alone { pushes[0].to_string() } else { json!(pushes).to_string() };
+        let all: Vec<&Value> = pushes.iter().map(|(push, _)| push).collect();
+        let body = if alone { all[0].to_string() } else { json!(all).to_string() };
         let mut socket = host.connect_to(edge, PORT).await?;
+        let (life, since) = (self.shared.oracle.edge(edge), Instant::now());
+        for (number, (push, to)) in (0..).zip(pushes) {
+            let [id, kind] = ["id", "messageType"].map(|field| push[field].as_str().unwrap_or_default());
+            let sends = Sends { business: &self.business, edge: &life, connection: call, number, kind, to, since };
+            self.shared.oracle.sends(id, &sends);
+        }
         let head = format!(
             "POST /{}/websocket/messages HTTP/1.1\r\nhost: {edge}\r\nx-api-key: {API_KEY}\r\n\
              content-length: {}\r\n\r\n",
@@ -132,7 +138,17 @@ impl Service {
             result => vec![result.clone()],
         };
         ensure!(results.len() == pushes.len(), "{} results of {} pushes", results.len(), pushes.len());
-        Ok(results.iter().map(several::answer).collect())
+        let mut answers = Vec::new();
+        for (result, (_, named)) in results.iter().zip(pushes) {
+            match several::answer(result, named) {
+                Ok(answer) => answers.push(answer),
+                Err(wrong) => {
+                    self.shared.oracle.violation(wrong.clone());
+                    bail!(wrong);
+                }
+            }
+        }
+        Ok(answers)
     }
 
     /// Any push, and the businesses that it names.

@@ -5,9 +5,12 @@ use serde_json::Value;
 
 use crate::{declaration::other_than, oracle::Answer};
 
+/// The result for a business that does not accept a message.
+const NOT_ACCEPTED: u64 = 40_302;
+
 /// The businesses that a message of `business` names; mostly none.
 pub(crate) fn businesses(sharing: &[String], business: &str) -> Vec<String> {
-    if !sharing.iter().any(|sharing| sharing == business) || !random_bool(0.3) {
+    if !sharing.iter().any(|of| of == business) || !random_bool(0.3) {
         return Vec::new();
     }
     let other = other_than(business);
@@ -27,16 +30,26 @@ pub(crate) fn headers(businesses: &[String]) -> Vec<String> {
     businesses[..most].to_vec()
 }
 
-/// The result of one message of a call, and the businesses that do not take it though others do.
-pub(crate) fn answer(result: &Value) -> (Answer, Vec<String>) {
+/// The result of one message of a call that names these businesses, and those of them that do not take it. An error: what
+/// a result can't say.
+pub(crate) fn answer(result: &Value, named: &[String]) -> Result<(Answer, Vec<String>), String> {
     let of = |result: &Value| match (result["result"].as_u64(), result["mayHaveArrived"].as_bool()) {
         (Some(0), _) => Answer::Ok,
         (_, Some(true)) => Answer::Unknown,
         _ => Answer::Refused,
     };
-    let Some(businesses) = result["businesses"].as_array() else { return (of(result), Vec::new()) };
+    let Some(each) = result["businesses"].as_array() else { return Ok((of(result), Vec::new())) };
+    let name = |one: &Value| one["business"].as_str().unwrap_or_default().to_owned();
+    let mut taking = each.iter().map(of).filter(|answer| *answer != Answer::Refused);
+    let answer = taking.next().unwrap_or(Answer::Refused);
     // Those that take it have one answer.
-    let answer = businesses.iter().map(of).find(|answer| *answer != Answer::Refused).unwrap_or(Answer::Refused);
-    let refused = businesses.iter().filter(|business| answer != Answer::Refused && of(business) == Answer::Refused);
-    (answer, refused.filter_map(|business| business["business"].as_str()).map(str::to_owned).collect())
+    if !each.iter().map(name).eq(named.iter().cloned()) || taking.any(|other| other != answer) {
+        return Err(format!("answers for {named:?}: {result}"));
+    }
+    let refused = |one: &&Value| match answer {
+        // Those that take it may have failed all the same.
+        Answer::Refused => one["result"] == NOT_ACCEPTED,
+        _ => of(one) == Answer::Refused,
+    };
+    Ok((answer, each.iter().filter(refused).map(name).collect()))
 }

@@ -108,7 +108,7 @@ fn put_map(out: &mut BytesMut, section: u8, name_kind: u8, entries: &[(String, S
 }
 
 impl Cluster {
-    /// Messages of `from` are copied to `to`. What undoes it, unless it is done again meanwhile.
+    /// Messages of `from` are copied to `to`. Returns what ends that, unless it is begun again meanwhile.
     pub(crate) fn link(&self, from: &str, to: &str) -> impl FnOnce(&Self) + Send + use<> {
         let mut state = self.lock();
         state.links.changes += 1;
@@ -149,8 +149,10 @@ impl Cluster {
         let mood = self.mood().of(target);
         if mood.full && random_bool(0.5) {
             (copies.taken, copies.routed) = (false, true);
+        } else if self.is_transient(target) && mood.unbound {
+            self.oracle.not_copied(target, &message.body);
         } else if self.is_transient(target) {
-            match self.push(target, message).filter(|_| !mood.unbound) {
+            match self.push(target, message) {
                 Some(true) => copies.routed = true,
                 // Nobody reads the business.
                 Some(false) => self.oracle.not_copied(target, &message.body),
@@ -162,7 +164,7 @@ impl Cluster {
             if let Some(committed) = committed {
                 copies.committed.push(committed);
             } else {
-                self.oracle.not_copied(target, &message.body);
+                self.oracle.copied_later(target, &message.body);
                 self.lock().unrouted.entry(target.to_owned()).or_default().push(message.clone());
             }
         }

@@ -30,7 +30,7 @@ pub(super) struct StreamState {
 
 /// A message that is not committed yet.
 pub(super) struct Pending {
-    message: Message,
+    pub(super) message: Message,
     /// As it is stored.
     stored: Bytes,
     committed: oneshot::Sender<bool>,
@@ -108,7 +108,10 @@ impl Cluster {
 
     /// Deletes the stream of a business with everything in it.
     pub(crate) fn delete(&self, business: &str) {
-        self.lock().streams.remove(&names::stream(business));
+        let stream = self.lock().streams.remove(&names::stream(business));
+        for pending in stream.into_iter().flat_map(|stream| stream.pending) {
+            self.oracle.lost(business, &pending.message.body);
+        }
         self.oracle.life_ended(business);
         self.change();
     }

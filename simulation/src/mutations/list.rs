@@ -190,4 +190,16 @@ pub(crate) const ALL: &[Mutation] = &[
             ".iter().map(header).collect())",
         ),
     },
+    Mutation {
+        name: "who is connected does not notice what its business accepts now",
+        file: "edge/src/push/hub.rs",
+        from: "self.business.store(business);",
+        to: "if !SEEDED || before.config.accepts == business.config.accepts { self.business.store(business); }",
+    },
+    Mutation {
+        name: "one business that does not accept a push keeps it from all",
+        file: "edge/src/push/check.rs",
+        from: "if taking.is_empty() && !verdicts.is_empty() {",
+        to: "if (taking.is_empty() || (SEEDED && taking.len() < verdicts.len())) && !verdicts.is_empty() {",
+    },
 ];

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     Facts, Oracle,
     facts::OfBusiness,
-    judge::{CAUGHT_UP, PROMPT, SETTLED},
+    judge::{PROMPT, SETTLED},
 };
 
 /// Everything works again after a calm this long.
@@ -21,6 +21,8 @@ pub(crate) struct Sender<'a> {
     pub(crate) connection: u64,
     /// Since when nothing is wrong any more.
     pub(crate) calm: Option<Instant>,
+    /// When a client was greeted: nothing is read from it before that. `None`: of a call.
+    pub(crate) greeted: Option<Instant>,
 }
 
 /// A message that a client or a service sends.
@@ -76,10 +78,10 @@ impl Oracle {
         self.lock().sent.insert(id.to_owned(), Sent::of(sends));
     }
 
-    /// A message has its answer. `refused`: businesses that it names and that do not take it, whatever became of the rest.
+    /// A message has its answer. `told`: businesses that it names and that do not take it, as its sender was told.
     /// `excused`: a refusal is right whatever happens.
-    pub(crate) fn answered(&self, sender: &Sender<'_>, id: &str, answer: Answer, refused: &[String], excused: bool) {
-        let problems = self.lock().problems_of(sender, id, answer, refused, excused);
+    pub(crate) fn answered(&self, sender: &Sender<'_>, id: &str, answer: Answer, told: &[String], excused: bool) {
+        let problems = self.lock().problems_of(sender, id, answer, told, excused);
         for problem in problems {
             self.violation(format!("{}: {problem}", sender.name));
         }
@@ -92,7 +94,7 @@ impl Facts {
         sender: &Sender<'_>,
         id: &str,
         answer: Answer,
-        refused: &[String],
+        told: &[String],
         excused: bool,
     ) -> Vec<String> {
         match answer {
@@ -108,20 +110,20 @@ impl Facts {
         if before.is_some() || !same {
             problems.push(format!("a second answer to {id}, {answer:?} after {before:?}"));
         }
-        sent.refused.extend_from_slice(refused);
+        sent.refused.extend_from_slice(told);
         let recovered = sender.calm.is_some_and(|calm| sent.at >= calm + RECOVERY);
         let spared = spared.is_some_and(|since| sent.at >= since + Duration::from_millis(SETTLED as u64));
         let own = [sender.business.to_owned()];
-        let mut right = excused;
+        let mut accepting = Vec::new();
         for to in if sent.to.is_empty() { &own[..] } else { &sent.to } {
             let accepted = sent.accepted(&self.businesses, to);
-            right |= accepted != Accepted::Always;
-            let (refused, of) = (refused.contains(to) || answer == Answer::Refused, self.businesses.get(to));
+            accepting.push(accepted == Accepted::Always);
+            let (refused, of) = (told.contains(to) || answer == Answer::Refused, self.businesses.get(to));
             let appeared = of.is_some_and(|of| of.stored_at.contains_key(id));
-            let copied = of.is_none_or(|of| !of.not_copied.contains(id));
+            let copied = of.is_none_or(|of| !of.not_copied.contains(id) && !of.later.contains(id));
             if refused && appeared {
                 problems.push(format!("{id} is refused and stored in {to}"));
-            } else if refused && answer != Answer::Refused && accepted == Accepted::Always && recovered && !excused {
+            } else if told.contains(to) && accepted == Accepted::Always && !excused {
                 problems.push(format!("{id} is refused for {to}, which accepts it"));
             } else if answer == Answer::Ok && !refused && accepted == Accepted::Never {
                 problems.push(format!("{id} is acknowledged for {to}, which does not accept it"));
@@ -129,13 +131,15 @@ impl Facts {
                 problems.push(format!("{id} is acknowledged and not stored in {to}"));
             }
         }
+        // All or nothing for a client; by a call each that accepts it gets it.
+        let by_call = sender.greeted.is_none();
+        let none = if by_call { accepting.iter().all(|yes| !yes) } else { !accepting.iter().all(|yes| *yes) };
+        let right = excused || (answer == Answer::Refused && none);
         if recovered && answer != Answer::Ok && !right {
             problems.push(format!("{id} is {answer:?} though nothing is wrong"));
         }
-        let late = sent.at.elapsed().as_millis() as i64;
-        // Nothing is read from a client before it is greeted.
-        let is_new = sent.since < sent.at && sent.at < sent.since + Duration::from_millis(SETTLED as u64);
-        if spared && (late > if is_new { CAUGHT_UP } else { PROMPT } || (answer != Answer::Ok && !right)) {
+        let late = sender.greeted.map_or(sent.at, |greeted| greeted.max(sent.at)).elapsed().as_millis() as i64;
+        if spared && (late > PROMPT || (answer != Answer::Ok && !right)) {
             problems.push(format!("{id} is {answer:?} after {late} ms, and only another business is in trouble"));
         }
         problems
@@ -159,7 +163,7 @@ impl Sent {
         }
     }
 
-    /// Whether one of the businesses that it names took it, as its edge knew it meanwhile.
+    /// Whether one of the businesses that it names takes such messages, as its edge knew it meanwhile.
     pub(super) fn accepted(&self, businesses: &BTreeMap<String, OfBusiness>, to: &str) -> Accepted {
         if to == self.business {
             return Accepted::Always;

@@ -1,6 +1,9 @@
 //! What was stored, sent and declared of one business.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -8,6 +11,9 @@ use wirepost_runtime::clock;
 
 use super::view::View;
 use crate::{broker::Message, declaration::Declared};
+
+/// An edge applies what it is told within this time.
+const APPLIED: Duration = Duration::from_secs(1);
 
 /// Everything about one business.
 #[derive(Default)]
@@ -24,8 +30,10 @@ pub(super) struct OfBusiness {
     /// Ids in its queue and stream, in their order.
     pub(super) stored: Vec<String>,
     pub(super) stored_at: HashMap<String, usize>,
-    /// Ids of messages that name it and that the broker could not copy to it, or only later.
+    /// Ids of messages that name it and that the broker does not copy to it: nothing leads there, or nobody is there.
     pub(super) not_copied: HashSet<String>,
+    /// Of those that it copies later: what they go into is not there, or not bound.
+    pub(super) later: BTreeSet<String>,
 }
 
 /// A stream from its declaration to its deletion.
@@ -44,6 +52,7 @@ pub(super) struct Stored {
     /// It names this business, or none.
     pub(super) named: bool,
     pub(super) timestamp: i64,
+    pub(super) at: Instant,
     /// `None`: a marker.
     pub(super) kind: Option<String>,
     pub(super) to: Option<String>,
@@ -59,9 +68,9 @@ impl OfBusiness {
         self.declared[first..].iter().filter(of_edge).map(|(.., declared)| *declared)
     }
 
-    /// What was declared at the client's edge since it connected.
-    fn of_view(&self, view: &View) -> impl Iterator<Item = Declared> {
-        self.declared(&view.edge, view.connected)
+    /// What was declared at the client's edge while a message may have been handed over to it.
+    fn while_handed(&self, view: &View, message: &Stored) -> impl Iterator<Item = Declared> {
+        self.declared(&view.edge, view.connected.max(message.at - APPLIED))
     }
 
     /// Pushes between two numbers that the client should have got.
@@ -75,14 +84,18 @@ impl OfBusiness {
         let Some(kind) = &message.kind else { return false };
         message.expires_at.is_none_or(|at| at > now)
             && message.named
-            && self.of_view(view).all(|declared| declared.gives(kind, &view.client_type, message.from.is_some()))
+            && self
+                .while_handed(view, message)
+                .all(|declared| declared.gives(kind, &view.client_type, message.from.is_some()))
             && view.held.iter().all(|tags| message.is_for(&view.unique_id, tags))
     }
 
     pub(super) fn may_get(&self, view: &View, message: &Stored) -> bool {
         let Some(kind) = &message.kind else { return false };
         message.named
-            && self.of_view(view).any(|declared| declared.gives(kind, &view.client_type, message.from.is_some()))
+            && self
+                .while_handed(view, message)
+                .any(|declared| declared.gives(kind, &view.client_type, message.from.is_some()))
             && message.is_for(&view.unique_id, &view.tags)
     }
 }
@@ -118,6 +131,7 @@ impl Stored {
             from,
             named,
             timestamp,
+            at: Instant::now(),
             kind: body.message_type.filter(|kind| kind != "wirepost.begin"),
             to: body.to_unique_id,
             tags: body.tags,

@@ -1,8 +1,9 @@
 //! Judges every frame that a client gets.
 
-use std::hash::Hash;
+use std::{hash::Hash, time::Duration};
 
 use serde_json::Value;
+use tokio::time::Instant;
 use wirepost_core::Cursor;
 use wirepost_runtime::clock;
 
@@ -17,7 +18,7 @@ use super::{
 /// once it and the edges have been there for some time; and for what it missed, from its connection on.
 pub(super) const PROMPT: i64 = 500;
 pub(super) const SETTLED: i64 = 5000;
-pub(super) const CAUGHT_UP: i64 = 3000;
+const CAUGHT_UP: i64 = 3000;
 
 impl Oracle {
     /// A client got this frame, which is the text.
@@ -48,8 +49,8 @@ impl Oracle {
                     _ => Answer::Refused,
                 };
                 let limited = frame["code"] == "rate_limited";
-                let View { name, business, connection, calm, .. } = &*view;
-                let sender = Sender { name, business, connection: *connection, calm: *calm };
+                let View { name, business, connection, calm, greeted, .. } = &*view;
+                let sender = Sender { name, business, connection: *connection, calm: *calm, greeted: *greeted };
                 self.answered(&sender, frame["id"].as_str().unwrap_or_default(), answer, &[], limited);
             }
             Some(_) => {}
@@ -59,6 +60,13 @@ impl Oracle {
     }
 
     fn welcomes(&self, view: &mut View, resumed: Option<bool>, cursor: Option<&str>) {
+        view.greeted = Some(Instant::now());
+        let since = self.lock().spared_since(&view.business);
+        let settled = since.is_some_and(|since| view.connected >= since + Duration::from_millis(SETTLED as u64));
+        if settled && view.connected.elapsed() > Duration::from_millis(CAUGHT_UP as u64) {
+            let late = view.connected.elapsed();
+            self.violation(format!("{}: greeted after {late:?}, and only another business is in trouble", view.name));
+        }
         match resumed {
             Some(true) if cursor != view.cursor.as_deref() => {
                 self.violation(format!("{}: resumed from {cursor:?} instead of its cursor", view.name));

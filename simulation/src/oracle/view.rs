@@ -23,10 +23,13 @@ pub(crate) struct View {
     /// A gap was implied, and its reason is to follow.
     pub(super) owed: bool,
     pub(super) asked: bool,
-    pub(crate) connected: Instant,
+    pub(super) connected: Instant,
+    /// When its welcome came.
+    pub(super) greeted: Option<Instant>,
     pub(super) connected_ms: i64,
     /// Since when nothing is wrong any more.
     pub(crate) calm: Option<Instant>,
+    /// The life of the edge that it is connected to.
     pub(crate) edge: String,
     pub(crate) connection: u64,
 }
@@ -47,6 +50,7 @@ impl View {
             owed: false,
             asked: false,
             connected: Instant::now(),
+            greeted: None,
             connected_ms: 0,
             calm: None,
             edge: String::new(),
@@ -54,9 +58,9 @@ impl View {
         }
     }
 
-    /// A connection to this edge begins, with these tags, and with its cursor, if it has one.
-    pub(crate) fn begins(&mut self, connection: u64, edge: &str, tags: Vec<String>) {
-        edge.clone_into(&mut self.edge);
+    /// A connection begins, with these tags, and with its cursor, if it has one.
+    pub(crate) fn begins(&mut self, connection: u64, tags: Vec<String>) {
+        self.greeted = None;
         self.held.push(tags.clone());
         (self.tags, self.asks) = (tags, None);
         (self.asked, self.owed, self.gap) = (self.cursor.is_some(), false, false);
