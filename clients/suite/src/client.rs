@@ -37,7 +37,26 @@ impl Client {
         self.events.borrow().clone()
     }
 
-    /// Waits until its events show something.
+    /// Waits until this holds of it.
+    pub(crate) async fn until_so(&self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<()> {
+        let mut events = self.events.subscribe();
+        let wait = async {
+            loop {
+                // Not locked while it is asked: it locks its events itself, and behind a writer nobody reads a second time.
+                let ended = events.borrow_and_update().last().is_some_and(|last| last.is("the driver has ended"));
+                if holds(self) {
+                    return Ok(());
+                }
+                ensure!(!ended, "the driver has ended");
+                events.changed().await?;
+            }
+        };
+        let held = timeout(PATIENCE, wait).await.unwrap_or_else(|_| Err(anyhow!("not within {PATIENCE:?}")));
+        held.with_context(|| format!("waiting until {} {what}; its events:\n{}", self.name, self.tail()))
+    }
+
+    /// Waits until its events show something. `find` reads what it is given, not this client: its events are locked
+    /// meanwhile.
     pub(crate) async fn until<T>(&self, what: &str, find: impl Fn(&[Event]) -> Option<T>) -> Result<T> {
         let mut events = self.events.subscribe();
         let wait = async {

@@ -10,7 +10,7 @@ use crate::world::World;
 
 /// Waits for so many gaps, and checks that no more come.
 async fn gaps(client: &Client, count: usize) -> Result<()> {
-    client.until(&format!("reports gap {count}"), |_| (client.gaps() >= count).then_some(())).await?;
+    client.until_so(&format!("reports gap {count}"), |client| client.gaps() >= count).await?;
     sleep(Duration::from_millis(400)).await;
     ensure!(client.gaps() == count, "{} gaps instead of {count}:\n{}", client.gaps(), client.tail());
     Ok(())

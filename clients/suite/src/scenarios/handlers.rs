@@ -39,13 +39,13 @@ pub(super) async fn cursor(world: &World) -> Result<()> {
     client.all_in_order(2).await?;
     client.handler(json!({"mode": "hang"})).await?;
     world.push(&client, 3..5).await?;
-    client.until("gets message 3", |_| (client.numbers().last() == Some(&3)).then_some(())).await?;
+    client.until_so("gets message 3", |client| client.numbers().last() == Some(&3)).await?;
     // Longer than a store may be late.
     sleep(Duration::from_millis(700)).await;
     let cursor = client.cursor().await?.context("the store is empty after three messages")?;
     // As after a crash.
     let second = world.connected(json!({"uniqueId": client.name, "cursor": cursor})).await?;
-    second.until("gets message 4", |_| second.numbers().contains(&4).then_some(())).await?;
+    second.until_so("gets message 4", |second| second.numbers().contains(&4)).await?;
     ensure!(second.numbers() == [3, 4], "after a crash while 3 was handled: {:?}, not [3, 4]", second.numbers());
     ensure!(second.gaps() == 0, "it reported a gap");
     Ok(())
@@ -57,7 +57,7 @@ pub(super) async fn failing(world: &World) -> Result<()> {
     client.all_in_order(0).await?;
     client.handler(json!({"mode": "fail", "times": 1})).await?;
     world.push(&client, 1..3).await?;
-    client.until("gets message 2", |_| client.numbers().contains(&2).then_some(())).await?;
+    client.until_so("gets message 2", |client| client.numbers().contains(&2)).await?;
     ensure!(client.numbers() == [0, 1, 1, 2], "{:?} for a handler that failed with 1", client.numbers());
     ensure!(world.attempts() == 1, "a failed handler cost the connection");
     Ok(())
@@ -84,10 +84,10 @@ pub(super) async fn same_id(world: &World) -> Result<()> {
     let content = json!({"n": 0});
     let message = json!({"id": id, "messageType": "chat.hello", "toUniqueId": client.name, "content": content});
     stranger.send_acked(&message).await?;
-    client.until("gets the client's message", |_| (client.numbers() == [0]).then_some(())).await?;
+    client.until_so("gets the client's message", |client| client.numbers() == [0]).await?;
     // The service's, with the same id, and twice.
     world.push(&client, [0, 0, 1]).await?;
-    client.until("gets message 1", |_| client.numbers().contains(&1).then_some(())).await?;
+    client.until_so("gets message 1", |client| client.numbers().contains(&1)).await?;
     ensure!(client.numbers() == [0, 0, 1], "{:?}, not [0, 0, 1]", client.numbers());
     Ok(())
 }
@@ -103,7 +103,7 @@ pub(super) async fn other_business(world: &World) -> Result<()> {
     partner.share(&theirs, &[BUSINESS]).await?;
     partner.share(&theirs, &[BUSINESS]).await?;
     world.push(&client, [0, 1]).await?;
-    client.until("gets message 1", |_| client.numbers().contains(&1).then_some(())).await?;
+    client.until_so("gets message 1", |client| client.numbers().contains(&1)).await?;
     let whose: Vec<_> = client.messages().iter().map(|message| message["businessType"].clone()).collect();
     ensure!(whose == ["suite", "partner", "suite"], "it handed over messages of {whose:?}");
     ensure!(client.numbers() == [0, 0, 1], "{:?}, not [0, 0, 1]", client.numbers());

@@ -80,7 +80,7 @@ pub(super) async fn stored(world: &World) -> Result<()> {
     let cursor = first.cursor().await?.context("the store is empty after three messages")?;
     world.push(&first, 3..6).await?;
     let second = world.connected(json!({"uniqueId": first.name, "cursor": cursor})).await?;
-    second.until("has three messages", |_| (second.numbers().len() >= 3).then_some(())).await?;
+    second.until_so("has three messages", |second| second.numbers().len() >= 3).await?;
     sleep(Duration::from_millis(200)).await;
     ensure!(second.numbers() == [3, 4, 5], "{:?}", second.numbers());
     ensure!(second.gaps() == 0, "it reported a gap");
