@@ -26,7 +26,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// The edge goes.
 const DRAIN: u16 = 1012;
 /// By which a close may come before the end of the time that a client was given: it reads late on a busy machine.
-const EARLY: Duration = Duration::from_millis(200);
+const EARLY: Duration = Duration::from_millis(500);
 /// Attempts in a row, after which something is broken for good.
 const ATTEMPTS: u32 = 12;
 
