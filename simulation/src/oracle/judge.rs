@@ -18,7 +18,7 @@ use super::{
 /// once it and the edges have been there for some time; and for what it missed, from its connection on.
 pub(super) const PROMPT: i64 = 500;
 pub(super) const SETTLED: i64 = 5000;
-const CAUGHT_UP: i64 = 3000;
+const CAUGHT_UP: i64 = 1800;
 
 impl Oracle {
     /// A client got this frame, which is the text.
