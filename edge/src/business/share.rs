@@ -144,7 +144,8 @@ impl Share {
 
     /// What is refused for its bytes stays charged as messages: each refusal costs as much as one.
     fn bytes(&self, bucket: &SharedBucket, bytes: usize, limits: &EdgeShare, now: Instant) -> Result<(), Beyond> {
-        bucket.try_add_all(kibibytes(bytes), byte_rate(limits), now).map_err(|wait| {
+        let units = kibibytes(bytes);
+        bucket.try_add(units, units, byte_rate(limits), now).map_err(|wait| {
             self.limited.bytes.inc();
             Beyond { unit: "bytes", wait }
         })
@@ -157,7 +158,7 @@ impl Share {
     pub fn questions(&self, units: usize, now: Instant) -> Result<(), Duration> {
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let rate = Rate::per_second(QUESTIONS.0, QUESTIONS.1);
-        self.questions.try_add(units, rate, now).inspect_err(|_| {
+        self.questions.try_add(units, 1, rate, now).inspect_err(|_| {
             self.limited.questions.inc();
         })
     }
@@ -168,7 +169,7 @@ impl Share {
     /// How long to wait, as above.
     pub fn description(&self, now: Instant) -> Result<(), Duration> {
         let rate = Rate::per_second(DESCRIPTIONS.0, DESCRIPTIONS.1);
-        self.descriptions.try_add(1, rate, now).inspect_err(|_| {
+        self.descriptions.try_add(1, 1, rate, now).inspect_err(|_| {
             self.limited.descriptions.inc();
         })
     }
@@ -203,7 +204,7 @@ fn byte_rate(limits: &EdgeShare) -> Rate {
 }
 
 fn charge(bucket: &SharedBucket, units: u32, limit: Option<u32>, now: Instant) -> Result<(), Duration> {
-    limit.map_or(Ok(()), |limit| bucket.try_add(units, per_second(limit), now))
+    limit.map_or(Ok(()), |limit| bucket.try_add(units, 1, per_second(limit), now))
 }
 
 /// A [`Bucket`](crate::bucket::Bucket) that many fill.
@@ -223,20 +224,10 @@ impl SharedBucket {
         nanos(at.saturating_duration_since(self.begun))
     }
 
-    /// Adds units if one more fits; what is more than fits has to be waited for by the next.
-    fn try_add(&self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
+    /// Adds units if so many of them fit, or if it is empty; what is more than fits has to be waited for by the next.
+    fn try_add(&self, units: u32, fitting: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
         let (now, one, full) = (self.nanos(now), nanos(rate.per_unit), nanos(rate.full()));
-        let added = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |empty_at| {
-            let empty_at = empty_at.max(now);
-            (empty_at + one <= now + full).then(|| empty_at.saturating_add(one.saturating_mul(units.into())))
-        });
-        added.map(drop).map_err(|empty_at| Duration::from_nanos((empty_at + one).saturating_sub(now + full)))
-    }
-
-    /// Adds units if all fit, or if it is empty; more than fit have to be waited for by the next.
-    fn try_add_all(&self, units: u32, rate: Rate, now: Instant) -> Result<(), Duration> {
-        let (now, one, full) = (self.nanos(now), nanos(rate.per_unit), nanos(rate.full()));
-        let room = one.saturating_mul(units.into()).min(full);
+        let room = one.saturating_mul(fitting.into()).min(full);
         let added = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |empty_at| {
             let empty_at = empty_at.max(now);
             (empty_at + room <= now + full).then(|| empty_at.saturating_add(one.saturating_mul(units.into())))

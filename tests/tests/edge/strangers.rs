@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use wirepost_testing::broker::{PATIENCE, eventually};
-use wirepost_testing::edge::Edge;
+use wirepost_testing::edge::{Edge, EdgeBuilder};
 use wirepost_testing::raw::{Raw, upgrade};
 use wirepost_testing::setup::{PAYMENTS, Setup};
 use wirepost_testing::usage;
@@ -65,20 +65,18 @@ async fn silent_connections_and_headers_without_end_keep_nobody_out() -> Result<
     Ok(())
 }
 
+/// Strangers have places, and time: nothing but this budget of bytes ends them.
+fn roomy(setup: &Setup, budget: u64) -> EdgeBuilder {
+    setup.edge("e1").flag("max-connections", 5_000).flag("handshake-bytes", budget).flag("header-timeout-seconds", 600)
+}
+
 #[tokio::test]
 async fn unfinished_headers_hold_no_more_than_their_budget_once_they_had_their_time() -> Result<()> {
     const BUDGET: u64 = 1 << 20;
     const HEADER: usize = 31 << 10;
     const MANY: usize = 200;
     let setup = Setup::new(&[PAYMENTS]).await?;
-    // Places for all of them, and time: nothing else ends them.
-    let edge = setup
-        .edge("e1")
-        .flag("max-connections", 5_000)
-        .flag("handshake-bytes", BUDGET)
-        .flag("header-timeout-seconds", 600)
-        .start()
-        .await?;
+    let edge = roomy(&setup, BUDGET).start().await?;
     let mut early = edge.client("early", "app").connect().await?;
     let mut unfinished = Vec::new();
     let begin = async || {
@@ -123,13 +121,7 @@ async fn descriptions_that_nobody_reads_hold_no_more_than_their_budget() -> Resu
         },
     });
     let setup = Setup::new(&[PAYMENTS, &open.to_string()]).await?;
-    let edge = setup
-        .edge("e1")
-        .flag("max-connections", 5_000)
-        .flag("handshake-bytes", BUDGET)
-        .flag("header-timeout-seconds", 600)
-        .start()
-        .await?;
+    let edge = roomy(&setup, BUDGET).start().await?;
     let get = async |host: &str, more: &str| {
         let mut raw = Raw::connect(edge.public).await?;
         raw.send(format!("GET /open/asyncapi.json HTTP/1.1\r\nhost: {host}\r\n{more}\r\n")).await?;
