@@ -1,4 +1,5 @@
-//! A panic of a library as an error. The scanner of libyaml-safer 0.3 panics at a tag before a comma (`[!app, pos]`).
+//! Turns a panic of a library into an error. The scanner of libyaml-safer 0.3 panics at a tag before a comma
+//! (`[!app, pos]`).
 
 use std::{
     cell::Cell,
@@ -7,7 +8,7 @@ use std::{
 };
 
 thread_local! {
-    /// A panic of this thread will be told as an error.
+    /// The caller reports a panic of this thread as an error.
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 

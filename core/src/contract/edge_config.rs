@@ -275,8 +275,8 @@ pub struct EdgeShare {
     /// Messages a second from all its clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_per_second: Option<u32>,
-    /// Bytes a second of messages from all its clients, for each copy that is stored; as many of pushes that it sends by HTTP. Absent:
-    /// [`DEFAULT_BYTES_PER_SECOND`], so that edges of an earlier version come to the same hash.
+    /// Bytes a second of messages from all its clients, for each copy that is stored; as many of pushes that it sends by
+    /// HTTP. Absent: [`DEFAULT_BYTES_PER_SECOND`], so that edges of an earlier version compute the same hash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<u32>,
     /// Pushes a second: those that it sends by HTTP, and those that are read for its clients.

@@ -1,5 +1,5 @@
-//! What one business uses of an edge, and its limits: so many connections, messages, bytes and pushes a second. Its memory is
-//! counted where it is used: on the way out in [`backlog`](crate::push::backlog), on the way in in
+//! What one business uses of an edge, and its limits: so many connections, messages, bytes and pushes a second. Its
+//! memory is counted where it is used: on the way out in [`backlog`](crate::push::backlog), on the way in in
 //! [`inbound`](crate::socket::inbound) and by the messages call.
 //!
 //! Counters of all its connections, so without locks.
@@ -119,12 +119,12 @@ impl Share {
         self.bytes(&self.message_bytes, bytes, limits, now)
     }
 
-    /// Charges it for what a message of a client is stored besides: the next ones wait for it.
+    /// Charges it for the further copies of a client's message; later messages wait for that.
     pub fn message_copies(&self, bytes: usize, limits: &EdgeShare, now: Instant) {
         self.message_bytes.add(kibibytes(bytes), byte_rate(limits), now);
     }
 
-    /// Charges it for what a push is stored besides.
+    /// Charges it for the further copies of a push.
     pub fn push_copies(&self, bytes: usize, limits: &EdgeShare, now: Instant) {
         self.push_bytes.add(kibibytes(bytes), byte_rate(limits), now);
     }
@@ -142,7 +142,7 @@ impl Share {
         self.bytes(&self.push_bytes, bytes, limits, now)
     }
 
-    /// What is refused for its bytes stays charged as messages: each refusal costs as much as one.
+    /// A message refused for its bytes still counts as a message: refusing costs as much as taking.
     fn bytes(&self, bucket: &SharedBucket, bytes: usize, limits: &EdgeShare, now: Instant) -> Result<(), Beyond> {
         let units = kibibytes(bytes);
         bucket.try_add(units, units, byte_rate(limits), now).map_err(|wait| {

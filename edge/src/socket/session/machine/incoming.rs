@@ -22,7 +22,8 @@ use crate::{
     socket::receive::{self, Nack, Prepared, Sender},
 };
 
-/// Longer where the time until something fits is shorter: all clients of a business are told the same time.
+/// The shortest wait that a client is told: all clients of a business run into the limit together, and would come back
+/// together.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 impl Machine {
